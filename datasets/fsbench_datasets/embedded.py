@@ -1,0 +1,174 @@
+"""Small data sets that need no download: digits (from scikit-learn), letters and shapes."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from fewshot_bench import DataMissingError, DatasetCard, Item
+from fsbench_datasets.split_file import ROLES, Pools, counts_of, revision_of
+
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+DIGITS_TRAIN, DIGITS_VAL = 40, 20
+
+
+@dataclass(frozen=True, eq=False)
+class Arrays:
+    """Images (n, h, w) or (n, h, w, 3) uint8, labels (n,) int64, split (n,) with 0, 1, 2 = roles.
+
+    `order` (n,) is the order in which the pools list the images.
+    """
+
+    images: np.ndarray[Any, np.dtype[np.uint8]]
+    labels: np.ndarray[Any, np.dtype[np.int64]]
+    split: np.ndarray[Any, np.dtype[np.uint8]]
+    order: tuple[int, ...]
+    classnames: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A data set that is served from arrays; the number in an id is the index into them."""
+
+    known: DatasetCard
+    load: Callable[[], Arrays]
+
+    def card(self) -> DatasetCard:
+        """Facts and counts."""
+        pools, arrays = self.items(), self._arrays
+        return replace(
+            self.known,
+            classnames=arrays.classnames,
+            counts=counts_of(pools),
+            revision=revision_of(pools, [arrays.images.tobytes()]),
+        )
+
+    def items(self) -> Pools:
+        """The pools, in the order of the arrays' `order`."""
+        return self._pools
+
+    def read(self, item: Item) -> bytes:
+        """The image as PNG; OSError for an id that is not in the data set."""
+        index = self._index.get(item.id)
+        if index is None:
+            raise FileNotFoundError(f"data set '{self.known.name}' has no image '{item.id}'")
+        buffer = io.BytesIO()
+        Image.fromarray(self._arrays.images[index]).save(buffer, "PNG")
+        return buffer.getvalue()
+
+    @cached_property
+    def _arrays(self) -> Arrays:
+        return self.load()
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        return {_id(self._arrays, index): index for index in self._arrays.order}
+
+    @cached_property
+    def _pools(self) -> Pools:
+        pools: dict[str, list[Item]] = {role: [] for role in ROLES}
+        arrays = self._arrays
+        for index in arrays.order:
+            label = int(arrays.labels[index])
+            item = Item(_id(arrays, index), label, arrays.classnames[label])
+            pools[ROLES[arrays.split[index]]].append(item)
+        return {role: tuple(items) for role, items in pools.items()}
+
+
+def _id(arrays: Arrays, index: int) -> str:
+    return f"{ROLES[arrays.split[index]]}/{index:04d}.png"
+
+
+def digits() -> Embedded:
+    """1,797 handwritten digits of 8 x 8 pixels."""
+    card = DatasetCard(
+        "digits",
+        "Optical recognition of handwritten digits",
+        DIGITS,
+        ('a photo of the number: "{}".',),
+        license="CC BY 4.0",
+        sources=(
+            "https://archive.ics.uci.edu/dataset/80/optical+recognition+of+handwritten+digits",
+            "E. Alpaydin and C. Kaynak (1998), UCI Machine Learning Repository, "
+            "doi:10.24432/C50P49; the copy that scikit-learn carries",
+        ),
+        notes=("8 x 8 pixels, white strokes on black", "fixed split: 40 train, 20 val per class"),
+    )
+    return Embedded(card, _load_digits)
+
+
+def letters() -> Embedded:
+    """Drawn capital letters."""
+    return _drawn("letters", "Letters", "a photo of the letter {}.")
+
+
+def shapes() -> Embedded:
+    """Drawn shapes."""
+    return _drawn("shapes", "Shapes", "a photo of a {}.")
+
+
+def _drawn(name: str, title: str, template: str) -> Embedded:
+    card = DatasetCard(
+        name,
+        title,
+        (),
+        (template,),
+        license="Apache-2.0 (part of this package)",
+        sources=("scripts/train_tiny",),
+        notes=("synthetic, 32 x 32 pixels; for demonstrations and tests",),
+    )
+    return Embedded(card, _Drawn(f"{name}.npz"))
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Loads one of the package's array files."""
+
+    file: str
+
+    def __call__(self) -> Arrays:
+        """The arrays; DataMissingError when the file is not installed."""
+        return _load_drawn(self.file)
+
+
+@cache
+def _load_drawn(file: str) -> Arrays:
+    source = files("fsbench_datasets").joinpath("demo", file)
+    try:
+        content = source.read_bytes()
+    except OSError as error:
+        raise DataMissingError(
+            f"demo/{file} is not part of this installation ({error}); install fewshot-bench again"
+        ) from None
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        names = tuple(str(name) for name in arrays["classnames"])
+        order = tuple(range(len(arrays["labels"])))
+        return Arrays(arrays["images"], arrays["labels"], arrays["split"], order, names)
+
+
+@cache
+def _load_digits() -> Arrays:
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
+    labels = bunch.target.astype(np.int64)
+    order = tuple(sorted(range(len(labels)), key=_digit_rank))
+    split = np.full(len(labels), ROLES.index("test"), dtype=np.uint8)
+    for label in range(len(DIGITS)):
+        ranked = [index for index in order if labels[index] == label]
+        split[ranked[:DIGITS_TRAIN]] = ROLES.index("train")
+        split[ranked[DIGITS_TRAIN : DIGITS_TRAIN + DIGITS_VAL]] = ROLES.index("val")
+    return Arrays(images, labels, split, order, DIGITS)
+
+
+def _digit_rank(index: int) -> bytes:
+    return hashlib.sha256(f"digits\t{index}".encode()).digest()

@@ -1,0 +1,230 @@
+"""Backbones by name: registered ones, open_clip models and tags, local files (imports open_clip).
+
+Names: `tiny` or any registered name; `ViT-B-16/openai` (model/tag); `ViT-B-16/openai@FILE` (a local
+checkpoint that was trained like that tag); `ViT-B-16@FILE` with an `open_clip_config.json` beside
+the file; `hf-hub:ORG/NAME`; `local-dir:FOLDER`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fewshot_bench.backbones.open_clip import OpenClipBackbone
+from fewshot_bench.backbones.protocol import LoadedBackbone
+from fewshot_bench.errors import DataMissingError, UsageError, suggestion, unknown
+from fewshot_bench.registry import registry
+
+CONFIG = "open_clip_config.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A backbone name in its parts."""
+
+    model: str
+    tag: str | None = None
+    file: Path | None = None
+
+
+def parse(name: str) -> Name:
+    """Split `MODEL[/TAG][@FILE]`; `ViT-B/16` is read as `ViT-B-16`, and no tag as `openai`."""
+    model, at, file = name.partition("@")
+    match = re.fullmatch(r"(ViT-[A-Za-z]+)/(\d+.*)", model)
+    if match:
+        model = f"{match[1]}-{match[2]}"
+    model, slash, tag = model.partition("/")
+    if not slash and not at:
+        return Name(model, "openai")
+    return Name(model, tag or None, Path(file).expanduser() if at else None)
+
+
+def check(name: str) -> None:
+    """Refuse a name that cannot be loaded, before anything else is done; imports no torch."""
+    if name in registry().backbones.entries or name.startswith("hf-hub:"):
+        return
+    if name.startswith("local-dir:"):
+        _require(Path(name.removeprefix("local-dir:")) / CONFIG)
+        return
+    parsed = parse(name)
+    if parsed.file is not None:
+        _require(parsed.file)
+    elif "/" not in name and not re.match(r"[A-Za-z0-9_]+-", name):
+        raise unknown("backbone", name, registry().backbones.entries, "fsbench list backbones")
+    _known_model(name, parsed)
+
+
+def _known_model(name: str, parsed: Name) -> None:
+    import open_clip
+
+    models = open_clip.list_models()
+    if parsed.model not in models:
+        names = [*models, *registry().backbones.entries]
+        raise UsageError(
+            f"unknown backbone '{name}'{suggestion(parsed.model, names)} (fsbench list backbones)"
+        )
+    tags = open_clip.list_pretrained_tags_by_model(parsed.model)
+    if parsed.tag is not None and parsed.tag not in tags:
+        hint = suggestion(parsed.tag, tags) or f": expected one of {', '.join(tags)}"
+        raise UsageError(
+            f"backbone '{parsed.model}' has no pretrained tag '{parsed.tag}'{hint} "
+            "(fsbench list backbones)"
+        )
+
+
+def identity(name: str) -> str:
+    """What identifies the weights before they are loaded: a file's SHA-256, else the name."""
+    if name in registry().backbones.entries:
+        target = registry().backbones.find(name).load()
+        digest = getattr(target, "identity", None)
+        return str(digest()) if digest else ""
+    if name.startswith("local-dir:"):
+        folder = Path(name.removeprefix("local-dir:"))
+        return _sha256(*sorted(path for path in folder.iterdir() if path.is_file()))
+    file = parse(name).file if not name.startswith("hf-hub:") else None
+    return _sha256(file) if file else ""
+
+
+def load(name: str, device: str = "cpu", precision: str = "fp32") -> LoadedBackbone:
+    """The backbone `name` on `device`; DataMissingError when its weights are not to be had."""
+    if name in registry().backbones.entries:
+        loaded: LoadedBackbone = registry().backbones.find(name).load()(device, precision)
+        return loaded
+    check(name)
+    if name.startswith(("hf-hub:", "local-dir:")):
+        return _build(name, lambda model: model, device, precision, model_name=name)
+    parsed = parse(name)
+    if parsed.file is None:
+        return _load_tag(name, parsed, device, precision)
+    return _load_file(name, parsed, parsed.file, device, precision)
+
+
+def _load_tag(name: str, parsed: Name, device: str, precision: str) -> OpenClipBackbone:
+    """A model with one of open_clip's pretrained tags, its activation forced to the tag's."""
+    import open_clip
+
+    config = open_clip.get_pretrained_cfg(parsed.model, parsed.tag)
+    return _build(
+        name,
+        lambda model: model,
+        device,
+        precision,
+        model_name=parsed.model,
+        pretrained=parsed.tag,
+        force_quick_gelu=bool(config.get("quick_gelu")),
+    )
+
+
+def _load_file(
+    name: str, parsed: Name, file: Path, device: str, precision: str
+) -> OpenClipBackbone:
+    """A local checkpoint; preprocessing and activation come from the tag or the file's config."""
+    import open_clip
+
+    preprocess: dict[str, Any] = {}
+    if parsed.tag is not None:
+        config = open_clip.get_pretrained_cfg(parsed.model, parsed.tag)
+        quick = bool(config.get("quick_gelu"))
+        keys = ("mean", "std", "interpolation", "resize_mode")
+        preprocess = {key: config[key] for key in keys if key in config}
+    else:
+        beside = _config_beside(file)
+        if beside is None:
+            raise UsageError(
+                f"backbone '{name}': a checkpoint file does not say its activation and "
+                f"preprocessing; name the tag that it was trained like "
+                f"({parsed.model}/openai@{file.name}), or put {CONFIG} beside it"
+            )
+        quick = bool(beside.get("model_cfg", {}).get("quick_gelu"))
+        preprocess = beside.get("preprocess_cfg", {})
+
+    def fill(model: Any) -> Any:
+        open_clip.load_checkpoint(model, str(file), weights_only=True)
+        return model
+
+    return _build(
+        name,
+        fill,
+        device,
+        precision,
+        model_name=parsed.model,
+        force_quick_gelu=quick,
+        force_preprocess_cfg=preprocess,
+    )
+
+
+def _build(
+    name: str, fill: Callable[[Any], Any], device: str, precision: str, **arguments: Any
+) -> OpenClipBackbone:
+    import open_clip
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    with _quiet(), _weights_errors(name):
+        model = fill(open_clip.create_model(**arguments, device="cpu", weights_only=True))
+    _check_activation(name, model, arguments.get("force_quick_gelu"))
+    transform = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
+    tokenizer = open_clip.get_tokenizer(arguments["model_name"])
+    return OpenClipBackbone(name, model, tokenizer, transform, device=device, precision=precision)
+
+
+def _check_activation(name: str, model: Any, quick: bool | None) -> None:
+    """Refuse a model whose activation is not the one that its weights were trained with."""
+    found = any(type(child).__name__ == "QuickGELU" for child in model.modules())
+    if quick is not None and quick != found and hasattr(model.visual, "transformer"):
+        raise UsageError(
+            f"backbone '{name}': its weights need {'QuickGELU' if quick else 'GELU'}, the model "
+            f"has {'QuickGELU' if found else 'GELU'}; choose a model name that matches the tag"
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence open_clip's log lines about building a model without weights."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+
+
+@contextmanager
+def _weights_errors(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError, ValueError, KeyError) as error:
+        first = str(error).strip().splitlines()[0][:300] if str(error).strip() else ""
+        raise DataMissingError(
+            f"backbone '{name}': its weights cannot be loaded ({type(error).__name__}: {first}); "
+            "check the network or the file, or use --backbone tiny, which needs neither"
+        ) from error
+
+
+def _config_beside(file: Path) -> dict[str, Any] | None:
+    for candidate in (file.with_suffix(".json"), file.parent / CONFIG):
+        if candidate.is_file():
+            config = json.loads(candidate.read_text(encoding="utf-8"))
+            return config if isinstance(config, dict) else None
+    return None
+
+
+def _require(path: Path) -> None:
+    if not path.is_file():
+        raise DataMissingError(f"backbone file {path} does not exist; check the path")
+
+
+def _sha256(*paths: Path) -> str:
+    sha = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                sha.update(block)
+    return sha.hexdigest()

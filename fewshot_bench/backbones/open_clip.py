@@ -1,0 +1,210 @@
+"""Any open_clip model as a frozen backbone (the only module that imports open_clip)."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fewshot_bench.backbones.protocol import ImageTower, TextTower
+from fewshot_bench.backbones.text_tower import read_text_tower
+from fewshot_bench.backbones.vision_tower import read_vision_tower
+from fewshot_bench.errors import ContractError, UnsupportedBackboneError
+from fewshot_bench.task import Task
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+TEXT_CHUNK = 512
+PARITY = 1e-4
+
+
+class OpenClipBackbone:
+    """A frozen open_clip model with its tokenizer and its own preprocessing."""
+
+    def __init__(
+        self,
+        name: str,
+        module: nn.Module,
+        tokenizer: Callable[[list[str]], Tensor],
+        transform: Any,
+        *,
+        device: str | torch.device = "cpu",
+        precision: str = "fp32",
+    ) -> None:
+        """`transform` is open_clip's evaluation transform (its last steps: tensor, normalize)."""
+        self.name = name
+        self.precision = precision
+        self.module = module.to(device).eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self._steps, self._mean, self._std = _split_transform(transform, name)
+        size = module.visual.image_size  # type: ignore[union-attr]
+        self.image_size: tuple[int, int] = (size, size) if isinstance(size, int) else tuple(size)  # type: ignore[assignment, arg-type]
+        self.logit_scale = float(module.logit_scale.exp().mean())  # type: ignore[union-attr, operator]
+        self.embed_dim = self._embed_dim()
+        self.weights_digest = self._digest_weights()
+        self.activation = _activation_name(module)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.module.parameters()).device
+
+    @property
+    def parameters(self) -> int:
+        """How many parameters the backbone has."""
+        return sum(parameter.numel() for parameter in self.module.parameters())
+
+    def preprocess(self, image: Any) -> Any:
+        """PIL image to a PIL RGB image of `image_size`, exactly as open_clip's own transform."""
+        for step in self._steps:
+            image = step(image)
+        return image
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """uint8 (b, 3, h, w) to float32 normalized; equal to ToTensor and Normalize bit for bit."""
+        pixels = pixels.to(self.device, non_blocking=True).float().div_(255)
+        mean = torch.tensor(self._mean, device=pixels.device).view(3, 1, 1)
+        std = torch.tensor(self._std, device=pixels.device).view(3, 1, 1)
+        return pixels.sub_(mean).div_(std)
+
+    def tokenize(self, prompts: Sequence[str]) -> Tensor:
+        """(n, context) int64 token ids; a prompt longer than the context is an error."""
+        tokens = self.tokenizer(list(prompts)).to(self.device)
+        return tokens
+
+    def autocast(self) -> Any:
+        """Context for encoder work at the backbone's precision."""
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=DTYPES[self.precision])
+
+    @torch.no_grad()
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """(b, 3, h, w) to (b, embed_dim) raw float32 features."""
+        with self.autocast():
+            features: Tensor = self.module.encode_image(pixels.to(self.device))  # type: ignore[operator]
+        return features.float()
+
+    @torch.no_grad()
+    def encode_text(self, prompts: Sequence[str]) -> Tensor:
+        """(n, embed_dim) raw float32 features of prompts."""
+        tokens = self.tokenize(prompts)
+        with self.autocast():
+            encode = self._text_encoder()
+            parts = [encode(chunk) for chunk in tokens.split(TEXT_CHUNK)]
+        return torch.cat(parts).float()
+
+    def class_features(self, task: Task) -> Tensor:
+        """(classes, embed_dim): unit features averaged over the templates, unit length."""
+        mean = torch.stack(
+            [
+                F.normalize(self.encode_text(task.prompts(template)), dim=-1)
+                for template in task.templates
+            ]
+        ).mean(dim=0)
+        return F.normalize(mean, dim=-1)
+
+    def _text_encoder(self) -> Callable[[Tensor], Tensor]:
+        try:
+            return self.text_tower().encode_tokens
+        except UnsupportedBackboneError:
+            return self.module.encode_text  # type: ignore[return-value]
+
+    def image_tower(self) -> ImageTower:
+        """Functional image encoder, proved equal to the model's own on first use."""
+        return self._towers[0]()
+
+    def text_tower(self) -> TextTower:
+        """Functional text encoder, proved equal to the model's own on first use."""
+        return self._towers[1]()
+
+    @functools.cached_property
+    def _towers(self) -> tuple[Callable[[], ImageTower], Callable[[], TextTower]]:
+        return functools.cache(self._read_image_tower), functools.cache(self._read_text_tower)
+
+    def _read_image_tower(self) -> ImageTower:
+        tower = read_vision_tower(self.module.visual, DTYPES[self.precision], self.name)  # type: ignore[arg-type]
+        generator = torch.Generator().manual_seed(0)
+        pixels = torch.randn(1, 3, *self.image_size, generator=generator).to(self.device)
+        self._compare("image", tower.encode, self.module.encode_image, pixels)  # type: ignore[arg-type]
+        return tower
+
+    def _read_text_tower(self) -> TextTower:
+        tower = read_text_tower(self.module, DTYPES[self.precision], self.name)
+        tokens = self.tokenize(["a photo of a cat.", "a photo of two dogs."])
+        self._compare("text", tower.encode_tokens, self.module.encode_text, tokens)  # type: ignore[arg-type]
+        return tower
+
+    @torch.no_grad()
+    def _compare(
+        self,
+        what: str,
+        ours: Callable[[Tensor], Tensor],
+        theirs: Callable[[Tensor], Tensor],
+        batch: Tensor,
+    ) -> None:
+        """UnsupportedBackboneError when the functional tower is not the same function."""
+        if self.precision != "fp32":
+            return
+        expected = F.normalize(theirs(batch), dim=-1)
+        gap = float((F.normalize(ours(batch), dim=-1) - expected).abs().max())
+        if not gap < PARITY:
+            raise UnsupportedBackboneError(
+                f"{self.name}: the {what} encoder computes something else than CLIP's transformer "
+                f"(largest difference {gap:.1e}, allowed {PARITY:.0e}); choose another backbone"
+            )
+
+    def _embed_dim(self) -> int:
+        with torch.no_grad():
+            blank = torch.zeros(1, 3, *self.image_size, device=self.device)
+            return int(self.module.encode_image(blank).shape[-1])  # type: ignore[operator]
+
+    def _digest_weights(self) -> str:
+        sha = hashlib.sha256()
+        for name, tensor in sorted(self.module.state_dict(keep_vars=True).items()):
+            _update(sha, name, tensor)
+        return sha.hexdigest()
+
+    def fingerprint(self) -> str:
+        """Digest of every weight, buffer, flag and hook, and of what the backbone answers with."""
+        sha = hashlib.sha256()
+        for name, child in self.module.named_modules():
+            own = sorted(key for key in vars(child) if not key.startswith("_"))
+            hooks = sum(len(value) for key, value in vars(child).items() if key.endswith("_hooks"))
+            sha.update(f"{name} {type(child).__qualname__} {child.training} {own} {hooks}".encode())
+        tensors = [*self.module.named_parameters(), *self.module.named_buffers()]
+        for name, tensor in tensors:
+            sha.update(f"{tensor.requires_grad} {tensor.grad is None}".encode())
+            _update(sha, name, tensor)
+        changed = sorted(key for key in vars(self) if callable(vars(self)[key]))
+        plain = (self.name, self.precision, self.logit_scale, self._mean, self._std, changed)
+        sha.update(repr((plain, self.image_size, self.embed_dim)).encode())
+        return sha.hexdigest()
+
+
+def _update(sha: Any, name: str, tensor: Tensor) -> None:
+    data = tensor.detach().cpu().contiguous()
+    sha.update(f"{name} {data.dtype} {tuple(data.shape)}".encode())
+    sha.update(data.view(-1).view(torch.uint8).numpy())
+
+
+def _split_transform(transform: Any, name: str) -> tuple[list[Any], list[float], list[float]]:
+    """The PIL steps of an open_clip transform, and the mean and std of its last step."""
+    from torchvision.transforms import Normalize, ToTensor
+
+    steps = list(transform.transforms)
+    if not isinstance(steps[-2], ToTensor) or not isinstance(steps[-1], Normalize):
+        raise ContractError(
+            f"{name}: expected the transform to end in ToTensor and Normalize, got {steps[-2:]}"
+        )
+    return steps[:-2], list(steps[-1].mean), list(steps[-1].std)
+
+
+def _activation_name(module: nn.Module) -> str:
+    names = {type(child).__name__ for child in module.modules() if "GELU" in type(child).__name__}
+    return "+".join(sorted(names)) or "other"

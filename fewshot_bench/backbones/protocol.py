@@ -1,0 +1,150 @@
+"""What a method may ask of a backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from fewshot_bench.task import Task
+
+Encoder = Literal["vision", "text"]
+MATRICES = ("q", "k", "v", "o", "fc", "proj")
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One adaptable matrix: `layer` of `encoder`, matrix q, k, v, o, fc or proj of that block."""
+
+    encoder: Encoder
+    layer: int
+    matrix: str
+
+
+class Adapter(Protocol):
+    """Low-rank (or other) additive updates applied inside a tower's blocks."""
+
+    def delta(self, site: Site, x: Tensor) -> Tensor | None:
+        """What to add to the frozen product `x W'` at `site`; None where nothing is adapted.
+
+        x: (..., d_in), the block's input to that matrix; returns (..., d_out).
+        """
+        ...
+
+
+class ImageTower(Protocol):
+    """The image encoder as a function of frozen weights and an optional adapter."""
+
+    layers: int
+    width: int
+
+    def encode(self, pixels: Tensor, adapter: Adapter | None = None) -> Tensor:
+        """(b, 3, h, w) preprocessed pixels to (b, embed) raw features; differentiable in adapter."""
+        ...
+
+    def weight(self, site: Site) -> Tensor:
+        """(d_out, d_in) the frozen matrix at `site`."""
+        ...
+
+    def with_deltas(self, deltas: dict[Site, Tensor]) -> ImageTower:
+        """A tower whose matrices at the given sites have (d_out, d_in) deltas added (merged)."""
+        ...
+
+
+class TextTower(Protocol):
+    """The text encoder: computes a prefix that all prompts share once, and stops at end of text."""
+
+    layers: int
+    width: int
+
+    def encode_tokens(self, tokens: Tensor, adapter: Adapter | None = None) -> Tensor:
+        """(n, context) token ids to (n, embed) raw features; differentiable in adapter."""
+        ...
+
+    def encode_embeddings(self, prefix: Tensor, suffix: Tensor, end: Tensor) -> Tensor:
+        """Prompts given as embeddings, without positions: (n, embed) raw features.
+
+        prefix: (p, width), shared by all prompts (start token, shared context ...).
+        suffix: (n, s, width), what follows in each prompt, padded at the end.
+        end: (n,) index within the suffix of the end-of-text token. Differentiable in both inputs.
+        """
+        ...
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Token ids (...,) to token embeddings (..., width), without positions."""
+        ...
+
+    def weight(self, site: Site) -> Tensor:
+        """(d_out, d_in) the frozen matrix at `site`."""
+        ...
+
+    def with_deltas(self, deltas: dict[Site, Tensor]) -> TextTower:
+        """A tower with (d_out, d_in) deltas merged into its matrices."""
+        ...
+
+
+@runtime_checkable
+class Backbone(Protocol):
+    """A frozen vision-language model, ready on its device."""
+
+    name: str
+    embed_dim: int
+    logit_scale: float
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        ...
+
+    @property
+    def module(self) -> nn.Module:
+        """The underlying open_clip model (frozen, in eval mode)."""
+        ...
+
+    def tokenize(self, prompts: Sequence[str]) -> Tensor:
+        """(n, context) int64 token ids on the backbone's device."""
+        ...
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """(b, 3, h, w) to (b, embed_dim) raw float32 features, without gradients."""
+        ...
+
+    def encode_text(self, prompts: Sequence[str]) -> Tensor:
+        """(n, embed_dim) raw float32 features of prompts, without gradients; cached per text."""
+        ...
+
+    def class_features(self, task: Task) -> Tensor:
+        """(classes, embed_dim) unit length: mean of the unit features over templates, normalized."""
+        ...
+
+    def image_tower(self) -> ImageTower:
+        """Functional image encoder; UnsupportedBackboneError unless it is a plain ViT."""
+        ...
+
+    def text_tower(self) -> TextTower:
+        """Functional text encoder; UnsupportedBackboneError unless it is CLIP's transformer."""
+        ...
+
+
+@runtime_checkable
+class LoadedBackbone(Backbone, Protocol):
+    """What the harness additionally needs of a backbone."""
+
+    image_size: tuple[int, int]
+    weights_digest: str
+
+    def preprocess(self, image: Any) -> Any:
+        """PIL image to a PIL RGB image of `image_size`: resize and crop exactly as published."""
+        ...
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """uint8 (b, 3, h, w) to float32 normalized with the backbone's mean and std."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Digest of every weight, buffer, flag and hook, to prove that a method changed nothing."""
+        ...

@@ -1,0 +1,100 @@
+"""CLIP's vision transformer as a function that an adapter can act in."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fewshot_bench.backbones.blocks import Block, Layout, read_blocks, run_blocks
+from fewshot_bench.backbones.protocol import Adapter, Site
+from fewshot_bench.errors import UnsupportedBackboneError
+
+
+@dataclasses.dataclass(frozen=True)
+class VisionTower:
+    """Frozen ViT weights; `encode` equals open_clip's own encoder up to rounding."""
+
+    blocks: tuple[Block, ...]
+    patch_weight: Tensor
+    class_embedding: Tensor
+    positions: Tensor
+    ln_pre: Callable[[Tensor], Tensor]
+    ln_post: Callable[[Tensor], Tensor]
+    projection: Tensor
+
+    @property
+    def layers(self) -> int:
+        """Number of blocks."""
+        return len(self.blocks)
+
+    @property
+    def width(self) -> int:
+        """Size of the residual stream."""
+        return self.blocks[0].width
+
+    def encode(self, pixels: Tensor, adapter: Adapter | None = None) -> Tensor:
+        """(b, 3, h, w) preprocessed pixels to (b, embed) raw features."""
+        patches = F.conv2d(pixels, self.patch_weight, stride=self.patch_weight.shape[-2:])
+        patches = patches.flatten(2).transpose(1, 2)
+        count = patches.shape[0]
+        start = self.class_embedding.to(patches.dtype).expand(count, 1, -1)
+        x = self.ln_pre(torch.cat([start, patches], dim=1) + self.positions.to(patches.dtype))
+        length = x.shape[1]
+        pooled = torch.arange(0, count * length, length, device=x.device)
+        layout = Layout(0, ((count, length),), causal=False, pooled=pooled)
+        out = run_blocks(x.reshape(count * length, -1), self.blocks, layout, "vision", adapter)
+        return self.ln_post(out) @ self.projection
+
+    def weight(self, site: Site) -> Tensor:
+        """(d_out, d_in) the frozen matrix at `site`."""
+        return self.blocks[site.layer].weight(site.matrix)
+
+    def with_deltas(self, deltas: dict[Site, Tensor]) -> VisionTower:
+        """A tower with (d_out, d_in) deltas merged into its matrices."""
+        return dataclasses.replace(self, blocks=merge(self.blocks, "vision", deltas))
+
+
+def merge(blocks: tuple[Block, ...], encoder: str, deltas: dict[Site, Tensor]) -> tuple[Block, ...]:
+    """Blocks with the deltas of one encoder added; sites of the other encoder are skipped."""
+    merged = list(blocks)
+    for site, delta in deltas.items():
+        if site.encoder == encoder:
+            merged[site.layer] = merged[site.layer].with_delta(site.matrix, delta)
+    return tuple(merged)
+
+
+def read_vision_tower(visual: nn.Module, dtype: torch.dtype, owner: str) -> VisionTower:
+    """The vision tower of an open_clip model; UnsupportedBackboneError unless a plain CLIP ViT."""
+    reasons = _unsupported(visual)
+    if reasons:
+        raise UnsupportedBackboneError(
+            f"{owner} has no plain CLIP vision transformer ({reasons}); use a method that runs on "
+            "frozen features, or another backbone (ViT-B-16/openai)"
+        )
+    return VisionTower(
+        read_blocks(visual.transformer, dtype, f"{owner} (vision)"),  # type: ignore[arg-type]
+        visual.conv1.weight.detach().to(dtype),  # type: ignore[union-attr]
+        visual.class_embedding.detach(),  # type: ignore[union-attr, operator]
+        visual.positional_embedding.detach(),  # type: ignore[union-attr, operator]
+        visual.ln_pre,  # type: ignore[arg-type]
+        visual.ln_post,  # type: ignore[arg-type]
+        visual.proj.detach().to(dtype),  # type: ignore[union-attr, operator]
+    )
+
+
+def _unsupported(visual: nn.Module) -> str:
+    needed = ("conv1", "class_embedding", "positional_embedding", "transformer", "ln_post", "proj")
+    missing = [name for name in needed if getattr(visual, name, None) is None]
+    if missing or not hasattr(visual.transformer, "resblocks"):
+        return f"it lacks {', '.join(missing) or 'residual blocks'}"
+    if getattr(visual, "attn_pool", None) is not None:
+        return "it pools by attention"
+    if getattr(visual, "pool_type", "tok") != "tok":
+        return f"it pools by {visual.pool_type}"
+    if visual.conv1.bias is not None:  # type: ignore[union-attr]
+        return "its patch embedding has a bias"
+    return ""

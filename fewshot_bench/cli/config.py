@@ -1,0 +1,155 @@
+"""Configuration files for `fsbench run`: YAML or TOML with the names of the options."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fewshot_bench.errors import UsageError, suggestion
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The mapping in a .yaml, .yml or .toml file; UsageError says what is wrong and where."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"config file {path} cannot be read: {error}") from None
+    if path.suffix == ".toml":
+        try:
+            return tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise UsageError(f"config file {path} is not valid TOML: {error}") from None
+    if path.suffix in (".yaml", ".yml"):
+        return _read_yaml(path, text)
+    raise UsageError(f"config file {path}: expected a name ending in .yaml, .yml or .toml")
+
+
+def _read_yaml(path: Path, text: str) -> dict[str, Any]:
+    """YAML with every scalar as text (so 1e-3 and `no` mean what they say) and unique keys."""
+    import yaml
+
+    class Loader(yaml.BaseLoader):
+        """Refuses a key that stands twice."""
+
+    def mapping(loader: yaml.BaseLoader, node: yaml.MappingNode) -> dict[str, Any]:
+        keys = [loader.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        for key in keys:
+            if keys.count(key) > 1:
+                line = node.start_mark.line + 1
+                raise UsageError(f"config file {path}: key '{key}' stands twice (from line {line})")
+        values = [loader.construct_object(value, deep=True) for _, value in node.value]  # type: ignore[no-untyped-call]
+        return dict(zip(keys, values, strict=True))
+
+    Loader.add_constructor("tag:yaml.org,2002:map", mapping)
+    try:
+        found = yaml.load(text, Loader=Loader)  # noqa: S506 (a subclass of the text-only loader)
+    except yaml.YAMLError as error:
+        raise UsageError(f"config file {path} is not valid YAML: {error}") from None
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise UsageError(f"config file {path}: expected names and values, got a {_kind(found)}")
+    return found
+
+
+def _kind(value: object) -> str:
+    return {list: "list", str: "text"}.get(type(value), type(value).__name__)
+
+
+def as_defaults(values: Mapping[str, Any], command: click.Command, path: Path) -> dict[str, Any]:
+    """Config values as defaults of the command's options, converted by the options' own types."""
+    known = {
+        name.lstrip("-"): parameter
+        for parameter in command.params
+        if isinstance(parameter, click.Option) and parameter.name not in ("config", "save_config")
+        for name in parameter.opts
+        if name.startswith("--")
+    }
+    defaults = {}
+    for raw, value in values.items():
+        name = str(raw).replace("_", "-")
+        if name not in known:
+            raise UsageError(
+                f"config file {path}: unknown key '{raw}'"
+                f"{suggestion(name, known) or ': expected one of ' + ', '.join(sorted(known))}"
+                " (fsbench run --help)"
+            )
+        option = known[name]
+        assert option.name is not None
+        defaults[option.name] = _option_value(option, value, f"config file {path}: {raw}")
+    return defaults
+
+
+def _option_value(option: click.Option, value: Any, where: str) -> Any:
+    if option.multiple:
+        return _settings(value, where)
+    if isinstance(value, list):
+        value = ",".join(_scalar(part, where) for part in value)
+    else:
+        value = _scalar(value, where)
+    if option.is_flag:
+        if value.casefold() in ("true", "false", "yes", "no", "on", "off"):
+            return value.casefold() in ("true", "yes", "on")
+        raise UsageError(f"{where}={value}: expected true or false")
+    return value
+
+
+def _settings(value: Any, where: str) -> list[str]:
+    """Hyper-parameters: a list of name=value, or a mapping of names to values or lists."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, list):
+        return [_scalar(part, where) for part in value]
+    if not isinstance(value, Mapping):
+        raise UsageError(f"{where}: expected names with values, got {value!r}")
+    found = []
+    for name, given in value.items():
+        if isinstance(given, Mapping):
+            found += [f"{name}.{setting}" for setting in _settings(given, where)]
+        else:
+            parts = given if isinstance(given, list) else [given]
+            found.append(f"{name}={','.join(_scalar(part, where) for part in parts)}")
+    return found
+
+
+def _scalar(value: Any, where: str) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str | int | float):
+        return str(value)
+    raise UsageError(f"{where}: expected a single value or a list, got {value!r}")
+
+
+def save_config(path: Path, values: Mapping[str, Any]) -> None:
+    """Write options as a config file that `--config` reads back to the same run."""
+    import yaml
+
+    if path.suffix not in (".yaml", ".yml", ".toml"):
+        raise UsageError(f"--save-config {path}: expected a name ending in .yaml, .yml or .toml")
+    kept = {name.replace("_", "-"): value for name, value in values.items() if value is not None}
+    if path.suffix == ".toml":
+        text = "".join(f"{name} = {_toml(value)}\n" for name, value in kept.items())
+    else:
+        text = yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UsageError(f"--save-config {path}: cannot be written: {error.strerror}") from None
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml(part) for part in value) + "]"
+    text = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    return '"' + "".join(c if c >= " " else f"\\u{ord(c):04x}" for c in text) + '"'

@@ -1,0 +1,65 @@
+"""`fsbench list`: what is registered, and by whom."""
+
+from __future__ import annotations
+
+import click
+
+from fewshot_bench.errors import unknown
+from fewshot_bench.registry import Catalog, registry
+
+KINDS = ("methods", "datasets", "backbones", "plugins")
+
+
+@click.command(
+    "list", short_help="List what is registered: methods, datasets, backbones or plugins."
+)
+@click.argument("kind", metavar="|".join(KINDS))
+def command(kind: str) -> None:
+    """List what is registered: methods, datasets, backbones or plugins."""
+    if kind not in KINDS:
+        raise unknown("kind", kind, KINDS, "fsbench list --help")
+    if kind == "plugins":
+        _plugins()
+    elif kind == "datasets":
+        _datasets()
+    elif kind == "backbones":
+        _backbones()
+    else:
+        _entries(registry().methods)
+    _warn_broken()
+
+
+def _entries(catalog: Catalog) -> None:
+    width = max((len(name) for name in catalog.names()), default=0)
+    for name in catalog.names():
+        click.echo(f"{name:<{width}}  {catalog.entries[name].origin.split(',')[0]}")
+
+
+def _datasets() -> None:
+    known = registry()
+    _entries(known.datasets)
+    for suite, members in known.suites().items():
+        click.echo(f"suite {suite}: {', '.join(members)}")
+
+
+def _backbones() -> None:
+    _entries(registry().backbones)
+    click.echo(
+        "any open_clip model and tag, MODEL/TAG (ViT-B-16/openai); a local checkpoint, "
+        "MODEL/TAG@FILE; hf-hub:ORG/NAME; local-dir:FOLDER"
+    )
+
+
+def _plugins() -> None:
+    for info in registry().plugins:
+        state = f"FAILED: {info.error}" if info.error else "ok"
+        click.echo(f"{info.distribution}:{info.name}  {info.target}  {state}")
+
+
+def _warn_broken() -> None:
+    for info in registry().plugins:
+        if info.error:
+            click.echo(
+                f"warning: plug-in {info.distribution}:{info.name} was not loaded: {info.error}",
+                err=True,
+            )

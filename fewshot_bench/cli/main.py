@@ -1,0 +1,105 @@
+"""The `fsbench` group: lazy subcommands, and errors as one line with an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any, NoReturn
+
+import click
+
+from fewshot_bench import __version__
+from fewshot_bench.errors import FsbenchError, suggestion
+
+# Short helps stand here so that `fsbench --help` imports no subcommand; a test compares them.
+COMMANDS = {
+    "run": "Run methods on data sets: every cell of the matrix that is not done yet.",
+    "demo": "Try everything offline on the embedded backbone and data sets.",
+    "compare": "Compare methods from the records of a store.",
+    "list": "List what is registered: methods, datasets, backbones or plugins.",
+    "show": "Show a method's hyper-parameters or a data set's card.",
+    "check": "Run the conformance kit on a method.",
+}
+
+
+class Commands(click.Group):
+    """Subcommands by name; those of plug-ins come after ours."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Our commands in the order of use, then those of plug-ins."""
+        return [*COMMANDS, *sorted(self._from_plugins())]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the module of one command."""
+        if cmd_name in COMMANDS:
+            module = importlib.import_module(f"fewshot_bench.cli.{cmd_name}")
+            command: click.Command = module.command
+            return command
+        return self._from_plugins().get(cmd_name)
+
+    def _from_plugins(self) -> dict[str, click.Command]:
+        from fewshot_bench.registry import registry
+
+        extra = click.Group("plugins")
+        registry().hooks.register_commands(cli=extra)
+        return {name: command for name, command in extra.commands.items() if name not in COMMANDS}
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands, from the short helps alone."""
+        rows = list(COMMANDS.items())
+        rows += [(name, cmd.get_short_help_str()) for name, cmd in self._from_plugins().items()]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """As click does, with a suggestion for a command that does not exist."""
+        name = args[0] if args else ""
+        if name and not name.startswith("-") and self.get_command(ctx, name) is None:
+            raise click.UsageError(
+                f"unknown command '{name}'{suggestion(name, self.list_commands(ctx))}", ctx
+            )
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="fsbench")
+def cli() -> None:
+    """One fair harness for few-shot adaptation of vision-language models.
+
+    Same splits, prompts, validation and accounting for every method. Start with: fsbench demo
+    """
+
+
+def main() -> NoReturn:
+    """Entry point: errors that we raise on purpose become one line and their exit code."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.UsageError as error:
+        _fail(f"{_plain(error)}{_option_hint(error)}", 2)
+    except click.ClickException as error:
+        _fail(error.format_message(), error.exit_code)
+    except click.Abort:
+        _fail("stopped", 130)
+    except KeyboardInterrupt:
+        _fail("stopped", 130)
+    except FsbenchError as error:
+        _fail(str(error), error.exit_code)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(141)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _plain(error: click.UsageError) -> str:
+    text = " ".join(error.format_message().split())
+    return text[:1].lower() + text[1:].rstrip(".")
+
+
+def _option_hint(error: click.UsageError) -> str:
+    command = error.ctx.command_path if error.ctx else "fsbench"
+    return f" ({command} --help)"
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    click.echo(f"error: {message}", err=True)
+    sys.exit(code)

@@ -1,0 +1,44 @@
+"""Option types that several commands share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+
+class Names(click.ParamType[Any]):
+    """A comma-separated list of names; a name such as `folder:PATH` may hold no comma."""
+
+    name = "names"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Text to a tuple of names without blanks around them."""
+        if isinstance(value, tuple):
+            return value
+        names = tuple(part.strip() for part in str(value).split(",") if part.strip())
+        if not names:
+            self.fail("expected at least one name", param, ctx)
+        return names
+
+
+class Numbers(click.ParamType[Any]):
+    """A comma-separated list of whole numbers and ranges: `1,2,4`, `1-3`."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Text to a tuple of numbers."""
+        if isinstance(value, tuple):
+            return value
+        numbers: list[int] = []
+        for part in str(value).split(","):
+            first, dash, last = part.strip().partition("-")
+            if not first.isdigit() or (dash and not last.isdigit()):
+                self.fail(f"'{value}' is no list of whole numbers such as 1,2,4 or 1-3", param, ctx)
+            numbers += range(int(first), int(last or first) + 1)
+        return tuple(numbers)
+
+
+NAMES = Names()
+NUMBERS = Numbers()

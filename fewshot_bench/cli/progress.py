@@ -1,0 +1,135 @@
+"""How a running matrix is shown: one live bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from fewshot_bench.record import Record
+from fewshot_bench.spec import RunSpec
+
+
+class Estimate:
+    """Time left, from the cells that are finished: seconds per method, scaled by shots."""
+
+    def __init__(self, cells: Sequence[RunSpec]) -> None:
+        self._left = list(cells)
+        self._seen: dict[str, list[tuple[int, float]]] = {}
+
+    def finished(self, cell: RunSpec, seconds: float) -> None:
+        """Learn what a cell took."""
+        self._left.remove(cell)
+        self._seen.setdefault(cell.label, []).append((cell.shots, seconds))
+
+    def seconds_left(self) -> float | None:
+        """Expected seconds for the cells that are left; None before the first one ends."""
+        if not self._seen:
+            return None
+        return sum(self._expected(cell) for cell in self._left)
+
+    def _expected(self, cell: RunSpec) -> float:
+        seen = self._seen.get(cell.label)
+        if seen is None:
+            rates = [s / shots for runs in self._seen.values() for shots, s in runs]
+            return cell.shots * sum(rates) / len(rates)
+        same = [seconds for shots, seconds in seen if shots == cell.shots]
+        if same:
+            return sum(same) / len(same)
+        shots, seconds = min(seen, key=lambda run: abs(run[0] - cell.shots))
+        return seconds * cell.shots / shots
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person reads them: 45 s, 3 min, 2 h 10 min."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+class Display:
+    """Tells about cells as they run; subclasses are final and differ in how."""
+
+    def __init__(self, cells: Sequence[RunSpec]) -> None:
+        self.estimate = Estimate(cells)
+        self.total = len(cells)
+        self.done = 0
+        self._started = time.monotonic()
+
+    def inside(self, cell: RunSpec, done: int, total: int) -> None:
+        """Progress within the fit of one cell."""
+
+    def finish(self, record: Record) -> None:
+        """A cell has its record."""
+        seconds = time.monotonic() - self._started
+        self._started = time.monotonic()
+        self.estimate.finished(record.spec, seconds)
+        self.done += 1
+        self.show(record, seconds)
+
+    def show(self, record: Record, seconds: float) -> None:
+        """Print the outcome of a cell."""
+        left = self.estimate.seconds_left()
+        rest = f", {duration(left)} left" if left else ""
+        click.echo(f"[{self.done}/{self.total}] {outcome(record)} ({seconds:.1f} s{rest})")
+
+
+class LiveDisplay(Display):
+    """One bar that moves within cells too; outcomes scroll above it."""
+
+    def __init__(self, cells: Sequence[RunSpec], bar: Any, task: Any) -> None:
+        super().__init__(cells)
+        self._bar = bar
+        self._task = task
+        self._drawn = 0.0
+
+    def inside(self, cell: RunSpec, done: int, total: int) -> None:
+        """Move the bar, at most ten times a second."""
+        now = time.monotonic()
+        if now - self._drawn > 0.1 and total:
+            self._drawn = now
+            self._update(cell.describe(), self.done + done / total)
+
+    def show(self, record: Record, seconds: float) -> None:
+        """Print the outcome above the bar."""
+        self._bar.console.print(
+            f"{outcome(record)} ({seconds:.1f} s)", markup=False, highlight=False
+        )
+        self._update(record.spec.describe(), self.done)
+
+    def _update(self, text: str, completed: float) -> None:
+        left = self.estimate.seconds_left()
+        rest = f"{duration(left)} left" if left is not None else "estimating"
+        self._bar.update(self._task, completed=completed, cell=text, rest=rest)
+
+
+def outcome(record: Record) -> str:
+    """One line: the cell and its top-1 in percent, or why it failed."""
+    if record.status == "done":
+        return f"{record.spec.describe()}: {record.metrics['top1']:.2f} %"
+    error = record.error or {}
+    first = str(error.get("message", "")).strip().splitlines()
+    return f"{record.spec.describe()}: FAILED, {error.get('type')}: {first[0] if first else ''}"
+
+
+@contextmanager
+def display(cells: Sequence[RunSpec], *, live: bool) -> Iterator[Display]:
+    """A bar when `live`, else plain lines."""
+    if not live:
+        yield Display(cells)
+        return
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    columns = (
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total} cells"),
+        TextColumn("{task.fields[rest]}"),
+        TextColumn("{task.fields[cell]}", markup=False),
+    )
+    with Progress(*columns) as bar:
+        task = bar.add_task("cells", total=len(cells), cell="", rest="estimating")
+        yield LiveDisplay(cells, bar, task)

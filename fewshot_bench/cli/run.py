@@ -1,0 +1,217 @@
+"""`fsbench run`: expand the matrix, check it, run what is not done yet."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fewshot_bench.cli.config import as_defaults, read_config, save_config
+from fewshot_bench.cli.options import NAMES, NUMBERS
+from fewshot_bench.errors import DataMissingError
+
+INTERRUPTED = 130
+
+
+def _load_config(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+    if value is not None:
+        defaults = as_defaults(read_config(value), ctx.command, value)
+        ctx.default_map = {**(ctx.default_map or {}), **defaults}
+    return value
+
+
+_PATH: Any = click.Path(path_type=Path)
+
+
+@click.command(
+    "run", short_help="Run methods on data sets: every cell of the matrix that is not done yet."
+)
+@click.option(
+    "--config",
+    type=_PATH,
+    is_eager=True,
+    expose_value=False,
+    callback=_load_config,
+    help="YAML or TOML file with the names of these options.",
+)
+@click.option("--method", "-m", type=NAMES, required=True, help="Methods, or all.")
+@click.option("--dataset", "-d", type=NAMES, required=True, help="Data sets, suites, or FAMILY:ARG.")
+@click.option("--shots", type=NUMBERS, default="1,2,4,8,16", show_default=True)
+@click.option("--seeds", type=NUMBERS, default="1,2,3", show_default=True)
+@click.option("--split-seed", type=int, help="One support set for all seeds (default: the seed).")
+@click.option(
+    "--option",
+    "-o",
+    multiple=True,
+    metavar="[METHOD.]NAME=VALUE[,VALUE]",
+    help="Hyper-parameter; several values expand the matrix.",
+)
+@click.option("--backbone", default="tiny", show_default=True, help="MODEL/TAG[@FILE] or a name.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--precision", default="fp32", show_default=True, help="fp32, bf16 or fp16.")
+@click.option(
+    "--protocol",
+    default="fair",
+    show_default=True,
+    help="fair, clip-lora-paper, or a sampling protocol: coop, clip-lora, nested.",
+)
+@click.option("--val", help="Validation policy: none, min4, shots or full (default: protocol's).")
+@click.option("--prompts", help="Template set: simple, custom, ensemble (default: protocol's).")
+@click.option("--limit", type=int, help="Evaluate on at most N test images (marked in tables).")
+@click.option("--store", type=_PATH, default="fsbench-results", show_default=True)
+@click.option("--dry-run", is_flag=True, help="Check and count, run nothing.")
+@click.option("--force", is_flag=True, help="Compute cells again that are done.")
+@click.option("--retry-failed", is_flag=True, help="Compute cells again that failed.")
+@click.option("--save-config", type=_PATH, help="Write these options to a file for --config.")
+@click.pass_context
+def command(ctx: click.Context, **values: Any) -> None:
+    """Run methods on data sets: every cell of the matrix that is not done yet.
+
+    Exit code: 0 all cells done, 1 some failed, 2 wrong usage, 3 data missing.
+    """
+    target = values.pop("save_config")
+    if target is not None:
+        save_config(target, _saved(values))
+    ctx.exit(run_matrix(**values))
+
+
+def _saved(values: dict[str, Any]) -> dict[str, Any]:
+    saved = {
+        name: ",".join(str(part) for part in value) if name != "option" else list(value)
+        for name, value in values.items()
+        if isinstance(value, tuple) and value
+    }
+    plain = {k: v for k, v in values.items() if isinstance(v, str | int) and v is not False}
+    paths = {name: str(value) for name, value in values.items() if isinstance(value, Path)}
+    return {name: {**saved, **plain, **paths}.get(name) for name in values}
+
+
+def run_matrix(
+    *,
+    method: tuple[str, ...],
+    dataset: tuple[str, ...],
+    shots: tuple[int, ...],
+    seeds: tuple[int, ...],
+    store: Path,
+    split_seed: int | None = None,
+    option: tuple[str, ...] = (),
+    backbone: str = "tiny",
+    device: str = "auto",
+    precision: str = "fp32",
+    protocol: str = "fair",
+    val: str | None = None,
+    prompts: str | None = None,
+    limit: int | None = None,
+    dry_run: bool = False,
+    force: bool = False,
+    retry_failed: bool = False,
+) -> int:
+    """Expand, check, run and report; returns the exit code."""
+    from fewshot_bench import plan as planning
+    from fewshot_bench.store import Store
+
+    device = _device(device)
+    request = planning.Request(
+        methods=method,
+        datasets=dataset,
+        shots=shots,
+        seeds=seeds,
+        split_seed=split_seed,
+        options=option,
+        backbone=backbone,
+        device=device,
+        precision=precision,
+        protocol=protocol,
+        val=val,
+        prompts=prompts,
+        limit=limit,
+    )
+    plan = planning.expand(request)
+    results = Store(store)
+    if not dry_run:
+        results.create()
+    state = planning.resume(plan, results, force=force, retry_failed=retry_failed)
+    if not dry_run:
+        _drop_unreadable(planning, plan, state)
+    _announce(plan, state, results)
+    if dry_run:
+        return _exit_code(plan, failed=0)
+    return _run(plan, state, results, device=device, force=force)
+
+
+def _device(name: str) -> str:
+    import torch
+
+    from fewshot_bench.errors import UsageError
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
+        raise UsageError(f"device '{name}': expected auto, cpu, cuda or cuda:N")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise UsageError(
+            f"device '{name}': this machine has {torch.cuda.device_count()} CUDA devices; "
+            "use --device cpu"
+        )
+    return name
+
+
+def _drop_unreadable(planning: Any, plan: Any, state: Any) -> None:
+    """Take data sets with missing or corrupt images out of what is left to run."""
+    bad = planning.check_images(plan, state.todo)
+    plan.problems.update(bad)
+    state.todo[:] = [cell for cell in state.todo if cell.dataset not in bad]
+
+
+def _announce(plan: Any, state: Any, results: Any) -> None:
+    for problem in plan.problems.values():
+        click.echo(f"error: {problem}", err=True)
+    for damage in results.damaged:
+        click.echo(f"warning: damaged, not used: {damage}", err=True)
+    failed = f", {len(state.failed)} failed before (--retry-failed)" if state.failed else ""
+    click.echo(
+        f"{len(plan.cells)} cells: {len(state.done)} done already, {len(state.todo)} to run{failed}"
+    )
+
+
+def _run(plan: Any, state: Any, results: Any, *, device: str, force: bool) -> int:
+    from fewshot_bench.cli.progress import display
+    from fewshot_bench.engines.local import run_cells
+
+    failed = len(state.failed)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with display(state.todo, live=_is_terminal()) as shown:
+            for record in run_cells(state.todo, results, shown.inside, device=device, force=force):
+                shown.finish(record)
+                failed += record.status == "failed"
+    except KeyboardInterrupt:
+        click.echo(
+            f"stopped: {len(state.done) + shown.done} of {len(plan.cells)} cells are done and "
+            "kept; run the same command again to continue",
+            err=True,
+        )
+        return INTERRUPTED
+    if failed:
+        click.echo(f"{failed} cells failed; their records say why", err=True)
+    click.echo(f"results in {results.path}; fsbench compare --store {results.path}")
+    return _exit_code(plan, failed)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _is_terminal() -> bool:
+    stream: Callable[[], bool] = click.get_text_stream("stdout").isatty
+    return stream()
+
+
+def _exit_code(plan: Any, failed: int) -> int:
+    if plan.problems:
+        return DataMissingError.exit_code
+    return 1 if failed else 0

@@ -1,0 +1,38 @@
+"""Differences to one row of the table, paired on identical splits."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from fewshot_bench.compare.model import Cell, Row, Table
+from fewshot_bench.compare.statistics import Estimate, paired
+from fewshot_bench.errors import UsageError, unknown
+
+
+def with_baseline(table: Table, name: str) -> Table:
+    """The table with a difference to the row `name` in every other cell that allows one."""
+    baseline = _find_row(table, name)
+    cells = dict(table.cells)
+    for key, cell in table.cells.items():
+        if cell.row is not baseline:
+            other = table.cell(cell.dataset, baseline, cell.shots)
+            cells[key] = dataclasses.replace(cell, delta=_difference(cell, other, table.metric))
+    return dataclasses.replace(table, cells=cells, baseline=baseline.label)
+
+
+def _difference(cell: Cell, other: Cell, metric: str) -> Estimate | None:
+    ours, theirs = cell.series.get(metric, {}), other.series.get(metric, {})
+    same = {seed: cell.splits[seed] == other.splits.get(seed) for seed in cell.splits}
+    return paired(ours, theirs, same)
+
+
+def _find_row(table: Table, name: str) -> Row:
+    found = [row for row in table.rows if row.label == name]
+    found = found or [row for row in table.rows if row.spec.method == name]
+    if len(found) == 1:
+        return found[0]
+    labels = [row.label for row in table.rows]
+    if not found:
+        raise unknown("baseline", name, labels, "expected a method of the table")
+    choices = ", ".join(f"'{row.label}'" for row in found)
+    raise UsageError(f"baseline '{name}' is not one row of the table: choose one of {choices}")

@@ -1,0 +1,88 @@
+"""The table as LaTeX with booktabs; all text is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from fewshot_bench.compare.model import Table
+from fewshot_bench.compare.tables import BEST, SECOND, Entry, Grid, closing, grids
+
+_ESCAPES = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "'": r"\textquotesingle{}",
+    "`": r"\textasciigrave{}",
+    "—": "---",
+    "–": "--",
+    "±": r"$\pm$",
+    "[": "{[}",
+    "]": "{]}",
+    **{char: f"\\{char}" for char in "&%$#_{}"},
+}
+
+
+def render(table: Table) -> str:
+    """One `table` float per grid; notes and commands follow as comments and small print."""
+    parts = [
+        "% needs \\usepackage{booktabs}, \\usepackage{textcomp} and \\usepackage[T1]{fontenc}",
+        *(_grid(grid) for grid in grids(table)),
+    ]
+    notes, commands = closing(table)
+    parts += [f"\\par\\noindent{{\\footnotesize {escape(note)}\\par}}" for note in notes]
+    parts += [f"% {' '.join(command.split())}" for command in commands]
+    return "\n".join(parts) + "\n"
+
+
+def escape(text: str) -> str:
+    """Text that LaTeX prints as it is; characters outside Latin-1 become a question mark."""
+    return "".join(map(_escape_character, " ".join(text.split())))
+
+
+def _escape_character(char: str) -> str:
+    if char in _ESCAPES:
+        return _ESCAPES[char]
+    return char if char.isprintable() and ord(char) < 0x100 else "?"
+
+
+def _grid(grid: Grid) -> str:
+    columns = "l" + "c" * len(grid.shots) + "r" * len(grid.costs)
+    heads = ["method", *grid.shots, *map(escape, grid.costs)]
+    body = [_row([escape(line.title), *map(_entry, line.entries), *map(escape, line.costs)])
+            for line in grid.lines]  # fmt: skip
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{escape(grid.name)}: {escape(grid.caption)}.}}",
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            _row(heads),
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            rf"\par\smallskip{{\footnotesize {escape(grid.footer)}\par}}",
+            r"\end{table}",
+        ]
+    )
+
+
+def _row(cells: Iterable[str]) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def _entry(entry: Entry) -> str:
+    mean = escape(entry.mean)
+    if entry.mean[:1] in ("+", "-"):
+        mean = f"${entry.mean}$"
+    if entry.rank == BEST:
+        mean = rf"\textbf{{{mean}}}"
+    elif entry.rank == SECOND:
+        mean = rf"\underline{{{mean}}}"
+    half = "" if entry.half is None else rf" $\pm$ {entry.half}"
+    return f"{mean}{half}{' ' if entry.suffix else ''}{escape(entry.suffix)}"

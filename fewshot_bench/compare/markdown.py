@@ -1,0 +1,58 @@
+"""The table as Markdown (GitHub's dialect)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from fewshot_bench.compare.model import Table
+from fewshot_bench.compare.tables import BEST, SECOND, Entry, Grid, closing, grids
+
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$!&])")
+
+
+def render(table: Table) -> str:
+    """One section per grid, then notes and commands; best bold, second underlined."""
+    parts = [_grid(grid) for grid in grids(table)]
+    notes, commands = closing(table)
+    if notes:
+        parts.append("\n".join(f"- {escape(note)}" for note in notes))
+    if commands:
+        parts.append("To run what is missing:\n\n" + _code(commands))
+    return "\n\n".join(parts) + "\n"
+
+
+def escape(text: str) -> str:
+    """Text that Markdown shows as it is, in a table cell too."""
+    return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
+
+
+def _grid(grid: Grid) -> str:
+    heads = ["method", *grid.shots, *map(escape, grid.costs)]
+    lines = [_row(heads), _row(["---", *["---:"] * (len(heads) - 1)])]
+    for line in grid.lines:
+        cells = [escape(line.title), *map(_entry, line.entries), *map(escape, line.costs)]
+        lines.append(_row(cells))
+    rows = "\n".join(lines)
+    return f"### {escape(grid.name)}\n\n{escape(grid.caption)}\n\n{rows}\n\n{escape(grid.footer)}"
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _entry(entry: Entry) -> str:
+    mean = entry.mean
+    if entry.rank == BEST:
+        mean = f"**{mean}**"
+    elif entry.rank == SECOND:
+        mean = f"<u>{mean}</u>"
+    half = "" if entry.half is None else f" ± {entry.half}"
+    return f"{mean}{half}{' ' if entry.suffix else ''}{entry.suffix}"
+
+
+def _code(lines: Iterable[str]) -> str:
+    text = "\n".join(line.replace("\n", " ") for line in lines)
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}sh\n{text}\n{fence}"

@@ -1,0 +1,147 @@
+"""What must be equal for numbers to stand in one table, and what to do when it is not."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Sequence
+
+from fewshot_bench.compare.model import Row
+from fewshot_bench.errors import UsageError
+from fewshot_bench.record import Record
+from fewshot_bench.spec import RunSpec, canonical_json
+
+# Conditions of the whole table, each with an option of `compare` of the same name.
+CONDITIONS = (
+    "protocol",
+    "val",
+    "prompts",
+    "backbone",
+    "precision",
+    "device",
+    "limit",
+    "weights",
+)
+
+
+def condition(spec: RunSpec, name: str) -> str:
+    """A condition as text: what the table shows and the option of its name takes."""
+    value = getattr(spec, name)
+    return "none" if value is None else str(value)
+
+
+def refuse_mixed(records: Sequence[Record]) -> None:
+    """Raise UsageError unless all records were made under one set of conditions."""
+    for name in CONDITIONS:
+        counts = Counter(condition(record.spec, name) for record in records)
+        if len(counts) > 1:
+            raise _mixed(name, counts, f"choose one with --{name} {counts.most_common(1)[0][0]}")
+    for scope, name, counts in _local_conflicts(records):
+        raise _mixed(f"{name} of {scope}", counts, _local_advice(name))
+
+
+def _mixed(name: str, counts: Counter[str], advice: str) -> UsageError:
+    values = ", ".join(f"'{value}' in {count} records" for value, count in sorted(counts.items()))
+    return UsageError(
+        f"records differ in {name} ({values}), expected one value in a table: {advice}, "
+        "or show them as separate rows with --allow-mixed"
+    )
+
+
+def _local_advice(name: str) -> str:
+    if name == "revision":
+        return "choose one with --revision PREFIX"
+    return "run the older cells again with --force"
+
+
+def _local_conflicts(records: Sequence[Record]) -> list[tuple[str, str, Counter[str]]]:
+    """Differences inside one data set, one split or one method: (scope, name, counts)."""
+    found = []
+    for name, scope, value in _LOCAL:
+        groups: defaultdict[Hashable, Counter[str]] = defaultdict(Counter)
+        for record in records:
+            groups[scope(record)][value(record)] += 1
+        found += [(str(key), name, counts) for key, counts in groups.items() if len(counts) > 1]
+    return found
+
+
+def _split_name(record: Record) -> str:
+    spec = record.spec
+    return f"'{spec.dataset}', {spec.shots}-shot, split seed {spec.split_seed}"
+
+
+def digest(record: Record) -> str:
+    """The digest of the record's split; empty when it has none (a cell that failed early)."""
+    return str(record.split.get("digest") or "")
+
+
+def _split_scope(record: Record) -> Hashable:
+    return _split_name(record) if digest(record) else id(record)
+
+
+_LOCAL: tuple[tuple[str, Callable[[Record], Hashable], Callable[[Record], str]], ...] = (
+    ("revision", lambda record: f"'{record.spec.dataset}'", lambda record: record.spec.revision),
+    ("split digest", _split_scope, lambda record: digest(record)[:12]),
+    ("version", lambda record: f"'{record.spec.label}'", lambda r: r.spec.method_version),
+    ("options", lambda record: f"'{record.spec.label}'", lambda r: canonical_json(r.spec.options)),
+)
+
+
+def assign_rows(records: Sequence[Record]) -> dict[str, tuple[Row, list[Record]]]:
+    """Records by row label: the method with its overrides, and what differs between records."""
+    differing = [
+        name
+        for name in (*CONDITIONS, "method_version")
+        if len({condition(record.spec, name) for record in records}) > 1
+    ]
+    labels = _local_labels(records)
+    rows: dict[str, tuple[Row, list[Record]]] = {}
+    for record in records:
+        parts = [f"{name}={_short(name, condition(record.spec, name))}" for name in differing]
+        label = " ".join([record.spec.label, *parts, *labels[id(record)]])
+        rows.setdefault(label, (Row(label, record.spec), []))[1].append(record)
+    return rows
+
+
+def _short(name: str, value: str) -> str:
+    return value[:12] if name == "weights" else value
+
+
+def _local_labels(records: Sequence[Record]) -> dict[int, list[str]]:
+    """Per record, the parts of its label that tell apart revisions, splits and options."""
+    labels: dict[int, list[str]] = {id(record): [] for record in records}
+    by_dataset: defaultdict[str, set[str]] = defaultdict(set)
+    by_split: defaultdict[Hashable, set[str]] = defaultdict(set)
+    by_label: defaultdict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        by_dataset[record.spec.dataset].add(record.spec.revision)
+        by_label[record.spec.label].append(record)
+        if digest(record):
+            by_split[_conditions_of_split(record)].add(digest(record))
+    for record in records:
+        if len(by_dataset[record.spec.dataset]) > 1:
+            labels[id(record)].append(f"revision={record.spec.revision[:12]}")
+        if len(by_split[_conditions_of_split(record)]) > 1:
+            labels[id(record)].append(f"split={digest(record)[:12]}")
+    for group in by_label.values():
+        for record, part in zip(group, _differing_options(group), strict=True):
+            labels[id(record)] += part
+    return labels
+
+
+def _conditions_of_split(record: Record) -> Hashable:
+    spec = record.spec
+    return (_split_name(record), spec.protocol, spec.val, spec.limit, spec.revision)
+
+
+def _differing_options(group: Sequence[Record]) -> list[list[str]]:
+    if len({canonical_json(record.spec.options) for record in group}) == 1:
+        return [[] for _ in group]
+    values = [
+        {name: canonical_json(value) for name, value in record.spec.options.items()}
+        for record in group
+    ]
+    names = sorted({name for options in values for name in options})
+    differing = [name for name in names if len({options.get(name) for options in values}) > 1]
+    return [
+        [f"{name}={options[name]}" for name in differing if name in options] for options in values
+    ]

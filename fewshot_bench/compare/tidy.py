@@ -1,0 +1,158 @@
+"""The table as tidy rows: CSV and JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from fewshot_bench.compare.model import Cell, Table
+from fewshot_bench.compare.statistics import Estimate
+
+FIRST = (
+    "dataset",
+    "method",
+    "shots",
+    "n_seeds",
+    "top1_mean",
+    "top1_ci95",
+    "trained_params",
+    "billed_seconds",
+    "peak_memory_mb",
+)
+_CONDITIONS = ("protocol", "val", "prompts", "backbone", "precision", "device", "limit", "weights")
+
+
+def render_csv(table: Table) -> str:
+    """One line per data set (and `average`), method and shots; empty where there is no number."""
+    lines = rows(table)
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([_text(name) for name in lines[0]] if lines else FIRST)
+    writer.writerows([_field(value) for value in line.values()] for line in lines)
+    return buffer.getvalue()
+
+
+def render_json(table: Table) -> str:
+    """`rows` as in the CSV, with null for what is missing, and `meta` about all of them."""
+    document = {"meta": _meta(table), "rows": rows(table)}
+    return json.dumps(document, indent=1, allow_nan=False, default=str, ensure_ascii=False) + "\n"
+
+
+def rows(table: Table) -> list[dict[str, Any]]:
+    """All tidy rows with the same columns, those of `FIRST` first, the plug-ins' last."""
+    cells = [
+        table.cell(dataset, row, shots)
+        for dataset in table.groups
+        for row in table.rows
+        for shots in table.shots
+        if table.cell(dataset, row, shots).expected
+    ]
+    titles = list(dict.fromkeys(title for cell in cells for title in cell.extra))
+    lines = []
+    for cell in cells:
+        line = _row(table, cell)
+        for title in titles:
+            name = f"plugin_{title}" if title in line else str(title)
+            line[name] = _finite(cell.extra.get(title))
+        lines.append(line)
+    return lines
+
+
+def _row(table: Table, cell: Cell) -> dict[str, Any]:
+    top1 = cell.estimates.get("top1")
+    macro = cell.estimates.get("macro_accuracy")
+    shown = cell.estimates.get(table.metric)
+    spec = cell.row.spec
+    return {
+        "dataset": cell.dataset,
+        "method": cell.row.label,
+        "shots": cell.shots,
+        "n_seeds": shown.n if shown else 0,
+        "top1_mean": _mean(top1),
+        "top1_ci95": _half(top1),
+        "trained_params": _number(cell.trained),
+        "billed_seconds": _number(cell.billed),
+        "peak_memory_mb": _number(cell.memory),
+        "macro_accuracy": _mean(macro),
+        "macro_accuracy_ci95": _half(macro),
+        "status": cell.status,
+        "seeds": [str(seed) for seed in cell.splits],
+        "missing_seeds": [str(seed) for seed in cell.missing_seeds],
+        "failed": cell.failed,
+        "errors": list(cell.errors),
+        "reason": cell.reason,
+        "marks": list(cell.row.marks),
+        "split_verified": cell.verified,
+        "baseline": table.baseline,
+        "delta_metric": table.metric if table.baseline else None,
+        "delta_mean": _mean(cell.delta),
+        "delta_ci95": _half(cell.delta),
+        "delta_n": cell.delta.n if cell.delta else None,
+        **{name: getattr(spec, name) for name in _CONDITIONS},
+    }
+
+
+def _meta(table: Table) -> dict[str, Any]:
+    return {
+        "metric": table.metric,
+        "unit": "percent",
+        "interval": "95 % two-sided Student t over seeds, half-width",
+        "datasets": table.datasets,
+        "methods": [row.label for row in table.rows],
+        "shots": table.shots,
+        "seeds": [str(seed) for seed in table.seeds],
+        "conditions": {name: list(values) for name, values in table.conditions.items()},
+        "records": table.records,
+        "baseline": table.baseline,
+        "signature": table.signature,
+        "notes": table.notes,
+        "missing_commands": table.commands,
+    }
+
+
+def _mean(value: Estimate | None) -> float | int | None:
+    return _number(value.mean) if value else None
+
+
+def _half(value: Estimate | None) -> float | int | None:
+    return _number(value.half) if value else None
+
+
+def _number(value: float | None) -> float | int | None:
+    """Rounded to six decimals; whole numbers without a decimal point."""
+    if value is None:
+        return None
+    rounded = round(value, 6)
+    return int(rounded) if isinstance(value, int) and rounded == int(rounded) else rounded
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(name): _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _field(value: Any) -> Any:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return value
+    if isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping):
+        return _text(";".join(map(str, value)))
+    return _text(str(value))
+
+
+def _text(text: str) -> str:
+    """Text that a spreadsheet does not take for a formula."""
+    formula = text.lstrip().startswith(("=", "+", "-", "@")) or text.startswith(("\t", "\r"))
+    return f"'{text}" if formula else text

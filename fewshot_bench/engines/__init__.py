@@ -1,0 +1,1 @@
+"""Engines run the cells of a plan and hand back each outcome as it exists."""

@@ -1,0 +1,188 @@
+"""The only clock: phases, cost of shared work, peak memory, and parameters seen at the optimizer."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+PHASES = ("encode_support", "fit", "encode_queries", "predict")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Cost:
+    """Seconds of wall clock and of CPU time."""
+
+    wall: float = 0.0
+    cpu: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.wall + other.wall, self.cpu + other.cpu)
+
+    def __sub__(self, other: Cost) -> Cost:
+        return Cost(max(0.0, self.wall - other.wall), max(0.0, self.cpu - other.cpu))
+
+    def to_dict(self) -> dict[str, float]:
+        """Plain numbers, microseconds kept."""
+        return {"wall": round(self.wall, 6), "cpu": round(self.cpu, 6)}
+
+
+class Meter:
+    """Bills phases of one cell; nested phases are not billed twice.
+
+    Work that a cache answers is billed at what it cost when it was computed, so that a reported
+    time does not depend on who ran first; `elapsed` keeps what really passed.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._billed: dict[str, Cost] = {}
+        self._elapsed: dict[str, Cost] = {}
+        self._stack: list[tuple[str, Cost]] = []
+        self.images_seen = 0
+        self.images_encoded = 0
+        self.steps = 0
+
+    def _now(self) -> Cost:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return Cost(time.perf_counter(), time.process_time())
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time what happens inside as `name`; what inner phases take is theirs."""
+        start = self._now()
+        self._stack.append((name, Cost()))
+        try:
+            yield
+        finally:
+            total = self._now() - start
+            _, inner = self._stack.pop()
+            own = total - inner
+            self._elapsed[name] = self._elapsed.get(name, Cost()) + own
+            if name not in ("encode_support", "encode_queries"):
+                self._billed[name] = self._billed.get(name, Cost()) + own
+            if self._stack:
+                outer, spent = self._stack[-1]
+                self._stack[-1] = (outer, spent + total)
+
+    def measure(self, work: Callable[[], Tensor]) -> tuple[Tensor, Cost]:
+        """Run `work` and say what it cost."""
+        start = self._now()
+        result = work()
+        return result, self._now() - start
+
+    def bill(self, cost: Cost) -> None:
+        """Add the price of shared work to the phase that is open."""
+        name = self._stack[-1][0]
+        self._billed[name] = self._billed.get(name, Cost()) + cost
+
+    def timings(self) -> dict[str, Any]:
+        """Per phase `billed` and `elapsed` seconds, and their totals in wall-clock seconds."""
+        phases = {
+            name: {
+                "billed": self._billed.get(name, Cost()).to_dict(),
+                "elapsed": self._elapsed.get(name, Cost()).to_dict(),
+            }
+            for name in PHASES
+        }
+        billed = sum(cost.wall for cost in self._billed.values())
+        elapsed = sum(cost.wall for cost in self._elapsed.values())
+        return {
+            "phases": phases,
+            "billed_seconds": round(billed, 6),
+            "elapsed_seconds": round(elapsed, 6),
+        }
+
+
+class ParameterObserver:
+    """Counts distinct parameters that an optimizer stepped on with a gradient, and the steps."""
+
+    def __init__(self) -> None:
+        self._seen: dict[int, Tensor] = {}
+        self.steps = 0
+        self.declared: int | None = None
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """See every step of every torch optimizer inside."""
+        handle = register_optimizer_step_post_hook(self._after_step)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        self.steps += 1
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None and id(parameter) not in self._seen:
+                    self._seen[id(parameter)] = parameter
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """The distinct parameters that moved."""
+        return list(self._seen.values())
+
+    @property
+    def trained(self) -> int:
+        """Number of trained values: observed, or what a solver without optimizer declared."""
+        observed = sum(parameter.numel() for parameter in self._seen.values())
+        return observed if observed or self.declared is None else self.declared
+
+    @property
+    def source(self) -> str:
+        """`observed` at the optimizer, or `declared` by the method."""
+        return "declared" if not self._seen and self.declared is not None else "observed"
+
+
+class PeakMemory:
+    """Peak memory of a stretch of work in MiB: the device's allocator, or the resident set."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.megabytes = 0.0
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Measure inside."""
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+            try:
+                yield
+            finally:
+                self.megabytes = torch.cuda.max_memory_allocated(self._device) / 2**20
+            return
+        with _sampled_resident_set() as peak:
+            yield
+        self.megabytes = peak[0] / 2**20
+
+
+@contextmanager
+def _sampled_resident_set(interval: float = 0.02) -> Iterator[list[float]]:
+    """The largest resident set, looked at every `interval` seconds and at both ends."""
+    import psutil
+
+    process = psutil.Process()
+    peak = [float(process.memory_info().rss)]
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.wait(interval):
+            peak[0] = max(peak[0], process.memory_info().rss)
+
+    watcher = threading.Thread(target=look, name="fsbench-memory", daemon=True)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+        watcher.join()
+        peak[0] = max(peak[0], process.memory_info().rss)

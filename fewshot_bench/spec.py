@@ -1,0 +1,86 @@
+"""The specification of one cell of the matrix, and its key."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from fewshot_bench.errors import StoreError
+
+PROTOCOLS = ("coop", "clip-lora", "nested")
+VALIDATION = ("none", "min4", "shots", "full")
+PRECISIONS = ("fp32", "bf16", "fp16")
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no blanks: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSpec:
+    """One cell: a method with its hyper-parameters on one data set, shots, seed and backbone.
+
+    `options` are the hyper-parameters in full, `overrides` those that differ from the defaults;
+    `revision` identifies the data set's lists, `weights` the backbone's weights. Everything that
+    can change a number is part of the key.
+    """
+
+    method: str
+    dataset: str
+    shots: int
+    split_seed: int
+    train_seed: int
+    backbone: str = "tiny"
+    protocol: str = "coop"
+    val: str = "min4"
+    prompts: str = "custom"
+    precision: str = "fp32"
+    device: str = "cpu"
+    limit: int | None = None
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    revision: str = ""
+    weights: str = ""
+    method_version: str = "1"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-able values, in the order of the fields."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return values | {"options": dict(self.options), "overrides": dict(self.overrides)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RunSpec:
+        """The inverse of `to_dict`; StoreError names what is missing or not known."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        extra = sorted(set(values) - known)
+        if extra:
+            raise StoreError(f"spec has unknown fields {extra}; written by a newer fewshot_bench?")
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise StoreError(f"spec is incomplete: {error}") from None
+
+    def key(self) -> str:
+        """SHA-256 of the canonical JSON: the identity of the cell and of its files."""
+        return hashlib.sha256(canonical_json(self.to_dict()).encode()).hexdigest()
+
+    @property
+    def label(self) -> str:
+        """The method with its overrides, as tables show it."""
+        return method_label(self.method, self.overrides)
+
+    def describe(self) -> str:
+        """One line that names the cell."""
+        return f"{self.label} on {self.dataset}, {self.shots}-shot, seed {self.train_seed}"
+
+
+def method_label(method: str, overrides: Mapping[str, Any]) -> str:
+    """`clip-lora`, or `clip-lora[rank=4]` when hyper-parameters were overridden."""
+    if not overrides:
+        return method
+    inner = ",".join(f"{name}={overrides[name]}" for name in sorted(overrides))
+    return f"{method}[{inner}]"

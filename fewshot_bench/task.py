@@ -1,0 +1,136 @@
+"""What a method sees: a support set, class names and templates. There is no test set in here."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One labeled image of a data set: `id` is its name within the data set (a relative path)."""
+
+    id: str
+    label: int
+    classname: str
+
+
+def digest_of(roles: Iterable[tuple[str, Iterable[Item]]]) -> str:
+    """SHA-256 over one `role<TAB>item id<TAB>label` line per item, in order."""
+    sha = hashlib.sha256()
+    for role, items in roles:
+        for item in items:
+            sha.update(f"{role}\t{item.id}\t{item.label}\n".encode())
+    return sha.hexdigest()
+
+
+@dataclass(frozen=True)
+class Split:
+    """Support, validation and test items of one cell; identical for every method by construction."""
+
+    dataset: str
+    revision: str
+    protocol: str
+    shots: int
+    seed: int
+    train: tuple[Item, ...]
+    val: tuple[Item, ...]
+    test: tuple[Item, ...]
+    digest: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        roles = (("train", self.train), ("val", self.val), ("test", self.test))
+        object.__setattr__(self, "digest", digest_of(roles))
+
+
+@dataclass(frozen=True, slots=True)
+class Augment:
+    """Random resized crop and horizontal flip, as every method of the field trains with.
+
+    `scale` is the range of the crop's share of the image area, `ratio` of its aspect ratio;
+    the crop is resized bicubically to the backbone's input size. Defaults are CoOp's and
+    CLIP-LoRA's (scale 0.08 to 1); Tip-Adapter uses scale 0.5 to 1.
+    """
+
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+
+
+@runtime_checkable
+class Images(Protocol):
+    """Lazy, batched view of unlabeled images, preprocessed for the backbone of the run."""
+
+    def __len__(self) -> int:
+        """How many images there are."""
+        ...
+
+    def batches(
+        self,
+        size: int,
+        *,
+        order: Tensor | None = None,
+        augment: Augment | None = None,
+        rng: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+    ) -> Iterator[Tensor]:
+        """Pixels (b, 3, h, w), normalized for the backbone, in batches of at most `size`.
+
+        `order` (m,) holds indices to visit (default: all, in order; repeats are allowed).
+        With `augment`, every visit draws a fresh crop from `rng`.
+        """
+        ...
+
+    @property
+    def features(self) -> Tensor:
+        """(n, width) unit-length features from the frozen backbone; encoded once and billed."""
+        ...
+
+    @property
+    def raw_features(self) -> Tensor:
+        """(n, width) the same features before normalization."""
+        ...
+
+    def views(
+        self, count: int, augment: Augment, rng: torch.Generator, *, normalize: bool = True
+    ) -> Tensor:
+        """(count, n, width) frozen features of `count` augmented views of every image.
+
+        Draws exactly one number from `rng`; views are cached under it and billed at their cost.
+        """
+        ...
+
+
+@runtime_checkable
+class Shots(Images, Protocol):
+    """Images with labels: the support set, or the validation set."""
+
+    @property
+    def labels(self) -> Tensor:
+        """(n,) int64 class indices into `Task.classnames`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """All that a method ever sees. `val` is None when the run's validation policy is `none`."""
+
+    classnames: tuple[str, ...]
+    templates: tuple[str, ...]
+    train: Shots
+    val: Shots | None = None
+
+    @property
+    def shots(self) -> int:
+        """Images per class in the support set, by its size (never below 1)."""
+        return max(1, round(len(self.train) / len(self.classnames)))
+
+    def prompts(self, template: str) -> list[str]:
+        """One prompt per class; an underscore in a class name is written as a blank."""
+        return [template.replace("{}", name.replace("_", " ")) for name in self.classnames]

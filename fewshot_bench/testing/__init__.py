@@ -1,0 +1,30 @@
+"""The conformance kit: run it on your own method, in pytest or with `fsbench check NAME`."""
+
+from fewshot_bench.testing.bench import Bench
+from fewshot_bench.testing.failure import CheckFailure, CheckSkipped
+from fewshot_bench.testing.kit import (
+    CheckResult,
+    NamedCheck,
+    all_checks,
+    check_method,
+    iter_checks,
+    parametrize_with_checks,
+    quick,
+    run_checks,
+)
+from fewshot_bench.testing.toy_backbone import toy_backbone
+
+__all__ = [
+    "Bench",
+    "CheckFailure",
+    "CheckResult",
+    "CheckSkipped",
+    "NamedCheck",
+    "all_checks",
+    "check_method",
+    "iter_checks",
+    "parametrize_with_checks",
+    "quick",
+    "run_checks",
+    "toy_backbone",
+]

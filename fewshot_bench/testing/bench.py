@@ -1,0 +1,196 @@
+"""One method on the toy task: fits it once per setting, and lets the checks share the fits."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewshot_bench.context import Context
+from fewshot_bench.features import FeatureStore, image_view
+from fewshot_bench.images import ImageSource
+from fewshot_bench.meter import Meter
+from fewshot_bench.rng import isolated
+from fewshot_bench.task import Item, Task
+from fewshot_bench.testing.observe import Observation, observed
+from fewshot_bench.testing.toy_backbone import toy_backbone
+from fewshot_bench.testing.toy_images import (
+    CLASSNAMES,
+    TEMPLATES,
+    ToyDataset,
+    WatchedImages,
+    WatchedShots,
+    dataset_of,
+    draw,
+)
+
+SHOTS = 4
+VALIDATION = 2
+QUERIES = 16
+SEED = 1
+PERMUTATION = (2, 0, 3, 1)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What one fit is asked for; `classes` lists toy classes in the order of the task."""
+
+    shots: int = SHOTS
+    validation: int = VALIDATION
+    classes: tuple[int, ...] = (0, 1, 2, 3)
+
+
+@dataclass
+class Fit:
+    """One fitted classifier with everything that was seen while it was made."""
+
+    setting: Setting
+    task: Task
+    backbone: Any
+    context: Context
+    queries: ImageSource
+    labels: Tensor
+    classifier: Any = None
+    logits: Any = None
+    seen: Observation = field(default_factory=Observation)
+    fingerprints: list[str] = field(default_factory=list)
+    views: list[WatchedImages] = field(default_factory=list)
+
+    def predict(self, order: Sequence[int] | None = None) -> Any:
+        """What `logits` returns for the queries `order` (default: all, in order)."""
+        with torch.no_grad():
+            return self.classifier.logits(self.view(order))
+
+    def view(self, order: Sequence[int] | None = None) -> WatchedImages:
+        """The queries `order` (default: all, in order), without labels."""
+        view = WatchedImages(_view(self.queries, order))
+        self.views.append(view)
+        return view
+
+    def tensors(self) -> list[Tensor]:
+        """The stored tensors that lie where the backbone is."""
+        stored = self.classifier.tensors().values()
+        return [tensor for tensor in stored if tensor.device == self.backbone.device]
+
+
+class Bench:
+    """A method under test. Each named fit is made on first use and kept."""
+
+    def __init__(self, method: Any, device: str = "cpu") -> None:
+        self.method = method
+        self.device = device
+
+    @functools.cached_property
+    def first(self) -> Fit:
+        """The usual task: four classes, four shots, two validation images per class."""
+        return fit(self.method, Setting(), self.device)
+
+    @functools.cached_property
+    def again(self) -> Fit:
+        """The same instance, task and seed a second time."""
+        _ = self.first
+        return fit(self.method, Setting(), self.device)
+
+    @functools.cached_property
+    def twin(self) -> Fit:
+        """Another instance with the same hyper-parameters, task and seed."""
+        return fit(twin_of(self.method), Setting(), self.device)
+
+    @functools.cached_property
+    def permuted(self) -> Fit:
+        """The same images in the same order, the classes in another order."""
+        return fit(self.method, Setting(classes=PERMUTATION), self.device)
+
+    @functools.cached_property
+    def one_shot(self) -> Fit:
+        """One support and one validation image per class."""
+        return fit(self.method, Setting(shots=1, validation=1), self.device)
+
+    @functools.cached_property
+    def without_validation(self) -> Fit:
+        """No validation images."""
+        return fit(self.method, Setting(validation=0), self.device)
+
+    def of_classes(self, *classes: int) -> Fit:
+        """A task with fewer classes and two shots."""
+        return fit(self.method, Setting(2, 1, classes), self.device)
+
+
+def twin_of(method: Any) -> Any:
+    """A new instance with the same hyper-parameters."""
+    if dataclasses.is_dataclass(method) and not isinstance(method, type):
+        return dataclasses.replace(method)
+    return copy.copy(method)
+
+
+def fit(method: Any, setting: Setting, device: str) -> Fit:
+    """Fit a method as the runner does, on its own backbone, and predict all queries."""
+    made = _prepare(setting, device)
+    made.fingerprints.append(made.backbone.fingerprint())
+    with isolated(SEED), observed() as seen:
+        made.classifier = method.fit(made.task, made.backbone, made.context)
+        made.fingerprints.append(made.backbone.fingerprint())
+        if callable(getattr(made.classifier, "logits", None)):
+            made.logits = made.predict()
+            made.fingerprints.append(made.backbone.fingerprint())
+    made.seen = seen
+    return made
+
+
+def _prepare(setting: Setting, device: str) -> Fit:
+    backbone = toy_backbone(device)
+    names = tuple(CLASSNAMES[index] for index in setting.classes)
+    train = WatchedShots(_view(_source("train", setting.shots, setting, backbone), labeled=True))
+    val = None
+    if setting.validation:
+        source = _source("val", setting.validation, setting, backbone)
+        val = WatchedShots(_view(source, labeled=True))
+    queries, labels = _queries(setting, backbone)
+    made = Fit(
+        setting,
+        Task(names, TEMPLATES, train, val),
+        backbone,
+        Context(SEED, backbone.device),
+        queries,
+        labels,
+    )
+    made.views += [view for view in (train, val) if view is not None]
+    return made
+
+
+def _source(stream: str, count: int, setting: Setting, backbone: Any) -> ImageSource:
+    """Images of the setting's classes in the toy's own order, labeled in the setting's order."""
+    dataset, items = _files(stream, count)
+    relabeled = [
+        Item(item.id, setting.classes.index(item.label), "")
+        for item in items
+        if item.label in setting.classes
+    ]
+    return ImageSource(dataset, relabeled, backbone)
+
+
+def _queries(setting: Setting, backbone: Any) -> tuple[ImageSource, Tensor]:
+    """Unlabeled queries, and apart from them their labels."""
+    source = _source("queries", QUERIES, setting, backbone)
+    nameless = [Item(item.id, -1, "") for item in source.items]
+    return ImageSource(_files("queries", QUERIES)[0], nameless, backbone), source.labels
+
+
+@functools.cache
+def _files(stream: str, count: int) -> tuple[ToyDataset, tuple[Item, ...]]:
+    pixels, labels = draw(count, stream)
+    return dataset_of(pixels, labels.tolist())
+
+
+def _view(source: ImageSource, order: Sequence[int] | None = None, labeled: bool = False) -> Any:
+    """A view as the runner hands it over; its cost is measured and dropped."""
+    meter = Meter(source.backbone.device)
+    indices = None if order is None else list(order)
+    store = FeatureStore(None)
+    return image_view(source, store, meter, phase="fit", order=indices, labeled=labeled)

@@ -1,0 +1,19 @@
+"""How a check says that a rule is broken, or that it does not apply."""
+
+from __future__ import annotations
+
+import unittest
+
+
+class CheckFailure(AssertionError):
+    """A method breaks the rule of a check."""
+
+
+class CheckSkipped(unittest.SkipTest):
+    """The rule does not apply here; pytest shows the reason as a skip."""
+
+
+def require(holds: bool, reason: str) -> None:
+    """CheckFailure with the reason unless `holds`."""
+    if not holds:
+        raise CheckFailure(reason)

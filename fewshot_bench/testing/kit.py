@@ -1,0 +1,161 @@
+"""Runs the checks: for pytest, for a plain call, and for the terminal."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fewshot_bench.errors import unknown
+from fewshot_bench.testing import contract_checks, learning_checks, manners_checks
+from fewshot_bench.testing.bench import Bench
+from fewshot_bench.testing.failure import CheckFailure, CheckSkipped
+
+Check = Callable[[Bench], None]
+Outcome = Literal["passed", "failed", "skipped", "expected failure"]
+_KEPT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """What one check said of a method; `reason` is empty when it passed."""
+
+    name: str
+    rule: str
+    outcome: Outcome
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class NamedCheck:
+    """A check under its name; called with a method, it shares fits with the other checks."""
+
+    name: str
+    function: Check
+
+    @property
+    def rule(self) -> str:
+        """The rule in one sentence."""
+        return (inspect.getdoc(self.function) or "").splitlines()[0]
+
+    def __call__(self, method: Any) -> None:
+        """CheckFailure (or whatever the method raises) when the rule is broken."""
+        self.function(_bench(method))
+
+
+_benches: list[Bench] = []
+
+
+def _bench(method: Any) -> Bench:
+    """The bench of an instance; the last few are kept, so that checks of one method share fits."""
+    for bench in _benches:
+        if bench.method is method:
+            return bench
+    _benches.append(Bench(method))
+    del _benches[:-_KEPT]
+    return _benches[-1]
+
+
+def all_checks() -> list[NamedCheck]:
+    """Every check, in the order in which a new method meets them."""
+    modules = (contract_checks, learning_checks, manners_checks)
+    return [
+        NamedCheck(name, function)
+        for module in modules
+        for name, function in vars(module).items()
+        if name.startswith("check_") and inspect.getmodule(function) is module
+    ]
+
+
+def iter_checks(method: Any, expected_failures: Mapping[str, str]) -> Iterator[CheckResult]:
+    """One result per check, as soon as it is there."""
+    refuse_unknown(expected_failures)
+    bench = Bench(method)
+    for check in all_checks():
+        yield _judge(check, bench, expected_failures.get(check.name))
+
+
+def run_checks(
+    method: Any, *, expected_failures: Mapping[str, str] | None = None
+) -> list[CheckResult]:
+    """The results of all checks on one method."""
+    return list(iter_checks(method, expected_failures or {}))
+
+
+def _judge(check: NamedCheck, bench: Bench, expected: str | None) -> CheckResult:
+    try:
+        check.function(bench)
+    except CheckSkipped as skip:
+        return CheckResult(check.name, check.rule, "skipped", str(skip))
+    except CheckFailure as failure:
+        problem = str(failure)
+    except (Exception, SystemExit) as error:
+        problem = f"{type(error).__name__}: {error}"
+    else:
+        if expected is None:
+            return CheckResult(check.name, check.rule, "passed")
+        reason = f"expected to fail ({expected}) but passes; remove it from expected_failures"
+        return CheckResult(check.name, check.rule, "failed", reason)
+    if expected is None:
+        return CheckResult(check.name, check.rule, "failed", problem)
+    return CheckResult(check.name, check.rule, "expected failure", expected)
+
+
+def check_method(method: Any, *, expected_failures: Mapping[str, str] | None = None) -> None:
+    """Run all checks; CheckFailure lists every rule that is broken and not expected to be."""
+    results = run_checks(method, expected_failures=expected_failures)
+    failed = [result for result in results if result.outcome == "failed"]
+    if failed:
+        lines = "\n".join(f"  {result.name}: {result.reason}" for result in failed)
+        raise CheckFailure(f"{_name(method)} breaks {len(failed)} rules:\n{lines}")
+
+
+def parametrize_with_checks(
+    methods: Sequence[Any],
+    *,
+    expected_failures: Mapping[str, Mapping[str, str]] | None = None,
+) -> Any:
+    """Decorator for a test of `(method, check)`, which runs once per method and check.
+
+    `expected_failures` maps a method's name to its checks that fail, each with the reason; they
+    become strict xfails, so that one that passes is an error.
+    """
+    import pytest
+
+    expected = dict(expected_failures or {})
+    names = [_name(method) for method in methods]
+    for name, reasons in expected.items():
+        if name not in names:
+            raise unknown("method in expected_failures", name, names, "the methods of this call")
+        refuse_unknown(reasons)
+    cases = []
+    for method in methods:
+        reasons = expected.get(_name(method), {})
+        for check in all_checks():
+            reason = reasons.get(check.name)
+            marks = [pytest.mark.xfail(strict=True, reason=reason)] if reason else []
+            cases.append(
+                pytest.param(method, check, id=f"{_name(method)}-{check.name}", marks=marks)
+            )
+    return pytest.mark.parametrize(("method", "check"), cases)
+
+
+def refuse_unknown(expected_failures: Mapping[str, str]) -> None:
+    """An expected failure must name a check and give a reason."""
+    names = [check.name for check in all_checks()]
+    for name, reason in expected_failures.items():
+        if name not in names:
+            raise unknown("check", name, names, "fewshot_bench.testing.all_checks()")
+        if not reason.strip():
+            raise CheckFailure(f"expected failure '{name}' has no reason: say why it is right")
+
+
+def _name(method: Any) -> str:
+    return str(getattr(type(method), "name", type(method).__name__))
+
+
+def quick(method: Any) -> Any:
+    """The method's own quick variant when it has one (`def quick(self) -> Self`)."""
+    shorten = getattr(method, "quick", None)
+    return shorten() if callable(shorten) else method

@@ -1,0 +1,113 @@
+"""Checks of what a method learns, and of the tasks that it must be able to learn from."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fewshot_bench.testing.bench import Bench, Fit
+from fewshot_bench.testing.contract_checks import as_floats, require_close, require_rows
+from fewshot_bench.testing.failure import CheckSkipped, require
+from fewshot_bench.testing.observe import not_stored
+
+ABOVE_CHANCE = 0.25
+SLACK = 0.05
+AGREEMENT = 0.8
+
+
+def check_trained_parameters_are_stored(bench: Bench) -> None:
+    """Every parameter that an optimizer moved is accounted for in `tensors`."""
+    moved = bench.first.seen.moved
+    if not moved:
+        raise CheckSkipped("no torch optimizer moved a parameter")
+    missing = not_stored(moved, bench.first.tensors())
+    shapes = [tuple(parameter.shape) for parameter in missing]
+    require(
+        not missing,
+        f"{len(missing)} of {len(moved)} trained parameters are not in tensors(): shapes {shapes}",
+    )
+
+
+def check_training_moves_parameters(bench: Bench) -> None:
+    """A method that claims to train moves a parameter or declares some; one that doesn't, neither.
+
+    The claim is the class variable `trains`; without it, stepping an optimizer is the claim.
+    """
+    seen, declared = bench.first.seen, bench.first.context.declared or 0
+    claim: bool | None = getattr(type(bench.method), "trains", None)
+    count = sum(parameter.numel() for parameter in seen.moved)
+    if claim is False:
+        require(count + declared == 0, f"trains = False, but {count + declared} values trained")
+    elif claim or seen.steps:
+        require(
+            count + declared > 0,
+            f"{seen.steps} optimizer steps moved no parameter, and ctx.declare_trained was not "
+            "called",
+        )
+
+
+def check_permuted_classes_permute_predictions(bench: Bench) -> None:
+    """With the classes in another order, the same queries go to the same classes.
+
+    Training-free methods must give the same logits; trained ones, whose random start may differ
+    by class, must agree on at least four in five queries.
+    """
+    order = bench.permuted.setting.classes
+    original = as_floats(bench.first.logits)[:, list(order)]
+    permuted = as_floats(bench.permuted.logits)
+    complaint = "classes in another order get other logits"
+    if not bench.first.seen.moved and not bench.first.context.declared:
+        require_close(permuted, original, complaint)
+    agreement = _share(permuted.argmax(dim=1) == original.argmax(dim=1))
+    require(
+        agreement >= AGREEMENT,
+        f"with the classes in another order, only {agreement:.0%} of the queries get the same "
+        f"class (at least {AGREEMENT:.0%} expected); is a label used as a position?",
+    )
+
+
+def check_learns_a_separable_task(bench: Bench) -> None:
+    """On colored squares it is well above chance and not below zero-shot."""
+    fit = bench.first
+    accuracy = accuracy_of(fit.logits, fit.labels)
+    chance = 1 / len(fit.setting.classes)
+    require(
+        accuracy >= chance + ABOVE_CHANCE,
+        f"accuracy {accuracy:.0%} on colored squares, where chance is {chance:.0%}",
+    )
+    start = accuracy_of(zero_shot(fit), fit.labels)
+    require(
+        accuracy >= start - SLACK,
+        f"accuracy {accuracy:.0%} on colored squares, below zero-shot ({start:.0%})",
+    )
+
+
+def zero_shot(fit: Fit) -> Tensor:
+    """The zero-shot logits of the queries of a fit."""
+    weights: Tensor = fit.backbone.class_features(fit.task)
+    logits: Tensor = fit.backbone.logit_scale * fit.view().features @ weights.T
+    return logits
+
+
+def accuracy_of(logits: Tensor, labels: Tensor) -> float:
+    """Share of rows whose largest logit is at the label."""
+    return _share(as_floats(logits).argmax(dim=1) == labels)
+
+
+def _share(hits: Tensor) -> float:
+    return float(hits.double().mean())
+
+
+def check_one_shot_is_enough(bench: Bench) -> None:
+    """One image per class is enough to fit and predict."""
+    require_rows(bench.one_shot)
+
+
+def check_needs_no_validation(bench: Bench) -> None:
+    """`task.val` may be None."""
+    require_rows(bench.without_validation)
+
+
+def check_one_and_two_classes_work(bench: Bench) -> None:
+    """Tasks of one class and of two classes are fitted and predicted like any other."""
+    require_rows(bench.of_classes(2))
+    require_rows(bench.of_classes(3, 0))

@@ -1,0 +1,74 @@
+"""Checks of what a method leaves behind: backbone, output, generators, process state, seeds."""
+
+from __future__ import annotations
+
+import torch
+
+from fewshot_bench.testing.bench import Bench, Setting, fit
+from fewshot_bench.testing.contract_checks import as_floats, require_close
+from fewshot_bench.testing.failure import require
+from fewshot_bench.testing.toy_images import asked
+
+
+def check_backbone_is_left_as_found(bench: Bench) -> None:
+    """The backbone's weights, buffers, flags and hooks are as before after fit and after logits."""
+    prints = bench.first.fingerprints
+    require(prints[1] == prints[0], "fit left the backbone changed; work on copies, or undo it")
+    require(prints[-1] == prints[0], "logits() left the backbone changed")
+
+
+def check_same_seed_gives_the_same_logits(bench: Bench) -> None:
+    """Two instances with equal hyper-parameters and the same seed give the same logits."""
+    require_same(bench, as_floats(bench.twin.logits), "another instance with the same seed")
+
+
+def check_fit_is_repeatable(bench: Bench) -> None:
+    """Fitting one instance twice gives the same logits, and leaves the first classifier alone."""
+    require_same(bench, as_floats(bench.again.logits), "a second fit of the same instance")
+    later = as_floats(bench.first.predict())
+    require_same(bench, later, "the first classifier, after a second fit,")
+
+
+def require_same(bench: Bench, logits: torch.Tensor, who: str) -> None:
+    """CheckFailure unless the logits equal the first ones: bit for bit on the CPU."""
+    expected = as_floats(bench.first.logits)
+    if bench.device == "cpu":
+        same = torch.equal(logits, expected)
+        require(same, f"{who} gives other logits; draw from ctx.rng(name) alone, keep no state")
+    require_close(logits, expected, f"{who} gives other logits")
+
+
+def check_follows_the_device(bench: Bench) -> None:
+    """Logits and stored tensors are on the backbone's device; with CUDA, it is tried there too."""
+    devices = {bench.device} | ({"cuda"} if torch.cuda.is_available() else set())
+    for device in sorted(devices):
+        made = bench.first if device == bench.device else fit(bench.method, Setting(), device)
+        expected = made.backbone.device
+        found = {"logits": made.logits.device}
+        found |= {name: t.device for name, t in made.classifier.tensors().items()}
+        wrong = {name: str(where) for name, where in found.items() if where != expected}
+        require(not wrong, f"on {expected}, these are elsewhere: {wrong}; use ctx.device")
+
+
+def check_prints_nothing(bench: Bench) -> None:
+    """Nothing is written to stdout or stderr; `ctx.note` keeps facts, `ctx.progress` shows life."""
+    text = bench.first.seen.printed + bench.again.seen.printed
+    require(not text, f"wrote {text[:80]!r}; use ctx.note and ctx.progress")
+
+
+def check_draws_from_no_global_generator(bench: Bench) -> None:
+    """The global generators of random, NumPy and torch are where they were."""
+    drawn = bench.first.seen.generators
+    require(not drawn, f"drew from the global generator of {', '.join(drawn)}; use ctx.rng(name)")
+
+
+def check_leaves_process_state_alone(bench: Bench) -> None:
+    """Directory, environment, default dtype, threads and grad mode are as before."""
+    changes = bench.again.seen.state
+    require(not changes, f"changed the process: {'; '.join(changes)}")
+
+
+def check_asks_only_for_what_is_handed_over(bench: Bench) -> None:
+    """Of images, only the contract is asked: no labels of queries, no paths, no sources."""
+    names = asked(*bench.first.views)
+    require(not names, f"asked its images for {', '.join(names)}; queries have no labels or paths")

@@ -1,0 +1,1 @@
+"""The built-in methods, registered through the same entry point as anyone's."""

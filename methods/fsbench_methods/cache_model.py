@@ -1,0 +1,106 @@
+"""Tip-Adapter's key-value cache and the search for its two constants."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BLOCK = 2**24
+"""Elements of the largest temporary tensor."""
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Keys (m, width) and labels (m,), sorted by label; the values are the one-hot labels."""
+
+    keys: Tensor
+    labels: Tensor
+    classes: int
+    balanced: bool
+
+    @classmethod
+    def build(cls, keys: Tensor, labels: Tensor, classes: int) -> Cache:
+        """A cache of the given keys, in the order of their labels."""
+        order = torch.argsort(labels, stable=True)
+        counts = torch.bincount(labels, minlength=classes)
+        balanced = bool((counts == counts[0]).all())
+        return cls(keys[order], labels[order], classes, balanced)
+
+    def with_keys(self, keys: Tensor) -> Cache:
+        """The same cache with other keys (in this cache's order)."""
+        return replace(self, keys=keys)
+
+    def affinity(self, features: Tensor) -> Tensor:
+        """(n, m) products of unit features with the keys."""
+        return features @ self.keys.T
+
+    def per_class(self, activation: Tensor) -> Tensor:
+        """(n, m) activations times the one-hot values: (n, classes)."""
+        if self.balanced:
+            return activation.view(len(activation), self.classes, -1).sum(dim=-1)
+        return activation @ F.one_hot(self.labels, self.classes).to(activation.dtype)
+
+    def logits(self, affinity: Tensor, beta: float) -> Tensor:
+        """(n, classes): exp(-(beta - beta * affinity)) V (Tip-Adapter, equations 3 and 5)."""
+        return self.per_class(torch.exp(beta * affinity - beta))
+
+    @torch.no_grad()
+    def blended(
+        self, features: Tensor, class_features: Tensor, scale: float, beta: float, alpha: float
+    ) -> Tensor:
+        """(n, classes): scale * f W' + alpha * cache logits, in blocks of queries."""
+        size = max(1, BLOCK // max(1, len(self.keys)))
+        parts = [
+            scale * block @ class_features.T + alpha * self.logits(self.affinity(block), beta)
+            for block in torch.split(features, size)
+        ]
+        return torch.cat(parts)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The chosen constants, and how many validation images they get right."""
+
+    beta: float
+    alpha: float
+    correct: int
+
+
+def grid(scale: float, points: int) -> list[float]:
+    """`i * (scale - 0.1) / points + 0.1` for i < points (Tip-Adapter utils.py)."""
+    return [i * (scale - 0.1) / points + 0.1 for i in range(points)]
+
+
+@torch.no_grad()
+def search(
+    cache: Cache,
+    features: Tensor,
+    labels: Tensor,
+    zero_shot: Tensor,
+    betas: list[float],
+    alphas: list[float],
+) -> Choice:
+    """The first best (beta, alpha), beta in the outer loop, as the plain double loop finds it.
+
+    features (n, width) and labels (n,) are of the validation set, zero_shot (n, classes) its
+    zero-shot logits. Affinities are computed once, activations once per beta, and all alphas are
+    scored together. A tie for the largest logit counts as correct.
+    """
+    counts = torch.zeros(len(betas), len(alphas), dtype=torch.int64, device=features.device)
+    weights = torch.tensor(alphas, device=features.device)[:, None, None]
+    size = max(1, BLOCK // max(len(cache.keys), len(alphas) * cache.classes))
+    parts = (torch.split(whole, size) for whole in (features, labels, zero_shot))
+    for block, targets, base in zip(*parts, strict=True):
+        affinity = cache.affinity(block)
+        own = targets[None, :, None].expand(len(alphas), -1, 1)
+        for row, beta in enumerate(betas):
+            logits = base + weights * cache.logits(affinity, beta)
+            right = logits.gather(-1, own).squeeze(-1) >= logits.amax(dim=-1)
+            counts[row] += right.sum(dim=-1)
+    flat = counts.flatten().cpu().numpy()
+    best = int(np.argmax(flat))
+    return Choice(betas[best // len(alphas)], alphas[best % len(alphas)], int(flat[best]))

@@ -1,0 +1,250 @@
+"""CLIP-LoRA: low-rank adaptation of both encoders."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fewshot_bench import Augment, Backbone, Images, ImageTower, RunContext, Task, TextTower, hyper
+from fsbench_methods import checks
+from fsbench_methods.lora_layers import (
+    Dropout,
+    LowRank,
+    init_factors,
+    layers_at,
+    tower_sites,
+)
+from fsbench_methods.training import (
+    Autocast,
+    cosine,
+    device_generator,
+    epoch_views,
+    minibatches,
+    minimize,
+    set_rate,
+    steps_per_epoch,
+    unit,
+)
+
+EVAL_BATCH = 256
+MATRICES = {"q": ("q",), "k": ("k",), "v": ("v",), "o": ("o",), "m": ("fc", "proj")}
+_PAPER = "CLIP-LoRA (Zanella and Ben Ayed 2024)"
+
+
+@dataclass(frozen=True)
+class LoraModel:
+    """CLIP with low-rank updates; a tower that is not adapted is None, its features are frozen.
+
+    tokens hold (classes, context) ids per template, frozen_text (classes, embed) unit features.
+    """
+
+    vision: ImageTower | None
+    text: TextTower | None
+    tokens: tuple[Tensor, ...]
+    frozen_text: Tensor | None
+    scale: float
+    autocast: Autocast
+
+    def class_features(self, adapter: LowRank | None) -> Tensor:
+        """(classes, embed): unit features averaged over the templates, unit length, float32."""
+        if self.text is None:
+            assert self.frozen_text is not None
+            return self.frozen_text
+        with self.autocast():
+            raw = [self.text.encode_tokens(tokens, adapter) for tokens in self.tokens]
+        if len(raw) == 1:
+            return unit(raw[0])
+        return unit(torch.stack([unit(features) for features in raw]).mean(dim=0))
+
+    def image_features(self, batch: Tensor, adapter: LowRank | None) -> Tensor:
+        """Unit features of pixels; with a frozen image encoder `batch` holds features already."""
+        if self.vision is None:
+            return batch
+        with self.autocast():
+            raw = self.vision.encode(batch, adapter)
+        return unit(raw)
+
+    def logits(self, batch: Tensor, class_features: Tensor, adapter: LowRank | None) -> Tensor:
+        """(b, classes) in float32."""
+        return self.scale * self.image_features(batch, adapter) @ class_features.T
+
+    def loss(self, batch: Tensor, labels: Tensor, adapter: LowRank) -> Tensor:
+        """Cross-entropy of one batch, differentiable in every A and B."""
+        return F.cross_entropy(self.logits(batch, self.class_features(adapter), adapter), labels)
+
+    def merged(self, adapter: LowRank) -> LoraModel:
+        """The model with the updates added to its weights."""
+        deltas = adapter.merged()
+        return replace(
+            self,
+            vision=None if self.vision is None else self.vision.with_deltas(deltas),
+            text=None if self.text is None else self.text.with_deltas(deltas),
+        )
+
+
+@dataclass(frozen=True)
+class LoraClassifier:
+    """CLIP with merged updates."""
+
+    model: LoraModel
+    adapter: LowRank
+
+    @torch.no_grad()
+    def logits(self, queries: Images) -> Tensor:
+        """(n, classes): merges the updates, then encodes the queries in batches of 256."""
+        model = self.model.merged(self.adapter)
+        class_features = model.class_features(None)
+        if model.vision is None:
+            return model.logits(queries.features, class_features, None)
+        batches = queries.batches(EVAL_BATCH, device=class_features.device)
+        parts = [model.logits(pixels, class_features, None) for pixels in batches]
+        return torch.cat(parts)
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """A and B of every adapted matrix, such as `vision.0.q.A`."""
+        return self.adapter.named_tensors()
+
+
+@dataclass(frozen=True)
+class ClipLora:
+    """CLIP-LoRA (Zanella and Ben Ayed, CVPR Workshops 2024).
+
+    Low-rank updates on q, k and v of every block of both encoders; only they are trained, for
+    `iterations` steps per shot, with one configuration for all data sets and no validation data.
+    `matrices` are letters of q, k, v, o (attention output) and m (both matrices of the MLP, an
+    addition of ours). Position names follow the paper: its Up and Bottom are halves, `top-half`
+    and `bottom-half` here; the official code's up and bottom are the thirds `top` and `bottom`.
+
+    Differences from the official code: the task's templates are averaged when there are several
+    (it reads the first one); the dropout mask of tokens that all prompts share is drawn once for
+    all classes, since the shared prefix is computed once; with a frozen image encoder its
+    augmented views are encoded ahead of training.
+    """
+
+    name: ClassVar[str] = "clip-lora"
+    version: ClassVar[str] = "1"
+
+    rank: int = hyper(2, "rank r of every update", source=f"{_PAPER}, section 4")
+    alpha: float = hyper(1.0, "numerator of the scaling", source="run_utils.py:22-35")
+    scaling: Literal["sqrt", "linear"] = hyper(
+        "sqrt", "scale updates by alpha/sqrt(r) or alpha/r", source="loralib/layers.py:41-42"
+    )
+    dropout: float = hyper(0.25, "dropout on the updates' input", source=f"{_PAPER}, section 4")
+    encoder: Literal["both", "vision", "text"] = hyper(
+        "both", "which encoders are adapted", source=f"{_PAPER}, section 5"
+    )
+    position: Literal["all", "top-half", "bottom-half", "top", "middle", "bottom", "top3"] = hyper(
+        "all", "which layers are adapted", source="loralib/utils.py:10-39"
+    )
+    matrices: str = hyper(
+        "qkv", "which matrices are adapted: letters of q k v o m", source=f"{_PAPER}, section 5"
+    )
+    iterations: int = hyper(
+        500, "training steps per shot", unit="steps/shot", source=f"{_PAPER}, section 4"
+    )
+    lr: float = hyper(2e-4, "learning rate of AdamW", source=f"{_PAPER}, section 4")
+    eta_min: float = hyper(1e-6, "learning rate at the end of the cosine", source="lora.py:76")
+    weight_decay: float = hyper(1e-2, "weight decay of AdamW", source="lora.py:75")
+    beta1: float = hyper(0.9, "first moment of AdamW", source="lora.py:75")
+    beta2: float = hyper(0.999, "second moment of AdamW", source="lora.py:75")
+    batch_size: int = hyper(32, "images per step", unit="images", source=f"{_PAPER}, section 4")
+
+    def __post_init__(self) -> None:
+        """UsageError for values out of range."""
+        checks.require_choices(self)
+        checks.require_positive(self, "rank", "iterations", "batch_size", "lr")
+        checks.require_not_negative(self, "alpha", "weight_decay")
+        for field in ("dropout", "beta1", "beta2"):
+            checks.require(self, field, 0 <= getattr(self, field) < 1, "a number in [0, 1)")
+        checks.require(self, "eta_min", 0 <= self.eta_min <= self.lr, f"from 0 to lr={self.lr!r}")
+        letters = set(self.matrices)
+        valid = bool(letters) and letters <= set(MATRICES) and len(letters) == len(self.matrices)
+        expected = "distinct letters of q, k, v, o, m without separators, such as 'qkv'"
+        checks.require(self, "matrices", valid, expected)
+
+    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> LoraClassifier:
+        """Trains the updates for `iterations` steps per shot."""
+        model = self.model(task, backbone, ctx)
+        adapter = self.adapter(model, backbone.device, ctx)
+        self._train(model, adapter, task, backbone, ctx)
+        return LoraClassifier(model, adapter.detached())
+
+    def model(self, task: Task, backbone: Backbone, ctx: RunContext) -> LoraModel:
+        """The frozen part of the model."""
+        adapts_text = self.encoder != "vision"
+        prompts = [task.prompts(template) for template in task.templates] if adapts_text else []
+        return LoraModel(
+            backbone.image_tower() if self.encoder != "text" else None,
+            backbone.text_tower() if adapts_text else None,
+            tuple(backbone.tokenize(texts) for texts in prompts),
+            None if adapts_text else backbone.class_features(task),
+            backbone.logit_scale,
+            ctx.autocast,
+        )
+
+    def adapter(self, model: LoraModel, device: torch.device, ctx: RunContext) -> LowRank:
+        """Fresh updates at the chosen sites; the model they adapt is still exactly CLIP."""
+        matrices = [
+            name for letter, names in MATRICES.items() if letter in self.matrices for name in names
+        ]
+        sites = []
+        for encoder, tower in (("vision", model.vision), ("text", model.text)):
+            if tower is not None:
+                layers = layers_at(self.position, tower.layers)
+                sites += tower_sites(tower, encoder, layers, matrices)
+        factors = init_factors(sites, self.rank, ctx.rng("init"), device)
+        divisor = math.sqrt(self.rank) if self.scaling == "sqrt" else self.rank
+        dropout = None
+        if self.dropout:
+            dropout = Dropout(self.dropout, device_generator(ctx.rng("dropout"), device))
+        return LowRank(factors, self.alpha / divisor, dropout)
+
+    def _train(
+        self, model: LoraModel, adapter: LowRank, task: Task, backbone: Backbone, ctx: RunContext
+    ) -> None:
+        optimizer = torch.optim.AdamW(
+            adapter.parameters(),
+            lr=self.lr,
+            betas=(self.beta1, self.beta2),
+            weight_decay=self.weight_decay,
+            fused=True,
+        )
+        scaler, total = ctx.scaler(), self.iterations * task.shots
+        batches = self._pixels(task, backbone.device, ctx)
+        if model.vision is None:
+            batches = self._frozen_views(task, backbone, total, ctx)
+        for step, (batch, labels) in enumerate(itertools.islice(batches, total)):
+            set_rate(optimizer, cosine(self.lr, step, total, self.eta_min))
+            minimize(model.loss(batch, labels, adapter), optimizer, scaler)
+            ctx.progress(step + 1, total)
+
+    def _pixels(
+        self, task: Task, device: torch.device, ctx: RunContext
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Endless epochs of augmented pixels; the short last batch of an epoch is kept."""
+        order, rng, labels = ctx.rng("order"), ctx.rng("augment"), task.train.labels.to(device)
+        while True:
+            permutation = torch.randperm(len(task.train), generator=order)
+            targets = torch.split(labels[permutation.to(device)], self.batch_size)
+            pixels = task.train.batches(
+                self.batch_size, order=permutation, augment=Augment(), rng=rng, device=device
+            )
+            yield from zip(pixels, targets, strict=True)
+
+    def _frozen_views(
+        self, task: Task, backbone: Backbone, total: int, ctx: RunContext
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Epochs of features of augmented views, for an image encoder that is not adapted."""
+        count, size, labels = len(task.train), self.batch_size, task.train.labels
+        epochs = math.ceil(total / steps_per_epoch(count, size, drop_last=False))
+        order, rng = ctx.rng("order"), ctx.rng("augment")
+        for features in epoch_views(task.train, epochs, Augment(), rng, backbone.embed_dim):
+            for index in minibatches(count, size, order, labels.device, drop_last=False):
+                yield features[index], labels[index]

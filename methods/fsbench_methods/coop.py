@@ -1,0 +1,181 @@
+"""CoOp: prompt learning by context optimization."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fewshot_bench import Augment, Backbone, Images, RunContext, Task, TextTower, hyper
+from fsbench_methods import checks
+from fsbench_methods.prompts import Prompts, build_prompts
+from fsbench_methods.training import (
+    Autocast,
+    cosine,
+    epoch_views,
+    minibatches,
+    minimize,
+    set_rate,
+    steps_per_epoch,
+    unit,
+)
+
+_CODE = "CoOp (Zhou et al. 2022)"
+
+
+@dataclass(frozen=True)
+class PromptModel:
+    """Everything frozen that turns a context into logits."""
+
+    prompts: Prompts
+    tower: TextTower
+    scale: float
+    autocast: Autocast
+
+    def class_features(self, context: Tensor) -> Tensor:
+        """(classes, embed) unit features of the prompts with this context, in float32."""
+        with self.autocast():
+            raw = self.prompts.features(self.tower, context)
+        return unit(raw)
+
+    def loss(self, context: Tensor, features: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy of one batch of unit image features, differentiable in the context."""
+        return F.cross_entropy(self.scale * features @ self.class_features(context).T, labels)
+
+
+@dataclass(frozen=True)
+class PromptClassifier:
+    """Zero-shot classification with learned prompts."""
+
+    model: PromptModel
+    context: Tensor
+
+    @torch.no_grad()
+    def logits(self, queries: Images) -> Tensor:
+        """(n, classes): the prompts are encoded once, the queries are the frozen features."""
+        return self.model.scale * queries.features @ self.model.class_features(self.context).T
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """The context vectors (M, width), or (classes, M, width)."""
+        return {"context": self.context}
+
+
+@dataclass(frozen=True)
+class CoOp:
+    """Context optimization (Zhou et al. 2022): M context vectors are learned, the rest is frozen.
+
+    The frozen image encoder sees one fresh augmented view of every support image per epoch; views
+    are encoded ahead of training, which changes nothing. SGD, cosine per epoch after one epoch at
+    a constant low rate (Dassl's ConstantWarmupScheduler around CosineAnnealingLR(T_max=epochs)):
+    epoch 0 runs at `warmup_lr`, epoch e >= 1 at lr * (1 + cos(pi (e - 1) / epochs)) / 2, because
+    the cosine is first stepped at the end of epoch 1. The last checkpoint is kept. One schedule
+    for all data sets: the official 50 epochs on ImageNet at every shot are `epochs=50`.
+    """
+
+    name: ClassVar[str] = "coop"
+    version: ClassVar[str] = "1"
+
+    context_tokens: int = hyper(
+        16, "context tokens M (unused with context_init)", unit="tokens", source=f"{_CODE}, 4.1"
+    )
+    context_init: str = hyper(
+        "", "words whose embeddings start the context; empty: random", source="coop.py:72-80"
+    )
+    class_specific: bool = hyper(
+        False, "one context per class (CSC) instead of a shared one", source="coop.py:84-86"
+    )
+    position: Literal["end", "middle", "front"] = hyper(
+        "end", "where the class name stands in the prompt", source="coop.py:126-180"
+    )
+    epochs: int = hyper(
+        0,
+        "passes over the support set; 0: by shots (1: 50, 2 to 4: 100, more: 200)",
+        unit="epochs",
+        source="CoOp COOP.md:13-21",
+    )
+    lr: float = hyper(2e-3, "learning rate of SGD", source="CoOp configs/trainers/CoOp")
+    momentum: float = hyper(0.9, "momentum of SGD", source="Dassl config/defaults.py:154")
+    weight_decay: float = hyper(5e-4, "weight decay of SGD", source="Dassl config/defaults.py:153")
+    warmup_lr: float = hyper(
+        1e-5, "learning rate of the first epoch", source="CoOp configs/trainers/CoOp"
+    )
+    batch_size: int = hyper(
+        32, "images per step", unit="images", source="CoOp configs/trainers/CoOp"
+    )
+    init_std: float = hyper(0.02, "standard deviation of a random context", source="coop.py:90")
+
+    def __post_init__(self) -> None:
+        """UsageError for values out of range."""
+        checks.require_choices(self)
+        checks.require_positive(self, "context_tokens", "lr", "batch_size", "init_std")
+        checks.require_not_negative(self, "epochs", "momentum", "weight_decay", "warmup_lr")
+        blank = bool(self.context_init) and not self.context_init.strip()
+        checks.require(self, "context_init", not blank, "words, or nothing at all")
+
+    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> PromptClassifier:
+        """Trains the context on frozen image features."""
+        tower = backbone.text_tower()
+        context = self.initial_context(len(task.classnames), backbone, tower, ctx)
+        model = self.model(task, backbone, tower, context.shape[-2], ctx)
+        context = torch.nn.Parameter(context)
+        self._train(model, context, task, ctx)
+        return PromptClassifier(model, context.detach())
+
+    def model(
+        self, task: Task, backbone: Backbone, tower: TextTower, tokens: int, ctx: RunContext
+    ) -> PromptModel:
+        """The frozen part of the model for `tokens` context tokens."""
+        prompts = build_prompts(
+            task.classnames,
+            backbone,
+            tower,
+            tokens=tokens,
+            position=self.position,
+            class_specific=self.class_specific,
+        )
+        return PromptModel(prompts, tower, backbone.logit_scale, ctx.autocast)
+
+    def initial_context(
+        self, classes: int, backbone: Backbone, tower: TextTower, ctx: RunContext
+    ) -> Tensor:
+        """(M, width), or (classes, M, width): random normal, or the embeddings of given words."""
+        if self.context_init:
+            ids = backbone.tokenize([self.context_init.replace("_", " ")])[0]
+            words = tower.embed(ids[1 : int(ids.argmax())]).float()
+            return words.expand(classes, -1, -1).clone() if self.class_specific else words.clone()
+        shape: tuple[int, ...] = (self.context_tokens, tower.width)
+        shape = (classes, *shape) if self.class_specific else shape
+        context = torch.empty(shape).normal_(std=self.init_std, generator=ctx.rng("init"))
+        return context.to(backbone.device)
+
+    def epochs_for(self, shots: int) -> int:
+        """The length of the schedule."""
+        by_shots = 50 if shots <= 1 else 100 if shots <= 4 else 200
+        return self.epochs or by_shots
+
+    def rate(self, epoch: int, epochs: int) -> float:
+        """Learning rate of an epoch, counted from 0."""
+        return cosine(self.lr, epoch - 1, epochs) if epoch else self.warmup_lr
+
+    def _train(
+        self, model: PromptModel, context: torch.nn.Parameter, task: Task, ctx: RunContext
+    ) -> None:
+        optimizer = torch.optim.SGD(
+            [context], lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
+        )
+        scaler, order = ctx.scaler(), ctx.rng("order")
+        count, labels, done = len(task.train), task.train.labels, 0
+        epochs = self.epochs_for(task.shots)
+        total = epochs * steps_per_epoch(count, self.batch_size, drop_last=True)
+        width = task.train.features.shape[1]
+        views = epoch_views(task.train, epochs, Augment(), ctx.rng("views"), width)
+        for epoch, features in enumerate(views):
+            set_rate(optimizer, self.rate(epoch, epochs))
+            for index in minibatches(count, self.batch_size, order, labels.device, drop_last=True):
+                minimize(model.loss(context, features[index], labels[index]), optimizer, scaler)
+                done += 1
+                ctx.progress(done, total)

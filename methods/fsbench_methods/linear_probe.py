@@ -1,0 +1,104 @@
+"""Linear probe: logistic regression on frozen image features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from fewshot_bench import Backbone, Images, RunContext, Shots, Task, hyper
+from fsbench_methods import checks
+from fsbench_methods.logistic import Affine, TextLogistic, fit_logistic, search_c
+
+_CODE = "CoOp lpclip/linear_probe.py"
+
+
+@dataclass(frozen=True)
+class ProbeClassifier:
+    """A linear layer on raw or unit features."""
+
+    model: Affine
+    raw: bool
+
+    def logits(self, queries: Images) -> Tensor:
+        """(n, classes): the decision function."""
+        return self.model.logits(_features(queries, self.raw))
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """The weight, and the bias where the probe has one."""
+        weight = {"weight": self.model.weight}
+        return weight | {"bias": self.model.bias} if self.raw else weight
+
+
+@dataclass(frozen=True)
+class LinearProbe:
+    """Linear probe CLIP (Radford et al. 2021, appendix A.3), as CoOp's lpclip runs it.
+
+    `init=random` is the field's baseline: L2-penalized logistic regression on un-normalized
+    features without augmentation. `init=text` starts at the class prompts and is pulled to them
+    (in the spirit of CLAP's ZS-LP and LP++, both CVPR 2024): unit features, no bias, solved
+    to the optimum. Both choose C on the validation set: a grid of 7 values, then `search_steps`
+    halvings. Without validation data C is `c`. Deterministic.
+    """
+
+    name: ClassVar[str] = "linear-probe"
+    version: ClassVar[str] = "1"
+
+    init: Literal["random", "text"] = hyper(
+        "random", "where the weights start", source="random: CLIP A.3; text: CLAP, LP++"
+    )
+    c: float = hyper(
+        0.316,
+        "inverse penalty strength when there is no validation data",
+        source="linear-probe example of the README of openai/CLIP",
+    )
+    search_steps: int = hyper(
+        8, "halvings of the interval around the best C", source=f"{_CODE}:65-118"
+    )
+    max_iter: int = hyper(
+        1000, "most L-BFGS iterations per fit", unit="iterations", source=f"{_CODE}:57"
+    )
+
+    def __post_init__(self) -> None:
+        """UsageError for values out of range."""
+        checks.require_choices(self)
+        checks.require_positive(self, "c", "max_iter")
+        checks.require_not_negative(self, "search_steps")
+
+    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> ProbeClassifier:
+        """Fits one classifier per C that is tried and keeps the chosen one."""
+        raw = self.init == "random"
+        solve = self._solver(task, backbone, ctx)
+        if task.val is None:
+            ctx.note(c=self.c, c_from="default")
+            return ProbeClassifier(solve(self.c), raw)
+        found = search_c(solve, _scorer(task.val, raw), self.search_steps)
+        ctx.count_selection(found.tried, len(task.val))
+        ctx.note(c=found.c, c_from="validation")
+        return ProbeClassifier(found.model, raw)
+
+    def _solver(self, task: Task, backbone: Backbone, ctx: RunContext) -> Callable[[float], Affine]:
+        labels, classes = task.train.labels, len(task.classnames)
+        if self.init == "text":
+            text = backbone.class_features(task)
+            problem = TextLogistic(task.train.features, labels, text, backbone.logit_scale)
+            return lambda c: problem.fit(c, self.max_iter)
+        features = task.train.raw_features
+        ctx.declare_trained(classes * (features.shape[1] + 1))
+        return lambda c: fit_logistic(features, labels, classes, c, self.max_iter)
+
+
+def _features(images: Images, raw: bool) -> Tensor:
+    return images.raw_features.float() if raw else images.features
+
+
+def _scorer(val: Shots, raw: bool) -> Callable[[Affine], int]:
+    features, labels = _features(val, raw), val.labels
+
+    def correct(model: Affine) -> int:
+        return int(torch.sum(model.logits(features).argmax(dim=-1) == labels))
+
+    return correct

@@ -1,0 +1,136 @@
+"""Logistic regression on features: scikit-learn's, and one that starts from the text."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+
+GRID = (6.0, 4.0, 2.0, 0.0, -2.0, -4.0, -6.0)
+"""log10 of the C values tried first (CoOp lpclip/linear_probe.py:54)."""
+ABSENT = -1e4
+"""Logit of a class without a support image."""
+
+
+@dataclass(frozen=True)
+class Affine:
+    """Weight (classes, width) and bias (classes,) of a linear classifier."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def logits(self, features: Tensor) -> Tensor:
+        """(n, classes): x W' + b."""
+        return features @ self.weight.T + self.bias
+
+
+def fit_logistic(features: Tensor, labels: Tensor, classes: int, c: float, steps: int) -> Affine:
+    """scikit-learn's L2-penalized logistic regression by L-BFGS, in float64 on the CPU.
+
+    features (n, width) raw, labels (n,). Two classes become two opposite logits; a class that the
+    support set lacks gets a constant low one.
+    """
+    present = torch.unique(labels).tolist()
+    weight = np.zeros((classes, features.shape[1]))
+    bias = np.full(classes, ABSENT)
+    bias[present] = 0.0
+    if len(present) > 1:
+        solver = LogisticRegression(C=c, solver="lbfgs", max_iter=steps)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            solver.fit(features.double().cpu().numpy(), labels.cpu().numpy())
+        rows, offsets = solver.coef_, solver.intercept_
+        if len(present) == 2:
+            rows = np.concatenate([-rows, rows]) / 2
+            offsets = np.concatenate([-offsets, offsets]) / 2
+        weight[present], bias[present] = rows, offsets
+    as_tensor = (torch.from_numpy(values).float().to(features.device) for values in (weight, bias))
+    return Affine(*as_tensor)
+
+
+class TextLogistic:
+    """Multinomial logistic regression whose L2 penalty pulls to the text prototypes.
+
+    Minimizes sum_i CE(f_i V', y_i) + ||V - s T||^2 / (2 C) over V (classes, width), from V = s T:
+    f are unit features, T the unit class features, s the logit scale. Full batch, float64,
+    L-BFGS with a strong Wolfe line search; convex, hence deterministic. The search runs over
+    W = V / s, whose gradients are of order one.
+    """
+
+    def __init__(self, features: Tensor, labels: Tensor, text: Tensor, scale: float) -> None:
+        """features (n, width) and text (classes, width) have unit length."""
+        self.features = features.double().cpu()
+        self.labels = labels.cpu()
+        self.text = text.double().cpu()
+        self.scale = scale
+        self.device = features.device
+        self.weight = torch.nn.Parameter(self.text.clone())
+
+    def objective(self, c: float) -> Tensor:
+        """The penalized loss at the current weight, per support image."""
+        logits = self.scale * self.features @ self.weight.T
+        loss = F.cross_entropy(logits, self.labels, reduction="sum")
+        pull = (self.scale * (self.weight - self.text)).square().sum() / (2 * c)
+        return (loss + pull) / len(self.labels)
+
+    def fit(self, c: float, steps: int) -> Affine:
+        """The minimizer for `c`, as a classifier on unit features without bias."""
+        self.weight.data.copy_(self.text)
+        solver = torch.optim.LBFGS(
+            [self.weight],
+            max_iter=steps,
+            tolerance_grad=1e-5,
+            tolerance_change=1e-9,
+            line_search_fn="strong_wolfe",
+        )
+
+        def closure() -> float:
+            solver.zero_grad()
+            loss = self.objective(c)
+            loss.backward()  # type: ignore[no-untyped-call]
+            return float(loss.detach())
+
+        solver.step(closure)  # type: ignore[no-untyped-call]
+        weight = (self.scale * self.weight.detach()).float().to(self.device)
+        return Affine(weight, weight.new_zeros(len(weight)))
+
+
+@dataclass(frozen=True)
+class Found:
+    """The chosen C, its classifier, and how many values were compared."""
+
+    c: float
+    model: Affine
+    tried: int
+
+
+def search_c(fit: Callable[[float], Affine], correct: Callable[[Affine], int], steps: int) -> Found:
+    """C by a coarse grid, then by halving its interval in log10 (CoOp lpclip/linear_probe.py).
+
+    The interval starts at 0.1 to 10 times the first best C of the grid. Each step fits both ends,
+    keeps the better one (the left one on a tie) and moves the other to the middle. The end that
+    the last step keeps is the answer. An end is fitted once however often it is compared.
+    """
+    fitted: dict[float, tuple[Affine, int]] = {}
+
+    def score(exponent: float) -> int:
+        if exponent not in fitted:
+            model = fit(10.0**exponent)
+            fitted[exponent] = (model, correct(model))
+        return fitted[exponent][1]
+
+    peak = GRID[int(np.argmax([score(exponent) for exponent in GRID]))]
+    chosen, left, right = peak, peak - 1, peak + 1
+    for _ in range(steps):
+        if score(left) < score(right):
+            chosen, left = right, (left + right) / 2
+        else:
+            chosen, right = left, (left + right) / 2
+    return Found(10.0**chosen, fitted[chosen][0], len(fitted))

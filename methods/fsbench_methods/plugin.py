@@ -1,0 +1,18 @@
+"""Registers the built-in methods by name; nothing is imported before a method is used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fewshot_bench import hookimpl
+
+
+@hookimpl
+def register_methods(register: Callable[..., None]) -> None:
+    """The five methods of the seed comparison (Tip-Adapter in both its forms)."""
+    register("zero-shot", "fsbench_methods.zero_shot:ZeroShot")
+    register("linear-probe", "fsbench_methods.linear_probe:LinearProbe")
+    register("tip-adapter", "fsbench_methods.tip_adapter:TipAdapter")
+    register("tip-adapter-f", "fsbench_methods.tip_adapter:TipAdapterF")
+    register("coop", "fsbench_methods.coop:CoOp")
+    register("clip-lora", "fsbench_methods.clip_lora:ClipLora")

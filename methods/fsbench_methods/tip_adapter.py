@@ -1,0 +1,256 @@
+"""Tip-Adapter and Tip-Adapter-F: a cache model of the support set beside zero-shot CLIP."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fewshot_bench import Augment, Backbone, Images, RunContext, Shots, Task, hyper
+from fsbench_methods import checks
+from fsbench_methods.cache_model import Cache, grid, search
+from fsbench_methods.training import (
+    cosine,
+    epoch_views,
+    minibatches,
+    minimize,
+    set_rate,
+    steps_per_epoch,
+    unit,
+)
+
+BETAS, ALPHAS = 200, 20
+_CODE = "Tip-Adapter (Zhang et al. 2022)"
+
+
+def _views() -> Any:
+    source = f"{_CODE}, main.py:173-178 (augment_epoch)"
+    return hyper(10, "augmented views averaged into one key", unit="views", source=source)
+
+
+def _crop() -> Any:
+    return hyper(
+        0.5, "smallest crop, as a share of the image area", source=f"{_CODE}, main.py:173-178"
+    )
+
+
+def _beta_scale() -> Any:
+    source = f"{_CODE}, utils.py:103; median of search_scale[0] in configs/*.yaml"
+    return hyper(12.0, "largest beta that is tried on validation", source=source)
+
+
+def _alpha_scale() -> Any:
+    source = f"{_CODE}, utils.py:104; median of search_scale[1] in configs/*.yaml"
+    return hyper(10.0, "largest alpha that is tried on validation", source=source)
+
+
+def _init_beta() -> Any:
+    return hyper(
+        1.0, "beta (sharpness) before, or without, the search", source=f"{_CODE}, configs/*.yaml"
+    )
+
+
+def _init_alpha() -> Any:
+    source = f"{_CODE}; median of init_alpha in configs/*.yaml"
+    return hyper(2.0, "alpha (residual ratio) before, or without, the search", source=source)
+
+
+@dataclass(frozen=True)
+class CacheClassifier:
+    """Zero-shot logits plus alpha times the cache's."""
+
+    cache: Cache
+    class_features: Tensor
+    scale: float
+    beta: float
+    alpha: float
+
+    def logits(self, queries: Images) -> Tensor:
+        """(n, classes): scale * f W' + alpha * exp(-(beta - beta * f K')) V."""
+        features = queries.features
+        return self.cache.blended(features, self.class_features, self.scale, self.beta, self.alpha)
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """The cache: keys (m, width), and labels (m,) in place of one-hot values."""
+        return {"keys": self.cache.keys, "labels": self.cache.labels}
+
+
+@dataclass(frozen=True)
+class TipAdapter:
+    """Training-free Tip-Adapter (Zhang et al. 2022, section 3.1).
+
+    Keys are the mean of the un-normalized features of augmented views, at unit length; values are
+    one-hot labels. beta and alpha are searched on the official grid of 200 x 20 points on the
+    run's validation set, with one configuration for all data sets: the defaults are the medians of
+    the official per-data-set table. The official code searches the whole validation split, and
+    the test set on ImageNet; that is the deviation. Without validation data `init_beta` and
+    `init_alpha` are used as they are.
+    """
+
+    name: ClassVar[str] = "tip-adapter"
+    version: ClassVar[str] = "1"
+
+    views: int = _views()
+    crop: float = _crop()
+    beta_scale: float = _beta_scale()
+    alpha_scale: float = _alpha_scale()
+    init_beta: float = _init_beta()
+    init_alpha: float = _init_alpha()
+
+    def __post_init__(self) -> None:
+        """UsageError for values out of range."""
+        _check(self)
+
+    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> CacheClassifier:
+        """Builds the cache and searches its constants; trains nothing."""
+        class_features = backbone.class_features(task)
+        cache = build_cache(self, task, ctx)
+        return _choose(self, cache, class_features, task.val, backbone.logit_scale, ctx)
+
+
+@dataclass(frozen=True)
+class TipAdapterF:
+    """Tip-Adapter-F (Zhang et al. 2022, section 3.2): the cache's keys are fine-tuned.
+
+    Keys become a bias-free matrix in float32 (CLIP's own precision in the official code), trained
+    with AdamW on one fresh augmented view per epoch at `init_beta` and `init_alpha`; then beta
+    and alpha are searched as for `tip-adapter`. The last epoch is kept: the official code keeps
+    the epoch that is best on the test set, which its author calls a mistake (issue 11);
+    `select_epoch=val` chooses it on validation data instead. EuroSAT's 100 epochs are `epochs`.
+    """
+
+    name: ClassVar[str] = "tip-adapter-f"
+    version: ClassVar[str] = "1"
+
+    views: int = _views()
+    crop: float = _crop()
+    beta_scale: float = _beta_scale()
+    alpha_scale: float = _alpha_scale()
+    init_beta: float = _init_beta()
+    init_alpha: float = _init_alpha()
+    epochs: int = hyper(
+        20, "passes over the support set", unit="epochs", source=f"{_CODE}, configs/*.yaml"
+    )
+    lr: float = hyper(1e-3, "learning rate of AdamW", source=f"{_CODE}, main.py:69")
+    eps: float = hyper(1e-4, "epsilon of AdamW", source=f"{_CODE}, main.py:69")
+    weight_decay: float = hyper(0.01, "weight decay of AdamW", source="torch's default for AdamW")
+    batch_size: int = hyper(256, "images per step", unit="images", source=f"{_CODE}, main.py:173")
+    select_epoch: Literal["last", "val"] = hyper(
+        "last", "which epoch's keys are kept", source="Tip-Adapter issue 11"
+    )
+
+    def __post_init__(self) -> None:
+        """UsageError for values out of range."""
+        _check(self)
+        checks.require_choices(self)
+        checks.require_positive(self, "epochs", "lr", "eps", "batch_size")
+        checks.require_not_negative(self, "weight_decay")
+
+    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> CacheClassifier:
+        """Builds the cache, trains its keys, and searches its constants."""
+        class_features = backbone.class_features(task)
+        cache = build_cache(self, task, ctx)
+        cache = self._train(cache, class_features, task, backbone.logit_scale, ctx)
+        return _choose(self, cache, class_features, task.val, backbone.logit_scale, ctx)
+
+    def loss(
+        self, cache: Cache, class_features: Tensor, scale: float, features: Tensor, labels: Tensor
+    ) -> Tensor:
+        """Cross-entropy of one batch of unit features, differentiable in the keys."""
+        zero_shot = scale * features @ class_features.T
+        logits = cache.logits(cache.affinity(features), self.init_beta)
+        return F.cross_entropy(zero_shot + self.init_alpha * logits, labels)
+
+    def _train(
+        self, cache: Cache, class_features: Tensor, task: Task, scale: float, ctx: RunContext
+    ) -> Cache:
+        keys = torch.nn.Parameter(cache.keys.clone())
+        cache = cache.with_keys(keys)
+        optimizer = torch.optim.AdamW(
+            [keys], lr=self.lr, eps=self.eps, weight_decay=self.weight_decay
+        )
+        labels, order, scaler = task.train.labels, ctx.rng("order"), ctx.scaler()
+        count, step = len(task.train), 0
+        total = self.epochs * steps_per_epoch(count, self.batch_size, drop_last=False)
+        best = _BestKeys(task.val if self.select_epoch == "val" else None)
+        views = epoch_views(
+            task.train, self.epochs, _augment(self), ctx.rng("train-views"), keys.shape[1]
+        )
+        for features in views:
+            for index in minibatches(count, self.batch_size, order, keys.device, drop_last=False):
+                set_rate(optimizer, cosine(self.lr, step, total))
+                loss = self.loss(cache, class_features, scale, features[index], labels[index])
+                minimize(loss, optimizer, scaler)
+                step += 1
+                ctx.progress(step, total)
+            best.offer(cache, class_features, scale, self.init_beta, self.init_alpha)
+        if best.val is not None:
+            ctx.count_selection(self.epochs, len(best.val))
+            ctx.note(epoch=best.epoch)
+            keys.data.copy_(best.keys)
+        return cache.with_keys(keys.detach())
+
+
+class _BestKeys:
+    """Remembers the keys of the first epoch that is best on validation, if there is any."""
+
+    def __init__(self, val: Shots | None) -> None:
+        self.val = val
+        self.keys = torch.empty(0)
+        self.epoch = -1
+        self._seen, self._correct = 0, -1
+
+    def offer(
+        self, cache: Cache, class_features: Tensor, scale: float, beta: float, alpha: float
+    ) -> None:
+        if self.val is None:
+            return
+        logits = cache.blended(self.val.features, class_features, scale, beta, alpha)
+        correct = int((logits.argmax(dim=-1) == self.val.labels).sum())
+        if correct > self._correct:
+            self._correct, self.epoch = correct, self._seen
+            self.keys = cache.keys.detach().clone()
+        self._seen += 1
+
+
+def build_cache(method: TipAdapter | TipAdapterF, task: Task, ctx: RunContext) -> Cache:
+    """Keys: mean raw feature over augmented views, at unit length."""
+    raw = task.train.views(method.views, _augment(method), ctx.rng("views"), normalize=False)
+    return Cache.build(unit(raw.float().mean(dim=0)), task.train.labels, len(task.classnames))
+
+
+def _augment(method: TipAdapter | TipAdapterF) -> Augment:
+    return Augment(scale=(method.crop, 1.0))
+
+
+def _choose(
+    method: TipAdapter | TipAdapterF,
+    cache: Cache,
+    class_features: Tensor,
+    val: Shots | None,
+    scale: float,
+    ctx: RunContext,
+) -> CacheClassifier:
+    beta, alpha = method.init_beta, method.init_alpha
+    if val is not None:
+        betas, alphas = grid(method.beta_scale, BETAS), grid(method.alpha_scale, ALPHAS)
+        zero_shot = scale * val.features @ class_features.T
+        choice = search(cache, val.features, val.labels, zero_shot, betas, alphas)
+        beta, alpha = choice.beta, choice.alpha
+        ctx.count_selection(BETAS * ALPHAS, len(val))
+        ctx.note(val_correct=choice.correct)
+    ctx.note(beta=beta, alpha=alpha)
+    return CacheClassifier(cache, class_features, scale, beta, alpha)
+
+
+def _check(method: TipAdapter | TipAdapterF) -> None:
+    checks.require_positive(method, "views")
+    checks.require(method, "crop", 0 < method.crop <= 1, "a share in (0, 1]")
+    for field in ("beta_scale", "alpha_scale"):
+        value = getattr(method, field)
+        checks.require(method, field, 0.1 <= value < float("inf"), "a finite number from 0.1")
+    checks.require_not_negative(method, "init_beta", "init_alpha")

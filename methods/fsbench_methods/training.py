@@ -1,0 +1,83 @@
+"""What the training methods share: batches, views epoch by epoch, schedules, one step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fewshot_bench import Augment, Images
+
+Autocast = Callable[[], AbstractContextManager[Any]]
+"""`RunContext.autocast`: the context in which encoders run."""
+VIEW_BYTES = 2**28
+"""How many bytes of augmented features are asked for at once."""
+
+
+def unit(features: Tensor) -> Tensor:
+    """(..., width) at unit length, in float32."""
+    return F.normalize(features.float(), dim=-1)
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Top-1 as a fraction; waits for the device."""
+    return float((logits.argmax(dim=-1) == labels).float().mean())
+
+
+def cosine(base: float, step: int, total: int, floor: float = 0.0) -> float:
+    """Learning rate at `step` of `total`: torch's CosineAnnealingLR in closed form."""
+    return floor + (base - floor) * (1 + math.cos(math.pi * step / total)) / 2
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Sets the learning rate of every group."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def minimize(loss: Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
+    """One optimizer step on `loss`; does not wait for the device."""
+    optimizer.zero_grad(set_to_none=True)
+    scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    scaler.step(optimizer)
+    scaler.update()
+
+
+def minibatches(
+    count: int, size: int, rng: torch.Generator, device: torch.device, *, drop_last: bool
+) -> list[Tensor]:
+    """Shuffled indices of one epoch; a short last batch is dropped only if a full one exists."""
+    order = torch.randperm(count, generator=rng).to(device)
+    batches = list(torch.split(order, size))
+    if drop_last and count >= size and len(batches[-1]) < size:
+        batches.pop()
+    return batches
+
+
+def steps_per_epoch(count: int, size: int, *, drop_last: bool) -> int:
+    """How many batches `minibatches` yields."""
+    return count // size if drop_last and count >= size else math.ceil(count / size)
+
+
+def epoch_views(
+    images: Images, epochs: int, augment: Augment, rng: torch.Generator, width: int
+) -> Iterator[Tensor]:
+    """One (n, width) tensor of unit features of a fresh augmented view per epoch.
+
+    Views are asked for in chunks of at most `VIEW_BYTES`, so that long schedules on large support
+    sets fit in memory; the chunks depend on the sizes alone.
+    """
+    chunk = max(1, VIEW_BYTES // (4 * width * len(images)))
+    for start in range(0, epochs, chunk):
+        yield from images.views(min(chunk, epochs - start), augment, rng, normalize=True)
+
+
+def device_generator(rng: torch.Generator, device: torch.device) -> torch.Generator:
+    """A generator that draws on `device`, seeded by one number from `rng`."""
+    seed = int(torch.randint(2**62, (), generator=rng))
+    return torch.Generator(device).manual_seed(seed)

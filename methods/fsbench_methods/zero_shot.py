@@ -1,0 +1,43 @@
+"""Zero-shot CLIP: the baseline that trains nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from fewshot_bench import Backbone, Images, RunContext, Task
+
+
+@dataclass(frozen=True)
+class ZeroShotClassifier:
+    """Cosine similarity with the class prompts, times the logit scale."""
+
+    class_features: Tensor
+    scale: float
+
+    def logits(self, queries: Images) -> Tensor:
+        """(n, classes): scale * f W'."""
+        return self.scale * queries.features @ self.class_features.T
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Nothing: backbone, class names and templates give everything."""
+        return {}
+
+
+@dataclass(frozen=True)
+class ZeroShot:
+    """Zero-shot CLIP (Radford et al. 2021, section 3.1; CoOp trainers/zsclip.py).
+
+    Class weights are the mean of the unit features of the task's prompts, at unit length; logits
+    are their cosines with the query times the backbone's logit scale (100 for OpenAI's weights).
+    """
+
+    name: ClassVar[str] = "zero-shot"
+    version: ClassVar[str] = "1"
+
+    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> ZeroShotClassifier:
+        """Encodes the class prompts; looks at no image."""
+        return ZeroShotClassifier(backbone.class_features(task), backbone.logit_scale)

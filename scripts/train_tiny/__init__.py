@@ -1,0 +1,1 @@
+"""Render training images and train the embedded backbone `tiny`."""

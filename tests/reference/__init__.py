@@ -1,0 +1,1 @@
+"""The mathematics of each paper, plain and slow, that the shipped methods are held against."""

@@ -1,0 +1,131 @@
+"""A small random CLIP and images in memory, for comparing a method with its reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from open_clip import CLIP
+from open_clip.tokenizer import SimpleTokenizer
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from torch import Tensor
+
+from fewshot_bench import Augment, Task
+from fewshot_bench.backbones.open_clip import OpenClipBackbone
+from fewshot_bench.rng import isolated
+
+SIZE = 16
+CLASSNAMES = (
+    "cat",
+    "cat_tree",
+    "St. Bernard",
+    "a 1998 Ferrari 458-GT (red), open top & two doors",
+    "supercalifragilisticexpialidocious",
+    "U.S.",
+)
+"""Names of one to some twenty tokens, a prefix of another, digits and punctuation."""
+
+
+def random_clip(width: int = 32, layers: int = 2, quick_gelu: bool = False) -> CLIP:
+    """An untrained CLIP; every parameter is random, biases and norms included."""
+    with isolated(0):
+        module = CLIP(
+            embed_dim=24,
+            vision_cfg={
+                "image_size": SIZE,
+                "patch_size": 8,
+                "width": width,
+                "head_width": 16,
+                "layers": layers,
+            },
+            text_cfg={"width": width, "heads": 2, "layers": layers},
+            quick_gelu=quick_gelu,
+        )
+        with torch.no_grad():
+            for parameter in module.parameters():
+                if parameter.ndim:
+                    parameter.add_(0.05 * torch.randn_like(parameter))
+    return module.eval()
+
+
+def random_backbone(**shape: Any) -> OpenClipBackbone:
+    """The same CLIP as the harness loads it."""
+    half = (0.5, 0.5, 0.5)
+    transform = image_transform_v2(PreprocessCfg(size=SIZE, mean=half, std=half), is_train=False)
+    return OpenClipBackbone("random", random_clip(**shape), SimpleTokenizer(), transform)
+
+
+@dataclass
+class MemoryShots:
+    """The contract of `Shots` on pixels in memory; a view is a flip and a change of contrast."""
+
+    pixels: Tensor
+    labels: Tensor
+    backbone: OpenClipBackbone
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def batches(
+        self,
+        size: int,
+        *,
+        order: Tensor | None = None,
+        augment: Augment | None = None,
+        rng: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+    ) -> Iterator[Tensor]:
+        pixels = self.pixels if order is None else self.pixels[order]
+        for batch in pixels.split(size):
+            yield batch if augment is None or rng is None else _augmented(batch, rng)
+
+    @property
+    def raw_features(self) -> Tensor:
+        return self.backbone.encode_image(self.pixels)
+
+    @property
+    def features(self) -> Tensor:
+        return F.normalize(self.raw_features, dim=-1)
+
+    def views(
+        self, count: int, augment: Augment, rng: torch.Generator, *, normalize: bool = True
+    ) -> Tensor:
+        views = [self.backbone.encode_image(_augmented(self.pixels, rng)) for _ in range(count)]
+        return F.normalize(torch.stack(views), dim=-1) if normalize else torch.stack(views)
+
+
+def _augmented(pixels: Tensor, rng: torch.Generator) -> Tensor:
+    flipped = torch.rand(len(pixels), generator=rng) < 0.5
+    contrast = 0.5 + torch.rand(len(pixels), 1, 1, 1, generator=rng)
+    return torch.where(flipped[:, None, None, None], pixels.flip(-1), pixels) * contrast
+
+
+def random_shots(backbone: OpenClipBackbone, classes: int, shots: int, seed: int) -> MemoryShots:
+    """Noise around one random image per class; the classes are the same for every seed."""
+    centers = torch.randn(classes, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(7))
+    labels = torch.arange(classes).repeat(shots)
+    noise = torch.randn(len(labels), 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
+    return MemoryShots(0.5 * centers[labels] + noise, labels, backbone)
+
+
+def random_task(
+    backbone: OpenClipBackbone,
+    *,
+    classnames: Sequence[str] = CLASSNAMES,
+    templates: Sequence[str] = ("a photo of a {}.",),
+    shots: int = 3,
+    val: int = 4,
+) -> Task:
+    """A task on random images."""
+    validation = random_shots(backbone, len(classnames), val, seed=2) if val else None
+    train = random_shots(backbone, len(classnames), shots, seed=1)
+    return Task(tuple(classnames), tuple(templates), train, validation)
+
+
+def relative_gap(ours: Tensor, reference: Tensor) -> float:
+    """Largest absolute difference over the reference's largest absolute value."""
+    gap = (ours.detach() - reference.detach()).abs().max()
+    return float(gap / reference.detach().abs().max().clamp_min(1e-12))

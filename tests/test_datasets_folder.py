@@ -1,0 +1,199 @@
+"""Image folders: class folders, role folders, and the split that is made once and kept."""
+
+from __future__ import annotations
+
+import json
+import os
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from fewshot_bench import DataMissingError, UsageError
+from fewshot_bench.registry import registry
+
+SPLIT_NAME = "fsbench-split.json"
+
+
+def add(root: Path, folder: str, *names: str) -> None:
+    (root / folder).mkdir(parents=True, exist_ok=True)
+    for name in names:
+        Image.new("RGB", (4, 4), "red").save(root / folder / name, "PNG")
+
+
+def numbered(count: int) -> list[str]:
+    return [f"{number:02d}.png" for number in range(count)]
+
+
+def open_folder(root: Path) -> Any:
+    return registry().dataset(f"folder:{root}")
+
+
+def ids(root: Path) -> dict[str, list[str]]:
+    return {role: [item.id for item in items] for role, items in open_folder(root).items().items()}
+
+
+@pytest.fixture(autouse=True)
+def _data_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("home")))
+
+
+def test_role_folders(tmp_path: Path) -> None:
+    for role in ("train", "validation", "test"):
+        add(tmp_path, f"{role}/dog", "a.png")
+        add(tmp_path, f"{role}/Cat", "b.png")
+    dataset = open_folder(tmp_path)
+    assert ids(tmp_path)["val"] == ["validation/Cat/b.png", "validation/dog/a.png"]
+    assert dataset.card().classnames == ("Cat", "dog")
+    assert dataset.card().counts == {"train": 2, "val": 2, "test": 2}
+    assert dataset.read(dataset.items()["test"][0])[:4] == b"\x89PNG"
+    assert not (tmp_path / SPLIT_NAME).exists()
+
+
+def test_validation_is_held_out_from_train(tmp_path: Path) -> None:
+    add(tmp_path, "train/a", *numbered(10))
+    add(tmp_path, "train/b", *numbered(2))
+    add(tmp_path, "train/c", *numbered(1))
+    add(tmp_path, "test/a", "x.png")
+    pools = ids(tmp_path)
+    per_class = {name: sum(f"/{name}/" in id for id in pools["val"]) for name in "abc"}
+    assert per_class == {"a": 2, "b": 1, "c": 0}
+    assert not set(pools["train"]) & set(pools["val"])
+    assert len(pools["train"]) + len(pools["val"]) == 13
+    assert pools == ids(tmp_path)
+
+
+def test_class_folders_are_split_once_and_added_images_change_nothing(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        add(tmp_path, name, *numbered(10))
+    before = ids(tmp_path)
+    assert {role: len(items) for role, items in before.items()} == {
+        "train": 10,
+        "val": 4,
+        "test": 6,
+    }
+    revision = open_folder(tmp_path).card().revision
+    add(tmp_path, "one", "new.png")
+    add(tmp_path, "three", *numbered(5))
+    assert ids(tmp_path) == before
+    assert open_folder(tmp_path).card().revision == revision
+    assert list(json.loads((tmp_path / SPLIT_NAME).read_text())) == ["train", "val", "test"]
+    assert [path.name for path in tmp_path.glob(".*")] == []
+
+
+@pytest.mark.parametrize("count", [3, 4, 5, 7])
+def test_small_classes_have_an_image_in_every_pool(tmp_path: Path, count: int) -> None:
+    add(tmp_path, "a", *numbered(count))
+    pools = ids(tmp_path)
+    assert all(pools.values())
+    assert sorted(chain(*pools.values())) == [f"a/{name}" for name in numbered(count)]
+
+
+def test_the_split_does_not_depend_on_where_the_folder_lies(tmp_path: Path) -> None:
+    for place, names in (("x", numbered(9)), ("y", numbered(9)[::-1])):
+        add(tmp_path / place, "a", *names)
+    assert ids(tmp_path / "x") == ids(tmp_path / "y")
+
+
+def test_a_read_only_folder_keeps_its_split_in_the_user_data_folder(tmp_path: Path) -> None:
+    root = tmp_path / "set"
+    add(root, "a", *numbered(6))
+    root.chmod(0o555)
+    try:
+        before = ids(root)
+        assert not (root / SPLIT_NAME).exists()
+        stored = list(Path(os.environ["XDG_DATA_HOME"]).glob("fsbench/splits/*.json"))
+        assert len(stored) == 1
+        assert str(stored[0]) in open_folder(root).card().notes[0]
+    finally:
+        root.chmod(0o755)
+    add(root, "a", "new.png")
+    assert ids(root) == before
+
+
+def test_nowhere_to_store_the_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add(tmp_path / "set", "a", *numbered(6))
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "file"))
+    (tmp_path / "set").chmod(0o555)
+    try:
+        with pytest.raises(DataMissingError, match="can be stored neither in"):
+            ids(tmp_path / "set")
+    finally:
+        (tmp_path / "set").chmod(0o755)
+
+
+def test_unusual_names_and_what_is_ignored(tmp_path: Path) -> None:
+    add(tmp_path, "train/grüne Äpfel", "Bild 1.PNG", "zwei.JpEg", "a\u202fb.webp", ".hidden.png")
+    add(tmp_path, "test/grüne Äpfel", "x.tiff")
+    add(tmp_path, "train/.cache", "x.png")
+    (tmp_path / "train" / "grüne Äpfel" / "notes.txt").touch()
+    (tmp_path / "train" / "grüne Äpfel" / "linked.png").symlink_to(
+        tmp_path / "test" / "grüne Äpfel" / "x.tiff"
+    )
+    pools = ids(tmp_path)
+    names = {Path(id).name for id in pools["train"] + pools["val"]}
+    assert names == {"Bild 1.PNG", "zwei.JpEg", "a\u202fb.webp", "linked.png"}
+    assert open_folder(tmp_path).card().classnames == ("grüne Äpfel",)
+
+
+def test_unusual_names_survive_the_stored_split(tmp_path: Path) -> None:
+    add(tmp_path, "grüne Äpfel", "Bild 1.PNG", "a\u202fb.webp", "c.png")
+    assert ids(tmp_path) == ids(tmp_path)
+    dataset = open_folder(tmp_path)
+    assert all(dataset.read(item) for items in dataset.items().values() for item in items)
+
+
+def test_a_listed_image_that_is_gone(tmp_path: Path) -> None:
+    add(tmp_path, "a", *numbered(6))
+    ids(tmp_path)
+    (tmp_path / "a" / "03.png").unlink()
+    with pytest.raises(DataMissingError, match=r"'a/03\.png' is listed in"):
+        ids(tmp_path)
+
+
+def test_a_damaged_stored_split_is_never_replaced_silently(tmp_path: Path) -> None:
+    add(tmp_path, "a", *numbered(6))
+    (tmp_path / SPLIT_NAME).write_text("{")
+    with pytest.raises(DataMissingError, match="cannot be read as JSON"):
+        ids(tmp_path)
+
+
+def test_paths_that_are_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataMissingError, match="is a file, expected a folder"):
+        open_folder(tmp_path / "file")
+    with pytest.raises(DataMissingError, match="does not exist"):
+        open_folder(tmp_path / "nowhere")
+
+
+def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
+    with pytest.raises(DataMissingError, match="no class folders in"):
+        ids(tmp_path)
+    add(tmp_path, "empty")
+    with pytest.raises(DataMissingError, match="has no images directly in it"):
+        ids(tmp_path)
+    add(tmp_path, "empty", "a.png", "b.png")
+    with pytest.raises(UsageError, match="'empty' has 2 images: expected 3 or more"):
+        ids(tmp_path)
+    add(tmp_path, "train/a", "a.png")
+    with pytest.raises(UsageError, match="train/ but no test/"):
+        ids(tmp_path)
+    add(tmp_path, "test/b", "a.png")
+    with pytest.raises(UsageError, match="class 'b' of the test images is not in train/"):
+        ids(tmp_path)
+
+
+def test_two_validation_folders(tmp_path: Path) -> None:
+    for role in ("train", "val", "valid", "test"):
+        add(tmp_path, f"{role}/a", "a.png")
+    with pytest.raises(UsageError, match="val and valid: expected one"):
+        ids(tmp_path)
+
+
+def test_a_name_with_a_control_character(tmp_path: Path) -> None:
+    add(tmp_path, "a", "x\ny.png", *numbered(5))
+    with pytest.raises(UsageError, match="without control characters"):
+        ids(tmp_path)

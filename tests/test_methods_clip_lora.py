@@ -1,0 +1,303 @@
+"""CLIP-LoRA against its mathematics: logits, gradients, dropout, knobs and counts."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from fsbench_methods.clip_lora import ClipLora, LoraModel
+from fsbench_methods.lora_layers import Dropout, LowRank, init_factors, layers_at
+from torch import Tensor
+
+from fewshot_bench import Site, UsageError
+from fewshot_bench.context import Context
+from tests.reference import clip_lora as reference
+from tests.reference.toy import random_backbone, random_task, relative_gap
+
+CPU = torch.device("cpu")
+TOLERANCE = 1e-5
+
+
+def context() -> Context:
+    return Context(3, CPU)
+
+
+def with_random_b(adapter: LowRank) -> LowRank:
+    """B is zero at the start, where A has no gradient; make both matter."""
+    rng = torch.Generator().manual_seed(5)
+    for _, b in adapter.factors.values():
+        b.data.normal_(std=0.1, generator=rng)
+    return adapter
+
+
+def copied(adapter: LowRank) -> dict[Site, tuple[Tensor, Tensor]]:
+    return {
+        site: (a.detach().clone().requires_grad_(), b.detach().clone().requires_grad_())
+        for site, (a, b) in adapter.factors.items()
+    }
+
+
+def batch_of(backbone: Any, task: Any, model: LoraModel) -> tuple[Tensor, Tensor]:
+    index = torch.arange(0, len(task.train), 2)
+    if model.vision is None:
+        return task.train.features[index], task.train.labels[index]
+    return task.train.pixels[index], task.train.labels[index]
+
+
+def assert_same_gradients(adapter: LowRank, factors: dict[Site, tuple[Tensor, Tensor]]) -> None:
+    for site, pair in adapter.factors.items():
+        for ours, theirs in zip(pair, factors[site], strict=True):
+            assert theirs.grad.abs().max() > 0
+            assert relative_gap(ours.grad, theirs.grad) < TOLERANCE, site
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        ClipLora(dropout=0),
+        ClipLora(dropout=0, rank=3, scaling="linear", alpha=2.0, matrices="vo"),
+        ClipLora(dropout=0, matrices="qkvom", position="top"),
+        ClipLora(dropout=0, encoder="vision", position="bottom-half"),
+    ],
+    ids=lambda method: f"{method.encoder}-{method.matrices}-{method.position}",
+)
+@pytest.mark.parametrize("templates", [("a photo of a {}.",), ("{} texture.", "art of the {}.")])
+def test_loss_and_gradients_equal_the_reference(method: ClipLora, templates: Any) -> None:
+    backbone = random_backbone(width=48, layers=3, quick_gelu=method.encoder == "vision")
+    task = random_task(backbone, templates=templates)
+    model = method.model(task, backbone, context())
+    adapter = with_random_b(method.adapter(model, CPU, context()))
+    factors = copied(adapter)
+    batch, labels = batch_of(backbone, task, model)
+    loss = model.loss(batch, labels, adapter)
+    loss.backward()
+    tokens = [backbone.tokenize(task.prompts(template)) for template in templates]
+    divisor = method.rank**0.5 if method.scaling == "sqrt" else method.rank
+    expected, logits = reference.loss(
+        backbone.module, batch, labels, tokens, factors, method.alpha / divisor
+    )
+    expected.backward()
+    ours = model.logits(batch, model.class_features(adapter), adapter)
+    assert relative_gap(ours, logits) < TOLERANCE
+    assert relative_gap(loss, expected) < TOLERANCE
+    assert_same_gradients(adapter, factors)
+
+
+def test_adapting_the_text_encoder_alone_equals_the_reference() -> None:
+    backbone = random_backbone()
+    task = random_task(backbone)
+    method = ClipLora(dropout=0, encoder="text")
+    model = method.model(task, backbone, context())
+    adapter = with_random_b(method.adapter(model, CPU, context()))
+    factors = copied(adapter)
+    features, labels = batch_of(backbone, task, model)
+    model.loss(features, labels, adapter).backward()
+    tokens = [backbone.tokenize(task.prompts(task.templates[0]))]
+    pixels = task.train.pixels[::2]  # type: ignore[attr-defined]
+    expected, _ = reference.loss(backbone.module, pixels, labels, tokens, factors, 2**-0.5)
+    expected.backward()
+    assert_same_gradients(adapter, factors)
+
+
+@dataclass
+class FedMasks:
+    """Stands in for `Dropout`: a given mask over channels per call, in the order of the calls."""
+
+    rate: float
+    masks: list[Tensor]
+    calls: Any = field(default_factory=itertools.count)
+
+    def mask(self, x: Tensor) -> Tensor:
+        return self.masks[next(self.calls)].expand(x.shape)
+
+
+def test_dropout_with_the_same_masks_equals_the_reference() -> None:
+    backbone = random_backbone()
+    task = random_task(backbone)
+    method = ClipLora(dropout=0.25)
+    model = method.model(task, backbone, context())
+    plain = with_random_b(method.adapter(model, CPU, context()))
+    rng = torch.Generator().manual_seed(1)
+    order = [Site(e, layer, m) for e in ("text", "vision") for layer in range(2) for m in "qkv"]
+    masks = {site: (torch.rand(32, generator=rng) > 0.25).float() for site in order}
+    fed = FedMasks(0.25, [masks[site] for site in order])
+    adapter = LowRank(plain.factors, plain.scaling, fed)  # type: ignore[arg-type]
+    factors = copied(adapter)
+    batch, labels = batch_of(backbone, task, model)
+    loss = model.loss(batch, labels, adapter)
+    loss.backward()
+    tokens = [backbone.tokenize(task.prompts(task.templates[0]))]
+    expected, _ = reference.loss(
+        backbone.module, batch, labels, tokens, factors, 2**-0.5, masks, 0.25
+    )
+    expected.backward()
+    assert next(fed.calls) == len(order)
+    assert relative_gap(loss, expected) < TOLERANCE
+    assert_same_gradients(adapter, factors)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.25, 0.5, 0.9])
+def test_dropout_keeps_the_right_share_and_scales_it(rate: float) -> None:
+    dropout = Dropout(rate, torch.Generator().manual_seed(0))
+    x = torch.ones(1001, 331)
+    mask = dropout.mask(x)
+    assert mask.unique().tolist() == [0.0, 1.0]
+    assert float(mask.mean()) == pytest.approx(1 - rate, abs=0.003)
+    assert not torch.equal(mask, dropout.mask(x))
+    for axis in (0, 1):
+        assert float(mask.mean(dim=axis).std()) < 1.5 * (rate * (1 - rate) / 331) ** 0.5
+
+
+def test_dropout_is_off_at_prediction_and_gone_when_zero() -> None:
+    method = ClipLora()
+    backbone = random_backbone()
+    model = method.model(random_task(backbone), backbone, context())
+    assert method.adapter(model, CPU, context()).dropout is not None
+    assert method.adapter(model, CPU, context()).detached().dropout is None
+    assert ClipLora(dropout=0).adapter(model, CPU, context()).dropout is None
+
+
+def test_the_untrained_model_is_exactly_clip() -> None:
+    backbone = random_backbone()
+    task = random_task(backbone)
+    model = ClipLora().model(task, backbone, context())
+    adapter = ClipLora().adapter(model, CPU, context())
+    ours = model.class_features(adapter)
+    assert relative_gap(ours, backbone.class_features(task)) < 1e-6
+
+
+@pytest.mark.parametrize("encoder", ["both", "vision", "text"])
+def test_prediction_equals_an_open_clip_model_with_merged_weights(encoder: Any) -> None:
+    backbone, other = random_backbone(), random_backbone()
+    task = random_task(backbone)
+    method = ClipLora(encoder=encoder, iterations=5, lr=0.02, matrices="qkvom")
+    classifier = method.fit(task, backbone, context())
+    module = reference.merged_module(
+        other.module, classifier.adapter.factors, classifier.adapter.scaling
+    )
+    texts = F.normalize(
+        module.encode_text(backbone.tokenize(task.prompts(task.templates[0]))), dim=-1
+    )
+    images = F.normalize(module.encode_image(task.val.pixels), dim=-1)  # type: ignore[union-attr]
+    expected = module.logit_scale.exp() * images @ texts.T
+    assert relative_gap(classifier.logits(task.val), expected) < TOLERANCE  # type: ignore[arg-type]
+    assert any(b.abs().max() > 1e-3 for _, b in classifier.adapter.factors.values())
+
+
+def test_one_fit_takes_the_official_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = random_backbone()
+    task = random_task(backbone, shots=2)
+    rates: list[float] = []
+    step = torch.optim.AdamW.step
+
+    def spy(self: Any, *args: Any, **kwargs: Any) -> Any:
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spy)
+    ClipLora(iterations=7).fit(task, backbone, context())
+    other = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=2e-4)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(other, 14, eta_min=1e-6)
+    expected = []
+    for _ in range(14):
+        expected.append(scheduler.get_last_lr()[0])
+        other.step()
+        scheduler.step()
+    assert rates == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("encoder", ["both", "text"])
+def test_batches_are_whole_epochs_with_a_short_last_batch(encoder: Any) -> None:
+    backbone = random_backbone()
+    task = random_task(backbone)
+    method = ClipLora(encoder=encoder, batch_size=7)
+    stream = method._pixels(task, CPU, context())
+    if encoder == "text":
+        stream = method._frozen_views(task, backbone, 6, context())
+    drawn = [labels for _, labels in itertools.islice(stream, 6)]
+    assert [len(labels) for labels in drawn] == [7, 7, 4] * 2
+    for epoch in (drawn[:3], drawn[3:]):
+        assert torch.cat(epoch).bincount().tolist() == [3] * 6
+
+
+class Shape:
+    """A tower of which only the size is known."""
+
+    def __init__(self, layers: int, width: int) -> None:
+        self.layers, self.width = layers, width
+
+    def weight(self, site: Site) -> Tensor:
+        return torch.empty(self.width, self.width, device="meta")
+
+
+@pytest.mark.parametrize(
+    ("rank", "vision", "text", "count"),
+    [
+        (2, (12, 768), (12, 512), 184_320),
+        (4, (12, 768), (12, 512), 368_640),
+        (2, (24, 1024), (12, 768), 405_504),
+    ],
+)
+def test_parameter_counts_of_the_published_models(
+    rank: int, vision: Any, text: Any, count: int
+) -> None:
+    model = LoraModel(Shape(*vision), Shape(*text), (), None, 100.0, context().autocast)  # type: ignore[arg-type]
+    adapter = ClipLora(rank=rank).adapter(model, CPU, context())
+    assert sum(parameter.numel() for parameter in adapter.parameters()) == count
+    assert set(adapter.named_tensors()) >= {"vision.0.q.A", "text.11.v.B"}
+
+
+def test_initial_factors() -> None:
+    site = Site("vision", 0, "q")
+    a, b = init_factors([(site, (5, 64))], 200, torch.Generator().manual_seed(0), CPU)[site]
+    assert a.shape == (200, 64)
+    assert b.shape == (5, 200)
+    assert not b.any()
+    assert 0.12 < float(a.abs().max()) <= 0.125
+    assert float(a.std()) == pytest.approx(0.125 / 3**0.5, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("position", "layers"),
+    [
+        ("all", range(12)),
+        ("top-half", range(6, 12)),
+        ("bottom-half", range(6)),
+        ("top", range(8, 12)),
+        ("middle", range(4, 8)),
+        ("bottom", range(4)),
+        ("top3", range(9, 12)),
+    ],
+)
+def test_positions_of_twelve_layers(position: str, layers: range) -> None:
+    assert layers_at(position, 12) == layers
+    for depth in range(1, 30):
+        chosen = layers_at(position, depth)
+        assert 0 < len(chosen) <= depth
+        assert 0 <= chosen[0] <= chosen[-1] < depth
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"rank": 0},
+        {"dropout": 1.0},
+        {"matrices": "q,k"},
+        {"matrices": ""},
+        {"matrices": "qq"},
+        {"encoder": "audio"},
+        {"position": "up"},
+        {"lr": float("nan")},
+        {"eta_min": 1.0},
+        {"iterations": -1},
+    ],
+    ids=str,
+)
+def test_wrong_values_are_refused_with_the_next_step(wrong: dict[str, Any]) -> None:
+    (name,) = wrong
+    with pytest.raises(UsageError, match=rf"clip-lora: {name}=.*fsbench show clip-lora"):
+        ClipLora(**wrong)

@@ -1,0 +1,167 @@
+"""CoOp against its mathematics: logits, gradients, prompts and schedule."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from fsbench_methods.coop import CoOp
+from fsbench_methods.training import epoch_views, minibatches, steps_per_epoch
+
+from fewshot_bench import Task, UnsupportedBackboneError, UsageError
+from fewshot_bench.context import Context
+from tests.reference import coop as reference
+from tests.reference.toy import random_backbone, random_task, relative_gap
+
+CPU = torch.device("cpu")
+TOLERANCE = 1e-5
+
+
+def context() -> Context:
+    return Context(3, CPU)
+
+
+@pytest.mark.parametrize("position", ["end", "middle", "front"])
+@pytest.mark.parametrize("class_specific", [False, True], ids=["shared", "per-class"])
+@pytest.mark.parametrize("tokens", [16, 5, 1])
+def test_loss_and_gradient_equal_the_reference(
+    position: Any, class_specific: bool, tokens: int
+) -> None:
+    backbone = random_backbone(width=32, layers=2)
+    task = random_task(backbone)
+    method = CoOp(position=position, class_specific=class_specific, context_tokens=tokens)
+    tower = backbone.text_tower()
+    start = method.initial_context(len(task.classnames), backbone, tower, context())
+    ours = start.clone().requires_grad_()
+    theirs = start.clone().requires_grad_()
+    features, labels = task.train.features[::2], task.train.labels[::2]
+    model = method.model(task, backbone, tower, tokens, context())
+    loss = model.loss(ours, features, labels)
+    loss.backward()
+    expected, logits = reference.loss(
+        backbone.module, backbone.tokenizer, task.classnames, theirs, position, features, labels
+    )
+    expected.backward()
+    assert relative_gap(model.scale * features @ model.class_features(ours).T, logits) < TOLERANCE
+    assert relative_gap(loss, expected) < TOLERANCE
+    assert ours.grad is not None
+    assert theirs.grad is not None
+    assert relative_gap(ours.grad, theirs.grad) < TOLERANCE
+
+
+def test_words_start_the_context_as_the_prompt_that_they_spell() -> None:
+    backbone = random_backbone()
+    task = random_task(backbone)
+    method = CoOp(context_init="a_photo of a")
+    tower = backbone.text_tower()
+    start = method.initial_context(len(task.classnames), backbone, tower, context())
+    assert start.shape == (4, 32)
+    model = method.model(task, backbone, tower, 4, context())
+    assert relative_gap(model.class_features(start), backbone.class_features(task)) < TOLERANCE
+
+
+def test_a_random_context_has_the_documented_spread() -> None:
+    backbone = random_backbone()
+    method = CoOp(class_specific=True)
+    start = method.initial_context(50, backbone, backbone.text_tower(), context())
+    assert start.shape == (50, 16, 32)
+    assert float(start.std()) == pytest.approx(0.02, rel=0.03)
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 50])
+def test_rates_are_those_of_dassl(epochs: int) -> None:
+    ours = [CoOp().rate(epoch, epochs) for epoch in range(epochs)]
+    assert ours == pytest.approx(reference.dassl_rates(2e-3, 1e-5, epochs), rel=1e-9)
+
+
+def test_epochs_follow_the_shots() -> None:
+    lengths = {shots: CoOp().epochs_for(shots) for shots in (1, 2, 4, 8, 16)}
+    assert lengths == {1: 50, 2: 100, 4: 100, 8: 200, 16: 200}
+    assert CoOp(epochs=7).epochs_for(16) == 7
+
+
+def test_a_short_last_batch_is_dropped_only_beside_a_full_one() -> None:
+    rng = torch.Generator().manual_seed(0)
+    for count, sizes in ((70, [32, 32]), (64, [32, 32]), (31, [31]), (1, [1])):
+        batches = minibatches(count, 32, rng, CPU, drop_last=True)
+        assert [len(batch) for batch in batches] == sizes
+        assert steps_per_epoch(count, 32, drop_last=True) == len(sizes)
+
+
+def test_a_whole_fit_equals_plain_training_on_the_same_views() -> None:
+    backbone = random_backbone()
+    task = random_task(backbone)
+    method = CoOp(epochs=4, batch_size=8, context_tokens=3, lr=0.1)
+    classifier = method.fit(task, backbone, context())
+    ctx = context()
+    tower = backbone.text_tower()
+    plain = method.initial_context(6, backbone, tower, ctx).requires_grad_()
+    optimizer = torch.optim.SGD([plain], lr=0.1, momentum=0.9, weight_decay=5e-4)
+    order, augment = ctx.rng("order"), ctx.rng("views")
+    views = task.train.views(4, None, augment)  # type: ignore[arg-type]
+    for features, rate in zip(views, reference.dassl_rates(0.1, 1e-5, 4), strict=True):
+        optimizer.param_groups[0]["lr"] = rate
+        for index in torch.randperm(18, generator=order).split(8)[:2]:
+            loss, _ = reference.loss(
+                backbone.module,
+                backbone.tokenizer,
+                task.classnames,
+                plain,
+                "end",
+                features[index],
+                task.train.labels[index],
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    moved = plain.detach() - method.initial_context(6, backbone, tower, context())
+    assert moved.abs().max() > 0.01
+    assert relative_gap(classifier.tensors()["context"], plain.detach()) < 1e-4
+
+
+def test_views_are_asked_for_in_bounded_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fsbench_methods.training.VIEW_BYTES", 4 * 24 * 18 * 3)
+    task = random_task(random_backbone())
+    rng = torch.Generator().manual_seed(0)
+    views = list(epoch_views(task.train, 7, None, rng, 24))  # type: ignore[arg-type]
+    assert [view.shape for view in views] == [(18, 24)] * 7
+    assert not torch.equal(views[0], views[3])
+
+
+def test_only_the_context_is_stored_and_it_decides() -> None:
+    backbone = random_backbone()
+    task = random_task(backbone)
+    classifier = CoOp(epochs=1).fit(task, backbone, context())
+    before = classifier.logits(task.train)
+    assert {name: tensor.shape for name, tensor in classifier.tensors().items()} == {
+        "context": (16, 32)
+    }
+    classifier.tensors()["context"].zero_()
+    assert not torch.allclose(before, classifier.logits(task.train))
+
+
+def test_a_name_too_long_for_the_context_is_refused() -> None:
+    backbone = random_backbone()
+    task = random_task(backbone)
+    long = Task(("word " * 65, "cat"), task.templates, task.train)
+    with pytest.raises(UnsupportedBackboneError, match="shorten"):
+        CoOp(epochs=1).fit(long, backbone, context())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"context_tokens": 0},
+        {"position": "start"},
+        {"context_init": "  "},
+        {"epochs": -1},
+        {"lr": 0.0},
+        {"batch_size": 0},
+    ],
+    ids=str,
+)
+def test_wrong_values_are_refused_with_the_next_step(wrong: dict[str, Any]) -> None:
+    (name,) = wrong
+    with pytest.raises(UsageError, match=rf"coop: {name}=.*fsbench show coop"):
+        CoOp(**wrong)
