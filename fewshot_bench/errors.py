@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class FsbenchError(Exception):
-    """Base of every error that the harness raises on purpose; `exit_code` is what the CLI returns."""
+    """Base of every error that is raised on purpose; `exit_code` is what the CLI returns."""
 
     exit_code = 1
 
@@ -25,7 +25,7 @@ class DataMissingError(FsbenchError):
 
 
 class UnsupportedBackboneError(FsbenchError):
-    """A method needs a part of the backbone (a transformer text tower, say) that it does not have."""
+    """A method needs a part (a transformer text tower, say) that the backbone does not have."""
 
     exit_code = 2
 

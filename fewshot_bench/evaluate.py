@@ -10,7 +10,7 @@ from fewshot_bench.errors import ContractError
 
 
 def check_logits(logits: object, queries: int, classes: int) -> Tensor:
-    """(queries, classes) finite float32 on the CPU, or ContractError that says what came instead."""
+    """(queries, classes) finite float32 on the CPU; ContractError says what came instead."""
     if not isinstance(logits, Tensor):
         raise ContractError(f"logits() returned {type(logits).__name__}, expected a tensor")
     if tuple(logits.shape) != (queries, classes):
@@ -34,7 +34,7 @@ def metrics(logits: Tensor, labels: Tensor) -> dict[str, float | int]:
     Ties go to the class with the lower index.
     """
     hits = (logits.argmax(dim=1) == labels).double()
-    present = labels.unique()
+    present = labels.unique()  # type: ignore[no-untyped-call]
     per_class = torch.stack([hits[labels == label].mean() for label in present])
     return {
         "top1": round(100 * float(hits.mean()), 6),

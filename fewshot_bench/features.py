@@ -94,7 +94,9 @@ class FeatureStore:
 
 
 def _digest(features: Tensor) -> str:
-    return hashlib.sha256(features.contiguous().view(-1).view(torch.uint8).numpy()).hexdigest()
+    return hashlib.sha256(
+        features.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+    ).hexdigest()
 
 
 class _Backing:
@@ -111,7 +113,7 @@ class _Backing:
         self.index = torch.tensor(order)
 
 
-# A view carries no path, label or source: those stand here, where a method's own objects don't lead.
+# A view carries no path, label or source: those stand here, where a method's objects don't lead.
 _BACKING: weakref.WeakKeyDictionary[ImageView, _Backing] = weakref.WeakKeyDictionary()
 
 

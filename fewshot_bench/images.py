@@ -52,7 +52,6 @@ class ImageSource:
     def __init__(self, dataset: Dataset, items: Sequence[Item], backbone: LoadedBackbone) -> None:
         self.items = tuple(items)
         self.backbone = backbone
-        self.labels = torch.tensor([item.label for item in items], dtype=torch.int64)
         self._dataset = dataset
         self._decoded = _Bounded(MEMORY)
         self._prepared: Tensor | None = None
@@ -60,6 +59,11 @@ class ImageSource:
 
     def __len__(self) -> int:
         return len(self.items)
+
+    @property
+    def labels(self) -> Tensor:
+        """(n,) int64 class indices of the items."""
+        return torch.tensor([item.label for item in self.items], dtype=torch.int64)
 
     @property
     def digest(self) -> str:

@@ -1,4 +1,4 @@
-"""The only clock: phases, cost of shared work, peak memory, and parameters seen at the optimizer."""
+"""The only clock: phases, cost of shared work, peak memory, parameters seen at the optimizer."""
 
 from __future__ import annotations
 

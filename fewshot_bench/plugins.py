@@ -55,7 +55,7 @@ class Hooks:
         """A cell's record was written; failures included."""
 
     @hookspec
-    def table_columns(self, records: Sequence[Record]) -> dict[str, object] | None:  # type: ignore[empty-body]
+    def table_columns(self, records: Sequence[Record]) -> dict[str, object] | None:
         """Extra `compare` columns: {title: value} for the records of one table row."""
 
 

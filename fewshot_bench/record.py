@@ -22,7 +22,8 @@ class Record:
     split: `digest`, `protocol`, `train`, `val`, `test` (counts), `verified` (published picks).
     metrics: `top1`, `macro_accuracy` in percent, `nll`, `n`; empty when the cell failed.
     footprint: `trained`, `trained_source` (observed or declared), `stored`, `backbone`
-        (parameters), `peak_memory_mb`, `images_seen`, `steps`, `selection` (configurations, labels).
+        (parameters), `peak_memory_mb`, `images_seen`, `steps`, and `selection`
+        (configurations, labels).
     timings: per phase `wall` and `cpu` seconds, `billed_seconds`, `elapsed_seconds`.
     error: `type`, `message`, `traceback` of a failed cell, else None.
     """

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def derive(seed: int, *names: object) -> int:
-    """A 63-bit seed for the stream `names` under `seed`; distinct names give independent streams."""
+    """A 63-bit seed for stream `names` under `seed`; distinct names are independent."""
     text = "\x1f".join(["fsbench", str(seed), *(str(name) for name in names)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
@@ -36,7 +36,7 @@ def isolated(seed: int) -> Iterator[None]:
 
     python_state = random.getstate()
     numpy_state = np.random.get_state()
-    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     with torch.random.fork_rng(devices=devices):
         random.seed(derive(seed, "python"))
         np.random.seed(derive(seed, "numpy") % 2**32)

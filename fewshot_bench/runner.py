@@ -22,6 +22,7 @@ from fewshot_bench.features import FeatureStore, image_view, shots_view
 from fewshot_bench.images import ImageSource
 from fewshot_bench.meter import Meter, ParameterObserver, PeakMemory
 from fewshot_bench.method import Classifier, Method
+from fewshot_bench.output import captured_output
 from fewshot_bench.published.picks import verified_picks
 from fewshot_bench.record import Record
 from fewshot_bench.registry import registry
@@ -29,7 +30,6 @@ from fewshot_bench.rng import derive, isolated
 from fewshot_bench.spec import RunSpec
 from fewshot_bench.splits import draw
 from fewshot_bench.task import Item, Split, Task
-from fewshot_bench.output import captured_output
 
 Progress = Callable[[int, int], None]
 SOURCES_KEPT = 6
@@ -161,11 +161,10 @@ class _Cell:
 
     def _predict(self, classifier: Classifier) -> Tensor:
         """Logits in the order of the test list; the method sees queries in a shuffled order."""
-        nameless = tuple(Item(item.id, -1, "") for item in self.split.test)
-        source = self.session.source(self.dataset, nameless, self.spec)
+        source = self.session.source(self.dataset, self.split.test, self.spec)
         # A list grouped by class would give the label away by position.
         stream = torch.Generator().manual_seed(derive(0, "queries", self.split.digest))
-        order = torch.randperm(len(nameless), generator=stream)
+        order = torch.randperm(len(source), generator=stream)
         queries = image_view(
             source,
             self.session.features,
@@ -176,7 +175,7 @@ class _Cell:
         with self.meter.phase("predict"), torch.no_grad():
             raw = classifier.logits(queries)
         self._check_backbone("logits")
-        shuffled = check_logits(raw, len(nameless), len(self.card.classnames))
+        shuffled = check_logits(raw, len(source), len(self.card.classnames))
         logits = torch.empty_like(shuffled)
         logits[order] = shuffled
         return logits

@@ -32,7 +32,7 @@ def digest_of(roles: Iterable[tuple[str, Iterable[Item]]]) -> str:
 
 @dataclass(frozen=True)
 class Split:
-    """Support, validation and test items of one cell; identical for every method by construction."""
+    """Support, validation and test items of one cell; the same for every method."""
 
     dataset: str
     revision: str

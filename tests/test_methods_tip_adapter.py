@@ -50,7 +50,7 @@ def random_search(classes: int, shots: int, queries: int) -> dict[str, Any]:
 def test_the_search_finds_what_two_plain_loops_find(
     classes: int, shots: int, queries: int, balanced: bool, block: int, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(cache_model, "BLOCK", block)
+    monkeypatch.setitem(cache_model.BLOCKS, "cpu", block)
     data = random_search(classes, shots, queries)
     if not balanced:
         data["keys"], data["labels"] = data["keys"][:-1], data["labels"][:-1]

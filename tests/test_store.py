@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fewshot_bench import store as store_module
+from fewshot_bench import store_files as store_module
 from fewshot_bench.errors import StoreError, UsageError
 from fewshot_bench.record import Record
 from fewshot_bench.spec import RunSpec

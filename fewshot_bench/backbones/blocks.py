@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from fewshot_bench.backbones.protocol import Adapter, Encoder, Site
 from fewshot_bench.errors import UnsupportedBackboneError
@@ -68,14 +69,14 @@ class Block:
         return names[matrix], slice(None)
 
 
-def read_blocks(transformer: nn.Module, dtype: torch.dtype, owner: str) -> tuple[Block, ...]:
+def read_blocks(transformer: Any, dtype: torch.dtype, owner: str) -> tuple[Block, ...]:
     """The blocks of an open_clip transformer, matrices in `dtype`.
 
     Reads by parameter name, so that it does not matter which attention class open_clip uses;
     UnsupportedBackboneError when a block has parts that this code does not compute.
     """
     blocks = []
-    for index, module in enumerate(transformer.resblocks):  # type: ignore[arg-type]
+    for index, module in enumerate(transformer.resblocks):
         parameters = {name: value.detach() for name, value in module.named_parameters()}
         if set(parameters) != _NAMES:
             odd = sorted(set(parameters) ^ _NAMES)

@@ -48,4 +48,5 @@ def load_tiny(device: str = "cpu", precision: str = "fp32") -> Any:
     )
 
 
+load_tiny.threads = 1  # type: ignore[attr-defined]
 load_tiny.identity = identity  # type: ignore[attr-defined]

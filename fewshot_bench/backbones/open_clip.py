@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fewshot_bench.backbones.protocol import ImageTower, TextTower
 from fewshot_bench.backbones.text_tower import read_text_tower
 from fewshot_bench.backbones.vision_tower import read_vision_tower
-from fewshot_bench.errors import ContractError, UnsupportedBackboneError
+from fewshot_bench.errors import ContractError, UnsupportedBackboneError, UsageError
 from fewshot_bench.task import Task
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -29,7 +29,7 @@ class OpenClipBackbone:
     def __init__(
         self,
         name: str,
-        module: nn.Module,
+        module: Any,
         tokenizer: Callable[[list[str]], Tensor],
         transform: Any,
         *,
@@ -39,12 +39,12 @@ class OpenClipBackbone:
         """`transform` is open_clip's evaluation transform (its last steps: tensor, normalize)."""
         self.name = name
         self.precision = precision
-        self.module = module.to(device).eval().requires_grad_(False)
+        self.module: Any = module.to(device).eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self._steps, self._mean, self._std = _split_transform(transform, name)
-        size = module.visual.image_size  # type: ignore[union-attr]
-        self.image_size: tuple[int, int] = (size, size) if isinstance(size, int) else tuple(size)  # type: ignore[assignment, arg-type]
-        self.logit_scale = float(module.logit_scale.exp().mean())  # type: ignore[union-attr, operator]
+        size = module.visual.image_size
+        self.image_size: tuple[int, int] = (size, size) if isinstance(size, int) else tuple(size)
+        self.logit_scale = float(module.logit_scale.exp().mean())
         self.embed_dim = self._embed_dim()
         self.weights_digest = self._digest_weights()
         self.activation = _activation_name(module)
@@ -52,7 +52,8 @@ class OpenClipBackbone:
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return next(self.module.parameters()).device
+        device: torch.device = next(self.module.parameters()).device
+        return device
 
     @property
     def parameters(self) -> int:
@@ -74,8 +75,21 @@ class OpenClipBackbone:
 
     def tokenize(self, prompts: Sequence[str]) -> Tensor:
         """(n, context) int64 token ids; a prompt longer than the context is an error."""
-        tokens = self.tokenizer(list(prompts)).to(self.device)
-        return tokens
+        self._check_lengths(prompts)
+        return self.tokenizer(list(prompts)).to(self.device)
+
+    def _check_lengths(self, prompts: Sequence[str]) -> None:
+        """open_clip cuts long prompts without a word; a cut class name would be a wrong number."""
+        encode = getattr(self.tokenizer, "encode", None)
+        context = getattr(self.tokenizer, "context_length", None)
+        if encode is None or not context:
+            return
+        for prompt in prompts:
+            if len(encode(prompt)) + 2 > context:
+                raise UsageError(
+                    f"prompt '{prompt[:60]}...' has {len(encode(prompt)) + 2} tokens, the text "
+                    f"encoder reads {context}; shorten the class name or the template"
+                )
 
     def autocast(self) -> Any:
         """Context for encoder work at the backbone's precision."""
@@ -87,7 +101,7 @@ class OpenClipBackbone:
     def encode_image(self, pixels: Tensor) -> Tensor:
         """(b, 3, h, w) to (b, embed_dim) raw float32 features."""
         with self.autocast():
-            features: Tensor = self.module.encode_image(pixels.to(self.device))  # type: ignore[operator]
+            features: Tensor = self.module.encode_image(pixels.to(self.device))
         return features.float()
 
     @torch.no_grad()
@@ -96,7 +110,7 @@ class OpenClipBackbone:
         tokens = self.tokenize(prompts)
         with self.autocast():
             encode = self._text_encoder()
-            parts = [encode(chunk) for chunk in tokens.split(TEXT_CHUNK)]
+            parts = [encode(chunk) for chunk in torch.split(tokens, TEXT_CHUNK)]
         return torch.cat(parts).float()
 
     def class_features(self, task: Task) -> Tensor:
@@ -113,7 +127,8 @@ class OpenClipBackbone:
         try:
             return self.text_tower().encode_tokens
         except UnsupportedBackboneError:
-            return self.module.encode_text  # type: ignore[return-value]
+            whole: Callable[[Tensor], Tensor] = self.module.encode_text
+            return whole
 
     def image_tower(self) -> ImageTower:
         """Functional image encoder, proved equal to the model's own on first use."""
@@ -128,16 +143,16 @@ class OpenClipBackbone:
         return functools.cache(self._read_image_tower), functools.cache(self._read_text_tower)
 
     def _read_image_tower(self) -> ImageTower:
-        tower = read_vision_tower(self.module.visual, DTYPES[self.precision], self.name)  # type: ignore[arg-type]
+        tower = read_vision_tower(self.module.visual, DTYPES[self.precision], self.name)
         generator = torch.Generator().manual_seed(0)
         pixels = torch.randn(1, 3, *self.image_size, generator=generator).to(self.device)
-        self._compare("image", tower.encode, self.module.encode_image, pixels)  # type: ignore[arg-type]
+        self._compare("image", tower.encode, self.module.encode_image, pixels)
         return tower
 
     def _read_text_tower(self) -> TextTower:
         tower = read_text_tower(self.module, DTYPES[self.precision], self.name)
         tokens = self.tokenize(["a photo of a cat.", "a photo of two dogs."])
-        self._compare("text", tower.encode_tokens, self.module.encode_text, tokens)  # type: ignore[arg-type]
+        self._compare("text", tower.encode_tokens, self.module.encode_text, tokens)
         return tower
 
     @torch.no_grad()
@@ -162,7 +177,7 @@ class OpenClipBackbone:
     def _embed_dim(self) -> int:
         with torch.no_grad():
             blank = torch.zeros(1, 3, *self.image_size, device=self.device)
-            return int(self.module.encode_image(blank).shape[-1])  # type: ignore[operator]
+            return int(self.module.encode_image(blank).shape[-1])
 
     def _digest_weights(self) -> str:
         sha = hashlib.sha256()

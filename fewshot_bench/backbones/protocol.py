@@ -39,11 +39,18 @@ class Adapter(Protocol):
 class ImageTower(Protocol):
     """The image encoder as a function of frozen weights and an optional adapter."""
 
-    layers: int
-    width: int
+    @property
+    def layers(self) -> int:
+        """Number of blocks."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Size of the residual stream."""
+        ...
 
     def encode(self, pixels: Tensor, adapter: Adapter | None = None) -> Tensor:
-        """(b, 3, h, w) preprocessed pixels to (b, embed) raw features; differentiable in adapter."""
+        """(b, 3, h, w) pixels to (b, embed) raw features; differentiable in adapter."""
         ...
 
     def weight(self, site: Site) -> Tensor:
@@ -58,8 +65,15 @@ class ImageTower(Protocol):
 class TextTower(Protocol):
     """The text encoder: computes a prefix that all prompts share once, and stops at end of text."""
 
-    layers: int
-    width: int
+    @property
+    def layers(self) -> int:
+        """Number of blocks."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Size of the residual stream."""
+        ...
 
     def encode_tokens(self, tokens: Tensor, adapter: Adapter | None = None) -> Tensor:
         """(n, context) token ids to (n, embed) raw features; differentiable in adapter."""
@@ -118,7 +132,7 @@ class Backbone(Protocol):
         ...
 
     def class_features(self, task: Task) -> Tensor:
-        """(classes, embed_dim) unit length: mean of the unit features over templates, normalized."""
+        """(classes, embed_dim) unit length: normalized mean of the unit features over templates."""
         ...
 
     def image_tower(self) -> ImageTower:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -108,7 +109,7 @@ def _group(ends: list[int]) -> tuple[Tensor | None, list[tuple[list[int], int]]]
     return visited.argsort(), groups
 
 
-def read_text_tower(model: nn.Module, dtype: torch.dtype, owner: str) -> TextTower:
+def read_text_tower(model: Any, dtype: torch.dtype, owner: str) -> TextTower:
     """The text tower of an open_clip model; UnsupportedBackboneError unless CLIP's transformer."""
     text = getattr(model, "text", model)
     reason = _unsupported(text)
@@ -127,7 +128,7 @@ def read_text_tower(model: nn.Module, dtype: torch.dtype, owner: str) -> TextTow
     )
 
 
-def _unsupported(text: nn.Module) -> str:
+def _unsupported(text: Any) -> str:
     needed = ("transformer", "token_embedding", "positional_embedding", "ln_final")
     missing = [name for name in needed if getattr(text, name, None) is None]
     if missing or not hasattr(text.transformer, "resblocks"):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from fewshot_bench.backbones.blocks import Block, Layout, read_blocks, run_blocks
 from fewshot_bench.backbones.protocol import Adapter, Site
@@ -67,7 +68,7 @@ def merge(blocks: tuple[Block, ...], encoder: str, deltas: dict[Site, Tensor]) -
     return tuple(merged)
 
 
-def read_vision_tower(visual: nn.Module, dtype: torch.dtype, owner: str) -> VisionTower:
+def read_vision_tower(visual: Any, dtype: torch.dtype, owner: str) -> VisionTower:
     """The vision tower of an open_clip model; UnsupportedBackboneError unless a plain CLIP ViT."""
     reasons = _unsupported(visual)
     if reasons:
@@ -76,17 +77,17 @@ def read_vision_tower(visual: nn.Module, dtype: torch.dtype, owner: str) -> Visi
             "frozen features, or another backbone (ViT-B-16/openai)"
         )
     return VisionTower(
-        read_blocks(visual.transformer, dtype, f"{owner} (vision)"),  # type: ignore[arg-type]
-        visual.conv1.weight.detach().to(dtype),  # type: ignore[union-attr]
-        visual.class_embedding.detach(),  # type: ignore[union-attr, operator]
-        visual.positional_embedding.detach(),  # type: ignore[union-attr, operator]
-        visual.ln_pre,  # type: ignore[arg-type]
-        visual.ln_post,  # type: ignore[arg-type]
-        visual.proj.detach().to(dtype),  # type: ignore[union-attr, operator]
+        read_blocks(visual.transformer, dtype, f"{owner} (vision)"),
+        visual.conv1.weight.detach().to(dtype),
+        visual.class_embedding.detach(),
+        visual.positional_embedding.detach(),
+        visual.ln_pre,
+        visual.ln_post,
+        visual.proj.detach().to(dtype),
     )
 
 
-def _unsupported(visual: nn.Module) -> str:
+def _unsupported(visual: Any) -> str:
     needed = ("conv1", "class_embedding", "positional_embedding", "transformer", "ln_post", "proj")
     missing = [name for name in needed if getattr(visual, name, None) is None]
     if missing or not hasattr(visual.transformer, "resblocks"):
@@ -95,6 +96,6 @@ def _unsupported(visual: nn.Module) -> str:
         return "it pools by attention"
     if getattr(visual, "pool_type", "tok") != "tok":
         return f"it pools by {visual.pool_type}"
-    if visual.conv1.bias is not None:  # type: ignore[union-attr]
+    if visual.conv1.bias is not None:
         return "its patch embedding has a bias"
     return ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,9 @@ _PATH: Any = click.Path(path_type=Path)
     help="YAML or TOML file with the names of these options.",
 )
 @click.option("--method", "-m", type=NAMES, required=True, help="Methods, or all.")
-@click.option("--dataset", "-d", type=NAMES, required=True, help="Data sets, suites, or FAMILY:ARG.")
+@click.option(
+    "--dataset", "-d", type=NAMES, required=True, help="Data sets, suites, or FAMILY:ARG."
+)
 @click.option("--shots", type=NUMBERS, default="1,2,4,8,16", show_default=True)
 @click.option("--seeds", type=NUMBERS, default="1,2,3", show_default=True)
 @click.option("--split-seed", type=int, help="One support set for all seeds (default: the seed).")
@@ -51,6 +53,7 @@ _PATH: Any = click.Path(path_type=Path)
 )
 @click.option("--backbone", default="tiny", show_default=True, help="MODEL/TAG[@FILE] or a name.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--jobs", type=click.IntRange(1), help="Worker processes (default: by the backbone).")
 @click.option("--precision", default="fp32", show_default=True, help="fp32, bf16 or fp16.")
 @click.option(
     "--protocol",
@@ -67,7 +70,7 @@ _PATH: Any = click.Path(path_type=Path)
 @click.option("--retry-failed", is_flag=True, help="Compute cells again that failed.")
 @click.option("--save-config", type=_PATH, help="Write these options to a file for --config.")
 @click.pass_context
-def command(ctx: click.Context, **values: Any) -> None:
+def command(ctx: click.Context, /, **values: Any) -> None:
     """Run methods on data sets: every cell of the matrix that is not done yet.
 
     Exit code: 0 all cells done, 1 some failed, 2 wrong usage, 3 data missing.
@@ -100,6 +103,7 @@ def run_matrix(
     option: tuple[str, ...] = (),
     backbone: str = "tiny",
     device: str = "auto",
+    jobs: int | None = None,
     precision: str = "fp32",
     protocol: str = "fair",
     val: str | None = None,
@@ -111,6 +115,7 @@ def run_matrix(
 ) -> int:
     """Expand, check, run and report; returns the exit code."""
     from fewshot_bench import plan as planning
+    from fewshot_bench.engines.local import LocalEngine, slots
     from fewshot_bench.store import Store
 
     device = _device(device)
@@ -134,12 +139,15 @@ def run_matrix(
     if not dry_run:
         results.create()
     state = planning.resume(plan, results, force=force, retry_failed=retry_failed)
-    if not dry_run:
-        _drop_unreadable(planning, plan, state)
-    _announce(plan, state, results)
     if dry_run:
+        _announce(plan, state, results)
         return _exit_code(plan, failed=0)
-    return _run(plan, state, results, device=device, force=force)
+    count, threads = slots(backbone, device, jobs)
+    with LocalEngine(results, device, count, threads, force or retry_failed) as engine:
+        engine.warm(len(state.todo))
+        _drop_unreadable(planning, plan, state)
+        _announce(plan, state, results)
+        return _run(plan, state, results, engine)
 
 
 def _device(name: str) -> str:
@@ -178,15 +186,14 @@ def _announce(plan: Any, state: Any, results: Any) -> None:
     )
 
 
-def _run(plan: Any, state: Any, results: Any, *, device: str, force: bool) -> int:
+def _run(plan: Any, state: Any, results: Any, engine: Any) -> int:
     from fewshot_bench.cli.progress import display
-    from fewshot_bench.engines.local import run_cells
 
     failed = len(state.failed)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         with display(state.todo, live=_is_terminal()) as shown:
-            for record in run_cells(state.todo, results, shown.inside, device=device, force=force):
+            for record in engine.run(state.todo, shown.inside):
                 shown.finish(record)
                 failed += record.status == "failed"
     except KeyboardInterrupt:
@@ -207,8 +214,7 @@ def _interrupt(*_: object) -> None:
 
 
 def _is_terminal() -> bool:
-    stream: Callable[[], bool] = click.get_text_stream("stdout").isatty
-    return stream()
+    return sys.stdout.isatty()
 
 
 def _exit_code(plan: Any, failed: int) -> int:

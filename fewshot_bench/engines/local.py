@@ -1,52 +1,204 @@
-"""The local engine: one cell after another in this process, everything shared."""
+"""The local engine: long-lived worker processes, each with its own backbone, on this machine.
+
+A worker that is killed costs the cell that it held: the cell is tried once more by a new worker,
+then recorded as failed. Each record is in the store before anyone hears of it.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import queue
+import subprocess
 import sys
+import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import IO, Any
 
-from fewshot_bench.errors import FsbenchError
+from fewshot_bench.errors import FsbenchError, StoreError
 from fewshot_bench.record import Record
 from fewshot_bench.registry import registry
-from fewshot_bench.runner import Session, run_one
 from fewshot_bench.spec import RunSpec
 from fewshot_bench.store import Store
 
 Progress = Callable[[RunSpec, int, int], None]
+TRIES = 2
 
 
-def run_cells(
-    cells: Sequence[RunSpec],
-    store: Store,
-    progress: Progress,
-    *,
-    device: str = "cpu",
-    force: bool = False,
-) -> Iterator[Record]:
-    """Compute the cells in order; each record is in the store before it is yielded.
+def slots(backbone: str, device: str, jobs: int | None) -> tuple[int, int | None]:
+    """How many workers, and how many CPU threads each; None leaves threads to torch.
 
-    A cell that another process finished meanwhile is read instead of computed again. StoreError
-    (disk full, no permission) ends the run: what is written stays, and it can go on later.
+    A backbone whose loader says `threads = 1` is too small to gain from a second thread: then
+    there is one worker per core unless `jobs` says otherwise.
     """
-    session = Session(cache=store.path / "cache" / "features", device=device)
-    hooks = registry().hooks
-    for cell in cells:
-        found = None if force else store.get(cell.key())
-        if found is not None and found.status == "done":
-            yield found
-            continue
-        _tell(hooks.run_started, spec=cell)
-        outcome = run_one(cell, session, lambda done, total, c=cell: progress(c, done, total))
-        store.write(outcome.record, outcome.logits, outcome.labels, outcome.ids)
-        _tell(hooks.run_finished, record=outcome.record)
-        yield outcome.record
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = cores or 1
+    entry = registry().backbones.entries.get(backbone)
+    small = entry is not None and getattr(entry.load(), "threads", None) == 1
+    if device != "cpu":
+        return jobs or 1, None
+    if small:
+        return jobs or cores, 1
+    return jobs or 1, max(1, cores // (jobs or 1))
 
 
-def _tell(hook: Callable[..., object], **arguments: object) -> None:
-    """Call a hook; one that fails must not cost a result, so its failure is shown and passed."""
-    try:
-        hook(**arguments)
-    except FsbenchError:
-        raise
-    except Exception as error:
-        print(f"a plug-in's hook failed: {type(error).__name__}: {error}", file=sys.stderr)
+@dataclass(eq=False)
+class _Worker:
+    """One worker process, and the cell that it holds."""
+
+    process: subprocess.Popen[str]
+    cell: RunSpec | None = None
+    fatal: dict[str, Any] | None = None
+
+    def send(self, cell: RunSpec, force: bool) -> None:
+        """Hand over a cell; a worker that is gone is noticed by its reader."""
+        self.cell = cell
+        stream: IO[str] | None = self.process.stdin
+        assert stream is not None
+        try:
+            stream.write(json.dumps({"spec": cell.to_dict(), "force": force}) + "\n")
+            stream.flush()
+        except OSError:
+            return
+
+    def stop(self) -> None:
+        """End the process now."""
+        self.process.kill()
+        self.process.wait()
+
+
+@dataclass
+class LocalEngine:
+    """Runs cells in `jobs` worker processes; start it early, workers load while others check."""
+
+    store: Store
+    device: str = "cpu"
+    jobs: int = 1
+    threads: int | None = None
+    force: bool = False
+    _events: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = field(default_factory=queue.Queue)
+    _workers: list[_Worker] = field(default_factory=list)
+
+    def __enter__(self) -> LocalEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
+            worker.stop()
+
+    def _start(self) -> _Worker:
+        threads = os.environ.get("OMP_NUM_THREADS") if self.threads is None else str(self.threads)
+        environment = dict(os.environ) | ({"OMP_NUM_THREADS": threads} if threads else {})
+        command = [sys.executable, "-m", "fewshot_bench.engines.worker"]
+        process = subprocess.Popen(
+            [*command, str(self.store.path), self.device, str(self.threads or 0)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            env=environment,
+            start_new_session=True,
+        )
+        worker = _Worker(process)
+        threading.Thread(target=self._read, args=(worker,), daemon=True).start()
+        self._workers.append(worker)
+        return worker
+
+    def _read(self, worker: _Worker) -> None:
+        stream = worker.process.stdout
+        assert stream is not None
+        for line in stream:
+            self._events.put((worker, json.loads(line)))
+        worker.process.wait()
+        self._events.put((worker, None))
+
+    def warm(self, cells: int) -> None:
+        """Start as many workers as `cells` can use."""
+        while len(self._workers) < min(self.jobs, cells):
+            self._start()
+
+    def run(self, cells: Sequence[RunSpec], progress: Progress) -> Iterator[Record]:
+        """Compute the cells; yields each record once it is stored.
+
+        With several workers, cells with more shots go first, so that no worker ends up alone with
+        a long one. StoreError or missing weights end the run; what is written stays.
+        """
+        order = sorted(cells, key=lambda cell: -cell.shots) if self.jobs > 1 else cells
+        waiting = deque(order)
+        tries: dict[str, int] = {}
+        self.warm(len(waiting))
+        for worker in self._workers:
+            self._next(worker, waiting)
+        open_cells = len(cells)
+        while open_cells:
+            worker, event = self._events.get()
+            cell = worker.cell
+            if event is None:
+                record = self._lost(worker, waiting, tries)
+                if record is not None:
+                    open_cells -= 1
+                    yield record
+            elif event["event"] == "fatal":
+                worker.fatal = event
+            elif cell is not None and event["event"] == "progress":
+                progress(cell, event["done"], event["total"])
+            elif cell is not None and event["event"] == "finished":
+                worker.cell = None
+                self._next(worker, waiting)
+                open_cells -= 1
+                yield self._stored(cell)
+
+    def _next(self, worker: _Worker, waiting: deque[RunSpec]) -> None:
+        if waiting:
+            worker.send(waiting.popleft(), self.force)
+
+    def _stored(self, cell: RunSpec) -> Record:
+        record = self.store.get(cell.key())
+        if record is None:
+            raise StoreError(f"the record of {cell.describe()} has gone from {self.store.path}")
+        return record
+
+    def _lost(
+        self, worker: _Worker, waiting: deque[RunSpec], tries: dict[str, int]
+    ) -> Record | None:
+        """A worker has ended: try its cell once more, then record that it failed."""
+        self._workers.remove(worker)
+        if worker.fatal is not None:
+            raise _as_error(worker.fatal)
+        cell, record = worker.cell, None
+        if cell is not None:
+            tries[cell.key()] = tries.get(cell.key(), 0) + 1
+            if tries[cell.key()] < TRIES:
+                waiting.appendleft(cell)
+            else:
+                record = _failure(cell, worker.process.returncode)
+                self.store.write(record)
+        if waiting:
+            self._next(self._start(), waiting)
+        return record
+
+
+class EngineError(FsbenchError):
+    """A worker could not go on for a reason that is no cell's fault."""
+
+
+def _as_error(event: dict[str, Any]) -> FsbenchError:
+    error = EngineError(event["message"])
+    error.exit_code = int(event["exit_code"])
+    return error
+
+
+def _failure(cell: RunSpec, code: int) -> Record:
+    how = f"killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+    return Record(
+        spec=cell,
+        status="failed",
+        error={
+            "type": "WorkerLost",
+            "message": f"the worker process was {how} {TRIES} times in this cell (out of memory?)",
+            "traceback": "",
+            "expected": True,
+        },
+    )

@@ -11,6 +11,7 @@ from fewshot_bench.errors import unknown
 from fewshot_bench.testing import contract_checks, learning_checks, manners_checks
 from fewshot_bench.testing.bench import Bench
 from fewshot_bench.testing.failure import CheckFailure, CheckSkipped
+from fewshot_bench.testing.observe import single_threaded
 
 Check = Callable[[Bench], None]
 Outcome = Literal["passed", "failed", "skipped", "expected failure"]
@@ -41,7 +42,8 @@ class NamedCheck:
 
     def __call__(self, method: Any) -> None:
         """CheckFailure (or whatever the method raises) when the rule is broken."""
-        self.function(_bench(method))
+        with single_threaded():
+            self.function(_bench(method))
 
 
 _benches: list[Bench] = []
@@ -85,7 +87,8 @@ def run_checks(
 
 def _judge(check: NamedCheck, bench: Bench, expected: str | None) -> CheckResult:
     try:
-        check.function(bench)
+        with single_threaded():
+            check.function(bench)
     except CheckSkipped as skip:
         return CheckResult(check.name, check.rule, "skipped", str(skip))
     except CheckFailure as failure:

@@ -53,6 +53,17 @@ def observed() -> Iterator[Observation]:
 
 
 @contextlib.contextmanager
+def single_threaded() -> Iterator[None]:
+    """One torch thread inside: toy tensors are too small for more, which wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
 def _captured(seen: Observation) -> Iterator[None]:
     """Collect what is written to stdout and stderr, by Python and below it; warnings are let be."""
     text = io.StringIO()
@@ -88,7 +99,7 @@ def _generators() -> dict[str, object]:
         "numpy.random": (kind, bytes(memoryview(keys)), tuple(rest)),  # type: ignore[arg-type]
         "torch": torch.get_rng_state().numpy().tobytes(),
     }
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         for index, state in enumerate(torch.cuda.get_rng_state_all()):
             states[f"torch.cuda {index}"] = state.numpy().tobytes()
     return states

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-BLOCK = 2**24
-"""Elements of the largest temporary tensor."""
+BLOCKS = {"cpu": 2**18, "other": 2**24}
+"""Elements of the largest temporary tensor: what a CPU's cache holds, or fills an accelerator."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Cache:
         return activation @ F.one_hot(self.labels, self.classes).to(activation.dtype)
 
     def logits(self, affinity: Tensor, beta: float) -> Tensor:
-        """(n, classes): exp(-(beta - beta * affinity)) V (Tip-Adapter, equations 3 and 5)."""
+        """(n, classes): exp(-(beta - beta * affinity)) V (Tip-Adapter main.py:39-42)."""
         return self.per_class(torch.exp(beta * affinity - beta))
 
     @torch.no_grad()
@@ -53,12 +53,17 @@ class Cache:
         self, features: Tensor, class_features: Tensor, scale: float, beta: float, alpha: float
     ) -> Tensor:
         """(n, classes): scale * f W' + alpha * cache logits, in blocks of queries."""
-        size = max(1, BLOCK // max(1, len(self.keys)))
+        size = _block(features.device, len(self.keys))
         parts = [
             scale * block @ class_features.T + alpha * self.logits(self.affinity(block), beta)
             for block in torch.split(features, size)
         ]
         return torch.cat(parts)
+
+
+def _block(device: torch.device, row: int) -> int:
+    """How many queries fit into a block when each takes `row` elements."""
+    return max(1, BLOCKS.get(device.type, BLOCKS["other"]) // max(1, row))
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,7 @@ def search(
     """
     counts = torch.zeros(len(betas), len(alphas), dtype=torch.int64, device=features.device)
     weights = torch.tensor(alphas, device=features.device)[:, None, None]
-    size = max(1, BLOCK // max(len(cache.keys), len(alphas) * cache.classes))
+    size = _block(features.device, max(len(cache.keys), len(alphas) * cache.classes))
     parts = (torch.split(whole, size) for whole in (features, labels, zero_shot))
     for block, targets, base in zip(*parts, strict=True):
         affinity = cache.affinity(block)

@@ -131,30 +131,30 @@ class ClipLora:
     name: ClassVar[str] = "clip-lora"
     version: ClassVar[str] = "1"
 
-    rank: int = hyper(2, "rank r of every update", source=f"{_PAPER}, section 4")
+    rank: int = hyper(2, "rank r of every update", source=f"{_PAPER}, p. 5")
     alpha: float = hyper(1.0, "numerator of the scaling", source="run_utils.py:22-35")
     scaling: Literal["sqrt", "linear"] = hyper(
         "sqrt", "scale updates by alpha/sqrt(r) or alpha/r", source="loralib/layers.py:41-42"
     )
-    dropout: float = hyper(0.25, "dropout on the updates' input", source=f"{_PAPER}, section 4")
+    dropout: float = hyper(0.25, "dropout on the updates' input", source=f"{_PAPER}, p. 5")
     encoder: Literal["both", "vision", "text"] = hyper(
-        "both", "which encoders are adapted", source=f"{_PAPER}, section 5"
+        "both", "which encoders are adapted", source=f"{_PAPER}, Fig. 3"
     )
     position: Literal["all", "top-half", "bottom-half", "top", "middle", "bottom", "top3"] = hyper(
         "all", "which layers are adapted", source="loralib/utils.py:10-39"
     )
     matrices: str = hyper(
-        "qkv", "which matrices are adapted: letters of q k v o m", source=f"{_PAPER}, section 5"
+        "qkv", "which matrices are adapted: letters of q k v o m", source=f"{_PAPER}, Fig. 3"
     )
     iterations: int = hyper(
-        500, "training steps per shot", unit="steps/shot", source=f"{_PAPER}, section 4"
+        500, "training steps per shot", unit="steps/shot", source=f"{_PAPER}, p. 5"
     )
-    lr: float = hyper(2e-4, "learning rate of AdamW", source=f"{_PAPER}, section 4")
+    lr: float = hyper(2e-4, "learning rate of AdamW", source=f"{_PAPER}, p. 5")
     eta_min: float = hyper(1e-6, "learning rate at the end of the cosine", source="lora.py:76")
     weight_decay: float = hyper(1e-2, "weight decay of AdamW", source="lora.py:75")
     beta1: float = hyper(0.9, "first moment of AdamW", source="lora.py:75")
     beta2: float = hyper(0.999, "second moment of AdamW", source="lora.py:75")
-    batch_size: int = hyper(32, "images per step", unit="images", source=f"{_PAPER}, section 4")
+    batch_size: int = hyper(32, "images per step", unit="images", source=f"{_PAPER}, p. 5")
 
     def __post_init__(self) -> None:
         """UsageError for values out of range."""
@@ -168,6 +168,10 @@ class ClipLora:
         valid = bool(letters) and letters <= set(MATRICES) and len(letters) == len(self.matrices)
         expected = "distinct letters of q, k, v, o, m without separators, such as 'qkv'"
         checks.require(self, "matrices", valid, expected)
+
+    def quick(self) -> ClipLora:
+        """A short schedule for the conformance kit."""
+        return replace(self, iterations=2)
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> LoraClassifier:
         """Trains the updates for `iterations` steps per shot."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -80,7 +80,10 @@ class CoOp:
     version: ClassVar[str] = "1"
 
     context_tokens: int = hyper(
-        16, "context tokens M (unused with context_init)", unit="tokens", source=f"{_CODE}, 4.1"
+        16,
+        "context tokens M (unused with context_init)",
+        unit="tokens",
+        source="CoOp train.py:91-95",
     )
     context_init: str = hyper(
         "", "words whose embeddings start the context; empty: random", source="coop.py:72-80"
@@ -115,6 +118,10 @@ class CoOp:
         checks.require_not_negative(self, "epochs", "momentum", "weight_decay", "warmup_lr")
         blank = bool(self.context_init) and not self.context_init.strip()
         checks.require(self, "context_init", not blank, "words, or nothing at all")
+
+    def quick(self) -> CoOp:
+        """A short schedule from words, for the conformance kit and its random text encoder."""
+        return replace(self, epochs=40, context_init="a photo of a")
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> PromptClassifier:
         """Trains the context on frozen image features."""

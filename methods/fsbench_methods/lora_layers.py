@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,16 +29,54 @@ class Dropout:
     generator: torch.Generator
 
     def mask(self, x: Tensor) -> Tensor:
-        """Ones where an element of `x` is kept, zeros elsewhere, of the shape and type of `x`."""
+        """True where an element of `x` is kept, of the shape of `x`."""
         words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64, device=x.device)
         words.random_(-(2**63), None, generator=self.generator)
         bits = words.view(torch.int16)[: x.numel()].view(x.shape)
-        return (bits >= round(self.rate * 65536) - 32768).to(x.dtype)
+        return bits >= round(self.rate * 65536) - 32768
+
+
+class _Masked(torch.autograd.Function):
+    """gain * ((x * keep) A') B', which keeps x and one byte per element of the mask.
+
+    Plain operations would keep x * keep and the mask in the precision of x, for q, k and v each.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, a: Tensor, b: Tensor, keep: Tensor, gain: float) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            masked = x.to(a.dtype) * keep.to(a.dtype)
+            hidden = F.linear(masked, a) * gain
+            ctx.save_for_backward(x, a, b, keep, hidden)
+            ctx.gain = gain
+            return F.linear(hidden, b)
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        x, a, b, keep, hidden = ctx.saved_tensors
+        gradient = outer[0].flatten(0, -2)
+        ones = keep.to(a.dtype)
+        inner = (gradient @ b) * ctx.gain
+        of_a = inner.T @ (x.to(a.dtype) * ones).flatten(0, -2)
+        of_b = gradient.T @ hidden.flatten(0, -2)
+        if not ctx.needs_input_grad[0]:
+            return None, of_a, of_b, None, None
+        of_x = (inner @ a).view(x.shape) * ones
+        return of_x.to(x.dtype), of_a, of_b, None, None
+
+
+def masked_update(x: Tensor, a: Tensor, b: Tensor, keep: Tensor, gain: float) -> Tensor:
+    """gain * ((x * keep) A') B' in little memory; a quarter slower than plainly on a CPU."""
+    dtype = x.dtype
+    if torch.is_autocast_enabled(x.device.type):
+        dtype = torch.get_autocast_dtype(x.device.type)
+    update: Tensor = _Masked.apply(x, a.to(dtype), b.to(dtype), keep, gain)  # type: ignore[no-untyped-call]
+    return update
 
 
 @dataclass(frozen=True)
 class LowRank:
-    """Adds s * B A dropout(x) to the frozen products (Hu et al. 2022, section 4.1).
+    """Adds s * B A dropout(x) to the frozen products (LoRA, Hu et al. 2022).
 
     `scaling` is s. With dropout every matrix of a block draws its own mask over the common input,
     as CLIP-LoRA does for q, k and v.
@@ -58,9 +97,12 @@ class LowRank:
         pair = self.factors.get(site)
         if pair is None:
             return None
-        if self.dropout is not None:
-            x = x * self.dropout.mask(x)
-        return F.linear(F.linear(x, pair[0]) * self._gain, pair[1])
+        if self.dropout is None:
+            return F.linear(F.linear(x, pair[0]) * self._gain, pair[1])
+        keep = self.dropout.mask(x)
+        if x.device.type != "cpu":
+            return masked_update(x, *pair, keep, self._gain)
+        return F.linear(F.linear(x * keep.to(x.dtype), pair[0]) * self._gain, pair[1])
 
     def merged(self) -> dict[Site, Tensor]:
         """(d_out, d_in) s * B A of every site, to be added to the frozen weights."""

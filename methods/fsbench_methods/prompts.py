@@ -54,7 +54,7 @@ def build_prompts(
     position: Position,
     class_specific: bool,
 ) -> Prompts:
-    """Prompts `[V]1 .. [V]M name.` (or name first, or in the middle) of CoOp, section 3.2.
+    """Prompts `[V]1 .. [V]M name.`, or name first or in the middle (CoOp trainers/coop.py:126-180).
 
     The name is written with blanks for underscores. Tokenization happens here, once.
     """

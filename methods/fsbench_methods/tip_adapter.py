@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -81,7 +81,7 @@ class CacheClassifier:
 
 @dataclass(frozen=True)
 class TipAdapter:
-    """Training-free Tip-Adapter (Zhang et al. 2022, section 3.1).
+    """Training-free Tip-Adapter (Zhang et al. 2022).
 
     Keys are the mean of the un-normalized features of augmented views, at unit length; values are
     one-hot labels. beta and alpha are searched on the official grid of 200 x 20 points on the
@@ -114,7 +114,7 @@ class TipAdapter:
 
 @dataclass(frozen=True)
 class TipAdapterF:
-    """Tip-Adapter-F (Zhang et al. 2022, section 3.2): the cache's keys are fine-tuned.
+    """Tip-Adapter-F (Zhang et al. 2022): the cache's keys are fine-tuned.
 
     Keys become a bias-free matrix in float32 (CLIP's own precision in the official code), trained
     with AdamW on one fresh augmented view per epoch at `init_beta` and `init_alpha`; then beta
@@ -149,6 +149,10 @@ class TipAdapterF:
         checks.require_choices(self)
         checks.require_positive(self, "epochs", "lr", "eps", "batch_size")
         checks.require_not_negative(self, "weight_decay")
+
+    def quick(self) -> TipAdapterF:
+        """A short schedule for the conformance kit."""
+        return replace(self, epochs=5)
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> CacheClassifier:
         """Builds the cache, trains its keys, and searches its constants."""

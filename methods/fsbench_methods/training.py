@@ -24,11 +24,6 @@ def unit(features: Tensor) -> Tensor:
     return F.normalize(features.float(), dim=-1)
 
 
-def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Top-1 as a fraction; waits for the device."""
-    return float((logits.argmax(dim=-1) == labels).float().mean())
-
-
 def cosine(base: float, step: int, total: int, floor: float = 0.0) -> float:
     """Learning rate at `step` of `total`: torch's CosineAnnealingLR in closed form."""
     return floor + (base - floor) * (1 + math.cos(math.pi * step / total)) / 2

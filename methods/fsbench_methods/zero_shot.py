@@ -29,7 +29,7 @@ class ZeroShotClassifier:
 
 @dataclass(frozen=True)
 class ZeroShot:
-    """Zero-shot CLIP (Radford et al. 2021, section 3.1; CoOp trainers/zsclip.py).
+    """Zero-shot CLIP (Radford et al. 2021; CoOp trainers/zsclip.py).
 
     Class weights are the mean of the unit features of the task's prompts, at unit length; logits
     are their cosines with the query times the backbone's logit scale (100 for OpenAI's weights).

@@ -1,0 +1,100 @@
+"""A worker process: reads cells as JSON lines, stores each result, answers in JSON lines."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import IO, Any
+
+from fewshot_bench.errors import FsbenchError
+from fewshot_bench.spec import RunSpec
+from fewshot_bench.store import Store
+
+PROGRESS_SECONDS = 0.2
+_PR_SET_PDEATHSIG = 1
+
+
+class _Answers:
+    """JSON lines to the parent; progress at most every `PROGRESS_SECONDS`."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self._told = 0.0
+
+    def send(self, event: str, **values: Any) -> None:
+        self._stream.write(json.dumps({"event": event, **values}) + "\n")
+        self._stream.flush()
+
+    def progress(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self._told >= PROGRESS_SECONDS:
+            self._told = now
+            self.send("progress", done=done, total=total)
+
+
+def main() -> None:
+    """Arguments: store folder, device, CPU threads (0: leave them)."""
+    _die_with_parent()
+    answers = _Answers(_private_stdout())
+    folder, device, threads = sys.argv[1:]
+    try:
+        _serve(Store(Path(folder)), device, int(threads), answers)
+    except FsbenchError as error:
+        answers.send("fatal", message=str(error), exit_code=error.exit_code)
+        sys.exit(error.exit_code)
+
+
+def _serve(store: Store, device: str, threads: int, answers: _Answers) -> None:
+    import torch
+
+    from fewshot_bench.registry import registry
+    from fewshot_bench.runner import Session, run_one
+
+    if threads:
+        torch.set_num_threads(threads)
+    hooks = registry().hooks
+    session = Session(cache=store.path / "cache" / "features", device=device)
+    for line in sys.stdin:
+        request = json.loads(line)
+        cell = RunSpec.from_dict(request["spec"])
+        # Another process may have finished the cell meanwhile.
+        if request["force"] or not store.complete(cell.key()):
+            session.backbone(cell)
+            _tell(hooks.run_started, spec=cell)
+            outcome = run_one(cell, session, answers.progress)
+            store.write(outcome.record, outcome.logits, outcome.labels, outcome.ids)
+            _tell(hooks.run_finished, record=outcome.record)
+        answers.send("finished", key=cell.key())
+
+
+def _tell(hook: Any, **arguments: object) -> None:
+    """Call a hook; one that fails must not cost a result, so its failure is shown and passed."""
+    try:
+        hook(**arguments)
+    except Exception as error:
+        print(f"a plug-in's hook failed: {type(error).__name__}: {error}", file=sys.stderr)
+
+
+def _private_stdout() -> IO[str]:
+    """Keep the channel to the parent; whatever else is printed goes to stderr."""
+    channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return channel
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to end this process with its parent; elsewhere the closed pipe ends it."""
+    if sys.platform == "linux":
+        parent = os.getppid()
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
