@@ -182,7 +182,7 @@ class ImageView:
             flat = backing.store.get(parts, compute, backing.meter)
         features = flat.to(backing.source.backbone.device)
         features = features.view(count, len(order), features.shape[-1])
-        return F.normalize(features, dim=-1) if normalize else features
+        return F.normalize(features, dim=-1) if normalize else features.clone()
 
 
 class ShotsView(ImageView):

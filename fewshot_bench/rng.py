@@ -29,11 +29,15 @@ def generator(seed: int, *names: object) -> torch.Generator:
 def isolated(seed: int) -> Iterator[None]:
     """Seed Python's, NumPy's and torch's global generators inside, and restore all of them after.
 
+    Torch's gradient mode, default type and thread count are put back as well.
+
     Needed because parts of torch (dropout, for one) accept no generator.
     """
     import numpy as np
     import torch
 
+    grad, dtype = torch.is_grad_enabled(), torch.get_default_dtype()
+    threads = torch.get_num_threads()
     python_state = random.getstate()
     numpy_state = np.random.get_state()
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
@@ -46,3 +50,6 @@ def isolated(seed: int) -> Iterator[None]:
         finally:
             random.setstate(python_state)
             np.random.set_state(numpy_state)
+            torch.set_grad_enabled(grad)
+            torch.set_default_dtype(dtype)
+            torch.set_num_threads(threads)

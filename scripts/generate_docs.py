@@ -1,4 +1,4 @@
-"""Write the generated pages: `python -m scripts.generate_docs` (docs/cli.md and docs/methods.md)."""
+"""Write the generated pages docs/cli.md and docs/methods.md: `python -m scripts.generate_docs`."""
 
 from __future__ import annotations
 

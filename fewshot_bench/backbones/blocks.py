@@ -69,6 +69,20 @@ class Block:
         return names[matrix], slice(None)
 
 
+def same_tensors(one: Any, other: Any) -> bool:
+    """Whether two towers of one kind hold equal tensors."""
+    if isinstance(one, Tensor):
+        return one is other or torch.equal(one, other)
+    if isinstance(one, Mapping):
+        return all(same_tensors(one[name], other[name]) for name in one)
+    if isinstance(one, tuple):
+        return all(same_tensors(*pair) for pair in zip(one, other, strict=True))
+    if dataclasses.is_dataclass(one):
+        fields = [field.name for field in dataclasses.fields(one)]
+        return all(same_tensors(getattr(one, name), getattr(other, name)) for name in fields)
+    return True
+
+
 def read_blocks(transformer: Any, dtype: torch.dtype, owner: str) -> tuple[Block, ...]:
     """The blocks of an open_clip transformer, matrices in `dtype`.
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from fewshot_bench.backbones.open_clip import OpenClipBackbone
 from fewshot_bench.backbones.protocol import LoadedBackbone
-from fewshot_bench.errors import DataMissingError, UsageError, suggestion, unknown
+from fewshot_bench.errors import DataMissingError, FsbenchError, UsageError, suggestion, unknown
 from fewshot_bench.registry import registry
 
 CONFIG = "open_clip_config.json"
@@ -200,7 +200,9 @@ def _quiet() -> Iterator[None]:
 def _weights_errors(name: str) -> Iterator[None]:
     try:
         yield
-    except (OSError, RuntimeError, ValueError, KeyError) as error:
+    except FsbenchError:
+        raise
+    except Exception as error:
         first = str(error).strip().splitlines()[0][:300] if str(error).strip() else ""
         raise DataMissingError(
             f"backbone '{name}': its weights cannot be loaded ({type(error).__name__}: {first}); "

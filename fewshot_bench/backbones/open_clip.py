@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -13,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewshot_bench.backbones.protocol import ImageTower, TextTower
+from fewshot_bench.backbones.text_tower import TextTower as FunctionalTextTower
 from fewshot_bench.backbones.text_tower import read_text_tower
-from fewshot_bench.backbones.vision_tower import read_vision_tower
+from fewshot_bench.backbones.vision_tower import VisionTower, read_vision_tower
 from fewshot_bench.errors import ContractError, UnsupportedBackboneError, UsageError
 from fewshot_bench.task import Task
 
@@ -47,6 +47,8 @@ class OpenClipBackbone:
         self.logit_scale = float(module.logit_scale.exp().mean())
         self.embed_dim = self._embed_dim()
         self.weights_digest = self._digest_weights()
+        self._image_tower: VisionTower | None = None
+        self._text_tower: FunctionalTextTower | None = None
         self.activation = _activation_name(module)
 
     @property
@@ -132,24 +134,24 @@ class OpenClipBackbone:
 
     def image_tower(self) -> ImageTower:
         """Functional image encoder, proved equal to the model's own on first use."""
-        return self._towers[0]()
+        if self._image_tower is None:
+            self._image_tower = self._read_image_tower()
+        return self._image_tower
 
     def text_tower(self) -> TextTower:
         """Functional text encoder, proved equal to the model's own on first use."""
-        return self._towers[1]()
+        if self._text_tower is None:
+            self._text_tower = self._read_text_tower()
+        return self._text_tower
 
-    @functools.cached_property
-    def _towers(self) -> tuple[Callable[[], ImageTower], Callable[[], TextTower]]:
-        return functools.cache(self._read_image_tower), functools.cache(self._read_text_tower)
-
-    def _read_image_tower(self) -> ImageTower:
+    def _read_image_tower(self) -> VisionTower:
         tower = read_vision_tower(self.module.visual, DTYPES[self.precision], self.name)
         generator = torch.Generator().manual_seed(0)
         pixels = torch.randn(1, 3, *self.image_size, generator=generator).to(self.device)
         self._compare("image", tower.encode, self.module.encode_image, pixels)
         return tower
 
-    def _read_text_tower(self) -> TextTower:
+    def _read_text_tower(self) -> FunctionalTextTower:
         tower = read_text_tower(self.module, DTYPES[self.precision], self.name)
         tokens = self.tokenize(["a photo of a cat.", "a photo of two dogs."])
         self._compare("text", tower.encode_tokens, self.module.encode_text, tokens)
@@ -196,10 +198,22 @@ class OpenClipBackbone:
         for name, tensor in tensors:
             sha.update(f"{tensor.requires_grad} {tensor.grad is None}".encode())
             _update(sha, name, tensor)
+        words = self.tokenizer(["a photo of a cat"]).tolist()
         changed = sorted(key for key in vars(self) if callable(vars(self)[key]))
         plain = (self.name, self.precision, self.logit_scale, self._mean, self._std, changed)
+        sha.update(repr((words, repr(self._steps), self._towers_match())).encode())
         sha.update(repr((plain, self.image_size, self.embed_dim)).encode())
         return sha.hexdigest()
+
+    def _towers_match(self) -> bool:
+        """Whether the towers that were handed out still hold the module's weights."""
+        dtype, image, text = DTYPES[self.precision], self._image_tower, self._text_tower
+        same = True
+        if image is not None:
+            same = same and image.equals(read_vision_tower(self.module.visual, dtype, self.name))
+        if text is not None:
+            same = same and text.equals(read_text_tower(self.module, dtype, self.name))
+        return same
 
 
 def _update(sha: Any, name: str, tensor: Tensor) -> None:

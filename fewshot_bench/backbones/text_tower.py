@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewshot_bench.backbones.blocks import Block, Layout, read_blocks, run_blocks
+from fewshot_bench.backbones.blocks import Block, Layout, read_blocks, run_blocks, same_tensors
 from fewshot_bench.backbones.protocol import Adapter, Site
 from fewshot_bench.backbones.vision_tower import merge
 from fewshot_bench.errors import UnsupportedBackboneError
@@ -83,6 +83,10 @@ class TextTower:
     def weight(self, site: Site) -> Tensor:
         """(d_out, d_in) the frozen matrix at `site`."""
         return self.blocks[site.layer].weight(site.matrix)
+
+    def equals(self, other: TextTower) -> bool:
+        """Whether both hold the same weights."""
+        return same_tensors(self, other)
 
     def with_deltas(self, deltas: dict[Site, Tensor]) -> TextTower:
         """A tower with (d_out, d_in) deltas merged into its matrices."""

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_bench.backbones.blocks import Block, Layout, read_blocks, run_blocks
+from fewshot_bench.backbones.blocks import Block, Layout, read_blocks, run_blocks, same_tensors
 from fewshot_bench.backbones.protocol import Adapter, Site
 from fewshot_bench.errors import UnsupportedBackboneError
 
@@ -53,6 +53,10 @@ class VisionTower:
     def weight(self, site: Site) -> Tensor:
         """(d_out, d_in) the frozen matrix at `site`."""
         return self.blocks[site.layer].weight(site.matrix)
+
+    def equals(self, other: VisionTower) -> bool:
+        """Whether both hold the same weights."""
+        return same_tensors(self, other)
 
     def with_deltas(self, deltas: dict[Site, Tensor]) -> VisionTower:
         """A tower with (d_out, d_in) deltas merged into its matrices."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 FORMATS = ("terminal", "markdown", "latex", "csv", "json")
 
 
-@click.command("compare")
+@click.command("compare", short_help="Compare methods from the records of a store.")
 @click.option(
     "--store",
     default="fsbench-results",

@@ -34,7 +34,8 @@ class Numbers(click.ParamType[Any]):
         numbers: list[int] = []
         for part in str(value).split(","):
             first, dash, last = part.strip().partition("-")
-            if not first.isdigit() or (dash and not last.isdigit()):
+            bad = not first.isdigit() or (dash and not last.isdigit())
+            if bad or (dash and int(last) < int(first)):
                 self.fail(f"'{value}' is no list of whole numbers such as 1,2,4 or 1-3", param, ctx)
             numbers += range(int(first), int(last or first) + 1)
         return tuple(numbers)

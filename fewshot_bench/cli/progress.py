@@ -104,7 +104,7 @@ class LiveDisplay(Display):
     def _update(self, text: str, completed: float) -> None:
         left = self.estimate.seconds_left()
         rest = f"{duration(left)} left" if left is not None else "estimating"
-        self._bar.update(self._task, completed=completed, cell=text, rest=rest)
+        self._bar.update(self._task, completed=completed, done=self.done, cell=text, rest=rest)
 
 
 def outcome(record: Record) -> str:
@@ -126,10 +126,10 @@ def display(cells: Sequence[RunSpec], *, live: bool) -> Iterator[Display]:
 
     columns = (
         BarColumn(),
-        TextColumn("{task.completed:.0f}/{task.total} cells"),
+        TextColumn("{task.fields[done]}/{task.total} cells"),
         TextColumn("{task.fields[rest]}"),
         TextColumn("{task.fields[cell]}", markup=False),
     )
     with Progress(*columns) as bar:
-        task = bar.add_task("cells", total=len(cells), cell="", rest="estimating")
+        task = bar.add_task("cells", total=len(cells), done=0, cell="", rest="estimating")
         yield LiveDisplay(cells, bar, task)

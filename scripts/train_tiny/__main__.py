@@ -32,6 +32,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--start", type=Path, help="folder of the model to train on from")
     parser.add_argument("--crops", type=float, default=0.0, help="share of images to crop")
     parser.add_argument("--flips", type=float, default=0.0, help="share of images to mirror")
+    parser.add_argument("--coarse", type=float, default=0.3, help="share of 8 x 8 images")
     parser.add_argument("--threads", type=int, default=1)
     cache = Path(tempfile.gettempdir())
     parser.add_argument("--cache", type=Path, default=cache, help="folder for the tile pool")
@@ -59,6 +60,7 @@ def stage_of(arguments: argparse.Namespace) -> Stage:
         start=arguments.start,
         crops=arguments.crops,
         flips=arguments.flips,
+        coarse=arguments.coarse,
     )
 
 

@@ -17,9 +17,11 @@ WHITE, BLACK = 8, 9
 class Composer:
     """Turns rows of (concept, case, color, background) into images from 0 to 1."""
 
-    def __init__(self, pool: Pool, seed: int, crops: float = 0.0, flips: float = 0.0) -> None:
-        """Keep the pool and the shares of images to crop and to mirror; start the streams."""
-        self.pool, self.crops, self.flips = pool, crops, flips
+    def __init__(
+        self, pool: Pool, seed: int, crops: float = 0.0, flips: float = 0.0, coarse: float = 0.3
+    ) -> None:
+        """Keep the pool and the shares to crop, mirror and coarsen to 8 x 8; start the streams."""
+        self.pool, self.crops, self.flips, self.coarse = pool, crops, flips, coarse
         self.rng = np.random.default_rng([seed, 1])
         self.gen = torch.Generator().manual_seed(seed)
 
@@ -125,7 +127,9 @@ class Composer:
         """Apply low resolution, blur, contrast, gradient and noise to parts of a batch."""
         n = len(images)
         choice = self.uniform(n)
-        for size, low, high in ((8, 0.0, 0.3), (10, 0.3, 0.36), (12, 0.36, 0.45), (16, 0.45, 0.6)):
+        high = 0.0
+        for size, share in ((8, self.coarse), (10, 0.06), (12, 0.09), (16, 0.15)):
+            low, high = high, high + share
             chosen = (choice >= low) & (choice < high)
             if chosen.any():
                 small = F.interpolate(images[chosen], size, mode="area")
@@ -142,9 +146,9 @@ class Composer:
         return (images + strength * self.normal(*images.shape)).clamp(0, 1)
 
     def crop(self, images: torch.Tensor) -> torch.Tensor:
-        """Enlarge a random part, of a tenth of the area or more, of a share of the images."""
+        """Enlarge a random part, of 8 % of the area or more, of a share of the images."""
         n = len(images)
-        area = self.uniform(n, low=0.1).sqrt()
+        area = self.uniform(n, low=0.08).sqrt()
         stretch = torch.exp(self.uniform(n, low=-0.14, high=0.14))
         size = torch.stack([area * stretch, area / stretch], dim=1).clamp(max=1)
         size = torch.where(self.uniform(n, 1) < self.crops, size, torch.ones_like(size))

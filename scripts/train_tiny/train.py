@@ -101,13 +101,14 @@ class Stage:
     start: Path | None = None
     crops: float = 0.0
     flips: float = 0.0
+    coarse: float = 0.3
 
 
 def describe(stage: Stage, step: int, earlier: str) -> dict[str, str]:
     """Return the metadata of a file saved after so many steps of a stage."""
     line = (
         f"seed {stage.seed}, {step} of {stage.steps} steps, {step * CAPTIONS * VIEWS} images, "
-        f"crops {stage.crops}, flips {stage.flips}, script version {VERSION}"
+        f"crops {stage.crops}, flips {stage.flips}, coarse {stage.coarse}, script version {VERSION}"
     )
     return {"training": f"{earlier}; then {line}" if earlier else line}
 
@@ -120,7 +121,7 @@ def train(pool: Pool, out: Path, stage: Stage, save_every: int = 100) -> None:
     optimizer, seed, steps = make_optimizer(model), stage.seed, stage.steps
     stream = seed + 1000 * (earlier.count("; then ") + 1 if earlier else 0)
     rng = np.random.default_rng([stream, 2])
-    composer = Composer(pool, stream, stage.crops, stage.flips)
+    composer = Composer(pool, stream, stage.crops, stage.flips, stage.coarse)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
     started, total = time.monotonic(), 0.0
     for step in range(stage.stop):

@@ -1,0 +1,36 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fewshot_bench.registry import registry
+from tests import helpers
+
+
+@pytest.fixture
+def methods(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The module of misbehaving methods, registered here and in processes that are started."""
+    folder = tmp_path_factory.mktemp("plugin")
+    helpers.install_methods(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        before = os.environ.get("PYTHONPATH")
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(folder), before))))
+        registry.cache_clear()
+        registry()
+        yield sys.modules[helpers.MODULE]
+    registry.cache_clear()
+    sys.modules.pop(helpers.MODULE, None)
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of images with train, val and test."""
+    return helpers.image_folder(tmp_path_factory.mktemp("photos") / "pets")

@@ -1,0 +1,166 @@
+"""What several test files need: the command line, cells, a plug-in and image folders."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+from PIL import Image
+
+from fewshot_bench.plan import Request, expand
+from fewshot_bench.spec import RunSpec
+from fewshot_bench.store import Store
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+METHODS = ("zero-shot", "linear-probe", "tip-adapter", "tip-adapter-f", "coop", "clip-lora")
+QUICK = (
+    "clip-lora.iterations=2",
+    "coop.epochs=1",
+    "coop.context_tokens=4",
+    "tip-adapter-f.epochs=1",
+    "linear-probe.search_steps=0",
+)
+MODULE = "fsbench_misbehaving"
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+
+def fsbench(*arguments: object) -> Result:
+    """The command line in this process."""
+    from fewshot_bench.cli.main import main
+
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with (
+        mock.patch.object(sys, "argv", ["fsbench", *map(str, arguments)]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return Result(code, out.getvalue(), err.getvalue())
+
+
+def command(*arguments: object) -> list[str]:
+    """The command line as a process of its own."""
+    code = "from fewshot_bench.cli.main import main; main()"
+    return [sys.executable, "-c", code, *map(str, arguments)]
+
+
+def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
+    """Start the command line; its output is kept."""
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+    return subprocess.Popen(command(*arguments), text=True, **options)
+
+
+def quick(methods: Sequence[str]) -> tuple[str, ...]:
+    """The quick settings of these methods."""
+    return tuple(option for option in QUICK if option.partition(".")[0] in methods)
+
+
+def flags(options: Sequence[str]) -> list[str]:
+    """Settings as `-o` arguments."""
+    return [part for option in options for part in ("-o", option)]
+
+
+def cells(*methods: str, options: Sequence[str] = (), **request: Any) -> list[RunSpec]:
+    """Cells on digits: one shot, one seed, 40 test images unless said otherwise."""
+    values = {"datasets": ("digits",), "shots": (1,), "seeds": (1,), "limit": 40} | request
+    return expand(Request(methods=methods, options=tuple(options), **values)).cells
+
+
+def install_methods(folder: Path) -> None:
+    """Leave `tests/plugin_methods.py` in `folder` as an installer would."""
+    source = (Path(__file__).parent / "plugin_methods.py").read_text(encoding="utf-8")
+    (folder / f"{MODULE}.py").write_text(source, encoding="utf-8")
+    info = folder / f"{MODULE}-1.0.dist-info"
+    info.mkdir()
+    about = f"Metadata-Version: 2.1\nName: {MODULE}\nVersion: 1.0\n"
+    (info / "METADATA").write_text(about, encoding="utf-8")
+    points = f"[fewshot_bench]\nmisbehaving = {MODULE}\n"
+    (info / "entry_points.txt").write_text(points, encoding="utf-8")
+
+
+def save_image(path: Path, seed: int, size: tuple[int, int] = (40, 32), mode: str = "RGB") -> None:
+    """A noisy image; the format is the name's."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(pixels).convert(mode).save(path)
+
+
+def image_folder(root: Path, train: int = 4, test: int = 6) -> Path:
+    """Two classes in train/, val/ and test/."""
+    for role, count in (("train", train), ("val", 2), ("test", test)):
+        for label, name in enumerate(("cat", "dog")):
+            for index in range(count):
+                save_image(root / role / name / f"{index}.jpg", 100 * label + index)
+    return root
+
+
+def record_files(store: Path) -> dict[str, tuple[bytes, int]]:
+    """Name to bytes and time of change of every record and its logits."""
+    return {
+        path.name: (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in (store / "records").rglob("*")
+        if path.suffix in (".json", ".npz") and not path.name.startswith(".")
+    }
+
+
+def assert_sound(store: Path, specs: Sequence[RunSpec]) -> None:
+    """Every cell is done and whole, and there is nothing else."""
+    opened = Store(store)
+    for spec in specs:
+        assert opened.complete(spec.key()), spec.describe()
+        arrays = opened.logits(spec.key())
+        assert len(arrays["ids"]) == len(set(arrays["ids"])) == len(arrays["logits"])
+    assert len(list(opened.records())) == len(specs)
+    assert not opened.damaged
+
+
+def wait_until(done: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait for something to become true."""
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.02)
+
+
+def children(pid: int) -> list[int]:
+    """Processes that `pid` started and that still run."""
+    import psutil
+
+    return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there and is no zombie."""
+    import psutil
+
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def environment(**more: str) -> dict[str, str]:
+    """This process's environment, with changes."""
+    return dict(os.environ) | more

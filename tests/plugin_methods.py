@@ -1,0 +1,280 @@
+"""A plug-in whose methods misbehave or look around; `tests/conftest.py` installs it by name."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+import types
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from fewshot_bench import Augment, Backbone, Images, RunContext, Task, hookimpl
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Zero-shot logits passed through `change`; `look` sees the queries first."""
+
+    weights: Tensor
+    change: Callable[[Tensor], Any]
+    look: Callable[[Images], None]
+
+    def logits(self, queries: Images) -> Any:
+        """(n, classes), if `change` leaves them so."""
+        self.look(queries)
+        return self.change(100 * queries.features @ self.weights.T)
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Nothing that must be kept."""
+        return {}
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _blind(queries: Images) -> None:
+    """Look at nothing."""
+
+
+def scores(task: Task, backbone: Backbone, change: Callable[[Tensor], Any] = _same) -> Scores:
+    """A classifier that would be right but for `change`."""
+    return Scores(backbone.class_features(task), change, _blind)
+
+
+def _leave(value: Tensor) -> Tensor:
+    sys.exit(3)
+
+
+def _raise(value: Tensor) -> Tensor:
+    raise RuntimeError("no idea")
+
+
+def _not_finite(value: Tensor) -> Tensor:
+    value[0, 0] = float("nan")
+    return value
+
+
+CHANGES: dict[str, Callable[[Tensor], Any]] = {
+    "shape": lambda value: value[:-1],
+    "nan": _not_finite,
+    "list": lambda value: value.tolist(),
+    "raise": _raise,
+    "exit": _leave,
+}
+
+
+@dataclass(frozen=True)
+class BadLogits:
+    """Returns what no classifier may return."""
+
+    name: ClassVar[str] = "bad-logits"
+    how: Literal["shape", "nan", "list", "raise", "exit"] = "raise"
+
+    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Scores:
+        """Nothing goes wrong here."""
+        return scores(task, backbone, CHANGES[self.how])
+
+
+@dataclass(frozen=True)
+class BadFit:
+    """Does not get as far as a classifier."""
+
+    name: ClassVar[str] = "bad-fit"
+    how: Literal["raise", "exit", "none", "kill"] = "raise"
+
+    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Any:
+        """Fail in the chosen way."""
+        if self.how == "raise":
+            raise RuntimeError("no idea")
+        if self.how == "exit":
+            sys.exit(3)
+        if self.how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return None
+
+
+@dataclass(frozen=True)
+class Vandal:
+    """Leaves the backbone other than it was."""
+
+    name: ClassVar[str] = "vandal"
+    how: Literal[
+        "weights",
+        "hook",
+        "grad",
+        "train",
+        "scale",
+        "method",
+        "tokenizer",
+        "steps",
+        "tower",
+        "features",
+        "views",
+        "grad_mode",
+        "dtype",
+    ] = "weights"
+
+    def fit(self, task: Task, backbone: Any, ctx: RunContext) -> Scores:
+        """Change something after the features are computed."""
+        classifier = scores(task, backbone)
+        VANDALISM[self.how](task, backbone)
+        return classifier
+
+
+def _weights(task: Task, backbone: Any) -> None:
+    with torch.no_grad():
+        next(backbone.module.parameters()).add_(0.5)
+
+
+def _hook(task: Task, backbone: Any) -> None:
+    backbone.module.visual.register_forward_hook(lambda *_: None)
+
+
+def _method(task: Task, backbone: Any) -> None:
+    backbone.encode_image = lambda pixels: pixels.flatten(1)[:, : backbone.embed_dim]
+
+
+def _tokenizer(task: Task, backbone: Any) -> None:
+    backbone.tokenizer = backbone.tokenizer.__class__(context_length=60)
+
+
+def _tower(task: Task, backbone: Any) -> None:
+    backbone.image_tower().blocks[0].parts["attn.in_proj_weight"].add_(0.5)
+
+
+def _features(task: Task, backbone: Any) -> None:
+    task.train.features.zero_()
+    task.train.raw_features.zero_()
+    task.train.labels.zero_()
+
+
+def _views(task: Task, backbone: Any) -> None:
+    stream = torch.Generator().manual_seed(0)
+    task.train.views(2, Augment(), stream, normalize=False).zero_()
+
+
+VANDALISM: dict[str, Callable[[Task, Any], object]] = {
+    "weights": _weights,
+    "hook": _hook,
+    "grad": lambda task, backbone: next(backbone.module.parameters()).requires_grad_(True),
+    "train": lambda task, backbone: backbone.module.train(),
+    "scale": lambda task, backbone: setattr(backbone, "logit_scale", 1.0),
+    "method": _method,
+    "tokenizer": _tokenizer,
+    "steps": lambda task, backbone: backbone._steps.clear(),
+    "tower": _tower,
+    "features": _features,
+    "views": _views,
+    "grad_mode": lambda task, backbone: torch.set_grad_enabled(False),
+    "dtype": lambda task, backbone: torch.set_default_dtype(torch.float64),
+}
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Bets that queries are listed class by class."""
+
+    name: ClassVar[str] = "positions"
+
+    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Scores:
+        """Learn nothing."""
+        return scores(task, backbone, _by_position)
+
+
+def _by_position(value: Tensor) -> Tensor:
+    count, classes = value.shape
+    guess = torch.arange(count) * classes // count
+    return torch.nn.functional.one_hot(guess, classes).float()
+
+
+@dataclass(frozen=True)
+class Slow:
+    """Takes its time, so that a signal finds it at work."""
+
+    name: ClassVar[str] = "slow"
+    seconds: float = 0.2
+
+    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Scores:
+        """Report progress while waiting."""
+        for step in range(10):
+            time.sleep(self.seconds / 10)
+            ctx.progress(step + 1, 10)
+        return scores(task, backbone)
+
+
+FOUND: dict[str, list[Any]] = {"texts": [], "tensors": [], "kinds": []}
+_OUTSIDE = (types.ModuleType, type)
+
+
+def reachable(*roots: object) -> Iterator[Any]:
+    """All that attributes, slots, containers, closures and arguments lead to; no globals."""
+    import gc
+
+    seen: dict[int, Any] = {}
+    todo = list(roots)
+    while todo:
+        value = todo.pop()
+        if id(value) in seen or isinstance(value, _OUTSIDE):
+            continue
+        seen[id(value)] = value
+        yield value
+        if isinstance(value, types.FunctionType):
+            cells = [cell.cell_contents for cell in value.__closure__ or ()]
+            todo += [*cells, value.__defaults__, value.__kwdefaults__, value.__dict__]
+        else:
+            todo += gc.get_referents(value)
+
+
+@dataclass(frozen=True)
+class Walker:
+    """Collects every text, tensor and kind of object that it can reach, in `FOUND`."""
+
+    name: ClassVar[str] = "walker"
+
+    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Scores:
+        """Look at all that `fit` is handed."""
+        _remember(task, backbone, ctx)
+        return Scores(backbone.class_features(task), _same, _remember)
+
+
+def _remember(*roots: object) -> None:
+    for value in reachable(*roots):
+        FOUND["kinds"].append(type(value).__name__)
+        if isinstance(value, str | PurePath):
+            FOUND["texts"].append(str(value))
+        elif isinstance(value, Tensor) and not value.is_floating_point():
+            FOUND["tensors"].append(value)
+        elif isinstance(value, list | tuple) and all(isinstance(part, int) for part in value):
+            FOUND["tensors"].append(torch.tensor(value))
+
+
+@dataclass(frozen=True)
+class Viewer:
+    """The nearest class mean of augmented views, the ones that `Vandal` changes."""
+
+    name: ClassVar[str] = "viewer"
+
+    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Scores:
+        """Average the views by class."""
+        stream = torch.Generator().manual_seed(0)
+        means = task.train.views(2, Augment(), stream, normalize=False).mean(dim=0)
+        onehot = torch.nn.functional.one_hot(task.train.labels, len(task.classnames)).float()
+        return Scores(onehot.T @ means, _same, _blind)
+
+
+METHODS = (BadLogits, BadFit, Vandal, Positions, Slow, Walker, Viewer)
+
+
+@hookimpl
+def register_methods(register: Callable[..., None]) -> None:
+    """All of the above, by name."""
+    for method in METHODS:
+        register(method.name, f"fsbench_misbehaving:{method.__name__}")

@@ -1,0 +1,187 @@
+"""Wrong usage: one line that says what is meant, exit code 2 or 3, never a traceback."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fewshot_bench.cli.main import COMMANDS, cli
+from tests.helpers import Result, command, environment, fsbench, save_image
+
+BASE = ("--method", "zero-shot", "--dataset", "digits", "--shots", "1", "--seeds", "1", "--dry-run")
+
+
+def run(store: Path, *arguments: object) -> Result:
+    """`fsbench run` with a base of good options; later ones win."""
+    return fsbench("run", *BASE, "--store", store, *arguments)
+
+
+def assert_error(result: Result, code: int, *parts: str) -> None:
+    """One line on stderr with all the parts."""
+    assert result.code == code, result
+    lines = result.err.splitlines()
+    assert len(lines) == 1, result.err
+    assert lines[0].startswith("error: ")
+    for part in parts:
+        assert part in lines[0], lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--method", "clip_lora"], ["clip_lora", "did you mean 'clip-lora'"]),
+        (["--method", "zzz"], ["unknown method 'zzz'"]),
+        (["--dataset", "digit"], ["did you mean 'digits'"]),
+        (["--dataset", "folder:"], ["folder:"]),
+        (["--backbone", "tiney"], ["did you mean 'tiny'"]),
+        (["--backbone", "ViT-B-17/openai"], ["did you mean 'ViT-B-16'"]),
+        (["--backbone", "ViT-B-16/opanai"], ["did you mean 'openai'"]),
+        (["--precision", "fp61"], ["did you mean 'fp16'"]),
+        (["--val", "min5"], ["did you mean 'min4'"]),
+        (["--prompts", "sinple"], ["did you mean 'simple'"]),
+        (["--protocol", "cop"], ["did you mean 'coop'"]),
+        (["--device", "cuda:99"], ["cuda:99"]),
+        (["--device", "gpu"], ["gpu"]),
+        (["--shots", "0"], ["shots"]),
+        (["--shots", "x"], ["'x'"]),
+        (["--shots", "4-1"], ["4-1"]),
+        (["--seeds", "1,1"], ["twice"]),
+        (["--shots", "1000"], ["1000"]),
+        (["--limit", "0"], ["limit"]),
+        (["--jobs", "0"], ["0"]),
+        (["--shotz", "1"], ["--shotz", "--shots"]),
+        (["-o", "rank=4"], ["rank"]),
+        (["-o", "clip-lora.rank=4"], ["clip-lora"]),
+        (["-o", "rank"], ["name=value"]),
+        (["--method", "clip-lora", "-o", "rnak=4"], ["did you mean 'rank'"]),
+        (["--method", "clip-lora", "-o", "rank=four"], ["rank='four'", "int"]),
+        (["--method", "clip-lora", "-o", "rank=0"], ["rank"]),
+        (["--method", "clip-lora", "-o", "dropout=nan"], ["dropout"]),
+        (["--method", "clip-lora", "-o", "encoder=txt"], ["did you mean 'text'"]),
+        (["--method", "clip-lora", "-o", "clip-lora.rnak=4"], ["did you mean 'rank'"]),
+        (["--method", "coop,clip-lora", "-o", "rnak=4"], ["did you mean 'rank'"]),
+    ],
+)
+def test_usage(tmp_path: Path, arguments: list[str], parts: list[str]) -> None:
+    assert_error(run(tmp_path, *arguments), 2, *parts)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["rum"], "did you mean 'run'"),
+        (["list", "method"], "did you mean 'methods'"),
+        (["show", "clip-lorra"], "did you mean 'clip-lora'"),
+        (["check", "zero-shoot"], "did you mean 'zero-shot'"),
+        (["run"], "--method"),
+        (["run", "--method", "zero-shot"], "--dataset"),
+        (["compare", "--formt", "csv"], "--format"),
+    ],
+)
+def test_usage_of_other_commands(arguments: list[str], part: str) -> None:
+    assert_error(fsbench(*arguments), 2, part)
+
+
+def test_missing_data_names_the_place_and_the_next_step(tmp_path: Path) -> None:
+    for family in ("folder:", "coop:"):
+        result = run(tmp_path, "--dataset", f"{family}{tmp_path / 'no' / 'where'}")
+        assert result.code == 3, result
+        assert str(tmp_path / "no" / "where") in result.err
+        assert "expected" in result.err
+
+
+def test_missing_weights_file(tmp_path: Path) -> None:
+    missing = tmp_path / "weights.pt"
+    assert_error(run(tmp_path, "--backbone", f"ViT-B-32/openai@{missing}"), 3, str(missing), "path")
+
+
+def test_more_shots_than_images(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        for index in range(6):
+            save_image(tmp_path / "pets" / name / f"{index}.png", index)
+    result = run(tmp_path, "--dataset", f"folder:{tmp_path / 'pets'}", "--shots", "16")
+    assert_error(result, 2, "16")
+
+
+def test_store_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    result = fsbench("run", *BASE[:-1], "--store", tmp_path / "file")
+    assert_error(result, 2, "--store")
+
+
+def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
+    result = run(tmp_path / "store", "--seeds", "1-3")
+    assert result.code == 0, result
+    assert "3 cells: 0 done already, 3 to run" in result.out
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.slow
+def test_weights_that_cannot_be_had(tmp_path: Path) -> None:
+    started = time.monotonic()
+    done = subprocess.run(
+        command("run", *BASE[:-1], "--backbone", "ViT-B-32/laion2b_s34b_b79k", "--store", tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=environment(HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "hub")),
+        check=False,
+    )
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 3, done.stderr
+    assert len(errors) == 1
+    assert "ViT-B-32/laion2b_s34b_b79k" in errors[0]
+    assert "Traceback" not in done.stderr
+    assert time.monotonic() - started < 60
+
+
+def test_short_helps_are_those_of_the_commands() -> None:
+    for name, text in COMMANDS.items():
+        found = cli.get_command(None, name)  # type: ignore[arg-type]
+        assert found is not None
+        assert text in (found.short_help, (found.help or "").splitlines()[0])
+        assert fsbench(name, "--help").code == 0
+
+
+LOADED = """
+import json, sys, time
+sys.argv = ["fsbench", *sys.argv[1:]]
+from fewshot_bench.cli.main import main
+try:
+    main()
+except SystemExit:
+    heavy = [name for name in ("torch", "open_clip", "numpy", "sklearn") if name in sys.modules]
+    print("\\n" + json.dumps([heavy, time.process_time()]))
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["list", "methods"],
+        ["list", "datasets"],
+        ["list", "backbones"],
+        ["list", "plugins"],
+    ],
+)
+def test_help_and_list_are_light(arguments: list[str]) -> None:
+    used = []
+    for _ in range(3):
+        done = subprocess.run(
+            [sys.executable, "-c", LOADED, *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        heavy, seconds = json.loads(done.stdout.splitlines()[-1])
+        assert heavy == []
+        used.append(seconds)
+        if seconds <= 0.3:
+            break
+    assert min(used) <= 0.3

@@ -1,0 +1,164 @@
+"""The feature cache: what its keys cover, damage, and disks that cannot be written."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fewshot_bench import Augment, DatasetCard, Item
+from fewshot_bench.backbones.embedded import load_tiny
+from fewshot_bench.features import FeatureStore, image_view
+from fewshot_bench.images import ImageSource
+from fewshot_bench.meter import Meter
+from fewshot_bench.runner import Session, run_one
+from tests.helpers import cells
+
+CPU = torch.device("cpu")
+
+
+@dataclasses.dataclass
+class Memory:
+    """Images by id."""
+
+    files: dict[str, bytes]
+
+    def card(self) -> DatasetCard:
+        """Two classes."""
+        return DatasetCard("memory", "Memory", ("cat", "dog"))
+
+    def items(self) -> Mapping[str, tuple[Item, ...]]:
+        """All of them are in train."""
+        items = tuple(Item(name, i % 2, "cat") for i, name in enumerate(self.files))
+        return {"train": items, "val": (), "test": ()}
+
+    def read(self, item: Item) -> bytes:
+        """One file."""
+        return self.files[item.id]
+
+
+def png(shade: int) -> bytes:
+    """A square that gets darker from a corner on."""
+    stream = io.BytesIO()
+    ramp = np.add.outer(np.arange(40), np.arange(40)).astype(np.uint8)
+    pixels = np.stack([ramp, ramp // 2, np.full_like(ramp, shade)], axis=2)
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.fixture(scope="module")
+def backbone() -> object:
+    """The embedded one."""
+    return load_tiny()
+
+
+def source(backbone: object, shades: tuple[int, ...] = (10, 200)) -> ImageSource:
+    """Squares, one per shade."""
+    dataset = Memory({str(index): png(shade) for index, shade in enumerate(shades)})
+    return ImageSource(dataset, dataset.items()["train"], backbone)  # type: ignore[arg-type]
+
+
+def encoded(images: ImageSource, folder: Path | None, order: list[int] | None = None) -> Tensor:
+    """Raw features through a fresh store on `folder`, and how many images it took."""
+    meter = Meter(CPU)
+    view = image_view(images, FeatureStore(folder), meter, phase="encode_support", order=order)
+    with meter.phase("fit"):
+        features = view.raw_features
+    encoded.images = meter.images_encoded  # type: ignore[attr-defined]
+    return features
+
+
+def taken() -> int:
+    """Images that the last `encoded` had to encode."""
+    return int(encoded.images)  # type: ignore[attr-defined]
+
+
+def test_features_are_encoded_once_and_in_the_order_of_the_view(
+    backbone: object, tmp_path: Path
+) -> None:
+    first = encoded(source(backbone), tmp_path)
+    assert taken() == 2
+    second = encoded(source(backbone), tmp_path, order=[1, 0, 1])
+    assert taken() == 0
+    assert torch.equal(second, first[[1, 0, 1]])
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "other"])
+def test_a_damaged_file_is_computed_again(backbone: object, tmp_path: Path, damage: str) -> None:
+    first = encoded(source(backbone), tmp_path)
+    (path,) = tmp_path.rglob("*.safetensors")
+    data = bytearray(path.read_bytes())
+    if damage == "other":
+        encoded(source(backbone, (50, 60)), tmp_path / "other")
+        data = bytearray(next((tmp_path / "other").rglob("*.safetensors")).read_bytes())
+    elif damage == "flip":
+        data[-3] ^= 1
+    else:
+        data = data[: len(data) // 2] if damage == "cut" else bytearray()
+    path.write_bytes(data)
+    assert torch.equal(encoded(source(backbone), tmp_path), first)
+    assert taken() == 2
+    encoded(source(backbone), tmp_path)
+    assert taken() == 0
+
+
+def test_other_bytes_or_settings_have_other_keys(tmp_path: Path) -> None:
+    encoded(source(load_tiny()), tmp_path)
+    encoded(source(load_tiny(), (10, 201)), tmp_path)
+    assert taken() == 2
+    encoded(source(load_tiny(), (200, 10)), tmp_path)
+    assert taken() == 2
+    encoded(source(load_tiny(precision="bf16")), tmp_path)
+    assert taken() == 2
+    changed = load_tiny()
+    changed._mean = [0.4, 0.5, 0.5]
+    encoded(source(changed), tmp_path)
+    assert taken() == 2
+    other = load_tiny()
+    other.weights_digest = "0" * 64
+    encoded(source(other), tmp_path)
+    assert taken() == 2
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 6
+
+
+def test_views_are_cached_under_what_was_drawn(backbone: object) -> None:
+    store, meter, images = FeatureStore(None), Meter(CPU), source(backbone)
+    view = image_view(images, store, meter, phase="encode_support")
+
+    def views(seed: int, augment: Augment) -> Tensor:
+        with meter.phase("fit"):
+            return view.views(3, augment, torch.Generator().manual_seed(seed))
+
+    first = views(1, Augment())
+    assert first.shape[:2] == (3, 2)
+    assert torch.equal(first, views(1, Augment()))
+    assert meter.images_encoded == 6
+    assert not torch.equal(first, views(2, Augment()))
+    assert not torch.equal(first, views(1, Augment(scale=(0.5, 1.0))))
+    assert meter.images_encoded == 18
+    torch.testing.assert_close(first.norm(dim=-1), torch.ones(3, 2))
+
+
+def test_a_cache_that_cannot_be_written_costs_nothing_else(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("", encoding="utf-8")
+    record = run_one(cells("zero-shot")[0], Session(cache=blocked / "features")).record
+    assert record.status == "done", record.error
+
+
+def test_a_full_disk_costs_nothing_else(
+    backbone: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("fewshot_bench.features.os.replace", full)
+    assert encoded(source(backbone), tmp_path).shape[0] == 2
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
