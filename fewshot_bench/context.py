@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -70,6 +71,8 @@ class Context:
 def _plain(name: str, value: object) -> Any:
     if isinstance(value, torch.Tensor):
         value = value.tolist()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     if isinstance(value, str | int | float | bool | type(None)):
         return value
     if isinstance(value, list | tuple):
@@ -77,7 +80,7 @@ def _plain(name: str, value: object) -> Any:
     if isinstance(value, dict):
         return {str(key): _plain(name, part) for key, part in value.items()}
     if hasattr(value, "item"):
-        return value.item()
+        return _plain(name, value.item())
     raise ContractError(
         f"note({name}=...) is a {type(value).__name__}, expected numbers, strings, lists or dicts"
     )

@@ -25,7 +25,11 @@ ROLES = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class DatasetCard:
-    """What a person should know about a data set before a number of it is printed."""
+    """What a person should know about a data set before a number of it is printed.
+
+    `mirrored` says whether a mirror image still shows its class; where it does not (digits,
+    letters), no method gets mirrored training images.
+    """
 
     name: str
     title: str
@@ -38,6 +42,7 @@ class DatasetCard:
     sources: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     folder: str = ""
+    mirrored: bool = True
 
     def templates(self, prompts: str) -> tuple[str, ...]:
         """The prompt templates of the set `simple`, `custom` or `ensemble`."""

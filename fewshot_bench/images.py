@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 from collections import OrderedDict
@@ -53,12 +54,17 @@ class ImageSource:
         self.items = tuple(items)
         self.backbone = backbone
         self._dataset = dataset
+        self._mirrored = dataset.card().mirrored
         self._decoded = _Bounded(MEMORY)
         self._prepared: Tensor | None = None
         self._digest: str | None = None
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def allowed(self, augment: Augment) -> Augment:
+        """The augmentation without flips where a mirror image would show another class."""
+        return augment if self._mirrored else dataclasses.replace(augment, flip=0.0)
 
     @property
     def labels(self) -> Tensor:
@@ -124,7 +130,7 @@ class ImageSource:
         self, indices: Sequence[int], augment: Augment, rng: torch.Generator
     ) -> Tensor:
         images = [self._rgb(index) for index in indices]
-        crops = draw_crops([image.size for image in images], augment, rng)
+        crops = draw_crops([image.size for image in images], self.allowed(augment), rng)
         pixels = torch.stack([self._cropped(i, c) for i, c in zip(indices, crops, strict=True)])
         return mirror(pixels, crops)
 

@@ -18,19 +18,21 @@ PHASES = ("encode_support", "fit", "encode_queries", "predict")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Cost:
-    """Seconds of wall clock and of CPU time."""
+    """Seconds of wall clock and of CPU time, and how many images were encoded for it."""
 
     wall: float = 0.0
     cpu: float = 0.0
+    images: int = 0
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(self.wall + other.wall, self.cpu + other.cpu)
+        images = self.images + other.images
+        return Cost(self.wall + other.wall, self.cpu + other.cpu, images)
 
     def __sub__(self, other: Cost) -> Cost:
         return Cost(max(0.0, self.wall - other.wall), max(0.0, self.cpu - other.cpu))
 
     def to_dict(self) -> dict[str, float]:
-        """Plain numbers, microseconds kept."""
+        """Plain seconds, microseconds kept."""
         return {"wall": round(self.wall, 6), "cpu": round(self.cpu, 6)}
 
 
@@ -46,8 +48,10 @@ class Meter:
         self._billed: dict[str, Cost] = {}
         self._elapsed: dict[str, Cost] = {}
         self._stack: list[tuple[str, Cost]] = []
+        self._priced: set[str] = set()
         self.images_seen = 0
         self.images_encoded = 0
+        self.images_computed = 0
         self.steps = 0
 
     def _now(self) -> Cost:
@@ -74,13 +78,19 @@ class Meter:
                 self._stack[-1] = (outer, spent + total)
 
     def measure(self, work: Callable[[], Tensor]) -> tuple[Tensor, Cost]:
-        """Run `work` and say what it cost."""
+        """Run `work`, which gives one row per encoded image, and say what it cost."""
         start = self._now()
         result = work()
-        return result, self._now() - start
+        passed = self._now() - start
+        self.images_computed += len(result)
+        return result, dataclasses.replace(passed, images=len(result))
 
-    def bill(self, cost: Cost) -> None:
-        """Add the price of shared work to the phase that is open."""
+    def bill(self, key: str, cost: Cost) -> None:
+        """Add the price of shared work to the phase that is open, once per piece of work."""
+        if key in self._priced:
+            return
+        self._priced.add(key)
+        self.images_encoded += cost.images
         name = self._stack[-1][0]
         self._billed[name] = self._billed.get(name, Cost()) + cost
 

@@ -4,26 +4,37 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fewshot_bench.errors import DataMissingError, FsbenchError, UsageError, unknown
-from fewshot_bench.method import configuration, find_parameter, hyperparameters, parse_value
+from fewshot_bench.errors import (
+    DataMissingError,
+    PluginError,
+    UsageError,
+    unknown,
+)
+from fewshot_bench.method import (
+    Hyperparameter,
+    configuration,
+    find_parameter,
+    hyperparameters,
+    parse_value,
+)
+from fewshot_bench.preflight import check_items
 from fewshot_bench.registry import Registry, registry
 from fewshot_bench.spec import PRECISIONS, PROTOCOLS, VALIDATION, RunSpec
-from fewshot_bench.splits import check_shots, draw
+from fewshot_bench.splits import check_shots
 
 if TYPE_CHECKING:
     from fewshot_bench.dataset import Dataset
     from fewshot_bench.store import Store
-    from fewshot_bench.task import Item
 
 # A preset fixes the sampling protocol, the validation policy and the prompts at once.
 PRESETS: Mapping[str, tuple[str, str, str]] = {
     "fair": ("coop", "min4", "custom"),
     "clip-lora-paper": ("clip-lora", "none", "simple"),
 }
-UNREADABLE_SHOWN = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +96,8 @@ def expand(request: Request) -> Plan:
     for name in names:
         try:
             dataset = known.dataset(name)
-            revisions[name] = _revision(name, dataset, request.shots)
+            name = _canonical(name, dataset)
+            revisions[name] = _revision(name, dataset, request.shots, val)
             plan.datasets[name] = dataset
         except DataMissingError as error:
             plan.problems[name] = str(error)
@@ -117,7 +129,13 @@ def expand(request: Request) -> Plan:
     return plan
 
 
-def _revision(name: str, dataset: Dataset, shots: Sequence[int]) -> str:
+def _canonical(name: str, dataset: Dataset) -> str:
+    """One name per data set, however its path was written (`folder:a/` is `folder:a`)."""
+    own = dataset.card().name
+    return own if ":" in name and own.partition(":")[0] == name.partition(":")[0] else name
+
+
+def _revision(name: str, dataset: Dataset, shots: Sequence[int], val: str) -> str:
     from fewshot_bench.task import digest_of
 
     pools = dataset.items()
@@ -126,7 +144,10 @@ def _revision(name: str, dataset: Dataset, shots: Sequence[int]) -> str:
     for role in ("train", "test"):
         if not pools.get(role):
             raise DataMissingError(f"{name}: its {role} pool is empty; fsbench show {name}")
+    if val != "none" and not pools.get("val"):
+        raise UsageError(f"{name} has no validation images; use --val none")
     card = dataset.card()
+    check_items(name, card.classnames, pools)
     lists = digest_of((role, pools.get(role, ())) for role in ("train", "val", "test"))
     return f"{card.revision}:{lists[:16]}" if card.revision else lists[:16]
 
@@ -229,10 +250,26 @@ def _refuse_setting(owner: str, parameter: str, names: list[str], known: Registr
 
 
 def _variant(name: str, cls: type, chosen: Mapping[str, Any]) -> Variant:
+    fields = hyperparameters(cls)
     options = configuration(cls(**chosen))
-    defaults = {field.name: field.default for field in hyperparameters(cls)}
+    for field in fields:
+        options[field.name] = _plain_option(name, field, options[field.name])
+    defaults = {field.name: field.default for field in fields}
     overrides = {key: value for key, value in chosen.items() if value != defaults[key]}
     return Variant(name, options, overrides, str(getattr(cls, "version", "1")))
+
+
+def _plain_option(method: str, field: Hyperparameter, value: Any) -> Any:
+    """A value as it stands in the record, so that 1 and 1.0 of a float are one configuration."""
+    if field.type is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    finite = not isinstance(value, float) or math.isfinite(value)
+    if finite and isinstance(value, str | int | float | bool | type(None)):
+        return value
+    raise PluginError(
+        f"method '{method}': hyper-parameter {field.name} is {value!r}, expected a number, a "
+        "string, a boolean or None; its author should use one of these types"
+    )
 
 
 def resume(plan: Plan, store: Store, *, force: bool, retry_failed: bool) -> Resume:
@@ -247,45 +284,3 @@ def resume(plan: Plan, store: Store, *, force: bool, retry_failed: bool) -> Resu
         else:
             state.done.append(cell)
     return state
-
-
-def check_images(plan: Plan, cells: Sequence[RunSpec]) -> dict[str, str]:
-    """Read and decode every image that `cells` use; a data set with bad ones gets a problem."""
-    from fewshot_bench.images import unreadable
-
-    problems = {}
-    for name in dict.fromkeys(cell.dataset for cell in cells):
-        dataset = plan.datasets[name]
-        mine = [cell for cell in cells if cell.dataset == name]
-        try:
-            bad = unreadable(dataset, _items(dataset, mine))
-        except FsbenchError as error:
-            problems[name] = str(error)
-            continue
-        if bad:
-            rest = len(bad) - UNREADABLE_SHOWN
-            more = f"; and {rest} more" if rest > 0 else ""
-            problems[name] = (
-                f"{name}: {len(bad)} of its images cannot be used: "
-                f"{'; '.join(bad[:UNREADABLE_SHOWN])}{more}; restore these files"
-            )
-    return problems
-
-
-def _items(dataset: Dataset, cells: Sequence[RunSpec]) -> list[Item]:
-    found: dict[str, Item] = {}
-    pools = dataset.items()
-    requests = {(c.protocol, c.shots, c.split_seed, c.val, c.limit, c.revision) for c in cells}
-    for protocol, shots, seed, val, limit, revision in requests:
-        split = draw(
-            cells[0].dataset,
-            revision,
-            pools,
-            protocol=protocol,
-            shots=shots,
-            seed=seed,
-            val=val,
-            limit=limit,
-        )
-        found |= {item.id: item for item in (*split.train, *split.val, *split.test)}
-    return list(found.values())

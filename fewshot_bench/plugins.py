@@ -68,6 +68,11 @@ class PluginInfo:
     distribution: str
     error: str | None
 
+    @property
+    def full_name(self) -> str:
+        """Distribution and entry point: how the manager knows it."""
+        return f"{self.distribution}:{self.name}"
+
 
 def load_plugins() -> tuple[pluggy.PluginManager, tuple[PluginInfo, ...]]:
     """Import every entry point of the group; one that fails is reported and harms nothing else."""
@@ -76,13 +81,15 @@ def load_plugins() -> tuple[pluggy.PluginManager, tuple[PluginInfo, ...]]:
     infos = []
     for point in _entry_points():
         distribution = point.dist.name if point.dist else "unknown"
+        name, error = f"{distribution}:{point.name}", None
         try:
-            manager.register(point.load(), name=f"{distribution}:{point.name}")
-            error = None
+            manager.register(point.load(), name=name)
+            manager.check_pending()
         except (Exception, SystemExit) as failure:
             error = f"{type(failure).__name__}: {failure}"
+            if manager.has_plugin(name):
+                manager.unregister(name=name)
         infos.append(PluginInfo(point.name, point.value, distribution, error))
-    manager.check_pending()
     return manager, tuple(infos)
 
 

@@ -6,7 +6,7 @@ import functools
 import importlib
 import inspect
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pluggy
@@ -48,16 +48,18 @@ class Catalog:
     kind: str
     listing: str
     entries: dict[str, Entry] = field(default_factory=dict)
+    conflicts: list[str] = field(default_factory=list)
     _plugin: str = ""
 
     def register(self, name: str, target: Any, *, suites: Iterable[str] = ()) -> None:
-        """Add a name; PluginError with both origins when it is taken."""
+        """Add a name; a name that is taken is a conflict, told when the catalog is used."""
         origin = _origin(self._plugin)
         if name in self.entries:
-            raise PluginError(
+            self.conflicts.append(
                 f"two plug-ins register the {self.kind} '{name}': {self.entries[name].origin} and "
                 f"{origin}; uninstall one, or disable its entry point with FSBENCH_DISABLE_PLUGINS"
             )
+            return
         if not isinstance(target, str) and not callable(target):
             raise PluginError(
                 f"{self.kind} '{name}' ({origin}): target {target!r} is neither "
@@ -65,12 +67,25 @@ class Catalog:
             )
         self.entries[name] = Entry(name, target, origin, tuple(suites))
 
+    def check(self) -> None:
+        """PluginError when two plug-ins claim one name: which one is meant cannot be known."""
+        if self.conflicts:
+            raise PluginError(self.conflicts[0])
+
+    def forget(self, plugin: str) -> None:
+        """Take out what a plug-in registered before it failed."""
+        mine = [name for name, e in self.entries.items() if e.origin.startswith(f"{plugin},")]
+        for name in mine:
+            del self.entries[name]
+
     def names(self) -> list[str]:
         """Registered names, sorted, families (`folder:`) included."""
+        self.check()
         return sorted(self.entries)
 
     def find(self, name: str) -> Entry:
         """The entry of a name, or UsageError with the closest one."""
+        self.check()
         if name not in self.entries:
             raise unknown(self.kind, name, self.entries, f"fsbench list {self.listing}")
         return self.entries[name]
@@ -115,6 +130,7 @@ class Registry:
 
     def expand_datasets(self, names: Iterable[str]) -> list[str]:
         """Replace suites by their members; unknown names raise UsageError."""
+        self.datasets.check()
         suites = self.suites()
         found: list[str] = []
         for name in names:
@@ -144,18 +160,28 @@ def registry() -> Registry:
     methods = Catalog("method", "methods")
     datasets = Catalog("data set", "datasets")
     backbones = Catalog("backbone", "backbones")
-    _fill(manager, "register_methods", methods)
-    _fill(manager, "register_datasets", datasets)
-    _fill(manager, "register_backbones", backbones)
+    failed = _fill(manager, "register_methods", methods)
+    failed |= _fill(manager, "register_datasets", datasets)
+    failed |= _fill(manager, "register_backbones", backbones)
+    infos = tuple(replace(i, error=i.error or failed.get(i.full_name)) for i in infos)
     return Registry(methods, datasets, backbones, infos, manager.hook, manager)
 
 
-def _fill(manager: pluggy.PluginManager, hook: str, catalog: Catalog) -> None:
-    """Call one plug-in's hook at a time, so that each name knows where it came from."""
+def _fill(manager: pluggy.PluginManager, hook: str, catalog: Catalog) -> dict[str, str]:
+    """Call one plug-in's hook at a time, so that each name knows where it came from.
+
+    Returns the plug-ins whose hook failed, with the reason; they register nothing.
+    """
+    failed = {}
     implementations = getattr(manager.hook, hook).get_hookimpls()
     for implementation in sorted(implementations, key=_builtin_first):
         catalog._plugin = implementation.plugin_name
-        implementation.function(register=catalog.register)
+        try:
+            implementation.function(register=catalog.register)
+        except (Exception, SystemExit) as error:
+            failed[implementation.plugin_name] = f"{hook}: {type(error).__name__}: {error}"
+            catalog.forget(implementation.plugin_name)
+    return failed
 
 
 def _builtin_first(implementation: pluggy.HookImpl) -> tuple[bool, str]:

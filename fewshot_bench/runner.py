@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,16 @@ from torch import Tensor
 from fewshot_bench import environment
 from fewshot_bench.backbones import loading
 from fewshot_bench.backbones.protocol import LoadedBackbone
+from fewshot_bench.containment import contained
 from fewshot_bench.context import Context
 from fewshot_bench.dataset import Dataset
 from fewshot_bench.errors import ContractError, FsbenchError
 from fewshot_bench.evaluate import check_logits, metrics
-from fewshot_bench.features import FeatureStore, image_view, shots_view
+from fewshot_bench.feature_store import FeatureStore
+from fewshot_bench.features import image_view, open_views, shots_view
 from fewshot_bench.images import ImageSource
 from fewshot_bench.meter import Meter, ParameterObserver, PeakMemory
 from fewshot_bench.method import Classifier, Method
-from fewshot_bench.output import captured_output
 from fewshot_bench.published.picks import verified_picks
 from fewshot_bench.record import Record
 from fewshot_bench.registry import registry
@@ -128,7 +129,7 @@ class _Cell:
 
     def run(self) -> Outcome:
         method: Method = registry().method_class(self.spec.method)(**self.spec.options)
-        with self.memory.watching(), isolated(self.seed), captured_output() as printed:
+        with self.memory.watching(), isolated(self.seed), contained() as printed, open_views():
             classifier = self._fit(method)
             logits = self._predict(classifier)
             footprint = self._footprint(classifier)
@@ -211,6 +212,7 @@ class _Cell:
             "val": len(split.val),
             "test": len(split.test),
             "verified": verified_picks(split, self.card.name),
+            "mirrored": self.card.mirrored,
             "templates": list(self.card.templates(self.spec.prompts)),
         }
 
@@ -218,7 +220,7 @@ class _Cell:
         return {
             "trained": self.observer.trained,
             "trained_source": self.observer.source,
-            "stored": sum(tensor.numel() for tensor in classifier.tensors().values()),
+            "stored": stored_values(classifier, self.spec.method),
             "backbone": getattr(self.backbone, "parameters", None),
             "images_seen": self.meter.images_seen,
             "images_encoded": self.meter.images_encoded,
@@ -233,6 +235,15 @@ class _Cell:
             "activation": getattr(self.backbone, "activation", None),
             "method_origin": registry().methods.find(self.spec.method).origin.split(",")[0],
         }
+
+
+def stored_values(classifier: Classifier, method: str) -> int:
+    """How many values `tensors()` holds; ContractError when it is no mapping to tensors."""
+    kept = classifier.tensors()
+    wrong = not isinstance(kept, Mapping) or any(not isinstance(t, Tensor) for t in kept.values())
+    if wrong:
+        raise ContractError(f"{method}: tensors() returned {kept!r:.80}, expected names to tensors")
+    return sum(tensor.numel() for tensor in kept.values())
 
 
 def draw_split(spec: RunSpec, dataset: Dataset) -> Split:

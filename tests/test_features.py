@@ -15,7 +15,8 @@ from torch import Tensor
 
 from fewshot_bench import Augment, DatasetCard, Item
 from fewshot_bench.backbones.embedded import load_tiny
-from fewshot_bench.features import FeatureStore, image_view
+from fewshot_bench.feature_store import FeatureStore
+from fewshot_bench.features import image_view
 from fewshot_bench.images import ImageSource
 from fewshot_bench.meter import Meter
 from fewshot_bench.runner import Session, run_one
@@ -71,7 +72,7 @@ def encoded(images: ImageSource, folder: Path | None, order: list[int] | None = 
     view = image_view(images, FeatureStore(folder), meter, phase="encode_support", order=order)
     with meter.phase("fit"):
         features = view.raw_features
-    encoded.images = meter.images_encoded  # type: ignore[attr-defined]
+    encoded.images = meter.images_computed  # type: ignore[attr-defined]
     return features
 
 
@@ -159,6 +160,6 @@ def test_a_full_disk_costs_nothing_else(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("fewshot_bench.features.os.replace", full)
+    monkeypatch.setattr("fewshot_bench.feature_store.os.replace", full)
     assert encoded(source(backbone), tmp_path).shape[0] == 2
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]

@@ -46,7 +46,7 @@ def test_a_hit_on_disk_is_billed_too(tmp_path: Path) -> None:
     ]
     assert costs[0] == costs[1]
     assert one.record.footprint["images_encoded"] == 40
-    assert other.record.footprint["images_encoded"] == 0
+    assert other.record.footprint["images_encoded"] == 40
 
 
 def test_trained_parameters_are_observed(records: dict[str, Record]) -> None:
@@ -86,16 +86,18 @@ def test_inner_phases_are_not_billed_twice() -> None:
         time.sleep(0.05)
         with meter.phase("encode_support"):
             time.sleep(0.1)
-            meter.bill(Cost(7.0, 6.0))
+            meter.bill("a", Cost(7.0, 6.0, 3))
+            meter.bill("a", Cost(7.0, 6.0, 3))
         with meter.phase("encode_support"):
-            meter.bill(Cost(1.0, 1.0))
+            meter.bill("b", Cost(1.0, 1.0))
         time.sleep(0.05)
     timings = meter.timings()
     fit, support = timings["phases"]["fit"], timings["phases"]["encode_support"]
-    assert 0.1 <= fit["elapsed"]["wall"] < 0.19
+    assert fit["elapsed"]["wall"] >= 0.1
+    assert meter.images_encoded == 3
     assert fit["billed"] == fit["elapsed"]
     assert support["billed"] == {"wall": 8.0, "cpu": 7.0}
-    assert 0.1 <= support["elapsed"]["wall"] < 0.15
+    assert support["elapsed"]["wall"] >= 0.1
     assert timings["billed_seconds"] == pytest.approx(8 + fit["billed"]["wall"], abs=1e-5)
 
 
@@ -104,7 +106,7 @@ def test_a_phase_that_raises_is_closed() -> None:
     with pytest.raises(KeyError), meter.phase("fit"), meter.phase("encode_support"):
         raise KeyError
     with meter.phase("predict"):
-        meter.bill(Cost(1.0, 1.0))
+        meter.bill("a", Cost(1.0, 1.0))
     assert meter.timings()["phases"]["predict"]["billed"]["wall"] >= 1
 
 

@@ -40,3 +40,21 @@ def test_task_context_and_queries_lead_nowhere() -> None:
 def test_the_walk_finds_what_is_there() -> None:
     made = _prepare(Setting(), "cpu")
     assert any(isinstance(value, Item) for value in reachable([made.queries]))
+
+
+def test_a_batch_iterator_leads_nowhere() -> None:
+    made = _prepare(Setting(), "cpu")
+    batches = _view(made.queries).batches(2)
+    next(batches)
+    found = reachable(batches)
+    assert not [value for value in found if isinstance(value, Item | ImageSource | ToyDataset)]
+
+
+def test_a_view_is_no_key_to_anything() -> None:
+    made = _prepare(Setting(), "cpu")
+    queries = _view(made.queries)
+    assert not hasattr(queries, "__weakref__")
+    assert not hasattr(queries, "__dict__")
+    assert [type(value) for value in gc.get_referents(queries) if not isinstance(value, type)] == [
+        int
+    ]

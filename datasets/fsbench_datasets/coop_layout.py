@@ -10,7 +10,14 @@ from pathlib import Path
 
 from fewshot_bench import DataMissingError, DatasetCard, Item, UsageError
 from fsbench_datasets.catalog import PublicSet, by_split_file, public_set
-from fsbench_datasets.split_file import Pools, classnames_of, counts_of, load_split, revision_of
+from fsbench_datasets.split_file import (
+    Pools,
+    classnames_of,
+    counts_of,
+    file_sizes,
+    load_split,
+    revision_of,
+)
 
 DATA_VARIABLE = "FSBENCH_DATA"
 
@@ -34,7 +41,7 @@ class CoopLayout:
             self.known,
             classnames=names,
             counts=counts_of(pools),
-            revision=revision_of(pools),
+            revision=self._revision,
             notes=(*self.known.notes, *self._differences(len(names))),
             folder=str(self._first_base() or ""),
         )
@@ -58,6 +65,11 @@ class CoopLayout:
             places = ", ".join(str(path.parent) for path in self.split_places)
             raise self._missing(f"no {self.split_places[0].name} in {places}")
         return load_split(self._split_file)
+
+    @cached_property
+    def _revision(self) -> str:
+        base = self._first_base()
+        return revision_of(self._pools, file_sizes(base, self._pools) if base else ())
 
     @cached_property
     def _base(self) -> Path:

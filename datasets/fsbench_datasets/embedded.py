@@ -100,6 +100,7 @@ def digits() -> Embedded:
             "E. Alpaydin and C. Kaynak (1998), UCI Machine Learning Repository, "
             "doi:10.24432/C50P49; the copy that scikit-learn carries",
         ),
+        mirrored=False,
         notes=("8 x 8 pixels, white strokes on black", "fixed split: 40 train, 20 val per class"),
     )
     return Embedded(card, _load_digits)
@@ -107,21 +108,22 @@ def digits() -> Embedded:
 
 def letters() -> Embedded:
     """Drawn capital letters."""
-    return _drawn("letters", "Letters", "a photo of the letter {}.")
+    return _drawn("letters", "Letters", "a photo of the letter {}.", mirrored=False)
 
 
 def shapes() -> Embedded:
     """Drawn shapes."""
-    return _drawn("shapes", "Shapes", "a photo of a {}.")
+    return _drawn("shapes", "Shapes", "a photo of a {}.", mirrored=True)
 
 
-def _drawn(name: str, title: str, template: str) -> Embedded:
+def _drawn(name: str, title: str, template: str, *, mirrored: bool) -> Embedded:
     card = DatasetCard(
         name,
         title,
         (),
         (template,),
         license="Apache-2.0 (part of this package)",
+        mirrored=mirrored,
         sources=("scripts/train_tiny",),
         notes=("synthetic, 32 x 32 pixels; for demonstrations and tests",),
     )

@@ -16,6 +16,7 @@ from fsbench_datasets.split_file import (
     Pools,
     classnames_of,
     counts_of,
+    file_sizes,
     load_split,
     plain_text,
     revision_of,
@@ -46,7 +47,7 @@ class ImageFolder:
             self.root.resolve().name,
             classnames_of(pools),
             counts=counts_of(pools),
-            revision=revision_of(pools),
+            revision=self._revision,
             notes=(self._lists[1],),
             folder=str(self.root),
         )
@@ -58,6 +59,11 @@ class ImageFolder:
     def read(self, item: Item) -> bytes:
         """The encoded image; OSError when it cannot be read."""
         return (self.root / item.id).read_bytes()
+
+    @cached_property
+    def _revision(self) -> str:
+        pools = self._lists[0]
+        return revision_of(pools, file_sizes(self.root, pools))
 
     @cached_property
     def _lists(self) -> tuple[Pools, str]:
@@ -80,7 +86,7 @@ def open_folder(argument: str) -> ImageFolder:
         raise DataMissingError(
             f"folder:{argument}: {root} {problem}, expected a folder with one folder per class"
         )
-    return ImageFolder(f"folder:{argument}", root)
+    return ImageFolder(f"folder:{os.path.normpath(argument)}", root)
 
 
 def subfolders(folder: Path) -> list[str]:
@@ -141,7 +147,11 @@ def _images(root: Path, folder: str) -> list[str]:
 
 
 def _is_image(path: Path) -> bool:
-    return _visible(path) and path.suffix[1:].lower() in EXTENSIONS and path.is_file()
+    return (
+        _visible(path)
+        and path.suffix[1:].lower() in EXTENSIONS
+        and (path.is_file() or path.is_symlink())
+    )
 
 
 def _items(classes: Classes, labels: Mapping[str, int]) -> tuple[Item, ...]:

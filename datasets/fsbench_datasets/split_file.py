@@ -80,6 +80,17 @@ def revision_of(pools: Pools, contents: Iterable[bytes] = ()) -> str:
     return sha.hexdigest()
 
 
+def file_sizes(base: Path, pools: Pools) -> Iterable[bytes]:
+    """The size of every image file, so that a revision changes when images are replaced."""
+    for role in ROLES:
+        for item in pools[role]:
+            try:
+                size = (base / item.id).stat().st_size
+            except OSError:
+                size = -1
+            yield f"{size}\n".encode()
+
+
 def _entries(path: Path, role: str, entries: Any) -> Iterable[Item]:
     if not isinstance(entries, list):
         raise damaged(path, f"has {type(entries).__name__} under '{role}', expected a list")

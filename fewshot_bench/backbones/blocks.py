@@ -9,6 +9,7 @@ reads the others.
 from __future__ import annotations
 
 import dataclasses
+import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -59,7 +60,8 @@ class Block:
         name, rows = self._locate(matrix)
         merged = self.parts[name].clone()
         merged[rows] += delta.to(merged)
-        return dataclasses.replace(self, parts={**self.parts, name: merged})
+        parts = types.MappingProxyType({**self.parts, name: merged})
+        return dataclasses.replace(self, parts=parts)
 
     def _locate(self, matrix: str) -> tuple[str, slice]:
         if matrix in ("q", "k", "v"):
@@ -100,7 +102,9 @@ def read_blocks(transformer: Any, dtype: torch.dtype, owner: str) -> tuple[Block
             )
         parts = {n: v.to(dtype) if v.ndim == 2 else v for n, v in parameters.items()}
         eps = (module.ln_1.eps, module.ln_2.eps)
-        blocks.append(Block(parts, module.attn.num_heads, eps, module.mlp.gelu))
+        blocks.append(
+            Block(types.MappingProxyType(parts), module.attn.num_heads, eps, module.mlp.gelu)
+        )
     return tuple(blocks)
 
 

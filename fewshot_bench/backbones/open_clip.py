@@ -41,6 +41,7 @@ class OpenClipBackbone:
         self.precision = precision
         self.module: Any = module.to(device).eval().requires_grad_(False)
         self.tokenizer = tokenizer
+        self._sealed = tokenizer
         self._steps, self._mean, self._std = _split_transform(transform, name)
         size = module.visual.image_size
         self.image_size: tuple[int, int] = (size, size) if isinstance(size, int) else tuple(size)
@@ -191,9 +192,7 @@ class OpenClipBackbone:
         """Digest of every weight, buffer, flag and hook, and of what the backbone answers with."""
         sha = hashlib.sha256()
         for name, child in self.module.named_modules():
-            own = sorted(key for key in vars(child) if not key.startswith("_"))
-            hooks = sum(len(value) for key, value in vars(child).items() if key.endswith("_hooks"))
-            sha.update(f"{name} {type(child).__qualname__} {child.training} {own} {hooks}".encode())
+            sha.update(f"{name} {type(child).__qualname__} {_attributes(child)}".encode())
         tensors = [*self.module.named_parameters(), *self.module.named_buffers()]
         for name, tensor in tensors:
             sha.update(f"{tensor.requires_grad} {tensor.grad is None}".encode())
@@ -201,7 +200,8 @@ class OpenClipBackbone:
         words = self.tokenizer(["a photo of a cat"]).tolist()
         changed = sorted(key for key in vars(self) if callable(vars(self)[key]))
         plain = (self.name, self.precision, self.logit_scale, self._mean, self._std, changed)
-        sha.update(repr((words, repr(self._steps), self._towers_match())).encode())
+        state = (words, repr(self._steps), self._towers_match(), self.tokenizer is self._sealed)
+        sha.update(repr(state).encode())
         sha.update(repr((plain, self.image_size, self.embed_dim)).encode())
         return sha.hexdigest()
 
@@ -214,6 +214,18 @@ class OpenClipBackbone:
         if text is not None:
             same = same and text.equals(read_text_tower(self.module, dtype, self.name))
         return same
+
+
+def _attributes(module: Any) -> list[str]:
+    """Plain attributes with their values, others by name, and how many hooks there are."""
+    plain = (bool, int, float, str, tuple, type(None))
+    found = []
+    for key, value in sorted(vars(module).items()):
+        if key.endswith("_hooks"):
+            found.append(f"{key}:{len(value)}")
+        elif not key.startswith("_"):
+            found.append(f"{key}={value!r}" if isinstance(value, plain) else key)
+    return found
 
 
 def _update(sha: Any, name: str, tensor: Tensor) -> None:

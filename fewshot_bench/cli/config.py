@@ -39,6 +39,8 @@ def _read_yaml(path: Path, text: str) -> dict[str, Any]:
     def mapping(loader: yaml.BaseLoader, node: yaml.MappingNode) -> dict[str, Any]:
         keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
         for key in keys:
+            if not isinstance(key, str):
+                raise UsageError(f"config file {path}: key {key!r}: expected a name")
             if keys.count(key) > 1:
                 line = node.start_mark.line + 1
                 raise UsageError(f"config file {path}: key '{key}' stands twice (from line {line})")

@@ -41,7 +41,10 @@ class Commands(click.Group):
         from fewshot_bench.registry import registry
 
         extra = click.Group("plugins")
-        registry().hooks.register_commands(cli=extra)
+        try:
+            registry().hooks.register_commands(cli=extra)
+        except Exception as error:
+            click.echo(f"warning: a plug-in's register_commands failed: {error}", err=True)
         return {name: command for name, command in extra.commands.items() if name not in COMMANDS}
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -74,6 +77,9 @@ def main() -> NoReturn:
     """Entry point: errors that we raise on purpose become one line and their exit code."""
     try:
         code = cli.main(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        sys.exit(2)
     except click.UsageError as error:
         _fail(f"{_plain(error)}{_option_hint(error)}", 2)
     except click.ClickException as error:

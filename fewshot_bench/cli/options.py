@@ -34,11 +34,15 @@ class Numbers(click.ParamType[Any]):
         numbers: list[int] = []
         for part in str(value).split(","):
             first, dash, last = part.strip().partition("-")
-            bad = not first.isdigit() or (dash and not last.isdigit())
+            bad = not _is_number(first) or (dash and not _is_number(last))
             if bad or (dash and int(last) < int(first)):
                 self.fail(f"'{value}' is no list of whole numbers such as 1,2,4 or 1-3", param, ctx)
             numbers += range(int(first), int(last or first) + 1)
         return tuple(numbers)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
 
 
 NAMES = Names()

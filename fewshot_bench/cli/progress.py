@@ -17,19 +17,19 @@ class Estimate:
     """Time left, from the cells that are finished: seconds per method, scaled by shots."""
 
     def __init__(self, cells: Sequence[RunSpec]) -> None:
-        self._left = list(cells)
+        self._left = {cell.key(): cell for cell in cells}
         self._seen: dict[str, list[tuple[int, float]]] = {}
 
     def finished(self, cell: RunSpec, seconds: float) -> None:
         """Learn what a cell took."""
-        self._left.remove(cell)
+        self._left.pop(cell.key(), None)
         self._seen.setdefault(cell.label, []).append((cell.shots, seconds))
 
     def seconds_left(self) -> float | None:
         """Expected seconds for the cells that are left; None before the first one ends."""
         if not self._seen:
             return None
-        return sum(self._expected(cell) for cell in self._left)
+        return sum(self._expected(cell) for cell in self._left.values())
 
     def _expected(self, cell: RunSpec) -> float:
         seen = self._seen.get(cell.label)

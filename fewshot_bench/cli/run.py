@@ -11,7 +11,7 @@ import click
 
 from fewshot_bench.cli.config import as_defaults, read_config, save_config
 from fewshot_bench.cli.options import NAMES, NUMBERS
-from fewshot_bench.errors import DataMissingError
+from fewshot_bench.errors import DataMissingError, UsageError
 
 INTERRUPTED = 130
 
@@ -78,7 +78,12 @@ def command(ctx: click.Context, /, **values: Any) -> None:
     target = values.pop("save_config")
     if target is not None:
         save_config(target, _saved(values))
-    ctx.exit(run_matrix(**values))
+    try:
+        code = run_matrix(**values)
+    except KeyboardInterrupt:
+        click.echo("stopped before the first cell; run the same command again", err=True)
+        code = INTERRUPTED
+    ctx.exit(code)
 
 
 def _saved(values: dict[str, Any]) -> dict[str, Any]:
@@ -119,6 +124,8 @@ def run_matrix(
     from fewshot_bench.store import Store
 
     device = _device(device)
+    # Absolute, since a plug-in may change the working directory.
+    store = store.absolute()
     request = planning.Request(
         methods=method,
         datasets=dataset,
@@ -138,22 +145,22 @@ def run_matrix(
     results = Store(store)
     if not dry_run:
         results.create()
+    elif any(part.is_file() for part in (store, *store.parents)):
+        raise UsageError(f"store '{store}' is not a folder; choose another one with --store DIR")
     state = planning.resume(plan, results, force=force, retry_failed=retry_failed)
     if dry_run:
         _announce(plan, state, results)
         return _exit_code(plan, failed=0)
     count, threads = slots(backbone, device, jobs)
-    with LocalEngine(results, device, count, threads, force or retry_failed) as engine:
+    with LocalEngine(results, device, count, threads, force) as engine:
         engine.warm(len(state.todo))
-        _drop_unreadable(planning, plan, state)
+        _drop_unreadable(plan, state)
         _announce(plan, state, results)
         return _run(plan, state, results, engine)
 
 
 def _device(name: str) -> str:
     import torch
-
-    from fewshot_bench.errors import UsageError
 
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -168,9 +175,11 @@ def _device(name: str) -> str:
     return name
 
 
-def _drop_unreadable(planning: Any, plan: Any, state: Any) -> None:
+def _drop_unreadable(plan: Any, state: Any) -> None:
     """Take data sets with missing or corrupt images out of what is left to run."""
-    bad = planning.check_images(plan, state.todo)
+    from fewshot_bench.preflight import check_images
+
+    bad = check_images(plan.datasets, state.todo)
     plan.problems.update(bad)
     state.todo[:] = [cell for cell in state.todo if cell.dataset not in bad]
 

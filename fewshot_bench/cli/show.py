@@ -61,6 +61,8 @@ def _dataset(name: str) -> None:
         click.echo(f"  {role:<10} {count} images{_expected(card, role, count)}")
     for prompts in ("simple", "custom", "ensemble"):
         click.echo(f"  {prompts:<10} {' | '.join(card.templates(prompts))}")
+    if not card.mirrored:
+        click.echo("  mirrored   never: a mirror image would show another class")
     click.echo(f"  license    {card.license}")
     click.echo(f"  revision   {card.revision}")
     click.echo(f"  split      {_verified(card, dataset)}")

@@ -191,13 +191,15 @@ def _as_error(event: dict[str, Any]) -> FsbenchError:
 
 
 def _failure(cell: RunSpec, code: int) -> Record:
-    how = f"killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+    how = f"ended with exit code {code}"
+    if code < 0:
+        how = f"killed by signal {-code} (out of memory?)"
     return Record(
         spec=cell,
         status="failed",
         error={
             "type": "WorkerLost",
-            "message": f"the worker process was {how} {TRIES} times in this cell (out of memory?)",
+            "message": f"the worker process was {how} {TRIES} times in this cell",
             "traceback": "",
             "expected": True,
         },

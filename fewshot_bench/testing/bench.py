@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from fewshot_bench.context import Context
-from fewshot_bench.features import FeatureStore, image_view
+from fewshot_bench.feature_store import FeatureStore
+from fewshot_bench.features import image_view
 from fewshot_bench.images import ImageSource
 from fewshot_bench.meter import Meter
 from fewshot_bench.rng import isolated

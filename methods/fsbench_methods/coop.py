@@ -129,7 +129,7 @@ class CoOp:
         context = self.initial_context(len(task.classnames), backbone, tower, ctx)
         model = self.model(task, backbone, tower, context.shape[-2], ctx)
         context = torch.nn.Parameter(context)
-        self._train(model, context, task, ctx)
+        self._train(model, context, task, backbone.embed_dim, ctx)
         return PromptClassifier(model, context.detach())
 
     def model(
@@ -169,7 +169,12 @@ class CoOp:
         return cosine(self.lr, epoch - 1, epochs) if epoch else self.warmup_lr
 
     def _train(
-        self, model: PromptModel, context: torch.nn.Parameter, task: Task, ctx: RunContext
+        self,
+        model: PromptModel,
+        context: torch.nn.Parameter,
+        task: Task,
+        width: int,
+        ctx: RunContext,
     ) -> None:
         optimizer = torch.optim.SGD(
             [context], lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
@@ -178,7 +183,6 @@ class CoOp:
         count, labels, done = len(task.train), task.train.labels, 0
         epochs = self.epochs_for(task.shots)
         total = epochs * steps_per_epoch(count, self.batch_size, drop_last=True)
-        width = task.train.features.shape[1]
         views = epoch_views(task.train, epochs, Augment(), ctx.rng("views"), width)
         for epoch, features in enumerate(views):
             set_rate(optimizer, self.rate(epoch, epochs))

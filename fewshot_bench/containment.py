@@ -1,9 +1,10 @@
-"""Keep what a plug-in prints off the terminal, where it would tear the progress bar."""
+"""Put back what a plug-in may leave changed: output, working directory, environment."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import os
 from collections.abc import Iterator
 
 LIMIT = 4000
@@ -17,11 +18,16 @@ class Printed:
 
 
 @contextlib.contextmanager
-def captured_output() -> Iterator[Printed]:
-    """Collect everything that Python code prints to stdout inside."""
+def contained() -> Iterator[Printed]:
+    """Collect what Python code prints to stdout inside; restore directory and environment."""
     printed, buffer = Printed(), io.StringIO()
+    folder, environment = os.getcwd(), dict(os.environ)
     try:
         with contextlib.redirect_stdout(buffer):
             yield printed
     finally:
         printed.text = buffer.getvalue()[:LIMIT]
+        os.chdir(folder)
+        if dict(os.environ) != environment:
+            os.environ.clear()
+            os.environ.update(environment)

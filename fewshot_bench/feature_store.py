@@ -1,0 +1,99 @@
+"""Feature matrices by content, each with what it cost: computed once, billed to everyone."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewshot_bench.meter import Cost, Meter
+
+MEMORY = 2 << 30
+
+
+class FeatureStore:
+    """Feature matrices by content key, in memory and on disk, each with what it cost to compute.
+
+    A file holds its own key and the SHA-256 of its tensor; one that does not match is recomputed.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._memory: dict[str, tuple[Tensor, Cost]] = {}
+        self._used = 0
+
+    def get(self, parts: dict[str, Any], compute: Callable[[], Tensor], meter: Meter) -> Tensor:
+        """The features of `parts`: cached, or computed under the meter and kept. Always billed."""
+        key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        found = self._memory.get(key) or self._load(key)
+        if found is None:
+            features, cost = meter.measure(compute)
+            self._save(key, features, cost)
+        else:
+            features, cost = found
+        self._keep(key, features, cost)
+        meter.bill(key, cost)
+        return features
+
+    def _keep(self, key: str, features: Tensor, cost: Cost) -> None:
+        size = features.numel() * features.element_size()
+        if key not in self._memory and self._used + size <= MEMORY:
+            self._memory[key] = (features, cost)
+            self._used += size
+
+    def _path(self, key: str) -> Path | None:
+        return self._folder / key[:2] / f"{key}.safetensors" if self._folder else None
+
+    def _load(self, key: str) -> tuple[Tensor, Cost] | None:
+        from safetensors import SafetensorError, safe_open
+
+        path = self._path(key)
+        if path is None or not path.is_file():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata, features = file.metadata(), file.get_tensor("features")
+            if metadata["key"] != key or metadata["sha256"] != _digest(features):
+                return None
+            return features, Cost(**json.loads(metadata["cost"]))
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+            return None
+
+    def _save(self, key: str, features: Tensor, cost: Cost) -> None:
+        """Write beside and rename; a full or read-only disk only costs the cache."""
+        from safetensors.torch import save
+
+        path = self._path(key)
+        if path is None:
+            return
+        metadata = {
+            "key": key,
+            "sha256": _digest(features),
+            "cost": json.dumps(dataclasses.asdict(cost)),
+        }
+        data = save({"features": features.contiguous()}, metadata)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+            try:
+                with os.fdopen(handle, "wb") as stream:
+                    stream.write(data)
+                os.replace(temporary, path)
+            except OSError:
+                os.unlink(temporary)
+        except OSError:
+            return
+
+
+def _digest(features: Tensor) -> str:
+    return hashlib.sha256(
+        features.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+    ).hexdigest()
