@@ -16,7 +16,8 @@ from fewshot_bench.spec import RunSpec
 class Estimate:
     """Time left, from the cells that are finished: seconds per method, scaled by shots."""
 
-    def __init__(self, cells: Sequence[RunSpec]) -> None:
+    def __init__(self, cells: Sequence[RunSpec], jobs: int) -> None:
+        self._jobs = max(1, min(jobs, len(cells)))
         self._left = {cell.key(): cell for cell in cells}
         self._seen: dict[str, list[tuple[int, float]]] = {}
 
@@ -29,7 +30,7 @@ class Estimate:
         """Expected seconds for the cells that are left; None before the first one ends."""
         if not self._seen:
             return None
-        return sum(self._expected(cell) for cell in self._left.values())
+        return sum(self._expected(cell) for cell in self._left.values()) / self._jobs
 
     def _expected(self, cell: RunSpec) -> float:
         seen = self._seen.get(cell.label)
@@ -54,19 +55,17 @@ def duration(seconds: float) -> str:
 class Display:
     """Tells about cells as they run; subclasses are final and differ in how."""
 
-    def __init__(self, cells: Sequence[RunSpec]) -> None:
-        self.estimate = Estimate(cells)
+    def __init__(self, cells: Sequence[RunSpec], jobs: int = 1) -> None:
+        self.estimate = Estimate(cells, jobs)
         self.total = len(cells)
         self.done = 0
-        self._started = time.monotonic()
 
     def inside(self, cell: RunSpec, done: int, total: int) -> None:
         """Progress within the fit of one cell."""
 
     def finish(self, record: Record) -> None:
         """A cell has its record."""
-        seconds = time.monotonic() - self._started
-        self._started = time.monotonic()
+        seconds = float(record.timings.get("elapsed_seconds", 0.0))
         self.estimate.finished(record.spec, seconds)
         self.done += 1
         self.show(record, seconds)
@@ -81,8 +80,8 @@ class Display:
 class LiveDisplay(Display):
     """One bar that moves within cells too; outcomes scroll above it."""
 
-    def __init__(self, cells: Sequence[RunSpec], bar: Any, task: Any) -> None:
-        super().__init__(cells)
+    def __init__(self, cells: Sequence[RunSpec], jobs: int, bar: Any, task: Any) -> None:
+        super().__init__(cells, jobs)
         self._bar = bar
         self._task = task
         self._drawn = 0.0
@@ -117,10 +116,10 @@ def outcome(record: Record) -> str:
 
 
 @contextmanager
-def display(cells: Sequence[RunSpec], *, live: bool) -> Iterator[Display]:
+def display(cells: Sequence[RunSpec], jobs: int, *, live: bool) -> Iterator[Display]:
     """A bar when `live`, else plain lines."""
     if not live:
-        yield Display(cells)
+        yield Display(cells, jobs)
         return
     from rich.progress import BarColumn, Progress, TextColumn
 
@@ -132,4 +131,4 @@ def display(cells: Sequence[RunSpec], *, live: bool) -> Iterator[Display]:
     )
     with Progress(*columns) as bar:
         task = bar.add_task("cells", total=len(cells), done=0, cell="", rest="estimating")
-        yield LiveDisplay(cells, bar, task)
+        yield LiveDisplay(cells, jobs, bar, task)

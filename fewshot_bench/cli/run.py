@@ -201,7 +201,7 @@ def _run(plan: Any, state: Any, results: Any, engine: Any) -> int:
     failed = len(state.failed)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        with display(state.todo, live=_is_terminal()) as shown:
+        with display(state.todo, engine.jobs, live=_is_terminal()) as shown:
             for record in engine.run(state.todo, shown.inside):
                 shown.finish(record)
                 failed += record.status == "failed"
