@@ -21,7 +21,10 @@ def cli_page() -> str:
         command = cli if name is None else cli.get_command(click.Context(cli), name)
         assert command is not None
         path = "fsbench" if name is None else f"fsbench {name}"
-        context = click.Context(command, info_name=path, max_content_width=WIDTH)
+        names = ["-h", "--help"]
+        context = click.Context(
+            command, info_name=path, max_content_width=WIDTH, help_option_names=names
+        )
         context.terminal_width = WIDTH
         parts.append(f"## {path}\n\n```text\n{command.get_help(context)}\n```\n")
     return "\n".join(parts)

@@ -124,8 +124,6 @@ def run_matrix(
     from fewshot_bench.store import Store
 
     device = _device(device)
-    # Absolute, since a plug-in may change the working directory.
-    store = store.absolute()
     request = planning.Request(
         methods=method,
         datasets=dataset,
@@ -142,10 +140,11 @@ def run_matrix(
         limit=limit,
     )
     plan = planning.expand(request)
-    results = Store(store)
+    # Absolute, since a plug-in may change the working directory.
+    results = Store(store.absolute())
     if not dry_run:
         results.create()
-    elif any(part.is_file() for part in (store, *store.parents)):
+    elif any(part.is_file() for part in (store, *results.path.parents)):
         raise UsageError(f"store '{store}' is not a folder; choose another one with --store DIR")
     state = planning.resume(plan, results, force=force, retry_failed=retry_failed)
     if dry_run:
@@ -156,7 +155,10 @@ def run_matrix(
         engine.warm(len(state.todo))
         _drop_unreadable(plan, state)
         _announce(plan, state, results)
-        return _run(plan, state, results, engine)
+        code = _run(plan, state, engine)
+    if code != INTERRUPTED:
+        click.echo(f"results in {store}; fsbench compare --store {store}")
+    return code
 
 
 def _device(name: str) -> str:
@@ -195,7 +197,7 @@ def _announce(plan: Any, state: Any, results: Any) -> None:
     )
 
 
-def _run(plan: Any, state: Any, results: Any, engine: Any) -> int:
+def _run(plan: Any, state: Any, engine: Any) -> int:
     from fewshot_bench.cli.progress import display
 
     failed = len(state.failed)
@@ -214,7 +216,6 @@ def _run(plan: Any, state: Any, results: Any, engine: Any) -> int:
         return INTERRUPTED
     if failed:
         click.echo(f"{failed} cells failed; their records say why", err=True)
-    click.echo(f"results in {results.path}; fsbench compare --store {results.path}")
     return _exit_code(plan, failed)
 
 
