@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -41,9 +42,13 @@ def methods_page() -> str:
 
 
 def main() -> None:
-    """Write both pages."""
-    (DOCS / "cli.md").write_text(cli_page(), encoding="utf-8")
-    (DOCS / "methods.md").write_text(methods_page(), encoding="utf-8")
+    """Write both pages; with --check only say whether they are current."""
+    pages = {DOCS / "cli.md": cli_page(), DOCS / "methods.md": methods_page()}
+    if "--check" in sys.argv:
+        stale = [p.name for p, text in pages.items() if p.read_text(encoding="utf-8") != text]
+        sys.exit(f"not current: {', '.join(stale)}" if stale else 0)
+    for path, text in pages.items():
+        path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

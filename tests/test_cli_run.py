@@ -152,7 +152,7 @@ class Terminal:
 
 @pytest.mark.slow
 def test_interrupted_on_a_terminal_and_continued(methods: Any, tmp_path: Path) -> None:
-    run = ("run", "--method", "slow", *FEW, "--seeds", "1-4", "-o", "seconds=0.5")
+    run = ("run", "--method", "slow", *FEW, "--seeds", "1-4", "-o", "seconds=2")
     terminal = Terminal(command(*run, "--store", tmp_path))
     try:
         terminal.read_until(" left")
@@ -175,4 +175,4 @@ def test_interrupted_on_a_terminal_and_continued(methods: Any, tmp_path: Path) -
     assert result.code == 0, result
     after = record_files(tmp_path)
     assert {name: after[name] for name in before} == before
-    assert_sound(tmp_path, cells("slow", options=["seconds=0.5"], seeds=(1, 2, 3, 4), limit=20))
+    assert_sound(tmp_path, cells("slow", options=["seconds=2"], seeds=(1, 2, 3, 4), limit=20))

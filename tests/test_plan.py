@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from fewshot_bench import UsageError
-from fewshot_bench.plan import Request, check_images, expand, resume
+from fewshot_bench.plan import Request, expand, resume
+from fewshot_bench.preflight import check_images
 from fewshot_bench.record import Record
 from fewshot_bench.registry import registry
 from fewshot_bench.store import Store
@@ -87,7 +88,7 @@ def test_a_missing_data_set_is_a_problem_and_the_others_stay(tmp_path: Path) -> 
     plan = expand(Request(("zero-shot",), (missing, "digits"), shots=(1,), seeds=(1,)))
     assert list(plan.problems) == [missing]
     assert [cell.dataset for cell in plan.cells] == ["digits"]
-    assert check_images(plan, plan.cells) == {}
+    assert check_images(plan.datasets, plan.cells) == {}
 
 
 def test_resume_divides_the_cells(tmp_path: Path) -> None:
