@@ -163,3 +163,23 @@ def test_a_full_disk_costs_nothing_else(
     monkeypatch.setattr("fewshot_bench.feature_store.os.replace", full)
     assert encoded(source(backbone), tmp_path).shape[0] == 2
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_set_without_mirror_images_is_never_flipped(backbone: object) -> None:
+    class Text(Memory):
+        """A set whose mirror images show something else."""
+
+        def card(self) -> DatasetCard:
+            return dataclasses.replace(super().card(), mirrored=False)
+
+    def pixels(kind: type[Memory], flip: float) -> Tensor:
+        gradient = Image.fromarray(np.tile(np.arange(48, dtype=np.uint8) * 5, (48, 1)))
+        buffer = io.BytesIO()
+        gradient.save(buffer, "PNG")
+        dataset = kind({"a": buffer.getvalue()})
+        images = ImageSource(dataset, dataset.items()["train"], backbone)  # type: ignore[arg-type]
+        augment, rng = Augment(flip=flip), torch.Generator().manual_seed(1)
+        return next(iter(images.batches(1, [0], augment, rng)))
+
+    assert torch.equal(pixels(Text, 1.0), pixels(Memory, 0.0))
+    assert torch.equal(pixels(Memory, 1.0), pixels(Memory, 0.0).flip(-1))

@@ -128,7 +128,7 @@ class Backbone(Protocol):
         ...
 
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
-        """(n, embed_dim) raw float32 features of prompts, without gradients; cached per text."""
+        """(n, embed_dim) raw float32 features of prompts, without gradients."""
         ...
 
     def class_features(self, task: Task) -> Tensor:
