@@ -14,6 +14,7 @@ from fewshot_bench.cli.options import NAMES, NUMBERS
 from fewshot_bench.errors import DataMissingError, UsageError
 
 INTERRUPTED = 130
+_THIS_CALL = ("dry_run", "force", "retry_failed")
 
 
 def _load_config(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
@@ -87,6 +88,8 @@ def command(ctx: click.Context, /, **values: Any) -> None:
 
 
 def _saved(values: dict[str, Any]) -> dict[str, Any]:
+    """What describes the run; what was only asked of this call (--dry-run ...) is left out."""
+    values = {name: value for name, value in values.items() if name not in _THIS_CALL}
     saved = {
         name: ",".join(str(part) for part in value) if name != "option" else list(value)
         for name, value in values.items()
@@ -156,7 +159,7 @@ def run_matrix(
         _drop_unreadable(plan, state)
         _announce(plan, state, results)
         code = _run(plan, state, engine)
-    if code != INTERRUPTED:
+    if code != INTERRUPTED and plan.cells:
         click.echo(f"results in {store}; fsbench compare --store {store}")
     return code
 
