@@ -125,7 +125,7 @@ def test_a_saved_file_gives_the_same_cells(
     arguments = ("--method", "zero-shot,clip-lora", "--dataset", "digits", "--shots", "1,2")
     more = ("-o", "clip-lora.rank=1,2", "-o", "lr=1e-3", "--val", "none", "--limit", "20")
     first = dry(tmp_path, *arguments, *more, "--seeds", "1-2", "--save-config", saved)
-    second = fsbench("run", "--config", saved)
+    second = fsbench("run", "--config", saved, "--dry-run")
     assert (first.code, second.code) == (0, 0), second
     assert first.out == second.out
     assert seen[0] == seen[1]
