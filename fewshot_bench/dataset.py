@@ -75,15 +75,6 @@ class Dataset(Protocol):
         ...
 
 
-@runtime_checkable
-class DatasetFamily(Protocol):
-    """Data sets addressed by an argument, such as `folder:PATH`."""
-
-    def __call__(self, argument: str) -> Dataset:
-        """The data set for the text after the colon."""
-        ...
-
-
 def all_items(dataset: Dataset) -> Iterator[tuple[str, Item]]:
     """Every (role, item) of a data set, in order."""
     pools = dataset.items()

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from fewshot_bench.dataset import TEMPLATE_SETS
 from fewshot_bench.errors import (
     DataMissingError,
     PluginError,
@@ -173,7 +174,7 @@ def _check_numbers(request: Request) -> None:
     for name, value, allowed in (
         ("precision", request.precision, PRECISIONS),
         ("validation policy", request.val, VALIDATION),
-        ("prompt set", request.prompts, ("simple", "custom", "ensemble")),
+        ("prompt set", request.prompts, TEMPLATE_SETS),
     ):
         if value is not None and value not in allowed:
             raise unknown(name, value, allowed, "fsbench run --help")

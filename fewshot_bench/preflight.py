@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from fewshot_bench.errors import FsbenchError, PluginError
 from fewshot_bench.spec import RunSpec
-from fewshot_bench.splits import draw
+from fewshot_bench.splits import draw_cell
 
 if TYPE_CHECKING:
     from fewshot_bench.dataset import Dataset
@@ -65,17 +65,9 @@ def _items(dataset: Dataset, cells: Sequence[RunSpec]) -> list[Item]:
     pools = dataset.items()
     if sum(len(pool) for pool in pools.values()) <= ALL_CHECKED:
         return [item for pool in pools.values() for item in pool]
-    requests = {(c.protocol, c.shots, c.split_seed, c.val, c.limit, c.revision) for c in cells}
-    for protocol, shots, seed, val, limit, revision in requests:
-        split = draw(
-            cells[0].dataset,
-            revision,
-            pools,
-            protocol=protocol,
-            shots=shots,
-            seed=seed,
-            val=val,
-            limit=limit,
-        )
+    # Cells that differ in the method alone have one split.
+    distinct = {(c.protocol, c.shots, c.split_seed, c.val, c.limit): c for c in cells}
+    for cell in distinct.values():
+        split = draw_cell(cell, pools)
         found |= {item.id: item for item in (*split.train, *split.val, *split.test)}
     return list(found.values())

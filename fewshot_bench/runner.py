@@ -29,7 +29,7 @@ from fewshot_bench.record import Record
 from fewshot_bench.registry import registry
 from fewshot_bench.rng import derive, isolated
 from fewshot_bench.spec import RunSpec
-from fewshot_bench.splits import draw
+from fewshot_bench.splits import draw_cell
 from fewshot_bench.task import Item, Split, Task
 
 Progress = Callable[[int, int], None]
@@ -118,7 +118,7 @@ class _Cell:
         self.backbone, self.fingerprint = session.backbone(spec)
         self.dataset = session.dataset(spec.dataset)
         self.card = self.dataset.card()
-        self.split = draw_split(spec, self.dataset)
+        self.split = draw_cell(spec, self.dataset.items())
         device = self.backbone.device
         self.meter = Meter(device)
         self.observer = ParameterObserver()
@@ -244,17 +244,3 @@ def stored_values(classifier: Classifier, method: str) -> int:
     if wrong:
         raise ContractError(f"{method}: tensors() returned {kept!r:.80}, expected names to tensors")
     return sum(tensor.numel() for tensor in kept.values())
-
-
-def draw_split(spec: RunSpec, dataset: Dataset) -> Split:
-    """The split of a cell, drawn by its protocol from the data set's pools."""
-    return draw(
-        spec.dataset,
-        spec.revision,
-        dataset.items(),
-        protocol=spec.protocol,
-        shots=spec.shots,
-        seed=spec.split_seed,
-        val=spec.val,
-        limit=spec.limit,
-    )

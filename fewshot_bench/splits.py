@@ -9,7 +9,7 @@ from functools import partial
 
 from fewshot_bench.errors import UsageError, unknown
 from fewshot_bench.rng import derive
-from fewshot_bench.spec import PROTOCOLS, VALIDATION
+from fewshot_bench.spec import PROTOCOLS, VALIDATION, RunSpec
 from fewshot_bench.task import Item, Split
 
 Pools = Mapping[str, tuple[Item, ...]]
@@ -38,6 +38,20 @@ def draw(
     train, held = _PROTOCOLS[protocol](train_pool, val_pool, shots, seed, val)
     test = _limited(pools.get("test", ()), limit)
     return Split(dataset_name, revision, protocol, shots, seed, train, held, test)
+
+
+def draw_cell(spec: RunSpec, pools: Pools) -> Split:
+    """The split of one cell of the matrix."""
+    return draw(
+        spec.dataset,
+        spec.revision,
+        pools,
+        protocol=spec.protocol,
+        shots=spec.shots,
+        seed=spec.split_seed,
+        val=spec.val,
+        limit=spec.limit,
+    )
 
 
 def check_shots(dataset_name: str, pools: Pools, shots: int) -> None:

@@ -55,9 +55,9 @@ def test_all_methods_of_a_cell_have_one_split(session: Session) -> None:
 def test_logits_are_in_the_order_of_the_split(session: Session) -> None:
     (spec,) = cells("zero-shot")
     outcome = run_one(spec, session)
-    from fewshot_bench.runner import draw_split
+    from fewshot_bench.splits import draw_cell
 
-    split = draw_split(spec, session.dataset("digits"))
+    split = draw_cell(spec, session.dataset("digits").items())
     assert outcome.ids == [item.id for item in split.test]
     assert outcome.labels == [item.label for item in split.test]
     backbone, _ = session.backbone(spec)

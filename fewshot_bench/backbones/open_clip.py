@@ -1,4 +1,4 @@
-"""Any open_clip model as a frozen backbone (the only module that imports open_clip)."""
+"""Any open_clip model as a frozen backbone; `loading` makes it from a name."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import inspect
 
 import click
 
-from fewshot_bench.dataset import ROLES, Dataset, DatasetCard
+from fewshot_bench.dataset import ROLES, TEMPLATE_SETS, Dataset, DatasetCard
 from fewshot_bench.errors import DataMissingError, unknown
 from fewshot_bench.method import hyperparameters
 from fewshot_bench.registry import registry
@@ -59,7 +59,7 @@ def _dataset(name: str) -> None:
     click.echo(f"  classes    {len(card.classnames)}: {_shortened(card)}")
     for role, count in counts.items():
         click.echo(f"  {role:<10} {count} images{_expected(card, role, count)}")
-    for prompts in ("simple", "custom", "ensemble"):
+    for prompts in TEMPLATE_SETS:
         click.echo(f"  {prompts:<10} {' | '.join(card.templates(prompts))}")
     if not card.mirrored:
         click.echo("  mirrored   never: a mirror image would show another class")
