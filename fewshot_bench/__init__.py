@@ -1,16 +1,23 @@
 """One harness for few-shot adaptation of vision-language models. Plug-ins import from here."""
 
 from fewshot_bench.backbones.protocol import Adapter, Backbone, ImageTower, Site, TextTower
+from fewshot_bench.data.recipe import Recipe, RemoteFile
+from fewshot_bench.data.roots import data_roots
 from fewshot_bench.dataset import (
     ENSEMBLE_TEMPLATES,
     SIMPLE_TEMPLATES,
     Dataset,
     DatasetCard,
+    Preparable,
+    Stamp,
+    Stamped,
+    file_stamp,
 )
 from fewshot_bench.errors import (
     ContractError,
     DataMissingError,
     FsbenchError,
+    NotApplicableError,
     UnsupportedBackboneError,
     UsageError,
 )
@@ -18,7 +25,7 @@ from fewshot_bench.method import Classifier, Method, RunContext, hyper
 from fewshot_bench.plugins import hookimpl
 from fewshot_bench.record import Record
 from fewshot_bench.spec import RunSpec
-from fewshot_bench.task import Augment, Images, Item, Shots, Split, Task
+from fewshot_bench.task import Augment, Images, Item, Shots, Split, Task, Vocabulary
 
 __version__ = "0.1.0"
 
@@ -38,16 +45,25 @@ __all__ = [
     "Images",
     "Item",
     "Method",
+    "NotApplicableError",
+    "Preparable",
+    "Recipe",
     "Record",
+    "RemoteFile",
     "RunContext",
     "RunSpec",
     "Shots",
     "Site",
     "Split",
+    "Stamp",
+    "Stamped",
     "Task",
     "TextTower",
     "UnsupportedBackboneError",
     "UsageError",
+    "Vocabulary",
+    "data_roots",
+    "file_stamp",
     "hookimpl",
     "hyper",
 ]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
+from fewshot_bench.data.recipe import Recipe
 from fewshot_bench.task import Item
 
 SIMPLE_TEMPLATES = ("a photo of a {}.",)
@@ -28,7 +30,9 @@ class DatasetCard:
     """What a person should know about a data set before a number of it is printed.
 
     `mirrored` says whether a mirror image still shows its class; where it does not (digits,
-    letters), no method gets mirrored training images.
+    letters), no method gets mirrored training images. `class_ids` name classes without ambiguity
+    where `classnames` cannot (ImageNet has two classes `missile`): two data sets that share ids
+    have these classes in common.
     """
 
     name: str
@@ -43,6 +47,12 @@ class DatasetCard:
     notes: tuple[str, ...] = ()
     folder: str = ""
     mirrored: bool = True
+    class_ids: tuple[str, ...] = ()
+
+    @property
+    def identities(self) -> tuple[str, ...]:
+        """What tells classes apart, by label: `class_ids`, or the names where there are none."""
+        return self.class_ids or self.classnames
 
     def templates(self, prompts: str) -> tuple[str, ...]:
         """The prompt templates of the set `simple`, `custom` or `ensemble`."""
@@ -67,11 +77,57 @@ class Dataset(Protocol):
         ...
 
     def items(self) -> Mapping[str, tuple[Item, ...]]:
-        """The pools `train`, `val` and `test`. DataMissingError says what is absent and where."""
+        """The pools `train`, `val` and `test`. DataMissingError says what is absent and where.
+
+        Where there is no `val` pool at all, validation images are held out of `train`: they are
+        drawn from the images that were not picked. An empty `train` pool makes a set that can only
+        be evaluated on (`--transfer`).
+        """
         ...
 
     def read(self, item: Item) -> bytes:
         """The encoded image file (JPEG, PNG, ...) of one item; OSError when it cannot be read."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What tells without reading that an image file is still the same.
+
+    size: bytes; changed: when the file was last changed, in seconds since 1970; token: differs
+    from every other version of the file, and from other files.
+    """
+
+    size: int
+    changed: float
+    token: str
+
+
+def file_stamp(path: str | os.PathLike[str]) -> Stamp | None:
+    """The stamp of a file by its inode, size and times; None when there is no such file."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    token = f"{found.st_dev}:{found.st_ino}:{found.st_size}:{found.st_mtime_ns}:{found.st_ctime_ns}"
+    return Stamp(found.st_size, max(found.st_mtime, found.st_ctime), token)
+
+
+@runtime_checkable
+class Stamped(Protocol):
+    """A data set that can tell cheaply whether an image changed; others are read every time."""
+
+    def stamp(self, item: Item) -> Stamp | None:
+        """The stamp of one item's file; None when it is missing."""
+        ...
+
+
+@runtime_checkable
+class Preparable(Protocol):
+    """A data set that says what `fsbench data prepare` has to fetch."""
+
+    def recipe(self) -> Recipe:
+        """The files to fetch and where they go."""
         ...
 
 

@@ -34,6 +34,10 @@ class ContractError(FsbenchError):
     """A plug-in broke its contract: wrong shapes, non-finite logits, a backbone left changed."""
 
 
+class NotApplicableError(FsbenchError):
+    """What was asked cannot be asked of this method; the cell shows the reason, never a number."""
+
+
 class PluginError(FsbenchError):
     """A plug-in cannot be loaded, or two plug-ins claim one name."""
 

@@ -11,7 +11,8 @@ from fewshot_bench.errors import StoreError
 from fewshot_bench.spec import RunSpec
 
 SCHEMA = 1
-Status = Literal["done", "failed"]
+Status = Literal["done", "failed", "inapplicable"]
+STATUSES = ("done", "failed", "inapplicable")
 KEYS = ("schema", "spec", "split", "status", "metrics", "footprint", "timings", "environment")
 
 
@@ -25,7 +26,8 @@ class Record:
         (parameters), `peak_memory_mb`, `images_seen`, `steps`, and `selection`
         (configurations, labels).
     timings: per phase `wall` and `cpu` seconds, `billed_seconds`, `elapsed_seconds`.
-    error: `type`, `message`, `traceback` of a failed cell, else None.
+    error: `type`, `message`, `traceback` of a failed cell, else None; `message` is the reason why
+        a cell is inapplicable (a method that cannot predict classes it was not fitted on).
     """
 
     spec: RunSpec
@@ -80,8 +82,9 @@ class Record:
                 f"record has schema {values['schema']!r}, this version reads {SCHEMA}; "
                 "upgrade fewshot_bench"
             )
-        if values["status"] not in ("done", "failed"):
-            raise StoreError(f"record has status {values['status']!r}, expected done or failed")
+        if values["status"] not in STATUSES:
+            known = ", ".join(STATUSES)
+            raise StoreError(f"record has status {values['status']!r}, expected one of {known}")
         for key in KEYS[1:3] + KEYS[4:]:
             if not isinstance(values[key], dict):
                 raise StoreError(f"record's {key} is not an object")

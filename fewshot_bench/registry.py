@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pluggy
 
+from fewshot_bench.customized import customized
 from fewshot_bench.errors import PluginError, UsageError, unknown
 from fewshot_bench.plugins import PluginInfo, load_plugins
 
@@ -117,16 +118,22 @@ class Registry:
             raise PluginError(f"method '{name}' is {target!r}, expected a dataclass")
         return target
 
-    def dataset(self, name: str) -> Any:
-        """A data set instance for a name or `family:argument`."""
+    def dataset(self, name: str, data: Mapping[str, Any] | None = None) -> Any:
+        """A data set instance for a name or `family:argument`.
+
+        data: what a person says about it: `classnames`, `templates`, `holdout` (`RunSpec.data`).
+        """
+        data = data or {}
         family, colon, argument = name.partition(":")
-        if colon and f"{family}:" in self.datasets.entries:
-            if not argument:
-                raise UsageError(
-                    f"'{name}' lacks what comes after the colon (fsbench list datasets)"
-                )
-            return self.datasets.entries[f"{family}:"].load()(argument)
-        return self.datasets.find(name).load()()
+        entry = self.datasets.entries.get(f"{family}:") if colon else None
+        if entry is not None and not argument:
+            raise UsageError(f"'{name}' lacks what comes after the colon (fsbench list datasets)")
+        opener = (entry or self.datasets.find(name)).load()
+        options = {"holdout": data["holdout"]} if "holdout" in data else {}
+        if options and "holdout" not in inspect.signature(opener).parameters:
+            raise UsageError(f"'{name}' comes with its own test images; leave --holdout out")
+        dataset = opener(argument, **options) if entry is not None else opener(**options)
+        return customized(dataset, data.get("classnames"), data.get("templates"))
 
     def expand_datasets(self, names: Iterable[str]) -> list[str]:
         """Replace suites by their members; unknown names raise UsageError."""

@@ -13,6 +13,9 @@ from fewshot_bench.errors import StoreError
 PROTOCOLS = ("coop", "clip-lora", "nested")
 VALIDATION = ("none", "min4", "shots", "full")
 PRECISIONS = ("fp32", "bf16", "fp16")
+CLASSES = ("all", "base", "new")
+# Fields that came later: they stand in a record, and in its key, where they are not the default.
+_LATER: Mapping[str, Any] = {"classes": "all", "target": "", "target_revision": "", "data": {}}
 
 
 def canonical_json(value: Any) -> str:
@@ -27,6 +30,11 @@ class RunSpec:
     `options` are the hyper-parameters in full, `overrides` those that differ from the defaults;
     `revision` identifies the data set's lists, `weights` the backbone's weights. Everything that
     can change a number is part of the key.
+
+    `target` is another data set that is evaluated on (fitted on `dataset`), `target_revision` its
+    lists. `classes` is `all`, or `base` or `new`: fitted on the first half of the classes and
+    evaluated on that half, or on the other. `data` holds what was said about a person's own data:
+    `classnames`, `templates`, `holdout`.
     """
 
     method: str
@@ -46,11 +54,17 @@ class RunSpec:
     revision: str = ""
     weights: str = ""
     method_version: str = "1"
+    classes: str = "all"
+    target: str = ""
+    target_revision: str = ""
+    data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able values, in the order of the fields."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return values | {"options": dict(self.options), "overrides": dict(self.overrides)}
+        values |= {"options": dict(self.options), "overrides": dict(self.overrides)}
+        values |= {"data": dict(self.data)}
+        return {name: v for name, v in values.items() if name not in _LATER or v != _LATER[name]}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunSpec:
@@ -68,6 +82,18 @@ class RunSpec:
         """SHA-256 of the canonical JSON: the identity of the cell and of its files."""
         return hashlib.sha256(canonical_json(self.to_dict()).encode()).hexdigest()
 
+    def fit_key(self) -> str:
+        """Equal for cells that differ in what is evaluated alone, so that one fit serves them."""
+        classes = "base" if self.classes == "new" else self.classes
+        return dataclasses.replace(self, target="", target_revision="", classes=classes).key()
+
+    @property
+    def evaluated(self) -> str:
+        """The data set as tables show it: `dtd`, `dtd (new)`, `imagenet → imagenet-a`."""
+        if self.target:
+            return f"{self.dataset} → {self.target}"
+        return self.dataset if self.classes == "all" else f"{self.dataset} ({self.classes})"
+
     @property
     def label(self) -> str:
         """The method with its overrides, as tables show it."""
@@ -75,7 +101,7 @@ class RunSpec:
 
     def describe(self) -> str:
         """One line that names the cell."""
-        return f"{self.label} on {self.dataset}, {self.shots}-shot, seed {self.train_seed}"
+        return f"{self.label} on {self.evaluated}, {self.shots}-shot, seed {self.train_seed}"
 
 
 def method_label(method: str, overrides: Mapping[str, Any]) -> str:

@@ -118,11 +118,21 @@ class Shots(Images, Protocol):
 
 
 @dataclass(frozen=True)
-class Task:
-    """All that a method ever sees. `val` is None when the run's validation policy is `none`."""
+class Vocabulary:
+    """The classes of a question: their names (index = label) and the prompt templates."""
 
     classnames: tuple[str, ...]
     templates: tuple[str, ...]
+
+    def prompts(self, template: str) -> list[str]:
+        """One prompt per class; an underscore in a class name is written as a blank."""
+        return [template.replace("{}", name.replace("_", " ")) for name in self.classnames]
+
+
+@dataclass(frozen=True)
+class Task(Vocabulary):
+    """All that a method ever sees. `val` is None when the run's validation policy is `none`."""
+
     train: Shots
     val: Shots | None = None
 
@@ -130,7 +140,3 @@ class Task:
     def shots(self) -> int:
         """Images per class in the support set, by its size (never below 1)."""
         return max(1, round(len(self.train) / len(self.classnames)))
-
-    def prompts(self, template: str) -> list[str]:
-        """One prompt per class; an underscore in a class name is written as a blank."""
-        return [template.replace("{}", name.replace("_", " ")) for name in self.classnames]

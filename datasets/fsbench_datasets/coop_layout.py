@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
-from fewshot_bench import DataMissingError, DatasetCard, Item, UsageError
+from fewshot_bench import DataMissingError, DatasetCard, Item, UsageError, data_roots
 from fsbench_datasets.catalog import PublicSet, by_split_file, public_set
 from fsbench_datasets.split_file import (
     Pools,
@@ -18,8 +17,6 @@ from fsbench_datasets.split_file import (
     load_split,
     revision_of,
 )
-
-DATA_VARIABLE = "FSBENCH_DATA"
 
 
 @dataclass(frozen=True)
@@ -105,12 +102,6 @@ class CoopLayout:
             )
 
 
-def data_roots() -> tuple[Path, ...]:
-    """The folders that FSBENCH_DATA lists, or ./data."""
-    listed = [part for part in os.environ.get(DATA_VARIABLE, "").split(os.pathsep) if part]
-    return tuple(Path(part).expanduser() for part in listed) or (Path("data"),)
-
-
 def open_public(name: str) -> CoopLayout:
     """A set of the catalog, searched for below every data root."""
     entry, roots = public_set(name), data_roots()
@@ -119,7 +110,7 @@ def open_public(name: str) -> CoopLayout:
         _known_card(entry, name),
         tuple(root / folder / split_file for root in roots for folder in (*entry.folders, "")),
         tuple(root / folder for root in roots for folder in entry.images),
-        f"set {DATA_VARIABLE} to the folder that holds {entry.folders[0]}/; "
+        f"set FSBENCH_DATA to the folder that holds {entry.folders[0]}/; "
         f"split file: {entry.split_url}, images: {entry.sources[0]}",
         entry.classes,
     )

@@ -1,0 +1,1 @@
+"""Getting data sets onto the disk, and checking what is there."""
