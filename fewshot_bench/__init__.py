@@ -21,10 +21,11 @@ from fewshot_bench.errors import (
     UnsupportedBackboneError,
     UsageError,
 )
-from fewshot_bench.method import Classifier, Method, RunContext, hyper
+from fewshot_bench.method import Classifier, Method, RunContext, Transferable, hyper
 from fewshot_bench.plugins import hookimpl
 from fewshot_bench.record import Record
 from fewshot_bench.spec import RunSpec
+from fewshot_bench.split_files.coop import Pools, load_split, save_split
 from fewshot_bench.task import Augment, Images, Item, Shots, Split, Task, Vocabulary
 
 __version__ = "0.1.0"
@@ -46,6 +47,7 @@ __all__ = [
     "Item",
     "Method",
     "NotApplicableError",
+    "Pools",
     "Preparable",
     "Recipe",
     "Record",
@@ -59,6 +61,7 @@ __all__ = [
     "Stamped",
     "Task",
     "TextTower",
+    "Transferable",
     "UnsupportedBackboneError",
     "UsageError",
     "Vocabulary",
@@ -66,4 +69,6 @@ __all__ = [
     "file_stamp",
     "hookimpl",
     "hyper",
+    "load_split",
+    "save_split",
 ]

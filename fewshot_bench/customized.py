@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from fewshot_bench.dataset import Dataset, DatasetCard, Stamp, Stamped
 from fewshot_bench.errors import UsageError, unknown
 from fewshot_bench.task import Item
 
 Names = Sequence[str] | Mapping[str, str]
+
+
+@runtime_checkable
+class Nameless(Protocol):
+    """A data set whose files may hold labels without class names.
+
+    It refuses to be used as it is; where all names are given, they replace its placeholders.
+    """
+
+    def unnamed(self) -> Dataset:
+        """The same data set, with placeholders where class names are not known."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -23,13 +36,8 @@ class Customized:
     templates: tuple[str, ...] | None
 
     def card(self) -> DatasetCard:
-        """The card with the names and templates that were given."""
-        card = self.inner.card()
-        if self.classnames is not None:
-            card = replace(card, classnames=renamed(card, self.classnames))
-        if self.templates is not None:
-            card = replace(card, custom_templates=self.templates)
-        return card
+        """The card with the names and templates that were given, and notes that say so."""
+        return self._card
 
     def items(self) -> Mapping[str, tuple[Item, ...]]:
         """The pools, with the names that were given."""
@@ -44,6 +52,18 @@ class Customized:
         return self.inner.stamp(item) if isinstance(self.inner, Stamped) else None
 
     @cached_property
+    def _card(self) -> DatasetCard:
+        card = self.inner.card()
+        if self.classnames is not None:
+            names = renamed(card, self.classnames)
+            notes = (*card.notes, "class names by --classnames", *_shared_names(names))
+            card = replace(card, classnames=names, notes=notes)
+        if self.templates is not None:
+            notes = (*card.notes, "custom prompts by --templates")
+            card = replace(card, custom_templates=self.templates, notes=notes)
+        return card
+
+    @cached_property
     def _pools(self) -> Mapping[str, tuple[Item, ...]]:
         names = self.card().classnames
         return {
@@ -56,19 +76,48 @@ def customized(dataset: Any, classnames: Any, templates: Any) -> Any:
     """The data set itself, or with other names and templates where some were given."""
     if classnames is None and templates is None:
         return dataset
+    whole = classnames is not None and not isinstance(classnames, Mapping)
+    if whole and isinstance(dataset, Nameless):
+        dataset = dataset.unnamed()
     return Customized(dataset, classnames, None if templates is None else tuple(templates))
 
 
 def renamed(card: DatasetCard, names: Names) -> tuple[str, ...]:
-    """Class names by label: a whole list, or a mapping of old names to new ones."""
+    """Class names by label: a whole list, or a mapping of old names to new ones.
+
+    A mapping may name a class by its id too, which it has to where two classes share a name.
+    """
     if isinstance(names, Mapping):
-        for old in names:
-            if old not in card.classnames:
-                raise unknown(f"class of {card.name}", old, card.classnames, "--classnames")
-        return tuple(names.get(name, name) for name in card.classnames)
+        return _mapped(card, names)
     if len(names) != len(card.classnames):
         raise UsageError(
             f"--classnames has {len(names)} names, '{card.name}' has {len(card.classnames)} "
-            f"classes: expected one name per class, in the order of fsbench show {card.name}"
+            "classes: expected one name per class, in the order of the labels"
         )
     return tuple(names)
+
+
+def _mapped(card: DatasetCard, names: Mapping[str, str]) -> tuple[str, ...]:
+    found = list(card.classnames)
+    for old, new in names.items():
+        labels = [label for label, id in enumerate(card.class_ids) if id == old]
+        labels = labels or [label for label, name in enumerate(card.classnames) if name == old]
+        if not labels:
+            known = [*card.classnames, *card.class_ids]
+            raise unknown(f"class of {card.name}", old, known, "--classnames")
+        if len(labels) > 1:
+            ids = ", ".join(card.class_ids[label] for label in labels if card.class_ids)
+            raise UsageError(
+                f"--classnames: '{old}' is the name of {len(labels)} classes of '{card.name}' "
+                f"(labels {', '.join(map(str, labels))}): expected a class id"
+                f"{f' ({ids})' if ids else ', or a list of all names'}"
+            )
+        found[labels[0]] = new
+    return tuple(found)
+
+
+def _shared_names(names: Sequence[str]) -> tuple[str, ...]:
+    shared = sorted(name for name, count in Counter(names).items() if count > 1)
+    if not shared:
+        return ()
+    return (f"classes share the names {', '.join(shared)}: no prompt tells them apart",)

@@ -29,10 +29,11 @@ ROLES = ("train", "val", "test")
 class DatasetCard:
     """What a person should know about a data set before a number of it is printed.
 
-    `mirrored` says whether a mirror image still shows its class; where it does not (digits,
-    letters), no method gets mirrored training images. `class_ids` name classes without ambiguity
-    where `classnames` cannot (ImageNet has two classes `missile`): two data sets that share ids
-    have these classes in common.
+    `expected_counts` and `expected_classes` are those of the published set (0: not known), `counts`
+    those of this copy. `mirrored` says whether a mirror image still shows its class; where it does
+    not (digits, letters), no method gets mirrored training images. `class_ids` name classes without
+    ambiguity where `classnames` cannot (ImageNet has two classes `missile`): two data sets that
+    share ids have these classes in common.
     """
 
     name: str
@@ -41,6 +42,7 @@ class DatasetCard:
     custom_templates: tuple[str, ...] = SIMPLE_TEMPLATES
     counts: Mapping[str, int] = field(default_factory=dict)
     expected_counts: Mapping[str, int] = field(default_factory=dict)
+    expected_classes: int = 0
     license: str = "unknown"
     revision: str = ""
     sources: tuple[str, ...] = ()

@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fewshot_bench import cache_folder
 from fewshot_bench.meter import Cost, Meter
 
 MEMORY = 2 << 30
@@ -30,13 +30,18 @@ class FeatureStore:
         self._memory: dict[str, tuple[Tensor, Cost]] = {}
         self._used = 0
 
-    def get(self, parts: dict[str, Any], compute: Callable[[], Tensor], meter: Meter) -> Tensor:
-        """The features of `parts`: cached, or computed under the meter and kept. Always billed."""
+    def get(
+        self, parts: dict[str, Any], compute: Callable[[], Tensor], meter: Meter, about: str = ""
+    ) -> Tensor:
+        """The features of `parts`: cached, or computed under the meter and kept. Always billed.
+
+        `about` is the data set that they are listed under.
+        """
         key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
         found = self._memory.get(key) or self._load(key)
         if found is None:
             features, cost = meter.measure(compute)
-            self._save(key, features, cost)
+            self._save(key, features, cost, about)
         else:
             features, cost = found
         self._keep(key, features, cost)
@@ -63,11 +68,12 @@ class FeatureStore:
                 metadata, features = file.metadata(), file.get_tensor("features")
             if metadata["key"] != key or metadata["sha256"] != _digest(features):
                 return None
+            cache_folder.touch(path)
             return features, Cost(**json.loads(metadata["cost"]))
         except (OSError, SafetensorError, KeyError, TypeError, ValueError):
             return None
 
-    def _save(self, key: str, features: Tensor, cost: Cost) -> None:
+    def _save(self, key: str, features: Tensor, cost: Cost, about: str) -> None:
         """Write beside and rename; a full or read-only disk only costs the cache."""
         from safetensors.torch import save
 
@@ -78,19 +84,11 @@ class FeatureStore:
             "key": key,
             "sha256": _digest(features),
             "cost": json.dumps(dataclasses.asdict(cost)),
+            "dataset": about,
         }
         data = save({"features": features.contiguous()}, metadata)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-            try:
-                with os.fdopen(handle, "wb") as stream:
-                    stream.write(data)
-                os.replace(temporary, path)
-            except OSError:
-                os.unlink(temporary)
-        except OSError:
-            return
+        with suppress(OSError):
+            cache_folder.write(path, data)
 
 
 def _digest(features: Tensor) -> str:

@@ -6,13 +6,14 @@ import hashlib
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fewshot_bench.feature_store import FeatureStore
+from fewshot_bench.image_cache import decoder, transform_of
 from fewshot_bench.images import ImageSource
 from fewshot_bench.meter import Meter
 from fewshot_bench.task import Augment
@@ -107,9 +108,8 @@ class ImageView:
         backing = _backing(self)
         indices = backing.index if order is None else backing.index[order.cpu()]
         backing.meter.images_seen += len(indices)
-        return _Batches(
-            _moved(backing.source.batches(size, indices.tolist(), augment, rng), device)
-        )
+        source, tally = backing.source, backing.meter.images
+        return _Batches(_moved(source.batches(size, indices.tolist(), augment, rng, tally), device))
 
     @property
     def raw_features(self) -> Tensor:
@@ -119,11 +119,12 @@ class ImageView:
 
         def compute() -> Tensor:
             order = range(len(source))
-            return _encode(source, source.batches(ENCODE_BATCH, order, None, None))
+            tally = backing.meter.images
+            return _encode(source, source.batches(ENCODE_BATCH, order, None, None, tally))
 
-        parts = _content(source) | {"kind": "evaluation"}
         with backing.meter.phase(backing.phase):
-            features = backing.store.get(parts, compute, backing.meter)
+            parts = _content(backing) | {"kind": "evaluation"}
+            features = backing.store.get(parts, compute, backing.meter, source.name)
         return features[backing.index].to(source.backbone.device)
 
     @property
@@ -142,15 +143,17 @@ class ImageView:
         def compute() -> Tensor:
             stream = torch.Generator().manual_seed(seed)
             repeated = order * count
-            batches = backing.source.batches(ENCODE_BATCH, repeated, augment, stream)
+            tally = backing.meter.images
+            batches = backing.source.batches(ENCODE_BATCH, repeated, augment, stream, tally)
             return _encode(backing.source, batches)
 
-        parts = _content(backing.source) | {"kind": "views", "count": count, "seed": seed}
         augment = backing.source.allowed(augment)
-        parts |= {"scale": augment.scale, "ratio": augment.ratio, "flip": augment.flip}
-        parts |= {"order": hashlib.sha256(str(order).encode()).hexdigest()}
+        drawn = {"scale": augment.scale, "ratio": augment.ratio, "flip": augment.flip}
+        drawn |= {"kind": "views", "count": count, "seed": seed}
+        drawn |= {"order": hashlib.sha256(str(order).encode()).hexdigest()}
         with backing.meter.phase(backing.phase):
-            flat = backing.store.get(parts, compute, backing.meter)
+            parts = _content(backing) | drawn
+            flat = backing.store.get(parts, compute, backing.meter, backing.source.name)
         features = flat.to(backing.source.backbone.device)
         features = features.view(count, len(order), features.shape[-1])
         return F.normalize(features, dim=-1) if normalize else features.clone()
@@ -192,13 +195,16 @@ def shots_view(source: ImageSource, store: FeatureStore, meter: Meter, *, phase:
     return view
 
 
-def _content(source: ImageSource) -> dict[str, Any]:
+def _content(backing: _Backing) -> dict[str, Any]:
     """Everything that the features of a source depend on."""
-    backbone: Any = source.backbone
+    source, backbone = backing.source, cast("Any", backing.source.backbone)
+    with backing.meter.images.unbilled():
+        digest = source.digest
+    steps = repr((backbone.image_size, getattr(backbone, "_steps", "")))
     return {
-        "images": source.digest,
+        "images": digest,
         "weights": backbone.weights_digest,
-        "preprocess": repr((backbone.image_size, getattr(backbone, "_steps", ""))),
+        "preprocess": transform_of(backbone) or [steps, decoder()],
         "normalize": repr((getattr(backbone, "_mean", ""), getattr(backbone, "_std", ""))),
         "precision": getattr(backbone, "precision", "fp32"),
         "device": backbone.device.type,

@@ -1,66 +1,85 @@
-"""Decoding and preprocessing of a data set's images."""
+"""The images of some items as batches of pixels, for evaluation and for training."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
-import io
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
+from fewshot_bench.ahead import DEPTH, THREADS, Ahead, spread
 from fewshot_bench.backbones.protocol import LoadedBackbone
-from fewshot_bench.crops import Crop, draw_crops, mirror
+from fewshot_bench.crops import Cutter, pixels_of
 from fewshot_bench.dataset import Dataset
-from fewshot_bench.errors import DataMissingError
+from fewshot_bench.image_cache import ImageCache, Keeper, transform_of
+from fewshot_bench.image_files import ImageFiles
+from fewshot_bench.image_segments import Pixels
+from fewshot_bench.meter import Cost, ImageTally
 from fewshot_bench.task import Augment, Item
 
 MEMORY = 1 << 30
-THREADS = 4
-BICUBIC = Image.Resampling.BICUBIC
 
 
-def decode(data: bytes) -> Image.Image:
-    """The PIL image of an encoded file, fully read; OSError or ValueError when it is damaged."""
-    image = Image.open(io.BytesIO(data))
-    image.load()
-    return image
+@dataclasses.dataclass(slots=True)
+class _Loaded:
+    """Images `indices` that were loaded in a thread.
 
+    prices: what each had cost, None for one that was decoded now; serving: what reading the others
+    took; cpu: CPU seconds of decoding.
+    """
 
-def unreadable(dataset: Dataset, items: Sequence[Item]) -> list[str]:
-    """`id: reason` for every item that is missing or does not decode."""
-
-    def problem(item: Item) -> str | None:
-        try:
-            decode(dataset.read(item))
-        except Exception as error:
-            return f"{item.id}: {type(error).__name__}: {error}"
-        return None
-
-    with ThreadPoolExecutor(THREADS) as pool:
-        return [found for found in pool.map(problem, items) if found is not None]
+    indices: Sequence[int]
+    images: Any
+    prices: list[Cost | None]
+    serving: Cost
+    cpu: float
 
 
 class ImageSource:
-    """The images of some items, decoded on demand; keeps at most `MEMORY` bytes of each kind."""
+    """The images of some items under a backbone's transform; keeps `MEMORY` bytes of each kind.
 
-    def __init__(self, dataset: Dataset, items: Sequence[Item], backbone: LoadedBackbone) -> None:
+    Where the data set can tell whether a file changed (`Stamped`), evaluation images are kept
+    decoded in the user's cache folder as well.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        items: Sequence[Item],
+        backbone: LoadedBackbone,
+        threads: int = THREADS,
+        depth: int | None = None,
+    ) -> None:
+        """`threads` decode; `depth` batches are made ready ahead.
+
+        By default that is `DEPTH`, and none where the backbone computes on the CPU: decoding would
+        take time away from it, and what a cached image spares could not be told.
+        """
         self.items = tuple(items)
         self.backbone = backbone
-        self._dataset = dataset
+        self.name = dataset.card().name
+        self._files = ImageFiles(dataset, self.items)
         self._mirrored = dataset.card().mirrored
-        self._decoded = _Bounded(MEMORY)
-        self._prepared: Tensor | None = None
-        self._digest: str | None = None
+        self._threads = threads
+        self._depth = depth
+        self._rgb = _Bounded(MEMORY)
+        self._evaluation = _Bounded(MEMORY)
+        self._prices: dict[tuple[str, int], Cost] = {}
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def _ahead(self, jobs: Iterator[Callable[[], _Loaded]]) -> Ahead[_Loaded]:
+        on_cpu = getattr(self.backbone, "device", torch.device("cpu")).type == "cpu"
+        return Ahead(jobs, (0 if on_cpu else DEPTH) if self._depth is None else self._depth)
 
     def allowed(self, augment: Augment) -> Augment:
         """The augmentation without flips where a mirror image would show another class."""
@@ -71,68 +90,17 @@ class ImageSource:
         """(n,) int64 class indices of the items."""
         return torch.tensor([item.label for item in self.items], dtype=torch.int64)
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
-        """SHA-256 over the bytes of every image file, in order."""
-        if self._digest is None:
-            sha = hashlib.sha256()
-            for index in range(len(self)):
-                sha.update(hashlib.sha256(self._read(index)).digest())
-            self._digest = sha.hexdigest()
-        return self._digest
+        """SHA-256 over the digests of every image file, in order."""
+        return hashlib.sha256(b"".join(self._files.digests)).hexdigest()
 
-    def _read(self, index: int) -> bytes:
-        item = self.items[index]
-        try:
-            return self._dataset.read(item)
-        except OSError as error:
-            raise DataMissingError(
-                f"{self._dataset.card().name}: image '{item.id}' cannot be read: {error}; "
-                "restore the file, or remove it from the split"
-            ) from error
-
-    def _image(self, index: int) -> Image.Image:
-        try:
-            return decode(self._read(index))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            item = self.items[index]
-            raise DataMissingError(
-                f"{self._dataset.card().name}: image '{item.id}' does not decode: {error}; "
-                "restore the file, or remove it from the split"
-            ) from error
-
-    def _rgb(self, index: int) -> Image.Image:
-        """The decoded image in RGB, kept in memory within the bound."""
-        kept: Image.Image | None = self._decoded.get(index)
-        if kept is None:
-            kept = self._image(index).convert("RGB")
-            self._decoded.put(index, kept, 4 * kept.width * kept.height)
-        return kept
-
-    def _evaluation(self, index: int) -> Tensor:
-        return _to_tensor(self.backbone.preprocess(self._image(index)))
-
-    def _evaluation_batch(self, indices: Sequence[int]) -> Tensor:
-        """uint8 (b, 3, h, w) of the published evaluation transform."""
-        height, width = self.backbone.image_size
-        if self._prepared is None and 3 * height * width * len(self) <= MEMORY:
-            self._prepared = torch.stack(list(_parallel(self._evaluation, range(len(self)))))
-        if self._prepared is not None:
-            return self._prepared[torch.as_tensor(indices)]
-        return torch.stack(list(_parallel(self._evaluation, indices)))
-
-    def _cropped(self, index: int, crop: Crop) -> Tensor:
-        height, width = self.backbone.image_size
-        part = self._rgb(index).crop(crop.box)
-        return _to_tensor(part.resize((width, height), BICUBIC))
-
-    def _augmented_batch(
-        self, indices: Sequence[int], augment: Augment, rng: torch.Generator
-    ) -> Tensor:
-        images = [self._rgb(index) for index in indices]
-        crops = draw_crops([image.size for image in images], self.allowed(augment), rng)
-        pixels = torch.stack([self._cropped(i, c) for i, c in zip(indices, crops, strict=True)])
-        return mirror(pixels, crops)
+    @functools.cached_property
+    def _cache(self) -> ImageCache | None:
+        transform = transform_of(self.backbone) if self._files.stamped else None
+        if transform is None:
+            return None
+        return ImageCache(transform, self.backbone.image_size, self.name)
 
     def batches(
         self,
@@ -140,40 +108,156 @@ class ImageSource:
         order: Sequence[int],
         augment: Augment | None,
         rng: torch.Generator | None,
+        tally: ImageTally | None = None,
     ) -> Iterator[Tensor]:
-        """Normalized pixels of the images `order`, in batches of `size`, on the device."""
-        for start in range(0, len(order), size):
-            chunk = order[start : start + size]
-            if augment is None:
-                pixels = self._evaluation_batch(chunk)
-            elif rng is None:
-                raise TypeError("augmented batches need rng=ctx.rng('augment')")
-            else:
-                pixels = self._augmented_batch(chunk, augment, rng)
-            yield self.backbone.normalize(pixels)
+        """Normalized pixels of the images `order`, in batches of `size`, on the device.
+
+        `tally` is told what it took. DataMissingError names an image that cannot be used.
+        """
+        tally = tally or ImageTally()
+        chunks = [order[start : start + size] for start in range(0, len(order), size)]
+        if augment is None:
+            pixels = self._evaluation_batches(chunks, tally)
+        elif rng is None:
+            raise TypeError("augmented batches need rng=ctx.rng('augment')")
+        else:
+            pixels = self._augmented_batches(chunks, self.allowed(augment), rng, tally)
+        for batch in pixels:
+            yield self.backbone.normalize(batch)
+
+    def _evaluation_batches(
+        self, chunks: Sequence[Sequence[int]], tally: ImageTally
+    ) -> Iterator[Tensor]:
+        """uint8 (b, 3, h, w) of the published evaluation transform."""
+        with tally.unbilled():
+            keeper = Keeper(self._cache, self._files, itertools.chain(*chunks))
+        loading = self._ahead(functools.partial(self._evaluation_batch, chunk) for chunk in chunks)
+        try:
+            for loaded in _timed(loading, tally, functools.partial(self._count, "evaluation")):
+                decoded = [i for i, price in enumerate(loaded.prices) if price is None]
+                if decoded:
+                    with tally.unbilled():
+                        self._keep(loaded, decoded, keeper)
+                yield torch.from_numpy(loaded.images)
+        finally:
+            loading.close()
+            with tally.unbilled():
+                keeper.close()
+            tally.problem = keeper.problem or tally.problem
+
+    def _evaluation_batch(self, indices: Sequence[int]) -> _Loaded:
+        height, width = self.backbone.image_size
+        pixels: Pixels = np.empty((len(indices), 3, height, width), np.uint8)
+        start = time.perf_counter(), time.thread_time()
+        prices: list[Cost | None] = [None] * len(indices)
+        for place, index in enumerate(indices):
+            kept = self._evaluation.get(index)
+            if kept is not None:
+                pixels[place], prices[place] = kept, self._prices[("evaluation", index)]
+        absent = [place for place, price in enumerate(prices) if price is None]
+        if self._cache is not None and absent:
+            digests = {place: self._files.digests[indices[place]] for place in absent}
+            for place, price in self._cache.take(digests, pixels).items():
+                prices[place] = price
+        serving = Cost(time.perf_counter() - start[0], time.thread_time() - start[1])
+        absent = [place for place, price in enumerate(prices) if price is None]
+
+        def decode(place: int) -> float:
+            begun = time.thread_time()
+            pixels[place] = pixels_of(self.backbone.preprocess(self._files.decode(indices[place])))
+            return time.thread_time() - begun
+
+        cpu = sum(spread(decode, absent, self._threads, 1))
+        return _Loaded(indices, pixels, prices, serving, cpu)
+
+    def _keep(self, loaded: _Loaded, decoded: Sequence[int], keeper: Keeper) -> None:
+        """On the disk; in memory where the disk does not take them."""
+        for place in decoded:
+            index, pixels = loaded.indices[place], loaded.images[place]
+            if not keeper.add(index, pixels, self._prices[("evaluation", index)]):
+                self._evaluation.put(index, pixels.copy(), pixels.nbytes)
+
+    def _count(self, kind: str, loaded: _Loaded, waited: float, tally: ImageTally) -> None:
+        """Tell the tally what a batch took, and remember what its decoded images had cost."""
+        decoded = {i for i, p in zip(loaded.indices, loaded.prices, strict=True) if p is None}
+        serving = Cost(min(waited, loaded.serving.wall), loaded.serving.cpu)
+        for index in decoded:
+            wall = (waited - serving.wall) / len(decoded)
+            self._prices[(kind, index)] = Cost(wall, loaded.cpu / len(decoded))
+        keys = [(id(self), kind, index) for index in loaded.indices]
+        tally.served(dict(zip(keys, loaded.prices, strict=True)), serving)
+
+    def _augmented_batches(
+        self,
+        chunks: Sequence[Sequence[int]],
+        augment: Augment,
+        rng: torch.Generator,
+        tally: ImageTally,
+    ) -> Iterator[Tensor]:
+        """uint8 (b, 3, h, w) of random crops."""
+        loading = self._ahead(functools.partial(self._rgb_batch, chunk) for chunk in chunks)
+        cutter = Cutter(self.backbone.image_size, augment, rng, self._threads)
+        try:
+            for loaded in _timed(loading, tally, functools.partial(self._count, "rgb")):
+                start = time.perf_counter()
+                pixels = cutter.cut(loaded.images)
+                following = loading.peek()
+                if following is not None:
+                    cutter.begin(following.images)
+                tally.elapsed += time.perf_counter() - start
+                yield pixels
+        finally:
+            loading.close()
+
+    def _rgb_batch(self, indices: Sequence[int]) -> _Loaded:
+        """The decoded images in RGB, kept in memory within the bound."""
+
+        images = [self._rgb.get(index) for index in indices]
+        prices = [self._prices.get(("rgb", index)) for index in indices]
+        absent = [place for place, image in enumerate(images) if image is None]
+
+        def load(place: int) -> float:
+            begun = time.thread_time()
+            image = self._files.decode(indices[place]).convert("RGB")
+            self._rgb.put(indices[place], image, 4 * image.width * image.height)
+            images[place], prices[place] = image, None
+            return time.thread_time() - begun
+
+        cpu = sum(spread(load, absent, self._threads, 1))
+        return _Loaded(indices, images, prices, Cost(), cpu)
 
 
-def _to_tensor(image: Image.Image) -> Tensor:
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
-
-
-def _parallel(work: Any, indices: Sequence[int]) -> Iterator[Any]:
-    with ThreadPoolExecutor(THREADS) as pool:
-        yield from pool.map(work, indices)
+def _timed(
+    loading: Ahead[_Loaded],
+    tally: ImageTally,
+    count: Callable[[_Loaded, float, ImageTally], None],
+) -> Iterator[_Loaded]:
+    """What is loaded, with the seconds that were waited for it."""
+    while True:
+        start = time.perf_counter()
+        loaded = next(loading, None)
+        waited = time.perf_counter() - start
+        tally.elapsed += waited
+        if loaded is None:
+            return
+        count(loaded, waited, tally)
+        yield loaded
 
 
 class _Bounded:
-    """Values by key, the first ones that fit into `limit` bytes."""
+    """Values by key, the first ones that fit into `limit` bytes; for several threads."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._used = 0
-        self._values: OrderedDict[Any, Any] = OrderedDict()
+        self._values: dict[Any, Any] = {}
+        self._lock = threading.Lock()
 
     def get(self, key: Any) -> Any:
         return self._values.get(key)
 
     def put(self, key: Any, value: Any, size: int) -> None:
-        if self._used + size <= self._limit:
-            self._values[key] = value
-            self._used += size
+        with self._lock:
+            if key not in self._values and self._used + size <= self._limit:
+                self._values[key] = value
+                self._used += size

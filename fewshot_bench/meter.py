@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,6 +36,56 @@ class Cost:
         return {"wall": round(self.wall, 6), "cpu": round(self.cpu, 6)}
 
 
+class ImageTally:
+    """What getting pixels took in one cell, and what is owed for those that a cache answered.
+
+    elapsed: seconds that passed until pixels were there; decoded, cached: how many images were
+    decoded, and how many came decoded from memory or from the disk; problem: why decoded images
+    could not be kept; owed: what the billed clock is ahead of the real one.
+    """
+
+    def __init__(self) -> None:
+        self.elapsed = 0.0
+        self.decoded = 0
+        self.cached = 0
+        self.problem = ""
+        self.owed = Cost()
+        self._paid: set[Hashable] = set()
+
+    @contextmanager
+    def unbilled(self) -> Iterator[None]:
+        """Upkeep of a cache, which is nobody's work: it passes and is not billed."""
+        start = time.perf_counter(), time.process_time()
+        try:
+            yield
+        finally:
+            wall, cpu = time.perf_counter() - start[0], time.process_time() - start[1]
+            self.elapsed += wall
+            self.owed = Cost(self.owed.wall - wall, self.owed.cpu - cpu)
+
+    def served(self, prices: Mapping[Hashable, Cost | None], serving: Cost) -> None:
+        """Count images by what they had cost, None for one that was decoded just now.
+
+        A cached one is billed at its price the first time in a cell, instead of its share of
+        `serving`.
+        """
+        fresh = [p for key, p in prices.items() if p is not None and key not in self._paid]
+        hits = sum(price is not None for price in prices.values())
+        self._paid.update(prices)
+        self.decoded += len(prices) - hits
+        self.cached += hits
+        if fresh:
+            price, share = sum(fresh, Cost()), len(fresh) / hits
+            wall = self.owed.wall + price.wall - share * serving.wall
+            self.owed = Cost(wall, self.owed.cpu + price.cpu - share * serving.cpu)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As it stands in a record."""
+        found: dict[str, Any] = {"elapsed": round(self.elapsed, 6)}
+        found |= {"decoded": self.decoded, "cached": self.cached}
+        return found | ({"problem": self.problem} if self.problem else {})
+
+
 class Meter:
     """Bills phases of one cell; nested phases are not billed twice.
 
@@ -44,10 +94,11 @@ class Meter:
     """
 
     def __init__(self, device: torch.device) -> None:
+        self.images = ImageTally()
         self._device = device
         self._billed: dict[str, Cost] = {}
         self._elapsed: dict[str, Cost] = {}
-        self._stack: list[tuple[str, Cost]] = []
+        self._stack: list[tuple[str, Cost, Cost]] = []
         self._priced: set[str] = set()
         self.images_seen = 0
         self.images_encoded = 0
@@ -62,26 +113,26 @@ class Meter:
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Time what happens inside as `name`; what inner phases take is theirs."""
-        start = self._now()
-        self._stack.append((name, Cost()))
+        start, owed = self._now(), self.images.owed
+        self._stack.append((name, Cost(), Cost()))
         try:
             yield
         finally:
-            total = self._now() - start
-            _, inner = self._stack.pop()
-            own = total - inner
-            self._elapsed[name] = self._elapsed.get(name, Cost()) + own
+            end = self._now()
+            total, billed = end - start, (end + self.images.owed) - (start + owed)
+            _, inner, inner_billed = self._stack.pop()
+            self._elapsed[name] = self._elapsed.get(name, Cost()) + (total - inner)
             if name not in ("encode_support", "encode_queries"):
-                self._billed[name] = self._billed.get(name, Cost()) + own
+                self._billed[name] = self._billed.get(name, Cost()) + (billed - inner_billed)
             if self._stack:
-                outer, spent = self._stack[-1]
-                self._stack[-1] = (outer, spent + total)
+                outer, spent, spent_billed = self._stack[-1]
+                self._stack[-1] = (outer, spent + total, spent_billed + billed)
 
     def measure(self, work: Callable[[], Tensor]) -> tuple[Tensor, Cost]:
         """Run `work`, which gives one row per encoded image, and say what it cost."""
-        start = self._now()
+        start = self._now() + self.images.owed
         result = work()
-        passed = self._now() - start
+        passed = (self._now() + self.images.owed) - start
         self.images_computed += len(result)
         return result, dataclasses.replace(passed, images=len(result))
 
@@ -95,7 +146,7 @@ class Meter:
         self._billed[name] = self._billed.get(name, Cost()) + cost
 
     def timings(self) -> dict[str, Any]:
-        """Per phase `billed` and `elapsed` seconds, and their totals in wall-clock seconds."""
+        """Per phase `billed` and `elapsed` seconds, their totals (wall clock), and the images."""
         phases = {
             name: {
                 "billed": self._billed.get(name, Cost()).to_dict(),
@@ -109,6 +160,7 @@ class Meter:
             "phases": phases,
             "billed_seconds": round(billed, 6),
             "elapsed_seconds": round(elapsed, 6),
+            "images": self.images.to_dict(),
         }
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fewshot_bench.backbones.protocol import Backbone
-    from fewshot_bench.task import Images, Task
+    from fewshot_bench.task import Images, Task, Vocabulary
 
 
 class RunContext(Protocol):
@@ -71,6 +71,22 @@ class Classifier(Protocol):
 
     def tensors(self) -> Mapping[str, Tensor]:
         """All that must be kept beside the backbone to predict."""
+        ...
+
+
+@runtime_checkable
+class Transferable(Protocol):
+    """A classifier that can answer for classes that it was not fitted on (base-to-new, transfer).
+
+    A method whose classifiers never can says why in an attribute or property `tied_to_classes`;
+    tables then show that reason instead of a number, and no time is spent on a fit.
+    """
+
+    def for_classes(self, vocabulary: Vocabulary) -> Classifier:
+        """A classifier for other class names and templates, with what was learned.
+
+        NotApplicableError with a reason where that makes no sense for this classifier.
+        """
         ...
 
 

@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.dataset import TEMPLATE_SETS
-from fewshot_bench.errors import (
-    DataMissingError,
-    PluginError,
-    UsageError,
-    unknown,
-)
-from fewshot_bench.method import (
-    Hyperparameter,
-    configuration,
-    find_parameter,
-    hyperparameters,
-    parse_value,
-)
+from fewshot_bench.errors import DataMissingError, UsageError, unknown
 from fewshot_bench.preflight import check_items
-from fewshot_bench.registry import Registry, registry
-from fewshot_bench.spec import PRECISIONS, PROTOCOLS, VALIDATION, RunSpec
+from fewshot_bench.registry import registry
+from fewshot_bench.spec import (
+    CLASSES,
+    DEFAULT_STORE,
+    IMPORTED,
+    PRECISIONS,
+    PROTOCOLS,
+    VALIDATION,
+    RunSpec,
+)
 from fewshot_bench.splits import check_shots
+from fewshot_bench.variants import expand_methods
 
 if TYPE_CHECKING:
     from fewshot_bench.dataset import Dataset
@@ -55,21 +52,18 @@ class Request:
     val: str | None = None
     prompts: str | None = None
     limit: int | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Variant:
-    """A method with one set of hyper-parameters."""
-
-    method: str
-    options: Mapping[str, Any]
-    overrides: Mapping[str, Any]
-    version: str
+    classes: tuple[str, ...] = ("all",)
+    transfer: tuple[str, ...] = ()
+    data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    store: Path | None = None
 
 
 @dataclasses.dataclass
 class Plan:
-    """Cells in the order in which they run; `problems` says which data sets cannot, and why."""
+    """Cells in the order in which they run; `problems` says which data sets cannot, and why.
+
+    `datasets` holds what is fitted on and what is evaluated on.
+    """
 
     cells: list[RunSpec]
     datasets: dict[str, Dataset]
@@ -88,46 +82,69 @@ class Resume:
 def expand(request: Request) -> Plan:
     """Every cell of the request. UsageError for any name or value that is not known."""
     known = registry()
-    variants = _variants(request, known)
+    variants = expand_methods(request.methods, request.options, known)
     names = known.expand_datasets(request.datasets)
+    targets = known.expand_datasets(request.transfer)
     sampling, val, prompts = _protocol(request)
-    _check_numbers(request)
+    _check_request(request)
+    if "templates" in request.data and prompts != "custom":
+        raise UsageError("--templates replace the custom prompts; leave --prompts out")
+    if len(names) > 1 and "classnames" in request.data:
+        raise UsageError(f"--classnames belong to one data set, and {len(names)} are asked for")
     plan = Plan([], {}, {})
+    sources = _opened(names, plan, lambda name: _source(name, request, val))
+    evaluated = _opened(targets, plan, _target)
+    weights = _weights(request.backbone)
+    picks = _imported(request, plan, sources, val) if sampling == IMPORTED else {}
+    # What shares a fit stands together, and methods vary fast: they share a support set.
+    matrix = itertools.product(sources, request.shots, request.seeds, variants)
+    for name, shots, seed, variant in matrix:
+        split_seed = seed if request.split_seed is None else request.split_seed
+        cell = RunSpec(
+            method=variant.method,
+            dataset=name,
+            shots=shots,
+            split_seed=split_seed,
+            train_seed=seed,
+            backbone=request.backbone,
+            protocol=sampling,
+            val=val,
+            prompts=prompts,
+            precision=request.precision,
+            device=request.device.partition(":")[0],
+            limit=request.limit,
+            options=variant.options,
+            overrides=variant.overrides,
+            revision=sources[name],
+            weights=weights,
+            method_version=variant.version,
+            data=request.data,
+            picks=picks.get((name, shots, split_seed), ""),
+        )
+        plan.cells += [dataclasses.replace(cell, classes=classes) for classes in request.classes]
+        plan.cells += [
+            dataclasses.replace(cell, target=target, target_revision=revision)
+            for target, revision in evaluated.items()
+            if target != name
+        ]
+    return plan
+
+
+def _opened(
+    names: Iterable[str], plan: Plan, opened: Callable[[str], tuple[Dataset, str]]
+) -> dict[str, str]:
+    """Canonical name to revision; a data set whose data is missing becomes a problem."""
     revisions = {}
     for name in names:
         try:
-            dataset = known.dataset(name)
-            name = _canonical(name, dataset)
-            revisions[name] = _revision(name, dataset, request.shots, val)
-            plan.datasets[name] = dataset
+            dataset, revision = opened(name)
         except DataMissingError as error:
             plan.problems[name] = str(error)
-    weights = _weights(request.backbone)
-    # Methods vary fastest, so that cells that share a support set follow one another.
-    matrix = itertools.product(plan.datasets, request.shots, request.seeds, variants)
-    for name, shots, seed, variant in matrix:
-        plan.cells.append(
-            RunSpec(
-                method=variant.method,
-                dataset=name,
-                shots=shots,
-                split_seed=seed if request.split_seed is None else request.split_seed,
-                train_seed=seed,
-                backbone=request.backbone,
-                protocol=sampling,
-                val=val,
-                prompts=prompts,
-                precision=request.precision,
-                device=request.device.partition(":")[0],
-                limit=request.limit,
-                options=variant.options,
-                overrides=variant.overrides,
-                revision=revisions[name],
-                weights=weights,
-                method_version=variant.version,
-            )
-        )
-    return plan
+            continue
+        own = _canonical(name, dataset)
+        plan.datasets.setdefault(own, dataset)
+        revisions[own] = revision
+    return revisions
 
 
 def _canonical(name: str, dataset: Dataset) -> str:
@@ -136,21 +153,61 @@ def _canonical(name: str, dataset: Dataset) -> str:
     return own if ":" in name and own.partition(":")[0] == name.partition(":")[0] else name
 
 
-def _revision(name: str, dataset: Dataset, shots: Sequence[int], val: str) -> str:
+def _source(name: str, request: Request, val: str) -> tuple[Dataset, str]:
+    """A data set to fit on, checked, and its revision."""
+    dataset: Dataset = registry().dataset(name, request.data)
+    pools = dataset.items()
+    if not pools.get("train") and pools.get("test"):
+        raise UsageError(
+            f"{name} has no train images, it can only be evaluated on: fit on another data set and "
+            f"add --transfer {name}"
+        )
+    if not pools.get("test"):
+        raise DataMissingError(f"{name}: its test pool is empty; fsbench show {name}")
+    if val != "none" and "val" in pools and not pools["val"]:
+        raise UsageError(f"{name} has no validation images; use --val none")
+    for count in request.shots:
+        check_shots(name, pools, count, val)
+    if set(request.classes) != {"all"} and len(dataset.card().classnames) < 2:
+        raise UsageError(f"{name} has one class, which cannot be halved; leave --classes out")
+    return dataset, _revision(name, dataset)
+
+
+def _target(name: str) -> tuple[Dataset, str]:
+    """A data set to evaluate on, checked, and its revision."""
+    dataset: Dataset = registry().dataset(name)
+    if not dataset.items().get("test"):
+        raise DataMissingError(f"{name}: its test pool is empty; fsbench show {name}")
+    return dataset, _revision(name, dataset)
+
+
+def _revision(name: str, dataset: Dataset) -> str:
     from fewshot_bench.task import digest_of
 
-    pools = dataset.items()
-    for count in shots:
-        check_shots(name, pools, count)
-    for role in ("train", "test"):
-        if not pools.get(role):
-            raise DataMissingError(f"{name}: its {role} pool is empty; fsbench show {name}")
-    if val != "none" and not pools.get("val"):
-        raise UsageError(f"{name} has no validation images; use --val none")
-    card = dataset.card()
+    pools, card = dataset.items(), dataset.card()
     check_items(name, card.classnames, pools)
     lists = digest_of((role, pools.get(role, ())) for role in ("train", "val", "test"))
     return f"{card.revision}:{lists[:16]}" if card.revision else lists[:16]
+
+
+def _imported(
+    request: Request, plan: Plan, names: Iterable[str], val: str
+) -> dict[tuple[str, int, int], str]:
+    """The digests of imported picks by data set, shots and split seed."""
+    from fewshot_bench.split_files.imported import load_imported
+
+    store = request.store or Path(DEFAULT_STORE)
+    seeds = request.seeds if request.split_seed is None else (request.split_seed,)
+    digests = {}
+    for name, shots, seed in itertools.product(names, request.shots, seeds):
+        picks = load_imported(store, name, shots, seed, plan.datasets[name].items())
+        if val != "none" and not picks.val:
+            raise UsageError(
+                f"the picks imported for {name}, {shots}-shot, seed {seed} have no validation "
+                "images; use --val none"
+            )
+        digests[name, shots, seed] = picks.digest
+    return digests
 
 
 def _weights(backbone: str) -> str:
@@ -163,14 +220,15 @@ def _weights(backbone: str) -> str:
 def _protocol(request: Request) -> tuple[str, str, str]:
     if request.protocol in PRESETS:
         sampling, val, prompts = PRESETS[request.protocol]
-    elif request.protocol in PROTOCOLS:
+    elif request.protocol in (*PROTOCOLS, IMPORTED):
         sampling, val, prompts = request.protocol, "min4", "custom"
     else:
-        raise unknown("protocol", request.protocol, [*PRESETS, *PROTOCOLS], "see docs/protocols.md")
+        known = [*PRESETS, *PROTOCOLS, IMPORTED]
+        raise unknown("protocol", request.protocol, known, "see docs/protocols.md")
     return sampling, request.val or val, request.prompts or prompts
 
 
-def _check_numbers(request: Request) -> None:
+def _check_request(request: Request) -> None:
     for name, value, allowed in (
         ("precision", request.precision, PRECISIONS),
         ("validation policy", request.val, VALIDATION),
@@ -184,93 +242,20 @@ def _check_numbers(request: Request) -> None:
         raise UsageError(f"seeds {list(request.seeds)}: expected whole numbers from 0")
     if request.limit is not None and request.limit < 1:
         raise UsageError(f"limit {request.limit}: expected at least 1 test image")
-    for name, values in (("shots", request.shots), ("seeds", request.seeds)):
+    for part in request.classes:
+        if part not in CLASSES:
+            raise unknown("part of the classes", part, CLASSES, "--classes base,new")
+    if request.transfer and request.classes != ("all",):
+        raise UsageError(
+            "--transfer evaluates a fit on all classes; leave --classes out, or run the two apart"
+        )
+    for name, values in (
+        ("shots", request.shots),
+        ("seeds", request.seeds),
+        ("classes", request.classes),
+    ):
         if len(set(values)) != len(values):
             raise UsageError(f"{name} {list(values)}: a value stands there twice")
-
-
-def _variants(request: Request, known: Registry) -> list[Variant]:
-    names = _method_names(request.methods, known)
-    settings = [_setting(option) for option in request.options]
-    used: set[int] = set()
-    variants = []
-    for name in names:
-        cls = known.method_class(name)
-        chosen: dict[str, list[Any]] = {}
-        for index, (owner, parameter, texts) in enumerate(settings):
-            if owner not in ("", name) or (owner == "" and not _has(cls, parameter)):
-                continue
-            used.add(index)
-            field = find_parameter(name, cls, parameter)
-            chosen[field.name] = [parse_value(name, field, text) for text in texts]
-        variants += [
-            _variant(name, cls, dict(zip(chosen, values, strict=True)))
-            for values in itertools.product(*chosen.values())
-        ]
-    for index, (owner, parameter, _) in enumerate(settings):
-        if index not in used:
-            _refuse_setting(owner, parameter, names, known)
-    return list({(v.method, repr(sorted(v.options.items()))): v for v in variants}.values())
-
-
-def _method_names(requested: Iterable[str], known: Registry) -> list[str]:
-    names: list[str] = []
-    for name in requested:
-        names += known.methods.names() if name == "all" else [known.methods.find(name).name]
-    return list(dict.fromkeys(names))
-
-
-def _setting(option: str) -> tuple[str, str, list[str]]:
-    """`[method.]name=value[,value]` in its parts."""
-    name, equals, value = option.partition("=")
-    if not equals or not name.strip():
-        raise UsageError(
-            f"option '{option}': expected name=value, for example -o rank=4 or -o clip-lora.rank=4"
-        )
-    owner, dot, parameter = name.strip().rpartition(".")
-    texts = [text.strip() for text in value.split(",")] if "," in value else [value]
-    return (owner if dot else "", parameter, texts)
-
-
-def _has(cls: type, parameter: str) -> bool:
-    return parameter.replace("-", "_") in {field.name for field in hyperparameters(cls)}
-
-
-def _refuse_setting(owner: str, parameter: str, names: list[str], known: Registry) -> None:
-    if owner:
-        raise UsageError(
-            f"option {owner}.{parameter}: method '{owner}' is not among those that run "
-            f"({', '.join(names)})"
-        )
-    if len(names) == 1:
-        find_parameter(names[0], known.method_class(names[0]), parameter)
-    every = {field.name for name in names for field in hyperparameters(known.method_class(name))}
-    raise unknown(
-        f"hyper-parameter of {', '.join(names)}", parameter, every, f"fsbench show {names[0]}"
-    )
-
-
-def _variant(name: str, cls: type, chosen: Mapping[str, Any]) -> Variant:
-    fields = hyperparameters(cls)
-    options = configuration(cls(**chosen))
-    for field in fields:
-        options[field.name] = _plain_option(name, field, options[field.name])
-    defaults = {field.name: field.default for field in fields}
-    overrides = {key: value for key, value in chosen.items() if value != defaults[key]}
-    return Variant(name, options, overrides, str(getattr(cls, "version", "1")))
-
-
-def _plain_option(method: str, field: Hyperparameter, value: Any) -> Any:
-    """A value as it stands in the record, so that 1 and 1.0 of a float are one configuration."""
-    if field.type is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    finite = not isinstance(value, float) or math.isfinite(value)
-    if finite and isinstance(value, str | int | float | bool | type(None)):
-        return value
-    raise PluginError(
-        f"method '{method}': hyper-parameter {field.name} is {value!r}, expected a number, a "
-        "string, a boolean or None; its author should use one of these types"
-    )
 
 
 def resume(plan: Plan, store: Store, *, force: bool, retry_failed: bool) -> Resume:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from fewshot_bench.errors import FsbenchError, PluginError
-from fewshot_bench.spec import RunSpec
+from fewshot_bench.spec import IMPORTED, RunSpec
 from fewshot_bench.splits import draw_cell
 
 if TYPE_CHECKING:
@@ -34,22 +34,30 @@ def check_items(name: str, classnames: Sequence[str], pools: Mapping[str, Sequen
                 )
 
 
-def check_images(datasets: Mapping[str, Dataset], cells: Sequence[RunSpec]) -> dict[str, str]:
-    """Read and decode images; a data set with bad ones gets a problem.
+def check_images(
+    datasets: Mapping[str, Dataset],
+    cells: Sequence[RunSpec],
+    warn: Callable[[str], None] = lambda text: None,
+) -> dict[str, str]:
+    """Decode images that are not known yet; a data set with bad ones gets a problem.
 
-    All images of a data set of up to `ALL_CHECKED`, else those that `cells` use.
+    All images of a data set of up to `ALL_CHECKED`, else those that `cells` use. `warn` is told
+    once when what is found out cannot be kept for the next run.
     """
-    from fewshot_bench.images import unreadable
+    from fewshot_bench.cache_folder import limit_bytes
+    from fewshot_bench.image_files import unreadable
 
-    problems = {}
-    for name in dict.fromkeys(cell.dataset for cell in cells):
-        dataset = datasets[name]
-        mine = [cell for cell in cells if cell.dataset == name]
+    limit_bytes()
+    problems: dict[str, str] = {}
+    unkept: list[str] = []
+    used = [name for cell in cells for name in (cell.dataset, cell.target) if name]
+    for name in dict.fromkeys(used):
         try:
-            bad = unreadable(dataset, _items(dataset, mine))
+            bad, trouble = unreadable(datasets[name], _items(name, datasets, cells))
         except FsbenchError as error:
             problems[name] = str(error)
             continue
+        unkept += [trouble] if trouble else []
         if bad:
             rest = len(bad) - UNREADABLE_SHOWN
             more = f"; and {rest} more" if rest > 0 else ""
@@ -57,17 +65,35 @@ def check_images(datasets: Mapping[str, Dataset], cells: Sequence[RunSpec]) -> d
                 f"{name}: {len(bad)} of its images cannot be used: "
                 f"{'; '.join(bad[:UNREADABLE_SHOWN])}{more}; restore these files"
             )
+    if unkept:
+        warn(unkept[0])
     return problems
 
 
-def _items(dataset: Dataset, cells: Sequence[RunSpec]) -> list[Item]:
-    found: dict[str, Item] = {}
-    pools = dataset.items()
+def _items(name: str, datasets: Mapping[str, Dataset], cells: Sequence[RunSpec]) -> list[Item]:
+    """What is checked of a data set that cells are fitted on, or evaluated on."""
+    pools = datasets[name].items()
     if sum(len(pool) for pool in pools.values()) <= ALL_CHECKED:
         return [item for pool in pools.values() for item in pool]
-    # Cells that differ in the method alone have one split.
-    distinct = {(c.protocol, c.shots, c.split_seed, c.val, c.limit): c for c in cells}
-    for cell in distinct.values():
-        split = draw_cell(cell, pools)
-        found |= {item.id: item for item in (*split.train, *split.val, *split.test)}
+    found: dict[str, Item] = {}
+    for cell in _distinct(cells):
+        if cell.dataset == name or cell.target == name:
+            found |= {item.id: item for item in _used(name, datasets, cell)}
     return list(found.values())
+
+
+def _distinct(cells: Sequence[RunSpec]) -> Iterable[RunSpec]:
+    """One cell per split: those that differ in the method alone share theirs."""
+    fields = ("dataset", "target", "protocol", "shots", "split_seed", "val", "limit", "classes")
+    return {tuple(getattr(cell, field) for field in fields): cell for cell in cells}.values()
+
+
+def _used(name: str, datasets: Mapping[str, Dataset], cell: RunSpec) -> Iterable[Item]:
+    """The images of one data set that a cell uses; imported picks are checked as they are used."""
+    pools = datasets[cell.dataset].items()
+    other = datasets[cell.target].items() if cell.target else None
+    picks = ((), ()) if cell.protocol == IMPORTED else None
+    split = draw_cell(cell, pools, other, picks)
+    evaluated = split.test if name == (cell.target or cell.dataset) else ()
+    fitted = (*split.train, *split.val) if name == cell.dataset else ()
+    return (*fitted, *evaluated)

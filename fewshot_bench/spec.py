@@ -13,9 +13,18 @@ from fewshot_bench.errors import StoreError
 PROTOCOLS = ("coop", "clip-lora", "nested")
 VALIDATION = ("none", "min4", "shots", "full")
 PRECISIONS = ("fp32", "bf16", "fp16")
+DEFAULT_STORE = "fsbench-results"
+# Picks from a file instead of a draw.
+IMPORTED = "imported"
 CLASSES = ("all", "base", "new")
 # Fields that came later: they stand in a record, and in its key, where they are not the default.
-_LATER: Mapping[str, Any] = {"classes": "all", "target": "", "target_revision": "", "data": {}}
+_LATER: Mapping[str, Any] = {
+    "classes": "all",
+    "target": "",
+    "target_revision": "",
+    "data": {},
+    "picks": "",
+}
 
 
 def canonical_json(value: Any) -> str:
@@ -34,7 +43,8 @@ class RunSpec:
     `target` is another data set that is evaluated on (fitted on `dataset`), `target_revision` its
     lists. `classes` is `all`, or `base` or `new`: fitted on the first half of the classes and
     evaluated on that half, or on the other. `data` holds what was said about a person's own data:
-    `classnames`, `templates`, `holdout`.
+    `classnames`, `templates`, `holdout`. `picks` is the digest of imported picks (protocol
+    `imported`).
     """
 
     method: str
@@ -58,6 +68,7 @@ class RunSpec:
     target: str = ""
     target_revision: str = ""
     data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    picks: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able values, in the order of the fields."""
@@ -86,6 +97,11 @@ class RunSpec:
         """Equal for cells that differ in what is evaluated alone, so that one fit serves them."""
         classes = "base" if self.classes == "new" else self.classes
         return dataclasses.replace(self, target="", target_revision="", classes=classes).key()
+
+    @property
+    def fits_other(self) -> bool:
+        """Whether the fit sees other classes than the evaluation."""
+        return bool(self.target) or self.classes == "new"
 
     @property
     def evaluated(self) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 from fewshot_bench.errors import UsageError, unknown
 from fewshot_bench.rng import derive
-from fewshot_bench.spec import PROTOCOLS, VALIDATION, RunSpec
+from fewshot_bench.spec import IMPORTED, PROTOCOLS, VALIDATION, RunSpec
 from fewshot_bench.task import Item, Split
 
 Pools = Mapping[str, tuple[Item, ...]]
@@ -29,19 +30,53 @@ def draw(
 ) -> Split:
     """The support, validation and test items of one cell.
 
-    Train picks never depend on the validation policy `val`. `limit` keeps at most that many test
-    items, the same ones in whatever order the pool is listed.
+    Train picks never depend on the validation policy `val`. Without a `val` pool, validation
+    images are drawn from the train images that were not picked. `limit` keeps at most that many
+    test items, the same ones in whatever order the pool is listed.
     Raises UsageError for unknown names and for numbers out of range.
     """
     _check_request(dataset_name, pools, protocol, shots, seed, val, limit)
-    train_pool, val_pool = pools.get("train", ()), pools.get("val", ())
-    train, held = _PROTOCOLS[protocol](train_pool, val_pool, shots, seed, val)
+    train_pool = pools.get("train", ())
+    held_out = "val" not in pools
+    train, held = _PROTOCOLS[protocol](train_pool, pools.get("val", ()), shots, seed, val, held_out)
     test = _limited(pools.get("test", ()), limit)
     return Split(dataset_name, revision, protocol, shots, seed, train, held, test)
 
 
-def draw_cell(spec: RunSpec, pools: Pools) -> Split:
-    """The split of one cell of the matrix."""
+def draw_cell(
+    spec: RunSpec,
+    pools: Pools,
+    target: Pools | None = None,
+    imported: Picks | None = None,
+) -> Split:
+    """The split of one cell of the matrix.
+
+    target: the pools of the data set that is evaluated on, when it is another one.
+    imported: train and val items to use instead of drawing (protocol `imported`).
+    """
+    return narrowed(spec, draw_all_classes(spec, pools, imported), target)
+
+
+def narrowed(spec: RunSpec, split: Split, target: Pools | None = None) -> Split:
+    """What a cell uses of a draw over all classes: its `classes`, `target` and `limit`."""
+    test = split.test if target is None else target.get("test", ())
+    train, val = split.train, split.val
+    if spec.classes != "all":
+        count = 1 + max(item.label for item in train)
+        half = class_half(count, "base")
+        train, val = _only(train, half), _only(val, half)
+        test = _only(test, class_half(count, spec.classes))
+    return replace(split, train=train, val=val, test=_limited(test, spec.limit))
+
+
+def draw_all_classes(spec: RunSpec, pools: Pools, imported: Picks | None = None) -> Split:
+    """The draw of a cell over all classes and test images, before `classes`, `target`, `limit`."""
+    if imported is not None:
+        train, val = imported
+        test = pools.get("test", ())
+        return Split(
+            spec.dataset, spec.revision, IMPORTED, spec.shots, spec.split_seed, train, val, test
+        )
     return draw(
         spec.dataset,
         spec.revision,
@@ -50,12 +85,29 @@ def draw_cell(spec: RunSpec, pools: Pools) -> Split:
         shots=spec.shots,
         seed=spec.split_seed,
         val=spec.val,
-        limit=spec.limit,
     )
 
 
-def check_shots(dataset_name: str, pools: Pools, shots: int) -> None:
-    """UsageError when the smallest class of the train pool has fewer than `shots` images."""
+def class_half(count: int, classes: str) -> range:
+    """Labels of `all`, `base` or `new` among `count` classes: base is the first half, rounded up.
+
+    CoOp `subsample_classes` (datasets/oxford_pets.py:141-186).
+    """
+    middle = (count + 1) // 2
+    return {"all": range(count), "base": range(middle), "new": range(middle, count)}[classes]
+
+
+def _only(items: Iterable[Item], labels: range) -> tuple[Item, ...]:
+    """The items of some classes, labeled from 0."""
+    start = labels.start
+    return tuple(replace(i, label=i.label - start) for i in items if i.label in labels)
+
+
+def check_shots(dataset_name: str, pools: Pools, shots: int, val: str = "none") -> None:
+    """UsageError when the smallest class of the train pool has too few images.
+
+    Where validation images are held out of train (no `val` pool), they are needed as well.
+    """
     classes = group(pools.get("train", ()))
     if not classes:
         raise UsageError(
@@ -63,6 +115,14 @@ def check_shots(dataset_name: str, pools: Pools, shots: int) -> None:
             f"per class (fsbench show {dataset_name})"
         )
     smallest = min(classes.values(), key=len)
+    if "val" not in pools and val != "none":
+        needed = shots + (val_shots(val, shots) or 0)
+        if len(smallest) < needed:
+            raise UsageError(
+                f"{shots} shots on '{dataset_name}' with validation images from its train pool "
+                f"(--val {val}) need {needed} images per class; class '{smallest[0].classname}' "
+                f"has {len(smallest)}; use fewer --shots, or --val none"
+            )
     if len(smallest) < shots:
         raise UsageError(
             f"{shots} shots on '{dataset_name}': class '{smallest[0].classname}' has "
@@ -102,7 +162,12 @@ def _check_request(
         raise UsageError(f"split seed is {seed}: expected 0 or more (--seeds 1,2,3)")
     if limit is not None and limit < 1:
         raise UsageError(f"limit is {limit}: expected 1 or more, or leave --limit out")
-    if val != "none" and not pools.get("val"):
+    if val == "full" and "val" not in pools:
+        raise UsageError(
+            f"data set '{dataset_name}' has no validation pool, its validation images are held out "
+            "of train: policy 'full' would be the rest of train (use --val min4, shots or none)"
+        )
+    if val != "none" and "val" in pools and not pools["val"]:
         raise UsageError(
             f"data set '{dataset_name}' has no validation images, and validation policy '{val}' "
             "needs some (use --val none)"
@@ -110,45 +175,78 @@ def _check_request(
 
 
 def _coop(
-    train_pool: Sequence[Item], val_pool: Sequence[Item], shots: int, seed: int, policy: str
+    train_pool: Sequence[Item],
+    val_pool: Sequence[Item],
+    shots: int,
+    seed: int,
+    policy: str,
+    held_out: bool,
 ) -> Picks:
     """Train, then val, on one stream (CoOp; Dassl `generate_fewshot_dataset`, repeat=False)."""
     rng = random.Random(seed)
     train = _sample(rng, train_pool, shots)
-    return train, _held(partial(_sample, rng), val_pool, val_shots(policy, shots))
+    rest = _without(train_pool, train) if held_out else val_pool
+    return train, _held(partial(_sample, rng), rest, val_shots(policy, shots))
 
 
 def _clip_lora(
-    train_pool: Sequence[Item], val_pool: Sequence[Item], shots: int, seed: int, policy: str
+    train_pool: Sequence[Item],
+    val_pool: Sequence[Item],
+    shots: int,
+    seed: int,
+    policy: str,
+    held_out: bool,
 ) -> Picks:
     """Val, then train, on one stream (CLIP-LoRA `datasets/*.py`, repeat=True).
 
     The stream always pays for the min(shots, 4) draw of the paper, whatever the policy; another
-    policy draws from a stream of its own.
+    policy draws from a stream of its own. Where validation is held out of train (ImageNet),
+    train and val of a class come from one draw, train first (CLIP-LoRA `datasets/imagenet.py`).
     """
     rng = random.Random(seed)
-    paper_val = _sample_repeat(rng, val_pool, min(shots, 4))
-    train = _sample_repeat(rng, train_pool, shots)
+    other = random.Random(derive(seed, "clip-lora", "val"))
+    paper = min(shots, 4)
+    if held_out:
+        groups = [
+            rng.sample(items, min(shots + paper, len(items)))
+            for items in group(train_pool).values()
+        ]
+        train = tuple(item for picks in groups for item in picks[:shots])
+        paper_val = tuple(item for picks in groups for item in picks[shots:])
+        val_pool = _without(train_pool, train) if policy != "min4" else ()
+    else:
+        paper_val = _sample_repeat(rng, val_pool, paper)
+        train = _sample_repeat(rng, train_pool, shots)
     if policy == "min4":
         return train, paper_val
-    other = random.Random(derive(seed, "clip-lora", "val"))
     return train, _held(partial(_sample_repeat, other), val_pool, val_shots(policy, shots))
 
 
 def _nested(
-    train_pool: Sequence[Item], val_pool: Sequence[Item], shots: int, seed: int, policy: str
+    train_pool: Sequence[Item],
+    val_pool: Sequence[Item],
+    shots: int,
+    seed: int,
+    policy: str,
+    held_out: bool,
 ) -> Picks:
     """The first `shots` per class by rank: fewer shots are a subset of more, in any list order."""
     train = _ranked(train_pool, "train", shots, seed)
+    pool = _without(train_pool, train) if held_out else val_pool
     count = val_shots(policy, shots)
-    return train, _ranked(val_pool, "val", len(val_pool) if count is None else count, seed)
+    return train, _ranked(pool, "val", len(pool) if count is None else count, seed)
 
 
-_PROTOCOLS: dict[str, Callable[[Sequence[Item], Sequence[Item], int, int, str], Picks]] = {
+_PROTOCOLS: dict[str, Callable[[Sequence[Item], Sequence[Item], int, int, str, bool], Picks]] = {
     "coop": _coop,
     "clip-lora": _clip_lora,
     "nested": _nested,
 }
+
+
+def _without(pool: Sequence[Item], picks: Iterable[Item]) -> tuple[Item, ...]:
+    taken = {item.id for item in picks}
+    return tuple(item for item in pool if item.id not in taken)
 
 
 def _held(

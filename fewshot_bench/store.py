@@ -132,9 +132,9 @@ class Store:
         return record
 
     def complete(self, key: str) -> bool:
-        """Whether the cell is done and its logits are there: nothing is left to compute."""
+        """Whether nothing is left to compute: done with its logits there, or inapplicable."""
         record = self.get(key)
-        return record is not None and record.status == "done"
+        return record is not None and record.status != "failed"
 
     def logits(self, key: str) -> dict[str, np.ndarray]:
         """The arrays `logits` (n, classes), `labels` (n,) and `ids` (n,) of a cell."""

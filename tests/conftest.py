@@ -14,6 +14,15 @@ from fewshot_bench.registry import registry
 from tests import helpers
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What tests and the processes that they start cache goes to a temporary folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("FSBENCH_CACHE", str(folder))
+        yield folder
+
+
 @pytest.fixture
 def methods(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """The module of misbehaving methods, registered here and in processes that are started."""

@@ -27,12 +27,19 @@ def numbered(count: int) -> list[str]:
     return [f"{number:02d}.png" for number in range(count)]
 
 
-def open_folder(root: Path) -> Any:
-    return registry().dataset(f"folder:{root}")
+def add_classes(root: Path, *names: str) -> None:
+    """The classes `a` and `b` with the same images."""
+    for folder in ("a", "b"):
+        add(root, folder, *names)
 
 
-def ids(root: Path) -> dict[str, list[str]]:
-    return {role: [item.id for item in items] for role, items in open_folder(root).items().items()}
+def open_folder(root: Path, **data: Any) -> Any:
+    return registry().dataset(f"folder:{root}", data)
+
+
+def ids(root: Path, **data: Any) -> dict[str, list[str]]:
+    pools = open_folder(root, **data).items()
+    return {role: [item.id for item in items] for role, items in pools.items()}
 
 
 @pytest.fixture(autouse=True)
@@ -85,21 +92,23 @@ def test_class_folders_are_split_once_and_added_images_change_nothing(tmp_path: 
 
 @pytest.mark.parametrize("count", [3, 4, 5, 7])
 def test_small_classes_have_an_image_in_every_pool(tmp_path: Path, count: int) -> None:
-    add(tmp_path, "a", *numbered(count))
+    add_classes(tmp_path, *numbered(count))
     pools = ids(tmp_path)
-    assert all(pools.values())
-    assert sorted(chain(*pools.values())) == [f"a/{name}" for name in numbered(count)]
+    for name in "ab":
+        assert all(any(id.startswith(name) for id in pool) for pool in pools.values())
+    every = [f"{folder}/{name}" for folder in "ab" for name in numbered(count)]
+    assert sorted(chain(*pools.values())) == every
 
 
 def test_the_split_does_not_depend_on_where_the_folder_lies(tmp_path: Path) -> None:
     for place, names in (("x", numbered(9)), ("y", numbered(9)[::-1])):
-        add(tmp_path / place, "a", *names)
+        add_classes(tmp_path / place, *names)
     assert ids(tmp_path / "x") == ids(tmp_path / "y")
 
 
 def test_a_read_only_folder_keeps_its_split_in_the_user_data_folder(tmp_path: Path) -> None:
     root = tmp_path / "set"
-    add(root, "a", *numbered(6))
+    add_classes(root, *numbered(6))
     root.chmod(0o555)
     try:
         before = ids(root)
@@ -114,7 +123,7 @@ def test_a_read_only_folder_keeps_its_split_in_the_user_data_folder(tmp_path: Pa
 
 
 def test_nowhere_to_store_the_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    add(tmp_path / "set", "a", *numbered(6))
+    add_classes(tmp_path / "set", *numbered(6))
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "file"))
     (tmp_path / "set").chmod(0o555)
@@ -128,26 +137,28 @@ def test_nowhere_to_store_the_split(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_unusual_names_and_what_is_ignored(tmp_path: Path) -> None:
     add(tmp_path, "train/grüne Äpfel", "Bild 1.PNG", "zwei.JpEg", "a\u202fb.webp", ".hidden.png")
     add(tmp_path, "test/grüne Äpfel", "x.tiff")
+    add(tmp_path, "train/Öl", "x.png")
     add(tmp_path, "train/.cache", "x.png")
     (tmp_path / "train" / "grüne Äpfel" / "notes.txt").touch()
     (tmp_path / "train" / "grüne Äpfel" / "linked.png").symlink_to(
         tmp_path / "test" / "grüne Äpfel" / "x.tiff"
     )
     pools = ids(tmp_path)
-    names = {Path(id).name for id in pools["train"] + pools["val"]}
+    names = {Path(id).name for id in pools["train"] + pools["val"] if "Äpfel" in id}
     assert names == {"Bild 1.PNG", "zwei.JpEg", "a\u202fb.webp", "linked.png"}
-    assert open_folder(tmp_path).card().classnames == ("grüne Äpfel",)
+    assert open_folder(tmp_path).card().classnames == ("grüne Äpfel", "Öl")
 
 
 def test_unusual_names_survive_the_stored_split(tmp_path: Path) -> None:
     add(tmp_path, "grüne Äpfel", "Bild 1.PNG", "a\u202fb.webp", "c.png")
+    add(tmp_path, "Öl", *numbered(3))
     assert ids(tmp_path) == ids(tmp_path)
     dataset = open_folder(tmp_path)
     assert all(dataset.read(item) for items in dataset.items().values() for item in items)
 
 
 def test_a_listed_image_that_is_gone(tmp_path: Path) -> None:
-    add(tmp_path, "a", *numbered(6))
+    add_classes(tmp_path, *numbered(6))
     ids(tmp_path)
     (tmp_path / "a" / "03.png").unlink()
     with pytest.raises(DataMissingError, match=r"'a/03\.png' is listed in"):
@@ -182,7 +193,7 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="train/ but no test/"):
         ids(tmp_path)
     add(tmp_path, "test/b", "a.png")
-    with pytest.raises(UsageError, match="class 'b' of the test images is not in train/"):
+    with pytest.raises(UsageError, match="class 'b' of the test images has no train images"):
         ids(tmp_path)
 
 
@@ -197,3 +208,82 @@ def test_a_name_with_a_control_character(tmp_path: Path) -> None:
     add(tmp_path, "a", "x\ny.png", *numbered(5))
     with pytest.raises(UsageError, match="without control characters"):
         ids(tmp_path)
+
+
+def test_one_class_is_refused(tmp_path: Path) -> None:
+    add(tmp_path, "only", *numbered(6))
+    with pytest.raises(UsageError, match="has 1 class: expected 2 or more"):
+        ids(tmp_path)
+    assert not (tmp_path / SPLIT_NAME).exists()
+
+
+def test_another_holdout_is_another_split(tmp_path: Path) -> None:
+    add_classes(tmp_path, *numbered(20))
+    usual, other = ids(tmp_path), ids(tmp_path, holdout=0.5)
+    assert [len(usual[role]) for role in ("train", "val", "test")] == [20, 8, 12]
+    assert [len(other[role]) for role in ("train", "val", "test")] == [12, 8, 20]
+    assert other["val"] == usual["val"]
+    assert ids(tmp_path, holdout=0.3) == usual
+    files = {path.name for path in tmp_path.glob("*.json")}
+    assert files == {SPLIT_NAME, "fsbench-split-holdout-0.5.json"}
+    assert "split 30/20/50 per class" in open_folder(tmp_path, holdout=0.5).card().notes[0]
+
+
+@pytest.mark.parametrize("holdout", [0, 1, 0.8, -0.3, float("nan")])
+def test_shares_that_leave_a_pool_empty(tmp_path: Path, holdout: float) -> None:
+    add_classes(tmp_path, *numbered(20))
+    with pytest.raises(UsageError, match=r"above 0 and below 0\.8"):
+        ids(tmp_path, holdout=holdout)
+
+
+def test_every_class_keeps_a_train_image(tmp_path: Path) -> None:
+    add_classes(tmp_path, *numbered(3))
+    assert {role: len(pool) for role, pool in ids(tmp_path, holdout=0.79).items()} == {
+        "train": 2,
+        "val": 2,
+        "test": 2,
+    }
+
+
+def test_test_images_out_of_train(tmp_path: Path) -> None:
+    for name in "ab":
+        add(tmp_path, f"train/{name}", *numbered(10))
+        add(tmp_path, f"val/{name}", "x.png")
+    pools = ids(tmp_path, holdout=0.3)
+    assert [len(pools[role]) for role in ("train", "val", "test")] == [14, 2, 6]
+    assert all(id.startswith("train/") for id in pools["test"])
+    add(tmp_path, "test/a", "y.png")
+    with pytest.raises(UsageError, match="comes with its own test images; leave --holdout out"):
+        ids(tmp_path, holdout=0.3)
+
+
+def test_test_images_alone_can_be_evaluated_on(tmp_path: Path) -> None:
+    for name in "ab":
+        add(tmp_path, f"test/{name}", "x.png")
+    assert ids(tmp_path) == {"train": [], "val": [], "test": ["test/a/x.png", "test/b/x.png"]}
+
+
+def test_what_came_later_is_named(tmp_path: Path) -> None:
+    add_classes(tmp_path, *numbered(10))
+    assert len(open_folder(tmp_path).card().notes) == 1
+    add(tmp_path, "a", "new.png")
+    add(tmp_path, "three", *numbered(5))
+    note = open_folder(tmp_path).card().notes[1]
+    assert note.startswith(
+        "images that came later are not used (6, with the whole of three): a/new.png"
+    )
+    assert "three/00.png" in note
+    assert "and 1 more" in note
+    assert f"delete {tmp_path / SPLIT_NAME} to have a new split made" in note
+
+
+def test_stamps_change_with_the_file(tmp_path: Path) -> None:
+    add_classes(tmp_path, *numbered(6))
+    dataset = open_folder(tmp_path)
+    first, second = dataset.items()["train"][:2]
+    before = dataset.stamp(first)
+    assert before.token not in ("", dataset.stamp(second).token)
+    (tmp_path / first.id).write_bytes(b"other")
+    assert (dataset.stamp(first).size, dataset.stamp(first) == before) == (5, False)
+    (tmp_path / first.id).unlink()
+    assert dataset.stamp(first) is None

@@ -19,7 +19,8 @@ from fewshot_bench.feature_store import FeatureStore
 from fewshot_bench.features import image_view
 from fewshot_bench.images import ImageSource
 from fewshot_bench.meter import Meter
-from fewshot_bench.runner import Session, run_one
+from fewshot_bench.runner import run_one
+from fewshot_bench.session import Session
 from tests.helpers import cells
 
 CPU = torch.device("cpu")
@@ -160,7 +161,7 @@ def test_a_full_disk_costs_nothing_else(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("fewshot_bench.feature_store.os.replace", full)
+    monkeypatch.setattr("fewshot_bench.cache_folder.os.replace", full)
     assert encoded(source(backbone), tmp_path).shape[0] == 2
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fewshot_bench.runner import Session, run_one
+from fewshot_bench.runner import run_one
+from fewshot_bench.session import Session
 from tests.helpers import METHODS, cells, quick
 
 pytestmark = [

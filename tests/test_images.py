@@ -15,7 +15,8 @@ from torchvision.transforms import RandomResizedCrop
 from fewshot_bench import Augment, DataMissingError
 from fewshot_bench.backbones.embedded import load_tiny
 from fewshot_bench.crops import draw_crops
-from fewshot_bench.images import ImageSource, decode, unreadable
+from fewshot_bench.image_files import decode, unreadable
+from fewshot_bench.images import ImageSource
 from tests.test_features import Memory
 
 
@@ -95,7 +96,7 @@ def test_damaged_files_are_named(backbone: Any) -> None:
     files = {"cut.jpg": FILES["rgb.jpg"][:300], "none.png": b"", "good.png": FILES["dot.png"]}
     dataset = Memory(files)
     items = dataset.items()["train"]
-    assert [text.split(":")[0] for text in unreadable(dataset, items)] == ["cut.jpg", "none.png"]
+    assert [text.split(":")[0] for text in unreadable(dataset, items)[0]] == ["cut.jpg", "none.png"]
     source = ImageSource(dataset, items, backbone)
     with pytest.raises(DataMissingError, match=r"'cut\.jpg' does not decode"):
         next(source.batches(1, [0], None, None))

@@ -10,7 +10,8 @@ import torch
 
 from fewshot_bench.meter import Cost, Meter, ParameterObserver, PeakMemory
 from fewshot_bench.record import Record
-from fewshot_bench.runner import Session, run_one
+from fewshot_bench.runner import run_one
+from fewshot_bench.session import Session
 from tests.helpers import METHODS, cells, quick
 
 CPU = torch.device("cpu")
@@ -78,6 +79,9 @@ def test_totals_and_memory(records: dict[str, Record]) -> None:
         assert record.timings["elapsed_seconds"] > 0
         assert record.footprint["peak_memory_mb"] > 10
         assert record.footprint["backbone"] > 100_000
+        assert 0 <= record.timings["images"]["elapsed"] <= record.timings["elapsed_seconds"]
+    assert records["zero-shot"].timings["images"]["decoded"] == 40
+    assert records["coop"].timings["images"]["decoded"] == 0
 
 
 def test_inner_phases_are_not_billed_twice() -> None:

@@ -2,121 +2,91 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from fewshot_bench import DataMissingError, DatasetCard, Item, UsageError, data_roots
-from fsbench_datasets.catalog import PublicSet, by_split_file, public_set
-from fsbench_datasets.split_file import (
-    Pools,
-    classnames_of,
-    counts_of,
-    file_sizes,
-    load_split,
-    revision_of,
-)
+from fewshot_bench import DataMissingError, DatasetCard, UsageError, load_split
+from fsbench_datasets.advice import displaced, listed, public_steps, root_above
+from fsbench_datasets.catalog import by_split_file
+from fsbench_datasets.catalog_entry import PublicSet
+from fsbench_datasets.listed import ListedImages, Loaded, Steps
+from fsbench_datasets.places import places, split_places, subfolders
+from fsbench_datasets.split_file import classnames_of
 
 
 @dataclass(frozen=True)
-class CoopLayout:
-    """One data set: what is known of it, and where its split file and images may lie."""
+class SplitFile:
+    """Lists in a split file of CoOp's schema, the first of some places.
 
-    known: DatasetCard
-    split_places: tuple[Path, ...]
-    image_places: tuple[Path, ...]
-    next_step: str
-    known_classes: int | None = None
+    missing: see `Lists.absent`; damaged: what mends a file that cannot be used.
+    """
 
-    def card(self) -> DatasetCard:
-        """Known facts; class names, counts and revision as well where the split file is there."""
-        if self._split_file is None:
-            return self.known
-        pools, names = self._pools, classnames_of(self._pools)
-        return replace(
-            self.known,
-            classnames=names,
-            counts=counts_of(pools),
-            revision=self._revision,
-            notes=(*self.known.notes, *self._differences(len(names))),
-            folder=str(self._first_base() or ""),
-        )
+    name: str
+    places: tuple[Path, ...]
+    missing: Callable[[], tuple[str, str]]
+    damaged: str = ""
 
-    def items(self) -> Pools:
-        """The pools in the order of the split file; DataMissingError when anything is absent."""
-        _ = self._base
-        return self._pools
+    def found(self) -> bool:
+        """Whether the file is there."""
+        return any(path.is_file() for path in self.places)
 
-    def read(self, item: Item) -> bytes:
-        """The encoded image; OSError when it cannot be read."""
-        return (self._base / item.id).read_bytes()
+    def load(self) -> Loaded:
+        """The lists of the file; DataMissingError when it is damaged."""
+        path = next((path for path in self.places if path.is_file()), self.places[0])
+        try:
+            pools = load_split(path)
+        except DataMissingError as error:
+            raise DataMissingError(f"data set '{self.name}': {error}{self.damaged}") from None
+        return Loaded(pools, classnames_of(pools))
 
-    @cached_property
-    def _split_file(self) -> Path | None:
-        return next((path for path in self.split_places if path.is_file()), None)
-
-    @cached_property
-    def _pools(self) -> Pools:
-        if self._split_file is None:
-            places = ", ".join(str(path.parent) for path in self.split_places)
-            raise self._missing(f"no {self.split_places[0].name} in {places}")
-        return load_split(self._split_file)
-
-    @cached_property
-    def _revision(self) -> str:
-        base = self._first_base()
-        return revision_of(self._pools, file_sizes(base, self._pools) if base else ())
-
-    @cached_property
-    def _base(self) -> Path:
-        base = self._first_base()
-        if base is None:
-            places = ", ".join(map(str, self.image_places))
-            raise self._missing(f"no images {self._probes()} in {places}")
-        return base
-
-    def _first_base(self) -> Path | None:
-        """The first folder under which the first image of every pool lies."""
-        probes = self._probes()
-        for base in self.image_places:
-            if all((base / probe).is_file() for probe in probes):
-                return base
-        return None
-
-    def _probes(self) -> list[str]:
-        return [items[0].id for items in self._pools.values() if items]
-
-    def _missing(self, what: str) -> DataMissingError:
-        return DataMissingError(f"data set '{self.known.name}': {what} ({self.next_step})")
-
-    def _differences(self, classes: int) -> Iterable[str]:
-        expected = self.known.expected_counts
-        if expected and (counts_of(self._pools), classes) != (expected, self.known_classes):
-            published = "/".join(str(count) for count in expected.values())
-            found = "/".join(str(count) for count in counts_of(self._pools).values())
-            yield (
-                f"this is not the published split: {classes} classes and {found} images "
-                f"(train/val/test), published are {self.known_classes} and {published}; "
-                "its numbers cannot be compared with published ones"
-            )
+    def absent(self) -> tuple[str, str]:
+        """What is not found, where; and what mends it."""
+        return self.missing()
 
 
-def open_public(name: str) -> CoopLayout:
-    """A set of the catalog, searched for below every data root."""
-    entry, roots = public_set(name), data_roots()
-    split_file = entry.split_file or ""
-    return CoopLayout(
-        _known_card(entry, name),
-        tuple(root / folder / split_file for root in roots for folder in (*entry.folders, "")),
-        tuple(root / folder for root in roots for folder in entry.images),
-        f"set FSBENCH_DATA to the folder that holds {entry.folders[0]}/; "
-        f"split file: {entry.split_url}, images: {entry.sources[0]}",
+def open_split_set(entry: PublicSet, roots: Sequence[Path]) -> ListedImages:
+    """A set of the catalog with a published split file, searched for below every data root."""
+    return ListedImages(
+        entry.card(),
+        _public_split_file(entry, roots),
+        places(roots, entry.images),
+        public_steps(entry, roots),
         entry.classes,
     )
 
 
-def open_coop(argument: str) -> CoopLayout:
+def _public_split_file(entry: PublicSet, roots: Sequence[Path]) -> SplitFile:
+    damaged = (
+        f" (delete it and run fsbench data prepare {entry.name}, or "
+        f"fsbench splits import FILE --dataset {entry.name})"
+    )
+    return SplitFile(
+        entry.name, split_places(entry, roots), partial(_absent, entry, roots), damaged
+    )
+
+
+def _absent(entry: PublicSet, roots: Sequence[Path]) -> tuple[str, str]:
+    expected = split_places(entry, roots)[0].parent
+    others = ", ".join(folder for folder in (*entry.folders[1:], "splits") if folder)
+    what = (
+        f"no {entry.split_file} in {expected} (nor in {others} or the data root itself, below "
+        f"{listed(roots)})"
+    )
+    step = (
+        f"fsbench data prepare {entry.name} fetches it; or fetch {entry.split_url} and run "
+        f"fsbench splits import FILE --dataset {entry.name}"
+    )
+    elsewhere = displaced(roots, [entry.split_file or ""])
+    if elsewhere is not None:
+        root = root_above(elsewhere, entry.folders)
+        mend = f"set FSBENCH_DATA to {root}" if root is not None else f"move it to {expected}"
+        step = f"it is in {elsewhere}: {mend}; otherwise {step}"
+    return what, step
+
+
+def open_coop(argument: str) -> ListedImages:
     """A folder that holds one split file of CoOp's schema, and images in it or one level below."""
     folder = Path(argument).expanduser()
     if not folder.is_dir():
@@ -126,12 +96,17 @@ def open_coop(argument: str) -> CoopLayout:
         )
     split_file = _only_split_file(argument, folder)
     entry = by_split_file(split_file.name)
-    below = sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
     name = f"coop:{argument}"
-    known = _known_card(entry, name) if entry else DatasetCard(name, folder.resolve().name, ())
-    next_step = "image paths in the split file start from the folder or from one of its subfolders"
+    known = entry.card(name) if entry else DatasetCard(name, folder.resolve().name, ())
+    steps = Steps(
+        "",
+        "image paths in the split file start from the folder or from one of its subfolders",
+        "put them back, or take them out of the split file",
+    )
+    bases = (folder, *subfolders(folder))
     classes = entry.classes if entry else None
-    return CoopLayout(known, (split_file,), (folder, *below), next_step, classes)
+    lists = SplitFile(name, (split_file,), lambda: (f"no {split_file}", "put it back"))
+    return ListedImages(known, lists, bases, steps, classes)
 
 
 def _only_split_file(argument: str, folder: Path) -> Path:
@@ -146,27 +121,3 @@ def _only_split_file(argument: str, folder: Path) -> Path:
         f"coop:{argument}: no split_zhou_*.json or split*.json in {folder} "
         f"(for class folders without a split file use folder:{argument})"
     )
-
-
-def _known_card(entry: PublicSet, name: str) -> DatasetCard:
-    return DatasetCard(
-        name,
-        entry.title,
-        (),
-        (entry.template,),
-        expected_counts=entry.counts,
-        license=entry.license,
-        sources=entry.sources,
-        notes=entry.notes,
-    )
-
-
-caltech101 = partial(open_public, "caltech101")
-oxford_pets = partial(open_public, "oxford_pets")
-stanford_cars = partial(open_public, "stanford_cars")
-oxford_flowers = partial(open_public, "oxford_flowers")
-food101 = partial(open_public, "food101")
-sun397 = partial(open_public, "sun397")
-dtd = partial(open_public, "dtd")
-eurosat = partial(open_public, "eurosat")
-ucf101 = partial(open_public, "ucf101")

@@ -1,32 +1,25 @@
-"""Registers the built-in data sets; nothing is imported before a data set is used."""
+"""Registers the built-in data sets; no reader is imported before a data set is used."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from fewshot_bench import hookimpl
+from fsbench_datasets.catalog import PUBLIC_SETS
 
 DEMO = ("digits", "letters", "shapes")
-# In the order of the CoOp paper.
-PUBLIC = (
-    "caltech101",
-    "oxford_pets",
-    "stanford_cars",
-    "oxford_flowers",
-    "food101",
-    "sun397",
-    "dtd",
-    "eurosat",
-    "ucf101",
-)
 
 
 @hookimpl
 def register_datasets(register: Callable[..., None]) -> None:
-    """The embedded demo suite, the public sets, and image folders."""
+    """The embedded demo suite, the public sets, a set from PyPI, and families for own data."""
     for name in DEMO:
         register(name, f"fsbench_datasets.embedded:{name}", suites=("demo",))
-    for name in PUBLIC:
-        register(name, f"fsbench_datasets.coop_layout:{name}", suites=("all",))
+    for entry in PUBLIC_SETS:
+        register(entry.name, f"fsbench_datasets.public:{entry.name}", suites=entry.suites)
     register("coop:", "fsbench_datasets.coop_layout:open_coop")
     register("folder:", "fsbench_datasets.folder:open_folder")
+    register("manifest:", "fsbench_datasets.manifest:open_manifest")
+    register("hf:", "fsbench_datasets.huggingface:open_hub")
+    register("wds:", "fsbench_datasets.shards:open_shards")
+    register("textile", "fsbench_datasets.textile:textile")

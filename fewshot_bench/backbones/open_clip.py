@@ -16,7 +16,7 @@ from fewshot_bench.backbones.text_tower import TextTower as FunctionalTextTower
 from fewshot_bench.backbones.text_tower import read_text_tower
 from fewshot_bench.backbones.vision_tower import VisionTower, read_vision_tower
 from fewshot_bench.errors import ContractError, UnsupportedBackboneError, UsageError
-from fewshot_bench.task import Task
+from fewshot_bench.task import Vocabulary
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 TEXT_CHUNK = 512
@@ -116,7 +116,7 @@ class OpenClipBackbone:
             parts = [encode(chunk) for chunk in torch.split(tokens, TEXT_CHUNK)]
         return torch.cat(parts).float()
 
-    def class_features(self, task: Task) -> Tensor:
+    def class_features(self, task: Vocabulary) -> Tensor:
         """(classes, embed_dim): unit features averaged over the templates, unit length."""
         mean = torch.stack(
             [

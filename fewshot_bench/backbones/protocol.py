@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from fewshot_bench.task import Task
+    from fewshot_bench.task import Vocabulary
 
 Encoder = Literal["vision", "text"]
 MATRICES = ("q", "k", "v", "o", "fc", "proj")
@@ -131,7 +131,7 @@ class Backbone(Protocol):
         """(n, embed_dim) raw float32 features of prompts, without gradients."""
         ...
 
-    def class_features(self, task: Task) -> Tensor:
+    def class_features(self, task: Vocabulary) -> Tensor:
         """(classes, embed_dim) unit length: normalized mean of the unit features over templates."""
         ...
 

@@ -44,7 +44,10 @@ FORMATS = ("terminal", "markdown", "latex", "csv", "json")
     help="Write to this file instead of the terminal.",
 )
 @click.option("--method", metavar="NAMES", help="Only these methods, in this order.")
-@click.option("--dataset", metavar="NAMES", help="Only these data sets, in this order.")
+@click.option(
+    "--dataset", metavar="NAMES", help="Only these data sets or targets of transfer, in this order."
+)
+@click.option("--classes", metavar="NAMES", help="Only these parts of the classes: all, base, new.")
 @click.option("--shots", metavar="NUMBERS", help="Only these numbers of shots.")
 @click.option("--seeds", metavar="NUMBERS", help="Only these seeds (split/train when they differ).")
 @click.option(
@@ -69,6 +72,11 @@ FORMATS = ("terminal", "markdown", "latex", "csv", "json")
 @click.option("--weights", metavar="PREFIX", help="Only records of these backbone weights.")
 @click.option("--revision", metavar="PREFIX", help="Only records of this data set revision.")
 @click.option(
+    "--own-data",
+    metavar="PREFIX|none",
+    help="Only records of these own class names, templates and hold-out.",
+)
+@click.option(
     "--allow-mixed",
     is_flag=True,
     help="Show records made under different conditions as separate rows.",
@@ -84,13 +92,15 @@ def command(
 ) -> None:
     """Compare methods: mean and 95 % interval over seeds, per data set and on average.
 
-    Lists are separated by commas: --method coop,clip-lora --shots 1,16. Cells that do not exist
-    are shown as missing, with the command that would run them.
+    Base and new classes of a data set, and transfers to another one, are tables of their own. Lists
+    are separated by commas: --method coop,clip-lora --shots 1,16. Cells that do not exist are shown
+    as missing, with the command that would run them.
     """
     from fewshot_bench.compare.aggregate import Options, build
     from fewshot_bench.compare.select import select
 
-    names = {name: filters.pop(name) for name in ("method", "dataset", "shots", "seeds")}
+    listed = ("method", "dataset", "classes", "shots", "seeds")
+    names = {name: filters.pop(name) for name in listed}
     chosen = select(_read(store), names, filters)
     options = Options(metric, baseline, allow_mixed, names["method"], names["dataset"], store)
     text = _render(build(chosen, options, _columns()), form, output)

@@ -107,11 +107,13 @@ class LiveDisplay(Display):
 
 
 def outcome(record: Record) -> str:
-    """One line: the cell and its top-1 in percent, or why it failed."""
+    """One line: the cell and its top-1 in percent, or why there is no number."""
     if record.status == "done":
         return f"{record.spec.describe()}: {record.metrics['top1']:.2f} %"
     error = record.error or {}
     first = str(error.get("message", "")).strip().splitlines()
+    if record.status == "inapplicable":
+        return f"{record.spec.describe()}: n/a, {' '.join(first)}"
     return f"{record.spec.describe()}: FAILED, {error.get('type')}: {first[0] if first else ''}"
 
 

@@ -11,10 +11,13 @@ import click
 
 from fewshot_bench.cli.config import as_defaults, read_config, save_config
 from fewshot_bench.cli.options import NAMES, NUMBERS
+from fewshot_bench.cli.own_data import read_own_data
 from fewshot_bench.errors import DataMissingError, UsageError
+from fewshot_bench.spec import DEFAULT_STORE
 
 INTERRUPTED = 130
 _THIS_CALL = ("dry_run", "force", "retry_failed")
+_REPEATED = ("option", "templates")
 
 
 def _load_config(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
@@ -60,12 +63,23 @@ _PATH: Any = click.Path(path_type=Path)
     "--protocol",
     default="fair",
     show_default=True,
-    help="fair, clip-lora-paper, or a sampling protocol: coop, clip-lora, nested.",
+    help="fair, clip-lora-paper, or how picks are drawn: coop, clip-lora, nested, imported.",
 )
 @click.option("--val", help="Validation policy: none, min4, shots or full (default: protocol's).")
 @click.option("--prompts", help="Template set: simple, custom, ensemble (default: protocol's).")
+@click.option(
+    "--classes",
+    type=NAMES,
+    default="all",
+    show_default=True,
+    help="Fit on the first half of the classes; evaluate on it (base), on the others (new).",
+)
+@click.option("--transfer", type=NAMES, help="Evaluate each fit on these data sets or suites too.")
+@click.option("--classnames", type=_PATH, help="Own class names: one per line, or JSON or YAML.")
+@click.option("--templates", multiple=True, help="Own prompt with {}, or a file of prompts.")
+@click.option("--holdout", type=float, help="Share of own images held out for testing.")
 @click.option("--limit", type=int, help="Evaluate on at most N test images (marked in tables).")
-@click.option("--store", type=_PATH, default="fsbench-results", show_default=True)
+@click.option("--store", type=_PATH, default=DEFAULT_STORE, show_default=True)
 @click.option("--dry-run", is_flag=True, help="Check and count, run nothing.")
 @click.option("--force", is_flag=True, help="Compute cells again that are done.")
 @click.option("--retry-failed", is_flag=True, help="Compute cells again that failed.")
@@ -91,11 +105,11 @@ def _saved(values: dict[str, Any]) -> dict[str, Any]:
     """What describes the run; what was only asked of this call (--dry-run ...) is left out."""
     values = {name: value for name, value in values.items() if name not in _THIS_CALL}
     saved = {
-        name: ",".join(str(part) for part in value) if name != "option" else list(value)
+        name: list(value) if name in _REPEATED else ",".join(str(part) for part in value)
         for name, value in values.items()
         if isinstance(value, tuple) and value
     }
-    plain = {k: v for k, v in values.items() if isinstance(v, str | int) and v is not False}
+    plain = {k: v for k, v in values.items() if isinstance(v, str | int | float) and v is not False}
     paths = {name: str(value) for name, value in values.items() if isinstance(value, Path)}
     return {name: {**saved, **plain, **paths}.get(name) for name in values}
 
@@ -117,6 +131,11 @@ def run_matrix(
     val: str | None = None,
     prompts: str | None = None,
     limit: int | None = None,
+    classes: tuple[str, ...] = ("all",),
+    transfer: tuple[str, ...] | None = None,
+    classnames: Path | None = None,
+    templates: tuple[str, ...] = (),
+    holdout: float | None = None,
     dry_run: bool = False,
     force: bool = False,
     retry_failed: bool = False,
@@ -141,6 +160,10 @@ def run_matrix(
         val=val,
         prompts=prompts,
         limit=limit,
+        classes=classes,
+        transfer=transfer or (),
+        data=read_own_data(classnames, templates, holdout),
+        store=store,
     )
     plan = planning.expand(request)
     # Absolute, since a plug-in may change the working directory.
@@ -186,7 +209,7 @@ def _drop_unreadable(plan: Any, state: Any) -> None:
 
     bad = check_images(plan.datasets, state.todo)
     plan.problems.update(bad)
-    state.todo[:] = [cell for cell in state.todo if cell.dataset not in bad]
+    state.todo[:] = [cell for cell in state.todo if not {cell.dataset, cell.target} & set(bad)]
 
 
 def _announce(plan: Any, state: Any, results: Any) -> None:

@@ -1,23 +1,25 @@
-"""Records to the one table model: cells over seeds, averages over data sets, differences."""
+"""Records to the one table model: cells over seeds, averages over groups, differences."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fewshot_bench.compare.baseline import with_baseline
-from fewshot_bench.compare.missing import commands, notes
-from fewshot_bench.compare.mixing import CONDITIONS, assign_rows, condition, digest, refuse_mixed
-from fewshot_bench.compare.model import AVERAGE, METRICS, Cell, Row, Seed, Status, Table
+from fewshot_bench.compare.cells import Columns, extra_columns, own_cell, seed_of
+from fewshot_bench.compare.derived import average, harmonic, without_counterpart
+from fewshot_bench.compare.groups import table_groups
+from fewshot_bench.compare.missing import commands
+from fewshot_bench.compare.mixing import CONDITIONS, assign_rows, condition, own_data, refuse_mixed
+from fewshot_bench.compare.model import Cell, Group, Row, Scope, Table
+from fewshot_bench.compare.notes import notes
 from fewshot_bench.compare.select import order
-from fewshot_bench.compare.statistics import Estimate, estimate
-from fewshot_bench.errors import UsageError
 from fewshot_bench.record import Record
 
-Columns = Callable[[Sequence[Record]], Mapping[str, Any]]
+Rows = Mapping[str, tuple[Row, list[Record]]]
+Cells = dict[tuple[str, str, int], Cell]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -42,14 +44,13 @@ def build(
     columns: extra columns by title for the records of one line (hook `table_columns`).
     """
     options = options or Options()
-    if any(record.spec.dataset == AVERAGE for record in records):
-        raise UsageError(f"a data set is named '{AVERAGE}', as the mean over data sets: rename it")
+    groups = table_groups(records, options.dataset)
     if not options.allow_mixed:
         refuse_mixed(records)
     rows = assign_rows(records)
     table = Table(
         rows=tuple(_ordered_rows(rows, options.method)),
-        datasets=tuple(order(options.dataset, (record.spec.dataset for record in records))),
+        groups=groups,
         shots=tuple(sorted({record.spec.shots for record in records})),
         seeds=tuple(sorted({seed_of(record) for record in records})),
         metric=options.metric,
@@ -65,12 +66,7 @@ def build(
     return dataclasses.replace(table, commands=lines, notes=tuple(notes(table)))
 
 
-def seed_of(record: Record) -> Seed:
-    """The pair of seeds of a record."""
-    return Seed(record.spec.split_seed, record.spec.train_seed)
-
-
-def _ordered_rows(rows: Mapping[str, tuple[Row, list[Record]]], names: str | None) -> list[Row]:
+def _ordered_rows(rows: Rows, names: str | None) -> list[Row]:
     methods = order(names, (row.spec.method for row, _ in rows.values()))
     labels = order(names, (row.spec.label for row, _ in rows.values()))
     place = {name: index for index, name in enumerate(labels if names else methods)}
@@ -89,191 +85,85 @@ def _conditions(records: Sequence[Record]) -> dict[str, tuple[str, ...]]:
             values = tuple(value[:12] for value in values if value)
         if values and not (name == "limit" and values == ("none",)):
             found[name] = values
-    return found
+    own = tuple(sorted({own_data(record.spec) for record in records if record.spec.data}))
+    return found | ({"own data": own} if own else {})
 
 
-def _all_cells(
-    table: Table, rows: Mapping[str, tuple[Row, list[Record]]], columns: Columns | None
-) -> dict[tuple[str, str, int], Cell]:
-    groups: defaultdict[tuple[str, str, int], list[Record]] = defaultdict(list)
+def _all_cells(table: Table, rows: Rows, columns: Columns | None) -> Cells:
+    found: defaultdict[tuple[str, str, int], list[Record]] = defaultdict(list)
     for label, (_, members) in rows.items():
         for record in members:
-            groups[record.spec.dataset, label, record.spec.shots].append(record)
-    cells = {}
+            found[record.spec.evaluated, label, record.spec.shots].append(record)
+    own = _own_data(rows)
+    cells: Cells = {}
+    table = dataclasses.replace(table, cells=cells)
     for row in table.rows:
         has = {record.spec.shots > 0 for record in rows[row.label][1]}
-        for shots in table.shots:
-            expected = (shots > 0) in has  # a method without shots has a column of its own
-            averaged: list[Cell] = []
-            for dataset in table.datasets:
-                found = groups.get((dataset, row.label, shots), [])
-                cell = _cell(table, dataset, row, shots, found, columns)
-                cell = dataclasses.replace(cell, expected=expected)
-                cells[dataset, row.label, shots] = cell
-                averaged.append(cell)
-            average = dataclasses.replace(
-                _average(row, shots, averaged, table.metric), expected=expected
-            )
-            cells[AVERAGE, row.label, shots] = average
+        for group, shots in _in_order_of_need(table):
+            key = (group.label, row.label, shots)
+            if group.derived:
+                cell = _derived(table, group, row, shots)
+            else:
+                cell = own_cell(group, row, shots, found.get(key, []), table.metric, columns)
+                data = own.get((row.label, group.dataset), own["", group.dataset])
+                cell = dataclasses.replace(cell, own_data=data)
+            # A method without shots has a column of its own.
+            cells[key] = dataclasses.replace(cell, expected=(shots > 0) in has)
     return cells
 
 
-def _cell(
-    table: Table,
-    dataset: str,
-    row: Row,
-    shots: int,
-    records: Sequence[Record],
-    columns: Columns | None,
-) -> Cell:
-    done = [record for record in records if record.status == "done"]
-    failed = [record for record in records if record.status == "failed"]
-    _refuse_duplicates(records)
-    present = {seed_of(record) for record in records}
-    missing = tuple(seed for seed in table.seeds if seed not in present)
-    series = {metric: _series(done, metric) for metric in METRICS}
-    values = series[table.metric]
-    reason = "" if values or failed or not done else f"no record has the metric {table.metric}"
-    return Cell(
-        dataset=dataset,
-        row=row,
-        shots=shots,
-        status=_status(bool(values), bool(failed), bool(missing)),
-        estimates=_estimates(series),
-        series=series,
-        splits=dict(sorted((seed_of(record), digest(record)) for record in done)),
-        missing_seeds=missing,
-        failed=len(failed),
-        errors=tuple(sorted({_error(record) for record in failed})),
-        reason=reason,
-        trained=_mean(done, "footprint", "trained"),
-        billed=_mean(done, "timings", "billed_seconds"),
-        memory=max(_numbers(done, "footprint", "peak_memory_mb"), default=None),
-        verified=_verified(done),
-        extra=columns(records) if columns and records else {},
-    )
+def _in_order_of_need(table: Table) -> list[tuple[Group, int]]:
+    """Groups by shots, what is derived after what it is derived from."""
+    groups = sorted(table.groups, key=lambda group: (group.scope == "H", group.average))
+    return [(group, shots) for shots in table.shots for group in groups if shots in group.shots]
 
 
-def _status(values: bool, failed: bool, missing: bool) -> Status:
-    if values:
-        return "partial" if failed or missing else "done"
-    return "failed" if failed else "missing"
+def _own_data(rows: Rows) -> dict[tuple[str, str], Mapping[str, Any]]:
+    """What was said about a person's own data, by row and data set; under row "" by any row."""
+    found: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for label, (_, members) in rows.items():
+        for record in members:
+            found[label, record.spec.dataset] = record.spec.data
+            found.setdefault(("", record.spec.dataset), record.spec.data)
+    return found
 
 
-def _refuse_duplicates(records: Sequence[Record]) -> None:
-    seen: dict[Seed, Record] = {}
-    for record in records:
-        other = seen.setdefault(seed_of(record), record)
-        if other is not record:
-            raise UsageError(
-                f"two records of {record.spec.describe()}: {other.spec.key()[:12]} and "
-                f"{record.spec.key()[:12]}; keep one of the two files in the store"
-            )
+def _derived(table: Table, group: Group, row: Row, shots: int) -> Cell:
+    if group.scope != "H":
+        cells = [table.cell(member, row, shots) for member in table.members(group)]
+        return average(group, row, shots, cells, table.metric)
+    base, new = _half(table, group, "base"), _half(table, group, "new")
+    halves = (table.cell(base, row, shots), table.cell(new, row, shots))
+    cell = harmonic(group, row, shots, halves, table.metric)
+    odd = _without_counterpart(table, base, new)
+    if odd and cell.status != "inapplicable":
+        return without_counterpart(group, row, shots, odd)
+    return cell
 
 
-def _error(record: Record) -> str:
-    return str((record.error or {}).get("type") or "unknown error")
+def _half(table: Table, group: Group, scope: Scope) -> Group:
+    """Base or new of the same data set, or the average of these, as a harmonic mean."""
+    key = (scope, group.dataset, group.average)
+    return next(g for g in table.groups if (g.scope, g.dataset, g.average) == key)
 
 
-def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return value
-
-
-def _series(records: Iterable[Record], metric: str) -> dict[Seed, float]:
-    values = {seed_of(record): _number(record.metrics.get(metric)) for record in records}
-    return {seed: value for seed, value in sorted(values.items()) if value is not None}
-
-
-def _estimates(series: Mapping[str, Mapping[Seed, float]]) -> dict[str, Estimate]:
-    found = {metric: estimate(list(values.values())) for metric, values in series.items()}
-    return {metric: value for metric, value in found.items() if value is not None}
-
-
-def _numbers(records: Iterable[Record], part: str, name: str) -> list[float]:
-    values = [_number(getattr(record, part).get(name)) for record in records]
-    return [value for value in values if value is not None]
-
-
-def _mean(records: Iterable[Record], part: str, name: str) -> float | None:
-    return _mean_of(_numbers(records, part, name))
-
-
-def _mean_of(values: Sequence[float | None]) -> float | None:
-    """The mean, the very value when all are equal; None when one is not known."""
-    known = [value for value in values if value is not None]
-    if not known or len(known) < len(values):
-        return None
-    return known[0] if len(set(known)) == 1 else math.fsum(known) / len(known)
-
-
-def _verified(records: Sequence[Record]) -> bool | None:
-    found = {record.split.get("verified") for record in records}
-    if not found or found == {None}:
-        return None
-    return found == {True}
-
-
-def _average(row: Row, shots: int, cells: Sequence[Cell], metric: str) -> Cell:
-    """The mean over data sets, per seed first; missing unless every data set has the same seeds."""
-    average = Cell(AVERAGE, row, shots, "missing")
-    holes = [cell.dataset for cell in cells if cell.status in ("missing", "failed")]
-    if holes:
-        return dataclasses.replace(average, reason=f"no result on {', '.join(holes)}")
-    if len({frozenset(cell.splits) for cell in cells}) > 1:
-        return dataclasses.replace(average, reason=_unequal_seeds(cells))
-    series = {metric: _average_series(cells, metric) for metric in METRICS}
-    if not series[metric]:
-        return dataclasses.replace(
-            average, reason=f"the metric {metric} is not there for all seeds"
-        )
-    splits: dict[Seed, Hashable] = {
-        seed: tuple(cell.splits[seed] for cell in cells) for seed in cells[0].splits
-    }
-    memory = [cell.memory for cell in cells]
-    whole = all(cell.status == "done" for cell in cells)
-    return dataclasses.replace(
-        average,
-        status="done" if whole else "partial",
-        estimates=_estimates(series),
-        series=series,
-        splits=splits,
-        missing_seeds=tuple(sorted({seed for cell in cells for seed in cell.missing_seeds})),
-        failed=sum(cell.failed for cell in cells),
-        trained=_mean_of([cell.trained for cell in cells]),
-        billed=_mean_of([cell.billed for cell in cells]),
-        memory=max((value for value in memory if value is not None), default=None),
-    )
-
-
-def _unequal_seeds(cells: Sequence[Cell]) -> str:
-    by_seeds: defaultdict[str, list[str]] = defaultdict(list)
-    for cell in cells:
-        by_seeds[",".join(map(str, cell.splits))].append(cell.dataset)
-    usual = max(by_seeds, key=lambda seeds: len(by_seeds[seeds]))
-    names = by_seeds.pop(usual)
-    parts = [f"{seeds} on {', '.join(others)}" for seeds, others in by_seeds.items()]
-    where = f"on {', '.join(names)}" if len(names) <= 2 else "elsewhere"
-    return f"seeds differ: {'; '.join([*parts, f'{usual} {where}'])}"
-
-
-def _average_series(cells: Sequence[Cell], metric: str) -> dict[Seed, float]:
-    parts = [cell.series.get(metric, {}) for cell in cells]
-    if len({frozenset(part) for part in parts}) > 1:
-        return {}
-    return {seed: math.fsum(part[seed] for part in parts) / len(parts) for seed in parts[0]}
+def _without_counterpart(table: Table, base: Group, new: Group) -> list[Group]:
+    """Members of one average whose data set is not in the other."""
+    sides = table.members(base), table.members(new)
+    both = {group.dataset for group in sides[0]} & {group.dataset for group in sides[1]}
+    return [group for side in sides for group in side if group.dataset not in both]
 
 
 def _row_extra(
-    table: Table, rows: Mapping[str, tuple[Row, list[Record]]], columns: Columns | None
+    table: Table, rows: Rows, columns: Columns | None
 ) -> dict[tuple[str, str], Mapping[str, Any]]:
     if columns is None:
         return {}
     found = {}
     for label, (_, members) in rows.items():
-        found[AVERAGE, label] = columns(members)
-        for dataset in table.datasets:
-            part = [record for record in members if record.spec.dataset == dataset]
-            found[dataset, label] = columns(part) if part else {}
+        for group in table.groups:
+            parts = table.members(group) if group.average else (group,)
+            names = {part.label for part in parts}
+            records = [record for record in members if record.spec.evaluated in names]
+            found[group.label, label] = extra_columns(columns, records)
     return found

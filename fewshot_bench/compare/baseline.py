@@ -15,8 +15,13 @@ def with_baseline(table: Table, name: str) -> Table:
     cells = dict(table.cells)
     for key, cell in table.cells.items():
         if cell.row is not baseline:
-            other = table.cell(cell.dataset, baseline, cell.shots)
-            cells[key] = dataclasses.replace(cell, delta=_difference(cell, other, table.metric))
+            other = table.cell(cell.group, baseline, cell.shots)
+            reasons = [part.reason for part in (cell, other) if part.status == "inapplicable"]
+            cells[key] = dataclasses.replace(
+                cell,
+                delta=_difference(cell, other, table.metric),
+                no_delta="; ".join(dict.fromkeys(reasons)),
+            )
     return dataclasses.replace(table, cells=cells, baseline=baseline.label)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
 
 from fewshot_bench.compare.model import Row
 from fewshot_bench.errors import UsageError
@@ -29,6 +31,16 @@ def condition(spec: RunSpec, name: str) -> str:
     return "none" if value is None else str(value)
 
 
+def own_data(spec: RunSpec) -> str:
+    """A short digest of a person's own class names, templates and hold-out; `none` without."""
+    return data_digest(spec.data) if spec.data else "none"
+
+
+def data_digest(data: Mapping[str, Any]) -> str:
+    """The first 12 digits of the SHA-256 of what was said about a person's own data."""
+    return hashlib.sha256(canonical_json(dict(data)).encode()).hexdigest()[:12]
+
+
 def refuse_mixed(records: Sequence[Record]) -> None:
     """Raise UsageError unless all records were made under one set of conditions."""
     for name in CONDITIONS:
@@ -36,7 +48,7 @@ def refuse_mixed(records: Sequence[Record]) -> None:
         if len(counts) > 1:
             raise _mixed(name, counts, f"choose one with --{name} {counts.most_common(1)[0][0]}")
     for scope, name, counts in _local_conflicts(records):
-        raise _mixed(f"{name} of {scope}", counts, _local_advice(name))
+        raise _mixed(f"{name} of {scope}", counts, _local_advice(name, counts))
 
 
 def _mixed(name: str, counts: Counter[str], advice: str) -> UsageError:
@@ -47,8 +59,10 @@ def _mixed(name: str, counts: Counter[str], advice: str) -> UsageError:
     )
 
 
-def _local_advice(name: str) -> str:
-    if name == "revision":
+def _local_advice(name: str, counts: Counter[str]) -> str:
+    if name == "own data":
+        return f"choose one with --own-data {counts.most_common(1)[0][0]}"
+    if name in ("revision", "target revision"):
         return "choose one with --revision PREFIX"
     return "run the older cells again with --force"
 
@@ -66,7 +80,7 @@ def _local_conflicts(records: Sequence[Record]) -> list[tuple[str, str, Counter[
 
 def _split_name(record: Record) -> str:
     spec = record.spec
-    return f"'{spec.dataset}', {spec.shots}-shot, split seed {spec.split_seed}"
+    return f"'{spec.evaluated}', {spec.shots}-shot, split seed {spec.split_seed}"
 
 
 def digest(record: Record) -> str:
@@ -78,8 +92,14 @@ def _split_scope(record: Record) -> Hashable:
     return _split_name(record) if digest(record) else id(record)
 
 
+def _target_scope(record: Record) -> Hashable:
+    return f"'{record.spec.target}'" if record.spec.target else id(record)
+
+
 _LOCAL: tuple[tuple[str, Callable[[Record], Hashable], Callable[[Record], str]], ...] = (
+    ("own data", lambda record: f"'{record.spec.dataset}'", lambda record: own_data(record.spec)),
     ("revision", lambda record: f"'{record.spec.dataset}'", lambda record: record.spec.revision),
+    ("target revision", _target_scope, lambda record: record.spec.target_revision),
     ("split digest", _split_scope, lambda record: digest(record)[:12]),
     ("version", lambda record: f"'{record.spec.label}'", lambda r: r.spec.method_version),
     ("options", lambda record: f"'{record.spec.label}'", lambda r: canonical_json(r.spec.options)),
@@ -107,30 +127,44 @@ def _short(name: str, value: str) -> str:
 
 
 def _local_labels(records: Sequence[Record]) -> dict[int, list[str]]:
-    """Per record, the parts of its label that tell apart revisions, splits and options."""
-    labels: dict[int, list[str]] = {id(record): [] for record in records}
-    by_dataset: defaultdict[str, set[str]] = defaultdict(set)
-    by_split: defaultdict[Hashable, set[str]] = defaultdict(set)
+    """Per record, the parts of its label that tell apart own data, revisions, splits, options."""
     by_label: defaultdict[str, list[Record]] = defaultdict(list)
+    values: defaultdict[tuple[str, Hashable], set[str]] = defaultdict(set)
     for record in records:
-        by_dataset[record.spec.dataset].add(record.spec.revision)
         by_label[record.spec.label].append(record)
-        if digest(record):
-            by_split[_conditions_of_split(record)].add(digest(record))
+        for name, scope, value in _labeled(record):
+            values[name, scope].add(value)
+    labels: dict[int, list[str]] = {}
     for record in records:
-        if len(by_dataset[record.spec.dataset]) > 1:
-            labels[id(record)].append(f"revision={record.spec.revision[:12]}")
-        if len(by_split[_conditions_of_split(record)]) > 1:
-            labels[id(record)].append(f"split={digest(record)[:12]}")
+        labels[id(record)] = [
+            f"{name}={value[:12]}"
+            for name, scope, value in _labeled(record)
+            if len(values[name, scope]) > 1
+        ]
     for group in by_label.values():
         for record, part in zip(group, _differing_options(group), strict=True):
             labels[id(record)] += part
     return labels
 
 
+def _labeled(record: Record) -> list[tuple[str, Hashable, str]]:
+    """What may tell a record from others: (name, where it must be equal, value)."""
+    spec = record.spec
+    found: list[tuple[str, Hashable, str]] = [
+        ("own data", spec.dataset, own_data(spec)),
+        ("revision", spec.dataset, spec.revision),
+    ]
+    if spec.target:
+        found.append(("target revision", spec.target, spec.target_revision))
+    if digest(record):
+        found.append(("split", _conditions_of_split(record), digest(record)))
+    return found
+
+
 def _conditions_of_split(record: Record) -> Hashable:
     spec = record.spec
-    return (_split_name(record), spec.protocol, spec.val, spec.limit, spec.revision)
+    conditions = (spec.protocol, spec.val, spec.limit, spec.revision, spec.target_revision)
+    return (_split_name(record), *conditions, own_data(spec))
 
 
 def _differing_options(group: Sequence[Record]) -> list[list[str]]:

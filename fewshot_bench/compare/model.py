@@ -11,7 +11,8 @@ from fewshot_bench.spec import RunSpec
 
 AVERAGE = "average"
 METRICS = {"top1": "top-1 accuracy", "macro_accuracy": "macro accuracy"}
-Status = Literal["done", "partial", "failed", "missing"]
+Status = Literal["done", "partial", "failed", "missing", "inapplicable"]
+Scope = Literal["all", "base", "new", "H", "transfer"]
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -23,6 +24,35 @@ class Seed:
 
     def __str__(self) -> str:
         return str(self.split) if self.split == self.train else f"{self.split}/{self.train}"
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """What one block of the table is about: what was evaluated, or what is derived from such.
+
+    `scope` is the kind of evaluation: all classes, the base or the new ones, the harmonic mean of
+    these two (H), or transfer from `dataset`, which was fitted on, to `target`. An average is over
+    groups of one scope; its `dataset` is empty except where transfers from several are averaged
+    apart. `shots` and `seeds` are those of the kind of evaluation: what the table expects here.
+    """
+
+    label: str
+    scope: Scope
+    dataset: str = ""
+    target: str = ""
+    average: bool = False
+    shots: tuple[int, ...] = ()
+    seeds: tuple[Seed, ...] = ()
+
+    @property
+    def derived(self) -> bool:
+        """Whether it is computed from other groups; no run makes it."""
+        return self.average or self.scope == "H"
+
+    def averages(self, other: Group) -> bool:
+        """Whether this is an average that `other` goes into."""
+        same = not other.average and other.scope == self.scope
+        return self.average and same and self.dataset in ("", other.dataset)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +77,14 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One method on one data set (or on average) at one number of shots, over its seeds.
+    """One method in one group at one number of shots, over its seeds.
 
-    `series` holds each metric per seed, `splits` the split's digest per seed.
+    `series` holds each metric per seed, `splits` the split's digest per seed, `own_data` what was
+    said about a person's own data (`classnames`, `templates`, `holdout`); `no_delta` is the reason
+    why a difference to the baseline cannot be asked for.
     """
 
-    dataset: str
+    group: Group
     row: Row
     shots: int
     status: Status
@@ -70,14 +102,16 @@ class Cell:
     verified: bool | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     delta: Estimate | None = None
+    no_delta: str = ""
+    own_data: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Methods x shots on every data set and on average."""
+    """Methods x shots in every group: what was evaluated, then the averages."""
 
     rows: tuple[Row, ...]
-    datasets: tuple[str, ...]
+    groups: tuple[Group, ...]
     shots: tuple[int, ...]
     seeds: tuple[Seed, ...]
     metric: str
@@ -90,17 +124,24 @@ class Table:
     commands: tuple[str, ...] = ()
 
     @property
-    def groups(self) -> tuple[str, ...]:
-        """The data sets, then `average`."""
-        return (*self.datasets, AVERAGE)
+    def datasets(self) -> tuple[str, ...]:
+        """What was evaluated, as it is shown."""
+        return tuple(group.label for group in self.groups if not group.derived)
 
-    def cell(self, dataset: str, row: Row, shots: int) -> Cell:
-        """The cell of a data set (or `average`), a row and a number of shots."""
-        return self.cells[dataset, row.label, shots]
+    def members(self, average: Group) -> tuple[Group, ...]:
+        """The groups that go into an average."""
+        return tuple(group for group in self.groups if average.averages(group))
 
-    @property
-    def signature(self) -> str:
-        """The conditions that all numbers of the table share, for the line under it."""
+    def cell(self, group: Group, row: Row, shots: int) -> Cell:
+        """The cell of a group, a row and a number of shots of the group."""
+        return self.cells[group.label, row.label, shots]
+
+    def line(self, group: Group, row: Row) -> list[Cell]:
+        """The cells of a group and a row, by shots."""
+        return [self.cell(group, row, shots) for shots in group.shots]
+
+    def signature(self, seeds: tuple[Seed, ...]) -> str:
+        """The conditions that numbers over these seeds share, for the line under them."""
         parts = [f"{name} {'|'.join(values)}" for name, values in self.conditions.items()]
         records = f"{self.records} record{'s' if self.records != 1 else ''}"
-        return "; ".join([*parts, records, f"seeds {','.join(map(str, self.seeds))}"])
+        return "; ".join([*parts, records, f"seeds {','.join(map(str, seeds))}"])

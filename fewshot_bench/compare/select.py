@@ -5,19 +5,28 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from fewshot_bench.compare.mixing import CONDITIONS, condition
+from fewshot_bench.compare.mixing import condition, own_data
 from fewshot_bench.compare.model import Seed
 from fewshot_bench.errors import UsageError, unknown
 from fewshot_bench.record import Record
+from fewshot_bench.spec import RunSpec
 
 _COMMA = re.compile(r",(?![^\[\]]*\])")
 _NAMES: Mapping[str, Callable[[Record], tuple[str, ...]]] = {
     "method": lambda record: (record.spec.method, record.spec.label),
-    "dataset": lambda record: (record.spec.dataset,),
+    "dataset": lambda record: _dataset_names(record.spec),
+    "classes": lambda record: (record.spec.classes,),
     "shots": lambda record: (str(record.spec.shots),),
     "seeds": lambda record: (str(Seed(record.spec.split_seed, record.spec.train_seed)),),
 }
-_KINDS = {"method": "method", "dataset": "data set", "shots": "number of shots", "seeds": "seed"}
+_KINDS = {
+    "method": "method",
+    "dataset": "data set",
+    "classes": "classes",
+    "shots": "number of shots",
+    "seeds": "seed",
+}
+_PREFIXES = ("weights", "revision", "own_data")
 
 
 def select(
@@ -27,15 +36,16 @@ def select(
 ) -> list[Record]:
     """The records that match every filter; UsageError for a value that no record has.
 
-    names: comma lists for `method`, `dataset`, `shots` and `seeds`; conditions: one value each
-    for the table's conditions, a prefix being enough for `weights` and `revision`.
+    names: comma lists for `method`, `dataset`, `classes`, `shots` and `seeds`; conditions: one
+    value each for the table's conditions, a prefix being enough for `weights`, `revision` (of the
+    data set or of the target) and `own_data`.
     """
     tests = [_by_name(records, kind, text) for kind, text in names.items() if text]
     tests += [_by_condition(records, name, text) for name, text in conditions.items() if text]
     chosen = [record for record in records if all(test(record) for test in tests)]
     if records and not chosen:
         given = {**names, **conditions}
-        asked = ", ".join(f"--{name} {text}" for name, text in given.items() if text)
+        asked = ", ".join(f"{_option(name)} {text}" for name, text in given.items() if text)
         raise UsageError(f"no record matches {asked} together; leave out one of them")
     return chosen
 
@@ -53,7 +63,17 @@ def order(names: str | None, found: Iterable[str]) -> list[str]:
     if not names:
         return found
     wanted = split_list(names, found)
-    return sorted(found, key=lambda name: wanted.index(name) if name in wanted else len(wanted))
+    return sorted(found, key=lambda name: place(wanted, name))
+
+
+def place(wanted: Sequence[str], name: str) -> int:
+    """Where a name stands in a list; after its end when it is not there."""
+    return wanted.index(name) if name in wanted else len(wanted)
+
+
+def _dataset_names(spec: RunSpec) -> tuple[str, ...]:
+    """By what `--dataset` finds a cell: the data set, the target, and how the table shows it."""
+    return tuple(name for name in (spec.dataset, spec.target, spec.evaluated) if name)
 
 
 def _by_name(records: Sequence[Record], kind: str, text: str) -> Callable[[Record], bool]:
@@ -67,16 +87,27 @@ def _by_name(records: Sequence[Record], kind: str, text: str) -> Callable[[Recor
 
 
 def _by_condition(records: Sequence[Record], name: str, text: str) -> Callable[[Record], bool]:
-    prefix = name in ("weights", "revision")
-
     def matches(record: Record) -> bool:
-        value = condition(record.spec, name)
-        return value.startswith(text) if prefix else value == text
+        values = _values(record.spec, name)
+        if name in _PREFIXES:
+            return any(value.startswith(text) for value in values)
+        return text in values
 
     if not any(map(matches, records)):
-        known = {condition(record.spec, name) for record in records}
-        raise unknown(name, text, known, "only what is in the store can be compared")
+        known = {value for record in records for value in _values(record.spec, name)}
+        raise unknown(
+            name.replace("_", " "), text, known, "only what is in the store can be compared"
+        )
     return matches
 
 
-FILTERS = (*CONDITIONS, "revision")
+def _values(spec: RunSpec, name: str) -> tuple[str, ...]:
+    if name == "own_data":
+        return (own_data(spec),)
+    if name == "revision" and spec.target:
+        return spec.revision, spec.target_revision
+    return (condition(spec, name),)
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from fewshot_bench.compare.mixing import data_digest
 from fewshot_bench.compare.model import Cell, Table
 from fewshot_bench.compare.statistics import Estimate
 
@@ -27,7 +28,7 @@ _CONDITIONS = ("protocol", "val", "prompts", "backbone", "precision", "device", 
 
 
 def render_csv(table: Table) -> str:
-    """One line per data set (and `average`), method and shots; empty where there is no number."""
+    """One line per group (data set, average), method and shots; empty where there is no number."""
     lines = rows(table)
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -45,11 +46,11 @@ def render_json(table: Table) -> str:
 def rows(table: Table) -> list[dict[str, Any]]:
     """All tidy rows with the same columns, those of `FIRST` first, the plug-ins' last."""
     cells = [
-        table.cell(dataset, row, shots)
-        for dataset in table.groups
+        cell
+        for group in table.groups
         for row in table.rows
-        for shots in table.shots
-        if table.cell(dataset, row, shots).expected
+        for cell in table.line(group, row)
+        if cell.expected
     ]
     titles = list(dict.fromkeys(title for cell in cells for title in cell.extra))
     lines = []
@@ -68,7 +69,7 @@ def _row(table: Table, cell: Cell) -> dict[str, Any]:
     shown = cell.estimates.get(table.metric)
     spec = cell.row.spec
     return {
-        "dataset": cell.dataset,
+        "dataset": cell.group.label,
         "method": cell.row.label,
         "shots": cell.shots,
         "n_seeds": shown.n if shown else 0,
@@ -93,7 +94,19 @@ def _row(table: Table, cell: Cell) -> dict[str, Any]:
         "delta_ci95": _half(cell.delta),
         "delta_n": cell.delta.n if cell.delta else None,
         **{name: getattr(spec, name) for name in _CONDITIONS},
+        **_special(table, cell),
     }
+
+
+def _special(table: Table, cell: Cell) -> dict[str, Any]:
+    """What tells groups apart without reading their names, where not all are plain data sets."""
+    group = cell.group
+    found: dict[str, Any] = {}
+    if any(other.scope != "all" for other in table.groups):
+        found = {"scope": group.scope, "fitted_on": group.dataset, "target": group.target}
+    if "own data" in table.conditions:
+        found["own_data"] = data_digest(cell.own_data) if cell.own_data else ""
+    return found
 
 
 def _meta(table: Table) -> dict[str, Any]:
@@ -108,7 +121,7 @@ def _meta(table: Table) -> dict[str, Any]:
         "conditions": {name: list(values) for name, values in table.conditions.items()},
         "records": table.records,
         "baseline": table.baseline,
-        "signature": table.signature,
+        "signature": table.signature(table.seeds),
         "notes": table.notes,
         "missing_commands": table.commands,
     }

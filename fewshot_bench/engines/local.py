@@ -25,6 +25,8 @@ from fewshot_bench.store import Store
 
 Progress = Callable[[RunSpec, int, int], None]
 TRIES = 2
+# Cells of one fit go to one worker, which fits once.
+Group = list[RunSpec]
 
 
 def slots(backbone: str, device: str, jobs: int | None) -> tuple[int, int | None]:
@@ -46,19 +48,20 @@ def slots(backbone: str, device: str, jobs: int | None) -> tuple[int, int | None
 
 @dataclass(eq=False)
 class _Worker:
-    """One worker process, and the cell that it holds."""
+    """One worker process, and the cells that it still has to finish; the first one is running."""
 
     process: subprocess.Popen[str]
-    cell: RunSpec | None = None
+    cells: list[RunSpec] = field(default_factory=list)
     fatal: dict[str, Any] | None = None
 
-    def send(self, cell: RunSpec, force: bool) -> None:
-        """Hand over a cell; a worker that is gone is noticed by its reader."""
-        self.cell = cell
+    def send(self, cells: Group, force: bool) -> None:
+        """Hand over cells; a worker that is gone is noticed by its reader."""
+        self.cells = list(cells)
         stream: IO[str] | None = self.process.stdin
         assert stream is not None
         try:
-            stream.write(json.dumps({"spec": cell.to_dict(), "force": force}) + "\n")
+            specs = [cell.to_dict() for cell in cells]
+            stream.write(json.dumps({"specs": specs, "force": force}) + "\n")
             stream.flush()
         except OSError:
             return
@@ -126,7 +129,7 @@ class LocalEngine:
         a long one. StoreError or missing weights end the run; what is written stays.
         """
         order = sorted(cells, key=lambda cell: -cell.shots) if self.jobs > 1 else cells
-        waiting = deque(order)
+        waiting = deque(by_fit(order))
         tries: dict[str, int] = {}
         self.warm(len(waiting))
         for worker in self._workers:
@@ -134,23 +137,23 @@ class LocalEngine:
         open_cells = len(cells)
         while open_cells:
             worker, event = self._events.get()
-            cell = worker.cell
             if event is None:
-                record = self._lost(worker, waiting, tries)
-                if record is not None:
+                for record in self._lost(worker, waiting, tries):
                     open_cells -= 1
                     yield record
             elif event["event"] == "fatal":
                 worker.fatal = event
-            elif cell is not None and event["event"] == "progress":
-                progress(cell, event["done"], event["total"])
-            elif cell is not None and event["event"] == "finished":
-                worker.cell = None
+            elif event["event"] == "idle":
                 self._next(worker, waiting)
+            elif worker.cells and event["event"] == "progress":
+                progress(worker.cells[0], event["done"], event["total"])
+            elif event["event"] == "finished":
+                cell = next(cell for cell in worker.cells if cell.key() == event["key"])
+                worker.cells.remove(cell)
                 open_cells -= 1
                 yield self._stored(cell)
 
-    def _next(self, worker: _Worker, waiting: deque[RunSpec]) -> None:
+    def _next(self, worker: _Worker, waiting: deque[Group]) -> None:
         if waiting:
             worker.send(waiting.popleft(), self.force)
 
@@ -160,24 +163,31 @@ class LocalEngine:
             raise StoreError(f"the record of {cell.describe()} has gone from {self.store.path}")
         return record
 
-    def _lost(
-        self, worker: _Worker, waiting: deque[RunSpec], tries: dict[str, int]
-    ) -> Record | None:
-        """A worker has ended: try its cell once more, then record that it failed."""
+    def _lost(self, worker: _Worker, waiting: deque[Group], tries: dict[str, int]) -> list[Record]:
+        """A worker has ended: try its cells once more, then record that the first one failed."""
         self._workers.remove(worker)
         if worker.fatal is not None:
             raise _as_error(worker.fatal)
-        cell, record = worker.cell, None
-        if cell is not None:
-            tries[cell.key()] = tries.get(cell.key(), 0) + 1
-            if tries[cell.key()] < TRIES:
-                waiting.appendleft(cell)
-            else:
-                record = _failure(cell, worker.process.returncode)
-                self.store.write(record)
+        cells, records = worker.cells, []
+        if cells:
+            key = cells[0].key()
+            tries[key] = tries.get(key, 0) + 1
+            if tries[key] == TRIES:
+                records.append(_failure(cells.pop(0), worker.process.returncode))
+                self.store.write(records[0])
+            if cells:
+                waiting.appendleft(cells)
         if waiting:
             self._next(self._start(), waiting)
-        return record
+        return records
+
+
+def by_fit(cells: Sequence[RunSpec]) -> list[Group]:
+    """Cells in groups that share a fit, in the order of each group's first cell."""
+    groups: dict[str, Group] = {}
+    for cell in cells:
+        groups.setdefault(cell.fit_key(), []).append(cell)
+    return list(groups.values())
 
 
 class EngineError(FsbenchError):

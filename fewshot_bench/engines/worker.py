@@ -53,23 +53,32 @@ def _serve(store: Store, device: str, threads: int, answers: _Answers) -> None:
     import torch
 
     from fewshot_bench.registry import registry
-    from fewshot_bench.runner import Session, run_one
+    from fewshot_bench.runner import run_group
+    from fewshot_bench.session import Session
 
     if threads:
         torch.set_num_threads(threads)
     hooks = registry().hooks
-    session = Session(cache=store.path / "cache" / "features", device=device)
+    session = Session(store.path / "cache" / "features", device, store.path)
     for line in sys.stdin:
         request = json.loads(line)
-        cell = RunSpec.from_dict(request["spec"])
-        # Another process may have finished the cell meanwhile.
-        if request["force"] or not store.complete(cell.key()):
-            session.backbone(cell)
-            _tell(hooks.run_started, spec=cell)
-            outcome = run_one(cell, session, answers.progress)
-            store.write(outcome.record, outcome.logits, outcome.labels, outcome.ids)
-            _tell(hooks.run_finished, record=outcome.record)
-        answers.send("finished", key=cell.key())
+        cells = [RunSpec.from_dict(values) for values in request["specs"]]
+        # Another process may have finished a cell meanwhile.
+        todo = [c for c in cells if request["force"] or not store.complete(c.key())]
+        if todo:
+            session.backbone(todo[0])
+            _tell(hooks.run_started, spec=todo[0])
+        for number, outcome in enumerate(run_group(todo, session, answers.progress), 1):
+            record = outcome.record
+            store.write(record, outcome.logits, outcome.labels, outcome.ids)
+            _tell(hooks.run_finished, record=record)
+            answers.send("finished", key=record.spec.key())
+            if number < len(todo):
+                _tell(hooks.run_started, spec=todo[number])
+        for cell in cells:
+            if cell not in todo:
+                answers.send("finished", key=cell.key())
+        answers.send("idle")
 
 
 def _tell(hook: Any, **arguments: object) -> None:

@@ -43,7 +43,9 @@ def check_hyperparameters_are_typed_fields(bench: Bench) -> None:
 
 def _stray_attributes(kind: type) -> set[str]:
     """Public plain values on the class that are neither fields nor ClassVars."""
-    known = {"name", "trains"} | {field.name for field in dataclasses.fields(kind)}
+    known = {"name", "trains", "tied_to_classes"} | {
+        field.name for field in dataclasses.fields(kind)
+    }
     for base in kind.__mro__:
         hints = vars(base).get("__annotations__", {})
         known |= {name for name, hint in hints.items() if "ClassVar" in str(hint)}

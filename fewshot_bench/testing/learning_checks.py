@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
+from fewshot_bench.method import Transferable
+from fewshot_bench.rng import isolated
+from fewshot_bench.task import Vocabulary
 from fewshot_bench.testing.bench import Bench, Fit
 from fewshot_bench.testing.contract_checks import as_floats, require_close, require_rows
 from fewshot_bench.testing.failure import CheckSkipped, require
@@ -111,3 +115,28 @@ def check_one_and_two_classes_work(bench: Bench) -> None:
     """Tasks of one class and of two classes are fitted and predicted like any other."""
     require_rows(bench.of_classes(2))
     require_rows(bench.of_classes(3, 0))
+
+
+def check_other_classes_are_answered_consistently(bench: Bench) -> None:
+    """`for_classes` repeats the fitted logits for the fitted classes, and has a column per class.
+
+    Skipped where the classifier has no `for_classes`; the backbone is left as found.
+    """
+    fit = bench.first
+    if not isinstance(fit.classifier, Transferable):
+        raise CheckSkipped("the classifier has no for_classes")
+    names, templates = fit.task.classnames, fit.task.templates
+    with isolated(0), torch.no_grad():
+        same = fit.classifier.for_classes(Vocabulary(names, templates)).logits(fit.view())
+        fewer = fit.classifier.for_classes(Vocabulary(names[1:3], templates)).logits(fit.view())
+    complaint = "for_classes of the classes that were fitted on gives other logits"
+    require_close(as_floats(same), as_floats(fit.logits), complaint)
+    require(
+        tuple(fewer.shape) == (len(fit.queries), 2) and bool(fewer.isfinite().all()),
+        f"for_classes of two classes gives logits of shape {tuple(fewer.shape)}, expected "
+        f"({len(fit.queries)}, 2) finite numbers",
+    )
+    require(
+        fit.backbone.fingerprint() == fit.fingerprints[0],
+        "for_classes left the backbone changed",
+    )

@@ -12,7 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_bench import Augment, Backbone, Images, ImageTower, RunContext, Task, TextTower, hyper
+from fewshot_bench import (
+    Augment,
+    Backbone,
+    Images,
+    ImageTower,
+    RunContext,
+    Task,
+    TextTower,
+    Vocabulary,
+    hyper,
+)
 from fsbench_methods import checks
 from fsbench_methods.lora_layers import (
     Dropout,
@@ -79,6 +89,13 @@ class LoraModel:
         """Cross-entropy of one batch, differentiable in every A and B."""
         return F.cross_entropy(self.logits(batch, self.class_features(adapter), adapter), labels)
 
+    def for_classes(self, vocabulary: Vocabulary, backbone: Backbone) -> LoraModel:
+        """The same encoders with other class prompts."""
+        if self.text is None:
+            return replace(self, frozen_text=backbone.class_features(vocabulary))
+        prompts = [vocabulary.prompts(template) for template in vocabulary.templates]
+        return replace(self, tokens=tuple(backbone.tokenize(texts) for texts in prompts))
+
     def merged(self, adapter: LowRank) -> LoraModel:
         """The model with the updates added to its weights."""
         deltas = adapter.merged()
@@ -95,6 +112,7 @@ class LoraClassifier:
 
     model: LoraModel
     adapter: LowRank
+    backbone: Backbone
 
     @torch.no_grad()
     def logits(self, queries: Images) -> Tensor:
@@ -106,6 +124,10 @@ class LoraClassifier:
         batches = queries.batches(EVAL_BATCH, device=class_features.device)
         parts = [model.logits(pixels, class_features, None) for pixels in batches]
         return torch.cat(parts)
+
+    def for_classes(self, vocabulary: Vocabulary) -> LoraClassifier:
+        """The adapted encoders with other class prompts."""
+        return replace(self, model=self.model.for_classes(vocabulary, self.backbone))
 
     def tensors(self) -> Mapping[str, Tensor]:
         """A and B of every adapted matrix, such as `vision.0.q.A`."""
@@ -178,20 +200,19 @@ class ClipLora:
         model = self.model(task, backbone, ctx)
         adapter = self.adapter(model, backbone.device, ctx)
         self._train(model, adapter, task, backbone, ctx)
-        return LoraClassifier(model, adapter.detached())
+        return LoraClassifier(model, adapter.detached(), backbone)
 
     def model(self, task: Task, backbone: Backbone, ctx: RunContext) -> LoraModel:
         """The frozen part of the model."""
-        adapts_text = self.encoder != "vision"
-        prompts = [task.prompts(template) for template in task.templates] if adapts_text else []
-        return LoraModel(
+        blank = LoraModel(
             backbone.image_tower() if self.encoder != "text" else None,
-            backbone.text_tower() if adapts_text else None,
-            tuple(backbone.tokenize(texts) for texts in prompts),
-            None if adapts_text else backbone.class_features(task),
+            backbone.text_tower() if self.encoder != "vision" else None,
+            (),
+            None,
             backbone.logit_scale,
             ctx.autocast,
         )
+        return blank.for_classes(task, backbone)
 
     def adapter(self, model: LoraModel, device: torch.device, ctx: RunContext) -> LowRank:
         """Fresh updates at the chosen sites; the model they adapt is still exactly CLIP."""

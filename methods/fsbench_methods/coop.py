@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_bench import Augment, Backbone, Images, RunContext, Task, TextTower, hyper
+from fewshot_bench import (
+    Augment,
+    Backbone,
+    Images,
+    NotApplicableError,
+    RunContext,
+    Task,
+    TextTower,
+    Vocabulary,
+    hyper,
+)
 from fsbench_methods import checks
 from fsbench_methods.prompts import Prompts, build_prompts
 from fsbench_methods.training import (
@@ -25,6 +36,7 @@ from fsbench_methods.training import (
 )
 
 _CODE = "CoOp (Zhou et al. 2022)"
+CLASS_SPECIFIC = "with class_specific=true every context belongs to a class it was fitted on"
 
 
 @dataclass(frozen=True)
@@ -53,11 +65,18 @@ class PromptClassifier:
 
     model: PromptModel
     context: Tensor
+    model_for: Callable[[Vocabulary], PromptModel]
 
     @torch.no_grad()
     def logits(self, queries: Images) -> Tensor:
         """(n, classes): the prompts are encoded once, the queries are the frozen features."""
         return self.model.scale * queries.features @ self.model.class_features(self.context).T
+
+    def for_classes(self, vocabulary: Vocabulary) -> PromptClassifier:
+        """The learned context before other class names (CoOp's cross-dataset protocol)."""
+        if self.context.dim() > 2:
+            raise NotApplicableError(CLASS_SPECIFIC)
+        return replace(self, model=self.model_for(vocabulary))
 
     def tensors(self) -> Mapping[str, Tensor]:
         """The context vectors (M, width), or (classes, M, width)."""
@@ -119,6 +138,11 @@ class CoOp:
         blank = bool(self.context_init) and not self.context_init.strip()
         checks.require(self, "context_init", not blank, "words, or nothing at all")
 
+    @property
+    def tied_to_classes(self) -> str:
+        """Why other classes than the fitted ones cannot be predicted; empty when they can."""
+        return CLASS_SPECIFIC if self.class_specific else ""
+
     def quick(self) -> CoOp:
         """A short schedule from words, for the conformance kit and its random text encoder."""
         return replace(self, epochs=40, context_init="a photo of a")
@@ -127,13 +151,16 @@ class CoOp:
         """Trains the context on frozen image features."""
         tower = backbone.text_tower()
         context = self.initial_context(len(task.classnames), backbone, tower, ctx)
-        model = self.model(task, backbone, tower, context.shape[-2], ctx)
+        model_for = partial(
+            self.model, backbone=backbone, tower=tower, tokens=context.shape[-2], ctx=ctx
+        )
+        model = model_for(task)
         context = torch.nn.Parameter(context)
         self._train(model, context, task, backbone.embed_dim, ctx)
-        return PromptClassifier(model, context.detach())
+        return PromptClassifier(model, context.detach(), model_for)
 
     def model(
-        self, task: Task, backbone: Backbone, tower: TextTower, tokens: int, ctx: RunContext
+        self, task: Vocabulary, backbone: Backbone, tower: TextTower, tokens: int, ctx: RunContext
     ) -> PromptModel:
         """The frozen part of the model for `tokens` context tokens."""
         prompts = build_prompts(

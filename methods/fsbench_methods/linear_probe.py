@@ -46,6 +46,7 @@ class LinearProbe:
 
     name: ClassVar[str] = "linear-probe"
     version: ClassVar[str] = "1"
+    tied_to_classes: ClassVar[str] = "a linear probe has weights for the classes it was fitted on"
 
     init: Literal["random", "text"] = hyper(
         "random", "where the weights start", source="random: CLIP A.3; text: CLAP, LP++"

@@ -25,6 +25,7 @@ from fsbench_methods.training import (
 
 BETAS, ALPHAS = 200, 20
 _CODE = "Tip-Adapter (Zhang et al. 2022)"
+TIED = "its cache holds images of the classes it was fitted on"
 
 
 def _views() -> Any:
@@ -93,6 +94,7 @@ class TipAdapter:
 
     name: ClassVar[str] = "tip-adapter"
     version: ClassVar[str] = "1"
+    tied_to_classes: ClassVar[str] = TIED
 
     views: int = _views()
     crop: float = _crop()
@@ -125,6 +127,7 @@ class TipAdapterF:
 
     name: ClassVar[str] = "tip-adapter-f"
     version: ClassVar[str] = "1"
+    tied_to_classes: ClassVar[str] = TIED
 
     views: int = _views()
     crop: float = _crop()

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fewshot_bench import Backbone, Images, RunContext, Task
+from fewshot_bench import Backbone, Images, RunContext, Task, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -16,11 +16,15 @@ class ZeroShotClassifier:
     """Cosine similarity with the class prompts, times the logit scale."""
 
     class_features: Tensor
-    scale: float
+    backbone: Backbone
 
     def logits(self, queries: Images) -> Tensor:
         """(n, classes): scale * f W'."""
-        return self.scale * queries.features @ self.class_features.T
+        return self.backbone.logit_scale * queries.features @ self.class_features.T
+
+    def for_classes(self, vocabulary: Vocabulary) -> ZeroShotClassifier:
+        """The same for other class prompts."""
+        return ZeroShotClassifier(self.backbone.class_features(vocabulary), self.backbone)
 
     def tensors(self) -> Mapping[str, Tensor]:
         """Nothing: backbone, class names and templates give everything."""
@@ -40,4 +44,4 @@ class ZeroShot:
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> ZeroShotClassifier:
         """Encodes the class prompts; looks at no image."""
-        return ZeroShotClassifier(backbone.class_features(task), backbone.logit_scale)
+        return ZeroShotClassifier(backbone.class_features(task), backbone)

@@ -1,0 +1,1 @@
+"""Measurements that are run by hand; their output stands in the docs."""

@@ -1,0 +1,126 @@
+"""What mends a public set: the command, the folder to rename, the images to move."""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Iterable, Sequence, Set
+from functools import partial
+from pathlib import Path
+
+from fsbench_datasets.catalog_entry import PublicSet
+from fsbench_datasets.listed import Steps
+from fsbench_datasets.places import places, subfolders
+
+SEARCH_DEPTH = 4
+SEARCH_FOLDERS = 5000
+
+
+def public_steps(entry: PublicSet, roots: Sequence[Path]) -> Steps:
+    """What mends the images of a catalog set."""
+    prepare = f"fsbench data prepare {entry.name}"
+    return Steps(
+        f"{prepare} fetches them or says how to get them; or ",
+        f"set FSBENCH_DATA to the folder that holds {entry.folders[0]}/; images: "
+        f"{entry.sources[0]}",
+        f"put them back, or remove FOLDER and run {prepare}",
+        partial(folder_problem, entry, tuple(roots)),
+    )
+
+
+def folder_problem(entry: PublicSet, roots: Sequence[Path], probes: Sequence[str] = ()) -> str:
+    """What is wrong with the folders below the data roots, or an empty text.
+
+    probes: paths of some listed images, to look for them elsewhere.
+    """
+    problem = _problem(entry, roots, probes)
+    return f"{problem}; otherwise fsbench data prepare {entry.name}" if problem else ""
+
+
+def _problem(entry: PublicSet, roots: Sequence[Path], probes: Sequence[str]) -> str:
+    if not any(root.is_dir() for root in roots):
+        return f"{listed(roots)} does not exist: set FSBENCH_DATA to the folder of your data"
+    elsewhere = displaced(roots, probes) if probes else None
+    if elsewhere is None:
+        return misnamed(entry, roots)
+    expected = places(roots, entry.images)
+    above = [place for place in expected if place in elsewhere.parents]
+    if above:
+        return f"unpacked one level too deep: move the content of {elsewhere} to {above[0]}"
+    root = root_above(elsewhere, entry.images)
+    if root is not None:
+        return f"they are in {elsewhere}: set FSBENCH_DATA to {root}"
+    return misnamed(entry, roots) or f"they are in {elsewhere}: move its content to {expected[0]}"
+
+
+def misnamed(entry: PublicSet, roots: Iterable[Path]) -> str:
+    """What to rename when a folder is there under a name that is not looked for; else empty."""
+    for aliases in (frozenset[str](), _aliases(entry)):
+        for root in roots:
+            for relative in (*entry.images, *entry.folders):
+                found = _other_name(root, relative, _parts(entry), aliases)
+                if found:
+                    return found
+    return ""
+
+
+def _other_name(root: Path, relative: str, accepted: Set[str], aliases: Set[str]) -> str:
+    """The first part of a path that is there otherwise written, or as one of the aliases."""
+    here = root
+    for part in filter(None, relative.split("/")):
+        if not (here / part).is_dir():
+            alike = {_squashed(part)} | (aliases if here == root else set())
+            for folder in subfolders(here):
+                if folder.name not in accepted and _squashed(folder.name) in alike:
+                    return f"{folder} has another name than expected: rename it to {here / part}"
+            return ""
+        here /= part
+    return ""
+
+
+def _parts(entry: PublicSet) -> set[str]:
+    return {part for place in (*entry.folders, *entry.images) for part in place.split("/")}
+
+
+def _aliases(entry: PublicSet) -> frozenset[str]:
+    """Other usual names of a data set's folder."""
+    title = entry.title.partition(" (")[0]
+    stem = (entry.split_file or "").removeprefix("split_zhou_").removesuffix(".json")
+    return frozenset(_squashed(name) for name in (entry.name, title, stem)) - {""}
+
+
+def _squashed(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.casefold())
+
+
+def root_above(folder: Path, relatives: Sequence[str]) -> Path | None:
+    """The folder below which `folder` is one of the known places; None when there is none.
+
+    A set that was unpacked into a folder of its own name has to be moved, and is no such place.
+    """
+    names = {relative.partition("/")[0] for relative in relatives}
+    for relative in filter(None, relatives):
+        parts = Path(relative).parts
+        root = Path(*folder.parts[: -len(parts)])
+        if folder.parts[-len(parts) :] == parts and root.name not in names:
+            return root
+    return None
+
+
+def displaced(roots: Iterable[Path], probes: Sequence[str]) -> Path | None:
+    """The folder below a root from which all of these relative paths exist; None when not found."""
+    waiting = deque((root, 0) for root in roots if root.is_dir())
+    for _ in range(SEARCH_FOLDERS):
+        if not waiting:
+            return None
+        folder, depth = waiting.popleft()
+        if all((folder / probe).is_file() for probe in probes):
+            return folder
+        if depth < SEARCH_DEPTH:
+            waiting.extend((below, depth + 1) for below in subfolders(folder))
+    return None
+
+
+def listed(folders: Sequence[Path]) -> str:
+    """Folders in a sentence."""
+    return ", ".join(map(str, folders))

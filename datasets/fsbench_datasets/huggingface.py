@@ -1,0 +1,249 @@
+"""`hf:NAME`: a data set of the Hugging Face hub, or a folder that `save_to_disk` has written."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from fewshot_bench import DataMissingError, Stamp, UsageError
+from fsbench_datasets.hub_columns import (
+    Table,
+    check_images,
+    find_columns,
+    first_line,
+    missing,
+)
+from fsbench_datasets.labels import label_rows
+from fsbench_datasets.own_set import Listing, OwnSet, digests
+from fsbench_datasets.pools import ROLE_NAMES, UNSPLIT, check_holdout, complete
+from fsbench_datasets.split_file import ROLES
+
+HUB_NAME = re.compile(r"([\w.-]+(?:/[\w.-]+)?)(?:@([^:?]+))?(?::([^?]+))?")
+KEYS = ("image", "label", *ROLES)
+OLDEST = 4
+
+
+@dataclass(frozen=True)
+class Place:
+    """What `hf:` was asked for: a folder, or a name on the hub with revision and configuration.
+
+    chosen: columns and splits by the keys `image`, `label`, `train`, `val`, `test`.
+    """
+
+    folder: Path | None
+    repository: str
+    revision: str | None
+    config: str | None
+    chosen: Mapping[str, str]
+
+    @classmethod
+    def of(cls, argument: str) -> Place:
+        """`NAME[@REVISION][:CONFIG][?KEY=VALUE&...]`, or `PATH[?KEY=VALUE&...]`."""
+        whole, mark, query = argument.partition("?")
+        if Path(argument).expanduser().is_dir():
+            whole, mark = argument, ""
+        chosen = _query(argument, query) if mark else {}
+        folder = Path(whole).expanduser()
+        if folder.is_dir():
+            return cls(folder, "", None, None, chosen)
+        if folder.exists():
+            raise DataMissingError(
+                f"hf:{argument}: {folder} is a file, expected a folder or a name on the hub (for a "
+                "table of image paths use manifest:FILE)"
+            )
+        match = HUB_NAME.fullmatch(whole)
+        if match is None or whole.startswith("."):
+            raise DataMissingError(
+                f"hf:{argument}: {whole} is no folder here and no name on the hub; expected "
+                "hf:NAME, hf:ORGANIZATION/NAME[@REVISION][:CONFIG], or hf:PATH"
+            )
+        return cls(None, match[1], match[2], match[3], chosen)
+
+
+@dataclass(frozen=True)
+class Hub:
+    """The images of one data set; ids are `split/row`."""
+
+    name: str
+    place: Place
+
+    def listing(self) -> Listing:
+        """All rows with labels; DataMissingError when the data set cannot be loaded."""
+        tables = self._tables
+        rows = [row for table in tables.values() for row in table.labeled(self.name)]
+        classnames = next(iter(tables.values())).columns.classnames
+        prints = (f"{t.split}\t{t.role}\t{t.rows._fingerprint}" for t in tables.values())
+        info = next(iter(tables.values())).rows.info
+        return Listing(
+            label_rows(self.name, rows, classnames),
+            digests(prints),
+            license=str(info.license or "unknown"),
+            sources=self._sources(),
+            notes=self._notes(),
+            folder=str(self.place.folder or ""),
+        )
+
+    def read(self, id: str) -> bytes:
+        """The encoded image; OSError when it cannot be read."""
+        table, number = self._find(id)
+        return table.read(number)
+
+    def stamp(self, id: str) -> Stamp | None:
+        """The stamp of one image; None when the data set is not kept in files."""
+        table, number = self._find(id)
+        return table.stamp(number)
+
+    @cached_property
+    def _splits(self) -> Mapping[str, Any]:
+        return _load(self.name, self.place)
+
+    @cached_property
+    def _roles(self) -> Mapping[str, str]:
+        return _roles(self.name, list(self._splits), self.place.chosen)
+
+    @cached_property
+    def _tables(self) -> dict[str, Table]:
+        """Splits by name, train first."""
+        tables = {}
+        first = next(iter(self._roles))
+        columns = None
+        for split, role in self._roles.items():
+            rows, chosen = self._splits[split], self.place.chosen
+            features = rows.features
+            found = find_columns(
+                self.name, features, chosen.get("image", ""), chosen.get("label", "")
+            )
+            check_images(self.name, found, features)
+            if columns is not None and found != columns:
+                raise UsageError(
+                    f"{self.name}: the splits '{first}' and '{split}' have other columns or class "
+                    "names: expected the same in all"
+                )
+            columns = found
+            base = self.place.folder or Path()
+            tables[split] = Table(split, role, rows.with_format("arrow"), found, base)
+        return tables
+
+    def _find(self, id: str) -> tuple[Table, int]:
+        split, _, number = id.rpartition("/")
+        table = self._tables.get(split)
+        if table is None or not number.isdecimal() or int(number) >= len(table.rows):
+            raise FileNotFoundError(f"{self.name} has no image '{id}'")
+        return table, int(number)
+
+    def _sources(self) -> tuple[str, ...]:
+        if self.place.folder is not None:
+            return ()
+        return (f"https://huggingface.co/datasets/{self.place.repository}",)
+
+    def _notes(self) -> tuple[str, ...]:
+        left = [split for split in self._splits if split not in self._roles]
+        return (f"splits that are not used: {', '.join(left)}",) if left else ()
+
+
+def open_hub(argument: str, holdout: float | None = None) -> OwnSet:
+    """The data set for `hf:NAME` or `hf:PATH`."""
+    name = f"hf:{argument}"
+    check_holdout(name, holdout)
+    place = Place.of(argument)
+    title = place.folder.resolve().name if place.folder else place.repository
+    return OwnSet(name, title, Hub(name, place), partial(complete, name, holdout=holdout))
+
+
+def _query(argument: str, query: str) -> dict[str, str]:
+    chosen = {}
+    for part in query.split("&"):
+        key, _, value = part.partition("=")
+        if key not in KEYS or not value or key in chosen:
+            raise UsageError(
+                f"hf:{argument}: '{part}' after the question mark: expected "
+                f"{', '.join(f'{known}=NAME' for known in KEYS)}, each once"
+            )
+        chosen[key] = value
+    return chosen
+
+
+def _package(name: str) -> Any:
+    """The `datasets` package; DataMissingError without it, or with one that could run scripts."""
+    needed = f"{name} needs the package datasets, version {OLDEST} or newer"
+    try:
+        package = importlib.import_module("datasets")
+        version = str(package.__version__)
+    except (ImportError, AttributeError):
+        raise DataMissingError(f"{needed}: pip install 'fewshot-bench[hf]'") from None
+    if int(version.partition(".")[0]) < OLDEST:
+        raise DataMissingError(
+            f"{needed} (older ones may run code that comes with a data set), found {version}: "
+            "pip install 'fewshot-bench[hf]'"
+        )
+    return package
+
+
+def _load(name: str, place: Place) -> Mapping[str, Any]:
+    """Split name to data set."""
+    package = _package(name)
+    try:
+        with _quiet():
+            loaded = _open(package, place)
+    except Exception as error:  # of many packages: network, hub, arrow, file system
+        if "config" in first_line(error).casefold() and isinstance(error, ValueError):
+            problem = " ".join(str(error).split())
+            raise UsageError(f"{name}: {problem} (hf:NAME:CONFIG says which)") from None
+        raise missing(name, f"{type(error).__name__}: {first_line(error)}") from None
+    if isinstance(loaded, Mapping):
+        return loaded
+    return {str(loaded.split or "data"): loaded}
+
+
+def _open(package: Any, place: Place) -> Any:
+    if place.folder is None:
+        return package.load_dataset(place.repository, place.config, revision=place.revision)
+    if _is_saved(place.folder):
+        return package.load_from_disk(str(place.folder))
+    return package.load_dataset(str(place.folder))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warnings of the hub's client: what fails is told once, in the end."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _is_saved(folder: Path) -> bool:
+    return any((folder / file).is_file() for file in ("state.json", "dataset_dict.json"))
+
+
+def _roles(name: str, splits: list[str], chosen: Mapping[str, str]) -> dict[str, str]:
+    """Split name to role, train first; UsageError when that is not clear."""
+    asked = {chosen[role]: role for role in ROLES if role in chosen}
+    if len(asked) < len(chosen.keys() & set(ROLES)):
+        raise UsageError(f"{name}: one split cannot be train and test at once: name distinct ones")
+    for split in asked:
+        if split not in splits:
+            raise UsageError(f"{name} has no split '{split}': found {', '.join(splits)}")
+    if asked:
+        return asked
+    found = {
+        split: ROLE_NAMES[split.casefold()] for split in splits if split.casefold() in ROLE_NAMES
+    }
+    if not found and len(splits) == 1:
+        return {splits[0]: UNSPLIT}
+    if not found or len(set(found.values())) < len(found):
+        raise UsageError(
+            f"{name} has the splits {', '.join(splits)}: say which to use, for example "
+            f"?train={splits[0]}&test={splits[-1]}"
+        )
+    return dict(sorted(found.items(), key=lambda pair: ROLES.index(pair[1])))

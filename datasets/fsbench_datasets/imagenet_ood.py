@@ -1,0 +1,139 @@
+"""ImageNet variants that are only tested on, in folders named by synset or by class number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+
+from fewshot_bench import DataMissingError, DatasetCard, Item, Stamp, file_stamp
+from fsbench_datasets.advice import folder_problem
+from fsbench_datasets.catalog_entry import PublicSet
+from fsbench_datasets.places import places, subfolders
+from fsbench_datasets.split_file import revision_of
+from fsbench_datasets.synsets import (
+    class_files,
+    copy_note,
+    local_names_note,
+    numbered_synsets,
+    synset_names,
+)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Test images of ImageNet classes; ids are `<class folder>/<file>`.
+
+    The classes are those that have a folder, in ImageNet's order. numbers: whether folders are
+    named by class number (0 to 999) instead of by synset.
+    """
+
+    known: DatasetCard
+    known_classes: int
+    bases: tuple[Path, ...]
+    numbers: bool
+    step: Callable[[], str]
+
+    def card(self) -> DatasetCard:
+        """Known facts; classes, counts and revision as well where the images are there."""
+        if self._found is None:
+            return self.known
+        pools, synsets = self._pools, tuple(self._classes)
+        return replace(
+            self.known,
+            classnames=tuple(synset_names()[synset] for synset in synsets),
+            class_ids=synsets,
+            counts={role: len(items) for role, items in pools.items()},
+            revision=revision_of({**pools, "val": ()}),
+            notes=(
+                *self.known.notes,
+                *copy_note(self.known, self.known_classes, len(synsets), pools),
+                *local_names_note((self._found, self._found.parent)),
+            ),
+            folder=str(self._found),
+        )
+
+    def items(self) -> Mapping[str, tuple[Item, ...]]:
+        """An empty `train` pool and the `test` pool."""
+        return self._pools
+
+    def read(self, item: Item) -> bytes:
+        """The encoded image; OSError when it cannot be read."""
+        return (self._base / item.id).read_bytes()
+
+    def stamp(self, item: Item) -> Stamp | None:
+        """The file's stamp."""
+        return file_stamp(self._base / item.id)
+
+    @cached_property
+    def _found(self) -> Path | None:
+        """The first place with a class folder."""
+        named = ((base, (f.name for f in subfolders(base))) for base in self.bases)
+        return next((base for base, names in named if any(map(self._synset, names))), None)
+
+    @property
+    def _base(self) -> Path:
+        if self._found is None:
+            wanted = " or ".join(map(str, self.bases))
+            raise self._wrong(
+                f"no images: expected one folder per class, {self._kind()}, in {wanted}"
+            )
+        return self._found
+
+    def _wrong(self, what: str) -> DataMissingError:
+        return DataMissingError(f"data set '{self.known.name}': {what} ({self.step()})")
+
+    def _kind(self) -> str:
+        return "numbered 0 to 999" if self.numbers else "named by synset (n01440764, ...)"
+
+    def _synset(self, folder: str) -> str:
+        """The synset of a class folder; empty for a folder of another kind."""
+        if self.numbers:
+            return numbered_synsets().get(folder, "")
+        return folder if folder in synset_names() else ""
+
+    @cached_property
+    def _classes(self) -> dict[str, tuple[str, list[str]]]:
+        """Synset to class folder and file names, in ImageNet's order."""
+        base = self._base
+        try:
+            files = class_files(base)
+        except DataMissingError as error:
+            raise self._wrong(str(error)) from None
+        for folder in files:
+            if not self._synset(folder):
+                raise self._wrong(
+                    f"{base} holds the folder '{folder}': expected class folders only, "
+                    f"{self._kind()}; remove it"
+                )
+        found = {self._synset(folder): (folder, names) for folder, names in files.items()}
+        return dict(sorted(found.items()))
+
+    @cached_property
+    def _pools(self) -> Mapping[str, tuple[Item, ...]]:
+        names = synset_names()
+        test = (
+            Item(f"{folder}/{file}", label, names[synset])
+            for label, (synset, (folder, files)) in enumerate(self._classes.items())
+            for file in files
+        )
+        return {"train": (), "test": tuple(test)}
+
+
+def open_variant(entry: PublicSet, roots: Sequence[Path]) -> Variant:
+    """A test-only variant of ImageNet, searched for below every data root."""
+    return Variant(
+        entry.card(),
+        entry.classes,
+        places(roots, entry.images),
+        entry.layout == "numbers",
+        partial(_step, entry, roots),
+    )
+
+
+def _step(entry: PublicSet, roots: Sequence[Path]) -> str:
+    return folder_problem(entry, roots) or (
+        f"fsbench data prepare {entry.name} fetches them or says how to get them: "
+        f"{entry.sources[0]}"
+    )

@@ -1,0 +1,197 @@
+"""From rows of images with labels or class names to pools whose labels are 0 to n - 1."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fewshot_bench import Item, UsageError
+from fsbench_datasets.pools import ROLE_NAMES, UNSPLIT
+from fsbench_datasets.split_file import Pools, plain_text
+
+SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One image: a whole number as `label` (with or without a name), or the class name itself.
+
+    `where` says where the row stands, for errors: "line 7".
+    """
+
+    id: str
+    label: int | str
+    classname: str | None = None
+    role: str = UNSPLIT
+    where: str = ""
+
+
+@dataclass(frozen=True)
+class Labeled:
+    """Pools as they were listed (`UNSPLIT` for rows without a role).
+
+    classnames: by label; None where the rows have labels alone, and placeholders as names.
+    """
+
+    pools: Pools
+    classnames: tuple[str, ...] | None
+
+
+def label_rows(name: str, rows: Sequence[Row], classnames: Sequence[str] | None = None) -> Labeled:
+    """Check the rows and give every one a label and a class name; UsageError names a bad row.
+
+    classnames: known beforehand, by label. Without them, class names are sorted, and whole numbers
+    have to run from 0 without gaps.
+    """
+    if not rows:
+        raise UsageError(f"{name} lists no images: expected at least two classes")
+    _check_ids(name, rows)
+    _check_roles(name, rows)
+    kinds: dict[type, Row] = {}
+    for row in rows:
+        kinds.setdefault(type(row.label), row)
+    if len(kinds) > 1:
+        first = " and ".join(f"{row.label!r} ({row.where})" for row in kinds.values())
+        raise UsageError(f"{name} has labels of two kinds, {first}: expected numbers or names")
+    names, known = _names(name, rows, classnames)
+    labels = {text: label for label, text in enumerate(names)}
+    pools: dict[str, list[Item]] = {}
+    for row in rows:
+        label = row.label if isinstance(row.label, int) else labels[row.label]
+        pools.setdefault(row.role, []).append(Item(row.id, label, names[label]))
+    return Labeled({role: tuple(items) for role, items in pools.items()}, names if known else None)
+
+
+def role_of(name: str, text: str, where: str) -> str:
+    """The role that a word such as `valid` or `Test` stands for; UsageError for other words."""
+    role = ROLE_NAMES.get(text.strip().casefold())
+    if role is None:
+        raise UsageError(
+            f"{name}: unknown split '{text}' ({where}): expected one of {', '.join(ROLE_NAMES)}"
+        )
+    return role
+
+
+def check_text(name: str, text: str, what: str, where: str) -> str:
+    """The text; UsageError when it is empty or not plain UTF-8."""
+    if not text.strip() or not plain_text(text):
+        problem = f"{what} {text!a}" if text.strip() else f"empty {what}"
+        raise UsageError(
+            f"{name}: {problem} ({where}): expected text in UTF-8 without control characters"
+        )
+    return text
+
+
+def shortened(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are; control characters are escaped."""
+    shown = [name if plain_text(name) else ascii(name)[1:-1] for name in names[:SHOWN]]
+    more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
+    return ", ".join([*shown, *more])
+
+
+def _check_ids(name: str, rows: Sequence[Row]) -> None:
+    seen: dict[str, Row] = {}
+    for row in rows:
+        check_text(name, row.id, "image name", row.where)
+        other = seen.setdefault(row.id, row)
+        if other is not row:
+            raise UsageError(
+                f"{name} lists '{row.id}' twice ({other.where} and {row.where}): expected every "
+                "image once"
+            )
+
+
+def _check_roles(name: str, rows: Sequence[Row]) -> None:
+    roles = {row.role for row in rows}
+    if UNSPLIT in roles and len(roles) > 1:
+        bare = next(row for row in rows if row.role == UNSPLIT)
+        raise UsageError(
+            f"{name}: '{bare.id}' ({bare.where}) has no split while others have one: expected a "
+            "split (train, val, test) for all images or for none"
+        )
+
+
+def _names(
+    name: str, rows: Sequence[Row], classnames: Sequence[str] | None
+) -> tuple[tuple[str, ...], bool]:
+    """Class names by label, and whether they are real."""
+    if classnames is not None:
+        _check_known(name, rows, classnames)
+        return tuple(classnames), True
+    for row in rows:
+        if isinstance(row.label, str):
+            check_text(name, row.label, "class name", row.where)
+    if isinstance(rows[0].label, str):
+        return tuple(sorted({str(row.label) for row in rows})), True
+    found = _numbered(name, rows)
+    _check_gaps(name, rows)
+    if not found:
+        return tuple(f"class {label}" for label in range(_highest(rows) + 1)), False
+    for row in rows:
+        if row.label not in found:
+            raise UsageError(f"{name}: label {row.label} ({row.where}) has no class name")
+    return tuple(found[label] for label in range(len(found))), True
+
+
+def _check_known(name: str, rows: Sequence[Row], classnames: Sequence[str]) -> None:
+    for label, text in enumerate(classnames):
+        check_text(name, text, "class name", f"of label {label}")
+    known = set(classnames)
+    for row in rows:
+        if isinstance(row.label, str) and len(known) < len(classnames):
+            raise UsageError(
+                f"{name}: two of its class names are the same, and its images have names as "
+                "labels: expected numbers (.cls), or distinct names"
+            )
+        if isinstance(row.label, int):
+            good = 0 <= row.label < len(classnames)
+        else:
+            good = row.label in known
+        if not good:
+            raise UsageError(
+                f"{name}: label {row.label!r} ({row.where}) is not among its {len(classnames)} "
+                f"class names: expected 0 to {len(classnames) - 1}, or one of the names"
+            )
+
+
+def _numbered(name: str, rows: Sequence[Row]) -> Mapping[int, str]:
+    """The names that stand beside whole-number labels, by label."""
+    found: dict[int, Row] = {}
+    owners: dict[str, Row] = {}
+    for row in rows:
+        if row.classname is None:
+            continue
+        check_text(name, row.classname, "class name", row.where)
+        known = found.setdefault(int(row.label), row)
+        if known.classname != row.classname:
+            raise UsageError(
+                f"{name} gives label {row.label} two names, '{known.classname}' ({known.where}) "
+                f"and '{row.classname}' ({row.where}): expected one name per label"
+            )
+        owner = owners.setdefault(row.classname, row)
+        if owner.label != row.label:
+            raise UsageError(
+                f"{name} gives the class '{row.classname}' two labels, {owner.label} "
+                f"({owner.where}) and {row.label} ({row.where}): expected one label per class"
+            )
+    return {label: str(row.classname) for label, row in found.items()}
+
+
+def _check_gaps(name: str, rows: Sequence[Row]) -> None:
+    labels = {int(row.label) for row in rows}
+    for row in rows:
+        if int(row.label) < 0:
+            raise UsageError(
+                f"{name}: label {row.label} ({row.where}): expected whole numbers from 0 (-1 often "
+                "marks images whose label is kept secret; take them out)"
+            )
+    if max(labels) != len(labels) - 1:
+        gap = next(label for label in range(len(labels)) if label not in labels)
+        raise UsageError(
+            f"{name} has no image of label {gap}: its {len(labels)} classes are expected to be "
+            f"numbered 0 to {len(labels) - 1}, the highest is {max(labels)}"
+        )
+
+
+def _highest(rows: Sequence[Row]) -> int:
+    return max(int(row.label) for row in rows)

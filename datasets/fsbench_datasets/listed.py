@@ -1,0 +1,206 @@
+"""Data sets whose lists stand in files, apart from the folder of images that they name."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+from fewshot_bench import DataMissingError, DatasetCard, Item, Pools, Stamp, file_stamp
+from fsbench_datasets.split_file import ROLES, counts_of, revision_of
+
+SAMPLE = 24
+SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The pools as they are listed, class names by label, and notes for the card."""
+
+    pools: Pools
+    classnames: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+class Lists(Protocol):
+    """The lists of a data set."""
+
+    def found(self) -> bool:
+        """Whether there is anything to load."""
+        ...
+
+    def load(self) -> Loaded:
+        """Everything that is listed; DataMissingError when it is damaged."""
+        ...
+
+    def absent(self) -> tuple[str, str]:
+        """What is not found, where; and what mends it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What mends a data set whose images are missing, or some of those that are listed.
+
+    prepare: the command that fetches them, ending with "; or ", or an empty text.
+    place: where they go. incomplete: `FOLDER` stands for the folder of the images.
+    hint: from the paths of some listed images (none when there are no lists) to what is wrong with
+        the folders, or an empty text.
+    """
+
+    prepare: str
+    place: str
+    incomplete: str
+    hint: Callable[[Sequence[str]], str] = lambda probes: ""
+
+    def images(self, hint: str) -> str:
+        """What mends missing images, when nothing more is known than `hint` says."""
+        return hint or self.prepare + self.place
+
+
+@dataclass(frozen=True)
+class ListedImages:
+    """One data set: what is known of it, its lists, and where its images may lie."""
+
+    known: DatasetCard
+    lists: Lists
+    image_places: tuple[Path, ...]
+    steps: Steps
+    known_classes: int | None = None
+
+    def card(self) -> DatasetCard:
+        """Known facts; class names, counts and revision as well where the lists are there."""
+        if not self.lists.found():
+            return self.known
+        loaded = self._loaded
+        return replace(
+            self.known,
+            classnames=loaded.classnames,
+            counts=counts_of(loaded.pools),
+            revision=revision_of(loaded.pools, (f"{size}\n".encode() for size in self._sizes)),
+            notes=(*self.known.notes, *loaded.notes, *self._differences()),
+            folder=str(self._found_base or ""),
+        )
+
+    def items(self) -> Pools:
+        """The pools in the order of the lists; DataMissingError when anything is absent."""
+        pools, _ = self._loaded.pools, self._base
+        missing = [
+            item.id for item, size in zip(self._items(), self._sizes, strict=True) if size < 0
+        ]
+        if missing:
+            raise self._incomplete(missing)
+        return pools
+
+    def read(self, item: Item) -> bytes:
+        """The encoded image; OSError when it cannot be read."""
+        return (self._base / item.id).read_bytes()
+
+    def stamp(self, item: Item) -> Stamp | None:
+        """The stamp of one image file; None when it is missing."""
+        return file_stamp(self._base / item.id)
+
+    @cached_property
+    def _loaded(self) -> Loaded:
+        if not self.lists.found():
+            raise self._missing(self._no_lists())
+        return self.lists.load()
+
+    def _items(self) -> Iterator[Item]:
+        return (item for role in ROLES for item in self._loaded.pools[role])
+
+    @cached_property
+    def _sizes(self) -> list[int]:
+        """Bytes of every listed image, -1 where there is none."""
+        base = self._found_base
+        return [-1 if base is None else _size(f"{base}/{item.id}") for item in self._items()]
+
+    @cached_property
+    def _base(self) -> Path:
+        if self._found_base is None:
+            raise self._missing(self._no_images())
+        return self._found_base
+
+    @cached_property
+    def _found_base(self) -> Path | None:
+        """The folder that holds most of a spread sample of the listed images, if it holds any."""
+        sample = [item.id for pool in self._loaded.pools.values() for item in _spread(pool)]
+        held = {base: _held(base, sample) for base in self.image_places if base.is_dir()}
+        best = max(held, key=lambda base: held[base], default=None)
+        return best if best is not None and held[best] else None
+
+    def _no_lists(self) -> str:
+        what, step = self.lists.absent()
+        if any(base.is_dir() for base in self.image_places):
+            return f"{what} ({step})"
+        wanted = ", ".join(map(str, self.image_places))
+        steps = self.steps.hint(()) or f"{step}; {self.steps.place}"
+        return f"{what}, and no images folder (expected one of {wanted}): {steps}"
+
+    def _no_images(self) -> str:
+        probes = [pool[0].id for pool in self._loaded.pools.values() if pool]
+        there = [base for base in self.image_places if base.is_dir()]
+        if not there:
+            return self._no_folder(probes)
+        deep = next(filter(None, (_too_deep(base, probes[0]) for base in there)), "")
+        hint = deep or self.steps.hint(probes)
+        return f"no images {probes} in {', '.join(map(str, there))} ({self.steps.images(hint)})"
+
+    def _no_folder(self, probes: Sequence[str]) -> str:
+        wanted = ", ".join(map(str, self.image_places))
+        hint = self.steps.hint(probes)
+        return f"no images folder: expected one of {wanted} ({self.steps.images(hint)})"
+
+    def _incomplete(self, missing: Sequence[str]) -> DataMissingError:
+        shown = ", ".join(missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
+        mend = self.steps.incomplete.replace("FOLDER", str(self._base))
+        steps = "; or ".join(filter(None, (_too_deep(self._base, missing[0]), mend)))
+        return self._missing(
+            f"{len(missing)} of {len(self._sizes)} listed images are not in {self._base}: {shown} "
+            f"({steps})"
+        )
+
+    def _missing(self, what: str) -> DataMissingError:
+        return DataMissingError(f"data set '{self.known.name}': {what}")
+
+    def _differences(self) -> Iterator[str]:
+        expected, found = self.known.expected_counts, counts_of(self._loaded.pools)
+        classes = len(self._loaded.classnames)
+        if expected and (found, classes) != (expected, self.known_classes):
+            published = "/".join(str(count) for count in expected.values())
+            yield (
+                f"this is not the published split: {classes} classes and "
+                f"{'/'.join(map(str, found.values()))} images (train/val/test), published are "
+                f"{self.known_classes} and {published}; its numbers cannot be compared with "
+                "published ones"
+            )
+
+
+def _spread(pool: Sequence[Item]) -> list[Item]:
+    step = max(1, len(pool) // SAMPLE)
+    return list(pool[::step][:SAMPLE])
+
+
+def _held(base: Path, ids: Sequence[str]) -> int:
+    return sum(_size(f"{base}/{id}") >= 0 for id in ids)
+
+
+def _size(path: str) -> int:
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return -1
+    return found.st_size if stat.S_ISREG(found.st_mode) else -1
+
+
+def _too_deep(base: Path, id: str) -> str:
+    """What to do when an image that is listed in `a` lies in `a/a`; else empty."""
+    folder = (base / id).parent
+    deep = folder / folder.name
+    if not (deep / Path(id).name).is_file():
+        return ""
+    return f"unpacked one level too deep: move the content of {deep} to {folder}"

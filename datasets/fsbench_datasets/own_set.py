@@ -1,0 +1,131 @@
+"""A data set made of rows from anywhere: a manifest, tar shards, a hub data set, a package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Protocol
+
+from fewshot_bench import SIMPLE_TEMPLATES, DatasetCard, Item, Pools, Stamp, UsageError
+from fsbench_datasets.labels import Labeled
+from fsbench_datasets.pools import check_classes
+from fsbench_datasets.split_file import counts_of, revision_of
+
+Complete = Callable[[Pools], tuple[Pools, str]]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a source says of its images.
+
+    contents: bytes that change when images are replaced; they enter the revision.
+    """
+
+    labeled: Labeled
+    contents: tuple[bytes, ...] = ()
+    templates: tuple[str, ...] = SIMPLE_TEMPLATES
+    license: str = "unknown"
+    sources: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    folder: str = ""
+
+
+class Source(Protocol):
+    """Where the images are."""
+
+    def listing(self) -> Listing:
+        """All images with labels; DataMissingError or UsageError when they cannot be listed."""
+        ...
+
+    def read(self, id: str) -> bytes:
+        """The encoded image; OSError when it cannot be read."""
+        ...
+
+    def stamp(self, id: str) -> Stamp | None:
+        """What tells that the image is still the same; None when it is missing."""
+        ...
+
+
+@dataclass(frozen=True)
+class OwnSet:
+    """The data set of a source.
+
+    complete: makes the pools that were not listed, with a note. A source that has labels without
+    names is refused, unless placeholders may stand for them because all names are given elsewhere.
+    """
+
+    name: str
+    title: str
+    source: Source
+    complete: Complete
+    placeholders: bool = False
+
+    def card(self) -> DatasetCard:
+        """Facts, class names and counts."""
+        pools, note = self._lists
+        listing = self._listing
+        return DatasetCard(
+            self.name,
+            self.title,
+            self._classnames,
+            listing.templates,
+            counts=counts_of(pools),
+            license=listing.license,
+            revision=revision_of(pools, listing.contents),
+            sources=listing.sources,
+            notes=(note, *listing.notes),
+            folder=listing.folder,
+        )
+
+    def items(self) -> Pools:
+        """The pools; DataMissingError or UsageError when the source cannot be used."""
+        return self._lists[0]
+
+    def read(self, item: Item) -> bytes:
+        """The encoded image; OSError when it cannot be read."""
+        return self.source.read(item.id)
+
+    def stamp(self, item: Item) -> Stamp | None:
+        """The stamp of one image; None when it is missing."""
+        return self.source.stamp(item.id)
+
+    def unnamed(self) -> OwnSet:
+        """The same data set, with placeholders where the source has labels without names."""
+        return replace(self, placeholders=True)
+
+    @cached_property
+    def _listing(self) -> Listing:
+        return self.source.listing()
+
+    @cached_property
+    def _lists(self) -> tuple[Pools, str]:
+        names = self._classnames
+        pools, note = self.complete(self._listing.labeled.pools)
+        check_classes(self.name, pools)
+        trained = {item.label for item in pools["train"]}
+        absent = [name for label, name in enumerate(names) if label not in trained]
+        if trained and absent:
+            raise UsageError(
+                f"{self.name}: class '{absent[0]}' has no images: expected train images of every "
+                "class (add some, or take the class out of the class names)"
+            )
+        return pools, note
+
+    @cached_property
+    def _classnames(self) -> tuple[str, ...]:
+        labeled = self._listing.labeled
+        if labeled.classnames is not None:
+            return labeled.classnames
+        count = 1 + max(item.label for items in labeled.pools.values() for item in items)
+        if not self.placeholders:
+            raise UsageError(
+                f"{self.name} has labels 0 to {count - 1} and no class names: give them with "
+                f"--classnames FILE ({count} lines, in the order of the labels)"
+            )
+        return tuple(f"class {label}" for label in range(count))
+
+
+def digests(parts: Iterable[object]) -> tuple[bytes, ...]:
+    """Values as lines for a revision."""
+    return tuple(f"{part}\n".encode() for part in parts)

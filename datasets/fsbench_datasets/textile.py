@@ -1,0 +1,79 @@
+"""`textile`: simulated fabric with and without defects, from the package conformal-clip-data."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+from fewshot_bench import DataMissingError, Stamp, file_stamp
+from fsbench_datasets.labels import Row, label_rows
+from fsbench_datasets.own_set import Listing, OwnSet, digests
+from fsbench_datasets.pools import complete
+
+PACKAGE = "conformal_clip_data"
+BELOW = "data/textile_images/simulated"
+# Folder to class name; images per folder as the package's description counts them.
+CLASSES = {
+    "nominal": ("no defect", 1000),
+    "local": ("a local defect", 500),
+    "global": ("a global defect", 500),
+}
+TEMPLATE = "a close-up photo of textile fabric with {}."
+INSTALL = "pip install 'fewshot-bench[textile]'"
+PAPER = "F. M. Megahed et al. (2025), https://arxiv.org/abs/2501.12596"
+
+
+@dataclass(frozen=True)
+class Textile:
+    """The images in the installed package; ids are `folder/file`."""
+
+    def listing(self) -> Listing:
+        """All images; DataMissingError without the package, or when it lacks some."""
+        names = [classname for classname, _ in CLASSES.values()]
+        rows = [
+            Row(f"{folder}/{path.name}", label)
+            for label, folder in enumerate(CLASSES)
+            for path in sorted((self._root / folder).glob("*.jpg"))
+        ]
+        expected = sum(count for _, count in CLASSES.values())
+        if len(rows) != expected:
+            raise DataMissingError(
+                f"textile: {len(rows)} images in {self._root}, expected {expected}; install the "
+                f"package again: {INSTALL}"
+            )
+        return Listing(
+            label_rows("textile", rows, names),
+            digests((self._root / row.id).stat().st_size for row in rows),
+            (TEMPLATE,),
+            license="MIT",
+            sources=("https://pypi.org/project/conformal-clip-data/", PAPER),
+            notes=("simulated with the R package spc4sts, 250 x 250 pixels",),
+            folder=str(self._root),
+        )
+
+    def read(self, id: str) -> bytes:
+        """The encoded image; OSError when it cannot be read."""
+        return (self._root / id).read_bytes()
+
+    def stamp(self, id: str) -> Stamp | None:
+        """The stamp of the image file; None when it is missing."""
+        return file_stamp(self._root / id)
+
+    @cached_property
+    def _root(self) -> Path:
+        found = importlib.util.find_spec(PACKAGE)
+        places = (found.submodule_search_locations or []) if found else []
+        root = next((Path(place) / BELOW for place in places), None)
+        if root is None or not root.is_dir():
+            raise DataMissingError(
+                f"textile needs the package conformal-clip-data (2,000 images, 30 MB): {INSTALL}"
+            )
+        return root
+
+
+def textile() -> OwnSet:
+    """2,000 images of simulated fabric in three classes."""
+    title = "Simulated textile fabric"
+    return OwnSet("textile", title, Textile(), partial(complete, "textile", holdout=None))

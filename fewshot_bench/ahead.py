@@ -1,0 +1,94 @@
+"""Threads that read, decode and resize while others compute; results always come in order."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Generic, TypeVar
+
+DEPTH = 2
+SPREAD = 32
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+
+def cores() -> int:
+    """The CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+THREADS = max(2, min(16, cores()))
+
+
+@functools.cache
+def workers(threads: int) -> ThreadPoolExecutor:
+    """The threads that work on single images."""
+    return ThreadPoolExecutor(threads, "fsbench-images")
+
+
+@functools.cache
+def _assemblers() -> ThreadPoolExecutor:
+    """Threads that put batches together; apart from `workers`, for which they wait."""
+    return ThreadPoolExecutor(DEPTH, "fsbench-batches")
+
+
+def in_background(job: Callable[[], Out]) -> Future[Out]:
+    """Start a job that puts a batch together."""
+    return _assemblers().submit(job)
+
+
+def spread(
+    work: Callable[[In], Out], values: Sequence[In], threads: int = THREADS, size: int = SPREAD
+) -> list[Out]:
+    """`work` of every value, in order, in threads; the first error in order is raised.
+
+    `size` values go to a thread at a time.
+    """
+    parts = [values[start : start + size] for start in range(0, len(values), size)]
+    if len(parts) < 2:
+        return [work(value) for value in values]
+    results = workers(threads).map(lambda part: [work(value) for value in part], parts)
+    return [result for part in results for result in part]
+
+
+class Ahead(Iterator[Out], Generic[Out]):
+    """Results of jobs in order; up to `depth` jobs run in threads beyond what was asked for."""
+
+    def __init__(self, jobs: Iterable[Callable[[], Out]], depth: int = DEPTH) -> None:
+        self._jobs = iter(jobs)
+        self._depth = depth
+        self._pending: deque[Future[Out]] = deque()
+
+    def __next__(self) -> Out:
+        if not self._depth:
+            return next(self._jobs)()
+        self._fill(self._depth + 1)
+        if not self._pending:
+            raise StopIteration
+        found = self._pending.popleft().result()
+        self._fill(self._depth)
+        return found
+
+    def _fill(self, count: int) -> None:
+        while len(self._pending) < count:
+            job: Any = next(self._jobs, None)
+            if job is None:
+                return
+            self._pending.append(in_background(job))
+
+    def peek(self) -> Out | None:
+        """The next result when it is there already."""
+        if not self._pending or not self._pending[0].done():
+            return None
+        future = self._pending[0]
+        return None if future.exception() else future.result()
+
+    def close(self) -> None:
+        """Drop what nobody will ask for."""
+        while self._pending:
+            self._pending.popleft().cancel()

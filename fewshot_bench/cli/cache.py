@@ -1,0 +1,146 @@
+"""`fsbench cache`: what is cached, how much of it, and removing it."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fewshot_bench.cli.options import NAMES
+from fewshot_bench.errors import FsbenchError, UsageError, suggestion, unknown
+from fewshot_bench.spec import DEFAULT_STORE
+
+COMMANDS = ("ls", "size", "rm")
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_PATH: Any = click.Path(path_type=Path)
+_STORE = click.option(
+    "--store",
+    type=_PATH,
+    default=DEFAULT_STORE,
+    show_default=True,
+    help="Store whose features are meant.",
+)
+
+
+class CacheCommands(click.Group):
+    """Subcommands in the order of use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of use."""
+        return list(COMMANDS)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does, with a suggestion for a command that does not exist."""
+        name = args[0] if args else ""
+        if name and not name.startswith("-") and name not in COMMANDS:
+            raise click.UsageError(f"unknown command '{name}'{suggestion(name, COMMANDS)}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group("cache", cls=CacheCommands, short_help="Show or remove what is cached.")
+def command() -> None:
+    """Show or remove what is cached: all of it can be computed again."""
+
+
+@command.command("ls", short_help="List what is cached.")
+@_STORE
+def list_files(store: Path) -> None:
+    """List decoded images, digests of image files and features, the latest used first."""
+    from fewshot_bench.cache_entries import entries
+
+    found = sorted(entries(_files(_kinds(None), store)), key=lambda entry: -entry.file.used)
+    rows = [("kind", "data set", "images", "size", "last used", "file")]
+    for entry in found:
+        rows.append(
+            (
+                entry.file.kind,
+                entry.dataset or "-",
+                "-" if entry.images is None else f"{entry.images:,}",
+                _size(entry.file.size),
+                time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.file.used)),
+                "half-written" if entry.file.temporary else entry.file.path.name[:12],
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows if found else []:
+        cells = [
+            cell.rjust(width) if column in (2, 3) else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        click.echo("  ".join(cells).rstrip())
+    if not found:
+        click.echo("nothing is cached")
+
+
+@command.command("size", short_help="Show how large the cache is, and its bound.")
+@_STORE
+def size(store: Path) -> None:
+    """Show how much of each kind there is, where, and the bound of decoded images."""
+    from fewshot_bench.cache_folder import IMAGES, LIMIT_VARIABLE, files, folder_of, limit_bytes
+
+    for kind in _kinds(None):
+        folder = folder_of(kind, store)
+        found = files(kind, folder)
+        total = sum(file.size for file in found)
+        bound = f" of at most {_size(limit_bytes())} ({LIMIT_VARIABLE})" if kind == IMAGES else ""
+        click.echo(f"{kind:<10} {_size(total):>9}{bound} in {len(found)} files, {folder}")
+
+
+@command.command("rm", short_help="Remove what is cached.")
+@click.option("--kind", type=NAMES, help="Only images, digests, features or tar-index.")
+@click.option("--older", metavar="TIME", help="Only what was not used for so long: 30d, 12h, 90m.")
+@_STORE
+def remove_files(kind: tuple[str, ...] | None, older: str | None, store: Path) -> None:
+    """Remove what is cached, without asking: it is computed again when it is needed."""
+    from fewshot_bench.cache_folder import remove
+    from fewshot_bench.store_files import is_stale
+
+    before = time.time() - _seconds(older) if older else float("inf")
+    chosen = [
+        file
+        for file in _files(_kinds(kind), store)
+        if file.used <= before and (not file.temporary or is_stale(file.path))
+    ]
+    removed = [file for file in chosen if remove(file)]
+    click.echo(f"removed {len(removed)} files, {_size(sum(file.size for file in removed))}")
+    if len(removed) < len(chosen):
+        raise FsbenchError(
+            f"{len(chosen) - len(removed)} files could not be removed, the first is "
+            f"{next(f.path for f in chosen if f not in removed)}: check who may write there"
+        )
+
+
+def _kinds(chosen: tuple[str, ...] | None) -> tuple[str, ...]:
+    from fewshot_bench.cache_folder import KINDS
+
+    for kind in chosen or ():
+        if kind not in KINDS:
+            raise unknown("kind of cache", kind, KINDS, "fsbench cache rm --help")
+    return chosen or KINDS
+
+
+def _files(kinds: tuple[str, ...], store: Path) -> list[Any]:
+    from fewshot_bench.cache_folder import files, folder_of
+
+    return [file for kind in kinds for file in files(kind, folder_of(kind, store))]
+
+
+def _seconds(text: str) -> float:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text.strip(), re.ASCII)
+    if found is None:
+        raise UsageError(f"--older '{text}': expected a number and s, m, h, d or w, such as 30d")
+    return float(found[1]) * UNITS[found[2]]
+
+
+def _size(count: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"

@@ -1,0 +1,128 @@
+"""`fsbench splits export`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fewshot_bench.cli.splits_subject import Draws, Subject, draw_options, draws_of
+from fewshot_bench.errors import UsageError, unknown
+
+if TYPE_CHECKING:
+    from fewshot_bench.split_files.model import SplitFile
+
+
+@click.command("export", short_help="Write the lists or few-shot picks of a data set to files.")
+@click.argument("name", metavar="NAME")
+@draw_options
+@click.option(
+    "--format", help="fsbench, coop, index or jsonl (default: coop; fsbench with --shots)."
+)
+@click.option(
+    "-O",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE|FOLDER",
+    help="Where to write; a folder for several picks.",
+)
+@click.option("--with-test", is_flag=True, help="Write the test list beside the picks, too.")
+@click.option("--force", is_flag=True, help="Replace files that are there.")
+def command(
+    name: str,
+    shots: Any,
+    seeds: Any,
+    protocol: str,
+    val: str,
+    format: str | None,
+    output: Path,
+    with_test: bool,
+    force: bool,
+) -> None:
+    """Write the lists or few-shot picks of a data set to files.
+
+    Without --shots, the train, val and test lists are written. With --shots, the picks of each
+    setting are: files named shot_16-seed_1.json in a folder, or one file.
+    """
+    from fewshot_bench.cli.splits_subject import opened
+    from fewshot_bench.split_files.writing import ENDINGS, refuse_existing, text_of
+
+    draws = draws_of(shots, seeds, protocol, val)
+    format = format or ("coop" if draws is None else "fsbench")
+    if format not in ENDINGS:
+        raise unknown("format", format, ENDINGS, "fsbench splits export --help")
+    if with_test and (draws is None or format == "index"):
+        raise UsageError("--with-test is for picks (--shots) in format fsbench or jsonl")
+    subject = opened(name)
+    files = [_lists(subject)] if draws is None else list(_picks(subject, draws, with_test))
+    texts = [text_of(file, format, subject.pools) for file in files]
+    paths = _targets(files, output, format)
+    refuse_existing(paths, force=force)
+    for file, path, text in zip(files, paths, texts, strict=True):
+        _write(subject, file, path, text.encode(), force=force)
+
+
+def _lists(subject: Subject) -> SplitFile:
+    from fewshot_bench.split_files.model import SplitFile
+
+    revision = subject.card.revision
+    return SplitFile(Path(), "", subject.lists, dataset=subject.name, revision=revision)
+
+
+def _picks(subject: Subject, draws: Draws, with_test: bool) -> Iterator[SplitFile]:
+    from fewshot_bench.split_files.model import SplitFile
+
+    for split in draws.of(subject):
+        lists = {"train": split.train, "val": split.val}
+        yield SplitFile(
+            Path(),
+            "",
+            lists | {"test": split.test} if with_test else lists,
+            dataset=split.dataset,
+            revision=split.revision,
+            protocol=split.protocol,
+            shots=split.shots,
+            seed=split.seed,
+        )
+
+
+def _targets(files: list[SplitFile], output: Path, format: str) -> list[Path]:
+    """One path per file; UsageError when several files were to become one."""
+    from fewshot_bench.split_files.writing import ENDINGS
+
+    ending = f".{ENDINGS[format]}"
+    into_folder = output.is_dir() or len(files) > 1
+    if not into_folder:
+        return [output]
+    if output.suffix == ending or output.is_file():
+        raise UsageError(
+            f"-O {output}: {len(files)} picks go into {len(files)} files; expected a folder"
+        )
+    return [output / _file_name(file, ending) for file in files]
+
+
+def _file_name(file: SplitFile, ending: str) -> str:
+    from fewshot_bench.published.picks import published_splits
+    from fewshot_bench.split_files.imported import safe_name
+
+    if file.is_draw:
+        return f"shot_{file.shots}-seed_{file.seed}{ending}"
+    known = published_splits().get(file.dataset)
+    if known is not None and Path(known.file).suffix == ending:
+        return known.file
+    return f"split_{safe_name(file.dataset)}{ending}"
+
+
+def _write(subject: Subject, file: SplitFile, path: Path, content: bytes, *, force: bool) -> None:
+    from fewshot_bench.published.picks import verified_file
+    from fewshot_bench.split_files.writing import place
+
+    place(path, content, force=force)
+    counts = ", ".join(f"{len(items)} {role}" for role, items in file.lists.items())
+    click.echo(f"{path}: {counts}")
+    click.echo(f"  {'picks' if file.is_draw else 'lists'} sha256 {file.digest}")
+    if not file.is_draw and verified_file(content, subject.name):
+        click.echo("  equal to the published file, byte for byte")

@@ -1,0 +1,144 @@
+"""In words: marks, failed and missing cells, what cannot be asked, and missing averages."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+
+from fewshot_bench.compare.mixing import data_digest
+from fewshot_bench.compare.model import Cell, Group, Row, Table
+
+_LISTED = 12
+
+
+def notes(table: Table) -> list[str]:
+    """Footnotes, the gravest first."""
+    return [
+        *_marks(table),
+        *_own_data(table),
+        *_inapplicable(table),
+        *_failures(table),
+        *_holes(table),
+        *_seeds(table),
+        *_without(table),
+    ]
+
+
+def _marks(table: Table) -> Iterator[str]:
+    unfair = [row.label for row in table.rows if row.spec.val == "full"]
+    if unfair:
+        yield (
+            f"unfair validation: {_some(unfair)} chose on the full validation set, "
+            "many more labels than the shots"
+        )
+    for limit in sorted({row.spec.limit for row in table.rows if row.spec.limit is not None}):
+        yield f"limited run: only {limit} queries per data set; not the data set's accuracy"
+    if any(seed.split != seed.train for seed in table.seeds):
+        yield (
+            "seeds written a/b: split seed a, training seed b; the interval treats all runs as "
+            "independent"
+        )
+
+
+def _own_data(table: Table) -> Iterator[str]:
+    """Data sets under a person's own class names, templates or hold-out."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for cell in _own_cells(table):
+        if cell.own_data:
+            key = data_digest(cell.own_data), ", ".join(cell.own_data)
+            found.setdefault(key, []).append(cell.group.dataset)
+    for (digest, parts), datasets in found.items():
+        yield f"own data {digest}: {_some(list(dict.fromkeys(datasets)))} with own {parts}"
+
+
+def _inapplicable(table: Table) -> Iterator[str]:
+    """One line per method and reason."""
+    found: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+    for cell in _own_cells(table):
+        if cell.status == "inapplicable":
+            found[cell.row.spec.method, cell.reason].append(cell.row.label)
+    for (_, reason), labels in found.items():
+        yield f"n/a {', '.join(dict.fromkeys(labels))}: {reason}"
+
+
+def _failures(table: Table) -> Iterator[str]:
+    failed = [cell for cell in _own_cells(table) if cell.failed]
+    if failed:
+        total = sum(cell.failed for cell in failed)
+        parts = [f"{_where(cell)}: {cell.failed} x {', '.join(cell.errors)}" for cell in failed]
+        yield f"{total} failed (!; run again with --retry-failed): {_some(parts, '; ')}"
+
+
+def _holes(table: Table) -> Iterator[str]:
+    absent = [cell for cell in _own_cells(table) if cell.status == "missing"]
+    if absent:
+        parts = [f"{_where(cell)}{': ' if cell.reason else ''}{cell.reason}" for cell in absent]
+        yield f"{len(absent)} cells missing (—): {_some(parts, '; ')}"
+    without = [_where(cell) for cell in table.cells.values() if _lacks_difference(table, cell)]
+    if without:
+        yield f"no difference, for want of identical splits with a result: {_some(without, '; ')}"
+
+
+def _lacks_difference(table: Table, cell: Cell) -> bool:
+    if table.baseline is None or cell.row.label == table.baseline or cell.group.derived:
+        return False
+    return cell.delta is None and not cell.no_delta and table.metric in cell.estimates
+
+
+def _seeds(table: Table) -> Iterator[str]:
+    """Cells whose numbers are over fewer seeds than others of their kind, by what is usual."""
+    parts: defaultdict[str, list[str]] = defaultdict(list)
+    for cell in table.cells.values():
+        values = cell.series.get(table.metric, {})
+        if values and len(values) < len(cell.group.seeds) and not cell.group.average:
+            why = f" ({cell.reason})" if cell.reason else ""
+            usual = _join(cell.group.seeds)
+            parts[usual].append(f"{_where(cell)}: {_join(values)}{why}")
+    for usual, found in parts.items():
+        yield f"cells with other seeds than {usual}: {_some(found, '; ')}"
+
+
+def _without(table: Table) -> Iterator[str]:
+    """Why there is no average, or no harmonic mean."""
+    found = [
+        f"no {_derived(group, row.label)}, {_join(shots)}-shot: {reason}"
+        for group in table.groups
+        if group.derived
+        for row in table.rows
+        for reason, shots in _reasons(table, group, row).items()
+    ]
+    yield from found[:_LISTED]
+    if len(found) > _LISTED:
+        yield f"{len(found) - _LISTED} more averages missing; reasons in --format json"
+
+
+def _reasons(table: Table, group: Group, row: Row) -> dict[str, list[int]]:
+    reasons: defaultdict[str, list[int]] = defaultdict(list)
+    for cell in table.line(group, row):
+        if cell.reason and cell.expected and cell.status == "missing":
+            reasons[cell.reason].append(cell.shots)
+    return reasons
+
+
+def _derived(group: Group, method: str) -> str:
+    if group.average:
+        return f"{group.label} of {method}"
+    return f"harmonic mean of {method} on {group.dataset}"
+
+
+def _own_cells(table: Table) -> Iterator[Cell]:
+    return (cell for cell in table.cells.values() if not cell.group.derived and cell.expected)
+
+
+def _join(values: Iterable[object]) -> str:
+    return ",".join(map(str, values))
+
+
+def _where(cell: Cell) -> str:
+    return f"{cell.row.label} on {cell.group.label}, {cell.shots}-shot"
+
+
+def _some(parts: Sequence[str], separator: str = ", ") -> str:
+    more = len(parts) - _LISTED
+    shown = separator.join(parts[:_LISTED])
+    return f"{shown}{separator}and {more} more" if more > 0 else shown

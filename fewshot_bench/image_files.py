@@ -1,0 +1,131 @@
+"""The encoded image files of a data set: read, told apart by their digests, decoded."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import time
+from collections.abc import Sequence
+
+from PIL import Image
+
+from fewshot_bench.ahead import spread
+from fewshot_bench.dataset import Dataset, Stamp, Stamped
+from fewshot_bench.errors import DataMissingError
+from fewshot_bench.image_digests import (
+    RACY_SECONDS,
+    DatasetDigests,
+    Known,
+    dataset_digests,
+    is_racy,
+    now,
+)
+from fewshot_bench.task import Item
+
+DAMAGED = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+
+
+def decode(data: bytes) -> Image.Image:
+    """The PIL image of an encoded file, fully read; OSError or ValueError when it is damaged."""
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    return image
+
+
+def unreadable(dataset: Dataset, items: Sequence[Item]) -> tuple[list[str], str]:
+    """`id: reason` for every item that is missing or does not decode.
+
+    Files that are known by their stamps are not read. Also says why digests cannot be kept.
+    """
+    digests = dataset_digests(dataset)
+    digests.load()
+    check = functools.partial(_problem, dataset, digests)
+    found = dict(zip(items, spread(check, items), strict=True))
+    young = [item for item, problem in found.items() if isinstance(problem, Stamp)]
+    if young:
+        # A moment later their stamps can be trusted, and the next run need not read them.
+        latest = max(p.changed for p in found.values() if isinstance(p, Stamp))
+        time.sleep(min(RACY_SECONDS, max(0.0, latest + RACY_SECONDS - now() + 0.01)))
+        check = functools.partial(_problem, dataset, digests, patient=False)
+        found |= dict(zip(young, spread(check, young), strict=True))
+    digests.save()
+    return [problem for problem in found.values() if isinstance(problem, str)], digests.problem
+
+
+def _problem(
+    dataset: Dataset, digests: DatasetDigests, item: Item, patient: bool = True
+) -> str | Stamp | None:
+    """Why an image cannot be used; with `patient`, its stamp when it changed a moment ago."""
+    stamp = digests.stamp(item)
+    known = digests.get(item, stamp)
+    if known is not None and known.decodes:
+        return None
+    taken = now()
+    if patient and stamp is not None and is_racy(stamp, taken):
+        return stamp
+    try:
+        data = dataset.read(item)
+        decode(data)
+    except Exception as error:
+        return f"{item.id}: {type(error).__name__}: {error}"
+    digests.put(item, stamp, Known(hashlib.sha256(data).digest(), True), taken)
+    return None
+
+
+class ImageFiles:
+    """The files of some items; an image that cannot be used is a DataMissingError with its name."""
+
+    def __init__(self, dataset: Dataset, items: Sequence[Item]) -> None:
+        self.name = dataset.card().name
+        self.stamped = isinstance(dataset, Stamped)
+        self.problem = ""
+        self._dataset = dataset
+        self._items = items
+
+    @functools.cached_property
+    def digests(self) -> tuple[bytes, ...]:
+        """The SHA-256 of every file; one that is known by its stamp is not read."""
+        known = dataset_digests(self._dataset)
+        known.load()
+        found = spread(lambda index: self._digest(index, known), range(len(self._items)))
+        known.save()
+        self.problem = known.problem
+        return tuple(found)
+
+    def _digest(self, index: int, known: DatasetDigests) -> bytes:
+        item = self._items[index]
+        stamp = known.stamp(item)
+        before = known.get(item, stamp)
+        if before is not None:
+            return before.sha
+        taken = now()
+        sha = hashlib.sha256(self.read(index)).digest()
+        known.put(item, stamp, Known(sha, False), taken)
+        return sha
+
+    def read(self, index: int) -> bytes:
+        """The encoded file."""
+        try:
+            return self._dataset.read(self._items[index])
+        except OSError as error:
+            raise self._unusable(index, f"cannot be read: {error}") from error
+
+    def decode(self, index: int) -> Image.Image:
+        """The image as PIL decodes it, if the file is still the one of `digests`."""
+        data = self.read(index)
+        if "digests" in vars(self) and hashlib.sha256(data).digest() != self.digests[index]:
+            raise DataMissingError(
+                f"{self.name}: image '{self._items[index].id}' changed while it was in use; "
+                "run again when the files stay as they are"
+            )
+        try:
+            return decode(data)
+        except DAMAGED as error:
+            raise self._unusable(index, f"does not decode: {error}") from error
+
+    def _unusable(self, index: int, reason: str) -> DataMissingError:
+        return DataMissingError(
+            f"{self.name}: image '{self._items[index].id}' {reason}; "
+            "restore the file, or remove it from the split"
+        )

@@ -1,0 +1,162 @@
+"""Methods that each break exactly one rule of the interface, and the example they derive from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fewshot_bench import Backbone, Images, RunContext, Task, hyper
+
+
+@dataclass
+class Linear:
+    """Unit features times one weight row per class, plus a bias."""
+
+    weight: Tensor
+    bias: Tensor
+    scale: float
+
+    def logits(self, queries: Images) -> Tensor:
+        return self.scale * queries.features @ F.normalize(self.weight, dim=-1).T + self.bias
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        return {"weight": self.weight, "bias": self.bias}
+
+
+@dataclass(frozen=True)
+class Head:
+    """A well-behaved method: trains a linear head that starts at the text features."""
+
+    name: ClassVar[str] = "head"
+    rate: float = hyper(1e-3, "learning rate of AdamW")
+
+    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Any:
+        weight = backbone.class_features(task).clone().requires_grad_()
+        bias = torch.zeros(len(task.classnames), device=backbone.device, requires_grad=True)
+        features, labels = task.train.features, task.train.labels
+        optimizer = torch.optim.AdamW([weight, bias], lr=self.rate)
+        rng = ctx.rng("batches")
+        for _ in range(10):
+            picks = torch.randperm(len(labels), generator=rng)[:8].to(backbone.device)
+            head = Linear(weight, bias, backbone.logit_scale)
+            scores = head.scale * features[picks] @ F.normalize(weight, dim=-1).T + bias
+            optimizer.zero_grad()
+            F.cross_entropy(scores, labels[picks]).backward()
+            optimizer.step()
+        return Linear(weight.detach(), bias.detach(), backbone.logit_scale)
+
+
+BREAKERS: dict[str, tuple[str, type]] = {}
+
+
+def breaks(check: str) -> Callable[[type], type]:
+    """Register a class as the one that breaks a check."""
+
+    def register(kind: type) -> type:
+        BREAKERS[kind.__name__] = (check, kind)
+        return kind
+
+    return register
+
+
+@breaks("check_hyperparameters_are_typed_fields")
+@dataclass(frozen=True)
+class Untyped(Head):
+    momentum = 0.9
+
+
+@breaks("check_hyperparameters_are_typed_fields")
+@dataclass(frozen=True)
+class NotParsable(Head):
+    rates: tuple[float, ...] = (0.1, 0.2)
+
+
+@breaks("check_name_is_a_class_variable")
+@dataclass(frozen=True)
+class BadName(Head):
+    name: ClassVar[str] = "My Head"
+
+
+@dataclass
+class ListClassifier(Linear):
+    def tensors(self) -> Any:
+        return Several(super().tensors())
+
+
+class Several(dict):  # type: ignore[type-arg]
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__({0: tensors["weight"], 1: tensors["bias"]})
+
+
+def rebuilt(kind: type, *extra: str) -> Callable[..., Any]:
+    """A fit that returns the head's parts in another classifier."""
+
+    def fit(self: Any, task: Task, backbone: Backbone, ctx: RunContext) -> Any:
+        head = Head.fit(self, task, backbone, ctx)
+        return kind(head.weight, head.bias, head.scale)
+
+    return fit
+
+
+@breaks("check_fit_returns_a_classifier")
+@dataclass(frozen=True)
+class UnnamedTensors(Head):
+    fit = rebuilt(ListClassifier)
+
+
+@dataclass
+class HalfPrecision(Linear):
+    def logits(self, queries: Images) -> Tensor:
+        return (1000 * super().logits(queries)).round().long()
+
+
+@breaks("check_logits_are_one_finite_row_per_query")
+@dataclass(frozen=True)
+class IntegerLogits(Head):
+    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Any:
+        kind = (
+            HalfPrecision if task.shots == 4 and len(task.classnames) == 4 and task.val else Linear
+        )
+        return rebuilt(kind)(self, task, backbone, ctx)
+
+
+@dataclass
+class Centered(Linear):
+    def logits(self, queries: Images) -> Tensor:
+        scores = super().logits(queries)
+        return scores - 0.1 * scores.mean(dim=0)
+
+
+@breaks("check_logits_do_not_depend_on_the_batch")
+@dataclass(frozen=True)
+class BatchDependent(Head):
+    fit = rebuilt(Centered)
+
+
+@dataclass
+class Attached(Linear):
+    def tensors(self) -> Mapping[str, Tensor]:
+        return {"weight": self.weight.requires_grad_(), "bias": self.bias}
+
+
+@breaks("check_tensors_are_detached_and_finite")
+@dataclass(frozen=True)
+class AttachedTensors(Head):
+    fit = rebuilt(Attached)
+
+
+@dataclass
+class Copies(Linear):
+    def tensors(self) -> Mapping[str, Tensor]:
+        return {"weight": self.weight.clone(), "bias": self.bias.clone()}
+
+
+@breaks("check_logits_come_from_the_stored_tensors")
+@dataclass(frozen=True)
+class StoresCopies(Head):
+    fit = rebuilt(Copies)

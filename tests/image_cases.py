@@ -1,0 +1,85 @@
+"""A folder of images that counts what is read, and its pixels as a fresh process gets them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from open_clip.transform import image_transform
+from PIL import Image
+from torch import Tensor
+
+from fewshot_bench import DatasetCard, Item, Stamp, file_stamp
+from fewshot_bench.backbones.embedded import load_tiny
+from fewshot_bench.images import ImageSource
+from fewshot_bench.meter import ImageTally
+from tests.helpers import save_image
+
+COUNT = 12
+
+
+tiny = functools.cache(load_tiny)
+
+
+@dataclass
+class Photos:
+    """The images of a folder; counts what is read."""
+
+    root: Path
+    reads: list[str] = field(default_factory=list)
+
+    def card(self) -> DatasetCard:
+        """One class."""
+        return DatasetCard("photos", "Photos", ("cat",), folder=str(self.root))
+
+    def items(self) -> Mapping[str, tuple[Item, ...]]:
+        """All of them are test images."""
+        names = sorted(path.name for path in self.root.iterdir())
+        return {"train": (), "val": (), "test": tuple(Item(name, 0, "cat") for name in names)}
+
+    def read(self, item: Item) -> bytes:
+        """One file."""
+        self.reads.append(item.id)
+        return (self.root / item.id).read_bytes()
+
+    def stamp(self, item: Item) -> Stamp | None:
+        """The stamp of one file."""
+        return file_stamp(self.root / item.id)
+
+
+def make_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Images that are old enough to be known by their stamps, and a cache of this test's own."""
+    monkeypatch.setenv("FSBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("fewshot_bench.image_digests.RACY_SECONDS", 0.0)
+    for index in range(COUNT):
+        save_image(tmp_path / "photos" / f"{index:02}.png", index, (50 + index, 40))
+    return tmp_path / "photos"
+
+
+def evaluated(
+    folder: Path, backbone: Any = None, order: Sequence[int] | None = None
+) -> tuple[Tensor, list[str], ImageTally]:
+    """Pixels of the folder as a fresh process would get them, what was read, and the tally."""
+    photos, tally = Photos(folder), ImageTally()
+    items = photos.items()["test"]
+    source = ImageSource(photos, items, backbone or tiny(), depth=2)
+    order = range(len(items)) if order is None else order
+    pixels = torch.cat(list(source.batches(5, order, None, None, tally)))
+    return pixels, photos.reads, tally
+
+
+def segments(folder: Path) -> list[Path]:
+    """The files of decoded images."""
+    return sorted((folder.parent / "cache").rglob("*.pixels"))
+
+
+def published(folder: Path) -> Tensor:
+    """Pixels as open_clip makes them."""
+    half = (0.5, 0.5, 0.5)
+    transform = image_transform(32, is_train=False, mean=half, std=half)
+    return torch.stack([transform(Image.open(path)) for path in sorted(folder.iterdir())])

@@ -1,0 +1,37 @@
+"""What the tests of people's own data share: small images, tar shards and hub data sets."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from PIL import Image
+
+Members = Iterable[tuple[str, bytes]]
+
+
+def picture(seed: int, kind: str = "PNG") -> bytes:
+    """An encoded image of one color, another one for every seed below 251."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), (seed % 251, 3 * seed % 256, 7 * seed % 256)).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def write_shard(path: Path, members: Members) -> Path:
+    """A tar archive with these members."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+def samples(count: int, start: int = 0) -> Members:
+    """Samples of the labels 0 and 1 in turn, as `.cls` beside `.png`."""
+    for number in range(start, start + count):
+        yield f"{number:06d}.png", picture(number)
+        yield f"{number:06d}.cls", str(number % 2).encode()

@@ -1,0 +1,54 @@
+"""A plug-in with a data set that writes down what is read of it; see `test_image_cache_runs.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fewshot_bench import DatasetCard, Item, Stamp, file_stamp, hookimpl
+
+CLASSES = ("cat", "dog")
+
+
+@dataclass(frozen=True)
+class Counted:
+    """`train/` and `test/` with a folder per class; every read leaves a line in `reads.log`."""
+
+    root: Path
+
+    def card(self) -> DatasetCard:
+        """Two classes."""
+        return DatasetCard(f"counted:{self.root}", "Counted", CLASSES, folder=str(self.root))
+
+    def items(self) -> Mapping[str, tuple[Item, ...]]:
+        """In the order of names."""
+        return {role: self._listed(role) for role in ("train", "test")} | {"val": ()}
+
+    def _listed(self, role: str) -> tuple[Item, ...]:
+        return tuple(
+            Item(path.relative_to(self.root).as_posix(), label, name)
+            for label, name in enumerate(CLASSES)
+            for path in sorted((self.root / role / name).iterdir())
+        )
+
+    def read(self, item: Item) -> bytes:
+        """One file."""
+        with (self.root / "reads.log").open("a", encoding="utf-8") as log:
+            log.write(f"{item.id}\n")
+        return (self.root / item.id).read_bytes()
+
+    def stamp(self, item: Item) -> Stamp | None:
+        """The stamp of one file."""
+        return file_stamp(self.root / item.id)
+
+
+def open_counted(argument: str) -> Counted:
+    """`counted:PATH`."""
+    return Counted(Path(argument))
+
+
+@hookimpl
+def register_datasets(register: Callable[..., None]) -> None:
+    """The family."""
+    register("counted:", open_counted)

@@ -1,0 +1,47 @@
+"""Data sets for tests of splits: the published lists of DTD, and a small set with odd names."""
+
+from __future__ import annotations
+
+import json
+import lzma
+from pathlib import Path
+
+DATA = Path(__file__).parent / "data"
+DTD_FILE = "split_zhou_DescribableTextures.json"
+SMALL = {
+    "train": [
+        ["cat/a 1.jpg", 0, "house, cat"],
+        ["cat/ä.jpg", 0, "house, cat"],
+        ['dog/it\'s "1".jpg', 1, "dog's"],
+        ["dog/same.jpg", 1, "dog's"],
+    ],
+    "val": [["cat/v.jpg", 0, "house, cat"], ["dog/v.jpg", 1, "dog's"]],
+    "test": [["cat/same.jpg", 0, "house, cat"], ["dog/t.jpg", 1, "dog's"]],
+}
+
+
+def dtd_bytes() -> bytes:
+    """The published split file."""
+    return lzma.decompress((DATA / f"{DTD_FILE}.xz").read_bytes())
+
+
+def write_dtd(root: Path) -> Path:
+    """A data root with DTD: its published split file, and an empty file for every image."""
+    (root / "dtd").mkdir(parents=True)
+    (root / "dtd" / DTD_FILE).write_bytes(dtd_bytes())
+    ids = [entry[0] for entries in json.loads(dtd_bytes()).values() for entry in entries]
+    for folder in {id.partition("/")[0] for id in ids}:
+        (root / "dtd" / "images" / folder).mkdir(parents=True)
+    for id in ids:
+        (root / "dtd" / "images" / id).touch()
+    return root
+
+
+def write_small(root: Path) -> str:
+    """A folder with `SMALL` as its split; its name as a data set."""
+    for entries in SMALL.values():
+        for id, _, _ in entries:
+            (root / "images" / str(id)).parent.mkdir(parents=True, exist_ok=True)
+            (root / "images" / str(id)).touch()
+    (root / "split.json").write_text(json.dumps(SMALL), "utf-8")
+    return f"coop:{root}"

@@ -1,0 +1,247 @@
+"""`fsbench data status`: what is there, what is missing, and what to do next."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fewshot_bench import DataMissingError, DatasetCard, Recipe, RemoteFile, UsageError
+from fewshot_bench.errors import PluginError
+from fewshot_bench.registry import Entry, registry
+from tests.helpers import Result, environment, fsbench, save_image, start
+from tests.test_data_verify import SPLIT, different_images, write_dtd
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    root = tmp_path / "data"
+    root.mkdir()
+    monkeypatch.setenv("FSBENCH_DATA", str(root))
+    monkeypatch.setenv("FSBENCH_CACHE", str(tmp_path / "cache"))
+    return root
+
+
+def status(*names: object) -> Result:
+    result = fsbench("data", "status", *names)
+    assert (result.code, result.err) == (0, ""), result
+    return result
+
+
+def row(name: str) -> dict[str, Any]:
+    """The status of one data set, as JSON tells it."""
+    (found,) = json.loads(status(name, "--format", "json").out)["datasets"]
+    assert found["name"] == name
+    return dict(found)
+
+
+def test_all_named_sets_are_listed_whatever_state_they_are_in(data: Path) -> None:
+    write_dtd(data)
+    shown = {line.split("  ")[0] for line in status().out.splitlines()}
+    named = [name for name in registry().datasets.entries if not name.endswith(":")]
+    assert set(named) <= shown
+    text = status().out
+    assert re.search(r"^dtd +ready +2 of 47 +8/4/6 of 2,820/1,128/1,692 +\d+ kB +no ", text, re.M)
+    assert re.search(r"^ucf101 +not there +- of 101 +- of 7,639/1,898/3,783 +- ", text, re.M)
+    assert re.search(r"^digits +ready +10 +400/200/1,197 ", text, re.M)
+    assert "fsbench data prepare NAME" in text
+    assert str(data / "dtd" / "images") in text
+
+
+def test_roots_are_shown_with_where_they_come_from(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FSBENCH_DATA", f"{data}{os.pathsep}{tmp_path / 'none'}")
+    first = status("digits").out.splitlines()[0]
+    assert first == f"FSBENCH_DATA is set: {data}, {tmp_path / 'none'} (does not exist)"
+    monkeypatch.delenv("FSBENCH_DATA")
+    monkeypatch.chdir(tmp_path)
+    first = status("digits").out.splitlines()[0]
+    assert first == "FSBENCH_DATA is not set: data is looked for in data"
+    told = json.loads(status("digits", "--format", "json").out)
+    assert (told["value"], told["roots"]) == (None, [{"path": "data", "exists": True}])
+
+
+def on_terminal(columns: int, *arguments: str) -> list[str]:
+    """What the command shows on a terminal, without escape codes, line by line."""
+    outside, inside = os.openpty()
+    variables = environment(COLUMNS=str(columns), TERM="xterm")
+    process = start("data", *arguments, stdout=inside, stderr=inside, env=variables)
+    os.close(inside)
+    shown = b""
+    # Reading fails once the process has ended and everything was read.
+    with contextlib.suppress(OSError):
+        while part := os.read(outside, 4096):
+            shown += part
+    os.close(outside)
+    assert process.wait(60) == 0
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode())
+    return text.replace("\r\n", "\n").splitlines()
+
+
+def test_a_terminal_gets_a_table_of_its_width(data: Path) -> None:
+    write_dtd(data)
+    shown = on_terminal(72, "status", "dtd")[2:]
+    assert max(map(len, shown)) <= 72
+    assert "…" not in "".join(shown)
+    assert any(re.search(r"^dtd +ready +2 +8/4/6 +", line) for line in shown)
+    assert any(re.search(r"^ +of 47 +of 2,820/1,128/1,692 ", line) for line in shown)
+
+
+def test_a_terminal_sees_the_progress_of_a_verification(data: Path) -> None:
+    write_dtd(data)
+    shown = "\n".join(on_terminal(100, "verify", "dtd"))
+    assert "18/18" in shown
+    assert "dtd: verified" in shown
+
+
+def test_states_of_a_public_set(data: Path) -> None:
+    assert row("dtd")["state"] == "not there"
+    assert "fsbench data prepare dtd" in row("dtd")["step"]
+    folder = write_dtd(data)
+    found = row("dtd")
+    images = [path for path in (folder / "images").rglob("*") if path.is_file()]
+    assert (found["state"], found["step"]) == ("ready", "")
+    assert (found["classes"], found["expected_classes"]) == (2, 47)
+    assert found["counts"] == {"train": 8, "val": 4, "test": 6}
+    assert found["bytes"] == sum(path.stat().st_size for path in images)
+    (folder / "images/train/cat/1.png").unlink()
+    found = row("dtd")
+    assert found["state"] == "some images missing"
+    assert "train/cat/1.png" in found["step"]
+    (folder / "images").rename(folder / "pictures")
+    assert row("dtd")["state"] == "images missing"
+    (folder / SPLIT).write_text("{", "utf-8")
+    found = row("dtd")
+    assert found["state"] == "cannot be used"
+    assert "cannot be read as JSON" in found["step"]
+    (folder / SPLIT).unlink()
+    (folder / "pictures").rename(folder / "images")
+    found = row("dtd")
+    assert found["state"] == "split file missing"
+    assert SPLIT in found["step"]
+
+
+def test_own_folders(tmp_path: Path) -> None:
+    root = different_images(tmp_path / "pets")
+    found = row(f"folder:{root}")
+    assert (found["state"], found["classes"], found["expected_classes"]) == ("ready", 2, None)
+    assert found["bytes"] > 0
+    assert row(f"folder:{tmp_path / 'none'}")["state"] == "not there"
+    (tmp_path / "empty").mkdir()
+    assert row(f"folder:{tmp_path / 'empty'}")["state"] == "cannot be used"
+
+
+def test_a_verification_is_remembered_until_the_data_changes(tmp_path: Path) -> None:
+    root = different_images(tmp_path / "pets")
+    name = f"folder:{root}"
+    assert re.search(r" no +\S*pets$", status(name).out, re.M)
+    assert fsbench("data", "verify", name).code == 0
+    found = row(name)
+    assert found["current"] is True
+    assert (found["verified"]["images"], found["verified"]["differs"]) == (18, [])
+    assert re.search(r" \d{4}-\d\d-\d\d +\S*pets$", status(name).out, re.M)
+    save_image(root / "test" / "cat" / "more.png", 99)
+    assert row(name)["current"] is False
+    assert re.search(r" changed since \d{4}-\d\d-\d\d +\S*pets$", status(name).out, re.M)
+
+
+def test_a_failed_verification_is_none(tmp_path: Path) -> None:
+    root = different_images(tmp_path / "pets")
+    name = f"folder:{root}"
+    image = root / "test" / "cat" / "0.png"
+    assert fsbench("data", "verify", name).code == 0
+    image.write_bytes(b"?" * image.stat().st_size)
+    assert fsbench("data", "verify", name).code == 3
+    assert row(name)["verified"] is None
+
+
+def test_differences_are_remembered_and_a_damaged_memory_is_no_memory(
+    data: Path, tmp_path: Path
+) -> None:
+    write_dtd(data)
+    assert fsbench("data", "verify", "dtd").code == 0
+    assert row("dtd")["verified"]["differs"] == ["counts", "split", "draws"]
+    assert re.search(r" \d{4}-\d\d-\d\d, differs ", status("dtd").out)
+    (kept,) = (tmp_path / "cache" / "verified").iterdir()
+    for damage in ("{", "[]", '{"differs": []}'):
+        kept.write_text(damage, "utf-8")
+        assert row("dtd")["verified"] is None
+
+
+def test_a_cache_that_cannot_be_written_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("FSBENCH_CACHE", str(tmp_path / "file"))
+    result = fsbench("data", "verify", f"folder:{different_images(tmp_path / 'pets')}")
+    assert result.code == 0
+    assert result.err.startswith("warning: fsbench data status will not know of this:")
+    assert "FSBENCH_CACHE" in result.err
+
+
+class Partly:
+    """A data set of somebody else's that prints, and raises `error` when it is listed."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def card(self) -> DatasetCard:
+        print("hello")
+        return DatasetCard("partly", "Partly", ())
+
+    def items(self) -> Any:
+        raise self.error
+
+    def read(self, item: Any) -> bytes:
+        return b""
+
+    def recipe(self) -> Recipe:
+        images = RemoteFile("images.zip", "partly", provides=("partly/images",))
+        return Recipe((images, RemoteFile("split.json", "partly/split.json", split=True)))
+
+
+def register(monkeypatch: pytest.MonkeyPatch, opener: Any) -> None:
+    monkeypatch.setitem(registry().datasets.entries, "partly", Entry("partly", opener, "a test"))
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "said"),
+    [
+        (DataMissingError("nothing"), "not there", "nothing"),
+        (UsageError("odd"), "cannot be used", "odd"),
+        (ValueError("oh"), "broken plug-in", "ValueError: oh"),
+        (SystemExit(4), "broken plug-in", "SystemExit: 4"),
+        (PluginError("no module"), "broken plug-in", "no module"),
+    ],
+)
+def test_one_failure_never_hides_the_others(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException, state: str, said: str
+) -> None:
+    register(monkeypatch, lambda: Partly(error))
+    text = status("partly,digits").out
+    assert re.search(rf"^partly +{state} ", text, re.M)
+    assert re.search(r"^digits +ready ", text, re.M)
+    assert re.search(rf"^  partly: {said}", text, re.M)
+    assert "hello" not in text
+
+
+def test_an_opener_that_fails_and_a_recipe_that_tells_what_is_there(
+    data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register(monkeypatch, "no_such_module:thing")
+    assert row("partly")["state"] == "broken plug-in"
+    register(monkeypatch, lambda: Partly(DataMissingError("no list")))
+    save_image(data / "partly" / "images" / "a.png", 1)
+    assert row("partly")["state"] == "split file missing"
+
+
+def test_unknown_names_have_a_suggestion() -> None:
+    result = fsbench("data", "status", "dtdd")
+    assert (result.code, result.out) == (2, "")
+    assert "did you mean 'dtd'?" in result.err

@@ -1,0 +1,84 @@
+"""Which images are checked before a run: all of a small set, and what is used of a large one."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from fewshot_bench.preflight import check_images
+from fewshot_bench.spec import RunSpec
+from tests.helpers import cells, save_image
+from tests.plugin_photos import Counted
+
+
+@pytest.fixture
+def pets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Counted:
+    """Eight training and six test images; nothing is known of them."""
+    monkeypatch.setenv("FSBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("fewshot_bench.image_digests.RACY_SECONDS", 0.0)
+    monkeypatch.setattr("fewshot_bench.image_files.RACY_SECONDS", 0.0)
+    for role, count in (("train", 4), ("test", 3)):
+        for name in ("cat", "dog"):
+            for index in range(count):
+                save_image(tmp_path / "pets" / role / name / f"{index}.jpg", 10 * index)
+    return Counted(tmp_path / "pets")
+
+
+def cell(**changes: object) -> RunSpec:
+    """A one-shot cell without validation."""
+    (spec,) = cells("zero-shot", val="none", limit=None)
+    return dataclasses.replace(spec, **changes)  # type: ignore[arg-type]
+
+
+def read(pets: Counted) -> list[str]:
+    """What was read since the last call."""
+    log = pets.root / "reads.log"
+    found = sorted(log.read_text(encoding="utf-8").split()) if log.is_file() else []
+    log.unlink(missing_ok=True)
+    return found
+
+
+def test_all_of_a_small_set_once(pets: Counted) -> None:
+    assert check_images({"digits": pets}, [cell()]) == {}
+    assert len(read(pets)) == 14
+    assert check_images({"digits": pets}, [cell()]) == {}
+    assert read(pets) == []
+
+
+def test_what_cells_use_of_a_large_set(pets: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fewshot_bench.preflight.ALL_CHECKED", 10)
+    assert check_images({"digits": pets}, [cell(), cell(method="coop")]) == {}
+    found = read(pets)
+    assert len(found) == 2 + 6
+    assert sum(name.startswith("test/") for name in found) == 6
+    assert check_images({"digits": pets}, [cell(limit=2, shots=2)]) == {}
+    assert all(name.startswith("train/") for name in read(pets))
+
+
+def test_of_a_target_its_test_images(pets: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fewshot_bench.preflight.ALL_CHECKED", 10)
+    other = Counted(pets.root.parent / "other")
+    for role in ("train", "test"):
+        for name in ("cat", "dog"):
+            for index in range(6):
+                save_image(other.root / role / name / f"{index}.jpg", 7 * index)
+    (other.root / "test" / "dog" / "1.jpg").write_bytes(b"no image")
+    both = {"digits": pets, "other": other}
+    problems = check_images(both, [cell(target="other")])
+    assert list(problems) == ["other"]
+    assert "1 of its images cannot be used: test/dog/1.jpg: " in problems["other"]
+    assert all(name.startswith("train/") for name in read(pets))
+    assert sorted({name.split("/")[0] for name in read(other)}) == ["test"]
+    imported = cell(protocol="imported", picks="0" * 64)
+    assert check_images(both, [imported]) == {}
+    assert all(name.startswith("test/") for name in read(pets))
+
+
+def test_many_bad_images_are_shortened(pets: Counted) -> None:
+    for path in (pets.root / "train").rglob("*.jpg"):
+        path.write_bytes(b"")
+    (problem,) = check_images({"digits": pets}, [cell()]).values()
+    assert "digits: 8 of its images cannot be used: train/cat/0.jpg: " in problem
+    assert problem.endswith("; and 3 more; restore these files")
