@@ -1,7 +1,8 @@
 """What `fsbench data prepare` fetches for the public sets, as data.
 
-Addresses and MD5 are those of torchvision's downloaders, SHA-256 and sizes those recorded with
-TensorFlow Datasets; a mirror is listed only where its file has a digest to be held against.
+Addresses and MD5 are those of torchvision's downloaders (the MD5 of FGVC-Aircraft: of the one in
+R), SHA-256 and sizes those recorded with TensorFlow Datasets. A mirror is listed only where its
+file has a digest to be held against.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from fsbench_datasets.recipes_imagenet import DRIVE, GB, IMAGENET_RECIPES
 from fsbench_datasets.split_sources import SPLIT_FILES
 
 OXFORD = "https://www.robots.ox.ac.uk/~vgg/data"
-# Where the addresses of OXFORD lead since 2024.
+# Where the addresses of OXFORD redirect to.
 OXFORD_FILES = "https://thor.robots.ox.ac.uk"
 
 
@@ -204,7 +205,7 @@ _RECIPES = {
                     "https://madm.dfki.de/files/sentinel/EuroSAT.zip",
                 ),
                 provides=("eurosat/2750",),
-                alternatives=("eurosat/EuroSAT_RGB",),
+                alternatives=("eurosat/EuroSAT_RGB", "EuroSAT_RGB"),
                 sha256="8ebea626349354c5328b142b96d0430e647051f26efc2dc974c843f25ecf70bd",
                 md5="c8fa014336c82ac7804f0398fcb19387",
                 size=94_280_567,

@@ -45,6 +45,8 @@ def fit_logistic(features: Tensor, labels: Tensor, classes: int, c: float, steps
         solver = LogisticRegression(C=c, solver="lbfgs", max_iter=steps)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
+            # One shot of many classes looks like a regression to scikit-learn.
+            warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
             solver.fit(features.double().cpu().numpy(), labels.cpu().numpy())
         rows, offsets = solver.coef_, solver.intercept_
         if len(present) == 2:
