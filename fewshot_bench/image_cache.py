@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +121,20 @@ class ImageCache:
             else:
                 self._forget(segment)
         return prices
+
+    def run_of(self, digests: Sequence[bytes]) -> tuple[Pixels, Segment] | None:
+        """(n, 3, h, w) of images that lie side by side in one file, in this order; not copied."""
+        with self._lock:
+            found = [self._places.get(digest) for digest in digests]
+        if not found or found[0] is None:
+            return None
+        segment, first = found[0]
+        if found != [(segment, first + offset) for offset in range(len(found))]:
+            return None
+        if not segment.is_good(range(first, first + len(found))):
+            self._forget(segment)
+            return None
+        return segment.rows[first : first + len(found)], segment
 
     def _forget(self, segment: Segment) -> None:
         """Never serve a damaged file again."""

@@ -82,7 +82,8 @@ def open_segment(path: Path, transform: str, shape: tuple[int, ...]) -> Segment 
         return None
     try:
         with path.open("rb") as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            # A private mapping: arrays on it may be handed to torch, and never reach the file.
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         values = np.frombuffer(mapped, np.uint8, math.prod(head["shape"]))
     except (OSError, ValueError):
         return None

@@ -9,11 +9,11 @@ from typing import Any
 
 import click
 
+from fewshot_bench.cli.groups import Suggesting
 from fewshot_bench.cli.options import NAMES
-from fewshot_bench.errors import FsbenchError, UsageError, suggestion, unknown
+from fewshot_bench.errors import FsbenchError, UsageError, unknown
 from fewshot_bench.spec import DEFAULT_STORE
 
-COMMANDS = ("ls", "size", "rm")
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _PATH: Any = click.Path(path_type=Path)
 _STORE = click.option(
@@ -25,24 +25,7 @@ _STORE = click.option(
 )
 
 
-class CacheCommands(click.Group):
-    """Subcommands in the order of use."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order of use."""
-        return list(COMMANDS)
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click does, with a suggestion for a command that does not exist."""
-        name = args[0] if args else ""
-        if name and not name.startswith("-") and name not in COMMANDS:
-            raise click.UsageError(f"unknown command '{name}'{suggestion(name, COMMANDS)}", ctx)
-        return super().resolve_command(ctx, args)
-
-
-@click.group("cache", cls=CacheCommands, short_help="Show or remove what is cached.")
+@click.group("cache", cls=Suggesting, short_help="Show or remove what is cached.")
 def command() -> None:
     """Show or remove what is cached: all of it can be computed again."""
 

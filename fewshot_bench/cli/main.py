@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import click
 
 from fewshot_bench import __version__
-from fewshot_bench.errors import FsbenchError, suggestion
+from fewshot_bench.cli.groups import Suggesting
+from fewshot_bench.errors import FsbenchError
 
 # Short helps stand here so that `fsbench --help` imports no subcommand; a test compares them.
 COMMANDS = {
@@ -25,7 +26,7 @@ COMMANDS = {
 }
 
 
-class Commands(click.Group):
+class Commands(Suggesting):
     """Subcommands by name; those of plug-ins come after ours."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -56,15 +57,6 @@ class Commands(click.Group):
         rows += [(name, cmd.get_short_help_str()) for name, cmd in self._from_plugins().items()]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
-
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        """As click does, with a suggestion for a command that does not exist."""
-        name = args[0] if args else ""
-        if name and not name.startswith("-") and self.get_command(ctx, name) is None:
-            raise click.UsageError(
-                f"unknown command '{name}'{suggestion(name, self.list_commands(ctx))}", ctx
-            )
-        return super().resolve_command(ctx, args)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -207,9 +207,13 @@ def _drop_unreadable(plan: Any, state: Any) -> None:
     """Take data sets with missing or corrupt images out of what is left to run."""
     from fewshot_bench.preflight import check_images
 
-    bad = check_images(plan.datasets, state.todo)
+    bad = check_images(plan.datasets, state.todo, _warn)
     plan.problems.update(bad)
     state.todo[:] = [cell for cell in state.todo if not {cell.dataset, cell.target} & set(bad)]
+
+
+def _warn(text: str) -> None:
+    click.echo(f"warning: {text}", err=True)
 
 
 def _announce(plan: Any, state: Any, results: Any) -> None:

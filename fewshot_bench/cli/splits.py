@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-
 import click
 
-from fewshot_bench.errors import suggestion
+from fewshot_bench.cli.groups import Subcommands
 
 COMMANDS = {
     "show": "Show the lists and few-shot picks of a data set, or a split file.",
@@ -16,32 +14,12 @@ COMMANDS = {
 }
 
 
-class SplitsCommands(click.Group):
-    """Subcommands by name, imported when they are used."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order of use."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the module of one subcommand."""
-        if cmd_name not in COMMANDS:
-            return None
-        module = importlib.import_module(f"fewshot_bench.cli.splits_{cmd_name}")
-        command: click.Command = module.command
-        return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click does, with a suggestion for a command that does not exist."""
-        name = args[0] if args else ""
-        if name and not name.startswith("-") and name not in COMMANDS:
-            raise click.UsageError(f"unknown command '{name}'{suggestion(name, COMMANDS)}", ctx)
-        return super().resolve_command(ctx, args)
-
-
-@click.group("splits", cls=SplitsCommands, short_help="Show, export, import and verify splits.")
+@click.group(
+    "splits",
+    cls=Subcommands,
+    subcommands=COMMANDS,
+    short_help="Show, export, import and verify splits.",
+)
 def command() -> None:
     """Show, export, import and verify splits.
 
