@@ -34,6 +34,7 @@ from torchvision.transforms import (
 from torchvision.transforms.functional import pil_to_tensor
 
 from fewshot_bench import Augment, DatasetCard, Item, Stamp, ahead, file_stamp
+from fewshot_bench.crops import draw_passes
 from fewshot_bench.images import ImageSource
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -124,11 +125,11 @@ def measured(paths: Sequence[Path], scratch: Path) -> Iterator[tuple[str, float]
 
     def evaluate(threads: int, busy: float = 0.0, depth: int = 0) -> None:
         """`busy`: seconds per image that a device computes while the CPU is free."""
-        for batch in source(threads, depth).batches(BATCH, order, None, None):
+        for batch in source(threads, depth).batches(BATCH, order):
             time.sleep(busy * len(batch))
 
     def train(images: ImageSource, stream: torch.Generator) -> None:
-        for _ in images.batches(BATCH, order, Augment(), stream):
+        for _ in images.batches(BATCH, order, Augment(), draw_passes(1, stream)):
             pass
 
     reference(paths[:BATCH], backbone.preprocess)

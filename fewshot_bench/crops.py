@@ -1,8 +1,10 @@
-"""Random resized crops and flips, drawn from a generator that is passed in."""
+"""Random resized crops and flips: what is drawn for an image depends on its pass, not its batch."""
 
 from __future__ import annotations
 
+import functools
 import math
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from fewshot_bench.ahead import in_background, spread
 from fewshot_bench.task import Augment
 
 ATTEMPTS = 10
+NUMBERS = 2 * ATTEMPTS + 3
 BICUBIC = Image.Resampling.BICUBIC
 
 
@@ -28,17 +31,52 @@ class Crop:
     mirrored: bool
 
 
-def draw_crops(sizes: list[tuple[int, int]], augment: Augment, rng: torch.Generator) -> list[Crop]:
+def draw_passes(count: int, rng: torch.Generator) -> tuple[int, ...]:
+    """The seeds of the next `count` passes over a set of images: one number of `rng` each."""
+    return tuple(int(torch.randint(2**62, (1,), generator=rng)) for _ in range(count))
+
+
+def passes_of(order: Sequence[int]) -> list[int]:
+    """For every place of `order`, how often its image stood before: the pass that it belongs to."""
+    seen: Counter[int] = Counter()
+    found = []
+    for index in order:
+        found.append(seen[index])
+        seen[index] += 1
+    return found
+
+
+class Uniforms:
+    """Numbers in [0, 1) for the crop of each image in each pass.
+
+    Those of an image come from the seed of the pass and the image's place in its source alone.
+    Methods that take equally many passes from one named stream see the same crops, whatever their
+    batches and their order.
+    """
+
+    def __init__(self, images: int, passes: Sequence[int]) -> None:
+        self._images = images
+        self._passes = passes
+
+    def of(self, indices: Sequence[int], passes: Sequence[int]) -> Tensor:
+        """(b, NUMBERS) float64 for images `indices` in these passes."""
+        rows = [self._table(p)[i] for i, p in zip(indices, passes, strict=True)]
+        return torch.stack(rows) if rows else torch.empty(0, NUMBERS, dtype=torch.float64)
+
+    @functools.lru_cache(maxsize=4)  # noqa: B019 (lives as long as one pass over the images)
+    def _table(self, number: int) -> Tensor:
+        stream = torch.Generator().manual_seed(self._passes[number])
+        return torch.rand(self._images, NUMBERS, generator=stream, dtype=torch.float64)
+
+
+def draw_crops(sizes: list[tuple[int, int]], augment: Augment, uniforms: Tensor) -> list[Crop]:
     """One crop per (width, height), distributed as torchvision's RandomResizedCrop and flip.
 
     Area share uniform in `augment.scale`, log of the aspect ratio uniform; up to ten attempts to
-    fit, then the largest central crop within the ratio's bounds.
+    fit, then the largest central crop within the ratio's bounds. `uniforms` (n, NUMBERS) in [0, 1).
     """
-    count = len(sizes)
-    share = torch.rand(count, ATTEMPTS, generator=rng, dtype=torch.float64)
-    aspect = torch.rand(count, ATTEMPTS, generator=rng, dtype=torch.float64)
-    place = torch.rand(count, 2, generator=rng, dtype=torch.float64)
-    mirrored = torch.rand(count, generator=rng) < augment.flip
+    share, aspect = uniforms[:, :ATTEMPTS], uniforms[:, ATTEMPTS : 2 * ATTEMPTS]
+    place, mirrored = uniforms[:, -3:-1], uniforms[:, -1] < augment.flip
     extent = torch.tensor(sizes, dtype=torch.float64)
     low, high = augment.scale
     area = extent.prod(dim=1, keepdim=True) * (low + (high - low) * share)
@@ -74,37 +112,17 @@ def mirror(pixels: Tensor, crops: list[Crop]) -> Tensor:
 
 
 class Cutter:
-    """Crops of batches, cut one batch ahead where nobody draws from the generator in between."""
+    """Cuts random crops of batches, resized to one size (height, width)."""
 
-    def __init__(
-        self, size: tuple[int, int], augment: Augment, rng: torch.Generator, threads: int
-    ) -> None:
+    def __init__(self, size: tuple[int, int], augment: Augment, threads: int) -> None:
         self._height, self._width = size
         self._augment = augment
-        self._rng = rng
         self._threads = threads
-        self._begun: tuple[Tensor, Tensor, Future[Tensor]] | None = None
 
-    def cut(self, images: Sequence[Image.Image]) -> Tensor:
-        """uint8 (b, 3, h, w): crops of the images as the generator draws them now."""
-        begun, self._begun = self._begun, None
-        if begun is not None:
-            before, after, pixels = begun
-            if torch.equal(self._rng.get_state(), before):
-                self._rng.set_state(after)
-                return pixels.result()
-        return self._cut(images, self._draw(images, self._rng))
-
-    def begin(self, images: Sequence[Image.Image]) -> None:
-        """Cut the next batch as the generator would draw it if it stays as it is."""
-        before, twin = self._rng.get_state(), torch.Generator()
-        twin.set_state(before)
-        crops = self._draw(images, twin)
-        future = in_background(lambda: self._cut(images, crops))
-        self._begun = before, twin.get_state(), future
-
-    def _draw(self, images: Sequence[Image.Image], rng: torch.Generator) -> list[Crop]:
-        return draw_crops([image.size for image in images], self._augment, rng)
+    def begin(self, images: Sequence[Image.Image], uniforms: Tensor) -> Future[Tensor]:
+        """uint8 (b, 3, h, w): a crop of every image, cut in a thread."""
+        crops = draw_crops([image.size for image in images], self._augment, uniforms)
+        return in_background(lambda: self._cut(images, crops))
 
     def _cut(self, images: Sequence[Image.Image], crops: list[Crop]) -> Tensor:
         pairs = list(zip(images, crops, strict=True))

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fewshot_bench.crops import draw_passes, passes_of
 from fewshot_bench.feature_store import FeatureStore
 from fewshot_bench.image_cache import decoder, transform_of
 from fewshot_bench.images import ImageSource
@@ -106,10 +107,17 @@ class ImageView:
     ) -> Iterator[Tensor]:
         """Normalized pixels (b, 3, h, w); see `fewshot_bench.Images.batches`."""
         backing = _backing(self)
-        indices = backing.index if order is None else backing.index[order.cpu()]
+        found = backing.index if order is None else backing.index[order.cpu()]
+        indices = found.tolist()
         backing.meter.images_seen += len(indices)
-        source, tally = backing.source, backing.meter.images
-        return _Batches(_moved(source.batches(size, indices.tolist(), augment, rng, tally), device))
+        passes: tuple[int, ...] = ()
+        if augment is not None:
+            if rng is None:
+                raise TypeError("augmented batches need rng=ctx.rng('augment')")
+            passes = draw_passes(1 + max(passes_of(indices), default=0), rng)
+        tally = backing.meter.images
+        pixels = backing.source.batches(size, indices, augment, passes, tally)
+        return _Batches(_moved(pixels, device))
 
     @property
     def raw_features(self) -> Tensor:
@@ -120,7 +128,7 @@ class ImageView:
         def compute() -> Tensor:
             order = range(len(source))
             tally = backing.meter.images
-            return _encode(source, source.batches(ENCODE_BATCH, order, None, None, tally))
+            return _encode(source, source.batches(ENCODE_BATCH, order, tally=tally))
 
         with backing.meter.phase(backing.phase):
             parts = _content(backing) | {"kind": "evaluation"}
@@ -137,19 +145,16 @@ class ImageView:
     ) -> Tensor:
         """(count, n, width) features of augmented views; see `fewshot_bench.Images.views`."""
         backing = _backing(self)
-        seed = int(torch.randint(2**62, (1,), generator=rng))
-        order = backing.order
+        passes, order = draw_passes(count, rng), backing.order
 
         def compute() -> Tensor:
-            stream = torch.Generator().manual_seed(seed)
-            repeated = order * count
-            tally = backing.meter.images
-            batches = backing.source.batches(ENCODE_BATCH, repeated, augment, stream, tally)
+            repeated, tally = order * count, backing.meter.images
+            batches = backing.source.batches(ENCODE_BATCH, repeated, augment, passes, tally)
             return _encode(backing.source, batches)
 
         augment = backing.source.allowed(augment)
         drawn = {"scale": augment.scale, "ratio": augment.ratio, "flip": augment.flip}
-        drawn |= {"kind": "views", "count": count, "seed": seed}
+        drawn |= {"kind": "views", "passes": passes}
         drawn |= {"order": hashlib.sha256(str(order).encode()).hexdigest()}
         with backing.meter.phase(backing.phase):
             parts = _content(backing) | drawn

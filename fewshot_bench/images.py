@@ -9,6 +9,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from fewshot_bench.ahead import DEPTH, THREADS, Ahead, spread
 from fewshot_bench.backbones.protocol import LoadedBackbone
-from fewshot_bench.crops import Cutter, pixels_of
+from fewshot_bench.crops import Cutter, Uniforms, passes_of, pixels_of
 from fewshot_bench.dataset import Dataset
 from fewshot_bench.image_cache import ImageCache, Keeper, transform_of
 from fewshot_bench.image_files import ImageFiles
@@ -107,22 +108,23 @@ class ImageSource:
         self,
         size: int,
         order: Sequence[int],
-        augment: Augment | None,
-        rng: torch.Generator | None,
+        augment: Augment | None = None,
+        passes: Sequence[int] = (),
         tally: ImageTally | None = None,
     ) -> Iterator[Tensor]:
         """Normalized pixels of the images `order`, in batches of `size`, on the device.
 
-        `tally` is told what it took. DataMissingError names an image that cannot be used.
+        With `augment`, `passes` holds a seed for the first, second ... time that an image stands in
+        `order` (`crops.draw_passes`). `tally` is told what it took. DataMissingError names an image
+        that cannot be used.
         """
         tally = tally or ImageTally()
         chunks = [order[start : start + size] for start in range(0, len(order), size)]
         if augment is None:
             pixels = self._evaluation_batches(chunks, tally)
-        elif rng is None:
-            raise TypeError("augmented batches need rng=ctx.rng('augment')")
         else:
-            pixels = self._augmented_batches(chunks, self.allowed(augment), rng, tally)
+            uniforms = Uniforms(len(self), passes)
+            pixels = self._augmented_batches(chunks, self.allowed(augment), uniforms, tally)
         for batch in pixels:
             yield self.backbone.normalize(batch)
 
@@ -209,19 +211,26 @@ class ImageSource:
         self,
         chunks: Sequence[Sequence[int]],
         augment: Augment,
-        rng: torch.Generator,
+        uniforms: Uniforms,
         tally: ImageTally,
     ) -> Iterator[Tensor]:
-        """uint8 (b, 3, h, w) of random crops."""
+        """uint8 (b, 3, h, w) of random crops, each batch cut while the one before it is in use."""
+        visits = passes_of(list(itertools.chain(*chunks)))
+        sizes = itertools.accumulate((len(chunk) for chunk in chunks), initial=0)
+        numbers = (
+            uniforms.of(chunk, visits[start : start + len(chunk)])
+            for chunk, start in zip(chunks, sizes, strict=False)
+        )
         loading = self._ahead(functools.partial(self._rgb_batch, chunk) for chunk in chunks)
-        cutter = Cutter(self.backbone.image_size, augment, rng, self._threads)
+        cutter = Cutter(self.backbone.image_size, augment, self._threads)
+        begun: Future[Tensor] | None = None
         try:
             for loaded in _timed(loading, tally, functools.partial(self._count, "rgb")):
                 start = time.perf_counter()
-                pixels = cutter.cut(loaded.images)
-                following = loading.peek()
-                if following is not None:
-                    cutter.begin(following.images)
+                if begun is None:
+                    begun = cutter.begin(loaded.images, next(numbers))
+                pixels, following = begun.result(), loading.peek()
+                begun = cutter.begin(following.images, next(numbers)) if following else None
                 tally.elapsed += time.perf_counter() - start
                 yield pixels
         finally:

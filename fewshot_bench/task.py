@@ -83,7 +83,10 @@ class Images(Protocol):
         """Pixels (b, 3, h, w), normalized for the backbone, in batches of at most `size`.
 
         `order` (m,) holds indices to visit (default: all, in order; repeats are allowed).
-        With `augment`, every visit draws a fresh crop from `rng`.
+        With `augment`, `rng` gives one number per pass (the first, second ... time that an image
+        stands in `order`); the crop of an image follows from that number and the image alone.
+        Methods that use `ctx.rng("augment")` see the same crops in the same pass, whatever their
+        batches and their order.
         """
         ...
 
@@ -102,7 +105,8 @@ class Images(Protocol):
     ) -> Tensor:
         """(count, n, width) frozen features of `count` augmented views of every image.
 
-        Draws exactly one number from `rng`; views are cached under it and billed at their cost.
+        Draws `count` numbers from `rng`, one per pass, as `batches` does; views are cached under
+        them and billed at their cost.
         """
         ...
 

@@ -69,7 +69,7 @@ def evaluated(
     items = photos.items()["test"]
     source = ImageSource(photos, items, backbone or tiny(), depth=2)
     order = range(len(items)) if order is None else order
-    pixels = torch.cat(list(source.batches(5, order, None, None, tally)))
+    pixels = torch.cat(list(source.batches(5, order, tally=tally)))
     return pixels, photos.reads, tally
 
 

@@ -146,7 +146,7 @@ def test_a_file_that_changed_just_now_is_not_known_by_its_stamp(
 def test_a_pass_that_ends_early_keeps_what_it_decoded(folder: Path) -> None:
     photos = Photos(folder)
     source = ImageSource(photos, photos.items()["test"], tiny(), depth=2)
-    batches = source.batches(3, range(COUNT), None, None)
+    batches = source.batches(3, range(COUNT))
     next(batches)
     batches.close()
     _, _, tally = evaluated(folder)
@@ -159,7 +159,7 @@ def test_an_image_that_changes_during_a_run_is_named(folder: Path) -> None:
     assert source.digest
     save_image(folder / "06.png", 77)
     with pytest.raises(DataMissingError, match=r"'06\.png' changed while"):
-        list(source.batches(4, range(COUNT), None, None))
+        list(source.batches(4, range(COUNT)))
 
 
 @pytest.mark.parametrize("depth", [0, 2])
@@ -172,7 +172,7 @@ def test_errors_name_the_image_and_come_in_order(folder: Path, depth: int) -> No
     with pytest.raises(DataMissingError, match=r"'09\.png' cannot be read"):
         _ = source.digest
     source = ImageSource(photos, items[:-1], tiny(), depth=depth)
-    batches = source.batches(4, range(11), None, None)
+    batches = source.batches(4, range(11))
     assert len(next(batches)) == 4
     with pytest.raises(DataMissingError, match=r"'05\.png' does not decode"):
         next(batches)

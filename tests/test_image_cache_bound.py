@@ -15,6 +15,7 @@ import torch
 
 from fewshot_bench import Augment, UsageError
 from fewshot_bench.cache_folder import limit_bytes
+from fewshot_bench.crops import draw_passes
 from fewshot_bench.image_cache import ImageCache
 from fewshot_bench.image_files import decode, unreadable
 from fewshot_bench.images import ImageSource
@@ -147,7 +148,7 @@ def billed(images: ImageSource, augment: Augment | None, epochs: int = 1) -> tup
     with meter.phase("fit"):
         for _ in range(epochs):
             stream = torch.Generator().manual_seed(0)
-            for _ in images.batches(4, range(COUNT), augment, stream, meter.images):
+            for _ in images.batches(4, range(COUNT), augment, draw_passes(1, stream), meter.images):
                 pass
     fit = meter.timings()["phases"]["fit"]
     return Cost(**fit["billed"]), Cost(**fit["elapsed"])

@@ -15,9 +15,12 @@ from PIL import Image
 
 from fewshot_bench import Augment
 from fewshot_bench.backbones.embedded import load_tiny
-from fewshot_bench.crops import draw_crops
+from fewshot_bench.crops import Uniforms, draw_crops, draw_passes
+from fewshot_bench.feature_store import FeatureStore
+from fewshot_bench.features import image_view, open_views
 from fewshot_bench.image_files import decode
 from fewshot_bench.images import ImageSource
+from fewshot_bench.meter import Meter
 from fewshot_bench.rng import generator
 from tests.image_cases import tiny
 from tests.test_features import Memory
@@ -37,7 +40,7 @@ KINDS = (
     ("RGB", "WEBP"),
 )
 COUNT = 220
-GOLDEN = "40cf86c6d58f11988ddd8ec02aecb476827e2b19ad3b9cb61a88e890ff4e75ad"
+GOLDEN = "5608a1df5ba68c8c84c1dc413adf25d99d75fc26515398e1e6c9ed64fd4342f7"
 
 
 def scene(seed: int, size: tuple[int, int]) -> Image.Image:
@@ -99,7 +102,7 @@ def test_pixels_equal_those_of_open_clip_on_many_files(name: str, files: dict[st
     backbone = tiny() if name == "tiny" else framed(transform, size)
     dataset = Memory(files)
     source = ImageSource(dataset, dataset.items()["train"], backbone, depth=1)
-    for start, pixels in enumerate(source.batches(20, range(COUNT), None, None)):
+    for start, pixels in enumerate(source.batches(20, range(COUNT))):
         for row, (file, ours) in enumerate(
             zip(list(files)[20 * start : 20 * (start + 1)], pixels, strict=True)
         ):
@@ -107,61 +110,66 @@ def test_pixels_equal_those_of_open_clip_on_many_files(name: str, files: dict[st
             assert torch.equal(ours, expected), (file, KINDS[(20 * start + row) % len(KINDS)])
 
 
-def drawn(files: dict[str, bytes], size: int, stream: torch.Generator) -> torch.Tensor:
-    """Two epochs of crops of `tiny`, in batches of `size`."""
+def view_of(files: dict[str, bytes]) -> Any:
     dataset = Memory(files)
     source = ImageSource(dataset, dataset.items()["train"], tiny(), depth=2)
-    order = [*range(len(files)), *reversed(range(len(files)))]
-    return torch.cat(list(source.batches(size, order, Augment(), stream)))
+    return image_view(source, FeatureStore(None), Meter(torch.device("cpu")), phase="fit")
+
+
+def drawn(view: Any, orders: list[list[int]], size: int) -> torch.Tensor:
+    """(n, 3, h, w) crops of the images `orders`, one call each, from the stream `augment`."""
+    stream = generator(1, "augment")
+    batches = [
+        pixels
+        for order in orders
+        for pixels in view.batches(size, order=torch.tensor(order), augment=Augment(), rng=stream)
+    ]
+    return torch.cat(batches)
 
 
 def test_crops_are_cut_and_resized_by_pil(files: dict[str, bytes]) -> None:
     some = dict(list(files.items())[::9])
     images = [decode(data).convert("RGB") for data in some.values()]
-    ours = drawn(some, 4, generator(1, "augment"))
-    twice, stream = [*images, *reversed(images)], generator(1, "augment")
-    crops = []
-    for start in range(0, len(twice), 4):
-        crops += draw_crops([part.size for part in twice[start : start + 4]], Augment(), stream)
+    count = len(images)
+    backwards = list(reversed(range(count)))
+    uniforms = Uniforms(count, draw_passes(2, generator(1, "augment")))
+    order = [*range(count), *backwards]
+    numbers = uniforms.of(order, [0] * count + [1] * count)
+    crops = draw_crops([images[i].size for i in order], Augment(), numbers)
     assert {crop.mirrored for crop in crops} == {True, False}
-    for pixels, image, crop in zip(ours, twice, crops, strict=True):
-        part = image.crop(crop.box).resize((32, 32), Image.Resampling.BICUBIC)
+    with open_views():
+        ours = drawn(view_of(some), [order], 4)
+    for pixels, index, crop in zip(ours, order, crops, strict=True):
+        part = images[index].crop(crop.box).resize((32, 32), Image.Resampling.BICUBIC)
         part = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if crop.mirrored else part
         expected = torch.from_numpy(np.array(part)).permute(2, 0, 1).float().div(255)
         assert torch.equal(pixels, expected.sub(0.5).div(0.5))
 
 
-def test_a_named_stream_always_gives_the_same_crops() -> None:
-    sizes = [(500, 375), (375, 500), (224, 224), (1, 300), (640, 2)] * 20
-    crops = draw_crops(sizes, Augment(), generator(3, "augment"))
-    text = repr([(crop.box, crop.mirrored) for crop in crops])
-    assert hashlib.sha256(text.encode()).hexdigest() == GOLDEN
-
-
-def test_another_user_of_the_generator_changes_nothing_by_being_there(
+def test_crops_depend_on_the_pass_and_the_image_not_on_batches_or_order(
     files: dict[str, bytes],
 ) -> None:
-    """Batches that are cut ahead must not take numbers from whoever draws in between."""
+    """So methods with other batches, and views that are encoded ahead, see the same crops."""
     some = dict(list(files.items())[:24])
-    dataset = Memory(some)
-    source = ImageSource(dataset, dataset.items()["train"], tiny(), depth=2)
+    forth, back = list(range(24)), list(reversed(range(24)))
+    with open_views():
+        view = view_of(some)
+        first = drawn(view, [forth, forth], 24)
+        assert not torch.equal(first[:24], first[24:])
+        assert torch.equal(drawn(view, [forth + forth], 5), first)
+        mixed = drawn(view, [back, forth], 7)
+        assert torch.equal(mixed[:24].flip(0), first[:24])
+        assert torch.equal(mixed[24:], first[24:])
+        backbone = tiny()
+        views = view.views(2, Augment(), generator(1, "augment"), normalize=False)
+        expected = backbone.encode_image(first)
+        torch.testing.assert_close(views.flatten(0, 1), expected)
 
-    def epochs(lone: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        stream, batches, others = torch.Generator().manual_seed(5), [], []
-        for _ in range(2):
-            order = range(len(some))
-            passes = [order[i : i + 4] for i in range(0, len(order), 4)] if lone else [order]
-            for part in passes:
-                for pixels in source.batches(4, part, Augment(), stream):
-                    batches.append(pixels)
-                    others.append(torch.rand(3, generator=stream))
-        return torch.cat(batches), torch.cat(others)
 
-    for one, other in zip(epochs(lone=True), epochs(lone=False), strict=True):
-        assert torch.equal(one, other)
-    untouched = torch.Generator().manual_seed(5)
-    batches = source.batches(4, range(24), Augment(), untouched)
-    next(batches)
-    twin = torch.Generator().manual_seed(5)
-    next(source.batches(4, range(4), Augment(), twin))
-    assert torch.equal(untouched.get_state(), twin.get_state())
+def test_a_named_stream_always_gives_the_same_crops() -> None:
+    sizes = [(500, 375), (375, 500), (224, 224), (1, 300), (640, 2)] * 20
+    uniforms = Uniforms(len(sizes), draw_passes(1, generator(3, "augment")))
+    numbers = uniforms.of(range(len(sizes)), [0] * len(sizes))
+    crops = draw_crops(sizes, Augment(), numbers)
+    text = repr([(crop.box, crop.mirrored) for crop in crops])
+    assert hashlib.sha256(text.encode()).hexdigest() == GOLDEN

@@ -98,7 +98,7 @@ def test_a_whole_fit_equals_plain_training_on_the_same_views() -> None:
     tower = backbone.text_tower()
     plain = method.initial_context(6, backbone, tower, ctx).requires_grad_()
     optimizer = torch.optim.SGD([plain], lr=0.1, momentum=0.9, weight_decay=5e-4)
-    order, augment = ctx.rng("order"), ctx.rng("views")
+    order, augment = ctx.rng("order"), ctx.rng("augment")
     views = task.train.views(4, None, augment)  # type: ignore[arg-type]
     for features, rate in zip(views, reference.dassl_rates(0.1, 1e-5, 4), strict=True):
         optimizer.param_groups[0]["lr"] = rate

@@ -101,7 +101,7 @@ def test_training_the_keys_equals_plain_training_on_the_same_views() -> None:
     ctx = context()
     augment = Augment(scale=(0.5, 1.0))
     keys = reference.cache_keys(task.train.views(10, augment, ctx.rng("views"), normalize=False))
-    views, shuffle = task.train.views(3, augment, ctx.rng("train-views")), ctx.rng("order")
+    views, shuffle = task.train.views(3, augment, ctx.rng("augment")), ctx.rng("order")
     orders = [list(torch.randperm(30, generator=shuffle).split(16)) for _ in range(3)]
     expected = reference.train_keys(
         list(views),

@@ -63,7 +63,7 @@ def test_logits_are_in_the_order_of_the_split(session: Session) -> None:
     assert outcome.labels == [item.label for item in split.test]
     backbone, _ = session.backbone(spec)
     source = session.source(session.dataset(spec), split.test, spec)
-    pixels = next(source.batches(100, range(len(source)), None, None))
+    pixels = next(source.batches(100, range(len(source))))
     card = session.dataset(spec).card()
     features = torch.nn.functional.normalize(backbone.encode_image(pixels), dim=-1)
     prompts = [card.templates("custom")[0].replace("{}", name) for name in card.classnames]

@@ -210,7 +210,7 @@ class CoOp:
         count, labels, done = len(task.train), task.train.labels, 0
         epochs = self.epochs_for(task.shots)
         total = epochs * steps_per_epoch(count, self.batch_size, drop_last=True)
-        views = epoch_views(task.train, epochs, Augment(), ctx.rng("views"), width)
+        views = epoch_views(task.train, epochs, Augment(), ctx.rng("augment"), width)
         for epoch, features in enumerate(views):
             set_rate(optimizer, self.rate(epoch, epochs))
             for index in minibatches(count, self.batch_size, order, labels.device, drop_last=True):

@@ -185,7 +185,7 @@ class TipAdapterF:
         total = self.epochs * steps_per_epoch(count, self.batch_size, drop_last=False)
         best = _BestKeys(task.val if self.select_epoch == "val" else None)
         views = epoch_views(
-            task.train, self.epochs, _augment(self), ctx.rng("train-views"), keys.shape[1]
+            task.train, self.epochs, _augment(self), ctx.rng("augment"), keys.shape[1]
         )
         for features in views:
             for index in minibatches(count, self.batch_size, order, keys.device, drop_last=False):
