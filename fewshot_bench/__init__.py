@@ -1,6 +1,7 @@
 """One harness for few-shot adaptation of vision-language models. Plug-ins import from here."""
 
 from fewshot_bench.backbones.protocol import Adapter, Backbone, ImageTower, Site, TextTower
+from fewshot_bench.cache_folder import cache_root
 from fewshot_bench.data.recipe import Recipe, RemoteFile
 from fewshot_bench.data.roots import data_roots
 from fewshot_bench.dataset import (
@@ -65,6 +66,7 @@ __all__ = [
     "UnsupportedBackboneError",
     "UsageError",
     "Vocabulary",
+    "cache_root",
     "data_roots",
     "file_stamp",
     "hookimpl",

@@ -57,7 +57,8 @@ class Customized:
         if self.classnames is not None:
             names = renamed(card, self.classnames)
             notes = (*card.notes, "class names by --classnames", *_shared_names(names))
-            card = replace(card, classnames=names, notes=notes)
+            # What a class is does not change with what it is called.
+            card = replace(card, classnames=names, notes=notes, class_ids=card.identities)
         if self.templates is not None:
             notes = (*card.notes, "custom prompts by --templates")
             card = replace(card, custom_templates=self.templates, notes=notes)

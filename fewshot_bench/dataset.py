@@ -120,7 +120,7 @@ class Stamped(Protocol):
     """A data set that can tell cheaply whether an image changed; others are read every time."""
 
     def stamp(self, item: Item) -> Stamp | None:
-        """The stamp of one item's file; None when it is missing."""
+        """The stamp of one item's file; None when it cannot be told."""
         ...
 
 

@@ -31,17 +31,24 @@ class FeatureStore:
         self._used = 0
 
     def get(
-        self, parts: dict[str, Any], compute: Callable[[], Tensor], meter: Meter, about: str = ""
+        self,
+        parts: dict[str, Any],
+        compute: Callable[[], Tensor],
+        meter: Meter,
+        about: str = "",
+        *,
+        lasting: bool = True,
     ) -> Tensor:
         """The features of `parts`: cached, or computed under the meter and kept. Always billed.
 
-        `about` is the data set that they are listed under.
+        `about` is the data set that they are listed under; what is not `lasting` is kept in memory.
         """
         key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-        found = self._memory.get(key) or self._load(key)
+        found = self._memory.get(key) or (self._load(key) if lasting else None)
         if found is None:
             features, cost = meter.measure(compute)
-            self._save(key, features, cost, about)
+            if lasting:
+                self._save(key, features, cost, about)
         else:
             features, cost = found
         self._keep(key, features, cost)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from fewshot_bench.crops import draw_passes, passes_of
 from fewshot_bench.feature_store import FeatureStore
-from fewshot_bench.image_cache import decoder, transform_of
+from fewshot_bench.image_cache import transform_of
 from fewshot_bench.images import ImageSource
 from fewshot_bench.meter import Meter
 from fewshot_bench.task import Augment
@@ -41,6 +42,7 @@ class _Backing:
 _TOKENS = itertools.count(1)
 _BACKINGS: dict[int, _Backing] = {}
 _BATCHES: dict[int, Iterator[Tensor]] = {}
+_INSTANCES: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 
 
 def _backing(view: ImageView) -> _Backing:
@@ -50,13 +52,14 @@ def _backing(view: ImageView) -> _Backing:
 @contextmanager
 def open_views() -> Iterator[None]:
     """Views that are made inside answer inside only; leaving forgets what they stand for."""
-    before = set(_BACKINGS)
+    views, batches = set(_BACKINGS), set(_BATCHES)
     try:
         yield
     finally:
-        for token in set(_BACKINGS) - before:
+        for token in set(_BACKINGS) - views:
             del _BACKINGS[token]
-        _BATCHES.clear()
+        for token in set(_BATCHES) - batches:
+            _BATCHES.pop(token, None)
 
 
 class _Batches:
@@ -131,8 +134,7 @@ class ImageView:
             return _encode(source, source.batches(ENCODE_BATCH, order, tally=tally))
 
         with backing.meter.phase(backing.phase):
-            parts = _content(backing) | {"kind": "evaluation"}
-            features = backing.store.get(parts, compute, backing.meter, source.name)
+            features = _kept(backing, {"kind": "evaluation"}, compute)
         return features[backing.index].to(source.backbone.device)
 
     @property
@@ -157,8 +159,7 @@ class ImageView:
         drawn |= {"kind": "views", "passes": passes}
         drawn |= {"order": hashlib.sha256(str(order).encode()).hexdigest()}
         with backing.meter.phase(backing.phase):
-            parts = _content(backing) | drawn
-            flat = backing.store.get(parts, compute, backing.meter, backing.source.name)
+            flat = _kept(backing, drawn, compute)
         features = flat.to(backing.source.backbone.device)
         features = features.view(count, len(order), features.shape[-1])
         return F.normalize(features, dim=-1) if normalize else features.clone()
@@ -200,23 +201,39 @@ def shots_view(source: ImageSource, store: FeatureStore, meter: Meter, *, phase:
     return view
 
 
+def _kept(backing: _Backing, drawn: dict[str, Any], compute: Callable[[], Tensor]) -> Tensor:
+    """Features by all that they depend on; on the disk too where that can be told."""
+    content = _content(backing)
+    name, lasting = backing.source.name, "instance" not in content
+    return backing.store.get(content | drawn, compute, backing.meter, name, lasting=lasting)
+
+
 def _content(backing: _Backing) -> dict[str, Any]:
     """Everything that the features of a source depend on."""
     source, backbone = backing.source, cast("Any", backing.source.backbone)
     with backing.meter.images.unbilled():
         digest = source.digest
-    steps = repr((backbone.image_size, getattr(backbone, "_steps", "")))
     return {
         "images": digest,
         "weights": backbone.weights_digest,
-        "preprocess": transform_of(backbone) or [steps, decoder()],
-        "normalize": repr((getattr(backbone, "_mean", ""), getattr(backbone, "_std", ""))),
         "precision": getattr(backbone, "precision", "fp32"),
         "device": backbone.device.type,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
         "batch": ENCODE_BATCH,
-    }
+    } | _preprocessing(backbone)
+
+
+def _preprocessing(backbone: Any) -> dict[str, Any]:
+    """What pixels are made by; where it cannot be told, which backbone of this process it is."""
+    transform = transform_of(backbone)
+    known = [getattr(backbone, name, None) for name in ("_mean", "_std")]
+    if transform is not None and None not in known:
+        return {"preprocess": transform, "normalize": repr(known)}
+    try:
+        return {"instance": _INSTANCES.setdefault(backbone, next(_TOKENS))}
+    except TypeError:
+        return {"instance": next(_TOKENS)}
 
 
 def _moved(batches: Iterator[Tensor], device: torch.device | str | None) -> Iterator[Tensor]:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import inspect
 import json
 import math
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +47,14 @@ def transform_of(backbone: LoadedBackbone) -> str | None:
 def decoder() -> tuple[str, ...]:
     """Versions of what decodes and resizes."""
     versions = (f"{name} {features.version(name)}" for name in DECODERS)
-    return (f"pillow {PIL.__version__}", *versions)
+    installed = (f"{name} {version(name)}" for name in ("torchvision", "open_clip_torch"))
+    return (f"pillow {PIL.__version__}", *versions, *installed)
 
 
 def _described(step: Any) -> str:
     """Type and settings of a step, the same in every process; with an address where it is not."""
+    if isinstance(step, functools.partial) or inspect.ismethod(step):
+        return ADDRESS
     name = getattr(step, "__qualname__", "")
     if name:
         return repr(step) if "<" in name else f"{step.__module__}.{name}"

@@ -103,7 +103,6 @@ class Meter:
         self.images_seen = 0
         self.images_encoded = 0
         self.images_computed = 0
-        self.steps = 0
 
     def _now(self) -> Cost:
         if self._device.type == "cuda":

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewshot_bench.dataset import TEMPLATE_SETS
+from fewshot_bench.dataset import ROLES, TEMPLATE_SETS
 from fewshot_bench.errors import DataMissingError, UsageError, unknown
 from fewshot_bench.preflight import check_items
 from fewshot_bench.registry import registry
+from fewshot_bench.sampling import group, val_shots
 from fewshot_bench.spec import (
     CLASSES,
     DEFAULT_STORE,
@@ -20,12 +22,14 @@ from fewshot_bench.spec import (
     PROTOCOLS,
     VALIDATION,
     RunSpec,
+    canonical_json,
 )
 from fewshot_bench.splits import check_shots
 from fewshot_bench.variants import expand_methods
 
 if TYPE_CHECKING:
     from fewshot_bench.dataset import Dataset
+    from fewshot_bench.split_files.imported import Picks as Imported
     from fewshot_bench.store import Store
 
 # A preset fixes the sampling protocol, the validation policy and the prompts at once.
@@ -185,9 +189,13 @@ def _revision(name: str, dataset: Dataset) -> str:
     from fewshot_bench.task import digest_of
 
     pools, card = dataset.items(), dataset.card()
-    check_items(name, card.classnames, pools)
-    lists = digest_of((role, pools.get(role, ())) for role in ("train", "val", "test"))
-    return f"{card.revision}:{lists[:16]}" if card.revision else lists[:16]
+    check_items(card, pools)
+    lists = digest_of((role, pools.get(role, ())) for role in ROLES)
+    if card.revision:
+        return f"{card.revision}:{lists[:16]}"
+    # A set that names no revision is known by all that its card says and that can change a number.
+    said = canonical_json([card.classnames, card.custom_templates, card.identities, card.mirrored])
+    return hashlib.sha256(f"{lists}\n{said}".encode()).hexdigest()[:16]
 
 
 def _imported(
@@ -201,13 +209,24 @@ def _imported(
     digests = {}
     for name, shots, seed in itertools.product(names, request.shots, seeds):
         picks = load_imported(store, name, shots, seed, plan.datasets[name].items())
-        if val != "none" and not picks.val:
-            raise UsageError(
-                f"the picks imported for {name}, {shots}-shot, seed {seed} have no validation "
-                "images; use --val none"
-            )
+        _check_val(picks, val)
         digests[name, shots, seed] = picks.digest
     return digests
+
+
+def _check_val(picks: Imported, val: str) -> None:
+    """UsageError when imported picks hold other validation images than the policy says."""
+    if val == "none":
+        return
+    allowed = val_shots(val, picks.shots)
+    held = max((len(items) for items in group(picks.val).values()), default=0)
+    if held == 0 or (allowed is not None and held > allowed):
+        exact = {min(picks.shots, 4): "min4", picks.shots: "shots", 0: "none"}
+        raise UsageError(
+            f"the picks imported for {picks.dataset}, {picks.shots}-shot, seed {picks.seed} have "
+            f"{held} validation images a class, --val {val} stands for "
+            f"{'all' if allowed is None else allowed}; use --val {exact.get(held, 'full')}"
+        )
 
 
 def _weights(backbone: str) -> str:

@@ -10,15 +10,21 @@ from fewshot_bench.spec import IMPORTED, RunSpec
 from fewshot_bench.splits import draw_cell
 
 if TYPE_CHECKING:
-    from fewshot_bench.dataset import Dataset
+    from fewshot_bench.dataset import Dataset, DatasetCard
     from fewshot_bench.task import Item
 
 UNREADABLE_SHOWN = 5
 ALL_CHECKED = 20_000
 
 
-def check_items(name: str, classnames: Sequence[str], pools: Mapping[str, Sequence[Item]]) -> None:
-    """Labels are indices of class names, and no image stands in two pools."""
+def check_items(card: DatasetCard, pools: Mapping[str, Sequence[Item]]) -> None:
+    """Labels are indices of classes, every class has train images, no image is in two pools."""
+    name, classnames = card.name, card.classnames
+    if card.class_ids and len(set(card.class_ids)) != len(classnames):
+        raise PluginError(
+            f"{name}: its card has {len(classnames)} class names and {len(set(card.class_ids))} "
+            "distinct class_ids: expected one id per class, or none"
+        )
     seen: dict[str, str] = {}
     for role, items in pools.items():
         for item in items:
@@ -32,6 +38,13 @@ def check_items(name: str, classnames: Sequence[str], pools: Mapping[str, Sequen
                     f"{name}: item '{item.id}' is in {seen[item.id]} and in {role}: a test image "
                     "must not be trained on; take it out of one pool"
                 )
+    trained = {item.label for item in pools.get("train", ())}
+    absent = [title for label, title in enumerate(classnames) if label not in trained]
+    if trained and absent:
+        raise PluginError(
+            f"{name}: class '{absent[0]}' has no train images ({len(absent)} of {len(classnames)} "
+            "classes have none): add some, or take the class out of the class names"
+        )
 
 
 def check_images(

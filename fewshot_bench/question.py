@@ -42,8 +42,9 @@ class Question(Vocabulary):
         return cls.of(card, spec.prompts, "all" if spec.target else spec.classes)
 
     def within(self, other: Question) -> bool:
-        """Whether all classes are among those of `other`, under the same prompts."""
-        return self.templates == other.templates and set(self.identities) <= set(other.identities)
+        """Whether all classes are among those of `other`; not where identities are ambiguous."""
+        distinct = all(len(set(q.identities)) == len(q.identities) for q in (self, other))
+        return distinct and set(self.identities) <= set(other.identities)
 
 
 def answering(
@@ -51,12 +52,12 @@ def answering(
 ) -> tuple[Classifier, Tensor | None]:
     """A classifier that answers, and the columns of its logits that are asked for (None: all).
 
-    Classes that were fitted on are columns of the fitted classifier, whatever the method; others
-    need `for_classes`. NotApplicableError where the method has none.
+    Classes that were fitted on are columns of the fitted classifier, whatever the method, under the
+    same prompts; others need `for_classes`. NotApplicableError where the method has none.
     """
-    if (fitted.identities, fitted.templates) == (asked.identities, asked.templates):
+    if fitted == asked:
         return classifier, None
-    if asked.within(fitted):
+    if asked.within(fitted) and asked.templates == fitted.templates:
         import torch
 
         place = {identity: column for column, identity in enumerate(fitted.identities)}

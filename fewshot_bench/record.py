@@ -61,15 +61,6 @@ class Record:
         return json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> Record:
-        """Parse and check a record; StoreError says what is wrong with it."""
-        try:
-            values = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise StoreError(f"record is not valid JSON: {error}") from None
-        return cls.from_dict(values)
-
-    @classmethod
     def from_dict(cls, values: Any) -> Record:
         """The inverse of `to_dict`; StoreError when a key or a type is not as expected."""
         if not isinstance(values, dict):

@@ -109,7 +109,6 @@ class Registry:
     backbones: Catalog
     plugins: tuple[PluginInfo, ...]
     hooks: pluggy.HookRelay
-    manager: pluggy.PluginManager
 
     def method_class(self, name: str) -> type:
         """The class of a registered method."""
@@ -171,7 +170,7 @@ def registry() -> Registry:
     failed |= _fill(manager, "register_datasets", datasets)
     failed |= _fill(manager, "register_backbones", backbones)
     infos = tuple(replace(i, error=i.error or failed.get(i.full_name)) for i in infos)
-    return Registry(methods, datasets, backbones, infos, manager.hook, manager)
+    return Registry(methods, datasets, backbones, infos, manager.hook)
 
 
 def _fill(manager: pluggy.PluginManager, hook: str, catalog: Catalog) -> dict[str, str]:

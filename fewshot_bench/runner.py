@@ -70,6 +70,7 @@ def run_group(
                     raise fit
                 outcome = fit.evaluate(spec)
             except NotApplicableError as error:
+                session.drop_changed_backbone()
                 outcome = _without_result(spec, "inapplicable", error)
             except (Exception, SystemExit) as error:
                 session.drop_changed_backbone()
@@ -87,7 +88,11 @@ def _tied(spec: RunSpec, session: Session) -> str:
         return ""
     fitted = Question.fitted(session.dataset(spec).card(), spec)
     asked = Question.evaluated(session.target(spec).card(), spec)
-    return "" if asked.within(fitted) else reason
+    if not asked.within(fitted):
+        return reason
+    if asked.templates == fitted.templates:
+        return ""
+    return f"the prompts of {spec.target} differ from those it was fitted under, and {reason}"
 
 
 def _without_result(spec: RunSpec, status: Status, error: BaseException) -> Outcome:
@@ -115,6 +120,7 @@ class _Fit:
         self.backbone, self.fingerprint = session.backbone(spec)
         self.dataset = session.dataset(spec)
         self.drawn = draw_all_classes(spec, self.dataset.items(), session.imported(spec))
+        self.classes = len(self.dataset.card().classnames)
         self.question = Question.fitted(self.dataset.card(), spec)
         self.meter = Meter(self.backbone.device)
         self.observer = ParameterObserver()
@@ -125,8 +131,9 @@ class _Fit:
         with self.memory.watching(), isolated(self.seed), contained() as printed:
             self.classifier = self._fit(method, spec)
         self.printed = printed.text
-        # What the meter holds after the fit is the share of the fit in every evaluation.
+        # What stands here after the fit is the share of the fit in every evaluation.
         self.spent = copy.deepcopy(vars(self.meter))
+        self.said = copy.deepcopy((self.context.notes, self.context.selection))
 
     def _fit(self, method: Method, spec: RunSpec) -> Classifier:
         task = self._task(spec)
@@ -143,7 +150,7 @@ class _Fit:
         return classifier
 
     def _task(self, spec: RunSpec) -> Task:
-        split = narrowed(spec, self.drawn)
+        split = narrowed(spec, self.drawn, self.classes)
         train = self.session.source(self.dataset, split.train, spec)
         val = self.session.source(self.dataset, split.val, spec)
         view = functools.partial(
@@ -159,14 +166,15 @@ class _Fit:
     def evaluate(self, spec: RunSpec) -> Outcome:
         """The outcome of one cell."""
         vars(self.meter).update(copy.deepcopy(self.spent))
+        self.context.notes, self.context.selection = copy.deepcopy(self.said)
         target = self.session.target(spec)
         card = target.card()
         question = Question.evaluated(card, spec)
         other = target.items() if spec.target else None
-        split = narrowed(spec, self.drawn, other)
+        split = narrowed(spec, self.drawn, self.classes, other)
         memory = PeakMemory(self.backbone.device)
         seed = derive(self.seed, "predict")
-        with memory.watching(), isolated(seed), contained() as printed:
+        with memory.watching(), isolated(seed), contained() as printed, open_views():
             logits = self._predict(spec, split, question)
             footprint = self._footprint(spec.method)
         peak = max(self.memory.megabytes, memory.megabytes)
@@ -197,7 +205,9 @@ class _Fit:
             order=order.tolist(),
         )
         with self.meter.phase("predict"), torch.no_grad():
-            classifier, columns = answering(self.classifier, self.question, question)
+            # A copy, so that what one answer leaves behind does not reach the next one.
+            fitted = copy.copy(self.classifier)
+            classifier, columns = answering(fitted, self.question, question)
             raw = classifier.logits(queries)
         self._check_backbone(spec.method, "logits")
         classes = question if columns is None else self.question

@@ -12,8 +12,8 @@ from fewshot_bench.errors import DataMissingError
 from fewshot_bench.feature_store import FeatureStore
 from fewshot_bench.images import ImageSource
 from fewshot_bench.registry import registry
+from fewshot_bench.sampling import Picks
 from fewshot_bench.spec import IMPORTED, RunSpec, canonical_json
-from fewshot_bench.splits import Picks
 from fewshot_bench.task import Item
 
 SOURCES_KEPT = 6
@@ -54,8 +54,11 @@ class Session:
         return self._open(spec.dataset, spec.data)
 
     def target(self, spec: RunSpec) -> Dataset:
-        """The data set that a cell is evaluated on."""
-        return self._open(spec.target, {}) if spec.target else self.dataset(spec)
+        """The data set that a cell is evaluated on; own prompts apply to every target."""
+        if not spec.target:
+            return self.dataset(spec)
+        prompts = {name: value for name, value in spec.data.items() if name == "templates"}
+        return self._open(spec.target, prompts)
 
     def _open(self, name: str, data: Any) -> Dataset:
         key = (name, canonical_json(dict(data)))

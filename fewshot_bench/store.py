@@ -109,10 +109,6 @@ class Store:
             for path in temporary:
                 path.unlink(missing_ok=True)
 
-    def exists(self, key: str) -> bool:
-        """Whether a record file of this key is there, without reading it."""
-        return self._file(key).is_file()
-
     def get(self, key: str) -> Record | None:
         """The record of a key; None when there is none that can be relied on.
 

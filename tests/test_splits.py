@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fewshot_bench import Item, Split, UsageError
+from fewshot_bench.sampling import group
 from fewshot_bench.spec import PROTOCOLS, VALIDATION
-from fewshot_bench.splits import check_shots, draw, group
+from fewshot_bench.splits import check_shots, draw
 
 Pools = dict[str, tuple[Item, ...]]
 ANY_PROTOCOL = pytest.mark.parametrize("protocol", PROTOCOLS)

@@ -131,7 +131,7 @@ def test_records_are_sorted_and_skip_temporary_files(store: Store) -> None:
 def test_nothing_in_an_absent_store(tmp_path: Path) -> None:
     store = Store(tmp_path / "absent")
     key = make().spec.key()
-    assert (list(store.records()), store.get(key), store.exists(key)) == ([], None, False)
+    assert (list(store.records()), store.get(key)) == ([], None)
     with pytest.raises(StoreError, match="no logits"):
         store.logits(key)
     with pytest.raises(StoreError, match="64 hexadecimal"):
@@ -150,7 +150,7 @@ def test_a_damaged_record_is_kept_and_never_used(store: Store, text: str) -> Non
     assert [damage.path for damage in store.damaged] == [path]
     assert store.get(key) is None
     assert path.with_name(f"{path.name}.damaged-1").read_text() == text
-    assert not store.exists(key)
+    assert not path.exists()
     path.write_text(text)
     assert store.get(key) is None
     assert path.with_name(f"{path.name}.damaged-2").exists()

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
 
+from fewshot_bench.engines.worker import tell
 from fewshot_bench.errors import FsbenchError, StoreError
 from fewshot_bench.record import Record
 from fewshot_bench.registry import registry
@@ -83,6 +84,7 @@ class LocalEngine:
     force: bool = False
     _events: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = field(default_factory=queue.Queue)
     _workers: list[_Worker] = field(default_factory=list)
+    _fitted: set[str] = field(default_factory=set)
 
     def __enter__(self) -> LocalEngine:
         return self
@@ -150,6 +152,7 @@ class LocalEngine:
             elif event["event"] == "finished":
                 cell = next(cell for cell in worker.cells if cell.key() == event["key"])
                 worker.cells.remove(cell)
+                self._fitted.add(cell.fit_key())
                 open_cells -= 1
                 yield self._stored(cell)
 
@@ -163,23 +166,37 @@ class LocalEngine:
             raise StoreError(f"the record of {cell.describe()} has gone from {self.store.path}")
         return record
 
-    def _lost(self, worker: _Worker, waiting: deque[Group], tries: dict[str, int]) -> list[Record]:
-        """A worker has ended: try its cells once more, then record that the first one failed."""
+    def _lost(
+        self, worker: _Worker, waiting: deque[Group], tries: dict[str, int]
+    ) -> Iterator[Record]:
+        """A worker has ended: try its cells once more, then record that they failed.
+
+        What it had stored stays. Where not one cell of the fit was ever finished, the fit itself
+        is taken for the reason, and all its cells fail.
+        """
         self._workers.remove(worker)
         if worker.fatal is not None:
             raise _as_error(worker.fatal)
-        cells, records = worker.cells, []
-        if cells:
-            key = cells[0].key()
+        if not self.force:
+            stored = [cell for cell in worker.cells if self.store.complete(cell.key())]
+            for cell in stored:
+                worker.cells.remove(cell)
+                yield self._stored(cell)
+        if worker.cells:
+            key = worker.cells[0].key()
             tries[key] = tries.get(key, 0) + 1
             if tries[key] == TRIES:
-                records.append(_failure(cells.pop(0), worker.process.returncode))
-                self.store.write(records[0])
-            if cells:
-                waiting.appendleft(cells)
+                failing = 1 if worker.cells[0].fit_key() in self._fitted else len(worker.cells)
+                for cell in worker.cells[:failing]:
+                    record = _failure(cell, worker.process.returncode)
+                    self.store.write(record)
+                    tell(registry().hooks.run_finished, record=record)
+                    yield record
+                del worker.cells[:failing]
+            if worker.cells:
+                waiting.appendleft(worker.cells)
         if waiting:
             self._next(self._start(), waiting)
-        return records
 
 
 def by_fit(cells: Sequence[RunSpec]) -> list[Group]:

@@ -65,23 +65,23 @@ def _serve(store: Store, device: str, threads: int, answers: _Answers) -> None:
         cells = [RunSpec.from_dict(values) for values in request["specs"]]
         # Another process may have finished a cell meanwhile.
         todo = [c for c in cells if request["force"] or not store.complete(c.key())]
-        if todo:
-            session.backbone(todo[0])
-            _tell(hooks.run_started, spec=todo[0])
-        for number, outcome in enumerate(run_group(todo, session, answers.progress), 1):
-            record = outcome.record
-            store.write(record, outcome.logits, outcome.labels, outcome.ids)
-            _tell(hooks.run_finished, record=record)
-            answers.send("finished", key=record.spec.key())
-            if number < len(todo):
-                _tell(hooks.run_started, spec=todo[number])
         for cell in cells:
             if cell not in todo:
                 answers.send("finished", key=cell.key())
+        if todo:
+            session.backbone(todo[0])
+            tell(hooks.run_started, spec=todo[0])
+        for number, outcome in enumerate(run_group(todo, session, answers.progress), 1):
+            record = outcome.record
+            store.write(record, outcome.logits, outcome.labels, outcome.ids)
+            answers.send("finished", key=record.spec.key())
+            tell(hooks.run_finished, record=record)
+            if number < len(todo):
+                tell(hooks.run_started, spec=todo[number])
         answers.send("idle")
 
 
-def _tell(hook: Any, **arguments: object) -> None:
+def tell(hook: Any, **arguments: object) -> None:
     """Call a hook; one that fails must not cost a result, so its failure is shown and passed."""
     try:
         hook(**arguments)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from fewshot_bench.errors import UsageError
+from fewshot_bench.sampling import group
 from fewshot_bench.split_files.coop import Pools
 from fewshot_bench.split_files.model import SplitFile
-from fewshot_bench.splits import draw, group
+from fewshot_bench.splits import draw
 from fewshot_bench.task import Item, Split
 
 
