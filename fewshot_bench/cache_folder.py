@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fewshot_bench.errors import UsageError
-from fewshot_bench.store_files import TEMPORARY, is_stale, temporary_name
+from fewshot_bench.store_files import TEMPORARY, is_stale, temporary_name, whole
+from fewshot_bench.wording import size_text
 
 FOLDER_VARIABLE = "FSBENCH_CACHE"
 LIMIT_VARIABLE = "FSBENCH_CACHE_GB"
@@ -20,12 +21,14 @@ DEFAULT_GB = 20.0
 GB = 10**9
 # Whichever is less stays free on the disk.
 RESERVED_SHARE, RESERVED_BYTES = 0.05, 2 * GB
-IMAGES, DIGESTS, FEATURES, TAR_INDEX = "images", "digests", "features", "tar-index"
+IMAGES, DIGESTS, FEATURES = "images", "digests", "features"
+TAR_INDEX, VERIFIED = "tar-index", "verified"
 NAMES = {
     IMAGES: re.compile(r"[0-9a-f]{16}/[0-9a-f]{64}\.pixels"),
     DIGESTS: re.compile(r"[0-9a-f]{16}/[0-9a-f]{64}\.digests"),
     FEATURES: re.compile(r"[0-9a-f]{2}/[0-9a-f]{64}\.safetensors"),
-    TAR_INDEX: re.compile(r"([0-9a-f]{16}/)?[0-9a-f]{16,64}\.(json|index)"),
+    TAR_INDEX: re.compile(r"([0-9a-f]{32}){1,2}\.json"),
+    VERIFIED: re.compile(r"[0-9a-f]{32}\.json"),
 }
 KINDS = tuple(NAMES)
 
@@ -135,23 +138,23 @@ def touch(path: Path) -> None:
 
 def new_file(folder: Path) -> Path:
     """Make `folder` (OSError when that fails) and name a temporary file in it."""
+    make_folder(folder)
+    return folder / temporary_name()
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder of the cache; OSError when that fails, or when it is a link."""
     for part in (folder, folder.parent):
         if part.is_symlink():
             raise OSError(f"{part} is a link; set {FOLDER_VARIABLE} to the folder it leads to")
     folder.mkdir(parents=True, exist_ok=True)
-    return folder / temporary_name()
 
 
 def write(path: Path, content: bytes) -> None:
     """Write a whole file beside and rename; OSError leaves nothing behind."""
-    temporary = new_file(path.parent)
-    try:
+    make_folder(path.parent)
+    with whole(path) as temporary:
         temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
 
 
 def make_room(kind: str, need: int, limit: int) -> None:
@@ -173,9 +176,10 @@ def make_room(kind: str, need: int, limit: int) -> None:
     )
     candidates = [file for file in found if not file.temporary]
     if need > limit:
-        raise OSError(f"{need / GB:.1f} GB do not fit into {LIMIT_VARIABLE}={limit / GB:g}")
+        bound = f"{LIMIT_VARIABLE}={limit / GB:g}" if kind == IMAGES else size_text(limit)
+        raise OSError(f"{size_text(need)} of {kind} do not fit into {bound}")
     if excess > sum(file.size for file in candidates):
-        raise OSError(f"no room for {need / GB:.1f} GB: {disk.free / GB:.1f} GB are free")
+        raise OSError(f"no room for {size_text(need)}: {size_text(disk.free)} are free")
     for file in candidates:
         if excess <= 0:
             return

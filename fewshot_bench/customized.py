@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -54,9 +53,12 @@ class Customized:
     @cached_property
     def _card(self) -> DatasetCard:
         card = self.inner.card()
+        if not card.classnames:
+            self.inner.items()  # A set that is not there says so.
         if self.classnames is not None:
             names = renamed(card, self.classnames)
-            notes = (*card.notes, "class names by --classnames", *_shared_names(names))
+            _refuse_shared(card, names)
+            notes = (*card.notes, "class names by --classnames")
             # What a class is does not change with what it is called.
             card = replace(card, classnames=names, notes=notes, class_ids=card.identities)
         if self.templates is not None:
@@ -117,8 +119,15 @@ def _mapped(card: DatasetCard, names: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _shared_names(names: Sequence[str]) -> tuple[str, ...]:
-    shared = sorted(name for name, count in Counter(names).items() if count > 1)
-    if not shared:
-        return ()
-    return (f"classes share the names {', '.join(shared)}: no prompt tells them apart",)
+def _refuse_shared(card: DatasetCard, names: Sequence[str]) -> None:
+    """UsageError when classes share a name that had names of their own before."""
+    labels: dict[str, list[int]] = {}
+    for label, name in enumerate(names):
+        labels.setdefault(name, []).append(label)
+    for name, sharing in labels.items():
+        if len({card.classnames[label] for label in sharing}) > 1:
+            raise UsageError(
+                f"--classnames: '{name}' is given to {len(sharing)} classes of '{card.name}' "
+                f"(labels {', '.join(map(str, sharing))}): no prompt would tell them apart; give "
+                "each its own name"
+            )

@@ -8,7 +8,7 @@ import io
 import time
 from collections.abc import Sequence
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from fewshot_bench.ahead import spread
 from fewshot_bench.dataset import Dataset, Stamp, Stamped
@@ -31,6 +31,33 @@ def decode(data: bytes) -> Image.Image:
     image = Image.open(io.BytesIO(data))
     image.load()
     return image
+
+
+def problem_of(data: bytes) -> str | None:
+    """Why an encoded image cannot be used, in one line; None when it can."""
+    if not data:
+        return "the file is empty"
+    try:
+        image = decode(data)
+    except UnidentifiedImageError:
+        return f"no known image format (it starts with {data[:8]!r})"
+    except Exception as error:
+        text = " ".join(str(error).split())
+        return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return deep_problem(image)
+
+
+def deep_problem(image: Image.Image) -> str | None:
+    """Why an image of more than 8 bits cannot be used: Pillow cuts its values off at 255."""
+    if image.mode[:1] not in ("I", "F"):
+        return None
+    _, highest = image.getextrema()
+    if not isinstance(highest, int | float) or highest <= 255:
+        return None
+    return (
+        f"more than 8 bits (mode {image.mode}, values up to {highest:g}): they would be cut off at "
+        "255 and look white; convert it to 8 bits"
+    )
 
 
 def unreadable(dataset: Dataset, items: Sequence[Item]) -> tuple[list[str], str]:
@@ -66,9 +93,13 @@ def _problem(
         return stamp
     try:
         data = dataset.read(item)
-        decode(data)
+    except FileNotFoundError:
+        return f"{item.id}: missing"
     except Exception as error:
-        return f"{item.id}: {type(error).__name__}: {error}"
+        return f"{item.id}: cannot be read: {type(error).__name__}: {error}"
+    problem = problem_of(data)
+    if problem is not None:
+        return f"{item.id}: {problem}"
     digests.put(item, stamp, Known(hashlib.sha256(data).digest(), True), taken)
     return None
 

@@ -27,15 +27,17 @@ Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 def check_of(data: bytes | memoryview) -> int:
-    """CRC-32 of the sums over blocks of `BLOCK` bytes, word by word, and of what is left over.
+    """CRC-32 of the sum of every block of `BLOCK` bytes, of the sums over blocks, and of the rest.
 
-    It finds what disks do to files (flipped bits, lost pages) as fast as memory is read, which a
-    cryptographic digest does not.
+    It finds what disks do to files (flipped bits, lost or misplaced blocks) as fast as memory is
+    read, which a cryptographic digest does not.
     """
     values = np.frombuffer(data, np.uint8)
     whole = len(values) // BLOCK * BLOCK
     words = values[:whole].view("<u8").reshape(-1, BLOCK // 8)
-    return zlib.crc32(values[whole:].data, zlib.crc32(words.sum(axis=0, dtype=np.uint64).data))
+    blocks = zlib.crc32(words.sum(axis=1, dtype=np.uint64).data)
+    across = zlib.crc32(words.sum(axis=0, dtype=np.uint64).data, blocks)
+    return zlib.crc32(values[whole:].data, across)
 
 
 @dataclass(frozen=True, eq=False)

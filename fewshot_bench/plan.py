@@ -142,7 +142,7 @@ def _opened(
     for name in names:
         try:
             dataset, revision = opened(name)
-        except DataMissingError as error:
+        except (DataMissingError, PermissionError) as error:
             plan.problems[name] = str(error)
             continue
         own = _canonical(name, dataset)

@@ -76,11 +76,17 @@ def check_images(
             more = f"; and {rest} more" if rest > 0 else ""
             problems[name] = (
                 f"{name}: {len(bad)} of its images cannot be used: "
-                f"{'; '.join(bad[:UNREADABLE_SHOWN])}{more}; restore these files"
+                f"{'; '.join(bad[:UNREADABLE_SHOWN])}{more}; mend or restore these files"
+                f"{_below(datasets[name])} (fsbench data verify {name} lists all)"
             )
     if unkept:
         warn(unkept[0])
     return problems
+
+
+def _below(dataset: Dataset) -> str:
+    folder = dataset.card().folder
+    return f" below {folder}" if folder else ""
 
 
 def _items(name: str, datasets: Mapping[str, Dataset], cells: Sequence[RunSpec]) -> list[Item]:

@@ -147,7 +147,8 @@ class Registry:
                 found.append(name)
             else:
                 known = [*self.datasets.entries, *suites]
-                raise unknown("data set", name, known, "fsbench list datasets")
+                step = "fsbench list datasets; names are separated by commas"
+                raise unknown("data set", name, known, step)
         return list(dict.fromkeys(found))
 
     def suites(self) -> dict[str, list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import hashlib
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -218,6 +219,16 @@ class _Fit:
         logits[order] = shuffled
         return logits
 
+    def _images(self, spec: RunSpec, split: Split) -> str:
+        """SHA-256 over the bytes of all images that were used: train, val, test."""
+        sources = [
+            self.session.source(self.dataset, split.train, spec),
+            self.session.source(self.dataset, split.val, spec),
+            self.session.source(self.session.target(spec), split.test, spec),
+        ]
+        joined = "".join(source.digest for source in sources)
+        return hashlib.sha256(joined.encode()).hexdigest()
+
     def _check_backbone(self, method: str, when: str) -> None:
         if self.backbone.fingerprint() != self.fingerprint:
             raise ContractError(
@@ -238,6 +249,7 @@ class _Fit:
             "verified": verified_picks(self.drawn, card.name),
             "mirrored": card.mirrored,
             "templates": list(question.templates),
+            "images": self._images(spec, split),
         }
         return facts | (
             {"fitted_classes": len(self.question.classnames)} if spec.fits_other else {}

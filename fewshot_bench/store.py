@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import re
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fewshot_bench.errors import StoreError, UsageError
 from fewshot_bench.record import SCHEMA, Record
 from fewshot_bench.store_files import (
+    FULL,
     TEMPORARY,
     Damaged,
     as_arrays,
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     import numpy as np
 
 _KEY = re.compile(r"[0-9a-f]{64}")
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +203,7 @@ class Store:
             self.damaged.append(damage)
 
     def _cannot_write(self, path: Path, error: OSError) -> StoreError:
-        if error.errno in _FULL:
+        if error.errno in FULL:
             return StoreError(
                 f"no space to write '{path}' ({free_space(self.path)} left); make room, then run "
                 "the same command again: it continues with the cells that are missing"

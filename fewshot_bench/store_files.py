@@ -1,20 +1,22 @@
-"""Files of the store: written whole or not at all, and checked before they are believed."""
+"""Files that are written whole or not at all; those of the store are checked before use."""
 
 from __future__ import annotations
 
+import errno
 import filecmp
 import os
-import re
 import secrets
 import shutil
-import socket
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.errors import StoreError
+from fewshot_bench.processes import is_running, this_machine
+from fewshot_bench.wording import size_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 ARRAYS = ("logits", "labels", "ids")
 TEMPORARY = ".fsbench-tmp"
 STALE_SECONDS = 24 * 3600
+# Error numbers of a disk or quota without room.
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 # Above this size, asking whether a cell is complete reads the archive's directory, not all of it.
 FULL_CHECK_BYTES = 4 * 2**20
 
@@ -75,16 +79,7 @@ def check_archive(path: Path) -> None:
 
 
 def temporary_name() -> str:
-    return f"{TEMPORARY}~{_machine()}~{os.getpid()}~{secrets.token_hex(6)}"
-
-
-def _machine() -> str:
-    """Where process ids have a meaning: the host and, on Linux, the namespace of its processes."""
-    try:
-        namespace = os.readlink("/proc/self/ns/pid")
-    except OSError:
-        namespace = ""
-    return re.sub(r"[^A-Za-z0-9.-]", "", f"{socket.gethostname()[:60]}-{namespace}")
+    return f"{TEMPORARY}~{this_machine()}~{os.getpid()}~{secrets.token_hex(6)}"
 
 
 def is_stale(path: Path) -> bool:
@@ -93,36 +88,60 @@ def is_stale(path: Path) -> bool:
         old = time.time() - path.stat().st_mtime > STALE_SECONDS
     except OSError:
         return False
-    return old or (machine == _machine() and pid.isdigit() and not _is_alive(int(pid)))
+    return old or (machine == this_machine() and pid.isdigit() and not is_running(int(pid)))
 
 
-def _is_alive(pid: int) -> bool:
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that becomes it at the end; nothing is left on failure.
+
+    What a process that was killed left in the folder is removed first.
+    """
+    for entry in path.parent.glob(f"{TEMPORARY}~*"):
+        if is_stale(entry):
+            with suppress(OSError):
+                entry.unlink()
+    temporary = path.with_name(temporary_name())
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True
-    return True
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that is there whole or not at all, in a folder that is made; may raise OSError.
+
+    It is on the disk when this returns.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as temporary:
+        _write_synced(temporary, content)
 
 
 def write_synced(folder: Path, content: bytes | Mapping[str, np.ndarray]) -> Path:
     """Write a temporary file that is on the disk when this returns; nothing is left on failure."""
     path = folder / temporary_name()
     try:
-        with path.open("xb") as file:
-            if isinstance(content, bytes):
-                file.write(content)
-            else:
-                import numpy as np
-
-                np.savez_compressed(file, **content)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
+        _write_synced(path, content)
     except BaseException:
         path.unlink(missing_ok=True)
         raise
     return path
+
+
+def _write_synced(path: Path, content: bytes | Mapping[str, np.ndarray]) -> None:
+    with path.open("xb") as file:
+        if isinstance(content, bytes):
+            file.write(content)
+        else:
+            import numpy as np
+
+            np.savez_compressed(file, **content)  # type: ignore[arg-type]
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def publish(target: Path, temporary: Sequence[Path]) -> None:
@@ -175,4 +194,4 @@ def sorted_entries(folder: Path) -> list[Path]:
 def free_space(path: Path) -> str:
     while not path.exists() and path != path.parent:
         path = path.parent
-    return f"{shutil.disk_usage(path).free / 2**20:,.0f} MB"
+    return size_text(shutil.disk_usage(path).free)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import random
 from collections.abc import Mapping
@@ -139,12 +140,15 @@ def noisy(head: Linear, amount: float) -> Linear:
     return head
 
 
+SALTS = itertools.count()
+
+
 @breaks("check_same_seed_gives_the_same_logits")
 @dataclass(frozen=True)
 class SaltedInstance(Head):
     @functools.cached_property
     def _salt(self) -> float:
-        return int.from_bytes(os.urandom(4), "big") / 2**32
+        return next(SALTS) % 4
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Any:
         return noisy(super().fit(task, backbone, ctx), self._salt)

@@ -22,6 +22,8 @@ class Page:
     cut: bytes after which the connection is closed; `cuts` is how many times that happens.
     failures: how many times `failure` is answered first. ranges: whether Range is understood.
     pause: seconds between pieces of `piece` bytes. etag, modified, length: headers that are sent.
+    encoding: its Content-Encoding. careless: sends the rest whatever version was asked for, under
+    another entity tag. reason: the words after the status of a failure.
     """
 
     content: bytes = b""
@@ -37,6 +39,9 @@ class Page:
     etag: bool = True
     modified: bool = False
     length: bool = True
+    encoding: str = ""
+    careless: bool = False
+    reason: str | None = None
 
 
 @dataclass
@@ -82,7 +87,7 @@ class _Handler(BaseHTTPRequestHandler):
         asked = self.headers.get("Range", "")
         page = self.site.next_page(self.path, asked)
         if page is None or page.failure:
-            self.send_error(page.failure if page else 404)
+            self.send_error(page.failure if page else 404, page.reason if page else None)
             return
         if page.redirect:
             self.send_response(302)
@@ -103,10 +108,12 @@ class _Handler(BaseHTTPRequestHandler):
         rest = page.content[start:]
         self.send_response(206 if start else 200)
         self.send_header("Content-Type", page.kind)
+        if page.encoding:
+            self.send_header("Content-Encoding", page.encoding)
         if page.length:
             self.send_header("Content-Length", str(len(rest)))
         if page.etag:
-            self.send_header("ETag", _etag(page))
+            self.send_header("ETag", '"other"' if page.careless and start else _etag(page))
         if page.modified:
             self.send_header("Last-Modified", LAST_MODIFIED)
         if start:

@@ -109,6 +109,9 @@ _HOW = {"kind", "cut", "cuts", "failure", "failures", "redirect", "ranges", "pau
     "etag",
     "modified",
     "length",
+    "encoding",
+    "careless",
+    "reason",
 }
 
 

@@ -251,3 +251,35 @@ def test_a_dead_server_and_a_dead_name_are_said(shop: Shop) -> None:
     assert "the connection failed" in result.out
     assert "cannot be looked up" in result.out
     assert "Traceback" not in result.out + result.err
+
+
+def test_a_body_that_never_ends_is_cut_off_and_the_next_source_tried(shop: Shop) -> None:
+    content = tar(TREE)
+    endless = shop.site.put("/endless", content + b"\0" * 500_000, length=False)
+    good = shop.site.put("/good", content)
+    shop.sell([shop.archive(content, urls=[endless, good], size=len(content))])
+    result = shop.prepare()
+    assert (result.code, shop.tree()) == (0, WARES), result
+    assert f"it goes on after {len(content):,} bytes" in result.out
+
+
+def test_an_encoding_that_was_not_asked_for_is_refused(shop: Shop) -> None:
+    shop.sell([shop.archive(tar(TREE), encoding="gzip", sha256="")])
+    result = shop.prepare()
+    assert result.code == 3
+    assert "it came encoded as gzip" in result.out + result.err
+
+
+def test_the_rest_of_another_version_is_not_appended(shop: Shop) -> None:
+    shop.sell([shop.archive(BIG, cut=400_000, cuts=1, careless=True)])
+    result = shop.prepare()
+    assert result.code == 0, result
+    assert shop.site.asked("/wares.tar.gz") == ["", "bytes=400000-", ""]
+
+
+def test_what_a_server_says_is_no_command_to_the_terminal(shop: Shop) -> None:
+    shop.sell([shop.archive(tar(TREE), failure=404, reason="\x1b[31mgone\x1b[2J")])
+    result = shop.prepare()
+    assert result.code == 3
+    assert "gone" in result.out + result.err
+    assert "\x1b" not in result.out + result.err

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fewshot_bench import DataMissingError, DatasetCard, Recipe, RemoteFile, UsageError
+from fewshot_bench import DataMissingError, DatasetCard, Item, Recipe, RemoteFile, UsageError
 from fewshot_bench.errors import PluginError
 from fewshot_bench.registry import Entry, registry
 from tests.helpers import Result, environment, fsbench, save_image, start
@@ -46,7 +46,9 @@ def test_all_named_sets_are_listed_whatever_state_they_are_in(data: Path) -> Non
     named = [name for name in registry().datasets.entries if not name.endswith(":")]
     assert set(named) <= shown
     text = status().out
-    assert re.search(r"^dtd +ready +2 of 47 +8/4/6 of 2,820/1,128/1,692 +\d+ kB +no ", text, re.M)
+    assert re.search(
+        r"^dtd +ready +2 of 47 +8/4/6 of 2,820/1,128/1,692 +[\d.]+ kB +no ", text, re.M
+    )
     assert re.search(r"^ucf101 +not there +- of 101 +- of 7,639/1,898/3,783 +- ", text, re.M)
     assert re.search(r"^digits +ready +10 +400/200/1,197 ", text, re.M)
     assert "fsbench data prepare NAME" in text
@@ -204,6 +206,44 @@ class Partly:
     def recipe(self) -> Recipe:
         images = RemoteFile("images.zip", "partly", provides=("partly/images",))
         return Recipe((images, RemoteFile("split.json", "partly/split.json", split=True)))
+
+
+class Unstamped(Partly):
+    """A data set that cannot tell stamps; the images of `gone` are not there."""
+
+    def __init__(self, gone: set[str]) -> None:
+        self.gone, self.asked = gone, 0
+
+    def items(self) -> Any:
+        return {"test": tuple(Item(str(i), 0, "c") for i in range(200))}
+
+    def stamp(self, item: Item) -> None:
+        return None
+
+    def read(self, item: Item) -> bytes:
+        self.asked += 1
+        if item.id in self.gone:
+            raise FileNotFoundError(item.id)
+        return b"x"
+
+
+def test_images_are_missing_only_where_reading_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    for gone, state in ((set[str](), "ready"), ({"3"}, "some images missing")):
+        made = Unstamped(gone)
+        register(monkeypatch, lambda made=made: made)
+        found = row("partly")
+        assert (found["state"], found["bytes"]) == (state, None)
+        assert made.asked < 60
+    register(monkeypatch, lambda: Unstamped({str(i) for i in range(200)}))
+    assert row("partly")["state"] == "images missing"
+
+
+def test_a_verification_is_a_kind_of_cache(tmp_path: Path) -> None:
+    name = f"folder:{different_images(tmp_path / 'pets')}"
+    assert fsbench("data", "verify", name).code == 0
+    assert "verified" in fsbench("cache", "ls").out
+    assert fsbench("cache", "rm", "--kind", "verified").code == 0
+    assert row(name)["verified"] is None
 
 
 def register(monkeypatch: pytest.MonkeyPatch, opener: Any) -> None:

@@ -6,10 +6,11 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from tests.helpers import Result, fsbench, save_image
+from tests.helpers import Result, fsbench, image_folder, save_image
 
 SPLIT = "split_zhou_DescribableTextures.json"
 
@@ -187,3 +188,12 @@ def test_embedded_sets_pass_and_a_suite_is_its_members() -> None:
     assert result.code == 0
     verdicts = [line for line in result.out.splitlines() if ": verified" in line]
     assert [line.partition(":")[0] for line in verdicts] == ["digits", "letters", "shapes"]
+
+
+def test_images_that_would_turn_white_fail(tmp_path: Path) -> None:
+    root = image_folder(tmp_path / "deep")
+    deep = np.full((32, 32), 40_000, np.uint16)
+    Image.fromarray(deep).save(root / "test" / "cat" / "deep.png")
+    found = fsbench("data", "verify", f"folder:{root}")
+    assert found.code == 3
+    assert "more than 8 bits" in found.out

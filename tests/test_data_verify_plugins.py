@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 
-from fewshot_bench import DatasetCard, Item
+from fewshot_bench import DatasetCard, Item, Stamp
 from fewshot_bench.data import checks
+from fewshot_bench.image_files import unreadable
 from fewshot_bench.published import picks
 from fewshot_bench.registry import Entry, registry
+from fewshot_bench.split_files import compared
 from fewshot_bench.splits import draw
 from fewshot_bench.task import digest_of
 from tests.helpers import save_image
@@ -109,7 +111,7 @@ def publish(monkeypatch: pytest.MonkeyPatch, made: Toy) -> Toy:
             drawn[f"{shots}/{seed}"] = both
     lists = digest_of((role, made.pools[role]) for role in ("train", "val", "test"))
     known = {"toy": picks.PublishedSplit("split_toy.json", "", lists, 2, drawn)}
-    for module in (picks, checks):
+    for module in (picks, checks, compared):
         monkeypatch.setattr(module, "published_splits", lambda: known)
     return dataclasses.replace(made, expected={r: len(items) for r, items in made.pools.items()})
 
@@ -159,3 +161,17 @@ def test_a_published_set_has_duplicates_of_its_own_but_not_many(
         assert found[0] == state
         assert f"{copies} in train and test ({copies} under another label)" in found[1]
         assert found[1].endswith("the published split has them") is (state == "ok")
+
+
+class Old(Toy):
+    """Images that did not change for long, which may be read once each."""
+
+    def stamp(self, item: Item) -> Stamp:
+        return Stamp(1, 1.0, item.id)
+
+
+def test_a_run_need_not_read_what_was_verified(plugin: Any, tmp_path: Path) -> None:
+    made = toy(tmp_path)
+    plugin(Old(made.pools, made.content))
+    assert verify("toy").code == 0
+    assert unreadable(Old(made.pools, {}), made.pools["test"]) == ([], "")

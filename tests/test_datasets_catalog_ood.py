@@ -63,7 +63,7 @@ def test_places(data: Path, name: str, place: str) -> None:
     assert card.custom_templates == ("a photo of a {}.",)
     classes, images = SIZES[name]
     assert card.expected_counts == {"train": 0, "test": images}
-    assert any(f"published are {classes} and 0 train, {images} test" in n for n in card.notes)
+    assert any(f"(train/test), published are {classes} and 0/{images};" in n for n in card.notes)
     assert dataset.read(pools["test"][0]) == JPEG
     assert dataset.stamp(pools["test"][0]).size == len(JPEG)
 

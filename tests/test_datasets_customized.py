@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fewshot_bench import DatasetCard, Item, UsageError
+from fewshot_bench import DataMissingError, DatasetCard, Item, UsageError
 from fewshot_bench.cli.own_data import read_own_data
 from fewshot_bench.customized import customized
 from fewshot_bench.registry import registry
@@ -148,8 +148,20 @@ def test_classes_that_share_a_name_are_renamed_by_id() -> None:
         customized(Twins(), {"missile": "rocket"}, None).card()
     with pytest.raises(UsageError, match="or a list of all names"):
         customized(Twins(()), {"missile": "rocket"}, None).card()
-    shared = customized(Twins(), ["x", "x", "y"], None).card()
-    assert "classes share the names x" in shared.notes[-1]
+    both = customized(Twins(), ["rocket", "rocket", "y"], None).card()
+    assert both.classnames == ("rocket", "rocket", "y")
+
+
+def test_classes_with_names_of_their_own_get_no_common_one() -> None:
+    for names in (["x", "y", "x"], {"n1": "cat"}):
+        with pytest.raises(UsageError, match=r"given to 2 classes .*tell them apart"):
+            customized(Twins(), names, None).card()
+
+
+def test_names_for_a_set_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FSBENCH_DATA", str(tmp_path))
+    with pytest.raises(DataMissingError, match="FSBENCH_DATA"):
+        registry().dataset("imagenet", {"classnames": ["a"]}).card()
 
 
 def test_holdout_is_for_sets_without_test_images() -> None:

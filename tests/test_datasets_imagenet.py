@@ -63,7 +63,7 @@ def test_class_folders(data: Path, place: str) -> None:
     assert card.counts == {"train": 9, "test": 9}
     assert card.expected_counts == {"train": 1281167, "test": 50000}
     assert card.folder == str(data / place)
-    assert any("3 classes and 9 train, 9 test images, published are 1000" in n for n in card.notes)
+    assert any("3 classes and 9/9 images (train/test), published are 1000" in n for n in card.notes)
     item = pools["train"][1]
     assert dataset.read(item) == (data / place / item.id).read_bytes()
     assert dataset.stamp(item).size == len(dataset.read(item))
@@ -123,7 +123,7 @@ def test_the_index_of_an_archive_is_kept_and_a_damaged_one_is_made_again(
     harms: list[Callable[[str], str]] = [
         lambda text: text[: len(text) // 2],
         lambda text: "[]",
-        lambda text: json.dumps(json.loads(text) | {"parts": {"": {"names": ["a"]}}}),
+        lambda text: json.dumps(json.loads(text) | {"found": {"": {"names": ["a"]}}}),
         lambda text: re.sub(r'"offsets": \[\d+', '"offsets": [99999999999', text),
         lambda text: re.sub(r'"offsets": \[\d+', '"offsets": [-1', text),
         lambda text: re.sub(r'"offsets": \[\d+', '"offsets": ["x"', text),

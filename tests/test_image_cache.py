@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from open_clip.transform import image_transform
 
 from fewshot_bench import DataMissingError, Item
 from fewshot_bench.backbones.embedded import load_tiny
+from fewshot_bench.image_cache import transform_of
 from fewshot_bench.image_files import unreadable
 from fewshot_bench.images import ImageSource
 from tests.helpers import environment, save_image
@@ -97,13 +99,15 @@ def test_a_step_that_cannot_be_described_is_not_cached(folder: Path) -> None:
     assert not segments(folder)
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "tail", "other"])
+@pytest.mark.parametrize("damage", ["flip", "swap", "cut", "empty", "tail", "other"])
 def test_a_damaged_file_is_decoded_again(folder: Path, damage: str) -> None:
     first, _, _ = evaluated(folder)
     (path,) = segments(folder)
     data = bytearray(path.read_bytes())
     if damage == "flip":
         data[5000] ^= 4
+    elif damage == "swap":
+        data[:4096], data[4096:8192] = data[4096:8192], data[:4096]
     elif damage == "tail":
         data[-70] ^= 1
     else:
@@ -194,3 +198,28 @@ def test_several_processes_at_once(folder: Path) -> None:
     pixels, _, _ = evaluated(folder)
     assert results == {f"{pixels.double().sum().item()}\n"}
     assert not list((folder.parent / "cache").rglob(".fsbench-tmp*"))
+
+
+def _scaled(image: object, factor: int) -> object:
+    return (image, factor)
+
+
+class _Step:
+    """A step with a setting that its bound method hides."""
+
+    def __init__(self, factor: int) -> None:
+        self.factor = factor
+
+    def apply(self, image: object) -> object:
+        return (image, self.factor)
+
+
+@pytest.mark.parametrize(
+    "step", [functools.partial(_scaled, factor=1), _Step(1).apply, lambda image: image]
+)
+def test_a_step_whose_settings_are_hidden_is_not_described(step: object) -> None:
+    class Backbone:
+        image_size = (8, 8)
+        _steps = (step,)
+
+    assert transform_of(Backbone()) is None  # type: ignore[arg-type]

@@ -96,6 +96,8 @@ def test_the_second_run_reads_nothing_and_a_changed_image_is_seen(
     differs = np.flatnonzero((first.logits != third.logits).any(axis=1))
     assert differs.tolist() == [TEST + 7]
     assert third.features != first.features
+    digests = [run.record["split"]["images"] for run in (first, second, third)]
+    assert digests[0] == digests[1] != digests[2]
 
 
 def test_a_corrupt_image_is_named_in_every_run(root: Path, tmp_path: Path) -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
-from fewshot_bench import UsageError
+from fewshot_bench import DatasetCard, Item, UsageError
 from fewshot_bench.plan import Request, expand, resume
 from fewshot_bench.preflight import check_images
 from fewshot_bench.record import Record
-from fewshot_bench.registry import registry
+from fewshot_bench.registry import Entry, registry
 from fewshot_bench.store import Store
-from tests.helpers import cells, save_image
+from tests.helpers import cells, fsbench, save_image
 
 
 def test_methods_vary_fastest_and_nothing_stands_twice() -> None:
@@ -102,3 +103,54 @@ def test_resume_divides_the_cells(tmp_path: Path) -> None:
     assert (state.done, state.failed, state.todo) == ([done], [failed], [left])
     assert resume(plan, store, force=False, retry_failed=True).todo == [failed, left]
     assert resume(plan, store, force=True, retry_failed=False).todo == plan.cells
+
+
+def test_a_set_without_a_revision_is_known_by_what_its_card_says() -> None:
+    items = (Item("a", 0, "x"), Item("b", 1, "y"))
+
+    @dataclasses.dataclass
+    class Bare:
+        names: tuple[str, ...] = ("x", "y")
+        template: str = "a photo of a {}."
+
+        def card(self) -> DatasetCard:
+            return DatasetCard("bare", "Bare", self.names, (self.template,))
+
+        def items(self) -> dict[str, tuple[Item, ...]]:
+            test = tuple(Item(f"test/{item.id}", item.label, item.classname) for item in items)
+            return {"train": items, "val": (), "test": test}
+
+        def read(self, item: Item) -> bytes:
+            raise FileNotFoundError
+
+    known = registry().datasets.entries
+    found = set()
+    for made in (Bare(), Bare(("x", "z")), Bare(template="{}."), Bare()):
+        known["bare"] = Entry("bare", lambda made=made: made, "test")
+        (cell,) = cells("zero-shot", datasets=("bare",), val="none")
+        found.add(cell.revision)
+    del known["bare"]
+    assert len(found) == 3
+
+
+def test_imported_picks_must_be_those_of_the_validation_policy(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    out = tmp_path / "out"
+    made = fsbench(
+        *("splits", "export", "shapes", "--shots", "2", "--seeds", "1", "--val", "full", "-O", out)
+    )
+    assert made.code == 0, made.err
+    (file,) = [path for path in (out, *out.rglob("*")) if path.is_file()]
+    took = fsbench("splits", "import", file, "--dataset", "shapes", "--store", store)
+    assert took.code == 0, took.err
+    request = {
+        "datasets": ("shapes",),
+        "shots": (2,),
+        "protocol": "imported",
+        "store": store,
+    }
+    with pytest.raises(UsageError, match=r"validation images a class, --val min4 .* --val full"):
+        cells("zero-shot", **request)
+    (cell,) = cells("zero-shot", val="full", **request)
+    assert (cell.protocol, cell.val, len(cell.picks)) == ("imported", "full", 64)
+    assert cells("zero-shot", val="none", **request)

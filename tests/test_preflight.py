@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from fewshot_bench.preflight import check_images
 from fewshot_bench.spec import RunSpec
-from tests.helpers import cells, save_image
+from tests.helpers import cells, fsbench, image_folder, save_image
 from tests.plugin_photos import Counted
 
 
@@ -81,4 +83,21 @@ def test_many_bad_images_are_shortened(pets: Counted) -> None:
         path.write_bytes(b"")
     (problem,) = check_images({"digits": pets}, [cell()]).values()
     assert "digits: 8 of its images cannot be used: train/cat/0.jpg: " in problem
-    assert problem.endswith("; and 3 more; restore these files")
+    assert "train/cat/0.jpg: the file is empty;" in problem
+    assert "; and 3 more; mend or restore these files" in problem
+    assert problem.endswith("(fsbench data verify digits lists all)")
+
+
+def test_images_that_would_turn_white_are_refused(tmp_path: Path) -> None:
+    root = image_folder(tmp_path / "deep")
+    values = np.linspace(5000, 60000, 32 * 32).reshape(32, 32).astype(np.uint16)
+    Image.fromarray(values).save(root / "test" / "cat" / "deep.png")
+    Image.fromarray(values // 300).save(root / "test" / "cat" / "dark.png")
+    found = fsbench(
+        *("run", "-m", "zero-shot", "-d", f"folder:{root}", "--shots", "1", "--seeds", "1"),
+        *("--store", tmp_path / "store"),
+    )
+    assert found.code == 3
+    assert "test/cat/deep.png: more than 8 bits" in found.err
+    assert "dark.png" not in found.err
+    assert "results in" not in found.out

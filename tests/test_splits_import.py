@@ -76,7 +76,7 @@ def index(train: list[dict[str, Any]], val: list[dict[str, Any]] | None = None) 
 
 GOOD = index(
     [
-        entry("/home/me/data/set/images/cat/ä.jpg", 0, "house, cat"),
+        entry("/data/me/set/images/cat/ä.jpg", 0, "house, cat"),
         entry("D:\\data\\images\\dog\\same.jpg", 1, "dog's"),
     ],
     [entry("./x/cat/v.jpg", 0, "house, cat"), entry("dog/v.jpg", 1, "dog's")],
@@ -233,10 +233,12 @@ def test_picks_are_compared_with_the_lists_of_today(small: str, tmp_path: Path) 
     gone = pools | {"train": tuple(i for i in pools["train"] if i.label == 0)}
     other = {role: tuple(replace(i, label=1 - i.label) for i in pools[role]) for role in pools}
     leaked = pools | {"test": pools["train"]}
+    added = pools | {"train": (*pools["train"], Item("bird/a.jpg", 2, "bird"))}
     for lists, match in (
         (gone, "1 of 4 images are gone or have another label: 'dog/same.jpg'"),
         (other, "4 of 4 images are gone"),
         (leaked, "2 train images of .* are test images"),
+        (added, "no train image for 1 of 3 classes of .*: 'bird'"),
     ):
         with pytest.raises(DataMissingError, match=match):
             load_imported(tmp_path, small, 1, 1, lists)

@@ -116,7 +116,9 @@ def test_nothing_is_executed(tmp_path: Path, datum: Any) -> None:
         for bomb, name in ((Bomb(os.system, shell), "system"), (Bomb(eval, python), "eval")):
             good = datum("a.jpg", 0, "cat")
             for content in (bomb, {"train": [good, bomb]}, {"train": [good], "val": bomb}):
-                refused(tmp_path, pickle.dumps(content, protocol), rf"names \w+\.{name}, which is")
+                refused(
+                    tmp_path, pickle.dumps(content, protocol), rf"names '\w+\.{name}', which is"
+                )
     assert not mark.exists()
 
 

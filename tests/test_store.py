@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from fewshot_bench import store_files as store_module
 from fewshot_bench.errors import StoreError, UsageError
+from fewshot_bench.processes import this_machine
 from fewshot_bench.record import Record
 from fewshot_bench.spec import RunSpec
 from fewshot_bench.store import TEMPORARY, Store
@@ -260,7 +261,7 @@ def test_create_removes_only_stale_temporary_files(store: Store) -> None:
     folder.mkdir()
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    here = store_module._machine()
+    here = this_machine()
     names = {
         f"{TEMPORARY}~{here}~{dead.pid}~1": False,
         f"{TEMPORARY}~{here}~{os.getpid()}~2": True,
@@ -315,6 +316,7 @@ WRITER = """
 import sys
 import numpy as np
 from fewshot_bench.record import Record
+from fewshot_bench.processes import this_machine
 from fewshot_bench.spec import RunSpec
 from fewshot_bench.store import Store
 store = Store(sys.argv[1])

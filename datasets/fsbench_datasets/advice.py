@@ -9,8 +9,9 @@ from functools import partial
 from pathlib import Path
 
 from fsbench_datasets.catalog_entry import PublicSet
+from fsbench_datasets.disk import subfolders
 from fsbench_datasets.listed import Steps
-from fsbench_datasets.places import places, subfolders
+from fsbench_datasets.places import places
 
 SEARCH_DEPTH = 4
 SEARCH_FOLDERS = 5000
@@ -23,7 +24,7 @@ def public_steps(entry: PublicSet, roots: Sequence[Path]) -> Steps:
         f"{prepare} fetches them or says how to get them; or ",
         f"set FSBENCH_DATA to the folder that holds {entry.folders[0]}/; images: "
         f"{entry.sources[0]}",
-        f"put them back, or remove FOLDER and run {prepare}",
+        f"put them back: unpack the archive again, or move FOLDER away and run {prepare}",
         partial(folder_problem, entry, tuple(roots)),
     )
 

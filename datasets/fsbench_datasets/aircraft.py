@@ -12,10 +12,9 @@ from fsbench_datasets.advice import displaced, folder_problem, public_steps
 from fsbench_datasets.catalog_entry import PublicSet
 from fsbench_datasets.listed import ListedImages, Loaded
 from fsbench_datasets.places import places
-from fsbench_datasets.split_file import ROLES, plain_text
+from fsbench_datasets.split_file import ROLES, plain_text, shortened
 
 VARIANTS = "variants.txt"
-SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,7 @@ def open_aircraft(entry: PublicSet, roots: Sequence[Path]) -> ListedImages:
     images = places(roots, entry.images)
     folders = tuple(dict.fromkeys((*places(roots, entry.folders), *(p.parent for p in images))))
     lists = AircraftLists(entry.name, tuple(roots), folders, partial(_step, entry, roots))
-    return ListedImages(entry.card(), lists, images, public_steps(entry, roots), entry.classes)
+    return ListedImages(entry.card(), lists, images, public_steps(entry, roots))
 
 
 def _step(entry: PublicSet, roots: Sequence[Path]) -> str:
@@ -143,7 +142,7 @@ def list_file(role: str) -> str:
 def _unlisted(variants: Sequence[str], occurring: Sequence[str]) -> Iterator[str]:
     absent = [name for name in variants if name not in set(occurring)]
     if absent:
-        shown = ", ".join(absent[:SHOWN]) + (", ..." if len(absent) > SHOWN else "")
         yield (
-            f"{len(absent)} of {len(variants)} variants are in no list and are no classes: {shown}"
+            f"{len(absent)} of {len(variants)} variants are in no list and are no classes: "
+            f"{shortened(absent)}"
         )

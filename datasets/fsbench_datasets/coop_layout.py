@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,8 +12,9 @@ from fewshot_bench import DataMissingError, DatasetCard, UsageError, load_split
 from fsbench_datasets.advice import displaced, listed, public_steps, root_above
 from fsbench_datasets.catalog import by_split_file
 from fsbench_datasets.catalog_entry import PublicSet
+from fsbench_datasets.disk import subfolders
 from fsbench_datasets.listed import ListedImages, Loaded, Steps
-from fsbench_datasets.places import places, split_places, subfolders
+from fsbench_datasets.places import places, split_file_places
 from fsbench_datasets.split_file import classnames_of
 
 
@@ -53,7 +55,6 @@ def open_split_set(entry: PublicSet, roots: Sequence[Path]) -> ListedImages:
         _public_split_file(entry, roots),
         places(roots, entry.images),
         public_steps(entry, roots),
-        entry.classes,
     )
 
 
@@ -63,12 +64,12 @@ def _public_split_file(entry: PublicSet, roots: Sequence[Path]) -> SplitFile:
         f"fsbench splits import FILE --dataset {entry.name})"
     )
     return SplitFile(
-        entry.name, split_places(entry, roots), partial(_absent, entry, roots), damaged
+        entry.name, split_file_places(entry, roots), partial(_absent, entry, roots), damaged
     )
 
 
 def _absent(entry: PublicSet, roots: Sequence[Path]) -> tuple[str, str]:
-    expected = split_places(entry, roots)[0].parent
+    expected = split_file_places(entry, roots)[0].parent
     others = ", ".join(folder for folder in (*entry.folders[1:], "splits") if folder)
     what = (
         f"no {entry.split_file} in {expected} (nor in {others} or the data root itself, below "
@@ -96,7 +97,7 @@ def open_coop(argument: str) -> ListedImages:
         )
     split_file = _only_split_file(argument, folder)
     entry = by_split_file(split_file.name)
-    name = f"coop:{argument}"
+    name = f"coop:{os.path.normpath(argument)}"
     known = entry.card(name) if entry else DatasetCard(name, folder.resolve().name, ())
     steps = Steps(
         "",
@@ -104,9 +105,8 @@ def open_coop(argument: str) -> ListedImages:
         "put them back, or take them out of the split file",
     )
     bases = (folder, *subfolders(folder))
-    classes = entry.classes if entry else None
     lists = SplitFile(name, (split_file,), lambda: (f"no {split_file}", "put it back"))
-    return ListedImages(known, lists, bases, steps, classes)
+    return ListedImages(known, lists, bases, steps)
 
 
 def _only_split_file(argument: str, folder: Path) -> Path:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fewshot_bench import DataMissingError, DatasetCard, Item
-from fsbench_datasets.split_file import ROLES, Pools, counts_of, revision_of
+from fewshot_bench import DataMissingError, DatasetCard, Item, Pools
+from fsbench_datasets.split_file import ROLES, counts_of, revision_of
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 DIGITS_TRAIN, DIGITS_VAL = 40, 20

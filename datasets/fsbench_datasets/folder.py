@@ -8,8 +8,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from fewshot_bench import DataMissingError, DatasetCard, Item, Stamp, UsageError, file_stamp
-from fsbench_datasets.labels import shortened
+from fewshot_bench import (
+    DataMissingError,
+    DatasetCard,
+    Item,
+    Pools,
+    Stamp,
+    UsageError,
+    file_stamp,
+    load_split,
+)
+from fsbench_datasets.disk import EXTENSIONS, file_size, is_image, subfolders
 from fsbench_datasets.pools import (
     UNSPLIT,
     VAL_NAMES,
@@ -20,17 +29,15 @@ from fsbench_datasets.pools import (
 )
 from fsbench_datasets.split_file import (
     ROLES,
-    Pools,
     classnames_of,
     counts_of,
-    file_sizes,
-    load_split,
+    lines_of,
     plain_text,
     revision_of,
+    shortened,
 )
 from fsbench_datasets.stored import split_places, store_split, stored_split
 
-EXTENSIONS = frozenset(["jpg", "jpeg", "png", "bmp", "gif", "tif", "tiff", "webp", "ppm"])
 SPLIT_NAME = "fsbench-split.json"
 
 
@@ -73,14 +80,15 @@ class ImageFolder:
     @cached_property
     def _revision(self) -> str:
         pools = self._lists[0]
-        return revision_of(pools, file_sizes(self.root, pools))
+        sizes = (file_size(self.root / item.id) for role in ROLES for item in pools[role])
+        return revision_of(pools, lines_of(sizes))
 
     @cached_property
     def _lists(self) -> tuple[Pools, tuple[str, ...]]:
         roles = _role_folders(self.root)
         if "test" in roles:
             pools, note = self._made(roles)
-            return pools, (note,)
+            return pools, (note, *_beside(self.root, roles))
         if "train" in roles and self.holdout is None:
             raise UsageError(
                 f"{self.root} has train/ but no test/: expected train/ and test/ (and val/ if "
@@ -103,8 +111,14 @@ class ImageFolder:
         pools = load_split(stored)
         check_classes(self.name, pools)
         listed = {item.id for role in ROLES for item in pools[role]}
-        for id in listed:
-            if not (self.root / id).is_file():
+        for id in sorted(listed):
+            path = self.root / id
+            if path.is_symlink() and not path.exists():
+                raise DataMissingError(
+                    f"{path} is a link to nothing: mend the link, or remove it and {stored} to "
+                    "have a new split made"
+                )
+            if not path.is_file():
                 raise DataMissingError(
                     f"'{id}' is listed in {stored} and not in {self.root}: expected every listed "
                     "image (put it back, or delete the split file to have a new split made)"
@@ -126,18 +140,9 @@ def open_folder(argument: str, holdout: float | None = None) -> ImageFolder:
     return ImageFolder(name, root, holdout)
 
 
-def subfolders(folder: Path) -> list[str]:
-    """Names of the visible folders in a folder, in case-sensitive order."""
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and _visible(path))
-
-
-def _visible(path: Path) -> bool:
-    return not path.name.startswith(".")
-
-
 def _role_folders(root: Path) -> dict[str, str]:
     """Role to the folder that holds its class folders; one unnamed role where there are none."""
-    folders = subfolders(root)
+    folders = [folder.name for folder in subfolders(root)]
     only_test = "test" in folders and set(folders) <= {"test", *VAL_NAMES}
     if "train" not in folders and not only_test:
         return {UNSPLIT: ""}
@@ -146,6 +151,13 @@ def _role_folders(root: Path) -> dict[str, str]:
         raise UsageError(f"{root} has {' and '.join(val)}: expected one validation folder")
     found = {"train": "train", "val": val[0] if val else "", "test": "test"}
     return {role: name for role, name in found.items() if name in folders}
+
+
+def _beside(root: Path, roles: Mapping[str, str]) -> Iterator[str]:
+    """A note on class folders that stand beside train/ and test/."""
+    others = [folder.name for folder in subfolders(root) if folder.name not in roles.values()]
+    if others:
+        yield f"folders beside {' and '.join(roles.values())} are not used: {shortened(others)}"
 
 
 def _given(root: Path, roles: Mapping[str, str]) -> Pools:
@@ -161,7 +173,7 @@ def _given(root: Path, roles: Mapping[str, str]) -> Pools:
 
 def _classes(root: Path, below: str) -> dict[str, list[str]]:
     """Class name to image ids, both in case-sensitive order."""
-    names = subfolders(root / below)
+    names = [folder.name for folder in subfolders(root / below)]
     if not names:
         raise DataMissingError(f"no class folders in {root / below}: expected one folder per class")
     return {name: _images(root, f"{below}/{name}" if below else name) for name in names}
@@ -185,16 +197,8 @@ def _images(root: Path, folder: str) -> list[str]:
 
 
 def _ids(root: Path, folder: str) -> list[str]:
-    names = sorted(path.name for path in (root / folder).iterdir() if _is_image(path))
-    return [f"{folder}/{name}" for name in names]
-
-
-def _is_image(path: Path) -> bool:
-    return (
-        _visible(path)
-        and path.suffix[1:].lower() in EXTENSIONS
-        and (path.is_file() or path.is_symlink())
-    )
+    found = sorted(path for path in (root / folder).iterdir() if is_image(path.name))
+    return [f"{folder}/{path.name}" for path in found if path.is_file() or path.is_symlink()]
 
 
 def _left_out(
@@ -203,8 +207,8 @@ def _left_out(
     """A note on images that are there and that the stored split does not know."""
     found = []
     for below in roles.values():
-        for name in subfolders(root / below):
-            found += _ids(root, f"{below}/{name}" if below else name)
+        for folder in subfolders(root / below):
+            found += _ids(root, f"{below}/{folder.name}" if below else folder.name)
     added = [id for id in found if id not in listed]
     if not added:
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,9 +22,9 @@ from fsbench_datasets.hub_columns import (
     missing,
 )
 from fsbench_datasets.labels import label_rows
-from fsbench_datasets.own_set import Listing, OwnSet, digests
+from fsbench_datasets.own_set import Listing, OwnSet
 from fsbench_datasets.pools import ROLE_NAMES, UNSPLIT, check_holdout, complete
-from fsbench_datasets.split_file import ROLES
+from fsbench_datasets.split_file import ROLES, lines_of
 
 HUB_NAME = re.compile(r"([\w.-]+(?:/[\w.-]+)?)(?:@([^:?]+))?(?::([^?]+))?")
 KEYS = ("image", "label", *ROLES)
@@ -66,6 +67,13 @@ class Place:
             )
         return cls(None, match[1], match[2], match[3], chosen)
 
+    def canonical(self, argument: str) -> str:
+        """The argument with a folder's path written shortest."""
+        if self.folder is None:
+            return argument
+        whole, mark, query = argument.partition("?") if self.chosen else (argument, "", "")
+        return f"{os.path.normpath(whole)}{mark}{query}"
+
 
 @dataclass(frozen=True)
 class Hub:
@@ -83,7 +91,7 @@ class Hub:
         info = next(iter(tables.values())).rows.info
         return Listing(
             label_rows(self.name, rows, classnames),
-            digests(prints),
+            lines_of(prints),
             license=str(info.license or "unknown"),
             sources=self._sources(),
             notes=self._notes(),
@@ -150,9 +158,9 @@ class Hub:
 
 def open_hub(argument: str, holdout: float | None = None) -> OwnSet:
     """The data set for `hf:NAME` or `hf:PATH`."""
-    name = f"hf:{argument}"
-    check_holdout(name, holdout)
     place = Place.of(argument)
+    name = f"hf:{place.canonical(argument)}"
+    check_holdout(name, holdout)
     title = place.folder.resolve().name if place.folder else place.repository
     return OwnSet(name, title, Hub(name, place), partial(complete, name, holdout=holdout))
 

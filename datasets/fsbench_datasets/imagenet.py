@@ -12,6 +12,7 @@ from pathlib import Path
 from fewshot_bench import DataMissingError, DatasetCard, Item, Stamp
 from fsbench_datasets.advice import folder_problem
 from fsbench_datasets.catalog_entry import PublicSet
+from fsbench_datasets.disk import is_image, subfolders
 from fsbench_datasets.imagenet_devkit import DEVKIT
 from fsbench_datasets.imagenet_sources import (
     TRAIN_TAR,
@@ -21,9 +22,9 @@ from fsbench_datasets.imagenet_sources import (
     TrainArchive,
     ValArchive,
 )
-from fsbench_datasets.places import places, subfolders
-from fsbench_datasets.split_file import revision_of
-from fsbench_datasets.synsets import copy_note, is_image, local_names_note, synset_names
+from fsbench_datasets.places import places
+from fsbench_datasets.split_file import copy_note, revision_of
+from fsbench_datasets.synsets import local_names_note, synset_names
 
 SYNSET = re.compile(r"n\d{8}")
 # The validation images are what is tested on; validation images are held out of train.
@@ -39,7 +40,6 @@ class ImageNet:
     """
 
     known: DatasetCard
-    known_classes: int
     bases: tuple[Path, ...]
     archives: tuple[Path, ...]
     step: Callable[[], str]
@@ -50,16 +50,17 @@ class ImageNet:
             return self.known
         pools, synsets = self._pools, self._synsets
         classnames = tuple(synset_names()[synset] for synset in synsets)
+        counts = {role: len(items) for role, items in pools.items()}
         place = self._need("train").place
         return replace(
             self.known,
             classnames=classnames,
             class_ids=synsets,
-            counts={role: len(items) for role, items in pools.items()},
+            counts=counts,
             revision=revision_of({**pools, "val": ()}),
             notes=(
                 *self.known.notes,
-                *copy_note(self.known, self.known_classes, len(synsets), pools),
+                *copy_note(self.known, len(synsets), counts),
                 *local_names_note((place.parent, place.parent.parent)),
             ),
             folder=str(place.parent if isinstance(self._need("train"), Folders) else place),
@@ -177,7 +178,7 @@ def open_imagenet(entry: PublicSet, roots: Sequence[Path]) -> ImageNet:
     bases = places(roots, (*entry.images, ""))
     archives = places(roots, (*entry.folders, *entry.images, ""))
     step = partial(_step, entry, roots)
-    return ImageNet(entry.card(), entry.classes, bases, archives, step)
+    return ImageNet(entry.card(), bases, archives, step)
 
 
 def _step(entry: PublicSet, roots: Sequence[Path]) -> str:

@@ -10,11 +10,11 @@ from pathlib import Path
 from fewshot_bench import DataMissingError, DatasetCard, Item, Stamp, file_stamp
 from fsbench_datasets.advice import folder_problem
 from fsbench_datasets.catalog_entry import PublicSet
-from fsbench_datasets.places import places, subfolders
-from fsbench_datasets.split_file import revision_of
+from fsbench_datasets.disk import subfolders
+from fsbench_datasets.places import places
+from fsbench_datasets.split_file import copy_note, revision_of
 from fsbench_datasets.synsets import (
     class_files,
-    copy_note,
     local_names_note,
     numbered_synsets,
     synset_names,
@@ -30,7 +30,6 @@ class Variant:
     """
 
     known: DatasetCard
-    known_classes: int
     bases: tuple[Path, ...]
     numbers: bool
     step: Callable[[], str]
@@ -40,15 +39,16 @@ class Variant:
         if self._found is None:
             return self.known
         pools, synsets = self._pools, tuple(self._classes)
+        counts = {role: len(items) for role, items in pools.items()}
         return replace(
             self.known,
             classnames=tuple(synset_names()[synset] for synset in synsets),
             class_ids=synsets,
-            counts={role: len(items) for role, items in pools.items()},
+            counts=counts,
             revision=revision_of({**pools, "val": ()}),
             notes=(
                 *self.known.notes,
-                *copy_note(self.known, self.known_classes, len(synsets), pools),
+                *copy_note(self.known, len(synsets), counts),
                 *local_names_note((self._found, self._found.parent)),
             ),
             folder=str(self._found),
@@ -125,7 +125,6 @@ def open_variant(entry: PublicSet, roots: Sequence[Path]) -> Variant:
     """A test-only variant of ImageNet, searched for below every data root."""
     return Variant(
         entry.card(),
-        entry.classes,
         places(roots, entry.images),
         entry.layout == "numbers",
         partial(_step, entry, roots),

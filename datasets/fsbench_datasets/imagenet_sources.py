@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Protocol
 
 from fewshot_bench import DataMissingError, Stamp, file_stamp
+from fsbench_datasets.disk import is_image
 from fsbench_datasets.imagenet_devkit import DEVKIT, validation_synsets
-from fsbench_datasets.synsets import check_plain, check_synsets, class_files, is_image
+from fsbench_datasets.synsets import check_plain, check_synsets, class_files
 from fsbench_datasets.tar_files import Member, read_member
 from fsbench_datasets.tar_index import Part, tar_index
 

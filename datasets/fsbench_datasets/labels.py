@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fewshot_bench import Item, UsageError
+from fewshot_bench import Item, Pools, UsageError
 from fsbench_datasets.pools import ROLE_NAMES, UNSPLIT
-from fsbench_datasets.split_file import Pools, plain_text
+from fsbench_datasets.split_file import plain_text
 
-SHOWN = 5
+# Columns and keys that hold a class name.
+NAME_KEYS = ("class", "classname", "class_name")
+# Whole numbers, also as tables with missing values write them (3.0).
+NUMBER = re.compile(r"(-?[0-9]{1,9})(?:\.0+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +86,11 @@ def check_text(name: str, text: str, what: str, where: str) -> str:
     return text
 
 
-def shortened(names: Sequence[str]) -> str:
-    """The first few names, and how many more there are; control characters are escaped."""
-    shown = [name if plain_text(name) else ascii(name)[1:-1] for name in names[:SHOWN]]
-    more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
-    return ", ".join([*shown, *more])
+def number_or_name(label: int | str) -> int | str:
+    """A label as it is written: a whole number where the text is one, else the class name."""
+    text = str(label).strip()
+    found = NUMBER.fullmatch(text)
+    return int(found[1]) if found else label
 
 
 def _check_ids(name: str, rows: Sequence[Row]) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,10 +9,18 @@ from pathlib import Path
 from typing import Protocol
 
 from fewshot_bench import DataMissingError, DatasetCard, Item, Pools, Stamp, file_stamp
-from fsbench_datasets.split_file import ROLES, counts_of, revision_of
+from fsbench_datasets.disk import file_size
+from fsbench_datasets.split_file import (
+    ROLES,
+    class_ids_of,
+    copy_note,
+    counts_of,
+    lines_of,
+    revision_of,
+    shortened,
+)
 
 SAMPLE = 24
-SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -70,19 +76,21 @@ class ListedImages:
     lists: Lists
     image_places: tuple[Path, ...]
     steps: Steps
-    known_classes: int | None = None
 
     def card(self) -> DatasetCard:
         """Known facts; class names, counts and revision as well where the lists are there."""
         if not self.lists.found():
             return self.known
         loaded = self._loaded
+        counts = counts_of(loaded.pools)
+        own = copy_note(self.known, len(loaded.classnames), counts)
         return replace(
             self.known,
             classnames=loaded.classnames,
-            counts=counts_of(loaded.pools),
-            revision=revision_of(loaded.pools, (f"{size}\n".encode() for size in self._sizes)),
-            notes=(*self.known.notes, *loaded.notes, *self._differences()),
+            class_ids=class_ids_of(loaded.classnames),
+            counts=counts,
+            revision=revision_of(loaded.pools, lines_of(self._sizes)),
+            notes=(*self.known.notes, *loaded.notes, *own),
             folder=str(self._found_base or ""),
         )
 
@@ -117,7 +125,7 @@ class ListedImages:
     def _sizes(self) -> list[int]:
         """Bytes of every listed image, -1 where there is none."""
         base = self._found_base
-        return [-1 if base is None else _size(f"{base}/{item.id}") for item in self._items()]
+        return [-1 if base is None else file_size(f"{base}/{item.id}") for item in self._items()]
 
     @cached_property
     def _base(self) -> Path:
@@ -148,7 +156,19 @@ class ListedImages:
             return self._no_folder(probes)
         deep = next(filter(None, (_too_deep(base, probes[0]) for base in there)), "")
         hint = deep or self.steps.hint(probes)
-        return f"no images {probes} in {', '.join(map(str, there))} ({self.steps.images(hint)})"
+        foreign = "" if deep else self._foreign()
+        steps = f"{foreign}{self.steps.images(hint)}"
+        return f"no images {probes} in {', '.join(map(str, there))} ({steps})"
+
+    def _foreign(self) -> str:
+        """A word of doubt where the lists have another number of classes than the set."""
+        found, expected = len(self._loaded.classnames), self.known.expected_classes
+        if not expected or found == expected:
+            return ""
+        return (
+            f"its lists have {found} classes, {self.known.name} has {expected}: perhaps these are "
+            "the lists of another set; otherwise "
+        )
 
     def _no_folder(self, probes: Sequence[str]) -> str:
         wanted = ", ".join(map(str, self.image_places))
@@ -156,28 +176,15 @@ class ListedImages:
         return f"no images folder: expected one of {wanted} ({self.steps.images(hint)})"
 
     def _incomplete(self, missing: Sequence[str]) -> DataMissingError:
-        shown = ", ".join(missing[:SHOWN]) + (", ..." if len(missing) > SHOWN else "")
         mend = self.steps.incomplete.replace("FOLDER", str(self._base))
         steps = "; or ".join(filter(None, (_too_deep(self._base, missing[0]), mend)))
         return self._missing(
-            f"{len(missing)} of {len(self._sizes)} listed images are not in {self._base}: {shown} "
-            f"({steps})"
+            f"{len(missing)} of {len(self._sizes)} listed images are not in {self._base}: "
+            f"{shortened(missing)} ({steps})"
         )
 
     def _missing(self, what: str) -> DataMissingError:
         return DataMissingError(f"data set '{self.known.name}': {what}")
-
-    def _differences(self) -> Iterator[str]:
-        expected, found = self.known.expected_counts, counts_of(self._loaded.pools)
-        classes = len(self._loaded.classnames)
-        if expected and (found, classes) != (expected, self.known_classes):
-            published = "/".join(str(count) for count in expected.values())
-            yield (
-                f"this is not the published split: {classes} classes and "
-                f"{'/'.join(map(str, found.values()))} images (train/val/test), published are "
-                f"{self.known_classes} and {published}; its numbers cannot be compared with "
-                "published ones"
-            )
 
 
 def _spread(pool: Sequence[Item]) -> list[Item]:
@@ -186,15 +193,7 @@ def _spread(pool: Sequence[Item]) -> list[Item]:
 
 
 def _held(base: Path, ids: Sequence[str]) -> int:
-    return sum(_size(f"{base}/{id}") >= 0 for id in ids)
-
-
-def _size(path: str) -> int:
-    try:
-        found = os.stat(path)
-    except (OSError, ValueError):
-        return -1
-    return found.st_size if stat.S_ISREG(found.st_mode) else -1
+    return sum(file_size(f"{base}/{id}") >= 0 for id in ids)
 
 
 def _too_deep(base: Path, id: str) -> str:

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fewshot_bench import DataMissingError, Stamp, UsageError, file_stamp
-from fsbench_datasets.labels import Row, check_text, label_rows, role_of, shortened
+from fewshot_bench import DataMissingError, Pools, Stamp, UsageError, file_stamp
+from fsbench_datasets.disk import file_size
+from fsbench_datasets.labels import (
+    NAME_KEYS,
+    Row,
+    check_text,
+    label_rows,
+    number_or_name,
+    role_of,
+)
 from fsbench_datasets.manifest_rows import Record, read_records
-from fsbench_datasets.own_set import Listing, OwnSet, digests
+from fsbench_datasets.own_set import Listing, OwnSet
 from fsbench_datasets.pools import UNSPLIT, check_classes, check_holdout, complete, share_note
-from fsbench_datasets.split_file import Pools
+from fsbench_datasets.split_file import lines_of, shortened
 from fsbench_datasets.stored import apply_split, split_places, store_split, stored_split
 
 PATHS = ("path", "image", "file", "filename", "filepath", "impath")
-NAMES = ("class", "classname", "class_name")
 LABEL, SPLIT = "label", "split"
 
 
@@ -34,14 +40,14 @@ class Manifest:
         """The rows, checked; DataMissingError says how many files are absent."""
         rows = read_rows(self.name, self.path)
         labeled = label_rows(self.name, rows)
-        sizes = [self._size(row.id) for row in rows]
+        sizes = [file_size(self._base / row.id) for row in rows]
         missing = [row.id for row, size in zip(rows, sizes, strict=True) if size < 0]
         if missing:
             raise DataMissingError(
                 f"{self.name}: {len(missing)} of {len(rows)} images are not there: "
                 f"{shortened(missing)}; paths are relative to {self._base}"
             )
-        return Listing(labeled, digests(sizes), folder=str(self._base))
+        return Listing(labeled, lines_of(sizes), folder=str(self._base))
 
     def read(self, id: str) -> bytes:
         """The encoded image; OSError when it cannot be read."""
@@ -54,13 +60,6 @@ class Manifest:
     @cached_property
     def _base(self) -> Path:
         return self.path.parent
-
-    def _size(self, id: str) -> int:
-        try:
-            path = self._base / id
-            return path.stat().st_size if path.is_file() else -1
-        except OSError:
-            return -1
 
 
 @dataclass(frozen=True)
@@ -125,14 +124,14 @@ class _Columns:
         columns = cls(
             _one(name, every, PATHS),
             _one(name, every, (LABEL,)),
-            _one(name, every, NAMES),
+            _one(name, every, NAME_KEYS),
             _one(name, every, (SPLIT,)),
         )
         if not columns.path or not (columns.label or columns.classname):
             lacking = "a column for the path" if not columns.path else "a label or class name"
             raise UsageError(
                 f"{name} lacks {lacking}: found the columns {', '.join(every)}; expected a header "
-                f"with path (or {', '.join(PATHS[1:])}) and label (or {', '.join(NAMES)})"
+                f"with path (or {', '.join(PATHS[1:])}) and label (or {', '.join(NAME_KEYS)})"
             )
         return columns
 
@@ -159,7 +158,7 @@ class _Reader:
         columns = self.columns
         label: int | str | None = None
         if columns.label:
-            label = _label(self._field(values, columns.label, where))
+            label = number_or_name(self._field(values, columns.label, where))
         classname = None
         if columns.classname:
             classname = self._text(values, columns.classname, where)
@@ -182,6 +181,8 @@ class _Reader:
         value = values.get(column)
         if value is None or (isinstance(value, str) and not value.strip()):
             raise UsageError(f"{self.name}: empty {column} ({where}): expected a value")
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
         if not isinstance(value, str | int) or isinstance(value, bool):
             raise UsageError(
                 f"{self.name}: {column} {value!r:.60} ({where}): expected text"
@@ -205,9 +206,3 @@ class _Reader:
             inside = os.path.commonpath([base, path]) == base
             path = os.path.relpath(path, base) if inside else path
         return path.replace(os.sep, "/")
-
-
-def _label(value: str | int) -> int | str:
-    """A whole number where the text is one."""
-    text = str(value).strip()
-    return int(text) if re.fullmatch(r"-?[0-9]{1,9}", text) else str(value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
@@ -10,7 +10,7 @@ from typing import Protocol
 from fewshot_bench import SIMPLE_TEMPLATES, DatasetCard, Item, Pools, Stamp, UsageError
 from fsbench_datasets.labels import Labeled
 from fsbench_datasets.pools import check_classes
-from fsbench_datasets.split_file import counts_of, revision_of
+from fsbench_datasets.split_file import class_ids_of, counts_of, lines_of, revision_of
 
 Complete = Callable[[Pools], tuple[Pools, str]]
 
@@ -43,7 +43,7 @@ class Source(Protocol):
         ...
 
     def stamp(self, id: str) -> Stamp | None:
-        """What tells that the image is still the same; None when it is missing."""
+        """What tells that the image is still the same; None when that cannot be told."""
         ...
 
 
@@ -72,10 +72,11 @@ class OwnSet:
             listing.templates,
             counts=counts_of(pools),
             license=listing.license,
-            revision=revision_of(pools, listing.contents),
+            revision=revision_of(pools, (*listing.contents, *self._own_templates())),
             sources=listing.sources,
             notes=(note, *listing.notes),
             folder=listing.folder,
+            class_ids=class_ids_of(self._classnames),
         )
 
     def items(self) -> Pools:
@@ -87,12 +88,17 @@ class OwnSet:
         return self.source.read(item.id)
 
     def stamp(self, item: Item) -> Stamp | None:
-        """The stamp of one image; None when it is missing."""
+        """The stamp of one image; None when there is none."""
         return self.source.stamp(item.id)
 
     def unnamed(self) -> OwnSet:
         """The same data set, with placeholders where the source has labels without names."""
         return replace(self, placeholders=True)
+
+    def _own_templates(self) -> tuple[bytes, ...]:
+        """What prompts of the source's own add to the revision."""
+        templates = self._listing.templates
+        return () if templates == SIMPLE_TEMPLATES else lines_of(templates)
 
     @cached_property
     def _listing(self) -> Listing:
@@ -124,8 +130,3 @@ class OwnSet:
                 f"--classnames FILE ({count} lines, in the order of the labels)"
             )
         return tuple(f"class {label}" for label in range(count))
-
-
-def digests(parts: Iterable[object]) -> tuple[bytes, ...]:
-    """Values as lines for a revision."""
-    return tuple(f"{part}\n".encode() for part in parts)

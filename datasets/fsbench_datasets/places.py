@@ -15,7 +15,7 @@ def places(roots: Iterable[Path], relatives: Iterable[str]) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(p for root in roots for r in relatives for p in _below(root, r)))
 
 
-def split_places(entry: PublicSet, roots: Iterable[Path]) -> tuple[Path, ...]:
+def split_file_places(entry: PublicSet, roots: Iterable[Path]) -> tuple[Path, ...]:
     """Where the split file may lie: the set's folder, the root, `splits`, beside or in the images.
 
     Root by root, so that the first root's files win.
@@ -34,13 +34,3 @@ def _below(root: Path, relative: str) -> Iterator[Path]:
     first, _, rest = relative.partition("/")
     if first and os.path.basename(os.path.abspath(root)) == first:
         yield root / rest
-
-
-def subfolders(folder: Path) -> list[Path]:
-    """The visible folders in a folder, in case-sensitive order; none when it cannot be read."""
-    try:
-        with os.scandir(folder) as entries:
-            names = [e.name for e in entries if e.name[0] != "." and e.is_dir()]
-    except OSError:
-        return []
-    return [folder / name for name in sorted(names)]

@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from fewshot_bench import Item, UsageError
-from fsbench_datasets.split_file import ROLES, Pools
+from fewshot_bench import Item, Pools, UsageError
+from fsbench_datasets.split_file import ROLES
 
 UNSPLIT = ""
 VAL_NAMES = ("val", "valid", "validation")

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fewshot_bench import DataMissingError, UsageError
-from fsbench_datasets.labels import shortened
 from fsbench_datasets.pools import ROLE_NAMES, UNSPLIT
+from fsbench_datasets.split_file import shortened
 
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 WILD = re.compile(r"[*?\[]")
@@ -38,7 +38,15 @@ def find_shards(name: str, argument: str) -> tuple[Path, tuple[Shard, ...]]:
     parts = [_part(name, text.strip()) for text in argument.split(";") if text.strip()]
     if not parts:
         raise UsageError(f"{name}: expected a pattern such as wds:data/train-{{000..003}}.tar")
-    found = {path: role for role, pattern in parts for path in _expand(name, pattern)}
+    found: dict[Path, str] = {}
+    for role, pattern in parts:
+        for path in _expand(name, pattern):
+            other = found.setdefault(path, role)
+            if other != role:
+                both = " and as ".join(each or "no split in particular" for each in (other, role))
+                raise UsageError(
+                    f"{name}: shard {path} is given as {both}: expected every shard in one pattern"
+                )
     base = Path(os.path.commonpath([_fixed(pattern) for _, pattern in parts]))
     shards = tuple(_shard(name, path, base, found[path]) for path in sorted(found))
     roles = {shard.role for shard in shards}
@@ -56,11 +64,26 @@ def title_of(argument: str) -> str:
     return Path(_fixed(_part("wds:", argument.partition(";")[0].strip())[1])).name
 
 
-def _part(name: str, text: str) -> tuple[str, str]:
-    """Explicit role and absolute pattern."""
+def canonical(argument: str) -> str:
+    """The argument as it is written shortest: no blanks, no `./`, no slash at the end."""
+    parts = [_split(text.strip()) for text in argument.split(";") if text.strip()]
+    return ";".join(f"{role}={_plain(path)}" if role else _plain(path) for role, path in parts)
+
+
+def _plain(pattern: str) -> str:
+    return pattern if "://" in pattern else os.path.normpath(pattern)
+
+
+def _split(text: str) -> tuple[str, str]:
+    """Explicit role and pattern."""
     head, equals, pattern = text.partition("=")
     role = ROLE_NAMES.get(head.casefold(), UNSPLIT) if equals else UNSPLIT
-    pattern = pattern if role else text
+    return (role, pattern) if role else (UNSPLIT, text)
+
+
+def _part(name: str, text: str) -> tuple[str, str]:
+    """Explicit role and absolute pattern."""
+    role, pattern = _split(text)
     if "://" in pattern or pattern.startswith("pipe:"):
         raise UsageError(f"{name}: '{pattern}': expected files on this machine (download them)")
     return role, os.path.abspath(os.path.expanduser(pattern))

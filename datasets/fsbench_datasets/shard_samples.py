@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from fewshot_bench import DataMissingError, UsageError
+from fsbench_datasets.disk import EXTENSIONS
+from fsbench_datasets.kept_index import check_places, kept
+from fsbench_datasets.labels import NAME_KEYS, number_or_name
 from fsbench_datasets.tar_files import Member, members, read_member
 
-IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm")
 LABELS = ("label", "cls")
-NAMES = ("class", "classname", "class_name")
 # The key of a sample runs to the first dot of the file name (webdataset's convention).
 MEMBER = re.compile(r"^((?:.*/)?[^./][^./]*)\.([^/]+)$")
 
@@ -35,8 +36,15 @@ class Sample:
         return f"{self.key}.{self.extension}"
 
 
-def read_samples(name: str, shard: Path) -> Iterator[Sample]:
+Samples = tuple[Sample, ...]
+
+
+def shard_samples(name: str, shard: Path) -> Samples:
     """The samples of a shard in its order; UsageError names a sample that is not whole."""
+    return kept(shard, "samples", lambda: tuple(_read(name, shard)), _encoded, _decoded)
+
+
+def _read(name: str, shard: Path) -> Iterator[Sample]:
     grouped: dict[str, dict[str, Member]] = {}
     for member in members(shard):
         match = MEMBER.match(member.name.removeprefix("./"))
@@ -52,12 +60,12 @@ def read_samples(name: str, shard: Path) -> Iterator[Sample]:
 
 
 def _sample(name: str, shard: Path, key: str, parts: Mapping[str, Member]) -> Sample:
-    images = [extension for extension in IMAGES if extension in parts]
+    images = [extension for extension in EXTENSIONS if extension in parts]
     if len(images) != 1:
         found = ", ".join(sorted(parts))
         raise UsageError(
             f"{name}: sample '{key}' of {shard} has {len(images)} images among {found}: expected "
-            f"one of {', '.join(IMAGES)}"
+            f"one of {', '.join(EXTENSIONS)}"
         )
     label, classname = _label(name, shard, key, parts)
     return Sample(key, images[0], parts[images[0]], label, classname)
@@ -69,7 +77,7 @@ def _label(
     where = f"sample '{key}' of {shard}"
     described = _described(name, where, shard, parts.get("json"))
     label = next((described[field] for field in LABELS if field in described), None)
-    classname = next((described[field] for field in NAMES if field in described), None)
+    classname = next((described[field] for field in NAME_KEYS if field in described), None)
     if "cls" in parts:
         label = _text(name, where, shard, parts["cls"])
     elif label is None and classname is None and "txt" in parts:
@@ -81,14 +89,9 @@ def _label(
             f"{name}: {where} has no label: expected {key}.cls with a number, {key}.json with "
             f"label or class, or {key}.txt with a class name"
         )
-    number = _number(label)
+    number = number_or_name(label)
     named = classname if isinstance(number, int) and isinstance(classname, str) else None
     return number, named
-
-
-def _number(label: str | int) -> str | int:
-    text = str(label)
-    return int(text) if re.fullmatch(r"-?[0-9]{1,9}", text) else label
 
 
 def _text(name: str, where: str, shard: Path, member: Member) -> str:
@@ -112,3 +115,23 @@ def _described(name: str, where: str, shard: Path, member: Member | None) -> Map
             f"{name}: {where}: '{member.name}': expected an object with label or class"
         )
     return value
+
+
+def _encoded(samples: Samples) -> Any:
+    return [
+        [s.key, s.extension, s.image.name, s.image.offset, s.image.size, s.label, s.classname]
+        for s in samples
+    ]
+
+
+def _decoded(content: Any, end: int) -> Samples:
+    for row in content:
+        if [type(value) for value in row[:5]] != [str, str, str, int, int]:
+            raise ValueError("a value of another kind")
+        if type(row[5]) not in (int, str) or not isinstance(row[6], str | None):
+            raise ValueError("a label of another kind")
+    check_places([row[3] for row in content], [row[4] for row in content], end)
+    return tuple(
+        Sample(key, extension, Member(name, offset, size), label, classname)
+        for key, extension, name, offset, size, label, classname in content
+    )

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from fewshot_bench import SIMPLE_TEMPLATES, DataMissingError, Stamp, UsageError, file_stamp
 from fsbench_datasets.labels import Row, check_text, label_rows
-from fsbench_datasets.own_set import Listing, OwnSet, digests
+from fsbench_datasets.own_set import Listing, OwnSet
 from fsbench_datasets.pools import ROLE_NAMES, check_holdout, complete
-from fsbench_datasets.shard_patterns import Shard, find_shards, title_of
-from fsbench_datasets.shard_samples import Sample, read_samples
+from fsbench_datasets.shard_patterns import Shard, canonical, find_shards, title_of
+from fsbench_datasets.shard_samples import Sample, shard_samples
+from fsbench_datasets.split_file import lines_of
 from fsbench_datasets.tar_files import read_member
 
 CLASSNAMES = "classnames.txt"
@@ -37,7 +38,7 @@ class Shards:
         classnames = self._beside(CLASSNAMES)
         return Listing(
             label_rows(self.name, rows, classnames),
-            digests(sample.image.size for _, sample in samples.values()),
+            lines_of(sample.image.size for _, sample in samples.values()),
             self._templates(),
             notes=(f"{len(self._shards)} shards",),
             folder=str(self._base),
@@ -76,7 +77,7 @@ class Shards:
         return {
             f"{shard.name}/{sample.image_name}": (shard, sample)
             for shard in self._shards
-            for sample in read_samples(self.name, shard.path)
+            for sample in shard_samples(self.name, shard.path)
         }
 
     def _find(self, id: str) -> tuple[Shard, Sample]:
@@ -111,7 +112,7 @@ class Shards:
 
 def open_shards(argument: str, holdout: float | None = None) -> OwnSet:
     """The data set for `wds:PATTERN`."""
-    name = f"wds:{argument}"
+    name = f"wds:{canonical(argument)}"
     check_holdout(name, holdout)
     return OwnSet(
         name, title_of(argument), Shards(name, argument), partial(complete, name, holdout=holdout)

@@ -1,27 +1,16 @@
-"""What the data sets here share: names, counts and a digest of their lists."""
+"""What the data sets here share: names, counts and a digest of their lists, and what is said."""
 
 from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections.abc import Iterable
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from fewshot_bench import Pools, load_split, save_split
-
-__all__ = [
-    "ROLES",
-    "Pools",
-    "classnames_of",
-    "counts_of",
-    "file_sizes",
-    "load_split",
-    "plain_text",
-    "revision_of",
-    "save_split",
-]
+from fewshot_bench import DatasetCard, Pools
 
 ROLES = ("train", "val", "test")
+SHOWN = 5
 
 
 def classnames_of(pools: Pools) -> tuple[str, ...]:
@@ -30,9 +19,41 @@ def classnames_of(pools: Pools) -> tuple[str, ...]:
     return tuple(names[label] for label in sorted(names))
 
 
+def class_ids_of(classnames: Sequence[str]) -> tuple[str, ...]:
+    """Distinct ids by label where classes share a name (`bank`, `crane#1`, `crane#2`), else none.
+
+    A name with a number sign gets its label too, so that no id can be that of another class.
+    """
+    count = Counter(classnames)
+    if len(count) == len(classnames):
+        return ()
+    return tuple(
+        name if count[name] == 1 and "#" not in name else f"{name}#{label}"
+        for label, name in enumerate(classnames)
+    )
+
+
 def counts_of(pools: Pools) -> dict[str, int]:
     """Images per role."""
     return {role: len(pools[role]) for role in ROLES}
+
+
+def copy_note(card: DatasetCard, classes: int, counts: Mapping[str, int]) -> Iterator[str]:
+    """A note when a copy has other classes or counts than the published set, where that is known.
+
+    card: what is known of the published set; classes, counts: those of the copy.
+    """
+    expected = card.expected_counts
+    if expected and (counts, classes) != (expected, card.expected_classes):
+        yield (
+            f"this is not the published split: {classes} classes and {_figures(counts)} images "
+            f"({'/'.join(counts)}), published are {card.expected_classes} and "
+            f"{_figures(expected)}; its numbers cannot be compared with published ones"
+        )
+
+
+def _figures(counts: Mapping[str, int]) -> str:
+    return "/".join(map(str, counts.values()))
 
 
 def revision_of(pools: Pools, contents: Iterable[bytes] = ()) -> str:
@@ -46,17 +67,18 @@ def revision_of(pools: Pools, contents: Iterable[bytes] = ()) -> str:
     return sha.hexdigest()
 
 
-def file_sizes(base: Path, pools: Pools) -> Iterable[bytes]:
-    """The size of every image file, so that a revision changes when images are replaced."""
-    for role in ROLES:
-        for item in pools[role]:
-            try:
-                size = (base / item.id).stat().st_size
-            except OSError:
-                size = -1
-            yield f"{size}\n".encode()
+def lines_of(values: Iterable[object]) -> tuple[bytes, ...]:
+    """Values such as the sizes of files, a line each, for a revision."""
+    return tuple(f"{value}\n".encode() for value in values)
 
 
 def plain_text(text: str) -> bool:
     """Whether a name is free of control characters and of bytes that are not UTF-8."""
     return not any(unicodedata.category(character) in ("Cc", "Cs") for character in text)
+
+
+def shortened(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are; control characters are escaped."""
+    shown = [name if plain_text(name) else ascii(name)[1:-1] for name in names[:SHOWN]]
+    more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
+    return ", ".join([*shown, *more])

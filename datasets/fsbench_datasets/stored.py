@@ -8,9 +8,9 @@ import json
 import os
 from pathlib import Path
 
-from fewshot_bench import DataMissingError, Item, UsageError
+from fewshot_bench import DataMissingError, Item, Pools, UsageError, save_split
 from fsbench_datasets.pools import TEST_SHARE
-from fsbench_datasets.split_file import ROLES, Pools, save_split
+from fsbench_datasets.split_file import ROLES
 
 
 def split_places(beside: Path, subject: Path, holdout: float | None) -> tuple[Path, Path]:

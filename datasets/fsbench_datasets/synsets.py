@@ -8,9 +8,8 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from fewshot_bench import DataMissingError, DatasetCard, Item
-from fsbench_datasets.folder import EXTENSIONS
-from fsbench_datasets.places import subfolders
+from fewshot_bench import DataMissingError
+from fsbench_datasets.disk import is_image, subfolders
 from fsbench_datasets.split_file import plain_text
 
 NAMES_FILE = "imagenet_classes.txt"
@@ -56,11 +55,6 @@ def local_names_note(folders: Sequence[Path]) -> tuple[str, ...]:
     )
 
 
-def is_image(name: str) -> bool:
-    """Whether a file name is that of a visible image."""
-    return name[0] != "." and name.rpartition(".")[2].lower() in EXTENSIONS
-
-
 def class_files(folder: Path) -> dict[str, list[str]]:
     """Class folder to image names, both in case-sensitive order; no file is looked at.
 
@@ -101,21 +95,3 @@ def check_synsets(found: Sequence[str], place: Path) -> None:
             f"such as n01440764): remove it, or use folder:{place} for classes of your own"
             + (f"; {len(unknown) - 1} more are unknown" if len(unknown) > 1 else "")
         )
-
-
-def copy_note(
-    card: DatasetCard, known: int, classes: int, pools: Mapping[str, Sequence[Item]]
-) -> tuple[str, ...]:
-    """A note when a copy has other classes or counts than the published set."""
-    counts = {role: len(items) for role, items in pools.items()}
-    if (counts, classes) == (card.expected_counts, known):
-        return ()
-    here, published = _counted(counts), _counted(card.expected_counts)
-    return (
-        f"this is not the whole published set: {classes} classes and {here} images, published are "
-        f"{known} and {published}; its numbers cannot be compared with published ones",
-    )
-
-
-def _counted(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {role}" for role, count in counts.items())

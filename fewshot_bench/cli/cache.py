@@ -13,6 +13,7 @@ from fewshot_bench.cli.groups import Suggesting
 from fewshot_bench.cli.options import NAMES
 from fewshot_bench.errors import FsbenchError, UsageError, unknown
 from fewshot_bench.spec import DEFAULT_STORE
+from fewshot_bench.wording import size_text
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _PATH: Any = click.Path(path_type=Path)
@@ -44,7 +45,7 @@ def list_files(store: Path) -> None:
                 entry.file.kind,
                 entry.dataset or "-",
                 "-" if entry.images is None else f"{entry.images:,}",
-                _size(entry.file.size),
+                size_text(entry.file.size),
                 time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.file.used)),
                 "half-written" if entry.file.temporary else entry.file.path.name[:12],
             )
@@ -70,12 +71,13 @@ def size(store: Path) -> None:
         folder = folder_of(kind, store)
         found = files(kind, folder)
         total = sum(file.size for file in found)
-        bound = f" of at most {_size(limit_bytes())} ({LIMIT_VARIABLE})" if kind == IMAGES else ""
-        click.echo(f"{kind:<10} {_size(total):>9}{bound} in {len(found)} files, {folder}")
+        most = f" of at most {size_text(limit_bytes())} ({LIMIT_VARIABLE})"
+        bound = most if kind == IMAGES else ""
+        click.echo(f"{kind:<10} {size_text(total):>9}{bound} in {len(found)} files, {folder}")
 
 
 @command.command("rm", short_help="Remove what is cached.")
-@click.option("--kind", type=NAMES, help="Only images, digests, features or tar-index.")
+@click.option("--kind", type=NAMES, help="Only images, digests, features, tar-index or verified.")
 @click.option("--older", metavar="TIME", help="Only what was not used for so long: 30d, 12h, 90m.")
 @_STORE
 def remove_files(kind: tuple[str, ...] | None, older: str | None, store: Path) -> None:
@@ -90,7 +92,7 @@ def remove_files(kind: tuple[str, ...] | None, older: str | None, store: Path) -
         if file.used <= before and (not file.temporary or is_stale(file.path))
     ]
     removed = [file for file in chosen if remove(file)]
-    click.echo(f"removed {len(removed)} files, {_size(sum(file.size for file in removed))}")
+    click.echo(f"removed {len(removed)} files, {size_text(sum(file.size for file in removed))}")
     if len(removed) < len(chosen):
         raise FsbenchError(
             f"{len(chosen) - len(removed)} files could not be removed, the first is "
@@ -118,12 +120,3 @@ def _seconds(text: str) -> float:
     if found is None:
         raise UsageError(f"--older '{text}': expected a number and s, m, h, d or w, such as 30d")
     return float(found[1]) * UNITS[found[2]]
-
-
-def _size(count: float) -> str:
-    """Bytes for people."""
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} GB"

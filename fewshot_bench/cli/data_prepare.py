@@ -66,12 +66,13 @@ def command(
     if split_file is not None and len(chosen) != 1:
         raise UsageError(f"--split-file belongs to one data set, {len(chosen)} are named")
     target = _target(root, yes, keep_archives)
-    recipes = {name: _recipe(name) for name in chosen}
+    recipes, failed = _recipes(chosen)
     if dry_run:
         for name, recipe in recipes.items():
             _describe(name, recipe, target, split_file)
+        _refuse([], failed)
         return
-    if not any(recipes.values()):
+    if not any(recipes.values()) and not failed:
         click.echo(f"nothing to fetch: {', '.join(chosen)} need no download")
         return
     writing = split_file is not None or any(
@@ -83,7 +84,24 @@ def command(
             for name, recipe in recipes.items()
             if recipe is not None and not _prepare_one(name, recipe, target, split_file, yes)
         ]
-    _report(recipes, missing, target)
+    _report(recipes, missing, failed, target)
+
+
+def _recipes(names: list[str]) -> tuple[dict[str, Recipe | None], list[str]]:
+    """The recipe of each data set, and the names of those that failed, which is printed.
+
+    What a single one raises is raised.
+    """
+    recipes, failed = {}, []
+    for name in names:
+        try:
+            recipes[name] = _recipe(name)
+        except FsbenchError as error:
+            if len(names) == 1:
+                raise
+            click.echo(f"{name}: cannot be prepared: {error}")
+            failed.append(name)
+    return recipes, failed
 
 
 @contextmanager
@@ -123,10 +141,10 @@ def _recipe(name: str) -> Recipe | None:
     from fewshot_bench.dataset import Preparable
     from fewshot_bench.registry import registry
 
-    dataset = registry().dataset(name)
-    if not isinstance(dataset, Preparable):
-        return None
     try:
+        dataset = registry().dataset(name)
+        if not isinstance(dataset, Preparable):
+            return None
         recipe: Any = dataset.recipe()
     except FsbenchError:
         raise
@@ -144,8 +162,7 @@ def _prepare_one(
     """Prepare one data set; whether all of it is there now."""
     click.echo(name)
     if split_file is not None:
-        split = give_split(name, recipe, target, split_file, other=yes)
-        click.echo(f"  {split.name}: taken from {split_file}")
+        click.echo(f"  {give_split(name, recipe, target, split_file, other=yes)}")
     target = replace(target, large=_agreed(name, recipe, target))
     with shown(sys.stdout.isatty()) as progress:
         outcomes = prepare(name, recipe, target, progress)
@@ -203,7 +220,9 @@ def _describe(name: str, recipe: Recipe | None, target: Target, split_file: Path
         click.echo(f"  by hand: {step}")
 
 
-def _report(recipes: dict[str, Recipe | None], missing: list[str], target: Target) -> None:
+def _report(
+    recipes: dict[str, Recipe | None], missing: list[str], failed: list[str], target: Target
+) -> None:
     """What is there now and what to do next; DataMissingError when something is missing."""
     there = [name for name in recipes if name not in missing]
     if there:
@@ -214,7 +233,16 @@ def _report(recipes: dict[str, Recipe | None], missing: list[str], target: Targe
     prepared = [name for name in there if recipes[name] is not None]
     if prepared:
         click.echo(f"next: fsbench data verify {','.join(prepared)}")
+    _refuse(missing, failed)
+
+
+def _refuse(missing: list[str], failed: list[str]) -> None:
+    """DataMissingError when data sets lack files or failed."""
+    problems = []
     if missing:
-        raise DataMissingError(
-            f"not all files are there for {', '.join(missing)}: the steps above say how to get them"
-        )
+        names = ", ".join(missing)
+        problems.append(f"not all files are there for {names}: the steps above say how to get them")
+    if failed:
+        problems.append(f"{', '.join(failed)} cannot be prepared: the reason stands above")
+    if problems:
+        raise DataMissingError("; ".join(problems))

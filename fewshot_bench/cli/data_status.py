@@ -90,7 +90,9 @@ def _steps(found: list[Status]) -> list[str]:
 
 
 def _row(status: Status) -> tuple[str, ...]:
-    size = UNKNOWN if status.bytes is None else _size(status.bytes)
+    from fewshot_bench.wording import size_text
+
+    size = UNKNOWN if status.bytes is None else size_text(status.bytes)
     return (
         status.name,
         status.state,
@@ -124,16 +126,6 @@ def _verified(status: Status) -> str:
     if not status.current:
         return f"changed since {verified.day}"
     return f"{verified.day}, differs" if verified.differs else verified.day
-
-
-def _size(count: int) -> str:
-    """Bytes as a person reads them: 512 B, 1.5 MB, 37 GB (powers of 1,000)."""
-    value, unit = float(count), "B"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if value < 999.5:
-            break
-        value, unit = value / 1000, larger
-    return f"{value:.1f} {unit}" if value < 9.95 and unit != "B" else f"{value:.0f} {unit}"
 
 
 def _print_table(rows: list[tuple[str, ...]]) -> None:

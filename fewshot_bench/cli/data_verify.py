@@ -117,10 +117,15 @@ def _check_output(output: Path | None) -> None:
 
 def _write_pairs(output: Path, reports: list[Report]) -> None:
     from fewshot_bench.data.pairs import as_csv
+    from fewshot_bench.store_files import write_whole
 
     rows = [(report.name, pair) for report in reports for pair in report.pairs]
     try:
-        output.write_text(as_csv(rows), encoding="utf-8", newline="")
+        content = as_csv(rows).encode()
+        if output.is_symlink() or (output.exists() and not output.is_file()):
+            output.write_bytes(content)
+        else:
+            write_whole(output, content)
     except OSError as error:
         raise UsageError(f"--output {output} cannot be written: {error}") from None
     click.echo(f"{len(rows):,} pairs written to {output}")

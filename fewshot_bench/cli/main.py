@@ -10,7 +10,7 @@ import click
 
 from fewshot_bench import __version__
 from fewshot_bench.cli.groups import Suggesting
-from fewshot_bench.errors import FsbenchError
+from fewshot_bench.errors import DataMissingError, FsbenchError
 
 # Short helps stand here so that `fsbench --help` imports no subcommand; a test compares them.
 COMMANDS = {
@@ -85,6 +85,12 @@ def main() -> NoReturn:
         _fail("stopped", 130)
     except FsbenchError as error:
         _fail(str(error), error.exit_code)
+    except PermissionError as error:
+        _fail(
+            f"'{error.filename}': permission denied; make it readable for this user, then run the "
+            "same command again",
+            DataMissingError.exit_code,
+        )
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
@@ -102,5 +108,7 @@ def _option_hint(error: click.UsageError) -> str:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    click.echo(f"error: {' '.join(message.split())}", err=True)
+    # Text from files and servers must not reach the terminal as commands.
+    plain = "".join(c if c.isprintable() else " " for c in message)
+    click.echo(f"error: {' '.join(plain.split())}", err=True)
     sys.exit(code)

@@ -182,7 +182,7 @@ def run_matrix(
         _drop_unreadable(plan, state)
         _announce(plan, state, results)
         code = _run(plan, state, engine)
-    if code != INTERRUPTED and plan.cells:
+    if code != INTERRUPTED and (state.todo or state.done):
         click.echo(f"results in {store}; fsbench compare --store {store}")
     return code
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from fewshot_bench.cli.splits_subject import Draws, Subject, file_or_name
+from fewshot_bench.cli.splits_subject import Subject, file_or_name
 from fewshot_bench.errors import DataMissingError, FsbenchError, UsageError
 from fewshot_bench.registry import registry
 
 if TYPE_CHECKING:
+    from fewshot_bench.split_files.compared import PublishedDraw
     from fewshot_bench.split_files.model import SplitFile
 
 OK, FAILED, OPEN = "ok", "FAILED", "-"
@@ -73,8 +73,9 @@ def _print(state: str, name: str, text: str) -> None:
 
 def _of_dataset(name: str) -> Iterator[Check]:
     from fewshot_bench.cli.splits_subject import opened
-    from fewshot_bench.published.picks import published_splits, verified_split
+    from fewshot_bench.published.picks import verified_split
     from fewshot_bench.split_files import checks
+    from fewshot_bench.split_files.compared import published_draws
     from fewshot_bench.split_files.model import SplitFile, lists_digest
 
     subject = opened(name)
@@ -87,23 +88,19 @@ def _of_dataset(name: str) -> Iterator[Check]:
         yield OPEN, "published", f"nothing is published for {subject.name}; its lists have {lists}"
         return
     yield _state(verdict), "lists", f"{_equal(verdict)} the published ones, {lists}"
-    for setting in published_splits()[subject.name].picks:
-        shots, seed = map(int, setting.split("/"))
-        yield _checked("picks", partial(_published_draw, subject, shots, seed))
+    for drawn in published_draws(subject.name, subject.card.revision, subject.pools):
+        yield _state(drawn.equal), "picks", _published_draw(drawn)
 
 
-def _published_draw(subject: Subject, shots: int, seed: int) -> str:
-    """That a draw is the published one."""
-    from fewshot_bench.published.picks import verified_picks
+def _published_draw(drawn: PublishedDraw) -> str:
+    """How a draw compares with the published one."""
     from fewshot_bench.split_files.model import lists_digest
 
-    (split,) = Draws((shots,), (seed,), "coop", "min4").of(subject)
+    setting, split = f"{drawn.shots}-shot, seed {drawn.seed}", drawn.split
+    if split is None:
+        return f"{setting}: {drawn.problem}"
     picks = lists_digest({"train": split.train, "val": split.val})
-    verdict = verified_picks(split, subject.name) is True
-    text = f"{shots}-shot, seed {seed}: {_equal(verdict)} the published picks, sha256 {picks}"
-    if not verdict:
-        raise DataMissingError(text)
-    return text
+    return f"{setting}: {_equal(drawn.equal)} the published picks, sha256 {picks}"
 
 
 def _of_file(path: Path, dataset: str | None) -> Iterator[Check]:

@@ -8,25 +8,23 @@ from pathlib import Path
 from typing import Final, Literal
 
 from fewshot_bench.dataset import ROLES, DatasetCard
-from fewshot_bench.errors import FsbenchError
 from fewshot_bench.published.picks import (
     PublishedSplit,
     published_splits,
     verified_file,
-    verified_picks,
     verified_split,
 )
-from fewshot_bench.splits import draw
+from fewshot_bench.split_files.compared import published_draws
+from fewshot_bench.split_files.coop import Pools
 from fewshot_bench.task import Item, digest_of
+from fewshot_bench.wording import shortened
 
 OK: Final = "ok"
 DIFFERS: Final = "differs"
 FAILED: Final = "FAILED"
 State = Literal["ok", "differs", "FAILED"]
-Pools = Mapping[str, tuple[Item, ...]]
 
 INCOMPARABLE = "not the published split: numbers cannot be compared with published ones"
-SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -82,12 +80,6 @@ def pool_counts(pools: Pools) -> tuple[int, ...]:
 def slashed(counts: tuple[int, ...]) -> str:
     """Counts as they are shown: 2,820/1,128/1,692."""
     return "/".join(f"{count:,}" for count in counts)
-
-
-def shortened(lines: list[str]) -> tuple[str, ...]:
-    """The first lines, and how many more there are."""
-    more = len(lines) - SHOWN
-    return (*lines[:SHOWN], f"and {more:,} more") if more > 0 else tuple(lines)
 
 
 def _labels(card: DatasetCard, pools: Pools) -> Check:
@@ -151,7 +143,8 @@ def _split_file(name: str, known: PublishedSplit, card: DatasetCard) -> Iterator
 
 
 def _draws(name: str, known: PublishedSplit, pools: Pools) -> Check:
-    wrong = [setting for setting in known.picks if not _drawn(name, setting, pools)]
+    draws = list(published_draws(name, "", pools))
+    wrong = [f"{one.shots}/{one.seed}" for one in draws if not one.equal]
     total = len(known.picks)
     if not wrong:
         return Check("draws", OK, f"all {total} published few-shot draws are reproduced")
@@ -159,12 +152,3 @@ def _draws(name: str, known: PublishedSplit, pools: Pools) -> Check:
     if len(wrong) < total:
         text += f"; not those of shots/seed {', '.join(wrong)}"
     return Check("draws", DIFFERS, text)
-
-
-def _drawn(name: str, setting: str, pools: Pools) -> bool:
-    shots, seed = map(int, setting.split("/"))
-    try:
-        split = draw(name, "", pools, protocol="coop", shots=shots, seed=seed, val="min4")
-    except FsbenchError:
-        return False
-    return verified_picks(split, name) is True

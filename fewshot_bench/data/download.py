@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import http.client
 import os
 import re
@@ -21,17 +20,19 @@ from fewshot_bench.data.http import (
     backoff_seconds,
     direct,
     of_failure,
+    printable,
 )
 from fewshot_bench.data.partial import Origin, Part, size_of
 from fewshot_bench.data.recipe import RemoteFile
 from fewshot_bench.errors import DataMissingError
+from fewshot_bench.store_files import FULL
+from fewshot_bench.wording import size_text
 
 ATTEMPTS = 4
 # An attempt that brought this many bytes does not count as failed.
 PROGRESS_BYTES = 2**20
 PARTIAL = 206
 RANGE_REFUSED = 416
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 _HTML = re.compile(rb"\s*<(?:!doctype\s+html|html|head|body)\b", re.IGNORECASE)
 
@@ -137,6 +138,9 @@ def _attempt(file: RemoteFile, url: str, part: Part, progress: Progress, most: i
             if response.status == PARTIAL:
                 part.drop()
             origin, have = _origin(response, url), 0
+        encoding = str(response.headers.get("Content-Encoding") or "identity").lower()
+        if encoding != "identity":
+            raise SourceError(f"it came encoded as {printable(encoding[:40])}, which was not asked")
         chunks = _chunks(response)
         first = next(chunks, b"")
         if not have:
@@ -146,7 +150,8 @@ def _attempt(file: RemoteFile, url: str, part: Part, progress: Progress, most: i
         if not have:
             _start(file, part, origin)
         progress.begin(file.name, origin.size, have)
-        _write(file, part, first, chunks, progress)
+        bound = origin.size or file.size or (have + most if most else 0)
+        _write(file, part, first, chunks, progress, bound)
     got = size_of(part.bytes)
     if not got:
         raise SourceError("the answer is empty")
@@ -157,7 +162,11 @@ def _attempt(file: RemoteFile, url: str, part: Part, progress: Progress, most: i
 
 
 def _continues(response: Any, origin: Origin, have: int) -> bool:
-    """Whether the answer is the rest of what is there: same place, same size."""
+    """Whether the answer is the rest of what is there: same place, same size, same version."""
+    headers = response.headers
+    for name, before in (("ETag", origin.etag), ("Last-Modified", origin.modified)):
+        if before and str(headers.get(name) or before) != before:
+            return False
     match = _RANGE.fullmatch(str(response.headers.get("Content-Range") or ""))
     return (
         response.status == PARTIAL
@@ -186,7 +195,7 @@ def _refuse_size(file: RemoteFile, origin: Origin, have: int, most: int) -> None
 
 def _refuse_large(file: RemoteFile, size: int, most: int) -> None:
     if most and size > most:
-        raise StopError(f"{file.name} is {gigabytes(size)}: to download it, run again with --yes")
+        raise StopError(f"{file.name} is {size_text(size)}: to download it, run again with --yes")
 
 
 def _refuse_html(file: RemoteFile, response: Any, first: bytes) -> None:
@@ -209,7 +218,7 @@ def _refuse_full(file: RemoteFile, part: Part, size: int, have: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise StopError(
-            f"{file.name} needs {gigabytes(needed)} in {folder} and {gigabytes(free)} are free: "
+            f"{file.name} needs {size_text(needed)} in {folder} and {size_text(free)} are free: "
             "make room, or choose another disk with --root"
         )
 
@@ -233,11 +242,22 @@ def _start(file: RemoteFile, part: Part, origin: Origin) -> None:
 
 
 def _write(
-    file: RemoteFile, part: Part, first: bytes, chunks: Iterator[bytes], progress: Progress
+    file: RemoteFile,
+    part: Part,
+    first: bytes,
+    chunks: Iterator[bytes],
+    progress: Progress,
+    bound: int,
 ) -> None:
+    """Append what comes; SourceError where it is more than `bound` bytes (0: any number)."""
+    written = size_of(part.bytes)
     with part.bytes.open("ab", buffering=0) as out:
         chunk = first
         while chunk:
+            written += len(chunk)
+            if bound and written > bound:
+                part.drop()
+                raise SourceError(f"it is another file: it goes on after {bound:,} bytes")
             view = memoryview(chunk)
             while view:
                 try:
@@ -261,10 +281,3 @@ def cannot_write(file: RemoteFile, path: Path, error: OSError) -> StopError:
 def source_host(url: str) -> str:
     """The machine that a source is on."""
     return urlsplit(direct(url)).hostname or url
-
-
-def gigabytes(count: int) -> str:
-    """A number of bytes as a person reads it: 12 MB, 1.3 GB."""
-    if count >= 10**9:
-        return f"{count / 10**9:,.1f} GB"
-    return f"{count / 10**6:,.1f} MB" if count >= 10**6 else f"{max(count, 0) / 1000:,.1f} kB"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 import shutil
-import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -16,6 +14,7 @@ from fewshot_bench.data.members import (
     damage_told,
     members_of,
 )
+from fewshot_bench.names import leaves, plain_text
 
 CHUNK = 2**20
 MAX_MEMBERS = 2_000_000
@@ -25,7 +24,6 @@ MAX_RATIO = 50
 RATIO_FLOOR = 16 * 2**20
 MAX_NAME_BYTES = 255
 MAX_PATH_BYTES = 1024
-_DRIVE = re.compile(r"[A-Za-z]:")
 
 
 def _ignore(count: int) -> None:
@@ -131,12 +129,12 @@ def _unpack_member(member: Member, state: _Unpacking, limit: int) -> None:
 
 def safe_path(name: str) -> PurePosixPath:
     """The relative path of a member; UnsafeError when it leads out or is no plain name."""
-    if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+    if not plain_text(name):
         raise UnsafeError(f"the name {name[:200]!a} has control characters or is not UTF-8")
     if "\\" in name:
         raise UnsafeError(f"the name {name[:200]!a} has a backslash")
     path = PurePosixPath(name)
-    if not name or path.is_absolute() or ".." in path.parts or _DRIVE.match(name):
+    if not name or leaves(name):
         raise UnsafeError(f"member {name[:200]!a} leads out of the folder")
     lengths = [len(part.encode()) for part in path.parts]
     if len(name.encode()) > MAX_PATH_BYTES or max(lengths, default=0) > MAX_NAME_BYTES:

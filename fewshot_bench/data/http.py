@@ -87,7 +87,7 @@ def check_address(url: str, came_from: str = "", *, digest_known: bool) -> None:
     secure = urlsplit(came_from).scheme == "https"
     if secure and parts.scheme == "http" and not digest_known:
         raise SourceError(
-            f"it redirects from https to {_printable(url[:200])}, which is refused where no digest "
+            f"it redirects from https to {printable(url[:200])}, which is refused where no digest "
             "of the file is known"
         )
 
@@ -164,13 +164,13 @@ def ask(url: str, headers: Mapping[str, str], *, digest_known: bool) -> Any:
 
 
 def _of_status(error: urllib.error.HTTPError) -> SourceError:
-    message = _printable(f"HTTP {error.code} {error.reason}")
+    message = printable(f"HTTP {error.code} {error.reason}")
     if error.code in TEMPORARY:
         return TemporaryError(message, _retry_after(error.headers))
     return SourceError(message, error.code)
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """What a server sent, without anything that a terminal would act on."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
@@ -192,8 +192,8 @@ def of_failure(error: Exception) -> SourceError:
     if isinstance(reason, ssl.SSLCertVerificationError):
         return SourceError(f"the certificate is not valid ({reason.verify_message})")
     if isinstance(error, ValueError):
-        return SourceError(f"the address or the answer is malformed ({reason})")
+        return SourceError(f"the address or the answer is malformed ({printable(str(reason))})")
     if isinstance(reason, http.client.IncompleteRead):
         return TemporaryError("the connection was cut")
     text = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
-    return TemporaryError(f"the connection failed ({text})")
+    return TemporaryError(f"the connection failed ({printable(str(text))})")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +14,7 @@ from typing import Any
 import psutil
 
 from fewshot_bench.errors import DataMissingError
+from fewshot_bench.processes import is_running, this_machine
 
 LOCK_NAME = ".lock"
 POLL_SECONDS = 0.2
@@ -56,17 +56,10 @@ def _mine() -> dict[str, Any]:
     pid = os.getpid()
     return {
         "pid": pid,
-        "machine": _machine(),
+        "machine": this_machine(),
         "started": psutil.Process(pid).create_time(),
         "token": secrets.token_hex(8),
     }
-
-
-def _machine() -> str:
-    """Where process ids have a meaning: the host and, on Linux, the namespace of its processes."""
-    with suppress(OSError):
-        return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
-    return socket.gethostname()
 
 
 def _create(lock: Path, mine: dict[str, Any]) -> bool:
@@ -98,18 +91,8 @@ def _is_stale(lock: Path, holder: dict[str, Any] | None) -> bool:
         with suppress(OSError):
             return time.time() - lock.stat().st_mtime > UNREADABLE_SECONDS
         return False
-    if holder["machine"] != _machine():
-        return False
-    try:
-        process = psutil.Process(holder["pid"])
-        return bool(
-            abs(process.create_time() - holder["started"]) > 1
-            or process.status() == psutil.STATUS_ZOMBIE
-        )
-    except psutil.NoSuchProcess:
-        return True
-    except psutil.Error:
-        return False
+    here = bool(holder["machine"] == this_machine())
+    return here and not is_running(holder["pid"], holder["started"])
 
 
 def _take_away(lock: Path, seen: dict[str, Any] | None) -> None:

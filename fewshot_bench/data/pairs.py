@@ -11,11 +11,12 @@ from itertools import combinations
 
 import numpy as np
 
-from fewshot_bench.data.checks import DIFFERS, OK, Check, State, shortened
+from fewshot_bench.data.checks import DIFFERS, OK, Check, State
 from fewshot_bench.data.duplicates import SIGNS, nearest, same_bytes
 from fewshot_bench.data.scan import Scan
 from fewshot_bench.dataset import ROLES
 from fewshot_bench.task import Item
+from fewshot_bench.wording import shortened
 
 SAME, SIMILAR = "same file", "similar"
 # Of the test images: more equal files than this are not a property of a published set.

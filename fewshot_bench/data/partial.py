@@ -6,6 +6,8 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from fewshot_bench.store_files import write_whole
+
 
 @dataclass(frozen=True, slots=True)
 class Origin:
@@ -46,15 +48,13 @@ class Part:
         except (OSError, ValueError, TypeError):
             return None
         known = kinds == [str, str, str, int]
-        return origin if known and self.bytes.is_file() else None
+        there = self.bytes.is_file() and not self.bytes.is_symlink()
+        return origin if known and there else None
 
     def start(self, origin: Origin) -> None:
         """Forget what is there, and note where the new bytes come from."""
         self.drop()
-        self.bytes.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.about.with_suffix(".tmp")
-        temporary.write_text(json.dumps(asdict(origin)), "utf-8")
-        temporary.replace(self.about)
+        write_whole(self.about, json.dumps(asdict(origin)).encode())
         self.bytes.touch()
 
     def finish(self, target: Path) -> None:

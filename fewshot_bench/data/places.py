@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 import re
 import shutil
-from collections.abc import Iterable
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
 
 from fewshot_bench.data.recipe import RemoteFile
 from fewshot_bench.errors import ContractError, DataMissingError
+from fewshot_bench.names import leaves
+from fewshot_bench.store_files import whole
 
 DOWNLOADS = "downloads"
 TEMPORARY = ".fsbench-"
@@ -19,20 +22,14 @@ _PLAIN = re.compile(r"[^A-Za-z0-9._-]+")
 def check_recipe(dataset: str, files: Iterable[RemoteFile]) -> None:
     """ContractError unless every path of a recipe is relative and stays below the root."""
     for file in files:
-        if not file.name or file.name != PurePosixPath(file.name).name or _leaves(file.name):
+        if not file.name or file.name != PurePosixPath(file.name).name or leaves(file.name):
             raise ContractError(f"data set '{dataset}': '{file.name}' is no plain file name")
         for path in (file.place, *file.provides, *file.alternatives):
-            if path in ("", ".") or _leaves(path):
+            if path in ("", ".") or leaves(path):
                 raise ContractError(
                     f"data set '{dataset}' places '{file.name}' at '{path}': expected a relative "
                     "path below the data root"
                 )
-
-
-def _leaves(path: str) -> bool:
-    posix, windows = PurePosixPath(path), PureWindowsPath(path)
-    parts = (*posix.parts, *windows.parts)
-    return posix.is_absolute() or bool(windows.drive or windows.root) or ".." in parts
 
 
 def archive_path(root: Path, dataset: str, file: RemoteFile) -> Path:
@@ -85,29 +82,52 @@ def pending(file: RemoteFile, root: Path) -> Path | None:
     if not file.unpack:
         return None
     folder = _unpacked(file, root)
+    if folder.is_symlink():
+        raise DataMissingError(f"{folder} is a link: remove it")
     return folder if folder.is_dir() else None
 
 
-def place_unpacked(file: RemoteFile, root: Path) -> None:
-    """Move what was unpacked to its place, member by member; may be repeated after a kill."""
-    whole = _unpacked(file, root)
-    if not whole.is_dir():
-        unpacking(file, root).rename(whole)
-    _merge(whole, root / file.place)
-    shutil.rmtree(whole)
+def place_unpacked(file: RemoteFile, root: Path) -> list[str]:
+    """Move what was unpacked to its place, member by member; may be repeated after a kill.
+
+    A file that is there already stays. Returns the names, below the place, of those that differ
+    from the archive's. A member is moved whole or not at all, so what is there and among the
+    unpacked members as well was never put there by this merge.
+    """
+    members = _unpacked(file, root)
+    if not members.is_dir():
+        unpacking(file, root).rename(members)
+    kept = [path.relative_to(members).as_posix() for path in _merge(members, root / file.place)]
+    shutil.rmtree(members)
+    return kept
 
 
-def _merge(source: Path, target: Path) -> None:
+def _merge(source: Path, target: Path) -> Iterator[Path]:
+    """Move all members for whose place there is nothing; yields those that differ from a file."""
     target.mkdir(exist_ok=True)
     for entry in sorted(source.iterdir()):
         destination = target / entry.name
-        if entry.is_dir() and destination.is_dir():
-            _merge(entry, destination)
-        elif destination.exists() and entry.is_dir() != destination.is_dir():
+        if entry.is_dir() and destination.is_symlink():
+            raise DataMissingError(
+                f"{destination} is a link, and nothing is unpacked through links: move it away"
+            )
+        elif entry.is_dir() and destination.is_dir():
+            yield from _merge(entry, destination)
+        elif not os.path.lexists(destination):
+            entry.replace(destination)
+        elif entry.is_dir() != destination.is_dir():
             kind = "a folder" if entry.is_dir() else "a file"
             raise DataMissingError(f"{destination} is in the way: expected {kind}; move it away")
-        else:
-            entry.replace(destination)
+        elif not same_content(entry, destination):
+            yield entry
+
+
+def same_content(one: Path, other: Path) -> bool:
+    """Whether two files have the same bytes; False when one is not there."""
+    try:
+        return filecmp.cmp(one, other, shallow=False)
+    except FileNotFoundError:
+        return False
 
 
 def place_file(path: Path, root: Path, file: RemoteFile, *, keep: bool) -> None:
@@ -116,15 +136,10 @@ def place_file(path: Path, root: Path, file: RemoteFile, *, keep: bool) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.is_dir():
         raise DataMissingError(f"{target} is in the way: expected a file; move it away")
-    temporary = target.with_name(f"{TEMPORARY}{target.name}")
     if not keep and path.stat().st_dev == target.parent.stat().st_dev:
         path.replace(target)
         return
-    try:
+    with whole(target) as temporary:
         shutil.copyfile(path, temporary)
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
     if not keep:
         path.unlink()

@@ -11,11 +11,9 @@ from pathlib import Path
 from fewshot_bench.data import places
 from fewshot_bench.data.digests import difference, verified_as
 from fewshot_bench.data.download import (
-    FULL,
     Progress,
     StopError,
     fetch,
-    gigabytes,
     source_host,
 )
 from fewshot_bench.data.extract import unpack
@@ -23,6 +21,8 @@ from fewshot_bench.data.members import DamagedError, UnsafeError
 from fewshot_bench.data.partial import note_of, source_of
 from fewshot_bench.data.recipe import Recipe, RemoteFile
 from fewshot_bench.errors import DataMissingError, UsageError
+from fewshot_bench.store_files import FULL
+from fewshot_bench.wording import few, size_text
 
 LARGE_BYTES = 2 * 10**9
 
@@ -102,34 +102,40 @@ def check_writable(root: Path) -> None:
         raise DataMissingError(f"{folder} is read-only: choose a folder to write to with --root")
 
 
-def give_split(
-    dataset: str, recipe: Recipe, target: Target, path: Path, *, other: bool
-) -> RemoteFile:
-    """Put a local file where the split file belongs; returns which file of the recipe it is.
+def give_split(dataset: str, recipe: Recipe, target: Target, path: Path, *, other: bool) -> str:
+    """Put a local file where the split file belongs; returns what was done, in words.
 
-    UsageError when there is no such place, or when the file is not the published one and `other`
-    is false.
+    UsageError when there is no such place, and unless `other` when the file is not the published
+    one or another file is in its place.
     """
     split = next((file for file in recipe.files if file.split), None)
     if split is None:
         raise UsageError(f"data set '{dataset}' has no split file: leave --split-file out")
     if not path.is_file():
         raise UsageError(f"--split-file {path}: expected a file")
+    place = target.root / split.place
+    replaced = os.path.lexists(place) and not places.same_content(path, place)
     problem = difference(replace(split, size=0), path)
     if problem and not other:
         raise UsageError(
             f"--split-file {path} is not the published {split.name}: {problem} (to use it all the "
             "same, add --yes; its numbers cannot be compared with published ones)"
         )
+    if replaced and not other:
+        raise UsageError(
+            f"--split-file {path}: {place} is there and differs: add --yes to replace it, or move "
+            "it away"
+        )
     places.place_file(path, target.root, split, keep=True)
-    return split
+    return f"{split.name}: taken from {path}{', in place of another file' if replaced else ''}"
 
 
 def _prepare_file(dataset: str, file: RemoteFile, target: Target, progress: Progress) -> str:
     if places.pending(file, target.root) is not None:
-        places.place_unpacked(file, target.root)
+        kept = places.place_unpacked(file, target.root)
         _tidy(places.archive_path(target.root, dataset, file), target)
-        return f"placed in {target.root / file.place} (unpacked by an earlier call)"
+        place = target.root / file.place
+        return f"placed in {place} (unpacked by an earlier call){_kept(kept)}"
     found = places.found_at(file, target.roots)
     if found is not None:
         return f"already at {found}{_own_split(file, found)}"
@@ -184,9 +190,16 @@ def _put(file: RemoteFile, archive: Path, target: Target, progress: Progress) ->
         _tidy(archive, target)
         return f"at {target.root / file.place}"
     count = _unpack(file, archive, target, progress)
-    places.place_unpacked(file, target.root)
+    kept = places.place_unpacked(file, target.root)
     _tidy(archive, target)
-    return f"{count:,} files in {target.root / file.place}"
+    return f"{count:,} files in {target.root / file.place}{_kept(kept)}"
+
+
+def _kept(names: Sequence[str]) -> str:
+    """What to say of files that were there before and stay."""
+    if not names:
+        return ""
+    return f"; kept {len(names):,} that were there and differ from the archive's: {few(names)}"
 
 
 def _unpack(file: RemoteFile, archive: Path, target: Target, progress: Progress) -> int:
@@ -264,4 +277,4 @@ def needs_agreement(file: RemoteFile) -> bool:
 
 def shown_size(file: RemoteFile) -> str:
     """A file's size as a person reads it."""
-    return gigabytes(file.size) if file.size else "size not known"
+    return size_text(file.size) if file.size else "size not known"

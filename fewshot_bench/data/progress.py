@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from fewshot_bench.data.download import Progress, gigabytes
+from fewshot_bench.data.download import Progress
+from fewshot_bench.wording import size_text
 
 # What is smaller is over before a line about its beginning is read.
 WORTH_A_LINE = 10**7
@@ -23,8 +24,8 @@ class Lines:
     def begin(self, what: str, total: int, done: int = 0) -> None:
         """Say what begins; a new attempt at the same is not said again."""
         if what != self._last and (total >= WORTH_A_LINE or not total):
-            size = f", {gigabytes(total)}" if total else ""
-            click.echo(f"  {what}{size}{f', from {gigabytes(done)} on' if done else ''}")
+            size = f", {size_text(total)}" if total else ""
+            click.echo(f"  {what}{size}{f', from {size_text(done)} on' if done else ''}")
         self._last = what
 
     def advance(self, count: int) -> None:

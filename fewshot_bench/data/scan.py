@@ -16,6 +16,8 @@ import numpy as np
 
 from fewshot_bench.data.duplicates import SIDE, Bytes, has_contrast, thumbnail
 from fewshot_bench.dataset import Dataset
+from fewshot_bench.image_digests import DatasetDigests, Known, dataset_digests, now
+from fewshot_bench.image_files import deep_problem
 from fewshot_bench.task import Item
 
 if TYPE_CHECKING:
@@ -96,11 +98,16 @@ class Scan:
 def scan(
     dataset: Dataset, listed: Listed, jobs: int, advance: Callable[[int], None] | None = None
 ) -> Scan:
-    """Read and decode all images with `jobs` threads; `advance` is told how many more are done."""
+    """Read and decode all images with `jobs` threads; `advance` is told how many more are done.
+
+    Digests of images that decode are kept for later runs, where the cache can be written to.
+    """
     from PIL import Image
 
     Image.init()
     count = len(listed)
+    digests = dataset_digests(dataset)
+    digests.load()
     found = Scan(
         listed,
         np.zeros((count, 32), np.uint8),
@@ -112,18 +119,23 @@ def scan(
         warnings.simplefilter("ignore")
         for start in range(0, count, CHUNK):
             chunk = [item for _, item in listed[start : start + CHUNK]]
-            for offset, look in enumerate(pool.map(lambda item: _look(dataset, item), chunk)):
+            for offset, look in enumerate(
+                pool.map(lambda item: _look(dataset, digests, item), chunk)
+            ):
                 found.add(start + offset, look)
             if advance is not None:
                 advance(len(chunk))
+    digests.save()
     return found
 
 
-def _look(dataset: Dataset, item: Item) -> Look | str:
+def _look(dataset: Dataset, digests: DatasetDigests, item: Item) -> Look | str:
     """What the file of an item holds, or one line on why it cannot be used."""
     from PIL import UnidentifiedImageError
 
+    taken = now()
     try:
+        stamp = digests.stamp(item)
         content = dataset.read(item)
     except FileNotFoundError:
         return "missing"
@@ -132,18 +144,28 @@ def _look(dataset: Dataset, item: Item) -> Look | str:
     if not content:
         return "damaged: the file is empty"
     try:
-        return _decode(content)
+        look = _decode(content)
     except UnidentifiedImageError:
         return f"damaged: no known image format (it starts with {content[:8]!r})"
     except Exception as error:
         return f"damaged: {_line(error)}"
+    if isinstance(look, str):
+        return look
+    known = Known(look.digest, True)
+    if digests.get(item, stamp) != known:
+        digests.put(item, stamp, known, taken)
+    return look
 
 
-def _decode(content: bytes) -> Look:
+def _decode(content: bytes) -> Look | str:
+    """What an image is, or why its values cannot be used."""
     from PIL import Image
 
     with Image.open(io.BytesIO(content)) as image:
         image.load()
+        problem = deep_problem(image)
+        if problem is not None:
+            return problem
         form = SAME_FORMAT.get(image.format or "", image.format or "unknown")
         gray = thumbnail(image) if min(image.size) >= SIDE else None
         return Look(

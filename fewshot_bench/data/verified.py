@@ -8,10 +8,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from fewshot_bench.cache_folder import cache_root, write
+from fewshot_bench.cache_folder import VERIFIED, cache_root, touch, write
 from fewshot_bench.dataset import DatasetCard
-
-VERIFIED = "verified"
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,9 @@ def recall(name: str, card: DatasetCard) -> Verified | None:
     None when there was none, or its file is damaged: then it has to be verified again.
     """
     try:
-        found = json.loads(_file(name, _resolved(card)).read_text("utf-8"))
+        path = _file(name, _resolved(card))
+        found = json.loads(path.read_text("utf-8"))
+        touch(path)
         return Verified(**(found | {"differs": tuple(found["differs"])}))
     except (OSError, ValueError, TypeError, KeyError):
         return None

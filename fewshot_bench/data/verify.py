@@ -12,12 +12,12 @@ from fewshot_bench.data.checks import (
     Check,
     is_published,
     list_checks,
-    shortened,
 )
 from fewshot_bench.data.pairs import Pair, same_check, same_pairs, similar_check, similar_pairs
 from fewshot_bench.data.scan import Scan, scan
 from fewshot_bench.dataset import Dataset, DatasetCard, all_items
 from fewshot_bench.errors import FsbenchError
+from fewshot_bench.wording import shortened
 
 Progress = Callable[[int], Callable[[int], None]]
 

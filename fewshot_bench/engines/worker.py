@@ -27,8 +27,12 @@ class _Answers:
         self._told = 0.0
 
     def send(self, event: str, **values: Any) -> None:
-        self._stream.write(json.dumps({"event": event, **values}) + "\n")
-        self._stream.flush()
+        try:
+            self._stream.write(json.dumps({"event": event, **values}) + "\n")
+            self._stream.flush()
+        except BrokenPipeError:
+            # The parent is gone: that must not pass for a failure of the cell that is running.
+            os._exit(1)
 
     def progress(self, done: int, total: int) -> None:
         now = time.monotonic()

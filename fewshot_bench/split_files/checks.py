@@ -6,10 +6,9 @@ from collections import Counter
 
 from fewshot_bench.dataset import ROLES
 from fewshot_bench.errors import DataMissingError
-from fewshot_bench.split_files.brief import shown
 from fewshot_bench.split_files.coop import Pools
-from fewshot_bench.split_files.mapping import few
 from fewshot_bench.split_files.model import SplitFile
+from fewshot_bench.wording import few, shown
 
 
 def check_digest(file: SplitFile) -> str:

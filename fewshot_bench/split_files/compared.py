@@ -1,13 +1,46 @@
-"""Imported picks beside what the named protocols draw for the same setting."""
+"""Picks beside what the named protocols draw, and draws beside the published ones."""
 
 from __future__ import annotations
 
-from fewshot_bench.errors import UsageError
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from fewshot_bench.errors import FsbenchError, UsageError
+from fewshot_bench.published.picks import published_splits, verified_picks
 from fewshot_bench.sampling import group
 from fewshot_bench.split_files.coop import Pools
 from fewshot_bench.split_files.model import SplitFile
 from fewshot_bench.splits import draw
 from fewshot_bench.task import Item, Split
+
+
+@dataclass(frozen=True)
+class PublishedDraw:
+    """One published setting: what is drawn for it here, and whether that is what was published.
+
+    split: None where nothing can be drawn, and `problem` says why.
+    """
+
+    shots: int
+    seed: int
+    split: Split | None
+    equal: bool
+    problem: str = ""
+
+
+def published_draws(dataset: str, revision: str, pools: Pools) -> Iterator[PublishedDraw]:
+    """Every published setting of a data set, whose name has to be a published one."""
+    for setting in published_splits()[dataset].picks:
+        shots, seed = map(int, setting.split("/"))
+        try:
+            split = draw(
+                dataset, revision, pools, protocol="coop", shots=shots, seed=seed, val="min4"
+            )
+        except FsbenchError as error:
+            yield PublishedDraw(shots, seed, None, False, str(error))
+        else:
+            equal = verified_picks(split, dataset) is True
+            yield PublishedDraw(shots, seed, split, equal)
 
 
 def as_split(file: SplitFile, dataset: str, protocol: str) -> Split:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import unicodedata
 from collections.abc import Iterable, Mapping
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 from fewshot_bench.dataset import ROLES
 from fewshot_bench.errors import DataMissingError
-from fewshot_bench.split_files.brief import shown
-from fewshot_bench.split_files.whole import write_whole
+from fewshot_bench.names import leaves, plain_text
+from fewshot_bench.store_files import write_whole
 from fewshot_bench.task import Item
+from fewshot_bench.wording import shown
 
 Pools = Mapping[str, tuple[Item, ...]]
 
@@ -64,7 +64,7 @@ def _entries(path: Path, role: str, entries: Any) -> Iterable[Item]:
         relative, label, classname = entry
         if label < 0:
             raise damaged(path, f"has the negative label {label} ({relative}, '{role}')")
-        if _escapes(relative):
+        if leaves(relative):
             raise damaged(path, f"has the path '{relative}' ('{role}'), which leaves the folder")
         yield Item(relative, label, classname)
 
@@ -75,17 +75,6 @@ def _well_formed(entry: object) -> bool:
         and [type(value) for value in entry] == [str, int, str]
         and all(part and plain_text(part) for part in (entry[0], entry[2]))
     )
-
-
-def plain_text(text: str) -> bool:
-    """Whether a name is free of control characters and of bytes that are not UTF-8."""
-    return not any(unicodedata.category(character) in ("Cc", "Cs") for character in text)
-
-
-def _escapes(relative: str) -> bool:
-    posix, windows = PurePosixPath(relative), PureWindowsPath(relative)
-    parts = (*posix.parts, *windows.parts)
-    return posix.is_absolute() or bool(windows.drive or windows.root) or ".." in parts
 
 
 def _check(path: Path, pools: Pools) -> None:

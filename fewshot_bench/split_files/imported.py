@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fewshot_bench.errors import DataMissingError
-from fewshot_bench.split_files.checks import check_digest, check_pools
+from fewshot_bench.split_files.checks import check_digest, check_pools, check_shots
 from fewshot_bench.split_files.coop import Pools
-from fewshot_bench.split_files.mapping import few
 from fewshot_bench.split_files.model import SETTING, SplitFile, unusable
 from fewshot_bench.split_files.reading import read_split_file
 from fewshot_bench.task import Item
+from fewshot_bench.wording import few
 
 FOLDER = "splits"
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,79}")
@@ -78,7 +78,8 @@ def safe_name(dataset: str) -> str:
 def _check_lists(file: SplitFile, dataset: str, pools: Pools) -> None:
     """That every pick is still an image of the data set, with its label, and no test image.
 
-    Class names may differ: a run can have its own (`--classnames`).
+    And that every class that the data set has now has a pick. Class names may differ: a run can
+    have its own (`--classnames`).
     """
     labels = {item.id: item.label for items in pools.values() for item in items}
     picks = [item for items in file.lists.values() for item in items]
@@ -89,6 +90,7 @@ def _check_lists(file: SplitFile, dataset: str, pools: Pools) -> None:
             f"images are gone or have another label: {few(gone)} (import the picks again)"
         )
     check_pools(file, pools, dataset)
+    check_shots(file, pools, dataset)
 
 
 def _others(folder: Path) -> str:

@@ -12,10 +12,10 @@ from typing import Any
 
 from fewshot_bench.dataset import ROLES
 from fewshot_bench.errors import UsageError
-from fewshot_bench.split_files.brief import shown
 from fewshot_bench.split_files.coop import Pools
 from fewshot_bench.split_files.model import SplitFile, item_of, unusable
 from fewshot_bench.task import Item
+from fewshot_bench.wording import shown
 
 KEYS = ("impath", "label", "classname")
 EXPECTED = (

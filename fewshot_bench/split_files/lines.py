@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from fewshot_bench.dataset import ROLES
-from fewshot_bench.split_files.brief import shown
 from fewshot_bench.split_files.coop import Pools
 from fewshot_bench.split_files.model import SplitFile, item_of, unusable
 from fewshot_bench.task import Item
+from fewshot_bench.wording import shown
 
 ROLE_KEYS = ("role", "split")
 ID_KEYS = ("id", "path", "impath")

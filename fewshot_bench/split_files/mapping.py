@@ -11,8 +11,8 @@ from fewshot_bench.errors import DataMissingError
 from fewshot_bench.split_files.coop import Pools
 from fewshot_bench.split_files.model import SplitFile
 from fewshot_bench.task import Item
+from fewshot_bench.wording import few
 
-SHOWN = 3
 DRIVE = re.compile(r"^[A-Za-z]:")
 
 
@@ -111,10 +111,3 @@ def _refuse_other_labels(file: SplitFile, dataset: str, lists: Pools) -> None:
             f"'{item.id}' is {written.label} '{written.classname}' in the file and "
             f"{item.label} '{item.classname}' in the data set; expected the same labels and names"
         )
-
-
-def few(names: Iterable[str]) -> str:
-    """The first names, and how many more there are."""
-    listed = list(names)
-    more = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
-    return ", ".join(f"'{name}'" for name in listed[:SHOWN]) + more

@@ -10,9 +10,10 @@ from typing import Any
 
 from fewshot_bench.dataset import ROLES
 from fewshot_bench.errors import DataMissingError, UsageError
-from fewshot_bench.split_files.brief import shown
-from fewshot_bench.split_files.coop import Pools, plain_text
+from fewshot_bench.names import plain_text
+from fewshot_bench.split_files.coop import Pools
 from fewshot_bench.task import Item, digest_of
+from fewshot_bench.wording import shown
 
 TITLES: Mapping[str, str] = {
     "fsbench": "split of fsbench (JSON)",

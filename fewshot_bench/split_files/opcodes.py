@@ -109,7 +109,7 @@ def _name(machine: Machine, module: Any, name: Any) -> None:
         raise Refused("names a class by something else than text")
     full = f"{module}.{name}"
     if name != RECORD and full not in NAMES:
-        raise Refused(f"names {full[:160]}, which is not {RECORD}")
+        raise Refused(f"names {full[:160]!r}, which is not {RECORD}")
     machine.push(Name(NAMES.get(full, RECORD)))
 
 

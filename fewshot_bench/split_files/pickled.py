@@ -8,11 +8,11 @@ from typing import Any
 
 from fewshot_bench.dataset import ROLES
 from fewshot_bench.errors import DataMissingError
-from fewshot_bench.split_files.brief import shown
 from fewshot_bench.split_files.machine import Refused
 from fewshot_bench.split_files.model import SplitFile, item_of, unusable
 from fewshot_bench.split_files.opcodes import plain
 from fewshot_bench.task import Item
+from fewshot_bench.wording import shown
 
 EXPECTED = "a dict with lists of Datum records under train and val, as CoOp writes it"
 ATTRIBUTES = ("_impath", "_label", "_classname")

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from fewshot_bench.dataset import ROLES
 from fewshot_bench.errors import StoreError, UsageError
-from fewshot_bench.split_files.coop import Pools, coop_text, plain_text
+from fewshot_bench.names import plain_text
+from fewshot_bench.split_files.coop import Pools, coop_text
 from fewshot_bench.split_files.index import index_text
 from fewshot_bench.split_files.lines import lines_text
 from fewshot_bench.split_files.model import SplitFile
 from fewshot_bench.split_files.ours import ours_text
-from fewshot_bench.split_files.whole import write_whole
+from fewshot_bench.store_files import write_whole
 
 # Formats that can be written, with the ending of their files.
 ENDINGS: Mapping[str, str] = {"fsbench": "json", "coop": "json", "index": "json", "jsonl": "jsonl"}
