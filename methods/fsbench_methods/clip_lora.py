@@ -151,7 +151,7 @@ class ClipLora:
     """
 
     name: ClassVar[str] = "clip-lora"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
 
     rank: int = hyper(2, "rank r of every update", source=f"{_PAPER}, p. 5")
     alpha: float = hyper(1.0, "numerator of the scaling", source="run_utils.py:22-35")

@@ -96,7 +96,7 @@ class CoOp:
     """
 
     name: ClassVar[str] = "coop"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
 
     context_tokens: int = hyper(
         16,

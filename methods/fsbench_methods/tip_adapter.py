@@ -93,7 +93,7 @@ class TipAdapter:
     """
 
     name: ClassVar[str] = "tip-adapter"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     tied_to_classes: ClassVar[str] = TIED
 
     views: int = _views()
@@ -126,7 +126,7 @@ class TipAdapterF:
     """
 
     name: ClassVar[str] = "tip-adapter-f"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     tied_to_classes: ClassVar[str] = TIED
 
     views: int = _views()
