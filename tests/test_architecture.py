@@ -106,6 +106,14 @@ RULES = {
     "errors": {"cli", "runner", "engines", "store", "plan", "registry", "compare", "task"},
 }
 
+LOWER = (
+    *("question", "session", "variants", "customized", "preflight", "sampling"),
+    *("feature_store", "image_cache", "image_files", "image_digests", "image_segments"),
+    *("segment_format", "cache_folder", "cache_entries", "ahead", "crops"),
+    *("names", "processes", "wording", "store_files", "published"),
+)
+RULES |= {part: {"cli", "runner", "engines", "compare", "plan", "testing"} for part in LOWER}
+
 
 @pytest.mark.parametrize("part", RULES)
 def test_who_may_import_whom(part: str) -> None:

@@ -285,3 +285,27 @@ def test_unknown_names_have_a_suggestion() -> None:
     result = fsbench("data", "status", "dtdd")
     assert (result.code, result.out) == (2, "")
     assert "did you mean 'dtd'?" in result.err
+
+
+def test_half_an_imagenet_lacks_images_and_no_split_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FSBENCH_DATA", str(tmp_path))
+    save_image(tmp_path / "imagenet" / "images" / "train" / "n01440764" / "a.JPEG", 1)
+    found = fsbench("data", "status", "imagenet")
+    assert "some images missing" in found.out
+    assert "split file" not in found.out
+
+
+def test_an_unreadable_folder_is_no_fault_of_a_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Locked:
+        def card(self) -> Any:
+            raise PermissionError(13, "Permission denied", "locked")
+
+        items = card
+
+    known = registry().datasets.entries
+    monkeypatch.setitem(known, "locked", Entry("locked", Locked, "test"))
+    found = fsbench("data", "status", "locked")
+    assert "'locked': permission denied" in found.out
+    assert "author" not in found.out

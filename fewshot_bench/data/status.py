@@ -95,6 +95,9 @@ def _finds(step: str) -> bool:
 def _failed(status: Status, error: BaseException) -> Status:
     if isinstance(error, FsbenchError) and not isinstance(error, PluginError):
         return replace(status, state=UNUSABLE, step=_step(status.name, error))
+    if isinstance(error, PermissionError):
+        step = f"'{error.filename}': permission denied; make it readable for this user"
+        return replace(status, state=UNUSABLE, step=step)
     text = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
     return replace(status, state=BROKEN, step=f"{text} (its author has to mend it)")
 
@@ -167,4 +170,7 @@ def _missing_state(dataset: Any, card: DatasetCard) -> str:
         return SOME_IMAGES if card.folder else NO_IMAGES
     files = dataset.recipe().files if isinstance(dataset, Preparable) else ()
     images = any(found_at(file, data_roots()) for file in files if not file.split)
-    return NO_SPLIT if images or card.folder else ABSENT
+    if not (images or card.folder):
+        return ABSENT
+    # A set whose recipe has no split file (ImageNet) lacks images or archives.
+    return NO_SPLIT if not files or any(file.split for file in files) else SOME_IMAGES
