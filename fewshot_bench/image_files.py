@@ -33,18 +33,28 @@ def decode(data: bytes) -> Image.Image:
     return image
 
 
-def problem_of(data: bytes) -> str | None:
-    """Why an encoded image cannot be used, in one line; None when it can."""
+def decoded(data: bytes) -> Image.Image | str:
+    """The PIL image of an encoded file, or in one line why there is none."""
     if not data:
         return "the file is empty"
     try:
-        image = decode(data)
+        return decode(data)
     except UnidentifiedImageError:
         return f"no known image format (it starts with {data[:8]!r})"
     except Exception as error:
-        text = " ".join(str(error).split())
-        return f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return deep_problem(image)
+        return in_a_line(error)
+
+
+def in_a_line(error: BaseException) -> str:
+    """The kind of an error and what it says."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def problem_of(data: bytes) -> str | None:
+    """Why an encoded image cannot be used, in one line; None when it can."""
+    found = decoded(data)
+    return found if isinstance(found, str) else deep_problem(found)
 
 
 def deep_problem(image: Image.Image) -> str | None:

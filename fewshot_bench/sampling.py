@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from fewshot_bench.rng import derive
@@ -27,70 +28,66 @@ def val_shots(policy: str, shots: int) -> int | None:
     return {"none": 0, "min4": min(shots, 4), "shots": shots, "full": None}[policy]
 
 
-def _coop(
-    train_pool: Sequence[Item],
-    val_pool: Sequence[Item],
-    shots: int,
-    seed: int,
-    policy: str,
-    held_out: bool,
-) -> Picks:
+@dataclass(frozen=True)
+class Draw:
+    """What is drawn from: `val` is None where validation images are held out of `train`."""
+
+    train: Sequence[Item]
+    val: Sequence[Item] | None
+    shots: int
+    seed: int
+    policy: str
+
+    @property
+    def held(self) -> int | None:
+        """Validation images per class; None stands for the whole pool."""
+        return val_shots(self.policy, self.shots)
+
+    def val_pool(self, picks: Iterable[Item]) -> Sequence[Item]:
+        """Where validation images come from once `picks` are the support set."""
+        return _without(self.train, picks) if self.val is None else self.val
+
+
+def _coop(draw: Draw) -> Picks:
     """Train, then val, on one stream (CoOp; Dassl `generate_fewshot_dataset`, repeat=False)."""
-    rng = random.Random(seed)
-    train = _sample(rng, train_pool, shots)
-    rest = _without(train_pool, train) if held_out else val_pool
-    return train, _held(partial(_sample, rng), rest, val_shots(policy, shots))
+    rng = random.Random(draw.seed)
+    train = _sample(rng, draw.train, draw.shots)
+    return train, _held(partial(_sample, rng), draw.val_pool(train), draw.held)
 
 
-def _clip_lora(
-    train_pool: Sequence[Item],
-    val_pool: Sequence[Item],
-    shots: int,
-    seed: int,
-    policy: str,
-    held_out: bool,
-) -> Picks:
+def _clip_lora(draw: Draw) -> Picks:
     """Val, then train, on one stream (CLIP-LoRA `datasets/*.py`, repeat=True).
 
     The stream always pays for the min(shots, 4) draw of the paper, whatever the policy; another
     policy draws from a stream of its own. Where validation is held out of train (ImageNet),
     train and val of a class come from one draw, train first (CLIP-LoRA `datasets/imagenet.py`).
     """
-    rng = random.Random(seed)
-    other = random.Random(derive(seed, "clip-lora", "val"))
-    paper = min(shots, 4)
-    if held_out:
+    rng = random.Random(draw.seed)
+    shots, paper = draw.shots, min(draw.shots, 4)
+    if draw.val is None:
         groups = [
             rng.sample(items, min(shots + paper, len(items)))
-            for items in group(train_pool).values()
+            for items in group(draw.train).values()
         ]
         train = tuple(item for picks in groups for item in picks[:shots])
         paper_val = tuple(item for picks in groups for item in picks[shots:])
-        val_pool = _without(train_pool, train) if policy != "min4" else ()
     else:
-        paper_val = _sample_repeat(rng, val_pool, paper)
-        train = _sample_repeat(rng, train_pool, shots)
-    if policy == "min4":
+        paper_val = _sample_repeat(rng, draw.val, paper)
+        train = _sample_repeat(rng, draw.train, shots)
+    if draw.policy == "min4":
         return train, paper_val
-    return train, _held(partial(_sample_repeat, other), val_pool, val_shots(policy, shots))
+    other = random.Random(derive(draw.seed, "clip-lora", "val"))
+    return train, _held(partial(_sample_repeat, other), draw.val_pool(train), draw.held)
 
 
-def _nested(
-    train_pool: Sequence[Item],
-    val_pool: Sequence[Item],
-    shots: int,
-    seed: int,
-    policy: str,
-    held_out: bool,
-) -> Picks:
+def _nested(draw: Draw) -> Picks:
     """The first `shots` per class by rank: fewer shots are a subset of more, in any list order."""
-    train = _ranked(train_pool, "train", shots, seed)
-    pool = _without(train_pool, train) if held_out else val_pool
-    count = val_shots(policy, shots)
-    return train, _ranked(pool, "val", len(pool) if count is None else count, seed)
+    train = _ranked(draw.train, "train", draw.shots, draw.seed)
+    pool, count = draw.val_pool(train), draw.held
+    return train, _ranked(pool, "val", len(pool) if count is None else count, draw.seed)
 
 
-SAMPLERS: dict[str, Callable[[Sequence[Item], Sequence[Item], int, int, str, bool], Picks]] = {
+SAMPLERS: dict[str, Callable[[Draw], Picks]] = {
     "coop": _coop,
     "clip-lora": _clip_lora,
     "nested": _nested,

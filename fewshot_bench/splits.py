@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from fewshot_bench.errors import UsageError, unknown
-from fewshot_bench.sampling import SAMPLERS, Picks, Pools, group, rank, val_shots
+from fewshot_bench.sampling import SAMPLERS, Draw, Picks, Pools, group, rank, val_shots
 from fewshot_bench.spec import IMPORTED, PROTOCOLS, VALIDATION, RunSpec
 from fewshot_bench.task import Item, Split
 
@@ -31,9 +31,8 @@ def draw(
     Raises UsageError for unknown names and for numbers out of range.
     """
     _check_request(dataset_name, pools, protocol, shots, seed, val, limit)
-    train_pool = pools.get("train", ())
-    held_out = "val" not in pools
-    train, held = SAMPLERS[protocol](train_pool, pools.get("val", ()), shots, seed, val, held_out)
+    wanted = Draw(pools.get("train", ()), pools.get("val"), shots, seed, val)
+    train, held = SAMPLERS[protocol](wanted)
     test = _limited(pools.get("test", ()), limit)
     return Split(dataset_name, revision, protocol, shots, seed, train, held, test)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from fewshot_bench.cli.plain_yaml import load_plain
 from fewshot_bench.errors import UsageError, suggestion
 
 
@@ -30,26 +31,20 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def _read_yaml(path: Path, text: str) -> dict[str, Any]:
-    """YAML with every scalar as text (so 1e-3 and `no` mean what they say) and unique keys."""
+    """The mapping in a YAML text with unique keys."""
     import yaml
 
-    class Loader(yaml.BaseLoader):
-        """Refuses a key that stands twice."""
-
-    def mapping(loader: yaml.BaseLoader, node: yaml.MappingNode) -> dict[str, Any]:
-        keys = [loader.construct_object(key, deep=True) for key, _ in node.value]
+    def unique(pairs: list[tuple[Any, Any]], line: int) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
         for key in keys:
             if not isinstance(key, str):
                 raise UsageError(f"config file {path}: key {key!r}: expected a name")
             if keys.count(key) > 1:
-                line = node.start_mark.line + 1
                 raise UsageError(f"config file {path}: key '{key}' stands twice (from line {line})")
-        values = [loader.construct_object(value, deep=True) for _, value in node.value]
-        return dict(zip(keys, values, strict=True))
+        return dict(pairs)
 
-    Loader.add_constructor("tag:yaml.org,2002:map", mapping)
     try:
-        found = yaml.load(text, Loader=Loader)
+        found = load_plain(text, unique)
     except yaml.YAMLError as error:
         raise UsageError(f"config file {path} is not valid YAML: {error}") from None
     if found is None:

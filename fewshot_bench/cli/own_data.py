@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fewshot_bench.cli.plain_yaml import load_plain
 from fewshot_bench.errors import UsageError
 
 FORMATS = (".txt", ".json", ".yaml", ".yml")
@@ -116,22 +117,10 @@ def _json(text: str, where: str) -> Any:
 
 
 def _yaml(text: str, where: str) -> Any:
-    """YAML with every scalar as text, so that the names `no` and `1` are what they say."""
     import yaml
 
-    class Loader(yaml.BaseLoader):
-        """Refuses a key that stands twice."""
-
-    def mapping(loader: yaml.BaseLoader, node: yaml.MappingNode) -> dict[str, Any]:
-        pairs = [
-            (loader.construct_object(key, deep=True), loader.construct_object(value, deep=True))
-            for key, value in node.value
-        ]
-        return _unique(pairs, where)
-
-    Loader.add_constructor("tag:yaml.org,2002:map", mapping)
     try:
-        return yaml.load(text, Loader=Loader)
+        return load_plain(text, lambda pairs, _: _unique(pairs, where))
     except yaml.YAMLError as error:
         problem = " ".join(str(error).split())
         raise UsageError(f"{where} is not valid YAML: {problem}") from None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ import numpy as np
 from fewshot_bench.data.duplicates import SIDE, Bytes, has_contrast, thumbnail
 from fewshot_bench.dataset import Dataset
 from fewshot_bench.image_digests import DatasetDigests, Known, dataset_digests, now
-from fewshot_bench.image_files import deep_problem
+from fewshot_bench.image_files import decoded, deep_problem, in_a_line
 from fewshot_bench.task import Item
 
 if TYPE_CHECKING:
@@ -131,8 +130,6 @@ def scan(
 
 def _look(dataset: Dataset, digests: DatasetDigests, item: Item) -> Look | str:
     """What the file of an item holds, or one line on why it cannot be used."""
-    from PIL import UnidentifiedImageError
-
     taken = now()
     try:
         stamp = digests.stamp(item)
@@ -140,15 +137,14 @@ def _look(dataset: Dataset, digests: DatasetDigests, item: Item) -> Look | str:
     except FileNotFoundError:
         return "missing"
     except Exception as error:
-        return f"cannot be read: {_line(error)}"
-    if not content:
-        return "damaged: the file is empty"
+        return f"cannot be read: {in_a_line(error)}"
+    image = decoded(content)
+    if isinstance(image, str):
+        return f"damaged: {image}"
     try:
-        look = _decode(content)
-    except UnidentifiedImageError:
-        return f"damaged: no known image format (it starts with {content[:8]!r})"
+        look = deep_problem(image) or _seen(image, content)
     except Exception as error:
-        return f"damaged: {_line(error)}"
+        return f"damaged: {in_a_line(error)}"
     if isinstance(look, str):
         return look
     known = Known(look.digest, True)
@@ -157,25 +153,17 @@ def _look(dataset: Dataset, digests: DatasetDigests, item: Item) -> Look | str:
     return look
 
 
-def _decode(content: bytes) -> Look | str:
-    """What an image is, or why its values cannot be used."""
-    from PIL import Image
-
-    with Image.open(io.BytesIO(content)) as image:
-        image.load()
-        problem = deep_problem(image)
-        if problem is not None:
-            return problem
-        form = SAME_FORMAT.get(image.format or "", image.format or "unknown")
-        gray = thumbnail(image) if min(image.size) >= SIDE else None
-        return Look(
-            hashlib.sha256(content).digest(),
-            form,
-            image.mode,
-            image.size,
-            _is_turned(image),
-            gray if gray is not None and has_contrast(gray) else None,
-        )
+def _seen(image: Image.Image, content: bytes) -> Look:
+    form = SAME_FORMAT.get(image.format or "", image.format or "unknown")
+    gray = thumbnail(image) if min(image.size) >= SIDE else None
+    return Look(
+        hashlib.sha256(content).digest(),
+        form,
+        image.mode,
+        image.size,
+        _is_turned(image),
+        gray if gray is not None and has_contrast(gray) else None,
+    )
 
 
 def _is_turned(image: Image.Image) -> bool:
@@ -184,11 +172,6 @@ def _is_turned(image: Image.Image) -> bool:
         return image.getexif().get(ORIENTATION, 1) not in (0, 1)
     except Exception:
         return False
-
-
-def _line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _format_of(extension: str) -> str | None:

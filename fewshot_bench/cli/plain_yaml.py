@@ -1,0 +1,30 @@
+"""YAML whose scalars all stay text, so that 1e-3, `no` and 010 are what they say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+Build = Callable[[list[tuple[Any, Any]], int], dict[str, Any]]
+
+
+def load_plain(text: str, build: Build) -> Any:
+    """Lists, text, and what `build` makes of the pairs of a mapping that starts in a line.
+
+    `build` refuses what it does not want, keys that stand twice among it. yaml.YAMLError where the
+    text is no YAML.
+    """
+    import yaml
+
+    class Loader(yaml.BaseLoader):
+        """Builds mappings with `build`."""
+
+    def mapping(loader: yaml.BaseLoader, node: yaml.MappingNode) -> dict[str, Any]:
+        pairs = [
+            (loader.construct_object(key, deep=True), loader.construct_object(value, deep=True))
+            for key, value in node.value
+        ]
+        return build(pairs, node.start_mark.line + 1)
+
+    Loader.add_constructor("tag:yaml.org,2002:map", mapping)
+    return yaml.load(text, Loader=Loader)
