@@ -1,6 +1,14 @@
 """One harness for few-shot adaptation of vision-language models. Plug-ins import from here."""
 
-from fewshot_bench.backbones.protocol import Adapter, Backbone, ImageTower, Site, TextTower
+from fewshot_bench.backbones.protocol import (
+    Adapter,
+    Backbone,
+    FusedAdapter,
+    ImageTower,
+    PackedPrompts,
+    Site,
+    TextTower,
+)
 from fewshot_bench.cache_folder import cache_root
 from fewshot_bench.data.recipe import Recipe, RemoteFile
 from fewshot_bench.data.roots import data_roots
@@ -43,11 +51,13 @@ __all__ = [
     "Dataset",
     "DatasetCard",
     "FsbenchError",
+    "FusedAdapter",
     "ImageTower",
     "Images",
     "Item",
     "Method",
     "NotApplicableError",
+    "PackedPrompts",
     "Pools",
     "Preparable",
     "Recipe",

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from fewshot_bench.allocator import give_back_memory
+
 PHASES = ("encode_support", "fit", "encode_queries", "predict")
 
 
@@ -231,6 +233,7 @@ def _sampled_resident_set(interval: float = 0.02) -> Iterator[list[float]]:
     """The largest resident set, looked at every `interval` seconds and at both ends."""
     import psutil
 
+    give_back_memory()
     process = psutil.Process()
     peak = [float(process.memory_info().rss)]
     done = threading.Event()

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from fsbench_methods.clip_lora import ClipLora, LoraModel
-from fsbench_methods.lora_layers import Dropout, LowRank, init_factors, layers_at, masked_update
+from fsbench_methods.lora_layers import Dropout, LowRank, RunsDropout, init_factors, layers_at
 from torch import Tensor
 
 from fewshot_bench import Site, UsageError
@@ -140,38 +140,73 @@ def test_dropout_with_the_same_masks_equals_the_reference() -> None:
     assert_same_gradients(adapter, factors)
 
 
-@pytest.mark.parametrize("shape", [(7, 12), (2, 7, 12)])
-def test_the_masked_update_passes_gradcheck(shape: tuple[int, ...]) -> None:
+SITES = tuple(Site("vision", 0, matrix) for matrix in "qkv")
+
+
+def some_updates(dtype: torch.dtype, runs: int, absent: str) -> tuple[LowRank, list[Tensor]]:
+    """Updates of q, k and v with dropout, and all their factors."""
     rng = torch.Generator().manual_seed(0)
-    x, a, b = (
+    lead = (runs,) if runs > 1 else ()
+    factors = {}
+    for site in SITES:
+        if site.matrix not in absent:
+            a, b = (
+                torch.randn(*lead, *size, generator=rng, dtype=dtype, requires_grad=True)
+                for size in ((2, 12), (5, 2))
+            )
+            factors[site] = (a, b)
+    parts = tuple(Dropout(0.25, torch.Generator().manual_seed(run)) for run in range(runs))
+    adapter = LowRank(factors, 0.7, parts[0] if runs == 1 else RunsDropout(parts), runs)
+    return adapter, adapter.parameters()
+
+
+@pytest.mark.parametrize(("runs", "absent"), [(1, ""), (1, "q"), (1, "kv"), (3, ""), (3, "k")])
+def test_the_fused_update_passes_gradcheck(runs: int, absent: str) -> None:
+    adapter, leaves = some_updates(torch.float64, runs, absent)
+    rng = torch.Generator().manual_seed(1)
+    x, weight = (
         torch.randn(size, generator=rng, dtype=torch.float64, requires_grad=True)
-        for size in (shape, (2, 12), (5, 2))
+        for size in ((6, 12), (15, 12))
     )
-    keep = torch.rand(shape, generator=rng) > 0.25
-    assert torch.autograd.gradcheck(lambda *args: masked_update(*args, keep, 0.7), (x, a, b))
+    start = adapter.snapshot()
+
+    def updated(x: Tensor, weight: Tensor, *_: Tensor) -> Tensor:
+        adapter.rewind(start)
+        return adapter.add(SITES, x, F.linear(x, weight))
+
+    assert torch.autograd.gradcheck(updated, (x, weight, *leaves))
 
 
+@pytest.mark.parametrize("runs", [1, 2])
 @pytest.mark.parametrize("autocast", [False, True], ids=["fp32", "bf16"])
-def test_the_masked_update_equals_plain_operations(autocast: bool) -> None:
-    rng = torch.Generator().manual_seed(0)
-    values = [torch.randn(size, generator=rng) for size in ((50, 8), (2, 8), (6, 2))]
-    keep = torch.rand(50, 8, generator=rng) > 0.25
-    gradients = []
-    for small in (True, False):
-        x, a, b = leaves = [value.clone().requires_grad_() for value in values]
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
-            if small:
-                update = masked_update(x, a, b, keep, 0.7)
-            else:
-                update = F.linear(F.linear(x * keep, a) * 0.7, b)
-        assert update.dtype == (torch.bfloat16 if autocast else torch.float32)
-        update.float().square().sum().backward()
-        gradients.append([leaf.grad for leaf in leaves])
-    for ours, plain in zip(*gradients, strict=True):
-        assert ours is not None
-        assert plain is not None
-        assert ours.dtype == torch.float32
-        assert relative_gap(ours, plain) < (0.02 if autocast else 1e-6)
+def test_the_fused_update_equals_plain_operations(autocast: bool, runs: int) -> None:
+    adapter, leaves = some_updates(torch.float32, runs, "")
+    rng = torch.Generator().manual_seed(1)
+    x = torch.randn(50, 12, generator=rng, requires_grad=True)
+    weight = torch.randn(15, 12, generator=rng)
+    start = adapter.snapshot()
+    masks = [adapter.dropout.mask(x) for _ in SITES]  # type: ignore[union-attr]
+    adapter.rewind(start)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        ours = adapter.add(SITES, x, F.linear(x, weight))
+    assert ours.dtype == (torch.bfloat16 if autocast else torch.float32)
+    ours.float().square().sum().backward()
+    gradients = [leaf.grad for leaf in (x, *leaves)]
+    for leaf in (x, *leaves):
+        leaf.grad = None
+    parts = []
+    for mask, (a, b) in zip(masks, adapter.factors.values(), strict=True):
+        dropped = (x * mask / 0.75).view(runs, -1, 12)
+        delta = dropped @ a.mT @ b.mT if runs > 1 else dropped[0] @ a.T @ b.T
+        parts.append(0.7 * delta.reshape(50, 5))
+    plain = x @ weight.T + torch.cat(parts, dim=1)
+    plain.square().sum().backward()
+    assert relative_gap(ours, plain) < (0.02 if autocast else 1e-6)
+    for one, leaf in zip(gradients, (x, *leaves), strict=True):
+        assert one is not None
+        assert leaf.grad is not None
+        assert one.dtype == torch.float32
+        assert relative_gap(one, leaf.grad) < (0.03 if autocast else 1e-6)
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.25, 0.5, 0.9])

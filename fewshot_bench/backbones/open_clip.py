@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fewshot_bench.allocator import keep_freed_memory
 from fewshot_bench.backbones.protocol import ImageTower, TextTower
 from fewshot_bench.backbones.text_tower import TextTower as FunctionalTextTower
 from fewshot_bench.backbones.text_tower import read_text_tower
@@ -37,6 +38,8 @@ class OpenClipBackbone:
         precision: str = "fp32",
     ) -> None:
         """`transform` is open_clip's evaluation transform (its last steps: tensor, normalize)."""
+        if torch.device(device).type == "cpu":
+            keep_freed_memory()
         self.name = name
         self.precision = precision
         self.module: Any = module.to(device).eval().requires_grad_(False)

@@ -36,6 +36,31 @@ class Adapter(Protocol):
         ...
 
 
+@runtime_checkable
+class FusedAdapter(Adapter, Protocol):
+    """An adapter that updates several matrices on one input at once, and can repeat its draws.
+
+    `runs` is how many adapters it stands for: x then holds the tokens of one after the other.
+    """
+
+    runs: int
+
+    def add(self, sites: Sequence[Site], x: Tensor, product: Tensor) -> Tensor:
+        """`product` plus the updates of `sites`, whose outputs lie side by side in it.
+
+        x: (t, d_in), product: (t, sum of d_out); the product may be overwritten.
+        """
+        ...
+
+    def snapshot(self) -> Any:
+        """The state of whatever it draws from."""
+        ...
+
+    def rewind(self, snapshot: Any) -> None:
+        """Draw again as from a snapshot on."""
+        ...
+
+
 class ImageTower(Protocol):
     """The image encoder as a function of frozen weights and an optional adapter."""
 
@@ -49,8 +74,19 @@ class ImageTower(Protocol):
         """Size of the residual stream."""
         ...
 
-    def encode(self, pixels: Tensor, adapter: Adapter | None = None) -> Tensor:
-        """(b, 3, h, w) pixels to (b, embed) raw features; differentiable in adapter."""
+    @property
+    def tokens(self) -> int:
+        """Tokens per image."""
+        ...
+
+    def encode(
+        self, pixels: Tensor, adapter: Adapter | None = None, *, recompute: bool = False
+    ) -> Tensor:
+        """(b, 3, h, w) pixels to (b, embed) raw features; differentiable in adapter.
+
+        With an adapter of several runs, b is a multiple of them, run by run. `recompute` keeps
+        little for the backward pass and computes it again: the same numbers in less memory.
+        """
         ...
 
     def weight(self, site: Site) -> Tensor:
@@ -59,6 +95,15 @@ class ImageTower(Protocol):
 
     def with_deltas(self, deltas: dict[Site, Tensor]) -> ImageTower:
         """A tower whose matrices at the given sites have (d_out, d_in) deltas added (merged)."""
+        ...
+
+
+class PackedPrompts(Protocol):
+    """Prompts laid out for the text tower: a shared prefix once, no padding."""
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens are computed."""
         ...
 
 
@@ -79,12 +124,35 @@ class TextTower(Protocol):
         """(n, context) token ids to (n, embed) raw features; differentiable in adapter."""
         ...
 
-    def encode_embeddings(self, prefix: Tensor, suffix: Tensor, end: Tensor) -> Tensor:
+    def pack_tokens(self, tokens: Tensor) -> PackedPrompts:
+        """Token ids (n, context) made ready once, for many calls of `encode_packed`."""
+        ...
+
+    def encode_packed(
+        self, packed: Any, adapter: Adapter | None = None, *, recompute: bool = False
+    ) -> Tensor:
+        """What `encode_tokens` gives, for packed prompts; reads nothing on the host."""
+        ...
+
+    def pack_lengths(self, prefix: int, end: Tensor, length: int) -> PackedPrompts:
+        """How prompts of `encode_embeddings` are packed, made once for many calls."""
+        ...
+
+    def encode_embeddings(
+        self,
+        prefix: Tensor,
+        suffix: Tensor,
+        end: Tensor,
+        packing: Any = None,
+        *,
+        recompute: bool = False,
+    ) -> Tensor:
         """Prompts given as embeddings, without positions: (n, embed) raw features.
 
         prefix: (p, width), shared by all prompts (start token, shared context ...).
         suffix: (n, s, width), what follows in each prompt, padded at the end.
         end: (n,) index within the suffix of the end-of-text token. Differentiable in both inputs.
+        packing: of `pack_lengths(p, end, s)`; without it lengths are read on the host.
         """
         ...
 

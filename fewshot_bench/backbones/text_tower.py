@@ -9,13 +9,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fewshot_bench.backbones.blocks import Block, Layout, read_blocks, run_blocks, same_tensors
+from fewshot_bench.backbones.blocks import Block, read_blocks, same_tensors
+from fewshot_bench.backbones.layout import Packing, pack
 from fewshot_bench.backbones.protocol import Adapter, Site
+from fewshot_bench.backbones.transformer import run_blocks
 from fewshot_bench.backbones.vision_tower import merge
 from fewshot_bench.errors import UnsupportedBackboneError
 
-# Below this many padding tokens one padded group is faster than one group per length.
-PADDING_ALLOWED = 256
+
+@dataclasses.dataclass(frozen=True)
+class PackedText:
+    """Tokenized prompts, ready for the blocks: embeddings with positions, prefix first.
+
+    embedded: (t, width). Made once per task: the steps of a training run read no token again.
+    """
+
+    embedded: Tensor
+    packing: Packing
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens are computed."""
+        return self.packing.tokens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,42 +58,62 @@ class TextTower:
         """Token ids (...,) to token embeddings (..., width), without positions."""
         return self.token_embedding[tokens]
 
+    def pack_tokens(self, tokens: Tensor) -> PackedText:
+        """(n, context) token ids as the blocks take them: the shared prefix once, no padding."""
+        end = tokens.argmax(dim=-1)
+        length = int(end.max()) + 1
+        shared = _shared_prefix(tokens[:, :length], end)
+        packing = pack(shared, end - shared, length - shared)
+        ids = torch.cat([tokens[0, :shared], tokens[:, shared:length].flatten()[packing.rows]])
+        places = torch.cat([torch.arange(shared, device=ids.device), packing.positions])
+        return PackedText(self.embed(ids) + self.positions[places], packing)
+
     def encode_tokens(self, tokens: Tensor, adapter: Adapter | None = None) -> Tensor:
         """(n, context) token ids to (n, embed) raw features."""
-        end = tokens.argmax(dim=-1)
-        longest = int(end.max()) + 1
-        shared = _shared_prefix(tokens[:, :longest], end)
-        embedded = self.embed(tokens[:, :longest])
-        return self._encode(embedded[0, :shared], embedded[:, shared:], end - shared, adapter)
+        return self.encode_packed(self.pack_tokens(tokens), adapter)
 
-    def encode_embeddings(self, prefix: Tensor, suffix: Tensor, end: Tensor) -> Tensor:
-        """Prompts as embeddings: shared `prefix` (p, width), `suffix` (n, s, width), `end` (n,)."""
-        return self._encode(prefix, suffix, end, None)
-
-    def _encode(
-        self, prefix: Tensor, suffix: Tensor, end: Tensor, adapter: Adapter | None
+    def encode_packed(
+        self, packed: PackedText, adapter: Adapter | None = None, *, recompute: bool = False
     ) -> Tensor:
-        start, length = prefix.shape[0], suffix.shape[1]
-        if start + length > self.context_length:
+        """(n, embed) raw features of packed prompts; (runs * n, embed) with several adapters."""
+        runs = getattr(adapter, "runs", 1)
+        x = packed.embedded.expand(runs, -1, -1)
+        return self._encode(x, packed.packing, adapter, recompute)
+
+    def pack_lengths(self, prefix: int, end: Tensor, length: int) -> Packing:
+        """The packing of prompts given as embeddings (`encode_embeddings`), made once per task."""
+        if prefix + length > self.context_length:
             raise UnsupportedBackboneError(
-                f"a prompt has {start + length} tokens, the text encoder reads "
+                f"a prompt has {prefix + length} tokens, the text encoder reads "
                 f"{self.context_length}; shorten the class names, template or context"
             )
-        positions = self.positions[: start + length]
-        prefix = prefix + positions[:start]
-        suffix = suffix + positions[start:]
-        order, groups = _group(end.tolist())
-        rows, pooled, row = [prefix], [], start
-        for members, size in groups:
-            rows.append(suffix[members, :size].reshape(-1, suffix.shape[-1]))
-            index = torch.arange(len(members), device=end.device)
-            pooled.append(row + size * index + end[members])
-            row += size * len(members)
-        shape = tuple((len(members), size) for members, size in groups)
-        layout = Layout(start, shape, causal=True, pooled=torch.cat(pooled))
-        out = run_blocks(torch.cat(rows), self.blocks, layout, "text", adapter)
-        features = self.ln_final(out) @ self.projection
-        return features if order is None else features[order.to(features.device)]
+        return pack(prefix, end, length)
+
+    def encode_embeddings(
+        self,
+        prefix: Tensor,
+        suffix: Tensor,
+        end: Tensor,
+        packing: Packing | None = None,
+        *,
+        recompute: bool = False,
+    ) -> Tensor:
+        """Prompts as embeddings: shared `prefix` (p, width), `suffix` (n, s, width), `end` (n,)."""
+        start, length = len(prefix), suffix.shape[1]
+        packing = packing or self.pack_lengths(start, end, length)
+        rows = suffix.flatten(0, 1)[packing.rows] + self.positions[packing.positions]
+        x = torch.cat([prefix + self.positions[:start], rows])[None]
+        return self._encode(x, packing, None, recompute)
+
+    def _encode(
+        self, x: Tensor, packing: Packing, adapter: Adapter | None, recompute: bool
+    ) -> Tensor:
+        layout = packing.layout
+        out = run_blocks(x, self.blocks, layout, "text", adapter, recompute=recompute)
+        if packing.order is not None:
+            out = out[:, packing.order]
+        features: Tensor = self.ln_final(out.flatten(0, 1)) @ self.projection
+        return features
 
     def weight(self, site: Site) -> Tensor:
         """(d_out, d_in) the frozen matrix at `site`."""
@@ -97,20 +132,6 @@ def _shared_prefix(tokens: Tensor, end: Tensor) -> int:
     """How many leading tokens all prompts share, leaving at least one token to each."""
     same = (tokens == tokens[0]).all(dim=0).cumprod(dim=0).sum()
     return min(int(same), int(end.min()))
-
-
-def _group(ends: list[int]) -> tuple[Tensor | None, list[tuple[list[int], int]]]:
-    """Sequences grouped by length, with the permutation that restores their order."""
-    lengths = [end + 1 for end in ends]
-    longest = max(lengths)
-    if longest * len(lengths) - sum(lengths) <= PADDING_ALLOWED:
-        return None, [(list(range(len(lengths))), longest)]
-    by_length: dict[int, list[int]] = {}
-    for index, length in enumerate(lengths):
-        by_length.setdefault(length, []).append(index)
-    groups = [(by_length[length], length) for length in sorted(by_length)]
-    visited = torch.tensor([index for members, _ in groups for index in members])
-    return visited.argsort(), groups
 
 
 def read_text_tower(model: Any, dtype: torch.dtype, owner: str) -> TextTower:

@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_bench.backbones.blocks import Block, Layout, read_blocks, run_blocks, same_tensors
+from fewshot_bench.backbones.blocks import Block, read_blocks, same_tensors
+from fewshot_bench.backbones.layout import Layout
 from fewshot_bench.backbones.protocol import Adapter, Site
+from fewshot_bench.backbones.transformer import run_blocks
 from fewshot_bench.errors import UnsupportedBackboneError
 
 
@@ -37,18 +39,32 @@ class VisionTower:
         """Size of the residual stream."""
         return self.blocks[0].width
 
-    def encode(self, pixels: Tensor, adapter: Adapter | None = None) -> Tensor:
+    @property
+    def tokens(self) -> int:
+        """Tokens per image."""
+        return self.positions.shape[0]
+
+    def encode(
+        self, pixels: Tensor, adapter: Adapter | None = None, *, recompute: bool = False
+    ) -> Tensor:
         """(b, 3, h, w) preprocessed pixels to (b, embed) raw features."""
-        patches = F.conv2d(pixels, self.patch_weight, stride=self.patch_weight.shape[-2:])
-        patches = patches.flatten(2).transpose(1, 2)
-        count = patches.shape[0]
-        start = self.class_embedding.to(patches.dtype).expand(count, 1, -1)
-        x = self.ln_pre(torch.cat([start, patches], dim=1) + self.positions.to(patches.dtype))
-        length = x.shape[1]
+        x = self._embed(pixels)
+        runs = getattr(adapter, "runs", 1)
+        count, length = len(x) // runs, x.shape[1]
         pooled = torch.arange(0, count * length, length, device=x.device)
         layout = Layout(0, ((count, length),), causal=False, pooled=pooled)
-        out = run_blocks(x.reshape(count * length, -1), self.blocks, layout, "vision", adapter)
-        return self.ln_post(out) @ self.projection
+        x = x.reshape(runs, count * length, -1)
+        out = run_blocks(x, self.blocks, layout, "vision", adapter, recompute=recompute)
+        return self.ln_post(out.flatten(0, 1)) @ self.projection
+
+    def _embed(self, pixels: Tensor) -> Tensor:
+        """(b, tokens, width): patches and the class token with their positions."""
+        patches = F.conv2d(pixels, self.patch_weight, stride=self.patch_weight.shape[-2:])
+        patches = patches.flatten(2).transpose(1, 2)
+        start = self.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
+        embedded = torch.cat([start, patches], dim=1) + self.positions.to(patches.dtype)
+        normed: Tensor = self.ln_pre(embedded)
+        return normed
 
     def weight(self, site: Site) -> Tensor:
         """(d_out, d_in) the frozen matrix at `site`."""

@@ -17,6 +17,7 @@ from fewshot_bench import (
     Backbone,
     Images,
     ImageTower,
+    PackedPrompts,
     RunContext,
     Task,
     TextTower,
@@ -52,12 +53,12 @@ _PAPER = "CLIP-LoRA (Zanella and Ben Ayed 2024)"
 class LoraModel:
     """CLIP with low-rank updates; a tower that is not adapted is None, its features are frozen.
 
-    tokens hold (classes, context) ids per template, frozen_text (classes, embed) unit features.
+    prompts are packed per template, frozen_text holds (classes, embed) unit features.
     """
 
     vision: ImageTower | None
     text: TextTower | None
-    tokens: tuple[Tensor, ...]
+    prompts: tuple[PackedPrompts, ...]
     frozen_text: Tensor | None
     scale: float
     autocast: Autocast
@@ -68,7 +69,7 @@ class LoraModel:
             assert self.frozen_text is not None
             return self.frozen_text
         with self.autocast():
-            raw = [self.text.encode_tokens(tokens, adapter) for tokens in self.tokens]
+            raw = [self.text.encode_packed(packed, adapter) for packed in self.prompts]
         if len(raw) == 1:
             return unit(raw[0])
         return unit(torch.stack([unit(features) for features in raw]).mean(dim=0))
@@ -93,8 +94,8 @@ class LoraModel:
         """The same encoders with other class prompts."""
         if self.text is None:
             return replace(self, frozen_text=backbone.class_features(vocabulary))
-        prompts = [vocabulary.prompts(template) for template in vocabulary.templates]
-        return replace(self, tokens=tuple(backbone.tokenize(texts) for texts in prompts))
+        tokens = [backbone.tokenize(vocabulary.prompts(one)) for one in vocabulary.templates]
+        return replace(self, prompts=tuple(self.text.pack_tokens(ids) for ids in tokens))
 
     def merged(self, adapter: LowRank) -> LoraModel:
         """The model with the updates added to its weights."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fewshot_bench import ImageTower, Site, TextTower
@@ -35,43 +34,128 @@ class Dropout:
         bits = words.view(torch.int16)[: x.numel()].view(x.shape)
         return bits >= round(self.rate * 65536) - 32768
 
+    def snapshot(self) -> Tensor:
+        """The state of the generator."""
+        return self.generator.get_state()
 
-class _Masked(torch.autograd.Function):
-    """gain * ((x * keep) A') B', which keeps x and one byte per element of the mask.
+    def rewind(self, snapshot: Tensor) -> None:
+        """Draw again what came after a snapshot."""
+        self.generator.set_state(snapshot)
 
-    Plain operations would keep x * keep and the mask in the precision of x, for q, k and v each.
+
+@dataclass(frozen=True)
+class RunsDropout:
+    """Dropout of several runs, each of which draws what it would draw alone."""
+
+    runs: tuple[Dropout, ...]
+
+    @property
+    def rate(self) -> float:
+        """The common rate."""
+        return self.runs[0].rate
+
+    def mask(self, x: Tensor) -> Tensor:
+        """True where an element of `x` (runs * t, width) is kept."""
+        parts = zip(self.runs, x.chunk(len(self.runs)), strict=True)
+        return torch.cat([dropout.mask(part) for dropout, part in parts])
+
+    def snapshot(self) -> tuple[Tensor, ...]:
+        """The states of the generators."""
+        return tuple(dropout.snapshot() for dropout in self.runs)
+
+    def rewind(self, snapshot: tuple[Tensor, ...]) -> None:
+        """Draw again what came after a snapshot."""
+        for dropout, state in zip(self.runs, snapshot, strict=True):
+            dropout.rewind(state)
+
+
+class _Updated(torch.autograd.Function):
+    """product += gain * ((x * keep_m) A_m') B_m' for every matrix m, in place.
+
+    product (..., w) holds the outputs of several matrices side by side; `rows` says from which
+    column on each one's lie. Keeps x, one byte per element of the masks and the (t, rank) products.
+    Plain operations would keep x * keep for every matrix, and write every update out before it is
+    added. All matrices share one product with B, block by block. Factors with three dimensions
+    belong to runs, whose tokens follow each other in x and in the product.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, a: Tensor, b: Tensor, keep: Tensor, gain: float) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            masked = x.to(a.dtype) * keep.to(a.dtype)
-            hidden = F.linear(masked, a) * gain
-            ctx.save_for_backward(x, a, b, keep, hidden)
-            ctx.gain = gain
-            return F.linear(hidden, b)
+    def forward(
+        ctx: Any,
+        product: Tensor,
+        x: Tensor,
+        gain: float,
+        rows: Sequence[int],
+        keeps: Sequence[Tensor],
+        *pairs: Tensor,
+    ) -> Tensor:
+        a, b = pairs[: len(rows)], pairs[len(rows) :]
+        flat, dtype = _flat(product, a), product.dtype
+        x, keeps = _flat(x, a).to(dtype), [_flat(keep, a) for keep in keeps]
+        parts = [_dropped(x, keeps, m) @ one.mT.to(dtype) for m, one in enumerate(a)]
+        hidden = torch.cat(parts, dim=-1)
+        joined = _joined(b, rows, product.shape[-1]).to(dtype)
+        add = flat.addmm_ if flat.ndim == 2 else flat.baddbmm_
+        add(hidden, joined.mT, alpha=gain)
+        ctx.save_for_backward(x, hidden, *keeps, *pairs)
+        ctx.gain, ctx.rows, ctx.masks = gain, rows, len(keeps)
+        ctx.mark_dirty(product)
+        return product
 
     @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
-        x, a, b, keep, hidden = ctx.saved_tensors
-        gradient = outer[0].flatten(0, -2)
-        ones = keep.to(a.dtype)
-        inner = (gradient @ b) * ctx.gain
-        of_a = inner.T @ (x.to(a.dtype) * ones).flatten(0, -2)
-        of_b = gradient.T @ hidden.flatten(0, -2)
-        if not ctx.needs_input_grad[0]:
-            return None, of_a, of_b, None, None
-        of_x = (inner @ a).view(x.shape) * ones
-        return of_x.to(x.dtype), of_a, of_b, None, None
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Any, ...]:
+        x, hidden, *rest = ctx.saved_tensors
+        keeps, pairs = rest[: ctx.masks], rest[ctx.masks :]
+        a, b = pairs[: len(ctx.rows)], pairs[len(ctx.rows) :]
+        gradient = _flat(outer[0], a)
+        joined = _joined(b, ctx.rows, gradient.shape[-1]).to(gradient.dtype)
+        inner = (gradient @ joined) * ctx.gain
+        whole = gradient.mT @ hidden * ctx.gain
+        ranks = [one.shape[-2] for one in a]
+        inners, wholes = inner.split(ranks, dim=-1), whole.split(ranks, dim=-1)
+        of_a = [(inners[m].mT @ _dropped(x, keeps, m)).to(a[m].dtype) for m in range(len(a))]
+        of_b = [
+            wholes[m].narrow(-2, row, other.shape[-2]).to(other.dtype)
+            for m, (row, other) in enumerate(zip(ctx.rows, b, strict=True))
+        ]
+        of_x = None
+        if ctx.needs_input_grad[1]:
+            of_x = _of_input(inners, a, keeps).view(outer[0].shape[:-1] + x.shape[-1:])
+        return outer[0], of_x, None, None, None, *of_a, *of_b
 
 
-def masked_update(x: Tensor, a: Tensor, b: Tensor, keep: Tensor, gain: float) -> Tensor:
-    """gain * ((x * keep) A') B' in little memory; a quarter slower than plainly on a CPU."""
-    dtype = x.dtype
-    if torch.is_autocast_enabled(x.device.type):
-        dtype = torch.get_autocast_dtype(x.device.type)
-    update: Tensor = _Masked.apply(x, a.to(dtype), b.to(dtype), keep, gain)  # type: ignore[no-untyped-call]
-    return update
+def _flat(x: Tensor, factors: Sequence[Tensor]) -> Tensor:
+    """(t, width), or (runs, t, width) where the factors have runs."""
+    flat = x.flatten(0, -2)
+    return flat if factors[0].ndim == 2 else flat.unflatten(0, (len(factors[0]), -1))
+
+
+def _dropped(x: Tensor, keeps: Sequence[Tensor], index: int) -> Tensor:
+    return x * keeps[index].to(x.dtype) if keeps else x
+
+
+def _of_input(inners: Sequence[Tensor], a: Sequence[Tensor], keeps: Sequence[Tensor]) -> Tensor:
+    """Sum over the matrices of (inner A) * keep: the gradient of their common input."""
+    total: Tensor | None = None
+    for m, (inner, one) in enumerate(zip(inners, a, strict=True)):
+        part = inner @ one.to(inner.dtype)
+        keep = keeps[m].to(part.dtype) if keeps else None
+        if total is None:
+            total = part if keep is None else part.mul_(keep)
+        else:
+            total = total.add_(part) if keep is None else total.addcmul_(part, keep)
+    assert total is not None
+    return total
+
+
+def _joined(b: Sequence[Tensor], rows: Sequence[int], width: int) -> Tensor:
+    """(..., width, sum of ranks): every B from its row on, in columns of its own."""
+    whole = b[0].new_zeros(*b[0].shape[:-2], width, sum(one.shape[-1] for one in b))
+    column = 0
+    for row, one in zip(rows, b, strict=True):
+        whole[..., row : row + one.shape[-2], column : column + one.shape[-1]] = one
+        column += one.shape[-1]
+    return whole
 
 
 @dataclass(frozen=True)
@@ -79,12 +163,14 @@ class LowRank:
     """Adds s * B A dropout(x) to the frozen products (LoRA, Hu et al. 2022).
 
     `scaling` is s. With dropout every matrix of a block draws its own mask over the common input,
-    as CLIP-LoRA does for q, k and v.
+    as CLIP-LoRA does for q, k and v. With several `runs` the factors are (runs, rank, d_in) and
+    (runs, d_out, rank), and every run draws its masks from a generator of its own.
     """
 
     factors: Factors
     scaling: float
-    dropout: Dropout | None = None
+    dropout: Dropout | RunsDropout | None = None
+    runs: int = 1
     _gain: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -92,17 +178,35 @@ class LowRank:
         kept = 1.0 if self.dropout is None else 1.0 - self.dropout.rate
         object.__setattr__(self, "_gain", self.scaling / kept)
 
+    def add(self, sites: Sequence[Site], x: Tensor, product: Tensor) -> Tensor:
+        """`product` (..., sum of d_out) plus the updates at `sites`, which share the input x."""
+        width = product.shape[-1] // len(sites)
+        found = [(i * width, self.factors[s]) for i, s in enumerate(sites) if s in self.factors]
+        if not found:
+            return product
+        keeps = [self.dropout.mask(x) for _ in found] if self.dropout else []
+        pairs = [pair[part] for part in (0, 1) for _, pair in found]
+        rows = [row for row, _ in found]
+        updated: Tensor = _Updated.apply(product, x, self._gain, rows, keeps, *pairs)  # type: ignore[no-untyped-call]
+        return updated
+
     def delta(self, site: Site, x: Tensor) -> Tensor | None:
         """(..., d_out) update at `site` for its input x (..., d_in); None where there is none."""
-        pair = self.factors.get(site)
-        if pair is None:
+        if site not in self.factors:
             return None
-        if self.dropout is None:
-            return F.linear(F.linear(x, pair[0]) * self._gain, pair[1])
-        keep = self.dropout.mask(x)
-        if x.device.type != "cpu":
-            return masked_update(x, *pair, keep, self._gain)
-        return F.linear(F.linear(x * keep.to(x.dtype), pair[0]) * self._gain, pair[1])
+        autocast = torch.is_autocast_enabled(x.device.type)
+        dtype = torch.get_autocast_dtype(x.device.type) if autocast else x.dtype
+        width = self.factors[site][1].shape[-2]
+        return self.add((site,), x, x.new_zeros(*x.shape[:-1], width, dtype=dtype))
+
+    def snapshot(self) -> Any:
+        """The state that the dropout draws from."""
+        return self.dropout.snapshot() if self.dropout else None
+
+    def rewind(self, snapshot: Any) -> None:
+        """Draw the masks again that came after a snapshot."""
+        if self.dropout:
+            self.dropout.rewind(snapshot)
 
     def merged(self) -> dict[Site, Tensor]:
         """(d_out, d_in) s * B A of every site, to be added to the frozen weights."""

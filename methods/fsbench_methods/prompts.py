@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_bench import Backbone, TextTower
+from fewshot_bench import Backbone, PackedPrompts, TextTower
 
 Position = Literal["end", "middle", "front"]
 
@@ -29,6 +29,7 @@ class Prompts:
     fixed: Tensor
     placement: Tensor | None
     end: Tensor
+    packing: PackedPrompts
 
     def assemble(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """Prefix (p, width) and suffix (classes, s, width) with the context put in.
@@ -42,7 +43,7 @@ class Prompts:
     def features(self, tower: TextTower, context: Tensor) -> Tensor:
         """(classes, embed) raw text features, differentiable in the context."""
         prefix, suffix = self.assemble(context)
-        return tower.encode_embeddings(prefix, suffix, self.end)
+        return tower.encode_embeddings(prefix, suffix, self.end, self.packing)
 
 
 def build_prompts(
@@ -65,7 +66,9 @@ def build_prompts(
     start = tower.embed(ids[0, :1])
     if position == "end" and not class_specific:
         end = ids.argmax(dim=-1) - 1
-        return Prompts(start, tower.embed(ids[:, 1 : max(ends) + 1]), None, end)
+        fixed = tower.embed(ids[:, 1 : max(ends) + 1])
+        packing = tower.pack_lengths(1 + tokens, end, fixed.shape[1])
+        return Prompts(start, fixed, None, end, packing)
     rows = [
         _row(row[1 : end + 1], length, tokens, position)
         for row, end, length in zip(ids.tolist(), ends, lengths, strict=True)
@@ -88,4 +91,5 @@ def _with_gaps(start: Tensor, rows: list[list[int]], tokens: int, tower: TextTow
     fixed = tower.embed(table.clamp_min(0)).masked_fill(gap[..., None], 0.0)
     slots = F.one_hot((-1 - table).clamp_min(0), tokens) * gap[..., None]
     end = torch.tensor([len(row) - 1 for row in rows], device=start.device)
-    return Prompts(start, fixed, slots.to(fixed.dtype), end)
+    packing = tower.pack_lengths(1, end, longest)
+    return Prompts(start, fixed, slots.to(fixed.dtype), end, packing)
