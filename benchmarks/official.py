@@ -140,9 +140,7 @@ class ClipLoraStep:
         """(classes, embed)."""
         tokens = self.tokenize(list(prompts))
         embedded = self.module.token_embedding(tokens)
-        return text_features(
-            self.module, embedded, tokens.argmax(dim=-1), self.attentions["text"]
-        )
+        return text_features(self.module, embedded, tokens.argmax(dim=-1), self.attentions["text"])
 
     def logits(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         """(b, classes)."""

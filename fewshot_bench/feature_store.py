@@ -38,15 +38,17 @@ class FeatureStore:
         about: str = "",
         *,
         lasting: bool = True,
+        images: bool = True,
     ) -> Tensor:
         """The features of `parts`: cached, or computed under the meter and kept. Always billed.
 
         `about` is the data set that they are listed under; what is not `lasting` is kept in memory.
+        images: there is one row per encoded image, else per prompt.
         """
         key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
         found = self._memory.get(key) or (self._load(key) if lasting else None)
         if found is None:
-            features, cost = meter.measure(compute)
+            features, cost = meter.measure(compute, images=images)
             if lasting:
                 self._save(key, features, cost, about)
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 from weakref import WeakKeyDictionary
@@ -19,8 +19,11 @@ from fewshot_bench.image_cache import transform_of
 from fewshot_bench.images import ImageSource
 from fewshot_bench.meter import Meter
 from fewshot_bench.task import Augment
+from fewshot_bench.work import counting, sharing
 
 ENCODE_BATCH = 256
+# Grows when the encoders round in another way, so that kept features are made anew.
+ENCODER = 2
 
 
 class _Backing:
@@ -201,6 +204,20 @@ def shots_view(source: ImageSource, store: FeatureStore, meter: Meter, *, phase:
     return view
 
 
+@contextmanager
+def accounted(store: FeatureStore, meter: Meter) -> Iterator[None]:
+    """Count what encoders do inside; class prompts are encoded once, shared and billed."""
+
+    def shared(backbone: Any, prompts: Sequence[str], compute: Callable[[], Tensor]) -> Tensor:
+        content = _encoder(backbone) | {"kind": "text", "prompts": list(prompts)}
+        with meter.phase("encode_text"):
+            features = store.get(content, lambda: compute().cpu(), meter, "prompts", images=False)
+        return features.to(backbone.device, copy=True)
+
+    with counting(meter.computed), sharing(shared):
+        yield
+
+
 def _kept(backing: _Backing, drawn: dict[str, Any], compute: Callable[[], Tensor]) -> Tensor:
     """Features by all that they depend on; on the disk too where that can be told."""
     content = _content(backing)
@@ -215,13 +232,20 @@ def _content(backing: _Backing) -> dict[str, Any]:
         digest = source.digest
     return {
         "images": digest,
+        "batch": ENCODE_BATCH,
+    } | (_encoder(backbone) | _preprocessing(backbone))
+
+
+def _encoder(backbone: Any) -> dict[str, Any]:
+    """What computes features: the weights, and all that rounding depends on."""
+    return {
         "weights": backbone.weights_digest,
         "precision": getattr(backbone, "precision", "fp32"),
         "device": backbone.device.type,
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-        "batch": ENCODE_BATCH,
-    } | _preprocessing(backbone)
+        "encoder": ENCODER,
+    }
 
 
 def _preprocessing(backbone: Any) -> dict[str, Any]:

@@ -14,21 +14,31 @@ from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from fewshot_bench.allocator import give_back_memory
+from fewshot_bench.work import Work, count, counting
 
-PHASES = ("encode_support", "fit", "encode_queries", "predict")
+PHASES = ("encode_support", "encode_text", "fit", "encode_queries", "predict")
+ENCODING = ("encode_support", "encode_text", "encode_queries")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Cost:
-    """Seconds of wall clock and of CPU time, and how many images were encoded for it."""
+    """Seconds of wall clock and of CPU time, and what encoders did for it (see `work.Work`)."""
 
     wall: float = 0.0
     cpu: float = 0.0
     images: int = 0
+    text_tokens: int = 0
+    flops: int = 0
+    uncounted: int = 0
 
     def __add__(self, other: Cost) -> Cost:
-        images = self.images + other.images
-        return Cost(self.wall + other.wall, self.cpu + other.cpu, images)
+        pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
+        return Cost(*(mine + theirs for mine, theirs in pairs))
+
+    @property
+    def work(self) -> Work:
+        """What encoders did."""
+        return Work(self.images, self.text_tokens, self.flops, self.uncounted)
 
     def __sub__(self, other: Cost) -> Cost:
         return Cost(max(0.0, self.wall - other.wall), max(0.0, self.cpu - other.cpu))
@@ -105,6 +115,9 @@ class Meter:
         self.images_seen = 0
         self.images_encoded = 0
         self.images_computed = 0
+        self.computed = Work()
+        self._kept = Work()
+        self._owed = Work()
 
     def _now(self) -> Cost:
         if self._device.type == "cuda":
@@ -123,19 +136,26 @@ class Meter:
             total, billed = end - start, (end + self.images.owed) - (start + owed)
             _, inner, inner_billed = self._stack.pop()
             self._elapsed[name] = self._elapsed.get(name, Cost()) + (total - inner)
-            if name not in ("encode_support", "encode_queries"):
+            if name not in ENCODING:
                 self._billed[name] = self._billed.get(name, Cost()) + (billed - inner_billed)
             if self._stack:
                 outer, spent, spent_billed = self._stack[-1]
                 self._stack[-1] = (outer, spent + total, spent_billed + billed)
 
-    def measure(self, work: Callable[[], Tensor]) -> tuple[Tensor, Cost]:
-        """Run `work`, which gives one row per encoded image, and say what it cost."""
-        start = self._now() + self.images.owed
-        result = work()
+    def measure(self, work: Callable[[], Tensor], *, images: bool = True) -> tuple[Tensor, Cost]:
+        """Run `work` and say what it cost; with `images` it gives one row per encoded image."""
+        start, done = self._now() + self.images.owed, Work()
+        with counting(done):
+            result = work()
         passed = (self._now() + self.images.owed) - start
-        self.images_computed += len(result)
-        return result, dataclasses.replace(passed, images=len(result))
+        encoded = len(result) if images else 0
+        if not done.images and encoded:
+            # A backbone of a plug-in, which reports nothing.
+            count(images=encoded, uncounted=encoded)
+            done = Work(encoded, done.text_tokens, done.flops, encoded)
+        self._kept.add(done)
+        self.images_computed += encoded
+        return result, Cost(passed.wall, passed.cpu, *dataclasses.astuple(done))
 
     def bill(self, key: str, cost: Cost) -> None:
         """Add the price of shared work to the phase that is open, once per piece of work."""
@@ -143,8 +163,15 @@ class Meter:
             return
         self._priced.add(key)
         self.images_encoded += cost.images
+        self._owed.add(cost.work)
         name = self._stack[-1][0]
         self._billed[name] = self._billed.get(name, Cost()) + cost
+
+    def work(self) -> dict[str, dict[str, int | None]]:
+        """What encoders did in this cell, as it is billed and as it was computed here."""
+        billed = self.computed.minus(self._kept)
+        billed.add(self._owed)
+        return {"billed": billed.to_dict(), "computed": self.computed.to_dict()}
 
     def timings(self) -> dict[str, Any]:
         """Per phase `billed` and `elapsed` seconds, their totals (wall clock), and the images."""

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from fewshot_bench.containment import contained
 from fewshot_bench.context import Context
 from fewshot_bench.errors import ContractError, FsbenchError, NotApplicableError
 from fewshot_bench.evaluate import check_logits, metrics
-from fewshot_bench.features import image_view, open_views, shots_view
+from fewshot_bench.features import accounted, image_view, open_views, shots_view
 from fewshot_bench.meter import Meter, ParameterObserver, PeakMemory
 from fewshot_bench.method import Classifier, Method
 from fewshot_bench.published.picks import verified_picks
@@ -129,12 +130,15 @@ class _Fit:
         self.seed = derive(spec.train_seed, spec.dataset, spec.shots)
         self.context = Context(self.seed, self.backbone.device, spec.precision, progress)
         method: Method = registry().method_class(spec.method)(**spec.options)
-        with self.memory.watching(), isolated(self.seed), contained() as printed:
+        with self._accounted(), self.memory.watching(), isolated(self.seed), contained() as printed:
             self.classifier = self._fit(method, spec)
         self.printed = printed.text
         # What stands here after the fit is the share of the fit in every evaluation.
         self.spent = copy.deepcopy(vars(self.meter))
         self.said = copy.deepcopy((self.context.notes, self.context.selection))
+
+    def _accounted(self) -> AbstractContextManager[None]:
+        return accounted(self.session.features, self.meter)
 
     def _fit(self, method: Method, spec: RunSpec) -> Classifier:
         task = self._task(spec)
@@ -175,7 +179,10 @@ class _Fit:
         split = narrowed(spec, self.drawn, self.classes, other)
         memory = PeakMemory(self.backbone.device)
         seed = derive(self.seed, "predict")
-        with memory.watching(), isolated(seed), contained() as printed, open_views():
+        measured = self._accounted(), memory.watching(), isolated(seed), open_views()
+        with ExitStack() as stack, contained() as printed:
+            for context in measured:
+                stack.enter_context(context)
             logits = self._predict(spec, split, question)
             footprint = self._footprint(spec.method)
         peak = max(self.memory.megabytes, memory.megabytes)
@@ -263,6 +270,7 @@ class _Fit:
             "backbone": getattr(self.backbone, "parameters", None),
             "images_seen": self.meter.images_seen,
             "images_encoded": self.meter.images_encoded,
+            "work": self.meter.work(),
             "steps": self.observer.steps,
             "selection": self.context.selection,
         }

@@ -75,7 +75,8 @@ class Block:
 def same_tensors(one: Any, other: Any) -> bool:
     """Whether two towers of one kind hold equal tensors."""
     if isinstance(one, Tensor):
-        return one is other or torch.equal(one, other)
+        places = [(x.data_ptr(), x.dtype, x.shape, x.stride()) for x in (one, other)]
+        return places[0] == places[1] or torch.equal(one, other)
     if isinstance(one, Mapping):
         return all(same_tensors(one[name], other[name]) for name in one)
     if isinstance(one, tuple):
@@ -104,7 +105,9 @@ def read_blocks(transformer: Any, dtype: torch.dtype, owner: str) -> tuple[Block
         parts = {n: v.to(dtype) if v.ndim == 2 else v for n, v in parameters.items()}
         eps = (module.ln_1.eps, module.ln_2.eps)
         blocks.append(
-            Block(types.MappingProxyType(parts), module.attn.num_heads, eps, _fused(module.mlp.gelu))
+            Block(
+                types.MappingProxyType(parts), module.attn.num_heads, eps, _fused(module.mlp.gelu)
+            )
         )
     return tuple(blocks)
 
@@ -116,5 +119,5 @@ def _fused(activation: Any) -> Callable[[Tensor], Tensor]:
 
 
 def quick_gelu(x: Tensor) -> Tensor:
-    """x sigmoid(1.702 x) as silu(1.702 x) / 1.702: one kernel and one saved tensor; overwrites x."""
+    """x sigmoid(1.702 x) as silu(1.702 x) / 1.702: one kernel, one saved tensor. Overwrites x."""
     return F.silu(x.mul_(QUICK)).mul_(1 / QUICK)

@@ -1,4 +1,4 @@
-"""How the tokens of many sequences lie in one matrix: a shared prefix, then groups of one length."""
+"""How the tokens of many sequences lie in one matrix: a shared prefix, then groups by length."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Below this many padding tokens one padded group is faster than one group per length.
-PADDING_ALLOWED = 256
+# A group of sequences costs as much as computing this many tokens more.
+GROUP_TOKENS = {"cpu": 8, "other": 1024}
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Group:
 class Layout:
     """How flat tokens divide: `prefix` shared rows, then (count, length) sequences per group.
 
-    `causal` masks later tokens; `pooled` (n,) are the rows that are read in the end, one per
-    sequence, in the order of the groups.
+    `pooled` (n,) are the rows that are read in the end, one per sequence, in the order of the
+    groups. Text is `causal`: no token looks at later ones. Images are not, and have no prefix.
     """
 
     prefix: int
@@ -57,30 +57,34 @@ class Layout:
             yield Group(row, count, length, first)
             row, first = row + count * length, first + count
 
-    @functools.cached_property
-    def masks(self) -> tuple[Tensor | None, ...]:
-        """Per group (length, prefix + length) True where a query may look; None: everywhere."""
-        return tuple(self._mask(group.length) for group in self.groups)
-
-    def _mask(self, length: int) -> Tensor | None:
-        if not self.causal:
-            return None
-        own = torch.ones(length, length, dtype=torch.bool, device=self.pooled.device).tril()
-        return torch.cat([own.new_ones(length, self.prefix), own], dim=1)
+    @property
+    def prefix_group(self) -> Group:
+        """The prefix as a sequence of its own."""
+        return Group(0, 1, self.prefix, 0)
 
     @functools.cached_property
-    def pooled_masks(self) -> tuple[Tensor | None, ...]:
-        """Per group (count, 1, 1, prefix + length): what each pooled token may look at."""
-        return tuple(self._pooled_mask(group) for group in self.groups)
+    def prefix_hidden(self) -> Tensor:
+        """(prefix, prefix) True where a query of the prefix may not look."""
+        return self._later(self.prefix)
 
-    def _pooled_mask(self, group: Group) -> Tensor | None:
-        if not self.causal:
-            return None
+    @functools.cached_property
+    def hidden(self) -> tuple[Tensor, ...]:
+        """Per group (length, length): True where a query may not look in its own sequence."""
+        return tuple(self._later(group.length) for group in self.groups)
+
+    def _later(self, length: int) -> Tensor:
+        return torch.ones(length, length, dtype=torch.bool, device=self.pooled.device).triu(1)
+
+    @functools.cached_property
+    def pooled_hidden(self) -> tuple[Tensor, ...]:
+        """Per group (count, 1, length): where a pooled token may not look in its own sequence."""
+        return tuple(self._after(group) for group in self.groups)
+
+    def _after(self, group: Group) -> Tensor:
         device = self.pooled.device
         starts = group.row + group.length * torch.arange(group.count, device=device)
-        ends = self.prefix + self.pooled[group.members] - starts
-        columns = torch.arange(self.prefix + group.length, device=device)
-        return (columns <= ends[:, None])[:, None, None, :]
+        ends = self.pooled[group.members] - starts
+        return (torch.arange(group.length, device=device) > ends[:, None])[:, None, :]
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,7 @@ def pack(prefix: int, end: Tensor, width: int) -> Packing:
     """
     ends = end.tolist()
     index = torch.arange(width)
-    members = _by_length(ends)
+    members = _by_length(ends, GROUP_TOKENS["cpu" if end.device.type == "cpu" else "other"])
     rows, pooled, row = [], [], prefix
     for group, length in members:
         starts = torch.tensor(group) * width
@@ -126,13 +130,27 @@ def pack(prefix: int, end: Tensor, width: int) -> Packing:
     return Packing(layout, flat.to(end.device), positions, order)
 
 
-def _by_length(ends: list[int]) -> list[tuple[list[int], int]]:
-    """Sequences of one length each; one padded group where that wastes little."""
-    lengths = [end + 1 for end in ends]
-    longest = max(lengths)
-    if longest * len(lengths) - sum(lengths) <= PADDING_ALLOWED:
-        return [(list(range(len(lengths))), longest)]
-    groups: dict[int, list[int]] = {}
-    for index, length in enumerate(lengths):
-        groups.setdefault(length, []).append(index)
-    return [(groups[length], length) for length in sorted(groups)]
+def _by_length(ends: list[int], overhead: int) -> list[tuple[list[int], int]]:
+    """Sequences in groups of similar length, padded to the longest of the group.
+
+    Of all ways to cut the sorted lengths, the one with the least padding, where each further group
+    costs as much as `overhead` tokens.
+    """
+    members: dict[int, list[int]] = {}
+    for index, end in enumerate(ends):
+        members.setdefault(end + 1, []).append(index)
+    lengths = sorted(members)
+    best: list[tuple[int, int]] = [(0, 0)]
+    for stop in range(1, len(lengths) + 1):
+        costs, count = [], 0
+        for start in range(stop - 1, -1, -1):
+            count += len(members[lengths[start]])
+            costs.append((best[start][0] + overhead + count * lengths[stop - 1], start))
+        best.append(min(costs))
+    groups, stop = [], len(lengths)
+    while stop:
+        start = best[stop][1]
+        chosen = [index for length in lengths[start:stop] for index in members[length]]
+        groups.append((sorted(chosen), lengths[stop - 1]))
+        stop = start
+    return groups[::-1]

@@ -15,6 +15,7 @@ from fewshot_bench.backbones.protocol import Adapter, Site
 from fewshot_bench.backbones.transformer import run_blocks
 from fewshot_bench.backbones.vision_tower import merge
 from fewshot_bench.errors import UnsupportedBackboneError
+from fewshot_bench.work import count, count_backward
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +114,9 @@ class TextTower:
         if packing.order is not None:
             out = out[:, packing.order]
         features: Tensor = self.ln_final(out.flatten(0, 1)) @ self.projection
+        last = 2 * len(features) * self.projection.numel()
+        count(text_tokens=len(x) * packing.tokens, flops=last)
+        count_backward(features, last)
         return features
 
     def weight(self, site: Site) -> Tensor:

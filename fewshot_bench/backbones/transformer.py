@@ -16,9 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from fewshot_bench.backbones.attention import attend, attend_pooled
 from fewshot_bench.backbones.blocks import Block
-from fewshot_bench.backbones.layout import Group, Layout
+from fewshot_bench.backbones.flops import block_flops, gradient_flops
+from fewshot_bench.backbones.layout import Layout
 from fewshot_bench.backbones.protocol import Adapter, Encoder, FusedAdapter, Site
+from fewshot_bench.work import count, count_backward
 
 
 def run_blocks(
@@ -38,11 +41,21 @@ def run_blocks(
     runs, last = len(x), len(blocks) - 1
     x = x.flatten(0, 1)
     fused = adapter if isinstance(adapter, FusedAdapter) else None
+    recompute = recompute and torch.is_grad_enabled()
+    forward = backward = 0
     for layer, block in enumerate(blocks):
         step = _Pass(block, encoder, layer, adapter, fused, layout, runs)
         run = step.pooled if layer == last else step.full
-        x = _replayed(run, x, fused) if recompute and torch.is_grad_enabled() else run(x)
-    return x.unflatten(0, (runs, -1))
+        before = x.requires_grad
+        x = _replayed(run, x, fused) if recompute else run(x)
+        cost = runs * block_flops(block, layout, pooled=layer == last)
+        forward += cost
+        if x.requires_grad:
+            backward += gradient_flops(cost, block, layout, runs, layer == last, into=before)
+            backward += cost if recompute else 0
+    count(flops=forward)
+    count_backward(x, backward)
+    return x.view(runs, -1, x.shape[-1])
 
 
 def _replayed(run: Callable[[Tensor], Tensor], x: Tensor, fused: FusedAdapter | None) -> Tensor:
@@ -80,21 +93,20 @@ class _Pass:
 
     def full(self, x: Tensor) -> Tensor:
         """All tokens (runs * t, width) through the block."""
-        q, k, v = self._product(("q", "k", "v"), self._norm(x, 1)).chunk(3, dim=-1)
-        x = _plus(x, self._product(("o",), self._attend(q, k, v)))
+        qkv = self._product(("q", "k", "v"), self._norm(x, 1))
+        x = _plus(x, self._product(("o",), self._attend(qkv)))
         return _plus(x, self._mlp(self._norm(x, 2)))
 
     def pooled(self, x: Tensor) -> Tensor:
         """The block for the pooled tokens only: (runs * n, width)."""
         normed = self._norm(x, 1)
         q = self._product(("q",), self._pool(normed))
-        k, v = self._product(("k", "v"), normed).chunk(2, dim=-1)
-        attended = self._attend_pooled(q, k, v)
+        attended = self._attend_pooled(q, self._product(("k", "v"), normed))
         x = _plus(self._pool(x), self._product(("o",), attended))
         return _plus(x, self._mlp(self._norm(x, 2)))
 
     def _pool(self, x: Tensor) -> Tensor:
-        return x.unflatten(0, (self.runs, -1))[:, self.layout.pooled].flatten(0, 1)
+        return x.view(self.runs, -1, x.shape[-1])[:, self.layout.pooled].flatten(0, 1)
 
     def _norm(self, x: Tensor, index: int) -> Tensor:
         parts, name = self.block.parts, f"ln_{index}"
@@ -121,59 +133,24 @@ class _Pass:
         hidden = self.block.activation(self._product(("fc",), x))
         return self._product(("proj",), hidden)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """(runs * t, width): every token looks at the prefix and at its own sequence."""
-        q, k, v = (part.unflatten(0, (self.runs, -1)) for part in (q, k, v))
-        mixed, layout = [], self.layout
-        before = self._prefix(k, v)
-        if before is not None:
-            first = self._heads(q[:, : layout.prefix], 1)
-            own = F.scaled_dot_product_attention(first, *before, is_causal=layout.causal)
-            mixed.append(self._merge(own))
-        for group, mask in zip(layout.groups, layout.masks, strict=True):
-            query = self._heads(q[:, group.rows], group.count)
-            keys, values = self._keys(k, v, before, group)
-            own = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
-            mixed.append(self._merge(own))
-        return (mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=1)).flatten(0, 1)
+    def _attend(self, qkv: Tensor) -> Tensor:
+        """(runs * t, 3 width) to (runs * t, width)."""
+        if self.layout.causal:
+            return attend(qkv, self.layout, self.block.heads, self.runs)
+        return self._everywhere(*qkv.chunk(3, dim=-1))
 
-    def _attend_pooled(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """(runs * n, width): one query per sequence."""
-        q, k, v = (part.unflatten(0, (self.runs, -1)) for part in (q, k, v))
-        mixed, layout = [], self.layout
-        before = self._prefix(k, v)
-        for group, mask in zip(layout.groups, layout.pooled_masks, strict=True):
-            query = self._heads(q[:, group.members], group.count)
-            keys, values = self._keys(k, v, before, group)
-            if mask is not None and self.runs > 1:
-                mask = mask.repeat(self.runs, 1, 1, 1)
-            own = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
-            mixed.append(self._merge(own))
-        return (mixed[0] if len(mixed) == 1 else torch.cat(mixed, dim=1)).flatten(0, 1)
+    def _attend_pooled(self, q: Tensor, kv: Tensor) -> Tensor:
+        """One query per sequence: (runs * n, width)."""
+        if self.layout.causal:
+            return attend_pooled(q, kv, self.layout, self.block.heads, self.runs)
+        return self._everywhere(q, *kv.chunk(2, dim=-1))
 
-    def _prefix(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Keys and values of the shared prefix, (runs, heads, prefix, head width)."""
-        size = self.layout.prefix
-        return (self._heads(k[:, :size], 1), self._heads(v[:, :size], 1)) if size else None
-
-    def _keys(
-        self, k: Tensor, v: Tensor, before: tuple[Tensor, Tensor] | None, group: Group
-    ) -> tuple[Tensor, Tensor]:
-        """Keys and values of a group's sequences, behind those of the prefix."""
-        keys, values = (self._heads(part[:, group.rows], group.count) for part in (k, v))
-        if before is None:
-            return keys, values
-        spread = [part.repeat_interleave(group.count, dim=0) for part in before]
-        return torch.cat([spread[0], keys], dim=2), torch.cat([spread[1], values], dim=2)
-
-    def _heads(self, x: Tensor, count: int) -> Tensor:
-        """(runs, count * length, width) to (runs * count, heads, length, head width)."""
-        heads = self.block.heads
-        return x.reshape(self.runs * count, -1, heads, x.shape[-1] // heads).transpose(1, 2)
-
-    def _merge(self, x: Tensor) -> Tensor:
-        """(runs * count, heads, length, head width) to (runs, count * length, width)."""
-        return x.transpose(1, 2).reshape(self.runs, -1, x.shape[1] * x.shape[3])
+    def _everywhere(self, *parts: Tensor) -> Tensor:
+        """Sequences of one length without a mask."""
+        count, heads = self.runs * self.layout.groups[0].count, self.block.heads
+        q, k, v = (x.view(count, -1, heads, x.shape[-1] // heads).transpose(1, 2) for x in parts)
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        return mixed.transpose(1, 2).reshape(len(parts[0]), -1)
 
 
 def _plus(x: Tensor, product: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from fewshot_bench.backbones.layout import Layout
 from fewshot_bench.backbones.protocol import Adapter, Site
 from fewshot_bench.backbones.transformer import run_blocks
 from fewshot_bench.errors import UnsupportedBackboneError
+from fewshot_bench.work import count, count_backward
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,12 +51,17 @@ class VisionTower:
         """(b, 3, h, w) preprocessed pixels to (b, embed) raw features."""
         x = self._embed(pixels)
         runs = getattr(adapter, "runs", 1)
-        count, length = len(x) // runs, x.shape[1]
-        pooled = torch.arange(0, count * length, length, device=x.device)
-        layout = Layout(0, ((count, length),), causal=False, pooled=pooled)
-        x = x.reshape(runs, count * length, -1)
+        number, length = len(x) // runs, x.shape[1]
+        pooled = torch.arange(0, number * length, length, device=x.device)
+        layout = Layout(0, ((number, length),), causal=False, pooled=pooled)
+        x = x.reshape(runs, number * length, -1)
         out = run_blocks(x, self.blocks, layout, "vision", adapter, recompute=recompute)
-        return self.ln_post(out.flatten(0, 1)) @ self.projection
+        features: Tensor = self.ln_post(out.flatten(0, 1)) @ self.projection
+        last = 2 * len(features) * self.projection.numel()
+        patches = 2 * len(features) * (length - 1) * self.patch_weight.numel()
+        count(images=len(features), flops=patches + last)
+        count_backward(features, last)
+        return features
 
     def _embed(self, pixels: Tensor) -> Tensor:
         """(b, tokens, width): patches and the class token with their positions."""

@@ -127,7 +127,7 @@ class _Updated(torch.autograd.Function):
 def _flat(x: Tensor, factors: Sequence[Tensor]) -> Tensor:
     """(t, width), or (runs, t, width) where the factors have runs."""
     flat = x.flatten(0, -2)
-    return flat if factors[0].ndim == 2 else flat.unflatten(0, (len(factors[0]), -1))
+    return flat if factors[0].ndim == 2 else flat.view(len(factors[0]), -1, flat.shape[-1])
 
 
 def _dropped(x: Tensor, keeps: Sequence[Tensor], index: int) -> Tensor:
