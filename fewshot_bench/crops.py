@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -63,10 +64,29 @@ class Uniforms:
         rows = [self._table(p)[i] for i, p in zip(indices, passes, strict=True)]
         return torch.stack(rows) if rows else torch.empty(0, NUMBERS, dtype=torch.float64)
 
+    def chunks(self, chunks: Sequence[Sequence[int]]) -> Iterator[Tensor]:
+        """The numbers of one chunk of images after the other, each visit in a pass of its own."""
+        visits = passes_of(list(itertools.chain(*chunks)))
+        sizes = itertools.accumulate((len(chunk) for chunk in chunks), initial=0)
+        for chunk, start in zip(chunks, sizes, strict=False):
+            yield self.of(chunk, visits[start : start + len(chunk)])
+
     @functools.lru_cache(maxsize=4)  # noqa: B019 (lives as long as one pass over the images)
     def _table(self, number: int) -> Tensor:
         stream = torch.Generator().manual_seed(self._passes[number])
         return torch.rand(self._images, NUMBERS, generator=stream, dtype=torch.float64)
+
+
+def keyed_chunks(keys: Sequence[bytes], size: int) -> Iterator[Tensor]:
+    """(b, NUMBERS) numbers in [0, 1) for each `size` keys, those of a row from its key alone."""
+    stream = torch.Generator()
+    for start in range(0, len(keys), size):
+        chunk = keys[start : start + size]
+        rows = torch.empty(len(chunk), NUMBERS, dtype=torch.float64)
+        for row, key in zip(rows, chunk, strict=True):
+            stream.manual_seed(int.from_bytes(key[:8], "little") & (2**63 - 1))
+            row.uniform_(generator=stream)
+        yield rows
 
 
 def draw_crops(sizes: list[tuple[int, int]], augment: Augment, uniforms: Tensor) -> list[Crop]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fewshot_bench import cache_folder
+from fewshot_bench.feature_rows import FeatureRows
 from fewshot_bench.meter import Cost, Meter
 
 MEMORY = 2 << 30
@@ -23,9 +24,11 @@ class FeatureStore:
     """Feature matrices by content key, in memory and on disk, each with what it cost to compute.
 
     A file holds its own key and the SHA-256 of its tensor; one that does not match is recomputed.
+    `rows` keeps features image by image, for those that do not depend on a whole list.
     """
 
     def __init__(self, folder: Path | None) -> None:
+        self.rows = FeatureRows(folder)
         self._folder = folder
         self._memory: dict[str, tuple[Tensor, Cost]] = {}
         self._used = 0

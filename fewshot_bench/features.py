@@ -6,24 +6,19 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, cast
-from weakref import WeakKeyDictionary
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fewshot_bench.crops import draw_passes, passes_of
+from fewshot_bench.encoding import ENCODE_BATCH, encode, encoder_content
 from fewshot_bench.feature_store import FeatureStore
-from fewshot_bench.image_cache import transform_of
 from fewshot_bench.images import ImageSource
 from fewshot_bench.meter import Meter
 from fewshot_bench.task import Augment
 from fewshot_bench.work import counting, sharing
-
-ENCODE_BATCH = 256
-# Grows when the encoders round in another way, so that kept features are made anew.
-ENCODER = 2
 
 
 class _Backing:
@@ -45,7 +40,6 @@ class _Backing:
 _TOKENS = itertools.count(1)
 _BACKINGS: dict[int, _Backing] = {}
 _BATCHES: dict[int, Iterator[Tensor]] = {}
-_INSTANCES: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 
 
 def _backing(view: ImageView) -> _Backing:
@@ -131,13 +125,12 @@ class ImageView:
         backing = _backing(self)
         source = backing.source
 
-        def compute() -> Tensor:
-            order = range(len(source))
+        def compute(places: list[int]) -> Tensor:
             tally = backing.meter.images
-            return _encode(source, source.batches(ENCODE_BATCH, order, tally=tally))
+            return encode(source, source.batches(ENCODE_BATCH, places, tally=tally))
 
         with backing.meter.phase(backing.phase):
-            features = _kept(backing, {"kind": "evaluation"}, compute)
+            features = _rows(backing, {"kind": "evaluation"}, _digests(backing), compute)
         return features[backing.index].to(source.backbone.device)
 
     @property
@@ -146,26 +139,66 @@ class ImageView:
         return F.normalize(self.raw_features, dim=-1)
 
     def views(
-        self, count: int, augment: Augment, rng: torch.Generator, *, normalize: bool = True
+        self,
+        count: int,
+        augment: Augment,
+        rng: torch.Generator | None = None,
+        *,
+        normalize: bool = True,
     ) -> Tensor:
         """(count, n, width) features of augmented views; see `fewshot_bench.Images.views`."""
         backing = _backing(self)
-        passes, order = draw_passes(count, rng), backing.order
-
-        def compute() -> Tensor:
-            repeated, tally = order * count, backing.meter.images
-            batches = backing.source.batches(ENCODE_BATCH, repeated, augment, passes, tally)
-            return _encode(backing.source, batches)
-
         augment = backing.source.allowed(augment)
         drawn = {"scale": augment.scale, "ratio": augment.ratio, "flip": augment.flip}
-        drawn |= {"kind": "views", "passes": passes}
-        drawn |= {"order": hashlib.sha256(str(order).encode()).hexdigest()}
         with backing.meter.phase(backing.phase):
-            flat = _kept(backing, drawn, compute)
+            if rng is None:
+                flat = _fixed_views(backing, count, augment, drawn | {"kind": "fixed views"})
+            else:
+                flat = _drawn_views(backing, draw_passes(count, rng), augment, drawn)
         features = flat.to(backing.source.backbone.device)
-        features = features.view(count, len(order), features.shape[-1])
+        features = features.view(count, len(backing.order), features.shape[-1])
         return F.normalize(features, dim=-1) if normalize else features.clone()
+
+
+def _drawn_views(
+    backing: _Backing, passes: tuple[int, ...], augment: Augment, drawn: dict[str, Any]
+) -> Tensor:
+    """(passes * n, width): one view per image and pass, kept as they are asked for."""
+
+    def compute() -> Tensor:
+        repeated, tally = backing.order * len(passes), backing.meter.images
+        batches = backing.source.batches(ENCODE_BATCH, repeated, augment, passes, tally)
+        return encode(backing.source, batches)
+
+    content = {"images": hashlib.sha256(b"".join(_digests(backing))).hexdigest(), "kind": "views"}
+    content |= {"order": hashlib.sha256(str(backing.order).encode()).hexdigest()}
+    content |= drawn | {"passes": passes} | encoder_content(backing.source.backbone)
+    name, lasting = backing.source.name, "instance" not in content
+    return backing.store.get(content, compute, backing.meter, name, lasting=lasting)
+
+
+def _fixed_views(backing: _Backing, count: int, augment: Augment, drawn: dict[str, Any]) -> Tensor:
+    """(count * n, width): views that follow from an image's bytes and their number alone."""
+    digests = _digests(backing)
+    images = [digests[index] for index in backing.order]
+    keys = [_view_key(digest, number) for number in range(count) for digest in images]
+
+    def compute(places: list[int]) -> Tensor:
+        order = [backing.order[place % len(images)] for place in places]
+        batches = backing.source.batches(
+            ENCODE_BATCH,
+            order,
+            augment,
+            tally=backing.meter.images,
+            keys=[keys[place] for place in places],
+        )
+        return encode(backing.source, batches)
+
+    return _rows(backing, drawn, keys, compute)
+
+
+def _view_key(digest: bytes, number: int) -> bytes:
+    return hashlib.sha256(digest + number.to_bytes(4, "little")).digest()
 
 
 class ShotsView(ImageView):
@@ -209,7 +242,7 @@ def accounted(store: FeatureStore, meter: Meter) -> Iterator[None]:
     """Count what encoders do inside; class prompts are encoded once, shared and billed."""
 
     def shared(backbone: Any, prompts: Sequence[str], compute: Callable[[], Tensor]) -> Tensor:
-        content = _encoder(backbone) | {"kind": "text", "prompts": list(prompts)}
+        content = encoder_content(backbone) | {"kind": "text", "prompts": list(prompts)}
         with meter.phase("encode_text"):
             features = store.get(content, lambda: compute().cpu(), meter, "prompts", images=False)
         return features.to(backbone.device, copy=True)
@@ -218,52 +251,23 @@ def accounted(store: FeatureStore, meter: Meter) -> Iterator[None]:
         yield
 
 
-def _kept(backing: _Backing, drawn: dict[str, Any], compute: Callable[[], Tensor]) -> Tensor:
-    """Features by all that they depend on; on the disk too where that can be told."""
-    content = _content(backing)
-    name, lasting = backing.source.name, "instance" not in content
-    return backing.store.get(content | drawn, compute, backing.meter, name, lasting=lasting)
+def _rows(
+    backing: _Backing,
+    kind: dict[str, Any],
+    keys: Sequence[bytes],
+    compute: Callable[[list[int]], Tensor],
+) -> Tensor:
+    """Features image by image; on the disk too where it can be told what they depend on."""
+    context = kind | encoder_content(backing.source.backbone)
+    name, lasting = backing.source.name, "instance" not in context
+    return backing.store.rows.get(context, keys, compute, backing.meter, name, lasting=lasting)
 
 
-def _content(backing: _Backing) -> dict[str, Any]:
-    """Everything that the features of a source depend on."""
-    source, backbone = backing.source, cast("Any", backing.source.backbone)
+def _digests(backing: _Backing) -> tuple[bytes, ...]:
     with backing.meter.images.unbilled():
-        digest = source.digest
-    return {
-        "images": digest,
-        "batch": ENCODE_BATCH,
-    } | (_encoder(backbone) | _preprocessing(backbone))
-
-
-def _encoder(backbone: Any) -> dict[str, Any]:
-    """What computes features: the weights, and all that rounding depends on."""
-    return {
-        "weights": backbone.weights_digest,
-        "precision": getattr(backbone, "precision", "fp32"),
-        "device": backbone.device.type,
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "encoder": ENCODER,
-    }
-
-
-def _preprocessing(backbone: Any) -> dict[str, Any]:
-    """What pixels are made by; where it cannot be told, which backbone of this process it is."""
-    transform = transform_of(backbone)
-    known = [getattr(backbone, name, None) for name in ("_mean", "_std")]
-    if transform is not None and None not in known:
-        return {"preprocess": transform, "normalize": repr(known)}
-    try:
-        return {"instance": _INSTANCES.setdefault(backbone, next(_TOKENS))}
-    except TypeError:
-        return {"instance": next(_TOKENS)}
+        return backing.source.digests
 
 
 def _moved(batches: Iterator[Tensor], device: torch.device | str | None) -> Iterator[Tensor]:
     for pixels in batches:
         yield pixels if device is None else pixels.to(device)
-
-
-def _encode(source: ImageSource, batches: Iterator[Tensor]) -> Tensor:
-    return torch.cat([source.backbone.encode_image(pixels).cpu() for pixels in batches])

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fewshot_bench.ahead import DEPTH, THREADS, Ahead, spread
 from fewshot_bench.backbones.protocol import LoadedBackbone
-from fewshot_bench.crops import Cutter, Uniforms, passes_of, pixels_of
+from fewshot_bench.crops import Cutter, Uniforms, keyed_chunks, pixels_of
 from fewshot_bench.dataset import Dataset
 from fewshot_bench.image_cache import ImageCache, Keeper, transform_of
 from fewshot_bench.image_files import ImageFiles
@@ -92,10 +92,15 @@ class ImageSource:
         """(n,) int64 class indices of the items."""
         return torch.tensor([item.label for item in self.items], dtype=torch.int64)
 
+    @property
+    def digests(self) -> tuple[bytes, ...]:
+        """The SHA-256 of every image file, in order."""
+        return self._files.digests
+
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256 over the digests of every image file, in order."""
-        return hashlib.sha256(b"".join(self._files.digests)).hexdigest()
+        return hashlib.sha256(b"".join(self.digests)).hexdigest()
 
     @functools.cached_property
     def _cache(self) -> ImageCache | None:
@@ -111,20 +116,23 @@ class ImageSource:
         augment: Augment | None = None,
         passes: Sequence[int] = (),
         tally: ImageTally | None = None,
+        *,
+        keys: Sequence[bytes] = (),
     ) -> Iterator[Tensor]:
         """Normalized pixels of the images `order`, in batches of `size`, on the device.
 
         With `augment`, `passes` holds a seed for the first, second ... time that an image stands in
-        `order` (`crops.draw_passes`). `tally` is told what it took. DataMissingError names an image
-        that cannot be used.
+        `order` (`crops.draw_passes`), or `keys` one key per place of `order`, from which its crop
+        follows. `tally` is told what it took. DataMissingError names an image that cannot be used.
         """
         tally = tally or ImageTally()
         chunks = [order[start : start + size] for start in range(0, len(order), size)]
         if augment is None:
             pixels = self._evaluation_batches(chunks, tally)
         else:
-            uniforms = Uniforms(len(self), passes)
-            pixels = self._augmented_batches(chunks, self.allowed(augment), uniforms, tally)
+            drawn = Uniforms(len(self), passes).chunks(chunks)
+            numbers = drawn if passes else keyed_chunks(keys, size)
+            pixels = self._augmented_batches(chunks, self.allowed(augment), numbers, tally)
         for batch in pixels:
             yield self.backbone.normalize(batch)
 
@@ -211,16 +219,10 @@ class ImageSource:
         self,
         chunks: Sequence[Sequence[int]],
         augment: Augment,
-        uniforms: Uniforms,
+        numbers: Iterator[Tensor],
         tally: ImageTally,
     ) -> Iterator[Tensor]:
         """uint8 (b, 3, h, w) of random crops, each batch cut while the one before it is in use."""
-        visits = passes_of(list(itertools.chain(*chunks)))
-        sizes = itertools.accumulate((len(chunk) for chunk in chunks), initial=0)
-        numbers = (
-            uniforms.of(chunk, visits[start : start + len(chunk)])
-            for chunk, start in zip(chunks, sizes, strict=False)
-        )
         loading = self._ahead(functools.partial(self._rgb_batch, chunk) for chunk in chunks)
         cutter = Cutter(self.backbone.image_size, augment, self._threads)
         begun: Future[Tensor] | None = None

@@ -101,12 +101,18 @@ class Images(Protocol):
         ...
 
     def views(
-        self, count: int, augment: Augment, rng: torch.Generator, *, normalize: bool = True
+        self,
+        count: int,
+        augment: Augment,
+        rng: torch.Generator | None = None,
+        *,
+        normalize: bool = True,
     ) -> Tensor:
         """(count, n, width) frozen features of `count` augmented views of every image.
 
-        Draws `count` numbers from `rng`, one per pass, as `batches` does; views are cached under
-        them and billed at their cost.
+        With `rng` they are fresh: it gives one number per pass, as for `batches`. Without, they
+        are fixed: the first, second ... view of an image is the same for all methods, shots and
+        seeds, and each is encoded once for all of them. Either way they are billed at their cost.
         """
         ...
 

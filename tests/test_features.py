@@ -6,6 +6,7 @@ import dataclasses
 import io
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from torch import Tensor
 from fewshot_bench import Augment, DatasetCard, Item
 from fewshot_bench.backbones.embedded import load_tiny
 from fewshot_bench.feature_store import FeatureStore
-from fewshot_bench.features import image_view
+from fewshot_bench.features import accounted, image_view
 from fewshot_bench.images import ImageSource
 from fewshot_bench.meter import Meter
 from fewshot_bench.runner import run_one
@@ -24,6 +25,7 @@ from fewshot_bench.session import Session
 from tests.helpers import cells
 
 CPU = torch.device("cpu")
+SMALL = Augment(scale=(0.3, 0.6))
 
 
 @dataclasses.dataclass
@@ -114,9 +116,9 @@ def test_a_damaged_file_is_computed_again(backbone: object, tmp_path: Path, dama
 def test_other_bytes_or_settings_have_other_keys(tmp_path: Path) -> None:
     encoded(source(load_tiny()), tmp_path)
     encoded(source(load_tiny(), (10, 201)), tmp_path)
-    assert taken() == 2
+    assert taken() == 1
     encoded(source(load_tiny(), (200, 10)), tmp_path)
-    assert taken() == 2
+    assert taken() == 0
     encoded(source(load_tiny(precision="bf16")), tmp_path)
     assert taken() == 2
     changed = load_tiny()
@@ -127,7 +129,7 @@ def test_other_bytes_or_settings_have_other_keys(tmp_path: Path) -> None:
     other.weights_digest = "0" * 64
     encoded(source(other), tmp_path)
     assert taken() == 2
-    assert len(list(tmp_path.rglob("*.safetensors"))) == 6
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 5
 
 
 def test_views_are_cached_under_what_was_drawn(backbone: object) -> None:
@@ -146,6 +148,48 @@ def test_views_are_cached_under_what_was_drawn(backbone: object) -> None:
     assert not torch.equal(first, views(1, Augment(scale=(0.5, 1.0))))
     assert meter.images_encoded == 18
     torch.testing.assert_close(first.norm(dim=-1), torch.ones(3, 2))
+
+
+def test_fixed_views_follow_from_the_image_and_are_encoded_once(
+    backbone: object, tmp_path: Path
+) -> None:
+    store, meter = FeatureStore(tmp_path), Meter(CPU)
+
+    def views(
+        shades: tuple[int, ...], count: int, augment: Augment = SMALL, **order: Any
+    ) -> Tensor:
+        view = image_view(source(backbone, shades), store, meter, phase="encode_support", **order)
+        with accounted(store, meter), meter.phase("fit"):
+            return view.views(count, augment)
+
+    first = views((10, 200), 3)
+    assert (first.shape[:2], meter.images_computed) == ((3, 2), 6)
+    assert not torch.equal(first[0], first[1])
+    # Another list, another order, more views: what is known is not encoded again.
+    other = views((60, 200, 10), 4, order=[2, 1, 0])
+    assert meter.images_computed == 6 + 2 + 4
+    assert torch.equal(other[:3, :2], first)
+    views((10, 200), 3, Augment(scale=(0.9, 1.0)))
+    assert meter.images_computed == 18
+    assert meter.work()["computed"]["images"] == 18
+    # One cell pays once for each of them.
+    assert meter.images_encoded == 18
+    again = Meter(CPU)
+    view = image_view(source(backbone), FeatureStore(tmp_path), again, phase="encode_support")
+    with again.phase("fit"):
+        assert torch.equal(view.views(3, SMALL), first)
+    assert (again.images_computed, again.images_encoded) == (0, 6)
+    work = again.work()
+    assert work["computed"] == {"images": 0, "text_tokens": 0, "flops": 0}
+    assert work["billed"]["images"] == 6
+    assert (work["billed"]["flops"] or 0) > 0
+
+
+@pytest.mark.parametrize("count", [1, 5, 31, 40])
+def test_features_do_not_depend_on_who_else_is_encoded(backbone: object, count: int) -> None:
+    shades = tuple(range(40))
+    whole = encoded(source(backbone, shades), None)
+    assert torch.equal(encoded(source(backbone, shades[:count]), None), whole[:count])
 
 
 def test_a_cache_that_cannot_be_written_costs_nothing_else(tmp_path: Path) -> None:

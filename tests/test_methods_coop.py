@@ -92,7 +92,7 @@ def test_a_short_last_batch_is_dropped_only_beside_a_full_one() -> None:
 def test_a_whole_fit_equals_plain_training_on_the_same_views() -> None:
     backbone = random_backbone()
     task = random_task(backbone)
-    method = CoOp(epochs=4, batch_size=8, context_tokens=3, lr=0.1)
+    method = CoOp(epochs=4, batch_size=8, context_tokens=3, lr=0.1, train_views=0)
     classifier = method.fit(task, backbone, context())
     ctx = context()
     tower = backbone.text_tower()
@@ -127,6 +127,20 @@ def test_views_are_asked_for_in_bounded_chunks(monkeypatch: pytest.MonkeyPatch) 
     views = list(epoch_views(task.train, 7, None, rng, 24))  # type: ignore[arg-type]
     assert [view.shape for view in views] == [(18, 24)] * 7
     assert not torch.equal(views[0], views[3])
+
+
+def test_fixed_views_are_taken_in_turn() -> None:
+    task = random_task(random_backbone())
+    rng = torch.Generator().manual_seed(0)
+    fixed = task.train.views(3, None, None)  # type: ignore[arg-type]
+    taken = torch.stack(list(epoch_views(task.train, 7, None, rng, 24, 3)))  # type: ignore[arg-type]
+    assert taken.shape == (7, 18, 24)
+    for start in (0, 3):
+        round_ = taken[start : start + 3]
+        turns = (round_[:, None] == fixed[None]).all(dim=-1).float().argmax(dim=1)
+        assert (turns.sort(dim=0).values == torch.arange(3)[:, None]).all()
+        assert len(set(map(tuple, turns.T.tolist()))) > 2, "every image has an order of its own"
+    assert not torch.equal(taken[:3], taken[3:6])
 
 
 def test_only_the_context_is_stored_and_it_decides() -> None:

@@ -114,7 +114,12 @@ class WatchedImages:
         return found
 
     def views(
-        self, count: int, augment: Augment, rng: torch.Generator, *, normalize: bool = True
+        self,
+        count: int,
+        augment: Augment,
+        rng: torch.Generator | None = None,
+        *,
+        normalize: bool = True,
     ) -> Tensor:
         """See `fewshot_bench.Images.views`."""
         found: Tensor = self._view.views(count, augment, rng, normalize=normalize)

@@ -87,16 +87,19 @@ class PromptClassifier:
 class CoOp:
     """Context optimization (Zhou et al. 2022): M context vectors are learned, the rest is frozen.
 
-    The frozen image encoder sees one fresh augmented view of every support image per epoch; views
-    are encoded ahead of training, which changes nothing. SGD, cosine per epoch after one epoch at
-    a constant low rate (Dassl's ConstantWarmupScheduler around CosineAnnealingLR(T_max=epochs)):
-    epoch 0 runs at `warmup_lr`, epoch e >= 1 at lr * (1 + cos(pi (e - 1) / epochs)) / 2, because
-    the cosine is first stepped at the end of epoch 1. The last checkpoint is kept. One schedule
-    for all data sets: the official 50 epochs on ImageNet at every shot are `epochs=50`.
+    The frozen image encoder sees one augmented view of every support image per epoch; views are
+    encoded ahead of training. Each image has `train_views` of them, which are encoded once for all
+    shots and seeds; `train_views=0` draws a fresh one in every epoch as the official code does, at
+    many times the cost (docs/performance.md has accuracies of both). SGD, cosine per epoch after
+    one epoch at a constant low rate (Dassl's ConstantWarmupScheduler around
+    CosineAnnealingLR(T_max=epochs)): epoch 0 runs at `warmup_lr`, epoch e >= 1 at
+    lr * (1 + cos(pi (e - 1) / epochs)) / 2, because the cosine is first stepped at the end of
+    epoch 1. The last checkpoint is kept. One schedule for all data sets: the official 50 epochs on
+    ImageNet at every shot are `epochs=50`.
     """
 
     name: ClassVar[str] = "coop"
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
 
     context_tokens: int = hyper(
         16,
@@ -128,13 +131,21 @@ class CoOp:
     batch_size: int = hyper(
         32, "images per step", unit="images", source="CoOp configs/trainers/CoOp"
     )
+    train_views: int = hyper(
+        8,
+        "fixed augmented views per support image, taken in turn; 0: a fresh one in every epoch",
+        unit="views",
+        source="0: CoOp; fixed views: as CLAP trains on pre-extracted ones",
+    )
     init_std: float = hyper(0.02, "standard deviation of a random context", source="coop.py:90")
 
     def __post_init__(self) -> None:
         """UsageError for values out of range."""
         checks.require_choices(self)
         checks.require_positive(self, "context_tokens", "lr", "batch_size", "init_std")
-        checks.require_not_negative(self, "epochs", "momentum", "weight_decay", "warmup_lr")
+        checks.require_not_negative(
+            self, "epochs", "train_views", "momentum", "weight_decay", "warmup_lr"
+        )
         blank = bool(self.context_init) and not self.context_init.strip()
         checks.require(self, "context_init", not blank, "words, or nothing at all")
 
@@ -210,7 +221,9 @@ class CoOp:
         count, labels, done = len(task.train), task.train.labels, 0
         epochs = self.epochs_for(task.shots)
         total = epochs * steps_per_epoch(count, self.batch_size, drop_last=True)
-        views = epoch_views(task.train, epochs, Augment(), ctx.rng("augment"), width)
+        views = epoch_views(
+            task.train, epochs, Augment(), ctx.rng("augment"), width, self.train_views
+        )
         for epoch, features in enumerate(views):
             set_rate(optimizer, self.rate(epoch, epochs))
             for index in minibatches(count, self.batch_size, order, labels.device, drop_last=True):

@@ -93,7 +93,7 @@ class TipAdapter:
     """
 
     name: ClassVar[str] = "tip-adapter"
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
     tied_to_classes: ClassVar[str] = TIED
 
     views: int = _views()
@@ -110,7 +110,7 @@ class TipAdapter:
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> CacheClassifier:
         """Builds the cache and searches its constants; trains nothing."""
         class_features = backbone.class_features(task)
-        cache = build_cache(self, task, ctx)
+        cache = build_cache(self, task)
         return _choose(self, cache, class_features, task.val, backbone.logit_scale, ctx)
 
 
@@ -119,14 +119,15 @@ class TipAdapterF:
     """Tip-Adapter-F (Zhang et al. 2022): the cache's keys are fine-tuned.
 
     Keys become a bias-free matrix in float32 (CLIP's own precision in the official code), trained
-    with AdamW on one fresh augmented view per epoch at `init_beta` and `init_alpha`; then beta
+    with AdamW on one augmented view per epoch at `init_beta` and `init_alpha`: the views of the
+    cache in turn, or with `train_views=0` a fresh one as in the official code. Then beta
     and alpha are searched as for `tip-adapter`. The last epoch is kept: the official code keeps
     the epoch that is best on the test set, which its author calls a mistake (issue 11);
     `select_epoch=val` chooses it on validation data instead. EuroSAT's 100 epochs are `epochs`.
     """
 
     name: ClassVar[str] = "tip-adapter-f"
-    version: ClassVar[str] = "2"
+    version: ClassVar[str] = "3"
     tied_to_classes: ClassVar[str] = TIED
 
     views: int = _views()
@@ -142,6 +143,12 @@ class TipAdapterF:
     eps: float = hyper(1e-4, "epsilon of AdamW", source=f"{_CODE}, main.py:69")
     weight_decay: float = hyper(0.01, "weight decay of AdamW", source="torch's default for AdamW")
     batch_size: int = hyper(256, "images per step", unit="images", source=f"{_CODE}, main.py:173")
+    train_views: int = hyper(
+        10,
+        "fixed augmented views per support image, taken in turn; 0: a fresh one in every epoch",
+        unit="views",
+        source=f"0: {_CODE}; 10: the views of the cache's keys",
+    )
     select_epoch: Literal["last", "val"] = hyper(
         "last", "which epoch's keys are kept", source="Tip-Adapter issue 11"
     )
@@ -151,7 +158,7 @@ class TipAdapterF:
         _check(self)
         checks.require_choices(self)
         checks.require_positive(self, "epochs", "lr", "eps", "batch_size")
-        checks.require_not_negative(self, "weight_decay")
+        checks.require_not_negative(self, "weight_decay", "train_views")
 
     def quick(self) -> TipAdapterF:
         """A short schedule for the conformance kit."""
@@ -160,7 +167,7 @@ class TipAdapterF:
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> CacheClassifier:
         """Builds the cache, trains its keys, and searches its constants."""
         class_features = backbone.class_features(task)
-        cache = build_cache(self, task, ctx)
+        cache = build_cache(self, task)
         cache = self._train(cache, class_features, task, backbone.logit_scale, ctx)
         return _choose(self, cache, class_features, task.val, backbone.logit_scale, ctx)
 
@@ -185,7 +192,12 @@ class TipAdapterF:
         total = self.epochs * steps_per_epoch(count, self.batch_size, drop_last=False)
         best = _BestKeys(task.val if self.select_epoch == "val" else None)
         views = epoch_views(
-            task.train, self.epochs, _augment(self), ctx.rng("augment"), keys.shape[1]
+            task.train,
+            self.epochs,
+            _augment(self),
+            ctx.rng("augment"),
+            keys.shape[1],
+            self.train_views,
         )
         for features in views:
             for index in minibatches(count, self.batch_size, order, keys.device, drop_last=False):
@@ -224,9 +236,9 @@ class _BestKeys:
         self._seen += 1
 
 
-def build_cache(method: TipAdapter | TipAdapterF, task: Task, ctx: RunContext) -> Cache:
+def build_cache(method: TipAdapter | TipAdapterF, task: Task) -> Cache:
     """Keys: mean raw feature over augmented views, at unit length."""
-    raw = task.train.views(method.views, _augment(method), ctx.rng("views"), normalize=False)
+    raw = task.train.views(method.views, _augment(method), normalize=False)
     return Cache.build(unit(raw.float().mean(dim=0)), task.train.labels, len(task.classnames))
 
 

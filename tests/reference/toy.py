@@ -91,8 +91,14 @@ class MemoryShots:
         return F.normalize(self.raw_features, dim=-1)
 
     def views(
-        self, count: int, augment: Augment, rng: torch.Generator, *, normalize: bool = True
+        self,
+        count: int,
+        augment: Augment,
+        rng: torch.Generator | None = None,
+        *,
+        normalize: bool = True,
     ) -> Tensor:
+        rng = rng or torch.Generator().manual_seed(99)
         views = [self.backbone.encode_image(_augmented(self.pixels, rng)) for _ in range(count)]
         return F.normalize(torch.stack(views), dim=-1) if normalize else torch.stack(views)
 
