@@ -4,18 +4,24 @@ Written from the papers and from what the repositories do: 77 tokens for every p
 tokenized in every step, B A multiplied out in every matrix and step, separate q, k and v products,
 no sharing between classes, the frozen image encoder run in every step. Nothing here is made slower
 than it is there.
+
+With very many classes a step of this kind does not fit into the memory of small machines. Then its
+text side runs in parts of `PART` classes, each forward and backward, against class features that
+stand in for its own: the same work, for timing.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+PART = 125
 
 
 class LoraLinear(nn.Module):
@@ -74,7 +80,7 @@ class PlainAttention(nn.Module):
         return out.transpose(0, 1)
 
 
-Attentions = Sequence[nn.Module]
+Attentions = Sequence[Any]
 
 
 def run_blocks(x: Tensor, transformer: Any, attentions: Attentions, mask: Tensor | None) -> Tensor:
@@ -151,6 +157,27 @@ class ClipLoraStep:
         """Cross-entropy of one batch."""
         return F.cross_entropy(self.logits(pixels, prompts), labels)
 
+    def backward(self, pixels: Tensor, labels: Tensor, prompts: Sequence[str]) -> None:
+        """Gradients of one batch."""
+        if len(prompts) <= PART:
+            self.loss(pixels, labels, prompts).backward()  # type: ignore[no-untyped-call]
+            return
+        images = image_features(self.module, pixels, self.attentions["vision"])
+        parts = (prompts[i : i + PART] for i in range(0, len(prompts), PART))
+        _backward_in_parts(images, labels, len(prompts), map(self.class_features, parts))
+
+    def load(self, factors: Mapping[Any, tuple[Tensor, Tensor]]) -> None:
+        """Take over A and B by site."""
+        for one, other in zip(self.in_order(factors), _flat(factors.values()), strict=True):
+            one.data.copy_(other.data)
+
+    def in_order(self, factors: Mapping[Any, tuple[Tensor, Tensor]]) -> list[Tensor]:
+        """A and B in the order of `factors`."""
+        layers = [
+            getattr(self.attentions[site.encoder][site.layer], site.matrix) for site in factors
+        ]
+        return _flat((layer.a, layer.b) for layer in layers)
+
     def train(self, mode: bool) -> None:
         """Dropout on or off."""
         for blocks in self.attentions.values():
@@ -197,20 +224,45 @@ class CoOpStep:
         self.text = plain_attentions(module.transformer)
         self.vision = plain_attentions(module.visual.transformer)
 
-    def class_features(self) -> Tensor:
+    def class_features(self, rows: slice = slice(None)) -> Tensor:
         """(classes, embed)."""
-        own = self.context.expand(len(self.rest), -1, -1)
-        embedded = torch.cat([self.start, own, self.rest], dim=1)
-        return text_features(self.module, embedded, self.ends, self.text)
+        own = self.context.expand(len(self.rest[rows]), -1, -1)
+        embedded = torch.cat([self.start[rows], own, self.rest[rows]], dim=1)
+        return text_features(self.module, embedded, self.ends[rows], self.text)
 
     def logits(self, pixels: Tensor) -> Tensor:
         """(b, classes)."""
         scale = self.module.logit_scale.exp()
         return scale * image_features(self.module, pixels, self.vision) @ self.class_features().T
 
-    def loss(self, pixels: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy of one batch."""
-        return F.cross_entropy(self.logits(pixels), labels)
+    def backward(self, pixels: Tensor, labels: Tensor) -> None:
+        """The gradient of one batch."""
+        count = len(self.rest)
+        if count <= PART:
+            F.cross_entropy(self.logits(pixels), labels).backward()  # type: ignore[no-untyped-call]
+            return
+        images = image_features(self.module, pixels, self.vision)
+        rows = (slice(i, i + PART) for i in range(0, count, PART))
+        _backward_in_parts(images, labels, count, map(self.class_features, rows))
+
+
+def _flat(pairs: Iterable[tuple[Tensor, Tensor]]) -> list[Tensor]:
+    return [part for pair in pairs for part in pair]
+
+
+def _backward_in_parts(
+    images: Tensor, labels: Tensor, classes: int, parts: Iterator[Tensor]
+) -> None:
+    """The work of a step: image side whole, class features part by part (see the module)."""
+    rng = torch.Generator().manual_seed(0)
+    features = F.normalize(torch.randn(classes, images.shape[1], generator=rng), dim=-1)
+    features.requires_grad_()
+    F.cross_entropy(100.0 * images @ features.T, labels).backward()  # type: ignore[no-untyped-call]
+    assert features.grad is not None
+    start = 0
+    for part in parts:
+        part.backward(features.grad[start : start + len(part)])  # type: ignore[no-untyped-call]
+        start += len(part)
 
 
 def tip_search(

@@ -1,5 +1,6 @@
 """One harness for few-shot adaptation of vision-language models. Plug-ins import from here."""
 
+from fewshot_bench.allocator import free_memory
 from fewshot_bench.backbones.protocol import (
     Adapter,
     Backbone,
@@ -79,6 +80,7 @@ __all__ = [
     "cache_root",
     "data_roots",
     "file_stamp",
+    "free_memory",
     "hookimpl",
     "hyper",
     "load_split",

@@ -1,4 +1,4 @@
-"""How freed memory is handled on the CPU: kept for the next step, given back between cells.
+"""Memory: how much is free, and what happens to freed memory on the CPU.
 
 By default glibc returns large blocks to the operating system as soon as they are freed, and every
 step of a training run gets the same gigabytes again, page by page. Keeping them changes no number
@@ -11,7 +11,10 @@ import ctypes
 import functools
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 # Parameters of mallopt(3).
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
@@ -36,6 +39,17 @@ def give_back_memory() -> None:
     library = _glibc()
     if library is not None:
         library.malloc_trim(0)
+
+
+def free_memory(device: torch.device) -> int:
+    """How many bytes can still be had on a device."""
+    import psutil
+    import torch
+
+    if device.type != "cuda":
+        return int(psutil.virtual_memory().available)
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
 
 
 @functools.cache

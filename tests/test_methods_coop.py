@@ -120,6 +120,17 @@ def test_a_whole_fit_equals_plain_training_on_the_same_views() -> None:
     assert relative_gap(classifier.tensors()["context"], plain.detach()) < 1e-4
 
 
+def test_where_memory_is_short_the_same_numbers_come_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = random_backbone()
+    task, method = random_task(backbone), CoOp(epochs=3, lr=0.1)
+    plain = method.fit(task, backbone, context()).tensors()["context"]
+    monkeypatch.setattr("fsbench_methods.training.free_memory", lambda device: 1000)
+    ctx = context()
+    spared = method.fit(task, backbone, ctx).tensors()["context"]
+    assert ctx.notes["recomputed"] == ["text"]
+    assert torch.equal(plain, spared)
+
+
 def test_views_are_asked_for_in_bounded_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fsbench_methods.training.VIEW_BYTES", 4 * 24 * 18 * 3)
     task = random_task(random_backbone())

@@ -39,6 +39,7 @@ from fsbench_methods.training import (
     epoch_views,
     minibatches,
     minimize,
+    must_recompute,
     set_rate,
     steps_per_epoch,
     unit,
@@ -53,7 +54,8 @@ _PAPER = "CLIP-LoRA (Zanella and Ben Ayed 2024)"
 class LoraModel:
     """CLIP with low-rank updates; a tower that is not adapted is None, its features are frozen.
 
-    prompts are packed per template, frozen_text holds (classes, embed) unit features.
+    prompts are packed per template, frozen_text holds (classes, embed) unit features. `recompute`
+    names the encoders that keep little for the backward pass, since memory is short.
     """
 
     vision: ImageTower | None
@@ -62,6 +64,7 @@ class LoraModel:
     frozen_text: Tensor | None
     scale: float
     autocast: Autocast
+    recompute: frozenset[str] = frozenset()
 
     def class_features(self, adapter: LowRank | None) -> Tensor:
         """(classes, embed): unit features averaged over the templates, unit length, float32."""
@@ -69,7 +72,10 @@ class LoraModel:
             assert self.frozen_text is not None
             return self.frozen_text
         with self.autocast():
-            raw = [self.text.encode_packed(packed, adapter) for packed in self.prompts]
+            again = "text" in self.recompute
+            raw = [
+                self.text.encode_packed(packed, adapter, recompute=again) for packed in self.prompts
+            ]
         if len(raw) == 1:
             return unit(raw[0])
         return unit(torch.stack([unit(features) for features in raw]).mean(dim=0))
@@ -79,7 +85,7 @@ class LoraModel:
         if self.vision is None:
             return batch
         with self.autocast():
-            raw = self.vision.encode(batch, adapter)
+            raw = self.vision.encode(batch, adapter, recompute="vision" in self.recompute)
         return unit(raw)
 
     def logits(self, batch: Tensor, class_features: Tensor, adapter: LowRank | None) -> Tensor:
@@ -96,6 +102,16 @@ class LoraModel:
             return replace(self, frozen_text=backbone.class_features(vocabulary))
         tokens = [backbone.tokenize(vocabulary.prompts(one)) for one in vocabulary.templates]
         return replace(self, prompts=tuple(self.text.pack_tokens(ids) for ids in tokens))
+
+    def within_memory(self, batch: int, device: torch.device) -> LoraModel:
+        """The same model for steps of `batch` images, sparing memory where that is short."""
+        tokens = {
+            "vision": batch * self.vision.tokens if self.vision else 0,
+            "text": sum(packed.tokens for packed in self.prompts),
+        }
+        towers = {"vision": self.vision, "text": self.text}
+        short = {name for name in towers if must_recompute(towers[name], tokens[name], device)}
+        return replace(self, recompute=frozenset(short))
 
     def merged(self, adapter: LowRank) -> LoraModel:
         """The model with the updates added to its weights."""
@@ -243,6 +259,9 @@ class ClipLora:
             fused=True,
         )
         scaler, total = ctx.scaler(), self.iterations * task.shots
+        model = model.within_memory(min(self.batch_size, len(task.train)), backbone.device)
+        if model.recompute:
+            ctx.note(recomputed=sorted(model.recompute))
         batches = self._pixels(task, backbone.device, ctx)
         if model.vision is None:
             batches = self._frozen_views(task, backbone, total, ctx)

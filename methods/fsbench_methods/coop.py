@@ -30,6 +30,7 @@ from fsbench_methods.training import (
     epoch_views,
     minibatches,
     minimize,
+    must_recompute,
     set_rate,
     steps_per_epoch,
     unit,
@@ -47,11 +48,12 @@ class PromptModel:
     tower: TextTower
     scale: float
     autocast: Autocast
+    recompute: bool = False
 
     def class_features(self, context: Tensor) -> Tensor:
         """(classes, embed) unit features of the prompts with this context, in float32."""
         with self.autocast():
-            raw = self.prompts.features(self.tower, context)
+            raw = self.prompts.features(self.tower, context, recompute=self.recompute)
         return unit(raw)
 
     def loss(self, context: Tensor, features: Tensor, labels: Tensor) -> Tensor:
@@ -214,6 +216,10 @@ class CoOp:
         width: int,
         ctx: RunContext,
     ) -> None:
+        tokens = model.prompts.packing.tokens
+        if must_recompute(model.tower, tokens, context.device):
+            model = replace(model, recompute=True)
+            ctx.note(recomputed=["text"])
         optimizer = torch.optim.SGD(
             [context], lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
         )

@@ -35,7 +35,9 @@ def fit_logistic(features: Tensor, labels: Tensor, classes: int, c: float, steps
     """scikit-learn's L2-penalized logistic regression by L-BFGS, in float64 on the CPU.
 
     features (n, width) raw, labels (n,). Two classes become two opposite logits; a class that the
-    support set lacks gets a constant low one.
+    support set lacks gets a constant low one. Every fit starts from zero, on the features as they
+    are: C is chosen among classifiers that stop at scikit-learn's tolerance, and to start from the
+    classifier of another C, or to turn the features into fewer coordinates, chooses other ones.
     """
     present = torch.unique(labels).tolist()
     weight = np.zeros((classes, features.shape[1]))

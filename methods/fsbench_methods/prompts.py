@@ -40,10 +40,10 @@ class Prompts:
             return torch.cat([self.start, context]), self.fixed
         return self.start, self.fixed + self.placement @ context
 
-    def features(self, tower: TextTower, context: Tensor) -> Tensor:
+    def features(self, tower: TextTower, context: Tensor, *, recompute: bool = False) -> Tensor:
         """(classes, embed) raw text features, differentiable in the context."""
         prefix, suffix = self.assemble(context)
-        return tower.encode_embeddings(prefix, suffix, self.end, self.packing)
+        return tower.encode_embeddings(prefix, suffix, self.end, self.packing, recompute=recompute)
 
 
 def build_prompts(

@@ -11,12 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_bench import Augment, Images
+from fewshot_bench import Augment, Images, ImageTower, TextTower, free_memory
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 """`RunContext.autocast`: the context in which encoders run."""
 VIEW_BYTES = 2**28
 """How many bytes of augmented features are asked for at once."""
+KEPT_PER_TOKEN = 14
+"""About how many values times its width a block keeps of a token for the backward pass."""
+MEMORY_SHARE = 0.4
+"""How much of the free memory one encoder's activations may take."""
 
 
 def unit(features: Tensor) -> Tensor:
@@ -91,6 +95,17 @@ def _in_turn(
         turns = torch.rand(len(images), count, generator=rng).argsort(dim=1).to(views.device)
         for turn in turns.T[: epochs - start]:
             yield views[turn, every]
+
+
+def must_recompute(tower: ImageTower | TextTower | None, tokens: int, device: torch.device) -> bool:
+    """Whether what a step keeps of `tokens` tokens for its backward pass takes too much memory.
+
+    Then blocks are computed again in the backward pass, which changes no number.
+    """
+    if tower is None:
+        return False
+    kept = KEPT_PER_TOKEN * 4 * tokens * tower.width * tower.layers
+    return kept > MEMORY_SHARE * free_memory(device)
 
 
 def device_generator(rng: torch.Generator, device: torch.device) -> torch.Generator:

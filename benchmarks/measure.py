@@ -1,0 +1,91 @@
+"""Timing in pairs, peak memory of a piece of work, and what matrix products can reach here."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fewshot_bench.allocator import give_back_memory
+from fewshot_bench.meter import PeakMemory
+from fewshot_bench.work import Work, counting
+
+Run = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Median seconds of both, and the median of the ratios pair by pair."""
+
+    ours: float
+    official: float
+    ratio: float
+
+
+def seconds(work: Run) -> float:
+    """How long one call takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def in_pairs(ours: Run, official: Run, pairs: int, repeats: int = 1) -> Pair:
+    """Both in turn, after one call of each that does not count; `repeats` calls of ours a pair."""
+    ours()
+    official()
+    mine, theirs = [], []
+    for _ in range(pairs):
+        mine.append(statistics.median(seconds(ours) for _ in range(repeats)))
+        theirs.append(seconds(official))
+    ratio = statistics.median(b / a for a, b in zip(mine, theirs, strict=True))
+    return Pair(statistics.median(mine), statistics.median(theirs), ratio)
+
+
+def peak_megabytes(work: Run) -> float:
+    """By how much the resident set grows at most while `work` runs, in MiB."""
+    import psutil
+
+    work()
+    give_back_memory()
+    before = psutil.Process().memory_info().rss / 2**20
+    memory = PeakMemory(torch.device("cpu"))
+    with memory.watching():
+        work()
+    give_back_memory()
+    return memory.megabytes - before
+
+
+def work_of(run: Run) -> Work:
+    """What encoders did in one call."""
+    done = Work()
+    with counting(done):
+        run()
+    return done
+
+
+def product_peak(shapes: Sequence[tuple[int, int, int]], rounds: int = 7) -> float:
+    """FLOP/s of float32 matrix products of these shapes (m, k, n), best of several rounds."""
+    best = 0.0
+    for m, k, n in shapes:
+        product = partial(torch.mm, torch.randn(m, k), torch.randn(k, n), out=torch.empty(m, n))
+        best = max(best, *(2 * m * k * n / seconds(product) for _ in range(rounds)))
+    return best
+
+
+def machine() -> str:
+    """One line about the machine: processor, threads, load, versions."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        lines = info.read_text(encoding="utf-8").splitlines()
+        name = next((x.partition(":")[2].strip() for x in lines if "model name" in x), name)
+    load = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    return f"{name}, {torch.get_num_threads()} threads{load}, torch {torch.__version__}, float32"

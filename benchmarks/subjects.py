@@ -1,0 +1,155 @@
+"""What is timed: models of CLIP's sizes with random weights, class names, steps of both kinds."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from fsbench_methods.clip_lora import ClipLora
+from fsbench_methods.coop import CoOp
+from fsbench_methods.training import minimize
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from torch import Tensor
+
+from benchmarks import official
+from fewshot_bench import Vocabulary
+from fewshot_bench.backbones.open_clip import OpenClipBackbone
+from fewshot_bench.context import Context
+
+TEMPLATE = "a photo of a {}."
+BATCH = 32
+CPU = torch.device("cpu")
+
+
+def backbone_of(name: str) -> OpenClipBackbone:
+    """An open_clip model with random weights and OpenAI's activation."""
+    logging.getLogger().setLevel(logging.ERROR)
+    torch.manual_seed(0)
+    module = open_clip.create_model(name, force_quick_gelu=True)
+    transform = image_transform_v2(PreprocessCfg(size=224), is_train=False)
+    return OpenClipBackbone(name, module, open_clip.get_tokenizer(name), transform)
+
+
+def classnames(count: int) -> tuple[str, ...]:
+    """The first `count` class names of ImageNet."""
+    lines = (resources.files("fsbench_datasets") / "imagenet_classes.txt").read_text("utf-8")
+    return tuple(line.split(None, 1)[1].strip() for line in lines.splitlines()[:count])
+
+
+@dataclass(frozen=True)
+class Step:
+    """One training step of ours and of the official code, on the same batch and weights.
+
+    gaps: largest relative difference of logits and of gradients, without dropout.
+    """
+
+    ours: Callable[[], Any]
+    official: Callable[[], Any]
+    gaps: Callable[[], tuple[float, float]]
+
+
+def relative(ours: Tensor, reference: Tensor) -> float:
+    """Largest difference over the largest value of the reference."""
+    return float((ours - reference).abs().max() / reference.abs().max().clamp_min(1e-12))
+
+
+def batch_of(backbone: OpenClipBackbone, classes: int) -> tuple[Tensor, Tensor]:
+    """Random pixels and labels."""
+    rng = torch.Generator().manual_seed(1)
+    pixels = torch.randn(BATCH, 3, *backbone.image_size, generator=rng)
+    return pixels, torch.randint(classes, (BATCH,), generator=rng)
+
+
+def clip_lora(backbone: OpenClipBackbone, names: tuple[str, ...], dropout: float = 0.25) -> Step:
+    """CLIP-LoRA with its defaults, except for `dropout`."""
+    vocabulary, context = Vocabulary(names, (TEMPLATE,)), Context(1, CPU)
+    method = ClipLora(dropout=dropout)
+    model = method.model(vocabulary, backbone, context)  # type: ignore[arg-type]
+    adapter = method.adapter(model, CPU, context)
+    rng = torch.Generator().manual_seed(2)
+    for _, b in adapter.factors.values():
+        b.data.normal_(std=0.02, generator=rng)
+    factors = {(s.encoder, s.layer, s.matrix): pair for s, pair in adapter.factors.items()}
+    theirs = official.ClipLoraStep(
+        backbone.module, backbone.tokenize, factors, adapter.scaling, dropout
+    )
+    pixels, labels = batch_of(backbone, len(names))
+    prompts = vocabulary.prompts(TEMPLATE)
+    mine_steps = torch.optim.AdamW(adapter.parameters(), lr=2e-4, fused=True)
+    their_steps = torch.optim.AdamW(theirs.parameters(), lr=2e-4)
+    scaler = context.scaler()
+
+    def step() -> None:
+        minimize(model.loss(pixels, labels, adapter), mine_steps, scaler)
+
+    def step_of_theirs() -> None:
+        their_steps.zero_grad()
+        theirs.backward(pixels, labels, prompts)
+        their_steps.step()
+
+    def gaps() -> tuple[float, float]:
+        theirs.train(False)
+        plain = adapter.detached()
+        mine = ClipLora(dropout=0).adapter(model, CPU, context)
+        for site, pair in mine.factors.items():
+            for one, other in zip(pair, plain.factors[site], strict=True):
+                one.data.copy_(other)
+        model.loss(pixels, labels, mine).backward()  # type: ignore[no-untyped-call]
+        theirs.load(mine.factors)
+        expected = theirs.logits(pixels, prompts)
+        for parameter in theirs.parameters():
+            parameter.grad = None
+        F.cross_entropy(expected, labels).backward()  # type: ignore[no-untyped-call]
+        logits = model.logits(pixels, model.class_features(mine), mine)
+        pairs = zip(mine.parameters(), theirs.in_order(mine.factors), strict=True)
+        worst = max(relative(a.grad, b.grad) for a, b in pairs)  # type: ignore[arg-type]
+        theirs.train(True)
+        return relative(logits.detach(), expected.detach()), worst
+
+    return Step(step, step_of_theirs, gaps)
+
+
+def coop(backbone: OpenClipBackbone, names: tuple[str, ...]) -> Step:
+    """CoOp with 16 shared context tokens before the class name; views are features already."""
+    context, method = Context(1, CPU), CoOp()
+    tower = backbone.text_tower()
+    start = method.initial_context(len(names), backbone, tower, context)  # type: ignore[arg-type]
+    vocabulary = Vocabulary(names, (TEMPLATE,))
+    model = method.model(vocabulary, backbone, tower, 16, context)  # type: ignore[arg-type]
+    mine = torch.nn.Parameter(start.clone())
+    frozen = official.frozen_copy(backbone.module)
+    theirs = official.CoOpStep(frozen, backbone.tokenize, names, start)
+    pixels, labels = batch_of(backbone, len(names))
+    features = F.normalize(backbone.encode_image(pixels), dim=-1)
+    settings = {"lr": 2e-3, "momentum": 0.9, "weight_decay": 5e-4}
+    mine_steps = torch.optim.SGD([mine], **settings)  # type: ignore[arg-type]
+    their_steps = torch.optim.SGD([theirs.context], **settings)  # type: ignore[arg-type]
+    scaler = context.scaler()
+
+    def step() -> None:
+        minimize(model.loss(mine, features, labels), mine_steps, scaler)
+
+    def step_of_theirs() -> None:
+        their_steps.zero_grad()
+        theirs.backward(pixels, labels)
+        their_steps.step()
+
+    def gaps() -> tuple[float, float]:
+        theirs.context.data.copy_(mine.data)
+        mine.grad = theirs.context.grad = None
+        model.loss(mine, features, labels).backward()  # type: ignore[no-untyped-call]
+        expected = theirs.logits(pixels)
+        F.cross_entropy(expected, labels).backward()  # type: ignore[no-untyped-call]
+        logits = model.scale * features @ model.class_features(mine).T
+        assert mine.grad is not None
+        assert theirs.context.grad is not None
+        gap = relative(mine.grad, theirs.context.grad)
+        return relative(logits.detach(), expected.detach()), gap
+
+    return Step(step, step_of_theirs, gaps)
