@@ -23,6 +23,7 @@ from fewshot_bench.dataset import (
     Stamped,
     file_stamp,
 )
+from fewshot_bench.demand import Demand
 from fewshot_bench.errors import (
     ContractError,
     DataMissingError,
@@ -51,6 +52,7 @@ __all__ = [
     "DataMissingError",
     "Dataset",
     "DatasetCard",
+    "Demand",
     "FsbenchError",
     "FusedAdapter",
     "ImageTower",

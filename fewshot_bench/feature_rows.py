@@ -20,6 +20,7 @@ from torch import Tensor
 
 from fewshot_bench import cache_folder
 from fewshot_bench.meter import Cost, Meter
+from fewshot_bench.turns import alone
 
 MEMORY = 2 << 30
 KEY = 32
@@ -64,20 +65,34 @@ class FeatureRows:
         """
         name = hashlib.sha256(json.dumps(context, sort_keys=True).encode()).hexdigest()
         table = self._tables.setdefault(name, _Table())
-        if lasting and any(key not in table.places for key in keys):
-            self._load(name, table)
-        places = {key: place for place, key in enumerate(keys) if key not in table.places}
-        if places:
-            features, cost = meter.measure(lambda: compute(list(places.values())))
-            share = _share(cost, len(places))
-            if lasting:
-                self._save(name, table, list(places), features, share, about)
-            table.take(list(places), features, share)
+        if any(key not in table.places for key in keys):
+            with alone(self._folder if lasting else None, f"{name} {about}"):
+                self._complete(name, table, keys, compute, meter, about if lasting else None)
         for key in dict.fromkeys(keys):
             meter.bill(f"{name} {key.hex()}", table.files[table.places[key][0]][1])
         found = _gathered(table, keys)
         self._forget()
         return found
+
+    def _complete(
+        self,
+        name: str,
+        table: _Table,
+        keys: Sequence[bytes],
+        compute: Callable[[list[int]], Tensor],
+        meter: Meter,
+        about: str | None,
+    ) -> None:
+        """Read what others have computed meanwhile, and compute the rest; None: memory only."""
+        if about is not None:
+            self._load(name, table)
+        places = {key: place for place, key in enumerate(keys) if key not in table.places}
+        if places:
+            features, cost = meter.measure(lambda: compute(list(places.values())))
+            share = _share(cost, len(places))
+            if about is not None:
+                self._save(name, table, list(places), features, share, about)
+            table.take(list(places), features, share)
 
     def _forget(self) -> None:
         """Drop whole contexts, the oldest first, until the rest fits into `MEMORY`."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from fewshot_bench import cache_folder
 from fewshot_bench.feature_rows import FeatureRows
 from fewshot_bench.meter import Cost, Meter
+from fewshot_bench.turns import alone
 
 MEMORY = 2 << 30
 
@@ -49,13 +50,15 @@ class FeatureStore:
         images: there is one row per encoded image, else per prompt.
         """
         key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-        found = self._memory.get(key) or (self._load(key) if lasting else None)
+        found = self._memory.get(key)
         if found is None:
-            features, cost = meter.measure(compute, images=images)
-            if lasting:
-                self._save(key, features, cost, about)
-        else:
-            features, cost = found
+            with alone(self._folder if lasting else None, key):
+                found = self._load(key) if lasting else None
+                if found is None:
+                    found = meter.measure(compute, images=images)
+                    if lasting:
+                        self._save(key, *found, about)
+        features, cost = found
         self._keep(key, features, cost)
         meter.bill(key, cost)
         return features

@@ -81,6 +81,13 @@ def test_epochs_follow_the_shots() -> None:
     assert CoOp(epochs=7).epochs_for(16) == 7
 
 
+def test_views_are_spread_over_the_shots() -> None:
+    views = {shots: CoOp().views_for(shots) for shots in (1, 2, 4, 8, 16, 100)}
+    assert views == {1: 50, 2: 32, 4: 16, 8: 8, 16: 4, 100: 1}
+    assert CoOp(class_views=0).views_for(4) == 0
+    assert CoOp(epochs=3).views_for(1) == 3
+
+
 def test_a_short_last_batch_is_dropped_only_beside_a_full_one() -> None:
     rng = torch.Generator().manual_seed(0)
     for count, sizes in ((70, [32, 32]), (64, [32, 32]), (31, [31]), (1, [1])):
@@ -92,7 +99,7 @@ def test_a_short_last_batch_is_dropped_only_beside_a_full_one() -> None:
 def test_a_whole_fit_equals_plain_training_on_the_same_views() -> None:
     backbone = random_backbone()
     task = random_task(backbone)
-    method = CoOp(epochs=4, batch_size=8, context_tokens=3, lr=0.1, train_views=0)
+    method = CoOp(epochs=4, batch_size=8, context_tokens=3, lr=0.1, class_views=0)
     classifier = method.fit(task, backbone, context())
     ctx = context()
     tower = backbone.text_tower()

@@ -175,6 +175,7 @@ def run_matrix(
     state = planning.resume(plan, results, force=force, retry_failed=retry_failed)
     if dry_run:
         _announce(plan, state, results)
+        _announce_work(plan, state)
         return _exit_code(plan, failed=0)
     count, threads = slots(backbone, device, jobs)
     with LocalEngine(results, device, count, threads, force) as engine:
@@ -225,6 +226,14 @@ def _announce(plan: Any, state: Any, results: Any) -> None:
     click.echo(
         f"{len(plan.cells)} cells: {len(state.done)} done already, {len(state.todo)} to run{failed}"
     )
+
+
+def _announce_work(plan: Any, state: Any) -> None:
+    from fewshot_bench.savings import savings
+
+    text = savings(state.todo, plan.datasets).text()
+    if text:
+        click.echo(text)
 
 
 def _run(plan: Any, state: Any, engine: Any) -> int:

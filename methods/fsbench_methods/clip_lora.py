@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fewshot_bench import (
     Augment,
     Backbone,
-    Images,
-    ImageTower,
-    PackedPrompts,
+    Demand,
     RunContext,
     Task,
-    TextTower,
-    Vocabulary,
     hyper,
 )
 from fsbench_methods import checks
@@ -32,123 +27,19 @@ from fsbench_methods.lora_layers import (
     layers_at,
     tower_sites,
 )
+from fsbench_methods.lora_model import LoraClassifier, LoraModel
 from fsbench_methods.training import (
-    Autocast,
     cosine,
     device_generator,
     epoch_views,
     minibatches,
     minimize,
-    must_recompute,
     set_rate,
     steps_per_epoch,
-    unit,
 )
 
-EVAL_BATCH = 256
 MATRICES = {"q": ("q",), "k": ("k",), "v": ("v",), "o": ("o",), "m": ("fc", "proj")}
 _PAPER = "CLIP-LoRA (Zanella and Ben Ayed 2024)"
-
-
-@dataclass(frozen=True)
-class LoraModel:
-    """CLIP with low-rank updates; a tower that is not adapted is None, its features are frozen.
-
-    prompts are packed per template, frozen_text holds (classes, embed) unit features. `recompute`
-    names the encoders that keep little for the backward pass, since memory is short.
-    """
-
-    vision: ImageTower | None
-    text: TextTower | None
-    prompts: tuple[PackedPrompts, ...]
-    frozen_text: Tensor | None
-    scale: float
-    autocast: Autocast
-    recompute: frozenset[str] = frozenset()
-
-    def class_features(self, adapter: LowRank | None) -> Tensor:
-        """(classes, embed): unit features averaged over the templates, unit length, float32."""
-        if self.text is None:
-            assert self.frozen_text is not None
-            return self.frozen_text
-        with self.autocast():
-            again = "text" in self.recompute
-            raw = [
-                self.text.encode_packed(packed, adapter, recompute=again) for packed in self.prompts
-            ]
-        if len(raw) == 1:
-            return unit(raw[0])
-        return unit(torch.stack([unit(features) for features in raw]).mean(dim=0))
-
-    def image_features(self, batch: Tensor, adapter: LowRank | None) -> Tensor:
-        """Unit features of pixels; with a frozen image encoder `batch` holds features already."""
-        if self.vision is None:
-            return batch
-        with self.autocast():
-            raw = self.vision.encode(batch, adapter, recompute="vision" in self.recompute)
-        return unit(raw)
-
-    def logits(self, batch: Tensor, class_features: Tensor, adapter: LowRank | None) -> Tensor:
-        """(b, classes) in float32."""
-        return self.scale * self.image_features(batch, adapter) @ class_features.T
-
-    def loss(self, batch: Tensor, labels: Tensor, adapter: LowRank) -> Tensor:
-        """Cross-entropy of one batch, differentiable in every A and B."""
-        return F.cross_entropy(self.logits(batch, self.class_features(adapter), adapter), labels)
-
-    def for_classes(self, vocabulary: Vocabulary, backbone: Backbone) -> LoraModel:
-        """The same encoders with other class prompts."""
-        if self.text is None:
-            return replace(self, frozen_text=backbone.class_features(vocabulary))
-        tokens = [backbone.tokenize(vocabulary.prompts(one)) for one in vocabulary.templates]
-        return replace(self, prompts=tuple(self.text.pack_tokens(ids) for ids in tokens))
-
-    def within_memory(self, batch: int, device: torch.device) -> LoraModel:
-        """The same model for steps of `batch` images, sparing memory where that is short."""
-        tokens = {
-            "vision": batch * self.vision.tokens if self.vision else 0,
-            "text": sum(packed.tokens for packed in self.prompts),
-        }
-        towers = {"vision": self.vision, "text": self.text}
-        short = {name for name in towers if must_recompute(towers[name], tokens[name], device)}
-        return replace(self, recompute=frozenset(short))
-
-    def merged(self, adapter: LowRank) -> LoraModel:
-        """The model with the updates added to its weights."""
-        deltas = adapter.merged()
-        return replace(
-            self,
-            vision=None if self.vision is None else self.vision.with_deltas(deltas),
-            text=None if self.text is None else self.text.with_deltas(deltas),
-        )
-
-
-@dataclass(frozen=True)
-class LoraClassifier:
-    """CLIP with merged updates."""
-
-    model: LoraModel
-    adapter: LowRank
-    backbone: Backbone
-
-    @torch.no_grad()
-    def logits(self, queries: Images) -> Tensor:
-        """(n, classes): merges the updates, then encodes the queries in batches of 256."""
-        model = self.model.merged(self.adapter)
-        class_features = model.class_features(None)
-        if model.vision is None:
-            return model.logits(queries.features, class_features, None)
-        batches = queries.batches(EVAL_BATCH, device=class_features.device)
-        parts = [model.logits(pixels, class_features, None) for pixels in batches]
-        return torch.cat(parts)
-
-    def for_classes(self, vocabulary: Vocabulary) -> LoraClassifier:
-        """The adapted encoders with other class prompts."""
-        return replace(self, model=self.model.for_classes(vocabulary, self.backbone))
-
-    def tensors(self) -> Mapping[str, Tensor]:
-        """A and B of every adapted matrix, such as `vision.0.q.A`."""
-        return self.adapter.named_tensors()
 
 
 @dataclass(frozen=True)
@@ -211,6 +102,18 @@ class ClipLora:
     def quick(self) -> ClipLora:
         """A short schedule for the conformance kit."""
         return replace(self, iterations=2)
+
+    def demand(self, shots: int, classes: int) -> Demand:
+        """Batches and queries through adapted encoders; fresh views where the vision is frozen."""
+        images, steps = shots * classes, self.iterations * shots
+        if self.encoder != "text":
+            epochs, rest = divmod(steps, steps_per_epoch(images, self.batch_size, drop_last=False))
+            return Demand(
+                queries=False, adapted=epochs * images + min(images, rest * self.batch_size)
+            )
+        return Demand(
+            fresh=math.ceil(steps / steps_per_epoch(images, self.batch_size, drop_last=False))
+        )
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> LoraClassifier:
         """Trains the updates for `iterations` steps per shot."""

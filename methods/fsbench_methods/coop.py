@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,6 +15,7 @@ from torch import Tensor
 from fewshot_bench import (
     Augment,
     Backbone,
+    Demand,
     Images,
     NotApplicableError,
     RunContext,
@@ -90,10 +92,10 @@ class CoOp:
     """Context optimization (Zhou et al. 2022): M context vectors are learned, the rest is frozen.
 
     The frozen image encoder sees one augmented view of every support image per epoch; views are
-    encoded ahead of training. Each image has `train_views` of them, which are encoded once for all
-    shots and seeds; `train_views=0` draws a fresh one in every epoch as the official code does, at
-    many times the cost (docs/performance.md has accuracies of both). SGD, cosine per epoch after
-    one epoch at a constant low rate (Dassl's ConstantWarmupScheduler around
+    encoded ahead of training. Every class has `class_views` of them, which are encoded once for
+    all shots and seeds; `class_views=0` draws a fresh one in every epoch as the official code
+    does, at up to fifty times the cost (docs/performance.md has accuracies of both). SGD, cosine
+    per epoch after one epoch at a constant low rate (Dassl's ConstantWarmupScheduler around
     CosineAnnealingLR(T_max=epochs)): epoch 0 runs at `warmup_lr`, epoch e >= 1 at
     lr * (1 + cos(pi (e - 1) / epochs)) / 2, because the cosine is first stepped at the end of
     epoch 1. The last checkpoint is kept. One schedule for all data sets: the official 50 epochs on
@@ -133,11 +135,12 @@ class CoOp:
     batch_size: int = hyper(
         32, "images per step", unit="images", source="CoOp configs/trainers/CoOp"
     )
-    train_views: int = hyper(
-        8,
-        "fixed augmented views per support image, taken in turn; 0: a fresh one in every epoch",
+    class_views: int = hyper(
+        64,
+        "fixed augmented views per class, spread over its support images and taken in turn; "
+        "0: a fresh view of every image in every epoch",
         unit="views",
-        source="0: CoOp; fixed views: as CLAP trains on pre-extracted ones",
+        source="0: CoOp; 64: ours (docs/performance.md)",
     )
     init_std: float = hyper(0.02, "standard deviation of a random context", source="coop.py:90")
 
@@ -146,7 +149,7 @@ class CoOp:
         checks.require_choices(self)
         checks.require_positive(self, "context_tokens", "lr", "batch_size", "init_std")
         checks.require_not_negative(
-            self, "epochs", "train_views", "momentum", "weight_decay", "warmup_lr"
+            self, "epochs", "class_views", "momentum", "weight_decay", "warmup_lr"
         )
         blank = bool(self.context_init) and not self.context_init.strip()
         checks.require(self, "context_init", not blank, "words, or nothing at all")
@@ -204,6 +207,17 @@ class CoOp:
         by_shots = 50 if shots <= 1 else 100 if shots <= 4 else 200
         return self.epochs or by_shots
 
+    def views_for(self, shots: int) -> int:
+        """Fixed views per support image; 0: fresh ones."""
+        return min(math.ceil(self.class_views / shots), self.epochs_for(shots))
+
+    def demand(self, shots: int, classes: int) -> Demand:
+        """Views of the support set and the queries."""
+        fixed = self.views_for(shots)
+        if fixed:
+            return Demand(fixed={"scale 0.08": fixed})
+        return Demand(fresh=self.epochs_for(shots))
+
     def rate(self, epoch: int, epochs: int) -> float:
         """Learning rate of an epoch, counted from 0."""
         return cosine(self.lr, epoch - 1, epochs) if epoch else self.warmup_lr
@@ -228,7 +242,7 @@ class CoOp:
         epochs = self.epochs_for(task.shots)
         total = epochs * steps_per_epoch(count, self.batch_size, drop_last=True)
         views = epoch_views(
-            task.train, epochs, Augment(), ctx.rng("augment"), width, self.train_views
+            task.train, epochs, Augment(), ctx.rng("augment"), width, self.views_for(task.shots)
         )
         for epoch, features in enumerate(views):
             set_rate(optimizer, self.rate(epoch, epochs))
