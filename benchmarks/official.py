@@ -151,7 +151,8 @@ class ClipLoraStep:
     def logits(self, pixels: Tensor, prompts: Sequence[str]) -> Tensor:
         """(b, classes)."""
         classes = self.class_features(prompts)
-        return 100.0 * image_features(self.module, pixels, self.attentions["vision"]) @ classes.T
+        scale = self.module.logit_scale.exp().detach()
+        return scale * image_features(self.module, pixels, self.attentions["vision"]) @ classes.T
 
     def loss(self, pixels: Tensor, labels: Tensor, prompts: Sequence[str]) -> Tensor:
         """Cross-entropy of one batch."""

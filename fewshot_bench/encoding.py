@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Iterator
 from typing import Any
@@ -11,13 +10,11 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from fewshot_bench import work
 from fewshot_bench.backbones.protocol import LoadedBackbone
 from fewshot_bench.image_cache import transform_of
 from fewshot_bench.images import ImageSource
-from fewshot_bench.work import Work, counting, unnoticed
 
-ENCODE_BATCH, SMALL_BATCH = 256, 32
+ENCODE_BATCH, SMALL_BATCH = 256, 16
 # Grows when the encoders round in another way, so that kept features are made anew.
 ENCODER = 2
 _NUMBERS = itertools.count(1)
@@ -64,10 +61,5 @@ def _encode_batch(backbone: LoadedBackbone, pixels: Tensor) -> Tensor:
     least = SMALL_BATCH if pixels.device.type == "cpu" else ENCODE_BATCH
     if count >= least:
         return backbone.encode_image(pixels)
-    done = Work()
-    with unnoticed(), counting(done):
-        index = torch.arange(least, device=pixels.device) % count
-        features = backbone.encode_image(pixels[index])[:count]
-    share = {name: value * count // least for name, value in dataclasses.asdict(done).items()}
-    work.count(**share)
-    return features
+    index = torch.arange(least, device=pixels.device) % count
+    return backbone.encode_image(pixels[index])[:count]

@@ -155,6 +155,10 @@ class Meter:
             done = Work(encoded, done.text_tokens, done.flops, encoded)
         self._kept.add(done)
         self.images_computed += encoded
+        if encoded:
+            # What small batches were filled up with is computed, and nobody's to pay.
+            flops = done.flops * encoded // done.images
+            done = Work(encoded, done.text_tokens, flops, min(done.uncounted, encoded))
         return result, Cost(passed.wall, passed.cpu, *dataclasses.astuple(done))
 
     def bill(self, key: str, cost: Cost) -> None:

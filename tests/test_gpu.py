@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 import torch
+from fsbench_methods.clip_lora import ClipLora
+from fsbench_methods.coop import CoOp
+from fsbench_methods.training import minimize
 
+from fewshot_bench import Vocabulary
+from fewshot_bench.backbones.embedded import load_tiny
+from fewshot_bench.context import Context
 from fewshot_bench.runner import run_one
 from fewshot_bench.session import Session
 from tests.helpers import METHODS, cells, quick
@@ -27,6 +36,51 @@ def reference() -> dict[str, torch.Tensor]:
         assert logits is not None
         found[spec.method] = logits
     return found
+
+
+@contextmanager
+def no_waiting() -> Iterator[None]:
+    """Any wait of the host for the device inside is an error."""
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize("method", ["clip-lora", "coop"])
+def test_a_step_never_waits_for_the_device(method: str, precision: str) -> None:
+    backbone = load_tiny("cuda", precision)
+    context = Context(1, backbone.device, precision)
+    vocabulary = Vocabulary(("one", "two", "three"), ("a photo of the digit {}.",))
+    labels = torch.arange(3, device="cuda")
+    scaler = context.scaler()
+    if method == "clip-lora":
+        lora = ClipLora()
+        model = lora.model(vocabulary, backbone, context)
+        adapter = lora.adapter(model, backbone.device, context)
+        batch = torch.randn(3, 3, *backbone.image_size, device="cuda")
+        optimizer: torch.optim.Optimizer = torch.optim.AdamW(adapter.parameters(), fused=True)
+
+        def loss() -> torch.Tensor:
+            return model.loss(batch, labels, adapter)
+    else:
+        coop, tower = CoOp(), backbone.text_tower()
+        start = coop.initial_context(3, backbone, tower, context)
+        prompts = coop.model(vocabulary, backbone, tower, 16, context)
+        learned = torch.nn.Parameter(start)
+        features = torch.nn.functional.normalize(torch.randn(3, 64, device="cuda"), dim=-1)
+        optimizer = torch.optim.SGD([learned], lr=0.1, fused=True)
+
+        def loss() -> torch.Tensor:
+            return prompts.loss(learned, features, labels)
+
+    minimize(loss(), optimizer, scaler)
+    with no_waiting():
+        for _ in range(3):
+            minimize(loss(), optimizer, scaler)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -75,9 +76,10 @@ class OpenClipBackbone:
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """uint8 (b, 3, h, w) to float32 normalized; equal to ToTensor and Normalize bit for bit."""
-        pixels = pixels.to(self.device, non_blocking=True).float().div_(255)
-        mean = torch.tensor(self._mean, device=pixels.device).view(3, 1, 1)
-        std = torch.tensor(self._std, device=pixels.device).view(3, 1, 1)
+        device = self.device
+        pixels = pixels.pin_memory() if device.type == "cuda" and pixels.is_cpu else pixels
+        pixels = pixels.to(device, non_blocking=True).float().div_(255)
+        mean, std = (_channels(tuple(values), device) for values in (self._mean, self._std))
         return pixels.sub_(mean).div_(std)
 
     def tokenize(self, prompts: Sequence[str]) -> Tensor:
@@ -238,6 +240,12 @@ class OpenClipBackbone:
         if isinstance(text, FunctionalTextTower):
             same = same and text.equals(read_text_tower(self.module, dtype, self.name))
         return same
+
+
+@functools.lru_cache(maxsize=8)
+def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """(3, 1, 1) on a device, copied there once."""
+    return torch.tensor(values, device=device).view(3, 1, 1)
 
 
 _Tower = TypeVar("_Tower")

@@ -235,7 +235,11 @@ class CoOp:
             model = replace(model, recompute=True)
             ctx.note(recomputed=["text"])
         optimizer = torch.optim.SGD(
-            [context], lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
+            [context],
+            lr=self.lr,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            fused=context.is_cuda,
         )
         scaler, order = ctx.scaler(), ctx.rng("order")
         count, labels, done = len(task.train), task.train.labels, 0

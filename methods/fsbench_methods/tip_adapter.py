@@ -195,7 +195,11 @@ class TipAdapterF:
         keys = torch.nn.Parameter(cache.keys.clone())
         cache = cache.with_keys(keys)
         optimizer = torch.optim.AdamW(
-            [keys], lr=self.lr, eps=self.eps, weight_decay=self.weight_decay
+            [keys],
+            lr=self.lr,
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+            fused=keys.is_cuda,
         )
         labels, order, scaler = task.train.labels, ctx.rng("order"), ctx.scaler()
         count, step = len(task.train), 0
