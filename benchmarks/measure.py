@@ -37,10 +37,14 @@ def seconds(work: Run) -> float:
     return time.perf_counter() - start
 
 
-def in_pairs(ours: Run, official: Run, pairs: int, repeats: int = 1) -> Pair:
-    """Both in turn, after one call of each that does not count; `repeats` calls of ours a pair."""
+def in_pairs(ours: Run, official: Run, pairs: int, repeats: int = 1, warm: bool = True) -> Pair:
+    """Both in turn; `repeats` calls of ours a pair.
+
+    One call of each goes before and does not count; with `warm=False` one of ours alone.
+    """
     ours()
-    official()
+    if warm:
+        official()
     mine, theirs = [], []
     for _ in range(pairs):
         mine.append(statistics.median(seconds(ours) for _ in range(repeats)))
