@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from fsbench_methods.lora_layers import Dropout, LowRank, RunsDropout, init_factors, tower_sites
+from fsbench_methods.lora_layers import Dropout, LowRank, init_factors, tower_sites
+from fsbench_methods.lora_runs import stacked
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -38,20 +39,6 @@ def adapter_of(backbone: Any, seed: int, dropout: float = 0.25) -> LowRank:
         b.data.normal_(std=0.1, generator=rng)
     drop = Dropout(dropout, torch.Generator().manual_seed(seed)) if dropout else None
     return LowRank(factors, 0.7, drop)
-
-
-def stacked(adapters: list[LowRank]) -> LowRank:
-    """Adapters as the runs of one."""
-    factors = {
-        site: tuple(
-            torch.stack([one.factors[site][part].detach() for one in adapters]).requires_grad_()
-            for part in (0, 1)
-        )
-        for site in adapters[0].factors
-    }
-    drops = tuple(one.dropout for one in adapters)
-    dropout = RunsDropout(drops) if all(drops) else None  # type: ignore[arg-type]
-    return LowRank(factors, 0.7, dropout, len(adapters))  # type: ignore[arg-type]
 
 
 @given(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from fsbench_methods.lora_layers import Dropout, LowRank, RunsDropout, init_factors
+from fsbench_methods.lora_layers import Dropout, LowRank, init_factors
+from fsbench_methods.lora_runs import RunsDropout
 from torch import Tensor
 
 from fewshot_bench import Site

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -14,6 +14,27 @@ from fewshot_bench import ImageTower, Site, TextTower
 
 Factors = Mapping[Site, tuple[Tensor, Tensor]]
 """A (rank, d_in) and B (d_out, rank) of every adapted matrix."""
+
+
+class Masks(Protocol):
+    """Where dropout masks come from."""
+
+    @property
+    def rate(self) -> float:
+        """The share of elements that are dropped."""
+        ...
+
+    def mask(self, x: Tensor) -> Tensor:
+        """True where an element of `x` is kept."""
+        ...
+
+    def snapshot(self) -> Any:
+        """The state that masks are drawn from."""
+        ...
+
+    def rewind(self, snapshot: Any) -> None:
+        """Draw again what came after a snapshot."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -41,32 +62,6 @@ class Dropout:
     def rewind(self, snapshot: Tensor) -> None:
         """Draw again what came after a snapshot."""
         self.generator.set_state(snapshot)
-
-
-@dataclass(frozen=True)
-class RunsDropout:
-    """Dropout of several runs, each of which draws what it would draw alone."""
-
-    runs: tuple[Dropout, ...]
-
-    @property
-    def rate(self) -> float:
-        """The common rate."""
-        return self.runs[0].rate
-
-    def mask(self, x: Tensor) -> Tensor:
-        """True where an element of `x` (runs * t, width) is kept."""
-        parts = zip(self.runs, x.chunk(len(self.runs)), strict=True)
-        return torch.cat([dropout.mask(part) for dropout, part in parts])
-
-    def snapshot(self) -> tuple[Tensor, ...]:
-        """The states of the generators."""
-        return tuple(dropout.snapshot() for dropout in self.runs)
-
-    def rewind(self, snapshot: tuple[Tensor, ...]) -> None:
-        """Draw again what came after a snapshot."""
-        for dropout, state in zip(self.runs, snapshot, strict=True):
-            dropout.rewind(state)
 
 
 class _Updated(torch.autograd.Function):
@@ -169,7 +164,7 @@ class LowRank:
 
     factors: Factors
     scaling: float
-    dropout: Dropout | RunsDropout | None = None
+    dropout: Masks | None = None
     runs: int = 1
     _gain: float = field(init=False)
 

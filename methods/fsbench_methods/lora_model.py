@@ -18,6 +18,7 @@ from fewshot_bench import (
     Vocabulary,
 )
 from fsbench_methods.lora_layers import LowRank
+from fsbench_methods.lora_runs import of_runs
 from fsbench_methods.training import Autocast, must_recompute, unit
 
 EVAL_BATCH = 256
@@ -62,12 +63,18 @@ class LoraModel:
         return unit(raw)
 
     def logits(self, batch: Tensor, class_features: Tensor, adapter: LowRank | None) -> Tensor:
-        """(b, classes) in float32."""
-        return self.scale * self.image_features(batch, adapter) @ class_features.T
+        """(b, classes) in float32; with several runs each run's images with its own classes."""
+        images = self.scale * self.image_features(batch, adapter)
+        runs = adapter.runs if adapter else 1
+        if runs == 1 or self.text is None:
+            return images @ class_features.T
+        return (of_runs(images, runs) @ of_runs(class_features, runs).mT).flatten(0, 1)
 
     def loss(self, batch: Tensor, labels: Tensor, adapter: LowRank) -> Tensor:
-        """Cross-entropy of one batch, differentiable in every A and B."""
-        return F.cross_entropy(self.logits(batch, self.class_features(adapter), adapter), labels)
+        """Cross-entropy of one batch, differentiable in every A and B; summed over the runs."""
+        logits = self.logits(batch, self.class_features(adapter), adapter)
+        loss = F.cross_entropy(logits, labels)
+        return loss if adapter.runs == 1 else adapter.runs * loss
 
     def for_classes(self, vocabulary: Vocabulary, backbone: Backbone) -> LoraModel:
         """The same encoders with other class prompts."""
@@ -76,11 +83,11 @@ class LoraModel:
         tokens = [backbone.tokenize(vocabulary.prompts(one)) for one in vocabulary.templates]
         return replace(self, prompts=tuple(self.text.pack_tokens(ids) for ids in tokens))
 
-    def within_memory(self, batch: int, device: torch.device) -> LoraModel:
-        """The same model for steps of `batch` images, sparing memory where that is short."""
+    def within_memory(self, batch: int, runs: int, device: torch.device) -> LoraModel:
+        """The same model for `runs` times `batch` images, sparing memory where that is short."""
         tokens = {
-            "vision": batch * self.vision.tokens if self.vision else 0,
-            "text": sum(packed.tokens for packed in self.prompts),
+            "vision": runs * batch * self.vision.tokens if self.vision else 0,
+            "text": runs * sum(packed.tokens for packed in self.prompts),
         }
         towers = {"vision": self.vision, "text": self.text}
         short = {name for name in towers if must_recompute(towers[name], tokens[name], device)}
