@@ -1,47 +1,20 @@
-"""From specification to record: fits once, evaluates on all that is asked; knows test labels."""
+"""From specification to record: which cells share a fit, and what a failure leaves."""
 
 from __future__ import annotations
 
-import copy
-import functools
-import hashlib
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
-from typing import Any
-
-import torch
-from torch import Tensor
+from collections.abc import Iterator, Sequence
 
 from fewshot_bench import environment
-from fewshot_bench.containment import contained
-from fewshot_bench.context import Context
-from fewshot_bench.errors import ContractError, FsbenchError, NotApplicableError
-from fewshot_bench.evaluate import check_logits, metrics
-from fewshot_bench.features import accounted, image_view, open_views, shots_view
-from fewshot_bench.meter import Meter, ParameterObserver, PeakMemory
-from fewshot_bench.method import Classifier, Method
-from fewshot_bench.published.picks import verified_picks
-from fewshot_bench.question import Question, answering
+from fewshot_bench.errors import FsbenchError, NotApplicableError
+from fewshot_bench.features import open_views
+from fewshot_bench.fitting import Fit, Outcome, Progress
+from fewshot_bench.method import Together
+from fewshot_bench.question import Question
 from fewshot_bench.record import Record, Status
 from fewshot_bench.registry import registry
-from fewshot_bench.rng import derive, isolated
 from fewshot_bench.session import Session
 from fewshot_bench.spec import RunSpec
-from fewshot_bench.splits import draw_all_classes, narrowed
-from fewshot_bench.task import Split, Task
-
-Progress = Callable[[int, int], None]
-
-
-class Outcome:
-    """What one cell gave: its record and, when it is done, what is kept beside it."""
-
-    def __init__(self, record: Record, logits: Tensor | None = None, split: Split | None = None):
-        self.record = record
-        self.logits = logits
-        self.labels = [item.label for item in split.test] if split else None
-        self.ids = [item.id for item in split.test] if split else None
 
 
 def run_one(spec: RunSpec, session: Session, progress: Progress | None = None) -> Outcome:
@@ -54,21 +27,26 @@ def run_group(
 ) -> Iterator[Outcome]:
     """Compute cells that share a fit (`RunSpec.fit_key`): fitted once, each outcome as it comes.
 
-    A cell's outcome does not depend on which others are in its group.
+    A cell's outcome does not depend on which others are in its group. Cells of several fits are
+    fitted together where their method can (`method.Together`); then outcomes are those of the fits
+    alone up to rounding.
     """
-    fit: _Fit | Exception | SystemExit | None = None
     with open_views():
+        fits = _together(specs, session, progress)
         for spec in specs:
+            key = spec.fit_key()
+            fit = fits.get(key)
             try:
                 reason = _tied(spec, session)
                 if reason:
                     raise NotApplicableError(reason)
                 if fit is None:
                     try:
-                        fit = _Fit(spec, session, progress)
+                        fit = Fit(spec, session, progress).alone()
                     except (Exception, SystemExit) as error:
                         fit = error
-                if not isinstance(fit, _Fit):
+                    fits[key] = fit
+                if not isinstance(fit, Fit):
                     raise fit
                 outcome = fit.evaluate(spec)
             except NotApplicableError as error:
@@ -78,8 +56,27 @@ def run_group(
                 session.drop_changed_backbone()
                 outcome = _without_result(spec, "failed", error)
                 # A failed evaluation may have spoiled what it used; a failed fit stays failed.
-                fit = None if isinstance(fit, _Fit) else fit
+                if isinstance(fit, Fit):
+                    del fits[key]
             yield outcome
+
+
+def _together(
+    specs: Sequence[RunSpec], session: Session, progress: Progress | None
+) -> dict[str, Fit | Exception | SystemExit]:
+    """The fits of all cells at once; empty where there is one, or where that does not work."""
+    first = {spec.fit_key(): spec for spec in reversed(specs) if not _tied(spec, session)}
+    method = registry().method_class(specs[0].method)(**specs[0].options)
+    if len(first) < 2 or not isinstance(method, Together):
+        return {}
+    try:
+        fits = [Fit(spec, session, progress) for spec in reversed(first.values())]
+        Fit.together(fits)
+    except (Exception, SystemExit):
+        # Each is fitted alone then, so that only those that fail alone are failures.
+        session.drop_changed_backbone()
+        return {}
+    return {fit.spec.fit_key(): fit for fit in fits}
 
 
 def _tied(spec: RunSpec, session: Session) -> str:
@@ -112,182 +109,3 @@ def _without_result(spec: RunSpec, status: Status, error: BaseException) -> Outc
             },
         )
     )
-
-
-class _Fit:
-    """A fitted method, and what it cost; evaluates cells that differ in what is asked alone."""
-
-    def __init__(self, spec: RunSpec, session: Session, progress: Progress | None) -> None:
-        self.session = session
-        self.backbone, self.fingerprint = session.backbone(spec)
-        self.dataset = session.dataset(spec)
-        self.drawn = draw_all_classes(spec, self.dataset.items(), session.imported(spec))
-        self.classes = len(self.dataset.card().classnames)
-        self.question = Question.fitted(self.dataset.card(), spec)
-        self.meter = Meter(self.backbone.device)
-        self.observer = ParameterObserver()
-        self.memory = PeakMemory(self.backbone.device)
-        self.seed = derive(spec.train_seed, spec.dataset, spec.shots)
-        self.context = Context(self.seed, self.backbone.device, spec.precision, progress)
-        method: Method = registry().method_class(spec.method)(**spec.options)
-        with self._accounted(), self.memory.watching(), isolated(self.seed), contained() as printed:
-            self.classifier = self._fit(method, spec)
-        self.printed = printed.text
-        # What stands here after the fit is the share of the fit in every evaluation.
-        self.spent = copy.deepcopy(vars(self.meter))
-        self.said = copy.deepcopy((self.context.notes, self.context.selection))
-
-    def _accounted(self) -> AbstractContextManager[None]:
-        return accounted(self.session.features, self.meter)
-
-    def _fit(self, method: Method, spec: RunSpec) -> Classifier:
-        task = self._task(spec)
-        with self.observer.watching(), self.meter.phase("fit"):
-            classifier = method.fit(task, self.backbone, self.context)
-        self.observer.declared = self.context.declared
-        for part in ("logits", "tensors"):
-            if not callable(getattr(classifier, part, None)):
-                raise ContractError(
-                    f"{spec.method}.fit returned {type(classifier).__name__} without "
-                    f"{part}(); return a Classifier"
-                )
-        self._check_backbone(spec.method, "fit")
-        return classifier
-
-    def _task(self, spec: RunSpec) -> Task:
-        split = narrowed(spec, self.drawn, self.classes)
-        train = self.session.source(self.dataset, split.train, spec)
-        val = self.session.source(self.dataset, split.val, spec)
-        view = functools.partial(
-            shots_view, store=self.session.features, meter=self.meter, phase="encode_support"
-        )
-        return Task(
-            classnames=self.question.classnames,
-            templates=self.question.templates,
-            train=view(train),
-            val=view(val) if split.val else None,
-        )
-
-    def evaluate(self, spec: RunSpec) -> Outcome:
-        """The outcome of one cell."""
-        vars(self.meter).update(copy.deepcopy(self.spent))
-        self.context.notes, self.context.selection = copy.deepcopy(self.said)
-        target = self.session.target(spec)
-        card = target.card()
-        question = Question.evaluated(card, spec)
-        other = target.items() if spec.target else None
-        split = narrowed(spec, self.drawn, self.classes, other)
-        memory = PeakMemory(self.backbone.device)
-        seed = derive(self.seed, "predict")
-        measured = self._accounted(), memory.watching(), isolated(seed), open_views()
-        with ExitStack() as stack, contained() as printed:
-            for context in measured:
-                stack.enter_context(context)
-            logits = self._predict(spec, split, question)
-            footprint = self._footprint(spec.method)
-        peak = max(self.memory.megabytes, memory.megabytes)
-        said = self.printed + printed.text
-        record = Record(
-            spec=spec,
-            status="done",
-            split=self._split_facts(spec, split, question),
-            metrics=metrics(logits, torch.tensor([item.label for item in split.test])),
-            footprint=footprint | {"peak_memory_mb": round(peak, 1)},
-            timings=self.meter.timings(),
-            environment=self._environment(spec),
-            notes=self.context.notes | ({"printed": said} if said else {}),
-        )
-        return Outcome(record, logits, split)
-
-    def _predict(self, spec: RunSpec, split: Split, question: Question) -> Tensor:
-        """Logits in the order of the test list; the method sees queries in a shuffled order."""
-        source = self.session.source(self.session.target(spec), split.test, spec)
-        # A list grouped by class would give the label away by position.
-        stream = torch.Generator().manual_seed(derive(0, "queries", split.digest))
-        order = torch.randperm(len(source), generator=stream)
-        queries = image_view(
-            source,
-            self.session.features,
-            self.meter,
-            phase="encode_queries",
-            order=order.tolist(),
-        )
-        with self.meter.phase("predict"), torch.no_grad():
-            # A copy, so that what one answer leaves behind does not reach the next one.
-            fitted = copy.copy(self.classifier)
-            classifier, columns = answering(fitted, self.question, question)
-            raw = classifier.logits(queries)
-        self._check_backbone(spec.method, "logits")
-        classes = question if columns is None else self.question
-        shuffled = check_logits(raw, len(source), len(classes.classnames))
-        if columns is not None:
-            shuffled = shuffled[:, columns]
-        logits = torch.empty_like(shuffled)
-        logits[order] = shuffled
-        return logits
-
-    def _images(self, spec: RunSpec, split: Split) -> str:
-        """SHA-256 over the bytes of all images that were used: train, val, test."""
-        sources = [
-            self.session.source(self.dataset, split.train, spec),
-            self.session.source(self.dataset, split.val, spec),
-            self.session.source(self.session.target(spec), split.test, spec),
-        ]
-        joined = "".join(source.digest for source in sources)
-        return hashlib.sha256(joined.encode()).hexdigest()
-
-    def _check_backbone(self, method: str, when: str) -> None:
-        if self.backbone.fingerprint() != self.fingerprint:
-            raise ContractError(
-                f"{method}.{when} left the backbone changed (weights, flags or hooks "
-                "differ from before); work on copies, or undo the change before returning"
-            )
-
-    def _split_facts(self, spec: RunSpec, split: Split, question: Question) -> dict[str, Any]:
-        card = self.dataset.card()
-        facts = {
-            "digest": split.digest,
-            "protocol": split.protocol,
-            "revision": split.revision,
-            "classes": len(question.classnames),
-            "train": len(split.train),
-            "val": len(split.val),
-            "test": len(split.test),
-            "verified": verified_picks(self.drawn, card.name),
-            "mirrored": card.mirrored,
-            "templates": list(question.templates),
-            "images": self._images(spec, split),
-        }
-        return facts | (
-            {"fitted_classes": len(self.question.classnames)} if spec.fits_other else {}
-        )
-
-    def _footprint(self, method: str) -> dict[str, Any]:
-        return {
-            "trained": self.observer.trained,
-            "trained_source": self.observer.source,
-            "stored": stored_values(self.classifier, method),
-            "backbone": getattr(self.backbone, "parameters", None),
-            "images_seen": self.meter.images_seen,
-            "images_encoded": self.meter.images_encoded,
-            "work": self.meter.work(),
-            "steps": self.observer.steps,
-            "selection": self.context.selection,
-        }
-
-    def _environment(self, spec: RunSpec) -> dict[str, Any]:
-        facts = environment.describe(self.backbone.device)
-        return facts | {
-            "weights_digest": self.backbone.weights_digest,
-            "activation": getattr(self.backbone, "activation", None),
-            "method_origin": registry().methods.find(spec.method).origin.split(",")[0],
-        }
-
-
-def stored_values(classifier: Classifier, method: str) -> int:
-    """How many values `tensors()` holds; ContractError when it is no mapping to tensors."""
-    kept = classifier.tensors()
-    wrong = not isinstance(kept, Mapping) or any(not isinstance(t, Tensor) for t in kept.values())
-    if wrong:
-        raise ContractError(f"{method}: tensors() returned {kept!r:.80}, expected names to tensors")
-    return sum(tensor.numel() for tensor in kept.values())

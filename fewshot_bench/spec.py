@@ -98,6 +98,10 @@ class RunSpec:
         classes = "base" if self.classes == "new" else self.classes
         return dataclasses.replace(self, target="", target_revision="", classes=classes).key()
 
+    def kin_key(self) -> str:
+        """Equal for cells that differ in their seeds and in what is evaluated alone."""
+        return dataclasses.replace(self, split_seed=0, train_seed=0, picks="").fit_key()
+
     @property
     def fits_other(self) -> bool:
         """Whether the fit sees other classes than the evaluation."""

@@ -58,6 +58,13 @@ _PATH: Any = click.Path(path_type=Path)
 @click.option("--backbone", default="tiny", show_default=True, help="MODEL/TAG[@FILE] or a name.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--jobs", type=click.IntRange(1), help="Worker processes (default: by the backbone).")
+@click.option(
+    "--together",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Fit up to N seeds in one pass, where the method can; equal up to rounding.",
+)
 @click.option("--precision", default="fp32", show_default=True, help="fp32, bf16 or fp16.")
 @click.option(
     "--protocol",
@@ -126,6 +133,7 @@ def run_matrix(
     backbone: str = "tiny",
     device: str = "auto",
     jobs: int | None = None,
+    together: int = 1,
     precision: str = "fp32",
     protocol: str = "fair",
     val: str | None = None,
@@ -178,7 +186,7 @@ def run_matrix(
         _announce_work(plan, state)
         return _exit_code(plan, failed=0)
     count, threads = slots(backbone, device, jobs)
-    with LocalEngine(results, device, count, threads, force) as engine:
+    with LocalEngine(results, device, count, threads, force, together) as engine:
         engine.warm(len(state.todo))
         _drop_unreadable(plan, state)
         _announce(plan, state, results)

@@ -82,6 +82,7 @@ class LocalEngine:
     jobs: int = 1
     threads: int | None = None
     force: bool = False
+    together: int = 1
     _events: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = field(default_factory=queue.Queue)
     _workers: list[_Worker] = field(default_factory=list)
     _fitted: set[str] = field(default_factory=set)
@@ -131,7 +132,7 @@ class LocalEngine:
         a long one. StoreError or missing weights end the run; what is written stays.
         """
         order = sorted(cells, key=lambda cell: -cell.shots) if self.jobs > 1 else cells
-        waiting = deque(by_fit(order))
+        waiting = deque(_joined(by_fit(order), self.together))
         tries: dict[str, int] = {}
         self.warm(len(waiting))
         for worker in self._workers:
@@ -182,7 +183,11 @@ class LocalEngine:
             for cell in stored:
                 worker.cells.remove(cell)
                 yield self._stored(cell)
-        if worker.cells:
+        fits = by_fit(worker.cells)
+        if len(fits) > 1:
+            # Fitted together: each is tried again alone.
+            waiting.extendleft(reversed(fits))
+        elif worker.cells:
             key = worker.cells[0].key()
             tries[key] = tries.get(key, 0) + 1
             if tries[key] == TRIES:
@@ -205,6 +210,21 @@ def by_fit(cells: Sequence[RunSpec]) -> list[Group]:
     for cell in cells:
         groups.setdefault(cell.fit_key(), []).append(cell)
     return list(groups.values())
+
+
+def _joined(groups: Sequence[Group], most: int) -> list[Group]:
+    """Up to `most` groups of the same method and settings on other seeds become one."""
+    joined: list[Group] = []
+    open_groups: dict[str, tuple[Group, int]] = {}
+    for group in groups:
+        kin = group[0].kin_key()
+        whole, count = open_groups.get(kin, ([], most))
+        if count >= most:
+            whole, count = [], 0
+            joined.append(whole)
+        whole += group
+        open_groups[kin] = whole, count + 1
+    return joined
 
 
 class EngineError(FsbenchError):
