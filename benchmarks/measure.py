@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from fewshot_bench.allocator import give_back_memory
-from fewshot_bench.meter import PeakMemory
+from fewshot_bench.peak_memory import PeakMemory
 from fewshot_bench.work import Work, counting
 
 Run = Callable[[], Any]

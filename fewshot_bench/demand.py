@@ -12,15 +12,14 @@ class Demand:
     """How often a cell has each of its images encoded.
 
     queries, support, validation: whether frozen features of these images are used. fixed: number of
-    fixed views per support image by a name of their crop. fresh: views per support image that only
-    this cell uses. adapted: images through an encoder that this fit changes, which nobody shares.
+    own views per support image by a name of their crop. adapted: images through an encoder that
+    this fit changes, which nobody shares.
     """
 
     queries: bool = True
     support: bool = False
     validation: bool = False
     fixed: Mapping[str, int] = field(default_factory=dict)
-    fresh: int = 0
     adapted: int = 0
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -68,8 +69,9 @@ class FeatureRows:
         if any(key not in table.places for key in keys):
             with alone(self._folder if lasting else None, f"{name} {about}"):
                 self._complete(name, table, keys, compute, meter, about if lasting else None)
-        for key in dict.fromkeys(keys):
-            meter.bill(f"{name} {key.hex()}", table.files[table.places[key][0]][1])
+        new = meter.unpaid(name, keys)
+        for file, rows in Counter(table.places[key][0] for key in new).items():
+            meter.pay(table.files[file][1].times(rows))
         found = _gathered(table, keys)
         self._forget()
         return found

@@ -145,6 +145,7 @@ class ImageView:
         rng: torch.Generator | None = None,
         *,
         normalize: bool = True,
+        start: int = 0,
     ) -> Tensor:
         """(count, n, width) features of augmented views; see `fewshot_bench.Images.views`."""
         backing = _backing(self)
@@ -152,7 +153,8 @@ class ImageView:
         drawn = {"scale": augment.scale, "ratio": augment.ratio, "flip": augment.flip}
         with backing.meter.phase(backing.phase):
             if rng is None:
-                flat = _fixed_views(backing, count, augment, drawn | {"kind": "fixed views"})
+                numbers = range(start, start + count)
+                flat = _own_views(backing, numbers, augment, drawn | {"kind": "own views"})
             else:
                 flat = _drawn_views(backing, draw_passes(count, rng), augment, drawn)
         features = flat.to(backing.source.backbone.device)
@@ -177,11 +179,13 @@ def _drawn_views(
     return backing.store.get(content, compute, backing.meter, name, lasting=lasting)
 
 
-def _fixed_views(backing: _Backing, count: int, augment: Augment, drawn: dict[str, Any]) -> Tensor:
-    """(count * n, width): views that follow from an image's bytes and their number alone."""
+def _own_views(
+    backing: _Backing, numbers: range, augment: Augment, drawn: dict[str, Any]
+) -> Tensor:
+    """(numbers * n, width): views that follow from an image's bytes and their number alone."""
     digests = _digests(backing)
     images = [digests[index] for index in backing.order]
-    keys = [_view_key(digest, number) for number in range(count) for digest in images]
+    keys = [_view_key(digest, number) for number in numbers for digest in images]
 
     def compute(places: list[int]) -> Tensor:
         order = [backing.order[place % len(images)] for place in places]

@@ -18,8 +18,9 @@ from fewshot_bench.context import Context
 from fewshot_bench.errors import ContractError
 from fewshot_bench.evaluate import check_logits, metrics
 from fewshot_bench.features import accounted, image_view, open_views, shots_view
-from fewshot_bench.meter import Meter, ParameterObserver, PeakMemory
+from fewshot_bench.meter import Meter, ParameterObserver
 from fewshot_bench.method import Classifier, Method, Together
+from fewshot_bench.peak_memory import PeakMemory
 from fewshot_bench.published.picks import verified_picks
 from fewshot_bench.question import Question, answering
 from fewshot_bench.record import Record

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import threading
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from fewshot_bench.allocator import give_back_memory
 from fewshot_bench.work import Work, count, counting
 
 PHASES = ("encode_support", "encode_text", "fit", "encode_queries", "predict")
@@ -35,6 +33,10 @@ class Cost:
     def __add__(self, other: Cost) -> Cost:
         pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
         return Cost(*(mine + theirs for mine, theirs in pairs))
+
+    def times(self, count: int) -> Cost:
+        """The cost of doing it `count` times."""
+        return Cost(*(part * count for part in dataclasses.astuple(self)))
 
     @property
     def work(self) -> Work:
@@ -113,6 +115,7 @@ class Meter:
         self._elapsed: dict[str, Cost] = {}
         self._stack: list[tuple[str, Cost, Cost]] = []
         self._priced: set[str] = set()
+        self._paid: dict[str, set[bytes]] = {}
         self.images_seen = 0
         self.images_encoded = 0
         self.images_computed = 0
@@ -167,6 +170,17 @@ class Meter:
         if key in self._priced:
             return
         self._priced.add(key)
+        self.pay(cost)
+
+    def unpaid(self, name: str, keys: Iterable[bytes]) -> set[bytes]:
+        """Those of `keys` under `name` that this cell has not paid for yet; from now on it has."""
+        paid = self._paid.setdefault(name, set())
+        new = set(keys) - paid
+        paid |= new
+        return new
+
+    def pay(self, cost: Cost) -> None:
+        """Add a price to the phase that is open."""
         self.images_encoded += cost.images
         self._owed.add(cost.work)
         name = self._stack[-1][0]
@@ -252,49 +266,3 @@ class ParameterObserver:
     def source(self) -> str:
         """`observed` at the optimizer, or `declared` by the method."""
         return "declared" if not self._seen and self.declared is not None else "observed"
-
-
-class PeakMemory:
-    """Peak memory of a stretch of work in MiB: the device's allocator, or the resident set."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self.megabytes = 0.0
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Measure inside."""
-        if self._device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self._device)
-            try:
-                yield
-            finally:
-                self.megabytes = torch.cuda.max_memory_allocated(self._device) / 2**20
-            return
-        with _sampled_resident_set() as peak:
-            yield
-        self.megabytes = peak[0] / 2**20
-
-
-@contextmanager
-def _sampled_resident_set(interval: float = 0.02) -> Iterator[list[float]]:
-    """The largest resident set, looked at every `interval` seconds and at both ends."""
-    import psutil
-
-    give_back_memory()
-    process = psutil.Process()
-    peak = [float(process.memory_info().rss)]
-    done = threading.Event()
-
-    def look() -> None:
-        while not done.wait(interval):
-            peak[0] = max(peak[0], process.memory_info().rss)
-
-    watcher = threading.Thread(target=look, name="fsbench-memory", daemon=True)
-    watcher.start()
-    try:
-        yield peak
-    finally:
-        done.set()
-        watcher.join()
-        peak[0] = max(peak[0], process.memory_info().rss)

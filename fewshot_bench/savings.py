@@ -61,13 +61,13 @@ def savings(cells: Sequence[RunSpec], datasets: Mapping[str, Dataset]) -> Saving
         found.fits += first
         found.alone += _alone(demand, split)
         found.adapted += demand.adapted * first + (0 if demand.queries else len(split.test))
-        once.add(demand, split, cell, first)
+        once.add(demand, split, cell)
     found.shared = once.images
     return found
 
 
 def _alone(demand: Demand, split: Split) -> int:
-    views = sum(demand.fixed.values()) + demand.fresh
+    views = sum(demand.fixed.values())
     parts = (
         demand.queries * len(split.test),
         demand.support * len(split.train),
@@ -83,14 +83,13 @@ class _Once:
     def __init__(self) -> None:
         self._seen: set[tuple[str, str, str]] = set()
         self._views: dict[tuple[str, str, str], int] = {}
-        self._fresh = 0
 
     @property
     def images(self) -> int:
         """How many encodings."""
-        return len(self._seen) + sum(self._views.values()) + self._fresh
+        return len(self._seen) + sum(self._views.values())
 
-    def add(self, demand: Demand, split: Split, cell: RunSpec, first: bool) -> None:
+    def add(self, demand: Demand, split: Split, cell: RunSpec) -> None:
         """Add what one cell needs."""
         if demand.queries:
             self._see(cell.target or cell.dataset, split.test)
@@ -102,7 +101,6 @@ class _Once:
             for item in split.train:
                 key = (cell.dataset, item.id, crop)
                 self._views[key] = max(count, self._views.get(key, 0))
-        self._fresh += demand.fresh * len(split.train) * first
 
     def _see(self, dataset: str, items: Iterable[Item]) -> None:
         self._seen.update((dataset, item.id, "") for item in items)

@@ -107,12 +107,14 @@ class Images(Protocol):
         rng: torch.Generator | None = None,
         *,
         normalize: bool = True,
+        start: int = 0,
     ) -> Tensor:
         """(count, n, width) frozen features of `count` augmented views of every image.
 
-        With `rng` they are fresh: it gives one number per pass, as for `batches`. Without, they
-        are fixed: the first, second ... view of an image is the same for all methods, shots and
-        seeds, and each is encoded once for all of them. Either way they are billed at their cost.
+        With `rng` they are drawn: it gives one number per pass, as for `batches`. Without, they
+        are the image's own views from number `start` on, which follow from its bytes and the
+        number: the same for all methods, shots and seeds, each encoded once for all of them.
+        Either way they are billed at their cost.
         """
         ...
 

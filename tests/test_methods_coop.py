@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from fsbench_methods.coop import CoOp
-from fsbench_methods.training import epoch_views, minibatches, steps_per_epoch
+from fsbench_methods.training import epoch_views, minibatches, steps_per_epoch, views_in_turn
 
 from fewshot_bench import Task, UnsupportedBackboneError, UsageError
 from fewshot_bench.context import Context
@@ -82,10 +82,10 @@ def test_epochs_follow_the_shots() -> None:
 
 
 def test_views_are_spread_over_the_shots() -> None:
-    views = {shots: CoOp().views_for(shots) for shots in (1, 2, 4, 8, 16, 100)}
+    views = {shots: CoOp(class_views=64).views_for(shots) for shots in (1, 2, 4, 8, 16, 100)}
     assert views == {1: 50, 2: 32, 4: 16, 8: 8, 16: 4, 100: 1}
-    assert CoOp(class_views=0).views_for(4) == 0
-    assert CoOp(epochs=3).views_for(1) == 3
+    assert CoOp().views_for(4) == 100
+    assert CoOp(epochs=3, class_views=64).views_for(1) == 3
 
 
 def test_a_short_last_batch_is_dropped_only_beside_a_full_one() -> None:
@@ -99,14 +99,14 @@ def test_a_short_last_batch_is_dropped_only_beside_a_full_one() -> None:
 def test_a_whole_fit_equals_plain_training_on_the_same_views() -> None:
     backbone = random_backbone()
     task = random_task(backbone)
-    method = CoOp(epochs=4, batch_size=8, context_tokens=3, lr=0.1, class_views=0)
+    method = CoOp(epochs=4, batch_size=8, context_tokens=3, lr=0.1)
     classifier = method.fit(task, backbone, context())
     ctx = context()
     tower = backbone.text_tower()
     plain = method.initial_context(6, backbone, tower, ctx).requires_grad_()
     optimizer = torch.optim.SGD([plain], lr=0.1, momentum=0.9, weight_decay=5e-4)
-    order, augment = ctx.rng("order"), ctx.rng("augment")
-    views = task.train.views(4, None, augment)  # type: ignore[arg-type]
+    order = ctx.rng("order")
+    views = task.train.views(4, None)  # type: ignore[arg-type]
     for features, rate in zip(views, reference.dassl_rates(0.1, 1e-5, 4), strict=True):
         optimizer.param_groups[0]["lr"] = rate
         for index in torch.randperm(18, generator=order).split(8)[:2]:
@@ -141,17 +141,17 @@ def test_where_memory_is_short_the_same_numbers_come_out(monkeypatch: pytest.Mon
 def test_views_are_asked_for_in_bounded_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fsbench_methods.training.VIEW_BYTES", 4 * 24 * 18 * 3)
     task = random_task(random_backbone())
-    rng = torch.Generator().manual_seed(0)
-    views = list(epoch_views(task.train, 7, None, rng, 24))  # type: ignore[arg-type]
+    views = list(epoch_views(task.train, 7, None, 24, start=2))  # type: ignore[arg-type]
+    assert torch.equal(torch.stack(views), task.train.views(7, None, start=2))  # type: ignore[arg-type]
     assert [view.shape for view in views] == [(18, 24)] * 7
     assert not torch.equal(views[0], views[3])
 
 
-def test_fixed_views_are_taken_in_turn() -> None:
+def test_few_views_are_taken_in_turn() -> None:
     task = random_task(random_backbone())
     rng = torch.Generator().manual_seed(0)
-    fixed = task.train.views(3, None, None)  # type: ignore[arg-type]
-    taken = torch.stack(list(epoch_views(task.train, 7, None, rng, 24, 3)))  # type: ignore[arg-type]
+    fixed = task.train.views(3, None)  # type: ignore[arg-type]
+    taken = torch.stack(list(views_in_turn(task.train, 7, None, rng, 3)))  # type: ignore[arg-type]
     assert taken.shape == (7, 18, 24)
     for start in (0, 3):
         round_ = taken[start : start + 3]

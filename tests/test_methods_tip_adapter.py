@@ -96,12 +96,12 @@ def test_logits_and_keys_equal_the_reference(method: Any) -> None:
 def test_training_the_keys_equals_plain_training_on_the_same_views() -> None:
     backbone = random_backbone()
     task = random_task(backbone, shots=5)
-    method = TipAdapterF(epochs=3, batch_size=16, lr=0.01, train_views=0)
+    method = TipAdapterF(epochs=3, batch_size=16, lr=0.01)
     trained = method.fit(task, backbone, context())
     ctx = context()
     augment = Augment(scale=(0.5, 1.0))
     keys = reference.cache_keys(task.train.views(10, augment, normalize=False))
-    views, shuffle = task.train.views(3, augment, ctx.rng("augment")), ctx.rng("order")
+    views, shuffle = task.train.views(3, augment, start=10), ctx.rng("order")
     orders = [list(torch.randperm(30, generator=shuffle).split(16)) for _ in range(3)]
     expected = reference.train_keys(
         list(views),
@@ -164,11 +164,11 @@ def test_the_epoch_that_is_best_on_validation_is_kept() -> None:
     """On labels that contradict the support set training hurts, so the first epoch is best."""
     backbone = random_backbone()
     task = random_task(backbone)
-    wrong = random_shots(backbone, 6, 4, seed=1)
+    wrong = random_shots(backbone, 6, 40, seed=1)
     wrong.labels = (wrong.labels + 1) % 6
     hostile: Task = replace(task, val=wrong)
     kept, last = (
-        TipAdapterF(epochs=6, lr=0.3, select_epoch=rule, train_views=0).fit(  # type: ignore[arg-type]
+        TipAdapterF(epochs=6, lr=0.3, select_epoch=rule).fit(  # type: ignore[arg-type]
             hostile, backbone, context()
         )
         for rule in ("val", "last")

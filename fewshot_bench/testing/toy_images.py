@@ -120,9 +120,10 @@ class WatchedImages:
         rng: torch.Generator | None = None,
         *,
         normalize: bool = True,
+        start: int = 0,
     ) -> Tensor:
         """See `fewshot_bench.Images.views`."""
-        found: Tensor = self._view.views(count, augment, rng, normalize=normalize)
+        found: Tensor = self._view.views(count, augment, rng, normalize=normalize, start=start)
         return found
 
 

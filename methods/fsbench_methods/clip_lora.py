@@ -113,9 +113,8 @@ class ClipLora:
             return Demand(
                 queries=False, adapted=epochs * images + min(images, rest * self.batch_size)
             )
-        return Demand(
-            fresh=math.ceil(steps / steps_per_epoch(images, self.batch_size, drop_last=False))
-        )
+        epochs = math.ceil(steps / steps_per_epoch(images, self.batch_size, drop_last=False))
+        return Demand(fixed={"scale 0.08": epochs})
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> LoraClassifier:
         """Trains the updates for `iterations` steps per shot."""
@@ -234,8 +233,8 @@ class ClipLora:
         """Epochs of features of augmented views, for an image encoder that is not adapted."""
         count, size, labels = len(task.train), self.batch_size, task.train.labels
         epochs = math.ceil(total / steps_per_epoch(count, size, drop_last=False))
-        order, rng = ctx.rng("order"), ctx.rng("augment")
-        for features in epoch_views(task.train, epochs, Augment(), rng, backbone.embed_dim):
+        order = ctx.rng("order")
+        for features in epoch_views(task.train, epochs, Augment(), backbone.embed_dim):
             for index in minibatches(count, size, order, labels.device, drop_last=False):
                 yield features[index], labels[index]
 

@@ -36,6 +36,7 @@ from fsbench_methods.training import (
     set_rate,
     steps_per_epoch,
     unit,
+    views_in_turn,
 )
 
 _CODE = "CoOp (Zhou et al. 2022)"
@@ -91,11 +92,10 @@ class PromptClassifier:
 class CoOp:
     """Context optimization (Zhou et al. 2022): M context vectors are learned, the rest is frozen.
 
-    The frozen image encoder sees one augmented view of every support image per epoch; views are
-    encoded ahead of training. Every class has `class_views` of them, which are encoded once for
-    all shots and seeds; `class_views=0` draws a fresh one in every epoch as the official code
-    does, at up to fifty times the cost (docs/performance.md has accuracies of both). SGD, cosine
-    per epoch after one epoch at a constant low rate (Dassl's ConstantWarmupScheduler around
+    The frozen image encoder sees a new augmented view of every support image in every epoch; views
+    are encoded ahead of training, each once for all shots and seeds. `class_views` bounds how many
+    there are: up to fifty times cheaper, at some cost in accuracy (docs/performance.md). SGD,
+    cosine per epoch after one epoch at a constant low rate (Dassl's ConstantWarmupScheduler around
     CosineAnnealingLR(T_max=epochs)): epoch 0 runs at `warmup_lr`, epoch e >= 1 at
     lr * (1 + cos(pi (e - 1) / epochs)) / 2, because the cosine is first stepped at the end of
     epoch 1. The last checkpoint is kept. One schedule for all data sets: the official 50 epochs on
@@ -136,11 +136,11 @@ class CoOp:
         32, "images per step", unit="images", source="CoOp configs/trainers/CoOp"
     )
     class_views: int = hyper(
-        64,
-        "fixed augmented views per class, spread over its support images and taken in turn; "
-        "0: a fresh view of every image in every epoch",
+        0,
+        "augmented views per class, spread over its support images and taken in turn; "
+        "0: every image has a view of its own in every epoch, as in the official code",
         unit="views",
-        source="0: CoOp; 64: ours (docs/performance.md)",
+        source="ours",
     )
     init_std: float = hyper(0.02, "standard deviation of a random context", source="coop.py:90")
 
@@ -208,15 +208,13 @@ class CoOp:
         return self.epochs or by_shots
 
     def views_for(self, shots: int) -> int:
-        """Fixed views per support image; 0: fresh ones."""
-        return min(math.ceil(self.class_views / shots), self.epochs_for(shots))
+        """Views per support image: one per epoch, or fewer."""
+        epochs = self.epochs_for(shots)
+        return min(math.ceil(self.class_views / shots) or epochs, epochs)
 
     def demand(self, shots: int, classes: int) -> Demand:
         """Views of the support set and the queries."""
-        fixed = self.views_for(shots)
-        if fixed:
-            return Demand(fixed={"scale 0.08": fixed})
-        return Demand(fresh=self.epochs_for(shots))
+        return Demand(fixed={"scale 0.08": self.views_for(shots)})
 
     def rate(self, epoch: int, epochs: int) -> float:
         """Learning rate of an epoch, counted from 0."""
@@ -245,9 +243,10 @@ class CoOp:
         count, labels, done = len(task.train), task.train.labels, 0
         epochs = self.epochs_for(task.shots)
         total = epochs * steps_per_epoch(count, self.batch_size, drop_last=True)
-        views = epoch_views(
-            task.train, epochs, Augment(), ctx.rng("augment"), width, self.views_for(task.shots)
-        )
+        views = epoch_views(task.train, epochs, Augment(), width)
+        if self.views_for(task.shots) < epochs:
+            count, rng = self.views_for(task.shots), ctx.rng("augment")
+            views = views_in_turn(task.train, epochs, Augment(), rng, count)
         for epoch, features in enumerate(views):
             set_rate(optimizer, self.rate(epoch, epochs))
             for index in minibatches(count, self.batch_size, order, labels.device, drop_last=True):

@@ -123,8 +123,7 @@ class TipAdapterF:
     """Tip-Adapter-F (Zhang et al. 2022): the cache's keys are fine-tuned.
 
     Keys become a bias-free matrix in float32 (CLIP's own precision in the official code), trained
-    with AdamW on one augmented view per epoch at `init_beta` and `init_alpha`: the views of the
-    cache in turn, or with `train_views=0` a fresh one as in the official code. Then beta
+    with AdamW on one fresh augmented view per epoch at `init_beta` and `init_alpha`; then beta
     and alpha are searched as for `tip-adapter`. The last epoch is kept: the official code keeps
     the epoch that is best on the test set, which its author calls a mistake (issue 11);
     `select_epoch=val` chooses it on validation data instead. EuroSAT's 100 epochs are `epochs`.
@@ -147,12 +146,6 @@ class TipAdapterF:
     eps: float = hyper(1e-4, "epsilon of AdamW", source=f"{_CODE}, main.py:69")
     weight_decay: float = hyper(0.01, "weight decay of AdamW", source="torch's default for AdamW")
     batch_size: int = hyper(256, "images per step", unit="images", source=f"{_CODE}, main.py:173")
-    train_views: int = hyper(
-        10,
-        "fixed augmented views per support image, taken in turn; 0: a fresh one in every epoch",
-        unit="views",
-        source=f"0: {_CODE}; 10: the views of the cache's keys",
-    )
     select_epoch: Literal["last", "val"] = hyper(
         "last", "which epoch's keys are kept", source="Tip-Adapter issue 11"
     )
@@ -162,7 +155,7 @@ class TipAdapterF:
         _check(self)
         checks.require_choices(self)
         checks.require_positive(self, "epochs", "lr", "eps", "batch_size")
-        checks.require_not_negative(self, "weight_decay", "train_views")
+        checks.require_not_negative(self, "weight_decay")
 
     def quick(self) -> TipAdapterF:
         """A short schedule for the conformance kit."""
@@ -170,9 +163,7 @@ class TipAdapterF:
 
     def demand(self, shots: int, classes: int) -> Demand:
         """Views of the support set, validation images and queries."""
-        fixed = max(self.views, min(self.train_views, self.epochs))
-        fresh = 0 if self.train_views else self.epochs
-        return Demand(validation=True, fixed={f"scale {self.crop}": fixed}, fresh=fresh)
+        return Demand(validation=True, fixed={f"scale {self.crop}": self.views + self.epochs})
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> CacheClassifier:
         """Builds the cache, trains its keys, and searches its constants."""
@@ -205,13 +196,9 @@ class TipAdapterF:
         count, step = len(task.train), 0
         total = self.epochs * steps_per_epoch(count, self.batch_size, drop_last=False)
         best = _BestKeys(task.val if self.select_epoch == "val" else None)
+        # The cache's keys are made of the first `views` of them.
         views = epoch_views(
-            task.train,
-            self.epochs,
-            _augment(self),
-            ctx.rng("augment"),
-            keys.shape[1],
-            self.train_views,
+            task.train, self.epochs, _augment(self), keys.shape[1], start=self.views
         )
         for features in views:
             for index in minibatches(count, self.batch_size, order, keys.device, drop_last=False):

@@ -64,31 +64,26 @@ def steps_per_epoch(count: int, size: int, *, drop_last: bool) -> int:
 
 
 def epoch_views(
-    images: Images,
-    epochs: int,
-    augment: Augment,
-    rng: torch.Generator,
-    width: int,
-    fixed: int = 0,
+    images: Images, epochs: int, augment: Augment, width: int, *, start: int = 0
 ) -> Iterator[Tensor]:
-    """One (n, width) tensor of unit features of an augmented view per epoch.
+    """One (n, width) tensor of unit features per epoch: every image's own next view, from `start`.
 
-    With `fixed` > 0 every image has that many fixed views, which all methods, shots and seeds
-    share; it takes them in turn, in an order of its own that is drawn anew for every round.
-    Without, views are fresh; they are asked for in chunks of at most `VIEW_BYTES`, so that long
-    schedules on large support sets fit in memory; the chunks depend on the sizes alone.
+    They are asked for in chunks of at most `VIEW_BYTES`, so that long schedules on large support
+    sets fit in memory; the chunks depend on the sizes alone.
     """
-    if fixed:
-        yield from _in_turn(images, epochs, augment, rng, min(fixed, epochs))
-        return
     chunk = max(1, VIEW_BYTES // (4 * width * len(images)))
-    for start in range(0, epochs, chunk):
-        yield from images.views(min(chunk, epochs - start), augment, rng, normalize=True)
+    for first in range(0, epochs, chunk):
+        count = min(chunk, epochs - first)
+        yield from images.views(count, augment, normalize=True, start=start + first)
 
 
-def _in_turn(
+def views_in_turn(
     images: Images, epochs: int, augment: Augment, rng: torch.Generator, count: int
 ) -> Iterator[Tensor]:
+    """One (n, width) tensor of unit features per epoch, from `count` views of every image.
+
+    An image takes its views in turn, in an order of its own that is drawn anew for every round.
+    """
     views = images.views(count, augment, normalize=True)
     every = torch.arange(len(images), device=views.device)
     for start in range(0, epochs, count):

@@ -97,9 +97,10 @@ class MemoryShots:
         rng: torch.Generator | None = None,
         *,
         normalize: bool = True,
+        start: int = 0,
     ) -> Tensor:
-        rng = rng or torch.Generator().manual_seed(99)
-        views = [self.backbone.encode_image(_augmented(self.pixels, rng)) for _ in range(count)]
+        streams = [rng or torch.Generator().manual_seed(99 + start + i) for i in range(count)]
+        views = [self.backbone.encode_image(_augmented(self.pixels, one)) for one in streams]
         return F.normalize(torch.stack(views), dim=-1) if normalize else torch.stack(views)
 
 
