@@ -161,20 +161,21 @@ def test_selection_is_counted() -> None:
 
 
 def test_the_epoch_that_is_best_on_validation_is_kept() -> None:
-    """On labels that contradict the support set training hurts, so the first epoch is best."""
+    """On labels that contradict the support set training often hurts; its last epoch is last."""
     backbone = random_backbone()
     task = random_task(backbone)
-    wrong = random_shots(backbone, 6, 40, seed=1)
+    wrong = random_shots(backbone, 6, 4, seed=1)
     wrong.labels = (wrong.labels + 1) % 6
     hostile: Task = replace(task, val=wrong)
-    kept, last = (
-        TipAdapterF(epochs=6, lr=0.3, select_epoch=rule).fit(  # type: ignore[arg-type]
-            hostile, backbone, context()
-        )
-        for rule in ("val", "last")
-    )
-    assert not torch.equal(kept.cache.keys, last.cache.keys)
-    assert not kept.cache.keys.requires_grad
+    epochs = []
+    for seed in range(6):
+        ctx = Context(seed, CPU)
+        kept = TipAdapterF(epochs=6, lr=0.3, select_epoch="val").fit(hostile, backbone, ctx)
+        last = TipAdapterF(epochs=6, lr=0.3).fit(hostile, backbone, Context(seed, CPU))
+        epochs.append(ctx.notes["epoch"])
+        assert torch.equal(kept.cache.keys, last.cache.keys) == (epochs[-1] == 5)
+        assert not kept.cache.keys.requires_grad
+    assert min(epochs) < 5
 
 
 @pytest.mark.parametrize("kind", [TipAdapter, TipAdapterF], ids=lambda kind: kind.name)
