@@ -161,17 +161,17 @@ def test_selection_is_counted() -> None:
 
 
 def test_the_epoch_that_is_best_on_validation_is_kept() -> None:
-    """On labels that contradict the support set training often hurts; its last epoch is last."""
+    """On labels that contradict the support set, the best epoch is often not the last one."""
     backbone = random_backbone()
     task = random_task(backbone)
     wrong = random_shots(backbone, 6, 4, seed=1)
     wrong.labels = (wrong.labels + 1) % 6
     hostile: Task = replace(task, val=wrong)
     epochs = []
-    for seed in range(6):
-        ctx = Context(seed, CPU)
-        kept = TipAdapterF(epochs=6, lr=0.3, select_epoch="val").fit(hostile, backbone, ctx)
-        last = TipAdapterF(epochs=6, lr=0.3).fit(hostile, backbone, Context(seed, CPU))
+    for lr in (0.1, 0.3, 1.0):
+        ctx = context()
+        kept = TipAdapterF(epochs=6, lr=lr, select_epoch="val").fit(hostile, backbone, ctx)
+        last = TipAdapterF(epochs=6, lr=lr).fit(hostile, backbone, context())
         epochs.append(ctx.notes["epoch"])
         assert torch.equal(kept.cache.keys, last.cache.keys) == (epochs[-1] == 5)
         assert not kept.cache.keys.requires_grad
