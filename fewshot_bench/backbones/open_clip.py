@@ -84,20 +84,23 @@ class OpenClipBackbone:
 
     def tokenize(self, prompts: Sequence[str]) -> Tensor:
         """(n, context) int64 token ids; a prompt longer than the context is an error."""
-        self._check_lengths(prompts)
-        return self.tokenizer(list(prompts)).to(self.device)
+        tokens = self.tokenizer(list(prompts))
+        self._check_lengths(prompts, tokens)
+        return tokens.to(self.device)
 
-    def _check_lengths(self, prompts: Sequence[str]) -> None:
+    def _check_lengths(self, prompts: Sequence[str], tokens: Tensor) -> None:
         """open_clip cuts long prompts without a word; a cut class name would be a wrong number."""
         encode = getattr(self.tokenizer, "encode", None)
         context = getattr(self.tokenizer, "context_length", None)
         if encode is None or not context:
             return
-        for prompt in prompts:
-            if len(encode(prompt)) + 2 > context:
+        # Only a prompt that fills the context may have been cut.
+        for index in tokens[:, -1].nonzero().flatten().tolist():
+            length = len(encode(prompts[index])) + 2
+            if length > context:
                 raise UsageError(
-                    f"prompt '{prompt[:60]}...' has {len(encode(prompt)) + 2} tokens, the text "
-                    f"encoder reads {context}; shorten the class name or the template"
+                    f"prompt '{prompts[index][:60]}...' has {length} tokens, the text encoder "
+                    f"reads {context}; shorten the class name or the template"
                 )
 
     def autocast(self) -> Any:
