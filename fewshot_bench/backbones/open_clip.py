@@ -10,14 +10,15 @@ from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from fewshot_bench.allocator import keep_freed_memory
+from fewshot_bench.backbones.module_facts import activation_name, split_transform
 from fewshot_bench.backbones.protocol import ImageTower, TextTower
 from fewshot_bench.backbones.text_tower import TextTower as FunctionalTextTower
 from fewshot_bench.backbones.text_tower import read_text_tower
 from fewshot_bench.backbones.vision_tower import VisionTower, read_vision_tower
-from fewshot_bench.errors import ContractError, UnsupportedBackboneError, UsageError
+from fewshot_bench.errors import UnsupportedBackboneError, UsageError
 from fewshot_bench.task import Vocabulary
 from fewshot_bench.work import count, shared_text, unnoticed
 
@@ -47,7 +48,7 @@ class OpenClipBackbone:
         self.module: Any = module.to(device).eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self._sealed = tokenizer
-        self._steps, self._mean, self._std = _split_transform(transform, name)
+        self._steps, self._mean, self._std = split_transform(transform, name)
         size = module.visual.image_size
         self.image_size: tuple[int, int] = (size, size) if isinstance(size, int) else tuple(size)
         self.logit_scale = float(module.logit_scale.exp().mean())
@@ -55,7 +56,7 @@ class OpenClipBackbone:
         self.weights_digest = self._digest_weights()
         self._image_tower: VisionTower | UnsupportedBackboneError | None = None
         self._text_tower: FunctionalTextTower | UnsupportedBackboneError | None = None
-        self.activation = _activation_name(module)
+        self.activation = activation_name(module)
 
     @property
     def device(self) -> torch.device:
@@ -284,20 +285,3 @@ def _update(sha: Any, name: str, tensor: Tensor) -> None:
     data = tensor.detach().cpu().contiguous()
     sha.update(f"{name} {data.dtype} {tuple(data.shape)}".encode())
     sha.update(data.view(-1).view(torch.uint8).numpy())
-
-
-def _split_transform(transform: Any, name: str) -> tuple[list[Any], list[float], list[float]]:
-    """The PIL steps of an open_clip transform, and the mean and std of its last step."""
-    from torchvision.transforms import Normalize, ToTensor
-
-    steps = list(transform.transforms)
-    if not isinstance(steps[-2], ToTensor) or not isinstance(steps[-1], Normalize):
-        raise ContractError(
-            f"{name}: expected the transform to end in ToTensor and Normalize, got {steps[-2:]}"
-        )
-    return steps[:-2], list(steps[-1].mean), list(steps[-1].std)
-
-
-def _activation_name(module: nn.Module) -> str:
-    names = {type(child).__name__ for child in module.modules() if "GELU" in type(child).__name__}
-    return "+".join(sorted(names)) or "other"

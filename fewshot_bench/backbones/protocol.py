@@ -45,6 +45,10 @@ class FusedAdapter(Adapter, Protocol):
 
     runs: int
 
+    def adapts(self, site: Site) -> bool:
+        """Whether there is an update at `site`."""
+        ...
+
     def add(self, sites: Sequence[Site], x: Tensor, product: Tensor) -> Tensor:
         """`product` plus the updates of `sites`, whose outputs lie side by side in it.
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from fewshot_bench.backbones.attention import attend, attend_pooled
-from fewshot_bench.backbones.blocks import Block
+from fewshot_bench.backbones.blocks import Block, quick_gelu, quick_mlp
 from fewshot_bench.backbones.flops import block_flops, gradient_flops
 from fewshot_bench.backbones.layout import Layout
 from fewshot_bench.backbones.protocol import Adapter, Encoder, FusedAdapter, Site
@@ -130,8 +130,16 @@ class _Pass:
         return torch.cat([part if d is None else part + d for part, d in pairs], dim=-1)
 
     def _mlp(self, x: Tensor) -> Tensor:
+        if self.block.activation is quick_gelu and not self._adapted("fc", "proj"):
+            return quick_mlp(x, self.block)
         hidden = self.block.activation(self._product(("fc",), x))
         return self._product(("proj",), hidden)
+
+    def _adapted(self, *matrices: str) -> bool:
+        """Whether an adapter may add to one of these matrices."""
+        if self.fused is None:
+            return self.adapter is not None
+        return any(self.fused.adapts(Site(self.encoder, self.layer, one)) for one in matrices)
 
     def _attend(self, qkv: Tensor) -> Tensor:
         """(runs * t, 3 width) to (runs * t, width)."""

@@ -173,6 +173,10 @@ class LowRank:
         kept = 1.0 if self.dropout is None else 1.0 - self.dropout.rate
         object.__setattr__(self, "_gain", self.scaling / kept)
 
+    def adapts(self, site: Site) -> bool:
+        """Whether there is an update at `site`."""
+        return site in self.factors
+
     def add(self, sites: Sequence[Site], x: Tensor, product: Tensor) -> Tensor:
         """`product` (..., sum of d_out) plus the updates at `sites`, which share the input x."""
         width = product.shape[-1] // len(sites)
