@@ -100,12 +100,17 @@ def search(
     size = _block(features.device, max(len(cache.keys), len(alphas) * cache.classes))
     parts = (torch.split(whole, size) for whole in (features, labels, zero_shot))
     for block, targets, base in zip(*parts, strict=True):
-        affinity = cache.affinity(block)
-        own = targets[None, :, None].expand(len(alphas), -1, 1)
+        affinity, own = cache.affinity(block), targets[:, None]
+        activation = torch.empty_like(affinity)
+        logits = base.new_empty(len(alphas), *base.shape)
         for row, beta in enumerate(betas):
-            logits = base + weights * cache.logits(affinity, beta)
-            right = logits.gather(-1, own).squeeze(-1) >= logits.amax(dim=-1)
-            counts[row] += right.sum(dim=-1)
+            torch.mul(affinity, beta, out=activation)
+            cached = cache.per_class(activation.sub_(beta).exp_())
+            torch.mul(weights, cached, out=logits)
+            largest = logits.add_(base).amax(dim=-1)
+            # The same two roundings as for all classes.
+            true = weights[:, 0] * cached.gather(1, own).T + base.gather(1, own).T
+            counts[row] += (true >= largest).sum(dim=-1)
     flat = counts.flatten().cpu().numpy()
     best = int(np.argmax(flat))
     return Choice(betas[best // len(alphas)], alphas[best % len(alphas)], int(flat[best]))
