@@ -64,3 +64,8 @@ def test_marks_stand_in_every_table() -> None:
 def test_overrides_label_their_row() -> None:
     table = build([make(), make(overrides={"rank": 4}, options={"rank": 4})])
     assert [row.label for row in table.rows] == ["coop", "coop[rank=4]"]
+
+
+def test_versions_of_two_methods_are_no_difference() -> None:
+    records = [make(method_version="3"), make("zero-shot", method_version="1")]
+    assert [row.label for row in build(records).rows] == ["coop", "zero-shot"]

@@ -109,9 +109,7 @@ _LOCAL: tuple[tuple[str, Callable[[Record], Hashable], Callable[[Record], str]],
 def assign_rows(records: Sequence[Record]) -> dict[str, tuple[Row, list[Record]]]:
     """Records by row label: the method with its overrides, and what differs between records."""
     differing = [
-        name
-        for name in (*CONDITIONS, "method_version")
-        if len({condition(record.spec, name) for record in records}) > 1
+        name for name in CONDITIONS if len({condition(record.spec, name) for record in records}) > 1
     ]
     labels = _local_labels(records)
     rows: dict[str, tuple[Row, list[Record]]] = {}
@@ -151,6 +149,8 @@ def _labeled(record: Record) -> list[tuple[str, Hashable, str]]:
     """What may tell a record from others: (name, where it must be equal, value)."""
     spec = record.spec
     found: list[tuple[str, Hashable, str]] = [
+        # Versions of one method differ; those of two methods have nothing to do with each other.
+        ("method_version", spec.label, spec.method_version),
         ("own data", spec.dataset, own_data(spec)),
         ("revision", spec.dataset, spec.revision),
     ]
