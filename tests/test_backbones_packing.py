@@ -128,7 +128,7 @@ def test_flops_agree_with_torch(backbone: Any, recompute: bool) -> None:
     # Toy widths: low-rank products are a few percent here, and attention counts differently.
     assert done.flops == pytest.approx(counter.get_total_flops(), rel=0.15)
     assert (done.images, done.text_tokens) == (4, packed.tokens)
-    assert packed.tokens < 8 * len(PROMPTS)
+    assert packed.tokens < 77 * len(PROMPTS) / 5
 
 
 def test_work_is_told_to_all_who_listen() -> None:

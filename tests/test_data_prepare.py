@@ -260,7 +260,7 @@ def test_the_lock_of_a_dead_process_is_taken_over(shop: Shop, how: str) -> None:
 
 
 def test_the_lock_of_a_living_process_is_waited_for(shop: Shop) -> None:
-    shop.sell([shop.archive(tar(images(3, 100_000)), piece=30_000, pause=0.1)])
+    shop.sell([shop.archive(tar(images(3, 100_000)), piece=30_000, pause=0.4)])
     first = shop.start(stdout=subprocess.DEVNULL)
     wait_until(lambda: shop.part().exists())
     result = shop.prepare()

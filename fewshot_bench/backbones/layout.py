@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# A group of sequences costs as much as computing this many tokens more.
-GROUP_TOKENS = {"cpu": 8, "other": 1024}
+# A group of sequences costs as much as computing this many tokens more, in a model this wide.
+GROUP_TOKENS, GROUP_WIDTH = {"cpu": 8, "other": 1024}, 512
 
 
 @dataclass(frozen=True)
@@ -106,14 +106,16 @@ class Packing:
         return self.layout.prefix + len(self.rows)
 
 
-def pack(prefix: int, end: Tensor, width: int) -> Packing:
+def pack(prefix: int, end: Tensor, width: int, model_width: int = GROUP_WIDTH) -> Packing:
     """Packs suffixes (n, width) that end at index `end` (n,), behind `prefix` shared tokens.
 
-    Reads the lengths on the host, so it is done once per task and not once per step.
+    The narrower the model, the more padding is cheaper than another group. Reads the lengths on
+    the host, so it is done once per task and not once per step.
     """
     ends = end.tolist()
     index = torch.arange(width)
-    members = _by_length(ends, GROUP_TOKENS["cpu" if end.device.type == "cpu" else "other"])
+    tokens = GROUP_TOKENS["cpu" if end.device.type == "cpu" else "other"]
+    members = _by_length(ends, round(tokens * (GROUP_WIDTH / model_width) ** 2))
     rows, pooled, row = [], [], prefix
     for group, length in members:
         starts = torch.tensor(group) * width

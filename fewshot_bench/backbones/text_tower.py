@@ -64,7 +64,7 @@ class TextTower:
         end = tokens.argmax(dim=-1)
         length = int(end.max()) + 1
         shared = _shared_prefix(tokens[:, :length], end)
-        packing = pack(shared, end - shared, length - shared)
+        packing = pack(shared, end - shared, length - shared, self.width)
         ids = torch.cat([tokens[0, :shared], tokens[:, shared:length].flatten()[packing.rows]])
         places = torch.cat([torch.arange(shared, device=ids.device), packing.positions])
         return PackedText(self.embed(ids) + self.positions[places], packing)
@@ -88,7 +88,7 @@ class TextTower:
                 f"a prompt has {prefix + length} tokens, the text encoder reads "
                 f"{self.context_length}; shorten the class names, template or context"
             )
-        return pack(prefix, end, length)
+        return pack(prefix, end, length, self.width)
 
     def encode_embeddings(
         self,
