@@ -133,7 +133,7 @@ class FeatureRows:
         rows = torch.frombuffer(bytearray(b"".join(keys)), dtype=torch.uint8).view(-1, KEY)
         metadata = {
             "context": name,
-            "sha256": _digest(rows, features),
+            "sha256": tensors_digest(rows, features),
             "cost": json.dumps(dataclasses.asdict(share)),
             "dataset": about,
         }
@@ -174,7 +174,7 @@ def _read(file: Path, name: str) -> tuple[list[bytes], Tensor, Cost] | None:
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata()
             features, rows = opened.get_tensor("features"), opened.get_tensor("keys")
-        if metadata["context"] != name or metadata["sha256"] != _digest(rows, features):
+        if metadata["context"] != name or metadata["sha256"] != tensors_digest(rows, features):
             return None
         cost = Cost(**json.loads(metadata["cost"]))
         cache_folder.touch(file)
@@ -183,7 +183,8 @@ def _read(file: Path, name: str) -> tuple[list[bytes], Tensor, Cost] | None:
         return None
 
 
-def _digest(*tensors: Tensor) -> str:
+def tensors_digest(*tensors: Tensor) -> str:
+    """SHA-256 over the bytes of tensors, one after the other."""
     sha = hashlib.sha256()
     for tensor in tensors:
         sha.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())

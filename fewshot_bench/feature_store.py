@@ -10,11 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fewshot_bench import cache_folder
-from fewshot_bench.feature_rows import FeatureRows
+from fewshot_bench.feature_rows import FeatureRows, tensors_digest
 from fewshot_bench.meter import Cost, Meter
 from fewshot_bench.turns import alone
 
@@ -81,7 +80,7 @@ class FeatureStore:
         try:
             with safe_open(path, framework="pt") as file:
                 metadata, features = file.metadata(), file.get_tensor("features")
-            if metadata["key"] != key or metadata["sha256"] != _digest(features):
+            if metadata["key"] != key or metadata["sha256"] != tensors_digest(features):
                 return None
             cache_folder.touch(path)
             return features, Cost(**json.loads(metadata["cost"]))
@@ -97,16 +96,10 @@ class FeatureStore:
             return
         metadata = {
             "key": key,
-            "sha256": _digest(features),
+            "sha256": tensors_digest(features),
             "cost": json.dumps(dataclasses.asdict(cost)),
             "dataset": about,
         }
         data = save({"features": features.contiguous()}, metadata)
         with suppress(OSError):
             cache_folder.write(path, data)
-
-
-def _digest(features: Tensor) -> str:
-    return hashlib.sha256(
-        features.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-    ).hexdigest()
