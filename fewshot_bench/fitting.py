@@ -18,6 +18,7 @@ from fewshot_bench.context import Context
 from fewshot_bench.errors import ContractError
 from fewshot_bench.evaluate import check_logits, metrics
 from fewshot_bench.features import accounted, image_view, open_views, shots_view
+from fewshot_bench.incidents import Incidents
 from fewshot_bench.meter import Meter, ParameterObserver
 from fewshot_bench.method import Classifier, Method, Together
 from fewshot_bench.peak_memory import PeakMemory
@@ -59,6 +60,7 @@ class Fit:
         self.meter = Meter(self.backbone.device)
         self.observer = ParameterObserver()
         self.memory = PeakMemory(self.backbone.device)
+        self.incidents = Incidents()
         self.runs = 1
         self.seed = derive(spec.train_seed, spec.dataset, spec.shots)
         self.context = Context(self.seed, self.backbone.device, spec.precision, progress)
@@ -119,6 +121,7 @@ class Fit:
         # What stands here after the fit is the share of the fit in every evaluation.
         self.spent = copy.deepcopy(vars(self.meter))
         self.said = copy.deepcopy((self.context.notes, self.context.selection))
+        self.happened = self.incidents.copy()
 
     def _accounted(self) -> AbstractContextManager[None]:
         return accounted(self.session.features, self.meter)
@@ -142,6 +145,7 @@ class Fit:
         """The outcome of one cell."""
         vars(self.meter).update(copy.deepcopy(self.spent))
         self.context.notes, self.context.selection = copy.deepcopy(self.said)
+        self.incidents = self.happened.copy()
         target = self.session.target(spec)
         card = target.card()
         question = Question.evaluated(card, spec)
@@ -166,6 +170,7 @@ class Fit:
             timings=self.meter.timings(),
             environment=self._environment(spec),
             notes=self.context.notes | ({"printed": said} if said else {}),
+            incidents=tuple(self.incidents),
         )
         return Outcome(record, logits, split)
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from fewshot_bench.errors import StoreError
 from fewshot_bench.spec import RunSpec
 
-SCHEMA = 1
+SCHEMA = 2
 Status = Literal["done", "failed", "inapplicable"]
 STATUSES = ("done", "failed", "inapplicable")
-KEYS = ("schema", "spec", "split", "status", "metrics", "footprint", "timings", "environment")
+OBJECTS = ("spec", "split", "metrics", "footprint", "timings", "environment", "digests")
+KEYS = ("schema", "status", *OBJECTS, "incidents")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +28,11 @@ class Record:
         (configurations, labels).
     timings: per phase `wall` and `cpu` seconds, `billed_seconds`, `elapsed_seconds`.
     error: `type`, `message`, `traceback` of a failed cell, else None; `message` is the reason why
-        a cell is inapplicable (a method that cannot predict classes it was not fitted on).
+        a cell is inapplicable (a method that cannot predict classes it was not fitted on);
+        `transient` where the machine failed and not the cell, which the next run tries again.
+    incidents: what the harness had to do or to undo on the way, as {`kind`, `text`}: a retry, less
+        memory than asked for, a plug-in that left a thread behind.
+    digests: `logits`, the SHA-256 of the arrays that are stored beside the record.
     """
 
     spec: RunSpec
@@ -39,6 +44,8 @@ class Record:
     environment: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     notes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     error: Mapping[str, Any] | None = None
+    incidents: Sequence[Mapping[str, str]] = ()
+    digests: Mapping[str, str] = dataclasses.field(default_factory=dict)
     schema: int = SCHEMA
 
     def to_dict(self) -> dict[str, Any]:
@@ -54,6 +61,8 @@ class Record:
             "environment": dict(self.environment),
             "notes": dict(self.notes),
             "error": dict(self.error) if self.error is not None else None,
+            "incidents": [dict(incident) for incident in self.incidents],
+            "digests": dict(self.digests),
         }
 
     def to_json(self) -> str:
@@ -65,20 +74,18 @@ class Record:
         """The inverse of `to_dict`; StoreError when a key or a type is not as expected."""
         if not isinstance(values, dict):
             raise StoreError(f"record is a {type(values).__name__}, expected an object")
+        values = migrated(values)
         missing = [key for key in KEYS if key not in values]
         if missing:
             raise StoreError(f"record lacks {missing}")
-        if values["schema"] != SCHEMA:
-            raise StoreError(
-                f"record has schema {values['schema']!r}, this version reads {SCHEMA}; "
-                "upgrade fewshot_bench"
-            )
         if values["status"] not in STATUSES:
             known = ", ".join(STATUSES)
             raise StoreError(f"record has status {values['status']!r}, expected one of {known}")
-        for key in KEYS[1:3] + KEYS[4:]:
+        for key in OBJECTS:
             if not isinstance(values[key], dict):
                 raise StoreError(f"record's {key} is not an object")
+        if not isinstance(values["incidents"], list):
+            raise StoreError("record's incidents are not a list")
         return cls(
             spec=RunSpec.from_dict(values["spec"]),
             status=values["status"],
@@ -89,4 +96,29 @@ class Record:
             environment=values["environment"],
             notes=values.get("notes") or {},
             error=values.get("error"),
+            incidents=tuple(values["incidents"]),
+            digests=values["digests"],
         )
+
+
+def migrated(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The values of a record of any schema as those of the newest; StoreError where there is none.
+
+    What an old record cannot say stays empty: a record of schema 1 has no digest of its logits.
+    """
+    schema = values.get("schema")
+    if isinstance(schema, bool) or not isinstance(schema, int) or not 1 <= schema <= SCHEMA:
+        raise StoreError(
+            f"record has schema {schema!r}, this version reads 1 to {SCHEMA}; upgrade fewshot_bench"
+        )
+    for number in range(schema, SCHEMA):
+        values = MIGRATIONS[number](values)
+    return values
+
+
+def _from_1(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {**values, "schema": 2, "incidents": [], "digests": {}}
+
+
+# Schema number to the step that leads to the next one.
+MIGRATIONS: Mapping[int, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = {1: _from_1}

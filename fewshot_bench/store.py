@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from fewshot_bench.store_files import (
     Damaged,
     as_arrays,
     check_archive,
+    digest_of_arrays,
     free_space,
     is_stale,
     load_arrays,
@@ -83,14 +85,18 @@ class Store:
 
     def write(
         self, record: Record, logits: Any = None, labels: Any = None, ids: Any = None
-    ) -> None:
+    ) -> Record:
         """Store a record, with the (n, classes) logits, labels and ids of its queries if given.
+
+        Returns the record as it is stored, with the digest of these arrays.
 
         A kill at any moment leaves the cell as it was, complete, or absent (only where other logits
         of it were being replaced); never half of it.
         """
         target = self._file(record.spec.key())
         arrays = None if logits is None else as_arrays(logits, labels, ids)
+        digests = {} if arrays is None else {"logits": digest_of_arrays(arrays)}
+        record = dataclasses.replace(record, digests=digests, schema=SCHEMA)
         try:
             text = record.to_json().encode()
         except (TypeError, ValueError) as error:
@@ -107,6 +113,7 @@ class Store:
         finally:
             for path in temporary:
                 path.unlink(missing_ok=True)
+        return record
 
     def get(self, key: str) -> Record | None:
         """The record of a key; None when there is none that can be relied on.
@@ -233,7 +240,7 @@ def _read(path: Path) -> Record:
         ) from error
     if newer:
         raise StoreError(
-            f"'{path}' has schema {schema}, this version reads {SCHEMA}; upgrade fewshot_bench"
+            f"'{path}' has schema {schema}, this version reads 1 to {SCHEMA}; upgrade fewshot_bench"
         )
     if path.stem != key or path.parent.name != key[:2]:
         raise Damaged(f"its specification has the key {key[:12]}..., so the file was changed")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import filecmp
+import hashlib
 import os
 import secrets
 import shutil
@@ -49,6 +50,16 @@ def as_arrays(logits: Any, labels: Any, ids: Sequence[str] | Any) -> Mapping[str
     if arrays["logits"].ndim != 2 or {shapes["labels"], shapes["ids"]} != {count}:
         raise StoreError(f"arrays have shapes {shapes}, expected (n, classes), (n,) and (n,)")
     return arrays
+
+
+def digest_of_arrays(arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 over names, types, shapes and values, however they are compressed."""
+    sha = hashlib.sha256()
+    for name in ARRAYS:
+        array = arrays[name]
+        sha.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        sha.update(array.tobytes())
+    return sha.hexdigest()
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:

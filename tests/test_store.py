@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from fewshot_bench import store_files as store_module
 from fewshot_bench.errors import StoreError, UsageError
 from fewshot_bench.processes import this_machine
-from fewshot_bench.record import Record
+from fewshot_bench.record import SCHEMA, Record
 from fewshot_bench.spec import RunSpec
 from fewshot_bench.store import TEMPORARY, Store
 
@@ -67,8 +67,11 @@ def make(seed: int = 1, status: Any = "done", **spec: Any) -> Record:
 
 
 def put(store: Store, record: Record, n: int = 4) -> str:
-    store.write(record, np.ones((n, 3)), np.arange(n) % 3, [f"q{i}" for i in range(n)])
-    return record.spec.key()
+    return written(store, record, n).spec.key()
+
+
+def written(store: Store, record: Record, n: int = 4) -> Record:
+    return store.write(record, np.ones((n, 3)), np.arange(n) % 3, [f"q{i}" for i in range(n)])
 
 
 @pytest.fixture
@@ -81,10 +84,12 @@ def store(tmp_path: Path) -> Store:
 @FAST
 @given(record=RECORDS)
 def test_a_record_comes_back_as_it_was_written(store: Store, record: Record) -> None:
-    key = put(store, record)
-    assert store.get(key) == record
+    stored = written(store, record)
+    assert stored == dataclasses.replace(record, digests=stored.digests)
+    key = record.spec.key()
+    assert store.get(key) == stored
     assert store.complete(key) == (record.status == "done")
-    assert record in list(store.records())
+    assert stored in list(store.records())
     assert store.damaged == []
 
 
@@ -182,7 +187,7 @@ def test_a_metric_that_is_not_a_number_is_damage(store: Store) -> None:
 def test_a_newer_schema_is_refused_and_left_alone(store: Store) -> None:
     key = put(store, make())
     path = store.root / key[:2] / f"{key}.json"
-    path.write_text(path.read_text().replace('"schema": 1', '"schema": 2'))
+    path.write_text(path.read_text().replace(f'"schema": {SCHEMA}', f'"schema": {SCHEMA + 1}'))
     with pytest.raises(StoreError, match="upgrade"):
         store.get(key)
     assert path.exists()
@@ -315,7 +320,7 @@ def test_a_kill_while_replacing(
 WRITER = """
 import sys
 import numpy as np
-from fewshot_bench.record import Record
+from fewshot_bench.record import SCHEMA, Record
 from fewshot_bench.processes import this_machine
 from fewshot_bench.spec import RunSpec
 from fewshot_bench.store import Store
