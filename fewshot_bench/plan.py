@@ -278,11 +278,15 @@ def _check_request(request: Request) -> None:
 
 
 def resume(plan: Plan, store: Store, *, force: bool, retry_failed: bool) -> Resume:
-    """Divide the cells by what the store holds."""
+    """Divide the cells by what the store holds.
+
+    Where a machine failed and not the cell (a worker that was killed), the cell is to be run again.
+    """
     state = Resume([], [], [])
     for cell in plan.cells:
         record = None if force else store.get(cell.key())
-        if record is None or (record.status == "failed" and retry_failed):
+        again = record is not None and (retry_failed or (record.error or {}).get("transient"))
+        if record is None or (record.status == "failed" and again):
             state.todo.append(cell)
         elif record.status == "failed":
             state.failed.append(cell)

@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import re
 import socket
+from pathlib import Path
+
+BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
+@functools.cache
 def this_machine() -> str:
-    """Where process ids have a meaning: the host and, on Linux, the namespace of its processes."""
-    try:
+    """Where process ids have a meaning: the host, and on Linux its boot and process namespace.
+
+    Hosts of one name (`localhost`) differ in the boot.
+    """
+    namespace = boot = ""
+    with contextlib.suppress(OSError):
         namespace = os.readlink("/proc/self/ns/pid")
-    except OSError:
-        namespace = ""
-    return re.sub(r"[^A-Za-z0-9.-]", "", f"{socket.gethostname()[:60]}-{namespace}")
+        boot = BOOT.read_text(encoding="ascii")[:8]
+    text = f"{socket.gethostname()[:60]}-{namespace}-{boot}"
+    return re.sub(r"[^A-Za-z0-9.-]", "", text)
+
+
+@functools.cache
+def started() -> float:
+    """When this process began, in seconds since 1970."""
+    import psutil
+
+    return float(psutil.Process().create_time())
 
 
 def is_running(pid: int, started: float = 0.0) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -91,10 +92,18 @@ class RunSpec:
 
     def key(self) -> str:
         """SHA-256 of the canonical JSON: the identity of the cell and of its files."""
-        return hashlib.sha256(canonical_json(self.to_dict()).encode()).hexdigest()
+        return self._key
 
     def fit_key(self) -> str:
         """Equal for cells that differ in what is evaluated alone, so that one fit serves them."""
+        return self._fit_key
+
+    @functools.cached_property
+    def _key(self) -> str:
+        return hashlib.sha256(canonical_json(self.to_dict()).encode()).hexdigest()
+
+    @functools.cached_property
+    def _fit_key(self) -> str:
         classes = "base" if self.classes == "new" else self.classes
         return dataclasses.replace(self, target="", target_revision="", classes=classes).key()
 

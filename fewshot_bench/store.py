@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 _KEY = re.compile(r"[0-9a-f]{64}")
+Stamp = tuple[int, int, int] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ class Store:
                 f"store '{self.path}' is not a folder; choose another one with --store DIR"
             ) from None
         except OSError as error:
-            raise self._cannot_write(self.root, error) from error
+            raise self.cannot_write(self.root, error) from error
         for temporary in self.root.rglob(f"{TEMPORARY}*"):
             if is_stale(temporary):
                 temporary.unlink(missing_ok=True)
@@ -109,7 +110,7 @@ class Store:
                 temporary.append(write_synced(target.parent, arrays))
             publish(target, temporary)
         except OSError as error:
-            raise self._cannot_write(target, error) from error
+            raise self.cannot_write(target, error) from error
         finally:
             for path in temporary:
                 path.unlink(missing_ok=True)
@@ -132,6 +133,14 @@ class Store:
         if record.status == "done" and not self._logits_usable(path.with_suffix(".npz")):
             return None
         return record
+
+    def stamp(self, key: str) -> Stamp:
+        """Changes whenever another record takes the place of this one; None where there is none."""
+        try:
+            found = self._file(key).stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_ino, found.st_size
 
     def complete(self, key: str) -> bool:
         """Whether nothing is left to compute: done with its logits there, or inapplicable."""
@@ -209,7 +218,8 @@ class Store:
         if damage not in self.damaged:
             self.damaged.append(damage)
 
-    def _cannot_write(self, path: Path, error: OSError) -> StoreError:
+    def cannot_write(self, path: Path, error: OSError) -> StoreError:
+        """What to say of a file that could not be written."""
         if error.errno in FULL:
             return StoreError(
                 f"no space to write '{path}' ({free_space(self.path)} left); make room, then run "

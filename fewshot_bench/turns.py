@@ -10,6 +10,7 @@ from pathlib import Path
 from fewshot_bench import cache_folder
 
 NAME = ".turns"
+_waiting = False
 
 
 @contextmanager
@@ -33,4 +34,14 @@ def _lock(stack: ExitStack, folder: Path, what: str) -> None:
     cache_folder.make_folder(folder)
     file = stack.enter_context((folder / NAME).open("ab"))
     place = int.from_bytes(hashlib.sha256(what.encode()).digest()[:7], "little") >> 1
-    fcntl.lockf(file, fcntl.LOCK_EX, 1, place)
+    global _waiting
+    _waiting = True
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX, 1, place)
+    finally:
+        _waiting = False
+
+
+def waiting() -> bool:
+    """Whether this process is waiting for another one."""
+    return _waiting

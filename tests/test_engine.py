@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from fewshot_bench.engines.local import LocalEngine, slots
+from fewshot_bench.engines.protocol import Settings
 from fewshot_bench.spec import RunSpec
 from fewshot_bench.store import Store
 from tests.helpers import (
@@ -25,6 +26,7 @@ from tests.helpers import (
     wait_until,
 )
 
+ONE = Settings(threads=1)
 SECONDS = "seconds=0.1"
 SEEDS = tuple(range(1, 21))
 
@@ -80,7 +82,7 @@ def test_kills_at_any_moment_lose_nothing(methods: Any, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_lost_worker_costs_its_cell_alone(methods: Any, tmp_path: Path) -> None:
     bad, good = cells("bad-fit", "zero-shot", options=["how=kill"])
-    with LocalEngine(Store(tmp_path), "cpu", 1, 1) as engine:
+    with LocalEngine(Store(tmp_path), ONE) as engine:
         records = {
             record.spec.method: record for record in engine.run([bad, good], lambda *_: None)
         }
@@ -104,7 +106,7 @@ def test_a_worker_that_is_killed_once_costs_nothing(methods: Any, tmp_path: Path
             killed.append(engine._workers[0].process.pid)
             os.kill(killed[0], signal.SIGKILL)
 
-    with LocalEngine(Store(tmp_path), "cpu", 1, 1) as engine:
+    with LocalEngine(Store(tmp_path), ONE) as engine:
         records = list(engine.run(todo, progress))
         workers = [worker.process.pid for worker in engine._workers]
     assert killed
@@ -130,4 +132,4 @@ def test_small_backbones_get_a_worker_per_core() -> None:
     assert (count >= 1, threads) == (True, 1)
     assert slots("tiny", "cpu", 3) == (3, 1)
     assert slots("ViT-B-16/openai", "cpu", None)[0] == 1
-    assert slots("ViT-B-16/openai", "cuda", 2) == (2, None)
+    assert slots("ViT-B-16/openai", "cuda", None) == (1, None)

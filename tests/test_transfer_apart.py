@@ -15,6 +15,7 @@ import torch
 from fewshot_bench import DatasetCard, Item
 from fewshot_bench.customized import customized
 from fewshot_bench.engines.local import LocalEngine
+from fewshot_bench.engines.protocol import Settings
 from fewshot_bench.errors import NotApplicableError, PluginError
 from fewshot_bench.preflight import check_items
 from fewshot_bench.question import Question, answering
@@ -68,11 +69,11 @@ def test_a_killed_answer_costs_no_other_record(tmp_path: Path) -> None:
     base, new = halves("kill")
     store = Store(tmp_path)
     store.create()
-    with LocalEngine(store, threads=1) as engine:
+    with LocalEngine(store, Settings(threads=1)) as engine:
         states = {r.spec.classes: r.status for r in engine.run([base, new], lambda *_: None)}
     assert states == {"base": "done", "new": "failed"}
     before = record_files(tmp_path)
-    with LocalEngine(store, threads=1) as engine:
+    with LocalEngine(store, Settings(threads=1)) as engine:
         states = {r.spec.classes: r.status for r in engine.run([base, new], lambda *_: None)}
     assert states == {"base": "done", "new": "failed"}
     kept = base.key()

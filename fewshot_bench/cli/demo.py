@@ -23,7 +23,7 @@ def command(ctx: click.Context, store: Path) -> None:
     hyper-parameters at their defaults, and compares them. Takes about two minutes on two cores.
     """
     from fewshot_bench.cli import compare
-    from fewshot_bench.cli.run import run_matrix
+    from fewshot_bench.cli.running import run_matrix
 
     code = run_matrix(method=METHODS, dataset=DATASETS, shots=SHOTS, seeds=(1,), store=store)
     if code:

@@ -1,37 +1,46 @@
 """The local engine: long-lived worker processes, each with its own backbone, on this machine.
 
-A worker that is killed costs the cell that it held: the cell is tried once more by a new worker,
-then recorded as failed. Each record is in the store before anyone hears of it.
+A worker that is killed, hangs, or runs out of memory costs the cell that it held: the cell is
+tried once more by another worker, then recorded as failed. Cells are claimed in the store first
+(`leases`), so that several runs share their work. Each record is stored before anyone hears of it.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import queue
-import subprocess
-import sys
-import threading
+import secrets
+import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import IO, Any
+from types import TracebackType
+from typing import Any
 
-from fewshot_bench.engines.worker import tell
+from fewshot_bench.engines.groups import Choice, Group, by_fit, joined
+from fewshot_bench.engines.losses import Losses
+from fewshot_bench.engines.protocol import (
+    TRIES,
+    Before,
+    EngineError,
+    Progress,
+    Settings,
+    lost,
+)
+from fewshot_bench.engines.worker import finished
+from fewshot_bench.engines.workers import Event, Slot, Worker, slots_of
 from fewshot_bench.errors import FsbenchError, StoreError
+from fewshot_bench.leases import Leases
 from fewshot_bench.record import Record
 from fewshot_bench.registry import registry
 from fewshot_bench.spec import RunSpec
 from fewshot_bench.store import Store
 
-Progress = Callable[[RunSpec, int, int], None]
-TRIES = 2
-# Cells of one fit go to one worker, which fits once.
-Group = list[RunSpec]
+TICK_SECONDS = 0.5
 
 
-def slots(backbone: str, device: str, jobs: int | None) -> tuple[int, int | None]:
-    """How many workers, and how many CPU threads each; None leaves threads to torch.
+def slots(backbone: str, device: str, jobs: int | None, devices: int = 1) -> tuple[int, int | None]:
+    """How many workers per device, and how many CPU threads each; None leaves threads to torch.
 
     A backbone whose loader says `threads = 1` is too small to gain from a second thread: then
     there is one worker per core unless `jobs` says otherwise.
@@ -41,125 +50,195 @@ def slots(backbone: str, device: str, jobs: int | None) -> tuple[int, int | None
     entry = registry().backbones.entries.get(backbone)
     small = entry is not None and getattr(entry.load(), "threads", None) == 1
     if device != "cpu":
-        return jobs or 1, None
+        count = jobs or 1
+        return count, max(1, cores // (count * devices)) if count * devices > 1 else None
     if small:
         return jobs or cores, 1
     return jobs or 1, max(1, cores // (jobs or 1))
 
 
-@dataclass(eq=False)
-class _Worker:
-    """One worker process, and the cells that it still has to finish; the first one is running."""
-
-    process: subprocess.Popen[str]
-    cells: list[RunSpec] = field(default_factory=list)
-    fatal: dict[str, Any] | None = None
-
-    def send(self, cells: Group, force: bool) -> None:
-        """Hand over cells; a worker that is gone is noticed by its reader."""
-        self.cells = list(cells)
-        stream: IO[str] | None = self.process.stdin
-        assert stream is not None
-        try:
-            specs = [cell.to_dict() for cell in cells]
-            stream.write(json.dumps({"specs": specs, "force": force}) + "\n")
-            stream.flush()
-        except OSError:
-            return
-
-    def stop(self) -> None:
-        """End the process now."""
-        self.process.kill()
-        self.process.wait()
-
-
 @dataclass
 class LocalEngine:
-    """Runs cells in `jobs` worker processes; start it early, workers load while others check."""
+    """Runs cells in worker processes; start it early, workers load while others check.
+
+    before: what the store held when the cells were planned (taken when `run` begins if absent).
+    linger: how many seconds to wait for cells that others compute when nothing else is left; None
+    waits as long as they live.
+    """
 
     store: Store
-    device: str = "cpu"
-    jobs: int = 1
-    threads: int | None = None
-    force: bool = False
-    together: int = 1
-    _events: queue.Queue[tuple[_Worker, dict[str, Any] | None]] = field(default_factory=queue.Queue)
-    _workers: list[_Worker] = field(default_factory=list)
+    settings: Settings = field(default_factory=Settings)
+    before: Before | None = None
+    run_id: str = ""
+    linger: float | None = None
+    _events: queue.Queue[Event] = field(default_factory=queue.Queue)
+    _workers: list[Worker] = field(default_factory=list)
+    _waiting: list[Group] = field(default_factory=list)
+    _elsewhere: list[Group] = field(default_factory=list)
+    _ready: deque[Record] = field(default_factory=deque)
     _fitted: set[str] = field(default_factory=set)
+    _choice: Choice = field(default_factory=Choice)
+    _idle_since: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._slots = slots_of(self.settings.devices, self.settings.slots)
+        run = self.run_id or secrets.token_hex(8)
+        self.leases = Leases(self.store, run, self.settings.lease)
+        self._losses = Losses(self.settings)
+
+    @property
+    def workers(self) -> int:
+        """How many cells can run at once."""
+        return self.settings.workers
 
     def __enter__(self) -> LocalEngine:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        trace: TracebackType | None = None,
+    ) -> None:
         for worker in self._workers:
             worker.stop()
-
-    def _start(self) -> _Worker:
-        threads = os.environ.get("OMP_NUM_THREADS") if self.threads is None else str(self.threads)
-        environment = dict(os.environ) | ({"OMP_NUM_THREADS": threads} if threads else {})
-        command = [sys.executable, "-m", "fewshot_bench.engines.worker"]
-        process = subprocess.Popen(
-            [*command, str(self.store.path), self.device, str(self.threads or 0)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-            env=environment,
-            start_new_session=True,
-        )
-        worker = _Worker(process)
-        threading.Thread(target=self._read, args=(worker,), daemon=True).start()
-        self._workers.append(worker)
-        return worker
-
-    def _read(self, worker: _Worker) -> None:
-        stream = worker.process.stdout
-        assert stream is not None
-        for line in stream:
-            self._events.put((worker, json.loads(line)))
-        worker.process.wait()
-        self._events.put((worker, None))
+        self.leases.close()
 
     def warm(self, cells: int) -> None:
         """Start as many workers as `cells` can use."""
-        while len(self._workers) < min(self.jobs, cells):
-            self._start()
+        taken = {worker.slot.name for worker in self._workers}
+        free = [slot for slot in self._slots if slot.name not in taken]
+        for slot in free[: max(0, min(cells, len(self._slots)) - len(self._workers))]:
+            self._start(slot)
+
+    def _start(self, slot: Slot) -> None:
+        self._workers.append(Worker.start(slot, self.store, self.settings.threads, self._events))
 
     def run(self, cells: Sequence[RunSpec], progress: Progress) -> Iterator[Record]:
-        """Compute the cells; yields each record once it is stored.
+        """Compute the cells; yields each record once it is stored, whoever stored it.
 
         With several workers, cells with more shots go first, so that no worker ends up alone with
-        a long one. StoreError or missing weights end the run; what is written stays.
+        a long one, and a worker goes on with what it holds. StoreError or missing weights end the
+        run; what is written stays.
         """
-        order = sorted(cells, key=lambda cell: -cell.shots) if self.jobs > 1 else cells
-        waiting = deque(_joined(by_fit(order), self.together))
-        tries: dict[str, int] = {}
-        self.warm(len(waiting))
-        for worker in self._workers:
-            self._next(worker, waiting)
+        if self.before is None:
+            self.before = Before.of(self.store, cells)
+        order = sorted(cells, key=lambda cell: -cell.shots) if self.workers > 1 else list(cells)
+        self._waiting = joined(by_fit(order), self.settings.together)
         open_cells = len(cells)
+        self._idle_since = time.monotonic()
         while open_cells:
-            worker, event = self._events.get()
-            if event is None:
-                for record in self._lost(worker, waiting, tries):
-                    open_cells -= 1
-                    yield record
-            elif event["event"] == "fatal":
-                worker.fatal = event
-            elif event["event"] == "idle":
-                self._next(worker, waiting)
-            elif worker.cells and event["event"] == "progress":
-                progress(worker.cells[0], event["done"], event["total"])
-            elif event["event"] == "finished":
-                cell = next(cell for cell in worker.cells if cell.key() == event["key"])
-                worker.cells.remove(cell)
-                self._fitted.add(cell.fit_key())
+            self._dispatch()
+            while self._ready:
                 open_cells -= 1
-                yield self._stored(cell)
+                yield self._ready.popleft()
+            if not open_cells or self._tired():
+                return
+            try:
+                worker, event = self._events.get(timeout=TICK_SECONDS)
+                self._handle(worker, event, progress)
+            except queue.Empty:
+                self._look_elsewhere()
+            self._end_overdue()
 
-    def _next(self, worker: _Worker, waiting: deque[Group]) -> None:
-        if waiting:
-            worker.send(waiting.popleft(), self.force)
+    def _handle(self, worker: Worker, event: dict[str, Any] | None, progress: Progress) -> None:
+        if event is None:
+            self._ended(worker)
+            return
+        worker.beat(event)
+        if event["event"] == "fatal":
+            worker.fatal = event
+        elif event["event"] == "idle":
+            worker.ready = worker.idle = True
+            self._losses.started()
+        elif event["event"] == "progress" and worker.cells:
+            progress(worker.cells[0], int(event["done"]), int(event["total"]))
+        elif event["event"] == "finished":
+            cell = worker.finished(event["key"])
+            if cell is not None:
+                self._fitted.add(cell.fit_key())
+                self._ready.append(self._stored(cell))
+        if not worker.cells:
+            self._release(worker)
+
+    def _release(self, worker: Worker) -> None:
+        """Give back the leases of a worker that has nothing left to do."""
+        for key in worker.claimed:
+            self.leases.release(key)
+        worker.claimed.clear()
+
+    def _dispatch(self) -> None:
+        """Give every idle worker what suits it best and nobody else computes."""
+        self.warm(len(self._waiting) + sum(bool(worker.cells) for worker in self._workers))
+        for worker in self._workers:
+            while worker.idle and self._waiting:
+                place = worker.slot.name
+                avoid = [self._losses.happened_at(group, place) for group in self._waiting]
+                group = self._waiting.pop(self._choice.index(worker, self._waiting, avoid))
+                mine = self._claim(group, worker)
+                if mine:
+                    self._send(worker, mine)
+
+    def _claim(self, group: Group, worker: Worker) -> Group:
+        """What this engine may compute now of a group; the rest is settled or waited for."""
+        mine: Group = []
+        for fit in by_fit(group):
+            key = fit[0].fit_key()
+            lease = self.leases.claim(key)
+            if lease is None:
+                self._elsewhere.append(fit)
+                continue
+            still_open = self._settle(fit)
+            if lease.holder.tries > TRIES:
+                for cell in still_open:
+                    self._fail(lost(cell, f"{TRIES} machines were lost while they computed it"))
+                still_open = []
+            if still_open:
+                mine += still_open
+                worker.claimed.add(key)
+            else:
+                self.leases.release(key)
+        return mine
+
+    def _settle(self, group: Group) -> Group:
+        """Hand on what somebody has stored meanwhile; returns the other cells."""
+        assert self.before is not None
+        left = []
+        for cell in group:
+            record = self.before.settled(cell)
+            if record is None:
+                left.append(cell)
+            else:
+                self._ready.append(record)
+        return left
+
+    def _send(self, worker: Worker, cells: Group) -> None:
+        self._choice.took(worker, cells)
+        parts, earlier = self._losses.parts(cells), self._losses.incidents(cells)
+        worker.send(cells, self.settings.force, parts, earlier)
+        self._idle_since = time.monotonic()
+
+    def _look_elsewhere(self) -> None:
+        """What others computed is taken over; what they have dropped is ours to compute."""
+        for group in self._elsewhere[:]:
+            self._elsewhere.remove(group)
+            left = self._settle(group)
+            if left and self.leases.is_free(left[0].fit_key()):
+                self._waiting.append(left)
+            elif left:
+                self._elsewhere.append(left)
+
+    def _tired(self) -> bool:
+        """Whether there was nothing to do but to wait for others for longer than `linger`."""
+        if self._waiting or any(worker.cells for worker in self._workers):
+            self._idle_since = time.monotonic()
+        return self.linger is not None and time.monotonic() - self._idle_since > self.linger
+
+    def _end_overdue(self) -> None:
+        for worker in self._workers:
+            reason = worker.overdue(self.settings.timeout, self.settings.hang)
+            if reason:
+                worker.end(reason)
 
     def _stored(self, cell: RunSpec) -> Record:
         record = self.store.get(cell.key())
@@ -167,87 +246,35 @@ class LocalEngine:
             raise StoreError(f"the record of {cell.describe()} has gone from {self.store.path}")
         return record
 
-    def _lost(
-        self, worker: _Worker, waiting: deque[Group], tries: dict[str, int]
-    ) -> Iterator[Record]:
-        """A worker has ended: try its cells once more, then record that they failed.
+    def _fail(self, record: Record) -> None:
+        self._ready.append(self.store.write(record))
+        finished(record)
 
-        What it had stored stays. Where not one cell of the fit was ever finished, the fit itself
-        is taken for the reason, and all its cells fail.
+    def _ended(self, worker: Worker) -> None:
+        """A worker has ended: its cells are tried once more, then recorded as failed.
+
+        What it had stored stays.
         """
         self._workers.remove(worker)
+        self._choice.gone(worker)
         if worker.fatal is not None:
             raise _as_error(worker.fatal)
-        if not self.force:
-            stored = [cell for cell in worker.cells if self.store.complete(cell.key())]
-            for cell in stored:
-                worker.cells.remove(cell)
-                yield self._stored(cell)
+        if not worker.ready:
+            self._losses.stillborn(worker)
+        worker.cells = self._settle(worker.cells)
         fits = by_fit(worker.cells)
         if len(fits) > 1:
             # Fitted together: each is tried again alone.
-            waiting.extendleft(reversed(fits))
+            self._waiting[:0] = fits
         elif worker.cells:
-            key = worker.cells[0].key()
-            tries[key] = tries.get(key, 0) + 1
-            if tries[key] == TRIES:
-                failing = 1 if worker.cells[0].fit_key() in self._fitted else len(worker.cells)
-                for cell in worker.cells[:failing]:
-                    record = _failure(cell, worker.process.returncode)
-                    self.store.write(record)
-                    tell(registry().hooks.run_finished, record=record)
-                    yield record
-                del worker.cells[:failing]
-            if worker.cells:
-                waiting.appendleft(worker.cells)
-        if waiting:
-            self._next(self._start(), waiting)
-
-
-def by_fit(cells: Sequence[RunSpec]) -> list[Group]:
-    """Cells in groups that share a fit, in the order of each group's first cell."""
-    groups: dict[str, Group] = {}
-    for cell in cells:
-        groups.setdefault(cell.fit_key(), []).append(cell)
-    return list(groups.values())
-
-
-def _joined(groups: Sequence[Group], most: int) -> list[Group]:
-    """Up to `most` groups of the same method and settings on other seeds become one."""
-    joined: list[Group] = []
-    open_groups: dict[str, tuple[Group, int]] = {}
-    for group in groups:
-        kin = group[0].kin_key()
-        whole, count = open_groups.get(kin, ([], most))
-        if count >= most:
-            whole, count = [], 0
-            joined.append(whole)
-        whole += group
-        open_groups[kin] = whole, count + 1
-    return joined
-
-
-class EngineError(FsbenchError):
-    """A worker could not go on for a reason that is no cell's fault."""
+            failed, again = self._losses.judge(worker, self._fitted)
+            for record in failed:
+                self._fail(record)
+            self._waiting[:0] = [again] if again else []
+        self._release(worker)
 
 
 def _as_error(event: dict[str, Any]) -> FsbenchError:
     error = EngineError(event["message"])
     error.exit_code = int(event["exit_code"])
     return error
-
-
-def _failure(cell: RunSpec, code: int) -> Record:
-    how = f"ended with exit code {code}"
-    if code < 0:
-        how = f"killed by signal {-code} (out of memory?)"
-    return Record(
-        spec=cell,
-        status="failed",
-        error={
-            "type": "WorkerLost",
-            "message": f"the worker process was {how} {TRIES} times in this cell",
-            "traceback": "",
-            "expected": True,
-        },
-    )

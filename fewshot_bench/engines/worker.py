@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
+import faulthandler
 import json
 import os
 import signal
 import sys
+import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
 from fewshot_bench.errors import FsbenchError
+from fewshot_bench.record import Record
 from fewshot_bench.spec import RunSpec
 from fewshot_bench.store import Store
 
 PROGRESS_SECONDS = 0.2
+BEAT_SECONDS = 2.0
 _PR_SET_PDEATHSIG = 1
 
 
@@ -25,13 +33,16 @@ class _Answers:
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
         self._told = 0.0
+        self._lock = threading.Lock()
 
     def send(self, event: str, **values: Any) -> None:
         try:
-            self._stream.write(json.dumps({"event": event, **values}) + "\n")
-            self._stream.flush()
-        except BrokenPipeError:
-            # The parent is gone: that must not pass for a failure of the cell that is running.
+            with self._lock:
+                self._stream.write(json.dumps({"event": event, **values}) + "\n")
+                self._stream.flush()
+        except (OSError, ValueError):
+            # The parent is gone, or a plug-in has closed the channel: that must not pass for a
+            # failure of the cell that is running.
             os._exit(1)
 
     def progress(self, done: int, total: int) -> None:
@@ -40,11 +51,25 @@ class _Answers:
             self._told = now
             self.send("progress", done=done, total=total)
 
+    def keep_beating(self) -> None:
+        """Tell that the process lives, from a thread of its own."""
+
+        def beat() -> None:
+            from fewshot_bench import turns
+
+            while True:
+                time.sleep(BEAT_SECONDS)
+                self.send("beat", waiting=turns.waiting())
+
+        threading.Thread(target=beat, name="fsbench-heartbeat", daemon=True).start()
+
 
 def main() -> None:
     """Arguments: store folder, device, CPU threads (0: leave them)."""
     _die_with_parent()
     answers = _Answers(_private_stdout())
+    _say_where_when_asked()
+    answers.keep_beating()
     folder, device, threads = sys.argv[1:]
     try:
         _serve(Store(Path(folder)), device, int(threads), answers)
@@ -56,40 +81,63 @@ def main() -> None:
 def _serve(store: Store, device: str, threads: int, answers: _Answers) -> None:
     import torch
 
-    from fewshot_bench.registry import registry
-    from fewshot_bench.runner import run_group
+    # What every cell needs, imported while the engine still checks its data.
+    import_module("fewshot_bench.runner")
     from fewshot_bench.session import Session
 
     if threads:
         torch.set_num_threads(threads)
-    hooks = registry().hooks
     session = Session(store.path / "cache" / "features", device, store.path)
+    answers.send("idle")
     for line in sys.stdin:
-        request = json.loads(line)
-        cells = [RunSpec.from_dict(values) for values in request["specs"]]
-        # Another process may have finished a cell meanwhile.
-        todo = [c for c in cells if request["force"] or not store.complete(c.key())]
-        for cell in cells:
-            if cell not in todo:
-                answers.send("finished", key=cell.key())
-        if todo:
-            session.backbone(todo[0])
-            tell(hooks.run_started, spec=todo[0])
-        for number, outcome in enumerate(run_group(todo, session, answers.progress), 1):
-            record = outcome.record
-            store.write(record, outcome.logits, outcome.labels, outcome.ids)
-            answers.send("finished", key=record.spec.key())
-            tell(hooks.run_finished, record=record)
-            if number < len(todo):
-                tell(hooks.run_started, spec=todo[number])
+        if not _compute(json.loads(line), store, session, answers):
+            # What a plug-in left behind must not reach another cell, nor keep this process alive.
+            answers.send("retire")
+            os._exit(0)
         answers.send("idle")
 
 
-def tell(hook: Any, **arguments: object) -> None:
+def _compute(request: Any, store: Store, session: Any, answers: _Answers) -> bool:
+    """Compute the cells of a request; returns whether this process can be trusted with more."""
+    from fewshot_bench.registry import registry
+    from fewshot_bench.runner import run_group
+
+    hooks = registry().hooks
+    cells = [RunSpec.from_dict(values) for values in request["specs"]]
+    # Another process may have finished a cell meanwhile.
+    todo = [c for c in cells if request["force"] or not store.complete(c.key())]
+    for cell in cells:
+        if cell not in todo:
+            answers.send("finished", key=cell.key())
+    if not todo:
+        return True
+    session.backbone(todo[0])
+    tell(hooks.run_started, spec=todo[0])
+    trusted = True
+    for number, outcome in enumerate(run_group(todo, session, answers.progress), 1):
+        record = outcome.record
+        earlier = request["incidents"].get(record.spec.key(), [])
+        record = dataclasses.replace(record, incidents=(*earlier, *record.incidents))
+        record = store.write(record, outcome.logits, outcome.labels, outcome.ids)
+        answers.send("finished", key=record.spec.key())
+        finished(record)
+        if number < len(todo):
+            tell(hooks.run_started, spec=todo[number])
+    return trusted
+
+
+def finished(record: Record) -> None:
+    """Tell plug-ins that a record is stored."""
+    from fewshot_bench.registry import registry
+
+    tell(registry().hooks.run_finished, record=record)
+
+
+def tell(hook: Callable[..., Any], **arguments: object) -> None:
     """Call a hook; one that fails must not cost a result, so its failure is shown and passed."""
     try:
         hook(**arguments)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         print(f"a plug-in's hook failed: {type(error).__name__}: {error}", file=sys.stderr)
 
 
@@ -98,6 +146,14 @@ def _private_stdout() -> IO[str]:
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return channel
+
+
+def _say_where_when_asked() -> None:
+    """Print all stacks on a crash, and when the engine asks before it ends this process."""
+    faulthandler.enable()
+    if hasattr(faulthandler, "register"):
+        with suppress(AttributeError, OSError):
+            faulthandler.register(signal.SIGUSR1, all_threads=True)
 
 
 def _die_with_parent() -> None:

@@ -1,0 +1,159 @@
+"""What `fsbench run` does: expand the matrix, check it, run what is not done yet, report."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fewshot_bench.cli.engines import Engines, device_of
+from fewshot_bench.cli.own_data import read_own_data
+from fewshot_bench.errors import DataMissingError, UsageError
+
+INTERRUPTED = 130
+
+
+def run_matrix(
+    *,
+    method: tuple[str, ...],
+    dataset: tuple[str, ...],
+    shots: tuple[int, ...],
+    seeds: tuple[int, ...],
+    store: Path,
+    split_seed: int | None = None,
+    option: tuple[str, ...] = (),
+    backbone: str = "tiny",
+    engines: Engines | None = None,
+    precision: str = "fp32",
+    protocol: str = "fair",
+    val: str | None = None,
+    prompts: str | None = None,
+    limit: int | None = None,
+    classes: tuple[str, ...] = ("all",),
+    transfer: tuple[str, ...] | None = None,
+    classnames: Path | None = None,
+    templates: tuple[str, ...] = (),
+    holdout: float | None = None,
+    dry_run: bool = False,
+    force: bool = False,
+    retry_failed: bool = False,
+) -> int:
+    """Expand, check, run and report; returns the exit code."""
+    from fewshot_bench import plan as planning
+    from fewshot_bench.engines.protocol import Before
+    from fewshot_bench.store import Store
+
+    engines = engines or Engines()
+    devices = engines.devices()
+    request = planning.Request(
+        methods=method,
+        datasets=dataset,
+        shots=shots,
+        seeds=seeds,
+        split_seed=split_seed,
+        options=option,
+        backbone=backbone,
+        device=device_of(devices),
+        precision=precision,
+        protocol=protocol,
+        val=val,
+        prompts=prompts,
+        limit=limit,
+        classes=classes,
+        transfer=transfer or (),
+        data=read_own_data(classnames, templates, holdout),
+        store=store,
+    )
+    plan = planning.expand(request)
+    # Absolute, since a plug-in may change the working directory.
+    results = Store(store.absolute())
+    if not dry_run:
+        results.create()
+    elif any(part.is_file() for part in (store, *results.path.parents)):
+        raise UsageError(f"store '{store}' is not a folder; choose another one with --store DIR")
+    state = planning.resume(plan, results, force=force, retry_failed=retry_failed)
+    if dry_run:
+        _announce(plan, state, results)
+        _announce_work(plan, state)
+        engines.describe(results, len(state.todo), click.echo)
+        return _exit_code(plan, failed=0)
+    before = Before.of(results, state.todo)
+    with engines.build(results, backbone, devices, force, before) as engine:
+        engine.warm(len(state.todo))
+        _drop_unreadable(plan, state)
+        _announce(plan, state, results)
+        code = _run(plan, state, engine)
+    if code != INTERRUPTED and (state.todo or state.done):
+        click.echo(f"results in {store}; fsbench compare --store {store}")
+    return code
+
+
+def _drop_unreadable(plan: Any, state: Any) -> None:
+    """Take data sets with missing or corrupt images out of what is left to run."""
+    from fewshot_bench.preflight import check_images
+
+    bad = check_images(plan.datasets, state.todo, _warn)
+    plan.problems.update(bad)
+    state.todo[:] = [cell for cell in state.todo if not {cell.dataset, cell.target} & set(bad)]
+
+
+def _warn(text: str) -> None:
+    click.echo(f"warning: {text}", err=True)
+
+
+def _announce(plan: Any, state: Any, results: Any) -> None:
+    for problem in plan.problems.values():
+        click.echo(f"error: {problem}", err=True)
+    for damage in results.damaged:
+        click.echo(f"warning: damaged, not used: {damage}", err=True)
+    failed = f", {len(state.failed)} failed before (--retry-failed)" if state.failed else ""
+    click.echo(
+        f"{len(plan.cells)} cells: {len(state.done)} done already, {len(state.todo)} to run{failed}"
+    )
+
+
+def _announce_work(plan: Any, state: Any) -> None:
+    from fewshot_bench.savings import savings
+
+    text = savings(state.todo, plan.datasets).text()
+    if text:
+        click.echo(text)
+
+
+def _run(plan: Any, state: Any, engine: Any) -> int:
+    from fewshot_bench.cli.progress import display
+
+    failed = len(state.failed)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with display(state.todo, engine.workers, live=_is_terminal()) as shown:
+            for record in engine.run(state.todo, shown.inside):
+                shown.finish(record)
+                failed += record.status == "failed"
+    except KeyboardInterrupt:
+        click.echo(
+            f"stopped: {len(state.done) + shown.done} of {len(plan.cells)} cells are done and "
+            "kept; run the same command again to continue",
+            err=True,
+        )
+        return INTERRUPTED
+    if failed:
+        click.echo(f"{failed} cells failed; their records say why", err=True)
+    return _exit_code(plan, failed)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _is_terminal() -> bool:
+    return sys.stdout.isatty()
+
+
+def _exit_code(plan: Any, failed: int) -> int:
+    if plan.problems:
+        return DataMissingError.exit_code
+    return 1 if failed else 0

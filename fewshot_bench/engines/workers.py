@@ -1,0 +1,245 @@
+"""A worker process as its engine sees it: what it does, what it says, and whether it lives."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from fewshot_bench.engines.groups import Group
+from fewshot_bench.spec import RunSpec
+from fewshot_bench.store import Store
+
+# Seconds without a heartbeat and without CPU time: stopped, or swapped out for good.
+SILENT_SECONDS = 60.0
+# A process that uses less of a core than this does nothing.
+IDLE_SHARE = 0.01
+TAIL_CHARACTERS = 6000
+# What a worker says is passed on up to this length per cell.
+PASSED_ON_CHARACTERS = 20_000
+DUMP_SECONDS = 1.0
+STOP_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place for one worker: its device, and what its process sees of the machine's devices."""
+
+    name: str
+    device: str
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def slots_of(devices: tuple[str, ...], per_device: int) -> list[Slot]:
+    """One slot after the other, over the devices in turn.
+
+    A worker on one of several CUDA devices sees that one alone.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    entries = [entry.strip() for entry in visible.split(",") if entry.strip()]
+    found = []
+    for number in range(per_device):
+        for device in devices:
+            kind, _, index = device.partition(":")
+            own = {}
+            if index:
+                chosen = entries[int(index)] if int(index) < len(entries) else index
+                own = {"CUDA_VISIBLE_DEVICES": chosen}
+            found.append(Slot(f"{device}/{number}", kind, own))
+    return found
+
+
+Event = tuple["Worker", dict[str, Any] | None]
+
+
+@dataclass(eq=False)
+class Worker:
+    """One worker process, and the cells that it still has to finish; the first one is running."""
+
+    slot: Slot
+    process: subprocess.Popen[str]
+    cells: Group = field(default_factory=list)
+    parts: int = 1
+    # Fits whose leases its engine holds for it.
+    claimed: set[str] = field(default_factory=set)
+    fatal: dict[str, Any] | None = None
+    ready: bool = False
+    idle: bool = False
+    # Why the engine has ended it, if it has: "timeout" or "hang".
+    ended: str = ""
+    tail: str = ""
+    _passed_on: int = 0
+    _since: float = 0.0
+    _beat: float = 0.0
+    _sign: float = 0.0
+    _cpu: float = 0.0
+
+    @classmethod
+    def start(
+        cls, slot: Slot, store: Store, threads: int | None, events: queue.Queue[Event]
+    ) -> Worker:
+        """A new process; what it says arrives as `events`, None when it has ended."""
+        own = os.environ.get("OMP_NUM_THREADS") if threads is None else str(threads)
+        environment = {
+            **os.environ,
+            **slot.environment,
+            **({"OMP_NUM_THREADS": own} if own else {}),
+        }
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "fewshot_bench.engines.worker"),
+                *(str(store.path), slot.device, str(threads or 0)),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            env=environment,
+            start_new_session=True,
+        )
+        worker = cls(slot, process)
+        worker._alive()
+        said = threading.Thread(target=worker._listen, daemon=True)
+        said.start()
+        threading.Thread(target=worker._read, args=(events, said), daemon=True).start()
+        return worker
+
+    def _read(self, events: queue.Queue[Event], said: threading.Thread) -> None:
+        for line in _stream(self.process.stdout):
+            try:
+                event = json.loads(line)
+                event["event"]
+            except (ValueError, TypeError, KeyError):
+                # Something wrote into the channel; it is no event of ours.
+                continue
+            events.put((self, event))
+        self.process.wait()
+        said.join(DUMP_SECONDS)
+        events.put((self, None))
+
+    def _listen(self) -> None:
+        """Pass on what the process says on stderr, up to a length, and keep the end of it."""
+        for line in _stream(self.process.stderr):
+            self.tail = (self.tail + line)[-TAIL_CHARACTERS:]
+            self._passed_on += len(line)
+            if not self.ended and self._passed_on <= PASSED_ON_CHARACTERS:
+                with suppress(OSError, ValueError):
+                    sys.stderr.write(line)
+                    sys.stderr.flush()
+
+    def send(self, cells: Group, force: bool, parts: int, incidents: Mapping[str, Any]) -> None:
+        """Hand over cells; a worker that is gone is noticed by its reader."""
+        self.cells, self.parts, self.idle = list(cells), parts, False
+        self._new_cell()
+        specs = [cell.to_dict() for cell in cells]
+        request = {"specs": specs, "force": force, "parts": parts, "incidents": incidents}
+        with suppress(OSError):
+            stream = self.process.stdin
+            assert stream is not None
+            stream.write(json.dumps(request) + "\n")
+            stream.flush()
+
+    def finished(self, key: str) -> RunSpec | None:
+        """The cell of `key` has its record; the next one begins. None for one that it never had."""
+        for cell in self.cells:
+            if cell.key() == key:
+                self.cells.remove(cell)
+                self._new_cell()
+                return cell
+        return None
+
+    def _new_cell(self) -> None:
+        self.tail, self._passed_on = "", 0
+        self._since = time.monotonic()
+        self._alive()
+
+    def _alive(self) -> None:
+        self._beat = self._sign = time.monotonic()
+
+    def beat(self, event: Mapping[str, Any]) -> None:
+        """A sign that the process lives. Progress, and waiting for another process, is life too."""
+        now = time.monotonic()
+        if event.get("waiting"):
+            # Waiting for others is no time of this cell.
+            self._since += now - self._beat
+        self._beat = now
+        if event["event"] != "beat" or event.get("waiting"):
+            self._sign = now
+
+    def overdue(self, timeout: float | None, hang: float) -> str:
+        """Why this process should be ended: "timeout", "hang", or nothing."""
+        if not self.cells or self.ended:
+            return ""
+        now = time.monotonic()
+        if timeout is not None and now - self._since > timeout:
+            return "timeout"
+        used = _cpu_seconds(self.process.pid)
+        passed = now - self._sign
+        if used is not None and used - self._cpu > IDLE_SHARE * passed:
+            self._cpu, self._sign = used, now
+            return ""
+        silent = now - self._beat > SILENT_SECONDS and passed > SILENT_SECONDS
+        return "hang" if silent or passed > hang else ""
+
+    def end(self, reason: str) -> None:
+        """End the process, which says first where it was."""
+        self.ended = reason
+        if hasattr(signal, "SIGUSR1"):
+            with suppress(OSError):
+                os.kill(self.process.pid, signal.SIGUSR1)
+            time.sleep(DUMP_SECONDS)
+        self.stop()
+
+    def stop(self) -> None:
+        """End the process and what it has started, now."""
+        with suppress(OSError):
+            if hasattr(os, "killpg"):
+                os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.kill()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(STOP_SECONDS)
+
+    def how_it_ended(self) -> str:
+        """In words."""
+        code = self.process.returncode
+        if code is not None and code < 0:
+            return f"killed by signal {-code}{' (out of memory?)' if code == -9 else ''}"
+        return f"ended with exit code {code}"
+
+
+def _stream(stream: IO[str] | None) -> IO[str]:
+    assert stream is not None
+    return stream
+
+
+def _cpu_seconds(pid: int) -> float | None:
+    """CPU time of a process and of the processes that it waited for."""
+    import psutil
+
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except (psutil.Error, OSError):
+        return None
+    return float(sum(times))
+
+
+def killed_for_memory() -> int:
+    """How often this machine's kernel has ended a process for lack of memory, if it says so."""
+    try:
+        lines = Path("/proc/vmstat").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    counts = [int(line.split()[1]) for line in lines if line.startswith("oom_kill ")]
+    return counts[0] if counts else 0
