@@ -102,13 +102,19 @@ def obstacles(record: Record) -> list[Difference]:
 
 
 def repeat(kept: Kept) -> tuple[Record, np.ndarray | None]:
-    """Compute the cell again in this process; nothing is stored and no cache is read."""
+    """Compute the cell again in this process, with as many CPU threads as then.
+
+    Nothing is stored and no cached feature is read.
+    """
     import numpy as np
+    import torch
 
     from fewshot_bench.runner import run_one
     from fewshot_bench.session import Session
 
-    spec = kept.record.spec
+    spec, threads = kept.record.spec, kept.record.environment.get("threads")
+    if isinstance(threads, int) and threads > 0:
+        torch.set_num_threads(threads)
     outcome = run_one(spec, Session(None, spec.device, kept.store))
     logits = None if outcome.logits is None else np.asarray(outcome.logits, dtype=np.float32)
     return outcome.record, logits

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from fewshot_bench.bug_report import variables
 from fewshot_bench.record import Record
@@ -29,6 +31,13 @@ def changed(store: Path, record: Record, **values: Any) -> Path:
     path = store / "copy.json"
     path.write_text(json.dumps(record.to_dict() | values), encoding="utf-8")
     return path
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_before() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
