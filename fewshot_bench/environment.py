@@ -10,7 +10,12 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "torchvision", "open_clip_torch", "scikit-learn", "numpy", "pillow")
+from fewshot_bench import determinism
+
+PACKAGES = (
+    *("torch", "torchvision", "open_clip_torch", "scikit-learn", "scipy", "numpy", "pillow"),
+    "safetensors",
+)
 
 
 def describe(device: Any) -> dict[str, Any]:
@@ -18,20 +23,22 @@ def describe(device: Any) -> dict[str, Any]:
     import torch
 
     return {
-        "fewshot_bench": _version("fewshot-bench"),
+        "fewshot_bench": version("fewshot-bench"),
         **_source_state(),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: version(name) for name in PACKAGES},
         "platform": platform.platform(),
         "device": str(device),
         "device_name": _device_name(device),
         "threads": torch.get_num_threads(),
+        "determinism": determinism.mode(),
         "cpus": os.cpu_count(),
         "load": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }
 
 
-def _version(package: str) -> str | None:
+def version(package: str) -> str | None:
+    """The installed version of a package; None where it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fewshot_bench import environment
-from fewshot_bench.containment import contained
+from fewshot_bench.containment import Printed, guarded
 from fewshot_bench.context import Context
 from fewshot_bench.errors import ContractError
 from fewshot_bench.evaluate import check_logits, metrics
@@ -43,6 +43,8 @@ class Outcome:
         self.logits = logits
         self.labels = [item.label for item in split.test] if split else None
         self.ids = [item.id for item in split.test] if split else None
+        # Whether a plug-in left the process so that nothing else should be computed in it.
+        self.tainted = False
 
 
 class Fit:
@@ -102,7 +104,10 @@ class Fit:
             one._settle(classifier, printed)
 
     def _measured(self, fit: Callable[[], list[Classifier]]) -> tuple[list[Classifier], str]:
-        with self._accounted(), self.memory.watching(), isolated(self.seed), contained() as printed:
+        with ExitStack() as stack:
+            for context in (self._accounted(), self.memory.watching(), isolated(self.seed)):
+                stack.enter_context(context)
+            printed = stack.enter_context(self._guarded("fit"))
             with self.observer.watching(), self.meter.phase("fit"):
                 classifiers = fit()
             for classifier in classifiers:
@@ -122,6 +127,9 @@ class Fit:
         self.spent = copy.deepcopy(vars(self.meter))
         self.said = copy.deepcopy((self.context.notes, self.context.selection))
         self.happened = self.incidents.copy()
+
+    def _guarded(self, when: str) -> AbstractContextManager[Printed]:
+        return guarded(f"{self.spec.method}.{when}", self.incidents, self.session.distrust)
 
     def _accounted(self) -> AbstractContextManager[None]:
         return accounted(self.session.features, self.meter)
@@ -154,9 +162,10 @@ class Fit:
         memory = PeakMemory(self.backbone.device)
         seed = derive(self.seed, "predict")
         measured = self._accounted(), memory.watching(), isolated(seed), open_views()
-        with ExitStack() as stack, contained() as printed:
+        with ExitStack() as stack:
             for context in measured:
                 stack.enter_context(context)
+            printed = stack.enter_context(self._guarded("logits"))
             logits = self._predict(spec, split, question)
             footprint = self._footprint(spec.method)
         peak = max(self.memory.megabytes, memory.megabytes)

@@ -98,7 +98,7 @@ def expand(request: Request) -> Plan:
     plan = Plan([], {}, {})
     sources = _opened(names, plan, lambda name: _source(name, request, val))
     evaluated = _opened(targets, plan, _target)
-    weights = _weights(request.backbone)
+    weights = weights_of(request.backbone)
     picks = _imported(request, plan, sources, val) if sampling == IMPORTED else {}
     # What shares a fit stands together, and methods vary fast: they share a support set.
     matrix = itertools.product(sources, request.shots, request.seeds, variants)
@@ -174,7 +174,7 @@ def _source(name: str, request: Request, val: str) -> tuple[Dataset, str]:
         check_shots(name, pools, count, val)
     if set(request.classes) != {"all"} and len(dataset.card().classnames) < 2:
         raise UsageError(f"{name} has one class, which cannot be halved; leave --classes out")
-    return dataset, _revision(name, dataset)
+    return dataset, revision_of(name, dataset)
 
 
 def _target(name: str) -> tuple[Dataset, str]:
@@ -182,10 +182,11 @@ def _target(name: str) -> tuple[Dataset, str]:
     dataset: Dataset = registry().dataset(name)
     if not dataset.items().get("test"):
         raise DataMissingError(f"{name}: its test pool is empty; fsbench show {name}")
-    return dataset, _revision(name, dataset)
+    return dataset, revision_of(name, dataset)
 
 
-def _revision(name: str, dataset: Dataset) -> str:
+def revision_of(name: str, dataset: Dataset) -> str:
+    """What identifies the lists of a data set, as it stands in a specification."""
     from fewshot_bench.task import digest_of
 
     pools, card = dataset.items(), dataset.card()
@@ -229,7 +230,8 @@ def _check_val(picks: Imported, val: str) -> None:
         )
 
 
-def _weights(backbone: str) -> str:
+def weights_of(backbone: str) -> str:
+    """What identifies the weights of a backbone, as it stands in a specification."""
     from fewshot_bench.backbones import loading
 
     loading.check(backbone)

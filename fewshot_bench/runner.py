@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from fewshot_bench import environment
+from fewshot_bench.containment import own_interruptions
 from fewshot_bench.errors import FsbenchError, NotApplicableError
 from fewshot_bench.features import open_views
 from fewshot_bench.fitting import Fit, Outcome, Progress
+from fewshot_bench.incidents import Incidents
 from fewshot_bench.method import Together
 from fewshot_bench.question import Question
 from fewshot_bench.record import Record, Status
@@ -32,38 +35,83 @@ def run_group(
     alone up to rounding.
     """
     with open_views():
-        fits = _together(specs, session, progress)
+        with own_interruptions() as interrupted:
+            fits = _together(specs, session, progress, interrupted)
         for spec in specs:
-            key = spec.fit_key()
-            fit = fits.get(key)
-            try:
-                reason = _tied(spec, session)
-                if reason:
-                    raise NotApplicableError(reason)
-                if fit is None:
-                    try:
-                        fit = Fit(spec, session, progress).alone()
-                    except (Exception, SystemExit) as error:
-                        fit = error
-                    fits[key] = fit
-                if not isinstance(fit, Fit):
-                    raise fit
-                outcome = fit.evaluate(spec)
-            except NotApplicableError as error:
-                session.drop_changed_backbone()
-                outcome = _without_result(spec, "inapplicable", error)
-            except (Exception, SystemExit) as error:
-                session.drop_changed_backbone()
-                outcome = _without_result(spec, "failed", error)
-                # A failed evaluation may have spoiled what it used; a failed fit stays failed.
-                if isinstance(fit, Fit):
-                    del fits[key]
+            with own_interruptions() as interrupted:
+                outcome = _outcome(spec, session, progress, fits, interrupted)
+            outcome.tainted = session.tainted
             yield outcome
 
 
+@dataclass(frozen=True)
+class _Failure:
+    """A fit that ended with an error, and what was noted until then."""
+
+    error: BaseException
+    incidents: Incidents
+
+
+def _outcome(
+    spec: RunSpec,
+    session: Session,
+    progress: Progress | None,
+    fits: dict[str, Fit | _Failure],
+    interrupted: Callable[[], bool],
+) -> Outcome:
+    """One cell; whatever plug-in code raises is its failure, unless a person interrupted it."""
+    key = spec.fit_key()
+    incidents = Incidents()
+    try:
+        reason = _tied(spec, session)
+        if reason:
+            raise NotApplicableError(reason)
+        if key not in fits:
+            fits[key] = _fit(spec, session, progress, interrupted)
+        fit = fits[key]
+        incidents = fit.incidents
+        if isinstance(fit, _Failure):
+            raise fit.error
+        try:
+            return fit.evaluate(spec)
+        except NotApplicableError:
+            raise
+        except BaseException:
+            # A failed evaluation may have spoiled what it used; a failed fit stays failed.
+            del fits[key]
+            raise
+        finally:
+            incidents = fit.incidents
+    except NotApplicableError as error:
+        session.drop_changed_backbone()
+        return _without_result(spec, "inapplicable", error, incidents)
+    except BaseException as error:
+        if interrupted():
+            raise
+        session.drop_changed_backbone()
+        return _without_result(spec, "failed", error, incidents)
+
+
+def _fit(
+    spec: RunSpec, session: Session, progress: Progress | None, interrupted: Callable[[], bool]
+) -> Fit | _Failure:
+    incidents = Incidents()
+    try:
+        fit = Fit(spec, session, progress)
+        incidents = fit.incidents
+        return fit.alone()
+    except BaseException as error:
+        if interrupted():
+            raise
+        return _Failure(error, incidents)
+
+
 def _together(
-    specs: Sequence[RunSpec], session: Session, progress: Progress | None
-) -> dict[str, Fit | Exception | SystemExit]:
+    specs: Sequence[RunSpec],
+    session: Session,
+    progress: Progress | None,
+    interrupted: Callable[[], bool],
+) -> dict[str, Fit | _Failure]:
     """The fits of all cells at once; empty where there is one, or where that does not work."""
     first = {spec.fit_key(): spec for spec in reversed(specs) if not _tied(spec, session)}
     method = registry().method_class(specs[0].method)(**specs[0].options)
@@ -72,7 +120,9 @@ def _together(
     try:
         fits = [Fit(spec, session, progress) for spec in reversed(first.values())]
         Fit.together(fits)
-    except (Exception, SystemExit):
+    except BaseException:
+        if interrupted():
+            raise
         # Each is fitted alone then, so that only those that fail alone are failures.
         session.drop_changed_backbone()
         return {}
@@ -94,7 +144,9 @@ def _tied(spec: RunSpec, session: Session) -> str:
     return f"the prompts of {spec.target} differ from those it was fitted under, and {reason}"
 
 
-def _without_result(spec: RunSpec, status: Status, error: BaseException) -> Outcome:
+def _without_result(
+    spec: RunSpec, status: Status, error: BaseException, incidents: Incidents
+) -> Outcome:
     shown = "" if status == "inapplicable" else "".join(traceback.format_exception(error))
     return Outcome(
         Record(
@@ -107,5 +159,6 @@ def _without_result(spec: RunSpec, status: Status, error: BaseException) -> Outc
                 "traceback": shown,
                 "expected": isinstance(error, FsbenchError),
             },
+            incidents=tuple(incidents),
         )
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from fewshot_bench import determinism
 from fewshot_bench.backbones import loading
 from fewshot_bench.backbones.protocol import LoadedBackbone
 from fewshot_bench.dataset import Dataset
@@ -26,12 +27,18 @@ class Session:
     def __init__(
         self, cache: Path | None = None, device: str = "cpu", store: Path | None = None
     ) -> None:
+        determinism.apply()
         self.features = FeatureStore(cache)
         self.device = device
         self.store = store
+        self.tainted = False
         self._backbones: dict[tuple[str, str], tuple[LoadedBackbone, str]] = {}
         self._datasets: dict[tuple[str, str], Dataset] = {}
         self._sources: dict[Any, ImageSource] = {}
+
+    def distrust(self) -> None:
+        """Remember that a plug-in left this process in a state that cannot be undone."""
+        self.tainted = True
 
     def backbone(self, spec: RunSpec) -> tuple[LoadedBackbone, str]:
         """The backbone of a cell and its fingerprint when it was loaded."""

@@ -87,15 +87,15 @@ def cells(*methods: str, options: Sequence[str] = (), **request: Any) -> list[Ru
     return expand(Request(methods=methods, options=tuple(options), **values)).cells
 
 
-def install_methods(folder: Path) -> None:
-    """Leave `tests/plugin_methods.py` in `folder` as an installer would."""
-    source = (Path(__file__).parent / "plugin_methods.py").read_text(encoding="utf-8")
-    (folder / f"{MODULE}.py").write_text(source, encoding="utf-8")
-    info = folder / f"{MODULE}-1.0.dist-info"
+def install_methods(folder: Path, module: str = MODULE, file: str = "plugin_methods.py") -> None:
+    """Leave a plug-in of `tests/` in `folder` as an installer would."""
+    source = (Path(__file__).parent / file).read_text(encoding="utf-8")
+    (folder / f"{module}.py").write_text(source, encoding="utf-8")
+    info = folder / f"{module}-1.0.dist-info"
     info.mkdir()
-    about = f"Metadata-Version: 2.1\nName: {MODULE}\nVersion: 1.0\n"
+    about = f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n"
     (info / "METADATA").write_text(about, encoding="utf-8")
-    points = f"[fewshot_bench]\nmisbehaving = {MODULE}\n"
+    points = f"[fewshot_bench]\n{module} = {module}\n"
     (info / "entry_points.txt").write_text(points, encoding="utf-8")
 
 

@@ -17,6 +17,7 @@ COMMANDS = {
     "run": "Run methods on data sets: every cell of the matrix that is not done yet.",
     "demo": "Try everything offline on the embedded backbone and data sets.",
     "compare": "Compare methods from the records of a store.",
+    "rerun": "Repeat the cell of a record and show what differs.",
     "data": "Fetch, list and verify data sets.",
     "splits": "Show, export, import and verify splits.",
     "cache": "Show or remove what is cached.",
@@ -24,6 +25,7 @@ COMMANDS = {
     "worker": "Take part in a job: claim its cells and compute them.",
     "show": "Show a method's hyper-parameters or a data set's card.",
     "check": "Run the conformance kit on a method.",
+    "env": "Show versions, hardware and settings, for a bug report.",
 }
 
 

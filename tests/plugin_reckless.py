@@ -1,0 +1,187 @@
+"""A plug-in whose method harms the process that it runs in; `tests/test_containment.py` uses it."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import decimal
+import gc
+import io
+import locale
+import logging
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import ImageFile
+from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+import fewshot_bench.evaluate as scoring
+from fewshot_bench import Backbone, Images, RunContext, Task, hookimpl
+
+FOREVER = 3600
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """Zero-shot logits."""
+
+    weights: Tensor
+
+    def logits(self, queries: Images) -> Tensor:
+        """(n, classes)"""
+        return 100 * queries.features @ self.weights.T
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Nothing that must be kept."""
+        return {}
+
+
+def _raise(error: BaseException) -> None:
+    raise error
+
+
+def _thread() -> None:
+    threading.Thread(target=time.sleep, args=(FOREVER,), name="forgotten", daemon=True).start()
+
+
+def _orphan() -> None:
+    code = f"import subprocess; subprocess.Popen(['sleep', '{FOREVER}'], start_new_session=True)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def _loud() -> None:
+    for _ in range(2000):
+        print("x" * 10_000)
+
+
+def _gone(folder: str = "gone") -> None:
+    os.mkdir(folder)
+    os.chdir(folder)
+    os.rmdir(os.path.join("..", folder))
+
+
+def _log() -> None:
+    logging.basicConfig(level=logging.DEBUG, force=True)
+    logging.disable(logging.CRITICAL)
+
+
+def _path() -> None:
+    sys.path.insert(0, "nowhere")
+    os.umask(0o077)
+
+
+def _numbers() -> None:
+    decimal.getcontext().prec = 3
+    np.seterr(all="ignore")
+
+
+def _precision() -> None:
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+
+
+def _torch_functions() -> None:
+    F.normalize = lambda x, dim=-1: x * 0
+    torch.Tensor.softmax = lambda self, dim: self
+    torch.nn.Linear.forward = lambda self, x: x
+
+
+ACTIONS: dict[str, Callable[[], Any]] = {
+    "raise": lambda: _raise(RuntimeError("no idea")),
+    "exit": lambda: sys.exit(3),
+    "interrupt": lambda: _raise(KeyboardInterrupt("mine")),
+    "generator": lambda: _raise(GeneratorExit("mine")),
+    "cancel": lambda: _raise(asyncio.CancelledError("mine")),
+    "stop": lambda: _raise(StopIteration("mine")),
+    "print": _loud,
+    "thread": _thread,
+    "process": lambda: subprocess.Popen(["sleep", str(FOREVER)]),
+    "orphan": _orphan,
+    "folder": lambda: os.chdir(os.sep),
+    "deleted": _gone,
+    "environment": lambda: os.environ.update(RECKLESS="1", HOME="nowhere"),
+    "python_seed": lambda: random.seed(0),
+    "numpy_seed": lambda: np.random.seed(0),
+    "torch_seed": lambda: torch.manual_seed(0),
+    "dtype": lambda: torch.set_default_dtype(torch.float64),
+    "device": lambda: torch.set_default_device("meta"),
+    "grad": lambda: torch.set_grad_enabled(False),
+    "threads": lambda: torch.set_num_threads(3),
+    "deterministic": lambda: torch.use_deterministic_algorithms(True, warn_only=True),
+    "cudnn": lambda: setattr(torch.backends.cudnn, "benchmark", True),
+    "matmul": lambda: torch.set_float32_matmul_precision("medium"),
+    "precision": _precision,
+    "denormals": lambda: torch.set_flush_denormal(True),
+    "anomaly": lambda: torch.autograd.set_detect_anomaly(True),
+    "autocast": lambda: torch.set_autocast_enabled("cpu", True),
+    "path": _path,
+    "stdout": lambda: setattr(sys, "stdout", io.StringIO()),
+    "stderr": lambda: setattr(sys, "stderr", io.StringIO()),
+    "warnings": lambda: warnings.simplefilter("ignore"),
+    "logging": _log,
+    "signal": lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN),
+    "alarm": lambda: signal.setitimer(signal.ITIMER_REAL, FOREVER),
+    "gc": gc.disable,
+    "recursion": lambda: sys.setrecursionlimit(5000),
+    "locale": lambda: locale.setlocale(locale.LC_ALL, "C"),
+    "numbers": _numbers,
+    "images": lambda: setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True),
+    "hook": lambda: register_optimizer_step_pre_hook(lambda *_: None),
+    "torch_functions": _torch_functions,
+    "builtins": lambda: setattr(builtins, "sorted", list),
+    "isinstance": lambda: setattr(builtins, "isinstance", lambda *_: False),
+    "harness": lambda: setattr(scoring, "metrics", lambda *_: {"top1": 100.0}),
+    "clock": lambda: setattr(time, "perf_counter", lambda: 0.0),
+    "descriptor": lambda: os.close(2),
+    "argv": lambda: sys.argv.append("--fast"),
+    "math": lambda: setattr(math, "sqrt", abs),
+}
+
+
+@dataclass(frozen=True)
+class Reckless:
+    """Does one of `ACTIONS` at the end of fit, or before the logits."""
+
+    name: ClassVar[str] = "reckless"
+    how: str = "raise"
+    when: str = "fit"
+
+    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Any:
+        """Compute, then misbehave."""
+        classifier = Nearest(backbone.class_features(task))
+        if self.when == "fit":
+            ACTIONS[self.how]()
+            return classifier
+        return Late(classifier.weights, self.how)
+
+
+@dataclass(frozen=True)
+class Late(Nearest):
+    """Misbehaves when it is asked."""
+
+    how: str
+
+    def logits(self, queries: Images) -> Tensor:
+        """(n, classes)"""
+        found = super().logits(queries)
+        ACTIONS[self.how]()
+        return found
+
+
+@hookimpl
+def register_methods(register: Callable[..., None]) -> None:
+    """The one above."""
+    register("reckless", "fsbench_reckless:Reckless")
