@@ -29,6 +29,7 @@ from fewshot_bench.errors import (
     DataMissingError,
     FsbenchError,
     NotApplicableError,
+    NumericalError,
     UnsupportedBackboneError,
     UsageError,
 )
@@ -60,6 +61,7 @@ __all__ = [
     "Item",
     "Method",
     "NotApplicableError",
+    "NumericalError",
     "PackedPrompts",
     "Pools",
     "Preparable",

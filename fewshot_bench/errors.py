@@ -34,6 +34,10 @@ class ContractError(FsbenchError):
     """A plug-in broke its contract: wrong shapes, non-finite logits, a backbone left changed."""
 
 
+class NumericalError(FsbenchError):
+    """A loss, a gradient or a solver's result is not finite, so that a fit cannot go on."""
+
+
 class NotApplicableError(FsbenchError):
     """What was asked cannot be asked of this method; the cell shows the reason, never a number."""
 

@@ -18,9 +18,11 @@ from fewshot_bench.context import Context
 from fewshot_bench.errors import ContractError
 from fewshot_bench.evaluate import check_logits, metrics
 from fewshot_bench.features import accounted, image_view, open_views, shots_view
+from fewshot_bench.finite import FiniteNumbers
 from fewshot_bench.incidents import Incidents
-from fewshot_bench.meter import Meter, ParameterObserver
+from fewshot_bench.meter import Meter
 from fewshot_bench.method import Classifier, Method, Together
+from fewshot_bench.observer import ParameterObserver
 from fewshot_bench.peak_memory import PeakMemory
 from fewshot_bench.published.picks import verified_picks
 from fewshot_bench.question import Question, answering
@@ -60,13 +62,13 @@ class Fit:
         self.classes = len(self.dataset.card().classnames)
         self.question = Question.fitted(self.dataset.card(), spec)
         self.meter = Meter(self.backbone.device)
-        self.observer = ParameterObserver()
         self.memory = PeakMemory(self.backbone.device)
         self.incidents = Incidents()
         self.runs = 1
         self.seed = derive(spec.train_seed, spec.dataset, spec.shots)
         self.context = Context(self.seed, self.backbone.device, spec.precision, progress)
         self.method: Method = registry().method_class(spec.method)(**spec.options)
+        self.observer = ParameterObserver(FiniteNumbers(spec.method, self.method, self.context))
 
     def alone(self) -> Fit:
         """Fit the method to its task."""

@@ -1,4 +1,4 @@
-"""The only clock: phases, cost of shared work, peak memory, parameters seen at the optimizer."""
+"""The only clock: phases, cost of shared work, images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from fewshot_bench.work import Work, count, counting
 
@@ -225,44 +224,3 @@ class Meter:
             "elapsed_seconds": round(elapsed, 6),
             "images": self.images.to_dict(),
         }
-
-
-class ParameterObserver:
-    """Counts distinct parameters that an optimizer stepped on with a gradient, and the steps."""
-
-    def __init__(self) -> None:
-        self._seen: dict[int, Tensor] = {}
-        self.steps = 0
-        self.declared: int | None = None
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """See every step of every torch optimizer inside."""
-        handle = register_optimizer_step_post_hook(self._after_step)
-        try:
-            yield
-        finally:
-            handle.remove()
-
-    def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        self.steps += 1
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None and id(parameter) not in self._seen:
-                    self._seen[id(parameter)] = parameter
-
-    @property
-    def parameters(self) -> list[Tensor]:
-        """The distinct parameters that moved."""
-        return list(self._seen.values())
-
-    @property
-    def trained(self) -> int:
-        """Number of trained values: observed, or what a solver without optimizer declared."""
-        observed = sum(parameter.numel() for parameter in self._seen.values())
-        return observed if observed or self.declared is None else self.declared
-
-    @property
-    def source(self) -> str:
-        """`observed` at the optimizer, or `declared` by the method."""
-        return "declared" if not self._seen and self.declared is not None else "observed"

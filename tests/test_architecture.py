@@ -100,6 +100,8 @@ RULES = {
     "features": {"cli", "runner", "engines", "store", "plan", "registry", "compare", "record"},
     "images": {"cli", "runner", "engines", "store", "plan", "registry", "compare", "record"},
     "meter": {"cli", "runner", "engines", "store", "plan", "registry", "compare", "record"},
+    "observer": {"cli", "runner", "engines", "store", "plan", "registry", "compare", "record"},
+    "finite": {"cli", "runner", "engines", "store", "plan", "registry", "compare", "record"},
     "evaluate": {"cli", "runner", "engines", "store", "plan", "registry", "compare", "record"},
     "splits": {"cli", "runner", "engines", "store", "plan", "registry", "compare", "record"},
     "task": {"cli", "runner", "engines", "store", "plan", "registry", "compare", "record"},

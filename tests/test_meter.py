@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fewshot_bench.meter import Cost, Meter, ParameterObserver
+from fewshot_bench.meter import Cost, Meter
+from fewshot_bench.observer import ParameterObserver
 from fewshot_bench.peak_memory import PeakMemory
 from fewshot_bench.record import Record
 from fewshot_bench.runner import run_one

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from fewshot_bench import Backbone, Demand, Images, RunContext, Shots, Task, hyper
+from fewshot_bench import Backbone, Demand, Images, NumericalError, RunContext, Shots, Task, hyper
 from fsbench_methods import checks
 from fsbench_methods.logistic import Affine, TextLogistic, fit_logistic, search_c
 
@@ -87,6 +87,11 @@ class LinearProbe:
 
     def _solver(self, task: Task, backbone: Backbone, ctx: RunContext) -> Callable[[float], Affine]:
         labels, classes = task.train.labels, len(task.classnames)
+        if not bool(task.train.raw_features.isfinite().all()):
+            raise NumericalError(
+                f"{self.name}: features of support images are not finite (precision "
+                f"{ctx.precision}); try --precision fp32 or another backbone"
+            )
         if self.init == "text":
             text = backbone.class_features(task)
             problem = TextLogistic(task.train.features, labels, text, backbone.logit_scale)

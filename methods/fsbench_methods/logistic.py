@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +14,8 @@ import torch.nn.functional as F
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
+
+from fewshot_bench import NumericalError
 
 GRID = (6.0, 4.0, 2.0, 0.0, -2.0, -4.0, -6.0)
 """log10 of the C values tried first (CoOp lpclip/linear_probe.py:54)."""
@@ -38,6 +42,7 @@ def fit_logistic(features: Tensor, labels: Tensor, classes: int, c: float, steps
     support set lacks gets a constant low one. Every fit starts from zero, on the features as they
     are: C is chosen among classifiers that stop at scikit-learn's tolerance, and to start from the
     classifier of another C, or to turn the features into fewer coordinates, chooses other ones.
+    NumericalError where the objective or the result is not finite.
     """
     present = torch.unique(labels).tolist()
     weight = np.zeros((classes, features.shape[1]))
@@ -45,7 +50,7 @@ def fit_logistic(features: Tensor, labels: Tensor, classes: int, c: float, steps
     bias[present] = 0.0
     if len(present) > 1:
         solver = LogisticRegression(C=c, solver="lbfgs", max_iter=steps)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _numbers_only(c):
             warnings.simplefilter("ignore", ConvergenceWarning)
             # One shot of many classes looks like a regression to scikit-learn.
             warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
@@ -56,7 +61,30 @@ def fit_logistic(features: Tensor, labels: Tensor, classes: int, c: float, steps
             offsets = np.concatenate([-offsets, offsets]) / 2
         weight[present], bias[present] = rows, offsets
     as_tensor = (torch.from_numpy(values).float().to(features.device) for values in (weight, bias))
-    return Affine(*as_tensor)
+    return _finite(Affine(*as_tensor), c)
+
+
+@contextmanager
+def _numbers_only(c: float) -> Iterator[None]:
+    """An objective that is no number would stop the solver where it stands, without an error."""
+    try:
+        with np.errstate(invalid="raise"):
+            yield
+    except FloatingPointError as error:
+        raise _no_numbers("objective", c) from error
+
+
+def _finite(model: Affine, c: float) -> Affine:
+    if not all(bool(part.isfinite().all()) for part in (model.weight, model.bias)):
+        raise _no_numbers("weight", c)
+    return model
+
+
+def _no_numbers(what: str, c: float) -> NumericalError:
+    return NumericalError(
+        f"linear-probe: the {what} is not finite with C={c:g} (float64, L-BFGS); try a C between "
+        "1e-6 and 1e6, such as -o linear-probe.c=1"
+    )
 
 
 class TextLogistic:
@@ -85,7 +113,10 @@ class TextLogistic:
         return (loss + pull) / len(self.labels)
 
     def fit(self, c: float, steps: int) -> Affine:
-        """The minimizer for `c`, as a classifier on unit features without bias."""
+        """The minimizer for `c`, as a classifier on unit features without bias.
+
+        NumericalError where the objective is not finite on the way.
+        """
         self.weight.data.copy_(self.text)
         solver = torch.optim.LBFGS(
             [self.weight],
@@ -98,12 +129,14 @@ class TextLogistic:
         def closure() -> float:
             solver.zero_grad()
             loss = self.objective(c)
+            if not math.isfinite(float(loss.detach())):
+                raise _no_numbers("objective", c)
             loss.backward()  # type: ignore[no-untyped-call]
             return float(loss.detach())
 
         solver.step(closure)  # type: ignore[no-untyped-call]
         weight = (self.scale * self.weight.detach()).float().to(self.device)
-        return Affine(weight, weight.new_zeros(len(weight)))
+        return _finite(Affine(weight, weight.new_zeros(len(weight))), c)
 
 
 @dataclass(frozen=True)
