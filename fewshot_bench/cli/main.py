@@ -19,6 +19,7 @@ COMMANDS = {
     "compare": "Compare methods from the records of a store.",
     "data": "Fetch, list and verify data sets.",
     "splits": "Show, export, import and verify splits.",
+    "store": "Verify, merge, clean and migrate stores of results.",
     "cache": "Show or remove what is cached.",
     "list": "List what is registered: methods, datasets, backbones or plugins.",
     "show": "Show a method's hyper-parameters or a data set's card.",
