@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -90,5 +91,24 @@ def flip(path: Path, position: int, bit: int = 0) -> None:
     path.write_bytes(data)
 
 
-def is_root() -> bool:
-    return hasattr(os, "geteuid") and os.geteuid() == 0
+KILLED = """
+import os, sys
+from fewshot_bench.cli.main import main
+replace, left = os.replace, [int(sys.argv[1])]
+def dying(source, target):
+    if left[0] == 0:
+        os.kill(os.getpid(), 9)
+    left[0] -= 1
+    replace(source, target)
+os.replace = dying
+sys.argv = ["fsbench", *sys.argv[2:]]
+main()
+"""
+
+
+def killed_at(moment: int, *words: object) -> bool:
+    """Whether a command was killed when it was about to rename its file number `moment`."""
+    command = [sys.executable, "-c", KILLED, str(moment), *map(str, words)]
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert done.returncode in (0, -9), done.stderr.decode()
+    return done.returncode == -9

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,7 +15,7 @@ from fewshot_bench.store_check import Cell
 from fewshot_bench.store_files import digest_of_arrays
 from fewshot_bench.store_verify import verify
 from tests.helpers import fsbench
-from tests.store_cases import OLD, contents, old_store, put
+from tests.store_cases import OLD, contents, killed_at, old_store, put
 
 RUN = ("run", "--method", "zero-shot", "--dataset", "digits", "--shots", "1", "--seeds", "1,2,3")
 CELLS = 4
@@ -116,26 +113,9 @@ def test_a_record_that_is_written_meanwhile_stays(
     assert old.logits(failed.stem)["ids"].tolist() == ["q"]
 
 
-KILLED = """
-import os, sys
-from fewshot_bench.cli.main import main
-replace, left = os.replace, [int(sys.argv[1])]
-def dying(source, target):
-    if left[0] == 0:
-        os.kill(os.getpid(), 9)
-    left[0] -= 1
-    replace(source, target)
-os.replace = dying
-sys.argv = ["fsbench", *sys.argv[2:]]
-main()
-"""
-
-
 @pytest.mark.parametrize("moment", range(CELLS))
 def test_a_kill_leaves_every_record_whole(old: Store, moment: int) -> None:
-    words = [sys.executable, "-c", KILLED, moment, "store", "migrate", "--store", old.path]
-    killed = subprocess.run([str(word) for word in words], capture_output=True, check=False)
-    assert killed.returncode == -signal.SIGKILL
+    assert killed_at(moment, "store", "migrate", "--store", old.path)
     assert schemas(old).count(SCHEMA) == moment
     assert {finding.kind for finding in verify(old).findings} == {"left over"}
     done = fsbench("store", "migrate", "--store", old.path)
