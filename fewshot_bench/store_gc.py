@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,7 +67,12 @@ def _remove(path: Path, stamp: Stamp, kind: str) -> bool:
     if (found[0], found[2:]) == (stamp[0], stamp[2:]):
         taken.unlink()
         return True
-    with suppress(FileExistsError):
+    try:
         os.link(taken, path)
+    except FileExistsError:
+        pass
+    except OSError:
+        os.replace(taken, path)
+        return False
     taken.unlink()
     return False

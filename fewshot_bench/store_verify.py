@@ -86,8 +86,9 @@ def _examined(path: Path, report: Report) -> Cell | None:
     except StoreError as error:
         report.findings.append(Finding(NEWER, path, str(error)))
         return None
-    kind = MISSING if cell.missing else DAMAGED
-    report.findings += [Finding(kind, path, problem) for problem in cell.problems]
+    if cell.problems:
+        kind = MISSING if cell.missing else DAMAGED
+        report.findings.append(Finding(kind, path, "; ".join(cell.problems)))
     return cell
 
 

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from fewshot_bench import store_index
 from fewshot_bench.record import Record
 from fewshot_bench.store import Store
+from fewshot_bench.store_files import TEMPORARY
 from fewshot_bench.store_index import INDEX, Index
-from tests.store_cases import filled, put, put_failed
+from tests.store_cases import filled, old_store, put, put_failed
 
 # Above a tick of the file system's clock.
 SETTLED = 0.02
@@ -159,6 +161,38 @@ def test_a_store_that_cannot_be_written_is_read(
     monkeypatch.setattr(store_index, "write_whole", refused)
     assert len(listed(store)[0]) == 3
     assert not (store.path / INDEX).exists()
+
+
+@pytest.mark.usefixtures("eager")
+def test_records_of_an_older_version_are_indexed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = old_store(tmp_path / "s")
+    expected = unindexed(store)
+    assert indexed(store) == expected
+    opened = reads(monkeypatch)
+    assert listed(store) == expected
+    assert opened == []
+
+
+@pytest.mark.usefixtures("eager")
+def test_several_readers_and_a_writer_at_once(tmp_path: Path) -> None:
+    store = filled(tmp_path / "s", range(6))
+    time.sleep(2 * SETTLED)
+
+    def read(number: int) -> int:
+        if number % 5 == 0:
+            put(store, number % 6)
+        if number % 7 == 0:
+            (store.path / INDEX).unlink(missing_ok=True)
+        records, damaged = listed(store)
+        assert damaged == []
+        return len(records)
+
+    with ThreadPoolExecutor(6) as pool:
+        assert set(pool.map(read, range(120))) == {6}
+    assert listed(store) == unindexed(store)
+    assert not list(store.path.rglob(f"{TEMPORARY}*"))
 
 
 class Anything(RuleBasedStateMachine):
