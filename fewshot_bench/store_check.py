@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewshot_bench.record import SCHEMA, Record, digest_of_values
+from fewshot_bench.record import Record, digest_of_values
 from fewshot_bench.record_files import parse_record, parse_values, read_content, stamp_of
 from fewshot_bench.store_files import ARRAYS, Damaged, digest_of_arrays, load_arrays
 
@@ -20,9 +21,8 @@ if TYPE_CHECKING:
 MISSING = "the logits of a finished cell are missing"
 # Records round metrics to 6 digits; the rest is room for another order of summation.
 ABSOLUTE, RELATIVE = 2e-6, 1e-9
-# Top-level keys of a record file by its schema.
-_KEYS = {SCHEMA: frozenset(Record.__dataclass_fields__)}
-_KEYS[1] = _KEYS[2] - {"incidents", "digests"}
+# Top-level keys that came with a schema; all others have been there from the first.
+_ADDED = {2: {"incidents", "digests"}}
 _ATTEMPTS = 3
 
 
@@ -78,7 +78,8 @@ def _examine(path: Path) -> Cell:
 
 
 def _record_problems(values: Mapping[str, Any]) -> Iterator[str]:
-    expected = _KEYS[values["schema"]]
+    later = [keys for schema, keys in _ADDED.items() if schema > values["schema"]]
+    expected = {field.name for field in dataclasses.fields(Record)}.difference(*later)
     if set(values) != expected:
         yield f"the record has keys {sorted(set(values) ^ expected)} too many or too few"
     elif values["schema"] > 1:

@@ -26,7 +26,7 @@ class Step:
     """What became of one cell, or of the imported picks of one setting.
 
     COPIED: it was absent. REPLACED: it took the place of a failed or damaged one. EQUAL: it is
-    there. KEPT: what is there is done, and the source's is not. CONFLICT: both are done and differ.
+    there. KEPT: the source's failed, and what is there did not. CONFLICT: both are done and differ.
     UNUSABLE: the file of the source, or the one that is there, cannot be relied on.
     """
 
@@ -116,18 +116,20 @@ def _decided(theirs: Cell, target: Path) -> tuple[str, tuple[str, ...]]:
 
     A newer version's file at the destination raises StoreError.
     """
+    failed = theirs.record.status == "failed"
     try:
         mine = examine(target)
     except FileNotFoundError:
         return COPIED, ()
     except Damaged as error:
-        return REPLACED, (f"the one at the destination is damaged: {error}",)
+        said = (f"the one at the destination is damaged: {error}",)
+        return (KEPT, ()) if failed else (REPLACED, said)
+    if failed:
+        return (EQUAL if mine.record.status == "failed" else KEPT), ()
     if mine.missing:
         return REPLACED, ()
     if mine.problems:
         return REPLACED, tuple(f"at the destination, {problem}" for problem in mine.problems)
-    if theirs.record.status == "failed":
-        return (EQUAL if mine.record.status == "failed" else KEPT), ()
     if mine.record.status == "failed":
         return REPLACED, ()
     if same_result(mine, theirs):

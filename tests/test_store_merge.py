@@ -184,6 +184,27 @@ def test_a_damaged_cell_here_is_set_aside_and_replaced(tmp_path: Path, ending: s
     assert {finding.kind for finding in verify(here).findings} == {"set aside"}
 
 
+@pytest.mark.parametrize("ending", [".json", ".npz"])
+def test_a_failed_cell_takes_the_place_of_nothing(tmp_path: Path, ending: str) -> None:
+    """What is damaged or incomplete here is left for a run, or for a merge with a done cell."""
+    here, there = filled(tmp_path / "a", [1, 2]), filled(tmp_path / "b", [])
+    flip(here.file(put_failed(there, 1).stem).with_suffix(ending), 200)
+    here.file(put_failed(there, 2).stem).with_suffix(".npz").unlink()
+    before = contents(here.path)
+    assert merge(here, there).out == f"{there.path}: 2 kept\n"
+    assert results(here) == {
+        name: file for name, (file, _) in before.items() if name.startswith("records/")
+    }
+
+
+def test_an_inapplicable_cell_takes_the_place_of_a_failed_one(tmp_path: Path) -> None:
+    here, there = filled(tmp_path / "a", []), filled(tmp_path / "b", [])
+    put_failed(here, 1)
+    there.write(dataclasses.replace(result(1)[0], status="inapplicable", metrics={}))
+    assert merge(here, there).out == f"{there.path}: 1 replaced\n"
+    assert merge(here, there).out == f"{there.path}: 1 equal\n"
+
+
 def test_logits_that_are_missing_here_are_brought_back(tmp_path: Path) -> None:
     here, there = filled(tmp_path / "a"), filled(tmp_path / "b")
     whole = results(here)
