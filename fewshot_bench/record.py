@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from fewshot_bench.errors import StoreError
-from fewshot_bench.spec import RunSpec
+from fewshot_bench.spec import RunSpec, canonical_json
 
 SCHEMA = 2
 Status = Literal["done", "failed", "inapplicable"]
@@ -32,7 +33,8 @@ class Record:
         `transient` where the machine failed and not the cell, which the next run tries again.
     incidents: what the harness had to do or to undo on the way, as {`kind`, `text`}: a retry, less
         memory than asked for, a plug-in that left a thread behind.
-    digests: `logits`, the SHA-256 of the arrays that are stored beside the record.
+    digests: `logits`, the SHA-256 of the arrays that are stored beside the record, and `record`,
+        that of all values of the record itself.
     """
 
     spec: RunSpec
@@ -101,10 +103,27 @@ class Record:
         )
 
 
+def sealed(record: Record, logits_digest: str | None) -> Record:
+    """The record in the newest schema with its digests; ValueError or TypeError if it is not JSON.
+
+    logits_digest: that of the arrays beside it, if there are any.
+    """
+    digests = {} if logits_digest is None else {"logits": logits_digest}
+    record = dataclasses.replace(record, digests=digests, schema=SCHEMA)
+    own = digest_of_values(json.loads(record.to_json()))
+    return dataclasses.replace(record, digests={**digests, "record": own})
+
+
+def digest_of_values(values: Mapping[str, Any]) -> str:
+    """SHA-256 of a record's values, however they are laid out, without this digest itself."""
+    digests = {name: value for name, value in values["digests"].items() if name != "record"}
+    return hashlib.sha256(canonical_json({**values, "digests": digests}).encode()).hexdigest()
+
+
 def migrated(values: Mapping[str, Any]) -> Mapping[str, Any]:
     """The values of a record of any schema as those of the newest; StoreError where there is none.
 
-    What an old record cannot say stays empty: a record of schema 1 has no digest of its logits.
+    What an old record cannot say stays empty: a record of schema 1 has no digests.
     """
     schema = values.get("schema")
     if isinstance(schema, bool) or not isinstance(schema, int) or not 1 <= schema <= SCHEMA:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,7 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.errors import StoreError, UsageError
-from fewshot_bench.record import SCHEMA, Record
+from fewshot_bench.record import Record, sealed
+from fewshot_bench.record_files import (
+    Stamp,
+    parse_record,
+    read_content,
+    read_record,
+    record_files,
+)
 from fewshot_bench.store_files import (
     FULL,
     TEMPORARY,
@@ -24,10 +29,10 @@ from fewshot_bench.store_files import (
     load_arrays,
     make_folder,
     publish,
-    sorted_entries,
     temporary_name,
     write_synced,
 )
+from fewshot_bench.store_index import INDEX, Index
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,16 +94,15 @@ class Store:
     ) -> Record:
         """Store a record, with the (n, classes) logits, labels and ids of its queries if given.
 
-        Returns the record as it is stored, with the digest of these arrays.
+        Returns the record as it is stored, with its digests.
 
         A kill at any moment leaves the cell as it was, complete, or absent (only where other logits
         of it were being replaced); never half of it.
         """
-        target = self._file(record.spec.key())
+        target = self.file(record.spec.key())
         arrays = None if logits is None else as_arrays(logits, labels, ids)
-        digests = {} if arrays is None else {"logits": digest_of_arrays(arrays)}
-        record = dataclasses.replace(record, digests=digests, schema=SCHEMA)
         try:
+            record = sealed(record, None if arrays is None else digest_of_arrays(arrays))
             text = record.to_json().encode()
         except (TypeError, ValueError) as error:
             raise StoreError(f"record of {record.spec.describe()} is not JSON: {error}") from error
@@ -122,13 +126,13 @@ class Store:
         A damaged record, and logits that cannot be read, are renamed to `*.damaged-<n>`. A record
         of status done without its logits counts as absent. Both are reported in `damaged`.
         """
-        path = self._file(key)
+        path = self.file(key)
         try:
-            record = _read(path)
+            record = read_record(path)
         except FileNotFoundError:
             return None
         except Damaged as error:
-            self._set_aside(path, str(error))
+            self.set_aside(path, str(error))
             return None
         if record.status == "done" and not self._logits_usable(path.with_suffix(".npz")):
             return None
@@ -137,7 +141,7 @@ class Store:
     def stamp(self, key: str) -> Stamp:
         """Changes whenever another record takes the place of this one; None where there is none."""
         try:
-            found = self._file(key).stat()
+            found = self.file(key).stat()
         except OSError:
             return None
         return found.st_mtime_ns, found.st_ino, found.st_size
@@ -149,7 +153,7 @@ class Store:
 
     def logits(self, key: str) -> dict[str, np.ndarray]:
         """The arrays `logits` (n, classes), `labels` (n,) and `ids` (n,) of a cell."""
-        path = self._file(key).with_suffix(".npz")
+        path = self.file(key).with_suffix(".npz")
         try:
             return load_arrays(path)
         except FileNotFoundError:
@@ -157,7 +161,7 @@ class Store:
                 f"no logits of cell {key[:12]} in '{self.path}'; run the cell again to have them"
             ) from None
         except Damaged as error:
-            moved = self._set_aside(path, str(error))
+            moved = self.set_aside(path, str(error))
             raise StoreError(
                 f"logits of cell {key[:12]} are damaged ({error}); kept as '{moved}', "
                 "run the cell again to replace them"
@@ -165,25 +169,27 @@ class Store:
 
     def records(self) -> Iterator[Record]:
         """Every readable record, sorted by key; the others are reported in `damaged`, untouched."""
-        for folder in sorted_entries(self.root):
-            if not folder.is_dir():
-                continue
-            for path in sorted_entries(folder):
-                if path.suffix == ".json" and not path.name.startswith(TEMPORARY):
-                    record = self._read_or_report(path)
-                    if record is not None:
-                        yield record
+        index = Index.load(self.path / INDEX)
+        for path, stamp in record_files(self.root):
+            record = index.find(path, stamp) or self._read_or_report(path, stamp, index)
+            if record is not None:
+                yield record
+        index.save()
 
-    def _read_or_report(self, path: Path) -> Record | None:
+    def _read_or_report(self, path: Path, stamp: Stamp | None, index: Index) -> Record | None:
         try:
-            return _read(path)
+            content = read_content(path)
+            record = parse_record(path, content)
         except FileNotFoundError:
             return None
         except (Damaged, StoreError) as error:
             self._report(path, str(error))
             return None
+        index.add(path, stamp, content)
+        return record
 
-    def _file(self, key: str) -> Path:
+    def file(self, key: str) -> Path:
+        """Where the record of a key lies, whether it is there or not."""
         if not _KEY.fullmatch(key):
             raise StoreError(f"'{key}' is not a cell's key: expected 64 hexadecimal digits")
         return self.root / key[:2] / f"{key}.json"
@@ -195,11 +201,12 @@ class Store:
             self._report(path, "logits of a finished cell are missing; it counts as not done")
             return False
         except Damaged as error:
-            self._set_aside(path, str(error))
+            self.set_aside(path, str(error))
             return False
         return True
 
-    def _set_aside(self, path: Path, reason: str) -> Path:
+    def set_aside(self, path: Path, reason: str) -> Path:
+        """Rename a file that must not be used to `*.damaged-<n>`; where it lies then."""
         moved = path
         for number in range(1, 1000):
             moved = path.with_name(f"{path.name}.damaged-{number}")
@@ -219,7 +226,7 @@ class Store:
             self.damaged.append(damage)
 
     def cannot_write(self, path: Path, error: OSError) -> StoreError:
-        """What to say of a file that could not be written."""
+        """The error for a file of the store that could not be written, with the next step."""
         if error.errno in FULL:
             return StoreError(
                 f"no space to write '{path}' ({free_space(self.path)} left); make room, then run "
@@ -229,33 +236,3 @@ class Store:
             f"cannot write '{path}': {error.strerror or error}; make it writable or choose "
             "another folder with --store DIR"
         )
-
-
-def _read(path: Path) -> Record:
-    """Parse a record file; StoreError when a newer version wrote it, Damaged when it is broken."""
-    try:
-        values = json.loads(path.read_bytes(), parse_constant=_not_a_number)
-        schema = values.get("schema") if isinstance(values, dict) else None
-        newer = isinstance(schema, int) and schema > SCHEMA
-        if not newer:
-            record = Record.from_dict(values)
-            key = record.spec.key()
-    except FileNotFoundError:
-        raise
-    except (StoreError, ValueError, TypeError, RecursionError) as error:
-        raise Damaged(str(error)) from None
-    except OSError as error:
-        raise StoreError(
-            f"cannot read '{path}': {error.strerror}; check its permissions"
-        ) from error
-    if newer:
-        raise StoreError(
-            f"'{path}' has schema {schema}, this version reads 1 to {SCHEMA}; upgrade fewshot_bench"
-        )
-    if path.stem != key or path.parent.name != key[:2]:
-        raise Damaged(f"its specification has the key {key[:12]}..., so the file was changed")
-    return record
-
-
-def _not_a_number(name: str) -> None:
-    raise Damaged(f"record holds {name}")

@@ -199,8 +199,7 @@ def test_done_without_logits_is_not_done(store: Store) -> None:
     assert store.get(record.spec.key()) is None
     assert not store.complete(record.spec.key())
     assert "missing" in str(store.damaged[0])
-    failed = make(2, "failed")
-    store.write(failed)
+    failed = store.write(make(2, "failed"))
     assert store.get(failed.spec.key()) == failed
     assert not store.complete(failed.spec.key())
 

@@ -1,0 +1,27 @@
+"""`fsbench store`: check, merge, clean and migrate stores of results."""
+
+from __future__ import annotations
+
+import click
+
+from fewshot_bench.cli.groups import Subcommands
+
+COMMANDS = {
+    "verify": "Check every record and its logits in full.",
+    "merge": "Bring results of other stores, from other machines, together.",
+    "gc": "Remove what no result needs.",
+    "migrate": "Rewrite records of older versions as the newest.",
+}
+
+
+@click.group(
+    "store",
+    cls=Subcommands,
+    subcommands=COMMANDS,
+    short_help="Verify, merge, clean and migrate stores of results.",
+)
+def command() -> None:
+    """Verify, merge, clean and migrate stores of results.
+
+    A store is the folder that fsbench run writes: one record and its logits per cell.
+    """

@@ -1,0 +1,59 @@
+"""What the commands on stores share: the option, opening a store, and counts as text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fewshot_bench.errors import DataMissingError, UsageError
+from fewshot_bench.spec import DEFAULT_STORE
+
+if TYPE_CHECKING:
+    from fewshot_bench.store import Store
+
+_PATH: Any = click.Path(path_type=Path)
+FOUND = 1
+
+store_option = click.option(
+    "--store",
+    "folder",
+    type=_PATH,
+    default=DEFAULT_STORE,
+    show_default=True,
+    metavar="DIR",
+    help="The store.",
+)
+
+
+def opened(folder: Path) -> Store:
+    """A store that is there; UsageError and DataMissingError when it is not."""
+    from fewshot_bench.store import Store
+
+    store = Store(folder)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"store '{folder}' is not a folder; choose another one with --store DIR")
+    if not store.root.is_dir():
+        what = "holds no records" if folder.exists() else "does not exist"
+        raise DataMissingError(
+            f"store '{folder}' {what}; make results with fsbench run, or name another --store"
+        )
+    return store
+
+
+def counted(counts: Mapping[str, int], names: Sequence[str], nothing: str) -> str:
+    """`3 done, 1 failed`, in the order of `names`, without what there is none of."""
+    return ", ".join(f"{counts[name]:,} {name}" for name in names if counts[name]) or nothing
+
+
+def show(kind: str, path: Path, text: str) -> None:
+    """One finding on one line; text from files must not reach the terminal as commands."""
+    line = f"{kind}: {path}" + (f": {text}" if text else "")
+    click.echo(" ".join("".join(c if c.isprintable() else " " for c in line).split()))
+
+
+def waiting() -> None:
+    """Say that another process holds the store."""
+    click.echo("waiting for another merge or migrate of this store", err=True)

@@ -1,0 +1,44 @@
+"""`fsbench store verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fewshot_bench.cli.store_options import FOUND, counted, opened, show, store_option
+
+
+@click.command("verify", short_help="Check every record and its logits in full.")
+@store_option
+def command(folder: Path) -> None:
+    """Check every record and its logits in full; nothing is changed.
+
+    Digests, shapes and values are checked, metrics are computed again from the logits, and cells of
+    one split must have the same queries. The exit code is 1 when something was found.
+    """
+    from collections import Counter
+
+    from fewshot_bench.record import STATUSES
+    from fewshot_bench.store_verify import NEXT, verify
+
+    report = verify(opened(folder))
+    for finding in report.findings:
+        show(finding.kind, finding.path, finding.text)
+    total = f"{sum(report.statuses.values()):,} records read in full"
+    click.echo(f"{total}: {counted(report.statuses, STATUSES, 'none')}")
+    if report.splits:
+        click.echo(f"{report.splits:,} files of imported picks")
+    if report.old:
+        click.echo(
+            f"{report.old:,} records of older versions have no digests: fsbench store migrate "
+            f"--store {folder} adds them"
+        )
+    kinds = Counter(finding.kind for finding in report.findings)
+    if not kinds:
+        click.echo("all is well")
+        return
+    click.echo(f"found: {counted(kinds, tuple(NEXT), '')}")
+    for kind in kinds:
+        click.echo(f"next, {kind}: {NEXT[kind]}")
+    raise click.exceptions.Exit(FOUND)

@@ -1,0 +1,114 @@
+"""Stores of results for the tests of the store's commands: whole ones, and ways to break them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fewshot_bench.evaluate import metrics
+from fewshot_bench.record import Record
+from fewshot_bench.spec import RunSpec
+from fewshot_bench.store import Store
+
+OLD = Path(__file__).parent / "data" / "store_schema_1"
+QUERIES, CLASSES = 30, 4
+
+
+def result(seed: int, shift: float = 0.0, **spec: Any) -> tuple[Record, torch.Tensor, list[int]]:
+    """A done record with its logits and labels; `shift` moves one logit."""
+    rng = np.random.default_rng(seed)
+    logits = torch.from_numpy(rng.normal(size=(QUERIES, CLASSES)).astype(np.float32))
+    logits[0, 0] += shift
+    labels = [number % (CLASSES - 1) for number in range(QUERIES)]
+    values = {"method": "m", "dataset": "d", "shots": 1, "split_seed": seed, "train_seed": seed}
+    record = Record(
+        RunSpec(**{**values, **spec}),
+        "done",
+        split={"digest": "s" * 64, "test": QUERIES, "classes": CLASSES},
+        metrics=metrics(logits, torch.tensor(labels)),
+        timings={"billed_seconds": 1.25 + seed},
+        environment={"device_name": "x86_64", "threads": 2, "packages": {"torch": "2.6"}},
+    )
+    return record, logits, labels
+
+
+def put(store: Store, seed: int, shift: float = 0.0, **spec: Any) -> Path:
+    """Store a done cell; its record file."""
+    record, logits, labels = result(seed, shift, **spec)
+    store.write(record, logits.numpy(), labels, [f"q{number}" for number in range(QUERIES)])
+    return store.file(record.spec.key())
+
+
+def put_failed(store: Store, seed: int) -> Path:
+    record, _, _ = result(seed)
+    error = {"type": "RuntimeError", "message": "broke", "traceback": ""}
+    store.write(Record(record.spec, "failed", error=error))
+    return store.file(record.spec.key())
+
+
+def filled(folder: Path, seeds: Sequence[int] = (1, 2, 3)) -> Store:
+    """A store with these cells."""
+    store = Store(folder)
+    store.create()
+    for seed in seeds:
+        put(store, seed)
+    return store
+
+
+def old_store(folder: Path) -> Store:
+    """A copy of the store that a version with schema 1 wrote: three cells done, one failed."""
+    shutil.copytree(OLD, folder)
+    return Store(folder)
+
+
+def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """Every file under a folder with its bytes and time of change."""
+    return {
+        path.relative_to(folder).as_posix(): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def age(monkeypatch: Any, seconds: float) -> None:
+    """Let the store's clean-up see the time as it will be then."""
+    now = time.time
+    monkeypatch.setattr("fewshot_bench.store_remains.time.time", lambda: now() + seconds)
+
+
+def flip(path: Path, position: int, bit: int = 0) -> None:
+    """Change one bit of a file."""
+    data = bytearray(path.read_bytes())
+    data[position % len(data)] ^= 1 << bit
+    path.write_bytes(data)
+
+
+KILLED = """
+import os, sys
+from fewshot_bench.cli.main import main
+replace, left = os.replace, [int(sys.argv[1])]
+def dying(source, target):
+    if left[0] == 0:
+        os.kill(os.getpid(), 9)
+    left[0] -= 1
+    replace(source, target)
+os.replace = dying
+sys.argv = ["fsbench", *sys.argv[2:]]
+main()
+"""
+
+
+def killed_at(moment: int, *words: object) -> bool:
+    """Whether a command was killed when it was about to rename its file number `moment`."""
+    command = [sys.executable, "-c", KILLED, str(moment), *map(str, words)]
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert done.returncode in (0, -9), done.stderr.decode()
+    return done.returncode == -9
