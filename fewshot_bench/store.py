@@ -29,6 +29,8 @@ from fewshot_bench.store_files import (
     write_synced,
 )
 
+from fewshot_bench.wording import LONGEST_MESSAGE, printable
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -43,7 +45,7 @@ class Damage:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+        return printable(f"{self.path}: {self.reason}", LONGEST_MESSAGE)
 
 
 @dataclass

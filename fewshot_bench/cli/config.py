@@ -23,7 +23,7 @@ def read_config(path: Path) -> dict[str, Any]:
     if path.suffix == ".toml":
         try:
             return tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise UsageError(f"config file {path} is not valid TOML: {error}") from None
     if path.suffix in (".yaml", ".yml"):
         return _read_yaml(path, text)

@@ -11,6 +11,7 @@ import click
 from fewshot_bench import __version__
 from fewshot_bench.cli.groups import Suggesting
 from fewshot_bench.errors import DataMissingError, FsbenchError
+from fewshot_bench.wording import printable
 
 # Short helps stand here so that `fsbench --help` imports no subcommand; a test compares them.
 COMMANDS = {
@@ -48,7 +49,8 @@ class Commands(Suggesting):
         try:
             registry().hooks.register_commands(cli=extra)
         except Exception as error:
-            click.echo(f"warning: a plug-in's register_commands failed: {error}", err=True)
+            text = f"a plug-in's register_commands failed: {error}"
+            click.echo(f"warning: {printable(text)}", err=True)
         return {name: command for name, command in extra.commands.items() if name not in COMMANDS}
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

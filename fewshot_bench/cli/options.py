@@ -6,6 +6,9 @@ from typing import Any
 
 import click
 
+# A range of more numbers is a slip; so is a number of more digits.
+MOST, LONGEST = 100_000, 18
+
 
 class Names(click.ParamType[Any]):
     """A comma-separated list of names; a name such as `folder:PATH` may hold no comma."""
@@ -35,8 +38,10 @@ class Numbers(click.ParamType[Any]):
         for part in str(value).split(","):
             first, dash, last = part.strip().partition("-")
             bad = not _is_number(first) or (dash and not _is_number(last))
-            if bad or (dash and int(last) < int(first)):
+            if bad or (dash and len(last) <= LONGEST >= len(first) and int(last) < int(first)):
                 self.fail(f"'{value}' is no list of whole numbers such as 1,2,4 or 1-3", param, ctx)
+            if max(len(first), len(last)) > LONGEST or int(last or first) - int(first) > MOST:
+                self.fail(f"'{value:.60}': expected at most {MOST:,} numbers", param, ctx)
             numbers += range(int(first), int(last or first) + 1)
         return tuple(numbers)
 
