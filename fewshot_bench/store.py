@@ -28,7 +28,6 @@ from fewshot_bench.store_files import (
     temporary_name,
     write_synced,
 )
-
 from fewshot_bench.wording import LONGEST_MESSAGE, printable
 
 if TYPE_CHECKING:
