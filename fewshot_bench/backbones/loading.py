@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fewshot_bench import offline
 from fewshot_bench.backbones.config_files import CONFIG, check_config, check_room, read_config
 from fewshot_bench.backbones.open_clip import OpenClipBackbone
 from fewshot_bench.backbones.protocol import LoadedBackbone
@@ -206,9 +207,12 @@ def _weights_errors(name: str) -> Iterator[None]:
         raise
     except Exception as error:
         first = str(error).strip().splitlines()[0][:300] if str(error).strip() else ""
+        step = "check the network or the file"
+        if offline.is_on():
+            step = "--offline allows no download: run once without it, or check the file"
         raise DataMissingError(
             f"backbone '{name}': its weights cannot be loaded ({type(error).__name__}: {first}); "
-            "check the network or the file, or use --backbone tiny, which needs neither"
+            f"{step}, or use --backbone tiny, which needs neither"
         ) from error
 
 

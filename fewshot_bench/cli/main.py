@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import click
 
-from fewshot_bench import __version__
+from fewshot_bench import __version__, offline
 from fewshot_bench.cli.groups import Suggesting
 from fewshot_bench.errors import DataMissingError, FsbenchError
 from fewshot_bench.wording import printable
@@ -63,6 +63,14 @@ class Commands(Suggesting):
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="fsbench")
+@click.option(
+    "--offline",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=lambda ctx, param, value: offline.enforce() if value else None,
+    help="Open no internet connection (FSBENCH_OFFLINE=1 does the same).",
+)
 def cli() -> None:
     """One fair harness for few-shot adaptation of vision-language models.
 
@@ -73,6 +81,7 @@ def cli() -> None:
 def main() -> NoReturn:
     """Entry point: errors that we raise on purpose become one line and their exit code."""
     try:
+        offline.enforce_if_asked()
         code = cli.main(standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
@@ -87,6 +96,8 @@ def main() -> NoReturn:
         _fail("stopped", 130)
     except FsbenchError as error:
         _fail(str(error), error.exit_code)
+    except offline.OfflineError as error:
+        _fail(str(error.strerror), error.exit_code)
     except PermissionError as error:
         _fail(
             f"'{error.filename}': permission denied; make it readable for this user, then run the "

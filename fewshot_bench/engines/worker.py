@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
+from fewshot_bench import offline
 from fewshot_bench.errors import FsbenchError
 from fewshot_bench.spec import RunSpec
 from fewshot_bench.store import Store
@@ -44,6 +45,7 @@ class _Answers:
 def main() -> None:
     """Arguments: store folder, device, CPU threads (0: leave them)."""
     _die_with_parent()
+    offline.enforce_if_asked()
     answers = _Answers(_private_stdout())
     folder, device, threads = sys.argv[1:]
     try:
