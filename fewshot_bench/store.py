@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.errors import StoreError, UsageError
 from fewshot_bench.record import SCHEMA, Record
+from fewshot_bench.secret_values import masked
 from fewshot_bench.store_files import (
     FULL,
     TEMPORARY,
@@ -33,6 +34,8 @@ from fewshot_bench.wording import LONGEST_MESSAGE, printable
 if TYPE_CHECKING:
     import numpy as np
 
+# What plug-ins and the machine say in a record.
+TOLD = ("environment", "notes", "error", "incidents")
 _KEY = re.compile(r"[0-9a-f]{64}")
 
 
@@ -97,7 +100,8 @@ class Store:
         target = self._file(record.spec.key())
         arrays = None if logits is None else as_arrays(logits, labels, ids)
         digests = {} if arrays is None else {"logits": digest_of_arrays(arrays)}
-        record = dataclasses.replace(record, digests=digests, schema=SCHEMA)
+        told = {name: masked(getattr(record, name)) for name in TOLD}
+        record = dataclasses.replace(record, digests=digests, schema=SCHEMA, **told)
         try:
             text = record.to_json().encode()
         except (TypeError, ValueError) as error:

@@ -25,7 +25,17 @@ PACKAGES = {
 FILES = [path for root in PACKAGES.values() for path in sorted(root.rglob("*.py"))]
 CORE = [path for path in FILES if PACKAGES["fewshot_bench"] in path.parents]
 PLUGINS = [path for path in FILES if path not in CORE]
-LIGHT = ("record", "spec", "plan", "plugins", "registry", "errors", "store", "offline")
+LIGHT = (
+    "record",
+    "spec",
+    "plan",
+    "plugins",
+    "registry",
+    "errors",
+    "store",
+    "offline",
+    "secret_values",
+)
 MAX_LINES = 300
 
 
@@ -110,7 +120,7 @@ LOWER = (
     *("question", "session", "variants", "customized", "preflight", "sampling"),
     *("feature_store", "image_cache", "image_files", "image_digests", "image_segments"),
     *("segment_format", "cache_folder", "cache_entries", "ahead", "crops"),
-    *("names", "offline", "processes", "wording", "store_files", "published"),
+    *("names", "offline", "secret_values", "processes", "wording", "store_files", "published"),
 )
 RULES |= {part: {"cli", "runner", "engines", "compare", "plan", "testing"} for part in LOWER}
 
