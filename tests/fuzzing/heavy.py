@@ -253,8 +253,9 @@ def _hub(folder: Path) -> list[Seed]:
 def _open_hub(folder: Path, file: Path) -> bool:
     dataset = registry().dataset(f"hf:{folder / 'set'}")
     for items in dataset.items().values():
-        with contextlib.suppress(OSError):
-            dataset.read(items[0])
+        for item in items[:1]:
+            with contextlib.suppress(OSError):
+                dataset.read(item)
     return True
 
 
