@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import struct
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from fewshot_bench.record import Record
 from fewshot_bench.registry import registry
 from fewshot_bench.segment_format import pack_description
 from fewshot_bench.spec import RunSpec
+from fewshot_bench.store import Store
 from tests.compare_records import make
 from tests.helpers import fsbench
 from tests.preparing import zipped
@@ -281,3 +283,52 @@ def test_configs_that_are_no_configs(tmp_path: Path, text: str) -> None:
     for name in (f"local-dir:{tmp_path}", f"ViT-B-32@{tmp_path / 'w.safetensors'}"):
         with pytest.raises(DataMissingError, match="backbone config"):
             loading.load(name)
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"logits": np.float32(1.0)},
+        {"logits": np.zeros(2, np.float32)},
+        {"labels": np.zeros(3, np.int64)},
+        {"labels": np.zeros(2, np.float32)},
+        {"ids": np.array([b"a", b"b"])},
+        {"logits": np.array([[None, 1], [2, 3]], dtype=object)},
+    ],
+)
+def test_logits_of_other_shapes_are_damaged(tmp_path: Path, arrays: dict[str, Any]) -> None:
+    store = Store(tmp_path)
+    record = store.write(make(), [[0.5, 0.5], [1.0, 0.0]], [0, 1], ["a", "b"])
+    (path,) = tmp_path.glob("records/*/*.npz")
+    good = store.logits(record.spec.key())
+    np.savez_compressed(path, **good | arrays)
+    with pytest.raises(StoreError, match="are damaged"):
+        store.logits(record.spec.key())
+
+
+def test_a_header_that_claims_more_than_there_is_allocates_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    record = store.write(make(), [[0.5, 0.5], [1.0, 0.0]], [0, 1], ["a", "b"])
+    (path,) = tmp_path.glob("records/*/*.npz")
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    huge = members["logits.npy"].replace(b"(2, 2), }" + b" " * 10, b"(2000000000, 2), }" + b" ")
+    assert len(huge) == len(members["logits.npy"])
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in (members | {"logits.npy": huge}).items():
+            archive.writestr(name, content)
+    with pytest.raises(StoreError, match="says that it has"):
+        store.logits(record.spec.key())
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "/".join(["x" * 200] * 30)])
+def test_paths_that_are_too_long(tmp_path: Path, name: str) -> None:
+    for family in ("manifest", "coop", "folder", "wds", "hf"):
+        result = fsbench("show", f"{family}:{name}")
+        assert result.code in (0, 2, 3), result
+        assert "Traceback" not in result.err
+    (tmp_path / "images").mkdir()
+    split = {role: [[f"{name}{role}.jpg", 0, "cat"]] for role in ("train", "val", "test")}
+    (tmp_path / "split.json").write_text(json.dumps(split))
+    with pytest.raises(DataMissingError):
+        registry().dataset(f"coop:{tmp_path}").items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 from typing import NoReturn
@@ -10,8 +11,8 @@ import click
 
 from fewshot_bench import __version__, offline
 from fewshot_bench.cli.groups import Suggesting
-from fewshot_bench.errors import DataMissingError, FsbenchError
-from fewshot_bench.wording import printable
+from fewshot_bench.errors import DataMissingError, FsbenchError, UsageError
+from fewshot_bench.wording import LONGEST_MESSAGE, printable
 
 # Short helps stand here so that `fsbench --help` imports no subcommand; a test compares them.
 COMMANDS = {
@@ -98,15 +99,19 @@ def main() -> NoReturn:
         _fail(str(error), error.exit_code)
     except offline.OfflineError as error:
         _fail(str(error.strerror), error.exit_code)
-    except PermissionError as error:
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(141)
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            _fail(f"'{error.filename}': {error.strerror}; check the path", UsageError.exit_code)
+        if not isinstance(error, PermissionError):
+            raise
         _fail(
             f"'{error.filename}': permission denied; make it readable for this user, then run the "
             "same command again",
             DataMissingError.exit_code,
         )
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(141)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -122,6 +127,6 @@ def _option_hint(error: click.UsageError) -> str:
 
 def _fail(message: str, code: int) -> NoReturn:
     # Text from files and servers must not reach the terminal as commands.
-    plain = "".join(c if c.isprintable() else " " for c in message)
-    click.echo(f"error: {' '.join(plain.split())}", err=True)
+    plain = printable(" ".join(message.split()), LONGEST_MESSAGE)
+    click.echo(f"error: {plain}", err=True)
     sys.exit(code)
