@@ -6,6 +6,7 @@ import io
 import json
 import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from fsbench_datasets.mat_file import read_records
 from safetensors.torch import save
 
-from fewshot_bench import DataMissingError, UsageError
+from fewshot_bench import DataMissingError, DatasetCard, Item, UsageError
 from fewshot_bench.backbones import loading
 from fewshot_bench.cache_entries import entries
 from fewshot_bench.cache_folder import IMAGES, CacheFile
@@ -26,6 +27,7 @@ from fewshot_bench.data.partial import Part, source_of
 from fewshot_bench.errors import FsbenchError, StoreError
 from fewshot_bench.feature_rows import tensors_digest
 from fewshot_bench.feature_store import FeatureStore
+from fewshot_bench.image_files import ImageFiles
 from fewshot_bench.image_segments import open_segment
 from fewshot_bench.record import Record
 from fewshot_bench.registry import registry
@@ -34,6 +36,7 @@ from fewshot_bench.spec import RunSpec
 from fewshot_bench.store import Store
 from tests.compare_records import make
 from tests.helpers import fsbench
+from tests.own_sets import picture
 from tests.preparing import zipped
 
 DEEP = "[" * 30_000 + "]" * 30_000
@@ -332,3 +335,34 @@ def test_paths_that_are_too_long(tmp_path: Path, name: str) -> None:
     (tmp_path / "split.json").write_text(json.dumps(split))
     with pytest.raises(DataMissingError):
         registry().dataset(f"coop:{tmp_path}").items()
+
+
+class OneImage:
+    """A data set of one image."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    def card(self) -> DatasetCard:
+        return DatasetCard("one", "One", ("cat",))
+
+    def items(self) -> dict[str, tuple[Item, ...]]:
+        return {"train": (ITEM,), "val": (), "test": ()}
+
+    def read(self, item: Item) -> bytes:
+        return self.content
+
+
+ITEM = Item("a.png", 0, "cat")
+
+
+def test_images_that_pillow_fails_at_in_its_own_ways() -> None:
+    """A color profile without its method is an IndexError in Pillow."""
+    body = b"iCCPx\0"
+    chunk = struct.pack(">I", 2) + body + struct.pack(">I", zlib.crc32(body))
+    good = picture(1)
+    ImageFiles(OneImage(good), [ITEM]).decode(0)
+    end = good.index(b"IEND") - 4
+    content = good[:end] + chunk + good[end:]
+    with pytest.raises(DataMissingError, match="does not decode: IndexError"):
+        ImageFiles(OneImage(content), [ITEM]).decode(0)
