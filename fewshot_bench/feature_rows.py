@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -187,7 +188,7 @@ def cost_from(text: str) -> Cost:
     """A cost as it is kept; TypeError or ValueError when it is none."""
     values = json.loads(text)
     if not isinstance(values, dict) or not all(
-        type(value) in (int, float) for value in values.values()
+        type(value) in (int, float) and math.isfinite(value) for value in values.values()
     ):
         raise ValueError("a cost is no number")
     return Cost(**values)

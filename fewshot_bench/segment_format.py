@@ -44,7 +44,7 @@ def read_description(path: Path) -> tuple[dict[str, Any], bytes] | None:
         head: dict[str, Any] = json.loads(line)
         if not _is_sound(head, len(digests)) or math.prod(head["shape"]) != start:
             return None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, struct.error):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError, struct.error):
         return None
     return head, digests
 
@@ -56,7 +56,7 @@ def _is_sound(head: Mapping[str, Any], digests: int) -> bool:
     costs = [head["wall"], head["cpu"]]
     return (
         all(type(count) is int and count >= 0 for count in counts)
-        and all(type(cost) in (int, float) for cost in costs)
+        and all(type(cost) in (int, float) and math.isfinite(cost) for cost in costs)
         and len(shape) == 4
         and shape[0] * SHA == digests > 0
         and chunk > 0

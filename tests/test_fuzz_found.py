@@ -182,6 +182,9 @@ def pixels(**changes: Any) -> bytes:
         {"checks": []},
         {"checks": ["0"]},
         {"wall": []},
+        {"wall": float("nan")},
+        {"cpu": 10**400},
+        {"transform": None},
     ],
 )
 def test_pixels_that_describe_themselves_otherwise(tmp_path: Path, changes: Any) -> None:
@@ -191,7 +194,7 @@ def test_pixels_that_describe_themselves_otherwise(tmp_path: Path, changes: Any)
     path.write_bytes(pixels(**changes))
     assert open_segment(path, "t", (3, 4, 4)) is None
     (entry,) = entries([CacheFile(path, IMAGES, 1, 0.0)])
-    assert entry.images is None
+    assert entry.images is None or "transform" in changes
 
 
 def test_features_of_another_shape_are_not_used(tmp_path: Path) -> None:
@@ -366,3 +369,24 @@ def test_images_that_pillow_fails_at_in_its_own_ways() -> None:
     content = good[:end] + chunk + good[end:]
     with pytest.raises(DataMissingError, match="does not decode: IndexError"):
         ImageFiles(OneImage(content), [ITEM]).decode(0)
+
+
+def test_a_config_whose_numbers_fit_nothing(tmp_path: Path) -> None:
+    """What only fails when the model is used is an error of the backbone as well."""
+    config = json.loads(json.dumps(CONFIG)) | {"preprocess_cfg": {"size": -1}}
+    config["model_cfg"]["vision_cfg"]["image_size"] = -8
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+    with pytest.raises(DataMissingError, match="cannot be loaded"):
+        loading.load(f"local-dir:{tmp_path}")
+
+
+def test_a_parquet_file_with_names_that_are_no_text(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    rows = [{"path": f"{n}.png", "class": "catcatcat"} for n in range(3)]
+    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "m.parquet", compression="none")
+    data = (tmp_path / "m.parquet").read_bytes()
+    (tmp_path / "m.parquet").write_bytes(data.replace(b"catcatcat", b"cat\xffatcat"))
+    with pytest.raises(UsageError, match="cannot be read as Parquet"):
+        registry().dataset(f"manifest:{tmp_path / 'm.parquet'}").items()

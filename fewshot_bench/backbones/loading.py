@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fewshot_bench import offline
 from fewshot_bench.backbones.config_files import CONFIG, check_config, check_room, read_config
 from fewshot_bench.backbones.open_clip import OpenClipBackbone
@@ -173,8 +175,10 @@ def _build(
         model = fill(open_clip.create_model(**arguments, device="cpu", weights_only=True))
         transform = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
         tokenizer = open_clip.get_tokenizer(arguments["model_name"])
-    _check_activation(name, model, arguments.get("force_quick_gelu"))
-    return OpenClipBackbone(name, model, tokenizer, transform, device=device, precision=precision)
+        _check_activation(name, model, arguments.get("force_quick_gelu"))
+        return OpenClipBackbone(
+            name, model, tokenizer, transform, device=device, precision=precision
+        )
 
 
 def _check_activation(name: str, model: Any, quick: bool | None) -> None:
@@ -203,7 +207,7 @@ def _quiet() -> Iterator[None]:
 def _weights_errors(name: str) -> Iterator[None]:
     try:
         yield
-    except FsbenchError:
+    except (FsbenchError, torch.OutOfMemoryError):
         raise
     except Exception as error:
         first = str(error).strip().splitlines()[0][:300] if str(error).strip() else ""

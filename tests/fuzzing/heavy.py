@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import logging
+import math
 import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -107,7 +108,7 @@ def _read_segment(folder: Path, file: Path) -> bool:
     segment = open_segment(file, TRANSFORM, SHAPE)
     if segment is None:
         return False
-    assert segment.price.wall >= 0 or segment.price.wall < 0
+    assert math.isfinite(segment.price.wall + segment.price.cpu)
     good = segment.is_good(range(len(segment.digests)))
     return good and segment.rows.shape[1:] == SHAPE
 
