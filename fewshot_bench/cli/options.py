@@ -37,12 +37,16 @@ class Numbers(click.ParamType[Any]):
         numbers: list[int] = []
         for part in str(value).split(","):
             first, dash, last = part.strip().partition("-")
-            bad = not _is_number(first) or (dash and not _is_number(last))
-            if bad or (dash and len(last) <= LONGEST >= len(first) and int(last) < int(first)):
+            ends = [first, last] if dash else [first]
+            if max(map(len, ends)) > LONGEST and all(map(_is_number, ends)):
+                self.fail(
+                    f"'{value!s:.60}': expected numbers of at most {LONGEST} digits", param, ctx
+                )
+            if not all(map(_is_number, ends)) or int(ends[-1]) < int(first):
                 self.fail(f"'{value}' is no list of whole numbers such as 1,2,4 or 1-3", param, ctx)
-            if max(len(first), len(last)) > LONGEST or int(last or first) - int(first) > MOST:
-                self.fail(f"'{value:.60}': expected at most {MOST:,} numbers", param, ctx)
-            numbers += range(int(first), int(last or first) + 1)
+            if int(ends[-1]) - int(first) >= MOST:
+                self.fail(f"'{value}': expected at most {MOST:,} numbers", param, ctx)
+            numbers += range(int(first), int(ends[-1]) + 1)
         return tuple(numbers)
 
 
