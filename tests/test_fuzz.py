@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -69,7 +70,7 @@ def test_a_reader_uses_a_changed_file_or_refuses_it(
     name: str, reports: dict[str, dict[str, Any]]
 ) -> None:
     report = reports[name]
-    if name == "saved hub data sets" and not report["cases"]:
+    if name == "saved hub data sets" and find_spec("datasets") is None:
         pytest.skip("needs the package datasets")
     assert not report["findings"], "\n".join(report["findings"])
     assert report["cases"] == report["used"] + report["passed_over"] + report["refused"] >= 3

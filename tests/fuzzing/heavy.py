@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import io
 import json
 import logging
@@ -11,6 +12,7 @@ import math
 import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,8 @@ from fewshot_bench.registry import registry
 from fewshot_bench.task import Item
 from tests.fuzzing.subject import Seed, Subject, seeds_in
 
+# Imported here, since later the memory is limited.
+hub: Any = importlib.import_module("datasets") if find_spec("datasets") else None
 MODEL = "fsbench-fuzz-small"
 CONFIG: dict[str, Any] = {
     "embed_dim": 8,
@@ -253,9 +257,7 @@ def _decode(folder: Path, file: Path) -> bool:
 def _hub(folder: Path) -> list[Seed]:
     from tests.own_sets import picture
 
-    try:
-        import datasets as hub
-    except ImportError:
+    if hub is None:
         return []
     hub.disable_progress_bars()
     cells = {"image": [{"bytes": picture(n), "path": None} for n in range(6)]}
