@@ -13,6 +13,11 @@ from fewshot_bench.cache_folder import DIGESTS, FEATURES, IMAGES, CacheFile
 from fewshot_bench.segment_format import read_description
 
 LONGEST_HEAD = 1 << 20
+# What reading a damaged file may raise.
+DAMAGE = (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError),
+    struct.error,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +41,7 @@ def _entry(file: CacheFile) -> Entry:
     try:
         dataset, images = read(file.path)
         return Entry(file, str(dataset), int(images))
-    except (OSError, ValueError, KeyError, TypeError, IndexError, struct.error):
+    except DAMAGE:
         return Entry(file)
 
 

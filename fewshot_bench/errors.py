@@ -5,11 +5,19 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from fewshot_bench.wording import LONGEST_MESSAGE, printable
+
 
 class FsbenchError(Exception):
-    """Base of every error that is raised on purpose; `exit_code` is what the CLI returns."""
+    """Base of every error that is raised on purpose; `exit_code` is what the CLI returns.
+
+    Its text is one printable line, whatever names and values from files went into it.
+    """
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return printable(super().__str__(), LONGEST_MESSAGE)
 
 
 class UsageError(FsbenchError):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -176,16 +177,27 @@ def _read(file: Path, name: str) -> tuple[list[bytes], Tensor, Cost] | None:
             features, rows = opened.get_tensor("features"), opened.get_tensor("keys")
         if metadata["context"] != name or metadata["sha256"] != tensors_digest(rows, features):
             return None
-        cost = Cost(**json.loads(metadata["cost"]))
+        cost = cost_from(metadata["cost"])
         cache_folder.touch(file)
         return [row.numpy().tobytes() for row in rows], features, cost
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError):
         return None
 
 
+def cost_from(text: str) -> Cost:
+    """A cost as it is kept; TypeError or ValueError when it is none."""
+    values = json.loads(text)
+    if not isinstance(values, dict) or not all(
+        type(value) in (int, float) and math.isfinite(value) for value in values.values()
+    ):
+        raise ValueError("a cost is no number")
+    return Cost(**values)
+
+
 def tensors_digest(*tensors: Tensor) -> str:
-    """SHA-256 over the bytes of tensors, one after the other."""
+    """SHA-256 over types, shapes and bytes of tensors, one after the other."""
     sha = hashlib.sha256()
     for tensor in tensors:
+        sha.update(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
         sha.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return sha.hexdigest()

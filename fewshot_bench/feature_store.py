@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from fewshot_bench import cache_folder
-from fewshot_bench.feature_rows import FeatureRows, tensors_digest
+from fewshot_bench.feature_rows import FeatureRows, cost_from, tensors_digest
 from fewshot_bench.meter import Cost, Meter
 from fewshot_bench.turns import alone
 
@@ -83,8 +83,8 @@ class FeatureStore:
             if metadata["key"] != key or metadata["sha256"] != tensors_digest(features):
                 return None
             cache_folder.touch(path)
-            return features, Cost(**json.loads(metadata["cost"]))
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+            return features, cost_from(metadata["cost"])
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError):
             return None
 
     def _save(self, key: str, features: Tensor, cost: Cost, about: str) -> None:

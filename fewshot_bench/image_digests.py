@@ -151,7 +151,10 @@ def _records(data: bytes) -> dict[bytes, bytes]:
     head, newline, rows = body.partition(b"\n")
     if not newline or hashlib.sha256(body).digest() != digest or len(rows) % RECORD:
         return {}
-    if json.loads(head)["format"] != FORMAT:
+    try:
+        if json.loads(head)["format"] != FORMAT:
+            return {}
+    except (ValueError, LookupError, TypeError, RecursionError):
         return {}
     return {
         rows[start : start + KEY]: rows[start + KEY : start + RECORD]

@@ -23,11 +23,9 @@ from fewshot_bench.image_digests import (
 )
 from fewshot_bench.task import Item
 
-DAMAGED = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
-
 
 def decode(data: bytes) -> Image.Image:
-    """The PIL image of an encoded file, fully read; OSError or ValueError when it is damaged."""
+    """The PIL image of an encoded file, fully read; any error when it is damaged."""
     image = Image.open(io.BytesIO(data))
     image.load()
     return image
@@ -160,10 +158,10 @@ class ImageFiles:
                 f"{self.name}: image '{self._items[index].id}' changed while it was in use; "
                 "run again when the files stay as they are"
             )
-        try:
-            return decode(data)
-        except DAMAGED as error:
-            raise self._unusable(index, f"does not decode: {error}") from error
+        found = decoded(data)
+        if isinstance(found, str):
+            raise self._unusable(index, f"does not decode: {found}")
+        return found
 
     def _unusable(self, index: int, reason: str) -> DataMissingError:
         return DataMissingError(

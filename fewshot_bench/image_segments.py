@@ -80,7 +80,7 @@ def open_segment(path: Path, transform: str, shape: tuple[int, ...]) -> Segment 
     if read is None:
         return None
     head, joined = read
-    if head["transform"] != transform or tuple(head["shape"][1:]) != shape:
+    if head.get("transform") != transform or tuple(head["shape"][1:]) != shape:
         return None
     try:
         with path.open("rb") as file:

@@ -78,9 +78,9 @@ def load_plugins() -> tuple[pluggy.PluginManager, tuple[PluginInfo, ...]]:
     """Import every entry point of the group; one that fails is reported and harms nothing else."""
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(Hooks)
-    infos = []
-    for point in _entry_points():
-        distribution = point.dist.name if point.dist else "unknown"
+    points, infos = _entry_points()
+    for point in points:
+        distribution = _distribution(point.dist)
         name, error = f"{distribution}:{point.name}", None
         try:
             manager.register(point.load(), name=name)
@@ -93,8 +93,33 @@ def load_plugins() -> tuple[pluggy.PluginManager, tuple[PluginInfo, ...]]:
     return manager, tuple(infos)
 
 
-def _entry_points() -> list[Any]:
-    points = importlib.metadata.entry_points(group=GROUP)
+def _entry_points() -> tuple[list[Any], list[PluginInfo]]:
+    """The entry points of the group, and the distributions whose own could not be read."""
+    broken: list[PluginInfo] = []
+    try:
+        points = list(importlib.metadata.entry_points(group=GROUP))
+    except Exception:
+        points = _each_alone(broken)
     blocked = set(filter(None, os.environ.get("FSBENCH_DISABLE_PLUGINS", "").split(",")))
     unique = {(point.name, point.value): point for point in points if point.name not in blocked}
-    return [unique[key] for key in sorted(unique)]
+    return [unique[key] for key in sorted(unique)], broken
+
+
+def _each_alone(broken: list[PluginInfo]) -> list[Any]:
+    """As `entry_points` does, without those distributions that it fails at."""
+    points: list[Any] = []
+    for distribution in importlib.metadata.distributions():
+        try:
+            points += distribution.entry_points.select(group=GROUP)
+        except Exception as error:
+            reason = f"entry points cannot be read: {type(error).__name__}: {error}"
+            broken.append(PluginInfo("?", "?", _distribution(distribution), reason))
+    return points
+
+
+def _distribution(distribution: Any) -> str:
+    """The name of a distribution; where its metadata are damaged, the folder that they lie in."""
+    try:
+        return str(distribution.name)
+    except Exception:
+        return str(getattr(distribution, "_path", "unknown"))

@@ -86,8 +86,14 @@ class Record:
         for key in OBJECTS:
             if not isinstance(values[key], dict):
                 raise StoreError(f"record's {key} is not an object")
-        if not isinstance(values["incidents"], list):
-            raise StoreError("record's incidents are not a list")
+        incidents = values["incidents"]
+        if not isinstance(incidents, list) or not all(isinstance(i, dict) for i in incidents):
+            raise StoreError("record's incidents are not a list of objects")
+        for key in ("notes", "error"):
+            if not isinstance(values.get(key), dict | None):
+                raise StoreError(f"record's {key} is neither an object nor null")
+        if not isinstance(values["split"].get("verified"), bool | None):
+            raise StoreError("record's split.verified is neither true, false nor null")
         return cls(
             spec=RunSpec.from_dict(values["spec"]),
             status=values["status"],

@@ -26,6 +26,16 @@ _LATER: Mapping[str, Any] = {
     "data": {},
     "picks": "",
 }
+# What the fields are that are no text.
+_KINDS: Mapping[str, type] = {
+    "shots": int,
+    "split_seed": int,
+    "train_seed": int,
+    "limit": int,
+    "options": dict,
+    "overrides": dict,
+    "data": dict,
+}
 
 
 def canonical_json(value: Any) -> str:
@@ -85,6 +95,15 @@ class RunSpec:
         extra = sorted(set(values) - known)
         if extra:
             raise StoreError(f"spec has unknown fields {extra}; written by a newer fewshot_bench?")
+        for name, value in values.items():
+            kind = _KINDS.get(name, str)
+            absent = name == "limit" and value is None
+            if not absent and (not isinstance(value, kind) or isinstance(value, bool)):
+                raise StoreError(f"spec has {name} {value!r:.60}: a value of another kind")
+        if values.get("classes", "all") not in CLASSES:
+            raise StoreError(
+                f"spec has classes {values['classes']!r:.60}: expected one of {CLASSES}"
+            )
         try:
             return cls(**values)
         except TypeError as error:

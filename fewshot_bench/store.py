@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,7 +17,9 @@ from fewshot_bench.record_files import (
     read_content,
     read_record,
     record_files,
+    stamp_of,
 )
+from fewshot_bench.secret_values import masked
 from fewshot_bench.store_files import (
     FULL,
     TEMPORARY,
@@ -33,12 +36,14 @@ from fewshot_bench.store_files import (
     write_synced,
 )
 from fewshot_bench.store_index import INDEX, Index
+from fewshot_bench.wording import LONGEST_MESSAGE, printable
 
 if TYPE_CHECKING:
     import numpy as np
 
+# What plug-ins and the machine say in a record.
+TOLD = ("environment", "notes", "error", "incidents")
 _KEY = re.compile(r"[0-9a-f]{64}")
-Stamp = tuple[int, int, int] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +54,7 @@ class Damage:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+        return printable(f"{self.path}: {self.reason}", LONGEST_MESSAGE)
 
 
 @dataclass
@@ -101,6 +106,8 @@ class Store:
         """
         target = self.file(record.spec.key())
         arrays = None if logits is None else as_arrays(logits, labels, ids)
+        told = {name: masked(getattr(record, name)) for name in TOLD}
+        record = dataclasses.replace(record, **told)
         try:
             record = sealed(record, None if arrays is None else digest_of_arrays(arrays))
             text = record.to_json().encode()
@@ -138,13 +145,12 @@ class Store:
             return None
         return record
 
-    def stamp(self, key: str) -> Stamp:
+    def stamp(self, key: str) -> Stamp | None:
         """Changes whenever another record takes the place of this one; None where there is none."""
         try:
-            found = self.file(key).stat()
+            return stamp_of(self.file(key).stat())
         except OSError:
             return None
-        return found.st_mtime_ns, found.st_ino, found.st_size
 
     def complete(self, key: str) -> bool:
         """Whether nothing is left to compute: done with its logits there, or inapplicable."""

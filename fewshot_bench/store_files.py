@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import filecmp
 import hashlib
+import math
 import os
 import secrets
 import shutil
@@ -67,11 +68,33 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
 
     try:
         with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in ARRAYS}
+            for name in ARRAYS:
+                _check_size(archive.zip, f"{name}.npy")
+            arrays = {name: archive[name] for name in ARRAYS}
     except FileNotFoundError:
         raise
     except Exception as error:
         raise Damaged(f"{type(error).__name__}: {error}") from None
+    count = arrays["logits"].shape[:1]
+    kinds = "".join(arrays[name].dtype.kind for name in ARRAYS)
+    shapes = {arrays[name].shape for name in ("labels", "ids")}
+    if arrays["logits"].ndim != 2 or shapes != {count} or kinds != "fiU":
+        found = ", ".join(f"{name} {arrays[name].dtype} {arrays[name].shape}" for name in ARRAYS)
+        raise Damaged(f"it holds {found}, expected (n, classes), (n,) and (n,)")
+    return arrays
+
+
+def _check_size(archive: zipfile.ZipFile, name: str) -> None:
+    """ValueError when an array says that it is larger than its file: it would be allocated."""
+    from numpy.lib import format as npy
+
+    with archive.open(name) as file:
+        version = npy.read_magic(file)
+        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, _, dtype = read(file)
+        expected = math.prod(shape) * dtype.itemsize + file.tell()
+    if expected != archive.getinfo(name).file_size:
+        raise ValueError(f"{name} says that it has {shape} values, and has another size")
 
 
 def check_archive(path: Path) -> None:

@@ -7,11 +7,31 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 LONGEST = 240
+LONGEST_MESSAGE = 3000
 FEW, MANY = 3, 20
 
 _brief = reprlib.Repr()
 _brief.maxstring = _brief.maxother = 160
 _brief.maxlevel = 2
+
+
+def printable(text: str, longest: int = 0) -> str:
+    """Text on one line, without characters that steer a terminal; the middle of a long one goes.
+
+    longest: how many characters are kept, about; 0 keeps all.
+    """
+    if not text.isprintable():
+        text = "".join(_shown_character(character) for character in text)
+    if longest and len(text) > longest:
+        half = longest // 2
+        return f"{text[:half]} ... {text[-half:]}"
+    return text
+
+
+def _shown_character(character: str) -> str:
+    if character.isprintable():
+        return character
+    return " " if character.isspace() else "\ufffd"
 
 
 def shown(value: Any) -> str:

@@ -26,8 +26,9 @@ FILES = [path for root in PACKAGES.values() for path in sorted(root.rglob("*.py"
 CORE = [path for path in FILES if PACKAGES["fewshot_bench"] in path.parents]
 PLUGINS = [path for path in FILES if path not in CORE]
 STORES = ("record_files", "store_index", "store_check", "store_conflict", "store_gc", "store_lock")
-STORES += ("store_merge", "store_migrate", "store_remains", "store_verify")
+STORES += ("store_merge", "store_migrate", "store_remains", "store_verify", "leases")
 LIGHT = ("record", "spec", "plan", "plugins", "registry", "errors", "store", *STORES)
+LIGHT += ("offline", "secret_values")
 MAX_LINES = 300
 
 
@@ -114,7 +115,7 @@ LOWER = (
     *("question", "session", "variants", "customized", "preflight", "sampling"),
     *("feature_store", "image_cache", "image_files", "image_digests", "image_segments"),
     *("segment_format", "cache_folder", "cache_entries", "ahead", "crops"),
-    *("names", "processes", "wording", "store_files", "published"),
+    *("names", "offline", "secret_values", "processes", "wording", "store_files", "published"),
     *STORES,
 )
 RULES |= {part: {"cli", "runner", "engines", "compare", "plan", "testing"} for part in LOWER}

@@ -265,3 +265,23 @@ def test_without_the_package(
     monkeypatch.setitem(sys.modules, "datasets", package())
     with pytest.raises(DataMissingError, match=message):
         sizes(folder)
+
+
+def test_a_damaged_arrow_file_is_refused(tmp_path: Path) -> None:
+    """Offsets that lead outside: reading such a file can end the process."""
+    folder = saved(tmp_path / "pets", train=table(), test=table(4, 90))
+    (path,) = (folder / "train").glob("*.arrow")
+    data = bytearray(path.read_bytes())
+    offsets = b"".join(n.to_bytes(4, "little") for n in (0, len(picture(0))))
+    place = data.index(offsets)
+    data[place + 4 : place + 8] = (2**31 - 1).to_bytes(4, "little")
+    path.write_bytes(data)
+    with pytest.raises(DataMissingError, match="cannot be loaded"):
+        opened(folder).items()
+
+
+def test_a_saved_set_without_splits_is_refused(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "pets", train=table(), test=table(4, 90))
+    (folder / "dataset_dict.json").write_text('{"splits": []}')
+    with pytest.raises(DataMissingError, match="has no splits"):
+        opened(folder).items()

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from fsbench_datasets.catalog_entry import PublicSet
-from fsbench_datasets.disk import subfolders
+from fsbench_datasets.disk import file_size, subfolders
 from fsbench_datasets.listed import Steps
 from fsbench_datasets.places import places
 
@@ -115,7 +115,7 @@ def displaced(roots: Iterable[Path], probes: Sequence[str]) -> Path | None:
         if not waiting:
             return None
         folder, depth = waiting.popleft()
-        if all((folder / probe).is_file() for probe in probes):
+        if all(file_size(folder / probe) >= 0 for probe in probes):
             return folder
         if depth < SEARCH_DEPTH:
             waiting.extend((below, depth + 1) for below in subfolders(folder))

@@ -200,6 +200,9 @@ def _load(name: str, place: Place) -> Mapping[str, Any]:
     try:
         with _quiet():
             loaded = _open(package, place)
+        for rows in loaded.values() if isinstance(loaded, Mapping) else (loaded,):
+            # Reading from a damaged arrow file can end the process.
+            rows.data.validate(full=True)
     except Exception as error:  # of many packages: network, hub, arrow, file system
         if "config" in first_line(error).casefold() and isinstance(error, ValueError):
             problem = " ".join(str(error).split())
@@ -236,6 +239,8 @@ def _is_saved(folder: Path) -> bool:
 
 def _roles(name: str, splits: list[str], chosen: Mapping[str, str]) -> dict[str, str]:
     """Split name to role, train first; UsageError when that is not clear."""
+    if not splits:
+        raise missing(name, "it has no splits")
     asked = {chosen[role]: role for role in ROLES if role in chosen}
     if len(asked) < len(chosen.keys() & set(ROLES)):
         raise UsageError(f"{name}: one split cannot be train and test at once: name distinct ones")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import tarfile
 import zlib
 from pathlib import Path
 
 from fewshot_bench import DataMissingError
+from fsbench_datasets.mat_file import read_records
 
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 TRUTH = "ILSVRC2012_validation_ground_truth.txt"
@@ -49,16 +49,16 @@ def _read(devkit: Path) -> dict[str, bytes]:
 
 def _synsets(devkit: Path, content: bytes) -> dict[str, str]:
     """Class number, as text, to synset."""
-    from numpy import atleast_1d
-    from scipy.io import loadmat
-
     try:
-        rows = atleast_1d(loadmat(io.BytesIO(content), squeeze_me=True)["synsets"])
-        pairs = zip(rows["ILSVRC2012_ID"], rows["WNID"], strict=True)
-        return {str(int(number)): str(synset) for number, synset in pairs}
-    # The reader raises many kinds of errors for a damaged file, none of them its own.
-    except Exception as error:
-        raise _damaged(devkit, f"{META}: {type(error).__name__}: {error}") from None
+        pairs = read_records(content, "synsets", ("ILSVRC2012_ID", "WNID"), LARGEST)
+    except ValueError as error:
+        raise _damaged(devkit, f"{META}: {error}") from None
+    found = {}
+    for number, synset in pairs:
+        if not isinstance(number, int | float) or number % 1 or not isinstance(synset, str):
+            raise _damaged(devkit, f"{META} has the class {number!r:.40}, {synset!r:.40}")
+        found[str(int(number))] = synset
+    return found
 
 
 def _damaged(devkit: Path, problem: str) -> DataMissingError:

@@ -200,6 +200,6 @@ def _too_deep(base: Path, id: str) -> str:
     """What to do when an image that is listed in `a` lies in `a/a`; else empty."""
     folder = (base / id).parent
     deep = folder / folder.name
-    if not (deep / Path(id).name).is_file():
+    if file_size(deep / Path(id).name) < 0:
         return ""
     return f"unpacked one level too deep: move the content of {deep} to {folder}"

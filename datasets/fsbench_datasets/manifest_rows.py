@@ -133,7 +133,10 @@ def _parquet(path: Path) -> Iterator[Record]:
     try:
         schema = parquet.read_schema(path)
         rows = parquet.read_table(path, columns=_plain(path, arrow.types, schema)).to_pylist()
-    except (OSError, arrow.ArrowException) as error:
+    except UsageError:
+        raise
+    # pyarrow raises errors of many kinds for damaged files.
+    except Exception as error:
         problem = str(error).partition("\n")[0]
         raise UsageError(f"manifest {path} cannot be read as Parquet: {problem}") from None
     for number, row in enumerate(rows):

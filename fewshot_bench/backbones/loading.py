@@ -8,7 +8,6 @@ the file; `hf-hub:ORG/NAME`; `local-dir:FOLDER`.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import re
 from collections.abc import Callable, Iterator
@@ -17,12 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from fewshot_bench import offline
+from fewshot_bench.backbones.config_files import CONFIG, check_config, check_room, read_config
 from fewshot_bench.backbones.open_clip import OpenClipBackbone
 from fewshot_bench.backbones.protocol import LoadedBackbone
 from fewshot_bench.errors import DataMissingError, FsbenchError, UsageError, suggestion, unknown
 from fewshot_bench.registry import registry
-
-CONFIG = "open_clip_config.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,9 @@ def check(name: str) -> None:
     if name in registry().backbones.entries or name.startswith("hf-hub:"):
         return
     if name.startswith("local-dir:"):
-        _require(Path(name.removeprefix("local-dir:")) / CONFIG)
+        folder = Path(name.removeprefix("local-dir:"))
+        _require(folder / CONFIG)
+        check_room(read_config(folder / CONFIG)["model_cfg"], folder)
         return
     parsed = parse(name)
     if parsed.file is not None:
@@ -142,8 +145,8 @@ def _load_file(
                 f"preprocessing; name the tag that it was trained like "
                 f"({parsed.model}/openai@{file.name}), or put {CONFIG} beside it"
             )
-        quick = bool(beside.get("model_cfg", {}).get("quick_gelu"))
-        preprocess = beside.get("preprocess_cfg", {})
+        quick = bool(beside["model_cfg"].get("quick_gelu"))
+        preprocess = beside["preprocess_cfg"]
 
     def fill(model: Any) -> Any:
         open_clip.load_checkpoint(model, str(file), weights_only=True)
@@ -167,11 +170,15 @@ def _build(
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     with _quiet(), _weights_errors(name):
+        if name.startswith(("hf-hub:", "local-dir:")):
+            check_config(open_clip.get_model_config(name), name)
         model = fill(open_clip.create_model(**arguments, device="cpu", weights_only=True))
-    _check_activation(name, model, arguments.get("force_quick_gelu"))
-    transform = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
-    tokenizer = open_clip.get_tokenizer(arguments["model_name"])
-    return OpenClipBackbone(name, model, tokenizer, transform, device=device, precision=precision)
+        transform = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
+        tokenizer = open_clip.get_tokenizer(arguments["model_name"])
+        _check_activation(name, model, arguments.get("force_quick_gelu"))
+        return OpenClipBackbone(
+            name, model, tokenizer, transform, device=device, precision=precision
+        )
 
 
 def _check_activation(name: str, model: Any, quick: bool | None) -> None:
@@ -200,21 +207,23 @@ def _quiet() -> Iterator[None]:
 def _weights_errors(name: str) -> Iterator[None]:
     try:
         yield
-    except FsbenchError:
+    except (FsbenchError, torch.OutOfMemoryError):
         raise
     except Exception as error:
         first = str(error).strip().splitlines()[0][:300] if str(error).strip() else ""
+        step = "check the network or the file"
+        if offline.is_on():
+            step = "--offline allows no download: run once without it, or check the file"
         raise DataMissingError(
             f"backbone '{name}': its weights cannot be loaded ({type(error).__name__}: {first}); "
-            "check the network or the file, or use --backbone tiny, which needs neither"
+            f"{step}, or use --backbone tiny, which needs neither"
         ) from error
 
 
 def _config_beside(file: Path) -> dict[str, Any] | None:
     for candidate in (file.with_suffix(".json"), file.parent / CONFIG):
         if candidate.is_file():
-            config = json.loads(candidate.read_text(encoding="utf-8"))
-            return config if isinstance(config, dict) else None
+            return read_config(candidate)
     return None
 
 

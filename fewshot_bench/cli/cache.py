@@ -11,6 +11,7 @@ import click
 
 from fewshot_bench.cli.groups import Suggesting
 from fewshot_bench.cli.options import NAMES
+from fewshot_bench.cli.say import say
 from fewshot_bench.errors import FsbenchError, UsageError, unknown
 from fewshot_bench.spec import DEFAULT_STORE
 from fewshot_bench.wording import size_text
@@ -56,9 +57,9 @@ def list_files(store: Path) -> None:
             cell.rjust(width) if column in (2, 3) else cell.ljust(width)
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
-        click.echo("  ".join(cells).rstrip())
+        say("  ".join(cells).rstrip())
     if not found:
-        click.echo("nothing is cached")
+        say("nothing is cached")
 
 
 @command.command("size", short_help="Show how large the cache is, and its bound.")
@@ -73,7 +74,7 @@ def size(store: Path) -> None:
         total = sum(file.size for file in found)
         most = f" of at most {size_text(limit_bytes())} ({LIMIT_VARIABLE})"
         bound = most if kind == IMAGES else ""
-        click.echo(f"{kind:<10} {size_text(total):>9}{bound} in {len(found)} files, {folder}")
+        say(f"{kind:<10} {size_text(total):>9}{bound} in {len(found)} files, {folder}")
 
 
 @command.command("rm", short_help="Remove what is cached.")
@@ -92,7 +93,7 @@ def remove_files(kind: tuple[str, ...] | None, older: str | None, store: Path) -
         if file.used <= before and (not file.temporary or is_stale(file.path))
     ]
     removed = [file for file in chosen if remove(file)]
-    click.echo(f"removed {len(removed)} files, {size_text(sum(file.size for file in removed))}")
+    say(f"removed {len(removed)} files, {size_text(sum(file.size for file in removed))}")
     if len(removed) < len(chosen):
         raise FsbenchError(
             f"{len(chosen) - len(removed)} files could not be removed, the first is "

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from fewshot_bench.cli.say import say
 from fewshot_bench.errors import PluginError, UsageError
 from fewshot_bench.method import find_parameter, parse_value
 from fewshot_bench.registry import registry
@@ -39,9 +40,9 @@ def command(method: str, options: tuple[str, ...], full: bool) -> None:
     for result in iter_checks(instance, {}):
         counts[result.outcome] += 1
         reason = f": {' '.join(result.reason.split())}" if result.reason else ""
-        click.echo(f"{MARKS[result.outcome]:5} {result.name}{reason}")
+        say(f"{MARKS[result.outcome]:5} {result.name}{reason}")
     parts = [f"{count} {outcome}" for outcome, count in sorted(counts.items())]
-    click.echo(f"{method}: {', '.join(parts)}")
+    say(f"{method}: {', '.join(parts)}")
     if counts["failed"]:
         raise SystemExit(1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ def read_config(path: Path) -> dict[str, Any]:
     if path.suffix == ".toml":
         try:
             return tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise UsageError(f"config file {path} is not valid TOML: {error}") from None
     if path.suffix in (".yaml", ".yml"):
         return _read_yaml(path, text)
@@ -132,13 +133,20 @@ def save_config(path: Path, values: Mapping[str, Any]) -> None:
     if path.suffix == ".toml":
         text = "".join(f"{name} = {_toml(value)}\n" for name, value in kept.items())
     else:
-        text = yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)
+        # What YAML takes for the end of a line would not come back as it is.
+        plain = json.dumps(kept, ensure_ascii=False, default=str).isprintable()
+        text = yaml.safe_dump(kept, sort_keys=False, allow_unicode=plain)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)
     except OSError as error:
         raise UsageError(f"--save-config {path}: cannot be written: {error.strerror}") from None
+    except UnicodeEncodeError:
+        raise UsageError(
+            f"--save-config {path}: a value is not UTF-8, which TOML cannot hold; expected a name "
+            "ending in .yaml"
+        ) from None
 
 
 def _toml(value: Any) -> str:
@@ -149,4 +157,10 @@ def _toml(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml(part) for part in value) + "]"
     text = str(value).replace("\\", "\\\\").replace('"', '\\"')
-    return '"' + "".join(c if c >= " " else f"\\u{ord(c):04x}" for c in text) + '"'
+    return '"' + "".join(map(_toml_character, text)) + '"'
+
+
+def _toml_character(character: str) -> str:
+    if character.isprintable() or "\ud800" <= character <= "\udfff":
+        return character
+    return f"\\U{ord(character):08x}"

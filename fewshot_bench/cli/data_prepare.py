@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from fewshot_bench.cli.options import NAMES
+from fewshot_bench.cli.say import say
 from fewshot_bench.data import places
 from fewshot_bench.data.digests import known_digests
 from fewshot_bench.data.lock import locked
@@ -73,7 +74,7 @@ def command(
         _refuse([], failed)
         return
     if not any(recipes.values()) and not failed:
-        click.echo(f"nothing to fetch: {', '.join(chosen)} need no download")
+        say(f"nothing to fetch: {', '.join(chosen)} need no download")
         return
     writing = split_file is not None or any(
         would_write(name, recipe, target) for name, recipe in recipes.items() if recipe is not None
@@ -99,7 +100,7 @@ def _recipes(names: list[str]) -> tuple[dict[str, Recipe | None], list[str]]:
         except FsbenchError as error:
             if len(names) == 1:
                 raise
-            click.echo(f"{name}: cannot be prepared: {error}")
+            say(f"{name}: cannot be prepared: {error}")
             failed.append(name)
     return recipes, failed
 
@@ -113,7 +114,7 @@ def _held(root: Path, writing: bool) -> Iterator[None]:
     check_writable(root)
     downloads = root / places.DOWNLOADS
     try:
-        with locked(downloads, click.echo):
+        with locked(downloads, say):
             yield
     except OSError as error:
         raise DataMissingError(
@@ -132,7 +133,7 @@ def _target(root: Path | None, yes: bool, keep_archives: bool) -> Target:
     else:
         chosen, why = root.expanduser(), "--root"
         roots = (chosen,)
-    click.echo(f"data root: {chosen} ({why})")
+    say(f"data root: {chosen} ({why})")
     return Target(chosen, roots, yes, keep_archives)
 
 
@@ -160,9 +161,9 @@ def _prepare_one(
     name: str, recipe: Recipe, target: Target, split_file: Path | None, yes: bool
 ) -> bool:
     """Prepare one data set; whether all of it is there now."""
-    click.echo(name)
+    say(name)
     if split_file is not None:
-        click.echo(f"  {give_split(name, recipe, target, split_file, other=yes)}")
+        say(f"  {give_split(name, recipe, target, split_file, other=yes)}")
     target = replace(target, large=_agreed(name, recipe, target))
     with shown(sys.stdout.isatty()) as progress:
         outcomes = prepare(name, recipe, target, progress)
@@ -170,9 +171,9 @@ def _prepare_one(
     if not recipe.files and not _is_there(name):
         todo = list(recipe.by_hand)
     if todo:
-        click.echo(f"  to get what is missing (paths are below {target.root}):")
+        say(f"  to get what is missing (paths are below {target.root}):")
     for number, step in enumerate(todo, 1):
-        click.echo(f"    {number}. {step}")
+        say(f"    {number}. {step}")
     return not todo
 
 
@@ -199,25 +200,25 @@ def _agreed(name: str, recipe: Recipe, target: Target) -> bool:
 def _describe(name: str, recipe: Recipe | None, target: Target, split_file: Path | None) -> None:
     """What would be done for one data set."""
     if recipe is None:
-        click.echo(f"{name}: nothing to fetch")
+        say(f"{name}: nothing to fetch")
         return
-    click.echo(name)
+    say(name)
     for file in recipe.files:
         found = places.found_at(file, target.roots)
         place = target.root / file.place
         if file.split and split_file is not None:
-            click.echo(f"  {file.name}: would be taken from {split_file} to {place}")
+            say(f"  {file.name}: would be taken from {split_file} to {place}")
         elif found is not None:
-            click.echo(f"  {file.name}: already at {found}")
+            say(f"  {file.name}: already at {found}")
         else:
             what = "unpacked into" if file.unpack else "placed at"
-            click.echo(f"  {file.name}: {shown_size(file)}, {known_digests(file)}, {what} {place}")
+            say(f"  {file.name}: {shown_size(file)}, {known_digests(file)}, {what} {place}")
             for url in file.urls:
-                click.echo(f"    from {url}")
+                say(f"    from {url}")
             if not file.urls:
-                click.echo("    by hand")
+                say("    by hand")
     for step in recipe.by_hand:
-        click.echo(f"  by hand: {step}")
+        say(f"  by hand: {step}")
 
 
 def _report(
@@ -226,13 +227,13 @@ def _report(
     """What is there now and what to do next; DataMissingError when something is missing."""
     there = [name for name in recipes if name not in missing]
     if there:
-        click.echo(f"there now: {', '.join(there)}")
+        say(f"there now: {', '.join(there)}")
     roots = [root.resolve() for root in data_roots()]
     if target.root.resolve() not in roots:
-        click.echo(f"next: set {DATA_VARIABLE} to {target.root.resolve()}, so that it is found")
+        say(f"next: set {DATA_VARIABLE} to {target.root.resolve()}, so that it is found")
     prepared = [name for name in there if recipes[name] is not None]
     if prepared:
-        click.echo(f"next: fsbench data verify {','.join(prepared)}")
+        say(f"next: fsbench data verify {','.join(prepared)}")
     _refuse(missing, failed)
 
 

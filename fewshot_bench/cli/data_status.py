@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from fewshot_bench.cli.options import NAMES
+from fewshot_bench.cli.say import say
+from fewshot_bench.wording import printable
 
 if TYPE_CHECKING:
     from fewshot_bench.data.status import Status
@@ -46,15 +48,15 @@ def command(names: tuple[tuple[str, ...], ...], form: str) -> None:
     chosen = known.expand_datasets(chain.from_iterable(names)) if names else everything
     found = [_status(name) for name in chosen]
     if form == "json":
-        click.echo(_as_json(found))
+        say(_as_json(found))
         return
-    click.echo(f"{_roots_line()}\n")
+    say(f"{_roots_line()}\n")
     _print_table([_row(status) for status in found])
     steps = _steps(found)
     if steps:
-        click.echo("\nnext steps:")
+        say("\nnext steps:")
     for line in steps:
-        click.echo(f"  {' '.join(line.split())}")
+        say(f"  {' '.join(line.split())}")
 
 
 def _status(name: str) -> Status:
@@ -132,7 +134,7 @@ def _print_table(rows: list[tuple[str, ...]]) -> None:
     """Columns that fit the terminal; whole lines when the output is piped."""
     if not sys.stdout.isatty():
         for line in _plain(rows):
-            click.echo(line)
+            say(line)
         return
     from rich.console import Console
     from rich.table import Table
@@ -146,7 +148,7 @@ def _print_table(rows: list[tuple[str, ...]]) -> None:
             name, justify=justify, overflow="fold", no_wrap=name not in FOLDED, min_width=width
         )
     for row in rows:
-        cells = zip(COLUMNS, row, strict=True)
+        cells = zip(COLUMNS, map(printable, row), strict=True)
         table.add_row(*(Text(c if n in FOLDED else c.replace(" of ", "\nof ")) for n, c in cells))
     Console().print(table)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fewshot_bench.cli.options import NAMES
+from fewshot_bench.cli.say import say
 from fewshot_bench.errors import DataMissingError, UsageError
 
 if TYPE_CHECKING:
@@ -73,13 +74,13 @@ def _verified(name: str, jobs: int) -> Report:
 def _print(report: Report) -> None:
     card = report.card
     place = f" in {card.folder}" if card is not None and card.folder else ""
-    click.echo(f"{report.name}{place}")
+    say(f"{report.name}{place}")
     width = max(len(check.name) for check in report.checks)
     for check in report.checks:
-        click.echo(f"  {check.state:<8} {check.name:<{width}}  {' '.join(check.text.split())}")
+        say(f"  {check.state:<8} {check.name:<{width}}  {' '.join(check.text.split())}")
         for line in check.details:
-            click.echo(f"           {line}")
-    click.echo(f"{report.name}: {_verdict(report)}")
+            say(f"           {line}")
+    say(f"{report.name}: {_verdict(report)}")
 
 
 def _verdict(report: Report) -> str:
@@ -128,7 +129,7 @@ def _write_pairs(output: Path, reports: list[Report]) -> None:
             write_whole(output, content)
     except OSError as error:
         raise UsageError(f"--output {output} cannot be written: {error}") from None
-    click.echo(f"{len(rows):,} pairs written to {output}")
+    say(f"{len(rows):,} pairs written to {output}")
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import click
 
 from fewshot_bench.errors import unknown
 from fewshot_bench.registry import Catalog, registry
+from fewshot_bench.wording import printable
 
 KINDS = ("methods", "datasets", "backbones", "plugins")
 
@@ -32,7 +33,8 @@ def command(kind: str) -> None:
 def _entries(catalog: Catalog) -> None:
     width = max((len(name) for name in catalog.names()), default=0)
     for name in catalog.names():
-        click.echo(f"{name:<{width}}  {catalog.entries[name].origin.split(',')[0]}")
+        origin = catalog.entries[name].origin.split(",")[0]
+        click.echo(printable(f"{name:<{width}}  {origin}"))
 
 
 def _datasets() -> None:
@@ -53,13 +55,11 @@ def _backbones() -> None:
 def _plugins() -> None:
     for info in registry().plugins:
         state = f"FAILED: {info.error}" if info.error else "ok"
-        click.echo(f"{info.distribution}:{info.name}  {info.target}  {state}")
+        click.echo(printable(f"{info.distribution}:{info.name}  {info.target}  {state}"))
 
 
 def _warn_broken() -> None:
     for info in registry().plugins:
         if info.error:
-            click.echo(
-                f"warning: plug-in {info.distribution}:{info.name} was not loaded: {info.error}",
-                err=True,
-            )
+            text = f"plug-in {info.distribution}:{info.name} was not loaded: {info.error}"
+            click.echo(f"warning: {printable(text)}", err=True)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 from typing import NoReturn
 
 import click
 
-from fewshot_bench import __version__
+from fewshot_bench import __version__, offline
 from fewshot_bench.cli.groups import Suggesting
-from fewshot_bench.errors import DataMissingError, FsbenchError
+from fewshot_bench.errors import DataMissingError, FsbenchError, UsageError
+from fewshot_bench.wording import LONGEST_MESSAGE, printable
 
 # Short helps stand here so that `fsbench --help` imports no subcommand; a test compares them.
 COMMANDS = {
@@ -52,7 +54,8 @@ class Commands(Suggesting):
         try:
             registry().hooks.register_commands(cli=extra)
         except Exception as error:
-            click.echo(f"warning: a plug-in's register_commands failed: {error}", err=True)
+            text = f"a plug-in's register_commands failed: {error}"
+            click.echo(f"warning: {printable(text)}", err=True)
         return {name: command for name, command in extra.commands.items() if name not in COMMANDS}
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -65,6 +68,14 @@ class Commands(Suggesting):
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="fsbench")
+@click.option(
+    "--offline",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=lambda ctx, param, value: offline.enforce() if value else None,
+    help="Open no internet connection (FSBENCH_OFFLINE=1 does the same).",
+)
 def cli() -> None:
     """One fair harness for few-shot adaptation of vision-language models.
 
@@ -75,6 +86,7 @@ def cli() -> None:
 def main() -> NoReturn:
     """Entry point: errors that we raise on purpose become one line and their exit code."""
     try:
+        offline.enforce_if_asked()
         code = cli.main(standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
@@ -89,15 +101,21 @@ def main() -> NoReturn:
         _fail("stopped", 130)
     except FsbenchError as error:
         _fail(str(error), error.exit_code)
-    except PermissionError as error:
+    except offline.OfflineError as error:
+        _fail(str(error.strerror), error.exit_code)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(141)
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            _fail(f"'{error.filename}': {error.strerror}; check the path", UsageError.exit_code)
+        if not isinstance(error, PermissionError):
+            raise
         _fail(
             f"'{error.filename}': permission denied; make it readable for this user, then run the "
             "same command again",
             DataMissingError.exit_code,
         )
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(141)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -113,6 +131,6 @@ def _option_hint(error: click.UsageError) -> str:
 
 def _fail(message: str, code: int) -> NoReturn:
     # Text from files and servers must not reach the terminal as commands.
-    plain = "".join(c if c.isprintable() else " " for c in message)
-    click.echo(f"error: {' '.join(plain.split())}", err=True)
+    plain = printable(" ".join(message.split()), LONGEST_MESSAGE)
+    click.echo(f"error: {plain}", err=True)
     sys.exit(code)

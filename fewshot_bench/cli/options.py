@@ -6,6 +6,9 @@ from typing import Any
 
 import click
 
+# A range of more numbers is a slip; so is a number of more digits.
+MOST, LONGEST = 100_000, 18
+
 
 class Names(click.ParamType[Any]):
     """A comma-separated list of names; a name such as `folder:PATH` may hold no comma."""
@@ -34,10 +37,16 @@ class Numbers(click.ParamType[Any]):
         numbers: list[int] = []
         for part in str(value).split(","):
             first, dash, last = part.strip().partition("-")
-            bad = not _is_number(first) or (dash and not _is_number(last))
-            if bad or (dash and int(last) < int(first)):
+            ends = [first, last] if dash else [first]
+            if max(map(len, ends)) > LONGEST and all(map(_is_number, ends)):
+                self.fail(
+                    f"'{value!s:.60}': expected numbers of at most {LONGEST} digits", param, ctx
+                )
+            if not all(map(_is_number, ends)) or int(ends[-1]) < int(first):
                 self.fail(f"'{value}' is no list of whole numbers such as 1,2,4 or 1-3", param, ctx)
-            numbers += range(int(first), int(last or first) + 1)
+            if int(ends[-1]) - int(first) >= MOST:
+                self.fail(f"'{value}': expected at most {MOST:,} numbers", param, ctx)
+            numbers += range(int(first), int(ends[-1]) + 1)
         return tuple(numbers)
 
 

@@ -27,4 +27,7 @@ def load_plain(text: str, build: Build) -> Any:
         return build(pairs, node.start_mark.line + 1)
 
     Loader.add_constructor("tag:yaml.org,2002:map", mapping)
-    return yaml.load(text, Loader=Loader)
+    try:
+        return yaml.load(text, Loader=Loader)
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deep") from None

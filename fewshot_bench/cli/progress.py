@@ -11,6 +11,7 @@ import click
 
 from fewshot_bench.record import Record
 from fewshot_bench.spec import RunSpec
+from fewshot_bench.wording import printable
 
 
 class Estimate:
@@ -107,14 +108,19 @@ class LiveDisplay(Display):
 
 
 def outcome(record: Record) -> str:
-    """One line: the cell and its top-1 in percent, or why there is no number."""
+    """One printable line: the cell and its top-1 in percent, or why there is no number."""
+    return printable(f"{record.spec.describe()}: {_outcome(record)}")
+
+
+def _outcome(record: Record) -> str:
     if record.status == "done":
-        return f"{record.spec.describe()}: {record.metrics['top1']:.2f} %"
+        top1 = record.metrics.get("top1")
+        return f"{top1:.2f} %" if isinstance(top1, int | float) else "done"
     error = record.error or {}
     first = str(error.get("message", "")).strip().splitlines()
     if record.status == "inapplicable":
-        return f"{record.spec.describe()}: n/a, {' '.join(first)}"
-    return f"{record.spec.describe()}: FAILED, {error.get('type')}: {first[0] if first else ''}"
+        return f"n/a, {' '.join(first)}"
+    return f"FAILED, {error.get('type')}: {first[0] if first else ''}"
 
 
 @contextmanager

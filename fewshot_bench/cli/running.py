@@ -12,6 +12,7 @@ import click
 from fewshot_bench.cli.engines import Engines, device_of
 from fewshot_bench.cli.own_data import read_own_data
 from fewshot_bench.errors import DataMissingError, UsageError
+from fewshot_bench.wording import printable
 
 INTERRUPTED = 130
 
@@ -101,12 +102,12 @@ def _drop_unreadable(plan: Any, state: Any) -> None:
 
 
 def _warn(text: str) -> None:
-    click.echo(f"warning: {text}", err=True)
+    click.echo(f"warning: {printable(text)}", err=True)
 
 
 def _announce(plan: Any, state: Any, results: Any) -> None:
     for problem in plan.problems.values():
-        click.echo(f"error: {problem}", err=True)
+        click.echo(f"error: {printable(problem)}", err=True)
     for damage in results.damaged:
         click.echo(f"warning: damaged, not used: {damage}", err=True)
     failed = f", {len(state.failed)} failed before (--retry-failed)" if state.failed else ""

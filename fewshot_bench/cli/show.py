@@ -6,6 +6,7 @@ import inspect
 
 import click
 
+from fewshot_bench.cli.say import say
 from fewshot_bench.dataset import ROLES, TEMPLATE_SETS, Dataset, DatasetCard
 from fewshot_bench.errors import DataMissingError, unknown
 from fewshot_bench.method import hyperparameters
@@ -25,7 +26,7 @@ def command(name: str) -> None:
         _dataset(name)
         return
     if name in known.backbones.entries:
-        click.echo(f"{name}: backbone, registered by {known.backbones.entries[name].origin}")
+        say(f"{name}: backbone, registered by {known.backbones.entries[name].origin}")
         return
     names = [*known.methods.entries, *known.datasets.entries, *known.backbones.entries]
     raise unknown("name", name, names, "fsbench list methods, fsbench list datasets")
@@ -33,17 +34,17 @@ def command(name: str) -> None:
 
 def _method(name: str) -> None:
     cls = registry().method_class(name)
-    click.echo(f"{name} (version {getattr(cls, 'version', '1')})")
-    click.echo(f"{inspect.cleandoc(cls.__doc__ or '')}\n")
-    click.echo("hyper-parameters (set with -o name=value):")
+    say(f"{name} (version {getattr(cls, 'version', '1')})")
+    say(f"{inspect.cleandoc(cls.__doc__ or '')}\n")
+    say("hyper-parameters (set with -o name=value):")
     for field in hyperparameters(cls):
         unit = f" {field.unit}" if field.unit else ""
-        click.echo(f"  {field.name} = {field.default!r}{unit}   [{field.type_name}]")
+        say(f"  {field.name} = {field.default!r}{unit}   [{field.type_name}]")
         if field.help:
-            click.echo(f"      {field.help}")
+            say(f"      {field.help}")
         if field.source:
-            click.echo(f"      source: {field.source}")
-    click.echo(f"registered by {registry().methods.entries[name].origin}")
+            say(f"      source: {field.source}")
+    say(f"registered by {registry().methods.entries[name].origin}")
 
 
 def _dataset(name: str) -> None:
@@ -52,25 +53,25 @@ def _dataset(name: str) -> None:
         card = dataset.card()
         pools = dataset.items()
     except DataMissingError as error:
-        click.echo(f"{name}: not available\n{error}")
+        say(f"{name}: not available\n{error}")
         raise click.exceptions.Exit(DataMissingError.exit_code) from None
     counts = {role: len(pools.get(role, ())) for role in ROLES}
-    click.echo(f"{card.name}: {card.title}")
-    click.echo(f"  classes    {len(card.classnames)}: {_shortened(card)}")
+    say(f"{card.name}: {card.title}")
+    say(f"  classes    {len(card.classnames)}: {_shortened(card)}")
     for role, count in counts.items():
-        click.echo(f"  {role:<10} {count} images{_expected(card, role, count)}")
+        say(f"  {role:<10} {count} images{_expected(card, role, count)}")
     for prompts in TEMPLATE_SETS:
-        click.echo(f"  {prompts:<10} {' | '.join(card.templates(prompts))}")
+        say(f"  {prompts:<10} {' | '.join(card.templates(prompts))}")
     if not card.mirrored:
-        click.echo("  mirrored   never: a mirror image would show another class")
-    click.echo(f"  license    {card.license}")
-    click.echo(f"  revision   {card.revision}")
-    click.echo(f"  split      {_verified(card, dataset)}")
+        say("  mirrored   never: a mirror image would show another class")
+    say(f"  license    {card.license}")
+    say(f"  revision   {card.revision}")
+    say(f"  split      {_verified(card, dataset)}")
     if card.folder:
-        click.echo(f"  folder     {card.folder}")
+        say(f"  folder     {card.folder}")
     for label, lines in (("source", card.sources), ("note", card.notes)):
         for line in lines:
-            click.echo(f"  {label:<10} {line}")
+            say(f"  {label:<10} {line}")
 
 
 def _shortened(card: DatasetCard) -> str:

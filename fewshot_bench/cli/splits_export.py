@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fewshot_bench.cli.say import say
 from fewshot_bench.cli.splits_subject import Draws, Subject, draw_options, draws_of
 from fewshot_bench.errors import UsageError, unknown
 
@@ -122,7 +123,7 @@ def _write(subject: Subject, file: SplitFile, path: Path, content: bytes, *, for
 
     place(path, content, force=force)
     counts = ", ".join(f"{len(items)} {role}" for role, items in file.lists.items())
-    click.echo(f"{path}: {counts}")
-    click.echo(f"  {'picks' if file.is_draw else 'lists'} sha256 {file.digest}")
+    say(f"{path}: {counts}")
+    say(f"  {'picks' if file.is_draw else 'lists'} sha256 {file.digest}")
     if not file.is_draw and verified_file(content, subject.name):
-        click.echo("  equal to the published file, byte for byte")
+        say("  equal to the published file, byte for byte")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fewshot_bench.cli.say import say
 from fewshot_bench.cli.splits_subject import Subject
 from fewshot_bench.errors import DataMissingError, UsageError
 from fewshot_bench.spec import DEFAULT_STORE, IMPORTED, PROTOCOLS
@@ -86,17 +87,17 @@ def _import_lists(file: SplitFile, dataset: str, name: str | None, force: bool) 
         pools_from(file.path, {r: [[i.id, i.label, i.classname] for i in lists[r]] for r in lists})
     new = place(target, content, force=force)
     counts = ", ".join(f"{len(items)} {role}" for role, items in file.lists.items())
-    click.echo(f"{dataset}: {counts} from {file.path}")
-    click.echo(f"  lists      sha256 {file.digest}")
+    say(f"{dataset}: {counts} from {file.path}")
+    say(f"  lists      sha256 {file.digest}")
     equal = {True: "equal to the published lists", None: "no published lists to compare with"}
     text = equal.get(
         verified_split(file.lists, dataset),
         "NOT the published lists: numbers on them cannot be compared with published ones",
     )
     bytewise = ", byte for byte" if verified_file(content, dataset) else ""
-    click.echo(f"  published  {text}{bytewise}")
-    click.echo(f"  {'written to' if new else 'is already'} {target}")
-    click.echo(f"  in use     {_in_use(file, dataset, target)}")
+    say(f"  published  {text}{bytewise}")
+    say(f"  {'written to' if new else 'is already'} {target}")
+    say(f"  in use     {_in_use(file, dataset, target)}")
 
 
 def _in_use(file: SplitFile, dataset: str, target: Path) -> str:
@@ -160,13 +161,13 @@ def _import_picks(file: SplitFile, dataset: str, store: Path, force: bool) -> No
     target = imported_path(store, subject.name, shots, seed)
     new = place(target, ours_text(stored).encode(), force=force)
     counts = ", ".join(f"{len(items)} {role}" for role, items in lists.items())
-    click.echo(f"{subject.name}: {shots}-shot, seed {seed}: {counts} from {file.path}")
-    click.echo(f"  picks      sha256 {stored.digest}")
+    say(f"{subject.name}: {shots}-shot, seed {seed}: {counts} from {file.path}")
+    say(f"  picks      sha256 {stored.digest}")
     for label, text in _comparison(file, found, subject):
-        click.echo(f"  {label:<10} {text}")
-    click.echo(f"  {'written to' if new else 'is already'} {target}")
+        say(f"  {label:<10} {text}")
+    say(f"  {'written to' if new else 'is already'} {target}")
     policy = "" if lists["val"] else " --val none"
-    click.echo(
+    say(
         f"  use        fsbench run --dataset {subject.name} --protocol imported{policy} --shots "
         f"{shots} --seeds {seed} --store {store} ..."
     )

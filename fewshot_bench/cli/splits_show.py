@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fewshot_bench.cli.say import say
 from fewshot_bench.cli.splits_subject import Draws, Subject, draw_options, draws_of, file_or_name
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def command(what: str, shots: Any, seeds: Any, protocol: str, val: str) -> None:
 
 def line(label: str, text: str) -> None:
     """One aligned line."""
-    click.echo(f"  {label:<10} {text}")
+    say(f"  {label:<10} {text}")
 
 
 def show_lists(subject: Subject) -> None:
@@ -53,7 +54,7 @@ def show_lists(subject: Subject) -> None:
     from fewshot_bench.published.picks import verified_split
     from fewshot_bench.split_files.model import lists_digest
 
-    click.echo(f"{subject.name}: {subject.card.title}, {len(subject.card.classnames)} classes")
+    say(f"{subject.name}: {subject.card.title}, {len(subject.card.classnames)} classes")
     for role, items in subject.lists.items():
         line(role, f"{len(items)} images")
     if "val" not in subject.lists:
@@ -68,7 +69,7 @@ def show_draw(split: Split, val: str) -> None:
     from fewshot_bench.split_files.model import lists_digest
 
     title = f"{split.shots}-shot, seed {split.seed}, protocol {split.protocol}, val {val}"
-    click.echo(f"{split.dataset}: {title}")
+    say(f"{split.dataset}: {title}")
     for role, items in (("train", split.train), ("val", split.val)):
         line(role, f"{len(items)} images, ids sha256 {picks_digest(items)}")
     line("picks", f"sha256 {lists_digest({'train': split.train, 'val': split.val})}")
@@ -92,7 +93,7 @@ def _file(path: Path) -> None:
 
     file = with_setting(read_split_file(path), None, None)
     check_digest(file)
-    click.echo(f"{path}: {TITLES[file.format]}")
+    say(f"{path}: {TITLES[file.format]}")
     line("holds", _kind(file))
     for role, items in file.lists.items():
         classes = len({item.label for item in items})

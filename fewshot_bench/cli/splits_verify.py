@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fewshot_bench.cli.say import say
 from fewshot_bench.cli.splits_subject import Subject, file_or_name
 from fewshot_bench.errors import DataMissingError, FsbenchError, UsageError
 from fewshot_bench.registry import registry
@@ -49,7 +50,7 @@ def _suite(names: list[str]) -> tuple[bool, bool]:
     """Check every data set of a suite: whether a check failed, and whether a set is not there."""
     failed = absent = False
     for name in names:
-        click.echo(f"{name}:")
+        say(f"{name}:")
         try:
             failed |= _report(_of_dataset(name))
         except DataMissingError as error:
@@ -68,7 +69,7 @@ def _report(checks: Iterable[Check]) -> bool:
 
 
 def _print(state: str, name: str, text: str) -> None:
-    click.echo(f"{state:<7} {name:<12} {' '.join(text.split())}")
+    say(f"{state:<7} {name:<12} {' '.join(text.split())}")
 
 
 def _of_dataset(name: str) -> Iterator[Check]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from fewshot_bench.compare.model import Table
 from fewshot_bench.compare.tables import BEST, SECOND, Entry, Grid, closing, grids
+from fewshot_bench.wording import printable
 
 _ESCAPES = {
     "\\": r"\textbackslash{}",
@@ -35,7 +36,7 @@ def render(table: Table) -> str:
     ]
     notes, commands = closing(table)
     parts += [f"\\par\\noindent{{\\footnotesize {escape(note)}\\par}}" for note in notes]
-    parts += [f"% {' '.join(command.split())}" for command in commands]
+    parts += [f"% {printable(' '.join(command.split()))}" for command in commands]
     return "\n".join(parts) + "\n"
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from fewshot_bench.compare.model import Table
 from fewshot_bench.compare.tables import BEST, SECOND, Entry, Grid, closing, grids
+from fewshot_bench.wording import printable
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$!&])")
 
@@ -24,7 +25,7 @@ def render(table: Table) -> str:
 
 def escape(text: str) -> str:
     """Text that Markdown shows as it is, in a table cell too."""
-    return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
+    return _SPECIAL.sub(r"\\\1", printable(" ".join(text.split())))
 
 
 def _grid(grid: Grid) -> str:
@@ -52,7 +53,7 @@ def _entry(entry: Entry) -> str:
 
 
 def _code(lines: Iterable[str]) -> str:
-    text = "\n".join(line.replace("\n", " ") for line in lines)
+    text = "\n".join(map(printable, lines))
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}sh\n{text}\n{fence}"

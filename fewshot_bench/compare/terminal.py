@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from fewshot_bench.compare.model import Table
 from fewshot_bench.compare.tables import BEST, SECOND, Entry, Grid, Line, closing, grids
+from fewshot_bench.wording import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -148,4 +149,4 @@ def _print_closing(console: Console, table: Table) -> None:
 
 def clean(text: str) -> str:
     """Text without control characters, so that a name cannot steer the terminal."""
-    return "".join(char if char.isprintable() else "�" for char in text)
+    return printable(text)

@@ -12,6 +12,7 @@ from typing import Any
 from fewshot_bench.compare.mixing import data_digest
 from fewshot_bench.compare.model import Cell, Table
 from fewshot_bench.compare.statistics import Estimate
+from fewshot_bench.wording import printable
 
 FIRST = (
     "dataset",
@@ -24,6 +25,8 @@ FIRST = (
     "billed_seconds",
     "peak_memory_mb",
 )
+# What a formula begins with in a spreadsheet, the wide forms of East Asian keyboards among it.
+FORMULAS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _CONDITIONS = ("protocol", "val", "prompts", "backbone", "precision", "device", "limit", "weights")
 
 
@@ -40,7 +43,15 @@ def render_csv(table: Table) -> str:
 def render_json(table: Table) -> str:
     """`rows` as in the CSV, with null for what is missing, and `meta` about all of them."""
     document = {"meta": _meta(table), "rows": rows(table)}
-    return json.dumps(document, indent=1, allow_nan=False, default=str, ensure_ascii=False) + "\n"
+    text = json.dumps(document, indent=1, allow_nan=False, default=str, ensure_ascii=False)
+    return "\n".join(map(_escaped, text.split("\n"))) + "\n"
+
+
+def _escaped(line: str) -> str:
+    """JSON whose characters that steer a terminal are written as numbers, the value the same."""
+    if line.isprintable():
+        return line
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
 
 
 def rows(table: Table) -> list[dict[str, Any]]:
@@ -166,6 +177,7 @@ def _field(value: Any) -> Any:
 
 
 def _text(text: str) -> str:
-    """Text that a spreadsheet does not take for a formula."""
-    formula = text.lstrip().startswith(("=", "+", "-", "@")) or text.startswith(("\t", "\r"))
-    return f"'{text}" if formula else text
+    """Text that a spreadsheet does not take for a formula, and a terminal not for a command."""
+    formula = text.lstrip().startswith(FORMULAS) or text.startswith(("\t", "\r", "\n"))
+    plain = printable(text)
+    return f"'{plain}" if formula else plain

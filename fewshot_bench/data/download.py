@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+from fewshot_bench import offline
 from fewshot_bench.data.digests import CHUNK, difference
 from fewshot_bench.data.http import (
     SourceError,
@@ -61,6 +62,11 @@ def fetch(file: RemoteFile, target: Path, progress: Progress, most: int = 0) -> 
     what was wrong with a source before the next one is tried; DataMissingError says it of the last.
     What came before a failure is kept for the next call.
     """
+    if offline.is_on():
+        raise StopError(
+            f"{file.name} is not here, and --offline allows no download: run again without it, or "
+            f"put the file to {target}"
+        )
     part = Part.of(target)
     problem = "no source is known"
     _refuse_large(file, file.size, most)

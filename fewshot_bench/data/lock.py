@@ -77,7 +77,7 @@ def _read(lock: Path) -> dict[str, Any] | None:
     """What the lock says; None when it is gone or unreadable."""
     try:
         content = json.loads(lock.read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     kinds = {"pid": int, "machine": str, "started": float, "token": str}
     sound = isinstance(content, dict) and all(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
 import io
 import lzma
@@ -62,8 +63,9 @@ def damage_told() -> Iterator[None]:
         text = " ".join(str(error).split()) or type(error).__name__
         raise DamagedError(text) from None
     except OSError as error:
-        # gzip and bz2 raise OSError without an error number for content that they cannot read.
-        if error.errno is None:
+        # gzip and bz2 raise OSError without an error number for content that they cannot read; an
+        # archive that sends its reader to before its start has an invalid argument.
+        if error.errno in (None, errno.EINVAL):
             raise DamagedError(str(error)) from None
         raise
 

@@ -45,7 +45,7 @@ class Part:
             content = json.loads(self.about.read_text("utf-8"))
             origin = Origin(**content)
             kinds = [type(value) for value in asdict(origin).values()]
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, RecursionError):
             return None
         known = kinds == [str, str, str, int]
         there = self.bytes.is_file() and not self.bytes.is_symlink()
@@ -77,7 +77,7 @@ def source_of(target: Path) -> str:
     """The source that a finished download came from; empty when it was put there by hand."""
     try:
         return str(json.loads(note_of(target).read_text("utf-8"))["url"])
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return ""
 
 

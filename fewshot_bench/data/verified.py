@@ -58,9 +58,12 @@ def recall(name: str, card: DatasetCard) -> Verified | None:
         path = _file(name, _resolved(card))
         found = json.loads(path.read_text("utf-8"))
         touch(path)
-        return Verified(**(found | {"differs": tuple(found["differs"])}))
-    except (OSError, ValueError, TypeError, KeyError):
+        verified = Verified(**(found | {"differs": tuple(found["differs"])}))
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
+    kinds = [type(value) for value in asdict(verified).values()]
+    texts = all(isinstance(name, str) for name in verified.differs)
+    return verified if texts and kinds == [str, str, str, str, int, tuple] else None
 
 
 def _resolved(card: DatasetCard) -> str:

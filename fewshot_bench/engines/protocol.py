@@ -10,8 +10,9 @@ from typing import Protocol
 from fewshot_bench.errors import FsbenchError
 from fewshot_bench.leases import LEASE_SECONDS
 from fewshot_bench.record import Record
+from fewshot_bench.record_files import Stamp
 from fewshot_bench.spec import RunSpec
-from fewshot_bench.store import Stamp, Store
+from fewshot_bench.store import Store
 
 Progress = Callable[[RunSpec, int, int], None]
 # How often a cell is tried whose worker was lost.
@@ -86,7 +87,7 @@ class Before:
     """What the store held of some cells when a run was planned, to see what others add."""
 
     store: Store
-    stamps: dict[str, Stamp] = field(default_factory=dict)
+    stamps: dict[str, Stamp | None] = field(default_factory=dict)
 
     @classmethod
     def of(cls, store: Store, cells: Sequence[RunSpec]) -> Before:
@@ -101,7 +102,7 @@ class Before:
             return None
         return self.store.get(key)
 
-    def to_dict(self) -> Mapping[str, Stamp]:
+    def to_dict(self) -> Mapping[str, Stamp | None]:
         """Plain JSON-able values."""
         return dict(self.stamps)
 

@@ -17,6 +17,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
+from fewshot_bench import offline
 from fewshot_bench.errors import FsbenchError
 from fewshot_bench.record import Record
 from fewshot_bench.spec import RunSpec
@@ -67,6 +68,7 @@ class _Answers:
 def main() -> None:
     """Arguments: store folder, device, CPU threads (0: leave them)."""
     _die_with_parent()
+    offline.enforce_if_asked()
     answers = _Answers(_private_stdout())
     _say_where_when_asked()
     answers.keep_beating()

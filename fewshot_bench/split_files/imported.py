@@ -71,7 +71,7 @@ def safe_name(dataset: str) -> str:
     """A data set's name as a file name; names that had to be changed end in a digest."""
     if PLAIN_NAME.fullmatch(dataset):
         return dataset
-    digest = hashlib.sha256(dataset.encode("utf-8", "surrogateescape")).hexdigest()[:12]
+    digest = hashlib.sha256(dataset.encode("utf-8", "surrogatepass")).hexdigest()[:12]
     return f"{re.sub(r'[^A-Za-z0-9_-]+', '_', dataset)[:60].strip('_')}-{digest}"
 
 
