@@ -7,6 +7,7 @@ from typing import Any
 
 VARIABLE = "FSBENCH_DETERMINISTIC"
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+WORKSPACE_VALUE = ":4096:8"
 
 
 def asked() -> bool:
@@ -31,7 +32,7 @@ def strict() -> None:
     import torch
 
     free()
-    os.environ.setdefault(WORKSPACE, ":4096:8")
+    os.environ.setdefault(WORKSPACE, WORKSPACE_VALUE)
     torch.use_deterministic_algorithms(True)
     # Memory that nobody reads needs no filling.
     switches: Any = torch.utils.deterministic

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fewshot_bench import determinism, offline
 from fewshot_bench.cli.options import NAMES
 from fewshot_bench.errors import UsageError, unknown
 
@@ -58,6 +59,9 @@ _OPTIONS = (
         type=click.FloatRange(3),
         help="Seconds after which the claims of a machine that is gone end (default: 60).",
     ),
+    click.option(
+        "--deterministic", is_flag=True, help="Equal bits in every run, also where that is slower."
+    ),
     click.option("--array", type=click.IntRange(1), help="Slurm and Ray: how many workers."),
     click.option("--gpus", default="", help="Slurm and Ray: GPUs of each worker."),
     click.option("--partition", default="", help=f"{_SLURM}partition."),
@@ -93,6 +97,7 @@ class Engines:
     timeout: float | None = None
     hang_after: float | None = None
     lease: float | None = None
+    deterministic: bool = False
     array: int | None = None
     gpus: str = ""
     partition: str = ""
@@ -118,6 +123,8 @@ class Engines:
         """UsageError for an engine that is not known, or options of another one."""
         if self.engine not in ENGINES:
             raise unknown("engine", self.engine, ENGINES, "fsbench run --help")
+        if self.engine == "ray" and offline.is_on():
+            raise UsageError("--engine ray talks over the network, which --offline forbids")
         slurm = ("partition", "time", "mem", "account", "qos", "constraint", "sbatch")
         for names, engines in (
             (slurm, ("slurm",)),
@@ -177,6 +184,8 @@ class Engines:
             threads=self.threads or threads,
             force=force,
             together=self.together,
+            deterministic=self.deterministic or determinism.asked(),
+            offline=offline.is_on(),
             **{name: value for name, value in given.items() if value is not None},
         )
 
@@ -198,7 +207,7 @@ class Engines:
 
         system = self._system(store)
         most = self.array or 1
-        return ClusterEngine(store, settings, system, most, lambda text: click.echo(text, err=True))
+        return ClusterEngine(store, settings, system, most, before, _say)
 
     def _system(self, store: Store) -> Any:
         if self.engine == "slurm":
@@ -239,6 +248,10 @@ class Engines:
             folder: Path = store.path / FOLDER / "NAME"
             workers = min(self.array or 1, cells)
             say(script(folder, store.path, "NAME", workers, self._request()))
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
 
 
 def device_of(devices: tuple[str, ...]) -> str:

@@ -75,13 +75,14 @@ def run_matrix(
         results.create()
     elif any(part.is_file() for part in (store, *results.path.parents)):
         raise UsageError(f"store '{store}' is not a folder; choose another one with --store DIR")
+    # Taken first: what others store from now on is news.
+    before = Before.of(results, plan.cells)
     state = planning.resume(plan, results, force=force, retry_failed=retry_failed)
     if dry_run:
         _announce(plan, state, results)
         _announce_work(plan, state)
         engines.describe(results, len(state.todo), click.echo)
         return _exit_code(plan, failed=0)
-    before = Before.of(results, state.todo)
     with engines.build(results, backbone, devices, force, before) as engine:
         engine.warm(len(state.todo))
         _drop_unreadable(plan, state)

@@ -59,8 +59,8 @@ class ClusterEngine:
     settings: Settings
     system: System
     most: int
-    say: Callable[[str], None] = lambda text: None
     before: Before | None = None
+    say: Callable[[str], None] = lambda text: None
     _starts: int = 0
     _vain: int = 0
     _running: bool = False
@@ -93,7 +93,8 @@ class ClusterEngine:
         Workers that end early (time limits, lost machines) are started again as long as cells get
         done; EngineError with what is known when they do not.
         """
-        job = Job.create(self.store, cells, self.settings)
+        before = self.before or Before.of(self.store, cells)
+        job = Job.create(before, cells, self.settings)
         open_cells, done = list(cells), 0
         self._running = bool(open_cells)
         gone_since: float | None = None

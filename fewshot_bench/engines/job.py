@@ -40,10 +40,11 @@ class Job:
     before: Before
 
     @classmethod
-    def create(cls, store: Store, cells: Sequence[RunSpec], settings: Settings) -> Job:
+    def create(cls, before: Before, cells: Sequence[RunSpec], settings: Settings) -> Job:
         """A new job; StoreError where it cannot be written."""
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
-        job = cls(store, name, tuple(cells), settings, Before.of(store, cells))
+        store, stamps = before.store, {cell.key(): before.stamps.get(cell.key()) for cell in cells}
+        job = cls(store, name, tuple(cells), settings, Before(store, stamps))
         values = {
             "cells": [cell.to_dict() for cell in cells],
             "settings": dataclasses.asdict(settings),

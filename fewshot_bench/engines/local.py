@@ -112,7 +112,7 @@ class LocalEngine:
             self._start(slot)
 
     def _start(self, slot: Slot) -> None:
-        self._workers.append(Worker.start(slot, self.store, self.settings.threads, self._events))
+        self._workers.append(Worker.start(slot, self.store, self.settings, self._events))
 
     def run(self, cells: Sequence[RunSpec], progress: Progress) -> Iterator[Record]:
         """Compute the cells; yields each record once it is stored, whoever stored it.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol
 
+from fewshot_bench import determinism, offline
 from fewshot_bench.errors import FsbenchError
 from fewshot_bench.leases import LEASE_SECONDS
 from fewshot_bench.record import Record
@@ -39,11 +40,21 @@ class Settings:
     timeout: float | None = None
     hang: float = HANG_SECONDS
     lease: float = LEASE_SECONDS
+    deterministic: bool = False
+    offline: bool = False
 
     @property
     def workers(self) -> int:
         """How many workers there are on one machine."""
         return self.slots * len(self.devices)
+
+    def environment(self) -> dict[str, str]:
+        """Variables that tell worker processes."""
+        told = {"OMP_NUM_THREADS": str(self.threads)} if self.threads else {}
+        if self.deterministic:
+            # cuBLAS reads its variable when CUDA starts.
+            told |= {determinism.VARIABLE: "1", determinism.WORKSPACE: determinism.WORKSPACE_VALUE}
+        return told | ({offline.VARIABLE: "1"} if self.offline else {})
 
 
 class Engine(Protocol):

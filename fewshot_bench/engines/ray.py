@@ -6,6 +6,7 @@ Needs `pip install 'fewshot-bench[ray]'`, and a store that every node sees.
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from fewshot_bench.store import Store
 
 # How often Ray itself starts a lost actor again, on another node where there is one.
 RESTARTS = 3
+KNOCK_SECONDS = 5.0
 
 
 class Host:
@@ -118,12 +120,13 @@ class Ray:
         address = self.address or os.environ.get("RAY_ADDRESS", "")
         try:
             if address:
+                _knock(address)
                 ray.init(address=address, **options)
                 return
             with suppress(ConnectionError):
                 ray.init(address="auto", **options)
                 return
-            ray.init(include_dashboard=False, num_gpus=None, **options)
+            ray.init(include_dashboard=False, **options)
             self._ours = True
         except Exception as error:
             said = " ".join(str(error).split())[:300]
@@ -131,3 +134,11 @@ class Ray:
                 f"cannot reach Ray{f' at {address}' if address else ''} ({type(error).__name__}: "
                 f"{said}); check --ray-address, or leave it out to start Ray here"
             ) from error
+
+
+def _knock(address: str) -> None:
+    """ConnectionError when nothing listens there; Ray itself would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        with socket.create_connection((host, int(port)), KNOCK_SECONDS):
+            return

@@ -117,7 +117,7 @@ def _compute(request: Any, store: Store, session: Any, answers: _Answers) -> boo
     tell(hooks.run_started, spec=todo[0])
     trusted = True
     for number, outcome in enumerate(run_group(todo, session, answers.progress), 1):
-        record = outcome.record
+        record, trusted = outcome.record, trusted and not outcome.tainted
         earlier = request["incidents"].get(record.spec.key(), [])
         record = dataclasses.replace(record, incidents=(*earlier, *record.incidents))
         record = store.write(record, outcome.logits, outcome.labels, outcome.ids)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from fewshot_bench.engines.groups import Group
+from fewshot_bench.engines.protocol import Settings
 from fewshot_bench.spec import RunSpec
 from fewshot_bench.store import Store
 
@@ -86,19 +87,14 @@ class Worker:
 
     @classmethod
     def start(
-        cls, slot: Slot, store: Store, threads: int | None, events: queue.Queue[Event]
+        cls, slot: Slot, store: Store, settings: Settings, events: queue.Queue[Event]
     ) -> Worker:
         """A new process; what it says arrives as `events`, None when it has ended."""
-        own = os.environ.get("OMP_NUM_THREADS") if threads is None else str(threads)
-        environment = {
-            **os.environ,
-            **slot.environment,
-            **({"OMP_NUM_THREADS": own} if own else {}),
-        }
+        environment = {**os.environ, **slot.environment, **settings.environment()}
         process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "fewshot_bench.engines.worker"),
-                *(str(store.path), slot.device, str(threads or 0)),
+                *(str(store.path), slot.device, str(settings.threads or 0)),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -1,0 +1,73 @@
+"""What the tests of cluster engines share: the matrix, and how a run on a cluster must end."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from fewshot_bench.record import Record
+from fewshot_bench.store import Store
+from tests.helpers import METHODS, flags, fsbench, quick, start, wait_until
+
+DEMO = (
+    *("run", "--method", "all", "--dataset", "demo", "--shots", "1,2", "--seeds", "1"),
+    *("--limit", "60", *flags(quick(METHODS))),
+)
+CELLS = len(METHODS) * 3 * 2
+
+
+def require(missing: str) -> None:
+    """Skip what cannot run here, unless this is where it must run."""
+    if missing and os.environ.get("FSBENCH_TEST_CLUSTERS"):
+        pytest.fail(missing)
+    if missing:
+        pytest.skip(missing)
+
+
+def results(store: Path) -> dict[str, Record]:
+    """Key to record."""
+    return {record.spec.key(): record for record in Store(store).records()}
+
+
+@pytest.fixture(scope="session")
+def local(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Record]:
+    """The matrix by the local engine."""
+    store = tmp_path_factory.mktemp("local")
+    done = fsbench(*DEMO, "--store", store)
+    assert done.code == 0, done
+    found = results(store)
+    assert len(found) == CELLS
+    return found
+
+
+def same_as(local: Mapping[str, Record], store: Path) -> None:
+    """Every cell is there once, whole, with the bits of the local engine."""
+    found = results(store)
+    assert set(found) == set(local)
+    for key, record in found.items():
+        assert record.status == "done", record.error
+        assert record.digests["logits"] == local[key].digests["logits"], record.spec.describe()
+        assert record.metrics == local[key].metrics
+    assert fsbench("store", "verify", "--store", store).code == 0
+
+
+def run_and_kill(
+    arguments: tuple[object, ...],
+    store: Path,
+    kill: Callable[[], None],
+    environment: Mapping[str, str],
+) -> subprocess.Popen[str]:
+    """Start a run, wait until cells are done, call `kill`, wait for the end."""
+    process = start(*arguments, env=dict(os.environ) | dict(environment))
+    try:
+        wait_until(lambda: len(results(store)) >= 3 or process.poll() is not None, 120)
+        kill()
+        out, err = process.communicate(timeout=240)
+    finally:
+        process.kill()
+    assert process.returncode == 0, (out, err)
+    return process

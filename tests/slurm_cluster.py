@@ -1,0 +1,138 @@
+"""A Slurm cluster of two nodes with two fake GPUs each, on this machine, for tests (needs root)."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+
+COMMANDS = ("slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "scancel", "sinfo")
+CONF = """
+ClusterName=fsbench
+SlurmctldHost={host}(127.0.0.1)
+CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/slurm
+CredType=auth/slurm
+AuthInfo=use_client_ids
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool/%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.%n.pid
+SlurmctldLogFile={folder}/log/slurmctld.log
+SlurmdLogFile={folder}/log/slurmd.%n.log
+SlurmctldPort={ports[0]}
+SlurmdTimeout=6
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+SchedulerParameters=sched_interval=1,bf_interval=1
+ReturnToService=2
+MpiDefault=none
+GresTypes=gpu
+MailProg=/bin/true
+KillWait=5
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=2 RealMemory=2000 Gres=gpu:2
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=2 RealMemory=2000 Gres=gpu:2
+PartitionName=debug Nodes=n[1-2] Default=YES MaxTime=60 State=UP
+"""
+
+
+def missing() -> str:
+    """Why there can be no cluster here, or nothing."""
+    absent = [name for name in COMMANDS if shutil.which(name) is None]
+    if absent:
+        return f"not installed: {', '.join(absent)}"
+    return "" if os.geteuid() == 0 else "needs root"
+
+
+class SlurmCluster:
+    """Started by the constructor; `environment` is what Slurm's commands need."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in ("state", "spool", "log", "dev"):
+            (folder / name).mkdir(parents=True)
+        key = folder / "slurm.key"
+        key.write_bytes(secrets.token_bytes(1024))
+        key.chmod(0o600)
+        for number in range(2):
+            # A character device is required; this one is /dev/null.
+            os.mknod(folder / "dev" / f"gpu{number}", 0o20600, os.makedev(1, 3))
+        host = socket.gethostname().partition(".")[0]
+        conf = CONF.format(host=host, folder=folder, ports=_free_ports(3))
+        (folder / "slurm.conf").write_text(conf)
+        (folder / "gres.conf").write_text(f"NodeName=n[1-2] Name=gpu File={folder}/dev/gpu[0-1]\n")
+        (folder / "cgroup.conf").write_text("CgroupPlugin=disabled\n")
+        self.environment = {
+            "SLURM_CONF": str(folder / "slurm.conf"),
+            "SLURM_SACK_KEY": str(key),
+        }
+        self._run("slurmctld", "-c")
+        time.sleep(1)
+        for node in ("n1", "n2"):
+            self._run("slurmd", "-c", "-N", node)
+        end = time.monotonic() + 30
+        while self.ask("sinfo", "-h", "-t", "idle", "-o", "%D").strip() != "2":
+            assert time.monotonic() < end, self._logs()
+            time.sleep(0.3)
+
+    def _run(self, *command: str) -> None:
+        subprocess.run(command, env=os.environ | self.environment, check=True, timeout=30)
+
+    def ask(self, *command: str) -> str:
+        """What one of Slurm's commands prints."""
+        environment = os.environ | self.environment
+        return subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=False, timeout=30
+        ).stdout
+
+    def kill_node(self, node: str) -> None:
+        """As a power cut: its daemon and every process that it has started are gone."""
+        import psutil
+
+        daemon = psutil.Process(int((self.folder / f"slurmd.{node}.pid").read_text()))
+        below = daemon.children(recursive=True)
+        for process in (daemon, *below):
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGKILL)
+        # Steps leave their daemon's tree; their environment says where they run.
+        for process in psutil.process_iter():
+            with suppress(psutil.Error, OSError):
+                mine = process.environ()
+                if (mine.get("SLURM_CONF"), mine.get("SLURMD_NODENAME")) == (
+                    self.environment["SLURM_CONF"],
+                    node,
+                ):
+                    process.send_signal(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """End everything."""
+        self.ask("scancel", "--user=root")
+        for name in ("slurmd.n1", "slurmd.n2", "slurmctld"):
+            with suppress(OSError, ValueError):
+                os.kill(int((self.folder / f"{name}.pid").read_text()), signal.SIGTERM)
+
+    def _logs(self) -> str:
+        texts = [path.read_text()[-1500:] for path in (self.folder / "log").glob("*.log")]
+        return "\n".join(texts)
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [int(one.getsockname()[1]) for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
