@@ -196,9 +196,10 @@ class ClipLora:
             weight_decay=self.weight_decay,
             fused=True,
         )
+        parts = max(ctx.memory_parts for ctx in contexts)
         scaler, total = contexts[0].scaler(), self.iterations * tasks[0].shots
         size = min(self.batch_size, len(tasks[0].train))
-        model = model.within_memory(size, len(tasks), backbone.device)
+        model = model.within_memory(size, len(tasks), backbone.device, parts)
         streams = []
         for task, ctx in zip(tasks, contexts, strict=True):
             if model.recompute:
@@ -207,8 +208,8 @@ class ClipLora:
                 streams.append(self._frozen_views(task, backbone, total, ctx))
             else:
                 streams.append(self._pixels(task, backbone.device, ctx))
-        for step, parts in enumerate(itertools.islice(zip(*streams, strict=False), total)):
-            batch, labels = (_side_by_side(part) for part in zip(*parts, strict=True))
+        for step, pieces in enumerate(itertools.islice(zip(*streams, strict=False), total)):
+            batch, labels = (_side_by_side(piece) for piece in zip(*pieces, strict=True))
             set_rate(optimizer, cosine(self.lr, step, total, self.eta_min))
             minimize(model.loss(batch, labels, adapter), optimizer, scaler)
             for ctx in contexts:

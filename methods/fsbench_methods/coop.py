@@ -229,7 +229,7 @@ class CoOp:
         ctx: RunContext,
     ) -> None:
         tokens = model.prompts.packing.tokens
-        if must_recompute(model.tower, tokens, context.device):
+        if must_recompute(model.tower, tokens, context.device, ctx.memory_parts):
             model = replace(model, recompute=True)
             ctx.note(recomputed=["text"])
         optimizer = torch.optim.SGD(

@@ -83,14 +83,21 @@ class LoraModel:
         tokens = [backbone.tokenize(vocabulary.prompts(one)) for one in vocabulary.templates]
         return replace(self, prompts=tuple(self.text.pack_tokens(ids) for ids in tokens))
 
-    def within_memory(self, batch: int, runs: int, device: torch.device) -> LoraModel:
-        """The same model for `runs` times `batch` images, sparing memory where that is short."""
+    def within_memory(
+        self, batch: int, runs: int, device: torch.device, parts: int = 1
+    ) -> LoraModel:
+        """The same model for `runs` times `batch` images, sparing memory where that is short.
+
+        parts: `RunContext.memory_parts`.
+        """
         tokens = {
             "vision": runs * batch * self.vision.tokens if self.vision else 0,
             "text": runs * sum(packed.tokens for packed in self.prompts),
         }
         towers = {"vision": self.vision, "text": self.text}
-        short = {name for name in towers if must_recompute(towers[name], tokens[name], device)}
+        short = {
+            name for name in towers if must_recompute(towers[name], tokens[name], device, parts)
+        }
         return replace(self, recompute=frozenset(short))
 
     def merged(self, adapter: LowRank) -> LoraModel:

@@ -92,13 +92,18 @@ def views_in_turn(
             yield views[turn, every]
 
 
-def must_recompute(tower: ImageTower | TextTower | None, tokens: int, device: torch.device) -> bool:
+def must_recompute(
+    tower: ImageTower | TextTower | None, tokens: int, device: torch.device, parts: int = 1
+) -> bool:
     """Whether what a step keeps of `tokens` tokens for its backward pass takes too much memory.
 
-    Then blocks are computed again in the backward pass, which changes no number.
+    Then blocks are computed again in the backward pass, which changes no number. So they are where
+    memory has run out before: with `RunContext.memory_parts` above 1.
     """
     if tower is None:
         return False
+    if parts > 1:
+        return True
     kept = KEPT_PER_TOKEN * 4 * tokens * tower.width * tower.layers
     return kept > MEMORY_SHARE * free_memory(device)
 
