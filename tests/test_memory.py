@@ -139,11 +139,53 @@ def test_blocks_are_recomputed_first_to_the_same_bits(
 
     monkeypatch.setattr(owner, name, short)
     outcome = run_one(spec, session)
-    assert outcome.record.metrics["top1"] == plain.record.metrics["top1"]
-    gap = (done(outcome) - done(plain)).abs().max() / done(plain).abs().max()
-    assert gap < 1e-6
+    assert torch.equal(done(outcome), done(plain))
     assert "memory_parts=2" in told(outcome)[0]
     assert outcome.record.footprint["steps"] == plain.record.footprint["steps"]
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "images", "tokens", "parts"),
+    [
+        ("clip-lora", QUICK_LORA, 5, 10**6, 8),
+        ("clip-lora", QUICK_LORA, 20, 23, 4),
+        ("clip-lora", (*QUICK_LORA, "clip-lora.encoder=text"), 20, 14, 16),
+        ("coop", QUICK_COOP, 20, 20, 4),
+    ],
+    ids=["images", "prompts", "prompts alone", "coop"],
+)
+def test_what_is_too_large_at_once_is_done_in_parts(
+    method: str,
+    options: tuple[str, ...],
+    images: int,
+    tokens: int,
+    parts: int,
+    session: Session,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (spec,) = cells(method, shots=(2,), options=options)
+    plain = run_one(spec, session)
+    encode, encode_text = VisionTower.encode, TextTower._encode
+
+    def short(self: VisionTower, pixels: torch.Tensor, *args: Any, **named: Any) -> Any:
+        if torch.is_grad_enabled() and len(pixels) > images:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return encode(self, pixels, *args, **named)
+
+    def short_text(self: TextTower, x: torch.Tensor, *args: Any) -> Any:
+        if x.shape[1] > tokens:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return encode_text(self, x, *args)
+
+    monkeypatch.setattr(VisionTower, "encode", short)
+    monkeypatch.setattr(TextTower, "_encode", short_text)
+    outcome = run_one(spec, session)
+    gap = (done(outcome) - done(plain)).abs().max() / done(plain).abs().max()
+    assert gap < 1e-4
+    assert outcome.record.metrics["top1"] == plain.record.metrics["top1"]
+    fits = [text for text in told(outcome) if ".fit " in text]
+    assert fits[-1].endswith(f"memory_parts={parts}")
+    assert outcome.record.spec == spec
 
 
 def test_queries_come_in_smaller_batches_where_the_fit_was_divided(
