@@ -7,6 +7,7 @@ from fewshot_bench.backbones.protocol import (
     FusedAdapter,
     ImageTower,
     PackedPrompts,
+    PromptPart,
     Site,
     TextTower,
 )
@@ -65,6 +66,7 @@ __all__ = [
     "PackedPrompts",
     "Pools",
     "Preparable",
+    "PromptPart",
     "Recipe",
     "Record",
     "RemoteFile",

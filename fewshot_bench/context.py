@@ -24,6 +24,7 @@ class Context:
         device: torch.device,
         precision: str = "fp32",
         on_progress: Callable[[int, int], None] | None = None,
+        parts: int = 1,
     ) -> None:
         self.device = device
         self.precision = precision
@@ -32,6 +33,14 @@ class Context:
         self.declared: int | None = None
         self._seed = seed
         self._on_progress = on_progress
+        self._parts = parts
+        self.divisible = False
+
+    @property
+    def memory_parts(self) -> int:
+        """Into how many parts to divide the work; `divisible` remembers that it was asked for."""
+        self.divisible = True
+        return self._parts
 
     def rng(self, name: str) -> torch.Generator:
         """A fresh CPU generator for the named stream of this cell."""

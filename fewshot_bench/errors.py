@@ -46,6 +46,10 @@ class NumericalError(FsbenchError):
     """A loss, a gradient or a solver's result is not finite, so that a fit cannot go on."""
 
 
+class InsufficientMemoryError(FsbenchError):
+    """A fit does not fit into memory, and a method cannot, or could not, do with less."""
+
+
 class NotApplicableError(FsbenchError):
     """What was asked cannot be asked of this method; the cell shows the reason, never a number."""
 

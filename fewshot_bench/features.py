@@ -25,13 +25,20 @@ class _Backing:
     """What a view stands for; kept apart from the view, which methods hold."""
 
     def __init__(
-        self, source: ImageSource, store: FeatureStore, meter: Meter, phase: str, order: list[int]
+        self,
+        source: ImageSource,
+        store: FeatureStore,
+        meter: Meter,
+        phase: str,
+        order: list[int],
+        batch: Callable[[int], int],
     ) -> None:
         self.source = source
         self.store = store
         self.meter = meter
         self.phase = phase
         self.order = order
+        self.batch = batch
         self.index = torch.tensor(order)
 
 
@@ -116,7 +123,7 @@ class ImageView:
                 raise TypeError("augmented batches need rng=ctx.rng('augment')")
             passes = draw_passes(1 + max(passes_of(indices), default=0), rng)
         tally = backing.meter.images
-        pixels = backing.source.batches(size, indices, augment, passes, tally)
+        pixels = backing.source.batches(backing.batch(size), indices, augment, passes, tally)
         return _Batches(_moved(pixels, device))
 
     @property
@@ -225,12 +232,15 @@ def image_view(
     phase: str,
     order: list[int] | None = None,
     labeled: bool = False,
+    batch: Callable[[int], int] = int,
 ) -> ImageView:
-    """A view on `source` in `order` (default: as listed); its encodings are billed to `phase`."""
+    """A view on `source` in `order` (default: as listed); its encodings are billed to `phase`.
+
+    batch: how many images come at once where so many are asked for; as many by default.
+    """
     token = next(_TOKENS)
-    _BACKINGS[token] = _Backing(
-        source, store, meter, phase, order if order is not None else list(range(len(source)))
-    )
+    listed = order if order is not None else list(range(len(source)))
+    _BACKINGS[token] = _Backing(source, store, meter, phase, listed, batch)
     return ShotsView(token) if labeled else ImageView(token)
 
 

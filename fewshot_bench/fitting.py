@@ -52,8 +52,18 @@ class Outcome:
 class Fit:
     """A fitted method, and what it cost; evaluates cells that differ in what is asked alone."""
 
-    def __init__(self, spec: RunSpec, session: Session, progress: Progress | None) -> None:
-        """Everything but the fit itself: `alone` or `together` does that."""
+    def __init__(
+        self,
+        spec: RunSpec,
+        session: Session,
+        progress: Progress | None,
+        parts: int = 1,
+        incidents: Incidents | None = None,
+    ) -> None:
+        """Everything but the fit itself: `alone` or `together` does that.
+
+        parts: `RunContext.memory_parts`; incidents: of earlier tries.
+        """
         self.spec = spec
         self.session = session
         self.backbone, self.fingerprint = session.backbone(spec)
@@ -63,10 +73,11 @@ class Fit:
         self.question = Question.fitted(self.dataset.card(), spec)
         self.meter = Meter(self.backbone.device)
         self.memory = PeakMemory(self.backbone.device)
-        self.incidents = Incidents()
+        self.incidents = incidents.copy() if incidents else Incidents()
+        self.parts = parts
         self.runs = 1
         self.seed = derive(spec.train_seed, spec.dataset, spec.shots)
-        self.context = Context(self.seed, self.backbone.device, spec.precision, progress)
+        self.context = Context(self.seed, self.backbone.device, spec.precision, progress, parts)
         self.method: Method = registry().method_class(spec.method)(**spec.options)
         self.observer = ParameterObserver(FiniteNumbers(spec.method, self.method, self.context))
 
@@ -197,6 +208,7 @@ class Fit:
             self.meter,
             phase="encode_queries",
             order=order.tolist(),
+            batch=self._batch,
         )
         with self.meter.phase("predict"), torch.no_grad():
             # A copy, so that what one answer leaves behind does not reach the next one.
@@ -211,6 +223,15 @@ class Fit:
         logits = torch.empty_like(shuffled)
         logits[order] = shuffled
         return logits
+
+    def _batch(self, size: int) -> int:
+        """How many queries a method gets at once where it asks for `size`."""
+        parts = self.parts if self.context.divisible else 1
+        smaller = max(1, size // parts)
+        if smaller < size:
+            text = f"batches of {smaller} queries instead of {size}, since fit was divided"
+            self.incidents.add("out-of-memory", f"{self.spec.method}.logits was given {text}")
+        return smaller
 
     def _images(self, spec: RunSpec, split: Split) -> str:
         """SHA-256 over the bytes of all images that were used: train, val, test."""

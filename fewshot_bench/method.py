@@ -32,6 +32,15 @@ class RunContext(Protocol):
         """`fp32`, `bf16` or `fp16`; autocast is entered through `autocast()`."""
         ...
 
+    @property
+    def memory_parts(self) -> int:
+        """1 at first; 2, 4, ... 64 when `fit` is tried again because memory ran out.
+
+        Divide the work into about this many parts, so that less is held at once, and change
+        nothing else. A method that never reads it is not tried again.
+        """
+        ...
+
     def rng(self, name: str) -> torch.Generator:
         """A fresh CPU generator for the named stream of this cell (same name, same stream)."""
         ...

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 from fewshot_bench import environment
 from fewshot_bench.containment import own_interruptions
@@ -12,6 +11,7 @@ from fewshot_bench.errors import FsbenchError, NotApplicableError
 from fewshot_bench.features import open_views
 from fewshot_bench.fitting import Fit, Outcome, Progress
 from fewshot_bench.incidents import Incidents
+from fewshot_bench.memory import Failure, fit_within_memory, release
 from fewshot_bench.method import Together
 from fewshot_bench.question import Question
 from fewshot_bench.record import Record, Status
@@ -26,38 +26,37 @@ def run_one(spec: RunSpec, session: Session, progress: Progress | None = None) -
 
 
 def run_group(
-    specs: Sequence[RunSpec], session: Session, progress: Progress | None = None
+    specs: Sequence[RunSpec],
+    session: Session,
+    progress: Progress | None = None,
+    parts: int = 1,
 ) -> Iterator[Outcome]:
     """Compute cells that share a fit (`RunSpec.fit_key`): fitted once, each outcome as it comes.
 
     A cell's outcome does not depend on which others are in its group. Cells of several fits are
     fitted together where their method can (`method.Together`); then outcomes are those of the fits
-    alone up to rounding.
+    alone up to rounding. parts: `RunContext.memory_parts` to begin with; above 1, each is fitted
+    alone.
     """
     with open_views():
-        with own_interruptions() as interrupted:
-            fits = _together(specs, session, progress, interrupted)
+        fits: dict[str, Fit | Failure] = {}
+        if parts == 1:
+            with own_interruptions() as interrupted:
+                fits = _together(specs, session, progress, interrupted)
         for spec in specs:
             with own_interruptions() as interrupted:
-                outcome = _outcome(spec, session, progress, fits, interrupted)
+                outcome = _outcome(spec, session, progress, fits, interrupted, parts)
             outcome.tainted = session.tainted
             yield outcome
-
-
-@dataclass(frozen=True)
-class _Failure:
-    """A fit that ended with an error, and what was noted until then."""
-
-    error: BaseException
-    incidents: Incidents
 
 
 def _outcome(
     spec: RunSpec,
     session: Session,
     progress: Progress | None,
-    fits: dict[str, Fit | _Failure],
+    fits: dict[str, Fit | Failure],
     interrupted: Callable[[], bool],
+    parts: int,
 ) -> Outcome:
     """One cell; whatever plug-in code raises is its failure, unless a person interrupted it."""
     key = spec.fit_key()
@@ -67,10 +66,10 @@ def _outcome(
         if reason:
             raise NotApplicableError(reason)
         if key not in fits:
-            fits[key] = _fit(spec, session, progress, interrupted)
+            fits[key] = fit_within_memory(spec, session, progress, interrupted, parts)
         fit = fits[key]
         incidents = fit.incidents
-        if isinstance(fit, _Failure):
+        if isinstance(fit, Failure):
             raise fit.error
         try:
             return fit.evaluate(spec)
@@ -92,26 +91,12 @@ def _outcome(
         return _without_result(spec, "failed", error, incidents)
 
 
-def _fit(
-    spec: RunSpec, session: Session, progress: Progress | None, interrupted: Callable[[], bool]
-) -> Fit | _Failure:
-    incidents = Incidents()
-    try:
-        fit = Fit(spec, session, progress)
-        incidents = fit.incidents
-        return fit.alone()
-    except BaseException as error:
-        if interrupted():
-            raise
-        return _Failure(error, incidents)
-
-
 def _together(
     specs: Sequence[RunSpec],
     session: Session,
     progress: Progress | None,
     interrupted: Callable[[], bool],
-) -> dict[str, Fit | _Failure]:
+) -> dict[str, Fit | Failure]:
     """The fits of all cells at once; empty where there is one, or where that does not work."""
     first = {spec.fit_key(): spec for spec in reversed(specs) if not _tied(spec, session)}
     method = registry().method_class(specs[0].method)(**specs[0].options)
@@ -120,9 +105,10 @@ def _together(
     try:
         fits = [Fit(spec, session, progress) for spec in reversed(first.values())]
         Fit.together(fits)
-    except BaseException:
+    except BaseException as error:
         if interrupted():
             raise
+        release(error)
         # Each is fitted alone then, so that only those that fail alone are failures.
         session.drop_changed_backbone()
         return {}

@@ -7,11 +7,13 @@ import signal
 import sys
 import time
 import types
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -270,6 +272,50 @@ class Viewer:
         return Scores(onehot.T @ means, _same, _blind)
 
 
+def _cuda() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. " + 9 * "More. ")
+
+
+def _cublas() -> None:
+    raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+
+
+def _other() -> None:
+    raise RuntimeError("expected all tensors on one device")
+
+
+SHORTAGES: dict[str, Callable[[], object]] = {
+    "cuda": _cuda,
+    "cublas": _cublas,
+    "cpu": lambda: torch.empty(2**60),
+    "python": lambda: bytearray(2**60),
+    "numpy": lambda: np.empty(2**60, np.uint8),
+    "other": _other,
+}
+HELD: list[weakref.ref[Tensor]] = []
+
+
+@dataclass(frozen=True)
+class Hungry:
+    """Runs out of memory unless its work is divided into `needs` parts."""
+
+    name: ClassVar[str] = "hungry"
+    kind: Literal["cuda", "cublas", "cpu", "python", "numpy", "other"] = "cuda"
+    needs: int = 4
+    reads: bool = True
+    batch_size: int = 32
+
+    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Scores:
+        """Zero-shot, at a cost; notes how much of earlier tries is still there."""
+        parts = ctx.memory_parts if self.reads else 1
+        ctx.note(parts=parts, held=sum(one() is not None for one in HELD))
+        activations = torch.zeros(1000)
+        HELD.append(weakref.ref(activations))
+        if parts < self.needs:
+            SHORTAGES[self.kind]()
+        return scores(task, backbone)
+
+
 @dataclass(frozen=True)
 class Diverging:
     """Trains a bias, well enough until step `at`, and looks at no loss itself."""
@@ -319,7 +365,7 @@ class Diverging:
         return loss * float("nan")
 
 
-METHODS = (BadLogits, BadFit, Vandal, Positions, Slow, Walker, Viewer, Diverging)
+METHODS = (BadLogits, BadFit, Vandal, Positions, Slow, Walker, Viewer, Diverging, Hungry)
 
 
 @hookimpl

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -104,6 +106,52 @@ class Packing:
     def tokens(self) -> int:
         """How many tokens are computed, the prefix once."""
         return self.layout.prefix + len(self.rows)
+
+    def divide(self, parts: int) -> list[Part]:
+        """At most `parts` parts of about as many tokens each, in the order of the groups."""
+        layout, total = self.layout, len(self.rows)
+        pieces: dict[int, list[tuple[int, int, int]]] = {}
+        for group in layout.groups:
+            for number in range(group.count):
+                start = group.row + number * group.length
+                piece = pieces.setdefault((start - layout.prefix) * parts // total, [])
+                piece.append((group.first + number, start, group.length))
+        return [self._part(pieces[index]) for index in sorted(pieces)]
+
+    def _part(self, sequences: list[tuple[int, int, int]]) -> Part:
+        """The part of these consecutive sequences: number, first row and length of each."""
+        (first, start, _), (last, begin, length) = sequences[0], sequences[-1]
+        prefix, device = self.layout.prefix, self.rows.device
+        own = slice(start - prefix, begin + length - prefix)
+        pooled = self.layout.pooled[first : last + 1]
+        lengths = itertools.groupby(length for _, _, length in sequences)
+        shape = tuple((len(list(equal)), length) for length, equal in lengths)
+        layout = Layout(prefix, shape, self.layout.causal, pooled - (start - prefix))
+        visited = torch.arange(len(self.layout.pooled), device=device)
+        if self.order is not None:
+            visited = self.order.argsort()
+        before, after = torch.arange(prefix), torch.arange(start, begin + length)
+        return Part(
+            Packing(layout, self.rows[own], self.positions[own], None),
+            torch.cat([before, after]).to(device),
+            torch.arange(first, last + 1, device=device),
+            visited[first : last + 1],
+        )
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some sequences of a packing, and where they lie in the whole.
+
+    packed: the part as a packing of its own, of the same suffixes; rows (t,) are its tokens among
+    those of the whole, the prefix included, and pooled (m,) its pooled rows among all pooled ones;
+    members (m,): which sequences its features belong to, in their order.
+    """
+
+    packed: Any
+    rows: Tensor
+    pooled: Tensor
+    members: Tensor
 
 
 def pack(prefix: int, end: Tensor, width: int, model_width: int = GROUP_WIDTH) -> Packing:

@@ -102,12 +102,40 @@ class ImageTower(Protocol):
         ...
 
 
+class PromptPart(Protocol):
+    """Some prompts of packed ones, and where they lie in the whole."""
+
+    @property
+    def packed(self) -> Any:
+        """What the text tower takes in the place of the whole; features come as `members`."""
+        ...
+
+    @property
+    def rows(self) -> Tensor:
+        """(t,) its tokens among all, the prefix included, as an adapter meets them."""
+        ...
+
+    @property
+    def pooled(self) -> Tensor:
+        """(m,) its prompts, as an adapter meets them where one token per prompt is left."""
+        ...
+
+    @property
+    def members(self) -> Tensor:
+        """(m,) which prompts its features belong to."""
+        ...
+
+
 class PackedPrompts(Protocol):
     """Prompts laid out for the text tower: a shared prefix once, no padding."""
 
     @property
     def tokens(self) -> int:
         """How many tokens are computed."""
+        ...
+
+    def divide(self, parts: int) -> Sequence[PromptPart]:
+        """At most `parts` parts of about as many tokens each, the prefix in every one."""
         ...
 
 

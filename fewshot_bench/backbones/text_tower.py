@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fewshot_bench.backbones.blocks import Block, read_blocks, same_tensors
-from fewshot_bench.backbones.layout import Packing, pack
+from fewshot_bench.backbones.layout import Packing, Part, pack
 from fewshot_bench.backbones.protocol import Adapter, Site
 from fewshot_bench.backbones.transformer import run_blocks
 from fewshot_bench.backbones.vision_tower import merge
@@ -32,6 +32,13 @@ class PackedText:
     def tokens(self) -> int:
         """How many tokens are computed."""
         return self.packing.tokens
+
+    def divide(self, parts: int) -> list[Part]:
+        """At most `parts` parts, each with packed prompts of its own."""
+        return [
+            dataclasses.replace(part, packed=PackedText(self.embedded[part.rows], part.packed))
+            for part in self.packing.divide(parts)
+        ]
 
 
 @dataclasses.dataclass(frozen=True)

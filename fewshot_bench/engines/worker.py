@@ -116,7 +116,8 @@ def _compute(request: Any, store: Store, session: Any, answers: _Answers) -> boo
     session.backbone(todo[0])
     tell(hooks.run_started, spec=todo[0])
     trusted = True
-    for number, outcome in enumerate(run_group(todo, session, answers.progress), 1):
+    outcomes = run_group(todo, session, answers.progress, request["parts"])
+    for number, outcome in enumerate(outcomes, 1):
         record, trusted = outcome.record, trusted and not outcome.tainted
         earlier = request["incidents"].get(record.spec.key(), [])
         record = dataclasses.replace(record, incidents=(*earlier, *record.incidents))

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -35,7 +36,7 @@ from fsbench_methods.training import (
     device_generator,
     epoch_views,
     minibatches,
-    minimize,
+    minimize_by,
     set_rate,
     steps_per_epoch,
 )
@@ -132,7 +133,10 @@ class ClipLora:
         where one gradient scaler would couple the runs.
         """
         self._check_together(tasks, contexts)
+        parts = max(ctx.memory_parts for ctx in contexts)
+        size = min(self.batch_size, len(tasks[0].train))
         model = self.model(tasks[0], backbone, contexts[0])
+        model = model.within_memory(size, len(tasks), backbone.device, parts)
         alone = [self.adapter(model, backbone.device, ctx) for ctx in contexts]
         adapter = stacked(alone)
         self._train(model, adapter, tasks, backbone, contexts)
@@ -145,6 +149,11 @@ class ClipLora:
                 f"{self.name}: {len(tasks)} tasks of {len(kinds)} kinds for {len(contexts)} "
                 "contexts: tasks that are fitted together need the same class names, templates "
                 "and number of support images, and one context each; fit them one by one"
+            )
+        if len(tasks) > 1 and any(ctx.memory_parts > 1 for ctx in contexts):
+            raise UsageError(
+                f"{self.name}: runs cannot be fitted together where memory is short "
+                "(memory_parts above 1); fit them one by one"
             )
         if len(tasks) > 1 and contexts[0].scaler().is_enabled():
             raise UsageError(
@@ -197,8 +206,6 @@ class ClipLora:
             fused=True,
         )
         scaler, total = contexts[0].scaler(), self.iterations * tasks[0].shots
-        size = min(self.batch_size, len(tasks[0].train))
-        model = model.within_memory(size, len(tasks), backbone.device)
         streams = []
         for task, ctx in zip(tasks, contexts, strict=True):
             if model.recompute:
@@ -207,10 +214,10 @@ class ClipLora:
                 streams.append(self._frozen_views(task, backbone, total, ctx))
             else:
                 streams.append(self._pixels(task, backbone.device, ctx))
-        for step, parts in enumerate(itertools.islice(zip(*streams, strict=False), total)):
-            batch, labels = (_side_by_side(part) for part in zip(*parts, strict=True))
+        for step, pieces in enumerate(itertools.islice(zip(*streams, strict=False), total)):
+            batch, labels = (_side_by_side(piece) for piece in zip(*pieces, strict=True))
             set_rate(optimizer, cosine(self.lr, step, total, self.eta_min))
-            minimize(model.loss(batch, labels, adapter), optimizer, scaler)
+            minimize_by(partial(model.backward, batch, labels, adapter), optimizer, scaler)
             for ctx in contexts:
                 ctx.progress(step + 1, total)
 

@@ -18,6 +18,7 @@ from fewshot_bench import (
     Demand,
     Images,
     NotApplicableError,
+    PromptPart,
     RunContext,
     Task,
     TextTower,
@@ -25,13 +26,15 @@ from fewshot_bench import (
     hyper,
 )
 from fsbench_methods import checks
+from fsbench_methods.parts import backward_in_parts, chunks_for, encode_in_parts
 from fsbench_methods.prompts import Prompts, build_prompts
 from fsbench_methods.training import (
     Autocast,
+    Scale,
     cosine,
     epoch_views,
     minibatches,
-    minimize,
+    minimize_by,
     must_recompute,
     set_rate,
     steps_per_epoch,
@@ -52,16 +55,35 @@ class PromptModel:
     scale: float
     autocast: Autocast
     recompute: bool = False
+    parts: tuple[PromptPart, ...] = ()
 
     def class_features(self, context: Tensor) -> Tensor:
         """(classes, embed) unit features of the prompts with this context, in float32."""
+        if self.parts and not torch.is_grad_enabled():
+            return unit(encode_in_parts(self.parts, partial(self._encode, context)))
+        return unit(self._encode(context))
+
+    def _encode(self, context: Tensor, part: PromptPart | None = None) -> Tensor:
         with self.autocast():
-            raw = self.prompts.features(self.tower, context, recompute=self.recompute)
-        return unit(raw)
+            return self.prompts.features(self.tower, context, part, recompute=self.recompute)
 
     def loss(self, context: Tensor, features: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of one batch of unit image features, differentiable in the context."""
-        return F.cross_entropy(self.scale * features @ self.class_features(context).T, labels)
+        return self._loss(features, labels, self.class_features(context))
+
+    def _loss(self, features: Tensor, labels: Tensor, class_features: Tensor) -> Tensor:
+        return F.cross_entropy(self.scale * features @ class_features.T, labels)
+
+    def backward(self, context: Tensor, features: Tensor, labels: Tensor, scale: Scale) -> None:
+        """Add the gradient of `scale(loss)` to that of the context, prompts part by part."""
+        if not self.parts:
+            torch.autograd.backward(scale(self.loss(context, features, labels)))
+            return
+        encode = partial(self._encode, context)
+        raw = encode_in_parts(self.parts, encode).requires_grad_()
+        torch.autograd.backward(scale(self._loss(features, labels, unit(raw))))
+        assert raw.grad is not None
+        backward_in_parts(self.parts, encode, raw.grad)
 
 
 @dataclass(frozen=True)
@@ -187,7 +209,9 @@ class CoOp:
             position=self.position,
             class_specific=self.class_specific,
         )
-        return PromptModel(prompts, tower, backbone.logit_scale, ctx.autocast)
+        chunks = chunks_for(ctx.memory_parts)
+        parts = tuple(prompts.packing.divide(chunks)) if chunks > 1 else ()
+        return PromptModel(prompts, tower, backbone.logit_scale, ctx.autocast, parts=parts)
 
     def initial_context(
         self, classes: int, backbone: Backbone, tower: TextTower, ctx: RunContext
@@ -229,7 +253,7 @@ class CoOp:
         ctx: RunContext,
     ) -> None:
         tokens = model.prompts.packing.tokens
-        if must_recompute(model.tower, tokens, context.device):
+        if must_recompute(model.tower, tokens, context.device, ctx.memory_parts):
             model = replace(model, recompute=True)
             ctx.note(recomputed=["text"])
         optimizer = torch.optim.SGD(
@@ -250,6 +274,7 @@ class CoOp:
         for epoch, features in enumerate(views):
             set_rate(optimizer, self.rate(epoch, epochs))
             for index in minibatches(count, self.batch_size, order, labels.device, drop_last=True):
-                minimize(model.loss(context, features[index], labels[index]), optimizer, scaler)
+                step = partial(model.backward, context, features[index], labels[index])
+                minimize_by(step, optimizer, scaler)
                 done += 1
                 ctx.progress(done, total)

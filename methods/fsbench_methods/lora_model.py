@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,12 +14,21 @@ from fewshot_bench import (
     Images,
     ImageTower,
     PackedPrompts,
+    PromptPart,
     TextTower,
     Vocabulary,
 )
 from fsbench_methods.lora_layers import LowRank
 from fsbench_methods.lora_runs import of_runs
-from fsbench_methods.training import Autocast, must_recompute, unit
+from fsbench_methods.parts import (
+    Encode,
+    backward_in_parts,
+    chunks_for,
+    encode_in_parts,
+    for_images,
+    for_prompts,
+)
+from fsbench_methods.training import Autocast, Scale, must_recompute, unit
 
 EVAL_BATCH = 256
 
@@ -29,7 +38,8 @@ class LoraModel:
     """CLIP with low-rank updates; a tower that is not adapted is None, its features are frozen.
 
     prompts are packed per template, frozen_text holds (classes, embed) unit features. `recompute`
-    names the encoders that keep little for the backward pass, since memory is short.
+    names the encoders that keep little for the backward pass, since memory is short; then too, a
+    step is done in `chunks` of images, and of prompts, which are `divided` per template.
     """
 
     vision: ImageTower | None
@@ -39,20 +49,44 @@ class LoraModel:
     scale: float
     autocast: Autocast
     recompute: frozenset[str] = frozenset()
+    chunks: int = 1
+    divided: tuple[Sequence[PromptPart], ...] = ()
 
     def class_features(self, adapter: LowRank | None) -> Tensor:
         """(classes, embed): unit features averaged over the templates, unit length, float32."""
         if self.text is None:
             assert self.frozen_text is not None
             return self.frozen_text
+        if self.divided and not torch.is_grad_enabled():
+            pairs = zip(self.prompts, self.divided, strict=True)
+            return _averaged(
+                [
+                    encode_in_parts(parts, self._encoder(packed, parts, adapter))
+                    for packed, parts in pairs
+                ]
+            )
+        return _averaged([self._prompt_features(packed, adapter) for packed in self.prompts])
+
+    def _prompt_features(self, packed: PackedPrompts, adapter: LowRank | None) -> Tensor:
+        assert self.text is not None
         with self.autocast():
-            again = "text" in self.recompute
-            raw = [
-                self.text.encode_packed(packed, adapter, recompute=again) for packed in self.prompts
-            ]
-        if len(raw) == 1:
-            return unit(raw[0])
-        return unit(torch.stack([unit(features) for features in raw]).mean(dim=0))
+            return self.text.encode_packed(packed, adapter, recompute="text" in self.recompute)
+
+    def _encoder(
+        self, packed: PackedPrompts, parts: Sequence[PromptPart], adapter: LowRank | None
+    ) -> Encode:
+        """Encodes parts of `packed`, each with what the whole draws from the present state on."""
+        start = adapter.snapshot() if adapter else None
+        prompts = sum(len(part.members) for part in parts)
+
+        def encode(part: PromptPart) -> Tensor:
+            if adapter is None:
+                return self._prompt_features(part.packed, None)
+            adapter.rewind(start)
+            mine = for_prompts(adapter, part, packed.tokens, prompts)
+            return self._prompt_features(part.packed, mine)
+
+        return encode
 
     def image_features(self, batch: Tensor, adapter: LowRank | None) -> Tensor:
         """Unit features of pixels; with a frozen image encoder `batch` holds features already."""
@@ -76,22 +110,73 @@ class LoraModel:
         loss = F.cross_entropy(logits, labels)
         return loss if adapter.runs == 1 else adapter.runs * loss
 
+    def backward(self, batch: Tensor, labels: Tensor, adapter: LowRank, scale: Scale) -> None:
+        """Add the gradients of `scale(loss)` to those of every A and B, in `chunks`."""
+        if self.chunks == 1:
+            torch.autograd.backward(scale(self.loss(batch, labels, adapter)))
+            return
+        encoders, raw = [], []
+        for packed, parts in zip(self.prompts, self.divided, strict=True):
+            encoders.append(self._encoder(packed, parts, adapter))
+            raw.append(encode_in_parts(parts, encoders[-1]).requires_grad_())
+        whole = _averaged(raw) if raw else self.class_features(adapter)
+        class_features = whole.detach().requires_grad_(whole.requires_grad)
+        start = adapter.snapshot()
+        for chunk in torch.arange(len(batch), device=batch.device).tensor_split(self.chunks):
+            if len(chunk):
+                adapter.rewind(start)
+                loss = self._share(batch, labels, chunk, class_features, adapter)
+                torch.autograd.backward(scale(loss))
+        end = adapter.snapshot()
+        if raw:
+            torch.autograd.backward(whole, class_features.grad)
+        for parts, encode, features in zip(self.divided, encoders, raw, strict=True):
+            assert features.grad is not None
+            backward_in_parts(parts, encode, features.grad)
+        adapter.rewind(end)
+
+    def _share(
+        self,
+        batch: Tensor,
+        labels: Tensor,
+        chunk: Tensor,
+        class_features: Tensor,
+        adapter: LowRank,
+    ) -> Tensor:
+        """What some images of a batch add to its loss."""
+        tokens = self.vision.tokens if self.vision else 1
+        mine = for_images(adapter, chunk, len(batch), tokens)
+        logits = self.logits(batch[chunk], class_features, mine)
+        return F.cross_entropy(logits, labels[chunk]) * (len(chunk) / len(batch))
+
     def for_classes(self, vocabulary: Vocabulary, backbone: Backbone) -> LoraModel:
         """The same encoders with other class prompts."""
         if self.text is None:
             return replace(self, frozen_text=backbone.class_features(vocabulary))
         tokens = [backbone.tokenize(vocabulary.prompts(one)) for one in vocabulary.templates]
-        return replace(self, prompts=tuple(self.text.pack_tokens(ids) for ids in tokens))
+        model = replace(self, prompts=tuple(self.text.pack_tokens(ids) for ids in tokens))
+        return model._divided(self.chunks)
 
-    def within_memory(self, batch: int, runs: int, device: torch.device) -> LoraModel:
-        """The same model for `runs` times `batch` images, sparing memory where that is short."""
+    def _divided(self, chunks: int) -> LoraModel:
+        parts = tuple(packed.divide(chunks) for packed in self.prompts) if chunks > 1 else ()
+        return replace(self, chunks=chunks, divided=parts)
+
+    def within_memory(
+        self, batch: int, runs: int, device: torch.device, parts: int = 1
+    ) -> LoraModel:
+        """The same model for `runs` times `batch` images, sparing memory where that is short.
+
+        parts: `RunContext.memory_parts`.
+        """
         tokens = {
             "vision": runs * batch * self.vision.tokens if self.vision else 0,
             "text": runs * sum(packed.tokens for packed in self.prompts),
         }
         towers = {"vision": self.vision, "text": self.text}
-        short = {name for name in towers if must_recompute(towers[name], tokens[name], device)}
-        return replace(self, recompute=frozenset(short))
+        short = {
+            name for name in towers if must_recompute(towers[name], tokens[name], device, parts)
+        }
+        return replace(self, recompute=frozenset(short))._divided(chunks_for(parts))
 
     def merged(self, adapter: LowRank) -> LoraModel:
         """The model with the updates added to its weights."""
@@ -101,6 +186,13 @@ class LoraModel:
             vision=None if self.vision is None else self.vision.with_deltas(deltas),
             text=None if self.text is None else self.text.with_deltas(deltas),
         )
+
+
+def _averaged(raw: Sequence[Tensor]) -> Tensor:
+    """Unit features (classes, embed) of raw ones, one tensor per template."""
+    if len(raw) == 1:
+        return unit(raw[0])
+    return unit(torch.stack([unit(features) for features in raw]).mean(dim=0))
 
 
 @dataclass(frozen=True)

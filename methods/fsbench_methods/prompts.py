@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_bench import Backbone, PackedPrompts, TextTower
+from fewshot_bench import Backbone, PackedPrompts, PromptPart, TextTower
 
 Position = Literal["end", "middle", "front"]
 
@@ -40,10 +40,18 @@ class Prompts:
             return torch.cat([self.start, context]), self.fixed
         return self.start, self.fixed + self.placement @ context
 
-    def features(self, tower: TextTower, context: Tensor, *, recompute: bool = False) -> Tensor:
-        """(classes, embed) raw text features, differentiable in the context."""
+    def features(
+        self,
+        tower: TextTower,
+        context: Tensor,
+        part: PromptPart | None = None,
+        *,
+        recompute: bool = False,
+    ) -> Tensor:
+        """(classes, embed) raw text features, or those of a part; differentiable in the context."""
         prefix, suffix = self.assemble(context)
-        return tower.encode_embeddings(prefix, suffix, self.end, self.packing, recompute=recompute)
+        packing = self.packing if part is None else part.packed
+        return tower.encode_embeddings(prefix, suffix, self.end, packing, recompute=recompute)
 
 
 def build_prompts(

@@ -15,6 +15,8 @@ from fewshot_bench import Augment, Images, ImageTower, TextTower, free_memory
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 """`RunContext.autocast`: the context in which encoders run."""
+Scale = Callable[[Tensor], Tensor]
+"""Makes of a loss what is differentiated, under a gradient scaler."""
 VIEW_BYTES = 2**28
 """How many bytes of augmented features are asked for at once."""
 KEPT_PER_TOKEN = 14
@@ -41,8 +43,17 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 def minimize(loss: Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
     """One optimizer step on `loss`; does not wait for the device."""
+    minimize_by(lambda scale: torch.autograd.backward(scale(loss)), optimizer, scaler)
+
+
+def minimize_by(
+    backward: Callable[[Scale], None],
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+) -> None:
+    """One optimizer step on what `backward` adds to the gradients of losses that it scales."""
     optimizer.zero_grad(set_to_none=True)
-    scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    backward(scaler.scale)
     scaler.step(optimizer)
     scaler.update()
 
@@ -92,13 +103,18 @@ def views_in_turn(
             yield views[turn, every]
 
 
-def must_recompute(tower: ImageTower | TextTower | None, tokens: int, device: torch.device) -> bool:
+def must_recompute(
+    tower: ImageTower | TextTower | None, tokens: int, device: torch.device, parts: int = 1
+) -> bool:
     """Whether what a step keeps of `tokens` tokens for its backward pass takes too much memory.
 
-    Then blocks are computed again in the backward pass, which changes no number.
+    Then blocks are computed again in the backward pass, which changes no number. So they are where
+    memory has run out before: with `RunContext.memory_parts` above 1.
     """
     if tower is None:
         return False
+    if parts > 1:
+        return True
     kept = KEPT_PER_TOKEN * 4 * tokens * tower.width * tower.layers
     return kept > MEMORY_SHARE * free_memory(device)
 
