@@ -183,7 +183,7 @@ class Leases:
             return _holder(json.loads(path.read_bytes()))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError, RecursionError, OverflowError):
+        except (OSError, ValueError, TypeError, LookupError, RecursionError, OverflowError):
             return Holder(**_UNKNOWN)
 
     def _lives(self, path: Path, holder: Holder | None) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 import types
 import weakref
@@ -90,7 +91,7 @@ class BadFit:
     """Does not get as far as a classifier."""
 
     name: ClassVar[str] = "bad-fit"
-    how: Literal["raise", "exit", "none", "kill"] = "raise"
+    how: Literal["raise", "exit", "none", "kill", "sleep"] = "raise"
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Any:
         """Fail in the chosen way."""
@@ -100,6 +101,8 @@ class BadFit:
             sys.exit(3)
         if self.how == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.how == "sleep":
+            time.sleep(3600)
         return None
 
 
@@ -205,10 +208,25 @@ class Slow:
     seconds: float = 0.2
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Scores:
-        """Report progress while waiting."""
+        """Report progress while waiting; leave a line where a test counts fits."""
+        if "FSBENCH_TEST_FITS" in os.environ:
+            with open(os.environ["FSBENCH_TEST_FITS"], "a", encoding="utf-8") as log:
+                log.write("fit\n")
         for step in range(10):
             time.sleep(self.seconds / 10)
             ctx.progress(step + 1, 10)
+        return scores(task, backbone)
+
+
+@dataclass(frozen=True)
+class Leaver:
+    """Leaves a thread behind."""
+
+    name: ClassVar[str] = "leaver"
+
+    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Scores:
+        """Start a thread that outlives the process's interest in it."""
+        threading.Thread(target=time.sleep, args=(3600,)).start()
         return scores(task, backbone)
 
 
@@ -365,7 +383,7 @@ class Diverging:
         return loss * float("nan")
 
 
-METHODS = (BadLogits, BadFit, Vandal, Positions, Slow, Walker, Viewer, Diverging, Hungry)
+METHODS = (BadLogits, BadFit, Vandal, Positions, Leaver, Slow, Walker, Viewer, Diverging, Hungry)
 
 
 @hookimpl

@@ -115,7 +115,16 @@ LOWER = (
     *("question", "session", "variants", "customized", "preflight", "sampling"),
     *("feature_store", "image_cache", "image_files", "image_digests", "image_segments"),
     *("segment_format", "cache_folder", "cache_entries", "ahead", "crops"),
-    *("names", "offline", "secret_values", "processes", "wording", "store_files", "published"),
+    *(
+        "names",
+        "offline",
+        "room",
+        "secret_values",
+        "processes",
+        "wording",
+        "store_files",
+        "published",
+    ),
     *STORES,
 )
 RULES |= {part: {"cli", "runner", "engines", "compare", "plan", "testing"} for part in LOWER}

@@ -12,7 +12,7 @@ import pytest
 import torch
 from fsbench_methods.clip_lora import ClipLora
 
-from fewshot_bench.engines.local import _joined, by_fit
+from fewshot_bench.engines.groups import by_fit, joined
 from fewshot_bench.runner import Outcome, run_group
 from fewshot_bench.session import Session
 from fewshot_bench.store import Store
@@ -78,16 +78,16 @@ def test_other_methods_take_their_turns() -> None:
     assert all("fitted_together" not in one.record.notes for one in found)
 
 
-def test_only_seeds_of_one_setting_are_joined() -> None:
+def test_only_seeds_of_one_setting_arejoined() -> None:
     specs = cells("clip-lora", shots=(1, 2), seeds=(1, 2, 3), options=("rank=1,2",))
-    joined = _joined(by_fit(specs), 2)
+    joined = joined(by_fit(specs), 2)
     assert sorted(len(group) for group in joined) == [1] * 4 + [2] * 4
     for group in joined:
         assert len({(cell.shots, cell.options["rank"]) for cell in group}) == 1
-    assert _joined(by_fit(specs), 1) == by_fit(specs)
+    assert joined(by_fit(specs), 1) == by_fit(specs)
     assert len(cells("clip-lora", classes=("base", "new"))) == 2
     halves = cells("clip-lora", seeds=(1, 2), classes=("base", "new"))
-    assert [len(group) for group in _joined(by_fit(halves), 2)] == [4]
+    assert [len(group) for group in joined(by_fit(halves), 2)] == [4]
 
 
 @pytest.mark.slow

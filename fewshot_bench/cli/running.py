@@ -81,8 +81,10 @@ def run_matrix(
     if dry_run:
         _announce(plan, state, results)
         _announce_work(plan, state)
+        click.echo(_needs(plan, state).text(engines.settings(backbone, devices, force).workers))
         engines.describe(results, len(state.todo), click.echo)
         return _exit_code(plan, failed=0)
+    _check_room(plan, state, results, engines, engines.settings(backbone, devices, force).workers)
     with engines.build(results, backbone, devices, force, before) as engine:
         engine.warm(len(state.todo))
         _drop_unreadable(plan, state)
@@ -91,6 +93,22 @@ def run_matrix(
     if code != INTERRUPTED and (state.todo or state.done):
         click.echo(f"results in {store}; fsbench compare --store {store}")
     return code
+
+
+def _needs(plan: Any, state: Any) -> Any:
+    from fewshot_bench.room import needs
+
+    return needs(state.todo, plan.datasets)
+
+
+def _check_room(plan: Any, state: Any, results: Any, engines: Engines, workers: int) -> None:
+    from fewshot_bench import room
+
+    if state.todo:
+        needed = _needs(plan, state)
+        room.check_disk(results.path, needed.disk)
+        if engines.engine == "local":
+            room.check_memory(min(workers, len(state.todo)), needed.worker)
 
 
 def _drop_unreadable(plan: Any, state: Any) -> None:

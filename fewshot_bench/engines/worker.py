@@ -114,6 +114,8 @@ def _compute(request: Any, store: Store, session: Any, answers: _Answers) -> boo
     if not todo:
         return True
     session.backbone(todo[0])
+    # Loading it is nobody's time.
+    answers.send("started")
     tell(hooks.run_started, spec=todo[0])
     trusted = True
     outcomes = run_group(todo, session, answers.progress, request["parts"])

@@ -76,6 +76,8 @@ class Worker:
     fatal: dict[str, Any] | None = None
     ready: bool = False
     idle: bool = False
+    # Whether its backbone is loaded, so that the time of its first cell runs.
+    started: bool = False
     # Why the engine has ended it, if it has: "timeout" or "hang".
     ended: str = ""
     tail: str = ""
@@ -137,7 +139,7 @@ class Worker:
 
     def send(self, cells: Group, force: bool, parts: int, incidents: Mapping[str, Any]) -> None:
         """Hand over cells; a worker that is gone is noticed by its reader."""
-        self.cells, self.parts, self.idle = list(cells), parts, False
+        self.cells, self.parts, self.idle, self.started = list(cells), parts, False, False
         self._new_cell()
         specs = [cell.to_dict() for cell in cells]
         request = {"specs": specs, "force": force, "parts": parts, "incidents": incidents}
@@ -167,6 +169,8 @@ class Worker:
     def beat(self, event: Mapping[str, Any]) -> None:
         """A sign that the process lives. Progress, and waiting for another process, is life too."""
         now = time.monotonic()
+        if event["event"] == "started":
+            self.started, self._since = True, now
         if event.get("waiting"):
             # Waiting for others is no time of this cell.
             self._since += now - self._beat
@@ -179,7 +183,7 @@ class Worker:
         if not self.cells or self.ended:
             return ""
         now = time.monotonic()
-        if timeout is not None and now - self._since > timeout:
+        if timeout is not None and self.started and now - self._since > timeout:
             return "timeout"
         used = _cpu_seconds(self.process.pid)
         passed = now - self._sign
