@@ -24,6 +24,8 @@ _TEXTS = (
     "out of memory",
     "cublas_status_alloc_failed",
 )
+# All that oneDNN says, on a CPU, when the memory for a kernel cannot be had.
+_ONEDNN = "could not create a primitive"
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     text = str(error).casefold()
-    return isinstance(error, RuntimeError) and any(part in text for part in _TEXTS)
+    told = text == _ONEDNN or any(part in text for part in _TEXTS)
+    return isinstance(error, RuntimeError) and told
 
 
 def release(error: BaseException) -> None:

@@ -280,6 +280,10 @@ def _cublas() -> None:
     raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
 
 
+def _onednn() -> None:
+    raise RuntimeError("could not create a primitive")
+
+
 def _other() -> None:
     raise RuntimeError("expected all tensors on one device")
 
@@ -287,6 +291,7 @@ def _other() -> None:
 SHORTAGES: dict[str, Callable[[], object]] = {
     "cuda": _cuda,
     "cublas": _cublas,
+    "onednn": _onednn,
     "cpu": lambda: torch.empty(2**60),
     "python": lambda: bytearray(2**60),
     "numpy": lambda: np.empty(2**60, np.uint8),
@@ -300,7 +305,7 @@ class Hungry:
     """Runs out of memory unless its work is divided into `needs` parts."""
 
     name: ClassVar[str] = "hungry"
-    kind: Literal["cuda", "cublas", "cpu", "python", "numpy", "other"] = "cuda"
+    kind: Literal["cuda", "cublas", "onednn", "cpu", "python", "numpy", "other"] = "cuda"
     needs: int = 4
     reads: bool = True
     batch_size: int = 32

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +16,7 @@ from fewshot_bench.backbones.vision_tower import VisionTower
 from fewshot_bench.fitting import Outcome
 from fewshot_bench.runner import run_group, run_one
 from fewshot_bench.session import Session
+from fewshot_bench.store import Store
 from tests.helpers import cells
 
 QUICK_LORA = ("clip-lora.iterations=3", "clip-lora.lr=0.002")
@@ -37,7 +42,7 @@ def done(outcome: Outcome) -> torch.Tensor:
     return outcome.logits
 
 
-@pytest.mark.parametrize("kind", ["cuda", "cublas", "cpu", "python", "numpy"])
+@pytest.mark.parametrize("kind", ["cuda", "cublas", "onednn", "cpu", "python", "numpy"])
 def test_a_fit_without_memory_is_tried_again_in_parts(
     kind: str, session: Session, methods: Any
 ) -> None:
@@ -101,6 +106,18 @@ def test_a_group_begins_with_the_parts_that_it_is_told(session: Session, methods
     (outcome,) = run_group([spec], session, parts=4)
     assert outcome.record.notes["parts"] == 4
     done(outcome)
+
+
+def test_a_worker_begins_with_the_parts_that_the_engine_asks_for(
+    tmp_path: Path, methods: Any
+) -> None:
+    (spec,) = cells("hungry", options=("hungry.needs=1",))
+    command = [sys.executable, "-m", "fewshot_bench.engines.worker", str(tmp_path), "cpu", "1"]
+    request = {"specs": [spec.to_dict()], "force": False, "parts": 4, "incidents": {}}
+    told = json.dumps(request) + "\n"
+    subprocess.run(command, input=told, text=True, capture_output=True, timeout=120, check=True)
+    (record,) = Store(tmp_path).records()
+    assert (record.status, record.notes["parts"]) == ("done", 4)
 
 
 def test_fits_that_begin_in_parts_are_not_fitted_together(session: Session) -> None:
