@@ -302,7 +302,7 @@ HELD: list[weakref.ref[Tensor]] = []
 
 @dataclass(frozen=True)
 class Hungry:
-    """Runs out of memory unless its work is divided into `needs` parts."""
+    """Runs out of memory unless its work is divided into `needs` parts; 0: in `logits`."""
 
     name: ClassVar[str] = "hungry"
     kind: Literal["cuda", "cublas", "onednn", "cpu", "python", "numpy", "other"] = "cuda"
@@ -318,7 +318,7 @@ class Hungry:
         HELD.append(weakref.ref(activations))
         if parts < self.needs:
             SHORTAGES[self.kind]()
-        return scores(task, backbone)
+        return scores(task, backbone, _same if self.needs else lambda value: _cuda())
 
 
 @dataclass(frozen=True)

@@ -222,5 +222,52 @@ def test_queries_come_in_smaller_batches_where_the_fit_was_divided(
     done(outcome)
     assert sizes == [64, 64, 64, 8]
     assert told(outcome) == [
-        "clip-lora.logits was given batches of 64 queries instead of 256, since fit was divided"
+        "clip-lora.logits was given batches of 64 queries instead of 256, since memory was short"
     ]
+
+
+def test_prediction_without_memory_is_tried_again_in_smaller_batches(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (spec, other) = cells("clip-lora", options=QUICK_LORA, limit=200, classes=("base", "new"))
+    plain = run_one(spec, session)
+    whole = VisionTower.encode
+
+    def short(self: VisionTower, pixels: torch.Tensor, *args: Any, **named: Any) -> Any:
+        if len(pixels) > 40:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return whole(self, pixels, *args, **named)
+
+    monkeypatch.setattr(VisionTower, "encode", short)
+    for outcome in run_group([spec, other], session):
+        done(outcome)
+        (text,) = told(outcome)
+        assert "batches of 32 queries instead of 256" in text
+    outcome = run_one(spec, session)
+    gap = (done(outcome) - done(plain)).abs().max() / done(plain).abs().max()
+    assert gap < 1e-5
+    assert outcome.record.footprint["steps"] == plain.record.footprint["steps"]
+
+
+def test_prediction_that_never_fits_says_what_to_try(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short(self: VisionTower, *args: Any, **named: Any) -> Any:
+        if not torch.is_grad_enabled():
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return whole(self, *args, **named)
+
+    whole = VisionTower.encode
+    monkeypatch.setattr(VisionTower, "encode", short)
+    outcome = run_one(cells("clip-lora", options=QUICK_LORA)[0], session)
+    assert outcome.record.error is not None
+    assert outcome.record.error["type"] == "InsufficientMemoryError"
+    assert (
+        "clip-lora.logits ran out of memory even with 64 times" in outcome.record.error["message"]
+    )
+
+
+def test_a_prediction_without_batches_is_not_tried_again(session: Session, methods: Any) -> None:
+    outcome = run_one(cells("hungry", options=("hungry.needs=0",))[0], session)
+    assert outcome.record.error is not None
+    assert "asks for no batches" in outcome.record.error["message"]
