@@ -47,7 +47,7 @@ class NumericalError(FsbenchError):
 
 
 class InsufficientMemoryError(FsbenchError):
-    """A fit does not fit into memory, and a method cannot, or could not, do with less."""
+    """A cell does not fit into memory, and its method cannot, or could not, do with less."""
 
 
 class NotApplicableError(FsbenchError):

@@ -25,6 +25,7 @@ from fewshot_bench.method import Classifier, Method, Together
 from fewshot_bench.observer import ParameterObserver
 from fewshot_bench.peak_memory import PeakMemory
 from fewshot_bench.published.picks import verified_picks
+from fewshot_bench.query_batches import QueryBatches
 from fewshot_bench.question import Question, answering
 from fewshot_bench.record import Record
 from fewshot_bench.registry import registry
@@ -74,7 +75,7 @@ class Fit:
         self.meter = Meter(self.backbone.device)
         self.memory = PeakMemory(self.backbone.device)
         self.incidents = incidents.copy() if incidents else Incidents()
-        self.parts = parts
+        self.parts, self.queries = parts, QueryBatches(spec.method)
         self.runs = 1
         self.seed = derive(spec.train_seed, spec.dataset, spec.shots)
         self.context = Context(self.seed, self.backbone.device, spec.precision, progress, parts)
@@ -140,6 +141,7 @@ class Fit:
         self.spent = copy.deepcopy(vars(self.meter))
         self.said = copy.deepcopy((self.context.notes, self.context.selection))
         self.happened = self.incidents.copy()
+        self.queries.parts = self.parts if self.context.divisible else 1
 
     def _guarded(self, when: str) -> AbstractContextManager[Printed]:
         return guarded(f"{self.spec.method}.{when}", self.incidents, self.session.distrust)
@@ -208,7 +210,7 @@ class Fit:
             self.meter,
             phase="encode_queries",
             order=order.tolist(),
-            batch=self._batch,
+            batch=functools.partial(self.queries.limit, incidents=self.incidents),
         )
         with self.meter.phase("predict"), torch.no_grad():
             # A copy, so that what one answer leaves behind does not reach the next one.
@@ -223,15 +225,6 @@ class Fit:
         logits = torch.empty_like(shuffled)
         logits[order] = shuffled
         return logits
-
-    def _batch(self, size: int) -> int:
-        """How many queries a method gets at once where it asks for `size`."""
-        parts = self.parts if self.context.divisible else 1
-        smaller = max(1, size // parts)
-        if smaller < size:
-            text = f"batches of {smaller} queries instead of {size}, since fit was divided"
-            self.incidents.add("out-of-memory", f"{self.spec.method}.logits was given {text}")
-        return smaller
 
     def _images(self, spec: RunSpec, split: Split) -> str:
         """SHA-256 over the bytes of all images that were used: train, val, test."""

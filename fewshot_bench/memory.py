@@ -1,4 +1,4 @@
-"""A fit that runs out of memory is tried again with less of it, until it fits or cannot help it."""
+"""A cell that runs out of memory is tried again with less of it, until it is done or cannot be."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ import torch
 
 from fewshot_bench.allocator import give_back_memory
 from fewshot_bench.errors import InsufficientMemoryError
-from fewshot_bench.fitting import Fit, Progress
+from fewshot_bench.fitting import Fit, Outcome, Progress
 from fewshot_bench.incidents import Incidents
+from fewshot_bench.query_batches import OUT_OF_MEMORY
 from fewshot_bench.session import Session
 from fewshot_bench.spec import RunSpec
 
 MOST_PARTS = 64
-_KIND = "out-of-memory"
 _TEXTS = (
     "not enough memory",
     "can't allocate memory",
     "out of memory",
     "cublas_status_alloc_failed",
 )
+# All that oneDNN says, on a CPU, when the memory for a kernel cannot be had.
+_ONEDNN = "could not create a primitive"
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     text = str(error).casefold()
-    return isinstance(error, RuntimeError) and any(part in text for part in _TEXTS)
+    told = text == _ONEDNN or any(part in text for part in _TEXTS)
+    return isinstance(error, RuntimeError) and told
 
 
 def release(error: BaseException) -> None:
@@ -73,10 +76,13 @@ def fit_within_memory(
         release(found.error)
         session.drop_changed_backbone()
         if not found.divisible or parts >= MOST_PARTS:
-            return Failure(_hopeless(spec, found, parts), found.incidents)
+            tried = "and cannot use less of it (it does not read ctx.memory_parts)"
+            if found.divisible:
+                tried = f"even in {parts} parts"
+            return Failure(_hopeless(spec, "fit", tried, found.error), found.incidents)
         parts, incidents = 2 * parts, found.incidents
         text = f"{spec.method}.fit ran out of memory ({_reason(found.error)})"
-        incidents.add(_KIND, f"{text}; fitted again with less memory: memory_parts={parts}")
+        incidents.add(OUT_OF_MEMORY, f"{text}; fitted again with less memory: memory_parts={parts}")
 
 
 def _tried(
@@ -101,23 +107,51 @@ def _tried(
         return Failure(error, incidents, divisible)
 
 
-def _hopeless(spec: RunSpec, failure: Failure, parts: int) -> InsufficientMemoryError:
-    """The error of a cell that cannot be fitted here, with what a person can do about it."""
-    tried = f"even in {parts} parts"
-    if not failure.divisible:
-        tried = "and cannot use less of it (it does not read ctx.memory_parts)"
+def evaluate_within_memory(fit: Fit, spec: RunSpec, interrupted: Callable[[], bool]) -> Outcome:
+    """`fit.evaluate(spec)`; out of memory, again with half as many queries in a batch.
+
+    A method that asks for no batches gets no second try. The fit's next answer begins as this one.
+    """
+    before = fit.queries.parts
+    try:
+        return _evaluated(fit, spec, interrupted)
+    finally:
+        fit.queries.parts = before
+
+
+def _evaluated(fit: Fit, spec: RunSpec, interrupted: Callable[[], bool]) -> Outcome:
+    while True:
+        try:
+            return fit.evaluate(spec)
+        except BaseException as caught:
+            if interrupted() or not out_of_memory(caught):
+                raise
+            error = caught
+        release(error)
+        if not fit.queries.asked or fit.queries.parts >= MOST_PARTS:
+            tried = f"even with {fit.queries.parts} times smaller batches of queries"
+            if not fit.queries.asked:
+                tried = "and cannot use less of it (it asks for no batches of queries)"
+            raise _hopeless(spec, "logits", tried, error)
+        fit.queries.parts *= 2
+
+
+def _hopeless(
+    spec: RunSpec, when: str, tried: str, reason: BaseException
+) -> InsufficientMemoryError:
+    """The error of a cell that cannot be done here, with what a person can do about it."""
     size = spec.options.get("batch_size")
     advice = []
-    if isinstance(size, int) and size > 1:
+    if when == "fit" and isinstance(size, int) and size > 1:
         advice.append(f"a smaller batch (-o {spec.method}.batch_size={size // 2})")
     if spec.precision == "fp32":
         advice.append("--precision bf16")
     advice += ["another --device", "fewer --jobs"]
     shown = f"{', '.join(advice[:-1])} or {advice[-1]}"
     error = InsufficientMemoryError(
-        f"{spec.method}.fit ran out of memory {tried} ({_reason(failure.error)}); try {shown}"
+        f"{spec.method}.{when} ran out of memory {tried} ({_reason(reason)}); try {shown}"
     )
-    error.__cause__ = failure.error
+    error.__cause__ = reason
     return error
 
 

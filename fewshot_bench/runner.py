@@ -11,7 +11,7 @@ from fewshot_bench.errors import FsbenchError, NotApplicableError
 from fewshot_bench.features import open_views
 from fewshot_bench.fitting import Fit, Outcome, Progress
 from fewshot_bench.incidents import Incidents
-from fewshot_bench.memory import Failure, fit_within_memory, release
+from fewshot_bench.memory import Failure, evaluate_within_memory, fit_within_memory, release
 from fewshot_bench.method import Together
 from fewshot_bench.question import Question
 from fewshot_bench.record import Record, Status
@@ -72,7 +72,7 @@ def _outcome(
         if isinstance(fit, Failure):
             raise fit.error
         try:
-            return fit.evaluate(spec)
+            return evaluate_within_memory(fit, spec, interrupted)
         except NotApplicableError:
             raise
         except BaseException:

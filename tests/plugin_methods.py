@@ -298,6 +298,10 @@ def _cublas() -> None:
     raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
 
 
+def _onednn() -> None:
+    raise RuntimeError("could not create a primitive")
+
+
 def _other() -> None:
     raise RuntimeError("expected all tensors on one device")
 
@@ -305,6 +309,7 @@ def _other() -> None:
 SHORTAGES: dict[str, Callable[[], object]] = {
     "cuda": _cuda,
     "cublas": _cublas,
+    "onednn": _onednn,
     "cpu": lambda: torch.empty(2**60),
     "python": lambda: bytearray(2**60),
     "numpy": lambda: np.empty(2**60, np.uint8),
@@ -315,10 +320,10 @@ HELD: list[weakref.ref[Tensor]] = []
 
 @dataclass(frozen=True)
 class Hungry:
-    """Runs out of memory unless its work is divided into `needs` parts."""
+    """Runs out of memory unless its work is divided into `needs` parts; 0: in `logits`."""
 
     name: ClassVar[str] = "hungry"
-    kind: Literal["cuda", "cublas", "cpu", "python", "numpy", "other"] = "cuda"
+    kind: Literal["cuda", "cublas", "onednn", "cpu", "python", "numpy", "other"] = "cuda"
     needs: int = 4
     reads: bool = True
     batch_size: int = 32
@@ -331,7 +336,7 @@ class Hungry:
         HELD.append(weakref.ref(activations))
         if parts < self.needs:
             SHORTAGES[self.kind]()
-        return scores(task, backbone)
+        return scores(task, backbone, _same if self.needs else lambda value: _cuda())
 
 
 @dataclass(frozen=True)

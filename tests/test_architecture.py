@@ -99,6 +99,7 @@ RULES = {
     "spec": {"cli", "runner", "engines", "store", "plan", "compare", "record", "features"},
     "testing": {"cli", "runner", "engines", "store", "compare", "plan"},
     "runner": {"cli", "engines", "compare", "plan", "testing"},
+    "memory": {"cli", "runner", "engines", "compare", "plan", "testing", "store", "record"},
     "engines": {"cli", "compare", "plan", "testing"},
     "features": {"cli", "runner", "engines", "store", "plan", "registry", "compare", "record"},
     "images": {"cli", "runner", "engines", "store", "plan", "registry", "compare", "record"},

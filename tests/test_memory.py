@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +16,7 @@ from fewshot_bench.backbones.vision_tower import VisionTower
 from fewshot_bench.fitting import Outcome
 from fewshot_bench.runner import run_group, run_one
 from fewshot_bench.session import Session
+from fewshot_bench.store import Store
 from tests.helpers import cells
 
 QUICK_LORA = ("clip-lora.iterations=3", "clip-lora.lr=0.002")
@@ -37,7 +42,7 @@ def done(outcome: Outcome) -> torch.Tensor:
     return outcome.logits
 
 
-@pytest.mark.parametrize("kind", ["cuda", "cublas", "cpu", "python", "numpy"])
+@pytest.mark.parametrize("kind", ["cuda", "cublas", "onednn", "cpu", "python", "numpy"])
 def test_a_fit_without_memory_is_tried_again_in_parts(
     kind: str, session: Session, methods: Any
 ) -> None:
@@ -101,6 +106,18 @@ def test_a_group_begins_with_the_parts_that_it_is_told(session: Session, methods
     (outcome,) = run_group([spec], session, parts=4)
     assert outcome.record.notes["parts"] == 4
     done(outcome)
+
+
+def test_a_worker_begins_with_the_parts_that_the_engine_asks_for(
+    tmp_path: Path, methods: Any
+) -> None:
+    (spec,) = cells("hungry", options=("hungry.needs=1",))
+    command = [sys.executable, "-m", "fewshot_bench.engines.worker", str(tmp_path), "cpu", "1"]
+    request = {"specs": [spec.to_dict()], "force": False, "parts": 4, "incidents": {}}
+    told = json.dumps(request) + "\n"
+    subprocess.run(command, input=told, text=True, capture_output=True, timeout=120, check=True)
+    (record,) = Store(tmp_path).records()
+    assert (record.status, record.notes["parts"]) == ("done", 4)
 
 
 def test_fits_that_begin_in_parts_are_not_fitted_together(session: Session) -> None:
@@ -205,5 +222,52 @@ def test_queries_come_in_smaller_batches_where_the_fit_was_divided(
     done(outcome)
     assert sizes == [64, 64, 64, 8]
     assert told(outcome) == [
-        "clip-lora.logits was given batches of 64 queries instead of 256, since fit was divided"
+        "clip-lora.logits was given batches of 64 queries instead of 256, since memory was short"
     ]
+
+
+def test_prediction_without_memory_is_tried_again_in_smaller_batches(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (spec, other) = cells("clip-lora", options=QUICK_LORA, limit=200, classes=("base", "new"))
+    plain = run_one(spec, session)
+    whole = VisionTower.encode
+
+    def short(self: VisionTower, pixels: torch.Tensor, *args: Any, **named: Any) -> Any:
+        if len(pixels) > 40:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return whole(self, pixels, *args, **named)
+
+    monkeypatch.setattr(VisionTower, "encode", short)
+    for outcome in run_group([spec, other], session):
+        done(outcome)
+        (text,) = told(outcome)
+        assert "batches of 32 queries instead of 256" in text
+    outcome = run_one(spec, session)
+    gap = (done(outcome) - done(plain)).abs().max() / done(plain).abs().max()
+    assert gap < 1e-5
+    assert outcome.record.footprint["steps"] == plain.record.footprint["steps"]
+
+
+def test_prediction_that_never_fits_says_what_to_try(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short(self: VisionTower, *args: Any, **named: Any) -> Any:
+        if not torch.is_grad_enabled():
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return whole(self, *args, **named)
+
+    whole = VisionTower.encode
+    monkeypatch.setattr(VisionTower, "encode", short)
+    outcome = run_one(cells("clip-lora", options=QUICK_LORA)[0], session)
+    assert outcome.record.error is not None
+    assert outcome.record.error["type"] == "InsufficientMemoryError"
+    assert (
+        "clip-lora.logits ran out of memory even with 64 times" in outcome.record.error["message"]
+    )
+
+
+def test_a_prediction_without_batches_is_not_tried_again(session: Session, methods: Any) -> None:
+    outcome = run_one(cells("hungry", options=("hungry.needs=0",))[0], session)
+    assert outcome.record.error is not None
+    assert "asks for no batches" in outcome.record.error["message"]
