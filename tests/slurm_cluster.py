@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -61,6 +62,13 @@ class SlurmCluster:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        try:
+            self._start(folder)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start(self, folder: Path) -> None:
         for name in ("state", "spool", "log", "dev"):
             (folder / name).mkdir(parents=True)
         key = folder / "slurm.key"
@@ -115,6 +123,17 @@ class SlurmCluster:
                     node,
                 ):
                     process.send_signal(signal.SIGKILL)
+
+    @classmethod
+    def somewhere(cls) -> SlurmCluster:
+        """In a folder with a short name, as sockets need; a port that was lost is chosen anew."""
+        for tries in range(3):
+            try:
+                return cls(Path(tempfile.mkdtemp(prefix="slurm-")) / "c")
+            except AssertionError:
+                if tries == 2:
+                    raise
+        raise AssertionError
 
     def stop(self) -> None:
         """End everything."""

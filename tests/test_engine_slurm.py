@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,12 +20,13 @@ SLURM = ("--engine", "slurm", "--devices", "cpu", "--gpus", "1", "--time", "10",
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SlurmCluster]:
+def cluster() -> Iterator[SlurmCluster]:
     """Two nodes."""
     require(missing())
-    started = SlurmCluster(tmp_path_factory.mktemp("slurm") / "cluster")
+    started = SlurmCluster.somewhere()
     yield started
     started.stop()
+    shutil.rmtree(started.folder.parent, ignore_errors=True)
 
 
 @pytest.mark.slow

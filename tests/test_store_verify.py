@@ -145,12 +145,12 @@ def replaced(path: Path, **changed: Any) -> None:
     [
         ("logits", np.full((QUERIES, 4), np.nan, np.float32), "30 of 30 rows .* not finite"),
         ("logits", np.zeros((QUERIES, 4)), "float64"),
-        ("logits", np.zeros((QUERIES, 4, 1), np.float32), "expected .queries, classes"),
+        ("logits", np.zeros((QUERIES, 4, 1), np.float32), "expected .n, classes"),
         ("labels", np.full(QUERIES, 4), "30 labels are outside of 0 to 3"),
         ("labels", np.full(QUERIES, -1), "30 labels are outside"),
-        ("labels", np.zeros(QUERIES - 1, np.int64), "labels are int64"),
+        ("labels", np.zeros(QUERIES - 1, np.int64), "labels int64"),
         ("ids", np.array(["q"] * QUERIES), "29 ids stand there more than once"),
-        ("ids", np.arange(QUERIES), "ids are int64"),
+        ("ids", np.arange(QUERIES), "ids int64"),
     ],
 )
 def test_arrays_that_no_run_writes(

@@ -78,11 +78,11 @@ def test_other_methods_take_their_turns() -> None:
     assert all("fitted_together" not in one.record.notes for one in found)
 
 
-def test_only_seeds_of_one_setting_arejoined() -> None:
+def test_only_seeds_of_one_setting_are_joined() -> None:
     specs = cells("clip-lora", shots=(1, 2), seeds=(1, 2, 3), options=("rank=1,2",))
-    joined = joined(by_fit(specs), 2)
-    assert sorted(len(group) for group in joined) == [1] * 4 + [2] * 4
-    for group in joined:
+    groups = joined(by_fit(specs), 2)
+    assert sorted(len(group) for group in groups) == [1] * 4 + [2] * 4
+    for group in groups:
         assert len({(cell.shots, cell.options["rank"]) for cell in group}) == 1
     assert joined(by_fit(specs), 1) == by_fit(specs)
     assert len(cells("clip-lora", classes=("base", "new"))) == 2
