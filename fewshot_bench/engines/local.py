@@ -79,6 +79,7 @@ class LocalEngine:
     _fitted: set[str] = field(default_factory=set)
     _choice: Choice = field(default_factory=Choice)
     _idle_since: float = 0.0
+    _looked: float = 0.0
 
     def __post_init__(self) -> None:
         self._slots = slots_of(self.settings.devices, self.settings.slots)
@@ -138,8 +139,11 @@ class LocalEngine:
                 worker, event = self._events.get(timeout=TICK_SECONDS)
                 self._handle(worker, event, progress)
             except queue.Empty:
+                pass
+            if time.monotonic() - self._looked >= TICK_SECONDS:
+                self._looked = time.monotonic()
                 self._look_elsewhere()
-            self._end_overdue()
+                self._end_overdue()
 
     def _handle(self, worker: Worker, event: dict[str, Any] | None, progress: Progress) -> None:
         if event is None:

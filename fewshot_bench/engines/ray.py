@@ -88,6 +88,8 @@ class Ray:
 
     def cancel(self) -> None:
         """End the actors, and Ray where this process started it."""
+        if not self._actors and not self._ours:
+            return
         import ray
 
         for actor in self._actors:

@@ -180,7 +180,7 @@ class Worker:
 
     def overdue(self, timeout: float | None, hang: float) -> str:
         """Why this process should be ended: "timeout", "hang", or nothing."""
-        if not self.cells or self.ended:
+        if self.ended or (self.ready and not self.cells):
             return ""
         now = time.monotonic()
         if timeout is not None and self.started and now - self._since > timeout:
