@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from fewshot_bench.errors import FsbenchError
 from fewshot_bench.spec import RunSpec
+from fewshot_bench.store_files import free_bytes
 from fewshot_bench.wording import size_text
 
 if TYPE_CHECKING:
@@ -71,10 +71,7 @@ def _weights(backbone: str) -> int:
 
 def check_disk(store: Path, bytes_needed: int) -> None:
     """NoRoomError when the store's file system has less than this free."""
-    place = store
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    free = shutil.disk_usage(place).free
+    free = free_bytes(store)
     if free < bytes_needed + SPARE_BYTES:
         raise NoRoomError(
             f"the results need up to {size_text(bytes_needed)} and '{store}' has "

@@ -226,6 +226,11 @@ def sorted_entries(folder: Path) -> list[Path]:
 
 
 def free_space(path: Path) -> str:
+    return size_text(free_bytes(path))
+
+
+def free_bytes(path: Path) -> int:
+    """What is free where `path` is, or will be."""
     while not path.exists() and path != path.parent:
         path = path.parent
-    return size_text(shutil.disk_usage(path).free)
+    return shutil.disk_usage(path).free

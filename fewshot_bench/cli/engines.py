@@ -189,16 +189,8 @@ class Engines:
             **{name: value for name, value in given.items() if value is not None},
         )
 
-    def build(
-        self,
-        store: Store,
-        backbone: str,
-        devices: tuple[str, ...],
-        force: bool,
-        before: Before,
-    ) -> Engine:
+    def build(self, store: Store, settings: Settings, before: Before) -> Engine:
         """The engine that was asked for."""
-        settings = self.settings(backbone, devices, force)
         if self.engine == "local":
             from fewshot_bench.engines.local import LocalEngine
 

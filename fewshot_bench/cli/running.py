@@ -78,14 +78,15 @@ def run_matrix(
     # Taken first: what others store from now on is news.
     before = Before.of(results, plan.cells)
     state = planning.resume(plan, results, force=force, retry_failed=retry_failed)
+    settings = engines.settings(backbone, devices, force)
     if dry_run:
         _announce(plan, state, results)
         _announce_work(plan, state)
-        click.echo(_needs(plan, state).text(engines.settings(backbone, devices, force).workers))
+        click.echo(_needs(plan, state).text(settings.workers))
         engines.describe(results, len(state.todo), click.echo)
         return _exit_code(plan, failed=0)
-    _check_room(plan, state, results, engines, engines.settings(backbone, devices, force).workers)
-    with engines.build(results, backbone, devices, force, before) as engine:
+    _check_room(plan, state, results, engines, settings.workers)
+    with engines.build(results, settings, before) as engine:
         engine.warm(len(state.todo))
         _drop_unreadable(plan, state)
         _announce(plan, state, results)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol
 
@@ -65,7 +65,7 @@ class ClusterEngine:
     _vain: int = 0
     _running: bool = False
     _told: str = ""
-    _done_at_start: int = field(default=-1)
+    _done_at_start: int = -1
 
     @property
     def workers(self) -> int:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
-from fewshot_bench.engines.groups import Choice, Group, by_fit, joined
+from fewshot_bench.engines.groups import LOOKED_AT, Choice, Group, by_fit, joined
 from fewshot_bench.engines.losses import Losses
 from fewshot_bench.engines.protocol import (
     TRIES,
@@ -177,8 +177,9 @@ class LocalEngine:
         for worker in self._workers:
             while worker.idle and self._waiting:
                 place = worker.slot.name
-                avoid = [self._losses.happened_at(group, place) for group in self._waiting]
-                group = self._waiting.pop(self._choice.index(worker, self._waiting, avoid))
+                ahead = self._waiting[:LOOKED_AT]
+                avoid = [self._losses.happened_at(group, place) for group in ahead]
+                group = self._waiting.pop(self._choice.index(worker, ahead, avoid))
                 mine = self._claim(group, worker)
                 if mine:
                     self._send(worker, mine)

@@ -15,7 +15,7 @@ from pathlib import Path
 from fewshot_bench.engines.cluster import State
 from fewshot_bench.engines.job import FOLDER, Job
 from fewshot_bench.engines.protocol import EngineError
-from fewshot_bench.errors import FsbenchError, StoreError, UsageError
+from fewshot_bench.errors import FsbenchError, UsageError
 from fewshot_bench.store import Store
 from fewshot_bench.store_files import write_whole
 
@@ -185,8 +185,6 @@ def _queue(ids: Sequence[str]) -> list[tuple[str, str]]:
             continue
         try:
             said = _ask("squeue", "--noheader", "--array", f"--jobs={number}", "--format=%T|%r")
-        except StoreError:
-            raise
         except EngineError as error:
             if "nvalid job id" in str(error):
                 continue

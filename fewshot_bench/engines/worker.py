@@ -94,7 +94,6 @@ def _serve(store: Store, device: str, threads: int, answers: _Answers) -> None:
     for line in sys.stdin:
         if not _compute(json.loads(line), store, session, answers):
             # What a plug-in left behind must not reach another cell, nor keep this process alive.
-            answers.send("retire")
             os._exit(0)
         answers.send("idle")
 
