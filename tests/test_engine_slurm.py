@@ -5,14 +5,22 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from fewshot_bench.engines import cluster as cluster_engine
+from fewshot_bench.engines import slurm
+from fewshot_bench.engines.cluster import ClusterEngine
+from fewshot_bench.engines.job import Job
+from fewshot_bench.engines.protocol import Before, EngineError, Settings, lost
+from fewshot_bench.engines.slurm import Request, Slurm
 from fewshot_bench.record import Record
+from fewshot_bench.spec import RunSpec
+from fewshot_bench.store import Store
 from tests.clusters import DEMO, local, require, results, run_and_kill, same_as
-from tests.helpers import fsbench, start, wait_until
+from tests.helpers import cells, fsbench, start, wait_until
 from tests.slurm_cluster import SlurmCluster, missing
 
 __all__ = ["local"]
@@ -43,8 +51,8 @@ def test_a_node_is_killed(cluster: SlurmCluster, local: dict[str, Record], tmp_p
 def test_a_parent_that_is_gone_and_one_that_is_stopped(
     cluster: SlurmCluster, methods: object, tmp_path: Path
 ) -> None:
-    matrix = ("--dataset", "digits", "--shots", "1", "--seeds", "1-12", "--limit", "20")
-    slow = ("run", "--method", "slow", "-o", "seconds=1", *matrix, "--store", tmp_path, *SLURM)
+    matrix = ("--dataset", "digits", "--shots", "1", "--seeds", "1-24", "--limit", "20")
+    slow = ("run", "--method", "slow", "-o", "seconds=1.5", *matrix, "--store", tmp_path, *SLURM)
     environment = dict(os.environ) | cluster.environment
     first = start(*slow, env=environment)
     wait_until(lambda: len(results(tmp_path)) >= 1, 90)
@@ -65,9 +73,89 @@ def test_a_parent_that_is_gone_and_one_that_is_stopped(
     assert "run the same command again to continue" in err
     wait_until(lambda: not cluster.ask("squeue", "-h", "-o", "%j").split(), 30)
     third = start(*slow, env=environment)
-    out, err = third.communicate(timeout=120)
+    out, err = third.communicate(timeout=180)
     assert third.returncode == 0, (out, err)
-    assert len(results(tmp_path)) == 12
+    assert len(results(tmp_path)) == 24
+
+
+FAKE = """#!/bin/sh
+echo "$(basename "$0") $*" >> "$FAKE/calls"
+case "$(basename "$0")" in
+  sbatch) echo 7;;
+  squeue) if [ -e "$FAKE/fails" ]; then echo "Unable to contact slurm controller" >&2; exit 1; fi
+          echo "RUNNING|None";;
+esac
+"""
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Commands of a Slurm that runs nothing; they fail while a file `fails` is there."""
+    folder = tmp_path / "slurm"
+    folder.mkdir()
+    for name in ("sbatch", "squeue", "scancel", "scontrol"):
+        (folder / name).write_text(FAKE)
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("FAKE", str(folder))
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(cluster_engine, "POLL_SECONDS", 0.05)
+    return folder
+
+
+def follow(
+    store: Path, specs: list[RunSpec], request: Request, told: Callable[[str], None]
+) -> list[Record]:
+    """Run cells through Slurm; `told` hears what its jobs do."""
+    opened = Store(store)
+    opened.create()
+    engine = ClusterEngine(opened, Settings(), Slurm(opened, request), 1, say=told)
+    with engine:
+        return list(engine.run(specs, lambda *_: None))
+
+
+def test_the_controller_is_away_for_a_while(fake: Path, tmp_path: Path) -> None:
+    (cell,), store = cells("zero-shot"), Store(tmp_path / "s")
+    (fake / "fails").touch()
+
+    def told(text: str) -> None:
+        if "not known" in text:
+            (fake / "fails").unlink()
+        else:
+            store.write(lost(cell, "elsewhere"))
+
+    (record,) = follow(store.path, [cell], Request(), told)
+    assert record.spec == cell
+    calls = (fake / "calls").read_text()
+    assert calls.count("sbatch") == calls.count("scancel") == 1
+
+
+def test_the_controller_is_gone(
+    fake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm, "PATIENCE_SECONDS", 0.3)
+    (fake / "fails").touch()
+    with pytest.raises(EngineError, match="the same command again follows it"):
+        follow(tmp_path / "s", cells("zero-shot"), Request(), lambda text: None)
+    # Workers that cannot be seen may be at work.
+    assert "scancel" not in (fake / "calls").read_text()
+
+
+@pytest.mark.parametrize("other", ["", "alive", "partition"])
+def test_whose_workers_are_gone_on_with(fake: Path, tmp_path: Path, other: str) -> None:
+    (cell,), store = cells("zero-shot"), Store(tmp_path / "s")
+    store.create()
+    job = Job.create(Before.of(store, [cell]), [cell], Settings())
+    Slurm(store, Request()).start(job, 1)
+    if other != "alive":
+        job.leave()
+
+    def told(text: str) -> None:
+        store.write(lost(cell, "elsewhere"))
+
+    follow(store.path, [cell], Request("gpu" if other == "partition" else ""), told)
+    assert (fake / "calls").read_text().count("sbatch") == (2 if other else 1)
+    assert (store.path / "jobs" / job.name).is_dir()
+    assert len(list((store.path / "jobs").iterdir())) == (2 if other else 1)
 
 
 def test_the_script_is_shown(tmp_path: Path) -> None:

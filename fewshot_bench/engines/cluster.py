@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol
@@ -38,8 +39,11 @@ class System(Protocol):
 
     name: str
 
-    def start(self, job: Job, workers: int) -> None:
-        """Start this many workers (`job.take_part`); EngineError where that is refused."""
+    def start(self, job: Job, workers: int) -> Job:
+        """Start this many workers (`job.take_part`); EngineError where that is refused.
+
+        Returns the job that they work for: this one, or one for the same cells that is under way.
+        """
         ...
 
     def state(self) -> State:
@@ -66,6 +70,7 @@ class ClusterEngine:
     _running: bool = False
     _told: str = ""
     _done_at_start: int = -1
+    _job: Job | None = None
 
     @property
     def workers(self) -> int:
@@ -81,8 +86,12 @@ class ClusterEngine:
         error: BaseException | None = None,
         trace: TracebackType | None = None,
     ) -> None:
-        if self._running:
-            self.system.cancel()
+        try:
+            if self._running:
+                self.system.cancel()
+        finally:
+            if self._job is not None:
+                self._job.leave()
 
     def warm(self, cells: int) -> None:
         """Nothing is started before the cells are known to be sound."""
@@ -94,15 +103,16 @@ class ClusterEngine:
         done; EngineError with what is known when they do not.
         """
         before = self.before or Before.of(self.store, cells)
-        job = Job.create(before, cells, self.settings)
         open_cells, done = list(cells), 0
-        self._running = bool(open_cells)
+        if open_cells:
+            self._job = Job.create(before, cells, self.settings)
+            self._running = True
         gone_since: float | None = None
         while open_cells:
             looked = time.monotonic()
             left = []
             for cell in open_cells:
-                record = job.before.settled(cell)
+                record = before.settled(cell)
                 if record is None:
                     left.append(cell)
                 else:
@@ -111,19 +121,38 @@ class ClusterEngine:
             open_cells = left
             if not open_cells:
                 break
-            state = self.system.state() if self._starts else State(0, "")
-            self._tell(state, job)
+            state = self._state()
             if state.alive:
                 gone_since = None
             elif not self._starts or _passed(gone_since, GRACE_SECONDS):
-                self._start(job, open_cells, done, state)
+                self._start(open_cells, done, state)
                 gone_since = None
             elif gone_since is None:
                 gone_since = time.monotonic()
             time.sleep(max(POLL_SECONDS, (time.monotonic() - looked) * (1 / POLL_SHARE - 1)))
         self._finish()
 
-    def _start(self, job: Job, open_cells: Sequence[RunSpec], done: int, state: State) -> None:
+    def _state(self) -> State:
+        if not self._starts:
+            return State(0, "")
+        try:
+            state = self.system.state()
+        except EngineError:
+            # What cannot be seen is left to go on.
+            self._running = False
+            raise
+        if state.text and state.text != self._told:
+            self._told = state.text
+            self.say(f"{self.system.name}: {state.text} (output in {self._started_job.folder})")
+        return state
+
+    @property
+    def _started_job(self) -> Job:
+        assert self._job is not None
+        return self._job
+
+    def _start(self, open_cells: Sequence[RunSpec], done: int, state: State) -> None:
+        job = self._started_job
         self._vain = self._vain + 1 if done == self._done_at_start else 0
         trouble = [*job.trouble(), *state.trouble]
         if self._vain >= VAIN_STARTS or (job.trouble() and self._vain):
@@ -136,19 +165,15 @@ class ClusterEngine:
         job.forget_trouble()
         self._done_at_start = done
         self._starts += 1
-        self.system.start(job, min(self.most, len(by_fit(open_cells))))
-
-    def _tell(self, state: State, job: Job) -> None:
-        text = state.text
-        if text and text != self._told:
-            self._told = text
-            self.say(f"{self.system.name}: {text} (output in {job.folder})")
+        self._job = self.system.start(job, min(self.most, len(by_fit(open_cells))))
 
     def _finish(self) -> None:
-        """Everything is there: workers that still wait for something are of no more use."""
+        """Workers that still wait for something are of no more use, unless others asked for it."""
         self._running = False
-        if self._starts and self.system.state().alive:
-            self.system.cancel()
+        if self._starts and not self._started_job.open_cells():
+            with suppress(EngineError):
+                if self.system.state().alive:
+                    self.system.cancel()
 
 
 def _passed(since: float | None, seconds: float) -> bool:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import secrets
+import shutil
 import signal
 import time
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from typing import Any
 from fewshot_bench.engines.local import LocalEngine
 from fewshot_bench.engines.protocol import Before, Settings
 from fewshot_bench.errors import FsbenchError, StoreError
+from fewshot_bench.leases import Leases
 from fewshot_bench.processes import this_machine
 from fewshot_bench.record import Record
 from fewshot_bench.spec import RunSpec
@@ -38,13 +40,16 @@ class Job:
     cells: tuple[RunSpec, ...]
     settings: Settings
     before: Before
+    # Says to others that the command which wants its results is there.
+    _wanted: Leases | None = None
 
     @classmethod
     def create(cls, before: Before, cells: Sequence[RunSpec], settings: Settings) -> Job:
         """A new job; StoreError where it cannot be written."""
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
         store, stamps = before.store, {cell.key(): before.stamps.get(cell.key()) for cell in cells}
-        job = cls(store, name, tuple(cells), settings, Before(store, stamps))
+        wanted = Leases(store, name, settings.lease)
+        job = cls(store, name, tuple(cells), settings, Before(store, stamps), wanted)
         values = {
             "cells": [cell.to_dict() for cell in cells],
             "settings": dataclasses.asdict(settings),
@@ -54,6 +59,7 @@ class Job:
             write_whole(job.folder / "job.json", json.dumps(values).encode())
         except OSError as error:
             raise store.cannot_write(job.folder, error) from error
+        wanted.claim(job._claim)
         return job
 
     @classmethod
@@ -78,6 +84,24 @@ class Job:
     def folder(self) -> Path:
         """Where its files are, logs of its workers included."""
         return self.store.path / FOLDER / self.name
+
+    @property
+    def _claim(self) -> str:
+        return f"job-{self.name}"
+
+    def taken_over(self, mine: Job) -> Job | None:
+        """This job, wanted by this command in place of `mine`, which ends; None if others wait."""
+        wanted = Leases(self.store, mine.name, self.settings.lease)
+        if wanted.claim(self._claim) is None:
+            return None
+        mine.leave()
+        shutil.rmtree(mine.folder, ignore_errors=True)
+        return dataclasses.replace(self, _wanted=wanted)
+
+    def leave(self) -> None:
+        """This command waits for it no longer."""
+        if self._wanted is not None:
+            self._wanted.close()
 
     def open_cells(self) -> list[RunSpec]:
         """Cells that nobody has settled."""

@@ -41,12 +41,12 @@ class Ray:
     cpus: float = 1.0
     address: str = ""
     name: str = "ray"
-    _actors: list[Any] = field(default_factory=list)
-    _results: list[Any] = field(default_factory=list)
+    # What each actor will say, and the actor.
+    _actors: dict[Any, Any] = field(default_factory=dict)
     _trouble: list[str] = field(default_factory=list)
     _ours: bool = False
 
-    def start(self, job: Job, workers: int) -> None:
+    def start(self, job: Job, workers: int) -> Job:
         """Start actors; EngineError where the cluster cannot be reached or lacks what is asked."""
         ray = self._connected()
         have = ray.cluster_resources()
@@ -56,8 +56,7 @@ class Ray:
                     f"the Ray cluster has {have.get(name, 0):g} {name}s, a worker asks for "
                     f"{asked:g}; see --gpus and --threads"
                 )
-        self._actors.clear()
-        self._results.clear()
+        self._end_actors()
         actor = ray.remote(Host).options(
             num_cpus=self.cpus,
             num_gpus=self.gpus,
@@ -66,15 +65,16 @@ class Ray:
         )
         for _ in range(workers):
             host = actor.remote()
-            self._actors.append(host)
-            self._results.append(host.take_part.remote(str(self.store.path), job.name))
+            self._actors[host.take_part.remote(str(self.store.path), job.name)] = host
+        return job
 
     def state(self) -> State:
         """How many actors are at work, and what the others said."""
         ray = self._connected()
-        done, left = ray.wait(
-            self._results, num_returns=len(self._results), timeout=0, fetch_local=False
-        )
+        results = list(self._actors)
+        done, left = [], results
+        if results:
+            done, left = ray.wait(results, num_returns=len(results), timeout=0, fetch_local=False)
         for result in done:
             try:
                 said = str(ray.get(result))
@@ -82,23 +82,29 @@ class Ray:
                 said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             if said and said not in self._trouble:
                 self._trouble.append(said)
-        self._results = list(left)
+            # One that only idles would keep its resources from others.
+            with suppress(Exception):
+                ray.kill(self._actors.pop(result))
         text = f"{len(left)} workers" if left else ""
         return State(len(left), text, tuple(self._trouble))
 
     def cancel(self) -> None:
         """End the actors, and Ray where this process started it."""
-        if not self._actors and not self._ours:
-            return
-        import ray
-
-        for actor in self._actors:
-            with suppress(Exception):
-                ray.kill(actor)
-        self._actors.clear()
+        self._end_actors()
         if self._ours:
+            import ray
+
             ray.shutdown()
             self._ours = False
+
+    def _end_actors(self) -> None:
+        if self._actors:
+            import ray
+
+            for actor in self._actors.values():
+                with suppress(Exception):
+                    ray.kill(actor)
+            self._actors.clear()
 
     def _connected(self) -> Any:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")

@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -22,7 +23,11 @@ from fewshot_bench.store_files import write_whole
 # Seconds before the time limit at which a worker is told to give its cells back.
 NOTICE_SECONDS = 60
 ANSWER_SECONDS = 60.0
+# How long the controller may be out of reach; workers need it for nothing.
+PATIENCE_SECONDS = 600.0
+ARRAY = "#SBATCH --array="
 IDS = "slurm.txt"
+SCRIPT = "job.sh"
 # What may stand in a directive: nothing that ends it, opens another one or means something to sh.
 _WORD = re.compile(r"[A-Za-z0-9_.,:@+=\[\]/-]+")
 _TIME = re.compile(r"\d+|\d+:\d\d(:\d\d)?|\d+-\d+(:\d\d){0,2}")
@@ -86,7 +91,7 @@ def script(folder: Path, store: Path, name: str, workers: int, request: Request)
     lines = [
         "#!/bin/sh",
         f"#SBATCH --job-name=fsbench-{name}",
-        f"#SBATCH --array=0-{workers - 1}",
+        f"{ARRAY}0-{workers - 1}",
         f'#SBATCH --output="{log}/worker-%a.log"',
         "#SBATCH --open-mode=append",
         "#SBATCH --requeue",
@@ -108,15 +113,17 @@ class Slurm:
     request: Request
     name: str = "slurm"
     ids: list[str] = field(default_factory=list)
+    _heard: float = 0.0
 
-    def start(self, job: Job, workers: int) -> None:
+    def start(self, job: Job, workers: int) -> Job:
         """Submit an array, or go on with one that an earlier call submitted for these cells."""
+        self._heard = time.monotonic()
         if not self.ids:
-            self.ids = self._still_queued(job)
-            if self.ids:
-                return
+            earlier, self.ids = self._still_queued(job)
+            if earlier is not None:
+                return earlier
         text = script(job.folder, self.store.path, job.name, workers, self.request)
-        path = job.folder / "job.sh"
+        path = job.folder / SCRIPT
         try:
             write_whole(path, text.encode())
         except OSError as error:
@@ -128,10 +135,21 @@ class Slurm:
         self.ids.append(number)
         with suppress(OSError):
             write_whole(job.folder / IDS, "\n".join(self.ids).encode())
+        return job
 
     def state(self) -> State:
         """From squeue; what it no longer knows has ended."""
-        rows = _queue(self.ids)
+        name = f"job {','.join(self.ids)}"
+        try:
+            rows = _queue(self.ids)
+        except EngineError as error:
+            if time.monotonic() - self._heard > PATIENCE_SECONDS:
+                raise EngineError(
+                    f"{error}, for {PATIENCE_SECONDS / 60:g} minutes now; {name} was left as it "
+                    "is, and the same command again follows it"
+                ) from error
+            return State(1, f"{name}: not known at the moment ({error})")
+        self._heard = time.monotonic()
         counts = Counter(state for state, _ in rows if state not in _GONE)
         reasons = sorted({reason for state, reason in rows if state in _WAITING and reason})
         text = ", ".join(f"{count} {state.lower()}" for state, count in sorted(counts.items()))
@@ -139,7 +157,6 @@ class Slurm:
         if waits:
             text += f" ({', '.join(waits)})"
         alive = sum(counts.values())
-        name = f"job {','.join(self.ids)}"
         return State(alive, f"{name}: {text}" if text else "", () if alive else self._why())
 
     def cancel(self) -> None:
@@ -161,20 +178,37 @@ class Slurm:
                         found.append(f"{state.lower()}, reason {reason}, exit code {code}")
         return tuple(dict.fromkeys(found))
 
-    def _still_queued(self, job: Job) -> list[str]:
-        """Arrays that an earlier call, which has ended since, submitted for all of these cells."""
-        wanted = {cell.key() for cell in job.open_cells()}
+    def _still_queued(self, job: Job) -> tuple[Job | None, list[str]]:
+        """A job for all of these cells, submitted alike, whose command has ended; its arrays."""
         if job.settings.force:
-            return []
+            return None, []
         for path in sorted((self.store.path / FOLDER).glob(f"*/{IDS}"), reverse=True):
             with suppress(FsbenchError, OSError):
                 earlier = Job.read(self.store, path.parent.name)
                 numbers = path.read_text(encoding="ascii").split()
-                covered = wanted <= {cell.key() for cell in earlier.open_cells()}
-                same = earlier.settings == job.settings
-                if covered and same and any(s not in _GONE for s, _ in _queue(numbers)):
-                    return numbers
-        return []
+                there = {cell.key() for cell in earlier.open_cells()}
+                # Looked at second, since its workers go on.
+                covered = there >= {cell.key() for cell in job.open_cells()}
+                if (
+                    earlier.settings == job.settings
+                    and covered
+                    and self._asked_the_same(earlier)
+                    and any(state not in _GONE for state, _ in _queue(numbers))
+                ):
+                    taken = earlier.taken_over(job)
+                    if taken is not None:
+                        return taken, numbers
+        return None, []
+
+    def _asked_the_same(self, earlier: Job) -> bool:
+        """Whether a job was submitted as this one would be, but for the number of workers."""
+        ours = script(earlier.folder, self.store.path, earlier.name, 1, self.request)
+        theirs = (earlier.folder / SCRIPT).read_text(encoding="utf-8")
+        first, second = (
+            [line for line in text.splitlines() if not line.startswith(ARRAY)]
+            for text in (ours, theirs)
+        )
+        return first == second
 
 
 def _queue(ids: Sequence[str]) -> list[tuple[str, str]]:
