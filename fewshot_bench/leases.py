@@ -10,6 +10,7 @@ touching, listing and removing are all that it asks for.
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
 import threading
@@ -24,6 +25,7 @@ from fewshot_bench.processes import is_running, started, this_machine
 from fewshot_bench.store import Store
 
 FOLDER = "claims"
+CLOCK = ".clock-"
 LEASE_SECONDS = 60.0
 LONGEST_SECONDS = 24 * 3600.0
 # A lease is renewed this many times within its time.
@@ -105,24 +107,32 @@ class Leases:
         holder = Holder(**{**asdict(holder), "tries": tries})
         path = self.folder / f"{key}.{last + 1}"
         try:
-            with path.open("x", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(holder)))
+            file = path.open("x", encoding="utf-8")
         except FileExistsError:
             return None
-        # Another process may have released and claimed anew between the listing and the creation.
-        others = {
-            number: other for number, other in self._generations(key).items() if other != path
-        }
-        if any(self._lives(other, self._read(other)) for other in others.values()):
-            path.unlink(missing_ok=True)
-            return None
-        for other in others.values():
-            other.unlink(missing_ok=True)
+        try:
+            with file:
+                file.write(json.dumps(asdict(holder)))
+            # Another process may have released and claimed anew between listing and creation.
+            others = [other for other in self._generations(key).values() if other != path]
+            if any(self._lives(other, self._read(other)) for other in others):
+                path.unlink(missing_ok=True)
+                return None
+            for other in others:
+                other.unlink(missing_ok=True)
+        except OSError:
+            # A full disk, say: nobody is to wait for this one.
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+            raise
         return Lease(key, path, holder)
 
     def is_free(self, key: str) -> bool:
-        """Whether nobody who lives holds `key`."""
-        found = self._generations(key).values()
+        """Whether nobody who lives holds `key`; False where the folder cannot be read now."""
+        try:
+            found = self._generations(key).values()
+        except OSError:
+            return False
         return not any(self._lives(path, self._read(path)) for path in found)
 
     def release(self, key: str) -> None:
@@ -145,15 +155,11 @@ class Leases:
         for key in list(self.held):
             self.release(key)
 
-    def remove_dead(self) -> list[Path]:
-        """Remove leases whose holders are gone, as `fsbench store gc` does; returns them."""
-        removed = []
-        for path in _entries(self.folder):
-            if not self._lives(path, self._read(path)):
-                with suppress(OSError):
-                    path.unlink()
-                    removed.append(path)
-        return removed
+    def dead(self) -> list[Path]:
+        """Files of leases whose holders are gone, and of clocks that were not read to the end."""
+        clocks = [path for path in self.folder.glob(f"{CLOCK}*") if self._age(path) > self.seconds]
+        leases = [path for path in _entries(self.folder) if not self._lives(path, self._read(path))]
+        return clocks + leases
 
     def _renew_from_now_on(self) -> None:
         if self._thread is None or not self._thread.is_alive():
@@ -191,20 +197,24 @@ class Leases:
             return False
         if holder.machine == this_machine() and not is_running(holder.pid, holder.started):
             return False
+        return self._age(path) <= holder.seconds
+
+    def _age(self, path: Path) -> float:
+        """Seconds since a file was touched; endless for one that has gone, 0 when unknown."""
         try:
             # Opened, because a network file system looks at the server then.
             with path.open("rb") as file:
                 touched = os.fstat(file.fileno()).st_mtime
         except FileNotFoundError:
-            return False
+            return math.inf
         except OSError:
-            return True
-        return self._now() - touched <= holder.seconds
+            return 0.0
+        return self._now() - touched
 
     def _now(self) -> float:
         """The time by the clock of the file system."""
         if self._offset is None or time.monotonic() - self._offset[1] > CLOCK_SECONDS:
-            probe = self.folder / f".clock-{secrets.token_hex(8)}"
+            probe = self.folder / f"{CLOCK}{secrets.token_hex(8)}"
             try:
                 probe.touch()
                 self._offset = probe.stat().st_mtime - time.time(), time.monotonic()

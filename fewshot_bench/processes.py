@@ -28,24 +28,33 @@ def this_machine() -> str:
 
 @functools.cache
 def started() -> float:
-    """When this process began, in seconds since 1970."""
+    """When this process began: see `_started`."""
+    return _started(os.getpid())
+
+
+def _started(pid: int) -> float:
+    """Seconds from the boot on Linux, where clocks may be set anew; elsewhere since 1970."""
     import psutil
 
-    return float(psutil.Process().create_time())
+    try:
+        # Behind the name, which may hold anything, the twentieth value.
+        after = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        return int(after[19]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError, AttributeError):
+        return float(psutil.Process(pid).create_time())
 
 
 def is_running(pid: int, started: float = 0.0) -> bool:
     """Whether a process of this machine runs; True when that cannot be told.
 
-    started: when it began (since 1970), where that is known: a number can be given again. One that
-    ended and was not waited for does not run.
+    started: when it began, where that is known: a number can be given again. One that ended and
+    was not waited for does not run.
     """
     import psutil
 
     try:
-        process = psutil.Process(pid)
-        another = bool(started) and abs(process.create_time() - started) > 1
-        return not another and process.status() != psutil.STATUS_ZOMBIE
+        another = bool(started) and abs(_started(pid) - started) > 1
+        return not another and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
     except (psutil.Error, OSError, OverflowError):

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from fewshot_bench.leases import Leases
 from fewshot_bench.record_files import Stamp, stamp_of
 from fewshot_bench.store import Store
-from fewshot_bench.store_files import temporary_name
+from fewshot_bench.store_files import sorted_entries, temporary_name
 from fewshot_bench.store_index import INDEX
 from fewshot_bench.store_remains import is_orphan, orphans, set_aside, temporary_files
 
 TEMPORARIES, ORPHANS, INDICES, SET_ASIDE = "left over", "no record", "index", "set aside"
-KINDS = (TEMPORARIES, ORPHANS, INDICES, SET_ASIDE)
+CLAIMS, JOBS = "dead claim", "finished job"
+KINDS = (TEMPORARIES, ORPHANS, INDICES, CLAIMS, JOBS, SET_ASIDE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +30,16 @@ class Removal:
     problem: str = ""
 
 
-def collect(store: Store, *, damaged: bool, dry_run: bool) -> Iterator[Removal]:
-    """Remove half-written files, logits without a record and the index, each as it comes.
+def collect(
+    store: Store, *, damaged: bool, dry_run: bool, jobs: Sequence[Path] = ()
+) -> Iterator[Removal]:
+    """Remove half-written files, logits without a record, dead claims and the index.
 
-    damaged: files that were set aside, too. With `dry_run` nothing is removed.
+    damaged: files that were set aside, too; jobs: folders of jobs that are over. With `dry_run`
+    nothing is removed. Yields each as it goes.
     """
-    for kind, path in list(_candidates(store, damaged)):
+    in_jobs = [(JOBS, path) for job in jobs for path in sorted_entries(job)]
+    for kind, path in [*_candidates(store, damaged), *in_jobs]:
         try:
             stamp = stamp_of(path.stat())
             gone = dry_run or _remove(path, stamp, kind)
@@ -43,11 +50,15 @@ def collect(store: Store, *, damaged: bool, dry_run: bool) -> Iterator[Removal]:
             continue
         if gone:
             yield Removal(kind, path, stamp[2])
+    for job in jobs if not dry_run else ():
+        with suppress(OSError):
+            job.rmdir()
 
 
 def _candidates(store: Store, damaged: bool) -> Iterator[tuple[str, Path]]:
     yield from ((TEMPORARIES, path) for path in temporary_files(store))
     yield from ((ORPHANS, path) for path in orphans(store))
+    yield from ((CLAIMS, path) for path in Leases(store, "").dead())
     if (store.path / INDEX).is_file():
         yield INDICES, store.path / INDEX
     if damaged:

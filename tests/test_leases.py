@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -14,8 +15,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fewshot_bench import leases as leases_module
 from fewshot_bench.errors import StoreError
-from fewshot_bench.leases import FOLDER, Leases
+from fewshot_bench.leases import CLOCK, FOLDER, Leases
+from fewshot_bench.processes import is_running, started
 from fewshot_bench.store import Store
 
 KEY = "ab" * 32
@@ -169,11 +172,45 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
         leases(tmp_path).claim(KEY)
 
 
-def test_dead_ones_are_removed(tmp_path: Path) -> None:
+def test_dead_ones_are_known(tmp_path: Path) -> None:
     process = holder(tmp_path, "r")
     mine = leases(tmp_path)
-    assert mine.remove_dead() == []
+    clock = tmp_path / FOLDER / f"{CLOCK}1"
+    clock.touch()
+    assert mine.dead() == []
     process.kill()
     process.communicate()
-    assert [path.name for path in mine.remove_dead()] == [f"{KEY}.1"]
+    os.utime(clock, (0, 0))
+    assert {path.name for path in mine.dead()} == {f"{KEY}.1", f"{CLOCK}1"}
+
+
+def test_a_claim_that_cannot_be_written_is_no_claim(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    mine = leases(tmp_path)
+    monkeypatch.setattr(leases_module.json, "dumps", full)
+    with pytest.raises(StoreError, match="no space"):
+        mine.claim(KEY)
+    monkeypatch.undo()
     assert files(tmp_path) == []
+    assert mine.claim(KEY)
+
+
+def test_a_folder_that_cannot_be_read_now_frees_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stale(*_: object) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    mine = leases(tmp_path)
+    assert mine.is_free(KEY)
+    monkeypatch.setattr(leases_module.os, "scandir", stale)
+    assert not mine.is_free(KEY)
+
+
+def test_a_number_that_was_given_again(tmp_path: Path) -> None:
+    assert is_running(os.getpid(), started())
+    assert not is_running(os.getpid(), started() + 100)

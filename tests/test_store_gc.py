@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -11,6 +12,9 @@ from typing import Any
 import pytest
 
 from fewshot_bench import store_gc
+from fewshot_bench.engines.job import Job
+from fewshot_bench.engines.protocol import Before, Settings
+from fewshot_bench.leases import Leases
 from fewshot_bench.processes import this_machine
 from fewshot_bench.store import Store
 from fewshot_bench.store_files import TEMPORARY
@@ -72,6 +76,28 @@ def test_what_goes_and_what_stays(
     assert verify(store).findings == []
     again = fsbench("store", "gc", "--damaged", "--store", store.path)
     assert (again.code, again.out) == (0, "removed 0 files, 0 B\n")
+
+
+def test_claims_and_jobs_that_are_over(tmp_path: Path) -> None:
+    store = filled(tmp_path / "s", [1])
+    cell = next(iter(store.records())).spec
+    before = Before(store, {})
+    done = Job.create(before, [cell], Settings())
+    wanted = Job.create(before, [cell], Settings())
+    unfinished = Job.create(before, [dataclasses.replace(cell, shots=2)], Settings())
+    held = Leases(store, "r")
+    held.claim("held")
+    for job in (done, unfinished):
+        job.leave()
+    (tmp_path / "s/claims/dead.1").write_text("{}")
+    os.utime(tmp_path / "s/claims/dead.1", (0, 0))
+    result = fsbench("store", "gc", "--store", store.path)
+    assert "removed 2 files" in result.out, result
+    assert "1 dead claim, 1 finished job" in result.out
+    assert {path.name for path in (tmp_path / "s/jobs").iterdir()} == {wanted.name, unfinished.name}
+    assert len(list((tmp_path / "s/claims").iterdir())) == 2
+    held.close()
+    wanted.leave()
 
 
 def test_logits_that_may_be_published_just_now_stay(tmp_path: Path) -> None:

@@ -17,15 +17,17 @@ from fewshot_bench.cli.store_options import FOUND, counted, opened, show, store_
 def command(folder: Path, damaged: bool, dry_run: bool) -> None:
     """Remove what killed processes left, logits without a record, and the index.
 
-    Runs may go on meanwhile: only what is stale is taken. The index is made again when it is
-    needed.
+    Claims of processes that are gone and folders of finished Slurm and Ray jobs go, too. Runs may
+    go on meanwhile: only what is stale is taken. The index is made again when it is needed.
     """
+    from fewshot_bench.engines.job import Job
     from fewshot_bench.store_gc import KINDS, collect
     from fewshot_bench.wording import size_text
 
     found: Counter[str] = Counter()
     size = problems = 0
-    for removal in collect(opened(folder), damaged=damaged, dry_run=dry_run):
+    store = opened(folder)
+    for removal in collect(store, damaged=damaged, dry_run=dry_run, jobs=Job.finished(store)):
         show(removal.kind, removal.path, removal.problem or size_text(removal.size))
         problems += bool(removal.problem)
         found[removal.kind] += not removal.problem

@@ -11,10 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from fewshot_bench.errors import DataMissingError
-from fewshot_bench.processes import is_running, this_machine
+from fewshot_bench.processes import is_running, started, this_machine
 
 LOCK_NAME = ".lock"
 POLL_SECONDS = 0.2
@@ -57,7 +55,7 @@ def _mine() -> dict[str, Any]:
     return {
         "pid": pid,
         "machine": this_machine(),
-        "started": psutil.Process(pid).create_time(),
+        "started": started(),
         "token": secrets.token_hex(8),
     }
 

@@ -80,6 +80,18 @@ class Job:
         except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
             raise StoreError(f"job file '{path}' cannot be used ({error}); run again") from None
 
+    @classmethod
+    def finished(cls, store: Store) -> list[Path]:
+        """Folders of the jobs of which nothing is left to compute and that nobody waits for."""
+        found = []
+        leases = Leases(store, "")
+        for path in sorted((store.path / FOLDER).glob("*/job.json")):
+            with suppress(StoreError):
+                job = cls.read(store, path.parent.name)
+                if leases.is_free(job._claim) and not job.open_cells():
+                    found.append(job.folder)
+        return found
+
     @property
     def folder(self) -> Path:
         """Where its files are, logs of its workers included."""
