@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 import re
+import signal
 import socket
 from pathlib import Path
 
@@ -24,6 +25,16 @@ def this_machine() -> str:
         boot = BOOT.read_text(encoding="ascii")[:8]
     text = f"{socket.gethostname()[:60]}-{namespace}-{boot}"
     return re.sub(r"[^A-Za-z0-9.-]", "", text)
+
+
+def interrupt_on_sigterm() -> None:
+    """The first SIGTERM from now on is KeyboardInterrupt; more of them disturb no clean-up."""
+
+    def stop(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
 
 
 @functools.cache

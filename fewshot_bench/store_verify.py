@@ -19,6 +19,8 @@ from fewshot_bench.store_remains import orphans, set_aside, temporary_files
 
 DAMAGED, MISSING, NEWER, DIFFERS = "damaged", "no logits", "not read", "differs"
 ORPHAN, LEFT_OVER, SET_ASIDE = "no record", "left over", "set aside"
+# What lies about and speaks against no result.
+REMAINS = (ORPHAN, LEFT_OVER, SET_ASIDE)
 NEXT = {
     DAMAGED: "bring such a cell back from another store (fsbench store merge), or rename its "
     ".json and .npz and give the command of the run again",

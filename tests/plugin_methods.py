@@ -91,7 +91,7 @@ class BadFit:
     """Does not get as far as a classifier."""
 
     name: ClassVar[str] = "bad-fit"
-    how: Literal["raise", "exit", "none", "kill", "sleep"] = "raise"
+    how: Literal["raise", "exit", "none", "kill", "sleep", "fork"] = "raise"
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Any:
         """Fail in the chosen way."""
@@ -99,7 +99,10 @@ class BadFit:
             raise RuntimeError("no idea")
         if self.how == "exit":
             sys.exit(3)
-        if self.how == "kill":
+        if self.how == "fork" and not os.fork():
+            # A child that lives on with all that its parent had open.
+            time.sleep(3600)
+        if self.how in ("kill", "fork"):
             os.kill(os.getpid(), signal.SIGKILL)
         if self.how == "sleep":
             time.sleep(3600)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ import pytest
 from fewshot_bench.engines import workers
 from fewshot_bench.engines.groups import Choice, by_fit, joined
 from fewshot_bench.engines.local import LocalEngine
-from fewshot_bench.engines.protocol import Settings
+from fewshot_bench.engines.losses import Losses
+from fewshot_bench.engines.protocol import EngineError, Settings
+from fewshot_bench.engines.workers import Slot, Worker
 from fewshot_bench.record import Record
 from fewshot_bench.spec import RunSpec
 from fewshot_bench.store import Store
@@ -117,6 +120,48 @@ def test_a_worker_is_replaced_after_a_thread_was_left(methods: Any, tmp_path: Pa
     assert found["zero-shot"].status == "done"
     kinds = {incident["kind"] for incident in found["leaver"].incidents}
     assert kinds == {"threads"}, found["leaver"].incidents
+
+
+@pytest.mark.slow
+def test_fits_in_one_request_do_not_share_what_was_left(methods: Any, tmp_path: Path) -> None:
+    settings = Settings(threads=1, together=2)
+    with LocalEngine(Store(tmp_path), settings) as engine:
+        pids = []
+        for record in engine.run(cells("leaver", seeds=(1, 2)), lambda *_: None):
+            # Nothing was lost: the second one is computed by another process for the first time.
+            assert {incident["kind"] for incident in record.incidents} == {"threads"}
+            assert record.status == "done"
+            pids += [worker.process.pid for worker in engine._workers]
+    assert len(set(pids)) == 2
+
+
+@pytest.mark.slow
+def test_a_child_of_a_killed_worker_holds_up_nothing(methods: Any, tmp_path: Path) -> None:
+    start = time.monotonic()
+    records = run(tmp_path, cells("bad-fit", options=["how=fork"]), Settings(threads=1))
+    assert time.monotonic() - start < 90
+    error = records["bad-fit"].error
+    assert error is not None
+    assert "killed by signal 9" in error["message"]
+
+
+def test_workers_that_hang_at_once_are_few() -> None:
+    losses = Losses(Settings())
+    (worker,) = [Worker(Slot("cpu/0", "cpu"), subprocess.Popen(["true"], text=True))]
+    worker.ended = "hang"
+    for _ in range(2):
+        losses.stillborn(worker)
+    with pytest.raises(EngineError, match="no sign of life"):
+        losses.stillborn(worker)
+
+
+def test_fits_that_were_lost_together_are_tried_alone() -> None:
+    losses, both = Losses(Settings()), cells("zero-shot", seeds=(1, 2))
+    worker = Worker(Slot("cpu/0", "cpu"), subprocess.Popen(["true"], text=True), both)
+    worker.process.wait()
+    assert losses.apart(worker) == [[both[0]], [both[1]]]
+    for texts in losses.incidents(both).values():
+        assert texts[0]["text"].endswith("ended with exit code 0; tried again alone")
 
 
 def test_a_worker_goes_on_with_what_it_holds() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import click
 from fewshot_bench.cli.engines import Engines, device_of
 from fewshot_bench.cli.own_data import read_own_data
 from fewshot_bench.errors import DataMissingError, UsageError
+from fewshot_bench.processes import interrupt_on_sigterm
 from fewshot_bench.wording import printable
 
 INTERRUPTED = 130
@@ -148,7 +148,7 @@ def _run(plan: Any, state: Any, engine: Any) -> int:
     from fewshot_bench.cli.progress import display
 
     failed = len(state.failed)
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupt_on_sigterm()
     try:
         with display(state.todo, engine.workers, live=_is_terminal()) as shown:
             for record in engine.run(state.todo, shown.inside):
@@ -164,10 +164,6 @@ def _run(plan: Any, state: Any, engine: Any) -> int:
     if failed:
         click.echo(f"{failed} cells failed; their records say why", err=True)
     return _exit_code(plan, failed)
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _is_terminal() -> bool:

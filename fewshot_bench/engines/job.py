@@ -7,7 +7,6 @@ import json
 import os
 import secrets
 import shutil
-import signal
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,7 +18,7 @@ from fewshot_bench.engines.local import LocalEngine
 from fewshot_bench.engines.protocol import Before, Settings
 from fewshot_bench.errors import FsbenchError, StoreError
 from fewshot_bench.leases import Leases
-from fewshot_bench.processes import this_machine
+from fewshot_bench.processes import interrupt_on_sigterm, this_machine
 from fewshot_bench.record import Record
 from fewshot_bench.spec import RunSpec
 from fewshot_bench.store import Store
@@ -139,7 +138,7 @@ def take_part(job: Job) -> int:
     Ends when everything is settled, or when others hold the rest and live. SIGTERM (a time limit
     that is near, a job that is preempted) gives claimed cells back.
     """
-    signal.signal(signal.SIGTERM, _stop)
+    interrupt_on_sigterm()
     try:
         _take_part(job)
     except KeyboardInterrupt:
@@ -179,7 +178,3 @@ def _take_part(job: Job) -> None:
 def _line(record: Record) -> str:
     said = record.metrics.get("top1", "") if record.status == "done" else record.error
     return f"{record.spec.describe()}: {record.status} {said}"
-
-
-def _stop(*_: object) -> None:
-    raise KeyboardInterrupt

@@ -101,9 +101,11 @@ class LocalEngine:
         error: BaseException | None = None,
         trace: TracebackType | None = None,
     ) -> None:
-        for worker in self._workers:
-            worker.stop()
-        self.leases.close()
+        try:
+            for worker in self._workers:
+                worker.stop()
+        finally:
+            self.leases.close()
 
     def warm(self, cells: int) -> None:
         """Start as many workers as `cells` can use."""
@@ -152,6 +154,8 @@ class LocalEngine:
         worker.beat(event)
         if event["event"] == "fatal":
             worker.fatal = event
+        elif event["event"] == "retired":
+            worker.retired = True
         elif event["event"] == "idle":
             worker.ready = worker.idle = True
             self._losses.started()
@@ -241,6 +245,7 @@ class LocalEngine:
 
     def _end_overdue(self) -> None:
         for worker in self._workers:
+            worker.end_what_it_left()
             reason = worker.overdue(self.settings.timeout, self.settings.hang)
             if reason:
                 worker.end(reason)
@@ -260,6 +265,9 @@ class LocalEngine:
 
         What it had stored stays.
         """
+        if worker not in self._workers:
+            # Given up before, when it could not be killed.
+            return
         self._workers.remove(worker)
         self._choice.gone(worker)
         if worker.fatal is not None:
@@ -267,15 +275,17 @@ class LocalEngine:
         if not worker.ready:
             self._losses.stillborn(worker)
         worker.cells = self._settle(worker.cells)
-        fits = by_fit(worker.cells)
-        if len(fits) > 1:
-            # Fitted together: each is tried again alone.
-            self._waiting[:0] = fits
-        elif worker.cells:
-            failed, again = self._losses.judge(worker, self._fitted)
+        again = by_fit(worker.cells)
+        if worker.retired:
+            pass
+        elif len(again) > 1:
+            again = self._losses.apart(worker)
+        elif again:
+            failed, left = self._losses.judge(worker, self._fitted)
+            again = [left] if left else []
             for record in failed:
                 self._fail(record)
-            self._waiting[:0] = [again] if again else []
+        self._waiting[:0] = again
         self._release(worker)
 
 

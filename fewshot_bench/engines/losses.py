@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from fewshot_bench.engines.groups import Group
+from fewshot_bench.engines.groups import Group, by_fit
 from fewshot_bench.engines.protocol import TRIES, EngineError, Settings, lost
 from fewshot_bench.engines.workers import Worker, killed_for_memory
 from fewshot_bench.record import Record
+from fewshot_bench.spec import RunSpec
 
 # Workers in a row that end before they are ready: then something is wrong with all of them.
 STILLBORN = 20
+# The same for workers that hang, each of which takes its time.
+STUCK = 3
 
 
 @dataclass
@@ -45,13 +48,20 @@ class Losses:
 
     def stillborn(self, worker: Worker) -> None:
         """A worker ended before it was ready; EngineError when it is no accident."""
-        self._stillborn += 1
+        self._stillborn += -(-STILLBORN // STUCK) if worker.ended else 1
         code = worker.process.returncode
         if self._stillborn >= STILLBORN or (code is not None and code > 0):
             said = " ".join(worker.tail.split())[-500:]
             raise EngineError(
-                f"worker processes cannot start ({worker.how_it_ended()}): {said or 'no message'}"
+                f"worker processes cannot start ({self._how(worker)}): {said or 'no message'}"
             )
+
+    def apart(self, worker: Worker) -> list[Group]:
+        """Fits that were lost together; each is tried again alone."""
+        self._killed_for_memory()
+        for cell in worker.cells:
+            self._happened(cell, f"{self._how(worker)}; tried again alone")
+        return by_fit(worker.cells)
 
     def judge(self, worker: Worker, fitted: Collection[str]) -> tuple[list[Record], Group]:
         """Records of cells that have failed, and the cells to try once more.
@@ -74,10 +84,13 @@ class Losses:
             self._parts[cell.fit_key()] = 2 * worker.parts
             how += "; tried again with less memory"
         for left in cells:
-            incident = {"kind": "retried", "text": f"the worker process was {how}"}
-            self._incidents.setdefault(left.key(), []).append(incident)
+            self._happened(left, how)
         self._places[key] = worker.slot.name
         return failed, cells
+
+    def _happened(self, cell: RunSpec, how: str) -> None:
+        incident = {"kind": "retried", "text": f"the worker process was {how}"}
+        self._incidents.setdefault(cell.key(), []).append(incident)
 
     def _killed_for_memory(self) -> bool:
         before, self._memory_kills = self._memory_kills, killed_for_memory()

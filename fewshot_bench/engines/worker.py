@@ -125,8 +125,13 @@ def _compute(request: Any, store: Store, session: Any, answers: _Answers) -> boo
         record = store.write(record, outcome.logits, outcome.labels, outcome.ids)
         answers.send("finished", key=record.spec.key())
         finished(record)
-        if number < len(todo):
-            tell(hooks.run_started, spec=todo[number])
+        if number == len(todo):
+            break
+        if not trusted and todo[number].fit_key() != record.spec.fit_key():
+            # What is left was not fitted by what left something behind.
+            answers.send("retired")
+            break
+        tell(hooks.run_started, spec=todo[number])
     return trusted
 
 

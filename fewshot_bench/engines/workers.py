@@ -23,13 +23,16 @@ from fewshot_bench.store import Store
 
 # Seconds without a heartbeat and without CPU time: stopped, or swapped out for good.
 SILENT_SECONDS = 60.0
-# A process that uses less of a core than this does nothing.
-IDLE_SHARE = 0.01
+# A process that uses less of a core than this over at least so many seconds does nothing; watching
+# its own memory takes up to 0.02.
+IDLE_SHARE = 0.05
+IDLE_SECONDS = 5.0
 TAIL_CHARACTERS = 6000
 # What a worker says is passed on up to this length per cell.
 PASSED_ON_CHARACTERS = 20_000
 DUMP_SECONDS = 1.0
 STOP_SECONDS = 10.0
+GIVEN_UP_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -76,11 +79,16 @@ class Worker:
     fatal: dict[str, Any] | None = None
     ready: bool = False
     idle: bool = False
+    # Whether it said that it must not compute the rest of its cells.
+    retired: bool = False
     # Whether its backbone is loaded, so that the time of its first cell runs.
     started: bool = False
     # Why the engine has ended it, if it has: "timeout" or "hang".
     ended: str = ""
     tail: str = ""
+    _reader: threading.Thread | None = None
+    _events: queue.Queue[Event] = field(default_factory=queue.Queue)
+    _ended_at: float = 0.0
     _passed_on: int = 0
     _since: float = 0.0
     _beat: float = 0.0
@@ -107,14 +115,15 @@ class Worker:
             env=environment,
             start_new_session=True,
         )
-        worker = cls(slot, process)
+        worker = cls(slot, process, _events=events)
         worker._alive()
         said = threading.Thread(target=worker._listen, daemon=True)
         said.start()
-        threading.Thread(target=worker._read, args=(events, said), daemon=True).start()
+        worker._reader = threading.Thread(target=worker._read, args=(said,), daemon=True)
+        worker._reader.start()
         return worker
 
-    def _read(self, events: queue.Queue[Event], said: threading.Thread) -> None:
+    def _read(self, said: threading.Thread) -> None:
         for line in _stream(self.process.stdout):
             try:
                 event = json.loads(line)
@@ -122,10 +131,10 @@ class Worker:
             except (ValueError, TypeError, KeyError):
                 # Something wrote into the channel; it is no event of ours.
                 continue
-            events.put((self, event))
+            self._events.put((self, event))
         self.process.wait()
         said.join(DUMP_SECONDS)
-        events.put((self, None))
+        self._events.put((self, None))
 
     def _listen(self) -> None:
         """Pass on what the process says on stderr, up to a length, and keep the end of it."""
@@ -185,9 +194,9 @@ class Worker:
         now = time.monotonic()
         if timeout is not None and self.started and now - self._since > timeout:
             return "timeout"
-        used = _cpu_seconds(self.process.pid)
         passed = now - self._sign
-        if used is not None and used - self._cpu > IDLE_SHARE * passed:
+        used = _cpu_seconds(self.process.pid, children=passed > SILENT_SECONDS / 2)
+        if used - self._cpu > IDLE_SHARE * max(passed, IDLE_SECONDS):
             self._cpu, self._sign = used, now
             return ""
         silent = now - self._beat > SILENT_SECONDS and passed > SILENT_SECONDS
@@ -195,18 +204,33 @@ class Worker:
 
     def end(self, reason: str) -> None:
         """End the process, which says first where it was."""
-        self.ended = reason
+        self.ended, self._ended_at = reason, time.monotonic()
         if hasattr(signal, "SIGUSR1"):
             with suppress(OSError):
                 os.kill(self.process.pid, signal.SIGUSR1)
             time.sleep(DUMP_SECONDS)
         self.stop()
 
-    def stop(self) -> None:
-        """End the process and what it has started, now."""
+    def end_what_it_left(self) -> None:
+        """Nothing that an ended process started may keep its channel open.
+
+        One that was ended and does not go (it hangs in a driver) is given up.
+        """
+        reading = self._reader is not None and self._reader.is_alive()
+        if self.process.poll() is not None:
+            if reading:
+                self._kill_group()
+        elif self.ended and time.monotonic() - self._ended_at > GIVEN_UP_SECONDS:
+            self._events.put((self, None))
+
+    def _kill_group(self) -> None:
         with suppress(OSError):
             if hasattr(os, "killpg"):
                 os.killpg(self.process.pid, signal.SIGKILL)
+
+    def stop(self) -> None:
+        """End the process and what it has started, now."""
+        self._kill_group()
         self.process.kill()
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(STOP_SECONDS)
@@ -224,15 +248,18 @@ def _stream(stream: IO[str] | None) -> IO[str]:
     return stream
 
 
-def _cpu_seconds(pid: int) -> float | None:
-    """CPU time of a process and of the processes that it waited for."""
+def _cpu_seconds(pid: int, *, children: bool) -> float:
+    """CPU time of a process and of those that it waited for; with `children`, of the others too."""
     import psutil
 
-    try:
-        times = psutil.Process(pid).cpu_times()
-    except (psutil.Error, OSError):
-        return None
-    return float(sum(times))
+    used = 0.0
+    with suppress(psutil.Error, OSError):
+        process = psutil.Process(pid)
+        used = float(sum(process.cpu_times()))
+        for child in process.children(recursive=True) if children else ():
+            with suppress(psutil.Error):
+                used += float(sum(child.cpu_times()[:2]))
+    return used
 
 
 def killed_for_memory() -> int:
