@@ -13,6 +13,8 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from fewshot_bench.host_memory import free_host_memory
+
 if TYPE_CHECKING:
     import torch
 
@@ -43,11 +45,10 @@ def give_back_memory() -> None:
 
 def free_memory(device: torch.device) -> int:
     """How many bytes can still be had on a device."""
-    import psutil
     import torch
 
     if device.type != "cuda":
-        return int(psutil.virtual_memory().available)
+        return free_host_memory()
     free, _ = torch.cuda.mem_get_info(device)
     return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
 

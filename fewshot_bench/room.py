@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fewshot_bench.errors import FsbenchError
+from fewshot_bench.host_memory import free_host_memory
 from fewshot_bench.spec import RunSpec
 from fewshot_bench.store_files import free_bytes
 from fewshot_bench.wording import size_text
@@ -21,11 +22,6 @@ ROW_BYTES = 64
 SPARE_BYTES = 2**24
 # Python with torch and the smallest backbone, as little as was ever seen.
 WORKER_BYTES = 320 * 2**20
-_CGROUP = Path("/sys/fs/cgroup")
-_LIMITS = (
-    ("memory.max", "memory.current"),
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-)
 
 
 class NoRoomError(FsbenchError):
@@ -46,7 +42,7 @@ class Needs:
 
 
 def needs(cells: Sequence[RunSpec], datasets: Mapping[str, Dataset]) -> Needs:
-    """What these cells need; weights count where they are a local file."""
+    """What these cells need; weights count where they are local files."""
     sizes = {name: _size(dataset) for name, dataset in datasets.items()}
     disk = 0
     for cell in cells:
@@ -62,16 +58,25 @@ def _size(dataset: Dataset) -> tuple[int, int]:
 
 
 def _weights(backbone: str) -> int:
+    folder = backbone.removeprefix("local-dir:")
     _, at, file = backbone.partition("@")
     try:
+        if folder != backbone:
+            return max(path.stat().st_size for path in Path(folder).expanduser().iterdir())
         return Path(file).expanduser().stat().st_size if at else 0
-    except OSError:
+    except (OSError, ValueError):
         return 0
 
 
 def check_disk(store: Path, bytes_needed: int) -> None:
-    """NoRoomError when the store's file system has less than this free."""
-    free = free_bytes(store)
+    """NoRoomError when the store's file system has less than this free, or says nothing of it."""
+    try:
+        free = free_bytes(store)
+    except OSError as error:
+        raise NoRoomError(
+            f"'{store}': cannot tell how much space is left there ({error.strerror}); check that "
+            "the disk is there, or choose another one with --store DIR"
+        ) from error
     if free < bytes_needed + SPARE_BYTES:
         raise NoRoomError(
             f"the results need up to {size_text(bytes_needed)} and '{store}' has "
@@ -80,42 +85,19 @@ def check_disk(store: Path, bytes_needed: int) -> None:
         )
 
 
-def check_memory(workers: int, bytes_each: int) -> None:
-    """NoRoomError when so many workers cannot fit into the memory that is free."""
-    free = free_memory()
-    if free is None or free >= workers * bytes_each:
+def check_memory(workers: int, bytes_each: int, devices: int = 1) -> None:
+    """NoRoomError when so many workers, on all devices, cannot fit into the memory that is free."""
+    free = free_host_memory()
+    if free >= workers * bytes_each:
         return
     fit = free // bytes_each
-    step = f"use --jobs {fit}" if fit else "end other programs, or take a smaller backbone"
+    if fit >= devices:
+        step = f"use --jobs {fit // devices}"
+    elif fit:
+        step = f"name only {fit} in --devices"
+    else:
+        step = "end other programs, or take a smaller backbone"
     raise NoRoomError(
         f"{workers} workers need {size_text(workers * bytes_each)} of memory or more and "
         f"{size_text(free)} is free; {step}"
     )
-
-
-def free_memory() -> int | None:
-    """Bytes that this process may still use: of the machine, or of its container."""
-    import psutil
-
-    free = int(psutil.virtual_memory().available)
-    for limit, used in _LIMITS:
-        try:
-            most = (_CGROUP / limit).read_text(encoding="ascii").strip()
-            now = (_CGROUP / used).read_text(encoding="ascii").strip()
-        except OSError:
-            continue
-        if most.isdigit() and now.isdigit():
-            # What the page cache holds counts as used and can be given back.
-            free = min(free, max(int(most) - int(now) + _reclaimable(), 0))
-    return free
-
-
-def _reclaimable() -> int:
-    for name in ("memory.stat", "memory/memory.stat"):
-        try:
-            lines = (_CGROUP / name).read_text(encoding="ascii").splitlines()
-        except OSError:
-            continue
-        found = dict(line.split() for line in lines if len(line.split()) == 2)
-        return sum(int(found.get(key, 0)) for key in ("inactive_file", "active_file"))
-    return 0

@@ -120,6 +120,7 @@ LOWER = (
         "names",
         "offline",
         "room",
+        "host_memory",
         "secret_values",
         "processes",
         "wording",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import os
 import shutil
 import subprocess
@@ -11,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from fewshot_bench import room
-from tests.helpers import fsbench, record_files
+from fewshot_bench import free_memory, host_memory, room
+from fewshot_bench.registry import registry
+from tests.helpers import cells, fsbench, record_files
 
 RUN = ("run", "-m", "zero-shot", "-d", "digits", "--shots", "1", "--seeds", "1-8")
 Usage = namedtuple("Usage", "total used free")
@@ -28,25 +32,64 @@ def test_too_little_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert not record_files(tmp_path / "s")
 
 
+def test_a_disk_that_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(path: Path) -> None:
+        raise OSError(errno.ENODEV, "No such device")
+
+    monkeypatch.setattr(shutil, "disk_usage", gone)
+    done = fsbench(*RUN, "--store", tmp_path / "s")
+    assert (done.code, "how much space is left there (No such device)" in done.err) == (1, True)
+
+
 def test_too_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "free_memory", lambda: 3 * room.WORKER_BYTES)
+    monkeypatch.setattr(room, "free_host_memory", lambda: 3 * room.WORKER_BYTES)
     done = fsbench(*RUN, "--jobs", "8", "--store", tmp_path / "s")
     assert (done.code, "8 workers need" in done.err, "use --jobs 3" in done.err) == (1, True, True)
-    monkeypatch.setattr(room, "free_memory", lambda: 2**20)
+    with pytest.raises(room.NoRoomError, match=r"use --jobs 1$"):
+        room.check_memory(8, room.WORKER_BYTES, devices=2)
+    with pytest.raises(room.NoRoomError, match="name only 3 in --devices"):
+        room.check_memory(4, room.WORKER_BYTES, devices=4)
+    monkeypatch.setattr(room, "free_host_memory", lambda: 2**20)
     assert "smaller backbone" in fsbench(*RUN, "--store", tmp_path / "s").err
 
 
-def test_a_limit_of_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "_CGROUP", tmp_path)
-    whole = room.free_memory()
-    assert whole is not None
-    (tmp_path / "memory.max").write_text("max\n")
-    (tmp_path / "memory.current").write_text("1000\n")
-    assert abs((room.free_memory() or 0) - whole) < 2**30
-    (tmp_path / "memory.max").write_text("5000\n")
-    assert room.free_memory() == 4000
-    (tmp_path / "memory.stat").write_text("anon 7\ninactive_file 500\nactive_file 250\n")
-    assert room.free_memory() == 4750
+def test_weights_in_a_folder_count(tmp_path: Path) -> None:
+    (tmp_path / "open_clip_model.safetensors").write_bytes(bytes(5_000_000))
+    (tmp_path / "open_clip_config.json").write_text("{}")
+    (cell,) = cells("zero-shot", seeds=(1,))
+    cell = dataclasses.replace(cell, backbone=f"local-dir:{tmp_path}")
+    found = room.needs([cell], {"digits": registry().dataset("digits", {})})
+    assert found.worker == room.WORKER_BYTES + 5_000_000
+
+
+@pytest.mark.parametrize("group", ["", "slurm/job_7/step_0"])
+def test_limits_of_containers_and_jobs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: str
+) -> None:
+    (tmp_path / "own").write_text(f"0::/{group}\n")
+    limited = tmp_path / Path(group).parent
+    limited.mkdir(parents=True, exist_ok=True)
+    monkeypatch.setattr(host_memory, "_MOUNT", tmp_path)
+    monkeypatch.setattr(host_memory, "_OWN", tmp_path / "own")
+    whole = host_memory.free_host_memory()
+    (limited / "memory.max").write_text("max\n")
+    (limited / "memory.current").write_text("1000\n")
+    assert abs(host_memory.free_host_memory() - whole) < 2**30
+    (limited / "memory.max").write_text("5000\n")
+    assert host_memory.free_host_memory() == 4000
+    assert free_memory(torch.device("cpu")) == 4000
+    (limited / "memory.stat").write_text("anon 7\ninactive_file 500\nactive_file 250\n")
+    assert host_memory.free_host_memory() == 4750
+
+
+def test_limits_of_the_older_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own").write_text("5:cpu:/\n4:memory,x:/docker/a\n")
+    (tmp_path / "memory" / "docker" / "a").mkdir(parents=True)
+    monkeypatch.setattr(host_memory, "_MOUNT", tmp_path)
+    monkeypatch.setattr(host_memory, "_OWN", tmp_path / "own")
+    for name, text in (("limit", "9000"), ("usage", "2000")):
+        (tmp_path / "memory" / "docker" / "a" / f"memory.{name}_in_bytes").write_text(text)
+    assert host_memory.free_host_memory() == 7000
 
 
 def test_a_dry_run_says_what_is_needed(tmp_path: Path) -> None:

@@ -82,10 +82,10 @@ def run_matrix(
     if dry_run:
         _announce(plan, state, results)
         _announce_work(plan, state)
-        click.echo(_needs(plan, state).text(settings.workers))
+        click.echo(_needs(plan, state).text(min(settings.workers, len(state.todo))))
         engines.describe(results, len(state.todo), click.echo)
         return _exit_code(plan, failed=0)
-    _check_room(plan, state, results, engines, settings.workers)
+    _check_room(plan, state, results, engines, settings)
     with engines.build(results, settings, before) as engine:
         engine.warm(len(state.todo))
         _drop_unreadable(plan, state)
@@ -102,14 +102,15 @@ def _needs(plan: Any, state: Any) -> Any:
     return needs(state.todo, plan.datasets)
 
 
-def _check_room(plan: Any, state: Any, results: Any, engines: Engines, workers: int) -> None:
+def _check_room(plan: Any, state: Any, results: Any, engines: Engines, settings: Any) -> None:
     from fewshot_bench import room
 
     if state.todo:
         needed = _needs(plan, state)
         room.check_disk(results.path, needed.disk)
         if engines.engine == "local":
-            room.check_memory(min(workers, len(state.todo)), needed.worker)
+            workers = min(settings.workers, len(state.todo))
+            room.check_memory(workers, needed.worker, len(settings.devices))
 
 
 def _drop_unreadable(plan: Any, state: Any) -> None:
