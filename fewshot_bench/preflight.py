@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from fewshot_bench.errors import FsbenchError, PluginError
-from fewshot_bench.spec import IMPORTED, RunSpec
-from fewshot_bench.splits import draw_cell
+from fewshot_bench.spec import RunSpec
+from fewshot_bench.splits import planned_split, split_key
 
 if TYPE_CHECKING:
     from fewshot_bench.dataset import Dataset, DatasetCard
@@ -95,24 +95,15 @@ def _items(name: str, datasets: Mapping[str, Dataset], cells: Sequence[RunSpec])
     if sum(len(pool) for pool in pools.values()) <= ALL_CHECKED:
         return [item for pool in pools.values() for item in pool]
     found: dict[str, Item] = {}
-    for cell in _distinct(cells):
+    for cell in {split_key(cell): cell for cell in cells}.values():
         if cell.dataset == name or cell.target == name:
             found |= {item.id: item for item in _used(name, datasets, cell)}
     return list(found.values())
 
 
-def _distinct(cells: Sequence[RunSpec]) -> Iterable[RunSpec]:
-    """One cell per split: those that differ in the method alone share theirs."""
-    fields = ("dataset", "target", "protocol", "shots", "split_seed", "val", "limit", "classes")
-    return {tuple(getattr(cell, field) for field in fields): cell for cell in cells}.values()
-
-
 def _used(name: str, datasets: Mapping[str, Dataset], cell: RunSpec) -> Iterable[Item]:
     """The images of one data set that a cell uses; imported picks are checked as they are used."""
-    pools = datasets[cell.dataset].items()
-    other = datasets[cell.target].items() if cell.target else None
-    picks = ((), ()) if cell.protocol == IMPORTED else None
-    split = draw_cell(cell, pools, other, picks)
+    split = planned_split(cell, datasets)
     evaluated = split.test if name == (cell.target or cell.dataset) else ()
     fitted = (*split.train, *split.val) if name == cell.dataset else ()
     return (*fitted, *evaluated)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.demand import Demand, Demanding
 from fewshot_bench.registry import registry
-from fewshot_bench.spec import IMPORTED, RunSpec
-from fewshot_bench.splits import draw_cell
+from fewshot_bench.spec import RunSpec
+from fewshot_bench.splits import planned_split, split_key
 
 if TYPE_CHECKING:
     from fewshot_bench.dataset import Dataset
@@ -109,10 +109,7 @@ class _Once:
 def _split(
     cell: RunSpec, datasets: Mapping[str, Dataset], drawn: dict[tuple[Any, ...], Split]
 ) -> Split:
-    fields = ("dataset", "target", "protocol", "shots", "split_seed", "val", "limit", "classes")
-    key = tuple(getattr(cell, name) for name in fields)
+    key = split_key(cell)
     if key not in drawn:
-        other = datasets[cell.target].items() if cell.target else None
-        picks = ((), ()) if cell.protocol == IMPORTED else None
-        drawn[key] = draw_cell(cell, datasets[cell.dataset].items(), other, picks)
+        drawn[key] = planned_split(cell, datasets)
     return drawn[key]

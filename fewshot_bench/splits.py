@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.errors import UsageError, unknown
 from fewshot_bench.sampling import SAMPLERS, Draw, Picks, Pools, group, rank, val_shots
 from fewshot_bench.spec import IMPORTED, PROTOCOLS, VALIDATION, RunSpec
 from fewshot_bench.task import Item, Split
+
+if TYPE_CHECKING:
+    from fewshot_bench.dataset import Dataset
+
+# What tells the splits of a plan apart.
+SPLIT_FIELDS = (
+    *("dataset", "target", "protocol", "shots", "split_seed", "val", "limit", "classes", "picks"),
+)
 
 
 def draw(
@@ -35,6 +44,21 @@ def draw(
     train, held = SAMPLERS[protocol](wanted)
     test = _limited(pools.get("test", ()), limit)
     return Split(dataset_name, revision, protocol, shots, seed, train, held, test)
+
+
+def split_key(spec: RunSpec) -> tuple[Any, ...]:
+    """Equal for cells of a plan that have one split: those that differ in the method alone."""
+    return tuple(getattr(spec, name) for name in SPLIT_FIELDS)
+
+
+def planned_split(spec: RunSpec, datasets: Mapping[str, Dataset]) -> Split:
+    """The split of a cell of a plan; imported picks, which are read as they are used, are absent.
+
+    datasets: opened, by name.
+    """
+    target = datasets[spec.target].items() if spec.target else None
+    picks = ((), ()) if spec.protocol == IMPORTED else None
+    return draw_cell(spec, datasets[spec.dataset].items(), target, picks)
 
 
 def draw_cell(
