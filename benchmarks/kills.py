@@ -38,6 +38,8 @@ CELLS = len(METHODS.split(",")) * SEEDS
 # Seconds between the start of a run, or the last kill, and the next kill.
 LONGEST = 10.0
 LAST_RUN = 900.0
+# A process that has just been started looks for its parent once Python is up.
+WORKERS_END = 10.0
 
 
 def start(store: Path) -> subprocess.Popen[bytes]:
@@ -98,8 +100,9 @@ def disturbed(store: Path, rng: random.Random, kills: int, counts: Counter[str])
                 strike(process.pid, rng, counts)
                 time.sleep(0.1)
         code = process.wait(LAST_RUN)
-        time.sleep(0.5)
-        left = [pid for pid in before if is_running(pid)]
+        end = time.monotonic() + WORKERS_END
+        while (left := [pid for pid in before if is_running(pid)]) and time.monotonic() < end:
+            time.sleep(0.1)
         if left:
             raise SystemExit(f"workers {left} live on without their parent")
         if code == 0:

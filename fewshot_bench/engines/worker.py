@@ -66,13 +66,13 @@ class _Answers:
 
 
 def main() -> None:
-    """Arguments: store folder, device, CPU threads (0: leave them)."""
-    _die_with_parent()
+    """Arguments: store folder, device, CPU threads (0: leave them), the engine's process."""
+    folder, device, threads, parent = sys.argv[1:]
+    _die_with(int(parent))
     offline.enforce_if_asked()
     answers = _Answers(_private_stdout())
     _say_where_when_asked()
     answers.keep_beating()
-    folder, device, threads = sys.argv[1:]
     try:
         _serve(Store(Path(folder)), device, int(threads), answers)
     except FsbenchError as error:
@@ -165,11 +165,11 @@ def _say_where_when_asked() -> None:
             faulthandler.register(signal.SIGUSR1, all_threads=True)
 
 
-def _die_with_parent() -> None:
+def _die_with(parent: int) -> None:
     """Ask Linux to end this process with its parent; elsewhere the closed pipe ends it."""
     if sys.platform == "linux":
-        parent = os.getppid()
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        # It may have gone before it was asked for.
         if os.getppid() != parent:
             sys.exit(1)
 

@@ -104,7 +104,7 @@ class Worker:
         process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "fewshot_bench.engines.worker"),
-                *(str(store.path), slot.device, str(settings.threads or 0)),
+                *(str(store.path), slot.device, str(settings.threads or 0), str(os.getpid())),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
