@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -113,6 +114,7 @@ def test_a_worker_begins_with_the_parts_that_the_engine_asks_for(
 ) -> None:
     (spec,) = cells("hungry", options=("hungry.needs=1",))
     command = [sys.executable, "-m", "fewshot_bench.engines.worker", str(tmp_path), "cpu", "1"]
+    command.append(str(os.getpid()))
     request = {"specs": [spec.to_dict()], "force": False, "parts": 4, "incidents": {}}
     told = json.dumps(request) + "\n"
     subprocess.run(command, input=told, text=True, capture_output=True, timeout=120, check=True)
