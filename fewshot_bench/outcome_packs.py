@@ -14,14 +14,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from fewshot_bench import __version__
 from fewshot_bench.store_files import write_whole
 
-FOLDER = "outcomes"
+if TYPE_CHECKING:
+    import numpy as np
+
+FOLDER, SUFFIX = "outcomes", ".pack"
 _HEAD = f"fsbench outcomes {json.dumps([1, __version__])}\n".encode()
 
 
@@ -64,7 +65,7 @@ Pack = dict[str, Entry]
 
 def pack_file(store: Path, split: str) -> Path:
     """Where the pack of a split lies; split: its digest, or any text in its place."""
-    return store / FOLDER / f"{hashlib.sha256(split.encode()).hexdigest()[:32]}.pack"
+    return store / FOLDER / f"{hashlib.sha256(split.encode()).hexdigest()[:32]}{SUFFIX}"
 
 
 def load_pack(path: Path) -> Pack:
@@ -105,6 +106,8 @@ def _body(pack: Pack) -> bytes:
 
 
 def _entries(body: bytes) -> Pack:
+    import numpy as np
+
     line, _, rest = body.partition(b"\n")
     said, at = json.loads(line), 0
 
