@@ -7,15 +7,26 @@ import secrets
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import click
 
+from fewshot_bench.compare.columns import SORTS
 from fewshot_bench.errors import DataMissingError, PluginError, UsageError
+from fewshot_bench.metrics import METRICS
+from fewshot_bench.outcomes import Outcomes
+from fewshot_bench.store import Store
 
 if TYPE_CHECKING:
+    from fewshot_bench.compare.aggregate import Options
     from fewshot_bench.compare.model import Table
     from fewshot_bench.record import Record
+
+
+class _Terminal(TypedDict):
+    styled: bool
+    width: int | None
+
 
 FORMATS = ("terminal", "markdown", "latex", "csv", "json")
 
@@ -57,11 +68,22 @@ FORMATS = ("terminal", "markdown", "latex", "csv", "json")
 )
 @click.option(
     "--metric",
-    type=click.Choice(["top1", "macro_accuracy"]),
+    type=click.Choice(list(METRICS)),
     default="top1",
     show_default=True,
     help="The metric that is shown and ranked.",
 )
+@click.option(
+    "--columns",
+    metavar="NAMES",
+    help="Beside it: other metrics, curve, trained, billed, peak, plug-ins' columns.",
+)
+@click.option(
+    "--sort",
+    type=click.Choice(SORTS),
+    help="Sort every table: the best first by a metric, the cheapest by a cost.",
+)
+@click.option("--per-class", is_flag=True, help="Show the accuracy of single classes.")
 @click.option("--protocol", metavar="NAME", help="Only records of this sampling protocol.")
 @click.option("--val", metavar="NAME", help="Only records of this validation policy.")
 @click.option("--prompts", metavar="NAME", help="Only records of this template set.")
@@ -86,6 +108,9 @@ def command(
     form: str,
     output: Path | None,
     metric: str,
+    columns: str | None,
+    sort: str | None,
+    per_class: bool,
     baseline: str | None,
     allow_mixed: bool,
     **filters: str | None,
@@ -101,20 +126,44 @@ def command(
 
     listed = ("method", "dataset", "classes", "shots", "seeds")
     names = {name: filters.pop(name) for name in listed}
-    chosen = select(_read(store), names, filters)
-    options = Options(metric, baseline, allow_mixed, names["method"], names["dataset"], store)
-    text = _render(build(chosen, options, _columns()), form, output)
+    opened = Store(Path(store))
+    chosen = select(_read(opened, store), names, filters)
+    options = Options(
+        metric=metric,
+        baseline=baseline,
+        allow_mixed=allow_mixed,
+        method=names["method"],
+        dataset=names["dataset"],
+        store=store,
+        columns=columns,
+        sort=sort or "",
+    )
+    outcomes = Outcomes(opened)
+    if per_class:
+        other = {"metric": metric != "top1", "columns": columns, "sort": sort, "baseline": baseline}
+        _refuse_beside_classes(other)
+        text = _render_classes(build(chosen, options), chosen, outcomes, form, output)
+    else:
+        chosen = outcomes.completed(chosen, _needed(form, options))
+        text = _render(build(chosen, options, _columns()), form, output)
+    for damage in outcomes.damaged:
+        click.echo(f"not used: {damage}", err=True)
     if output is None:
         click.echo(text.encode("utf-8", "backslashreplace").decode(), nl=False, color=True)
     else:
         _write(output, text)
 
 
-def _read(folder: str) -> list[Record]:
-    """All records of a store; damaged ones are named on stderr."""
-    from fewshot_bench.store import Store
+def _needed(form: str, options: Options) -> set[str]:
+    """The metrics that an output shows or sorts by; CSV and JSON show all."""
+    if form in ("csv", "json"):
+        return set(METRICS)
+    asked = {name.strip() for name in (options.columns or "").split(",")}
+    return {options.metric, options.sort, *asked} & set(METRICS)
 
-    store = Store(Path(folder))
+
+def _read(store: Store, folder: str) -> list[Record]:
+    """All records of a store; damaged ones are named on stderr."""
     if store.path.exists() and not store.path.is_dir():
         raise UsageError(f"store '{folder}' is not a folder; choose another one with --store DIR")
     records = list(store.records())
@@ -150,13 +199,21 @@ def _columns() -> Any:
     return columns
 
 
+def _refuse_beside_classes(asked: Mapping[str, object]) -> None:
+    for name, value in asked.items():
+        if value:
+            raise UsageError(f"--per-class shows the accuracy of classes alone: leave out --{name}")
+
+
 def _render(table: Table, form: str, output: Path | None) -> str:
     from fewshot_bench.compare import latex, markdown, terminal, tidy
 
     if form == "terminal":
-        live = output is None and sys.stdout.isatty()
-        width = max(os.get_terminal_size(sys.stdout.fileno()).columns, 60) if live else None
-        return terminal.render(table, styled=live, width=width)
+        return terminal.render(table, **_terminal(output))
+    if form == "latex" and "curve" in (table.columns or ()):
+        raise UsageError(
+            "--columns curve: LaTeX has no characters for it; leave it out, or use another --format"
+        )
     writers = {
         "markdown": markdown.render,
         "latex": latex.render,
@@ -164,6 +221,30 @@ def _render(table: Table, form: str, output: Path | None) -> str:
         "json": tidy.render_json,
     }
     return writers[form](table)
+
+
+def _render_classes(
+    table: Table, records: Sequence[Record], outcomes: Outcomes, form: str, output: Path | None
+) -> str:
+    from fewshot_bench.compare import classes, latex, markdown, terminal, tidy
+
+    found = classes.build_classes(table, records, outcomes)
+    if form == "csv":
+        return tidy.write_csv(classes.class_rows(found), classes.HEADS)
+    if form == "json":
+        about = tidy.meta(table) | {"metric": "accuracy of single classes", "notes": found.notes}
+        return tidy.write_json(about, classes.class_rows(found))
+    grids = classes.class_grids(found)
+    if form == "terminal":
+        return terminal.write(grids, found.notes, **_terminal(output))
+    return {"markdown": markdown.write, "latex": latex.write}[form](grids, found.notes)
+
+
+def _terminal(output: Path | None) -> _Terminal:
+    """How to write for the terminal, or for a file."""
+    live = output is None and sys.stdout.isatty()
+    width = max(os.get_terminal_size(sys.stdout.fileno()).columns, 60) if live else None
+    return {"styled": live, "width": width}
 
 
 def _write(path: Path, text: str) -> None:

@@ -6,12 +6,14 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from fewshot_bench.compare.columns import sorted_rows
 from fewshot_bench.compare.mixing import data_digest
 from fewshot_bench.compare.model import Cell, Table
 from fewshot_bench.compare.statistics import Estimate
+from fewshot_bench.metrics import METRICS, PERCENT, Metric
 from fewshot_bench.wording import printable
 
 FIRST = (
@@ -32,17 +34,26 @@ _CONDITIONS = ("protocol", "val", "prompts", "backbone", "precision", "device", 
 
 def render_csv(table: Table) -> str:
     """One line per group (data set, average), method and shots; empty where there is no number."""
-    lines = rows(table)
+    return write_csv(rows(table), FIRST)
+
+
+def write_csv(lines: Sequence[Mapping[str, Any]], heads: Sequence[str]) -> str:
+    """Rows with the same columns; heads: the columns where there is no row."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([_text(name) for name in lines[0]] if lines else FIRST)
+    writer.writerow([_text(name) for name in (lines[0] if lines else heads)])
     writer.writerows([_field(value) for value in line.values()] for line in lines)
     return buffer.getvalue()
 
 
 def render_json(table: Table) -> str:
     """`rows` as in the CSV, with null for what is missing, and `meta` about all of them."""
-    document = {"meta": _meta(table), "rows": rows(table)}
+    return write_json(meta(table), rows(table))
+
+
+def write_json(about: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> str:
+    """A document of rows, and what is true of all of them."""
+    document = {"meta": about, "rows": lines}
     text = json.dumps(document, indent=1, allow_nan=False, default=str, ensure_ascii=False)
     return "\n".join(map(_escaped, text.split("\n"))) + "\n"
 
@@ -59,7 +70,7 @@ def rows(table: Table) -> list[dict[str, Any]]:
     cells = [
         cell
         for group in table.groups
-        for row in table.rows
+        for row in sorted_rows(table, group)
         for cell in table.line(group, row)
         if cell.expected
     ]
@@ -76,7 +87,6 @@ def rows(table: Table) -> list[dict[str, Any]]:
 
 def _row(table: Table, cell: Cell) -> dict[str, Any]:
     top1 = cell.estimates.get("top1")
-    macro = cell.estimates.get("macro_accuracy")
     shown = cell.estimates.get(table.metric)
     spec = cell.row.spec
     return {
@@ -89,8 +99,7 @@ def _row(table: Table, cell: Cell) -> dict[str, Any]:
         "trained_params": _number(cell.trained),
         "billed_seconds": _number(cell.billed),
         "peak_memory_mb": _number(cell.memory),
-        "macro_accuracy": _mean(macro),
-        "macro_accuracy_ci95": _half(macro),
+        **_other_metrics(cell),
         "status": cell.status,
         "seeds": [str(seed) for seed in cell.splits],
         "missing_seeds": [str(seed) for seed in cell.missing_seeds],
@@ -109,6 +118,15 @@ def _row(table: Table, cell: Cell) -> dict[str, Any]:
     }
 
 
+def _other_metrics(cell: Cell) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name in METRICS:
+        if name != "top1":
+            value = cell.estimates.get(name)
+            found |= {name: _mean(value), f"{name}_ci95": _half(value)}
+    return found
+
+
 def _special(table: Table, cell: Cell) -> dict[str, Any]:
     """What tells groups apart without reading their names, where not all are plain data sets."""
     group = cell.group
@@ -120,10 +138,15 @@ def _special(table: Table, cell: Cell) -> dict[str, Any]:
     return found
 
 
-def _meta(table: Table) -> dict[str, Any]:
+def meta(table: Table) -> dict[str, Any]:
+    """What is true of all rows of a table."""
     return {
         "metric": table.metric,
-        "unit": "percent",
+        "unit": _unit(METRICS[table.metric]),
+        "metrics": {
+            name: {"title": m.title, "unit": _unit(m), "higher_is_better": m.higher_is_better}
+            for name, m in METRICS.items()
+        },
         "interval": "95 % two-sided Student t over seeds, half-width",
         "datasets": table.datasets,
         "methods": [row.label for row in table.rows],
@@ -136,6 +159,10 @@ def _meta(table: Table) -> dict[str, Any]:
         "notes": table.notes,
         "missing_commands": table.commands,
     }
+
+
+def _unit(metric: Metric) -> str:
+    return "percent" if metric.unit == PERCENT else metric.unit
 
 
 def _mean(value: Estimate | None) -> float | int | None:

@@ -1,0 +1,231 @@
+"""Stores of made-up records with logits, large enough to time tables and reports with.
+
+Accuracy rises with the shots, methods and data sets differ, some images are harder than others for
+every method, and logits are too sure of themselves, the more so the longer a method trains.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fewshot_bench.quality import metrics
+from fewshot_bench.record import Record
+from fewshot_bench.spec import RunSpec
+from fewshot_bench.store import Store
+from fewshot_bench.store_files import as_arrays
+from fewshot_bench.task import Item, digest_of
+
+DATASETS = (
+    *("caltech101", "dtd", "eurosat", "fgvc-aircraft", "flowers102", "food101"),
+    *("imagenet", "oxford-pets", "stanford-cars", "sun397", "ucf101"),
+)
+METHODS = (
+    *("linear-probe", "clip-adapter", "tip-adapter", "tip-adapter-f", "coop", "cocoop"),
+    *("taskres", "kgcoop", "prograd", "maple", "plot", "clip-lora"),
+)
+ZERO_SHOT = "zero-shot"
+FULL_SHOTS, FULL_SEEDS = (1, 2, 4, 8, 16), (1, 2, 3)
+# Margin of the true class in units of the logits' noise: where a method starts, what shots add.
+START, GAIN = 3.0, 0.14
+HARDNESS, SHARED_NOISE, OWN_NOISE = 1.1, 0.8, 0.6
+
+
+@dataclass(frozen=True)
+class Images:
+    """Queries of one data set: what makes each of them hard, for every method."""
+
+    ids: list[str]
+    labels: np.ndarray
+    hardness: np.ndarray
+    noise: np.ndarray
+
+    @classmethod
+    def draw(cls, dataset: str, queries: int, classes: int) -> Images:
+        """labels (queries,), rarer for higher classes; noise (queries, classes)."""
+        rng = generator("images", dataset)
+        weight = np.linspace(1.3, 0.7, classes)
+        labels = rng.choice(classes, size=queries, p=weight / weight.sum())
+        labels[:classes] = np.arange(classes)[:queries]
+        per_class = rng.normal(0, 0.5, classes)
+        hardness = HARDNESS * rng.standard_normal(queries) + per_class[labels]
+        noise = rng.standard_normal((queries, classes), dtype=np.float32)
+        # Each class has another that it is taken for.
+        noise[np.arange(queries), (labels + 1) % classes] += 0.7
+        ids = [f"test/{label:03d}/image_{index:05d}.jpg" for index, label in enumerate(labels)]
+        return cls(ids, labels, hardness, noise)
+
+
+def generator(*names: object) -> np.random.Generator:
+    """Random numbers that follow from names alone."""
+    return np.random.default_rng(list(":".join(map(str, names)).encode()))
+
+
+def fill(
+    store: Path,
+    datasets: int = 11,
+    methods: int = 12,
+    shots: Sequence[int] = FULL_SHOTS,
+    seeds: Sequence[int] = FULL_SEEDS,
+    queries: int = 1000,
+    classes: int = 50,
+    failed: int = 0,
+    zero_shot: bool = False,
+    halves: bool = False,
+) -> Store:
+    """A store of datasets x methods x shots x seeds records; the same for the same numbers.
+
+    failed: so many of them failed, one data set and method each; zero_shot: and a method with no
+    shots; halves: and base and new classes of the first two data sets at the most shots.
+    """
+    made = Store(store)
+    made.create()
+    names = DATASETS[:datasets]
+    images = {name: Images.draw(name, queries, classes) for name in names}
+    cells = list(itertools.product(METHODS[:methods], names, shots, seeds, ("all",)))
+    if zero_shot:
+        cells += itertools.product([ZERO_SHOT], names, [0], seeds, ["all"])
+    if halves:
+        chosen = METHODS[:methods], names[:2], [max(shots)], seeds, ("base", "new")
+        cells += itertools.product(*chosen)
+    step = max(1, len(cells) // failed) if failed else 0
+    broken = {index * step for index in range(failed)}
+
+    def write(index: int) -> None:
+        method, dataset, k, seed, part = cells[index]
+        spec = specification(method, dataset, k, seed, part)
+        if index in broken:
+            made.write(failed_record(spec))
+            return
+        arrays = predicted(spec, images[dataset])
+        record = done_record(spec, arrays, METHODS.index(method) if method != ZERO_SHOT else -1)
+        made.write(record, arrays["logits"], arrays["labels"], arrays["ids"])
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(write, range(len(cells))))
+    return made
+
+
+def specification(method: str, dataset: str, shots: int, seed: int, classes: str) -> RunSpec:
+    """The cell, on a backbone of the field."""
+    options = {"rank": 2, "lr": 2e-4} if method == "clip-lora" else {"lr": 2e-3}
+    return RunSpec(
+        *(method, dataset, shots, seed, seed),
+        backbone="ViT-B-16/openai",
+        options={} if method == ZERO_SHOT else options,
+        revision=f"synthetic:{dataset}",
+        weights="a1b2" * 16,
+        classes=classes,
+    )
+
+
+def predicted(spec: RunSpec, images: Images) -> Mapping[str, Any]:
+    """The arrays of a cell: `logits` (n, classes), `labels` (n,), `ids` (n,)."""
+    labels, noise, hardness, ids = images.labels, images.noise, images.hardness, images.ids
+    classes = noise.shape[1]
+    if spec.classes != "all":
+        half = (classes + 1) // 2
+        chosen = labels < half if spec.classes == "base" else labels >= half
+        columns = slice(None, half) if spec.classes == "base" else slice(half, None)
+        labels, noise, hardness = labels[chosen], noise[chosen][:, columns], hardness[chosen]
+        labels = labels - (half if spec.classes == "new" else 0)
+        ids = [name for name, kept in zip(ids, chosen, strict=True) if kept]
+    seed = spec.train_seed if spec.shots else 0
+    rng = generator(spec.method, spec.dataset, spec.shots, seed, spec.classes)
+    logits = SHARED_NOISE * noise
+    logits += OWN_NOISE * rng.standard_normal(noise.shape, dtype=np.float32)
+    logits[np.arange(len(labels)), labels] += skill(spec, rng) - hardness
+    sure = 1.6 + 0.25 * np.log2(1 + spec.shots) + 0.05 * len(spec.method)
+    return as_arrays((sure * logits).astype(np.float32), labels, ids)
+
+
+def skill(spec: RunSpec, rng: np.random.Generator) -> float:
+    """The margin that a method has on a data set: its own, with luck that shrinks with shots."""
+    place = METHODS.index(spec.method) if spec.method != ZERO_SHOT else -2
+    level = generator("level", spec.dataset).normal(0, 0.7)
+    taste = generator("taste", spec.method, spec.dataset).normal(0, 0.12)
+    luck = rng.normal(0, 0.08) / np.sqrt(1 + spec.shots)
+    gain = (GAIN + 0.012 * place) * np.log2(1 + spec.shots)
+    loss = -0.3 if spec.classes == "new" else 0.0
+    return float(START + level + taste + luck + gain + loss)
+
+
+def done_record(spec: RunSpec, arrays: Mapping[str, Any], place: int) -> Record:
+    """A record with the metrics of its logits and costs that grow with shots and methods."""
+    rng = generator("costs", spec.method, spec.dataset, spec.shots, spec.train_seed)
+    n, classes = arrays["logits"].shape
+    seconds = (1.0 + place) * (1 + spec.shots) * float(rng.uniform(0.9, 1.1)) + 2.0
+    values = {
+        name: round(value, 6) for name, value in metrics(arrays["logits"], arrays["labels"]).items()
+    }
+    return Record(
+        spec,
+        "done",
+        split=split_of(spec, arrays, n, classes),
+        metrics=values,
+        footprint={
+            "trained": 0 if place < 0 else 2048 * (1 + place) ** 2,
+            "trained_source": "observed",
+            "stored": 512 * classes,
+            "backbone": 149_620_737,
+            "peak_memory_mb": round(900.0 + 150 * place + 10 * spec.shots, 1),
+            "images_seen": spec.shots * classes * 50,
+            "steps": 0 if place < 0 else 50 * spec.shots,
+            "selection": {"configurations": 0, "labels": 0},
+        },
+        timings={"billed_seconds": round(seconds, 6), "elapsed_seconds": round(seconds, 6)},
+        environment=ENVIRONMENT,
+    )
+
+
+ENVIRONMENT: Mapping[str, Any] = {
+    "fewshot_bench": "0.1.0",
+    "commit": None,
+    "dirty": None,
+    "python": "3.11.9",
+    "packages": {"torch": "2.6.0", "open_clip_torch": "2.30.0", "numpy": "2.2.0"},
+    "platform": "Linux",
+    "device": "cpu",
+    "device_name": "x86_64",
+    "threads": 1,
+    "cpus": 2,
+    "weights_digest": "a1b2" * 16,
+}
+
+
+def split_of(spec: RunSpec, arrays: Mapping[str, Any], n: int, classes: int) -> dict[str, Any]:
+    """What a record says about its split: the queries of its data set, other picks per seed."""
+    labels = arrays["labels"].tolist()
+    test = (Item(str(i), y, f"class {y}") for i, y in zip(arrays["ids"], labels, strict=True))
+    picks = (Item(f"{spec.shots}-{spec.split_seed}-{y}", y, "") for y in range(classes))
+    return {
+        "digest": digest_of((("train", picks), ("test", test))),
+        "protocol": spec.protocol,
+        "revision": spec.revision,
+        "classes": classes,
+        "train": spec.shots * classes,
+        "val": min(4, spec.shots) * classes,
+        "test": n,
+        "verified": True,
+        "mirrored": True,
+        "templates": ["a photo of a {}."],
+        "classnames": class_names(classes),
+    }
+
+
+def class_names(classes: int) -> list[str]:
+    """Names of classes, some with characters that LaTeX and Markdown have a use for."""
+    odd = ("black_cat & dog", "50% wool", "C# score", "a $5 bill")
+    return [odd[label] if label < len(odd) else f"kind {label}" for label in range(classes)]
+
+
+def failed_record(spec: RunSpec) -> Record:
+    """A cell whose method failed."""
+    error = {"type": "RuntimeError", "message": "out of luck", "traceback": "", "expected": False}
+    return Record(spec, "failed", error=error)
