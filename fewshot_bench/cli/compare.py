@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import click
 
 from fewshot_bench.compare.columns import SORTS
-from fewshot_bench.errors import DataMissingError, PluginError, UsageError
+from fewshot_bench.errors import DataMissingError, PluginError, StoreError, UsageError
 from fewshot_bench.metrics import METRICS
 from fewshot_bench.outcomes import Outcomes
 from fewshot_bench.store import Store
@@ -145,13 +145,31 @@ def command(
         text = _render_classes(build(chosen, options), chosen, outcomes, form, output)
     else:
         chosen = outcomes.completed(chosen, _needed(form, options))
-        text = _render(build(chosen, options, _columns()), form, output)
+        table = build(chosen, options, _columns(), _answers(outcomes, chosen, options))
+        text = _render(table, form, output)
     for damage in outcomes.damaged:
         click.echo(f"not used: {damage}", err=True)
     if output is None:
         click.echo(text.encode("utf-8", "backslashreplace").decode(), nl=False, color=True)
     else:
         _write(output, text)
+
+
+def _answers(outcomes: Outcomes, records: Sequence[Record], options: Any) -> Any:
+    """What reads predictions for tests of differences; None where nothing is to be tested."""
+    seeds = {(record.spec.split_seed, record.spec.train_seed) for record in records}
+    crossed = len(seeds) > max(len({split for split, _ in seeds}), len({t for _, t in seeds}))
+    if not (options.baseline or crossed):
+        return None
+    outcomes.prepare(records)
+
+    def answer(record: Record) -> Any:
+        try:
+            return outcomes.of(record)
+        except StoreError:
+            return None
+
+    return answer
 
 
 def _needed(form: str, options: Options) -> set[str]:

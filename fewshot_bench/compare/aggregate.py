@@ -16,11 +16,13 @@ from fewshot_bench.compare.missing import commands
 from fewshot_bench.compare.mixing import CONDITIONS, assign_rows, condition, own_data, refuse_mixed
 from fewshot_bench.compare.model import Cell, Group, Row, Scope, Table
 from fewshot_bench.compare.notes import notes
+from fewshot_bench.compare.pairing import Answers, Rows
 from fewshot_bench.compare.select import order
+from fewshot_bench.compare.significance import significance
+from fewshot_bench.compare.variation import variations
 from fewshot_bench.metrics import METRICS
 from fewshot_bench.record import Record
 
-Rows = Mapping[str, tuple[Row, list[Record]]]
 Cells = dict[tuple[str, str, int], Cell]
 
 
@@ -42,10 +44,12 @@ def build(
     records: Sequence[Record],
     options: Options | None = None,
     columns: Columns | None = None,
+    answers: Answers | None = None,
 ) -> Table:
     """The table of these records; UsageError when they must not stand in one table.
 
     columns: extra columns by title for the records of one line (hook `table_columns`).
+    answers: what records predicted, image by image; with it differences are tested.
     """
     options = options or Options()
     groups = table_groups(records, options.dataset, harmonic=_has_harmonic_mean(options.metric))
@@ -69,6 +73,11 @@ def build(
     table = dataclasses.replace(table, columns=check_columns(options.columns, titles))
     if options.baseline:
         table = with_baseline(table, options.baseline)
+    if answers is not None:
+        table = dataclasses.replace(table, variations=tuple(variations(table, rows, answers)))
+        if table.baseline is not None:
+            found = significance(table, rows, table.baseline, answers)
+            table = dataclasses.replace(table, significance=found)
     lines = tuple(commands(table, options.store))
     return dataclasses.replace(table, commands=lines, notes=tuple(notes(table)))
 

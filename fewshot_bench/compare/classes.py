@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fewshot_bench.compare.grid import BEST, MISSING, SECOND, Entry, Grid, Line
 from fewshot_bench.compare.mixing import assign_rows
 from fewshot_bench.compare.model import Group, Row, Table
 from fewshot_bench.compare.statistics import Estimate, estimate
-from fewshot_bench.compare.tables import BEST, MISSING, SECOND, Entry, Grid, Line
 from fewshot_bench.errors import StoreError
 from fewshot_bench.record import Record
 

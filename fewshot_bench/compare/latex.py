@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from fewshot_bench.compare.grid import BEST, SECOND, Entry, Grid
 from fewshot_bench.compare.model import Table
-from fewshot_bench.compare.tables import BEST, SECOND, Entry, Grid, closing, grids
+from fewshot_bench.compare.tables import closing, grids
 from fewshot_bench.wording import printable
 
 _ESCAPES = {

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from fewshot_bench.compare.statistics import Estimate
 from fewshot_bench.spec import RunSpec
+
+if TYPE_CHECKING:
+    from fewshot_bench.compare.significance import Significance
+    from fewshot_bench.compare.variation import Variation
 
 AVERAGE = "average"
 Status = Literal["done", "partial", "failed", "missing", "inapplicable"]
@@ -110,7 +114,7 @@ class Table:
     """Methods x shots in every group: what was evaluated, then the averages.
 
     `columns` are those that were asked for (None: the usual ones), `sort` is the metric or cost
-    that every group's lines are sorted by.
+    that every group's lines are sorted by. `significance` is there with a baseline and logits.
     """
 
     rows: tuple[Row, ...]
@@ -127,6 +131,8 @@ class Table:
     commands: tuple[str, ...] = ()
     columns: tuple[str, ...] | None = None
     sort: str = ""
+    significance: Significance | None = None
+    variations: tuple[Variation, ...] = ()
 
     @property
     def datasets(self) -> tuple[str, ...]:

@@ -1,9 +1,8 @@
-"""Grids of text: what the terminal, Markdown and LaTeX show, before any markup."""
+"""The grids of a table: values of every group, then differences and what they are worth."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from fewshot_bench.compare.columns import (
     COSTS,
@@ -16,52 +15,11 @@ from fewshot_bench.compare.columns import (
     sorted_rows,
     text_columns,
 )
+from fewshot_bench.compare.evidence import evidence
+from fewshot_bench.compare.grid import BEST, INAPPLICABLE, MISSING, SECOND, Entry, Grid, Line
 from fewshot_bench.compare.model import Cell, Group, Row, Table
 from fewshot_bench.compare.statistics import Estimate
 from fewshot_bench.metrics import METRICS, Metric
-
-MISSING = "—"
-INAPPLICABLE = "n/a"
-BEST, SECOND = 1, 2
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One number as text; `rank` is BEST, SECOND or 0, `suffix` says what is special about it,
-    `short` says the same where there is little room.
-    """
-
-    mean: str
-    half: str | None = None
-    suffix: str = ""
-    rank: int = 0
-    short: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One line of a grid: its numbers, and `costs`, the columns of one text each."""
-
-    title: str
-    entries: tuple[Entry, ...]
-    costs: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """One table on the page: a group's values, or its differences to the baseline.
-
-    `shots` are the heads of the numbers, `costs` those of the other columns, `first` that of the
-    titles.
-    """
-
-    name: str
-    caption: str
-    shots: tuple[str, ...]
-    costs: tuple[str, ...]
-    lines: tuple[Line, ...]
-    footer: str
-    first: str = "method"
 
 
 def grids(table: Table, *, curves: bool = False) -> Iterator[Grid]:
@@ -75,6 +33,7 @@ def grids(table: Table, *, curves: bool = False) -> Iterator[Grid]:
     if table.baseline is not None:
         for group in groups:
             yield _differences(table, group)
+    yield from evidence(table)
 
 
 def _values(table: Table, group: Group, curves: bool) -> Grid:
@@ -133,14 +92,19 @@ def _differences(table: Table, group: Group) -> Grid:
     lines = []
     for row in sorted_rows(table, group):
         if row.label != table.baseline:
-            entries = (_difference(cell, metric) for cell in table.line(group, row))
+            entries = (_difference(table, cell, metric) for cell in table.line(group, row))
             lines.append(Line(row.title, tuple(entries), ()))
     caption = (
         f"difference to {table.baseline} in {metric.difference}, paired over seeds "
-        f"on identical splits{_marks(table)}"
+        f"on identical splits{_stars(table)}{_marks(table)}"
     )
     heads = _heads(group, table.metric, True)
     return Grid(group.label, caption, heads, (), tuple(lines), _footer(table, group))
+
+
+def _stars(table: Table) -> str:
+    tested = table.significance is not None and table.significance.contrasts
+    return "; * p < 0.05, paired over test images too, after Holm's correction" if tested else ""
 
 
 def _footer(table: Table, group: Group) -> str:
@@ -206,13 +170,15 @@ def _without_number(cell: Cell) -> Entry:
     return Entry(MISSING if cell.expected else "")
 
 
-def _difference(cell: Cell, metric: Metric) -> Entry:
+def _difference(table: Table, cell: Cell, metric: Metric) -> Entry:
     if cell.no_delta:
         return Entry(INAPPLICABLE)
     if cell.delta is None:
         return Entry(MISSING if cell.expected else "")
-    suffix = f"(n={cell.delta.n})"
-    short = f"n={cell.delta.n}"
+    contrast = table.significance.of(cell) if table.significance else None
+    star = "*" if contrast is not None and contrast.significant else ""
+    suffix = f"(n={cell.delta.n}){star}"
+    short = f"n={cell.delta.n}{star}"
     mean = f"{cell.delta.mean:+.{metric.digits}f}"
     return Entry(mean, _half(cell.delta, metric), suffix, short=short)
 

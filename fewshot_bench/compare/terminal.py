@@ -7,8 +7,9 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from fewshot_bench.compare.grid import BEST, SECOND, Entry, Grid
 from fewshot_bench.compare.model import Table
-from fewshot_bench.compare.tables import BEST, SECOND, Entry, Grid, closing, grids
+from fewshot_bench.compare.tables import closing, grids
 from fewshot_bench.wording import printable
 
 if TYPE_CHECKING:

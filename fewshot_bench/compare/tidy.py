@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -113,8 +114,23 @@ def _row(table: Table, cell: Cell) -> dict[str, Any]:
         "delta_mean": _mean(cell.delta),
         "delta_ci95": _half(cell.delta),
         "delta_n": cell.delta.n if cell.delta else None,
+        **_tested(table, cell),
         **{name: getattr(spec, name) for name in _CONDITIONS},
         **_special(table, cell),
+    }
+
+
+def _tested(table: Table, cell: Cell) -> dict[str, Any]:
+    """The paired test behind a difference: over seeds and test images, data sets equally."""
+    contrast = table.significance.of(cell) if table.significance else None
+    found = contrast.result if contrast else None
+    return {
+        "test_difference": _number(found.difference) if found else None,
+        "test_low": _number(found.low) if found else None,
+        "test_high": _number(found.high) if found else None,
+        "test_p": found.p if found else None,
+        "test_p_holm": contrast.adjusted if contrast else None,
+        "test_conditional": found.conditional if found else None,
     }
 
 
@@ -155,6 +171,7 @@ def meta(table: Table) -> dict[str, Any]:
         "conditions": {name: list(values) for name, values in table.conditions.items()},
         "records": table.records,
         "baseline": table.baseline,
+        **_evidence(table),
         "signature": table.signature(table.seeds),
         "notes": table.notes,
         "missing_commands": table.commands,
@@ -208,3 +225,34 @@ def _text(text: str) -> str:
     formula = text.lstrip().startswith(FORMULAS) or text.startswith(("\t", "\r", "\n"))
     plain = printable(text)
     return f"'{plain}" if formula else plain
+
+
+def _evidence(table: Table) -> dict[str, Any]:
+    """What no single cell says: standings, ranks, detectable differences, variances."""
+    found = table.significance
+    told: dict[str, Any] = {}
+    if found is not None:
+        told["standings"] = [
+            {
+                "method": one.overall.row,
+                "shots": one.overall.shots,
+                "difference": one.overall.result.difference,
+                "low": one.overall.result.low,
+                "high": one.overall.result.high,
+                "p": one.overall.result.p,
+                "p_holm": one.overall.adjusted,
+                "conditional": one.overall.result.conditional,
+                "wins": one.wins,
+                "ties": one.ties,
+                "losses": one.losses,
+                "wilcoxon_p": one.signed_rank,
+                "datasets": one.overall.result.datasets,
+                "left_out": one.left_out,
+            }
+            for one in found.standings
+        ]
+        told["rankings"] = [dataclasses.asdict(one) for one in found.rankings]
+        told["detectable"] = [dataclasses.asdict(one) for one in found.detectable]
+    if table.variations:
+        told["variances"] = [dataclasses.asdict(one) for one in table.variations]
+    return told

@@ -1,0 +1,70 @@
+"""Scores per test image of two methods on identical splits, as paired tests want them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fewshot_bench.compare.cells import seed_of
+from fewshot_bench.compare.mixing import digest
+from fewshot_bench.compare.model import Row, Seed
+from fewshot_bench.record import Record
+
+if TYPE_CHECKING:
+    from fewshot_bench.outcomes import Outcome
+
+# What a record predicted, image by image; None where its logits are not there.
+Answers = Callable[[Record], "Outcome | None"]
+Rows = Mapping[str, tuple[Row, list[Record]]]
+# Metrics that are means over images, so that images can be paired.
+BY_IMAGE = ("top1", "macro_accuracy")
+
+
+def paired_scores(
+    ours: Mapping[Seed, Record], theirs: Mapping[Seed, Record], answers: Answers, metric: str
+) -> tuple[list[Any], list[Any]] | str:
+    """Per common seed the scores (images,) of both, or why there are none.
+
+    A score's mean is the metric as a fraction. Splits are identical where their digests are; a
+    method without shots has no support set, and is paired by its test images alone.
+    """
+    mine, other, queries = [], [], set()
+    for seed in sorted(ours.keys() & theirs.keys()):
+        one, two = ours[seed], theirs[seed]
+        if not _same_split(one, two):
+            continue
+        first, second = answers(one), answers(two)
+        if first is None or second is None:
+            continue
+        queries |= {first.queries.digest, second.queries.digest}
+        mine.append(scores(first, metric))
+        other.append(scores(second, metric))
+    if not mine:
+        return "no common seed with identical splits and logits"
+    if len(queries) > 1:
+        return "the test images differ between seeds or methods"
+    return mine, other
+
+
+def scores(outcome: Outcome, metric: str) -> Any:
+    """(images,) whose mean is the accuracy, or the mean accuracy over the classes that are there.
+
+    metric: of `BY_IMAGE`.
+    """
+    import numpy as np
+
+    hits = outcome.hits.astype(float)
+    if metric == "top1":
+        return hits
+    counts = np.bincount(outcome.labels, minlength=outcome.classes)
+    weights = len(hits) / (np.count_nonzero(counts) * counts[outcome.labels])
+    return hits * weights
+
+
+def by_seed(records: Sequence[Record]) -> dict[Seed, Record]:
+    """Finished records by their seeds."""
+    return {seed_of(record): record for record in records if record.status == "done"}
+
+
+def _same_split(one: Record, two: Record) -> bool:
+    return 0 in (one.spec.shots, two.spec.shots) or digest(one) == digest(two) != ""

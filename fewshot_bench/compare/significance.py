@@ -1,0 +1,253 @@
+"""Whether rows differ from the baseline: paired tests on identical splits, one by one and in all.
+
+Every number of shots is a family of its own: p-values over all data sets are adjusted over the
+rows (Holm 1979), those of single data sets over rows and data sets.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING
+
+from fewshot_bench.compare.model import Cell, Group, Row, Table
+from fewshot_bench.compare.pairing import BY_IMAGE, Answers, Rows, by_seed, paired_scores
+from fewshot_bench.metrics import METRICS
+from fewshot_bench.record import Record
+
+if TYPE_CHECKING:
+    from fewshot_bench.statistics.effects import Spread
+    from fewshot_bench.statistics.paired import Comparison
+
+LEVEL = 0.05
+# Over fewer data sets Wilcoxon's test cannot reach 5 %.
+SIGNED_RANK_FROM = 6
+# Ranks over fewer data sets say nothing.
+RANKED_FROM = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """A row against the baseline, in one group or over all; `adjusted` is its p after Holm."""
+
+    row: str
+    shots: int
+    group: str
+    result: Comparison
+    adjusted: float
+
+    @property
+    def significant(self) -> bool:
+        """Whether the two are told apart at 5 %, after the correction."""
+        return self.adjusted < LEVEL
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A row against the baseline over all data sets at one number of shots.
+
+    wins, ties, losses: data sets, by their adjusted p-values. signed_rank: Wilcoxon's p over data
+    sets, None for fewer than six. left_out: data sets without common seeds, splits and logits.
+    """
+
+    overall: Contrast
+    wins: int
+    ties: int
+    losses: int
+    signed_rank: float | None
+    left_out: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Rows that have a number on every data set, by their average rank over these (1 is best).
+
+    p: Friedman's. critical: Nemenyi's critical difference at 5 %. cliques: rows, best first, that
+    it does not tell apart.
+    """
+
+    shots: int
+    datasets: int
+    rows: tuple[str, ...]
+    ranks: tuple[float, ...]
+    p: float
+    critical: float
+    cliques: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Detectable:
+    """Differences on a data set below `points` are missed more than one time in five.
+
+    The median over the rows that are compared; `seeds` is the least number of theirs.
+    """
+
+    group: str
+    shots: int
+    points: float
+    seeds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Significance:
+    """All comparisons of a table with its baseline."""
+
+    contrasts: tuple[Contrast, ...] = ()
+    standings: tuple[Standing, ...] = ()
+    rankings: tuple[Ranking, ...] = ()
+    detectable: tuple[Detectable, ...] = ()
+
+    def of(self, cell: Cell) -> Contrast | None:
+        """The contrast of one cell of the table; that of all data sets for their average."""
+        if cell.group.scope != "all":
+            return None
+        label = "" if cell.group.average else cell.group.label
+        overall = (standing.overall for standing in self.standings)
+        asked = (label, cell.row.label, cell.shots)
+        for contrast in (*self.contrasts, *overall):
+            if (contrast.group, contrast.row, contrast.shots) == asked:
+                return contrast
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Paired:
+    """A row beside the baseline at one number of shots: variances by data set."""
+
+    row: Row
+    spreads: dict[str, Spread]
+    left_out: tuple[str, ...]
+
+
+def significance(table: Table, rows: Rows, baseline: str, answers: Answers) -> Significance:
+    """Compare every row with the row labelled `baseline`; empty for metrics without images."""
+    if table.metric not in BY_IMAGE:
+        return Significance(rankings=tuple(_rankings(table)))
+    contrasts: list[Contrast] = []
+    standings: list[Standing] = []
+    found_detectable: list[Detectable] = []
+    for shots in table.shots:
+        found = [
+            _paired(table, rows, row, baseline, shots, answers)
+            for row in table.rows
+            if row.label != baseline
+        ]
+        found = [pair for pair in found if pair.spreads]
+        single = _single(found, shots)
+        contrasts += single
+        standings += _standings(found, single, shots)
+        found_detectable += _detectable(found, shots)
+    return Significance(
+        tuple(contrasts), tuple(standings), tuple(_rankings(table)), tuple(found_detectable)
+    )
+
+
+def plain_groups(table: Table, shots: int) -> list[Group]:
+    """What was evaluated on all classes of its own data set, at this number of shots."""
+    return [g for g in table.groups if g.scope == "all" and not g.average and shots in g.shots]
+
+
+def _paired(
+    table: Table, rows: Rows, row: Row, baseline: str, shots: int, answers: Answers
+) -> _Paired:
+    from fewshot_bench.statistics.effects import spread
+
+    spreads, left_out = {}, []
+    for group in plain_groups(table, shots):
+        sides = [by_seed(members(rows, label, group, shots)) for label in (row.label, baseline)]
+        scores = paired_scores(sides[0], sides[1], answers, table.metric)
+        if isinstance(scores, str):
+            left_out.append(group.label)
+        else:
+            spreads[group.label] = spread(*scores, group.label)
+    return _Paired(row, spreads, tuple(left_out))
+
+
+def members(rows: Rows, label: str, group: Group, shots: int) -> list[Record]:
+    """The records of a row in a group at a number of shots."""
+    return [
+        record
+        for record in rows[label][1]
+        if record.spec.evaluated == group.label and record.spec.shots == shots
+    ]
+
+
+def _single(found: Sequence[_Paired], shots: int) -> list[Contrast]:
+    """Every row on every data set alone, as one family."""
+    from fewshot_bench.statistics.multiple import holm
+    from fewshot_bench.statistics.paired import compare_spreads
+
+    places = [(pair.row.label, label) for pair in found for label in pair.spreads]
+    results = [compare_spreads({k: one}) for pair in found for k, one in pair.spreads.items()]
+    adjusted = holm([result.p for result in results])
+    return [
+        Contrast(row, shots, label, result, p)
+        for (row, label), result, p in zip(places, results, adjusted, strict=True)
+    ]
+
+
+def _standings(
+    found: Sequence[_Paired], single: Sequence[Contrast], shots: int
+) -> Iterator[Standing]:
+    from fewshot_bench.statistics.multiple import holm
+    from fewshot_bench.statistics.paired import compare_spreads
+    from fewshot_bench.statistics.ranks import signed_rank
+
+    results = [compare_spreads(pair.spreads) for pair in found]
+    adjusted = holm([result.p for result in results])
+    by_row: defaultdict[str, list[Contrast]] = defaultdict(list)
+    for contrast in single:
+        by_row[contrast.row].append(contrast)
+    for pair, result, p in zip(found, results, adjusted, strict=True):
+        own = by_row[pair.row.label]
+        told = [c.result.difference for c in own if c.significant]
+        wins = sum(difference > 0 for difference in told)
+        gaps = [c.result.difference for c in own]
+        yield Standing(
+            overall=Contrast(pair.row.label, shots, "", result, p),
+            wins=wins,
+            ties=len(own) - len(told),
+            losses=len(told) - wins,
+            signed_rank=signed_rank(gaps) if len(gaps) >= SIGNED_RANK_FROM else None,
+            left_out=pair.left_out,
+        )
+
+
+def _detectable(found: Sequence[_Paired], shots: int) -> Iterator[Detectable]:
+    from fewshot_bench.statistics.power import detectable
+
+    by_set: defaultdict[str, list[Spread]] = defaultdict(list)
+    for pair in found:
+        for label, spread in pair.spreads.items():
+            by_set[label].append(spread)
+    for label, spreads in by_set.items():
+        points = median(detectable({label: spread}) for spread in spreads)
+        yield Detectable(label, shots, points, min(spread.seeds for spread in spreads))
+
+
+def _rankings(table: Table) -> Iterator[Ranking]:
+    from fewshot_bench.statistics.ranks import average_ranks, cliques, critical_difference, friedman
+
+    sign = 1.0 if METRICS[table.metric].higher_is_better else -1.0
+    for shots in table.shots:
+        groups = plain_groups(table, shots)
+        whole = {}
+        for row in table.rows:
+            cells = [table.cell(group, row, shots) for group in groups]
+            means = [c.estimates[table.metric].mean for c in cells if table.metric in c.estimates]
+            if len(means) == len(groups):
+                whole[row.label] = [sign * mean for mean in means]
+        if len(groups) < RANKED_FROM or len(whole) < 2:
+            continue
+        scores = list(zip(*whole.values(), strict=True))
+        ranks = average_ranks(scores)
+        order = sorted(range(len(whole)), key=lambda place: float(ranks[place]))
+        names = [list(whole)[place] for place in order]
+        values = [float(ranks[place]) for place in order]
+        critical = critical_difference(len(whole), len(groups))
+        told = cliques(values, critical)
+        p = friedman(scores)[1]
+        same = tuple(tuple(names[place] for place in clique) for clique in told)
+        yield Ranking(shots, len(groups), tuple(names), tuple(values), p, critical, same)
