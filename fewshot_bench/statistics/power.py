@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 
 from fewshot_bench.errors import UsageError
@@ -50,7 +51,9 @@ def _planned(name: str, found: Spread, seeds: int | None, images: int | None) ->
         )
     if count == 1:
         return Spread(1, size, found.difference, None, found.image + found.interaction, 0.0)
-    return dataclasses.replace(found, seeds=count, images=size)
+    # Variances that came out negative are none: a plan must not live on that luck.
+    seed, image = max(0.0, found.seed or 0.0), max(0.0, found.image)
+    return dataclasses.replace(found, seeds=count, images=size, seed=seed, image=image)
 
 
 def noncentrality(freedom: float, *, level: float = 0.05, power: float = 0.8) -> float:
@@ -74,8 +77,11 @@ def noncentrality(freedom: float, *, level: float = 0.05, power: float = 0.8) ->
 
         def missed(shift: float) -> float:
             # The lower tail as that of the mirror image: scipy's own answers nan far out.
-            below = 1 - special.nctdtr(freedom, -shift, limit)
-            return float(special.nctdtr(freedom, shift, limit) - below) - (1 - power)
+            below = float(1 - special.nctdtr(freedom, -shift, limit))
+            if math.isnan(below):
+                # As scipy says for few degrees and a shift past the limit: nothing is left there.
+                below = 0.0
+            return float(special.nctdtr(freedom, shift, limit)) - below - (1 - power)
 
     far = limit
     while missed(far) > 0:
