@@ -120,6 +120,17 @@ def _no_harmonic_mean(table: Table) -> Iterator[str]:
         yield f"no harmonic mean of base and new: it is one of accuracies, not of {table.metric}"
 
 
+def _variances(table: Table) -> Iterator[str]:
+    """Cells with several support sets and training seeds that are not all crossed."""
+    parts = [
+        f"{one.row} on {one.group}, {one.shots}-shot: variance not split: {one.problem}"
+        for one in table.variations
+        if one.problem
+    ]
+    if parts:
+        yield _some(parts, "; ")
+
+
 def _reasons(table: Table, group: Group, row: Row) -> dict[str, list[int]]:
     reasons: defaultdict[str, list[int]] = defaultdict(list)
     for cell in table.line(group, row):
