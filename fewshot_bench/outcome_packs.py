@@ -77,7 +77,7 @@ def load_pack(path: Path) -> Pack:
         if content[:start] != _HEAD + _checksum(body):
             return {}
         return _entries(body)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return {}
 
 
@@ -124,6 +124,8 @@ def _entries(body: bytes) -> Pack:
     for digest, place, classes, metrics in said["entries"]:
         predictions = np.frombuffer(take(4 * len(queries[place].labels)), "<i4")
         found[digest] = Entry(queries[place], predictions, classes, metrics)
+    if at != len(rest):
+        raise ValueError("the arrays are not as long as its head says")
     return found
 
 

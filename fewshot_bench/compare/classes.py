@@ -77,7 +77,8 @@ def build_classes(table: Table, records: Sequence[Record], outcomes: Outcomes) -
         for shots in group.shots
         for score in _scores(group, row, shots, found.get((group.label, row.label, shots), []))
     ]
-    notes = (f"{absent} finished records are left out: no logits that can be used",)
+    several = "records are" if absent > 1 else "record is"
+    notes = (f"{absent} finished {several} left out: no logits that can be used",)
     return ClassTable(table, tuple(scores), notes if absent else ())
 
 
