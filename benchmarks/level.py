@@ -5,9 +5,9 @@
 Simulated benchmarks: an image is hit when a sum of normals is above a threshold: its difficulty for
 both methods, its difficulty for one, the support set's luck for both, a method's luck with its
 support set and training (seed noise), and a rest that is new each time. Both methods have the same
-accuracy in expectation over all of these, so each p < 0.05 is a false positive. `image bootstrap` is
-what a bootstrap over images alone would call a difference, `covers` how often the interval holds the
-truth, `finds` how often a method is told to differ that is better by so many points, which are
+accuracy in expectation over all of these, so each p < 0.05 is a false positive. `image bootstrap`
+is what a bootstrap over images alone would call a difference, `covers` how often the interval holds
+the truth, `finds` how often a method is told to differ that is better by so many points, which are
 twice the interval's median half-width.
 """
 

@@ -147,6 +147,18 @@ def test_the_same_images_twice_are_no_new_images_and_equal_methods_do_not_differ
     assert (three.conditional, one.conditional) == (False, True)
 
 
+def test_data_sets_count_equally_and_may_have_different_seeds() -> None:
+    (ours, theirs), (more, others) = hits(7, [100, 900], seeds=4), hits(8, [50], seeds=1)
+    both = compare_paired(ours, theirs)
+    single = [compare_paired({n: ours[n]}, {n: theirs[n]}) for n in ours]
+    assert both.difference == pytest.approx(sum(each.difference for each in single) / 2)
+    assert both.error**2 == pytest.approx(sum(each.error**2 for each in single) / 4)
+    assert (both.conditional, both.seeds, both.images) == (False, 4, 1000)
+    mixed = compare_paired(ours | {"one": more["set0"]}, theirs | {"one": others["set0"]})
+    assert (mixed.conditional, mixed.seeds, mixed.datasets) == (True, 1, 3)
+    assert mixed.error > both.error * 2 / 3
+
+
 def test_scores_that_never_vary_tell_nothing() -> None:
     found = compare_paired({"a": [np.ones(8)]}, {"a": [np.zeros(8)]})
     assert (found.difference, found.low, found.high, found.p) == (100, -100, 100, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from fewshot_bench.errors import UsageError
 from fewshot_bench.statistics.paired import compare_paired
 from fewshot_bench.statistics.power import detectable, noncentrality
 from fewshot_bench.statistics.variance import components, sampling_variance
+from tests.helpers import REPOSITORY
 
 EXACT = {"rel": 1e-9, "abs": 1e-9}
 
@@ -157,3 +159,10 @@ def test_components_need_both_seeds_crossed_without_gaps() -> None:
     # Seeds that are equal, as they are by default, are a diagonal and no cross.
     with pytest.raises(UsageError, match="and 1 more"):
         components({(s, s): 70.0 for s in range(3)}, 1.0)
+
+
+def test_the_example_of_the_docs_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (REPOSITORY / "docs" / "statistics.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(code, {})
+    assert re.search(r"points, .* p = 0\.\d+\nunder \d\.\d points can't", capsys.readouterr().out)
