@@ -95,6 +95,7 @@ RULES = {
     "split_files": {"cli", "runner", "engines", "store", "plan", "compare", "features", "images"},
     "data": {"cli", "runner", "engines", "store", "plan", "compare", "features", "images"},
     "compare": {"cli", "runner", "engines", "features", "images", "backbones", "plan", "testing"},
+    "statistics": {"cli", "runner", "engines", "store", "plan", "compare", "record", "spec"},
     "store": {"cli", "runner", "engines", "features", "images", "backbones", "plan", "compare"},
     "record": {"cli", "runner", "engines", "store", "plan", "compare", "features", "images"},
     "spec": {"cli", "runner", "engines", "store", "plan", "compare", "record", "features"},
@@ -147,10 +148,10 @@ def test_who_may_import_whom(part: str) -> None:
 
 
 def light_modules() -> list[str]:
-    """Modules that must not bring torch in: all of cli and compare, and the small ones."""
+    """Modules that must not bring torch in: cli, compare, statistics, and the small ones."""
     root = PACKAGES["fewshot_bench"]
     found = [f"fewshot_bench.{name}" for name in LIGHT]
-    for folder in ("cli", "compare"):
+    for folder in ("cli", "compare", "statistics"):
         found += [f"fewshot_bench.{folder}.{path.stem}" for path in (root / folder).glob("*.py")]
     return [name for name in sorted(found) if not name.endswith("__init__")]
 
