@@ -7,11 +7,12 @@ import dataclasses
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from fewshot_bench.cli.engines import Engines, device_of, engine_options
 from fewshot_bench.cli.options import NAMES, NUMBERS
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from fewshot_bench.reproduce.cells import Cell, Wanted
 
 FORMATS = ("terminal", "markdown", "csv", "json")
+_THIS_CALL = ("name", "only_existing", "dry_run", "retry_failed", "form")
 _NO_RUN = "--only-existing runs nothing; leave it out, or leave out"
 
 
@@ -79,7 +81,7 @@ def command(ctx: click.Context, /, **values: Any) -> None:
     if values["name"] is None:
         _list()
         return
-    ctx.exit(_reproduce(engines, **values))
+    ctx.exit(_reproduce(ctx, engines, **values))
 
 
 def _list() -> None:
@@ -93,6 +95,7 @@ def _list() -> None:
 
 
 def _reproduce(
+    ctx: click.Context,
     engines: Engines,
     *,
     name: str,
@@ -104,6 +107,7 @@ def _reproduce(
     **values: Any,
 ) -> int:
     from fewshot_bench.published.reproductions import reproduction
+    from fewshot_bench.reproduce.advice import no_data
     from fewshot_bench.reproduce.building import backbone_of
     from fewshot_bench.reproduce.cells import cells
 
@@ -133,10 +137,12 @@ def _reproduce(
             )
         # Images that turned out to be missing or damaged are named by the run.
         problems |= planned.problems
+        if dry_run and problems:
+            click.echo(no_data(list(problems)))
         if dry_run or code == INTERRUPTED:
-            _say_missing(problems)
-            return 0 if dry_run else code
-    text = _render(table, wanted, chosen, store, problems, form)
+            return code if code == INTERRUPTED else 0
+    again = _again(ctx)
+    text = _render(table, wanted, chosen, store, list(problems), again, form)
     click.echo(text.encode("utf-8", "backslashreplace").decode(), nl=False)
     return 1 if code == 1 else 0
 
@@ -163,25 +169,21 @@ def _wanted(values: Mapping[str, Any]) -> Wanted:
     )
 
 
-def _say_missing(problems: Mapping[str, str]) -> None:
-    for problem in problems.values():
-        click.echo(f"missing: {printable(problem)}", err=True)
-
-
 def _render(
     table: Reproduction,
     wanted: Wanted,
     chosen: list[Cell],
     store: Path,
-    problems: Mapping[str, str],
+    absent: Sequence[str],
+    again: str,
     form: str,
 ) -> str:
     from fewshot_bench.reproduce import tables
     from fewshot_bench.reproduce.advice import advice
     from fewshot_bench.reproduce.building import build
 
-    report = build(table, wanted, chosen, _records(store), _counts(chosen), problems)
-    steps = advice(report.lines, problems, _again(table.name, store))
+    report = build(table, wanted, chosen, _records(store), _counts(chosen), absent)
+    steps = advice(report.lines, absent, again)
     report = dataclasses.replace(report, advice=steps)
     if form == "terminal":
         return tables.render_terminal(report, _width())
@@ -214,12 +216,22 @@ def _counts(chosen: list[Cell]) -> dict[str, Mapping[str, int]]:
     return {name: registry().dataset(name).card().expected_counts for name in names}
 
 
-def _again(name: str, store: Path) -> str:
-    """The same call, to be shown: the options that choose cells are a person's own."""
-    words = [word for word in sys.argv[1:] if word != "--only-existing"]
-    if words[:1] != ["reproduce"]:
-        words = ["reproduce", name, "--store", str(store)]
-    return shlex.join(["fsbench", *words])
+def _again(ctx: click.Context) -> str:
+    """The same call with what chooses cells and how they run, to be shown."""
+    words = ["fsbench", "reproduce", str(ctx.params["name"])]
+    for param in ctx.command.params:
+        name = param.name or ""
+        given = ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE
+        if not given or name in _THIS_CALL:
+            continue
+        value, flag = ctx.params[name], param.opts[0]
+        if isinstance(value, bool):
+            words.append(flag)
+        elif param.multiple:
+            words += [word for one in value for word in (flag, str(one))]
+        else:
+            words += [flag, ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
+    return shlex.join(words)
 
 
 def _width() -> int:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from fewshot_bench.published.reproductions import Reproduction
 from fewshot_bench.record import Record
 from fewshot_bench.reproduce.cells import Cell, Wanted
 from fewshot_bench.reproduce.judging import Circumstances, Judged, average, judge
 from fewshot_bench.reproduce.matching import Matches
-from fewshot_bench.reproduce.model import Report
+from fewshot_bench.reproduce.model import Line, Report
 
 SAME_SETS = "means are over the data sets that both sides have, as the line says"
 
@@ -31,14 +31,14 @@ def build(
     cells: Sequence[Cell],
     records: Iterable[Record],
     counts: Mapping[str, Mapping[str, int]],
-    problems: Mapping[str, str],
+    absent: Collection[str],
 ) -> Report:
     """The lines row by row, by shots, each block with its mean last, and what to say about them.
 
-    counts: images per role of each published data set. problems: why data sets cannot be run.
+    counts: images per role of each published data set. absent: data sets without data.
     """
     matches = Matches(records, wanted, backbone_of(table, wanted))
-    around = Circumstances(wanted.seeds, _withheld(table, wanted), counts, problems)
+    around = Circumstances(wanted.seeds, _other(table, wanted), counts, absent)
     blocks: defaultdict[tuple[str, int], list[Judged]] = defaultdict(list)
     for cell in cells:
         blocks[cell.label, cell.shots].append(judge(cell, matches.of(cell), around))
@@ -55,13 +55,13 @@ def build(
         conditions=_conditions(table, wanted, cells),
         differences=_differences(table, wanted, cells),
         lines=lines,
-        notes=_notes(table, cells, matches),
+        notes=[*_data_notes(lines, counts), *_notes(table, cells, matches)],
     )
 
 
-def _withheld(table: Reproduction, wanted: Wanted) -> tuple[str, ...]:
-    reasons = ["other backbone"] if is_other_backbone(table, wanted) else []
-    return tuple(reasons + (["limited"] if wanted.limit is not None else []))
+def _other(table: Reproduction, wanted: Wanted) -> tuple[str, ...]:
+    found = ["backbone"] if is_other_backbone(table, wanted) else []
+    return tuple(found + (["limit"] if wanted.limit is not None else []))
 
 
 def _conditions(table: Reproduction, wanted: Wanted, cells: Sequence[Cell]) -> list[str]:
@@ -99,6 +99,20 @@ def _differences(table: Reproduction, wanted: Wanted, cells: Sequence[Cell]) -> 
         f"{cell.label}: {cell.number.note}" for cell in cells if cell.number.label == "assumed"
     }
     return found + sorted(assumed)
+
+
+def _data_notes(lines: Sequence[Line], counts: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Which data sets are not the published ones, by the number of test images."""
+    images = {
+        line.dataset: line.images
+        for line in lines
+        if line.status == "not compared" and "data" in line.reason and not line.average
+    }
+    return [
+        f"{name} is not the published data set, or has other lists: {count:,} test images, "
+        f"{counts[name].get('test', 0):,} are published"
+        for name, count in images.items()
+    ]
 
 
 def _notes(table: Reproduction, cells: Sequence[Cell], matches: Matches) -> list[str]:

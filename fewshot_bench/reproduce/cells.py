@@ -63,7 +63,7 @@ def cells(table: Reproduction, wanted: Wanted) -> list[Cell]:
     chosen = _named(chosen, labels, wanted.methods)
     chosen = _where(chosen, wanted.where)
     chosen = _among(chosen, "dataset", wanted.datasets)
-    chosen = _among_shots(chosen, wanted.shots)
+    chosen = _among_shots(table, chosen, wanted.shots)
     _refuse_varied(table, chosen, wanted.options)
     variants = _Variants(wanted.options)
     variants.check({number.method for number in chosen})
@@ -119,15 +119,21 @@ def _among(chosen: list[Number], kind: str, names: Sequence[str]) -> list[Number
     return [number for number in chosen if not names or number.dataset in names]
 
 
-def _among_shots(chosen: list[Number], shots: Sequence[int]) -> list[Number]:
+def _among_shots(table: Reproduction, chosen: list[Number], shots: Sequence[int]) -> list[Number]:
     """Zero-shot rows stay: they belong to every number of shots."""
-    known = sorted({number.shots or 0 for number in chosen})
+    known = sorted({number.shots or 0 for number in table.numbers()})
     missing = [count for count in shots if count not in known]
     if missing:
         raise UsageError(
             f"shots {missing[0]}: this table has {', '.join(map(str, known))}; choose among these"
         )
-    return [n for n in chosen if not shots or not n.shots or n.shots in shots]
+    kept = [n for n in chosen if not shots or not n.shots or n.shots in shots]
+    if not kept:
+        raise UsageError(
+            f"{table.name} has no number for these methods, data sets and shots together; leave "
+            "out one of --method, --where, --dataset and --shots"
+        )
+    return kept
 
 
 def _refuse_varied(table: Reproduction, chosen: Sequence[Number], options: Sequence[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from fewshot_bench.compare.cells import inapplicable_reason
@@ -31,14 +31,14 @@ class Judged:
 class Circumstances:
     """What holds for the whole table.
 
-    withheld: why no cell may be compared with the paper (another backbone, a limit). counts: images
-        per role of each published data set. problems: why data sets cannot be run.
+    other: what is not the paper's in any cell (`backbone`, `limit`), so that nothing is compared.
+    counts: images per role of each published data set. absent: data sets without data.
     """
 
     seeds: tuple[int, ...]
-    withheld: tuple[str, ...] = ()
-    counts: Mapping[str, Mapping[str, int]] | None = None
-    problems: Mapping[str, str] | None = None
+    other: tuple[str, ...]
+    counts: Mapping[str, Mapping[str, int]]
+    absent: Collection[str]
 
 
 def judge(cell: Cell, records: Sequence[Record], around: Circumstances) -> Judged:
@@ -67,9 +67,9 @@ def judge(cell: Cell, records: Sequence[Record], around: Circumstances) -> Judge
         images=images,
         test_sampling=binomial(mean, images),
     )
-    withheld = _withheld(cell, done, around)
-    if withheld:
-        return Judged(_with(base, "not compared", ", ".join(withheld), noise=None))
+    other = _other(cell, done, around)
+    if other:
+        return Judged(_with(base, "not compared", f"other {', '.join(other)}", noise=None))
     wanted = len(around.seeds) if cell.setting.random else 1
     difference = mean - number.value
     if base.seeds < wanted:
@@ -118,12 +118,11 @@ def verdict(line: Line) -> Line:
     return _with(line, "noisy" if line.noise > TOO_NOISY else "agrees")
 
 
-def _withheld(cell: Cell, done: Sequence[Record], around: Circumstances) -> list[str]:
-    reasons = [*around.withheld, *(["other options"] if cell.changed else [])]
-    counts = (around.counts or {}).get(cell.number.dataset, {})
-    if not all(is_published_data(record, counts) for record in done):
-        reasons.append(f"other data: {_images(done):,} test images of {counts.get('test', 0):,}")
-    return reasons
+def _other(cell: Cell, done: Sequence[Record], around: Circumstances) -> list[str]:
+    """What is not the paper's, so that the numbers must not be compared."""
+    found = [*around.other, *(["options"] if cell.changed else [])]
+    counts = around.counts.get(cell.number.dataset, {})
+    return found + ([] if all(is_published_data(r, counts) for r in done) else ["data"])
 
 
 def _empty(cell: Cell, records: Sequence[Record], around: Circumstances) -> Line:
@@ -134,7 +133,7 @@ def _empty(cell: Cell, records: Sequence[Record], around: Circumstances) -> Line
         return _line(cell, "failed", reason=", ".join(kinds))
     if inapplicable:
         return _line(cell, "failed", reason=inapplicable_reason(inapplicable[0]))
-    reason = (around.problems or {}).get(cell.number.dataset, "")
+    reason = "no data" if cell.number.dataset in around.absent else ""
     return _line(cell, "missing", reason=reason)
 
 

@@ -27,7 +27,7 @@ class Line:
     difference: ours minus the paper's; None where the two must not be compared.
     noise: 95 % range of the difference if both are right. test_sampling: that of ours over other
         test images, for information: both sides have the same ones.
-    reason: why there is no number, or no comparison.
+    reason: why there is no number, or no comparison, in a few words.
     """
 
     method: str
@@ -67,7 +67,9 @@ class Line:
             # Never rounded down to 1.0: it differs because it is more.
             ratio = max(self.ratio, 1.1) if self.ratio < 1.1 else self.ratio
             return f"{word} ({self.difference:+.2f}, {ratio:.1f} x noise)"
-        return f"{word} ({self.reason})" if self.reason and self.status != "missing" else word
+        if self.status == "not compared":
+            return self.reason
+        return f"{word} ({self.reason})" if self.reason else word
 
 
 @dataclass(frozen=True)
