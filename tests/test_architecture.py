@@ -239,6 +239,7 @@ def test_the_wheel_holds_the_three_packages(tmp_path: Path) -> None:
         "fewshot_bench/backbones/tiny/tiny.safetensors",
         "fewshot_bench/published/coop_picks.json",
         "fewshot_bench/published/numbers.csv",
+        "fewshot_bench/published/reproductions.toml",
         "fewshot_bench/published/sources.csv",
         "fsbench_datasets/demo/letters.npz",
         "fsbench_datasets/imagenet_classes.txt",

@@ -54,6 +54,7 @@ def test_every_collected_row_is_accounted_for() -> None:
         assert source.citation, key
     assert set(kept) <= set(sources())
     assert sum(source.collected for source in sources().values()) == 4877
+    assert len(all_numbers()) == 5568
     assert sum(source.left_out for source in sources().values()) == 66
 
 

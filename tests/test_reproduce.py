@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from collections.abc import Iterable
@@ -60,11 +61,11 @@ def three(dataset: str, mean: float, step: float = 0.5, **more: Any) -> list[Rec
 
 def rows(store: Path, *words: object) -> dict[tuple[str, str], dict[str, str]]:
     """The CSV's lines of CLIP-LoRA at one shot, by method and data set."""
-    more = () if "--where" in words else ("-m", "clip-lora", "--shots", 1)
-    call = (TABLE, "--only-existing", "--format", "csv", "--store", store, *more)
-    done = fsbench("reproduce", *call, *words)
-    assert done.code == 0, done.err
-    return {(line["method"], line["dataset"]): line for line in read_csv(done.out)}
+    call = (TABLE, "--only-existing", "--format", "csv", "--store", store, "--shots", 1)
+    done = fsbench("reproduce", *call, "-m", "clip-lora", *words)
+    found = {(line["method"], line["dataset"]): line for line in read_csv(done.out)}
+    assert done.code == any(line["status"] == "failed" for line in found.values()), done.err
+    return found
 
 
 def line(store: Path, dataset: str = "dtd", *words: object) -> dict[str, str]:
@@ -177,6 +178,34 @@ def test_devices_are_never_averaged(tmp_path: Path) -> None:
     store = save(tmp_path, [record("dtd", 1, 54.0, device="cuda"), first, *rest])
     assert line(store)["verdict"] == "mixed (records differ in device)"
     assert line(store)["ours"] == ""
+
+
+@pytest.mark.parametrize("form", ["terminal", "markdown", "csv", "json"])
+def test_names_from_records_steer_nothing(tmp_path: Path, form: str) -> None:
+    bad = record("dtd", 1, None)
+    hostile = {"type": "=1+1|<b>\x1b[31m\nEvil", "message": "m", "traceback": ""}
+    store = save(tmp_path, [dataclasses.replace(bad, error=hostile)])
+    call = (TABLE, "--only-existing", "--store", store, "-m", "clip-lora", "-d", "dtd")
+    done = fsbench("reproduce", *call, "--shots", 1, "--seeds", 1, "--format", form)
+    assert done.code == 1
+    assert "\x1b" not in done.out
+    if form == "csv":
+        (row,) = read_csv(done.out)
+        assert (row["status"], row["reason"][:2]) == ("failed", "'=")
+    if form == "json":
+        assert json.loads(done.out)["rows"][0]["reason"] == hostile["type"]
+    if form == "markdown":
+        (line,) = [text for text in done.out.splitlines() if text.startswith("| clip-lora")]
+        assert "\\<b\\>" in line
+
+
+def test_a_local_file_of_the_papers_model_is_named(tmp_path: Path) -> None:
+    name = "ViT-B-16/openai@weights.pt"
+    store = save(tmp_path, three("dtd", 54.0, backbone=name))
+    call = (TABLE, "--only-existing", "--store", store, "-m", "clip-lora", "-d", "dtd")
+    done = fsbench("reproduce", *call, "--shots", 1, "--backbone", name)
+    assert "cells: 1 agrees" in done.out
+    assert f"backbone {name}: a local file, taken for the paper's weights" in done.out
 
 
 def test_zero_shot_needs_one_record(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fewshot_bench.published.reproductions import Reproduction
     from fewshot_bench.record import Record
     from fewshot_bench.reproduce.cells import Cell, Wanted
+    from fewshot_bench.reproduce.model import Report
 
 FORMATS = ("terminal", "markdown", "csv", "json")
 _THIS_CALL = ("name", "only_existing", "dry_run", "retry_failed", "form")
@@ -142,9 +143,10 @@ def _reproduce(
         if dry_run or code == INTERRUPTED:
             return code if code == INTERRUPTED else 0
     again = _again(ctx)
-    text = _render(table, wanted, chosen, store, list(problems), again, form)
+    report = _report(table, wanted, chosen, store, list(problems), again)
+    text = _render(report, form)
     click.echo(text.encode("utf-8", "backslashreplace").decode(), nl=False)
-    return 1 if code == 1 else 0
+    return 1 if code == 1 or any(line.status == "failed" for line in report.lines) else 0
 
 
 def _wanted(values: Mapping[str, Any]) -> Wanted:
@@ -169,22 +171,25 @@ def _wanted(values: Mapping[str, Any]) -> Wanted:
     )
 
 
-def _render(
+def _report(
     table: Reproduction,
     wanted: Wanted,
     chosen: list[Cell],
     store: Path,
     absent: Sequence[str],
     again: str,
-    form: str,
-) -> str:
-    from fewshot_bench.reproduce import tables
+) -> Report:
     from fewshot_bench.reproduce.advice import advice
     from fewshot_bench.reproduce.building import build
 
     report = build(table, wanted, chosen, _records(store), _counts(chosen), absent)
     steps = advice(report.lines, absent, again)
-    report = dataclasses.replace(report, advice=steps)
+    return dataclasses.replace(report, advice=steps)
+
+
+def _render(report: Report, form: str) -> str:
+    from fewshot_bench.reproduce import tables
+
     if form == "terminal":
         return tables.render_terminal(report, _width())
     writers = {

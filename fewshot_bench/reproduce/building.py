@@ -87,6 +87,8 @@ def _differences(table: Reproduction, wanted: Wanted, cells: Sequence[Cell]) -> 
             f"backbone {backbone_of(table, wanted)}: NOT the paper's {table.backbone}, so that "
             "nothing is compared"
         )
+    elif "@" in wanted.backbone:
+        found.append(f"backbone {wanted.backbone}: a local file, taken for the paper's weights")
     if wanted.precision != table.precision:
         found.append(f"precision {wanted.precision}, the paper: {table.precision}")
     if any(cell.changed for cell in cells):

@@ -64,9 +64,8 @@ class Line:
         """The status in words: `agrees`, `differs (+1.3, 2.4 x noise)`, `incomplete (2 of 3)`."""
         word = WORDS.get(self.status, self.status)
         if self.status == "differs" and self.difference is not None and self.ratio is not None:
-            # Never rounded down to 1.0: it differs because it is more.
-            ratio = max(self.ratio, 1.1) if self.ratio < 1.1 else self.ratio
-            return f"{word} ({self.difference:+.2f}, {ratio:.1f} x noise)"
+            digits = 1 if self.ratio >= 1.1 else 2
+            return f"{word} ({self.difference:+.2f}, {self.ratio:.{digits}f} x noise)"
         if self.status == "not compared":
             return self.reason
         return f"{word} ({self.reason})" if self.reason else word
