@@ -51,7 +51,7 @@ def record(
     }
     made = make(name, dataset, 1, seed, top1, **(spec | more))
     if top1 is not None:
-        made.metrics["n"] = IMAGES[dataset]  # type: ignore[index]
+        made.metrics["n"] = IMAGES[dataset]
     return made
 
 
