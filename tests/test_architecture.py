@@ -96,6 +96,7 @@ RULES = {
     "data": {"cli", "runner", "engines", "store", "plan", "compare", "features", "images"},
     "compare": {"cli", "runner", "engines", "features", "images", "backbones", "plan", "testing"},
     "statistics": {"cli", "runner", "engines", "store", "plan", "compare", "record", "spec"},
+    "reproduce": {"cli", "runner", "engines", "features", "images", "backbones", "testing"},
     "store": {"cli", "runner", "engines", "features", "images", "backbones", "plan", "compare"},
     "record": {"cli", "runner", "engines", "store", "plan", "compare", "features", "images"},
     "spec": {"cli", "runner", "engines", "store", "plan", "compare", "record", "features"},
@@ -151,7 +152,7 @@ def light_modules() -> list[str]:
     """Modules that must not bring torch in: cli, compare, statistics, and the small ones."""
     root = PACKAGES["fewshot_bench"]
     found = [f"fewshot_bench.{name}" for name in LIGHT]
-    for folder in ("cli", "compare", "statistics"):
+    for folder in ("cli", "compare", "reproduce", "statistics"):
         found += [f"fewshot_bench.{folder}.{path.stem}" for path in (root / folder).glob("*.py")]
     return [name for name in sorted(found) if not name.endswith("__init__")]
 
@@ -241,6 +242,9 @@ def test_the_wheel_holds_the_three_packages(tmp_path: Path) -> None:
         "fewshot_bench/py.typed",
         "fewshot_bench/backbones/tiny/tiny.safetensors",
         "fewshot_bench/published/coop_picks.json",
+        "fewshot_bench/published/numbers.csv",
+        "fewshot_bench/published/reproductions.toml",
+        "fewshot_bench/published/sources.csv",
         "fsbench_datasets/demo/letters.npz",
         "fsbench_datasets/imagenet_classes.txt",
     ):

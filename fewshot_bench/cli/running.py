@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,9 @@ from fewshot_bench.cli.own_data import read_own_data
 from fewshot_bench.errors import DataMissingError, UsageError
 from fewshot_bench.processes import interrupt_on_sigterm
 from fewshot_bench.wording import printable
+
+if TYPE_CHECKING:
+    from fewshot_bench.plan import Plan
 
 INTERRUPTED = 130
 
@@ -44,8 +47,6 @@ def run_matrix(
 ) -> int:
     """Expand, check, run and report; returns the exit code."""
     from fewshot_bench import plan as planning
-    from fewshot_bench.engines.protocol import Before
-    from fewshot_bench.store import Store
 
     engines = engines or Engines()
     devices = engines.devices()
@@ -68,7 +69,34 @@ def run_matrix(
         data=read_own_data(classnames, templates, holdout),
         store=store,
     )
-    plan = planning.expand(request)
+    return run_plan(
+        planning.expand(request),
+        store=store,
+        backbone=backbone,
+        engines=engines,
+        devices=devices,
+        dry_run=dry_run,
+        force=force,
+        retry_failed=retry_failed,
+    )
+
+
+def run_plan(
+    plan: Plan,
+    *,
+    store: Path,
+    backbone: str,
+    engines: Engines,
+    devices: tuple[str, ...],
+    dry_run: bool = False,
+    force: bool = False,
+    retry_failed: bool = False,
+) -> int:
+    """Run what the store does not hold of a plan, and report; returns the exit code."""
+    from fewshot_bench import plan as planning
+    from fewshot_bench.engines.protocol import Before
+    from fewshot_bench.store import Store
+
     # Absolute, since a plug-in may change the working directory.
     results = Store(store.absolute())
     if not dry_run:

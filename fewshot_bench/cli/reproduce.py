@@ -1,0 +1,246 @@
+"""`fsbench reproduce`: a published table beside our own numbers."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from fewshot_bench.cli.engines import Engines, device_of, engine_options
+from fewshot_bench.cli.options import NAMES, NUMBERS
+from fewshot_bench.cli.running import INTERRUPTED, run_plan
+from fewshot_bench.errors import UsageError, unknown
+from fewshot_bench.spec import DEFAULT_STORE, PRECISIONS
+from fewshot_bench.wording import printable
+
+if TYPE_CHECKING:
+    from fewshot_bench.published.reproductions import Reproduction
+    from fewshot_bench.record import Record
+    from fewshot_bench.reproduce.cells import Cell, Wanted
+    from fewshot_bench.reproduce.model import Report
+
+FORMATS = ("terminal", "markdown", "csv", "json")
+_THIS_CALL = ("name", "only_existing", "dry_run", "retry_failed", "form")
+_NO_RUN = "--only-existing runs nothing; leave it out, or leave out"
+
+
+@click.command("reproduce", short_help="Repeat a published table: paper, ours, noise, verdict.")
+@click.argument("name", required=False)
+@click.option("--method", "-m", type=NAMES, help="Only these methods or rows of the table.")
+@click.option(
+    "--where",
+    multiple=True,
+    metavar="NAME=VALUE[,VALUE]",
+    help="Only rows whose configuration has this, such as rank=2.",
+)
+@click.option("--dataset", "-d", type=NAMES, help="Only these data sets of the table, or suites.")
+@click.option("--shots", type=NUMBERS, help="Only these numbers of shots.")
+@click.option("--seeds", type=NUMBERS, default="1,2,3", show_default=True)
+@click.option(
+    "--option",
+    "-o",
+    multiple=True,
+    metavar="[METHOD.]NAME=VALUE",
+    help="Another hyper-parameter than the paper's: shown, not compared.",
+)
+@click.option("--backbone", help="Another backbone than the paper's: shown, not compared.")
+@click.option(
+    "--precision", default="fp32", show_default=True, help="fp32, bf16 or fp16; named if other."
+)
+@click.option("--limit", type=click.IntRange(1), help="At most N test images: shown, not compared.")
+@click.option("--store", type=click.Path(path_type=Path), default=DEFAULT_STORE, show_default=True)
+@engine_options
+@click.option("--only-existing", is_flag=True, help="Run nothing, show what the store holds.")
+@click.option("--dry-run", is_flag=True, help="Say what would run, and what it needs.")
+@click.option("--retry-failed", is_flag=True, help="Compute cells again that failed.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(FORMATS),
+    default="terminal",
+    show_default=True,
+    help="How to write the table.",
+)
+@click.pass_context
+def command(ctx: click.Context, /, **values: Any) -> None:
+    """Repeat a published table: paper, ours, difference, noise to expect, verdict.
+
+    Runs what the store does not hold yet, under the conditions of that table, on the data sets that
+    are there. Without NAME: lists what can be repeated.
+
+    Exit code: 0 the table was printed, 1 some cells failed, 2 wrong usage.
+    """
+    engines = Engines.take(values)
+    if values["name"] is None:
+        _list()
+        return
+    ctx.exit(_reproduce(ctx, engines, **values))
+
+
+def _list() -> None:
+    from fewshot_bench.published.reproductions import reproductions
+
+    known = reproductions()
+    width = max(map(len, known))
+    for name, table in known.items():
+        methods = ", ".join(dict.fromkeys(number.method for number in table.numbers()))
+        click.echo(f"{name:<{width}}  {table.title} ({methods})")
+
+
+def _reproduce(
+    ctx: click.Context,
+    engines: Engines,
+    *,
+    name: str,
+    only_existing: bool,
+    dry_run: bool,
+    retry_failed: bool,
+    form: str,
+    store: Path,
+    **values: Any,
+) -> int:
+    from fewshot_bench.published.reproductions import reproduction
+    from fewshot_bench.reproduce.advice import no_data
+    from fewshot_bench.reproduce.building import backbone_of
+    from fewshot_bench.reproduce.cells import cells
+
+    if only_existing and (dry_run or retry_failed):
+        raise UsageError(f"{_NO_RUN} {'--dry-run' if dry_run else '--retry-failed'}")
+    table = reproduction(name)
+    wanted = _wanted(values)
+    chosen = cells(table, wanted)
+    code, problems = 0, {}
+    if not only_existing:
+        devices = engines.devices()
+        from fewshot_bench.reproduce.planning import plan
+
+        backbone = backbone_of(table, wanted)
+        planned = plan(chosen, wanted, backbone, device_of(devices), store)
+        # Data sets that are not there are part of the answer, not errors.
+        problems, planned.problems = planned.problems, {}
+        with contextlib.redirect_stdout(sys.stdout if form == "terminal" else sys.stderr):
+            code = run_plan(
+                planned,
+                store=store,
+                backbone=backbone,
+                engines=engines,
+                devices=devices,
+                dry_run=dry_run,
+                retry_failed=retry_failed,
+            )
+        # Images that turned out to be missing or damaged are named by the run.
+        problems |= planned.problems
+        if dry_run and problems:
+            click.echo(no_data(list(problems)))
+        if dry_run or code == INTERRUPTED:
+            return code if code == INTERRUPTED else 0
+    again = _again(ctx)
+    report = _report(table, wanted, chosen, store, list(problems), again)
+    text = _render(report, form)
+    click.echo(text.encode("utf-8", "backslashreplace").decode(), nl=False)
+    return 1 if code == 1 or any(line.status == "failed" for line in report.lines) else 0
+
+
+def _wanted(values: Mapping[str, Any]) -> Wanted:
+    from fewshot_bench.registry import registry
+    from fewshot_bench.reproduce.cells import Wanted
+
+    seeds = values["seeds"]
+    if len(set(seeds)) != len(seeds):
+        raise UsageError(f"seeds {list(seeds)}: a value stands there twice")
+    if values["precision"] not in PRECISIONS:
+        raise unknown("precision", values["precision"], PRECISIONS, "fsbench reproduce --help")
+    return Wanted(
+        methods=values["method"] or (),
+        datasets=tuple(registry().expand_datasets(values["dataset"] or ())),
+        shots=values["shots"] or (),
+        where=values["where"],
+        options=values["option"],
+        seeds=seeds,
+        backbone=values["backbone"] or "",
+        precision=values["precision"],
+        limit=values["limit"],
+    )
+
+
+def _report(
+    table: Reproduction,
+    wanted: Wanted,
+    chosen: list[Cell],
+    store: Path,
+    absent: Sequence[str],
+    again: str,
+) -> Report:
+    from fewshot_bench.reproduce.advice import advice
+    from fewshot_bench.reproduce.building import build
+
+    report = build(table, wanted, chosen, _records(store), _counts(chosen), absent)
+    steps = advice(report.lines, absent, again)
+    return dataclasses.replace(report, advice=steps)
+
+
+def _render(report: Report, form: str) -> str:
+    from fewshot_bench.reproduce import tables
+
+    if form == "terminal":
+        return tables.render_terminal(report, _width())
+    writers = {
+        "markdown": tables.render_markdown,
+        "csv": tables.render_csv,
+        "json": tables.render_json,
+    }
+    return writers[form](report)
+
+
+def _records(folder: Path) -> list[Record]:
+    """What is in the store; one that does not exist holds nothing. Damage is named on stderr."""
+    from fewshot_bench.store import Store
+
+    store = Store(folder)
+    if store.path.exists() and not store.path.is_dir():
+        raise UsageError(f"store '{folder}' is not a folder; choose another one with --store DIR")
+    records = list(store.records())
+    for damage in store.damaged:
+        click.echo(f"not used: {printable(str(damage))}", err=True)
+    return records
+
+
+def _counts(chosen: list[Cell]) -> dict[str, Mapping[str, int]]:
+    """Images per role of each published data set, as its card knows them."""
+    from fewshot_bench.registry import registry
+
+    names = dict.fromkeys(cell.number.dataset for cell in chosen)
+    return {name: registry().dataset(name).card().expected_counts for name in names}
+
+
+def _again(ctx: click.Context) -> str:
+    """The same call with what chooses cells and how they run, to be shown."""
+    words = ["fsbench", "reproduce", str(ctx.params["name"])]
+    for param in ctx.command.params:
+        name = param.name or ""
+        given = ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE
+        if not given or name in _THIS_CALL:
+            continue
+        value, flag = ctx.params[name], param.opts[0]
+        if isinstance(value, bool):
+            words.append(flag)
+        elif param.multiple:
+            words += [word for one in value for word in (flag, str(one))]
+        else:
+            words += [flag, ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
+    return shlex.join(words)
+
+
+def _width() -> int:
+    if sys.stdout.isatty():
+        return max(os.get_terminal_size(sys.stdout.fileno()).columns, 80)
+    columns = os.environ.get("COLUMNS", "")
+    return int(columns) if columns.isdigit() and int(columns) > 0 else 120

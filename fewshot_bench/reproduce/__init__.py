@@ -1,0 +1,1 @@
+"""Published tables repeated: paper, ours, difference, noise to expect, verdict."""
