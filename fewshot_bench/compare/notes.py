@@ -23,6 +23,7 @@ def notes(table: Table) -> list[str]:
         *_seeds(table),
         *_without(table),
         *_no_harmonic_mean(table),
+        *_variances(table),
     ]
 
 
