@@ -19,6 +19,7 @@ COMMANDS = {
     "run": "Run methods on data sets: every cell of the matrix that is not done yet.",
     "demo": "Try everything offline on the embedded backbone and data sets.",
     "compare": "Compare methods from the records of a store.",
+    "audit": "What each method was allowed to see and did: is it fair?",
     "signature": "Write the signature of records, or read one as a command.",
     "rerun": "Repeat the cell of a record and show what differs.",
     "data": "Fetch, list and verify data sets.",
