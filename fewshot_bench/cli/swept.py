@@ -91,7 +91,9 @@ def _tests(name: str, values: Mapping[str, Any]) -> list[Test]:
     if name == "dataset":
         from fewshot_bench.registry import registry
 
-        names = set(registry().expand_datasets(value))
+        # Names that only the store knows are data sets too.
+        suites = registry().suites()
+        names = {one for name in value for one in suites.get(name, [name])}
         return [lambda spec: spec.dataset in names]
     if name in ("shots", "classes"):
         return [lambda spec: getattr(spec, name) in value]

@@ -52,8 +52,7 @@ def draw(sweep: Sweep, form: str) -> bytes:
             _draw_block(figure, sweep, block, places)
             start += count
         figure.suptitle(_text(f"{sweep.title}: {METRICS.get(sweep.metric, sweep.metric)} in %"))
-        notes = [note for note in sweep.notes if " of " in note[:12]]
-        figure.supxlabel(_text("\n".join(notes)), fontsize=6)
+        figure.supxlabel(_text("\n".join(sweep.notes)), fontsize=6)
         buffer = io.BytesIO()
         about = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form)
         figure.savefig(buffer, format=form, dpi=200, metadata=about)
