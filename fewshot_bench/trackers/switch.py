@@ -56,7 +56,8 @@ def switch_on(names: Iterable[str], store: Path) -> tuple[str, ...]:
 
 def write_into(store: Path) -> None:
     """Let trackers write beside the results of a store, unless FSBENCH_TRACK_DIR says otherwise."""
-    os.environ.setdefault(FOLDER_VARIABLE, str(store.absolute() / "tracking"))
+    if not os.environ.get(FOLDER_VARIABLE):
+        os.environ[FOLDER_VARIABLE] = str(store.absolute() / "tracking")
 
 
 def go_on(names: str, store: Path) -> None:
