@@ -97,6 +97,10 @@ RULES = {
     "compare": {"cli", "runner", "engines", "features", "images", "backbones", "plan", "testing"},
     "statistics": {"cli", "runner", "engines", "store", "plan", "compare", "record", "spec"},
     "reproduce": {"cli", "runner", "engines", "features", "images", "backbones", "testing"},
+    "signature": {"cli", "runner", "engines", "store", "plan", "compare", "features", "images"},
+    "audit": {"cli", "runner", "engines", "features", "images", "backbones", "plan", "testing"},
+    "sweep": {"cli", "runner", "engines", "features", "images", "backbones", "plan", "testing"},
+    "trackers": {"cli", "runner", "engines", "store", "plan", "features", "images", "testing"},
     "store": {"cli", "runner", "engines", "features", "images", "backbones", "plan", "compare"},
     "record": {"cli", "runner", "engines", "store", "plan", "compare", "features", "images"},
     "spec": {"cli", "runner", "engines", "store", "plan", "compare", "record", "features"},
@@ -152,7 +156,10 @@ def light_modules() -> list[str]:
     """Modules that must not bring torch in: cli, compare, statistics, and the small ones."""
     root = PACKAGES["fewshot_bench"]
     found = [f"fewshot_bench.{name}" for name in LIGHT]
-    for folder in ("cli", "compare", "reproduce", "statistics"):
+    for folder in (
+        *("cli", "compare", "reproduce", "statistics"),
+        *("signature", "audit", "sweep", "trackers"),
+    ):
         found += [f"fewshot_bench.{folder}.{path.stem}" for path in (root / folder).glob("*.py")]
     return [name for name in sorted(found) if not name.endswith("__init__")]
 

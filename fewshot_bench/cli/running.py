@@ -12,15 +12,17 @@ from fewshot_bench.cli.engines import Engines, device_of
 from fewshot_bench.cli.own_data import read_own_data
 from fewshot_bench.errors import DataMissingError, UsageError
 from fewshot_bench.processes import interrupt_on_sigterm
+from fewshot_bench.trackers import switch as trackers
 from fewshot_bench.wording import printable
 
 if TYPE_CHECKING:
-    from fewshot_bench.plan import Plan
+    from fewshot_bench.plan import Plan, Request
 
 INTERRUPTED = 130
 
 
-def run_matrix(
+def request_of(
+    devices: tuple[str, ...],
     *,
     method: tuple[str, ...],
     dataset: tuple[str, ...],
@@ -30,7 +32,6 @@ def run_matrix(
     split_seed: int | None = None,
     option: tuple[str, ...] = (),
     backbone: str = "tiny",
-    engines: Engines | None = None,
     precision: str = "fp32",
     protocol: str = "fair",
     val: str | None = None,
@@ -41,16 +42,11 @@ def run_matrix(
     classnames: Path | None = None,
     templates: tuple[str, ...] = (),
     holdout: float | None = None,
-    dry_run: bool = False,
-    force: bool = False,
-    retry_failed: bool = False,
-) -> int:
-    """Expand, check, run and report; returns the exit code."""
-    from fewshot_bench import plan as planning
+) -> Request:
+    """What the options of `fsbench run` ask for; UsageError for own data that cannot be used."""
+    from fewshot_bench.plan import Request
 
-    engines = engines or Engines()
-    devices = engines.devices()
-    request = planning.Request(
+    return Request(
         methods=method,
         datasets=dataset,
         shots=shots,
@@ -69,6 +65,26 @@ def run_matrix(
         data=read_own_data(classnames, templates, holdout),
         store=store,
     )
+
+
+def run_matrix(
+    *,
+    store: Path,
+    backbone: str = "tiny",
+    engines: Engines | None = None,
+    dry_run: bool = False,
+    force: bool = False,
+    retry_failed: bool = False,
+    track: tuple[str, ...] | None = None,
+    **matrix: Any,
+) -> int:
+    """Expand, check, run and report; returns the exit code. matrix: as `request_of` takes it."""
+    from fewshot_bench import plan as planning
+
+    trackers.switch_on(track or (), store)
+    engines = engines or Engines()
+    devices = engines.devices()
+    request = request_of(devices, store=store, backbone=backbone, **matrix)
     return run_plan(
         planning.expand(request),
         store=store,
@@ -118,10 +134,19 @@ def run_plan(
         engine.warm(len(state.todo))
         _drop_unreadable(plan, state)
         _announce(plan, state, results)
+        troubles = len(trackers.problems())
         code = _run(plan, state, engine)
+    _tell_troubles(trackers.problems()[troubles:])
     if code != INTERRUPTED and (state.todo or state.done):
         click.echo(f"results in {store}; fsbench compare --store {store}")
     return code
+
+
+def _tell_troubles(troubles: list[str]) -> None:
+    """What trackers failed at; no result depends on it."""
+    if troubles:
+        where = trackers.folder() / trackers.PROBLEMS
+        _warn(f"{len(troubles)} cells were not tracked: {troubles[-1]}; all of them in {where}")
 
 
 def _needs(plan: Any, state: Any) -> Any:
