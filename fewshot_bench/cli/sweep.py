@@ -16,8 +16,8 @@ from fewshot_bench.cli.options import NAMES
 from fewshot_bench.cli.run import command as run
 from fewshot_bench.cli.running import INTERRUPTED, run_matrix
 from fewshot_bench.cli.swept import chosen_records, sweep_axes
-from fewshot_bench.compare.model import METRICS
 from fewshot_bench.errors import UsageError
+from fewshot_bench.metrics import METRICS, PERCENT
 
 if TYPE_CHECKING:
     from fewshot_bench.sweep.model import Sweep
@@ -28,6 +28,9 @@ FORMATS = ("terminal", "csv", "json")
 WIDTH = 120
 # Options of `fsbench run` that the sweep has of its own, or has no use for.
 _OWN = ("method", "dataset", "option", "config", "save_config")
+
+# Colors mean more is better, and one scale in percent.
+DRAWN = tuple(m.name for m in METRICS.values() if m.unit == PERCENT and m.higher_is_better)
 
 
 @click.command("sweep", short_help="Ablations: run a method under many options and draw them.")
@@ -45,7 +48,7 @@ _OWN = ("method", "dataset", "option", "config", "save_config")
 )
 @click.option("--only-existing", is_flag=True, help="Run nothing, draw what the store has.")
 @click.option(
-    "--metric", type=click.Choice(list(METRICS)), default="top1", show_default=True, help="Drawn."
+    "--metric", type=click.Choice(DRAWN), default="top1", show_default=True, help="Drawn."
 )
 @click.option("--each", is_flag=True, help="Draw every data set beside the average.")
 @click.option(
