@@ -137,6 +137,7 @@ def command(
         store=store,
         columns=columns,
         sort=sort or "",
+        sign_each=form in ("latex", "markdown"),
     )
     outcomes = Outcomes(opened)
     if per_class:

@@ -22,13 +22,17 @@ from fewshot_bench.compare.significance import significance
 from fewshot_bench.compare.variation import variations
 from fewshot_bench.metrics import METRICS
 from fewshot_bench.record import Record
+from fewshot_bench.signature import signature_of
 
 Cells = dict[tuple[str, str, int], Cell]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Options:
-    """What a table is asked to show; `method`, `dataset` and `columns` are comma lists in order."""
+    """What a table is asked to show; `method`, `dataset` and `columns` are comma lists in order.
+
+    sign_each: whether every group has a signature of its own, since they may be used apart.
+    """
 
     metric: str = "top1"
     baseline: str | None = None
@@ -38,6 +42,7 @@ class Options:
     store: str = "fsbench-results"
     columns: str | None = None
     sort: str = ""
+    sign_each: bool = False
 
 
 def build(
@@ -66,6 +71,7 @@ def build(
         records=len(records),
         cells={},
         sort=options.sort,
+        signatures=_signatures(records, groups if options.sign_each else ()),
     )
     cells = _all_cells(table, rows, columns)
     table = dataclasses.replace(table, cells=cells, row_extra=_row_extra(table, rows, columns))
@@ -80,6 +86,14 @@ def build(
             table = dataclasses.replace(table, significance=found)
     lines = tuple(commands(table, options.store))
     return dataclasses.replace(table, commands=lines, notes=tuple(notes(table)))
+
+
+def _signatures(records: Sequence[Record], groups: Sequence[Group]) -> dict[str, str]:
+    found = {"": signature_of(records)}
+    for group in groups:
+        own = [record for record in records if record.spec.evaluated == group.label]
+        found[group.label] = signature_of(own) if own else found[""]
+    return found
 
 
 def _has_harmonic_mean(metric: str) -> bool:

@@ -36,7 +36,7 @@ class Grid:
     """One table on the page: a group's values, its differences to the baseline, or tests of them.
 
     `shots` are the heads of the numbers, `costs` those of the other columns, `first` that of the
-    titles.
+    titles. `signature` is the line that says how to compute it again.
     """
 
     name: str
@@ -46,3 +46,4 @@ class Grid:
     lines: tuple[Line, ...]
     footer: str
     first: str = "method"
+    signature: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from fewshot_bench.compare.grid import BEST, SECOND, Entry, Grid
@@ -74,9 +75,18 @@ def _grid(grid: Grid) -> str:
             r"\bottomrule",
             r"\end{tabular}",
             rf"\par\smallskip{{\footnotesize {escape(grid.footer)}\par}}",
+            *_signature(grid.signature),
             r"\end{table}",
         ]
     )
+
+
+def _signature(line: str) -> list[str]:
+    """Small print that may break after its separators; pasted with breaks it is read as well."""
+    if not line:
+        return []
+    text = re.sub(r"([|,;]|\\textbar\{\})", r"\1\\allowbreak{}", escape(line))
+    return [rf"\par{{\tiny\ttfamily\raggedright {text}\par}}"]
 
 
 def _row(cells: Iterable[str]) -> str:

@@ -40,7 +40,10 @@ def _grid(grid: Grid) -> str:
         cells = [escape(line.title), *map(_entry, line.entries), *map(escape, line.costs)]
         lines.append(_row(cells))
     rows = "\n".join(lines)
-    return f"### {escape(grid.name)}\n\n{escape(grid.caption)}\n\n{rows}\n\n{escape(grid.footer)}"
+    parts = [f"### {escape(grid.name)}", escape(grid.caption), rows, escape(grid.footer)]
+    if grid.signature:
+        parts.append(_code([grid.signature], "text"))
+    return "\n\n".join(parts)
 
 
 def _row(cells: Iterable[str]) -> str:
@@ -57,8 +60,8 @@ def _entry(entry: Entry) -> str:
     return f"{mean}{half}{' ' if entry.suffix else ''}{entry.suffix}"
 
 
-def _code(lines: Iterable[str]) -> str:
+def _code(lines: Iterable[str], language: str = "sh") -> str:
     text = "\n".join(map(printable, lines))
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
-    return f"{fence}sh\n{text}\n{fence}"
+    return f"{fence}{language}\n{text}\n{fence}"

@@ -115,6 +115,8 @@ class Table:
 
     `columns` are those that were asked for (None: the usual ones), `sort` is the metric or cost
     that every group's lines are sorted by. `significance` is there with a baseline and logits.
+    `signatures` are lines that `signature.parse` reads: under "" that of all records, and where it
+    was asked for those of the groups under their labels.
     """
 
     rows: tuple[Row, ...]
@@ -131,6 +133,7 @@ class Table:
     commands: tuple[str, ...] = ()
     columns: tuple[str, ...] | None = None
     sort: str = ""
+    signatures: Mapping[str, str] = field(default_factory=dict)
     significance: Significance | None = None
     variations: tuple[Variation, ...] = ()
 

@@ -57,7 +57,13 @@ def _values(table: Table, group: Group, curves: bool) -> Grid:
     sides = [_text_head(table, group, name) for name in texts]
     caption = _caption(table, usual, metrics)
     return Grid(
-        group.label, caption, tuple(heads), tuple(sides), tuple(lines), _footer(table, group)
+        group.label,
+        caption,
+        tuple(heads),
+        tuple(sides),
+        tuple(lines),
+        _footer(table, group),
+        signature=table.signatures.get(group.label, ""),
     )
 
 

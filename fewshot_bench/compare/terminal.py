@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from fewshot_bench.compare.grid import BEST, SECOND, Entry, Grid
 from fewshot_bench.compare.model import Table
 from fewshot_bench.compare.tables import closing, grids
+from fewshot_bench.signature import broken
 from fewshot_bench.wording import printable
 
 if TYPE_CHECKING:
@@ -28,19 +29,22 @@ _STYLES = {BEST: "bold", SECOND: "underline"}
 def render(table: Table, *, styled: bool = False, width: int | None = None) -> str:
     """The grids, notes and commands as text; `styled` adds the escape codes of a terminal."""
     notes, commands = closing(table, COMMANDS)
-    return write(grids(table, curves=True), notes, commands, styled=styled, width=width)
+    line = table.signatures.get("", "")
+    return write(grids(table, curves=True), notes, commands, line, styled=styled, width=width)
 
 
 def write(
     found: Iterable[Grid],
     notes: Sequence[str] = (),
     commands: Sequence[str] = (),
+    signature: str = "",
     *,
     styled: bool = False,
     width: int | None = None,
 ) -> str:
-    """Grids, notes and commands, wherever they are from."""
+    """Grids, notes, commands and a signature, wherever they are from."""
     from rich.console import Console
+    from rich.text import Text
 
     buffer = io.StringIO()
     console = Console(
@@ -56,6 +60,8 @@ def write(
     for grid in found:
         _print_grid(console, grid)
     _print_closing(console, notes, commands)
+    for line in broken(clean(signature), console.width):
+        console.print(Text(line, style="dim"))
     lines = buffer.getvalue().splitlines()
     return "\n".join(line.rstrip() for line in lines) + "\n"
 

@@ -173,6 +173,7 @@ def meta(table: Table) -> dict[str, Any]:
         "baseline": table.baseline,
         **_evidence(table),
         "signature": table.signature(table.seeds),
+        "signature_line": table.signatures.get("", ""),
         "notes": table.notes,
         "missing_commands": table.commands,
     }

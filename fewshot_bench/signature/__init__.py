@@ -3,6 +3,15 @@
 from fewshot_bench.signature.commands import commands, problems
 from fewshot_bench.signature.line import parse, write
 from fewshot_bench.signature.made import signature_of, splits_digest
-from fewshot_bench.signature.under import under_table
+from fewshot_bench.signature.under import broken, under_table
 
-__all__ = ["commands", "parse", "problems", "signature_of", "splits_digest", "under_table", "write"]
+__all__ = [
+    "broken",
+    "commands",
+    "parse",
+    "problems",
+    "signature_of",
+    "splits_digest",
+    "under_table",
+    "write",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Collection, Hashable, Sequence
 from typing import Any
 
@@ -20,6 +21,9 @@ def boxes(points: Collection[Point], cost: Callable[[list[Box]], int] = len) -> 
     """
     if not points:
         return []
+    whole = hull(points)
+    if math.prod(map(len, whole)) == len(set(points)):
+        return [whole]
     axes = range(len(next(iter(points))))
     orders = [[*axes[start:], *axes[:start]] for start in axes]
     orders += [order[::-1] for order in orders]

@@ -13,11 +13,15 @@ _PIECES = re.compile(r"[^|,;]*[|,;]+|[^|,;]+")
 
 
 def under_table(records: Sequence[Record], width: int = 0) -> list[str]:
-    """The signature in lines of at most `width` characters (0: one line); none without records.
+    """The signature in lines of at most `width` characters (0: one line); none without records."""
+    return broken(signature_of(records), width)
+
+
+def broken(line: str, width: int) -> list[str]:
+    """A signature in lines of at most `width` characters (0: one line).
 
     Broken lines are pasted as they are: `parse` leaves out blanks and line breaks.
     """
-    line = signature_of(records)
     if not line or width <= 0:
         return [line] if line else []
     pieces = [
