@@ -87,7 +87,7 @@ def _detectable(table: Table, found: Significance) -> Grid:
     ]
     caption = (
         f"differences to {table.baseline} in points that can be seen: smaller ones are missed more "
-        "than one time in five (median over methods); rough with few seeds"
+        "than one time in five (the method with the median error); rough with few seeds"
     )
     heads = [f"{k}-shot" for k in shots]
     return _grid(table, "smallest differences", caption, heads, lines, "data set")

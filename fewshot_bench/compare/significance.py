@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from statistics import median
 from typing import TYPE_CHECKING
 
 from fewshot_bench.compare.model import Cell, Group, Row, Table
@@ -81,7 +80,7 @@ class Ranking:
 class Detectable:
     """Differences on a data set below `points` are missed more than one time in five.
 
-    The median over the rows that are compared; `seeds` is the least number of theirs.
+    For the row whose standard error is the median of those that are compared, with its `seeds`.
     """
 
     group: str
@@ -216,15 +215,16 @@ def _standings(
 
 
 def _detectable(found: Sequence[_Paired], shots: int) -> Iterator[Detectable]:
-    from fewshot_bench.statistics.power import detectable
+    from fewshot_bench.statistics.power import detectable, planned_error
 
     by_set: defaultdict[str, list[Spread]] = defaultdict(list)
     for pair in found:
         for label, spread in pair.spreads.items():
             by_set[label].append(spread)
     for label, spreads in by_set.items():
-        points = median(detectable({label: spread}) for spread in spreads)
-        yield Detectable(label, shots, points, min(spread.seeds for spread in spreads))
+        ordered = sorted(spreads, key=lambda spread: planned_error({"": spread})[0])
+        middle = ordered[len(ordered) // 2]
+        yield Detectable(label, shots, detectable({label: middle}), middle.seeds)
 
 
 def _rankings(table: Table) -> Iterator[Ranking]:

@@ -33,11 +33,17 @@ def detectable(
     A plan for one seed is for the conditional comparison of one. UsageError for more seeds planned
     from one, which says nothing about seed noise.
     """
+    error, freedom = planned_error(spreads, seeds=seeds, images=images)
+    return error * noncentrality(freedom, level=level, power=power)
+
+
+def planned_error(
+    spreads: Mapping[str, Spread], *, seeds: int | None = None, images: int | None = None
+) -> tuple[float, float]:
+    """Standard error in points of such a comparison, and its degrees of freedom."""
     if not spreads:
         raise UsageError("no variances to plan from: expected those of at least one data set")
-    planned = [_planned(name, each, seeds, images) for name, each in spreads.items()]
-    error, freedom = error_of(planned)
-    return error * noncentrality(freedom, level=level, power=power)
+    return error_of([_planned(name, each, seeds, images) for name, each in spreads.items()])
 
 
 def _planned(name: str, found: Spread, seeds: int | None, images: int | None) -> Spread:
