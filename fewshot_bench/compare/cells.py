@@ -38,7 +38,8 @@ def own_cell(
     done = [record for record in records if record.status == "done"]
     failed = [record for record in records if record.status == "failed"]
     inapplicable = [record for record in records if record.status == "inapplicable"]
-    series = {metric: _series(done, metric) for metric in METRICS}
+    by_seed = {seed_of(record): record for record in sorted(done, key=seed_of)}
+    series = {metric: _series(by_seed, metric) for metric in METRICS}
     present = {seed_of(record) for record in records}
     missing = tuple(seed for seed in group.seeds if seed not in present)
     if inapplicable and not done:
@@ -52,7 +53,7 @@ def own_cell(
         status=status,
         estimates=estimates(series),
         series=series,
-        splits=dict(sorted((seed_of(record), digest(record)) for record in done)),
+        splits={seed: digest(record) for seed, record in by_seed.items()},
         missing_seeds=missing,
         failed=len(failed),
         errors=tuple(sorted({_error(record) for record in failed})),
@@ -121,9 +122,9 @@ def _number(value: object) -> float | None:
     return value
 
 
-def _series(records: Iterable[Record], metric: str) -> dict[Seed, float]:
-    values = {seed_of(record): _number(record.metrics.get(metric)) for record in records}
-    return {seed: value for seed, value in sorted(values.items()) if value is not None}
+def _series(records: Mapping[Seed, Record], metric: str) -> dict[Seed, float]:
+    values = {seed: _number(record.metrics.get(metric)) for seed, record in records.items()}
+    return {seed: value for seed, value in values.items() if value is not None}
 
 
 def estimates(series: Mapping[str, Mapping[Seed, float]]) -> dict[str, Estimate]:
