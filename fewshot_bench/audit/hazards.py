@@ -16,8 +16,11 @@ HAZARDS = {
     4: ("templates", "all methods had the same prompts: {prompts}"),
     5: ("few-shot sampling", "all methods had the same images: protocol {protocol}"),
     6: ("seeds", "{seeds} seeds, the same splits for all methods"),
-    7: ("checkpoint rule", "last checkpoint; what was chosen on validation is counted"),
-    8: ("training budget", "defaults of each method; {steps} steps, {images} images seen"),
+    7: (
+        "checkpoint rule",
+        "last checkpoint, unless a method chose on validation, which is counted",
+    ),
+    8: ("training budget", "{steps} steps, {images} images seen; overrides are named"),
     9: ("augmentation", "views come from the harness; mirroring belongs to the data set"),
     10: ("prompt ensembles", "text features are averaged at unit length, for all methods alike"),
     11: ("trained parameters", "observed at the optimizer: {trained}"),
