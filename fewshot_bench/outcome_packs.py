@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 FOLDER, SUFFIX = "outcomes", ".pack"
+MOST_CLASSES = 10_000_000
 _HEAD = f"fsbench outcomes {json.dumps([1, __version__])}\n".encode()
 
 
@@ -88,6 +90,12 @@ def save_pack(path: Path, pack: Pack) -> None:
         write_whole(path, _HEAD + _checksum(content) + content)
 
 
+def sealed(content: bytes) -> bytes:
+    """The content of a file with the head and the checksum of a whole one; for tests."""
+    body = content[len(_HEAD) + len(_checksum(b"")) :]
+    return _HEAD + _checksum(body) + body
+
+
 def _body(pack: Pack) -> bytes:
     """A line of JSON that says what follows, then all arrays, those of equal queries once."""
     blobs: list[bytes] = []
@@ -119,10 +127,16 @@ def _entries(body: bytes) -> Pack:
     queries = []
     for part in said["queries"]:
         names = take(part["names"])
-        queries.append(Queries(names, np.frombuffer(take(8 * part["n"]), "<i8")))
+        images = Queries(names, np.frombuffer(take(8 * part["n"]), "<i8"))
+        if len(images.ids) != part["n"] or not all(map(_is_text, images.ids)):
+            raise ValueError("names that are not one text per image")
+        queries.append(images)
     found = {}
     for digest, place, classes, metrics in said["entries"]:
         predictions = np.frombuffer(take(4 * len(queries[place].labels)), "<i4")
+        if not (isinstance(metrics, dict) and all(map(_is_number, metrics.values()))):
+            raise ValueError("metrics that are no numbers")
+        _check_classes(classes, queries[place].labels, predictions)
         found[digest] = Entry(queries[place], predictions, classes, metrics)
     if at != len(rest):
         raise ValueError("the arrays are not as long as its head says")
@@ -131,3 +145,20 @@ def _entries(body: bytes) -> Pack:
 
 def _checksum(body: bytes) -> bytes:
     return hashlib.sha256(body).hexdigest().encode() + b"\n"
+
+
+def _check_classes(classes: object, *indices: np.ndarray) -> None:
+    """ValueError unless these are indices of so many classes."""
+    if not isinstance(classes, int) or not 0 < classes <= MOST_CLASSES:
+        raise ValueError(f"{classes} classes")
+    for found in indices:
+        if len(found) and not 0 <= found.min() <= found.max() < classes:
+            raise ValueError("indices that are no class")
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -38,6 +38,7 @@ from fewshot_bench.split_files.reading import read_split_file
 from fewshot_bench.store import Store
 from tests import dataset_trees, own_sets
 from tests.compare_records import make
+from tests.fuzzing import tables
 from tests.fuzzing.subject import Seed, Subject, seeds_in
 from tests.helpers import fsbench
 from tests.preparing import tar, zipped
@@ -542,4 +543,5 @@ SUBJECTS = (
     Subject("archives", 8, _archives, _unpack, REFUSED),
     Subject("notes of downloads", 3, _notes, _read_notes),
     Subject("plug-in metadata", 1, _plugins, _list_plugins),
+    *tables.SUBJECTS,
 )

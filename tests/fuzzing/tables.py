@@ -1,0 +1,73 @@
+"""Readers behind tables: signatures, and the outcomes that a store keeps."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from fewshot_bench.errors import FsbenchError
+from fewshot_bench.outcome_packs import sealed
+from fewshot_bench.outcomes import Outcomes
+from fewshot_bench.record import Record
+from fewshot_bench.signature import commands, parse, signature_of
+from fewshot_bench.store import Store
+from fewshot_bench.wording import printable
+from tests.compare_records import make
+from tests.fuzzing.subject import Seed, Subject, seeds_in
+
+LOGITS = [[2.0, 0.5, 0.1], [0.1, 1.0, 0.3], [0.2, 0.1, 0.9]]
+
+
+def _records(store: Store) -> list[Record]:
+    """Two of one split, without the metrics that came later."""
+    store.create()
+    return [
+        store.write(make(method, digest="d"), LOGITS, [0, 1, 1], ["a", "b", "c"])
+        for method in ("coop", "zero-shot")
+    ]
+
+
+def _packs(folder: Path) -> list[Seed]:
+    store = Store(folder)
+    Outcomes(store).prepare(_records(store))
+    return seeds_in(folder, ("outcomes/*", ""))
+
+
+def _read_pack(folder: Path, file: Path) -> bool:
+    """A damaged pack is passed over; one whose checksum was made to fit may lie, not crash."""
+    store = Store(folder)
+    records = list(store.records())
+    true = [Outcomes(store).of(record).hits.tolist() for record in records]
+    used = true == [[True, True, False]] * len(records)
+    file.write_bytes(sealed(file.read_bytes()))
+    outcomes = Outcomes(store)
+    for record in outcomes.completed(records, ["ece", "macro_f1"]):
+        found = outcomes.of(record)
+        assert len(found.ids) == len(found.labels) == len(found.hits)
+        assert found.per_class is not None
+        float(record.metrics["ece"])
+    return used
+
+
+def _signatures(folder: Path) -> list[Seed]:
+    lines = [
+        signature_of([make("coop"), make("coop", seed=2), make("zero-shot", dataset="a|b,c#d")]),
+        signature_of([make("x", options={"rank": 2}, overrides={"rank": 2}, shots=4)]),
+    ]
+    for number, line in enumerate(lines):
+        (folder / f"{number}.txt").write_text(line, encoding="utf-8")
+    return seeds_in(folder, ("*.txt", ""))
+
+
+def _read_signature(folder: Path, file: Path) -> bool:
+    signature = parse(file.read_bytes().decode("utf-8", "surrogateescape"))
+    for command in commands(signature):
+        assert shlex.split(command)[:2] == ["fsbench", "run"]
+        assert printable(command).isprintable()
+    return True
+
+
+SUBJECTS = (
+    Subject("outcomes", 3, _packs, _read_pack),
+    Subject("signatures", 3, _signatures, _read_signature, (FsbenchError,)),
+)
