@@ -19,6 +19,7 @@ COMMANDS = {
     "run": "Run methods on data sets: every cell of the matrix that is not done yet.",
     "demo": "Try everything offline on the embedded backbone and data sets.",
     "compare": "Compare methods from the records of a store.",
+    "report": "Write a report about a store as one HTML file.",
     "rerun": "Repeat the cell of a record and show what differs.",
     "data": "Fetch, list and verify data sets.",
     "splits": "Show, export, import and verify splits.",
