@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from fewshot_bench import quality
 from fewshot_bench.errors import ContractError
 
 
@@ -29,16 +28,6 @@ def check_logits(logits: object, queries: int, classes: int) -> Tensor:
 
 
 def metrics(logits: Tensor, labels: Tensor) -> dict[str, float | int]:
-    """`top1` and `macro_accuracy` in percent, `nll` in nats (softmax of the logits), and `n`.
-
-    Ties go to the class with the lower index.
-    """
-    hits = (logits.argmax(dim=1) == labels).double()
-    present = labels.unique()  # type: ignore[no-untyped-call]
-    per_class = torch.stack([hits[labels == label].mean() for label in present])
-    return {
-        "top1": round(100 * float(hits.mean()), 6),
-        "macro_accuracy": round(100 * float(per_class.mean()), 6),
-        "nll": round(float(F.cross_entropy(logits.double(), labels)), 6),
-        "n": len(labels),
-    }
+    """The metrics of a record, `quality.metrics`, to six digits behind the decimal point."""
+    values = quality.metrics(logits.numpy(), labels.numpy())
+    return {name: round(value, 6) for name, value in values.items()}

@@ -256,6 +256,7 @@ class Fit:
             "verified": verified_picks(self.drawn, card.name),
             "mirrored": card.mirrored,
             "templates": list(question.templates),
+            "classnames": list(question.classnames),
             "images": self._images(spec, split),
         }
         return facts | (

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.errors import StoreError, UsageError
+from fewshot_bench.metrics import METRICS
 from fewshot_bench.record import Record
 from fewshot_bench.store import Store
 
@@ -22,7 +23,7 @@ FACTS = {
         "method_origin",
     ),
     "split": ("digest", "images", "revision", "templates", "train", "val", "test"),
-    "metrics": ("top1", "macro_accuracy", "nll", "n"),
+    "metrics": (*METRICS, "n"),
     "footprint": ("trained", "stored", "steps"),
 }
 
@@ -126,6 +127,8 @@ def differences(then: Record, now: Record) -> list[Difference]:
     for part, names in FACTS.items():
         before, after = getattr(then, part), getattr(now, part)
         for name in names:
+            if part == "metrics" and name not in before:
+                continue  # A metric that came after the record.
             one, other = before.get(name), after.get(name)
             if isinstance(one, Mapping) and isinstance(other, Mapping):
                 keys = sorted({*one, *other})
@@ -141,7 +144,7 @@ def verdict(kept: Kept, now: Record, logits: np.ndarray | None) -> Verdict:
     if then.status != "done" or now.status != "done":
         return _without_logits(then, now)
     if kept.logits is None or logits is None:
-        same = dict(then.metrics) == dict(now.metrics)
+        same = all(now.metrics.get(name) == value for name, value in then.metrics.items())
         return Verdict(f"{'same' if same else 'different'} metrics; no logits to compare", same)
     if kept.logits.shape != logits.shape:
         return Verdict(f"different: logits of shape {kept.logits.shape}, now {logits.shape}", False)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fewshot_bench.metrics import ALWAYS
 from fewshot_bench.record import Record, digest_of_values
 from fewshot_bench.record_files import parse_record, parse_values, read_content, stamp_of
 from fewshot_bench.store_files import ARRAYS, Damaged, digest_of_arrays, load_arrays
@@ -138,7 +139,11 @@ def _count_problems(record: Record, arrays: Arrays) -> Iterator[str]:
 def _metric_problems(record: Record, arrays: Arrays) -> Iterator[str]:
     if any(_value_problems(arrays)):
         return
-    for name, value in metrics(arrays).items():
+    from fewshot_bench import quality
+
+    for name, value in quality.metrics(arrays["logits"], arrays["labels"]).items():
+        if name not in record.metrics and name not in ALWAYS:
+            continue
         stated = record.metrics.get(name)
         if not _agrees(stated, value):
             yield f"the record has {name} {stated!r:.40}, its logits give {value:.6f}"
@@ -148,21 +153,3 @@ def _agrees(stated: object, value: float) -> bool:
     if isinstance(stated, bool) or not isinstance(stated, int | float):
         return False
     return math.isclose(stated, value, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
-
-
-def metrics(arrays: Arrays) -> dict[str, float]:
-    """The metrics of `evaluate.metrics`, by their definitions alone: percent, percent, nats, n."""
-    import numpy as np
-
-    logits, labels = arrays["logits"].astype(np.float64), arrays["labels"]
-    hits = logits.argmax(axis=1) == labels
-    counts = np.bincount(labels)
-    per_class = np.bincount(labels, weights=hits)[counts > 0] / counts[counts > 0]
-    highest = logits.max(axis=1)
-    spread = np.log(np.exp(logits - highest[:, None]).sum(axis=1)) + highest
-    return {
-        "top1": 100 * float(hits.mean()),
-        "macro_accuracy": 100 * float(per_class.mean()),
-        "nll": float((spread - logits[np.arange(len(labels)), labels]).mean()),
-        "n": len(labels),
-    }

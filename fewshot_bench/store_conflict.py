@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from fewshot_bench.metrics import ALWAYS
 from fewshot_bench.record import Record
 from fewshot_bench.store_check import Cell
 from fewshot_bench.store_files import digest_of_arrays
@@ -14,14 +15,20 @@ HERE, THERE = "here", "there"
 
 
 def same_result(one: Cell, other: Cell) -> bool:
-    """Whether both have equal logits, or equal metrics of the same queries."""
+    """Whether both have equal logits, or equal metrics (that both state) of the same queries."""
     if one.record.status != other.record.status:
         return False
     if one.arrays is None or other.arrays is None:
         return one.arrays is other.arrays
     if digest_of_arrays(one.arrays) == digest_of_arrays(other.arrays):
         return True
-    return _same_queries(one, other) and one.record.metrics == other.record.metrics
+    return _same_queries(one, other) and same_metrics(one.record, other.record)
+
+
+def same_metrics(one: Record, other: Record) -> bool:
+    """Whether all metrics are equal that both records state; old records state fewer."""
+    both = set(one.metrics) & set(other.metrics)
+    return set(ALWAYS) <= both and all(one.metrics[name] == other.metrics[name] for name in both)
 
 
 def described(mine: Cell, theirs: Cell) -> tuple[str, ...]:

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from fewshot_bench.quality import metrics
 from fewshot_bench.record import Record
 from fewshot_bench.spec import RunSpec
 from fewshot_bench.store import Store
-from fewshot_bench.store_check import metrics
 from fewshot_bench.store_files import as_arrays
 from fewshot_bench.task import Item, digest_of
 
@@ -161,7 +161,9 @@ def done_record(spec: RunSpec, arrays: Mapping[str, Any], place: int) -> Record:
     rng = generator("costs", spec.method, spec.dataset, spec.shots, spec.train_seed)
     n, classes = arrays["logits"].shape
     seconds = (1.0 + place) * (1 + spec.shots) * float(rng.uniform(0.9, 1.1)) + 2.0
-    values = {name: round(value, 6) for name, value in metrics(arrays).items()}
+    values = {
+        name: round(value, 6) for name, value in metrics(arrays["logits"], arrays["labels"]).items()
+    }
     return Record(
         spec,
         "done",

@@ -1,0 +1,128 @@
+"""Packs: what the logits of one split's cells say, in one file per split, verified when read.
+
+A pack may be deleted at any time, and nothing is lost: it is computed again from the logits. It
+counts only while its own checksum is right, and an entry only for logits with the digest that it
+was computed from. A pack of another version counts as none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fewshot_bench import __version__
+from fewshot_bench.store_files import write_whole
+
+FOLDER = "outcomes"
+_HEAD = f"fsbench outcomes {json.dumps([1, __version__])}\n".encode()
+
+
+@dataclass(frozen=True)
+class Queries:
+    """The images that were asked about: `names` is the JSON of their ids, `labels` (n,) int64."""
+
+    names: bytes
+    labels: np.ndarray
+
+    @cached_property
+    def ids(self) -> tuple[str, ...]:
+        """The ids of the images, in the order of the logits."""
+        return tuple(json.loads(self.names))
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of ids and labels: equal for the same images in the same order."""
+        return hashlib.sha256(self.names + b"\n" + self.labels.tobytes()).hexdigest()
+
+    @classmethod
+    def of(cls, ids: np.ndarray, labels: np.ndarray) -> Queries:
+        """Those of the arrays beside a record."""
+        names = json.dumps(ids.tolist(), ensure_ascii=False).encode("utf-8", "surrogatepass")
+        return cls(names, labels)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What one cell's logits say. predictions: (n,) class indices; metrics: those computed."""
+
+    queries: Queries
+    predictions: np.ndarray
+    classes: int
+    metrics: Mapping[str, float | int]
+
+
+Pack = dict[str, Entry]
+
+
+def pack_file(store: Path, split: str) -> Path:
+    """Where the pack of a split lies; split: its digest, or any text in its place."""
+    return store / FOLDER / f"{hashlib.sha256(split.encode()).hexdigest()[:32]}.pack"
+
+
+def load_pack(path: Path) -> Pack:
+    """The entries of a file by the digest of their logits; none where it is not whole."""
+    try:
+        content = path.read_bytes()
+        start = len(_HEAD) + len(_checksum(b""))
+        body = content[start:]
+        if content[:start] != _HEAD + _checksum(body):
+            return {}
+        return _entries(body)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+
+
+def save_pack(path: Path, pack: Pack) -> None:
+    """Write a file whole, where the folder can be written; elsewhere there is no pack."""
+    content = _body(pack)
+    with suppress(OSError):
+        write_whole(path, _HEAD + _checksum(content) + content)
+
+
+def _body(pack: Pack) -> bytes:
+    """A line of JSON that says what follows, then all arrays, those of equal queries once."""
+    blobs: list[bytes] = []
+    queries: dict[str, int] = {}
+    listed: list[dict[str, Any]] = []
+    entries = []
+    for digest, entry in pack.items():
+        place = queries.setdefault(entry.queries.digest, len(queries))
+        if place == len(listed):
+            listed.append({"n": len(entry.queries.labels), "names": len(entry.queries.names)})
+            blobs += [entry.queries.names, entry.queries.labels.astype("<i8").tobytes()]
+        entries.append([digest, place, entry.classes, dict(entry.metrics)])
+    blobs += [entry.predictions.astype("<i4").tobytes() for entry in pack.values()]
+    head = json.dumps({"queries": listed, "entries": entries}, allow_nan=False)
+    return b"\n".join([head.encode(), b"".join(blobs)])
+
+
+def _entries(body: bytes) -> Pack:
+    line, _, rest = body.partition(b"\n")
+    said, at = json.loads(line), 0
+
+    def take(count: int) -> bytes:
+        nonlocal at
+        at += count
+        return rest[at - count : at]
+
+    queries = []
+    for part in said["queries"]:
+        names = take(part["names"])
+        queries.append(Queries(names, np.frombuffer(take(8 * part["n"]), "<i8")))
+    found = {}
+    for digest, place, classes, metrics in said["entries"]:
+        predictions = np.frombuffer(take(4 * len(queries[place].labels)), "<i4")
+        found[digest] = Entry(queries[place], predictions, classes, metrics)
+    return found
+
+
+def _checksum(body: bytes) -> bytes:
+    return hashlib.sha256(body).hexdigest().encode() + b"\n"
