@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from fewshot_bench.cli import compare
+from fewshot_bench.cli.say import say
 from fewshot_bench.wording import size_text
 
 # The filters that a report has in common with a table; they are those of `fsbench compare`.
@@ -80,7 +81,8 @@ def command(
     options = Options(metric, baseline, allow_mixed, names["method"], names["dataset"], store)
     text = render(build(chosen, options), chosen, Path(store), ReportOptions(title, images))
     compare._write(output, text)
-    click.echo(f"{output}: {size_text(len(text.encode('utf-8', 'backslashreplace')))} about {len(chosen):,} records", err=True)
+    size = size_text(len(text.encode("utf-8", "backslashreplace")))
+    say(f"{output}: {size} about {len(chosen):,} records")
 
 
 command.params[1:1] = _shared()

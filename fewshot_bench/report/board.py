@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fewshot_bench.compare.model import METRICS, Cell, Group
+from fewshot_bench.compare.model import Cell, Group
 from fewshot_bench.compare.tables import INAPPLICABLE, MISSING
+from fewshot_bench.metrics import METRICS
 from fewshot_bench.report import text
 from fewshot_bench.report.figures.style import MARKERS
 from fewshot_bench.report.grid import Column, Field, Grid, Line
@@ -74,7 +75,7 @@ def leaderboard(headline: Headline, pairs: Pairs, errors: dict[str, float | None
         error = errors.get(contestant.row.label)
         fields += [*costs(cell), NOTHING if error is None else Field(f"{error:.1f}", error)]
         lines.append(line(contestant, fields, "best" if lead else ""))
-    name = METRICS[headline.table.metric]
+    name = METRICS[headline.table.metric].title
     return Grid("leaderboard", f"Leaderboard by {name}, the best first", columns, lines, True)
 
 
@@ -105,7 +106,7 @@ def results(headline: Headline, group: Group, number: int) -> Grid:
     lines = []
     for index, contestant in enumerate(headline.contestants):
         lines.append(line(contestant, [column[index] for column in marks]))
-    caption = f"{text.name(group.label)}: {METRICS[headline.table.metric]} in %, by shots"
+    caption = f"{text.name(group.label)}: {METRICS[headline.table.metric].title} in %, by shots"
     return Grid(f"results-{number}", caption, columns, lines)
 
 
@@ -114,10 +115,10 @@ def by_dataset(headline: Headline) -> Grid | None:
     if len(headline.members) < 2:
         return None
     columns = [Column("method", False)]
-    columns += [Column(text.short(group.label, 24)) for group in headline.members]
     columns.append(Column("average"))
+    columns += [Column(text.short(group.label, 24)) for group in headline.members]
     table = headline.table
-    groups = [*headline.members, headline.group]
+    groups = [headline.group, *headline.members]
     found = []
     for group in groups:
         cells = [cell_at(headline, contestant, group) for contestant in headline.contestants]
@@ -126,7 +127,9 @@ def by_dataset(headline: Headline) -> Grid | None:
     place = {c.row.label: index for index, c in enumerate(headline.contestants)}
     lines = [line(c, [column[place[c.row.label]] for column in found]) for c in order]
     shots = text.counted(headline.shots, "shot")
-    caption = f"{METRICS[table.metric]} in % at {shots} (methods without shots: their only number)"
+    caption = (
+        f"{METRICS[table.metric].title} in % at {shots} (methods without shots: their only number)"
+    )
     return Grid("by-dataset", caption, columns, lines, True)
 
 
@@ -212,4 +215,3 @@ def _without(cell: Cell) -> Field:
     if cell.status == "failed":
         return Field("failed", css="failed")
     return Field(MISSING if cell.expected else "", css="none")
-

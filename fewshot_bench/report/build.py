@@ -10,11 +10,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from fewshot_bench.compare.model import METRICS, Table
+from fewshot_bench.compare.model import Table
+from fewshot_bench.metrics import METRICS
 from fewshot_bench.record import Record
 from fewshot_bench.report import board, calibration, comparisons, text
-from fewshot_bench.report.drilldown import drills
 from fewshot_bench.report.drawings import Drawings
+from fewshot_bench.report.drilldown import drills
 from fewshot_bench.report.figures.style import variables
 from fewshot_bench.report.figures.svg import drawing
 from fewshot_bench.report.headline import Headline, headline
@@ -84,7 +85,7 @@ def _context(
     return {
         "title": text.name(options.title),
         "subject": subject(chosen),
-        "metric": METRICS[table.metric],
+        "metric": METRICS[table.metric].title,
         "table": table,
         "signature": text.message(table.signature(chosen.group.seeds)),
         "verdict": verdict(chosen, pairs),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fewshot_bench.compare.model import METRICS
 from fewshot_bench.compare.tables import MISSING
+from fewshot_bench.metrics import METRICS
 from fewshot_bench.report import text
 from fewshot_bench.report.board import NOTHING, cell_at, line, plain_p
 from fewshot_bench.report.grid import Column, Field, Grid
@@ -26,7 +26,9 @@ def against_best(headline: Headline, pairs: Pairs) -> Grid | None:
     columns = [Column("against", False), Column("difference"), Column("95 % interval", False)]
     columns += [Column("p", hint="not corrected"), Column("p after Holm")]
     if many:
-        columns += [Column("data sets better / equal / worse", False)]
+        columns += [
+            Column("data sets won / tied / lost", False, "each alone at 5 %, not corrected")
+        ]
         columns += [Column("Wilcoxon p", hint="signed ranks over data sets, not corrected")]
     lines = []
     for other in ranked[1:]:
@@ -43,15 +45,12 @@ def against_best(headline: Headline, pairs: Pairs) -> Grid | None:
                 Field(plain_p(pair.p), pair.p, "" if pair.significant else "tie"),
             ]
         if many:
-            wins, losses = sum(g > 0 for g in gaps), sum(g < 0 for g in gaps)
             p = float(signed_rank(gaps))
-            fields += [
-                Field(f"{wins} / {len(gaps) - wins - losses} / {losses}", float(wins)),
-                Field(plain_p(p), p),
-            ]
+            score = Field(f"{pair.won} / {pair.tied} / {pair.lost}", pair.won) if pair else NOTHING
+            fields += [score, Field(plain_p(p), p)]
         lines.append(line(other, fields))
     caption = f"{best.label} against each other method, in points of "
-    return Grid("against", caption + METRICS[headline.table.metric], columns, lines)
+    return Grid("against", caption + METRICS[headline.table.metric].title, columns, lines)
 
 
 def matrix(headline: Headline, pairs: Pairs) -> Grid | None:

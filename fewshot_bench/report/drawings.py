@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fewshot_bench.compare.model import METRICS
+from fewshot_bench.metrics import METRICS
 from fewshot_bench.report import calibration, text
 from fewshot_bench.report.board import MARKS, NOTHING, line
 from fewshot_bench.report.figures import costs, curves, ranks, reliability
@@ -46,7 +46,7 @@ class Drawings:
         self._readings = readings
         self._errors = errors
         self._drawn = drawn(chosen)
-        self._metric = METRICS[chosen.table.metric]
+        self._metric = METRICS[chosen.table.metric].title
 
     @property
     def hidden(self) -> int:
@@ -90,7 +90,7 @@ class Drawings:
             names = [point.label for point in costs.front(axis.points)]
             caption = f"On the front: {text.joined(names)}."
             svg = costs.draw(axis, self._metric, caption)
-            pictures.append(Picture(_markup(svg), axis.title, caption))
+            pictures.append(Picture(_markup(svg), "", caption))
         return pictures
 
     def ranks(self) -> Picture | str:
@@ -122,13 +122,13 @@ class Drawings:
         groups = f" Not told apart: {'; '.join(bars)}." if bars else ""
         caption = (
             f"Friedman test over {len(chosen.members)} data sets: χ² = {float(statistic):.1f}, "
-            f"p {text.p_value(float(p))}. Average ranks (1 is best): {told}. "
-            f"Critical difference {gap:.2f} (Nemenyi, 5 %).{groups}"
+            f"p {text.p_value(float(p))}. Critical difference {gap:.2f} (Nemenyi, 5 %)."
         )
+        description = f"{caption} Average ranks (1 is best): {told}.{groups}"
         looks = [c.look for c in methods]
         labels = [c.label for c in methods]
-        svg = ranks.draw(labels, looks, found.tolist(), gap, cliques, caption)
-        return Picture(_markup(svg), "Average ranks", caption)
+        svg = ranks.draw(labels, looks, found.tolist(), gap, cliques, description)
+        return Picture(_markup(svg), "", caption)
 
     def reliability(self) -> list[Picture]:
         """A reliability diagram per method whose logits can be used."""
@@ -145,9 +145,7 @@ class Drawings:
     def calibration(self) -> Grid | None:
         """Calibration errors per data set; None where no logits can be used."""
         methods = self._drawn_with_numbers()
-        values = {
-            c.row.label: calibration.errors(self._chosen, self._readings, c) for c in methods
-        }
+        values = {c.row.label: calibration.errors(self._chosen, self._readings, c) for c in methods}
         if not any(value is not None for found in values.values() for value in found):
             return None
         columns = [Column("method", False)]

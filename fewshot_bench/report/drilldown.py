@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from fewshot_bench.compare.model import Group
 from fewshot_bench.report import text
-from fewshot_bench.report.classnames import class_names, opened
+from fewshot_bench.report.classnames import class_names
 from fewshot_bench.report.grid import Column, Field, Grid, Line
 from fewshot_bench.report.headline import Contestant, Headline
 from fewshot_bench.report.readings import Reading, Readings
@@ -48,7 +48,7 @@ def drills(headline: Headline, readings: Readings, images: int) -> list[Drill]:
 def _other(headline: Headline, ranked: Sequence[Contestant]) -> Contestant | None:
     """The baseline, or the second where there is none."""
     named = [c for c in ranked[1:] if c.row.label == headline.table.baseline]
-    return (named or ranked[1:2] or [None])[0]
+    return next(iter([*named, *ranked[1:2]]), None)
 
 
 def _drill(
@@ -71,8 +71,7 @@ def _drill(
         r for seed in group.seeds if readings.of(r := headline.record_of(first, group, seed))
     )
     assert record is not None
-    dataset = opened(record)
-    names, source = class_names(record, ours[0], dataset)
+    names, source = class_names(record, ours[0])
     heads = [first.label, second.label if second else ""]
     accuracy = per_class(ours)
     other = per_class(theirs) if theirs else None
@@ -91,7 +90,7 @@ def _drill(
         f"hardest: {text.short(names[worst], 40)} ({100 * accuracy[worst]:.0f} %)"
     )
     note = f"Class names are from {source}."
-    shown = thumbnails(dataset, ours, names, mixed, budget) if budget.images else []
+    shown = thumbnails(record, ours, names, mixed, budget) if budget.images else []
     return Drill(title, summary, grids, note, shown)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from fewshot_bench.report.readings import Reading, Readings
 if TYPE_CHECKING:
     import numpy as np
 
+    from fewshot_bench.statistics.paired import Comparison
+
 LEVEL = 0.05
 # More pairs than this are not all tested: the correction would leave nothing to see.
 MOST_PAIRS = 300
@@ -24,7 +27,11 @@ METRICS = ("top1", "macro_accuracy")
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One comparison, first minus second in points; `p` is corrected after Holm."""
+    """One comparison, first minus second in points; `p` is corrected after Holm, `raw` is not.
+
+    won, lost: on how many data sets alone the first is significantly better, or worse.
+    conditional: there is one seed, and the comparison is about these very fits.
+    """
 
     difference: float
     low: float
@@ -32,18 +39,30 @@ class Pair:
     p: float
     raw: float
     datasets: int
-    seeds: int
-    images: int
+    won: int
+    lost: int
+    conditional: bool
 
     @property
     def significant(self) -> bool:
         """Whether the two are told apart at 5 %."""
         return self.p < LEVEL
 
+    @property
+    def tied(self) -> int:
+        """On how many data sets the two are not told apart."""
+        return self.datasets - self.won - self.lost
+
     def turned(self) -> Pair:
         """The same comparison, second minus first."""
-        values = (-self.difference, -self.high, -self.low, self.p, self.raw)
-        return Pair(*values, self.datasets, self.seeds, self.images)
+        return dataclasses.replace(
+            self,
+            difference=-self.difference,
+            low=-self.high,
+            high=-self.low,
+            won=self.lost,
+            lost=self.won,
+        )
 
 
 @dataclass(frozen=True)
@@ -57,6 +76,11 @@ class Pairs:
     family: int
     reasons: Mapping[tuple[str, str], str]
     why: str = ""
+
+    @property
+    def conditional(self) -> bool:
+        """Whether some comparison rests on one seed."""
+        return any(pair.conditional for pair in self.found.values())
 
     def of(self, ours: Contestant, theirs: Contestant) -> Pair | None:
         """The comparison ours minus theirs; None where none could be made."""
@@ -92,14 +116,29 @@ def compared(headline: Headline, readings: Readings) -> Pairs:
         keys.append(key)
         results.append(compare_paired(*sides))
     corrected = holm([result.p for result in results])
-    found = {
-        key: Pair(
-            *(r.difference, r.low, r.high, float(p), r.p, r.datasets, r.seeds, r.images),
-        )
-        for key, r, p in zip(keys, results, corrected, strict=True)
-    }
+    pairs = map(_pair, results, corrected)
+    found = dict(zip(keys, pairs, strict=True))
     why = next(iter(reasons.values()), "") if not found else ""
     return Pairs(found, len(results), reasons, why)
+
+
+def _pair(found: Comparison, corrected: float) -> Pair:
+    from fewshot_bench.statistics.paired import compare_spreads
+    from fewshot_bench.statistics.ranks import wins
+
+    single = [compare_spreads({name: part}) for name, part in found.spreads.items()]
+    counts = wins(single, LEVEL)
+    return Pair(
+        difference=found.difference,
+        low=found.low,
+        high=found.high,
+        p=float(corrected),
+        raw=found.p,
+        datasets=found.datasets,
+        won=counts.win,
+        lost=counts.loss,
+        conditional=found.conditional,
+    )
 
 
 def _pairs(ranked: Sequence[Contestant]) -> Iterable[tuple[Contestant, Contestant]]:
@@ -156,5 +195,7 @@ def _scores(reading: Reading, macro: bool) -> np.ndarray:
         return reading.correct
     counts = np.bincount(reading.labels, minlength=reading.classes)
     present = int((counts > 0).sum())
-    weighted: np.ndarray = reading.correct * len(reading.labels) / (present * counts[reading.labels])
+    weighted: np.ndarray = (
+        reading.correct * len(reading.labels) / (present * counts[reading.labels])
+    )
     return weighted

@@ -39,7 +39,8 @@ class Reading:
     @property
     def correct(self) -> np.ndarray:
         """(n,) 1.0 where the prediction is right, else 0.0."""
-        return (self.predictions == self.labels).astype(float)
+        found: np.ndarray = (self.predictions == self.labels).astype(float)
+        return found
 
 
 @dataclass

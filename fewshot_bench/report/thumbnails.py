@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fewshot_bench.record import Record
 from fewshot_bench.report.readings import Reading
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Budget:
 
 
 def thumbnails(
-    dataset: Any,
+    record: Record,
     readings: Sequence[Reading],
     names: Sequence[str],
     mixed: Sequence[tuple[int, int, int]],
@@ -50,9 +51,8 @@ def thumbnails(
 
     None where the data set cannot be opened; an image that cannot be read is left out.
     """
+    dataset = _opened(record)
     items = _items(dataset)
-    if not items:
-        return []
     wrong = [_wrong(readings, label, taken) for label, taken, _ in mixed]
     found: list[Thumbnail] = []
     for place in range(max(map(len, wrong), default=0)):
@@ -65,6 +65,20 @@ def thumbnails(
                 budget.left -= len(uri)
                 found.append(Thumbnail(uri, names[label], names[taken], times, len(readings)))
     return found
+
+
+def _opened(record: Record) -> Any:
+    """The data set that a record was evaluated on; None where it cannot be opened here.
+
+    Whatever goes wrong in a plug-in or on the disk, the report is written without examples.
+    """
+    from fewshot_bench.registry import registry
+
+    spec = record.spec
+    try:
+        return registry().dataset(spec.target or spec.dataset, {} if spec.target else spec.data)
+    except Exception:
+        return None
 
 
 def _items(dataset: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fewshot_bench.compare.model import METRICS
+from fewshot_bench.metrics import METRICS
 from fewshot_bench.report import text
 from fewshot_bench.report.headline import Contestant, Headline
 from fewshot_bench.report.pairs import Pair, Pairs
@@ -41,7 +41,7 @@ def verdict(headline: Headline, pairs: Pairs) -> Verdict:
 
 def subject(headline: Headline) -> str:
     """What the first screen is about: `mean top-1 accuracy over 11 data sets at 16 shots`."""
-    group, metric = headline.group, METRICS[headline.table.metric]
+    group, metric = headline.group, METRICS[headline.table.metric].title
     kinds = {"H": "harmonic mean of base and new classes, ", "base": "base classes, "}
     kinds |= {"new": "new classes, ", "transfer": "transfer, "}
     kind = kinds.get(group.scope, "")
@@ -57,11 +57,11 @@ def subject(headline: Headline) -> str:
 
 def _result(headline: Headline, best: Contestant) -> str:
     estimate = headline.estimate(best)
-    half = ""
+    half = " (one seed)"
     if estimate.half is not None:
-        half = f" (± {text.percent(estimate.half)}, 95 % interval over {estimate.n} seeds)"
+        half = f" (± {text.percent(estimate.half)}, 95 % interval, {estimate.n} seeds)"
     verb = "wins with" if len(headline.ranked) > 1 else "is the only one with a result:"
-    return f"{verb} {text.percent(estimate.mean)} %{half} {subject(headline)}."
+    return f"{verb} {text.percent(estimate.mean)} % {subject(headline)}{half}."
 
 
 def _significance(ranked: list[Contestant], pairs: Pairs) -> str:

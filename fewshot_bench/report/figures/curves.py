@@ -153,12 +153,17 @@ def _label_ends(canvas: Canvas, axes: Any, panel: Panel) -> None:
 
 
 def spread(values: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Places at least `gap` apart, close to sorted `values`; within low and high if they fit."""
-    places: list[float] = []
-    for value in values:
-        places.append(max(value, places[-1] + gap) if places else max(value, low))
-    ceiling = high
-    for index in reversed(range(len(places))):
-        places[index] = min(places[index], ceiling)
-        ceiling = places[index] - gap
-    return places
+    """Places at least `gap` apart, close to sorted `values`; from low to high if they fit.
+
+    Values that would overlap form a block around their mean (pool adjacent violators).
+    """
+    blocks: list[tuple[float, int]] = []
+    for index, value in enumerate(values):
+        mean, size = value - index * gap, 1
+        while blocks and blocks[-1][0] > mean:
+            other, count = blocks.pop()
+            mean, size = (other * count + mean * size) / (count + size), count + size
+        blocks.append((mean, size))
+    starts = [mean for mean, size in blocks for _ in range(size)]
+    top = high - gap * (len(values) - 1)
+    return [max(min(start, top), low) + index * gap for index, start in enumerate(starts)]

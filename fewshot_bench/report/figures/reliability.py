@@ -12,7 +12,6 @@ from fewshot_bench.report.figures.style import INK, Look
 from fewshot_bench.report.figures.svg import Canvas
 
 
-
 @dataclass(frozen=True, slots=True)
 class Reliability:
     """Mean confidence and accuracy (0 to 1) and share of the queries, per bin that is not empty."""
