@@ -1,0 +1,181 @@
+"""How often the paired comparison calls a difference where there is none, and finds one there is.
+
+    python -m benchmarks.level [--benchmarks 10000] [--only WORDS] [--seed 1]
+
+Simulated benchmarks: an image is hit when a sum of normals is above a threshold: its difficulty for
+both methods, its difficulty for one, the support set's luck for both, a method's luck with its
+support set and training (seed noise), and a rest that is new each time. Both methods have the same
+accuracy in expectation over all of these, so each p < 0.05 is a false positive; `found` has one
+method better by the printed points, `covers` is how often the interval holds the truth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+from fewshot_bench.statistics.paired import Comparison, Scores, compare_paired
+
+ELEVEN = (500, 170, 250, 810, 800, 250, 3000, 330, 1900, 1690, 380)
+"""Test sizes in the proportions of the eleven sets, at most a tenth of the largest."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One kind of benchmark; noises are shares of a latent variance of 1, by method or data set.
+
+    images: test sizes. own: what of an image only one method finds hard. seed_noise: of ours and of
+    theirs; scales: factors of its standard deviation by data set. luck: of support sets, shared by
+    methods. effects: true differences by data set in points.
+    """
+
+    name: str
+    images: tuple[int, ...]
+    seeds: int = 3
+    accuracy: float = 0.7
+    shared: float = 0.6
+    own: float = 0.2
+    luck: float = 0.0
+    seed_noise: tuple[float, float] = (0.0, 0.0)
+    scales: tuple[float, ...] = ()
+    effects: tuple[float, ...] = ()
+
+    @property
+    def truth(self) -> float:
+        """The difference in expected accuracy, in points."""
+        return float(np.mean(self.effects)) if self.effects else 0.0
+
+
+def scenarios() -> list[Scenario]:
+    """The grid: without and with seed noise; 1, 3 and 11 data sets; 1 to 5 seeds; the odd ones."""
+    noise = {"seed_noise": (0.003, 0.003), "luck": 0.003}
+    found = []
+    for images in ((1000,), (300, 1000, 3000), ELEVEN):
+        for seeds in (1, 2, 3, 5):
+            base = Scenario(f"{len(images)} sets, {seeds} seeds, no seed noise", images, seeds)
+            found.append(base)
+            if seeds > 1:
+                name = base.name.replace("no ", "")
+                found.append(replace(base, name=name, **noise))
+    one = Scenario("1 set, 3 seeds", (1000,))
+    few = Scenario("11 sets, 3 seeds", ELEVEN, **noise)
+    spiky = (6.0,) + (1.0,) * 10
+    return [
+        *found,
+        replace(one, name="1 set, 3 seeds, much seed noise", seed_noise=(0.03, 0.03)),
+        replace(few, name="11 sets, 3 seeds, much seed noise", seed_noise=(0.03, 0.03)),
+        replace(few, name="11 sets, 3 seeds, one set noisy", scales=spiky),
+        replace(few, name="11 sets, 3 seeds, one method deterministic", seed_noise=(0.006, 0.0)),
+        replace(few, name="11 sets, 3 seeds, high accuracy", accuracy=0.98),
+        replace(one, name="1 set, 3 seeds, high accuracy", accuracy=0.98),
+        replace(one, name="1 set, 3 seeds, rare discordance", shared=0.97, own=0.02),
+        replace(few, name="11 sets, 3 seeds, rare discordance", shared=0.97, own=0.02, luck=0.0),
+        replace(one, name="1 set, 3 seeds, images not shared", shared=0.0, own=0.0),
+        replace(one, name="1 set, 3 seeds, tiny test set", images=(60,)),
+        replace(
+            few,
+            name="11 sets, 3 seeds, gains and losses cancel",
+            effects=(5.0, -5.0, 3.0, -3.0, 2.0, -2.0, 1.0, -1.0, 4.0, -4.0, 0.0),
+        ),
+    ]
+
+
+def simulated(
+    scenario: Scenario, rng: np.random.Generator
+) -> tuple[dict[str, Scores], dict[str, Scores]]:
+    """Hits of both methods by data set, each per seed an array (images,)."""
+    sides: tuple[dict[str, Scores], dict[str, Scores]] = ({}, {})
+    for index, images in enumerate(scenario.images):
+        scale = scenario.scales[index] if scenario.scales else 1.0
+        effect = scenario.effects[index] / 200 if scenario.effects else 0.0
+        for side, hits in zip(sides, _hits(scenario, images, scale, effect, rng), strict=True):
+            side[str(index)] = list(hits)
+    return sides
+
+
+def _hits(
+    scenario: Scenario, images: int, scale: float, effect: float, rng: np.random.Generator
+) -> Iterator[NDArray[np.bool_]]:
+    seeds = scenario.seeds
+    both = math.sqrt(scenario.shared) * rng.standard_normal(images, dtype=np.float32)
+    luck = math.sqrt(scenario.luck) * rng.standard_normal((seeds, 1), dtype=np.float32)
+    rest = math.sqrt(max(0.0, 1 - scenario.shared - scenario.own))
+    for noise, sign in zip(scenario.seed_noise, (1, -1), strict=True):
+        latent = rest * rng.standard_normal((seeds, images), dtype=np.float32)
+        latent += both + math.sqrt(scenario.own) * rng.standard_normal(images, dtype=np.float32)
+        deviation = math.sqrt(noise) * scale
+        latent += luck + deviation * rng.standard_normal((seeds, 1), dtype=np.float32)
+        # All latent variances together: the accuracy over all draws is the same for both methods.
+        whole = math.sqrt(scenario.shared + scenario.own + rest**2 + scenario.luck + deviation**2)
+        yield latent > -whole * float(special.ndtri(scenario.accuracy + sign * effect))
+
+
+def compared(scenario: Scenario, benchmarks: int, seed: int) -> Iterator[Comparison]:
+    """One comparison for each simulated benchmark."""
+    rng = np.random.default_rng([seed, *scenario.name.encode()])
+    for _ in range(benchmarks):
+        yield compare_paired(*simulated(scenario, rng))
+
+
+def false_positives(scenario: Scenario, benchmarks: int, seed: int = 1) -> float:
+    """The share of comparisons with p below 0.05."""
+    return float(np.mean([each.p < 0.05 for each in compared(scenario, benchmarks, seed)]))
+
+
+def image_bootstrap(comparison: Comparison) -> bool:
+    """Whether the bootstrap over images alone (seeds taken for granted) calls a difference."""
+    spreads = comparison.spreads.values()
+    variances = [(s.image + s.interaction / s.seeds) / s.images for s in spreads]
+    error = math.sqrt(max(0.0, math.fsum(variances))) / len(variances)
+    return abs(comparison.difference) > 1.959964 * error
+
+
+def shifted(scenario: Scenario, points: float) -> Scenario | None:
+    """The same with one method better by so many points; None where accuracy has no room for it."""
+    effects = scenario.effects or (0.0,) * len(scenario.images)
+    more = tuple(points + effect for effect in effects)
+    if scenario.accuracy + max(more) / 200 > 0.995:
+        return None
+    return replace(scenario, effects=more)
+
+
+def line(scenario: Scenario, benchmarks: int, seed: int) -> str:
+    """A row of the table: level, that of the image bootstrap, coverage, width, power."""
+    found = list(compared(scenario, benchmarks, seed))
+    truth = scenario.truth
+    level = 100 * np.mean([each.p < 0.05 for each in found])
+    naive = 100 * np.mean([image_bootstrap(each) for each in found])
+    covers = 100 * np.mean([each.low <= truth <= each.high for each in found])
+    half = float(np.median([(each.high - each.low) / 2 for each in found]))
+    better = shifted(scenario, 2 * half)
+    shown = "-"
+    if better:
+        power = 100 * false_positives(better, max(1, benchmarks // 10), seed)
+        shown = f"{power:.0f} % of {2 * half:.1f}"
+    return f"| {scenario.name} | {level:.1f} | {naive:.1f} | {covers:.1f} | {half:.2f} | {shown} |"
+
+
+def main() -> None:
+    """Simulate and print a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--benchmarks", type=int, default=10_000)
+    parser.add_argument("--only", default="", help="scenarios with these words in their name")
+    parser.add_argument("--seed", type=int, default=1)
+    asked = parser.parse_args()
+    error = 100 * math.sqrt(0.05 * 0.95 / asked.benchmarks)
+    print(f"{asked.benchmarks} benchmarks each; 5 % has a standard error of {error:.2f}\n")
+    print("| scenario | p < 0.05, % | image bootstrap, % | covers, % | half-width | found |")
+    print("|---|---:|---:|---:|---:|---:|")
+    for scenario in scenarios():
+        if asked.only in scenario.name:
+            print(line(scenario, asked.benchmarks, asked.seed), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""Degrees of freedom of a standard error that few seeds and many images add up to.
+
+Satterthwaite (1946) gives the sum of independent mean squares the freedom
+`(sum c)^2 / sum(c^2 / v)`. That is right on average and wrong where it hurts: the part of a few
+seeds comes out small by luck just when the mean is far out by the same luck's standard, and then
+the formula also promises many degrees of freedom. With 3 seeds and a seed part that is nine
+tenths of the variance, 7.9 % of true nulls are rejected at 5 %; with one data set that is much
+noisier than the others (EuroSAT with one shot) up to 7.8 %, and with equal ones only 3.4 %.
+
+The formulas here keep Satterthwaite's form and change the products of two parts in its square. With
+`s = min(1, 2 / v)`, the share that 2 degrees of freedom or fewer have:
+
+- seed parts `c_i >= c_j` of two data sets count `(1 - s) + 5 s (c_j / c_i)^2` times: more for
+  parts of one size, none for a part beside a far larger one;
+- the pooled seed part and the image part count `1 - s` times.
+
+For many degrees of freedom s is 0 and both are Satterthwaite's. Where there is one part, both give
+its own freedom, so that one data set with huge test data is the t-test over seeds, exactly. The 5
+and the form are set by simulation of normal parts, the levels are measured by
+`python -m benchmarks.level` and stand in docs/statistics.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+MANY = 1e9
+"""Degrees of freedom that stand for infinitely many."""
+
+
+def pooled(parts: Sequence[float], freedoms: Sequence[float]) -> float:
+    """Freedom of the sum of the seed parts of several data sets; MANY when all parts are 0."""
+    order = np.argsort(parts)[::-1]
+    c, v = np.asarray(parts, dtype=float)[order], np.asarray(freedoms, dtype=float)[order]
+    if not c[0] > 0:
+        return MANY
+    c, v = c[c > 0], v[c > 0]
+    s = np.minimum(1, 2 / v)[:, None]
+    ratio = np.minimum(1, c[None, :] / c[:, None])
+    weights = (1 - s) + 5 * s * ratio**2
+    larger = np.triu(weights * np.outer(c, c), 1).sum()
+    return float(max((c @ c + 2 * larger) / (c * c / v).sum(), v.min()))
+
+
+def combined(seed: float, seed_freedom: float, image: float, image_square: float) -> float:
+    """Freedom of seed part plus image part.
+
+    image_square: sum of square / freedom of the mean squares that the image part is made of.
+    With a seed freedom of 1 (two seeds) the image part's own square counts for a sixteenth: the
+    level then stays below about 6 %, for the price of a level far below 5 % elsewhere.
+    """
+    if not seed + image > 0:
+        return MANY
+    inverse = image_square / (seed + image) ** 2
+    if seed > 0:
+        s = min(1.0, 2 / seed_freedom)
+        whole = seed**2 + 2 * (1 - s) * seed * image
+        whole += min(1.0, seed_freedom / 2) ** 4 * image**2
+        inverse += seed**2 / seed_freedom / whole
+    return min(MANY, 1 / inverse) if inverse > 0 else MANY
