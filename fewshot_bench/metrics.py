@@ -10,10 +10,14 @@ PERCENT, NATS, PLAIN = "%", "nats", ""
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One number per cell that tables can show. `digits` are those behind the decimal point."""
+    """One number per cell that tables can show: `short` is what a narrow column is called.
+
+    `digits` are those behind the decimal point.
+    """
 
     name: str
     title: str
+    short: str
     unit: str = PERCENT
     digits: int = 2
     higher_is_better: bool = True
@@ -36,13 +40,13 @@ class Metric:
 
 
 _ALL = (
-    Metric("top1", "top-1 accuracy"),
-    Metric("macro_accuracy", "macro accuracy"),
-    Metric("macro_f1", "macro-F1"),
-    Metric("nll", "negative log-likelihood", NATS, 4, higher_is_better=False),
-    Metric("brier", "Brier score", PLAIN, 4, higher_is_better=False),
-    Metric("ece", "expected calibration error", higher_is_better=False),
-    Metric("adaptive_ece", "adaptive calibration error", higher_is_better=False),
+    Metric("top1", "top-1 accuracy", "top-1"),
+    Metric("macro_accuracy", "macro accuracy", "macro acc."),
+    Metric("macro_f1", "macro-F1", "macro-F1"),
+    Metric("nll", "negative log-likelihood", "NLL", NATS, 4, higher_is_better=False),
+    Metric("brier", "Brier score", "Brier", PLAIN, 4, higher_is_better=False),
+    Metric("ece", "expected calibration error", "ECE", higher_is_better=False),
+    Metric("adaptive_ece", "adaptive calibration error", "AECE", higher_is_better=False),
 )
 # All that `quality.metrics` computes but `n`.
 METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _ALL}

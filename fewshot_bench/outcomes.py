@@ -78,6 +78,7 @@ class Outcomes:
     store: Store
     damaged: list[Damage] = field(default_factory=list)
     _packs: dict[str, Pack] = field(default_factory=dict)
+    _unsealed: dict[str, Entry] = field(default_factory=dict)
 
     def of(self, record: Record) -> Outcome:
         """The outcome of a finished record; StoreError where its logits are not there or damaged.
@@ -94,14 +95,16 @@ class Outcomes:
         """
         wanted = {record.spec.key(): record for record in records if record.status == "done"}
         absent = [record for record in wanted.values() if self._cached(record) is None]
-        if not absent:
-            return
         with ThreadPoolExecutor(THREADS) as pool:
             entries = list(pool.map(self._computed_or_none, absent))
         changed: defaultdict[str, Pack] = defaultdict(dict)
         for record, entry in zip(absent, entries, strict=True):
-            if entry is not None and _digest(record):
+            if entry is None:
+                continue
+            if _digest(record):
                 changed[_split(record)][_digest(record)] = entry
+            else:
+                self._unsealed[record.spec.key()] = entry
         for split, new in changed.items():
             self._keep(split, new)
 
@@ -111,17 +114,14 @@ class Outcomes:
         names: of `metrics.METRICS`.
         """
         names = set(names)
-        lacking = [r for r in records if r.status == "done" and names - r.metrics.keys()]
+        lacking = {r.spec.key() for r in records if r.status == "done" and names - r.metrics.keys()}
         if not lacking:
             return list(records)
-        self.prepare(lacking)
-        changed = {record.spec.key() for record in lacking}
-        return [self._complete(r) if r.spec.key() in changed else r for r in records]
+        self.prepare(record for record in records if record.spec.key() in lacking)
+        return [self._complete(r) if r.spec.key() in lacking else r for r in records]
 
     def _complete(self, record: Record) -> Record:
-        entry = self._cached(record) or (
-            None if _digest(record) else self._computed_or_none(record)
-        )
+        entry = self._cached(record)
         if entry is None:
             return record
         return dataclasses.replace(record, metrics={**entry.metrics, **record.metrics})
@@ -129,7 +129,9 @@ class Outcomes:
     def _cached(self, record: Record) -> Entry | None:
         """The entry of a record, unless it lacks metrics that the record lacks as well."""
         digest = _digest(record)
-        entry = self._pack(_split(record)).get(digest) if digest else None
+        if not digest:
+            return self._unsealed.get(record.spec.key())
+        entry = self._pack(_split(record)).get(digest)
         if entry is None or METRICS.keys() - record.metrics.keys() - entry.metrics.keys():
             return None
         return entry

@@ -11,9 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fewshot_bench.compare.columns import SORTS
 from fewshot_bench.errors import DataMissingError, PluginError, UsageError
+from fewshot_bench.metrics import METRICS
+from fewshot_bench.outcomes import Outcomes
+from fewshot_bench.store import Store
 
 if TYPE_CHECKING:
+    from fewshot_bench.compare.aggregate import Options
     from fewshot_bench.compare.model import Table
     from fewshot_bench.record import Record
 
@@ -57,11 +62,22 @@ FORMATS = ("terminal", "markdown", "latex", "csv", "json")
 )
 @click.option(
     "--metric",
-    type=click.Choice(["top1", "macro_accuracy"]),
+    type=click.Choice(list(METRICS)),
     default="top1",
     show_default=True,
     help="The metric that is shown and ranked.",
 )
+@click.option(
+    "--columns",
+    metavar="NAMES",
+    help="Beside it: other metrics, curve, trained, billed, peak, plug-ins' columns.",
+)
+@click.option(
+    "--sort",
+    type=click.Choice(SORTS),
+    help="Sort every table: the best first by a metric, the cheapest by a cost.",
+)
+@click.option("--per-class", is_flag=True, help="Show the accuracy of single classes.")
 @click.option("--protocol", metavar="NAME", help="Only records of this sampling protocol.")
 @click.option("--val", metavar="NAME", help="Only records of this validation policy.")
 @click.option("--prompts", metavar="NAME", help="Only records of this template set.")
@@ -86,6 +102,9 @@ def command(
     form: str,
     output: Path | None,
     metric: str,
+    columns: str | None,
+    sort: str | None,
+    per_class: bool,
     baseline: str | None,
     allow_mixed: bool,
     **filters: str | None,
@@ -101,20 +120,41 @@ def command(
 
     listed = ("method", "dataset", "classes", "shots", "seeds")
     names = {name: filters.pop(name) for name in listed}
-    chosen = select(_read(store), names, filters)
-    options = Options(metric, baseline, allow_mixed, names["method"], names["dataset"], store)
-    text = _render(build(chosen, options, _columns()), form, output)
+    opened = Store(Path(store))
+    chosen = select(_read(opened, store), names, filters)
+    options = Options(
+        metric=metric,
+        baseline=baseline,
+        allow_mixed=allow_mixed,
+        method=names["method"],
+        dataset=names["dataset"],
+        store=store,
+        columns=columns,
+        sort=sort or "",
+    )
+    outcomes = Outcomes(opened)
+    if not per_class:
+        chosen = outcomes.completed(chosen, _needed(form, options))
+    table = build(chosen, options, _columns())
+    text = _render(table, form, output)
+    for damage in outcomes.damaged:
+        click.echo(f"not used: {damage}", err=True)
     if output is None:
         click.echo(text.encode("utf-8", "backslashreplace").decode(), nl=False, color=True)
     else:
         _write(output, text)
 
 
-def _read(folder: str) -> list[Record]:
-    """All records of a store; damaged ones are named on stderr."""
-    from fewshot_bench.store import Store
+def _needed(form: str, options: Options) -> set[str]:
+    """The metrics that an output shows or sorts by; CSV and JSON show all."""
+    if form in ("csv", "json"):
+        return set(METRICS)
+    asked = {name.strip() for name in (options.columns or "").split(",")}
+    return {options.metric, options.sort, *asked} & set(METRICS)
 
-    store = Store(Path(folder))
+
+def _read(store: Store, folder: str) -> list[Record]:
+    """All records of a store; damaged ones are named on stderr."""
     if store.path.exists() and not store.path.is_dir():
         raise UsageError(f"store '{folder}' is not a folder; choose another one with --store DIR")
     records = list(store.records())

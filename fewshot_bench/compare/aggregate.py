@@ -9,6 +9,7 @@ from typing import Any
 
 from fewshot_bench.compare.baseline import with_baseline
 from fewshot_bench.compare.cells import Columns, extra_columns, own_cell, seed_of
+from fewshot_bench.compare.columns import check_columns
 from fewshot_bench.compare.derived import average, harmonic, without_counterpart
 from fewshot_bench.compare.groups import table_groups
 from fewshot_bench.compare.missing import commands
@@ -16,6 +17,7 @@ from fewshot_bench.compare.mixing import CONDITIONS, assign_rows, condition, own
 from fewshot_bench.compare.model import Cell, Group, Row, Scope, Table
 from fewshot_bench.compare.notes import notes
 from fewshot_bench.compare.select import order
+from fewshot_bench.metrics import METRICS
 from fewshot_bench.record import Record
 
 Rows = Mapping[str, tuple[Row, list[Record]]]
@@ -24,7 +26,7 @@ Cells = dict[tuple[str, str, int], Cell]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Options:
-    """What a table is asked to show; `method` and `dataset` are comma lists that give an order."""
+    """What a table is asked to show; `method`, `dataset` and `columns` are comma lists in order."""
 
     metric: str = "top1"
     baseline: str | None = None
@@ -32,6 +34,8 @@ class Options:
     method: str | None = None
     dataset: str | None = None
     store: str = "fsbench-results"
+    columns: str | None = None
+    sort: str = ""
 
 
 def build(
@@ -44,7 +48,7 @@ def build(
     columns: extra columns by title for the records of one line (hook `table_columns`).
     """
     options = options or Options()
-    groups = table_groups(records, options.dataset)
+    groups = table_groups(records, options.dataset, harmonic=_has_harmonic_mean(options.metric))
     if not options.allow_mixed:
         refuse_mixed(records)
     rows = assign_rows(records)
@@ -57,13 +61,20 @@ def build(
         conditions=_conditions(records),
         records=len(records),
         cells={},
+        sort=options.sort,
     )
     cells = _all_cells(table, rows, columns)
     table = dataclasses.replace(table, cells=cells, row_extra=_row_extra(table, rows, columns))
+    titles = {title for extra in table.row_extra.values() for title in extra}
+    table = dataclasses.replace(table, columns=check_columns(options.columns, titles))
     if options.baseline:
         table = with_baseline(table, options.baseline)
     lines = tuple(commands(table, options.store))
     return dataclasses.replace(table, commands=lines, notes=tuple(notes(table)))
+
+
+def _has_harmonic_mean(metric: str) -> bool:
+    return METRICS[metric].higher_is_better
 
 
 def _ordered_rows(rows: Rows, names: str | None) -> list[Row]:

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from fewshot_bench.compare.mixing import digest
-from fewshot_bench.compare.model import METRICS, Cell, Group, Row, Seed, Status
+from fewshot_bench.compare.model import Cell, Group, Row, Seed, Status
 from fewshot_bench.compare.statistics import Estimate, estimate
 from fewshot_bench.errors import UsageError
+from fewshot_bench.metrics import METRICS
 from fewshot_bench.record import Record
 
 Columns = Callable[[Sequence[Record]], Mapping[str, Any]]

@@ -8,7 +8,8 @@ from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 
 from fewshot_bench.compare.cells import estimates, mean_of
-from fewshot_bench.compare.model import METRICS, Cell, Group, Row, Seed
+from fewshot_bench.compare.model import Cell, Group, Row, Seed
+from fewshot_bench.metrics import METRICS
 
 Series = Mapping[Seed, float]
 
@@ -32,6 +33,8 @@ def average(group: Group, row: Row, shots: int, cells: Sequence[Cell], metric: s
 def harmonic(group: Group, row: Row, shots: int, halves: tuple[Cell, Cell], metric: str) -> Cell:
     """The harmonic mean 2bn / (b + n) of base and new accuracy, per seed that has both.
 
+    Of metrics that are better when lower there is none.
+
     Of the averages it is the harmonic mean of the average base and the average new accuracy, as in
     CoCoOp (Zhou et al., CVPR 2022, table 1), not the average of harmonic means.
     """
@@ -39,7 +42,10 @@ def harmonic(group: Group, row: Row, shots: int, halves: tuple[Cell, Cell], metr
     if hole := _hole(empty, halves):
         return hole
     base, new = halves
-    series = {metric: _harmonic_series(base, new, metric) for metric in METRICS}
+    series = {
+        name: _harmonic_series(base, new, name) if known.higher_is_better else {}
+        for name, known in METRICS.items()
+    }
     if not series[metric]:
         return dataclasses.replace(empty, reason=_unequal_seeds(halves))
     splits: dict[Seed, Hashable] = {

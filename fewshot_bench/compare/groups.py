@@ -30,17 +30,21 @@ def group_of(spec: RunSpec) -> Group:
     return Group(spec.evaluated, scope, spec.dataset, spec.target)
 
 
-def table_groups(records: Sequence[Record], names: str | None) -> tuple[Group, ...]:
+def table_groups(
+    records: Sequence[Record], names: str | None, *, harmonic: bool = True
+) -> tuple[Group, ...]:
     """What was evaluated and its harmonic means, in order, then the averages of each scope.
 
-    names: the comma list that was asked for; it gives the order of the data sets.
+    names: the comma list that was asked for; it gives the order of the data sets. harmonic: whether
+    harmonic means of base and new belong to it.
     Raises UsageError when one name would stand for two groups.
     """
     found = {group_of(record.spec) for record in records}
     both = {group.dataset for group in found if group.scope == "base"} & {
         group.dataset for group in found if group.scope == "new"
     }
-    found |= {Group(f"{dataset} (H)", "H", dataset) for dataset in both}
+    if harmonic:
+        found |= {Group(f"{dataset} (H)", "H", dataset) for dataset in both}
     ordered = _ordered(found, names)
     groups = [*ordered, *_averages(ordered)]
     _refuse_ambiguous(records, groups)

@@ -53,7 +53,7 @@ def _escape_character(char: str) -> str:
 
 def _grid(grid: Grid) -> str:
     columns = "l" + "c" * len(grid.shots) + "r" * len(grid.costs)
-    heads = ["method", *grid.shots, *map(escape, grid.costs)]
+    heads = [escape(grid.first), *map(escape, grid.shots), *map(escape, grid.costs)]
     body = [_row([escape(line.title), *map(_entry, line.entries), *map(escape, line.costs)])
             for line in grid.lines]  # fmt: skip
     return "\n".join(

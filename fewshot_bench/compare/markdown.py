@@ -29,7 +29,7 @@ def escape(text: str) -> str:
 
 
 def _grid(grid: Grid) -> str:
-    heads = ["method", *grid.shots, *map(escape, grid.costs)]
+    heads = [escape(grid.first), *map(escape, grid.shots), *map(escape, grid.costs)]
     lines = [_row(heads), _row(["---", *["---:"] * (len(heads) - 1)])]
     for line in grid.lines:
         cells = [escape(line.title), *map(_entry, line.entries), *map(escape, line.costs)]

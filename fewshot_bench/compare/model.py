@@ -10,7 +10,6 @@ from fewshot_bench.compare.statistics import Estimate
 from fewshot_bench.spec import RunSpec
 
 AVERAGE = "average"
-METRICS = {"top1": "top-1 accuracy", "macro_accuracy": "macro accuracy"}
 Status = Literal["done", "partial", "failed", "missing", "inapplicable"]
 Scope = Literal["all", "base", "new", "H", "transfer"]
 
@@ -108,7 +107,11 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Methods x shots in every group: what was evaluated, then the averages."""
+    """Methods x shots in every group: what was evaluated, then the averages.
+
+    `columns` are those that were asked for (None: the usual ones), `sort` is the metric or cost
+    that every group's lines are sorted by.
+    """
 
     rows: tuple[Row, ...]
     groups: tuple[Group, ...]
@@ -122,6 +125,8 @@ class Table:
     baseline: str | None = None
     notes: tuple[str, ...] = ()
     commands: tuple[str, ...] = ()
+    columns: tuple[str, ...] | None = None
+    sort: str = ""
 
     @property
     def datasets(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from fewshot_bench.compare.mixing import data_digest
 from fewshot_bench.compare.model import Cell, Group, Row, Table
+from fewshot_bench.metrics import METRICS
 
 _LISTED = 12
 
@@ -21,6 +22,7 @@ def notes(table: Table) -> list[str]:
         *_holes(table),
         *_seeds(table),
         *_without(table),
+        *_no_harmonic_mean(table),
     ]
 
 
@@ -110,6 +112,12 @@ def _without(table: Table) -> Iterator[str]:
     yield from found[:_LISTED]
     if len(found) > _LISTED:
         yield f"{len(found) - _LISTED} more averages missing; reasons in --format json"
+
+
+def _no_harmonic_mean(table: Table) -> Iterator[str]:
+    scopes = {group.scope for group in table.groups}
+    if {"base", "new"} <= scopes and not METRICS[table.metric].higher_is_better:
+        yield f"no harmonic mean of base and new: it is one of accuracies, not of {table.metric}"
 
 
 def _reasons(table: Table, group: Group, row: Row) -> dict[str, list[int]]:

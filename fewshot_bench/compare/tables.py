@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from fewshot_bench.compare.model import METRICS, Cell, Group, Row, Table
+from fewshot_bench.compare.columns import (
+    COSTS,
+    CURVE,
+    costs,
+    curve,
+    curve_head,
+    has_curve,
+    metric_columns,
+    sorted_rows,
+    text_columns,
+)
+from fewshot_bench.compare.model import Cell, Group, Row, Table
 from fewshot_bench.compare.statistics import Estimate
+from fewshot_bench.metrics import METRICS, Metric
 
 MISSING = "—"
 INAPPLICABLE = "n/a"
@@ -28,7 +40,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One method in a grid: its entries per number of shots, its costs, and extra columns."""
+    """One line of a grid: its numbers, and `costs`, the columns of one text each."""
 
     title: str
     entries: tuple[Entry, ...]
@@ -37,7 +49,11 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """One table on the page: a group's values, or its differences to the baseline."""
+    """One table on the page: a group's values, or its differences to the baseline.
+
+    `shots` are the heads of the numbers, `costs` those of the other columns, `first` that of the
+    titles.
+    """
 
     name: str
     caption: str
@@ -45,47 +61,86 @@ class Grid:
     costs: tuple[str, ...]
     lines: tuple[Line, ...]
     footer: str
+    first: str = "method"
 
 
-def grids(table: Table) -> Iterator[Grid]:
-    """A grid per group, averages only where there are several, then those of differences."""
+def grids(table: Table, *, curves: bool = False) -> Iterator[Grid]:
+    """A grid per group, averages only where there are several, then those of differences.
+
+    curves: whether learning curves stand in them where no columns were asked for.
+    """
     groups = [g for g in table.groups if not g.average or len(table.members(g)) > 1]
     for group in groups:
-        yield _values(table, group)
+        yield _values(table, group, curves)
     if table.baseline is not None:
         for group in groups:
             yield _differences(table, group)
 
 
-def _values(table: Table, group: Group) -> Grid:
+def _values(table: Table, group: Group, curves: bool) -> Grid:
     usual = _usual_n(table, group)
-    columns = [_column(table, group, shots, usual) for shots in group.shots]
-    extras = _extra_titles(table, group)
-    lines = []
-    for index, row in enumerate(table.rows):
-        nothing = _nothing(table, group, row)
-        extra = table.row_extra.get((group.label, row.label), {})
-        more = [str(extra.get(title, nothing)) for title in extras]
-        entries = tuple(column[index] for column in columns)
-        lines.append(Line(row.title, entries, (*_costs(table, group, row), *more)))
+    metrics = [table.metric, *metric_columns(table)]
+    rows = sorted_rows(table, group)
+    entries = [
+        _column(table, group, rows, shots, usual, name) for name in metrics for shots in group.shots
+    ]
+    titles = _extra_titles(table, group)
+    texts = text_columns(table, titles, curves and has_curve(table, group))
+    lines = [
+        Line(
+            row.title,
+            tuple(column[index] for column in entries),
+            tuple(_texts(table, group, row, texts)),
+        )
+        for index, row in enumerate(rows)
+    ]
+    heads = [head for name in metrics for head in _heads(group, name, name == table.metric)]
+    sides = [_text_head(table, group, name) for name in texts]
+    caption = _caption(table, usual, metrics)
+    return Grid(
+        group.label, caption, tuple(heads), tuple(sides), tuple(lines), _footer(table, group)
+    )
+
+
+def _caption(table: Table, usual: int, metrics: Sequence[str]) -> str:
+    main = METRICS[table.metric]
     seeds = f"n = {usual} {'seed' if usual == 1 else 'seeds'}" if usual else "no results"
     interval = "" if usual == 1 else " ± 95 % t-interval"
-    caption = f"{METRICS[table.metric]} in %, mean{interval}, {seeds}{_marks(table)}"
-    heads = ("trained", "billed s", "peak MB", *extras)
-    return Grid(group.label, caption, _heads(group), heads, tuple(lines), _footer(table, group))
+    more = "".join(f"; {METRICS[name].quantity}" for name in metrics[1:])
+    return f"{main.quantity}, mean{interval}, {seeds}{more}{_marks(table)}"
+
+
+def _texts(table: Table, group: Group, row: Row, names: Sequence[str]) -> Iterator[str]:
+    """The columns of a line that hold one text each."""
+    cells, nothing = table.line(group, row), _nothing(table, group, row)
+    known = costs(cells)
+    extra = table.row_extra.get((group.label, row.label), {})
+    for name in names:
+        if name == CURVE:
+            yield curve(table, group, row)
+        elif name in COSTS:
+            yield known[name] or nothing
+        else:
+            yield str(extra.get(name, nothing))
+
+
+def _text_head(table: Table, group: Group, name: str) -> str:
+    return curve_head(table, group) if name == CURVE else COSTS.get(name, name)
 
 
 def _differences(table: Table, group: Group) -> Grid:
+    metric = METRICS[table.metric]
     lines = []
-    for row in table.rows:
+    for row in sorted_rows(table, group):
         if row.label != table.baseline:
-            entries = map(_difference, table.line(group, row))
+            entries = (_difference(cell, metric) for cell in table.line(group, row))
             lines.append(Line(row.title, tuple(entries), ()))
     caption = (
-        f"difference to {table.baseline} in points of {METRICS[table.metric]}, paired over seeds "
+        f"difference to {table.baseline} in {metric.difference}, paired over seeds "
         f"on identical splits{_marks(table)}"
     )
-    return Grid(group.label, caption, _heads(group), (), tuple(lines), _footer(table, group))
+    heads = _heads(group, table.metric, True)
+    return Grid(group.label, caption, heads, (), tuple(lines), _footer(table, group))
 
 
 def _footer(table: Table, group: Group) -> str:
@@ -97,8 +152,10 @@ def _marks(table: Table) -> str:
     return f"; {'; '.join(marks)}".upper() if marks else ""
 
 
-def _heads(group: Group) -> tuple[str, ...]:
-    return tuple(f"{shots}-shot" for shots in group.shots)
+def _heads(group: Group, metric: str, main: bool) -> tuple[str, ...]:
+    """A head per number of shots; beside the main metric with the name of another one."""
+    before = "" if main else f"{METRICS[metric].short} "
+    return tuple(f"{before}{shots}-shot" for shots in group.shots)
 
 
 def _usual_n(table: Table, group: Group) -> int:
@@ -108,20 +165,29 @@ def _usual_n(table: Table, group: Group) -> int:
     return max(sorted(set(counts), reverse=True), key=counts.count, default=0)
 
 
-def _column(table: Table, group: Group, shots: int, usual: int) -> list[Entry]:
-    cells = [table.cell(group, row, shots) for row in table.rows]
-    values = [cell.estimates.get(table.metric) for cell in cells]
-    shown = [_fixed(value.mean) if value else "" for value in values]
-    ranked = sorted({float(text) for text in shown if text}, reverse=True)
+def _column(
+    table: Table, group: Group, rows: Sequence[Row], shots: int, usual: int, name: str
+) -> list[Entry]:
+    """One metric at one number of shots, the best and second ranked as they are shown."""
+    metric = METRICS[name]
+    cells = [table.cell(group, row, shots) for row in rows]
+    values = [cell.estimates.get(name) for cell in cells]
+    shown = [metric.text(value.mean) if value else "" for value in values]
+    distinct = {float(text) for text in shown if text}
+    ranked = sorted(distinct, reverse=metric.higher_is_better)
     several = sum(bool(text) for text in shown) > 1
     entries = []
     for cell, value, text in zip(cells, values, shown, strict=True):
+        if value is None and group.scope == "H" and not metric.higher_is_better:
+            entries.append(Entry(INAPPLICABLE))
+            continue
         rank = ranked.index(float(text)) + 1 if text and several else 0
-        entries.append(_entry(cell, value, usual, rank if rank in (BEST, SECOND) else 0))
+        rank = rank if rank in (BEST, SECOND) else 0
+        entries.append(_entry(cell, value, usual, rank, metric))
     return entries
 
 
-def _entry(cell: Cell, value: Estimate | None, usual: int, rank: int) -> Entry:
+def _entry(cell: Cell, value: Estimate | None, usual: int, rank: int, metric: Metric) -> Entry:
     if value is None:
         return _without_number(cell)
     special = value.n != usual or value.n == 1 or cell.failed > 0
@@ -129,7 +195,7 @@ def _entry(cell: Cell, value: Estimate | None, usual: int, rank: int) -> Entry:
     parts += [f"{cell.failed} failed"] if cell.failed else []
     suffix = f"({', '.join(parts)})" if parts else ""
     short = " ".join([*parts[:1], *(["!"] if cell.failed else [])])
-    return Entry(_fixed(value.mean), _half(value), suffix, rank, short)
+    return Entry(metric.text(value.mean), _half(value, metric), suffix, rank, short)
 
 
 def _without_number(cell: Cell) -> Entry:
@@ -140,22 +206,19 @@ def _without_number(cell: Cell) -> Entry:
     return Entry(MISSING if cell.expected else "")
 
 
-def _difference(cell: Cell) -> Entry:
+def _difference(cell: Cell, metric: Metric) -> Entry:
     if cell.no_delta:
         return Entry(INAPPLICABLE)
     if cell.delta is None:
         return Entry(MISSING if cell.expected else "")
     suffix = f"(n={cell.delta.n})"
     short = f"n={cell.delta.n}"
-    return Entry(f"{cell.delta.mean:+.2f}", _half(cell.delta), suffix, short=short)
+    mean = f"{cell.delta.mean:+.{metric.digits}f}"
+    return Entry(mean, _half(cell.delta, metric), suffix, short=short)
 
 
-def _fixed(value: float) -> str:
-    return f"{value:.2f}"
-
-
-def _half(value: Estimate) -> str | None:
-    return None if value.half is None else _fixed(value.half)
+def _half(value: Estimate, metric: Metric) -> str | None:
+    return None if value.half is None else metric.text(value.half)
 
 
 def _nothing(table: Table, group: Group, row: Row) -> str:
@@ -163,35 +226,6 @@ def _nothing(table: Table, group: Group, row: Row) -> str:
     expected = [cell for cell in table.line(group, row) if cell.expected]
     inapplicable = expected and all(cell.status == "inapplicable" for cell in expected)
     return INAPPLICABLE if inapplicable else MISSING
-
-
-def _costs(table: Table, group: Group, row: Row) -> tuple[str, str, str]:
-    """Costs over the shots of a line: one number, or the range from the least to the most."""
-    cells, nothing = table.line(group, row), _nothing(table, group, row)
-    memory = max((cell.memory for cell in cells if cell.memory is not None), default=None)
-    return (
-        _range([cell.trained for cell in cells], count) or nothing,
-        _range([cell.billed for cell in cells], seconds) or nothing,
-        nothing if memory is None else count(memory),
-    )
-
-
-def _range(values: Sequence[float | None], write: Callable[[float], str]) -> str:
-    known = [value for value in values if value is not None]
-    if not known:
-        return ""
-    low, high = write(min(known)), write(max(known))
-    return low if low == high else f"{low}–{high}"
-
-
-def count(value: float) -> str:
-    """A count with thousands separated."""
-    return f"{value:,.0f}"
-
-
-def seconds(value: float) -> str:
-    """Seconds with about three digits."""
-    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
 
 
 def _extra_titles(table: Table, group: Group) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from fewshot_bench.compare.model import Table
-from fewshot_bench.compare.tables import BEST, SECOND, Entry, Grid, Line, closing, grids
+from fewshot_bench.compare.tables import BEST, SECOND, Entry, Grid, closing, grids
 from fewshot_bench.wording import printable
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def render(table: Table, *, styled: bool = False, width: int | None = None) -> s
         emoji=False,
         legacy_windows=False,
     )
-    for grid in grids(table):
+    for grid in grids(table, curves=True):
         _print_grid(console, grid)
     _print_closing(console, table)
     lines = buffer.getvalue().splitlines()
@@ -58,7 +58,7 @@ def _print_grid(console: Console, grid: Grid) -> None:
     for index, columns in enumerate(_blocks(grid, console.width)):
         if index:
             console.print()
-        console.print(_rich_table(grid.lines, columns, _title_width(grid, console.width)))
+        console.print(_rich_table(grid, columns, _title_width(grid, console.width)))
     console.print(Text(clean(grid.footer), style="dim"))
     console.print()
 
@@ -68,7 +68,7 @@ def _columns(grid: Grid) -> tuple[list[Column], list[Column]]:
     from rich.text import Text
 
     shots = [
-        [Text(head), *(_entry(line.entries[index]) for line in grid.lines)]
+        [Text(clean(head)), *(_entry(line.entries[index]) for line in grid.lines)]
         for index, head in enumerate(grid.shots)
     ]
     costs = [
@@ -104,10 +104,10 @@ def _title_width(grid: Grid, width: int) -> int:
     from rich.cells import cell_len
 
     longest = max((cell_len(clean(line.title)) for line in grid.lines), default=0)
-    return min(max(longest, len("method")), width // 3)
+    return min(max(longest, len(grid.first)), width // 3)
 
 
-def _rich_table(lines: Sequence[Line], columns: Sequence[Column], width: int) -> RichTable:
+def _rich_table(grid: Grid, columns: Sequence[Column], width: int) -> RichTable:
     from rich import box
     from rich.table import Table as RichTable
     from rich.text import Text
@@ -115,10 +115,10 @@ def _rich_table(lines: Sequence[Line], columns: Sequence[Column], width: int) ->
     table = RichTable(
         box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 0, 0, GAP - 1)
     )
-    table.add_column("method", overflow="fold", width=width)
+    table.add_column(clean(grid.first), overflow="fold", width=width)
     for column in columns:
         table.add_column(column[0], justify="right", overflow="fold")
-    for index, line in enumerate(lines):
+    for index, line in enumerate(grid.lines):
         cells = [column[index + 1] for column in columns]
         table.add_row(Text(clean(line.title)), *cells)
     return table

@@ -9,9 +9,11 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from fewshot_bench.compare.columns import sorted_rows
 from fewshot_bench.compare.mixing import data_digest
 from fewshot_bench.compare.model import Cell, Table
 from fewshot_bench.compare.statistics import Estimate
+from fewshot_bench.metrics import METRICS, PERCENT, Metric
 from fewshot_bench.wording import printable
 
 FIRST = (
@@ -59,7 +61,7 @@ def rows(table: Table) -> list[dict[str, Any]]:
     cells = [
         cell
         for group in table.groups
-        for row in table.rows
+        for row in sorted_rows(table, group)
         for cell in table.line(group, row)
         if cell.expected
     ]
@@ -76,7 +78,6 @@ def rows(table: Table) -> list[dict[str, Any]]:
 
 def _row(table: Table, cell: Cell) -> dict[str, Any]:
     top1 = cell.estimates.get("top1")
-    macro = cell.estimates.get("macro_accuracy")
     shown = cell.estimates.get(table.metric)
     spec = cell.row.spec
     return {
@@ -89,8 +90,7 @@ def _row(table: Table, cell: Cell) -> dict[str, Any]:
         "trained_params": _number(cell.trained),
         "billed_seconds": _number(cell.billed),
         "peak_memory_mb": _number(cell.memory),
-        "macro_accuracy": _mean(macro),
-        "macro_accuracy_ci95": _half(macro),
+        **_other_metrics(cell),
         "status": cell.status,
         "seeds": [str(seed) for seed in cell.splits],
         "missing_seeds": [str(seed) for seed in cell.missing_seeds],
@@ -109,6 +109,15 @@ def _row(table: Table, cell: Cell) -> dict[str, Any]:
     }
 
 
+def _other_metrics(cell: Cell) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name in METRICS:
+        if name != "top1":
+            value = cell.estimates.get(name)
+            found |= {name: _mean(value), f"{name}_ci95": _half(value)}
+    return found
+
+
 def _special(table: Table, cell: Cell) -> dict[str, Any]:
     """What tells groups apart without reading their names, where not all are plain data sets."""
     group = cell.group
@@ -123,7 +132,11 @@ def _special(table: Table, cell: Cell) -> dict[str, Any]:
 def _meta(table: Table) -> dict[str, Any]:
     return {
         "metric": table.metric,
-        "unit": "percent",
+        "unit": _unit(METRICS[table.metric]),
+        "metrics": {
+            name: {"title": m.title, "unit": _unit(m), "higher_is_better": m.higher_is_better}
+            for name, m in METRICS.items()
+        },
         "interval": "95 % two-sided Student t over seeds, half-width",
         "datasets": table.datasets,
         "methods": [row.label for row in table.rows],
@@ -136,6 +149,10 @@ def _meta(table: Table) -> dict[str, Any]:
         "notes": table.notes,
         "missing_commands": table.commands,
     }
+
+
+def _unit(metric: Metric) -> str:
+    return "percent" if metric.unit == PERCENT else metric.unit
 
 
 def _mean(value: Estimate | None) -> float | int | None:
