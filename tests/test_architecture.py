@@ -94,6 +94,10 @@ RULES = {
     "split_files": {"cli", "runner", "engines", "store", "plan", "compare", "features", "images"},
     "data": {"cli", "runner", "engines", "store", "plan", "compare", "features", "images"},
     "compare": {"cli", "runner", "engines", "features", "images", "backbones", "plan", "testing"},
+    "signature": {"cli", "runner", "engines", "store", "plan", "compare", "features", "images"},
+    "audit": {"cli", "runner", "engines", "features", "images", "backbones", "plan", "testing"},
+    "sweep": {"cli", "runner", "engines", "features", "images", "backbones", "plan", "testing"},
+    "trackers": {"cli", "runner", "engines", "store", "plan", "features", "images", "testing"},
     "store": {"cli", "runner", "engines", "features", "images", "backbones", "plan", "compare"},
     "record": {"cli", "runner", "engines", "store", "plan", "compare", "features", "images"},
     "spec": {"cli", "runner", "engines", "store", "plan", "compare", "record", "features"},
@@ -147,7 +151,7 @@ def light_modules() -> list[str]:
     """Modules that must not bring torch in: all of cli and compare, and the small ones."""
     root = PACKAGES["fewshot_bench"]
     found = [f"fewshot_bench.{name}" for name in LIGHT]
-    for folder in ("cli", "compare"):
+    for folder in ("cli", "compare", "signature", "audit", "sweep", "trackers"):
         found += [f"fewshot_bench.{folder}.{path.stem}" for path in (root / folder).glob("*.py")]
     return [name for name in sorted(found) if not name.endswith("__init__")]
 

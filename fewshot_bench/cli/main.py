@@ -20,6 +20,7 @@ COMMANDS = {
     "demo": "Try everything offline on the embedded backbone and data sets.",
     "compare": "Compare methods from the records of a store.",
     "report": "Write a report about a store as one HTML file.",
+    "signature": "Write the signature of records, or read one as a command.",
     "rerun": "Repeat the cell of a record and show what differs.",
     "data": "Fetch, list and verify data sets.",
     "splits": "Show, export, import and verify splits.",

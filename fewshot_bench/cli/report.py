@@ -7,25 +7,17 @@ from pathlib import Path
 import click
 
 from fewshot_bench.cli import compare
+from fewshot_bench.cli.filters import chosen, filter_options
 from fewshot_bench.cli.say import say
+from fewshot_bench.spec import DEFAULT_STORE
 from fewshot_bench.wording import size_text
-
-# The filters that a report has in common with a table; they are those of `fsbench compare`.
-SHARED = (
-    *("method", "dataset", "classes", "shots", "seeds", "baseline"),
-    *("protocol", "val", "prompts", "backbone", "precision", "device", "limit", "weights"),
-    *("revision", "own_data", "allow_mixed"),
-)
-
-
-def _shared() -> list[click.Parameter]:
-    return [option for option in compare.command.params if option.name in SHARED]
 
 
 @click.command("report", short_help="Write a report about a store as one HTML file.")
 @click.option(
     "--store",
-    default="fsbench-results",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_STORE,
     show_default=True,
     metavar="DIR",
     help="Folder of results.",
@@ -55,8 +47,15 @@ def _shared() -> list[click.Parameter]:
     metavar="N",
     help="Show up to so many small example images of each data set that is on this machine.",
 )
+@click.option("--baseline", metavar="METHOD", help="Add differences to this method.")
+@click.option(
+    "--allow-mixed",
+    is_flag=True,
+    help="Show records made under different conditions as separate rows.",
+)
+@filter_options
 def command(
-    store: str,
+    store: Path,
     output: Path,
     title: str,
     metric: str,
@@ -72,17 +71,19 @@ def command(
     what failed or is missing. The filters are those of 'fsbench compare'.
     """
     from fewshot_bench.compare.aggregate import Options, build
-    from fewshot_bench.compare.select import select
     from fewshot_bench.report.build import Options as ReportOptions
     from fewshot_bench.report.build import render
 
-    names = {name: filters.pop(name) for name in ("method", "dataset", "classes", "shots", "seeds")}
-    chosen = select(compare._read(store), names, filters)
-    options = Options(metric, baseline, allow_mixed, names["method"], names["dataset"], store)
-    text = render(build(chosen, options), chosen, Path(store), ReportOptions(title, images))
+    records = chosen(store, filters)
+    options = Options(
+        metric=metric,
+        baseline=baseline,
+        allow_mixed=allow_mixed,
+        method=filters["method"],
+        dataset=filters["dataset"],
+        store=str(store),
+    )
+    text = render(build(records, options), records, store, ReportOptions(title, images))
     compare._write(output, text)
     size = size_text(len(text.encode("utf-8", "backslashreplace")))
-    say(f"{output}: {size} about {len(chosen):,} records")
-
-
-command.params[1:1] = _shared()
+    say(f"{output}: {size} about {len(records):,} records")

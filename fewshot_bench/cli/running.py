@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,10 +14,14 @@ from fewshot_bench.errors import DataMissingError, UsageError
 from fewshot_bench.processes import interrupt_on_sigterm
 from fewshot_bench.wording import printable
 
+if TYPE_CHECKING:
+    from fewshot_bench.plan import Request
+
 INTERRUPTED = 130
 
 
-def run_matrix(
+def request_of(
+    devices: tuple[str, ...],
     *,
     method: tuple[str, ...],
     dataset: tuple[str, ...],
@@ -27,7 +31,6 @@ def run_matrix(
     split_seed: int | None = None,
     option: tuple[str, ...] = (),
     backbone: str = "tiny",
-    engines: Engines | None = None,
     precision: str = "fp32",
     protocol: str = "fair",
     val: str | None = None,
@@ -38,18 +41,11 @@ def run_matrix(
     classnames: Path | None = None,
     templates: tuple[str, ...] = (),
     holdout: float | None = None,
-    dry_run: bool = False,
-    force: bool = False,
-    retry_failed: bool = False,
-) -> int:
-    """Expand, check, run and report; returns the exit code."""
-    from fewshot_bench import plan as planning
-    from fewshot_bench.engines.protocol import Before
-    from fewshot_bench.store import Store
+) -> Request:
+    """What the options of `fsbench run` ask for; UsageError for own data that cannot be used."""
+    from fewshot_bench.plan import Request
 
-    engines = engines or Engines()
-    devices = engines.devices()
-    request = planning.Request(
+    return Request(
         methods=method,
         datasets=dataset,
         shots=shots,
@@ -68,6 +64,26 @@ def run_matrix(
         data=read_own_data(classnames, templates, holdout),
         store=store,
     )
+
+
+def run_matrix(
+    *,
+    store: Path,
+    backbone: str = "tiny",
+    engines: Engines | None = None,
+    dry_run: bool = False,
+    force: bool = False,
+    retry_failed: bool = False,
+    **matrix: Any,
+) -> int:
+    """Expand, check, run and report; returns the exit code. matrix: as `request_of` takes it."""
+    from fewshot_bench import plan as planning
+    from fewshot_bench.engines.protocol import Before
+    from fewshot_bench.store import Store
+
+    engines = engines or Engines()
+    devices = engines.devices()
+    request = request_of(devices, store=store, backbone=backbone, **matrix)
     plan = planning.expand(request)
     # Absolute, since a plug-in may change the working directory.
     results = Store(store.absolute())

@@ -24,6 +24,7 @@ from fewshot_bench.report.problems import failures, holes
 from fewshot_bench.report.provenance import provenance
 from fewshot_bench.report.readings import Readings
 from fewshot_bench.report.verdict import subject, verdict
+from fewshot_bench.signature import signature_of
 from fewshot_bench.store import Store
 
 MOST_IMAGES = 48
@@ -88,6 +89,7 @@ def _context(
         "metric": METRICS[table.metric].title,
         "table": table,
         "signature": text.message(table.signature(chosen.group.seeds)),
+        "line": text.printable(signature_of(records)),
         "verdict": verdict(chosen, pairs),
         "pairs": pairs,
         "leaderboard": board.leaderboard(chosen, pairs, errors),

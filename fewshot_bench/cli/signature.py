@@ -1,0 +1,117 @@
+"""`fsbench signature`: the line that stands under a table, and the command that it stands for."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from fewshot_bench.cli.filters import chosen, filter_options
+from fewshot_bench.errors import FsbenchError, UsageError
+from fewshot_bench.spec import DEFAULT_STORE
+from fewshot_bench.wording import printable
+
+if TYPE_CHECKING:
+    from fewshot_bench.signature.model import Matrix, Signature
+    from fewshot_bench.spec import RunSpec
+
+
+@click.command("signature", short_help="Write the signature of records, or read one as a command.")
+@click.argument("line", required=False)
+@click.option(
+    "--store",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_STORE,
+    show_default=True,
+    metavar="DIR",
+    help="Folder of results, when no LINE is given.",
+)
+@click.option(
+    "--check", is_flag=True, help="Compare versions, weights and data sets with those here."
+)
+@filter_options
+@click.pass_context
+def command(
+    ctx: click.Context, /, line: str | None, store: Path, check: bool, **filters: str | None
+) -> None:
+    """Write the signature of records, or read one as a command.
+
+    With LINE (in quotes), print the fsbench run commands that compute its cells; what they cannot
+    say goes to stderr. Without it, print the signature of the records that the filters choose.
+
+    Exit code: 0, or 1 when --check finds a difference; 2 wrong usage, 3 data missing.
+    """
+    from fewshot_bench.signature import commands, parse, problems, signature_of
+
+    if line is None:
+        if check:
+            raise UsageError("--check needs a signature: fsbench signature --check 'fsbench:1|...'")
+        click.echo(signature_of(chosen(store, filters)))
+        return
+    given = [f"--{name.replace('_', '-')}" for name, value in filters.items() if value]
+    if given:
+        raise UsageError(f"{given[0]} chooses records of a store; leave it out beside a signature")
+    signature = parse(line)
+    found = commands(signature)
+    for text in found:
+        click.echo(printable(text))
+    for text in problems(signature):
+        click.echo(f"note: {printable(text)}", err=True)
+    if check:
+        differing = list(_differences(signature, found))
+        for text in differing:
+            click.echo(f"differs: {printable(text)}", err=True)
+        click.echo("here: as the line says" if not differing else f"here: {len(differing)} differ")
+        ctx.exit(FsbenchError.exit_code if differing else 0)
+
+
+def cells_of(line: str) -> list[RunSpec]:
+    """The cells that an `fsbench run` line computes here, as `fsbench run` would see them."""
+    from fewshot_bench import plan
+    from fewshot_bench.cli.engines import Engines
+    from fewshot_bench.cli.run import command as run
+    from fewshot_bench.cli.running import request_of
+
+    values: dict[str, Any] = dict(run.make_context("run", shlex.split(line)[2:]).params)
+    engines = Engines.take(values)
+    for name in ("dry_run", "force", "retry_failed", "save_config", "track"):
+        values.pop(name, None)
+    expanded = plan.expand(request_of(engines.devices(), **values))
+    for problem in expanded.problems.values():
+        click.echo(f"error: {printable(problem)}", err=True)
+    return expanded.cells
+
+
+def _differences(signature: Signature, lines: list[str]) -> Iterator[str]:
+    """What is not here as the line says: versions of methods, weights, revisions."""
+    from fewshot_bench.record import Record
+    from fewshot_bench.signature import parse, signature_of
+
+    cells = {cell.key(): cell for line in lines for cell in cells_of(line)}
+    here = parse(signature_of([Record(cell, "done") for cell in cells.values()])).matrices
+    there = signature.matrices
+    for what, of in (
+        ("version of", _versions),
+        ("weights of", lambda m: [(m.backbone.name, m.backbone.digest)]),
+        ("lists of", lambda m: [(d.name, d.digest) for d in (*m.datasets, *m.targets)]),
+    ):
+        now = {name: value for matrix in here for name, value in of(matrix)}
+        for name, value in dict.fromkeys(pair for matrix in there for pair in of(matrix)):
+            mine = now.get(name, "")
+            if value and mine and not _same(what, value, mine):
+                yield f"{what} {name}: {value} in the line, {mine} here"
+    total = sum(matrix.count for matrix in there)
+    if len(cells) != total:
+        yield f"cells: {total:,} in the line, {len(cells):,} here"
+
+
+def _same(what: str, there: str, here: str) -> bool:
+    """Versions are equal or not; of digests a line written by hand may give fewer digits."""
+    return there == here if what == "version of" else here.startswith(there)
+
+
+def _versions(matrix: Matrix) -> list[tuple[str, str]]:
+    return [(choice.method, choice.version) for choice in matrix.methods]

@@ -1,0 +1,8 @@
+"""One line that says which cells a table is of, and under which conditions; and back again."""
+
+from fewshot_bench.signature.commands import commands, problems
+from fewshot_bench.signature.line import parse, write
+from fewshot_bench.signature.made import signature_of, splits_digest
+from fewshot_bench.signature.under import under_table
+
+__all__ = ["commands", "parse", "problems", "signature_of", "splits_digest", "under_table", "write"]

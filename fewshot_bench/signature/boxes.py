@@ -1,0 +1,47 @@
+"""A set of cells as few products of their axes: exactly, or as the one product around them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Collection, Hashable, Sequence
+from typing import Any
+
+Point = tuple[Hashable, ...]
+Box = tuple[frozenset[Any], ...]
+
+
+def boxes(points: Collection[Point], cost: Callable[[list[Box]], int] = len) -> list[Box]:
+    """Disjoint products that together are exactly these points; the best of a few attempts.
+
+    cost: what is to be small, the number of products unless said otherwise.
+
+    Every point has the same number of axes. Points that agree on all other axes are joined along
+    one axis after the other; the order of the axes decides how many products are left.
+    """
+    if not points:
+        return []
+    axes = range(len(next(iter(points))))
+    orders = [[*axes[start:], *axes[:start]] for start in axes]
+    orders += [order[::-1] for order in orders]
+    return min((_joined(points, order) for order in orders), key=cost)
+
+
+def _joined(points: Collection[Point], order: Sequence[int]) -> list[Box]:
+    found: list[Box] = [tuple(frozenset([value]) for value in point) for point in points]
+    for axis in order:
+        groups: dict[Box, frozenset[Any]] = {}
+        for box in found:
+            others = box[:axis] + box[axis + 1 :]
+            groups[others] = groups.get(others, frozenset()) | box[axis]
+        found = [(*key[:axis], values, *key[axis:]) for key, values in groups.items()]
+    return found
+
+
+def hull(points: Collection[Point]) -> Box:
+    """The smallest product that holds all points; it may hold others too."""
+    return tuple(frozenset(values) for values in zip(*points, strict=True))
+
+
+def is_product(rows: Collection[Point]) -> bool:
+    """Whether these distinct rows are all combinations of their columns' values."""
+    return set(rows) == set(itertools.product(*hull(rows))) if rows else True
