@@ -98,6 +98,7 @@ RULES = {
     "audit": {"cli", "runner", "engines", "features", "images", "backbones", "plan", "testing"},
     "sweep": {"cli", "runner", "engines", "features", "images", "backbones", "plan", "testing"},
     "trackers": {"cli", "runner", "engines", "store", "plan", "features", "images", "testing"},
+    "report": {"cli", "runner", "engines", "features", "images", "backbones", "plan", "testing"},
     "store": {"cli", "runner", "engines", "features", "images", "backbones", "plan", "compare"},
     "record": {"cli", "runner", "engines", "store", "plan", "compare", "features", "images"},
     "spec": {"cli", "runner", "engines", "store", "plan", "compare", "record", "features"},
@@ -151,8 +152,18 @@ def light_modules() -> list[str]:
     """Modules that must not bring torch in: all of cli and compare, and the small ones."""
     root = PACKAGES["fewshot_bench"]
     found = [f"fewshot_bench.{name}" for name in LIGHT]
-    for folder in ("cli", "compare", "signature", "audit", "sweep", "trackers"):
-        found += [f"fewshot_bench.{folder}.{path.stem}" for path in (root / folder).glob("*.py")]
+    for folder in (
+        "cli",
+        "compare",
+        "report",
+        "report/figures",
+        "signature",
+        "audit",
+        "sweep",
+        "trackers",
+    ):
+        package = f"fewshot_bench.{folder.replace('/', '.')}"
+        found += [f"{package}.{path.stem}" for path in (root / folder).glob("*.py")]
     return [name for name in sorted(found) if not name.endswith("__init__")]
 
 
@@ -241,6 +252,8 @@ def test_the_wheel_holds_the_three_packages(tmp_path: Path) -> None:
         "fewshot_bench/py.typed",
         "fewshot_bench/backbones/tiny/tiny.safetensors",
         "fewshot_bench/published/coop_picks.json",
+        "fewshot_bench/report/page/report.html",
+        "fewshot_bench/report/page/script.js",
         "fsbench_datasets/demo/letters.npz",
         "fsbench_datasets/imagenet_classes.txt",
     ):

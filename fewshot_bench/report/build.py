@@ -26,6 +26,7 @@ from fewshot_bench.report.readings import Readings
 from fewshot_bench.report.verdict import subject, verdict
 from fewshot_bench.signature import signature_of
 from fewshot_bench.store import Store
+from fewshot_bench.wording import printable
 
 MOST_IMAGES = 48
 MOST_COMMANDS, MOST_NOTES = 20, 60
@@ -89,7 +90,7 @@ def _context(
         "metric": METRICS[table.metric].title,
         "table": table,
         "signature": text.message(table.signature(chosen.group.seeds)),
-        "line": text.printable(signature_of(records)),
+        "line": printable(signature_of(records)),
         "verdict": verdict(chosen, pairs),
         "pairs": pairs,
         "leaderboard": board.leaderboard(chosen, pairs, errors),

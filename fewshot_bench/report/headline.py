@@ -18,22 +18,20 @@ _SCOPES: Sequence[Scope] = ("all", "H", "transfer", "new", "base")
 
 @dataclass(frozen=True, slots=True)
 class Contestant:
-    """A row of the table with its cell in the headline; `cell` is None without a number there."""
+    """A row of the table with its cell in the headline; `cell` is None without a number there.
+
+    `shots` are those it is compared at: the headline's, or 0 for a method without a support set.
+    """
 
     row: Row
     look: Look
+    shots: int
     cell: Cell | None
-    reason: str = ""
 
     @property
     def label(self) -> str:
         """The method as the report writes it."""
         return text.name(self.row.title)
-
-    @property
-    def shots(self) -> int:
-        """The shots of its cell: 0 for a method without a support set."""
-        return self.cell.shots if self.cell else 0
 
 
 @dataclass(frozen=True)
@@ -99,9 +97,7 @@ def _contestant(table: Table, group: Group, row: Row, shots: int, look: Look) ->
     cell = table.cell(group, row, shots)
     if not cell.expected and 0 in group.shots:
         cell = table.cell(group, row, 0)
-    if table.metric in cell.estimates:
-        return Contestant(row, look, cell)
-    return Contestant(row, look, None, cell.reason or cell.status)
+    return Contestant(row, look, cell.shots, cell if table.metric in cell.estimates else None)
 
 
 def _located(records: Sequence[Record]) -> dict[tuple[str, str, int, Seed], Record]:

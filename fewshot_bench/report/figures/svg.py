@@ -103,7 +103,8 @@ def fitted(text: str, name: str, title: str, description: str) -> str:
     root = ElementTree.fromstring(text)
     for parent in list(root.iter()):
         for child in list(parent):
-            if child.tag == f"{{{SVG}}}metadata":
+            # Its style would hold for the whole page.
+            if child.tag in (f"{{{SVG}}}metadata", f"{{{SVG}}}style"):
                 parent.remove(child)
     for element in root.iter():
         _fit(element, name)

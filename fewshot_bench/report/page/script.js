@@ -6,7 +6,9 @@
   // What a field sorts by: its own number, the number its text begins with, or its text.
   const key = (cell, numeric) => {
     if (cell.dataset.v !== undefined) return Number(cell.dataset.v);
-    const text = cell.textContent.trim();
+    // The mark of a method is an element, its name is not.
+    const words = [...cell.childNodes].filter((part) => part.nodeType === Node.TEXT_NODE);
+    const text = words.map((part) => part.data).join('').trim();
     if (!numeric) return text.toLowerCase() || null;
     const number = parseFloat(text.replace('\u2212', '-').replaceAll(',', ''));
     return Number.isNaN(number) ? null : number;
