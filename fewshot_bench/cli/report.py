@@ -77,13 +77,14 @@ def command(
     records = chosen(store, filters)
     options = Options(
         metric=metric,
-        baseline=baseline,
         allow_mixed=allow_mixed,
         method=filters["method"],
         dataset=filters["dataset"],
         store=str(store),
     )
-    text = render(build(records, options), records, store, ReportOptions(title, images))
+    # Differences are the report's own: they also pair methods of other numbers of shots.
+    asked = ReportOptions(title, images, baseline)
+    text = render(build(records, options), records, store, asked)
     compare._write(output, text)
     size = size_text(len(text.encode("utf-8", "backslashreplace")))
     say(f"{output}: {size} about {len(records):,} records")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fewshot_bench.compare.model import Cell, Group
+from fewshot_bench.compare.statistics import Estimate
 from fewshot_bench.compare.tables import INAPPLICABLE, MISSING
 from fewshot_bench.metrics import METRICS
 from fewshot_bench.report import text
@@ -49,7 +50,7 @@ def leaderboard(headline: Headline, pairs: Pairs, errors: dict[str, float | None
         Column("method", False),
         Column("accuracy, %", hint="mean and half-width of the 95 % t-interval over seeds"),
         Column("points behind", hint="difference to the best, with its 95 % interval"),
-        Column("p", hint="paired bootstrap over test images, corrected after Holm"),
+        Column("p", hint="paired test over seeds and test images, corrected after Holm"),
         *([Column(f"to {baseline.label}", hint="difference to the baseline")] if baseline else []),
         *([Column("p ", hint="of the difference to the baseline")] if baseline else []),
         Column("trained", hint="parameters that the optimizer was seen to train"),
@@ -79,22 +80,26 @@ def leaderboard(headline: Headline, pairs: Pairs, errors: dict[str, float | None
     return Grid("leaderboard", f"Leaderboard by {name}, the best first", columns, lines, True)
 
 
-def bars(headline: Headline) -> dict[str, Bar]:
-    """By row, where mean and interval lie between the least and the most of all lines."""
-    values = {c.row.label: headline.estimate(c) for c in headline.ranked}
-    if not values:
-        return {}
-    low = min(value.mean - (value.half or 0) for value in values.values())
-    high = max(value.mean + (value.half or 0) for value in values.values())
-    scale = 100 / (high - low) if high > low else 0.0
-    return {
-        label: Bar(
-            (value.mean - low) * scale if scale else 50.0,
-            (value.mean - (value.half or 0) - low) * scale,
-            (value.mean + (value.half or 0) - low) * scale,
-        )
-        for label, value in values.items()
-    }
+def bars(headline: Headline) -> list[Bar | None] | None:
+    """Where means and intervals lie between the least and the most of all, line by line.
+
+    None with a baseline, whose columns take the room.
+    """
+    values = [headline.estimate(c) if c.cell else None for c in ordered(headline)]
+    known = [value for value in values if value]
+    if not known or headline.table.baseline:
+        return None
+    low = min(value.mean - (value.half or 0) for value in known)
+    high = max(value.mean + (value.half or 0) for value in known)
+
+    def place(value: float) -> float:
+        return 100 * (value - low) / (high - low) if high > low else 50.0
+
+    def bar(value: Estimate) -> Bar:
+        half = value.half or 0
+        return Bar(place(value.mean), place(value.mean - half), place(value.mean + half))
+
+    return [bar(value) if value else None for value in values]
 
 
 def results(headline: Headline, group: Group, number: int) -> Grid:

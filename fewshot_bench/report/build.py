@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from fewshot_bench.compare.baseline import with_baseline
 from fewshot_bench.compare.model import Table
 from fewshot_bench.metrics import METRICS
 from fewshot_bench.record import Record
@@ -29,23 +31,28 @@ from fewshot_bench.store import Store
 from fewshot_bench.wording import printable
 
 MOST_IMAGES = 48
-MOST_COMMANDS, MOST_NOTES = 20, 60
+MOST_COMMANDS, MOST_NOTES, MOST_NAMES = 20, 60, 5
 _PAGE = "fewshot_bench.report.page"
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """`title` over the page, `images` per data set; both are what a person asked for."""
+    """What a person asked for: `title` over the page, `images` per data set, `baseline` by name."""
 
     title: str = "Few-shot benchmark report"
     images: int = 0
+    baseline: str | None = None
 
 
 def render(table: Table, records: Sequence[Record], store: Path, options: Options) -> str:
     """The page about a table and the records that it was built from.
 
     The same store, records and options give the same text. Nothing in the store is changed.
+    UsageError for a baseline that is not in the table.
     """
+    if options.baseline:
+        label = with_baseline(table, options.baseline).baseline
+        table = dataclasses.replace(table, baseline=label)
     chosen = headline(table, records)
     readings = Readings(Store(store))
     readings.read(_needed(chosen))
@@ -91,10 +98,11 @@ def _context(
         "table": table,
         "signature": text.message(table.signature(chosen.group.seeds)),
         "line": printable(signature_of(records)),
+        "marks": _marks(table),
         "verdict": verdict(chosen, pairs),
         "pairs": pairs,
         "leaderboard": board.leaderboard(chosen, pairs, errors),
-        "bars": list(map(board.bars(chosen).get, (c.row.label for c in board.ordered(chosen)))),
+        "bars": board.bars(chosen),
         "legend": figures.legend(),
         "hidden": figures.hidden,
         "by_dataset": board.by_dataset(chosen),
@@ -110,10 +118,28 @@ def _context(
         "unread": [text.message(problem) for problem in readings.problems[:MOST_NOTES]],
         "unread_count": len(readings.problems),
         "notes": [text.message(note) for note in table.notes[:MOST_NOTES]],
-        "commands": list(table.commands[:MOST_COMMANDS]),
+        "commands": [printable(command) for command in table.commands[:MOST_COMMANDS]],
         "more_commands": max(0, len(table.commands) - MOST_COMMANDS),
         **pictures,
     }
+
+
+def _marks(table: Table) -> list[str]:
+    """What a reader must know before any number: unfair validation, limited runs."""
+    unfair = [text.name(row.label) for row in table.rows if row.spec.val == "full"]
+    limits = sorted({row.spec.limit for row in table.rows if row.spec.limit is not None})
+    found = [
+        f"Limited to {limit} test images per data set: these are not the data sets' accuracies."
+        for limit in limits
+    ]
+    if unfair:
+        names = text.joined(unfair[:MOST_NAMES])
+        more = f" and {len(unfair) - MOST_NAMES} more" if len(unfair) > MOST_NAMES else ""
+        found.append(
+            f"Unfair validation: {names}{more} chose on the full validation set, which has many "
+            "more labels than the shots."
+        )
+    return found
 
 
 def _fill(context: Mapping[str, Any]) -> str:

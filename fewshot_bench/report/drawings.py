@@ -65,7 +65,7 @@ class Drawings:
         if not found.curves or not curves.shots_of([found]):
             return None
         told = _told(found)
-        return Picture(_markup(curves.large(found, self._metric, told)), text.name(found.title))
+        return Picture(_markup(curves.large(found, self._metric, told)), found.title)
 
     def panels(self) -> list[Picture]:
         """Small multiples: every group but the large one, if there is more than that."""
@@ -78,7 +78,7 @@ class Drawings:
         return [
             Picture(
                 _markup(curves.small(found, number, shots, self._metric, _told(found))),
-                text.name(found.title),
+                found.title,
             )
             for number, found in enumerate(panels)
         ]

@@ -143,9 +143,9 @@ def _classes(
 
     counts = np.bincount(reading.labels, minlength=reading.classes)
     order = [int(label) for label in np.argsort(accuracy, kind="stable") if accuracy[label] >= 0]
-    columns = [Column("class", False), Column("images"), Column(f"{heads[0]}, %")]
+    columns = [Column("class", False), Column("images"), Column(f"{text.short(heads[0], 20)}, %")]
     if other is not None:
-        columns += [Column(f"{heads[1]}, %"), Column("difference")]
+        columns += [Column(f"{text.short(heads[1], 20)}, %"), Column("difference")]
     lines = []
     for label in order[:HARDEST]:
         fields = [Field(names[label]), Field(str(counts[label])), _share(accuracy[label])]

@@ -20,18 +20,15 @@ _SCOPES: Sequence[Scope] = ("all", "H", "transfer", "new", "base")
 class Contestant:
     """A row of the table with its cell in the headline; `cell` is None without a number there.
 
+    `label` is the method as the report writes it, with marks that not all rows have;
     `shots` are those it is compared at: the headline's, or 0 for a method without a support set.
     """
 
     row: Row
+    label: str
     look: Look
     shots: int
     cell: Cell | None
-
-    @property
-    def label(self) -> str:
-        """The method as the report writes it."""
-        return text.name(self.row.title)
 
 
 @dataclass(frozen=True)
@@ -78,11 +75,15 @@ def headline(table: Table, records: Sequence[Record]) -> Headline:
     their only number.
     """
     group = min(table.groups, key=lambda g: (_SCOPES.index(g.scope), not g.average))
-    looks = {row.label: Look(index) for index, row in enumerate(table.rows)}
+    same = len({row.marks for row in table.rows}) == 1
+    labels = {row.label: text.name(row.label if same else row.title) for row in table.rows}
     best: tuple[Contestant, ...] = ()
     chosen = 0
     for shots in group.shots:
-        found = tuple(_contestant(table, group, row, shots, looks[row.label]) for row in table.rows)
+        found = tuple(
+            _contestant(table, group, row, shots, labels[row.label], Look(place))
+            for place, row in enumerate(table.rows)
+        )
         if not best or _present(found) >= _present(best):
             best, chosen = found, shots
     members = table.members(group) if group.average else (group,)
@@ -93,11 +94,14 @@ def _present(found: Sequence[Contestant]) -> int:
     return sum(contestant.cell is not None for contestant in found)
 
 
-def _contestant(table: Table, group: Group, row: Row, shots: int, look: Look) -> Contestant:
+def _contestant(
+    table: Table, group: Group, row: Row, shots: int, label: str, look: Look
+) -> Contestant:
     cell = table.cell(group, row, shots)
     if not cell.expected and 0 in group.shots:
         cell = table.cell(group, row, 0)
-    return Contestant(row, look, cell.shots, cell if table.metric in cell.estimates else None)
+    number = cell if table.metric in cell.estimates else None
+    return Contestant(row, label, look, cell.shots, number)
 
 
 def _located(records: Sequence[Record]) -> dict[tuple[str, str, int, Seed], Record]:

@@ -119,13 +119,13 @@ def _environment(records: Sequence[Record]) -> Grid:
         if name in _NOISE or name == "method_origin":
             continue
         if len(counts) == 1:
-            lines.append(_line(name, next(iter(counts)), ""))
+            lines.append(_line(name, next(iter(counts)), "no"))
             continue
         ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
         shown = "; ".join(f"{value} ({count:,})" for value, count in ranked[:VALUES])
         more = f"; and {len(ranked) - VALUES} more" if len(ranked) > VALUES else ""
-        lines.append(_line(name, shown + more, "differs", css="differs"))
-    columns = [Column("fact", False), Column("value (records)", False), Column("", False)]
+        lines.append(_line(name, shown + more, "yes", css="differs"))
+    columns = [Column("fact", False), Column("value (records)", False), Column("differs", False)]
     return Grid("environment", "Software and machines; what differed comes first", columns, lines)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fewshot_bench.compare.model import Group
+from fewshot_bench.report import text
 from fewshot_bench.report.figures import costs, curves
 from fewshot_bench.report.figures.style import MOST
 from fewshot_bench.report.headline import Contestant, Headline
@@ -30,7 +31,7 @@ def panel(headline: Headline, group: Group, contestants: Sequence[Contestant]) -
         if points:
             look = contestant.look
             found.append(curves.Curve(contestant.label, look, points, contestant in best))
-    return curves.Panel(group.label, found)
+    return curves.Panel(text.name(group.label), found)
 
 
 def cost_axes(headline: Headline, contestants: Sequence[Contestant]) -> list[costs.Axis]:

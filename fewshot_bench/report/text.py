@@ -30,7 +30,8 @@ def percent(value: float) -> str:
 
 def signed(value: float) -> str:
     """A difference in points, with a true minus sign."""
-    return f"{value:+.2f}".replace("-", "−")
+    shown = f"{value:+.2f}".replace("-", "−")
+    return "0.00" if shown in ("+0.00", "−0.00") else shown
 
 
 def interval(value: Estimate) -> str:

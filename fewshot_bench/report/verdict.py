@@ -36,7 +36,7 @@ def verdict(headline: Headline, pairs: Pairs) -> Verdict:
         )
     best = ranked[0]
     words = _significance(ranked, pairs)
-    return Verdict(best.label, _result(headline, best), words, _cost(headline, ranked))
+    return Verdict(best.label, _result(headline, best, pairs), words, _cost(headline, ranked))
 
 
 def subject(headline: Headline) -> str:
@@ -55,12 +55,14 @@ def subject(headline: Headline) -> str:
     return f"{kind}{metric} {where} at {text.counted(headline.shots, 'shot')}"
 
 
-def _result(headline: Headline, best: Contestant) -> str:
+def _result(headline: Headline, best: Contestant, pairs: Pairs) -> str:
     estimate = headline.estimate(best)
     half = " (one seed)"
     if estimate.half is not None:
         half = f" (± {text.percent(estimate.half)}, 95 % interval, {estimate.n} seeds)"
-    verb = "wins with" if len(headline.ranked) > 1 else "is the only one with a result:"
+    others = [pairs.of(best, other) for other in headline.ranked[1:]]
+    verb = "wins with" if all(pair and pair.significant for pair in others) else "is ahead with"
+    verb = verb if others else "is the only one with a result:"
     return f"{verb} {text.percent(estimate.mean)} % {subject(headline)}{half}."
 
 

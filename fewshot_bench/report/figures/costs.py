@@ -11,6 +11,9 @@ from fewshot_bench.report import text
 from fewshot_bench.report.figures.style import FAINT, INK, Look
 from fewshot_bench.report.figures.svg import Canvas
 
+# Costs within such a factor need no logarithm.
+NARROW = 3
+
 
 @dataclass(frozen=True, slots=True)
 class Point:
@@ -57,9 +60,10 @@ def _panel(canvas: Canvas, axes: Any, axis: Axis) -> None:
     costs = [point.cost for point in axis.points]
     # From a cost of nothing (zero-shot trains nothing) there is no logarithm.
     least = min((cost for cost in costs if cost > 0), default=1.0)
-    if min(costs) <= 0:
+    linear = max(costs) < NARROW * min(costs)
+    if not linear and min(costs) <= 0:
         axes.set_xscale("symlog", linthresh=least, linscale=0.6)
-    else:
+    elif not linear:
         axes.set_xscale("log")
     best = front(axis.points)
     xs = [point.cost for point in best]
@@ -78,8 +82,11 @@ def _panel(canvas: Canvas, axes: Any, axis: Axis) -> None:
     axes.margins(x=0.12, y=0.14)
     axes.set_xlabel(axis.title)
     axes.minorticks_off()
-    ticks = _ticks(costs)
-    axes.set_xticks(ticks, [_short(tick) for tick in ticks])
+    if linear:
+        axes.locator_params(axis="x", nbins=4)
+    else:
+        ticks = _ticks(costs)
+        axes.set_xticks(ticks, [_short(tick) for tick in ticks])
     axes.grid(axis="x", color=FAINT, linewidth=0.6)
     _label(canvas, axes, axis.points, best)
 

@@ -121,13 +121,15 @@ def _label_ends(canvas: Canvas, axes: Any, panel: Panel) -> None:
     low, high = axes.get_ylim()
     height = axes.get_position().height * canvas.figure.get_figheight() * 72
     gap = (high - low) * LABEL_HEIGHT / height
-    right = axes.get_xlim()[1]
+    left, right = axes.get_xlim()
+    # Steps to the right are given for five numbers of shots.
+    unit = (right - left) / 4.5
     ends.sort(key=lambda end: end[0])
     places = spread([mean for mean, _ in ends], gap, low, high)
     for (mean, curve), place in zip(ends, places, strict=True):
         start = right if [k for k, _ in curve.points] == [0] else right - 0.25
         (line,) = axes.plot(
-            *([start, right + 0.001, right + 0.12], [mean, mean, place]),
+            *([start, right, right + 0.12 * unit], [mean, mean, place]),
             color=curve.look.sentinel,
             linewidth=0.7,
             alpha=0.7,
@@ -135,7 +137,7 @@ def _label_ends(canvas: Canvas, axes: Any, panel: Panel) -> None:
         )
         canvas.tag(line, "curve", curve.look.css)
         axes.plot(
-            *([right + 0.17], [place]),
+            *([right + 0.17 * unit], [place]),
             color=curve.look.sentinel,
             marker=curve.look.marker,
             markersize=4.6,
@@ -143,7 +145,7 @@ def _label_ends(canvas: Canvas, axes: Any, panel: Panel) -> None:
             clip_on=False,
         )
         label = axes.text(
-            *(right + 0.24, place, f"{text.short(curve.label)}  {text.percent(mean)}"),
+            *(right + 0.24 * unit, place, f"{text.short(curve.label)}  {text.percent(mean)}"),
             color=INK,
             va="center",
             fontsize=8.5,
