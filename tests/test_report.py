@@ -44,7 +44,7 @@ def test_methods_that_agree_are_not_called_apart(tmp_path: Path) -> None:
     store = store_of(tmp_path / "s", {"coop": 0.7, "maple": 0.7, "zero": 0.3})
     text = Page(report(tmp_path, store)).text
     assert "Its lead is not significant over maple (0.00 points, p = 1.00)" in text
-    assert "It is over 1 other, from zero on" in text
+    assert "It is significant over zero." in text
 
 
 def test_records_without_logits_have_numbers_and_no_test(tmp_path: Path) -> None:

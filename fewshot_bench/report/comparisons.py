@@ -25,6 +25,7 @@ def against_best(headline: Headline, pairs: Pairs) -> Grid | None:
     many = len(headline.members) > 1
     columns = [Column("against", False), Column("difference"), Column("95 % interval", False)]
     columns += [Column("p", hint="not corrected"), Column("p after Holm")]
+    columns += [Column("visible from", hint="what the test, not corrected, finds 4 times in 5")]
     if many:
         columns += [
             Column("data sets won / tied / lost", False, "each alone at 5 %, not corrected")
@@ -36,13 +37,14 @@ def against_best(headline: Headline, pairs: Pairs) -> Grid | None:
         gaps = _gaps(headline, best, other)
         if pair is None:
             key = best.row.label, other.row.label
-            fields = [NOTHING, Field(pairs.reasons.get(key, "")), NOTHING, NOTHING]
+            fields = [NOTHING, Field(pairs.reasons.get(key, "")), NOTHING, NOTHING, NOTHING]
         else:
             fields = [
                 Field(text.signed(pair.difference), pair.difference),
                 Field(f"{text.signed(pair.low)} to {text.signed(pair.high)}", pair.low),
                 Field(plain_p(pair.raw), pair.raw),
                 Field(plain_p(pair.p), pair.p, "" if pair.significant else "tie"),
+                Field(text.percent(pair.visible)),
             ]
         if many:
             p = float(signed_rank(gaps))

@@ -31,6 +31,7 @@ class Pair:
 
     won, lost: on how many data sets alone the first is significantly better, or worse.
     conditional: there is one seed, and the comparison is about these very fits.
+    visible: the least difference that the uncorrected test finds four times in five.
     """
 
     difference: float
@@ -42,6 +43,7 @@ class Pair:
     won: int
     lost: int
     conditional: bool
+    visible: float
 
     @property
     def significant(self) -> bool:
@@ -124,6 +126,7 @@ def compared(headline: Headline, readings: Readings) -> Pairs:
 
 def _pair(found: Comparison, corrected: float) -> Pair:
     from fewshot_bench.statistics.paired import compare_spreads
+    from fewshot_bench.statistics.power import detectable
     from fewshot_bench.statistics.ranks import wins
 
     single = [compare_spreads({name: part}) for name, part in found.spreads.items()]
@@ -138,6 +141,7 @@ def _pair(found: Comparison, corrected: float) -> Pair:
         won=counts.win,
         lost=counts.loss,
         conditional=found.conditional,
+        visible=detectable(found.spreads),
     )
 
 

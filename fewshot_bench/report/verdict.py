@@ -40,19 +40,23 @@ def verdict(headline: Headline, pairs: Pairs) -> Verdict:
 
 
 def subject(headline: Headline) -> str:
-    """What the first screen is about: `mean top-1 accuracy over 11 data sets at 16 shots`."""
-    group, metric = headline.group, METRICS[headline.table.metric].title
-    kinds = {"H": "harmonic mean of base and new classes, ", "base": "base classes, "}
-    kinds |= {"new": "new classes, ", "transfer": "transfer, "}
-    kind = kinds.get(group.scope, "")
-    where = f"on {text.name(group.label)}"
-    if group.average and len(headline.members) > 1:
-        where = f"averaged over {text.counted(len(headline.members), 'data set')}"
-    elif group.average and headline.members:
-        where = f"on {text.name(headline.members[0].label)}"
-    elif group.average:
-        where = "on average"
-    return f"{kind}{metric} {where} at {text.counted(headline.shots, 'shot')}"
+    """What the first screen is about: `top-1 accuracy averaged over 11 data sets at 16 shots`."""
+    group, members = headline.group, headline.members
+    kinds = {
+        "H": ", the harmonic mean of base and new classes,",
+        "base": " of base classes",
+        "new": " of new classes",
+        "transfer": " in transfer",
+    }
+    if len(members) > 1:
+        where = f" averaged over {text.counted(len(members), 'data set')}"
+    elif group.average and not members:
+        where = " on average"
+    else:
+        where = f" on {text.name(members[0].dataset if group.scope == 'H' else members[0].label)}"
+    metric = METRICS[headline.table.metric].title
+    shots = text.counted(headline.shots, "shot")
+    return f"{metric}{kinds.get(group.scope, '')}{where} at {shots}"
 
 
 def _result(headline: Headline, best: Contestant, pairs: Pairs) -> str:
@@ -87,8 +91,13 @@ def _significance(ranked: list[Contestant], pairs: Pairs) -> str:
         names += [text.counted(more, "more method")] if more > 0 else []
         parts.append(f"Its lead is not significant over {text.joined(names)}.")
         if clear:
-            other, pair = clear[0]
-            parts.append(f"It is over {text.counted(len(clear), 'other')}, from {other.label} on.")
+            first = clear[0][0].label
+            rest = f"{len(clear)} others, from {first} down" if len(clear) > 1 else first
+            parts.append(f"It is significant over {rest}.")
+        least = min(pair.visible for _, pair in ties)
+        parts.append(
+            f"Differences under about {text.percent(least)} points can't be seen here (80 % power)."
+        )
     if unknown:
         names = [other.label for other in unknown[:LISTED]]
         more = len(unknown) - LISTED
