@@ -5,13 +5,16 @@
 Simulated benchmarks: an image is hit when a sum of normals is above a threshold: its difficulty for
 both methods, its difficulty for one, the support set's luck for both, a method's luck with its
 support set and training (seed noise), and a rest that is new each time. Both methods have the same
-accuracy in expectation over all of these, so each p < 0.05 is a false positive; `found` has one
-method better by the printed points, `covers` is how often the interval holds the truth.
+accuracy in expectation over all of these, so each p < 0.05 is a false positive. `image bootstrap`
+is what a bootstrap over images alone would call a difference, `covers` how often the interval holds
+the truth, `finds` how often a method is told to differ that is better by so many points, which are
+twice the interval's median half-width.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -21,6 +24,12 @@ from numpy.typing import NDArray
 from scipy import special
 
 from fewshot_bench.statistics.paired import Comparison, Scores, compare_paired
+from fewshot_bench.statistics.ranks import (
+    average_ranks,
+    critical_difference,
+    friedman,
+    signed_rank,
+)
 
 ELEVEN = (500, 170, 250, 810, 800, 250, 3000, 330, 1900, 1690, 380)
 """Test sizes in the proportions of the eleven sets, at most a tenth of the largest."""
@@ -58,32 +67,31 @@ def scenarios() -> list[Scenario]:
     found = []
     for images in ((1000,), (300, 1000, 3000), ELEVEN):
         for seeds in (1, 2, 3, 5):
-            base = Scenario(f"{len(images)} sets, {seeds} seeds, no seed noise", images, seeds)
-            found.append(base)
-            if seeds > 1:
-                name = base.name.replace("no ", "")
-                found.append(replace(base, name=name, **noise))
-    one = Scenario("1 set, 3 seeds", (1000,))
-    few = Scenario("11 sets, 3 seeds", ELEVEN, **noise)
-    spiky = (6.0,) + (1.0,) * 10
-    return [
-        *found,
-        replace(one, name="1 set, 3 seeds, much seed noise", seed_noise=(0.03, 0.03)),
-        replace(few, name="11 sets, 3 seeds, much seed noise", seed_noise=(0.03, 0.03)),
-        replace(few, name="11 sets, 3 seeds, one set noisy", scales=spiky),
-        replace(few, name="11 sets, 3 seeds, one method deterministic", seed_noise=(0.006, 0.0)),
-        replace(few, name="11 sets, 3 seeds, high accuracy", accuracy=0.98),
-        replace(one, name="1 set, 3 seeds, high accuracy", accuracy=0.98),
-        replace(one, name="1 set, 3 seeds, rare discordance", shared=0.97, own=0.02),
-        replace(few, name="11 sets, 3 seeds, rare discordance", shared=0.97, own=0.02, luck=0.0),
-        replace(one, name="1 set, 3 seeds, images not shared", shared=0.0, own=0.0),
-        replace(one, name="1 set, 3 seeds, tiny test set", images=(60,)),
-        replace(
-            few,
-            name="11 sets, 3 seeds, gains and losses cancel",
-            effects=(5.0, -5.0, 3.0, -3.0, 2.0, -2.0, 1.0, -1.0, 4.0, -4.0, 0.0),
-        ),
-    ]
+            name = f"{_count(len(images), 'data set')}, {_count(seeds, 'seed')}"
+            found.append(Scenario(f"{name}, no seed noise", images, seeds))
+            found.append(Scenario(f"{name}, seed noise", images, seeds, **noise))
+    one = Scenario("1 data set", (1000,))
+    eleven = Scenario("11 data sets", ELEVEN, **noise)
+    cancel = (5.0, -5.0, 3.0, -3.0, 2.0, -2.0, 1.0, -1.0, 4.0, -4.0, 0.0)
+    odd = (
+        (one, "much seed noise", {"seed_noise": (0.03, 0.03)}),
+        (one, "high accuracy", {"accuracy": 0.98}),
+        (one, "rare discordance", {"shared": 0.97, "own": 0.02}),
+        (one, "images not shared", {"shared": 0.0, "own": 0.0}),
+        (one, "tiny test set", {"images": (60,)}),
+        (eleven, "much seed noise", {"seed_noise": (0.03, 0.03)}),
+        (eleven, "one of them noisy", {"scales": (6.0,) + (1.0,) * 10}),
+        (eleven, "one method deterministic", {"seed_noise": (0.006, 0.0)}),
+        (eleven, "high accuracy", {"accuracy": 0.98}),
+        (eleven, "rare discordance", {"shared": 0.97, "own": 0.02, "luck": 0.0}),
+        (eleven, "gains and losses cancel", {"effects": cancel}),
+    )
+    found += [replace(base, name=f"{base.name}, 3 seeds, {how}", **own) for base, how, own in odd]
+    return found
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("s" if number > 1 else "")
 
 
 def simulated(
@@ -161,6 +169,19 @@ def line(scenario: Scenario, benchmarks: int, seed: int) -> str:
     return f"| {scenario.name} | {level:.1f} | {naive:.1f} | {covers:.1f} | {half:.2f} | {shown} |"
 
 
+def rank_line(datasets: int, methods: int, benchmarks: int, seed: int) -> str:
+    """Levels of the rank tests, for scores that are normal and independent."""
+    rng = np.random.default_rng([seed, datasets, methods])
+    gap = critical_difference(methods, datasets)
+    counts = np.zeros(3)
+    for _ in range(benchmarks):
+        scores = rng.normal(size=(datasets, methods))
+        told = np.ptp(average_ranks(scores)) > gap
+        counts += friedman(scores)[1] < 0.05, told, signed_rank(scores[:, 0] - scores[:, 1]) < 0.05
+    shown = " | ".join(f"{share:.1f}" for share in 100 * counts / benchmarks)
+    return f"| {datasets} data sets, {methods} methods | {shown} |"
+
+
 def main() -> None:
     """Simulate and print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -170,11 +191,17 @@ def main() -> None:
     asked = parser.parse_args()
     error = 100 * math.sqrt(0.05 * 0.95 / asked.benchmarks)
     print(f"{asked.benchmarks} benchmarks each; 5 % has a standard error of {error:.2f}\n")
-    print("| scenario | p < 0.05, % | image bootstrap, % | covers, % | half-width | found |")
+    print("| scenario | p < 0.05, % | image bootstrap, % | covers, % | half-width | finds |")
     print("|---|---:|---:|---:|---:|---:|")
     for scenario in scenarios():
         if asked.only in scenario.name:
             print(line(scenario, asked.benchmarks, asked.seed), flush=True)
+    if asked.only:
+        return
+    print("\n| rank tests | Friedman, % | Nemenyi, any pair, % | signed rank, % |")
+    print("|---|---:|---:|---:|")
+    for datasets, methods in itertools.product((3, 5, 11), (3, 6)):
+        print(rank_line(datasets, methods, asked.benchmarks, asked.seed), flush=True)
 
 
 if __name__ == "__main__":

@@ -99,6 +99,7 @@ RULES = {
     "sweep": {"cli", "runner", "engines", "features", "images", "backbones", "plan", "testing"},
     "trackers": {"cli", "runner", "engines", "store", "plan", "features", "images", "testing"},
     "report": {"cli", "runner", "engines", "features", "images", "backbones", "plan", "testing"},
+    "statistics": {"cli", "runner", "engines", "store", "plan", "compare", "record", "spec"},
     "store": {"cli", "runner", "engines", "features", "images", "backbones", "plan", "compare"},
     "record": {"cli", "runner", "engines", "store", "plan", "compare", "features", "images"},
     "spec": {"cli", "runner", "engines", "store", "plan", "compare", "record", "features"},
@@ -149,12 +150,13 @@ def test_who_may_import_whom(part: str) -> None:
 
 
 def light_modules() -> list[str]:
-    """Modules that must not bring torch in: all of cli and compare, and the small ones."""
+    """Modules that must not bring torch in: cli, compare, statistics, and the small ones."""
     root = PACKAGES["fewshot_bench"]
     found = [f"fewshot_bench.{name}" for name in LIGHT]
     for folder in (
         "cli",
         "compare",
+        "statistics",
         "report",
         "report/figures",
         "signature",

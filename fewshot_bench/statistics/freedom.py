@@ -47,7 +47,7 @@ def pooled(parts: Sequence[float], freedoms: Sequence[float]) -> float:
 def combined(seed: float, seed_freedom: float, image: float, image_square: float) -> float:
     """Freedom of seed part plus image part.
 
-    image_square: sum of square / freedom of the mean squares that the image part is made of.
+    image_square: sum over data sets of the image part's square by its freedom.
     With a seed freedom of 1 (two seeds) the image part's own square counts for a sixteenth: the
     level then stays below about 6 %, for the price of a level far below 5 % elsewhere.
     """

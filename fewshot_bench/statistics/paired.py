@@ -108,7 +108,9 @@ def compare_spreads(spreads: Mapping[str, Spread]) -> Comparison:
     difference = math.fsum(each.difference for each in found) / len(found)
     error, freedom = error_of(found)
     p, half = 1.0, 0.0
-    if error > TINY * max(1.0, abs(difference)):
+    if error <= TINY * max(1.0, abs(difference)):
+        error = 0.0
+    if error:
         p = float(2 * special.stdtr(freedom, -abs(difference) / error))
         half = error * float(special.stdtrit(freedom, 1 - LEVEL / 2))
     low, high = difference - half, difference + half
