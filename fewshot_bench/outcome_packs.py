@@ -14,14 +14,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from fewshot_bench import __version__
 from fewshot_bench.store_files import write_whole
 
-FOLDER = "outcomes"
+if TYPE_CHECKING:
+    import numpy as np
+
+FOLDER, SUFFIX = "outcomes", ".pack"
 _HEAD = f"fsbench outcomes {json.dumps([1, __version__])}\n".encode()
 
 
@@ -64,7 +65,7 @@ Pack = dict[str, Entry]
 
 def pack_file(store: Path, split: str) -> Path:
     """Where the pack of a split lies; split: its digest, or any text in its place."""
-    return store / FOLDER / f"{hashlib.sha256(split.encode()).hexdigest()[:32]}.pack"
+    return store / FOLDER / f"{hashlib.sha256(split.encode()).hexdigest()[:32]}{SUFFIX}"
 
 
 def load_pack(path: Path) -> Pack:
@@ -76,7 +77,7 @@ def load_pack(path: Path) -> Pack:
         if content[:start] != _HEAD + _checksum(body):
             return {}
         return _entries(body)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return {}
 
 
@@ -105,6 +106,8 @@ def _body(pack: Pack) -> bytes:
 
 
 def _entries(body: bytes) -> Pack:
+    import numpy as np
+
     line, _, rest = body.partition(b"\n")
     said, at = json.loads(line), 0
 
@@ -121,6 +124,8 @@ def _entries(body: bytes) -> Pack:
     for digest, place, classes, metrics in said["entries"]:
         predictions = np.frombuffer(take(4 * len(queries[place].labels)), "<i4")
         found[digest] = Entry(queries[place], predictions, classes, metrics)
+    if at != len(rest):
+        raise ValueError("the arrays are not as long as its head says")
     return found
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from fewshot_bench.errors import StoreError
 from fewshot_bench.metrics import METRICS
+from fewshot_bench.outcome_packs import Entry, Pack, Queries, load_pack, pack_file, save_pack
 from fewshot_bench.record import Record
 from fewshot_bench.store import Damage, Store
 from fewshot_bench.store_files import Damaged, digest_of_arrays, load_arrays
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from fewshot_bench.outcome_packs import Entry, Pack, Queries
     from fewshot_bench.quality import PerClass
 
 THREADS = 4
@@ -137,16 +137,12 @@ class Outcomes:
         return entry
 
     def _pack(self, split: str) -> Pack:
-        from fewshot_bench.outcome_packs import load_pack, pack_file
-
         if split not in self._packs:
             self._packs[split] = load_pack(pack_file(self.store.path, split))
         return self._packs[split]
 
     def _keep(self, split: str, new: Pack) -> None:
         """Add entries to a pack as it is now: another process may have added others."""
-        from fewshot_bench.outcome_packs import load_pack, pack_file, save_pack
-
         path = pack_file(self.store.path, split)
         self._packs[split] = {**load_pack(path), **new}
         save_pack(path, self._packs[split])
@@ -160,7 +156,6 @@ class Outcomes:
     def _computed(self, record: Record) -> Entry:
         """From the logits, whose digest is compared with the one in the record."""
         from fewshot_bench import quality
-        from fewshot_bench.outcome_packs import Entry, Queries
 
         path = self.store.file(record.spec.key()).with_suffix(".npz")
         name = f"logits of {record.spec.describe()}"

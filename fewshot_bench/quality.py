@@ -1,9 +1,9 @@
 """How good predictions are, from logits and labels alone: accuracy, F1 and calibration.
 
 This is the only place that defines the metrics of a record: a run computes them here, and so do
-`fsbench store verify` and `compare` again. `metrics.METRICS` names them. All is in
-float64, whatever the logits are in. A prediction is the class with the highest logit, of equal ones that with the
-lowest index. Probabilities are the softmax of the logits, without any temperature.
+`fsbench store verify` and `compare` again. `metrics.METRICS` names them. All is in float64. A
+prediction is the class with the highest logit, of equal ones that with the lowest index.
+Probabilities are the softmax of the logits, without any temperature.
 """
 
 from __future__ import annotations

@@ -12,10 +12,11 @@ import secrets
 import shutil
 import time
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from fewshot_bench.errors import StoreError
 from fewshot_bench.processes import is_running, this_machine
@@ -33,6 +34,8 @@ STALE_SECONDS = 24 * 3600
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 # Above this size, asking whether a cell is complete reads the archive's directory, not all of it.
 FULL_CHECK_BYTES = 4 * 2**20
+# An array is compressed where its beginning shrinks at least to this share.
+SAMPLE_BYTES, WORTH_COMPRESSING = 2**16, 0.8
 
 
 class Damaged(Exception):
@@ -177,11 +180,28 @@ def _write_synced(path: Path, content: bytes | Mapping[str, np.ndarray]) -> None
         if isinstance(content, bytes):
             file.write(content)
         else:
-            import numpy as np
-
-            np.savez_compressed(file, **content)  # type: ignore[arg-type]
+            _write_archive(file, content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _write_archive(file: IO[bytes], arrays: Mapping[str, np.ndarray]) -> None:
+    """As `np.savez_compressed`, without the time it takes on what does not get smaller."""
+    from numpy.lib import format as npy
+
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            member = zipfile.ZipInfo(f"{name}.npy")
+            member.compress_type = _compression(array)
+            with archive.open(member, "w", force_zip64=True) as part:
+                npy.write_array(part, array, allow_pickle=False)
+
+
+def _compression(array: np.ndarray) -> int:
+    """Float32 logits of a float32 run hardly get smaller, those of a half-precision run do."""
+    sample = array.reshape(-1)[: SAMPLE_BYTES // max(array.itemsize, 1)].tobytes()
+    smaller = len(zlib.compress(sample, 1)) < WORTH_COMPRESSING * len(sample)
+    return zipfile.ZIP_DEFLATED if smaller else zipfile.ZIP_STORED
 
 
 def publish(target: Path, temporary: Sequence[Path]) -> None:

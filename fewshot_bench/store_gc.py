@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fewshot_bench.leases import Leases
+from fewshot_bench.outcome_packs import FOLDER, SUFFIX
 from fewshot_bench.record_files import Stamp, stamp_of
 from fewshot_bench.store import Store
 from fewshot_bench.store_files import sorted_entries, temporary_name
@@ -16,8 +17,8 @@ from fewshot_bench.store_index import INDEX
 from fewshot_bench.store_remains import is_orphan, orphans, set_aside, temporary_files
 
 TEMPORARIES, ORPHANS, INDICES, SET_ASIDE = "left over", "no record", "index", "set aside"
-CLAIMS, JOBS = "dead claim", "finished job"
-KINDS = (TEMPORARIES, ORPHANS, INDICES, CLAIMS, JOBS, SET_ASIDE)
+CLAIMS, JOBS, OUTCOMES = "dead claim", "finished job", "outcomes"
+KINDS = (TEMPORARIES, ORPHANS, INDICES, OUTCOMES, CLAIMS, JOBS, SET_ASIDE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Removal:
 def collect(
     store: Store, *, damaged: bool, dry_run: bool, jobs: Sequence[Path] = ()
 ) -> Iterator[Removal]:
-    """Remove half-written files, logits without a record, dead claims and the index.
+    """Remove half-written files, logits without a record, dead claims, the index and outcomes.
 
     damaged: files that were set aside, too; jobs: folders of jobs that are over. With `dry_run`
     nothing is removed. Yields each as it goes.
@@ -61,6 +62,9 @@ def _candidates(store: Store, damaged: bool) -> Iterator[tuple[str, Path]]:
     yield from ((CLAIMS, path) for path in Leases(store, "").dead())
     if (store.path / INDEX).is_file():
         yield INDICES, store.path / INDEX
+    for path in sorted_entries(store.path / FOLDER):
+        if path.suffix == SUFFIX:
+            yield OUTCOMES, path
     if damaged:
         yield from ((SET_ASIDE, path) for path in set_aside(store))
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fewshot_bench.errors import StoreError
+from fewshot_bench.outcome_packs import FOLDER as OUTCOMES
 from fewshot_bench.record_files import read_record
 from fewshot_bench.split_files.imported import FOLDER
 from fewshot_bench.store import Store
@@ -47,7 +48,7 @@ def _speaks_of_logits(path: Path) -> bool:
 
 def temporary_files(store: Store) -> Iterator[Path]:
     """What processes that are gone left half-written among records and picks."""
-    folders = [store.path, store.root, *sorted_entries(store.path / FOLDER)]
+    folders = [store.path, store.root, store.path / OUTCOMES, *sorted_entries(store.path / FOLDER)]
     others = [entry for folder in folders if folder.is_dir() for entry in sorted_entries(folder)]
     for path in [*_files(store), *others]:
         if path.name.startswith(TEMPORARY) and path.is_file() and is_stale(path):

@@ -215,7 +215,14 @@ def split_of(spec: RunSpec, arrays: Mapping[str, Any], n: int, classes: int) -> 
         "verified": True,
         "mirrored": True,
         "templates": ["a photo of a {}."],
+        "classnames": class_names(classes),
     }
+
+
+def class_names(classes: int) -> list[str]:
+    """Names of classes, some with characters that LaTeX and Markdown have a use for."""
+    odd = ("black_cat & dog", "50% wool", "C# score", "a $5 bill")
+    return [odd[label] if label < len(odd) else f"kind {label}" for label in range(classes)]
 
 
 def failed_record(spec: RunSpec) -> Record:

@@ -27,8 +27,9 @@ CORE = [path for path in FILES if PACKAGES["fewshot_bench"] in path.parents]
 PLUGINS = [path for path in FILES if path not in CORE]
 STORES = ("record_files", "store_index", "store_check", "store_conflict", "store_gc", "store_lock")
 STORES += ("store_merge", "store_migrate", "store_remains", "store_verify", "leases")
+STORES += ("outcomes", "outcome_packs")
 LIGHT = ("record", "spec", "plan", "plugins", "registry", "errors", "store", *STORES)
-LIGHT += ("offline", "secret_values")
+LIGHT += ("offline", "secret_values", "metrics")
 MAX_LINES = 300
 
 
@@ -123,6 +124,8 @@ LOWER = (
     *("feature_store", "image_cache", "image_files", "image_digests", "image_segments"),
     *("segment_format", "cache_folder", "cache_entries", "ahead", "crops"),
     *(
+        "metrics",
+        "quality",
         "names",
         "offline",
         "room",

@@ -42,11 +42,17 @@ def messy(tmp_path: Path) -> tuple[Store, set[str], set[str], set[str]]:
     stale = f"{TEMPORARY}~{this_machine()}~{dead.pid}~1"
     alive = f"{TEMPORARY}~{this_machine()}~{os.getpid()}~2"
     gone = {orphan.with_suffix(".npz").relative_to(store.path).as_posix(), INDEX}
+    gone |= {"outcomes/1.pack", f"outcomes/{stale}"}
     gone |= {f"{folder}/{stale}" for folder in ("records/00", "splits/d", "records")} | {stale}
     aside = {"records/00/x.json.damaged-1", "records/00/x.npz.damaged-12"}
     kept = names(store.path) - gone
     kept |= {f"{folder}/{stale}" for folder in ("claims", "jobs", "cache/features")}
-    kept |= {"records/00/notes.txt", "splits/d/notes.txt", f"records/00/{alive}"}
+    kept |= {
+        "records/00/notes.txt",
+        "outcomes/notes.txt",
+        "splits/d/notes.txt",
+        f"records/00/{alive}",
+    }
     for name in gone | aside | kept:
         path = store.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,11 +70,12 @@ def test_what_goes_and_what_stays(
     before = contents(store.path)
     dry = fsbench("store", "gc", "--dry-run", "--store", store.path)
     assert dry.code == 0
-    assert "would remove 6 files" in dry.out
+    assert "would remove 8 files" in dry.out
     assert contents(store.path) == before
     done = fsbench("store", "gc", "--store", store.path)
     assert done.code == 0
-    assert f"removed 6 files, {size / 1000:.1f} kB: 4 left over, 1 no record, 1 index" in done.out
+    assert f"removed 8 files, {size / 1000:.1f} kB: 5 left over, 1 no record" in done.out
+    assert "1 index, 1 outcomes" in done.out
     assert names(store.path) == aside | kept
     done = fsbench("store", "gc", "--damaged", "--store", store.path)
     assert "removed 2 files, 8 B: 2 set aside" in done.out

@@ -7,7 +7,7 @@ import secrets
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import click
 
@@ -21,6 +21,12 @@ if TYPE_CHECKING:
     from fewshot_bench.compare.aggregate import Options
     from fewshot_bench.compare.model import Table
     from fewshot_bench.record import Record
+
+
+class _Terminal(TypedDict):
+    styled: bool
+    width: int | None
+
 
 FORMATS = ("terminal", "markdown", "latex", "csv", "json")
 
@@ -133,10 +139,13 @@ def command(
         sort=sort or "",
     )
     outcomes = Outcomes(opened)
-    if not per_class:
+    if per_class:
+        other = {"metric": metric != "top1", "columns": columns, "sort": sort, "baseline": baseline}
+        _refuse_beside_classes(other)
+        text = _render_classes(build(chosen, options), chosen, outcomes, form, output)
+    else:
         chosen = outcomes.completed(chosen, _needed(form, options))
-    table = build(chosen, options, _columns())
-    text = _render(table, form, output)
+        text = _render(build(chosen, options, _columns()), form, output)
     for damage in outcomes.damaged:
         click.echo(f"not used: {damage}", err=True)
     if output is None:
@@ -190,13 +199,21 @@ def _columns() -> Any:
     return columns
 
 
+def _refuse_beside_classes(asked: Mapping[str, object]) -> None:
+    for name, value in asked.items():
+        if value:
+            raise UsageError(f"--per-class shows the accuracy of classes alone: leave out --{name}")
+
+
 def _render(table: Table, form: str, output: Path | None) -> str:
     from fewshot_bench.compare import latex, markdown, terminal, tidy
 
     if form == "terminal":
-        live = output is None and sys.stdout.isatty()
-        width = max(os.get_terminal_size(sys.stdout.fileno()).columns, 60) if live else None
-        return terminal.render(table, styled=live, width=width)
+        return terminal.render(table, **_terminal(output))
+    if form == "latex" and "curve" in (table.columns or ()):
+        raise UsageError(
+            "--columns curve: LaTeX has no characters for it; leave it out, or use another --format"
+        )
     writers = {
         "markdown": markdown.render,
         "latex": latex.render,
@@ -204,6 +221,30 @@ def _render(table: Table, form: str, output: Path | None) -> str:
         "json": tidy.render_json,
     }
     return writers[form](table)
+
+
+def _render_classes(
+    table: Table, records: Sequence[Record], outcomes: Outcomes, form: str, output: Path | None
+) -> str:
+    from fewshot_bench.compare import classes, latex, markdown, terminal, tidy
+
+    found = classes.build_classes(table, records, outcomes)
+    if form == "csv":
+        return tidy.write_csv(classes.class_rows(found), classes.HEADS)
+    if form == "json":
+        about = tidy.meta(table) | {"metric": "accuracy of single classes", "notes": found.notes}
+        return tidy.write_json(about, classes.class_rows(found))
+    grids = classes.class_grids(found)
+    if form == "terminal":
+        return terminal.write(grids, found.notes, **_terminal(output))
+    return {"markdown": markdown.write, "latex": latex.write}[form](grids, found.notes)
+
+
+def _terminal(output: Path | None) -> _Terminal:
+    """How to write for the terminal, or for a file."""
+    live = output is None and sys.stdout.isatty()
+    width = max(os.get_terminal_size(sys.stdout.fileno()).columns, 60) if live else None
+    return {"styled": live, "width": width}
 
 
 def _write(path: Path, text: str) -> None:

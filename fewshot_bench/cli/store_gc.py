@@ -15,10 +15,10 @@ from fewshot_bench.cli.store_options import FOUND, counted, opened, show, store_
 @click.option("--damaged", is_flag=True, help="Remove files that were set aside as damaged, too.")
 @click.option("--dry-run", is_flag=True, help="Show what would be removed; remove nothing.")
 def command(folder: Path, damaged: bool, dry_run: bool) -> None:
-    """Remove what killed processes left, logits without a record, and the index.
+    """Remove what killed processes left, logits without a record, the index and cached outcomes.
 
     Claims of processes that are gone and folders of finished Slurm and Ray jobs go, too. Runs may
-    go on meanwhile: only what is stale is taken. The index is made again when it is needed.
+    go on meanwhile: only what is stale is taken. The index and outcomes are made again when needed.
     """
     from fewshot_bench.engines.job import Job
     from fewshot_bench.store_gc import KINDS, collect

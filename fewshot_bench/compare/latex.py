@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from fewshot_bench.compare.model import Table
 from fewshot_bench.compare.tables import BEST, SECOND, Entry, Grid, closing, grids
@@ -30,11 +30,15 @@ _ESCAPES = {
 
 def render(table: Table) -> str:
     """One `table` float per grid; notes and commands follow as comments and small print."""
+    return write(grids(table), *closing(table))
+
+
+def write(found: Iterable[Grid], notes: Sequence[str] = (), commands: Sequence[str] = ()) -> str:
+    """Grids, notes and commands, wherever they are from."""
     parts = [
         "% needs \\usepackage{booktabs}, \\usepackage{textcomp} and \\usepackage[T1]{fontenc}",
-        *(_grid(grid) for grid in grids(table)),
+        *(_grid(grid) for grid in found),
     ]
-    notes, commands = closing(table)
     parts += [f"\\par\\noindent{{\\footnotesize {escape(note)}\\par}}" for note in notes]
     parts += [f"% {printable(' '.join(command.split()))}" for command in commands]
     return "\n".join(parts) + "\n"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from fewshot_bench.compare.model import Table
 from fewshot_bench.compare.tables import BEST, SECOND, Entry, Grid, closing, grids
@@ -14,8 +14,12 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$!&])")
 
 def render(table: Table) -> str:
     """One section per grid, then notes and commands; best bold, second underlined."""
-    parts = [_grid(grid) for grid in grids(table)]
-    notes, commands = closing(table)
+    return write(grids(table), *closing(table))
+
+
+def write(found: Iterable[Grid], notes: Sequence[str] = (), commands: Sequence[str] = ()) -> str:
+    """Grids, notes and commands, wherever they are from."""
+    parts = [_grid(grid) for grid in found]
     if notes:
         parts.append("\n".join(f"- {escape(note)}" for note in notes))
     if commands:

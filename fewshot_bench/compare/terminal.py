@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from fewshot_bench.compare.model import Table
@@ -26,6 +26,19 @@ _STYLES = {BEST: "bold", SECOND: "underline"}
 
 def render(table: Table, *, styled: bool = False, width: int | None = None) -> str:
     """The grids, notes and commands as text; `styled` adds the escape codes of a terminal."""
+    notes, commands = closing(table, COMMANDS)
+    return write(grids(table, curves=True), notes, commands, styled=styled, width=width)
+
+
+def write(
+    found: Iterable[Grid],
+    notes: Sequence[str] = (),
+    commands: Sequence[str] = (),
+    *,
+    styled: bool = False,
+    width: int | None = None,
+) -> str:
+    """Grids, notes and commands, wherever they are from."""
     from rich.console import Console
 
     buffer = io.StringIO()
@@ -39,9 +52,9 @@ def render(table: Table, *, styled: bool = False, width: int | None = None) -> s
         emoji=False,
         legacy_windows=False,
     )
-    for grid in grids(table, curves=True):
+    for grid in found:
         _print_grid(console, grid)
-    _print_closing(console, table)
+    _print_closing(console, notes, commands)
     lines = buffer.getvalue().splitlines()
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
@@ -135,10 +148,9 @@ def _entry(entry: Entry) -> Text:
     return text
 
 
-def _print_closing(console: Console, table: Table) -> None:
+def _print_closing(console: Console, notes: Sequence[str], commands: Sequence[str]) -> None:
     from rich.text import Text
 
-    notes, commands = closing(table, COMMANDS)
     for note in notes:
         console.print(Text(f"* {clean(note)}"))
     if commands:

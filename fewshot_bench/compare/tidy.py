@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fewshot_bench.compare.columns import sorted_rows
@@ -34,17 +34,26 @@ _CONDITIONS = ("protocol", "val", "prompts", "backbone", "precision", "device", 
 
 def render_csv(table: Table) -> str:
     """One line per group (data set, average), method and shots; empty where there is no number."""
-    lines = rows(table)
+    return write_csv(rows(table), FIRST)
+
+
+def write_csv(lines: Sequence[Mapping[str, Any]], heads: Sequence[str]) -> str:
+    """Rows with the same columns; heads: the columns where there is no row."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([_text(name) for name in lines[0]] if lines else FIRST)
+    writer.writerow([_text(name) for name in (lines[0] if lines else heads)])
     writer.writerows([_field(value) for value in line.values()] for line in lines)
     return buffer.getvalue()
 
 
 def render_json(table: Table) -> str:
     """`rows` as in the CSV, with null for what is missing, and `meta` about all of them."""
-    document = {"meta": _meta(table), "rows": rows(table)}
+    return write_json(meta(table), rows(table))
+
+
+def write_json(about: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> str:
+    """A document of rows, and what is true of all of them."""
+    document = {"meta": about, "rows": lines}
     text = json.dumps(document, indent=1, allow_nan=False, default=str, ensure_ascii=False)
     return "\n".join(map(_escaped, text.split("\n"))) + "\n"
 
@@ -129,7 +138,8 @@ def _special(table: Table, cell: Cell) -> dict[str, Any]:
     return found
 
 
-def _meta(table: Table) -> dict[str, Any]:
+def meta(table: Table) -> dict[str, Any]:
+    """What is true of all rows of a table."""
     return {
         "metric": table.metric,
         "unit": _unit(METRICS[table.metric]),

@@ -1,0 +1,97 @@
+"""Time `fsbench compare` on a store of made-up records with logits.
+
+    python -m benchmarks.tables [--store DIR] [--queries 1000] [--classes 50] [--old]
+
+The store has 11 data sets x 12 methods x 5 shots x 3 seeds (1,980 records), a method without shots
+and four failed cells; it is made in a temporary folder, or in --store, where it is used again when
+it is there. `--old`: the records lack the metrics that came later, so that they are computed from
+the logits. First times are with no index and no outcomes kept in the store; all are of the whole
+command, the start of Python among them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from fewshot_bench.metrics import ALWAYS
+from fewshot_bench.outcome_packs import FOLDER
+from fewshot_bench.store import Store
+from fewshot_bench.store_index import INDEX
+from tests.synthetic_store import fill
+
+COMMANDS: dict[str, Sequence[str]] = {
+    "terminal": (),
+    "markdown": ("--format", "markdown"),
+    "latex": ("--format", "latex"),
+    "csv": ("--format", "csv"),
+    "json": ("--format", "json"),
+    "--baseline coop": ("--baseline", "coop"),
+    "--metric ece": ("--metric", "ece", "--columns", "curve,brier,nll"),
+    "--per-class": ("--per-class",),
+    "--per-class csv": ("--per-class", "--format", "csv"),
+}
+
+
+def main() -> None:
+    """Make the store, then time each command without and with what is kept."""
+    options = arguments()
+    with tempfile.TemporaryDirectory() as scratch:
+        store = options.store or Path(scratch) / "store"
+        if not store.exists():
+            start = time.perf_counter()
+            fill(store, queries=options.queries, classes=options.classes, failed=4, zero_shot=True)
+            print(f"made the store in {time.perf_counter() - start:.0f} s")
+        if options.old:
+            forget_later_metrics(Store(store))
+        count = len(list(store.rglob("*.json")))
+        print(f"{count:,} records, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+        print(f"{'compare':<18}{'first s':>9}{'again s':>9}{'again CPU s':>13}")
+        for name, words in COMMANDS.items():
+            (store / INDEX).unlink(missing_ok=True)
+            shutil.rmtree(store / FOLDER, ignore_errors=True)
+            first, _ = timed(store, words)
+            again, cpu = min(timed(store, words) for _ in range(3))
+            print(f"{name:<18}{first:>9.2f}{again:>9.2f}{cpu:>13.2f}")
+
+
+def arguments() -> argparse.Namespace:
+    """What was asked for on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--store", type=Path)
+    parser.add_argument("--queries", type=int, default=1000)
+    parser.add_argument("--classes", type=int, default=50)
+    parser.add_argument("--old", action="store_true")
+    return parser.parse_args()
+
+
+def forget_later_metrics(store: Store) -> None:
+    """Write every record as if an older version had."""
+    for record in list(store.records()):
+        if record.status == "done":
+            arrays = store.logits(record.spec.key())
+            metrics = {name: record.metrics[name] for name in ALWAYS}
+            older = dataclasses.replace(record, metrics=metrics)
+            store.write(older, arrays["logits"], arrays["labels"], arrays["ids"])
+
+
+def timed(store: Path, words: Sequence[str]) -> tuple[float, float]:
+    """Seconds on the clock, and of processor time, of one command."""
+    command = [sys.executable, "-m", "fewshot_bench", "compare", "--store", str(store), *words]
+    before, start = os.times(), time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    seconds, after = time.perf_counter() - start, os.times()
+    used = after.children_user + after.children_system
+    return seconds, used - before.children_user - before.children_system
+
+
+if __name__ == "__main__":
+    main()
