@@ -78,6 +78,10 @@ def load_plugins() -> tuple[pluggy.PluginManager, tuple[PluginInfo, ...]]:
     """Import every entry point of the group; one that fails is reported and harms nothing else."""
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(Hooks)
+    from fewshot_bench.trackers import plugin as trackers
+
+    # Always there: whether one is on may be decided later, and in other processes.
+    manager.register(trackers, name="fewshot-bench:trackers")
     points, infos = _entry_points()
     for point in points:
         distribution = _distribution(point.dist)

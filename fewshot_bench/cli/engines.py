@@ -12,6 +12,7 @@ import click
 from fewshot_bench import determinism, offline
 from fewshot_bench.cli.options import NAMES
 from fewshot_bench.errors import UsageError, unknown
+from fewshot_bench.trackers import switch as trackers
 
 if TYPE_CHECKING:
     from fewshot_bench.engines.protocol import Before, Engine, Settings
@@ -186,6 +187,7 @@ class Engines:
             together=self.together,
             deterministic=self.deterministic or determinism.asked(),
             offline=offline.is_on(),
+            track=",".join(trackers.asked()),
             **{name: value for name, value in given.items() if value is not None},
         )
 

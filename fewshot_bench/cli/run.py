@@ -75,6 +75,9 @@ _PATH: Any = click.Path(path_type=Path)
 @click.option("--holdout", type=float, help="Share of own images held out for testing.")
 @click.option("--limit", type=int, help="Evaluate on at most N test images (marked in tables).")
 @click.option("--store", type=_PATH, default=DEFAULT_STORE, show_default=True)
+@click.option(
+    "--track", type=NAMES, help="Tell trackers: tensorboard, wandb, mlflow (or FSBENCH_TRACK)."
+)
 @engine_options
 @click.option("--dry-run", is_flag=True, help="Check and count, run nothing.")
 @click.option("--force", is_flag=True, help="Compute cells again that are done.")

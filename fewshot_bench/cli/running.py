@@ -12,6 +12,7 @@ from fewshot_bench.cli.engines import Engines, device_of
 from fewshot_bench.cli.own_data import read_own_data
 from fewshot_bench.errors import DataMissingError, UsageError
 from fewshot_bench.processes import interrupt_on_sigterm
+from fewshot_bench.trackers import switch as trackers
 from fewshot_bench.wording import printable
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def run_matrix(
     dry_run: bool = False,
     force: bool = False,
     retry_failed: bool = False,
+    track: tuple[str, ...] | None = None,
     **matrix: Any,
 ) -> int:
     """Expand, check, run and report; returns the exit code. matrix: as `request_of` takes it."""
@@ -81,6 +83,7 @@ def run_matrix(
     from fewshot_bench.engines.protocol import Before
     from fewshot_bench.store import Store
 
+    trackers.switch_on(track or (), store)
     engines = engines or Engines()
     devices = engines.devices()
     request = request_of(devices, store=store, backbone=backbone, **matrix)
@@ -106,10 +109,19 @@ def run_matrix(
         engine.warm(len(state.todo))
         _drop_unreadable(plan, state)
         _announce(plan, state, results)
+        troubles = len(trackers.problems())
         code = _run(plan, state, engine)
+    _tell_troubles(trackers.problems()[troubles:])
     if code != INTERRUPTED and (state.todo or state.done):
         click.echo(f"results in {store}; fsbench compare --store {store}")
     return code
+
+
+def _tell_troubles(troubles: list[str]) -> None:
+    """What trackers failed at; no result depends on it."""
+    if troubles:
+        where = trackers.folder() / trackers.PROBLEMS
+        _warn(f"{len(troubles)} cells were not tracked: {troubles[-1]}; all of them in {where}")
 
 
 def _needs(plan: Any, state: Any) -> Any:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol
 
+from fewshot_bench.engines.closing import HOOK_SECONDS
 from fewshot_bench.engines.groups import by_fit
 from fewshot_bench.engines.job import Job
 from fewshot_bench.engines.protocol import Before, EngineError, Progress, Settings
@@ -172,8 +173,15 @@ class ClusterEngine:
         self._running = False
         if self._starts and not self._started_job.open_cells():
             with suppress(EngineError):
+                self._let_trackers_end()
                 if self.system.state().alive:
                     self.system.cancel()
+
+    def _let_trackers_end(self) -> None:
+        """Trackers are told after a record is stored: of the last ones, workers still may."""
+        end = time.monotonic() + HOOK_SECONDS
+        while self.settings.track and self.system.state().alive and time.monotonic() < end:
+            time.sleep(1.0)
 
 
 def _passed(since: float | None, seconds: float) -> bool:

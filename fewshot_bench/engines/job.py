@@ -23,6 +23,7 @@ from fewshot_bench.record import Record
 from fewshot_bench.spec import RunSpec
 from fewshot_bench.store import Store
 from fewshot_bench.store_files import write_whole
+from fewshot_bench.trackers import switch as trackers
 
 FOLDER = "jobs"
 # How long a worker that has nothing left waits for what others hold, in times of a lease.
@@ -168,6 +169,7 @@ def _leave_word(job: Job, error: FsbenchError) -> None:
 
 
 def _take_part(job: Job) -> None:
+    trackers.go_on(job.settings.track, job.store.path)
     cells = job.open_cells()
     linger = LINGER_LEASES * job.settings.lease
     with LocalEngine(job.store, job.settings, job.before, job.name, linger) as engine:

@@ -14,9 +14,11 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import Any
 
+from fewshot_bench.engines.closing import let_hooks_end
 from fewshot_bench.engines.groups import LOOKED_AT, Choice, Group, by_fit, joined
 from fewshot_bench.engines.losses import Losses
 from fewshot_bench.engines.protocol import (
@@ -136,6 +138,7 @@ class LocalEngine:
                 open_cells -= 1
                 yield self._ready.popleft()
             if not open_cells or self._tired():
+                let_hooks_end(self._workers, self._events, partial(self._handle, progress=progress))
                 return
             try:
                 worker, event = self._events.get(timeout=TICK_SECONDS)

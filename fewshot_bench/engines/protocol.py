@@ -14,6 +14,7 @@ from fewshot_bench.record import Record
 from fewshot_bench.record_files import Stamp
 from fewshot_bench.spec import RunSpec
 from fewshot_bench.store import Store
+from fewshot_bench.trackers import switch as trackers
 
 Progress = Callable[[RunSpec, int, int], None]
 # How often a cell is tried whose worker was lost.
@@ -29,7 +30,8 @@ class Settings:
     devices: one worker per slot of each; slots: workers per device; threads: CPU threads of each
     worker, None to leave them to torch. timeout: seconds that a cell may take. hang: seconds
     without a sign of life after which a worker is ended. lease: seconds after which a claim of a
-    dead machine ends. together: how many seeds are fitted in one pass.
+    dead machine ends. together: how many seeds are fitted in one pass. track: trackers,
+    joined by commas.
     """
 
     devices: tuple[str, ...] = ("cpu",)
@@ -42,6 +44,7 @@ class Settings:
     lease: float = LEASE_SECONDS
     deterministic: bool = False
     offline: bool = False
+    track: str = ""
 
     @property
     def workers(self) -> int:
@@ -54,6 +57,7 @@ class Settings:
         if self.deterministic:
             # cuBLAS reads its variable when CUDA starts.
             told |= {determinism.VARIABLE: "1", determinism.WORKSPACE: determinism.WORKSPACE_VALUE}
+        told |= {trackers.VARIABLE: self.track} if self.track else {}
         return told | ({offline.VARIABLE: "1"} if self.offline else {})
 
 

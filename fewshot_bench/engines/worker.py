@@ -22,6 +22,7 @@ from fewshot_bench.errors import FsbenchError
 from fewshot_bench.record import Record
 from fewshot_bench.spec import RunSpec
 from fewshot_bench.store import Store
+from fewshot_bench.trackers import switch as trackers
 
 PROGRESS_SECONDS = 0.2
 BEAT_SECONDS = 2.0
@@ -73,6 +74,7 @@ def main() -> None:
     _say_where_when_asked()
     answers.keep_beating()
     folder, device, threads = sys.argv[1:]
+    trackers.write_into(Path(folder))
     try:
         _serve(Store(Path(folder)), device, int(threads), answers)
     except FsbenchError as error:
@@ -131,6 +133,8 @@ def _compute(request: Any, store: Store, session: Any, answers: _Answers) -> boo
             # What is left was not fitted by what left something behind.
             answers.send("retired")
             break
+        # What plug-ins took was no time of the next cell.
+        answers.send("started")
         tell(hooks.run_started, spec=todo[number])
     return trusted
 

@@ -1,0 +1,157 @@
+"""`fsbench sweep`: ablations of a method, run and drawn."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from fewshot_bench.cli.engines import Engines
+from fewshot_bench.cli.options import NAMES
+from fewshot_bench.cli.run import command as run
+from fewshot_bench.cli.running import INTERRUPTED, run_matrix
+from fewshot_bench.cli.swept import chosen_records, sweep_axes
+from fewshot_bench.compare.model import METRICS
+from fewshot_bench.errors import UsageError
+
+if TYPE_CHECKING:
+    from fewshot_bench.sweep.model import Sweep
+
+FIGURES = (".svg", ".png", ".pdf")
+TEXTS = {".csv": "csv", ".json": "json"}
+FORMATS = ("terminal", "csv", "json")
+WIDTH = 120
+# Options of `fsbench run` that the sweep has of its own, or has no use for.
+_OWN = ("method", "dataset", "option", "config", "save_config")
+
+
+@click.command("sweep", short_help="Ablations: run a method under many options and draw them.")
+@click.argument("method")
+@click.option(
+    "--option",
+    "-o",
+    multiple=True,
+    required=True,
+    metavar="NAME=VALUE[,VALUE]",
+    help="Several values are swept: columns, then rows, then panels, in this order.",
+)
+@click.option(
+    "--dataset", "-d", type=NAMES, help="Run on these first; left out, only the store is drawn."
+)
+@click.option("--only-existing", is_flag=True, help="Run nothing, draw what the store has.")
+@click.option(
+    "--metric", type=click.Choice(list(METRICS)), default="top1", show_default=True, help="Drawn."
+)
+@click.option("--each", is_flag=True, help="Draw every data set beside the average.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(FORMATS),
+    default="terminal",
+    show_default=True,
+    help="How to write it to the terminal.",
+)
+@click.option(
+    "-O",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Also draw to FILE: .svg, .png, .pdf, .csv or .json.",
+)
+@click.pass_context
+def command(
+    ctx: click.Context,
+    /,
+    method: str,
+    option: tuple[str, ...],
+    dataset: tuple[str, ...] | None,
+    only_existing: bool,
+    metric: str,
+    each: bool,
+    form: str,
+    output: Path | None,
+    **values: Any,
+) -> None:
+    """Ablations: run METHOD under every combination of options, and draw the results.
+
+    With --dataset, cells that are not done yet are run as by fsbench run. Two options give heat
+    maps, one gives bars, more give a panel for each combination. Missing cells are shown as such.
+
+    Exit code: 0; 1 some cells failed; 2 wrong usage; 3 data missing, or nothing to draw.
+    """
+    _check_output(output)
+    engines = Engines.take(values)
+    axes = sweep_axes(method, option)
+    runs = dataset is not None and not only_existing
+    code = 0
+    if runs:
+        with _apart(form):
+            code = run_matrix(
+                method=(method,), dataset=dataset, option=option, engines=engines, **values
+            )
+        if code == INTERRUPTED or values["dry_run"]:
+            ctx.exit(code)
+    given = {name for name in values if _is_given(ctx, name)}
+    asked = values | {"dataset": dataset, "engines": engines}
+    if runs:
+        given = set(asked)
+    elif dataset is not None:
+        given.add("dataset")
+    if _is_given(ctx, "devices"):
+        given.add("engines")
+    records = chosen_records(axes, asked, given)
+    from fewshot_bench.sweep.made import build
+
+    found = build(axes.method, axes.swept, records, fixed=axes.fixed, metric=metric, each=each)
+    _write(found, form, output)
+    ctx.exit(code)
+
+
+command.params += [option for option in run.params if option.name not in _OWN]
+
+
+def _is_given(ctx: click.Context, name: str) -> bool:
+    return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
+def _apart(form: str) -> Any:
+    """What a run tells must not stand among CSV or JSON."""
+    return (
+        contextlib.nullcontext() if form == "terminal" else contextlib.redirect_stdout(sys.stderr)
+    )
+
+
+def _check_output(output: Path | None) -> None:
+    known = (*FIGURES, *TEXTS)
+    if output is not None and output.suffix.lower() not in known:
+        raise UsageError(f"--output '{output}': expected a name that ends in {', '.join(known)}")
+
+
+def _write(sweep: Sweep, form: str, output: Path | None) -> None:
+    from fewshot_bench.cli.files import write_bytes, write_text
+
+    write_text(None, _text(sweep, form))
+    if output is None:
+        return
+    suffix = output.suffix.lower()
+    if suffix in FIGURES:
+        from fewshot_bench.sweep.figure import draw
+
+        write_bytes(output, draw(sweep, suffix[1:]))
+    else:
+        write_text(output, _text(sweep, TEXTS[suffix]))
+
+
+def _text(sweep: Sweep, form: str) -> str:
+    from fewshot_bench.sweep import terminal, tidy
+
+    if form == "terminal":
+        live = sys.stdout.isatty()
+        width = max(os.get_terminal_size(sys.stdout.fileno()).columns, 60) if live else WIDTH
+        return terminal.render(sweep, styled=live, width=width)
+    return tidy.render_csv(sweep) if form == "csv" else tidy.render_json(sweep)

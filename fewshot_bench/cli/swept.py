@@ -1,0 +1,130 @@
+"""What a sweep asks for: the options that vary, and the records that belong to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fewshot_bench.cli.engines import device_of
+from fewshot_bench.cli.filters import read_records
+from fewshot_bench.cli.own_data import read_own_data
+from fewshot_bench.errors import DataMissingError, UsageError
+from fewshot_bench.spec import canonical_json
+
+if TYPE_CHECKING:
+    from fewshot_bench.record import Record
+    from fewshot_bench.spec import RunSpec
+    from fewshot_bench.sweep.model import Axis
+
+Test = Callable[["RunSpec"], bool]
+
+
+@dataclass(frozen=True)
+class Axes:
+    """A method, the options that are swept, those with one value, and every configuration.
+
+    `configurations` are (version, options as canonical JSON), as they stand in records.
+    """
+
+    method: str
+    swept: tuple[Axis, ...]
+    fixed: Mapping[str, Any]
+    configurations: frozenset[tuple[str, str]]
+
+
+def sweep_axes(method: str, options: Sequence[str]) -> Axes:
+    """Options with their values, checked by the method; UsageError when none has several."""
+    from fewshot_bench.method import hyperparameters
+    from fewshot_bench.registry import registry
+    from fewshot_bench.sweep.model import Axis
+    from fewshot_bench.variants import expand_methods
+
+    known = registry()
+    variants = expand_methods((method,), options, known)
+    defaults = {field.name: field.default for field in hyperparameters(known.method_class(method))}
+    names = [option.partition("=")[0].strip().rpartition(".")[2] for option in options]
+    names = list(dict.fromkeys(name.replace("-", "_") for name in names))
+    values = {name: tuple(dict.fromkeys(v.options[name] for v in variants)) for name in names}
+    swept = tuple(Axis(n, found, defaults[n]) for n, found in values.items() if len(found) > 1)
+    if not swept:
+        raise UsageError(
+            f"nothing varies in {' '.join(options)}: expected an option with several values, such "
+            "as -o rank=1,2,4"
+        )
+    fixed = {n: found[0] for n, found in values.items() if len(found) == 1}
+    fixed = {name: value for name, value in fixed.items() if value != defaults[name]}
+    configurations = frozenset((v.version, canonical_json(dict(v.options))) for v in variants)
+    return Axes(method, swept, fixed, configurations)
+
+
+def chosen_records(axes: Axes, values: Mapping[str, Any], given: set[str]) -> list[Record]:
+    """The records of these configurations that match the options that were given.
+
+    values: options of `fsbench run` by name, and `engines`; DataMissingError when there is none.
+    """
+    records = [r for r in read_records(values["store"]) if r.spec.method == axes.method]
+    mine = [record for record in records if _belongs(record.spec, axes)]
+    tests = [test for name in sorted(given) for test in _tests(name, values)]
+    found = [record for record in mine if all(test(record.spec) for test in tests)]
+    if not found:
+        what = (
+            f"{len(mine)} of them, none under the other options given"
+            if mine
+            else f"none of its {len(records)} records of {axes.method}"
+        )
+        raise DataMissingError(
+            f"store '{values['store']}' has no result of this sweep ({what}); run it with "
+            "--dataset NAMES, or name another --store"
+        )
+    return found
+
+
+def _belongs(spec: RunSpec, axes: Axes) -> bool:
+    options = canonical_json(dict(spec.options))
+    return (spec.method_version, options) in axes.configurations
+
+
+def _tests(name: str, values: Mapping[str, Any]) -> list[Test]:
+    """What an option of `fsbench run` asks of a cell."""
+    value: Any = values.get(name)
+    if name == "dataset":
+        from fewshot_bench.registry import registry
+
+        # Names that only the store knows are data sets too.
+        suites = registry().suites()
+        names = {one for name in value for one in suites.get(name, [name])}
+        return [lambda spec: spec.dataset in names]
+    if name in ("shots", "classes"):
+        return [lambda spec: getattr(spec, name) in value]
+    if name == "seeds":
+        return [lambda spec: spec.train_seed in value]
+    if name == "split_seed":
+        return [lambda spec: spec.split_seed == (spec.train_seed if value is None else value)]
+    if name == "transfer":
+        return [lambda spec: spec.target in ("", *(value or ()))]
+    if name in ("backbone", "precision", "limit"):
+        return [lambda spec: getattr(spec, name) == value]
+    if name == "engines":
+        device = device_of(value.devices())
+        return [lambda spec: spec.device == device]
+    if name == "protocol":
+        return _protocol(values)
+    if name in ("val", "prompts"):
+        return [lambda spec: getattr(spec, name) == value] if value else []
+    if name in ("classnames", "templates", "holdout"):
+        data = read_own_data(values["classnames"], values["templates"], values["holdout"])
+        return [lambda spec: dict(spec.data) == data]
+    return []
+
+
+def _protocol(values: Mapping[str, Any]) -> list[Test]:
+    """A preset stands for the sampling, the validation and the prompts."""
+    from fewshot_bench.plan import PRESETS
+
+    name = values["protocol"]
+    if name not in PRESETS:
+        return [lambda spec: spec.protocol == name]
+    sampling, val, prompts = PRESETS[name]
+    expected = (sampling, values["val"] or val, values["prompts"] or prompts)
+    return [lambda spec: (spec.protocol, spec.val, spec.prompts) == expected]

@@ -1,0 +1,1 @@
+"""Ablations: what a method gives under every combination of some options."""

@@ -1,0 +1,125 @@
+"""The sweep in the terminal: colored blocks with numbers, bars for a single option."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+from fewshot_bench.compare.model import METRICS
+from fewshot_bench.sweep.model import Cell, Panel, Sweep
+from fewshot_bench.wording import printable
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+WORDS = {"missing": "—", "failed": "failed", "inapplicable": "n/a"}
+BAR = 40
+# Points of matplotlib's viridis, which stays in order for color-blind readers and in gray.
+_SCALE = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
+
+
+def render(sweep: Sweep, *, styled: bool = False, width: int = 120) -> str:
+    """All panels, notes and the signature; `styled` adds the colors of a terminal."""
+    from rich.console import Console
+    from rich.text import Text
+
+    buffer = io.StringIO()
+    console = Console(
+        file=buffer, width=width, force_terminal=styled, highlight=False, markup=False, emoji=False,
+        color_system="truecolor" if styled else None,
+    )  # fmt: skip
+    for group, shots in sweep.groups():
+        low_high = sweep.range(group, shots)
+        scale = f", {low_high[0]:.2f} to {low_high[1]:.2f}" if low_high else ""
+        head = f"{sweep.title} on {group}, {shots}-shot"
+        caption = f"  {METRICS.get(sweep.metric, sweep.metric)}{scale}"
+        console.print(Text.assemble((printable(head), "bold"), printable(caption)))
+        for panel in sweep.panels:
+            if (panel.group, panel.shots) == (group, shots):
+                _print_panel(console, sweep, panel, low_high)
+        console.print()
+    for note in sweep.notes:
+        console.print(Text(f"* {printable(note)}"))
+    told = "; ".join(f"{name} {value[:12]}" for name, value in sweep.conditions.items() if value)
+    console.print(Text(printable(told), style="dim"))
+    console.print(Text(sweep.signature, style="dim"), soft_wrap=True)
+    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
+
+
+def _print_panel(
+    console: Console, sweep: Sweep, panel: Panel, scale: tuple[float, float] | None
+) -> None:
+    from rich.text import Text
+
+    if panel.title:
+        console.print(Text(printable(panel.title), style="italic"))
+    console.print(_bars(sweep, panel, scale) if sweep.rows is None else _map(sweep, panel, scale))
+
+
+def _map(sweep: Sweep, panel: Panel, scale: tuple[float, float] | None) -> RenderableType:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    assert sweep.rows is not None
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
+    table.add_column(printable(f"{sweep.rows.name} \\ {sweep.columns.name}"))
+    for value in sweep.columns.values:
+        table.add_column(Text(printable(str(value))), justify="center", min_width=9)
+    for i, row in enumerate(sweep.rows.values):
+        cells = [panel.cells[i, j] for j in range(len(sweep.columns.values))]
+        blocks = [Text(shown(c).center(9), style=_style(c, scale, panel.best)) for c in cells]
+        table.add_row(Text(printable(str(row))), *blocks)
+    return table
+
+
+def _bars(sweep: Sweep, panel: Panel, scale: tuple[float, float] | None) -> RenderableType:
+    """Bars from zero: a cut axis would make small differences look large."""
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 2))
+    top = max(scale[1], 0.0) if scale else 0.0
+    for j, value in enumerate(sweep.columns.values):
+        cell = panel.cells[0, j]
+        length = max(cell.estimate.mean, 0) / top * BAR if cell.estimate and top else 0
+        half = cell.estimate.half if cell.estimate else None
+        interval = "" if half is None else f"±{half:.2f}"
+        name = Text(printable(f"{sweep.columns.name} {value}"))
+        style = "bold" if cell.estimate and cell.estimate.mean == panel.best else ""
+        grid.add_row(name, Text(shown(cell), style=style), interval, Text(_bar(length)))
+    return grid
+
+
+def _bar(length: float) -> str:
+    whole = int(length)
+    part = " ▏▎▍▌▋▊▉"[int((length - whole) * 8)].strip()
+    return "█" * whole + part
+
+
+def shown(cell: Cell) -> str:
+    """The mean with two decimals, `*` where it is over fewer seeds; a word where there is none."""
+    if cell.estimate is None:
+        return WORDS[cell.status]
+    return f"{cell.estimate.mean:.2f}{'*' if cell.status == 'partial' else ''}"
+
+
+def _style(cell: Cell, scale: tuple[float, float] | None, best: float | None) -> str:
+    if cell.estimate is None or scale is None:
+        return "dim"
+    low, high = scale
+    place = (cell.estimate.mean - low) / (high - low) if high > low else 1.0
+    red, green, blue = color(place)
+    ink = "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 128 else "white"
+    bold = "bold underline " if cell.estimate.mean == best else ""
+    return f"{bold}{ink} on rgb({red},{green},{blue})"
+
+
+def color(place: float) -> tuple[int, int, int]:
+    """A color of the scale for a number from 0 to 1."""
+    position = min(max(place, 0.0), 1.0) * (len(_SCALE) - 1)
+    index = min(int(position), len(_SCALE) - 2)
+    share = position - index
+    pairs = zip(_SCALE[index], _SCALE[index + 1], strict=True)
+    red, green, blue = (round(a + share * (b - a)) for a, b in pairs)
+    return red, green, blue

@@ -1,0 +1,80 @@
+"""Which trackers are on: a variable, so that worker processes know it too."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from importlib.util import find_spec
+from pathlib import Path
+
+from fewshot_bench import offline
+from fewshot_bench.errors import UsageError, unknown
+
+VARIABLE = "FSBENCH_TRACK"
+FOLDER_VARIABLE = "FSBENCH_TRACK_DIR"
+MLFLOW_VARIABLE = "MLFLOW_TRACKING_URI"
+PROBLEMS = "problems.txt"
+# Name of a tracker, which is also that of its extra, to the module that it needs.
+PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
+
+
+def asked() -> tuple[str, ...]:
+    """The trackers that FSBENCH_TRACK names; UsageError for one that is not known."""
+    names = [name.strip() for name in os.environ.get(VARIABLE, "").split(",") if name.strip()]
+    for name in names:
+        if name not in PACKAGES:
+            raise unknown("tracker", name, PACKAGES, f"--track or {VARIABLE}")
+    return tuple(dict.fromkeys(names))
+
+
+def switch_on(names: Iterable[str], store: Path) -> tuple[str, ...]:
+    """Turn trackers on for this process and those that it starts, before anything is computed.
+
+    names: none for what FSBENCH_TRACK says. They write to `tracking` in the store, or to the folder
+    that FSBENCH_TRACK_DIR names. UsageError for a tracker that is not known or not installed.
+    """
+    names = tuple(names)
+    if names:
+        os.environ[VARIABLE] = ",".join(names)
+    found = asked()
+    for name in found:
+        if find_spec(PACKAGES[name]) is None:
+            raise UsageError(
+                f"tracker '{name}' needs a package that is not installed: "
+                f"pip install 'fewshot-bench[{name}]', or leave --track {name} out"
+            )
+    address = os.environ.get(MLFLOW_VARIABLE, "")
+    if "mlflow" in found and offline.is_on() and "://" in address and address[:5] != "file:":
+        raise UsageError(
+            f"{MLFLOW_VARIABLE}={address} is another machine, and --offline allows no connection: "
+            "unset it to write to the store"
+        )
+    if found:
+        write_into(store)
+    return found
+
+
+def write_into(store: Path) -> None:
+    """Let trackers write beside the results of a store, unless FSBENCH_TRACK_DIR says otherwise."""
+    if not os.environ.get(FOLDER_VARIABLE):
+        os.environ[FOLDER_VARIABLE] = str(store.absolute() / "tracking")
+
+
+def go_on(names: str, store: Path) -> None:
+    """Keep trackers on that another machine asked for; one that is not here costs no result."""
+    if names:
+        os.environ[VARIABLE] = names
+        write_into(store)
+
+
+def folder() -> Path:
+    """Where trackers write."""
+    return Path(os.environ.get(FOLDER_VARIABLE) or "tracking")
+
+
+def problems() -> list[str]:
+    """What went wrong in trackers, one line each, oldest first."""
+    try:
+        return (folder() / PROBLEMS).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
