@@ -10,7 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fewshot_bench import quality
 from fewshot_bench.record import Record
+from fewshot_bench.registry import registry
+from fewshot_bench.report.figures.costs import Point, front
+from fewshot_bench.report.figures.curves import spread
+from fewshot_bench.report.figures.style import Look
+from fewshot_bench.statistics.multiple import holm
+from fewshot_bench.statistics.paired import compare_paired
 from fewshot_bench.store import Store
 from tests import compare_records
 from tests.helpers import fsbench, image_folder
@@ -38,6 +45,33 @@ def test_the_first_words_are_the_verdict(tmp_path: Path) -> None:
     assert "Its lead over all 2 others is significant" in text
     assert "One run trains 184.3 k parameters, takes 4.00 s (billed)" in text
     assert verdict < text.index("Leaderboard")
+
+
+def test_the_numbers_are_those_of_the_statistics_on_the_stored_logits(tmp_path: Path) -> None:
+    store = store_of(tmp_path / "s", {"coop": 0.5, "clip-lora": 0.6, "tip": 0.55})
+    opened = Store(store)
+    hits: dict[str, dict[str, list[np.ndarray]]] = {}
+    errors: dict[str, list[float]] = {}
+    for found in sorted(opened.records(), key=lambda r: r.spec.split_seed):
+        if found.spec.shots == 16:
+            arrays = opened.logits(found.spec.key())
+            predicted = arrays["logits"].argmax(1)
+            by_set = hits.setdefault(found.spec.method, {})
+            by_set.setdefault(found.spec.dataset, []).append(predicted == arrays["labels"])
+            metrics = quality.metrics(arrays["logits"], arrays["labels"])
+            errors.setdefault(found.spec.method, []).append(metrics["ece"])
+    pairs = [("clip-lora", "tip"), ("clip-lora", "coop"), ("tip", "coop")]
+    tests = [compare_paired(hits[one], hits[other]) for one, other in pairs]
+    corrected = holm([test.p for test in tests])
+    text = Page(report(tmp_path, store)).text
+    for (_, other), test, p in zip(pairs[:2], tests[:2], corrected[:2], strict=True):
+        shown = "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+        line = f"{other} {np.mean([100 * h.mean() for s in hits[other].values() for h in s]):.2f} ±"
+        difference = f"−{test.difference:.2f} [−{test.high:.2f}, −{test.low:.2f}] {shown} "
+        start = text.index(line)
+        assert difference in text[start : start + 200]
+    for method, values in errors.items():
+        assert f"4.00 s 103 MB {np.mean(values):.1f} " in text[text.index(f"{method} ") :]
 
 
 def test_methods_that_agree_are_not_called_apart(tmp_path: Path) -> None:
@@ -201,18 +235,22 @@ def test_every_figure_and_table_says_what_it_is(tmp_path: Path) -> None:
 def test_example_images_are_shown_where_the_data_is(tmp_path: Path) -> None:
     data = image_folder(tmp_path / "photos", test=8)
     name = f"folder:{data}"
-    run = fsbench(
-        *("run", "--method", "zero-shot", "--dataset", name, "--seeds", "1", "--shots", "2"),
-        *("--store", tmp_path / "s"),
-    )
-    assert run.code == 0, run.err
+    items = registry().dataset(name).items()["test"]
+    labels = np.array([item.label for item in items])
+    store = Store(tmp_path / "s")
+    store.create()
+    for method in ("coop", "maple"):
+        logits = np.eye(2, dtype=np.float32)[1 - labels]
+        store.write(
+            compare_records.make(method, name, top1=0.0), logits, labels, [i.id for i in items]
+        )
     without = Page(report(tmp_path, tmp_path / "s"))
     assert not without.named("img")
     page = Page(report(tmp_path, tmp_path / "s", "--images", "3"))
     images = page.named("img")
     assert 1 <= len(images) <= 3
     assert all((image["src"] or "").startswith("data:image/jpeg;base64,") for image in images)
-    assert "cat" in page.text
+    assert "dog taken for cat" in page.text
 
 
 @pytest.mark.parametrize("words", [("--metric", "macro_accuracy"), ("--shots", "1")])
@@ -221,3 +259,19 @@ def test_choices_of_the_table_hold_for_the_report(tmp_path: Path, words: tuple[s
     text = Page(report(tmp_path, store, *words)).text
     shown = {"macro_accuracy": "macro accuracy averaged", "1": "at 1 shot"}[words[1]]
     assert shown in text
+
+
+def test_the_front_holds_what_no_other_method_beats() -> None:
+    def point(label: str, cost: float, value: float) -> Point:
+        return Point(label, Look(0), cost, value)
+
+    points = [point("dear", 9, 80), point("free", 0, 60), point("good", 5, 80), point("bad", 5, 70)]
+    assert [found.label for found in front(points)] == ["free", "good"]
+    assert front([]) == []
+
+
+def test_labels_are_moved_apart_and_kept_in_the_panel() -> None:
+    assert spread([1.0, 5.0], 1, 0, 10) == [1.0, 5.0]
+    assert spread([5.0, 5.0, 5.0], 1, 0, 10) == [4.0, 5.0, 6.0]
+    assert spread([9.9, 10.0], 1, 0, 10) == [9.0, 10.0]
+    assert spread([0.0, 0.1], 1, 0, 10) == [0.0, 1.0]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from fewshot_bench.cli import compare
+from fewshot_bench.cli.files import write_text
 from fewshot_bench.cli.filters import chosen, filter_options
 from fewshot_bench.cli.say import say
 from fewshot_bench.spec import DEFAULT_STORE
@@ -85,6 +85,6 @@ def command(
     # Differences are the report's own: they also pair methods of other numbers of shots.
     asked = ReportOptions(title, images, baseline)
     text = render(build(records, options), records, store, asked)
-    compare._write(output, text)
+    write_text(output, text)
     size = size_text(len(text.encode("utf-8", "backslashreplace")))
     say(f"{output}: {size} about {len(records):,} records")

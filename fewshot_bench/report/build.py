@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from fewshot_bench.audit.made import audit
 from fewshot_bench.compare.baseline import with_baseline
 from fewshot_bench.compare.model import Table
 from fewshot_bench.metrics import METRICS
@@ -26,7 +27,6 @@ from fewshot_bench.report.problems import failures, holes
 from fewshot_bench.report.provenance import provenance
 from fewshot_bench.report.readings import Readings
 from fewshot_bench.report.verdict import subject, verdict
-from fewshot_bench.signature import signature_of
 from fewshot_bench.store import Store
 from fewshot_bench.wording import printable
 
@@ -75,6 +75,7 @@ def _context(
 ) -> dict[str, Any]:
     table = chosen.table
     pairs = compared(chosen, readings)
+    found = audit(records)
     errors = {
         contestant.row.label: calibration.mean_error(
             calibration.errors(chosen, readings, contestant)
@@ -97,7 +98,7 @@ def _context(
         "metric": METRICS[table.metric].title,
         "table": table,
         "signature": text.message(table.signature(chosen.group.seeds)),
-        "line": printable(signature_of(records)),
+        "line": printable(found.signature),
         "marks": _marks(table),
         "verdict": verdict(chosen, pairs),
         "pairs": pairs,
@@ -112,7 +113,8 @@ def _context(
         "calibration": figures.calibration(),
         "drills": drills(chosen, readings, min(options.images, MOST_IMAGES)),
         "images": options.images,
-        "provenance": provenance(table, records),
+        "provenance": provenance(table, records, found),
+        "findings": [each for each in found.findings if each.level == "finding"],
         "failures": failures(records),
         "holes": holes(table),
         "unread": [text.message(problem) for problem in readings.problems[:MOST_NOTES]],

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from fewshot_bench.audit.model import Audit
 from fewshot_bench.compare.mixing import digest
 from fewshot_bench.compare.model import Table
 from fewshot_bench.record import Record
@@ -20,11 +21,14 @@ DIGITS, VALUES, INCIDENTS = 12, 6, 40
 _NOISE = ("load",)
 
 
-def provenance(table: Table, records: Sequence[Record]) -> list[Grid]:
+def provenance(table: Table, records: Sequence[Record], found: Audit) -> list[Grid]:
     """Tables about everything that is needed to doubt the numbers."""
     done = [record for record in records if record.status == "done"]
     grids = [
+        _findings(found),
         _conditions(table, records),
+        _hazards(found),
+        _allowed(found),
         _datasets(records),
         _methods(records),
         _environment(done),
@@ -78,32 +82,45 @@ def _verified(records: Iterable[Record]) -> str:
     return ", ".join(f"{name}: {count}" for name, count in sorted(found.items()))
 
 
+def _findings(found: Audit) -> Grid:
+    lines = [_line(each.level, each.text, css=each.level) for each in found.findings]
+    columns = [Column("kind", False), Column("what", False)]
+    caption = "Audit: findings make a comparison unfair, incomplete or not repeatable"
+    return Grid("findings", caption, columns, lines)
+
+
+def _hazards(found: Audit) -> Grid:
+    lines = [
+        _line(f"{each.number}. {each.name}", each.text, css="finding" if each.open else "")
+        for each in found.hazards
+    ]
+    columns = [Column("hazard", False), Column("what the records say", False)]
+    return Grid("hazards", "Known hazards to fairness, each with its answer", columns, lines)
+
+
+def _allowed(found: Audit) -> Grid:
+    names = list(dict.fromkeys(name for line in found.methods for name in line))
+    lines = [_line(*(line.get(name, "") for name in names)) for line in found.methods]
+    caption = "What each method was allowed and did (labels, configurations, steps)"
+    return Grid("allowed", caption, [Column(name, False) for name in names], lines)
+
+
 def _methods(records: Sequence[Record]) -> Grid:
     groups: defaultdict[str, list[Record]] = defaultdict(list)
     for record in records:
         groups[record.spec.label].append(record)
-    heads = ("method", "version", "origin", "overrides", "hyper-parameters", "tried", "validation")
-    lines = []
-    for label in sorted(groups):
-        members = groups[label]
-        selections = [r.footprint.get("selection") for r in members]
-        known = [s for s in selections if isinstance(s, Mapping)]
-        lines.append(
-            _line(
-                label,
-                _values(r.spec.method_version for r in members),
-                _values(str(r.environment.get("method_origin") or "") for r in members),
-                _values(_plain(r.spec.overrides) for r in members),
-                _values(_plain(r.spec.options) for r in members),
-                _values(str(s.get("configurations", "")) for s in known),
-                _values(str(s.get("labels", "")) for s in known),
-            )
+    lines = [
+        _line(
+            label,
+            _values(r.spec.method_version for r in members),
+            _values(str(r.environment.get("method_origin") or "") for r in members),
+            _values(_plain(r.spec.overrides) for r in members),
+            _values(_plain(r.spec.options) for r in members),
         )
-    columns = [
-        *(Column(head, False) for head in heads[:5]),
-        Column("tried", False, "configurations that a method chose between"),
-        Column("labels", False, "validation labels that it chose on"),
+        for label, members in sorted(groups.items())
     ]
+    heads = ("method", "version", "origin", "overrides", "hyper-parameters")
+    columns = [Column(head, False) for head in heads]
     return Grid("methods", "Methods as they were configured", columns, lines)
 
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from fewshot_bench.compare.model import METRICS
+from fewshot_bench.metrics import METRICS
 from fewshot_bench.sweep.model import Panel, Sweep
 from fewshot_bench.sweep.terminal import shown
 from fewshot_bench.wording import printable
@@ -51,7 +51,7 @@ def draw(sweep: Sweep, form: str) -> bytes:
             places = [axes for line in grid[start : start + count] for axes in line]
             _draw_block(figure, sweep, block, places)
             start += count
-        figure.suptitle(_text(f"{sweep.title}: {METRICS.get(sweep.metric, sweep.metric)} in %"))
+        figure.suptitle(_text(f"{sweep.title}: {METRICS[sweep.metric].title} in %"))
         figure.supxlabel(_text("\n".join(sweep.notes)), fontsize=6)
         buffer = io.BytesIO()
         about = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
-from fewshot_bench.compare.model import METRICS
+from fewshot_bench.metrics import METRICS
 from fewshot_bench.sweep.model import Cell, Panel, Sweep
 from fewshot_bench.wording import printable
 
@@ -32,7 +32,7 @@ def render(sweep: Sweep, *, styled: bool = False, width: int = 120) -> str:
         low_high = sweep.range(group, shots)
         scale = f", {low_high[0]:.2f} to {low_high[1]:.2f}" if low_high else ""
         head = f"{sweep.title} on {group}, {shots}-shot"
-        caption = f"  {METRICS.get(sweep.metric, sweep.metric)}{scale}"
+        caption = f"  {METRICS[sweep.metric].title}{scale}"
         console.print(Text.assemble((printable(head), "bold"), printable(caption)))
         for panel in sweep.panels:
             if (panel.group, panel.shots) == (group, shots):
