@@ -114,7 +114,7 @@ def _context(
         "drills": drills(chosen, readings, min(options.images, MOST_IMAGES)),
         "images": options.images,
         "provenance": provenance(table, records, found),
-        "findings": [each for each in found.findings if each.level == "finding"],
+        "findings": [text.message(each.text) for each in found.findings if each.level == "finding"],
         "failures": failures(records),
         "holes": holes(table),
         "unread": [text.message(problem) for problem in readings.problems[:MOST_NOTES]],

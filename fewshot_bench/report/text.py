@@ -5,7 +5,7 @@ from __future__ import annotations
 from fewshot_bench.compare.statistics import Estimate
 from fewshot_bench.wording import printable
 
-LONGEST_NAME, LONGEST_TEXT = 200, 600
+LONGEST_NAME, LONGEST_TEXT = 120, 600
 MINUTE, HOUR = 60, 3600
 
 

@@ -84,6 +84,7 @@ def _panel(canvas: Canvas, axes: Any, axis: Axis) -> None:
     axes.minorticks_off()
     if linear:
         axes.locator_params(axis="x", nbins=4)
+        axes.xaxis.set_major_formatter(lambda value, _: _short(value))
     else:
         ticks = _ticks(costs)
         axes.set_xticks(ticks, [_short(tick) for tick in ticks])
@@ -129,6 +130,8 @@ def _label(canvas: Canvas, axes: Any, points: Sequence[Point], best: Sequence[Po
     """Names where there is room: the best method's first, then those of the front."""
     order = sorted(points, key=lambda point: (not point.bold, point not in best, -point.value))
     scale = axes.figure.dpi / 72
+    # The view is not fitted to the points before something asks for it.
+    axes.autoscale_view()
     frame = axes.get_window_extent()
     places = [axes.transData.transform((point.cost, point.value)) for point in order]
     room = 3 * scale
