@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from benchmarks.level import Scenario, compared, scenarios
+from benchmarks.level_parts import PROPORTIONS, levels
 from fewshot_bench.errors import UsageError
 from fewshot_bench.statistics.effects import spread
 from fewshot_bench.statistics.freedom import combined, pooled
@@ -235,6 +236,13 @@ def test_the_level_holds(name: str) -> None:
     assert stats.binom.cdf(rejected, count, 0.04) > 5e-4
     covered = sum(each.low <= 0 <= each.high for each in found)
     assert covered == count - rejected
+
+
+@pytest.mark.parametrize("seeds", [3, 5])
+@pytest.mark.parametrize("name", ["1 data set", "3, equal", "11, one 50 times"])
+def test_the_level_holds_for_every_share_of_seed_noise(name: str, seeds: int) -> None:
+    found = levels(PROPORTIONS[name], seeds, draws=4000)
+    assert 3.9 < min(found) <= max(found) < 6.4
 
 
 def test_a_bootstrap_over_images_alone_would_not_hold_it() -> None:

@@ -10,14 +10,14 @@ noisier than the others (EuroSAT with one shot) up to 7.8 %, and with equal ones
 The formulas here keep Satterthwaite's form and change the products of two parts in its square. With
 `s = min(1, 2 / v)`, the share that 2 degrees of freedom or fewer have:
 
-- seed parts `c_i >= c_j` of two data sets count `(1 - s) + 5 s (c_j / c_i)^2` times: more for
+- seed parts `c_i >= c_j` of two data sets count `(1 - s) + 6 s (c_j / c_i)^2` times: more for
   parts of one size, none for a part beside a far larger one;
 - the pooled seed part and the image part count `1 - s` times.
 
 For many degrees of freedom s is 0 and both are Satterthwaite's. Where there is one part, both give
-its own freedom, so that one data set with huge test data is the t-test over seeds, exactly. The 5
-and the form are set by simulation of normal parts, the levels are measured by
-`python -m benchmarks.level` and stand in docs/statistics.md.
+its own freedom, so that one data set with huge test data is the t-test over seeds, exactly. The 6
+and the form are set by simulation of normal parts (`python -m benchmarks.level_parts`); levels of
+whole benchmarks are measured by `python -m benchmarks.level`. Both stand in docs/statistics.md.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def pooled(parts: Sequence[float], freedoms: Sequence[float]) -> float:
     c, v = c[c > 0], v[c > 0]
     s = np.minimum(1, 2 / v)[:, None]
     ratio = np.minimum(1, c[None, :] / c[:, None])
-    weights = (1 - s) + 5 * s * ratio**2
+    weights = (1 - s) + 6 * s * ratio**2
     larger = np.triu(weights * np.outer(c, c), 1).sum()
     return float(max((c @ c + 2 * larger) / (c * c / v).sum(), v.min()))
 
@@ -48,8 +48,8 @@ def combined(seed: float, seed_freedom: float, image: float, image_square: float
     """Freedom of seed part plus image part.
 
     image_square: sum over data sets of the image part's square by its freedom.
-    With a seed freedom of 1 (two seeds) the image part's own square counts for a sixteenth: the
-    level then stays below about 6 %, for the price of a level far below 5 % elsewhere.
+    With a seed freedom of 1 (two seeds) the image part's own square counts for a sixteenth: on one
+    data set the level then stays below about 6 %, for the price of less than 4 % elsewhere.
     """
     if not seed + image > 0:
         return MANY

@@ -14,7 +14,7 @@ Why not a bootstrap alone.
   in few-shot tables it rejects true nulls far more often than at 5 %. Bouthillier et al. 2021
   ("Accounting for variance in machine learning benchmarks") show how large what it leaves out is.
 - Resampling seeds and images independently, the pigeonhole bootstrap (Owen 2007; McCullagh 2000),
-  counts E three times, and its seed part is too small by (S - 1)/S: a third for three seeds.
+  counts E about three times, and A only (S - 1)/S times: two thirds of it for three seeds.
 - A t-test over the S seed means has no image part (the images are the same for all seeds), and
   over D data sets that are taken as draws it answers another question.
 
@@ -22,11 +22,11 @@ What is done. A bootstrap's variance of a mean needs no resampling: with infinit
 it is the plug-in variance, and its mean squares are had in closed form. The seed part is the
 variance of the seeds' means by S, `A/S + E/(S I)`; the image part is the bootstrap variance over
 images less the interaction that the seed part already has, `B/I`. Their sum is the unbiased
-`(MS_seed + MS_image - MS_rest) / (S I)`, summed over data sets by D^2. The statistic is referred to
-Student's t, whose freedom comes from Satterthwaite's (1946) formula with the change for few seeds
-that `freedom` explains. The sum is not raised to the bootstrap's variance where it is below: that
-would make the level as low as 2 % where seeds do not matter. p-value and interval come from
-one distribution: the interval leaves out 0 exactly when p < 0.05.
+`(MS_seed + MS_image - MS_rest) / (S I)`, summed over data sets and divided by D^2. The statistic is
+referred to Student's t, whose freedom comes from Satterthwaite's (1946) formula with the change for
+few seeds that `freedom` explains. The sum is not raised to the bootstrap's variance where it is
+below: that would make the level as low as 2 % where seeds do not matter. p-value and interval come
+from one distribution: the interval leaves out 0 exactly when p < 0.05.
 
 With one seed nothing is known about seed noise, and the comparison is conditional on that seed:
 the image part alone, as in a paired t-test over images (McNemar's test without its correction,
