@@ -167,7 +167,9 @@ class Outcomes:
                 f"no {name} in '{self.store.path}'; run the cell again to have them"
             ) from None
         except (Damaged, OSError) as error:
-            self.damaged.append(Damage(path, str(error)))
+            damage = Damage(path, str(error))
+            if damage not in self.damaged:
+                self.damaged.append(damage)
             raise StoreError(
                 f"{name} cannot be used ({error}); see fsbench store verify --store "
                 f"'{self.store.path}'"

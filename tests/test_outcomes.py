@@ -124,6 +124,7 @@ def test_logits_that_cannot_be_used(tmp_path: Path) -> None:
     for record, text in zip(done(store), ("no logits", "cannot be used", "another"), strict=True):
         with pytest.raises(StoreError, match=text):
             outcomes.of(record)
+    assert len(outcomes.damaged) == 2
     assert broken.read_bytes() == b"PK"
     assert packs(store) == []
 
