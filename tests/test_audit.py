@@ -11,9 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 
 from fewshot_bench.audit.hazards import HAZARDS
 from fewshot_bench.audit.made import audit
+from fewshot_bench.audit.rendered import (
+    render_csv,
+    render_json,
+    render_markdown,
+    render_terminal,
+)
 from fewshot_bench.record import Record
 from tests.compare_records import inapplicable, make, matrix, save
 from tests.helpers import fsbench
@@ -257,6 +265,34 @@ def test_hostile_names_steer_nothing(tmp_path: Path) -> None:
     document = json.loads(texts["json"])
     assert document["cells"][0]["method"] == HOSTILE
     assert {finding["level"] for finding in document["findings"]} == {"finding", "note"}
+
+
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=4,
+)
+PARTS = {
+    "split": ("digest", "val", "train", "templates", "mirrored", "test"),
+    "footprint": ("selection", "trained", "trained_source", "steps"),
+    "environment": ("packages", "load", "cpus", "commit", "dirty", "weights_digest", "threads"),
+    "notes": ("fitted_together",),
+}
+
+
+@settings(max_examples=40, deadline=None, phases=[Phase.generate])
+@given(st.data())
+def test_records_with_values_of_other_kinds_are_read(data: st.DataObject) -> None:
+    records = []
+    for record in fair(("coop",))[:3]:
+        parts = {
+            part: data.draw(st.dictionaries(st.sampled_from(names), JUNK))
+            for part, names in PARTS.items()
+        }
+        records.append(complete(record, **parts, incidents=({"kind": "x"},)))
+    found = audit(records)
+    for render in (render_terminal, render_markdown, render_csv, render_json):
+        assert render(found)
 
 
 def test_csv_has_one_line_per_cell_with_the_kinds_of_findings(tmp_path: Path) -> None:

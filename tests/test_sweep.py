@@ -19,6 +19,9 @@ from PIL import Image
 from fewshot_bench.record import Record
 from fewshot_bench.registry import registry
 from fewshot_bench.signature import parse
+from fewshot_bench.sweep.made import build
+from fewshot_bench.sweep.model import Axis
+from fewshot_bench.sweep.terminal import render
 from fewshot_bench.variants import expand_methods
 from tests.compare_records import make, save
 from tests.helpers import fsbench
@@ -201,3 +204,29 @@ def test_a_sweep_runs_what_is_missing_and_draws_it(tmp_path: Path) -> None:
     again = fsbench("sweep", "coop", *words, *more)
     assert "4 cells: 4 done already, 0 to run" in again.out
     assert "coop on digits, 1-shot  top-1 accuracy" in again.out
+
+
+def test_hostile_names_steer_nothing(tmp_path: Path) -> None:
+    name = '=1+$x$\x1b[2J<b>&_^{"'
+    store = save(tmp_path / "store", swept(SMALL, (name,)))
+    target = tmp_path / "figure.svg"
+    shown = fsbench("sweep", "clip-lora", *SMALL, "--store", store, "-O", target)
+    assert shown.code == 0, shown
+    assert "\x1b" not in shown.out
+    text = "".join(ElementTree.parse(target).getroot().itertext())
+    assert "=1+$x$\ufffd[2J<b>&_^{" in text
+    table = fsbench("sweep", "clip-lora", *SMALL, "--store", store, "--format", "csv").out
+    lines = list(csv.DictReader(io.StringIO(table)))
+    assert {line["dataset"][:2] for line in lines} == {"'="}
+    assert rows(store, *SMALL)[0]["dataset"] == name
+
+
+def test_a_terminal_gets_colored_blocks(tmp_path: Path) -> None:
+    axes = [Axis("rank", (1, 2, 4), 2), Axis("matrices", ("q", "qv"), "qkv")]
+    sweep = build("clip-lora", axes, swept(SMALL)[:-3])
+    styled = render(sweep, styled=True)
+    ground = re.findall(r"48;2;(\d+;\d+;\d+)m\s*([\d.]+)", styled)
+    assert ground[0] == ("68;1;84", "60.50")
+    assert ground[-1] == ("253;231;37", "73.50")
+    assert len(ground) == 5
+    assert re.sub(r"\x1b\[[\d;]*m", "", styled).split() == render(sweep).split()

@@ -35,7 +35,7 @@ def _allowed(record: Record) -> dict[str, Any]:
         "val_labels_allowed": split.get("val"),
         "train_labels": split.get("train"),
         "prompts": spec.prompts,
-        "templates": list(split.get("templates") or ()),
+        "templates": _listed(split.get("templates")),
         "protocol": spec.protocol,
         "split_digest": digest(record) or None,
         "split_published": PUBLISHED.get(split.get("verified")) if split else None,
@@ -85,6 +85,10 @@ def _where(record: Record) -> dict[str, Any]:
         "packages": dict(packages) if isinstance(packages, dict) else {},
         "record_digest": record.digests.get("record"),
     }
+
+
+def _listed(value: object) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else []
 
 
 def selection(record: Record) -> dict[str, int | None]:

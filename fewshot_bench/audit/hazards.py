@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fewshot_bench.audit.facts import number
+from fewshot_bench.audit.facts import number, selection
 from fewshot_bench.audit.model import Answer, Finding, some, spread
 from fewshot_bench.record import Record
 
@@ -47,7 +47,7 @@ def _told(records: Sequence[Record]) -> dict[str, str]:
     """What the texts are filled with; braces in a value would not be read again."""
     specs = [record.spec for record in records]
     seeds = {(spec.split_seed, spec.train_seed) for spec in specs}
-    tried = [number((r.footprint.get("selection") or {}).get("configurations")) for r in records]
+    tried = [selection(record)["configurations"] for record in records]
     return {
         "val": some(sorted({spec.val for spec in specs})),
         "prompts": some(sorted({spec.prompts for spec in specs})),

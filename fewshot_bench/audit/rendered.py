@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -157,14 +157,24 @@ def render_json(audit: Audit) -> str:
         "hazards": [asdict(answer) for answer in audit.hazards],
         "shared": dict(audit.shared),
         "methods": [dict(line) for line in audit.methods],
-        "cells": [dict(cell) for cell in audit.cells],
+        "cells": [_finite(cell) for cell in audit.cells],
         "signature": audit.signature,
     }
     text = json.dumps(document, indent=1, allow_nan=False, default=str, ensure_ascii=False)
-    return re.sub(r"[^\n]", _escaped, text) + "\n"
+    return "\n".join(map(_escaped, text.split("\n"))) + "\n"
 
 
-def _escaped(match: re.Match[str]) -> str:
+def _finite(value: Any) -> Any:
+    """A value of a record without numbers that JSON does not have."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(name): _finite(item) for name, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list) else value
+
+
+def _escaped(line: str) -> str:
     """Characters that steer a terminal as numbers, the value the same."""
-    character = match[0]
-    return character if character.isprintable() else json.dumps(character)[1:-1]
+    if line.isprintable():
+        return line
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Collection, Hashable, Sequence
 from typing import Any
 
@@ -20,10 +21,26 @@ def boxes(points: Collection[Point], cost: Callable[[list[Box]], int] = len) -> 
     """
     if not points:
         return []
-    axes = range(len(next(iter(points))))
+    whole = hull(points)
+    if math.prod(map(len, whole)) == len(set(points)):
+        return [whole]
+    # Small numbers in place of long names: they are compared and hashed again and again.
+    values = [list(axis) for axis in whole]
+    places = [{value: number for number, value in enumerate(axis)} for axis in values]
+    numbered = [tuple(p[v] for p, v in zip(places, point, strict=True)) for point in points]
+    found = (_joined(numbered, order) for order in _orders(len(whole)))
+    named = [
+        [tuple(frozenset(v[n] for n in ns) for v, ns in zip(values, box, strict=True)) for box in f]
+        for f in found
+    ]
+    return min(named, key=cost)
+
+
+def _orders(count: int) -> list[list[int]]:
+    """Orders of the axes, a few of all."""
+    axes = range(count)
     orders = [[*axes[start:], *axes[:start]] for start in axes]
-    orders += [order[::-1] for order in orders]
-    return min((_joined(points, order) for order in orders), key=cost)
+    return orders + [order[::-1] for order in orders]
 
 
 def _joined(points: Collection[Point], order: Sequence[int]) -> list[Box]:

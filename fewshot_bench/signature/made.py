@@ -73,7 +73,8 @@ def _weights(record: Record) -> str:
 
 def _matrices(records: Sequence[Record], splits: str) -> list[Matrix]:
     """Products of cells under one set of conditions."""
-    points = {_point(record.spec) for record in records}
+    known: dict[Hashable, _Variant] = {}
+    points = {_point(record.spec, known) for record in records}
     found = boxes(points, _cost)
     if len(found) <= MOST_PARTS:
         return [_matrix(records[0], box, splits) for box in sorted(found, key=_order)]
@@ -95,11 +96,16 @@ def _order(box: Box) -> str:
     return repr([sorted(map(repr, values)) for values in box])
 
 
-def _point(spec: RunSpec) -> Point:
+def _point(spec: RunSpec, known: dict[Hashable, _Variant]) -> Point:
     dataset = Named(spec.dataset, _short(spec.revision) if spec.revision else "")
+    # As text, for equal numbers of other types are other text: 1, 1.0 and True.
+    key = (spec.method, spec.method_version, repr(spec.overrides), repr(spec.options))
+    variant = known.get(key)
+    if variant is None:
+        variant = known[key] = _variant(spec)
     revision = _short(spec.target_revision) if spec.target_revision else ""
     asked: Hashable = Named(spec.target, revision) if spec.target else spec.classes
-    return _variant(spec), dataset, asked, spec.shots, Pair(spec.split_seed, spec.train_seed)
+    return variant, dataset, asked, spec.shots, Pair(spec.split_seed, spec.train_seed)
 
 
 def _variant(spec: RunSpec) -> _Variant:

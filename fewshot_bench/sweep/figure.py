@@ -108,7 +108,7 @@ def _draw_map(
         if cell.estimate is None:
             _hatch(place, j - 0.5, i - 0.5)
         share = (values[i, j] - low) / (high - low) if high > low else 1.0
-        ink = "white" if cell.estimate is not None and share < 0.6 else "black"
+        ink = "white" if cell.estimate is not None and share < 0.5 else "black"
         best = cell.estimate is not None and cell.estimate.mean == panel.best
         weight = "bold" if best else "normal"
         place.text(
