@@ -101,6 +101,7 @@ RULES = {
     "audit": {"cli", "runner", "engines", "features", "images", "backbones", "plan", "testing"},
     "sweep": {"cli", "runner", "engines", "features", "images", "backbones", "plan", "testing"},
     "trackers": {"cli", "runner", "engines", "store", "plan", "features", "images", "testing"},
+    "report": {"cli", "runner", "engines", "features", "images", "backbones", "plan", "testing"},
     "store": {"cli", "runner", "engines", "features", "images", "backbones", "plan", "compare"},
     "record": {"cli", "runner", "engines", "store", "plan", "compare", "features", "images"},
     "spec": {"cli", "runner", "engines", "store", "plan", "compare", "record", "features"},
@@ -157,10 +158,19 @@ def light_modules() -> list[str]:
     root = PACKAGES["fewshot_bench"]
     found = [f"fewshot_bench.{name}" for name in LIGHT]
     for folder in (
-        *("cli", "compare", "reproduce", "statistics"),
-        *("signature", "audit", "sweep", "trackers"),
+        "cli",
+        "compare",
+        "reproduce",
+        "statistics",
+        "report",
+        "report/figures",
+        "signature",
+        "audit",
+        "sweep",
+        "trackers",
     ):
-        found += [f"fewshot_bench.{folder}.{path.stem}" for path in (root / folder).glob("*.py")]
+        package = f"fewshot_bench.{folder.replace('/', '.')}"
+        found += [f"{package}.{path.stem}" for path in (root / folder).glob("*.py")]
     return [name for name in sorted(found) if not name.endswith("__init__")]
 
 
@@ -252,6 +262,8 @@ def test_the_wheel_holds_the_three_packages(tmp_path: Path) -> None:
         "fewshot_bench/published/numbers.csv",
         "fewshot_bench/published/reproductions.toml",
         "fewshot_bench/published/sources.csv",
+        "fewshot_bench/report/page/report.html",
+        "fewshot_bench/report/page/script.js",
         "fsbench_datasets/demo/letters.npz",
         "fsbench_datasets/imagenet_classes.txt",
     ):

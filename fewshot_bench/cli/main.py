@@ -20,6 +20,7 @@ COMMANDS = {
     "demo": "Try everything offline on the embedded backbone and data sets.",
     "compare": "Compare methods from the records of a store.",
     "reproduce": "Repeat a published table: paper, ours, noise, verdict.",
+    "report": "Write a report about a store as one HTML file.",
     "audit": "What each method was allowed to see and did: is it fair?",
     "sweep": "Ablations: run a method under many options and draw them.",
     "signature": "Write the signature of records, or read one as a command.",

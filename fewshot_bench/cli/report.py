@@ -1,0 +1,90 @@
+"""`fsbench report`: one HTML file about a store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fewshot_bench.cli.files import write_text
+from fewshot_bench.cli.filters import chosen, filter_options
+from fewshot_bench.cli.say import say
+from fewshot_bench.spec import DEFAULT_STORE
+from fewshot_bench.wording import size_text
+
+
+@click.command("report", short_help="Write a report about a store as one HTML file.")
+@click.option(
+    "--store",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_STORE,
+    show_default=True,
+    metavar="DIR",
+    help="Folder of results.",
+)
+@click.option(
+    "-O",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("report.html"),
+    show_default=True,
+    metavar="FILE",
+    help="Write to this file.",
+)
+@click.option("--title", default="Few-shot benchmark report", metavar="TEXT", help="The heading.")
+@click.option(
+    "--metric",
+    type=click.Choice(["top1", "macro_accuracy"]),
+    default="top1",
+    show_default=True,
+    help="The metric that is shown, ranked and tested.",
+)
+@click.option(
+    "--images",
+    type=click.IntRange(0, 48),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Show up to so many small example images of each data set that is on this machine.",
+)
+@click.option("--baseline", metavar="METHOD", help="Add differences to this method.")
+@click.option(
+    "--allow-mixed",
+    is_flag=True,
+    help="Show records made under different conditions as separate rows.",
+)
+@filter_options
+def command(
+    store: Path,
+    output: Path,
+    title: str,
+    metric: str,
+    images: int,
+    baseline: str | None,
+    allow_mixed: bool,
+    **filters: str | None,
+) -> None:
+    """Write one HTML file that opens anywhere and loads nothing from the network.
+
+    It says which method wins, whether that is significant and what it costs; then curves over
+    shots, paired tests, ranks, costs, calibration, hard classes, where every number is from, and
+    what failed or is missing. The filters are those of 'fsbench compare'.
+    """
+    from fewshot_bench.compare.aggregate import Options, build
+    from fewshot_bench.report.build import Options as ReportOptions
+    from fewshot_bench.report.build import render
+
+    records = chosen(store, filters)
+    options = Options(
+        metric=metric,
+        allow_mixed=allow_mixed,
+        method=filters["method"],
+        dataset=filters["dataset"],
+        store=str(store),
+    )
+    # Differences are the report's own: they also pair methods of other numbers of shots.
+    asked = ReportOptions(title, images, baseline)
+    text = render(build(records, options), records, store, asked)
+    write_text(output, text)
+    size = size_text(len(text.encode("utf-8", "backslashreplace")))
+    say(f"{output}: {size} about {len(records):,} records")

@@ -1,0 +1,172 @@
+"""The report as one HTML text: reads the logits once, draws, and fills the template."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from fewshot_bench.audit.made import audit
+from fewshot_bench.compare.baseline import with_baseline
+from fewshot_bench.compare.model import Table
+from fewshot_bench.metrics import METRICS
+from fewshot_bench.record import Record
+from fewshot_bench.report import board, calibration, comparisons, text
+from fewshot_bench.report.drawings import Drawings
+from fewshot_bench.report.drilldown import drills
+from fewshot_bench.report.figures.style import variables
+from fewshot_bench.report.figures.svg import drawing
+from fewshot_bench.report.headline import Headline, headline
+from fewshot_bench.report.pairs import compared
+from fewshot_bench.report.problems import failures, holes
+from fewshot_bench.report.provenance import provenance
+from fewshot_bench.report.readings import Readings
+from fewshot_bench.report.verdict import subject, verdict
+from fewshot_bench.store import Store
+from fewshot_bench.wording import printable
+
+MOST_IMAGES = 48
+MOST_COMMANDS, MOST_NOTES, MOST_NAMES = 20, 60, 5
+_PAGE = "fewshot_bench.report.page"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a person asked for: `title` over the page, `images` per data set, `baseline` by name."""
+
+    title: str = "Few-shot benchmark report"
+    images: int = 0
+    baseline: str | None = None
+
+
+def render(table: Table, records: Sequence[Record], store: Path, options: Options) -> str:
+    """The page about a table and the records that it was built from.
+
+    The same store, records and options give the same text. Nothing in the store is changed.
+    UsageError for a baseline that is not in the table.
+    """
+    if options.baseline:
+        label = with_baseline(table, options.baseline).baseline
+        table = dataclasses.replace(table, baseline=label)
+    chosen = headline(table, records)
+    readings = Readings(Store(store))
+    readings.read(_needed(chosen))
+    return _fill(_context(chosen, records, readings, options))
+
+
+def _needed(chosen: Headline) -> list[Record]:
+    """The finished records behind the headline."""
+    found = [
+        chosen.record_of(contestant, group, seed)
+        for contestant in chosen.ranked
+        for group in chosen.members
+        for seed in group.seeds
+    ]
+    return [record for record in found if record]
+
+
+def _context(
+    chosen: Headline, records: Sequence[Record], readings: Readings, options: Options
+) -> dict[str, Any]:
+    table = chosen.table
+    pairs = compared(chosen, readings)
+    found = audit(records)
+    errors = {
+        contestant.row.label: calibration.mean_error(
+            calibration.errors(chosen, readings, contestant)
+        )
+        for contestant in chosen.ranked
+    }
+    with drawing():
+        figures = Drawings(chosen, readings, errors)
+        pictures = {
+            "large": figures.large(),
+            "panels": figures.panels(),
+            "costs": figures.costs(),
+            "ranks": figures.ranks(),
+            "reliability": figures.reliability(),
+        }
+    groups = [g for g in table.groups if not g.average or len(table.members(g)) > 1]
+    return {
+        "title": text.name(options.title),
+        "subject": subject(chosen),
+        "metric": METRICS[table.metric].title,
+        "table": table,
+        "signature": text.message(table.signature(chosen.group.seeds)),
+        "line": printable(found.signature),
+        "marks": _marks(table),
+        "verdict": verdict(chosen, pairs),
+        "pairs": pairs,
+        "leaderboard": board.leaderboard(chosen, pairs, errors),
+        "bars": board.bars(chosen),
+        "legend": figures.legend(),
+        "hidden": figures.hidden,
+        "by_dataset": board.by_dataset(chosen),
+        "results": [board.results(chosen, group, n) for n, group in enumerate(groups)],
+        "against": comparisons.against_best(chosen, pairs),
+        "matrix": comparisons.matrix(chosen, pairs),
+        "calibration": figures.calibration(),
+        "drills": drills(chosen, readings, min(options.images, MOST_IMAGES)),
+        "images": options.images,
+        "provenance": provenance(table, records, found),
+        "findings": [text.message(each.text) for each in found.findings if each.level == "finding"],
+        "failures": failures(records),
+        "holes": holes(table),
+        "unread": [text.message(problem) for problem in readings.problems[:MOST_NOTES]],
+        "unread_count": len(readings.problems),
+        "notes": [text.message(note) for note in table.notes[:MOST_NOTES]],
+        "commands": [printable(command) for command in table.commands[:MOST_COMMANDS]],
+        "more_commands": max(0, len(table.commands) - MOST_COMMANDS),
+        **pictures,
+    }
+
+
+def _marks(table: Table) -> list[str]:
+    """What a reader must know before any number: unfair validation, limited runs."""
+    unfair = [text.name(row.label) for row in table.rows if row.spec.val == "full"]
+    limits = sorted({row.spec.limit for row in table.rows if row.spec.limit is not None})
+    found = [
+        f"Limited to {limit} test images per data set: these are not the data sets' accuracies."
+        for limit in limits
+    ]
+    if unfair:
+        names = text.joined(unfair[:MOST_NAMES])
+        more = f" and {len(unfair) - MOST_NAMES} more" if len(unfair) > MOST_NAMES else ""
+        found.append(
+            f"Unfair validation: {names}{more} chose on the full validation set, which has many "
+            "more labels than the shots."
+        )
+    return found
+
+
+def _fill(context: Mapping[str, Any]) -> str:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader("fewshot_bench.report", "page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    script = _own("script.js")
+    # Only this very script may run, whatever else got into the page.
+    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template("report.html").render(
+        context,
+        script=Markup(script),
+        script_digest=allowed,
+        style=Markup(_own("style.css")),
+        light=Markup(variables(dark=False)),
+        dark=Markup(variables(dark=True)),
+    )
+
+
+def _own(name: str) -> str:
+    return (resources.files(_PAGE) / name).read_text(encoding="utf-8")

@@ -1,0 +1,87 @@
+"""Tables of paired comparisons: the winner against each other method, and all pairs."""
+
+from __future__ import annotations
+
+from fewshot_bench.compare.grid import MISSING
+from fewshot_bench.metrics import METRICS
+from fewshot_bench.report import text
+from fewshot_bench.report.board import NOTHING, cell_at, line, plain_p
+from fewshot_bench.report.grid import Column, Field, Grid
+from fewshot_bench.report.headline import Contestant, Headline
+from fewshot_bench.report.pairs import Pair, Pairs
+
+# More methods than this make no table of all pairs.
+MOST_IN_MATRIX = 20
+
+
+def against_best(headline: Headline, pairs: Pairs) -> Grid | None:
+    """The best against every other method; None where nothing was compared."""
+    from fewshot_bench.statistics.ranks import signed_rank
+
+    ranked = headline.ranked
+    if len(ranked) < 2 or not pairs.found:
+        return None
+    best = ranked[0]
+    many = len(headline.members) > 1
+    columns = [Column("against", False), Column("difference"), Column("95 % interval", False)]
+    columns += [Column("p", hint="not corrected"), Column("p after Holm")]
+    columns += [Column("visible from", hint="what the test, not corrected, finds 4 times in 5")]
+    if many:
+        columns += [
+            Column("data sets won / tied / lost", False, "each alone at 5 %, not corrected")
+        ]
+        columns += [Column("Wilcoxon p", hint="signed ranks over data sets, not corrected")]
+    lines = []
+    for other in ranked[1:]:
+        pair = pairs.of(best, other)
+        gaps = _gaps(headline, best, other)
+        if pair is None:
+            key = best.row.label, other.row.label
+            fields = [NOTHING, Field(pairs.reasons.get(key, "")), NOTHING, NOTHING, NOTHING]
+        else:
+            fields = [
+                Field(text.signed(pair.difference), pair.difference),
+                Field(f"{text.signed(pair.low)} to {text.signed(pair.high)}", pair.low),
+                Field(plain_p(pair.raw), pair.raw),
+                Field(plain_p(pair.p), pair.p, "" if pair.significant else "tie"),
+                Field(text.percent(pair.visible)),
+            ]
+        if many:
+            p = float(signed_rank(gaps))
+            score = Field(f"{pair.won} / {pair.tied} / {pair.lost}", pair.won) if pair else NOTHING
+            fields += [score, Field(plain_p(p), p)]
+        lines.append(line(other, fields))
+    caption = f"{best.label} against each other method, in points of "
+    return Grid("against", caption + METRICS[headline.table.metric].title, columns, lines)
+
+
+def matrix(headline: Headline, pairs: Pairs) -> Grid | None:
+    """The difference of every two methods, line minus column; None for too few or too many."""
+    ranked = headline.ranked
+    if not 3 <= len(ranked) <= MOST_IN_MATRIX or len(pairs.found) < 3:
+        return None
+    columns = [Column("line minus column", False)]
+    columns += [Column(text.short(other.label, 16)) for other in ranked]
+    lines = []
+    for contestant in ranked:
+        fields = []
+        for other in ranked:
+            pair = pairs.of(contestant, other) if other is not contestant else None
+            fields.append(_told(pair) if pair else Field("" if other is contestant else MISSING))
+        lines.append(line(contestant, fields))
+    caption = "Differences of all pairs in points; grey where they are not told apart at 5 %"
+    return Grid("matrix", caption, columns, lines)
+
+
+def _gaps(headline: Headline, ours: Contestant, theirs: Contestant) -> list[float]:
+    """Differences of the means on every data set."""
+    metric = headline.table.metric
+    sides = [
+        [cell_at(headline, c, group).estimates[metric].mean for group in headline.members]
+        for c in (ours, theirs)
+    ]
+    return [one - two for one, two in zip(*sides, strict=True)]
+
+
+def _told(pair: Pair) -> Field:
+    return Field(text.signed(pair.difference), pair.difference, "" if pair.significant else "tie")

@@ -1,0 +1,75 @@
+"""How methods look in every figure: a colour, a marker and a line style that tell them apart.
+
+Colours are told apart by readers with any colour vision (after Okabe and Ito 2008, and Tol's
+`bright` and `muted` schemes), darkened or lightened to a contrast of at least 3:1 with the page
+(WCAG 2.2, 1.4.11); markers and dashes say the same without colour.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# (on a light page, on a dark page)
+COLORS = (
+    ("#0072b2", "#56b4e9"),
+    ("#c94f00", "#f08a3c"),
+    ("#00795c", "#2fbf95"),
+    ("#aa3377", "#e885bd"),
+    ("#806600", "#d8c13f"),
+    ("#5a5f66", "#b4bac2"),
+    ("#6a3d9a", "#b79ae8"),
+    ("#1b8a9c", "#6fd0de"),
+)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
+# Matplotlib's dash patterns in points: (offset, (on, off, ...)).
+LINES = (
+    (0.0, ()),
+    (0.0, (5.0, 2.0)),
+    (0.0, (1.5, 1.5)),
+)
+# More lines than this in one panel are told apart by nobody.
+MOST = 16
+INK, FAINT, PAPER = "#010101", "#020202", "#040404"
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """The look of the method in place `index`."""
+
+    index: int
+
+    @property
+    def sentinel(self) -> str:
+        """The colour that stands for this one until the figure is fitted to the page."""
+        return f"#0300{self.index % len(COLORS):02x}"
+
+    @property
+    def marker(self) -> str:
+        """Matplotlib's name of the marker."""
+        return MARKERS[self.index % len(MARKERS)]
+
+    @property
+    def line(self) -> tuple[float, tuple[float, ...]]:
+        """Matplotlib's dash pattern."""
+        return LINES[self.index // len(COLORS) % len(LINES)]
+
+    @property
+    def css(self) -> str:
+        """The class of everything in a figure that belongs to the method."""
+        return f"s{self.index}"
+
+    @property
+    def variable(self) -> str:
+        """The colour as a CSS variable of the page."""
+        return f"var(--c{self.index % len(COLORS)})"
+
+
+def variables(dark: bool) -> str:
+    """The CSS variables of all colours."""
+    return "".join(f"--c{index}:{pair[dark]};" for index, pair in enumerate(COLORS))
+
+
+def replaced_colors() -> dict[str, str]:
+    """What takes the place of each sentinel colour."""
+    found = {Look(index).sentinel: f"var(--c{index})" for index in range(len(COLORS))}
+    return found | {INK: "var(--ink)", FAINT: "var(--line)", PAPER: "var(--paper)"}

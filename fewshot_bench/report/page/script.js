@@ -1,0 +1,84 @@
+(() => {
+  'use strict';
+
+  const all = (selector, root = document) => [...root.querySelectorAll(selector)];
+
+  // What a field sorts by: its own number, the number its text begins with, or its text.
+  const key = (cell, numeric) => {
+    if (cell.dataset.v !== undefined) return Number(cell.dataset.v);
+    // The mark of a method is an element, its name is not.
+    const words = [...cell.childNodes].filter((part) => part.nodeType === Node.TEXT_NODE);
+    const text = words.map((part) => part.data).join('').trim();
+    if (!numeric) return text.toLowerCase() || null;
+    const number = parseFloat(text.replace('\u2212', '-').replaceAll(',', ''));
+    return Number.isNaN(number) ? null : number;
+  };
+
+  const sort = (head) => {
+    const row = head.parentElement;
+    const body = row.closest('table').tBodies[0];
+    const index = [...row.children].indexOf(head);
+    const numeric = head.hasAttribute('data-num');
+    const before = head.getAttribute('aria-sort');
+    const rising = before ? before === 'descending' : !numeric;
+    for (const other of row.children) other.removeAttribute('aria-sort');
+    head.setAttribute('aria-sort', rising ? 'ascending' : 'descending');
+    const lines = [...body.rows].map((line) => [key(line.cells[index], numeric), line]);
+    lines.sort(([one], [two]) => {
+      // What has no value stands last, whichever way round.
+      if (one === null || two === null) return (one === null) - (two === null);
+      const order = one < two ? -1 : one > two ? 1 : 0;
+      return rising ? order : -order;
+    });
+    body.append(...lines.map(([, line]) => line));
+  };
+
+  for (const button of all('thead button')) {
+    button.addEventListener('click', () => sort(button.parentElement));
+  }
+
+  for (const input of all('input[data-filter]')) {
+    const table = document.getElementById(input.dataset.filter);
+    const count = document.getElementById(`${input.dataset.filter}-count`);
+    input.addEventListener('input', () => {
+      const wanted = input.value.trim().toLowerCase();
+      const lines = [...table.tBodies[0].rows];
+      for (const line of lines) line.hidden = !line.textContent.toLowerCase().includes(wanted);
+      const shown = lines.filter((line) => !line.hidden).length;
+      count.textContent = wanted ? `${shown} of ${lines.length}` : '';
+    });
+  }
+
+  const show = (button, shown) => {
+    button.setAttribute('aria-pressed', String(shown));
+    for (const part of all(`svg .${button.dataset.series}`)) part.classList.toggle('off', !shown);
+  };
+
+  const light = (name) => {
+    document.body.classList.toggle('focus', name !== null);
+    for (const part of all('svg .hot')) part.classList.remove('hot');
+    if (name !== null) for (const part of all(`svg .${name}`)) part.classList.add('hot');
+  };
+
+  const series = all('button[data-series]');
+  for (const button of series) {
+    button.addEventListener('click', () => show(button, button.getAttribute('aria-pressed') !== 'true'));
+    for (const kind of ['pointerenter', 'focus']) button.addEventListener(kind, () => light(button.dataset.series));
+    for (const kind of ['pointerleave', 'blur']) button.addEventListener(kind, () => light(null));
+  }
+  for (const button of all('button[data-all]')) {
+    button.addEventListener('click', () => series.forEach((one) => show(one, button.dataset.all === 'true')));
+  }
+
+  for (const part of all('[data-js]')) part.hidden = false;
+
+  // On paper nothing can be opened.
+  let closed = [];
+  window.addEventListener('beforeprint', () => {
+    closed = all('details:not([open])');
+    for (const part of closed) part.open = true;
+  });
+  window.addEventListener('afterprint', () => {
+    for (const part of closed) part.open = false;
+  });
+})();

@@ -1,0 +1,82 @@
+"""Numbers and names as the report writes them."""
+
+from __future__ import annotations
+
+from fewshot_bench.compare.statistics import Estimate
+from fewshot_bench.wording import printable
+
+LONGEST_NAME, LONGEST_TEXT = 120, 600
+MINUTE, HOUR = 60, 3600
+
+
+def name(text: str) -> str:
+    """A name from a record on one line, without characters that steer what is around it."""
+    return printable(text, LONGEST_NAME)
+
+
+def short(text: str, longest: int = 22) -> str:
+    """A name that fits into a figure; the middle of a long one goes."""
+    text = printable(text)
+    if len(text) <= longest:
+        return text
+    tail = longest // 3
+    return f"{text[: longest - tail - 1]}…{text[-tail:]}"
+
+
+def percent(value: float) -> str:
+    """A percentage with two decimals, without its sign."""
+    return f"{value:.2f}"
+
+
+def signed(value: float) -> str:
+    """A difference in points, with a true minus sign."""
+    shown = f"{value:+.2f}".replace("-", "−")
+    return "0.00" if shown in ("+0.00", "−0.00") else shown
+
+
+def interval(value: Estimate) -> str:
+    """Mean and half-width, `78.12 ± 0.31`; the mean alone for one seed."""
+    half = "" if value.half is None else f" ± {percent(value.half)}"
+    return f"{percent(value.mean)}{half}"
+
+
+def p_value(p: float) -> str:
+    """A p-value with its relation: `= 0.012`, `< 0.001`."""
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}" if p < 0.1 else f"= {p:.2f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, with about two or three digits."""
+    if seconds < MINUTE:
+        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.1f} s"
+    if seconds < HOUR:
+        return f"{seconds / MINUTE:.1f} min"
+    return f"{seconds / HOUR:.1f} h"
+
+
+def parameters(count: float) -> str:
+    """A number of parameters: 512, 184.3 k, 8.2 M."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count:.0f}"
+
+
+def megabytes(value: float) -> str:
+    """Memory in MB or GB (powers of 1,000)."""
+    return f"{value / 1000:.2f} GB" if value >= 1000 else f"{value:.0f} MB"
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """`1 seed`, `3 seeds`, `1,980 records`."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def joined(parts: list[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+def message(words: str) -> str:
+    """Text from a record that may be long: errors, options, versions."""
+    return printable(words, LONGEST_TEXT)
