@@ -48,6 +48,7 @@ def test_holm_of_nothing_and_of_what_is_no_probability() -> None:
 
 
 @given(tables)
+@settings(deadline=None)
 def test_ranks_and_friedman_are_scipys_with_ties(table: np.ndarray) -> None:
     ranks = stats.rankdata(-table, axis=1).mean(axis=0)
     assert average_ranks(table) == pytest.approx(ranks, **EXACT)
@@ -106,6 +107,7 @@ def test_cliques_are_the_largest_groups_that_are_not_told_apart() -> None:
 
 
 @given(st.lists(st.floats(1, 6), min_size=2, max_size=8), st.floats(0.1, 4))
+@settings(deadline=None)
 def test_every_pair_is_in_a_clique_just_when_it_is_near(ranks: list[float], cd: float) -> None:
     found = cliques(ranks, cd)
     for i, j in itertools.combinations(range(len(ranks)), 2):
@@ -114,6 +116,7 @@ def test_every_pair_is_in_a_clique_just_when_it_is_near(ranks: list[float], cd: 
 
 
 @given(st.lists(st.integers(-40, 40).filter(bool), min_size=1, max_size=12, unique_by=abs))
+@settings(deadline=None)
 def test_signed_rank_is_scipys_exact_test(differences: list[int]) -> None:
     assert signed_rank(differences) == pytest.approx(
         stats.wilcoxon(differences, method="exact").pvalue, **EXACT
