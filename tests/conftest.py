@@ -23,6 +23,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def usual_width() -> Iterator[None]:
+    """Tables are as wide as without a terminal, whatever terminal or runner starts the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("COLUMNS", raising=False)
+        yield
+
+
 @pytest.fixture
 def methods(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """The module of misbehaving methods, registered here and in processes that are started."""
