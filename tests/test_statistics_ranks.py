@@ -87,6 +87,14 @@ def test_critical_differences_are_those_of_demsars_table(
         assert critical_difference(methods, 11, alpha) == pytest.approx(q * error, abs=2e-3)
 
 
+@pytest.mark.parametrize("alpha", [0.01, 0.05, 0.1])
+@pytest.mark.parametrize("methods", [2, 3, 6, 12, 20, 40])
+def test_critical_differences_are_scipys(methods: int, alpha: float) -> None:
+    q = stats.studentized_range.isf(alpha, methods, np.inf) / np.sqrt(2)
+    expected = q * np.sqrt(methods * (methods + 1) / (6 * 11))
+    assert critical_difference(methods, 11, alpha) == pytest.approx(expected, **EXACT)
+
+
 def test_at_the_critical_difference_nemenyis_p_is_alpha() -> None:
     table = np.array([[3, 2, 1], [3, 2, 1], [3, 1, 2], [2, 3, 1]], dtype=float)
     ranks = average_ranks(table)
