@@ -95,9 +95,15 @@ def calibration_error(confidence: np.ndarray, hits: np.ndarray, bins: int = BINS
     bins of |accuracy - mean confidence|, weighted by the images in the bin; empty bins count
     nothing. confidence: (n,) in (0, 1]; hits: (n,) whether the prediction is right.
     """
-    places = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    places = equal_width(confidence, bins)
     gaps = np.bincount(places, weights=hits - confidence, minlength=bins)
     return 100 * float(np.abs(gaps).sum()) / len(hits)
+
+
+def equal_width(confidence: np.ndarray, bins: int = BINS) -> np.ndarray:
+    """(n,) the bin of each image: (0, 1/bins], ... ((bins-1)/bins, 1], each closed on the right."""
+    places: np.ndarray = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    return places
 
 
 def adaptive_calibration_error(confidence: np.ndarray, hits: np.ndarray, bins: int = BINS) -> float:

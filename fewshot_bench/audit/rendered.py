@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import io
-import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from fewshot_bench.audit.model import Audit
 from fewshot_bench.compare.markdown import escape
-from fewshot_bench.compare.tidy import FORMULAS
+from fewshot_bench.compare.tidy import dumped, finite, write_csv
 from fewshot_bench.wording import printable
 
-CELLS = ("dataset", "method", "shots", "split_seed", "train_seed", "status")
+HEADS = ("dataset", "method", "shots", "split_seed", "train_seed", "status", "findings")
 
 
 def render_terminal(audit: Audit, *, width: int = 120, styled: bool = False) -> str:
@@ -126,28 +123,18 @@ def render_csv(audit: Audit) -> str:
     for finding in audit.findings:
         for key in finding.cells:
             found.setdefault(key, []).append(finding.kind)
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([*(audit.cells[0] if audit.cells else CELLS), "findings"])
-    for cell in audit.cells:
-        kinds = list(dict.fromkeys(found.get(cell["key"], ())))
-        writer.writerow([_field(value) for value in (*cell.values(), kinds)])
-    return buffer.getvalue()
+    lines = [
+        {**cell, "findings": list(dict.fromkeys(found.get(cell["key"], ())))}
+        for cell in audit.cells
+    ]
+    return write_csv([{name: _named(v) for name, v in line.items()} for line in lines], HEADS)
 
 
-def _field(value: Any) -> Any:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int | float):
-        return value
+def _named(value: Any) -> Any:
+    """A mapping as a list of `name=value`; anything else as it is."""
     if isinstance(value, Mapping):
-        value = [f"{name}={item}" for name, item in sorted(value.items())]
-    text = ";".join(map(str, value)) if isinstance(value, list) else str(value)
-    formula = text.lstrip().startswith(FORMULAS) or text.startswith(("\t", "\r", "\n"))
-    # What a spreadsheet would take for a formula begins with an apostrophe.
-    return f"'{printable(text)}" if formula else printable(text)
+        return [f"{name}={item}" for name, item in sorted(value.items())]
+    return value
 
 
 def render_json(audit: Audit) -> str:
@@ -157,24 +144,7 @@ def render_json(audit: Audit) -> str:
         "hazards": [asdict(answer) for answer in audit.hazards],
         "shared": dict(audit.shared),
         "methods": [dict(line) for line in audit.methods],
-        "cells": [_finite(cell) for cell in audit.cells],
+        "cells": [finite(cell) for cell in audit.cells],
         "signature": audit.signature,
     }
-    text = json.dumps(document, indent=1, allow_nan=False, default=str, ensure_ascii=False)
-    return "\n".join(map(_escaped, text.split("\n"))) + "\n"
-
-
-def _finite(value: Any) -> Any:
-    """A value of a record without numbers that JSON does not have."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {str(name): _finite(item) for name, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, list) else value
-
-
-def _escaped(line: str) -> str:
-    """Characters that steer a terminal as numbers, the value the same."""
-    if line.isprintable():
-        return line
-    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in line)
+    return dumped(document)

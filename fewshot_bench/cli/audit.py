@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 
 import click
 
 from fewshot_bench.cli.filters import chosen, filter_options
+from fewshot_bench.cli.options import format_option, results_option
 from fewshot_bench.errors import FsbenchError
-from fewshot_bench.spec import DEFAULT_STORE
 
 FORMATS = ("terminal", "markdown", "csv", "json")
 WIDTH = 120
 
 
 @click.command("audit", short_help="What each method was allowed to see and did: is it fair?")
-@click.option(
-    "--store",
-    type=click.Path(path_type=Path),
-    default=DEFAULT_STORE,
-    show_default=True,
-    metavar="DIR",
-    help="Folder of results.",
-)
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(FORMATS),
-    default="terminal",
-    show_default=True,
-    help="How to write it.",
-)
+@results_option
+@format_option(FORMATS, "How to write it.")
 @click.option(
     "-O", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write to this file."
 )
@@ -57,19 +41,15 @@ def command(
     """
     from fewshot_bench.audit import rendered
     from fewshot_bench.audit.made import audit
-    from fewshot_bench.cli.files import write_text
+    from fewshot_bench.cli.files import terminal_width, write_text
 
     found = audit(chosen(store, filters))
     if form == "terminal":
-        live = output is None and sys.stdout.isatty()
-        text = rendered.render_terminal(found, width=_width(live), styled=live)
+        width = terminal_width() if output is None else None
+        text = rendered.render_terminal(found, width=width or WIDTH, styled=width is not None)
     elif form == "markdown":
         text = rendered.render_markdown(found)
     else:
         text = rendered.render_csv(found) if form == "csv" else rendered.render_json(found)
     write_text(output, text)
     ctx.exit(FsbenchError.exit_code if strict and not found.sound else 0)
-
-
-def _width(live: bool) -> int:
-    return max(os.get_terminal_size(sys.stdout.fileno()).columns, 60) if live else WIDTH

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import click
 
+from fewshot_bench.cli.files import terminal_width, write_text
+from fewshot_bench.cli.filters import chosen_of, filter_options
+from fewshot_bench.cli.options import format_option
 from fewshot_bench.compare.columns import SORTS
-from fewshot_bench.errors import DataMissingError, PluginError, StoreError, UsageError
+from fewshot_bench.errors import PluginError, StoreError, UsageError
 from fewshot_bench.metrics import METRICS
 from fewshot_bench.outcomes import Outcomes
 from fewshot_bench.store import Store
@@ -39,14 +39,7 @@ FORMATS = ("terminal", "markdown", "latex", "csv", "json")
     metavar="DIR",
     help="Folder of results.",
 )
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(FORMATS),
-    default="terminal",
-    show_default=True,
-    help="How to write the table.",
-)
+@format_option(FORMATS, "How to write the table.")
 @click.option(
     "-O",
     "--output",
@@ -54,13 +47,6 @@ FORMATS = ("terminal", "markdown", "latex", "csv", "json")
     metavar="FILE",
     help="Write to this file instead of the terminal.",
 )
-@click.option("--method", metavar="NAMES", help="Only these methods, in this order.")
-@click.option(
-    "--dataset", metavar="NAMES", help="Only these data sets or targets of transfer, in this order."
-)
-@click.option("--classes", metavar="NAMES", help="Only these parts of the classes: all, base, new.")
-@click.option("--shots", metavar="NUMBERS", help="Only these numbers of shots.")
-@click.option("--seeds", metavar="NUMBERS", help="Only these seeds (split/train when they differ).")
 @click.option(
     "--baseline",
     metavar="METHOD",
@@ -84,25 +70,12 @@ FORMATS = ("terminal", "markdown", "latex", "csv", "json")
     help="Sort every table: the best first by a metric, the cheapest by a cost.",
 )
 @click.option("--per-class", is_flag=True, help="Show the accuracy of single classes.")
-@click.option("--protocol", metavar="NAME", help="Only records of this sampling protocol.")
-@click.option("--val", metavar="NAME", help="Only records of this validation policy.")
-@click.option("--prompts", metavar="NAME", help="Only records of this template set.")
-@click.option("--backbone", metavar="NAME", help="Only records of this backbone.")
-@click.option("--precision", metavar="NAME", help="Only records of this precision.")
-@click.option("--device", metavar="NAME", help="Only records of this device.")
-@click.option("--limit", metavar="N|none", help="Only runs with this limit on queries.")
-@click.option("--weights", metavar="PREFIX", help="Only records of these backbone weights.")
-@click.option("--revision", metavar="PREFIX", help="Only records of this data set revision.")
-@click.option(
-    "--own-data",
-    metavar="PREFIX|none",
-    help="Only records of these own class names, templates and hold-out.",
-)
 @click.option(
     "--allow-mixed",
     is_flag=True,
     help="Show records made under different conditions as separate rows.",
 )
+@filter_options
 def command(
     store: str,
     form: str,
@@ -122,18 +95,15 @@ def command(
     as missing, with the command that would run them.
     """
     from fewshot_bench.compare.aggregate import Options, build
-    from fewshot_bench.compare.select import select
 
-    listed = ("method", "dataset", "classes", "shots", "seeds")
-    names = {name: filters.pop(name) for name in listed}
     opened = Store(Path(store))
-    chosen = select(_read(opened, store), names, filters)
+    chosen = chosen_of(opened, filters)
     options = Options(
         metric=metric,
         baseline=baseline,
         allow_mixed=allow_mixed,
-        method=names["method"],
-        dataset=names["dataset"],
+        method=filters["method"],
+        dataset=filters["dataset"],
         store=store,
         columns=columns,
         sort=sort or "",
@@ -150,10 +120,7 @@ def command(
         text = _render(table, form, output)
     for damage in outcomes.damaged:
         click.echo(f"not used: {damage}", err=True)
-    if output is None:
-        click.echo(text.encode("utf-8", "backslashreplace").decode(), nl=False, color=True)
-    else:
-        _write(output, text)
+    write_text(output, text)
 
 
 def _answers(outcomes: Outcomes, records: Sequence[Record], options: Any) -> Any:
@@ -179,22 +146,6 @@ def _needed(form: str, options: Options) -> set[str]:
         return set(METRICS)
     asked = {name.strip() for name in (options.columns or "").split(",")}
     return {options.metric, options.sort, *asked} & set(METRICS)
-
-
-def _read(store: Store, folder: str) -> list[Record]:
-    """All records of a store; damaged ones are named on stderr."""
-    if store.path.exists() and not store.path.is_dir():
-        raise UsageError(f"store '{folder}' is not a folder; choose another one with --store DIR")
-    records = list(store.records())
-    for damage in store.damaged:
-        click.echo(f"not used: {damage}", err=True)
-    if not records:
-        what = "holds no readable record" if store.path.exists() else "does not exist"
-        raise DataMissingError(
-            f"store '{folder}' {what}; make results with "
-            f"'fsbench run --method all --dataset demo --store {folder}', or name another --store"
-        )
-    return records
 
 
 def _columns() -> Any:
@@ -261,26 +212,5 @@ def _render_classes(
 
 def _terminal(output: Path | None) -> _Terminal:
     """How to write for the terminal, or for a file."""
-    live = output is None and sys.stdout.isatty()
-    width = max(os.get_terminal_size(sys.stdout.fileno()).columns, 60) if live else None
-    return {"styled": live, "width": width}
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace a file as a whole; a device or a pipe is written to as it is."""
-    data = text.encode("utf-8", "backslashreplace")
-    try:
-        if path.exists() and not path.is_file():
-            path.write_bytes(data)
-            return
-        real = path.resolve()
-        temporary = real.with_name(f".{real.name}.{os.getpid()}-{secrets.token_hex(4)}")
-        try:
-            temporary.write_bytes(data)
-            os.replace(temporary, real)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise UsageError(
-            f"cannot write '{path}': {error.strerror}; choose another file with --output"
-        ) from error
+    width = terminal_width() if output is None else None
+    return {"styled": width is not None, "width": width}

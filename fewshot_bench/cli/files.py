@@ -1,9 +1,10 @@
-"""Writing what a command made to a file or to the terminal."""
+"""Where what a command made goes: to a file, or to the terminal."""
 
 from __future__ import annotations
 
 import os
 import secrets
+import sys
 from pathlib import Path
 
 import click
@@ -18,6 +19,13 @@ def write_text(path: Path | None, text: str) -> None:
         click.echo(data.decode(), nl=False, color=True)
     else:
         write_bytes(path, data)
+
+
+def terminal_width(least: int = 60) -> int | None:
+    """The columns of the terminal that stdout is, at least so many; None where it is none."""
+    if not sys.stdout.isatty():
+        return None
+    return max(os.get_terminal_size(sys.stdout.fileno()).columns, least)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,24 +12,37 @@ from fewshot_bench.errors import DataMissingError, UsageError
 
 if TYPE_CHECKING:
     from fewshot_bench.record import Record
+    from fewshot_bench.store import Store
 
 LISTED = ("method", "dataset", "classes", "shots", "seeds")
 _OPTIONS = (
-    click.option("--method", metavar="NAMES", help="Only these methods."),
-    click.option("--dataset", metavar="NAMES", help="Only these data sets or targets."),
-    click.option("--classes", metavar="NAMES", help="Only these parts: all, base, new."),
+    click.option("--method", metavar="NAMES", help="Only these methods, in this order."),
+    click.option(
+        "--dataset",
+        metavar="NAMES",
+        help="Only these data sets or targets of transfer, in this order.",
+    ),
+    click.option(
+        "--classes", metavar="NAMES", help="Only these parts of the classes: all, base, new."
+    ),
     click.option("--shots", metavar="NUMBERS", help="Only these numbers of shots."),
-    click.option("--seeds", metavar="NUMBERS", help="Only these seeds (split/train)."),
-    click.option("--protocol", metavar="NAME", help="Only this sampling protocol."),
-    click.option("--val", metavar="NAME", help="Only this validation policy."),
-    click.option("--prompts", metavar="NAME", help="Only this template set."),
-    click.option("--backbone", metavar="NAME", help="Only this backbone."),
-    click.option("--precision", metavar="NAME", help="Only this precision."),
-    click.option("--device", metavar="NAME", help="Only this device."),
-    click.option("--limit", metavar="N|none", help="Only this limit on queries."),
-    click.option("--weights", metavar="PREFIX", help="Only these backbone weights."),
-    click.option("--revision", metavar="PREFIX", help="Only this data set revision."),
-    click.option("--own-data", metavar="PREFIX|none", help="Only these own names and templates."),
+    click.option(
+        "--seeds", metavar="NUMBERS", help="Only these seeds (split/train when they differ)."
+    ),
+    click.option("--protocol", metavar="NAME", help="Only records of this sampling protocol."),
+    click.option("--val", metavar="NAME", help="Only records of this validation policy."),
+    click.option("--prompts", metavar="NAME", help="Only records of this template set."),
+    click.option("--backbone", metavar="NAME", help="Only records of this backbone."),
+    click.option("--precision", metavar="NAME", help="Only records of this precision."),
+    click.option("--device", metavar="NAME", help="Only records of this device."),
+    click.option("--limit", metavar="N|none", help="Only runs with this limit on queries."),
+    click.option("--weights", metavar="PREFIX", help="Only records of these backbone weights."),
+    click.option("--revision", metavar="PREFIX", help="Only records of this data set revision."),
+    click.option(
+        "--own-data",
+        metavar="PREFIX|none",
+        help="Only records of these own class names, templates and hold-out.",
+    ),
 )
 
 
@@ -42,18 +55,23 @@ def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def chosen(folder: Path, values: dict[str, str | None]) -> list[Record]:
     """The records of a store that match; UsageError for a value that no record has."""
+    from fewshot_bench.store import Store
+
+    return chosen_of(Store(folder), values)
+
+
+def chosen_of(store: Store, values: Mapping[str, str | None]) -> list[Record]:
+    """The same of an open store."""
     from fewshot_bench.compare.select import select
 
     names = {name: values[name] for name in LISTED}
     conditions = {name: text for name, text in values.items() if name not in LISTED}
-    return select(read_records(folder), names, conditions)
+    return select(read_records(store), names, conditions)
 
 
-def read_records(folder: Path) -> Sequence[Record]:
+def read_records(store: Store) -> Sequence[Record]:
     """All records of a store; damaged ones are named on stderr."""
-    from fewshot_bench.store import Store
-
-    store = Store(folder)
+    folder = store.path
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"store '{folder}' is not a folder; choose another one with --store DIR")
     records = list(store.records())
@@ -62,6 +80,7 @@ def read_records(folder: Path) -> Sequence[Record]:
     if not records:
         what = "holds no readable record" if folder.exists() else "does not exist"
         raise DataMissingError(
-            f"store '{folder}' {what}; make results with fsbench run, or name another --store"
+            f"store '{folder}' {what}; make results with "
+            f"'fsbench run --method all --dataset demo --store {folder}', or name another --store"
         )
     return records

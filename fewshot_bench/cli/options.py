@@ -1,10 +1,16 @@
-"""Option types that several commands share."""
+"""Options, and types of options, that several commands share."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
 
 import click
+
+from fewshot_bench.spec import DEFAULT_STORE
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 # A range of more numbers is a slip; so is a number of more digits.
 MOST, LONGEST = 100_000, 18
@@ -56,3 +62,27 @@ def _is_number(text: str) -> bool:
 
 NAMES = Names()
 NUMBERS = Numbers()
+
+
+def format_option(formats: Sequence[str], text: str) -> Callable[[Command], Command]:
+    """`--format`, handed over as `form`; text: what stands in the help."""
+    return click.option(
+        "--format",
+        "form",
+        type=click.Choice(formats),
+        default="terminal",
+        show_default=True,
+        help=text,
+    )
+
+
+def results_option(command: Command) -> Command:
+    """`--store` of commands that read results, as a path."""
+    return click.option(
+        "--store",
+        type=click.Path(path_type=Path),
+        default=DEFAULT_STORE,
+        show_default=True,
+        metavar="DIR",
+        help="Folder of results.",
+    )(command)

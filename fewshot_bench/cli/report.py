@@ -8,20 +8,13 @@ import click
 
 from fewshot_bench.cli.files import write_text
 from fewshot_bench.cli.filters import chosen, filter_options
+from fewshot_bench.cli.options import results_option
 from fewshot_bench.cli.say import say
-from fewshot_bench.spec import DEFAULT_STORE
 from fewshot_bench.wording import size_text
 
 
 @click.command("report", short_help="Write a report about a store as one HTML file.")
-@click.option(
-    "--store",
-    type=click.Path(path_type=Path),
-    default=DEFAULT_STORE,
-    show_default=True,
-    metavar="DIR",
-    help="Folder of results.",
-)
+@results_option
 @click.option(
     "-O",
     "--output",

@@ -15,7 +15,8 @@ import click
 from click.core import ParameterSource
 
 from fewshot_bench.cli.engines import Engines, device_of, engine_options
-from fewshot_bench.cli.options import NAMES, NUMBERS
+from fewshot_bench.cli.files import terminal_width
+from fewshot_bench.cli.options import NAMES, NUMBERS, format_option
 from fewshot_bench.cli.running import INTERRUPTED, run_plan
 from fewshot_bench.errors import UsageError, unknown
 from fewshot_bench.spec import DEFAULT_STORE, PRECISIONS
@@ -61,14 +62,7 @@ _NO_RUN = "--only-existing runs nothing; leave it out, or leave out"
 @click.option("--only-existing", is_flag=True, help="Run nothing, show what the store holds.")
 @click.option("--dry-run", is_flag=True, help="Say what would run, and what it needs.")
 @click.option("--retry-failed", is_flag=True, help="Compute cells again that failed.")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(FORMATS),
-    default="terminal",
-    show_default=True,
-    help="How to write the table.",
-)
+@format_option(FORMATS, "How to write the table.")
 @click.pass_context
 def command(ctx: click.Context, /, **values: Any) -> None:
     """Repeat a published table: paper, ours, difference, noise to expect, verdict.
@@ -240,7 +234,8 @@ def _again(ctx: click.Context) -> str:
 
 
 def _width() -> int:
-    if sys.stdout.isatty():
-        return max(os.get_terminal_size(sys.stdout.fileno()).columns, 80)
+    live = terminal_width(80)
+    if live is not None:
+        return live
     columns = os.environ.get("COLUMNS", "")
     return int(columns) if columns.isdigit() and int(columns) > 0 else 120

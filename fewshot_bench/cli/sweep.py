@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,8 @@ import click
 from click.core import ParameterSource
 
 from fewshot_bench.cli.engines import Engines
-from fewshot_bench.cli.options import NAMES
+from fewshot_bench.cli.files import terminal_width, write_bytes, write_text
+from fewshot_bench.cli.options import NAMES, format_option
 from fewshot_bench.cli.run import command as run
 from fewshot_bench.cli.running import INTERRUPTED, run_matrix
 from fewshot_bench.cli.swept import chosen_records, sweep_axes
@@ -51,14 +51,7 @@ DRAWN = tuple(m.name for m in METRICS.values() if m.unit == PERCENT and m.higher
     "--metric", type=click.Choice(DRAWN), default="top1", show_default=True, help="Drawn."
 )
 @click.option("--each", is_flag=True, help="Draw every data set beside the average.")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(FORMATS),
-    default="terminal",
-    show_default=True,
-    help="How to write it to the terminal.",
-)
+@format_option(FORMATS, "How to write it to the terminal.")
 @click.option(
     "-O",
     "--output",
@@ -136,8 +129,6 @@ def _check_output(output: Path | None) -> None:
 
 
 def _write(sweep: Sweep, form: str, output: Path | None) -> None:
-    from fewshot_bench.cli.files import write_bytes, write_text
-
     write_text(None, _text(sweep, form))
     if output is None:
         return
@@ -154,7 +145,6 @@ def _text(sweep: Sweep, form: str) -> str:
     from fewshot_bench.sweep import terminal, tidy
 
     if form == "terminal":
-        live = sys.stdout.isatty()
-        width = max(os.get_terminal_size(sys.stdout.fileno()).columns, 60) if live else WIDTH
-        return terminal.render(sweep, styled=live, width=width)
+        width = terminal_width()
+        return terminal.render(sweep, styled=width is not None, width=width or WIDTH)
     return tidy.render_csv(sweep) if form == "csv" else tidy.render_json(sweep)

@@ -11,6 +11,7 @@ from fewshot_bench.cli.filters import read_records
 from fewshot_bench.cli.own_data import read_own_data
 from fewshot_bench.errors import DataMissingError, UsageError
 from fewshot_bench.spec import canonical_json
+from fewshot_bench.store import Store
 
 if TYPE_CHECKING:
     from fewshot_bench.record import Record
@@ -63,7 +64,7 @@ def chosen_records(axes: Axes, values: Mapping[str, Any], given: set[str]) -> li
 
     values: options of `fsbench run` by name, and `engines`; DataMissingError when there is none.
     """
-    records = [r for r in read_records(values["store"]) if r.spec.method == axes.method]
+    records = [r for r in read_records(Store(values["store"])) if r.spec.method == axes.method]
     mine = [record for record in records if _belongs(record.spec, axes)]
     tests = [test for name in sorted(given) for test in _tests(name, values)]
     found = [record for record in mine if all(test(record.spec) for test in tests)]

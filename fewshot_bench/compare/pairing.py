@@ -37,8 +37,8 @@ def paired_scores(
         if first is None or second is None:
             continue
         queries |= {first.queries.digest, second.queries.digest}
-        mine.append(scores(first, metric))
-        other.append(scores(second, metric))
+        mine.append(scores(first.hits, first.labels, first.classes, metric))
+        other.append(scores(second.hits, second.labels, second.classes, metric))
     if not mine:
         return "no common seed with identical splits and logits"
     if len(queries) > 1:
@@ -46,19 +46,19 @@ def paired_scores(
     return mine, other
 
 
-def scores(outcome: Outcome, metric: str) -> Any:
+def scores(hits: Any, labels: Any, classes: int, metric: str) -> Any:
     """(images,) whose mean is the accuracy, or the mean accuracy over the classes that are there.
 
-    metric: of `BY_IMAGE`.
+    hits: (images,) whether each was predicted right; labels: (images,) below `classes`; metric: of
+    `BY_IMAGE`.
     """
     import numpy as np
 
-    hits = outcome.hits.astype(float)
+    right = hits.astype(float)
     if metric == "top1":
-        return hits
-    counts = np.bincount(outcome.labels, minlength=outcome.classes)
-    weights = len(hits) / (np.count_nonzero(counts) * counts[outcome.labels])
-    return hits * weights
+        return right
+    counts = np.bincount(labels, minlength=classes)
+    return right * len(right) / (np.count_nonzero(counts) * counts[labels])
 
 
 def by_seed(records: Sequence[Record]) -> dict[Seed, Record]:

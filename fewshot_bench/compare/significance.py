@@ -6,9 +6,10 @@ rows (Holm 1979), those of single data sets over rows and data sets.
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fewshot_bench.compare.model import Cell, Group, Row, Table
@@ -89,7 +90,7 @@ class Detectable:
     seeds: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Significance:
     """All comparisons of a table with its baseline."""
 
@@ -103,12 +104,12 @@ class Significance:
         if cell.group.scope != "all":
             return None
         label = "" if cell.group.average else cell.group.label
+        return self._by_place.get((label, cell.row.label, cell.shots))
+
+    @functools.cached_property
+    def _by_place(self) -> dict[tuple[str, str, int], Contrast]:
         overall = (standing.overall for standing in self.standings)
-        asked = (label, cell.row.label, cell.shots)
-        for contrast in (*self.contrasts, *overall):
-            if (contrast.group, contrast.row, contrast.shots) == asked:
-                return contrast
-        return None
+        return {(one.group, one.row, one.shots): one for one in (*self.contrasts, *overall)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +193,7 @@ def _standings(
 ) -> Iterator[Standing]:
     from fewshot_bench.statistics.multiple import holm
     from fewshot_bench.statistics.paired import compare_spreads
-    from fewshot_bench.statistics.ranks import signed_rank
+    from fewshot_bench.statistics.ranks import signed_rank, wins
 
     results = [compare_spreads(pair.spreads) for pair in found]
     adjusted = holm([result.p for result in results])
@@ -201,14 +202,13 @@ def _standings(
         by_row[contrast.row].append(contrast)
     for pair, result, p in zip(found, results, adjusted, strict=True):
         own = by_row[pair.row.label]
-        told = [c.result.difference for c in own if c.significant]
-        wins = sum(difference > 0 for difference in told)
+        counts = wins([replace(c.result, p=c.adjusted) for c in own], LEVEL)
         gaps = [c.result.difference for c in own]
         yield Standing(
             overall=Contrast(pair.row.label, shots, "", result, p),
-            wins=wins,
-            ties=len(own) - len(told),
-            losses=len(told) - wins,
+            wins=counts.win,
+            ties=counts.tie,
+            losses=counts.loss,
             signed_rank=signed_rank(gaps) if len(gaps) >= SIGNED_RANK_FROM else None,
             left_out=pair.left_out,
         )

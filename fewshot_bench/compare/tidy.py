@@ -43,7 +43,7 @@ def write_csv(lines: Sequence[Mapping[str, Any]], heads: Sequence[str]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow([_text(name) for name in (lines[0] if lines else heads)])
-    writer.writerows([_field(value) for value in line.values()] for line in lines)
+    writer.writerows([field(value) for value in line.values()] for line in lines)
     return buffer.getvalue()
 
 
@@ -54,7 +54,11 @@ def render_json(table: Table) -> str:
 
 def write_json(about: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> str:
     """A document of rows, and what is true of all of them."""
-    document = {"meta": about, "rows": lines}
+    return dumped({"meta": about, "rows": lines})
+
+
+def dumped(document: Mapping[str, Any]) -> str:
+    """JSON on several lines that steers no terminal; not-a-number values are an error."""
     text = json.dumps(document, indent=1, allow_nan=False, default=str, ensure_ascii=False)
     return "\n".join(map(_escaped, text.split("\n"))) + "\n"
 
@@ -81,7 +85,7 @@ def rows(table: Table) -> list[dict[str, Any]]:
         line = _row(table, cell)
         for title in titles:
             name = f"plugin_{title}" if title in line else str(title)
-            line[name] = _finite(cell.extra.get(title))
+            line[name] = finite(cell.extra.get(title))
         lines.append(line)
     return lines
 
@@ -199,17 +203,19 @@ def _number(value: float | None) -> float | int | None:
     return int(rounded) if isinstance(value, int) and rounded == int(rounded) else rounded
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """A value whose numbers that JSON does not have are None, those in lists and mappings too."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
-        return {str(name): _finite(item) for name, item in value.items()}
+        return {str(name): finite(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return value
 
 
-def _field(value: Any) -> Any:
+def field(value: Any) -> Any:
+    """A value as a CSV field: lists joined by `;`, text safe for spreadsheets and terminals."""
     if value is None:
         return ""
     if isinstance(value, bool):

@@ -43,7 +43,7 @@ def variations(table: Table, rows: Rows, answers: Answers) -> Iterator[Variation
                     continue
                 found = {seed: answers(record) for seed, record in records.items()}
                 images = {
-                    seed: scores(outcome, table.metric)
+                    seed: scores(outcome.hits, outcome.labels, outcome.classes, table.metric)
                     for seed, outcome in found.items()
                     if outcome is not None
                 }

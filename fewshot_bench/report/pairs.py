@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from fewshot_bench.compare.mixing import digest
 from fewshot_bench.compare.model import Group
+from fewshot_bench.compare.pairing import BY_IMAGE, scores
+from fewshot_bench.compare.significance import LEVEL
 from fewshot_bench.record import Record
 from fewshot_bench.report.headline import Contestant, Headline
 from fewshot_bench.report.readings import Reading, Readings
@@ -19,10 +21,8 @@ if TYPE_CHECKING:
 
     from fewshot_bench.statistics.paired import Comparison
 
-LEVEL = 0.05
 # More pairs than this are not all tested: the correction would leave nothing to see.
 MOST_PAIRS = 300
-METRICS = ("top1", "macro_accuracy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ def compared(headline: Headline, readings: Readings) -> Pairs:
 
     if headline.group.scope == "H":
         return Pairs({}, 0, {}, "a harmonic mean has no value per image, so no paired test")
-    if headline.table.metric not in METRICS:
+    if headline.table.metric not in BY_IMAGE:
         return Pairs({}, 0, {}, f"{headline.table.metric} has no value per image")
     ranked = headline.ranked
     keys, results, reasons = [], [], {}
@@ -166,9 +166,9 @@ def _sides(
             return f"no identical splits and test images with logits on {group.label}"
         if len({reading.queries for pair in rows for reading in pair}) > 1:
             return f"the test images differ between seeds on {group.label}"
-        macro = headline.table.metric == "macro_accuracy"
-        mine[group.label] = [_scores(reading, macro) for reading, _ in rows]
-        other[group.label] = [_scores(reading, macro) for _, reading in rows]
+        metric = headline.table.metric
+        mine[group.label] = [_scores(reading, metric) for reading, _ in rows]
+        other[group.label] = [_scores(reading, metric) for _, reading in rows]
     return mine, other
 
 
@@ -191,15 +191,6 @@ def _same_split(one: Record | None, two: Record | None) -> bool:
     return 0 in (one.spec.shots, two.spec.shots) or digest(one) == digest(two)
 
 
-def _scores(reading: Reading, macro: bool) -> np.ndarray:
-    """(n,) whose mean is the accuracy, or the mean accuracy over the classes that are there."""
-    import numpy as np
-
-    if not macro:
-        return reading.correct
-    counts = np.bincount(reading.labels, minlength=reading.classes)
-    present = int((counts > 0).sum())
-    weighted: np.ndarray = (
-        reading.correct * len(reading.labels) / (present * counts[reading.labels])
-    )
-    return weighted
+def _scores(reading: Reading, metric: str) -> np.ndarray:
+    found: np.ndarray = scores(reading.correct, reading.labels, reading.classes, metric)
+    return found

@@ -15,7 +15,6 @@ from fewshot_bench.store_files import Damaged, digest_of_arrays, load_arrays
 if TYPE_CHECKING:
     import numpy as np
 
-BINS = 15
 THREADS = 2
 
 
@@ -86,6 +85,8 @@ def reading(arrays: Mapping[str, np.ndarray]) -> Reading | str:
     """The reading of `logits` (n, classes), `labels` (n,) and `ids` (n,); else what is wrong."""
     import numpy as np
 
+    from fewshot_bench.quality import BINS, equal_width
+
     logits, labels, ids = arrays["logits"], arrays["labels"], arrays["ids"]
     if not len(logits) or not np.isfinite(logits).all():
         return "its logits are empty or not finite"
@@ -93,8 +94,7 @@ def reading(arrays: Mapping[str, np.ndarray]) -> Reading | str:
         return "it has labels that are no class"
     predictions = logits.argmax(axis=1)
     sure = _confidence(logits)
-    # Bins are closed above, (0, 1/15] ... (14/15, 1], as in Guo et al. (ICML 2017).
-    bins = np.clip(np.ceil(sure * BINS).astype(np.int64) - 1, 0, BINS - 1)
+    bins = equal_width(sure, BINS)
     correct = predictions == labels
     sha = hashlib.sha256(ids.tobytes())
     sha.update(np.ascontiguousarray(labels).tobytes())

@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.compare.markdown import escape
-from fewshot_bench.compare.tidy import FORMULAS
+from fewshot_bench.compare.tidy import field
 from fewshot_bench.reproduce.model import WORDS, Line, Report
 from fewshot_bench.wording import printable
 
@@ -61,7 +61,7 @@ def render_csv(report: Report) -> str:
     writer.writeheader()
     for line in report.lines:
         values = _values(report, line)
-        writer.writerow({name: _field(value) for name, value in values.items()})
+        writer.writerow({name: field(value) for name, value in values.items()})
     return buffer.getvalue()
 
 
@@ -161,11 +161,3 @@ def _values(report: Report, line: Line) -> dict[str, Any]:
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 6)
-
-
-def _field(value: Any) -> Any:
-    """Text that a spreadsheet does not take for a formula."""
-    if not isinstance(value, str):
-        return "" if value is None else value
-    plain = printable(value)
-    return f"'{plain}" if plain.lstrip().startswith(FORMULAS) else plain

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from typing import Any
 
-from fewshot_bench.compare.tidy import FORMULAS
+from fewshot_bench.compare.tidy import write_csv
 from fewshot_bench.sweep.model import Sweep
-from fewshot_bench.wording import printable
 
 
 def rows(sweep: Sweep) -> list[dict[str, Any]]:
@@ -37,12 +34,7 @@ def rows(sweep: Sweep) -> list[dict[str, Any]]:
 
 def render_csv(sweep: Sweep) -> str:
     """The rows as CSV; what is missing is empty."""
-    lines = rows(sweep)
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([_field(name) for name in lines[0]])
-    writer.writerows([_field(value) for value in line.values()] for line in lines)
-    return buffer.getvalue()
+    return write_csv(rows(sweep), ())
 
 
 def render_json(sweep: Sweep) -> str:
@@ -62,16 +54,3 @@ def render_json(sweep: Sweep) -> str:
         "signature": sweep.signature,
     }
     return json.dumps({"meta": meta, "rows": rows(sweep)}, indent=1, allow_nan=False) + "\n"
-
-
-def _field(value: Any) -> Any:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int | float):
-        return value
-    text = ";".join(map(str, value)) if isinstance(value, list) else str(value)
-    formula = text.lstrip().startswith(FORMULAS) or text.startswith(("\t", "\r", "\n"))
-    # What a spreadsheet would take for a formula begins with an apostrophe.
-    return f"'{printable(text)}" if formula else printable(text)
