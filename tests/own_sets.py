@@ -5,8 +5,12 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Iterable
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+import pytest
 from PIL import Image
 
 Members = Iterable[tuple[str, bytes]]
@@ -17,6 +21,20 @@ def picture(seed: int, kind: str = "PNG") -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8), (seed % 251, 3 * seed % 256, 7 * seed % 256)).save(buffer, kind)
     return buffer.getvalue()
+
+
+def hub_package() -> Any:
+    """The hub's package `datasets`, or None; the folder of that name in this repository is none."""
+    spec = find_spec("datasets")
+    return import_module("datasets") if spec is not None and spec.origin else None
+
+
+def hub_or_skip() -> Any:
+    """The hub's package; skips the test, or the file, where it is not installed."""
+    found = hub_package()
+    if found is None:
+        pytest.skip("needs the package datasets", allow_module_level=True)
+    return found
 
 
 def write_shard(path: Path, members: Members) -> Path:

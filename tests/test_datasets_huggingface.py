@@ -13,9 +13,9 @@ import pytest
 from fewshot_bench import DataMissingError, UsageError
 from fewshot_bench.registry import registry
 from tests.helpers import fsbench
-from tests.own_sets import picture
+from tests.own_sets import hub_or_skip, picture
 
-hub = pytest.importorskip("datasets")
+hub = hub_or_skip()
 NAMES = ["cat", "dog"]
 COUNT = 10
 

@@ -237,12 +237,6 @@ def test_columns_and_files_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "list.json").write_text('{"train": [], "val": [], "test": []}')
     with pytest.raises(UsageError, match="use coop:FOLDER"):
         ids(tmp_path / "list.json")
-    (tmp_path / "list.parquet").write_text("no parquet")
-    with pytest.raises(UsageError, match="cannot be read as Parquet"):
-        ids(tmp_path / "list.parquet")
-    write(tmp_path / "list.parquet", [{"image": {"bytes": b"x", "path": None}, "label": 0}])
-    with pytest.raises(UsageError, match=r"holds images, expected their paths.*hf:FOLDER"):
-        ids(tmp_path / "list.parquet")
     (tmp_path / "list.xlsx").touch()
     with pytest.raises(UsageError, match=r"ends in \.csv"):
         ids(tmp_path / "list.xlsx")
@@ -277,3 +271,13 @@ def test_the_command_line_tells_what_is_wrong_in_one_line(tmp_path: Path) -> Non
     assert result.code == 2
     assert "unknown split 'tests' (line 3)" in result.err
     assert result.err.count("\n") == 1
+
+
+def test_parquet_that_cannot_be_used(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    (tmp_path / "list.parquet").write_text("no parquet")
+    with pytest.raises(UsageError, match="cannot be read as Parquet"):
+        ids(tmp_path / "list.parquet")
+    write(tmp_path / "list.parquet", [{"image": {"bytes": b"x", "path": None}, "label": 0}])
+    with pytest.raises(UsageError, match=r"holds images, expected their paths.*hf:FOLDER"):
+        ids(tmp_path / "list.parquet")

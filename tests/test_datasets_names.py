@@ -10,7 +10,7 @@ import pytest
 from fewshot_bench.registry import registry
 from tests.dataset_trees import put, write_set
 from tests.helpers import image_folder
-from tests.own_sets import picture, samples, write_shard
+from tests.own_sets import hub_or_skip, picture, samples, write_shard
 
 TEMPLATES = "zeroshot_classification_templates.txt"
 
@@ -61,7 +61,7 @@ def test_names_of_folders_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_names_of_saved_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hub = pytest.importorskip("datasets")
+    hub = hub_or_skip()
     hub.disable_progress_bars()
     monkeypatch.chdir(tmp_path)
     cells = {

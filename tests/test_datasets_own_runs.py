@@ -5,11 +5,9 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-import pytest
-
 from fewshot_bench.store import Store
 from tests.helpers import fsbench, image_folder
-from tests.own_sets import picture, samples, write_shard
+from tests.own_sets import hub_or_skip, picture, samples, write_shard
 
 QUICK = ("-m", "zero-shot", "--shots", 1, "--seeds", 1, "--limit", 4)
 
@@ -35,7 +33,7 @@ def shards(root: Path) -> Path:
 
 def saved(root: Path) -> Path:
     """A folder that `save_to_disk` wrote."""
-    hub = pytest.importorskip("datasets")
+    hub = hub_or_skip()
     hub.disable_progress_bars()
     cells = {
         "image": [{"bytes": picture(number), "path": None} for number in range(10)],

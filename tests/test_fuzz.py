@@ -10,13 +10,13 @@ import json
 import os
 import subprocess
 import sys
-from importlib.util import find_spec
 from typing import Any
 
 import pytest
 
 from tests.fuzzing.guard import Guard
 from tests.helpers import REPOSITORY
+from tests.own_sets import hub_or_skip
 
 pytest.importorskip("resource", reason="memory is limited with the resource module")
 
@@ -29,7 +29,7 @@ GROUPS = {
         *("folders with a split file", "aircraft lists", "imagenet archives"),
         *("imagenet class table", "webdataset shards", "kept index", "configs"),
         *("class names and prompts", "saved configs", "archives", "notes of downloads"),
-        "plug-in metadata",
+        *("plug-in metadata", "outcomes", "signatures"),
     ),
     "heavy": (
         *("feature caches", "decoded images", "image digests", "checkpoints"),
@@ -70,8 +70,8 @@ def test_a_reader_uses_a_changed_file_or_refuses_it(
     name: str, reports: dict[str, dict[str, Any]]
 ) -> None:
     report = reports[name]
-    if name == "saved hub data sets" and find_spec("datasets") is None:
-        pytest.skip("needs the package datasets")
+    if name == "saved hub data sets":
+        hub_or_skip()
     assert not report["findings"], "\n".join(report["findings"])
     assert report["cases"] == report["used"] + report["passed_over"] + report["refused"] >= 3
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib
 import io
 import json
 import logging
@@ -12,7 +11,6 @@ import math
 import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +32,10 @@ from fewshot_bench.meter import Cost, Meter
 from fewshot_bench.registry import registry
 from fewshot_bench.task import Item
 from tests.fuzzing.subject import Seed, Subject, seeds_in
+from tests.own_sets import hub_package
 
 # Imported here, since later the memory is limited.
-hub: Any = importlib.import_module("datasets") if find_spec("datasets") else None
+hub = hub_package()
 MODEL = "fsbench-fuzz-small"
 CONFIG: dict[str, Any] = {
     "embed_dim": 8,
