@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import os
 import shutil
 import subprocess
 from html.parser import HTMLParser
@@ -67,7 +68,10 @@ def words(store: Path, form: str, per_class: bool) -> tuple[str | Path, ...]:
     return ("--store", store, "--format", form, *options)
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+@pytest.mark.skipif(
+    shutil.which("pdflatex") is None and os.environ.get("FSBENCH_TEST_LATEX") != "1",
+    reason="pdflatex is not installed",
+)
 @pytest.mark.parametrize("per_class", [False, True])
 def test_latex_compiles(odd: Path, tmp_path: Path, per_class: bool) -> None:
     body = run_compare(*words(odd, "latex", per_class)).output
