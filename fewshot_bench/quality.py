@@ -8,6 +8,7 @@ Probabilities are the softmax of the logits, without any temperature.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,6 +70,14 @@ def predicted(logits: np.ndarray) -> np.ndarray:
     return chosen
 
 
+def confidences(logits: np.ndarray) -> np.ndarray:
+    """(n,) the highest probability of each image. logits: (n, classes)."""
+    found = np.empty(len(logits))
+    for part, shifted in _shifted(logits):
+        found[part] = 1 / np.exp(shifted, out=shifted).sum(axis=1)
+    return found
+
+
 def per_class(predictions: np.ndarray, labels: np.ndarray, classes: int) -> PerClass:
     """Accuracy, precision and F1 of every class. predictions and labels: (n,) class indices."""
     images = np.bincount(labels, minlength=classes).astype(np.float64)
@@ -128,13 +137,8 @@ def _probabilities(
     logits: np.ndarray, labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Per image: the highest probability, -ln p(label) in nats, and the Brier score."""
-    n, classes = logits.shape
-    confidence, nll, brier = np.empty((3, n))
-    step = max(1, _PART // classes)
-    for start in range(0, n, step):
-        part = slice(start, start + step)
-        shifted = logits[part].astype(np.float64)
-        shifted -= shifted.max(axis=1, keepdims=True)
+    confidence, nll, brier = np.empty((3, len(logits)))
+    for part, shifted in _shifted(logits):
         own = shifted[np.arange(len(shifted)), labels[part]]
         powers = np.exp(shifted, out=shifted)
         total = powers.sum(axis=1)
@@ -143,3 +147,13 @@ def _probabilities(
         squares = np.einsum("ij,ij->i", powers, powers) / total**2
         brier[part] = squares - 2 * np.exp(own) / total + 1
     return confidence, nll, brier
+
+
+def _shifted(logits: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """Parts of the rows in float64, less the highest logit of each: softmax needs no more."""
+    step = max(1, _PART // logits.shape[1])
+    for start in range(0, len(logits), step):
+        part = slice(start, start + step)
+        shifted = logits[part].astype(np.float64)
+        shifted -= shifted.max(axis=1, keepdims=True)
+        yield part, shifted

@@ -89,17 +89,6 @@ def test_records_without_logits_have_numbers_and_no_test(tmp_path: Path) -> None
     assert "There are no logits that can be used" in text
 
 
-def test_logits_of_another_run_are_not_used(tmp_path: Path) -> None:
-    store = store_of(tmp_path / "s", {"coop": 0.5, "maple": 0.8})
-    opened = Store(store)
-    key = next(r.spec.key() for r in opened.records() if r.spec.shots == 16)
-    path = opened.file(key).with_suffix(".npz")
-    np.savez(path, logits=answers(3), labels=LABELS, ids=np.array(["a"] * len(LABELS)))
-    text = Page(report(tmp_path, store)).text
-    assert "its logits are not those that the record states" in text
-    assert path.exists(), "a report must leave the store as it is"
-
-
 def test_failed_and_missing_cells_are_listed_with_their_errors(tmp_path: Path) -> None:
     store = store_of(tmp_path / "s", {"coop": 0.5, "maple": 0.8})
     broken = compare_records.make("prograd", "dtd", 16, 2, None)

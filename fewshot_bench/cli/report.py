@@ -7,9 +7,11 @@ from pathlib import Path
 import click
 
 from fewshot_bench.cli.files import write_text
-from fewshot_bench.cli.filters import chosen, filter_options
+from fewshot_bench.cli.filters import chosen_of, filter_options
 from fewshot_bench.cli.options import results_option
 from fewshot_bench.cli.say import say
+from fewshot_bench.outcomes import Outcomes
+from fewshot_bench.store import Store
 from fewshot_bench.wording import size_text
 
 
@@ -67,7 +69,8 @@ def command(
     from fewshot_bench.report.build import Options as ReportOptions
     from fewshot_bench.report.build import render
 
-    records = chosen(store, filters)
+    outcomes = Outcomes(Store(store))
+    records = outcomes.completed(chosen_of(outcomes.store, filters), [metric, "ece"])
     options = Options(
         metric=metric,
         allow_mixed=allow_mixed,
@@ -77,7 +80,7 @@ def command(
     )
     # Differences are the report's own: they also pair methods of other numbers of shots.
     asked = ReportOptions(title, images, baseline)
-    text = render(build(records, options), records, store, asked)
+    text = render(build(records, options), records, outcomes, asked)
     write_text(output, text)
     size = size_text(len(text.encode("utf-8", "backslashreplace")))
     say(f"{output}: {size} about {len(records):,} records")

@@ -43,6 +43,8 @@ def paired_scores(
         return "no common seed with identical splits and logits"
     if len(queries) > 1:
         return "the test images differ between seeds or methods"
+    if len(mine[0]) < 2:
+        return "one test image says nothing about others"
     return mine, other
 
 

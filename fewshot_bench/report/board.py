@@ -41,7 +41,7 @@ def ordered(headline: Headline) -> list[Contestant]:
     return [*headline.ranked, *(c for c in headline.contestants if not c.cell)]
 
 
-def leaderboard(headline: Headline, pairs: Pairs, errors: dict[str, float | None]) -> Grid:
+def leaderboard(headline: Headline, pairs: Pairs) -> Grid:
     """Accuracy, the difference to the best (and the baseline) with p, costs, calibration."""
     ranked = headline.ranked
     best = ranked[0] if ranked else None
@@ -73,7 +73,7 @@ def leaderboard(headline: Headline, pairs: Pairs, errors: dict[str, float | None
             same = contestant is baseline
             fields += [Field("baseline", 0.0) if same else _ahead(own)]
             fields += [Field("") if same else p_field(own)]
-        error = errors.get(contestant.row.label)
+        error = headline.calibration_error(contestant, headline.group) if cell else None
         fields += [*costs(cell), NOTHING if error is None else Field(f"{error:.1f}", error)]
         lines.append(line(contestant, fields, "best" if lead else ""))
     name = METRICS[headline.table.metric].title

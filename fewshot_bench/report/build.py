@@ -1,4 +1,4 @@
-"""The report as one HTML text: reads the logits once, draws, and fills the template."""
+"""The report as one HTML text: asks for predictions, draws, and fills the template."""
 
 from __future__ import annotations
 
@@ -8,26 +8,25 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from fewshot_bench.audit.made import audit
 from fewshot_bench.compare.baseline import with_baseline
 from fewshot_bench.compare.model import Table
 from fewshot_bench.metrics import METRICS
+from fewshot_bench.outcomes import Outcomes
 from fewshot_bench.record import Record
-from fewshot_bench.report import board, calibration, comparisons, text
+from fewshot_bench.report import board, comparisons, text
 from fewshot_bench.report.drawings import Drawings
 from fewshot_bench.report.drilldown import drills
 from fewshot_bench.report.figures.style import variables
 from fewshot_bench.report.figures.svg import drawing
 from fewshot_bench.report.headline import Headline, headline
 from fewshot_bench.report.pairs import compared
+from fewshot_bench.report.predictions import Predictions
 from fewshot_bench.report.problems import failures, holes
 from fewshot_bench.report.provenance import provenance
-from fewshot_bench.report.readings import Readings
 from fewshot_bench.report.verdict import subject, verdict
-from fewshot_bench.store import Store
 from fewshot_bench.wording import printable
 
 MOST_IMAGES = 48
@@ -44,46 +43,38 @@ class Options:
     baseline: str | None = None
 
 
-def render(table: Table, records: Sequence[Record], store: Path, options: Options) -> str:
-    """The page about a table and the records that it was built from.
+def render(table: Table, records: Sequence[Record], outcomes: Outcomes, options: Options) -> str:
+    """The page about a table and the records that it was built from; outcomes: of their store.
 
-    The same store, records and options give the same text. Nothing in the store is changed.
+    The same store, records and options give the same text. No record and no logits are changed.
     UsageError for a baseline that is not in the table.
     """
     if options.baseline:
         label = with_baseline(table, options.baseline).baseline
         table = dataclasses.replace(table, baseline=label)
     chosen = headline(table, records)
-    readings = Readings(Store(store))
-    readings.read(_needed(chosen))
-    return _fill(_context(chosen, records, readings, options))
+    predictions = Predictions(outcomes, _needed(chosen))
+    return _fill(_context(chosen, records, predictions, options))
 
 
 def _needed(chosen: Headline) -> list[Record]:
     """The finished records behind the headline."""
-    found = [
-        chosen.record_of(contestant, group, seed)
+    return [
+        record
         for contestant in chosen.ranked
         for group in chosen.members
-        for seed in group.seeds
+        for record in chosen.records_of(contestant, group).values()
     ]
-    return [record for record in found if record]
 
 
 def _context(
-    chosen: Headline, records: Sequence[Record], readings: Readings, options: Options
+    chosen: Headline, records: Sequence[Record], predictions: Predictions, options: Options
 ) -> dict[str, Any]:
     table = chosen.table
-    pairs = compared(chosen, readings)
+    pairs = compared(chosen, predictions)
     found = audit(records)
-    errors = {
-        contestant.row.label: calibration.mean_error(
-            calibration.errors(chosen, readings, contestant)
-        )
-        for contestant in chosen.ranked
-    }
     with drawing():
-        figures = Drawings(chosen, readings, errors)
+        figures = Drawings(chosen, predictions)
         pictures = {
             "large": figures.large(),
             "panels": figures.panels(),
@@ -102,7 +93,7 @@ def _context(
         "marks": _marks(table),
         "verdict": verdict(chosen, pairs),
         "pairs": pairs,
-        "leaderboard": board.leaderboard(chosen, pairs, errors),
+        "leaderboard": board.leaderboard(chosen, pairs),
         "bars": board.bars(chosen),
         "legend": figures.legend(),
         "hidden": figures.hidden,
@@ -111,14 +102,14 @@ def _context(
         "against": comparisons.against_best(chosen, pairs),
         "matrix": comparisons.matrix(chosen, pairs),
         "calibration": figures.calibration(),
-        "drills": drills(chosen, readings, min(options.images, MOST_IMAGES)),
+        "drills": drills(chosen, predictions, min(options.images, MOST_IMAGES)),
         "images": options.images,
         "provenance": provenance(table, records, found),
         "findings": [text.message(each.text) for each in found.findings if each.level == "finding"],
         "failures": failures(records),
         "holes": holes(table),
-        "unread": [text.message(problem) for problem in readings.problems[:MOST_NOTES]],
-        "unread_count": len(readings.problems),
+        "unread": [text.message(problem) for problem in predictions.problems[:MOST_NOTES]],
+        "unread_count": len(predictions.problems),
         "notes": [text.message(note) for note in table.notes[:MOST_NOTES]],
         "commands": [printable(command) for command in table.commands[:MOST_COMMANDS]],
         "more_commands": max(0, len(table.commands) - MOST_COMMANDS),

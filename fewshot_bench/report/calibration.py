@@ -1,76 +1,76 @@
-"""Calibration at the headline: expected calibration error and reliability per method."""
+"""Reliability of methods at the headline: how often they are right, by how sure they are."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from fewshot_bench.record import Record
 from fewshot_bench.report.figures.reliability import Reliability
 from fewshot_bench.report.headline import Contestant, Headline
-from fewshot_bench.report.readings import Reading, Readings
+from fewshot_bench.report.predictions import Predictions
 
 if TYPE_CHECKING:
     import numpy as np
 
 
-def error_of(reading: Reading) -> float:
-    """Expected calibration error in percent: the mean gap of accuracy and confidence over bins.
+def reliabilities(
+    headline: Headline, predictions: Predictions, methods: Mapping[str, str]
+) -> list[tuple[Contestant, Reliability]]:
+    """The diagrams of contestants over all members, each data set with the same weight.
 
-    Weighted by the queries in each of 15 bins of equal width; Guo et al. (ICML 2017), equation 3.
+    methods: a note by row label. A method without confidence on every member has no diagram. Only
+    the logits of these methods are read.
     """
-    gaps = abs(reading.hits - reading.confidence)
-    return 100 * float(gaps.sum()) / len(reading.labels)
-
-
-def errors(headline: Headline, readings: Readings, contestant: Contestant) -> list[float | None]:
-    """The error per member, as a mean over seeds; None where no logits can be used."""
+    chosen = [c for c in headline.contestants if c.row.label in methods]
+    cells = {
+        c.row.label: [list(headline.records_of(c, group).values()) for group in headline.members]
+        for c in chosen
+    }
+    wanted = [record for members in cells.values() for member in members for record in member]
+    sure = predictions.confidences(wanted)
     found = []
-    for members in _readings(headline, readings, contestant):
-        values = [error_of(reading) for reading in members]
-        found.append(math.fsum(values) / len(values) if values else None)
-    return found
+    for contestant in chosen:
+        label = contestant.row.label
+        bins = _bins(cells[label], predictions, sure)
+        if bins is not None:
+            found.append((contestant, _diagram(contestant, bins, methods[label])))
+    order = list(methods)
+    return sorted(found, key=lambda pair: order.index(pair[0].row.label))
 
 
-def mean_error(values: Sequence[float | None]) -> float | None:
-    """The mean over data sets; None unless every one has a value."""
-    known = [value for value in values if value is not None]
-    return math.fsum(known) / len(known) if known and len(known) == len(values) else None
-
-
-def reliability(
-    headline: Headline, readings: Readings, contestant: Contestant, note: str
-) -> Reliability | None:
-    """The diagram of a method over all members, each data set with the same weight."""
+def _bins(
+    members: Sequence[Sequence[Record]],
+    predictions: Predictions,
+    sure: Mapping[str, np.ndarray],
+) -> np.ndarray | None:
+    """(3, bins): shares of the images, of right answers, and sums of confidence, in equal bins."""
     import numpy as np
 
-    count, hits, sure = np.zeros(3)[:, None]
-    for members in _readings(headline, readings, contestant):
-        for reading in members:
-            weight = 1 / (len(members) * len(reading.labels))
-            count = count + weight * reading.count
-            hits = hits + weight * reading.hits
-            sure = sure + weight * reading.confidence
-    filled: np.ndarray = count > 0
-    if not filled.any():
-        return None
-    count, hits, sure = count[filled], hits[filled], sure[filled]
+    from fewshot_bench.quality import BINS, equal_width
+
+    total = np.zeros((3, BINS))
+    for records in members:
+        usable = [record for record in records if record.spec.key() in sure]
+        if not usable:
+            return None
+        for record in usable:
+            values, outcome = sure[record.spec.key()], predictions.of(record)
+            assert outcome is not None
+            places = equal_width(values)
+            parts = np.ones(len(values)), outcome.hits, values
+            weight = len(usable) * len(values) * len(members)
+            total += [np.bincount(places, part, BINS) / weight for part in parts]
+    return total
+
+
+def _diagram(contestant: Contestant, bins: np.ndarray, note: str) -> Reliability:
+    share, hits, sure = bins[:, bins[0] > 0]
     return Reliability(
         label=contestant.label,
         look=contestant.look,
-        confidence=(sure / count).tolist(),
-        accuracy=(hits / count).tolist(),
-        share=(count / count.sum()).tolist(),
+        confidence=(sure / share).tolist(),
+        accuracy=(hits / share).tolist(),
+        share=share.tolist(),
         note=note,
     )
-
-
-def _readings(
-    headline: Headline, readings: Readings, contestant: Contestant
-) -> list[list[Reading]]:
-    """Per member, the readings of its seeds."""
-    found = []
-    for group in headline.members:
-        records = [headline.record_of(contestant, group, seed) for seed in group.seeds]
-        found.append([reading for reading in map(readings.of, records) if reading])
-    return found

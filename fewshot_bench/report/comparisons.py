@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from fewshot_bench.compare.grid import MISSING
+from fewshot_bench.compare.significance import SIGNED_RANK_FROM
 from fewshot_bench.metrics import METRICS
 from fewshot_bench.report import text
-from fewshot_bench.report.board import NOTHING, cell_at, line, plain_p
+from fewshot_bench.report.board import NOTHING, line, plain_p
 from fewshot_bench.report.grid import Column, Field, Grid
-from fewshot_bench.report.headline import Contestant, Headline
+from fewshot_bench.report.headline import Headline
 from fewshot_bench.report.pairs import Pair, Pairs
 
 # More methods than this make no table of all pairs.
@@ -16,25 +17,23 @@ MOST_IN_MATRIX = 20
 
 def against_best(headline: Headline, pairs: Pairs) -> Grid | None:
     """The best against every other method; None where nothing was compared."""
-    from fewshot_bench.statistics.ranks import signed_rank
-
     ranked = headline.ranked
     if len(ranked) < 2 or not pairs.found:
         return None
     best = ranked[0]
-    many = len(headline.members) > 1
+    sets = len(headline.members)
     columns = [Column("against", False), Column("difference"), Column("95 % interval", False)]
     columns += [Column("p", hint="not corrected"), Column("p after Holm")]
     columns += [Column("visible from", hint="what the test, not corrected, finds 4 times in 5")]
-    if many:
+    if sets > 1:
         columns += [
             Column("data sets won / tied / lost", False, "each alone at 5 %, not corrected")
         ]
+    if sets >= SIGNED_RANK_FROM:
         columns += [Column("Wilcoxon p", hint="signed ranks over data sets, not corrected")]
     lines = []
     for other in ranked[1:]:
         pair = pairs.of(best, other)
-        gaps = _gaps(headline, best, other)
         if pair is None:
             key = best.row.label, other.row.label
             fields = [NOTHING, Field(pairs.reasons.get(key, "")), NOTHING, NOTHING, NOTHING]
@@ -46,10 +45,11 @@ def against_best(headline: Headline, pairs: Pairs) -> Grid | None:
                 Field(plain_p(pair.p), pair.p, "" if pair.significant else "tie"),
                 Field(text.percent(pair.visible)),
             ]
-        if many:
-            p = float(signed_rank(gaps))
-            score = Field(f"{pair.won} / {pair.tied} / {pair.lost}", pair.won) if pair else NOTHING
-            fields += [score, Field(plain_p(p), p)]
+        if sets > 1:
+            fields += [_counts(pair) if pair else NOTHING]
+        if sets >= SIGNED_RANK_FROM:
+            rank = pair.signed_rank if pair else None
+            fields += [NOTHING if rank is None else Field(plain_p(rank), rank)]
         lines.append(line(other, fields))
     caption = f"{best.label} against each other method, in points of "
     return Grid("against", caption + METRICS[headline.table.metric].title, columns, lines)
@@ -73,14 +73,8 @@ def matrix(headline: Headline, pairs: Pairs) -> Grid | None:
     return Grid("matrix", caption, columns, lines)
 
 
-def _gaps(headline: Headline, ours: Contestant, theirs: Contestant) -> list[float]:
-    """Differences of the means on every data set."""
-    metric = headline.table.metric
-    sides = [
-        [cell_at(headline, c, group).estimates[metric].mean for group in headline.members]
-        for c in (ours, theirs)
-    ]
-    return [one - two for one, two in zip(*sides, strict=True)]
+def _counts(pair: Pair) -> Field:
+    return Field(f"{pair.won} / {pair.tied} / {pair.lost}", pair.won)
 
 
 def _told(pair: Pair) -> Field:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fewshot_bench.compare.significance import RANKED_FROM
 from fewshot_bench.metrics import METRICS
 from fewshot_bench.report import calibration, text
 from fewshot_bench.report.board import MARKS, NOTHING, line
 from fewshot_bench.report.figures import costs, curves, ranks, reliability
 from fewshot_bench.report.grid import Column, Field, Grid
 from fewshot_bench.report.headline import Contestant, Headline
-from fewshot_bench.report.readings import Readings
+from fewshot_bench.report.predictions import Predictions
 from fewshot_bench.report.series import cost_axes, drawn, panel
 
 
@@ -39,12 +40,9 @@ class Key:
 class Drawings:
     """The figures of one headline; made inside of `figures.svg.drawing()`."""
 
-    def __init__(
-        self, chosen: Headline, readings: Readings, errors: Mapping[str, float | None]
-    ) -> None:
+    def __init__(self, chosen: Headline, predictions: Predictions) -> None:
         self._chosen = chosen
-        self._readings = readings
-        self._errors = errors
+        self._predictions = predictions
         self._drawn = drawn(chosen)
         self._metric = METRICS[chosen.table.metric].title
 
@@ -100,10 +98,10 @@ class Drawings:
         from fewshot_bench.statistics import ranks as statistics
 
         chosen, methods = self._chosen, self._drawn_with_numbers()
-        if len(methods) < 3 or len(chosen.members) < 2:
+        if len(methods) < 3 or len(chosen.members) < RANKED_FROM:
             return (
-                "Ranks need at least three methods with a result on every one of at least two data "
-                "sets."
+                "Ranks need at least three methods with a result on every one of at least "
+                f"{RANKED_FROM} data sets."
             )
         metric = chosen.table.metric
         scores = np.array(
@@ -132,20 +130,24 @@ class Drawings:
 
     def reliability(self) -> list[Picture]:
         """A reliability diagram per method whose logits can be used."""
+        notes = {}
+        for contestant in self._drawn_with_numbers():
+            error = self._chosen.calibration_error(contestant, self._chosen.group)
+            notes[contestant.row.label] = "" if error is None else f"ECE {error:.1f} %"
+        found = calibration.reliabilities(self._chosen, self._predictions, notes)
         pictures = []
-        for number, contestant in enumerate(self._drawn_with_numbers()):
-            error = self._errors.get(contestant.row.label)
-            note = "" if error is None else f"ECE {error:.1f} %"
-            found = calibration.reliability(self._chosen, self._readings, contestant, note)
-            if found:
-                svg = reliability.draw(found, number, f"{_lean(found)} {note}".strip())
-                pictures.append(Picture(_markup(svg), contestant.label, _lean(found)))
+        for number, (contestant, diagram) in enumerate(found):
+            svg = reliability.draw(diagram, number, f"{_lean(diagram)} {diagram.note}".strip())
+            pictures.append(Picture(_markup(svg), contestant.label, _lean(diagram)))
         return pictures
 
     def calibration(self) -> Grid | None:
-        """Calibration errors per data set; None where no logits can be used."""
+        """Calibration errors per data set; None where none is known."""
         methods = self._drawn_with_numbers()
-        values = {c.row.label: calibration.errors(self._chosen, self._readings, c) for c in methods}
+        values = {
+            c.row.label: [self._chosen.calibration_error(c, g) for g in self._chosen.members]
+            for c in methods
+        }
         if not any(value is not None for found in values.values() for value in found):
             return None
         columns = [Column("method", False)]

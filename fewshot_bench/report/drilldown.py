@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from fewshot_bench.compare.model import Group
+from fewshot_bench.outcomes import Outcome
+from fewshot_bench.record import Record
 from fewshot_bench.report import text
 from fewshot_bench.report.classnames import class_names
 from fewshot_bench.report.grid import Column, Field, Grid, Line
 from fewshot_bench.report.headline import Contestant, Headline
-from fewshot_bench.report.readings import Reading, Readings
+from fewshot_bench.report.predictions import Predictions
 from fewshot_bench.report.thumbnails import Budget, Thumbnail, thumbnails
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ class Drill:
     why: str = ""
 
 
-def drills(headline: Headline, readings: Readings, images: int) -> list[Drill]:
+def drills(headline: Headline, predictions: Predictions, images: int) -> list[Drill]:
     """One per member of the headline, for the best method and the one it is held against."""
     ranked = headline.ranked
     if not ranked:
@@ -40,7 +42,7 @@ def drills(headline: Headline, readings: Readings, images: int) -> list[Drill]:
     first, second = ranked[0], _other(headline, ranked)
     budget = Budget(images)
     return [
-        _drill(headline, readings, group, number, first, second, budget)
+        _drill(headline, predictions, group, number, first, second, budget)
         for number, group in enumerate(headline.members)
     ]
 
@@ -53,7 +55,7 @@ def _other(headline: Headline, ranked: Sequence[Contestant]) -> Contestant | Non
 
 def _drill(
     headline: Headline,
-    readings: Readings,
+    predictions: Predictions,
     group: Group,
     number: int,
     first: Contestant,
@@ -61,70 +63,71 @@ def _drill(
     budget: Budget,
 ) -> Drill:
     title = text.name(group.label)
-    ours = _of(headline, readings, first, group)
+    records, ours = _of(headline, predictions, first, group)
     if not ours:
         return Drill(title, "", why="no logits that can be used")
-    theirs = _of(headline, readings, second, group) if second else []
-    if theirs and theirs[0].queries != ours[0].queries:
+    theirs = _of(headline, predictions, second, group)[1] if second else []
+    if theirs and theirs[0].queries.digest != ours[0].queries.digest:
         theirs = []
-    record = next(
-        r for seed in group.seeds if readings.of(r := headline.record_of(first, group, seed))
-    )
-    assert record is not None
-    names, source = class_names(record, ours[0])
+    names, source = class_names(records[0], ours[0])
     heads = [first.label, second.label if second else ""]
-    accuracy = per_class(ours)
-    other = per_class(theirs) if theirs else None
+    accuracy = _accuracies(ours)
+    other = _accuracies(theirs) if theirs else None
     mixed = confusions(ours)
     grids = [
         _classes(number, title, names, heads, ours[0], accuracy, other),
         _confused(number, title, names, heads[0], ours, mixed),
     ]
-    worst = min(
-        (label for label in range(len(names)) if accuracy[label] >= 0),
-        key=lambda label: float(accuracy[label]),
-    )
+    worst = _hardest_first(accuracy)[0]
     summary = (
         f"{text.counted(ours[0].classes, 'class', 'classes')}, "
         f"{text.counted(len(ours[0].labels), 'test image')}; "
-        f"hardest: {text.short(names[worst], 40)} ({100 * accuracy[worst]:.0f} %)"
+        f"hardest: {text.short(names[worst], 40)} ({accuracy[worst]:.0f} %)"
     )
     note = f"Class names are from {source}."
-    shown = thumbnails(record, ours, names, mixed, budget) if budget.images else []
+    shown = thumbnails(records[0], ours, names, mixed, budget) if budget.images else []
     return Drill(title, summary, grids, note, shown)
 
 
 def _of(
-    headline: Headline, readings: Readings, contestant: Contestant, group: Group
-) -> list[Reading]:
-    """The readings of a method's seeds that have the same queries as the first."""
-    records = [headline.record_of(contestant, group, seed) for seed in group.seeds]
-    found = [reading for reading in map(readings.of, records) if reading]
-    return [reading for reading in found if reading.queries == found[0].queries]
+    headline: Headline, predictions: Predictions, contestant: Contestant, group: Group
+) -> tuple[list[Record], list[Outcome]]:
+    """The outcomes of a method's seeds that have the same queries as the first, with the records.
+
+    Both are empty where there is no outcome.
+    """
+    records: list[Record] = []
+    found: list[Outcome] = []
+    for record in headline.records_of(contestant, group).values():
+        outcome = predictions.of(record)
+        if outcome and (not found or outcome.queries.digest == found[0].queries.digest):
+            records.append(record)
+            found.append(outcome)
+    return records, found
 
 
-def per_class(readings: Sequence[Reading]) -> np.ndarray:
-    """(classes,) share of right answers over all seeds, -1 for a class without images."""
+def _accuracies(outcomes: Sequence[Outcome]) -> np.ndarray:
+    """(classes,) accuracy over all seeds in percent, NaN for a class without images."""
     import numpy as np
 
-    labels, classes = readings[0].labels, readings[0].classes
-    counts = np.bincount(labels, minlength=classes) * len(readings)
-    hits = sum(
-        np.bincount(labels, weights=reading.correct, minlength=classes) for reading in readings
-    )
-    shares: np.ndarray = np.where(counts > 0, hits / np.maximum(counts, 1), -1.0)
-    return shares
+    found: np.ndarray = np.mean([outcome.per_class.accuracy for outcome in outcomes], axis=0)
+    return found
 
 
-def confusions(readings: Sequence[Reading]) -> list[tuple[int, int, int]]:
+def _hardest_first(accuracy: np.ndarray) -> list[int]:
+    """The classes that have images."""
+    import numpy as np
+
+    order = np.argsort(accuracy, kind="stable")
+    return [int(label) for label in order if not np.isnan(accuracy[label])]
+
+
+def confusions(outcomes: Sequence[Outcome]) -> list[tuple[int, int, int]]:
     """(label, prediction, times over all seeds) of wrong answers, the most frequent first."""
     import numpy as np
 
-    classes = readings[0].classes
-    wrong = [r.labels * classes + r.predictions for r in readings]
-    kept = np.concatenate(
-        [codes[r.labels != r.predictions] for codes, r in zip(wrong, readings, strict=True)]
-    )
+    classes = outcomes[0].classes
+    kept = np.concatenate([(o.labels * classes + o.predictions)[~o.hits] for o in outcomes])
     codes, counts = np.unique(kept, return_counts=True)
     order = np.lexsort((codes, -counts))[:PAIRS]
     return [(int(codes[i] // classes), int(codes[i] % classes), int(counts[i])) for i in order]
@@ -135,22 +138,20 @@ def _classes(
     title: str,
     names: Sequence[str],
     heads: Sequence[str],
-    reading: Reading,
+    outcome: Outcome,
     accuracy: np.ndarray,
     other: np.ndarray | None,
 ) -> Grid:
-    import numpy as np
-
-    counts = np.bincount(reading.labels, minlength=reading.classes)
-    order = [int(label) for label in np.argsort(accuracy, kind="stable") if accuracy[label] >= 0]
+    counts = outcome.per_class.images
+    order = _hardest_first(accuracy)
     columns = [Column("class", False), Column("images"), Column(f"{text.short(heads[0], 20)}, %")]
     if other is not None:
         columns += [Column(f"{text.short(heads[1], 20)}, %"), Column("difference")]
     lines = []
     for label in order[:HARDEST]:
-        fields = [Field(names[label]), Field(str(counts[label])), _share(accuracy[label])]
+        fields = [Field(names[label]), Field(f"{counts[label]:.0f}"), _share(accuracy[label])]
         if other is not None:
-            gap = 100 * float(accuracy[label] - other[label])
+            gap = float(accuracy[label] - other[label])
             fields += [_share(other[label]), Field(f"{gap:+.1f}".replace("-", "−"), gap)]
         lines.append(Line(fields))
     some = f"the {HARDEST} hardest of {len(order)} classes" if len(order) > HARDEST else "classes"
@@ -162,12 +163,10 @@ def _confused(
     title: str,
     names: Sequence[str],
     head: str,
-    readings: Sequence[Reading],
+    outcomes: Sequence[Outcome],
     mixed: Sequence[tuple[int, int, int]],
 ) -> Grid:
-    import numpy as np
-
-    counts = np.bincount(readings[0].labels, minlength=readings[0].classes) * len(readings)
+    counts = outcomes[0].per_class.images * len(outcomes)
     columns = [
         Column("class", False),
         Column("taken for", False),
@@ -180,7 +179,7 @@ def _confused(
                 Field(names[label]),
                 Field(names[taken]),
                 Field(f"{times:,}", float(times)),
-                _share(times / counts[label]),
+                _share(100 * times / counts[label]),
             ]
         )
         for label, taken, times in mixed
@@ -189,4 +188,4 @@ def _confused(
 
 
 def _share(value: float) -> Field:
-    return Field(f"{100 * float(value):.1f}")
+    return Field(f"{value:.1f}")

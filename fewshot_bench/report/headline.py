@@ -58,13 +58,17 @@ class Headline:
         assert contestant.cell is not None
         return contestant.cell.estimates[self.table.metric]
 
-    def record_of(self, contestant: Contestant, group: Group, seed: Seed) -> Record | None:
-        """The finished record behind a member's number; None when there is none."""
-        return self.records.get((group.label, contestant.row.label, contestant.shots, seed))
+    def records_of(self, contestant: Contestant, group: Group) -> dict[Seed, Record]:
+        """The finished records behind a member's number, by seed."""
+        key = group.label, contestant.row.label, contestant.shots
+        found = {seed: self.records.get((*key, seed)) for seed in group.seeds}
+        return {seed: record for seed, record in found.items() if record}
 
-    def seeds_of(self, contestant: Contestant, group: Group) -> list[Seed]:
-        """Seeds with a finished record of a member."""
-        return [seed for seed in group.seeds if self.record_of(contestant, group, seed)]
+    def calibration_error(self, contestant: Contestant, group: Group) -> float | None:
+        """The mean over seeds in percent, as a table of it says; None where there is none."""
+        cell = self.table.cell(group, contestant.row, contestant.shots)
+        known = cell.estimates.get("ece")
+        return known.mean if known else None
 
 
 def headline(table: Table, records: Sequence[Record]) -> Headline:

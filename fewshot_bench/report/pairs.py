@@ -8,17 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fewshot_bench.compare.mixing import digest
-from fewshot_bench.compare.model import Group
-from fewshot_bench.compare.pairing import BY_IMAGE, scores
-from fewshot_bench.compare.significance import LEVEL
-from fewshot_bench.record import Record
+from fewshot_bench.compare.pairing import BY_IMAGE, paired_scores
+from fewshot_bench.compare.significance import LEVEL, SIGNED_RANK_FROM
 from fewshot_bench.report.headline import Contestant, Headline
-from fewshot_bench.report.readings import Reading, Readings
+from fewshot_bench.report.predictions import Predictions
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from fewshot_bench.statistics.paired import Comparison
 
 # More pairs than this are not all tested: the correction would leave nothing to see.
@@ -32,6 +27,7 @@ class Pair:
     won, lost: on how many data sets alone the first is significantly better, or worse.
     conditional: there is one seed, and the comparison is about these very fits.
     visible: the least difference that the uncorrected test finds four times in five.
+    signed_rank: Wilcoxon's p over data sets, None for fewer than six.
     """
 
     difference: float
@@ -44,6 +40,7 @@ class Pair:
     lost: int
     conditional: bool
     visible: float
+    signed_rank: float | None
 
     @property
     def significant(self) -> bool:
@@ -93,7 +90,7 @@ class Pairs:
         return other.turned() if other else None
 
 
-def compared(headline: Headline, readings: Readings) -> Pairs:
+def compared(headline: Headline, predictions: Predictions) -> Pairs:
     """Every two contestants on the images of the headline, corrected together after Holm.
 
     All pairs are in the family, so that the correction also covers that the winner, and who comes
@@ -101,7 +98,6 @@ def compared(headline: Headline, readings: Readings) -> Pairs:
     the winner alone is compared.
     """
     from fewshot_bench.statistics.multiple import holm
-    from fewshot_bench.statistics.paired import compare_paired
 
     if headline.group.scope == "H":
         return Pairs({}, 0, {}, "a harmonic mean has no value per image, so no paired test")
@@ -111,12 +107,12 @@ def compared(headline: Headline, readings: Readings) -> Pairs:
     keys, results, reasons = [], [], {}
     for ours, theirs in _pairs(ranked):
         key = ours.row.label, theirs.row.label
-        sides = _sides(headline, readings, ours, theirs)
-        if isinstance(sides, str):
-            reasons[key] = sides
+        result = _compared(headline, predictions, ours, theirs)
+        if isinstance(result, str):
+            reasons[key] = result
             continue
         keys.append(key)
-        results.append(compare_paired(*sides))
+        results.append(result)
     corrected = holm([result.p for result in results])
     pairs = map(_pair, results, corrected)
     found = dict(zip(keys, pairs, strict=True))
@@ -127,10 +123,11 @@ def compared(headline: Headline, readings: Readings) -> Pairs:
 def _pair(found: Comparison, corrected: float) -> Pair:
     from fewshot_bench.statistics.paired import compare_spreads
     from fewshot_bench.statistics.power import detectable
-    from fewshot_bench.statistics.ranks import wins
+    from fewshot_bench.statistics.ranks import signed_rank, wins
 
     single = [compare_spreads({name: part}) for name, part in found.spreads.items()]
     counts = wins(single, LEVEL)
+    gaps = [part.difference for part in single]
     return Pair(
         difference=found.difference,
         low=found.low,
@@ -142,6 +139,7 @@ def _pair(found: Comparison, corrected: float) -> Pair:
         lost=counts.loss,
         conditional=found.conditional,
         visible=detectable(found.spreads),
+        signed_rank=signed_rank(gaps) if len(gaps) >= SIGNED_RANK_FROM else None,
     )
 
 
@@ -151,46 +149,18 @@ def _pairs(ranked: Sequence[Contestant]) -> Iterable[tuple[Contestant, Contestan
     return itertools.combinations(ranked, 2)
 
 
-Side = dict[str, list["np.ndarray"]]
+def _compared(
+    headline: Headline, predictions: Predictions, ours: Contestant, theirs: Contestant
+) -> Comparison | str:
+    """Ours minus theirs over all members, or why they cannot be compared on one of them."""
+    from fewshot_bench.statistics.effects import spread
+    from fewshot_bench.statistics.paired import compare_spreads
 
-
-def _sides(
-    headline: Headline, readings: Readings, ours: Contestant, theirs: Contestant
-) -> tuple[Side, Side] | str:
-    """Scores per data set and seed of both, or why they cannot be paired."""
-    mine: Side = {}
-    other: Side = {}
+    spreads = {}
     for group in headline.members:
-        rows = _paired_rows(headline, readings, ours, theirs, group)
-        if not rows:
-            return f"no identical splits and test images with logits on {group.label}"
-        if len({reading.queries for pair in rows for reading in pair}) > 1:
-            return f"the test images differ between seeds on {group.label}"
-        metric = headline.table.metric
-        mine[group.label] = [_scores(reading, metric) for reading, _ in rows]
-        other[group.label] = [_scores(reading, metric) for _, reading in rows]
-    return mine, other
-
-
-def _paired_rows(
-    headline: Headline, readings: Readings, ours: Contestant, theirs: Contestant, group: Group
-) -> list[tuple[Reading, Reading]]:
-    found = []
-    for seed in group.seeds:
-        records = headline.record_of(ours, group, seed), headline.record_of(theirs, group, seed)
-        one, two = map(readings.of, records)
-        if one and two and one.queries == two.queries and _same_split(*records):
-            found.append((one, two))
-    return found
-
-
-def _same_split(one: Record | None, two: Record | None) -> bool:
-    """Equal support sets; a method without shots has none, and is paired by test images alone."""
-    if one is None or two is None:
-        return False
-    return 0 in (one.spec.shots, two.spec.shots) or digest(one) == digest(two)
-
-
-def _scores(reading: Reading, metric: str) -> np.ndarray:
-    found: np.ndarray = scores(reading.correct, reading.labels, reading.classes, metric)
-    return found
+        mine, other = headline.records_of(ours, group), headline.records_of(theirs, group)
+        scores = paired_scores(mine, other, predictions.of, headline.table.metric)
+        if isinstance(scores, str):
+            return f"{scores} on {group.label}"
+        spreads[group.label] = spread(*scores, group.label)
+    return compare_spreads(spreads)

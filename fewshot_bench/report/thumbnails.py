@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fewshot_bench.outcomes import Outcome
 from fewshot_bench.record import Record
-from fewshot_bench.report.readings import Reading
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +42,7 @@ class Budget:
 
 def thumbnails(
     record: Record,
-    readings: Sequence[Reading],
+    outcomes: Sequence[Outcome],
     names: Sequence[str],
     mixed: Sequence[tuple[int, int, int]],
     budget: Budget,
@@ -53,17 +53,17 @@ def thumbnails(
     """
     dataset = _opened(record)
     items = _items(dataset)
-    wrong = [_wrong(readings, label, taken) for label, taken, _ in mixed]
+    wrong = [_wrong(outcomes, label, taken) for label, taken, _ in mixed]
     found: list[Thumbnail] = []
     for place in range(max(map(len, wrong), default=0)):
         for (label, taken, _), places in zip(mixed, wrong, strict=True):
             if len(found) >= budget.images or place >= len(places):
                 continue
             index, times = places[place]
-            uri = _uri(dataset, items.get(str(readings[0].ids[index])))
+            uri = _uri(dataset, items.get(outcomes[0].ids[index]))
             if uri and len(uri) <= budget.left:
                 budget.left -= len(uri)
-                found.append(Thumbnail(uri, names[label], names[taken], times, len(readings)))
+                found.append(Thumbnail(uri, names[label], names[taken], times, len(outcomes)))
     return found
 
 
@@ -89,12 +89,12 @@ def _items(dataset: Any) -> dict[str, Any]:
         return {}
 
 
-def _wrong(readings: Sequence[Reading], label: int, taken: int) -> list[tuple[int, int]]:
+def _wrong(outcomes: Sequence[Outcome], label: int, taken: int) -> list[tuple[int, int]]:
     """(index, times) of the images of `label` that were taken for `taken`."""
     import numpy as np
 
     times: np.ndarray = sum(
-        ((r.labels == label) & (r.predictions == taken)).astype(np.int64) for r in readings
+        ((o.labels == label) & (o.predictions == taken)).astype(np.int64) for o in outcomes
     )
     order = np.argsort(-times, kind="stable")
     return [(int(index), int(times[index])) for index in order if times[index]]
