@@ -116,7 +116,7 @@ def test_a_difference_sorts_by_its_sign_and_what_is_missing_stands_last(
     browser: Any, written: Path
 ) -> None:
     page = opened(browser, written).page
-    behind = page.locator("#leaderboard thead th", has_text="points behind").locator("button")
+    behind = page.locator("#leaderboard thead th", has_text="to the best").locator("button")
     behind.click()
     assert names(page)[0] == "clip-lora"
     behind.click()

@@ -18,6 +18,7 @@ from fewshot_bench.report.pairs import Pair, Pairs
 # The characters that look like matplotlib's markers, in the same order.
 MARKS = dict(zip(MARKERS, "●■▲◆▼✚✖◀▶⬟⬢★", strict=True))
 NOTHING = Field(MISSING, css="none")
+LONGEST_REASON = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +50,16 @@ def leaderboard(headline: Headline, pairs: Pairs) -> Grid:
     columns = [
         Column("method", False),
         Column("accuracy, %", hint="mean and half-width of the 95 % t-interval over seeds"),
-        Column("points behind", hint="difference to the best, with its 95 % interval"),
+        Column("to the best", hint="difference in points, with its 95 % interval, not corrected"),
         Column("p", hint="paired test over seeds and test images, corrected after Holm"),
-        *([Column(f"to {baseline.label}", hint="difference to the baseline")] if baseline else []),
+        *(
+            [Column(f"to {baseline.label}", hint="difference in points, as well")]
+            if baseline
+            else []
+        ),
         *([Column("p ", hint="of the difference to the baseline")] if baseline else []),
         Column("trained", hint="parameters that the optimizer was seen to train"),
-        Column("time", hint="billed seconds of a run, a mean over data sets and seeds"),
+        Column("time", hint="of a run, a mean; what a cache saved is added again (billed time)"),
         Column("memory", hint="largest peak of any run"),
         Column("ECE, %", hint="expected calibration error, 15 bins; lower is better"),
     ]
@@ -65,7 +70,7 @@ def leaderboard(headline: Headline, pairs: Pairs) -> Grid:
         lead = contestant is best
         fields = [
             _accuracy(headline, contestant),
-            Field("best", 0.0, "lead") if lead else _behind(pair),
+            Field("best", 0.0, "lead") if lead else _behind(headline, contestant, pair),
             Field("") if lead else p_field(pair),
         ]
         if baseline:
@@ -164,10 +169,14 @@ def _accuracy(headline: Headline, contestant: Contestant) -> Field:
     if contestant.cell is None:
         return Field(MISSING, css="none")
     estimate = headline.estimate(contestant)
-    return Field(text.interval(estimate), estimate.mean)
+    fewer = f" (n={estimate.n})" if estimate.n < len(headline.group.seeds) else ""
+    return Field(f"{text.interval(estimate)}{fewer}", estimate.mean)
 
 
-def _behind(pair: Pair | None) -> Field:
+def _behind(headline: Headline, contestant: Contestant, pair: Pair | None) -> Field:
+    """The difference to the best; of a method without a number what it lacks."""
+    if contestant.cell is None:
+        return Field(text.short(headline.why_not(contestant), LONGEST_REASON), css="none")
     if pair is None:
         return NOTHING
     return _range(pair.turned())

@@ -86,6 +86,7 @@ def _context(
     return {
         "title": text.name(options.title),
         "subject": subject(chosen),
+        "more_shots": _more_shots(chosen),
         "metric": METRICS[table.metric].title,
         "table": table,
         "signature": text.message(table.signature(chosen.group.seeds)),
@@ -115,6 +116,12 @@ def _context(
         "more_commands": max(0, len(table.commands) - MOST_COMMANDS),
         **pictures,
     }
+
+
+def _more_shots(chosen: Headline) -> str:
+    """Larger numbers of shots than the headline's."""
+    larger = [str(shots) for shots in chosen.group.shots if shots > chosen.shots]
+    return f"{text.joined(larger)} shots" if larger else ""
 
 
 def _marks(table: Table) -> list[str]:

@@ -64,6 +64,12 @@ class Headline:
         found = {seed: self.records.get((*key, seed)) for seed in group.seeds}
         return {seed: record for seed, record in found.items() if record}
 
+    def why_not(self, contestant: Contestant) -> str:
+        """What a contestant without a number lacks."""
+        cell = self.table.cell(self.group, contestant.row, contestant.shots)
+        missing = f"failed: {', '.join(cell.errors)}" if cell.failed else "no result"
+        return text.message(cell.reason or missing)
+
     def calibration_error(self, contestant: Contestant, group: Group) -> float | None:
         """The mean over seeds in percent, as a table of it says; None where there is none."""
         cell = self.table.cell(group, contestant.row, contestant.shots)

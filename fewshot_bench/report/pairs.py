@@ -76,11 +76,6 @@ class Pairs:
     reasons: Mapping[tuple[str, str], str]
     why: str = ""
 
-    @property
-    def conditional(self) -> bool:
-        """Whether some comparison rests on one seed."""
-        return any(pair.conditional for pair in self.found.values())
-
     def of(self, ours: Contestant, theirs: Contestant) -> Pair | None:
         """The comparison ours minus theirs; None where none could be made."""
         key = ours.row.label, theirs.row.label

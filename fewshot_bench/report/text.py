@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from fewshot_bench.compare.statistics import Estimate
 from fewshot_bench.wording import printable
 
@@ -72,9 +74,9 @@ def counted(count: int, one: str, many: str = "") -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
-def joined(parts: list[str]) -> str:
+def joined(parts: Sequence[str], comma: str = ", ") -> str:
     """`a`, `a and b`, `a, b and c`."""
-    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+    return " and ".join([comma.join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
 def message(words: str) -> str:

@@ -2,41 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fewshot_bench.metrics import METRICS
 from fewshot_bench.report import text
+from fewshot_bench.report.cost_words import cost
 from fewshot_bench.report.headline import Contestant, Headline
 from fewshot_bench.report.pairs import Pair, Pairs
 
 # Names that a sentence lists; the rest are counted.
 LISTED = 3
 
+Tested = list[tuple[Contestant, Pair]]
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`winner` and what follows its name, then whole sentences."""
+    """`winner` and what follows its name, then whole `sentences`, each of a line of its own."""
 
     winner: str
     result: str
-    significance: str
-    cost: str
+    sentences: Sequence[str] = ()
 
 
 def verdict(headline: Headline, pairs: Pairs) -> Verdict:
     """The verdict in plain sentences with numbers."""
     ranked = headline.ranked
     if not ranked:
-        return Verdict(
-            "No winner yet",
+        words = (
             "no method has a result in every cell that would be compared; "
-            "what is missing is listed at the end.",
-            "",
-            "",
+            "what is missing is listed at the end."
         )
-    best = ranked[0]
-    words = _significance(ranked, pairs)
-    return Verdict(best.label, _result(headline, best, pairs), words, _cost(headline, ranked))
+        return Verdict("No winner yet", words)
+    sentences = [
+        _significance(ranked, pairs),
+        cost(headline, pairs),
+        _against_baseline(headline, pairs),
+        _not_ranked(headline),
+    ]
+    return Verdict(ranked[0].label, _result(headline, pairs), list(filter(None, sentences)))
 
 
 def subject(headline: Headline) -> str:
@@ -59,93 +64,100 @@ def subject(headline: Headline) -> str:
     return f"{metric}{kinds.get(group.scope, '')}{where} at {shots}"
 
 
-def _result(headline: Headline, best: Contestant, pairs: Pairs) -> str:
+def _result(headline: Headline, pairs: Pairs) -> str:
+    best, others = headline.ranked[0], headline.ranked[1:]
     estimate = headline.estimate(best)
     half = " (one seed)"
     if estimate.half is not None:
         half = f" (± {text.percent(estimate.half)}, 95 % interval, {estimate.n} seeds)"
-    others = [pairs.of(best, other) for other in headline.ranked[1:]]
-    verb = "wins with" if all(pair and pair.significant for pair in others) else "is ahead with"
-    verb = verb if others else "is the only one with a result:"
-    return f"{verb} {text.percent(estimate.mean)} % {subject(headline)}{half}."
+    shown = text.percent(estimate.mean)
+    level = [c.label for c in others if text.percent(headline.estimate(c).mean) == shown]
+    found = [pairs.of(best, other) for other in others]
+    if not others:
+        verb = "is the only one with a result:"
+    elif level:
+        verb = f"is level with {_listed(level)} at"
+    elif all(pair and pair.significant and not pair.conditional for pair in found):
+        verb = "wins with"
+    else:
+        verb = "is ahead with"
+    return f"{verb} {shown} % {subject(headline)}{half}."
 
 
-def _significance(ranked: list[Contestant], pairs: Pairs) -> str:
+def _significance(ranked: Sequence[Contestant], pairs: Pairs) -> str:
     best, others = ranked[0], ranked[1:]
     if not others:
         return "There is nothing to compare it with."
     if pairs.why:
         return f"Whether its lead is significant cannot be told: {pairs.why}."
-    tested = [(other, pairs.of(best, other)) for other in others]
-    unknown = [other for other, pair in tested if pair is None]
-    ties = [(other, pair) for other, pair in tested if pair and not pair.significant]
-    clear = [(other, pair) for other, pair in tested if pair and pair.significant]
+    tested = [(other, pair) for other in others if (pair := pairs.of(best, other))]
+    ties = [(other, pair) for other, pair in tested if not pair.significant]
+    clear = [(other, pair) for other, pair in tested if pair.significant]
     parts = []
-    if not ties and clear:
-        name, pair = clear[0]
-        every = "the other method" if len(clear) == 1 else f"all {len(clear)} others"
-        parts.append(f"Its lead over {every} is significant; the closest is {_gap(name, pair)}.")
-    if ties:
-        names = [_gap(other, pair) for other, pair in ties[:LISTED]]
-        more = len(ties) - LISTED
-        names += [text.counted(more, "more method")] if more > 0 else []
-        parts.append(f"Its lead is not significant over {text.joined(names)}.")
-        if clear:
-            first = clear[0][0].label
-            rest = f"{len(clear)} others, from {first} down" if len(clear) > 1 else first
-            parts.append(f"It is significant over {rest}.")
-        least = min(pair.visible for _, pair in ties)
+    if any(pair.conditional for _, pair in tested):
+        parts.append("There is only one seed: this is about these fits, not about the methods.")
+    parts += [*_not_better(ties), *_better(clear, len(others))]
+    visible = [pair.visible for _, pair in ties if pair.visible]
+    if visible:
         parts.append(
-            f"Differences under about {text.percent(least)} points can't be seen here (80 % power)."
+            f"A true difference below about {text.percent(min(visible))} points would be missed "
+            "here more than one time in five."
         )
+    unknown = [other.label for other in others if not pairs.of(best, other)]
     if unknown:
-        names = [other.label for other in unknown[:LISTED]]
-        more = len(unknown) - LISTED
-        names += [text.counted(more, "more")] if more > 0 else []
-        parts.append(f"Not compared for want of paired logits: {text.joined(names)}.")
+        parts.append(f"Not compared for want of paired predictions: {_listed(unknown)}.")
     return " ".join(parts)
+
+
+def _not_better(ties: Tested) -> list[str]:
+    if not ties:
+        return []
+    return [f"It is not significantly better than {_listed([_gap(*pair) for pair in ties])}."]
+
+
+def _better(clear: Tested, others: int) -> list[str]:
+    """Over whom the lead is significant; others: how many methods it could be over."""
+    if not clear:
+        return []
+    if len(clear) == 1:
+        return [f"It is significantly better than {_gap(*clear[0])}."]
+    if len(clear) < others:
+        return [f"It is significantly better than {_listed([other.label for other, _ in clear])}."]
+    every = "both others" if others == 2 else f"all {others} others"
+    return [f"It is significantly better than {every}; the closest is {_gap(*clear[0])}."]
 
 
 def _gap(other: Contestant, pair: Pair) -> str:
     return f"{other.label} ({text.signed(pair.difference)} points, p {text.p_value(pair.p)})"
 
 
-def _cost(headline: Headline, ranked: list[Contestant]) -> str:
-    best = ranked[0]
-    own = _costs(best)
-    if not own:
-        return "What it costs is not recorded."
-    parts = [f"One run {text.joined(own)}."]
-    if len(ranked) > 1 and best.cell and best.cell.billed:
-        cheaper = [
-            (other.cell.billed, other)
-            for other in ranked[1:]
-            if other.cell and other.cell.billed and other.cell.billed < best.cell.billed
-        ]
-        # The best of those that take at most half the time, as the alternative to consider.
-        half = [pair for pair in cheaper if pair[0] <= best.cell.billed / 2]
-        if half:
-            seconds, other = half[0]
-            factor = best.cell.billed / seconds
-            lost = headline.estimate(best).mean - headline.estimate(other).mean
-            parts.append(
-                f"{other.label} takes {text.duration(seconds)}, {factor:.1f} times less, and is "
-                f"{text.percent(lost)} points behind."
-            )
-        elif not cheaper:
-            parts.append("No other method is quicker.")
-    return " ".join(parts)
+def _against_baseline(headline: Headline, pairs: Pairs) -> str:
+    """How many methods are better than the baseline; nothing where none was asked for."""
+    rows = [c for c in headline.contestants if c.row.label == headline.table.baseline]
+    if not rows:
+        return ""
+    baseline = rows[0]
+    tested = [pair for c in headline.ranked if (pair := pairs.of(c, baseline))]
+    if not tested:
+        return f"Nothing could be compared with the baseline {baseline.label}."
+    better = sum(pair.significant and pair.difference > 0 for pair in tested)
+    worse = sum(pair.significant and pair.difference < 0 for pair in tested)
+    same = len(tested) - better - worse
+    counts = [(better, "significantly better"), (worse, "significantly worse")]
+    counts += [(same, "not told apart from it")]
+    told = text.joined([f"{count} {words}" for count, words in counts if count])
+    methods = text.counted(len(tested), "method")
+    return f"Of {methods} compared with the baseline {baseline.label}: {told}."
 
 
-def _costs(contestant: Contestant) -> list[str]:
-    cell = contestant.cell
-    if cell is None:
-        return []
-    found = []
-    if cell.trained is not None:
-        found.append(f"trains {text.parameters(cell.trained)} parameters")
-    if cell.billed is not None:
-        found.append(f"takes {text.duration(cell.billed)} (billed)")
-    if cell.memory is not None:
-        found.append(f"needs {text.megabytes(cell.memory)} at its peak")
-    return found
+def _not_ranked(headline: Headline) -> str:
+    """Methods without a number, with what is missing of them."""
+    names = [f"{c.label} ({headline.why_not(c)})" for c in headline.contestants if not c.cell]
+    return f"Not ranked: {_listed(names, '; ')}." if names else ""
+
+
+def _listed(names: Sequence[str], comma: str = ", ") -> str:
+    """The first names and how many more there are."""
+    more = len(names) - LISTED
+    shown = [*names[:LISTED], *([f"{more} more"] if more > 0 else [])]
+    return text.joined(shown, comma)
