@@ -44,7 +44,7 @@ def test_the_first_words_are_the_verdict(tmp_path: Path) -> None:
     assert "averaged over 2 data sets at 16 shots" in text[verdict:]
     assert "It is significantly better than both others; the closest is tip-adapter" in text
     cost = "trains 184.3 k parameters, takes 4.00 s on cpu and needs up to 103 MB of memory"
-    assert f"One run (a data set, a seed) {cost}. No other method is quicker." in text
+    assert f"One run (one data set, one seed) {cost}. No other method is quicker." in text
     assert verdict < text.index("Leaderboard")
 
 

@@ -121,7 +121,8 @@ def test_a_difference_sorts_by_its_sign_and_what_is_missing_stands_last(
     assert names(page)[0] == "clip-lora"
     behind.click()
     assert names(page)[-1] == "clip-lora"
-    p = page.locator("#leaderboard thead th button", has_text="p").nth(1)
+    p = page.locator("#leaderboard thead th").nth(4).locator("button")
+    assert p.inner_text() == "p"
     for _ in range(2):
         p.click()
         assert names(page)[-1] == "clip-lora", "the best has no p-value"
@@ -164,6 +165,15 @@ def test_figures_follow_the_color_scheme(browser: Any, written: Path) -> None:
 def test_a_narrow_screen_scrolls_tables_and_not_the_page(browser: Any, written: Path) -> None:
     page = opened(browser, written, viewport={"width": 400, "height": 800}).page
     assert page.evaluate("document.documentElement.scrollWidth") == 400
+
+
+def test_a_phone_shows_the_verdict_and_who_is_told_apart(browser: Any, written: Path) -> None:
+    page = opened(browser, written, viewport={"width": 390, "height": 844}).page
+    box = page.locator(".verdict").bounding_box()
+    assert box["y"] + box["height"] <= 844
+    assert not page.locator("#leaderboard .detail").first.is_visible()
+    head = page.locator("#leaderboard thead th").nth(3).bounding_box()
+    assert head["x"] + head["width"] <= 390, "the difference to the best"
 
 
 def test_everything_is_open_on_paper(browser: Any, written: Path) -> None:

@@ -18,7 +18,7 @@ from fewshot_bench.report.pairs import Pair, Pairs
 # The characters that look like matplotlib's markers, in the same order.
 MARKS = dict(zip(MARKERS, "●■▲◆▼✚✖◀▶⬟⬢★", strict=True))
 NOTHING = Field(MISSING, css="none")
-LONGEST_REASON = 40
+LONGEST_REASON = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +176,7 @@ def _accuracy(headline: Headline, contestant: Contestant) -> Field:
 def _behind(headline: Headline, contestant: Contestant, pair: Pair | None) -> Field:
     """The difference to the best; of a method without a number what it lacks."""
     if contestant.cell is None:
-        return Field(text.short(headline.why_not(contestant), LONGEST_REASON), css="none")
+        return Field(text.short(headline.why_not(contestant), LONGEST_REASON), css="none reason")
     if pair is None:
         return NOTHING
     return _range(pair.turned())
@@ -187,8 +187,8 @@ def _ahead(pair: Pair | None) -> Field:
 
 
 def _range(pair: Pair) -> Field:
-    words = f"{text.signed(pair.difference)} [{text.signed(pair.low)}, {text.signed(pair.high)}]"
-    return Field(words, pair.difference)
+    interval = f"[{text.signed(pair.low)}, {text.signed(pair.high)}]"
+    return Field(text.signed(pair.difference), pair.difference, detail=interval)
 
 
 def p_field(pair: Pair | None) -> Field:

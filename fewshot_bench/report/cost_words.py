@@ -16,7 +16,7 @@ def cost(headline: Headline, pairs: Pairs) -> str:
         return "What it costs is not recorded."
     values = {"trained parameters": cell.trained, "time": cell.billed, "memory": cell.memory}
     unknown = [name for name, value in values.items() if value is None]
-    parts = [f"One run (a data set, a seed) {text.joined(known)}."]
+    parts = [f"One run (one data set, one seed) {text.joined(known)}."]
     parts += [f"Not recorded: {text.joined(unknown)}."] if unknown else []
     return " ".join([*parts, *_cheaper(headline, pairs)])
 

@@ -17,11 +17,15 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field; `sort` where the text itself is not what to sort by, `css` classes."""
+    """One field; `sort` where the text itself is not what to sort by, `css` classes.
+
+    detail: what follows the text, and may be left out where there is little room.
+    """
 
     text: str
     sort: float | None = None
     css: str = ""
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)

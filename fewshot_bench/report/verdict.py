@@ -13,6 +13,7 @@ from fewshot_bench.report.pairs import Pair, Pairs
 
 # Names that a sentence lists; the rest are counted.
 LISTED = 3
+_UNBROKEN = "\N{NO-BREAK SPACE}"
 
 Tested = list[tuple[Contestant, Pair]]
 
@@ -69,7 +70,7 @@ def _result(headline: Headline, pairs: Pairs) -> str:
     estimate = headline.estimate(best)
     half = " (one seed)"
     if estimate.half is not None:
-        half = f" (± {text.percent(estimate.half)}, 95 % interval, {estimate.n} seeds)"
+        half = f" (±{_UNBROKEN}{text.percent(estimate.half)}, 95 % interval, {estimate.n} seeds)"
     shown = text.percent(estimate.mean)
     level = [c.label for c in others if text.percent(headline.estimate(c).mean) == shown]
     found = [pairs.of(best, other) for other in others]
@@ -93,10 +94,9 @@ def _significance(ranked: Sequence[Contestant], pairs: Pairs) -> str:
     tested = [(other, pair) for other in others if (pair := pairs.of(best, other))]
     ties = [(other, pair) for other, pair in tested if not pair.significant]
     clear = [(other, pair) for other, pair in tested if pair.significant]
-    parts = []
+    parts = [*_not_better(ties), *_better(clear, len(others))]
     if any(pair.conditional for _, pair in tested):
         parts.append("There is only one seed: this is about these fits, not about the methods.")
-    parts += [*_not_better(ties), *_better(clear, len(others))]
     visible = [pair.visible for _, pair in ties if pair.visible]
     if visible:
         parts.append(
@@ -128,7 +128,8 @@ def _better(clear: Tested, others: int) -> list[str]:
 
 
 def _gap(other: Contestant, pair: Pair) -> str:
-    return f"{other.label} ({text.signed(pair.difference)} points, p {text.p_value(pair.p)})"
+    p = f"p {text.p_value(pair.p)}".replace(" ", _UNBROKEN)
+    return f"{other.label} ({text.signed(pair.difference)} points, {p})"
 
 
 def _against_baseline(headline: Headline, pairs: Pairs) -> str:
