@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from fewshot_bench.record import Record
+from fewshot_bench.report.text import p_value
 from fewshot_bench.store import Store
 from tests.report_pages import IDS, LABELS, QUERIES, Page, answers, record, report, store_of
 
@@ -145,3 +147,35 @@ def test_costs_that_no_record_states_are_not_made_up(tmp_path: Path) -> None:
 
     store = store_of(tmp_path / "s", {"coop": 0.5, "maple": 0.8}, change=bare)
     assert "What it costs is not recorded." in verdict_of(tmp_path, store)
+
+
+def test_p_values_show_on_which_side_of_the_level_they_are() -> None:
+    values = (0.0004, 0.012, 0.0496, 0.04999, 0.05, 0.0502, 0.0506, 0.2, 1.0)
+    shown = ("< 0.001", "= 0.012", "= 0.0496", "= 0.04999", "= 0.050", "= 0.0502", "= 0.051")
+    assert tuple(map(p_value, values)) == (*shown, "= 0.20", "= 1.00")
+
+
+def test_one_comparison_needs_no_correction(tmp_path: Path) -> None:
+    store = store_of(tmp_path / "s", {"coop": 0.5, "maple": 0.8})
+    text = Page(report(tmp_path, store)).text
+    assert "test images, of one comparison, so not corrected; in grey italics" in text
+    assert "It is significantly better than coop (" in text
+
+
+def test_points_behind_are_those_of_the_test(tmp_path: Path) -> None:
+    """A seed that only one method has is in its mean, and not in the difference."""
+    store = store_of(tmp_path / "s", {"coop": 0.5, "maple": 0.8})
+
+    def quick(made: Record) -> Record:
+        return dataclasses.replace(made, timings={"billed_seconds": 0.1})
+
+    opened = Store(store)
+    for seed, right in ((1, 60), (2, 61)):
+        for dataset in ("dtd", "pets"):
+            opened.write(
+                quick(record("tip", dataset, 16, seed, right)), answers(right), LABELS, IDS
+            )
+    text = Page(report(tmp_path, store)).text
+    found = re.search(r"tip 75.62 ± \S+ \(n=2\) (−[0-9.]+) ", text)
+    assert found is not None
+    assert f"is tip: 0.10 s, {found[1][1:]} points behind" in text

@@ -19,6 +19,7 @@ from fewshot_bench.report.pairs import Pair, Pairs
 MARKS = dict(zip(MARKERS, "●■▲◆▼✚✖◀▶⬟⬢★", strict=True))
 NOTHING = Field(MISSING, css="none")
 LONGEST_REASON = 80
+_DIFFERENCE = "difference in points over the seeds that both have, with its 95 % interval"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ def leaderboard(headline: Headline, pairs: Pairs) -> Grid:
     columns = [
         Column("method", False),
         Column("accuracy, %", hint="mean and half-width of the 95 % t-interval over seeds"),
-        Column("to the best", hint="difference in points, with its 95 % interval, not corrected"),
+        Column("to the best", hint=_DIFFERENCE),
         Column("p", hint="paired test over seeds and test images, corrected after Holm"),
         *(
             [Column(f"to {baseline.label}", hint="difference in points, as well")]

@@ -51,8 +51,9 @@ def _cheaper(headline: Headline, pairs: Pairs) -> list[str]:
     if not half:
         return ["No other method takes half as long or less."]
     seconds, other = half[0]
-    lost = headline.estimate(best).mean - headline.estimate(other).mean
     pair = pairs.of(best, other)
+    means = [headline.estimate(contestant).mean for contestant in (best, other)]
+    lost = pair.difference if pair else means[0] - means[1]
     tie = ", which is not significant" if pair and not pair.significant else ""
     return [
         f"The best of those that take at most half as long is {other.label}: "

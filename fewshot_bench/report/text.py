@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fewshot_bench.compare.significance import LEVEL
 from fewshot_bench.compare.statistics import Estimate
 from fewshot_bench.wording import printable
 
@@ -43,8 +44,16 @@ def interval(value: Estimate) -> str:
 
 
 def p_value(p: float) -> str:
-    """A p-value with its relation: `= 0.012`, `< 0.001`."""
-    return "< 0.001" if p < 0.001 else f"= {p:.3f}" if p < 0.1 else f"= {p:.2f}"
+    """A p-value with its relation: `= 0.012`, `< 0.001`.
+
+    One that would be rounded to 5 % has as many digits as show on which side of it it is.
+    """
+    if p < 0.001:
+        return "< 0.001"
+    digits = 3 if p < 0.1 else 2
+    while p != LEVEL and float(f"{p:.{digits}f}") == LEVEL:
+        digits += 1
+    return f"= {p:.{digits}f}"
 
 
 def duration(seconds: float) -> str:
