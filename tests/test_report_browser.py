@@ -162,9 +162,12 @@ def test_figures_follow_the_color_scheme(browser: Any, written: Path) -> None:
     assert inks["dark"] == ["rgb(20, 23, 26)", "rgb(231, 233, 235)"]
 
 
-def test_a_narrow_screen_scrolls_tables_and_not_the_page(browser: Any, written: Path) -> None:
-    page = opened(browser, written, viewport={"width": 400, "height": 800}).page
-    assert page.evaluate("document.documentElement.scrollWidth") == 400
+@pytest.mark.parametrize("width", [320, 400, 768])
+def test_a_narrow_screen_scrolls_tables_and_not_the_page(
+    browser: Any, written: Path, width: int
+) -> None:
+    page = opened(browser, written, viewport={"width": width, "height": 800}).page
+    assert page.evaluate("document.documentElement.scrollWidth") == width
 
 
 def test_a_phone_shows_the_verdict_and_who_is_told_apart(browser: Any, written: Path) -> None:
