@@ -17,6 +17,7 @@ from fewshot_bench.report.headline import headline
 from fewshot_bench.report.pairs import compared
 from fewshot_bench.report.predictions import Predictions
 from fewshot_bench.store import Store
+from tests.helpers import fsbench
 from tests.report_pages import IDS, LABELS, Page, answers, record, report, store_of
 from tests.synthetic_store import fill
 
@@ -95,7 +96,10 @@ def test_damaged_logits_are_named_and_stay_where_they_are(tmp_path: Path) -> Non
     store = store_of(tmp_path / "s", {"coop": 0.5, "maple": 0.8})
     path = logits_of(store, one_of(store, "coop"))
     path.write_bytes(b"no archive")
-    text = Page(report(tmp_path, store)).text
+    done = fsbench("report", "--store", store, "-O", tmp_path / "page.html")
+    assert done.code == 0
+    assert f"not used: {path}: BadZipFile" in done.err
+    text = Page((tmp_path / "page.html").read_text(encoding="utf-8")).text
     assert "coop on dtd, 16-shot, seed 1: its logits cannot be used: BadZipFile" in text
     assert path.read_bytes() == b"no archive"
 

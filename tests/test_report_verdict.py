@@ -50,7 +50,10 @@ def test_one_seed_makes_no_winner(tmp_path: Path) -> None:
     text = verdict_of(tmp_path, store, "--seeds", "1")
     assert "maple is ahead with" in text
     assert "(one seed)" in text
-    assert "There is only one seed: this is about these fits, not about the methods." in text
+    assert (
+        "There is only one seed to compare: this is about these fits, not about the methods."
+        in text
+    )
     assert "wins" not in text
 
 
@@ -68,6 +71,23 @@ def test_who_is_significantly_worse_is_named_wherever_they_rank(tmp_path: Path) 
     assert "It is not significantly better than wild (+27.08 points" in text
     assert "It is significantly better than steady and steady-too." in text
     assert "would be missed here more than one time in five" in text
+
+
+def test_a_lead_that_rests_on_a_seed_of_its_own_is_not_called_significant(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s")
+    store.create()
+    for method, rights in (("coop", (60, 60, 80)), ("maple", (65, 65))):
+        for seed, right in enumerate(rights, start=1):
+            made = record(method, "dtd", 16, seed, right)
+            made = dataclasses.replace(
+                made, timings={"billed_seconds": 9.0 if method == "coop" else 1.0}
+            )
+            store.write(made, answers(right), LABELS, IDS)
+    text = verdict_of(tmp_path, store.path)
+    assert "coop is ahead with 83.33 %" in text
+    assert "better than" not in text
+    assert "the seeds that both have it is significantly worse than maple (−6.25 points, p" in text
+    assert "is maple: 1.00 s, 6.25 points ahead on the seeds that both have." in text
 
 
 def test_methods_without_predictions_are_no_part_of_all_others(tmp_path: Path) -> None:

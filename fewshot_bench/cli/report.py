@@ -81,6 +81,8 @@ def command(
     # Differences are the report's own: they also pair methods of other numbers of shots.
     asked = ReportOptions(title, images, baseline)
     text = render(build(records, options), records, outcomes, asked)
+    for damage in outcomes.damaged:
+        click.echo(f"not used: {damage}", err=True)
     write_text(output, text)
     size = size_text(len(text.encode("utf-8", "backslashreplace")))
     say(f"{output}: {size} about {len(records):,} records")

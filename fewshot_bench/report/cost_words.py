@@ -54,10 +54,11 @@ def _cheaper(headline: Headline, pairs: Pairs) -> list[str]:
     pair = pairs.of(best, other)
     means = [headline.estimate(contestant).mean for contestant in (best, other)]
     lost = pair.difference if pair else means[0] - means[1]
+    side = "behind" if lost >= 0 else "ahead on the seeds that both have"
     tie = ", which is not significant" if pair and not pair.significant else ""
     return [
         f"The best of those that take at most half as long is {other.label}: "
-        f"{text.duration(seconds)}, {text.percent(lost)} points behind{tie}."
+        f"{text.duration(seconds)}, {text.percent(abs(lost))} points {side}{tie}."
     ]
 
 

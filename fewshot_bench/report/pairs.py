@@ -48,6 +48,16 @@ class Pair:
         return self.p < LEVEL
 
     @property
+    def better(self) -> bool:
+        """Whether the first is significantly better."""
+        return self.significant and self.difference > 0
+
+    @property
+    def worse(self) -> bool:
+        """Whether the first is significantly worse."""
+        return self.significant and self.difference < 0
+
+    @property
     def tied(self) -> int:
         """On how many data sets the two are not told apart."""
         return self.datasets - self.won - self.lost

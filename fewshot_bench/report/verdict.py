@@ -78,7 +78,7 @@ def _result(headline: Headline, pairs: Pairs) -> str:
         verb = "is the only one with a result:"
     elif level:
         verb = f"is level with {_listed(level)} at"
-    elif all(pair and pair.significant and not pair.conditional for pair in found):
+    elif all(pair and pair.better and not pair.conditional for pair in found):
         verb = "wins with"
     else:
         verb = "is ahead with"
@@ -93,10 +93,17 @@ def _significance(ranked: Sequence[Contestant], pairs: Pairs) -> str:
         return f"Whether its lead is significant cannot be told: {pairs.why}."
     tested = [(other, pair) for other in others if (pair := pairs.of(best, other))]
     ties = [(other, pair) for other, pair in tested if not pair.significant]
-    clear = [(other, pair) for other, pair in tested if pair.significant]
+    clear = [(other, pair) for other, pair in tested if pair.better]
+    worse = [_gap(other, pair) for other, pair in tested if pair.worse]
     parts = [*_not_better(ties), *_better(clear, len(others))]
+    if worse:
+        parts.append(
+            f"On the seeds that both have it is significantly worse than {_listed(worse)}."
+        )
     if any(pair.conditional for _, pair in tested):
-        parts.append("There is only one seed: this is about these fits, not about the methods.")
+        parts.append(
+            "There is only one seed to compare: this is about these fits, not about the methods."
+        )
     visible = [pair.visible for _, pair in ties if pair.visible]
     if visible:
         parts.append(
@@ -141,8 +148,7 @@ def _against_baseline(headline: Headline, pairs: Pairs) -> str:
     tested = [pair for c in headline.ranked if (pair := pairs.of(c, baseline))]
     if not tested:
         return f"Nothing could be compared with the baseline {baseline.label}."
-    better = sum(pair.significant and pair.difference > 0 for pair in tested)
-    worse = sum(pair.significant and pair.difference < 0 for pair in tested)
+    better, worse = sum(pair.better for pair in tested), sum(pair.worse for pair in tested)
     same = len(tested) - better - worse
     counts = [(better, "significantly better"), (worse, "significantly worse")]
     counts += [(same, "not told apart from it")]
