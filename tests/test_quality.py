@@ -168,3 +168,10 @@ def test_records_carry_every_metric_rounded() -> None:
 def test_no_images_no_metrics() -> None:
     with pytest.raises(ValueError, match="at least one"):
         quality.metrics(np.zeros((0, 3), np.float32), np.zeros(0, np.int64))
+
+
+def test_confidence_is_the_highest_probability(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = np.random.default_rng(3).normal(0, 30, (50, 7)).astype(np.float32)
+    monkeypatch.setattr(quality, "_PART", 30)
+    expected = [max(softmax(row)) for row in logits]
+    assert quality.confidences(logits) == pytest.approx(expected, rel=1e-12)

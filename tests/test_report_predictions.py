@@ -134,3 +134,13 @@ def test_calibration_is_that_of_the_record_where_it_says_so(tmp_path: Path) -> N
     text = Page(report(tmp_path, store.path)).text
     assert "184.3 k 2.00 s 101 MB 60.0" in text
     assert "184.3 k 2.00 s 101 MB 40.0" in text
+
+
+def test_one_test_image_is_compared_with_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s")
+    store.create()
+    for method, right in (("coop", 0), ("maple", 1)):
+        logits = np.eye(4, dtype=np.float32)[[1 - right]]
+        store.write(record(method, "dtd", 16, 1, 80 * right), logits, LABELS[:1], IDS[:1])
+    text = Page(report(tmp_path, store.path)).text
+    assert "cannot be told: one test image says nothing about others on dtd" in text
