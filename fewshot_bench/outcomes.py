@@ -79,6 +79,7 @@ class Outcomes:
     damaged: list[Damage] = field(default_factory=list)
     _packs: dict[str, Pack] = field(default_factory=dict)
     _unsealed: dict[str, Entry] = field(default_factory=dict)
+    _asked: dict[tuple[str, bytes, bytes], Queries] = field(default_factory=dict)
 
     def of(self, record: Record) -> Outcome:
         """The outcome of a finished record; StoreError where its logits are not there or damaged.
@@ -178,8 +179,15 @@ class Outcomes:
         lacks = METRICS.keys() - record.metrics.keys()
         values = quality.metrics(logits, labels) if lacks else {}
         rounded = {name: round(value, 6) for name, value in values.items()}
-        queries = Queries.of(arrays["ids"], labels)
+        queries = self._queries_of(arrays["ids"], labels)
         return Entry(queries, quality.predicted(logits), logits.shape[1], rounded)
+
+    def _queries_of(self, ids: np.ndarray, labels: np.ndarray) -> Queries:
+        """Those of the arrays; most cells of a data set ask about the same images."""
+        images = ids.dtype.str, ids.tobytes(), labels.tobytes()
+        if images not in self._asked:
+            self._asked[images] = Queries.of(ids, labels)
+        return self._asked[images]
 
 
 def _check(arrays: Mapping[str, np.ndarray], digest: str) -> None:
