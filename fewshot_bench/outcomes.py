@@ -96,18 +96,17 @@ class Outcomes:
         """
         wanted = {record.spec.key(): record for record in records if record.status == "done"}
         absent = [record for record in wanted.values() if self._cached(record) is None]
-        with ThreadPoolExecutor(THREADS) as pool:
-            entries = list(pool.map(self._computed_or_none, absent))
         changed: defaultdict[str, Pack] = defaultdict(dict)
-        for record, entry in zip(absent, entries, strict=True):
-            if entry is None:
-                continue
-            if _digest(record):
-                changed[_split(record)][_digest(record)] = entry
-            else:
-                self._unsealed[record.spec.key()] = entry
-        for split, new in changed.items():
-            self._keep(split, new)
+        with ThreadPoolExecutor(THREADS) as pool:
+            entries = pool.map(self._computed_or_none, absent)
+            for record, entry in zip(absent, entries, strict=True):
+                if entry is None:
+                    continue
+                if _digest(record):
+                    changed[_split(record)][_digest(record)] = entry
+                else:
+                    self._unsealed[record.spec.key()] = entry
+            list(pool.map(self._keep, changed, changed.values()))
 
     def completed(self, records: Sequence[Record], names: Iterable[str]) -> list[Record]:
         """The records with the metrics of these names that some lack, where the logits are there.
