@@ -79,6 +79,7 @@ class Outcomes:
     damaged: list[Damage] = field(default_factory=list)
     _packs: dict[str, Pack] = field(default_factory=dict)
     _unsealed: dict[str, Entry] = field(default_factory=dict)
+    _asked: dict[tuple[str, bytes, bytes], Queries] = field(default_factory=dict)
 
     def of(self, record: Record) -> Outcome:
         """The outcome of a finished record; StoreError where its logits are not there or damaged.
@@ -95,18 +96,17 @@ class Outcomes:
         """
         wanted = {record.spec.key(): record for record in records if record.status == "done"}
         absent = [record for record in wanted.values() if self._cached(record) is None]
-        with ThreadPoolExecutor(THREADS) as pool:
-            entries = list(pool.map(self._computed_or_none, absent))
         changed: defaultdict[str, Pack] = defaultdict(dict)
-        for record, entry in zip(absent, entries, strict=True):
-            if entry is None:
-                continue
-            if _digest(record):
-                changed[_split(record)][_digest(record)] = entry
-            else:
-                self._unsealed[record.spec.key()] = entry
-        for split, new in changed.items():
-            self._keep(split, new)
+        with ThreadPoolExecutor(THREADS) as pool:
+            entries = pool.map(self._computed_or_none, absent)
+            for record, entry in zip(absent, entries, strict=True):
+                if entry is None:
+                    continue
+                if _digest(record):
+                    changed[_split(record)][_digest(record)] = entry
+                else:
+                    self._unsealed[record.spec.key()] = entry
+            list(pool.map(self._keep, changed, changed.values()))
 
     def completed(self, records: Sequence[Record], names: Iterable[str]) -> list[Record]:
         """The records with the metrics of these names that some lack, where the logits are there.
@@ -178,8 +178,15 @@ class Outcomes:
         lacks = METRICS.keys() - record.metrics.keys()
         values = quality.metrics(logits, labels) if lacks else {}
         rounded = {name: round(value, 6) for name, value in values.items()}
-        queries = Queries.of(arrays["ids"], labels)
+        queries = self._queries_of(arrays["ids"], labels)
         return Entry(queries, quality.predicted(logits), logits.shape[1], rounded)
+
+    def _queries_of(self, ids: np.ndarray, labels: np.ndarray) -> Queries:
+        """Those of the arrays; most cells of a data set ask about the same images."""
+        images = ids.dtype.str, ids.tobytes(), labels.tobytes()
+        if images not in self._asked:
+            self._asked[images] = Queries.of(ids, labels)
+        return self._asked[images]
 
 
 def _check(arrays: Mapping[str, np.ndarray], digest: str) -> None:

@@ -15,6 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -91,19 +92,29 @@ def _array(content: bytes) -> np.ndarray:
     are bytes for.
     """
     import numpy as np
-    from numpy.lib import format as npy
 
-    file = io.BytesIO(content)
-    version = npy.read_magic(file)
-    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, by_column, dtype = read(file)
-    expected = math.prod(shape) * dtype.itemsize + file.tell()
-    if dtype.hasobject or expected != len(content):
+    # Format 1 tells the length of its header in two bytes, later ones in four.
+    wide = 2 if content[6:7] == b"\x01" else 4
+    start = 8 + wide + int.from_bytes(content[8 : 8 + wide], "little")
+    shape, by_column, dtype = _header(content[:start])
+    if dtype.hasobject or math.prod(shape) * dtype.itemsize + start != len(content):
         raise ValueError(
             f"an array says that it has {shape} values of {dtype}, and has another size"
         )
-    values = np.frombuffer(content, dtype, offset=file.tell()).copy()
+    values = np.frombuffer(content, dtype, offset=start).copy()
     return values.reshape(shape, order="F" if by_column else "C")
+
+
+@lru_cache(maxsize=64)
+def _header(content: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """What the head of an `.npy` file says; kept, since a store has few of them in many files."""
+    from numpy.lib import format as npy
+
+    file = io.BytesIO(content)
+    read = npy.read_array_header_1_0
+    if npy.read_magic(file) != (1, 0):
+        read = npy.read_array_header_2_0
+    return read(file)
 
 
 def check_archive(path: Path) -> None:

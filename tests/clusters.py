@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ DEMO = (
     *("run", "--method", "all", "--dataset", "demo", "--shots", "1,2", "--seeds", "1"),
     *("--limit", "60", *flags(quick(METHODS))),
 )
+TRACK = ("--track", "tensorboard") if find_spec("tensorboard") else ()
 CELLS = len(METHODS) * 3 * 2
 
 
@@ -53,6 +55,12 @@ def same_as(local: Mapping[str, Record], store: Path) -> None:
         assert record.digests["logits"] == local[key].digests["logits"], record.spec.describe()
         assert record.metrics == local[key].metrics
     assert fsbench("store", "verify", "--store", store).code == 0
+
+
+def tracked(store: Path) -> None:
+    """Every cell was told to the tracker; of one a worker may have been killed before it was."""
+    if TRACK:
+        assert CELLS - 1 <= len(list((store / "tracking" / "tensorboard").glob("*/*"))) <= CELLS
 
 
 def run_and_kill(

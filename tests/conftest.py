@@ -44,7 +44,9 @@ def methods(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         registry()
         yield sys.modules[helpers.MODULE]
     registry.cache_clear()
-    sys.modules.pop(helpers.MODULE, None)
+    for name in [*sys.modules]:
+        if name.partition(".")[0] == helpers.MODULE:
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -87,10 +88,13 @@ def cells(*methods: str, options: Sequence[str] = (), **request: Any) -> list[Ru
     return expand(Request(methods=methods, options=tuple(options), **values)).cells
 
 
-def install_methods(folder: Path, module: str = MODULE, file: str = "plugin_methods.py") -> None:
-    """Leave a plug-in of `tests/` in `folder` as an installer would."""
-    source = (Path(__file__).parent / file).read_text(encoding="utf-8")
-    (folder / f"{module}.py").write_text(source, encoding="utf-8")
+def install_methods(folder: Path, module: str = MODULE, source: str = "plugin_methods") -> None:
+    """Leave a plug-in of `tests/`, a file or a folder, in `folder` as an installer would."""
+    found = Path(__file__).parent / source
+    if found.is_dir():
+        shutil.copytree(found, folder / module, ignore=shutil.ignore_patterns("__pycache__"))
+    else:
+        shutil.copy(found, folder / f"{module}.py")
     info = folder / f"{module}-1.0.dist-info"
     info.mkdir()
     about = f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n"

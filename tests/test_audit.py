@@ -2,84 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
-import json
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import Phase, given, settings
-from hypothesis import strategies as st
 
 from fewshot_bench.audit.hazards import HAZARDS
 from fewshot_bench.audit.made import audit
-from fewshot_bench.audit.rendered import (
-    render_csv,
-    render_json,
-    render_markdown,
-    render_terminal,
-)
 from fewshot_bench.record import Record
-from tests.compare_records import inapplicable, make, matrix, save
-from tests.helpers import fsbench
-
-ENVIRONMENT = {
-    "weights_digest": "ab" * 32,
-    "device_name": "card",
-    "threads": 1,
-    "determinism": "free",
-    "fewshot_bench": "0.1.0",
-    "commit": "c" * 40,
-    "dirty": False,
-    "python": "3.11.7",
-    "packages": {"torch": "2.6"},
-    "load": 0.5,
-    "cpus": 2,
-}
-
-
-def complete(record: Record, **parts: Any) -> Record:
-    """A record as the harness writes it, with changes to its parts."""
-    split = {"train": 47, "val": 188, "test": 100, "mirrored": True, "templates": ["a {}."]}
-    footprint = {"selection": {"configurations": 0, "labels": 0}, "trained_source": "observed"}
-    values: dict[str, Any] = {
-        "split": {**split, **record.split},
-        "footprint": {**footprint, **record.footprint},
-        "environment": dict(ENVIRONMENT),
-        "digests": {"record": "d"},
-    }
-    for name, part in parts.items():
-        values[name] = (
-            part if name in ("incidents", "digests") else {**values.get(name, {}), **part}
-        )
-    return dataclasses.replace(record, **values)
-
-
-def fair(methods: tuple[str, ...] = ("coop", "zero-shot"), **parts: Any) -> list[Record]:
-    return [complete(record, **parts) for record in matrix(methods, ("dtd", "pets"), (4,))]
-
-
-def changed(index: Callable[[Record], bool], **parts: Any) -> list[Record]:
-    return [complete(r, **parts) if index(r) else complete(r) for r in matrix(shots=(4,))]
-
-
-def coop(record: Record) -> bool:
-    return record.spec.method == "coop"
-
-
-def respec(**values: Any) -> list[Record]:
-    """Fair records of which those of coop have another specification."""
-    return [
-        dataclasses.replace(r, spec=dataclasses.replace(r.spec, **values)) if coop(r) else r
-        for r in fair()
-    ]
-
-
-def said(records: list[Record], level: str = "finding") -> list[str]:
-    return [found.text for found in audit(records).findings if found.level == level]
+from tests.audit_records import changed, complete, coop, fair, respec, said
+from tests.compare_records import inapplicable, make
 
 
 def test_a_fair_comparison_has_no_finding_and_answers_every_hazard() -> None:
@@ -224,82 +155,3 @@ def test_notes_say_what_methods_did() -> None:
     assert "n/a: tip-adapter" in " ".join(
         said([*fair(), complete(inapplicable("tip-adapter"))], "note")
     )
-
-
-def test_strict_fails_where_there_is_a_finding(tmp_path: Path) -> None:
-    store = save(tmp_path / "store", [*fair(), *respec(val="full")])
-    assert fsbench("audit", "--store", store).code == 0
-    assert fsbench("audit", "--store", store, "--strict").code == 1
-    filtered = fsbench("audit", "--store", store, "--strict", "--val", "min4")
-    assert filtered.code == 0, filtered.out
-    assert "12 cells: no findings" in filtered.out
-    assert fsbench("audit", "--store", store, "--val", "nothing").code == 2
-    assert fsbench("audit", "--store", tmp_path / "none").code == 3
-
-
-def test_findings_come_first_and_the_signature_last(tmp_path: Path) -> None:
-    store = save(tmp_path / "store", respec(val="full"))
-    lines = fsbench("audit", "--store", store).out.splitlines()
-    assert lines[0].startswith("12 cells: ")
-    assert lines[1].startswith("! unfair validation: coop")
-    assert lines[-1].startswith("fsbench:1|")
-    assert max(map(len, lines[:-1])) <= 120
-
-
-HOSTILE = '=cmd|"x"\x1b[2J<b>_&%$#{}`'
-
-
-def test_hostile_names_steer_nothing(tmp_path: Path) -> None:
-    incident = ({"kind": "\x1b[31m", "text": "=1+1\n\x07"},)
-    records = [complete(make(HOSTILE, seed=seed), incidents=incident) for seed in (1, 2, 3)]
-    store = save(tmp_path / "store", records)
-    texts = {
-        form: fsbench("audit", "--store", store, "--format", form).out
-        for form in ("terminal", "markdown", "csv", "json")
-    }
-    for text in texts.values():
-        assert all(character.isprintable() or character == "\n" for character in text)
-    rows = list(csv.DictReader(io.StringIO(texts["csv"])))
-    assert all(not value.startswith("=") for row in rows for value in row.values())
-    assert "<b>" not in texts["markdown"]
-    document = json.loads(texts["json"])
-    assert document["cells"][0]["method"] == HOSTILE
-    assert {finding["level"] for finding in document["findings"]} == {"finding", "note"}
-
-
-JUNK = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner),
-    max_leaves=4,
-)
-PARTS = {
-    "split": ("digest", "val", "train", "templates", "mirrored", "test"),
-    "footprint": ("selection", "trained", "trained_source", "steps"),
-    "environment": ("packages", "load", "cpus", "commit", "dirty", "weights_digest", "threads"),
-    "notes": ("fitted_together",),
-}
-
-
-@settings(max_examples=40, deadline=None, phases=[Phase.generate])
-@given(st.data())
-def test_records_with_values_of_other_kinds_are_read(data: st.DataObject) -> None:
-    records = []
-    for record in fair(("coop",))[:3]:
-        parts = {
-            part: data.draw(st.dictionaries(st.sampled_from(names), JUNK))
-            for part, names in PARTS.items()
-        }
-        records.append(complete(record, **parts, incidents=({"kind": "x"},)))
-    found = audit(records)
-    for render in (render_terminal, render_markdown, render_csv, render_json):
-        assert render(found)
-
-
-def test_csv_has_one_line_per_cell_with_the_kinds_of_findings(tmp_path: Path) -> None:
-    store = save(tmp_path / "store", respec(val="full"))
-    target = tmp_path / "audit.csv"
-    assert fsbench("audit", "--store", store, "--format", "csv", "-O", target).code == 0
-    rows = list(csv.DictReader(target.open(encoding="utf-8")))
-    assert len(rows) == 12
-    assert {row["val_labels_allowed"] for row in rows} == {"188"}
-    assert all(("val-full" in row["findings"]) == (row["method"] == "coop") for row in rows)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fewshot_bench.record import Record
-from tests.clusters import DEMO, local, require, run_and_kill, same_as
+from tests.clusters import DEMO, TRACK, local, require, run_and_kill, same_as, tracked
 from tests.helpers import fsbench
 
 __all__ = ["local"]
@@ -38,8 +38,9 @@ def test_a_node_is_killed(cluster: Any, local: dict[str, Record], tmp_path: Path
     def kill() -> None:
         cluster.remove_node(cluster.doomed, allow_graceful=False)
 
-    run_and_kill((*DEMO, *ray, "--devices", "cpu", "--store", tmp_path), tmp_path, kill, {})
+    run_and_kill((*DEMO, *TRACK, *ray, "--devices", "cpu", "--store", tmp_path), tmp_path, kill, {})
     same_as(local, tmp_path)
+    tracked(tmp_path)
 
 
 def test_a_cluster_that_is_not_there(tmp_path: Path) -> None:

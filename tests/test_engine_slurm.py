@@ -19,7 +19,7 @@ from fewshot_bench.engines.slurm import Request, Slurm
 from fewshot_bench.record import Record
 from fewshot_bench.spec import RunSpec
 from fewshot_bench.store import Store
-from tests.clusters import DEMO, local, require, results, run_and_kill, same_as
+from tests.clusters import DEMO, TRACK, local, require, results, run_and_kill, same_as, tracked
 from tests.helpers import cells, fsbench, start, wait_until
 from tests.slurm_cluster import SlurmCluster, missing
 
@@ -39,9 +39,10 @@ def cluster() -> Iterator[SlurmCluster]:
 
 @pytest.mark.slow
 def test_a_node_is_killed(cluster: SlurmCluster, local: dict[str, Record], tmp_path: Path) -> None:
-    arguments = (*DEMO, *SLURM, "--partition", "debug", "--lease", "5", "--store", tmp_path)
+    arguments = (*DEMO, *TRACK, *SLURM, "--partition", "debug", "--lease", "5", "--store", tmp_path)
     run_and_kill(arguments, tmp_path, lambda: cluster.kill_node("n2"), cluster.environment)
     same_as(local, tmp_path)
+    tracked(tmp_path)
     (job,) = (tmp_path / "jobs").iterdir()
     assert (job / "job.sh").read_text().startswith("#!/bin/sh\n#SBATCH --job-name=fsbench-")
     assert any(path.name.startswith("worker-") for path in job.iterdir())

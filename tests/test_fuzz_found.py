@@ -1,45 +1,22 @@
-"""What fuzzing found, each as a test of its own."""
+"""What fuzzing found in records, configs and plug-ins, each as a test of its own."""
 
 from __future__ import annotations
 
-import io
-import json
-import struct
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from fsbench_datasets.mat_file import read_records
-from safetensors.torch import save
 
-from fewshot_bench import DataMissingError, DatasetCard, Item, UsageError
-from fewshot_bench.backbones import loading
-from fewshot_bench.cache_entries import entries
-from fewshot_bench.cache_folder import IMAGES, CacheFile
-from fewshot_bench.data.extract import unpack
-from fewshot_bench.data.lock import _read
-from fewshot_bench.data.members import DamagedError
-from fewshot_bench.data.partial import Part, source_of
 from fewshot_bench.errors import FsbenchError, StoreError
-from fewshot_bench.feature_rows import tensors_digest
-from fewshot_bench.feature_store import FeatureStore
-from fewshot_bench.image_files import ImageFiles
-from fewshot_bench.image_segments import open_segment
 from fewshot_bench.record import Record
 from fewshot_bench.registry import registry
-from fewshot_bench.segment_format import pack_description
 from fewshot_bench.spec import RunSpec
 from fewshot_bench.store import Store
 from tests.compare_records import make
+from tests.fuzzing.hostile import DEEP
 from tests.helpers import fsbench
-from tests.own_sets import picture
-from tests.preparing import zipped
-
-DEEP = "[" * 30_000 + "]" * 30_000
 
 
 @pytest.mark.parametrize(
@@ -101,27 +78,6 @@ def test_a_deep_class_name_file(tmp_path: Path) -> None:
     assert (result.code, "nested too deep" in result.err) == (2, True)
 
 
-def test_a_zip_that_points_before_its_start(tmp_path: Path) -> None:
-    content = bytearray(zipped({"a/b.jpg": b"x" * 50}))
-    end = content.rindex(b"PK\x05\x06")
-    (size,) = struct.unpack_from("<I", content, end + 12)
-    struct.pack_into("<I", content, end + 12, size)
-    struct.pack_into("<I", content, end + 16, 2**31)
-    (tmp_path / "a.zip").write_bytes(content)
-    with pytest.raises(DamagedError):
-        unpack(tmp_path / "a.zip", tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-def test_notes_that_are_nested_deep(tmp_path: Path) -> None:
-    part = Part.of(tmp_path / "x.zip")
-    for path in (part.about, tmp_path / "x.zip.source.json", tmp_path / ".lock"):
-        path.write_text(DEEP)
-    assert part.origin() is None
-    assert source_of(tmp_path / "x.zip") == ""
-    assert _read(tmp_path / ".lock") is None
-
-
 @pytest.mark.parametrize("name", ["entry_points.txt", "METADATA"])
 @pytest.mark.parametrize("content", [b"\xff\xfe[fewshot_bench]\n", b"[fewshot_bench]\nx\n"])
 def test_a_damaged_distribution_takes_no_other_down(
@@ -163,134 +119,6 @@ def test_plugin_names_do_not_steer_the_terminal(
         registry.cache_clear()
 
 
-def pixels(**changes: Any) -> bytes:
-    """A file of two decoded images whose head says something else."""
-    head = {"shape": [2, 3, 4, 4], "chunk": 9, "checks": [0], "wall": 1.0, "cpu": 1.0}
-    head |= {"transform": "t", "dataset": "set"}
-    return bytes(96) + pack_description(head | changes, [b"0" * 32, b"1" * 32])
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"shape": 3},
-        {"shape": ["2", 3, 4, 4]},
-        {"shape": [0, 3, 4, 4]},
-        {"shape": [-2, -3, 4, 4]},
-        {"shape": [1, 6, 4, 4]},
-        {"chunk": 0},
-        {"checks": []},
-        {"checks": ["0"]},
-        {"wall": []},
-        {"wall": float("nan")},
-        {"cpu": 10**400},
-        {"transform": None},
-    ],
-)
-def test_pixels_that_describe_themselves_otherwise(tmp_path: Path, changes: Any) -> None:
-    path = tmp_path / "x.pixels"
-    path.write_bytes(pixels())
-    assert open_segment(path, "t", (3, 4, 4)) is not None
-    path.write_bytes(pixels(**changes))
-    assert open_segment(path, "t", (3, 4, 4)) is None
-    (entry,) = entries([CacheFile(path, IMAGES, 1, 0.0)])
-    assert entry.images is None or "transform" in changes
-
-
-def test_features_of_another_shape_are_not_used(tmp_path: Path) -> None:
-    """The same bytes under another shape, or a cost that is no number, are a damaged file."""
-    features = torch.arange(12.0).view(4, 3)
-    assert tensors_digest(features) != tensors_digest(features.view(3, 4))
-    from fewshot_bench.meter import Meter
-
-    asked: list[int] = []
-
-    def compute() -> torch.Tensor:
-        asked.append(1)
-        return features
-
-    for change in ({}, {"cost": "3"}, {"cost": '{"wall": "x"}'}, {"cost": DEEP}):
-        for path in tmp_path.rglob("*.safetensors"):
-            meta = {"key": path.stem, "sha256": tensors_digest(features), "dataset": ""}
-            path.write_bytes(save({"features": features}, meta | change))
-        meter = Meter(torch.device("cpu"))
-        with meter.phase("encode_support"):
-            FeatureStore(tmp_path).get({"a": 1}, compute, meter)
-    assert len(asked) == 4
-
-
-def matlab(**options: Any) -> bytes:
-    """A file as scipy writes it."""
-    from scipy.io import savemat
-
-    kinds = [("ILSVRC2012_ID", "f8"), ("WNID", object), ("words", object)]
-    rows = [(number, f"n{number:08d}", "ä word") for number in range(1, 8)]
-    out = io.BytesIO()
-    savemat(out, {"other": 1, "synsets": np.array(rows, dtype=kinds).reshape(-1, 1)}, **options)
-    return out.getvalue()
-
-
-@pytest.mark.parametrize("compressed", [False, True])
-def test_matlab_files(compressed: bool) -> None:
-    """The same as scipy's reader, which ends the process on some damaged files."""
-    content = matlab(do_compression=compressed)
-    found = read_records(content, "synsets", ("ILSVRC2012_ID", "WNID"), 10**6)
-    assert found == [(number, f"n{number:08d}") for number in range(1, 8)]
-    with pytest.raises(ValueError, match="no 'nothing'"):
-        read_records(content, "nothing", (), 10**6)
-    with pytest.raises(ValueError, match="have the fields"):
-        read_records(content, "synsets", ("no",), 10**6)
-    if compressed:
-        with pytest.raises(ValueError, match="expands to more"):
-            read_records(content, "synsets", ("WNID",), 100)
-    for end in range(0, len(content), 7):
-        try:
-            read_records(content[:end], "synsets", ("WNID",), 10**6)
-        except ValueError:
-            continue
-        pytest.fail(f"cut at {end}")
-
-
-CONFIG = {
-    "model_cfg": {
-        "embed_dim": 8,
-        "vision_cfg": {"image_size": 8, "patch_size": 8, "width": 8, "head_width": 8, "layers": 1},
-        "text_cfg": {"width": 8, "heads": 1, "layers": 1},
-    },
-    "preprocess_cfg": {},
-}
-
-
-@pytest.mark.parametrize(
-    ("part", "changes", "match"),
-    [
-        ("text_cfg", {"tokenizer_kwargs": {"trust_remote_code": True}}, "never done"),
-        ("text_cfg", {"width": 10**9}, "width is 1000000000"),
-        ("text_cfg", {"layers": 10**6}, "layers is 1000000"),
-        ("vision_cfg", {"image_size": float("inf")}, "image_size is inf"),
-        ("text_cfg", {"width": 60_000}, "of a model of more than"),
-    ],
-)
-def test_configs_of_backbones(
-    tmp_path: Path, part: str, changes: dict[str, Any], match: str
-) -> None:
-    config = json.loads(json.dumps(CONFIG))
-    config["model_cfg"][part] |= changes
-    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
-    (tmp_path / "open_clip_model.safetensors").write_bytes(save({"a": torch.zeros(3)}))
-    with pytest.raises(UsageError, match=match):
-        loading.load(f"local-dir:{tmp_path}")
-
-
-@pytest.mark.parametrize("text", ["", DEEP, "[]", '{"model_cfg": 3}', '{"preprocess_cfg": []}'])
-def test_configs_that_are_no_configs(tmp_path: Path, text: str) -> None:
-    (tmp_path / "open_clip_config.json").write_text(text)
-    (tmp_path / "w.safetensors").write_bytes(save({"a": torch.zeros(3)}))
-    for name in (f"local-dir:{tmp_path}", f"ViT-B-32@{tmp_path / 'w.safetensors'}"):
-        with pytest.raises(DataMissingError, match="backbone config"):
-            loading.load(name)
-
-
 @pytest.mark.parametrize(
     "arrays",
     [
@@ -325,68 +153,3 @@ def test_a_header_that_claims_more_than_there_is_allocates_nothing(tmp_path: Pat
             archive.writestr(name, content)
     with pytest.raises(StoreError, match="says that it has"):
         store.logits(record.spec.key())
-
-
-@pytest.mark.parametrize("name", ["x" * 300, "/".join(["x" * 200] * 30)])
-def test_paths_that_are_too_long(tmp_path: Path, name: str) -> None:
-    for family in ("manifest", "coop", "folder", "wds", "hf"):
-        result = fsbench("show", f"{family}:{name}")
-        assert result.code in (0, 2, 3), result
-        assert "Traceback" not in result.err
-    (tmp_path / "images").mkdir()
-    split = {role: [[f"{name}{role}.jpg", 0, "cat"]] for role in ("train", "val", "test")}
-    (tmp_path / "split.json").write_text(json.dumps(split))
-    with pytest.raises(DataMissingError):
-        registry().dataset(f"coop:{tmp_path}").items()
-
-
-class OneImage:
-    """A data set of one image."""
-
-    def __init__(self, content: bytes) -> None:
-        self.content = content
-
-    def card(self) -> DatasetCard:
-        return DatasetCard("one", "One", ("cat",))
-
-    def items(self) -> dict[str, tuple[Item, ...]]:
-        return {"train": (ITEM,), "val": (), "test": ()}
-
-    def read(self, item: Item) -> bytes:
-        return self.content
-
-
-ITEM = Item("a.png", 0, "cat")
-
-
-def test_images_that_pillow_fails_at_in_its_own_ways() -> None:
-    """A color profile without its method is an IndexError in Pillow."""
-    body = b"iCCPx\0"
-    chunk = struct.pack(">I", 2) + body + struct.pack(">I", zlib.crc32(body))
-    good = picture(1)
-    ImageFiles(OneImage(good), [ITEM]).decode(0)
-    end = good.index(b"IEND") - 4
-    content = good[:end] + chunk + good[end:]
-    with pytest.raises(DataMissingError, match="does not decode: IndexError"):
-        ImageFiles(OneImage(content), [ITEM]).decode(0)
-
-
-def test_a_config_whose_numbers_fit_nothing(tmp_path: Path) -> None:
-    """What only fails when the model is used is an error of the backbone as well."""
-    config = json.loads(json.dumps(CONFIG)) | {"preprocess_cfg": {"size": -1}}
-    config["model_cfg"]["vision_cfg"]["image_size"] = -8
-    (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
-    with pytest.raises(DataMissingError, match="cannot be loaded"):
-        loading.load(f"local-dir:{tmp_path}")
-
-
-def test_a_parquet_file_with_names_that_are_no_text(tmp_path: Path) -> None:
-    pa = pytest.importorskip("pyarrow")
-    from pyarrow import parquet
-
-    rows = [{"path": f"{n}.png", "class": "catcatcat"} for n in range(3)]
-    parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "m.parquet", compression="none")
-    data = (tmp_path / "m.parquet").read_bytes()
-    (tmp_path / "m.parquet").write_bytes(data.replace(b"catcatcat", b"cat\xffatcat"))
-    with pytest.raises(UsageError, match="cannot be read as Parquet"):
-        registry().dataset(f"manifest:{tmp_path / 'm.parquet'}").items()

@@ -10,16 +10,10 @@ from fsbench_methods.coop import CoOp
 from fsbench_methods.training import epoch_views, minibatches, steps_per_epoch, views_in_turn
 
 from fewshot_bench import Task, UnsupportedBackboneError, UsageError
-from fewshot_bench.context import Context
 from tests.reference import coop as reference
-from tests.reference.toy import random_backbone, random_task, relative_gap
+from tests.reference.toy import CPU, context, random_backbone, random_task, relative_gap
 
-CPU = torch.device("cpu")
 TOLERANCE = 1e-5
-
-
-def context() -> Context:
-    return Context(3, CPU)
 
 
 @pytest.mark.parametrize("position", ["end", "middle", "front"])

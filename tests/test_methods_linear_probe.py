@@ -12,15 +12,8 @@ from fsbench_methods.logistic import TextLogistic, fit_logistic, search_c
 from torch import Tensor
 
 from fewshot_bench import Task, UsageError
-from fewshot_bench.context import Context
 from tests.reference import linear_probe as reference
-from tests.reference.toy import random_backbone, random_task, relative_gap
-
-CPU = torch.device("cpu")
-
-
-def context() -> Context:
-    return Context(3, CPU)
+from tests.reference.toy import context, random_backbone, random_task, relative_gap
 
 
 def as_array(tensor: Tensor) -> Any:

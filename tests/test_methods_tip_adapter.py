@@ -13,16 +13,10 @@ from fsbench_methods.tip_adapter import TipAdapter, TipAdapterF
 from fsbench_methods.training import unit
 
 from fewshot_bench import Augment, Task, UsageError
-from fewshot_bench.context import Context
 from tests.reference import tip_adapter as reference
-from tests.reference.toy import random_backbone, random_shots, random_task, relative_gap
+from tests.reference.toy import context, random_backbone, random_shots, random_task, relative_gap
 
-CPU = torch.device("cpu")
 TOLERANCE = 1e-5
-
-
-def context() -> Context:
-    return Context(3, CPU)
 
 
 def random_search(classes: int, shots: int, queries: int) -> dict[str, Any]:

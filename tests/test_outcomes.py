@@ -201,3 +201,13 @@ def test_arrays_are_those_of_the_logits_for_any_order_of_queries(tmp_path: Path)
     )
     one, other = (Outcomes(store).of(found).queries.digest for found in store.records())
     assert one != other
+
+
+def test_a_run_keeps_the_outcomes_of_its_cells(tmp_path: Path) -> None:
+    words = ("run", "-m", "zero-shot,tip-adapter", "-d", "digits", "--shots", 1, "--limit", 20)
+    assert fsbench(*words, "--store", tmp_path / "s").code == 0
+    store = Store(tmp_path / "s")
+    kept = {digest: entry for path in packs(store) for digest, entry in load_pack(path).items()}
+    assert kept.keys() == {record.digests["logits"] for record in done(store)}
+    assert len(kept) >= 2
+    check(store, Outcomes(store))

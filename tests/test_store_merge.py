@@ -10,38 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fewshot_bench import store_merge
 from fewshot_bench.record import SCHEMA
 from fewshot_bench.split_files.imported import imported_path, load_imported
 from fewshot_bench.store import Store
-from fewshot_bench.store_files import TEMPORARY
 from fewshot_bench.store_verify import verify
-from tests.helpers import Result, fsbench, start
-from tests.store_cases import (
-    QUERIES,
-    contents,
-    filled,
-    flip,
-    killed_at,
-    old_store,
-    put,
-    put_failed,
-    result,
-)
-
-IDS = [f"q{number}" for number in range(QUERIES)]
-
-
-def merge(destination: Store, *sources: Store | Path, dry_run: bool = False) -> Result:
-    folders = [source.path if isinstance(source, Store) else source for source in sources]
-    flags = ["--dry-run"] if dry_run else []
-    return fsbench("store", "merge", *folders, "--store", destination.path, *flags)
-
-
-def results(store: Store) -> dict[str, bytes]:
-    """The bytes of records and logits."""
-    found = contents(store.path).items()
-    return {name: file for name, (file, _) in found if name.startswith("records/")}
+from tests.helpers import fsbench
+from tests.merging import IDS, merge, picks, results
+from tests.store_cases import contents, filled, flip, old_store, put, put_failed, result
 
 
 def test_stores_of_two_machines(tmp_path: Path) -> None:
@@ -240,16 +215,6 @@ def test_sources_and_destinations_that_cannot_be(tmp_path: Path) -> None:
     assert merge(Store(tmp_path / "file"), here).code == 2
 
 
-def picks(store: Path, seed: int = 1, val: str = "min4") -> Path:
-    """Import picks of a demo data set into a store, as seed 1."""
-    file = store.parent / f"{store.name}.json"
-    words = ("--shots", "2", "--seeds", str(seed), "--val", val, "-O", file, "--force")
-    assert fsbench("splits", "export", "shapes", *words).code == 0
-    flags = ("--dataset", "shapes", "--shots", "2", "--seed", seed, "--store", store)
-    assert fsbench("splits", "import", file, *flags).code == 0
-    return imported_path(store, "shapes", 2, seed)
-
-
 def test_imported_picks_come_along(tmp_path: Path) -> None:
     here, there = filled(tmp_path / "a", []), filled(tmp_path / "b", [1])
     first, second = picks(there.path, 1), picks(there.path, 2)
@@ -274,77 +239,3 @@ def test_imported_picks_come_along(tmp_path: Path) -> None:
 def test_a_store_of_picks_alone_is_a_source(tmp_path: Path) -> None:
     picks(tmp_path / "b")
     assert "1 copied" in merge(Store(tmp_path / "a"), tmp_path / "b").out
-
-
-@pytest.mark.parametrize("moment", range(5))
-def test_a_kill_leaves_nothing_half_written(tmp_path: Path, moment: int) -> None:
-    """Renames: the picks, then logits and record of each cell."""
-    source, here = filled(tmp_path / "b", [1, 2]), Store(tmp_path / "a")
-    picks(source.path)
-    assert killed_at(moment, "store", "merge", source.path, "--store", here.path)
-    for path in here.path.rglob("*.json"):
-        assert path.read_bytes() == (source.path / path.relative_to(here.path)).read_bytes()
-        if path.is_relative_to(here.root):
-            assert here.complete(path.stem)
-    assert merge(here, source).code == 0
-    assert results(here) == results(source)
-    assert not list(here.path.rglob(f"{TEMPORARY}*"))
-    assert verify(here).findings == []
-
-
-def test_a_kill_while_a_damaged_cell_is_replaced(tmp_path: Path) -> None:
-    for moment in range(2):
-        source, here = filled(tmp_path / f"b{moment}", [1]), filled(tmp_path / f"a{moment}", [1])
-        path = here.file(result(1)[0].spec.key())
-        flip(path, 400)
-        assert killed_at(moment, "store", "merge", source.path, "--store", here.path)
-        assert merge(here, source).code == 0
-        assert here.complete(path.stem)
-        assert path.read_bytes() == source.file(path.stem).read_bytes()
-
-
-def test_merges_at_once_overwrite_nothing(tmp_path: Path) -> None:
-    """Five cells differ: whoever comes second shows them as conflicts."""
-    one, other = filled(tmp_path / "a", range(15)), filled(tmp_path / "b", range(15, 25))
-    for seed in range(10, 15):
-        put(other, seed, shift=9.0)
-    here = Store(tmp_path / "all")
-    started = [
-        start("store", "merge", source, "--store", here.path) for source in (one.path, other.path)
-    ]
-    ended = [process.communicate() for process in started]
-    said = "".join(out for out, _ in ended)
-    assert sorted(process.returncode for process in started) == [0, 1], ended
-    assert said.count("conflict: ") == 5
-    assert len(list(here.records())) == 25
-    assert verify(here).findings == []
-    assert "Traceback" not in "".join(err for _, err in ended)
-
-
-def test_a_merge_waits_for_another(tmp_path: Path) -> None:
-    from fewshot_bench.store_lock import alone
-
-    one, here = filled(tmp_path / "a", [1]), filled(tmp_path / "b", [])
-    with alone(here.path, lambda: None):
-        process = start("store", "merge", one.path, "--store", here.path)
-        assert process.stderr is not None
-        assert process.stderr.readline().startswith("waiting for another merge")
-        assert results(here) == {}
-    out, _ = process.communicate(timeout=30)
-    assert out == f"{one.path}: 1 copied\n"
-
-
-def test_a_destination_that_cannot_be_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source, here = filled(tmp_path / "b"), filled(tmp_path / "a", [])
-    picks(source.path)
-
-    def refused(path: Path, content: bytes) -> None:
-        raise OSError(30, "Read-only file system", str(path))
-
-    monkeypatch.setattr(store_merge, "write_whole", refused)
-    done = merge(here, source)
-    assert (done.code, done.err.count("\n")) == (1, 1)
-    assert "cannot write" in done.err
-    assert "Read-only file system" in done.err

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 LISTED = ("method", "dataset", "classes", "shots", "seeds")
 _OPTIONS = (
-    click.option("--method", metavar="NAMES", help="Only these methods, in this order."),
+    click.option("--method", "-m", metavar="NAMES", help="Only these methods, in this order."),
     click.option(
         "--dataset",
+        "-d",
         metavar="NAMES",
         help="Only these data sets or targets of transfer, in this order.",
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from fewshot_bench.wording import printable
 
 if TYPE_CHECKING:
     from fewshot_bench.plan import Plan, Request
+    from fewshot_bench.record import Record
 
 INTERRUPTED = 130
 
@@ -111,6 +113,7 @@ def run_plan(
     """Run what the store does not hold of a plan, and report; returns the exit code."""
     from fewshot_bench import plan as planning
     from fewshot_bench.engines.protocol import Before
+    from fewshot_bench.outcomes import Outcomes
     from fewshot_bench.store import Store
 
     # Absolute, since a plug-in may change the working directory.
@@ -135,8 +138,11 @@ def run_plan(
         _drop_unreadable(plan, state)
         _announce(plan, state, results)
         troubles = len(trackers.problems())
-        code = _run(plan, state, engine)
+        code, finished = _run(plan, state, engine)
     _tell_troubles(trackers.problems()[troubles:])
+    # Logits that were just written are read quickly; later `compare` and `report` need not.
+    with suppress(KeyboardInterrupt):
+        Outcomes(results).prepare(finished)
     if code != INTERRUPTED and (state.todo or state.done):
         click.echo(f"results in {store}; fsbench compare --store {store}")
     return code
@@ -198,15 +204,17 @@ def _announce_work(plan: Any, state: Any) -> None:
         click.echo(text)
 
 
-def _run(plan: Any, state: Any, engine: Any) -> int:
+def _run(plan: Any, state: Any, engine: Any) -> tuple[int, list[Record]]:
+    """The exit code, and the records that came in."""
     from fewshot_bench.cli.progress import display
 
-    failed = len(state.failed)
+    failed, finished = len(state.failed), []
     interrupt_on_sigterm()
     try:
         with display(state.todo, engine.workers, live=_is_terminal()) as shown:
             for record in engine.run(state.todo, shown.inside):
                 shown.finish(record)
+                finished.append(record)
                 failed += record.status == "failed"
     except KeyboardInterrupt:
         click.echo(
@@ -214,10 +222,10 @@ def _run(plan: Any, state: Any, engine: Any) -> int:
             "kept; run the same command again to continue",
             err=True,
         )
-        return INTERRUPTED
+        return INTERRUPTED, []
     if failed:
         click.echo(f"{failed} cells failed; their records say why", err=True)
-    return _exit_code(plan, failed)
+    return _exit_code(plan, failed), finished
 
 
 def _is_terminal() -> bool:

@@ -170,7 +170,7 @@ def members(rows: Rows, label: str, group: Group, shots: int) -> list[Record]:
     return [
         record
         for record in rows[label][1]
-        if record.spec.evaluated == group.label and record.spec.shots == shots
+        if record.spec.shots == shots and record.spec.evaluated == group.label
     ]
 
 

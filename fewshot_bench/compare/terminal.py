@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from fewshot_bench.compare.grid import BEST, SECOND, Entry, Grid
@@ -57,8 +58,13 @@ def write(
         emoji=False,
         legacy_windows=False,
     )
-    for grid in found:
+    listed = list(found)
+    for grid, following in zip_longest(listed, listed[1:]):
         _print_grid(console, grid)
+        # What holds for several tables in a row is said once, after the last of them.
+        if following is None or following.footer != grid.footer:
+            console.print(Text(clean(grid.footer), style="dim"))
+        console.print()
     _print_closing(console, notes, commands)
     for line in broken(clean(signature), console.width):
         console.print(Text(line, style="dim"))
@@ -79,8 +85,6 @@ def _print_grid(console: Console, grid: Grid) -> None:
         if index:
             console.print()
         console.print(_rich_table(grid, columns, _title_width(grid, console.width)))
-    console.print(Text(clean(grid.footer), style="dim"))
-    console.print()
 
 
 def _columns(grid: Grid) -> tuple[list[Column], list[Column]]:

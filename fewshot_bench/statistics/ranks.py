@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fewshot_bench.errors import UsageError
+from fewshot_bench.statistics.quadrature import gauss_legendre
 
 DECIMALS = 9
 # Gauss-Legendre over the standard normal, beyond which nothing is left in double precision.
@@ -204,14 +205,8 @@ def _range_beyond(width: float, methods: int) -> float:
     """Chance that standard normals lie further apart than `width`: one of them is the highest."""
     from scipy import special
 
-    nodes, weights = _quadrature()
-    highest = FARTHEST * nodes
+    nodes, weights = gauss_legendre(NODES)
+    highest = FARTHEST * (2 * nodes - 1)
     density = np.exp(-(highest**2) / 2) / math.sqrt(2 * math.pi)
     below = special.ndtr(highest) - special.ndtr(highest - width)
-    return 1 - float(methods * FARTHEST * (weights @ (density * below ** (methods - 1))))
-
-
-@functools.cache
-def _quadrature() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    nodes, weights = np.polynomial.legendre.leggauss(NODES)
-    return nodes, weights
+    return 1 - float(methods * 2 * FARTHEST * (weights @ (density * below ** (methods - 1))))

@@ -15,8 +15,10 @@ from torch import Tensor
 
 from fewshot_bench import Augment, Task
 from fewshot_bench.backbones.open_clip import OpenClipBackbone
+from fewshot_bench.context import Context
 from fewshot_bench.rng import isolated
 
+CPU = torch.device("cpu")
 SIZE = 16
 CLASSNAMES = (
     "cat",
@@ -27,6 +29,11 @@ CLASSNAMES = (
     "U.S.",
 )
 """Names of one to some twenty tokens, a prefix of another, digits and punctuation."""
+
+
+def context() -> Context:
+    """What a fit of seed 3 on the processor gets."""
+    return Context(3, CPU)
 
 
 def random_clip(width: int = 32, layers: int = 2, quick_gelu: bool = False) -> CLIP:

@@ -1,0 +1,105 @@
+"""Readers of configs, and of what is said about own data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fewshot_bench.cli import config, own_data
+from tests.fuzzing.subject import Seed, Subject
+
+PARSED_WITHOUT_RUNNING = ("-m", "zero-shot", "-d", "digits")
+YAML = b"""method: [zero-shot, clip-lora]
+dataset: digits
+shots: [1, 2]
+seeds: 1-2
+option:
+  clip-lora: {rank: [1, 2], lr: 1e-3}
+limit: 20
+val: none
+dry-run: true
+"""
+TOML = b"""method = ["zero-shot", "clip-lora"]
+dataset = "digits"
+shots = [1, 2]
+seeds = "1-2"
+limit = 20
+force = false
+[option.clip-lora]
+rank = [1, 2]
+lr = 1e-3
+"""
+
+
+def _configs(folder: Path) -> list[Seed]:
+    return [Seed("run.yaml", YAML, "yaml"), Seed("run.toml", TOML, "toml")]
+
+
+def _read_config(folder: Path, file: Path) -> bool:
+    from fewshot_bench.cli.run import command
+
+    config.as_defaults(config.read_config(file), command, file)
+    command.make_context("run", ["--config", str(file), *PARSED_WITHOUT_RUNNING])
+    return True
+
+
+def _own(folder: Path) -> list[Seed]:
+    return [
+        Seed("names.txt", b"cat\nbig dog\n\xc3\xa9t\xc3\xa9\n", "txt"),
+        Seed("names.json", b'{"cat": "big cat", "dog": "small dog"}', "json"),
+        Seed("list.json", b'["cat", "dog"]', "json"),
+        Seed("names.yaml", b"cat: big cat\n'no': small dog\n1e-3: x\n", "yaml"),
+        Seed("list.yml", b"- cat\n- dog\n- 'yes'\n", "yaml"),
+        Seed("prompts", b"a photo of a {}.\nart of {}\n", "txt"),
+    ]
+
+
+def _read_own(folder: Path, file: Path) -> bool:
+    if file.name == "prompts":
+        return bool(own_data.read_own_data(None, (str(file),), None))
+    return bool(own_data.read_own_data(file, (), None))
+
+
+def _saved_configs(folder: Path) -> list[Seed]:
+    options = {"method": "a,b", "option": ["x=1", "é={}"], "limit": 3, "force": True, "val": "no"}
+    return [Seed("options.json", json.dumps(options).encode(), "json")]
+
+
+def _round_trip(folder: Path, file: Path) -> bool:
+    """What --save-config writes, --config reads back."""
+    try:
+        values = json.loads(file.read_bytes())
+    except (ValueError, RecursionError):
+        return False
+    if not isinstance(values, dict):
+        return False
+    plain = {k: v for k, v in values.items() if k in ("method", "option", "limit", "force", "val")}
+    kept = {k: v for k, v in plain.items() if _is_option(v)}
+    for name in ("saved.yaml", "saved.toml"):
+        config.save_config(folder / name, kept)
+        found = config.read_config(folder / name)
+        assert _as_text(found) == _as_text(kept), name
+    return True
+
+
+def _is_option(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(isinstance(part, str) for part in value)
+    return isinstance(value, str | bool | int) or (isinstance(value, float) and abs(value) < 1e15)
+
+
+def _as_text(values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: list(map(str, value)) if isinstance(value, list) else str(value).lower()
+        for name, value in values.items()
+    }
+
+
+SUBJECTS = (
+    Subject("configs", 6, _configs, _read_config, (click.ClickException,)),
+    Subject("class names and prompts", 5, _own, _read_own),
+    Subject("saved configs", 2, _saved_configs, _round_trip),
+)

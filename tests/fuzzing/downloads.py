@@ -1,0 +1,62 @@
+"""Readers of archives and of what stands beside downloads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from fewshot_bench.data.extract import unpack
+from fewshot_bench.data.lock import _read as read_lock
+from fewshot_bench.data.members import DamagedError, UnsafeError
+from fewshot_bench.data.partial import Origin, Part, source_of
+from fewshot_bench.data.verified import passed, recall, remember
+from fewshot_bench.dataset import DatasetCard
+from tests.fuzzing.subject import Seed, Subject, seeds_in
+from tests.preparing import tar, zipped
+
+REFUSED = (DamagedError, UnsafeError)
+
+
+def _archives(folder: Path) -> list[Seed]:
+    tree = {"wares/a/1.jpg": b"x" * 700, "wares/b/2.jpg": b"y" * 80, "wares/list.txt": b"1\n2\n"}
+    return [
+        Seed("a.zip", zipped(tree), "zip"),
+        Seed("a.tar", tar(tree, "w"), "tar"),
+        Seed("a.tar.gz", tar(tree, "w:gz"), "tar.gz"),
+        Seed("a.tar.xz", tar(tree, "w:xz")),
+        Seed("a.tar.bz2", tar(tree, "w:bz2")),
+        Seed("b.zip", zipped({"wares/inner.tar": tar(tree, "w")}), "zip"),
+    ]
+
+
+def _unpack(folder: Path, file: Path) -> bool:
+    inner = ("wares/inner.tar",) if file.name == "b.zip" else ()
+    return unpack(file, folder / "target" / "wares", strip="wares", inner=inner) > 0
+
+
+def _notes(folder: Path) -> list[Seed]:
+    part = Part.of(folder / "file.zip")
+    part.start(Origin("http://x/file.zip", '"tag"', "today", 9))
+    part.bytes.write_bytes(b"12345")
+    about = part.about.read_bytes()
+    (folder / "done.zip.source.json").write_bytes(about)
+    lock = {"pid": 1, "machine": "m", "started": 0.5, "token": "t"}
+    (folder / ".lock").write_text(json.dumps(lock))
+    remember(passed("set", DatasetCard("set", "Set", ("a",), folder=str(folder)), 3, ("x",)))
+    return seeds_in(
+        folder, ("*.json", "json"), (".lock", "json"), ("cache/verified/*.json", "json")
+    )
+
+
+def _read_notes(folder: Path, file: Path) -> bool:
+    origin, source = Part.of(folder / "file.zip").origin(), source_of(folder / "done.zip")
+    found = recall("set", DatasetCard("set", "Set", ("a",), folder=str(folder)))
+    if found is not None:
+        assert isinstance(found.day, str)
+    return None not in (origin, read_lock(folder / ".lock"), found) and bool(source)
+
+
+SUBJECTS = (
+    Subject("archives", 8, _archives, _unpack, REFUSED),
+    Subject("notes of downloads", 3, _notes, _read_notes),
+)

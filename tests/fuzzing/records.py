@@ -1,0 +1,92 @@
+"""Readers of a store: records and logits."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+
+from fewshot_bench.cli.progress import outcome
+from fewshot_bench.compare import latex, markdown, terminal, tidy
+from fewshot_bench.compare.aggregate import Options, build
+from fewshot_bench.errors import UsageError
+from fewshot_bench.record import Record
+from fewshot_bench.store import Store
+from tests.compare_records import make
+from tests.fuzzing.commands import assert_plain
+from tests.fuzzing.subject import Seed, Subject, seeds_in
+
+GOOD = make("coop", options={"rank": 2}, overrides={"rank": 2})
+
+
+def _records(folder: Path) -> list[Seed]:
+    store = Store(folder)
+    store.create()
+    store.write(GOOD, [[0.5, 0.5], [1.0, 0.0]], [0, 1], ["a", "b"])
+    store.write(make("zero-shot", shots=4, seed=2), [[0.1, 0.9]], [1], ["c"])
+    return seeds_in(folder, ("records/*/*.json", "json"))
+
+
+def _read_record(folder: Path, file: Path) -> bool:
+    store = Store(folder)
+    list(store.records())
+    return store.get(file.stem) is not None
+
+
+def _logits(folder: Path) -> list[Seed]:
+    _records(folder)
+    return seeds_in(folder, ("records/*/*.npz", "zip"))
+
+
+def _read_logits(folder: Path, file: Path) -> bool:
+    store = Store(folder)
+    store.get(file.stem)
+    return len(store.logits(file.stem)["logits"]) > 0
+
+
+def _own_keys(folder: Path) -> list[Seed]:
+    """Records that are named as their content wants it, so that they are read."""
+    values = make("lora", "dtd", 4, 2, data={"classnames": ["a", "b"]}, limit=5).to_dict()
+    values |= {"notes": {"a": 1}, "incidents": [{"kind": "retry", "text": "again"}]}
+    failed = make("coop", top1=None).to_dict()
+    half = make("coop", "dtd", classes="new", target="eurosat").to_dict()
+    return [
+        Seed("records/00/x.json", json.dumps(each).encode(), "json", _place)
+        for each in (GOOD.to_dict(), values, failed, half)
+    ]
+
+
+def _place(content: bytes) -> str | None:
+    with suppress(Exception):
+        key = Record.from_dict(json.loads(content)).spec.key()
+        return f"records/{key[:2]}/{key}.json"
+    return None
+
+
+def _compare(folder: Path, file: Path) -> bool:
+    store = Store(folder)
+    records = list(store.records())
+    if not records:
+        return False
+    for damage in store.damaged:
+        assert "\n" not in str(damage.reason)
+    for record in records:
+        assert_plain(outcome(record))
+    for mixed in (False, True):
+        options = Options(allow_mixed=mixed, store=str(folder))
+        try:
+            table = build([*records, GOOD, make("zero-shot")], options)
+        except UsageError:
+            continue
+        json.loads(tidy.render_json(table))
+        for module in (terminal, markdown, latex):
+            assert_plain(module.render(table))
+        assert_plain(tidy.render_csv(table) + tidy.render_json(table))
+    return True
+
+
+SUBJECTS = (
+    Subject("records", 12, _records, _read_record),
+    Subject("records with their own key", 12, _own_keys, _compare),
+    Subject("logits", 10, _logits, _read_logits),
+)

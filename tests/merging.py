@@ -1,0 +1,35 @@
+"""What tests of `fsbench store merge` share: the command, its results, imported picks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fewshot_bench.split_files.imported import imported_path
+from fewshot_bench.store import Store
+from tests.helpers import Result, fsbench
+from tests.store_cases import QUERIES, contents
+
+IDS = [f"q{number}" for number in range(QUERIES)]
+
+
+def merge(destination: Store, *sources: Store | Path, dry_run: bool = False) -> Result:
+    """`fsbench store merge` of stores into one."""
+    folders = [source.path if isinstance(source, Store) else source for source in sources]
+    flags = ["--dry-run"] if dry_run else []
+    return fsbench("store", "merge", *folders, "--store", destination.path, *flags)
+
+
+def results(store: Store) -> dict[str, bytes]:
+    """The bytes of records and logits."""
+    found = contents(store.path).items()
+    return {name: file for name, (file, _) in found if name.startswith("records/")}
+
+
+def picks(store: Path, seed: int = 1, val: str = "min4") -> Path:
+    """Import picks of a demo data set into a store, as those of a seed; their file."""
+    file = store.parent / f"{store.name}.json"
+    words = ("--shots", "2", "--seeds", str(seed), "--val", val, "-O", file, "--force")
+    assert fsbench("splits", "export", "shapes", *words).code == 0
+    flags = ("--dataset", "shapes", "--shots", "2", "--seed", seed, "--store", store)
+    assert fsbench("splits", "import", file, *flags).code == 0
+    return imported_path(store, "shapes", 2, seed)

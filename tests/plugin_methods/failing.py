@@ -1,0 +1,139 @@
+"""Methods that fail: in `fit`, in `logits`, for want of memory, or that leave a thread."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fewshot_bench import Backbone, RunContext, Task
+
+from .scoring import Scores, same, scores
+
+
+def _leave(value: Tensor) -> Tensor:
+    sys.exit(3)
+
+
+def _raise(value: Tensor) -> Tensor:
+    raise RuntimeError("no idea")
+
+
+def _not_finite(value: Tensor) -> Tensor:
+    value[0, 0] = float("nan")
+    return value
+
+
+CHANGES: dict[str, Callable[[Tensor], Any]] = {
+    "shape": lambda value: value[:-1],
+    "nan": _not_finite,
+    "list": lambda value: value.tolist(),
+    "raise": _raise,
+    "exit": _leave,
+}
+
+
+@dataclass(frozen=True)
+class BadLogits:
+    """Returns what no classifier may return."""
+
+    name: ClassVar[str] = "bad-logits"
+    how: Literal["shape", "nan", "list", "raise", "exit"] = "raise"
+
+    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Scores:
+        """Nothing goes wrong here."""
+        return scores(task, backbone, CHANGES[self.how])
+
+
+@dataclass(frozen=True)
+class BadFit:
+    """Does not get as far as a classifier."""
+
+    name: ClassVar[str] = "bad-fit"
+    how: Literal["raise", "exit", "none", "kill", "sleep", "fork"] = "raise"
+
+    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Any:
+        """Fail in the chosen way."""
+        if self.how == "raise":
+            raise RuntimeError("no idea")
+        if self.how == "exit":
+            sys.exit(3)
+        if self.how == "fork" and not os.fork():
+            # A child that lives on with all that its parent had open.
+            time.sleep(3600)
+        if self.how in ("kill", "fork"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.how == "sleep":
+            time.sleep(3600)
+        return None
+
+
+@dataclass(frozen=True)
+class Leaver:
+    """Leaves a thread behind."""
+
+    name: ClassVar[str] = "leaver"
+
+    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Scores:
+        """Start a thread that outlives the process's interest in it."""
+        threading.Thread(target=time.sleep, args=(3600,)).start()
+        return scores(task, backbone)
+
+
+def _cuda() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. " + 9 * "More. ")
+
+
+def _cublas() -> None:
+    raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+
+
+def _onednn() -> None:
+    raise RuntimeError("could not create a primitive")
+
+
+def _other() -> None:
+    raise RuntimeError("expected all tensors on one device")
+
+
+SHORTAGES: dict[str, Callable[[], object]] = {
+    "cuda": _cuda,
+    "cublas": _cublas,
+    "onednn": _onednn,
+    "cpu": lambda: torch.empty(2**60),
+    "python": lambda: bytearray(2**60),
+    "numpy": lambda: np.empty(2**60, np.uint8),
+    "other": _other,
+}
+HELD: list[weakref.ref[Tensor]] = []
+
+
+@dataclass(frozen=True)
+class Hungry:
+    """Runs out of memory unless its work is divided into `needs` parts; 0: in `logits`."""
+
+    name: ClassVar[str] = "hungry"
+    kind: Literal["cuda", "cublas", "onednn", "cpu", "python", "numpy", "other"] = "cuda"
+    needs: int = 4
+    reads: bool = True
+    batch_size: int = 32
+
+    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Scores:
+        """Zero-shot, at a cost; notes how much of earlier tries is still there."""
+        parts = ctx.memory_parts if self.reads else 1
+        ctx.note(parts=parts, held=sum(one() is not None for one in HELD))
+        activations = torch.zeros(1000)
+        HELD.append(weakref.ref(activations))
+        if parts < self.needs:
+            SHORTAGES[self.kind]()
+        return scores(task, backbone, same if self.needs else lambda value: _cuda())

@@ -1,0 +1,82 @@
+"""Methods that take their time or whose training diverges."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from fewshot_bench import Backbone, RunContext, Task
+
+from .scoring import Scores, scores
+
+
+@dataclass(frozen=True)
+class Slow:
+    """Takes its time, so that a signal finds it at work."""
+
+    name: ClassVar[str] = "slow"
+    seconds: float = 0.2
+
+    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Scores:
+        """Report progress while waiting; leave a line where a test counts fits."""
+        if "FSBENCH_TEST_FITS" in os.environ:
+            with open(os.environ["FSBENCH_TEST_FITS"], "a", encoding="utf-8") as log:
+                log.write("fit\n")
+        for step in range(10):
+            time.sleep(self.seconds / 10)
+            ctx.progress(step + 1, 10)
+        return scores(task, backbone)
+
+
+@dataclass(frozen=True)
+class Diverging:
+    """Trains a bias, well enough until step `at`, and looks at no loss itself."""
+
+    name: ClassVar[str] = "diverging"
+    how: Literal["nan", "inf", "gradient", "by-hand", "lbfgs", "summed", "never"] = "nan"
+    at: int = 3
+    steps: int = 6
+    lr: float = 0.5
+
+    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Scores:
+        """All steps, whatever happens."""
+        bias = torch.nn.Parameter(torch.ones(len(task.classnames), device=backbone.device))
+        optimizer: Any = torch.optim.SGD([bias], lr=self.lr)
+        if self.how == "lbfgs":
+            optimizer = torch.optim.LBFGS([bias], lr=self.lr, max_iter=1)
+        for step in range(1, self.steps + 1):
+
+            def closure(step: int = step) -> Tensor:
+                optimizer.zero_grad()
+                loss = self._loss(bias, step == self.at)
+                if self.how == "by-hand":
+                    (bias.grad,) = torch.autograd.grad(loss, bias)
+                elif self.how == "summed":
+                    (0.5 * loss).backward()
+                    (0.5 * loss.detach() + 0 * bias.sum()).backward()
+                else:
+                    loss.backward()
+                return loss
+
+            if self.how == "lbfgs":
+                optimizer.step(closure)
+            else:
+                closure()
+                optimizer.step()
+            ctx.progress(step, self.steps)
+        return scores(task, backbone)
+
+    def _loss(self, bias: Tensor, now: bool) -> Tensor:
+        loss = bias.square().sum()
+        if not now or self.how == "never":
+            return loss
+        if self.how == "inf":
+            return loss + float("inf")
+        if self.how == "gradient":
+            return loss + (0 * bias).sqrt().sum()
+        return loss * float("nan")

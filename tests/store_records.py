@@ -1,0 +1,27 @@
+"""Small records for the tests of the store itself, written with logits of ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fewshot_bench.record import Record
+from fewshot_bench.spec import RunSpec
+from fewshot_bench.store import Store
+
+
+def make(seed: int = 1, status: Any = "done", **spec: Any) -> Record:
+    """A record that is not stored yet."""
+    values = {"method": "m", "dataset": "d", "shots": 1, "split_seed": seed, "train_seed": seed}
+    return Record(RunSpec(**{**values, **spec}), status, metrics={"top1": 50.0})
+
+
+def put(store: Store, record: Record, n: int = 4) -> str:
+    """Store a record with the logits of n queries; its key."""
+    return written(store, record, n).spec.key()
+
+
+def written(store: Store, record: Record, n: int = 4) -> Record:
+    """Store a record with the logits of n queries; the record as it was stored."""
+    return store.write(record, np.ones((n, 3)), np.arange(n) % 3, [f"q{i}" for i in range(n)])

@@ -1,0 +1,120 @@
+"""CLIP-LoRA's knobs: schedule, batches, positions, parameter counts, wrong values."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from fsbench_methods.clip_lora import ClipLora, LoraModel
+from fsbench_methods.lora_layers import layers_at
+from torch import Tensor
+
+from fewshot_bench import Site, UsageError
+from tests.reference.toy import CPU, context, random_backbone, random_task
+
+
+def test_one_fit_takes_the_official_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = random_backbone()
+    task = random_task(backbone, shots=2)
+    rates: list[float] = []
+    step = torch.optim.AdamW.step
+
+    def spy(self: Any, *args: Any, **kwargs: Any) -> Any:
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spy)
+    ClipLora(iterations=7).fit(task, backbone, context())
+    other = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=2e-4)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(other, 14, eta_min=1e-6)
+    expected = []
+    for _ in range(14):
+        expected.append(scheduler.get_last_lr()[0])
+        other.step()
+        scheduler.step()
+    assert rates == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("encoder", ["both", "text"])
+def test_batches_are_whole_epochs_with_a_short_last_batch(encoder: Any) -> None:
+    backbone = random_backbone()
+    task = random_task(backbone)
+    method = ClipLora(encoder=encoder, batch_size=7)
+    stream = method._pixels(task, CPU, context())
+    if encoder == "text":
+        stream = method._frozen_views(task, backbone, 6, context())
+    drawn = [labels for _, labels in itertools.islice(stream, 6)]
+    assert [len(labels) for labels in drawn] == [7, 7, 4] * 2
+    for epoch in (drawn[:3], drawn[3:]):
+        assert torch.cat(epoch).bincount().tolist() == [3] * 6
+
+
+class Shape:
+    """A tower of which only the size is known."""
+
+    def __init__(self, layers: int, width: int) -> None:
+        self.layers, self.width = layers, width
+
+    def weight(self, site: Site) -> Tensor:
+        return torch.empty(self.width, self.width, device="meta")
+
+
+@pytest.mark.parametrize(
+    ("rank", "vision", "text", "count"),
+    [
+        (2, (12, 768), (12, 512), 184_320),
+        (4, (12, 768), (12, 512), 368_640),
+        (2, (24, 1024), (12, 768), 405_504),
+    ],
+)
+def test_parameter_counts_of_the_published_models(
+    rank: int, vision: Any, text: Any, count: int
+) -> None:
+    model = LoraModel(Shape(*vision), Shape(*text), (), None, 100.0, context().autocast)  # type: ignore[arg-type]
+    adapter = ClipLora(rank=rank).adapter(model, CPU, context())
+    assert sum(parameter.numel() for parameter in adapter.parameters()) == count
+    assert set(adapter.named_tensors()) >= {"vision.0.q.A", "text.11.v.B"}
+
+
+@pytest.mark.parametrize(
+    ("position", "layers"),
+    [
+        ("all", range(12)),
+        ("top-half", range(6, 12)),
+        ("bottom-half", range(6)),
+        ("top", range(8, 12)),
+        ("middle", range(4, 8)),
+        ("bottom", range(4)),
+        ("top3", range(9, 12)),
+    ],
+)
+def test_positions_of_twelve_layers(position: str, layers: range) -> None:
+    assert layers_at(position, 12) == layers
+    for depth in range(1, 30):
+        chosen = layers_at(position, depth)
+        assert 0 < len(chosen) <= depth
+        assert 0 <= chosen[0] <= chosen[-1] < depth
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"rank": 0},
+        {"dropout": 1.0},
+        {"matrices": "q,k"},
+        {"matrices": ""},
+        {"matrices": "qq"},
+        {"encoder": "audio"},
+        {"position": "up"},
+        {"lr": float("nan")},
+        {"eta_min": 1.0},
+        {"iterations": -1},
+    ],
+    ids=str,
+)
+def test_wrong_values_are_refused_with_the_next_step(wrong: dict[str, Any]) -> None:
+    (name,) = wrong
+    with pytest.raises(UsageError, match=rf"clip-lora: {name}=.*fsbench show clip-lora"):
+        ClipLora(**wrong)
