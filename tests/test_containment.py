@@ -249,8 +249,8 @@ def test_well_behaved_methods_cause_no_incident() -> None:
 def test_the_guard_costs_little() -> None:
     times = []
     for _ in range(10):
-        start = time.perf_counter()
+        start = time.process_time()
         with guarded("nobody", Incidents(), lambda: None):
             pass
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     assert min(times) < 0.02
