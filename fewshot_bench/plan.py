@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewshot_bench.dataset import ROLES, TEMPLATE_SETS
+from fewshot_bench.dataset import ROLES
 from fewshot_bench.errors import DataMissingError, UsageError, unknown
 from fewshot_bench.preflight import check_items
 from fewshot_bench.registry import registry
@@ -20,6 +20,7 @@ from fewshot_bench.spec import (
     IMPORTED,
     PRECISIONS,
     PROTOCOLS,
+    TEMPLATE_SETS,
     VALIDATION,
     RunSpec,
     canonical_json,

@@ -10,11 +10,17 @@ from urllib.parse import quote, unquote
 
 from fewshot_bench.errors import UsageError
 from fewshot_bench.signature.model import Choice, Named, Pair
-from fewshot_bench.spec import CLASSES, IMPORTED, PRECISIONS, PROTOCOLS, VALIDATION
+from fewshot_bench.spec import (
+    CLASSES,
+    IMPORTED,
+    PRECISIONS,
+    PROTOCOLS,
+    TEMPLATE_SETS,
+    VALIDATION,
+)
 
 # No line names more numbers than this in one range; nor longer ones.
 MOST, LONGEST = 10_000, 18
-PROMPTS = ("simple", "custom", "ensemble")
 _CHOICE = re.compile(r"([^@\[\]]+)(?:@([^\[\]]*))?(?:\[([^\[\]]*)\])?")
 _DIGEST = re.compile(r"[0-9a-f]*")
 
@@ -188,7 +194,7 @@ FIELDS = (
     Field("k", "shots", numbers, _read_numbers),
     Field("s", "seeds", _pairs, _read_pairs),
     Field("val", "val", str, _one_of(*VALIDATION)),
-    Field("tpl", "prompts", escape, _one_of(*PROMPTS)),
+    Field("tpl", "prompts", escape, _one_of(*TEMPLATE_SETS)),
     Field("p", "precision", str, _one_of(*PRECISIONS)),
     Field("dev", "device", escape, unescape),
     Field("proto", "protocol", escape, _one_of(*PROTOCOLS, IMPORTED)),

@@ -68,7 +68,8 @@ def _metrics(record: Record) -> Iterator[tuple[str, Any]]:
         yield f"time.{name}", record.timings.get(name)
     phases = record.timings.get("phases")
     for phase, costs in phases.items() if isinstance(phases, Mapping) else ():
-        yield f"time.{phase}_seconds", costs["billed"]["wall"]
+        billed = costs.get("billed") if isinstance(costs, Mapping) else None
+        yield f"time.{phase}_seconds", billed.get("wall") if isinstance(billed, Mapping) else None
     for name in (*_FOOTPRINT, "steps"):
         yield f"footprint.{name}", record.footprint.get(name)
     chosen = record.footprint.get("selection")

@@ -1,0 +1,59 @@
+"""`fsbench audit`: cells that some methods lack, and what records do not say."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from fewshot_bench.audit.made import audit
+from fewshot_bench.record import Record
+from tests.compare_records import make, matrix
+from tests.test_audit import changed, complete, coop, fair, said
+
+
+def shotless(datasets: tuple[str, ...] = ("dtd", "pets")) -> list[Record]:
+    """Zero-shot as `fsbench reproduce` runs it: no shots, one seed."""
+    return [complete(make("zero-shot", dataset, 0)) for dataset in datasets]
+
+
+def test_zero_shot_without_shots_stands_beside_the_others() -> None:
+    """It draws nothing, so that neither its shots nor its one seed are a finding."""
+    records = [complete(r) for r in matrix(("coop", "clip-lora"), ("dtd", "pets"), (1, 4, 16))]
+    found = audit([*records, *shotless()])
+    assert found.sound, found.findings
+    assert found.hazards[5].text == "3 seeds"
+    assert any(
+        "clip-lora lacks pets, 16-shot, seed 3" in t for t in said([*records[:-1], *shotless()])
+    )
+
+
+def test_data_sets_that_only_some_have_are_a_finding_without_shots_too() -> None:
+    lacking = "not the same cells for all methods: zero-shot lacks pets"
+    assert lacking in said([*fair(("coop",)), *shotless(("dtd",))])
+    lacking = "not the same cells for all methods: coop lacks eurosat and 1 more"
+    assert lacking in said([*fair(("coop",)), *shotless(("dtd", "pets", "eurosat", "ucf101"))])
+
+
+def test_seeds_of_both_kinds_are_named() -> None:
+    crossed = [
+        complete(make(method, split_seed=1, train_seed=t)) for method in "ab" for t in (1, 2)
+    ]
+    assert any("a lacks dtd, 1-shot, seed 1/2" in text for text in said(crossed[:1] + crossed[2:]))
+
+
+def test_what_is_not_in_the_records_is_not_claimed() -> None:
+    """No digest of the support set is no proof that it is the same one."""
+    records = [dataclasses.replace(r, split={"train": 47, "val": 188}) for r in fair()]
+    found = audit(records)
+    assert found.hazards[4].open
+    assert (
+        "no digest of the support set, which could be any: coop, zero-shot" in found.hazards[4].text
+    )
+    assert "no revision of the lists of images: dtd, pets (12 cells)" in found.hazards[13].text
+    differing = audit(changed(coop, split={"digest": "x"}))
+    assert "same" not in differing.hazards[5].text
+
+
+def test_zero_shot_with_other_prompts_of_ones_own_is_none() -> None:
+    own = {"data": {"templates": ["my {}"]}}
+    notes = " ".join(said([complete(make("coop", **own)), complete(make("zero-shot"))], "note"))
+    assert "no zero-shot result under the same prompts: custom on dtd" in notes
