@@ -163,7 +163,11 @@ def _notes(panels: Sequence[Panel]) -> Iterator[str]:
     cells = [cell for panel in panels for cell in panel.cells.values()]
     counts: Counter[str] = Counter(cell.status for cell in cells)
     for status, text in (
-        ("missing", "missing: no result of some data set or seed; not interpolated"),
+        (
+            "missing",
+            "missing: no result of some data set or seed (--dataset NAMES runs them); "
+            "not interpolated",
+        ),
         ("failed", "failed; run again with --retry-failed"),
         ("partial", "over fewer seeds than the others (marked *)"),
         ("inapplicable", "not applicable to this method"),

@@ -40,8 +40,7 @@ def render(sweep: Sweep, *, styled: bool = False, width: int = 120) -> str:
         console.print()
     for note in sweep.notes:
         console.print(Text(f"* {printable(note)}"))
-    told = "; ".join(f"{name} {value[:12]}" for name, value in sweep.conditions.items() if value)
-    console.print(Text(printable(told), style="dim"))
+    console.print(Text(printable(sweep.told_conditions), style="dim"))
     console.print(Text(sweep.signature, style="dim"), soft_wrap=True)
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
 
