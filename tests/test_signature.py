@@ -256,6 +256,16 @@ def test_check_tells_what_is_not_the_same_here() -> None:
     assert "differs: weights of tiny" in shown.err
 
 
+def test_check_where_no_data_is_here_says_so() -> None:
+    line = "fsbench:1|m:zero-shot@1|b:tiny|d:folder:/nowhere/at/all|k:1|s:1"
+    shown = fsbench("signature", "--check", line)
+    assert shown.code == 1
+    assert "error: folder:/nowhere/at/all" in shown.err
+    assert "differs: cells: 1 in the line, 0 here" in shown.err
+    assert "begins no signature" not in shown.err
+    assert shown.out.endswith("here: 1 difference\n")
+
+
 DIGITS = {
     "methods": ("zero-shot",),
     "datasets": ("digits",),

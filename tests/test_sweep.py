@@ -235,9 +235,8 @@ def test_conditions_and_signature_stand_under_the_drawing(tmp_path: Path) -> Non
     shown = fsbench("sweep", "clip-lora", *SMALL, "--store", store, "-O", target)
     signature = shown.out.splitlines()[-1]
     said = " ".join(shown.out.split())
-    assert (
-        "; backbone ViT-B-16/openai; precision fp32; device cpu; weights abababababab fsb" in said
-    )
+    assert "; backbone ViT-B-16/openai; precision fp32; " in said
+    assert "weights abababababab fsbench:1" in said
     drawn = "\n".join(ElementTree.parse(target).getroot().itertext())
     pasted = drawn[drawn.index("fsbench:1") :].partition("\n\n\n")[0]
     assert parse(pasted) == parse(signature)
