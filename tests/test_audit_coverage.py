@@ -57,3 +57,8 @@ def test_zero_shot_with_other_prompts_of_ones_own_is_none() -> None:
     own = {"data": {"templates": ["my {}"]}}
     notes = " ".join(said([complete(make("coop", **own)), complete(make("zero-shot"))], "note"))
     assert "no zero-shot result under the same prompts: custom on dtd" in notes
+
+
+def test_prompts_with_numbers_that_json_lacks_are_read() -> None:
+    """JSON's 1e999 is infinite in Python."""
+    assert audit(changed(coop, split={"templates": [float("inf")]})).hazards[3].open
