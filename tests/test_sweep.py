@@ -118,6 +118,29 @@ def test_what_is_missing_is_shown_and_not_filled(tmp_path: Path) -> None:
     assert hole["missing"] == ["dtd seed 3", "pets seed 1", "pets seed 2", "pets seed 3"]
 
 
+@pytest.mark.parametrize(
+    "number", [float("inf"), 10**400, True, "71.5", None], ids=["inf", "huge", "bool", "text", "no"]
+)
+def test_what_is_no_number_is_missing(tmp_path: Path, number: Any) -> None:
+    """JSON's 1e999 is infinite in Python."""
+    first, *others = swept(("-o", "rank=1,32", "-o", "matrices=qkv"))
+    axes = [Axis("rank", (1, 32), 2)]
+    sweep = build(
+        "clip-lora", axes, [dataclasses.replace(first, metrics={"top1": number}), *others]
+    )
+    assert [cell.status for cell in sweep.panels[0].cells.values()] == ["partial", "done"]
+    assert "75.62*" in render(sweep)
+
+
+def test_two_records_of_one_cell_are_an_error(tmp_path: Path) -> None:
+    records = swept(SMALL, target="pets", target_revision="r1")
+    spec = dataclasses.replace(records[0].spec, target_revision="r2")
+    store = save(tmp_path / "store", [*records, dataclasses.replace(records[0], spec=spec)])
+    shown = fsbench("sweep", "clip-lora", *SMALL, "--store", store)
+    assert shown.code == 2
+    assert "two records of clip-lora[matrices=q,rank=1] on dtd → pets" in shown.err
+
+
 def test_other_options_must_be_the_defaults_or_those_given(tmp_path: Path) -> None:
     short = swept((*SMALL, "-o", "iterations=3"))
     other = [dataclasses.replace(r, metrics={"top1": 1.0}) for r in short]
