@@ -39,8 +39,8 @@ def few_seeds(records: Records) -> Iterator[Finding]:
 def other_cells(records: Records) -> Iterator[Finding]:
     """Methods that lack data sets, shots or seeds that another one has.
 
-    A method without shots draws no support set: it stands beside those with shots on the same data
-    sets, whatever their shots and seeds.
+    Zero-shot and what has no shots draw no support set: one result of theirs on a data set stands
+    beside those of the others there, whatever their shots and seeds.
     """
     have: defaultdict[str, set[_Place]] = defaultdict(set)
     for record in records:
@@ -58,8 +58,9 @@ def other_cells(records: Records) -> Iterator[Finding]:
 
 def _place(record: Record) -> _Place:
     spec = record.spec
-    seed = Seed(spec.split_seed, spec.train_seed) if spec.shots else None
-    return spec.evaluated, spec.shots, seed
+    if spec.method == ZERO_SHOT or not spec.shots:
+        return spec.evaluated, 0, None
+    return spec.evaluated, spec.shots, Seed(spec.split_seed, spec.train_seed)
 
 
 def _lacking(mine: set[_Place], every: set[_Place]) -> list[_Place]:

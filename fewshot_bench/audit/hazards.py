@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fewshot_bench.audit.facts import number, selection
+from fewshot_bench.audit.facts import images_billed, number, selection
 from fewshot_bench.audit.model import Answer, Finding, some, spread
 from fewshot_bench.record import Record
 
@@ -20,7 +20,10 @@ HAZARDS = {
         "checkpoint rule",
         "last checkpoint, unless a method chose on validation, which is counted",
     ),
-    8: ("training budget", "{steps} steps, {images} images seen; overrides are named"),
+    8: (
+        "training budget",
+        "{steps} steps, {images} images encoded, tests too; overrides are named",
+    ),
     9: ("augmentation", "views come from the harness; mirroring belongs to the data set"),
     10: ("prompt ensembles", "text features are averaged at unit length, for all methods alike"),
     11: ("trained parameters", "observed at the optimizer: {trained}"),
@@ -59,7 +62,7 @@ def _told(records: Sequence[Record]) -> dict[str, str]:
         "precision": some(sorted({spec.precision for spec in specs})),
         "seeds": f"{len(seeds) or 'no'} seed{'s' if len(seeds) != 1 else ''}",
         "steps": _range(records, "steps"),
-        "images": _range(records, "images_seen"),
+        "images": spread([images_billed(record) for record in records]) or "unknown",
         "trained": _range(records, "trained"),
         "records": f"{len(records):,}",
         "tried": spread(tried) or "unknown",
