@@ -260,8 +260,9 @@ def _check_request(request: Request) -> None:
             raise unknown(name, value, allowed, "fsbench run --help")
     if min(request.shots, default=0) < 1:
         raise UsageError(f"shots {list(request.shots)}: expected whole numbers from 1")
-    if min(request.seeds, default=-1) < 0:
-        raise UsageError(f"seeds {list(request.seeds)}: expected whole numbers from 0")
+    seeds = [*request.seeds, *([] if request.split_seed is None else [request.split_seed])]
+    if not request.seeds or min(seeds) < 0:
+        raise UsageError(f"seeds {seeds}: expected whole numbers from 0")
     if request.limit is not None and request.limit < 1:
         raise UsageError(f"limit {request.limit}: expected at least 1 test image")
     for part in request.classes:
