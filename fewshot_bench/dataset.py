@@ -21,7 +21,6 @@ ENSEMBLE_TEMPLATES = (
     "art of the {}.",
     "a photo of the small {}.",
 )
-TEMPLATE_SETS = ("simple", "custom", "ensemble")
 ROLES = ("train", "val", "test")
 
 

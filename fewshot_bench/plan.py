@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewshot_bench.dataset import ROLES, TEMPLATE_SETS
+from fewshot_bench.dataset import ROLES
 from fewshot_bench.errors import DataMissingError, UsageError, unknown
 from fewshot_bench.preflight import check_items
 from fewshot_bench.registry import registry
@@ -20,6 +20,7 @@ from fewshot_bench.spec import (
     IMPORTED,
     PRECISIONS,
     PROTOCOLS,
+    TEMPLATE_SETS,
     VALIDATION,
     RunSpec,
     canonical_json,
@@ -259,8 +260,9 @@ def _check_request(request: Request) -> None:
             raise unknown(name, value, allowed, "fsbench run --help")
     if min(request.shots, default=0) < 1:
         raise UsageError(f"shots {list(request.shots)}: expected whole numbers from 1")
-    if min(request.seeds, default=-1) < 0:
-        raise UsageError(f"seeds {list(request.seeds)}: expected whole numbers from 0")
+    seeds = [*request.seeds, *([] if request.split_seed is None else [request.split_seed])]
+    if not request.seeds or min(seeds) < 0:
+        raise UsageError(f"seeds {seeds}: expected whole numbers from 0")
     if request.limit is not None and request.limit < 1:
         raise UsageError(f"limit {request.limit}: expected at least 1 test image")
     for part in request.classes:

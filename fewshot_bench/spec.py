@@ -18,6 +18,7 @@ DEFAULT_STORE = "fsbench-results"
 # Picks from a file instead of a draw.
 IMPORTED = "imported"
 CLASSES = ("all", "base", "new")
+TEMPLATE_SETS = ("simple", "custom", "ensemble")
 # Fields that came later: they stand in a record, and in its key, where they are not the default.
 _LATER: Mapping[str, Any] = {
     "classes": "all",
@@ -36,6 +37,18 @@ _KINDS: Mapping[str, type] = {
     "overrides": dict,
     "data": dict,
 }
+# Fields that are one of a few words, with these.
+_WORDS: Mapping[str, tuple[str, ...]] = {
+    "protocol": (*PROTOCOLS, IMPORTED),
+    "val": VALIDATION,
+    "prompts": TEMPLATE_SETS,
+    "precision": PRECISIONS,
+    "classes": CLASSES,
+}
+_NAMES = ("method", "dataset", "backbone")
+# The least of each number, and the longest one, in digits.
+_LEAST: Mapping[str, int] = {"shots": 0, "split_seed": 0, "train_seed": 0, "limit": 1}
+_LONGEST_NUMBER = 18
 
 
 def canonical_json(value: Any) -> str:
@@ -90,20 +103,18 @@ class RunSpec:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunSpec:
-        """The inverse of `to_dict`; StoreError names what is missing or not known."""
+        """The inverse of `to_dict`; StoreError names what is missing, not known or impossible."""
         known = {field.name for field in dataclasses.fields(cls)}
         extra = sorted(set(values) - known)
         if extra:
             raise StoreError(f"spec has unknown fields {extra}; written by a newer fewshot_bench?")
         for name, value in values.items():
             kind = _KINDS.get(name, str)
-            absent = name == "limit" and value is None
-            if not absent and (not isinstance(value, kind) or isinstance(value, bool)):
+            if name == "limit" and value is None:
+                continue
+            if not isinstance(value, kind) or isinstance(value, bool):
                 raise StoreError(f"spec has {name} {value!r:.60}: a value of another kind")
-        if values.get("classes", "all") not in CLASSES:
-            raise StoreError(
-                f"spec has classes {values['classes']!r:.60}: expected one of {CLASSES}"
-            )
+            _check(name, value)
         try:
             return cls(**values)
         except TypeError as error:
@@ -150,6 +161,28 @@ class RunSpec:
     def describe(self) -> str:
         """One line that names the cell."""
         return f"{self.label} on {self.evaluated}, {self.shots}-shot, seed {self.train_seed}"
+
+
+def _check(name: str, value: Any) -> None:
+    """StoreError for a value that no run can have written in this field."""
+    found = f"spec has {name} {value!r:.60}"
+    if name in _WORDS and value not in _WORDS[name]:
+        raise StoreError(f"{found}: expected one of {_WORDS[name]}")
+    nameless = name in ("options", "overrides") and "" in value
+    if nameless or (name in _NAMES and not value):
+        raise StoreError(f"{found}: expected a name")
+    if name in _LEAST and not _LEAST[name] <= value < 10**_LONGEST_NUMBER:
+        raise StoreError(f"{found}: expected at least {_LEAST[name]}, and no huge number")
+    if name == "data":
+        _check_own(value)
+
+
+def _check_own(data: Mapping[str, Any]) -> None:
+    """StoreError unless own templates are texts and the hold-out is a share."""
+    templates, holdout = data.get("templates", []), data.get("holdout", 0.5)
+    texts = isinstance(templates, list) and all(isinstance(text, str) for text in templates)
+    if not texts or not isinstance(holdout, float) or not 0 < holdout < 1:
+        raise StoreError(f"spec has data {data!r:.60}: expected texts and a share of images")
 
 
 def method_label(method: str, overrides: Mapping[str, Any]) -> str:

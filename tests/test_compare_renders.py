@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from fewshot_bench.record import Record
+from fewshot_bench.signature import parse, signature_of
 from fewshot_bench.store import Store
 from tests.compare_records import make, run_compare, save
 from tests.synthetic_store import fill
@@ -74,20 +75,47 @@ def words(store: Path, form: str, per_class: bool) -> tuple[str | Path, ...]:
 )
 @pytest.mark.parametrize("per_class", [False, True])
 def test_latex_compiles(odd: Path, tmp_path: Path, per_class: bool) -> None:
-    body = run_compare(*words(odd, "latex", per_class)).output
-    (tmp_path / "table.tex").write_text(DOCUMENT % body)
+    log = typeset(tmp_path, run_compare(*words(odd, "latex", per_class)).output)
+    assert (tmp_path / "table.pdf").stat().st_size > 1000
+    for trouble in ("Undefined control sequence", "Missing character", "LaTeX Error"):
+        assert trouble not in log
+
+
+def typeset(folder: Path, body: str) -> str:
+    """What pdflatex says about the document that it makes `table.pdf` of."""
+    (folder / "table.tex").write_text(DOCUMENT % body)
     done = subprocess.run(
         ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "-no-shell-escape", "table.tex"],
-        cwd=tmp_path,
+        cwd=folder,
         capture_output=True,
         check=False,
         timeout=120,
     )
     log = done.stdout.decode("latin-1")
     assert done.returncode == 0, log[-3000:]
-    assert (tmp_path / "table.pdf").stat().st_size > 1000
-    for trouble in ("Undefined control sequence", "Missing character", "LaTeX Error"):
-        assert trouble not in log
+    return log
+
+
+@pytest.mark.skipif(
+    shutil.which("pdflatex") is None or shutil.which("pdftotext") is None,
+    reason="pdflatex or pdftotext is not installed",
+)
+def test_a_signature_copied_from_the_pdf_is_read_again(tmp_path: Path) -> None:
+    options = {"text": "a--b---c,,d -- \u4e00" * 9, "lr": 1e-5}
+    record = make("a--b", "p,,q--", overrides=options, options=options)
+    store = save(tmp_path / "store", [record, make("a--b", "p,,q--", seed=2)])
+    typeset(tmp_path, run_compare("--store", store, "--format", "latex").output)
+    done = subprocess.run(
+        ["pdftotext", "-enc", "UTF-8", "table.pdf", "-"],
+        cwd=tmp_path,
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+    text = done.stdout.decode()
+    assert "a--b" in text
+    pasted = text[text.index("fsbench:1") :].partition("\n\n")[0]
+    assert parse(pasted) == parse(signature_of(list(Store(store).records())))
 
 
 class Seen(HTMLParser):

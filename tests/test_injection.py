@@ -58,6 +58,14 @@ def test_csv_cells_are_no_formulas(start: str) -> None:
             assert not value.lstrip().startswith(("=", "+", "-", "@", "\uff1d"))
 
 
+@pytest.mark.parametrize("name", ["a;=1+1", "a; @x", "a;b;\uff1d1", 'a";"=1', "a;\t-1"])
+def test_csv_cells_are_no_formulas_where_semicolons_part_them(name: str) -> None:
+    """As in German spreadsheets, and in lists that are joined by semicolons."""
+    text = tidy.render_csv(build([make(name)])) + tidy.write_csv([{"list": ["x", name[2:]]}], ())
+    for row in csv.reader(io.StringIO(text), delimiter=";"):
+        assert not [v for v in row if v.lstrip(' "').startswith(("=", "@", "-", "\uff1d"))], row
+
+
 def test_commands_for_missing_cells_are_quoted() -> None:
     name = "x; touch $(id) `id` 'y"
     table = build([make(name), make(name, shots=2, seed=2)])

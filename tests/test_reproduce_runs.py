@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from fewshot_bench.dataset import TEMPLATE_SETS
 from fewshot_bench.published.reproductions import reproductions
 from fewshot_bench.reproduce.cells import Wanted, cells
-from fewshot_bench.spec import PRECISIONS, PROTOCOLS, VALIDATION
+from fewshot_bench.spec import PRECISIONS, PROTOCOLS, TEMPLATE_SETS, VALIDATION
 from fewshot_bench.store import Store
 from tests.compare_records import read_csv
 from tests.dataset_trees import write_set

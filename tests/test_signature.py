@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
 from fewshot_bench.cli.signature import cells_of
@@ -16,7 +16,14 @@ from fewshot_bench.plan import Request, expand
 from fewshot_bench.record import Record
 from fewshot_bench.signature import commands, parse, problems, signature_of, under_table, write
 from fewshot_bench.signature.model import Choice, Matrix, Named, Pair, Signature
-from fewshot_bench.spec import RunSpec
+from fewshot_bench.spec import (
+    IMPORTED,
+    PRECISIONS,
+    PROTOCOLS,
+    TEMPLATE_SETS,
+    VALIDATION,
+    RunSpec,
+)
 from tests.compare_records import make, matrix, save
 from tests.helpers import fsbench
 
@@ -33,10 +40,9 @@ def distinct(values: st.SearchStrategy[Any], least: int = 1) -> st.SearchStrateg
     return st.lists(values, min_size=least, max_size=3, unique=True).map(tuple)
 
 
-OPTIONS = st.dictionaries(NAMES, distinct(st.text(max_size=6)), max_size=2)
-CHOICES = st.builds(
-    Choice, NAMES, st.text(max_size=4), OPTIONS.map(lambda found: tuple(found.items()))
-)
+TEXTS = st.text(st.characters(codec=None), max_size=6)
+OPTIONS = st.dictionaries(NAMES, distinct(TEXTS), max_size=2)
+CHOICES = st.builds(Choice, NAMES, TEXTS, OPTIONS.map(lambda found: tuple(found.items())))
 NUMBERS = distinct(st.integers(1, 40)).map(lambda found: tuple(sorted(found)))
 PAIRS = distinct(st.builds(Pair, st.integers(0, 5), st.integers(0, 5))).map(
     lambda found: tuple(sorted(found))
@@ -48,15 +54,34 @@ MATRICES = st.builds(
     datasets=distinct(NAMED),
     shots=NUMBERS,
     seeds=PAIRS,
-    val=st.sampled_from(["none", "min4", "full"]),
-    device=st.sampled_from(["", "cpu", "cuda"]),
-    protocol=st.sampled_from(["coop", "imported"]),
+    val=st.sampled_from(VALIDATION),
+    prompts=st.sampled_from(TEMPLATE_SETS),
+    precision=st.sampled_from(PRECISIONS),
+    device=st.sampled_from(["", "cpu", "cuda"]) | NAMES,
+    protocol=st.sampled_from((*PROTOCOLS, IMPORTED)),
     limit=st.none() | st.integers(1, 99),
     classes=st.sampled_from([("all",), ("base", "new"), ()]),
     targets=distinct(NAMED, 0),
+    holdout=st.just("") | st.floats(0, 1, exclude_min=True, exclude_max=True).map(str),
     templates=distinct(NAMES, 0),
-    has=st.none() | st.just((3, 4)),
+    classnames=DIGESTS,
+    splits=DIGESTS,
+    has=st.none() | st.tuples(st.integers(0, 99), st.integers(0, 9999)),
 )
+
+
+def test_the_strategy_covers_every_field() -> None:
+    fields = {field.name for field in dataclasses.fields(Matrix)}
+    plain = Matrix((Choice("a"),), Named("b"), (Named("c"),), (1,), (Pair(1, 1),))
+    seen: set[str] = set()
+
+    @settings(max_examples=300, deadline=None, database=None, phases=[Phase.generate])
+    @given(MATRICES)
+    def collect(matrix: Matrix) -> None:
+        seen.update(name for name in fields if getattr(matrix, name) != getattr(plain, name))
+
+    collect()
+    assert seen == fields
 
 
 @settings(max_examples=150, deadline=None)
@@ -191,6 +216,32 @@ def test_what_a_line_cannot_say_it_names(tmp_path: Path) -> None:
         assert text in shown.err
 
 
+HIDDEN = "a\x1b[2Jb\n\u202e"
+
+
+@pytest.mark.parametrize(
+    ("record", "text"),
+    [
+        (make(overrides={"x": HIDDEN}, options={"x": HIDDEN}), "no command can say x="),
+        (make(HIDDEN), "no command can say the name 'a"),
+        (make(dataset=HIDDEN), "no command can say the name 'a"),
+        (make(backbone=HIDDEN), "no command can show 'a"),
+        (make(data={"templates": [HIDDEN + "{}"]}), "no command can show 'a"),
+    ],
+)
+def test_a_command_that_cannot_be_shown_as_it_is_is_named(record: Record, text: str) -> None:
+    """Characters that steer a terminal are replaced, and then the command is another one."""
+    shown = fsbench("signature", signature_of([record]))
+    assert shown.code == 0
+    assert text in shown.err
+    assert all(c.isprintable() or c == "\n" for c in shown.out + shown.err)
+
+
+def test_numbers_without_end_are_read_again() -> None:
+    records = [make(seed=seed) for seed in range(20_001)]
+    assert parse(signature_of(records)).matrices[0].count == len(records)
+
+
 def _diagonal(count: int) -> list[tuple[int, int, int]]:
     return [(i, i, i) for i in range(count)]
 
@@ -203,6 +254,16 @@ def test_check_tells_what_is_not_the_same_here() -> None:
     assert shown.code == 1
     assert "differs: version of zero-shot: 11 in the line, 1 here" in shown.err
     assert "differs: weights of tiny" in shown.err
+
+
+def test_check_where_no_data_is_here_says_so() -> None:
+    line = "fsbench:1|m:zero-shot@1|b:tiny|d:folder:/nowhere/at/all|k:1|s:1"
+    shown = fsbench("signature", "--check", line)
+    assert shown.code == 1
+    assert "error: folder:/nowhere/at/all" in shown.err
+    assert "differs: cells: 1 in the line, 0 here" in shown.err
+    assert "begins no signature" not in shown.err
+    assert shown.out.endswith("here: 1 difference\n")
 
 
 DIGITS = {
@@ -223,6 +284,10 @@ DIGITS = {
         (["fsbench:2|m:a"], "newer fewshot_bench"),
         ([ISSUE.replace("k:16", "k:99999999999999999999")], "field 'k:99999999999999999999'"),
         ([ISSUE.replace("k:16", "k:1-999999")], "ranges of at most"),
+        ([ISSUE.replace("k:16", "k:0-60000,70000-140000")], "ranges of at most"),
+        ([ISSUE + "|lim:1,2"], "field 'lim:1,2': expected one whole number"),
+        ([ISSUE + "|has:1-3/5"], "field 'has:1-3/5': expected one whole number"),
+        ([ISSUE.replace("s:1-3", "s:1-3/2")], "field 's:1-3/2': expected one whole number"),
         ([ISSUE + "|val:none"], "field 'val' stands twice"),
         ([ISSUE + "|zz:none"], "unknown field 'zz:none'"),
         ([ISSUE + "||val:none"], "field 'val' stands for all parts and for one of them"),

@@ -27,16 +27,19 @@ VALUES = st.recursive(
     max_leaves=6,
 )
 OBJECTS = st.dictionaries(NAMES, VALUES, max_size=3)
+# A specification has no empty names.
+WORDS = st.text(min_size=1, max_size=12)
+OPTIONS = st.dictionaries(WORDS, VALUES, max_size=3)
 SPECS = st.builds(
     RunSpec,
-    method=NAMES,
-    dataset=NAMES,
+    method=WORDS,
+    dataset=WORDS,
     shots=st.integers(0, 64),
     split_seed=st.integers(0, 9),
     train_seed=st.integers(0, 9),
     limit=st.none() | st.integers(1, 99),
-    options=OBJECTS,
-    overrides=OBJECTS,
+    options=OPTIONS,
+    overrides=OPTIONS,
 )
 RECORDS = st.builds(
     Record,

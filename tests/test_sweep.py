@@ -118,6 +118,29 @@ def test_what_is_missing_is_shown_and_not_filled(tmp_path: Path) -> None:
     assert hole["missing"] == ["dtd seed 3", "pets seed 1", "pets seed 2", "pets seed 3"]
 
 
+@pytest.mark.parametrize(
+    "number", [float("inf"), 10**400, True, "71.5", None], ids=["inf", "huge", "bool", "text", "no"]
+)
+def test_what_is_no_number_is_missing(tmp_path: Path, number: Any) -> None:
+    """JSON's 1e999 is infinite in Python."""
+    first, *others = swept(("-o", "rank=1,32", "-o", "matrices=qkv"))
+    axes = [Axis("rank", (1, 32), 2)]
+    sweep = build(
+        "clip-lora", axes, [dataclasses.replace(first, metrics={"top1": number}), *others]
+    )
+    assert [cell.status for cell in sweep.panels[0].cells.values()] == ["partial", "done"]
+    assert "75.62*" in render(sweep)
+
+
+def test_two_records_of_one_cell_are_an_error(tmp_path: Path) -> None:
+    records = swept(SMALL, target="pets", target_revision="r1")
+    spec = dataclasses.replace(records[0].spec, target_revision="r2")
+    store = save(tmp_path / "store", [*records, dataclasses.replace(records[0], spec=spec)])
+    shown = fsbench("sweep", "clip-lora", *SMALL, "--store", store)
+    assert shown.code == 2
+    assert "two records of clip-lora[matrices=q,rank=1] on dtd → pets" in shown.err
+
+
 def test_other_options_must_be_the_defaults_or_those_given(tmp_path: Path) -> None:
     short = swept((*SMALL, "-o", "iterations=3"))
     other = [dataclasses.replace(r, metrics={"top1": 1.0}) for r in short]
@@ -128,7 +151,12 @@ def test_other_options_must_be_the_defaults_or_those_given(tmp_path: Path) -> No
     store = save(tmp_path / "older", older)
     shown = fsbench("sweep", "clip-lora", *SMALL, "--store", store)
     assert shown.code == 3
-    assert "none of its 18 records of clip-lora" in shown.err
+    assert "its 18 records of clip-lora have other options ('clip-lora[matrices=q,rank" in shown.err
+    assert "of version 0, and here it is 2" in shown.err
+    shown = fsbench("sweep", "clip-lora", *SMALL, "--store", store, "-o", "iterations=9")
+    assert "('clip-lora[matrices=q,rank=1]', " in shown.err
+    shown = fsbench("sweep", "coop", "-o", "epochs=1,2", "--store", store)
+    assert "no result of this sweep: no record of coop; run it with --dataset" in shown.err
 
 
 def _version(record: Record, version: str) -> Any:
@@ -182,6 +210,7 @@ def test_files_of_every_kind(tmp_path: Path, suffix: str) -> None:
         (["-o", "ranks=2,3"], 2, "unknown hyper-parameter of clip-lora 'ranks'"),
         (["-o", "matrices=q,x"], 2, "distinct letters of q, k, v, o, m"),
         (["-o", "rank=1,2", "-O", "a.txt"], 2, "expected a name that ends in .svg"),
+        (["-o", "rank=1,2", "-O", "no/folder/a.svg"], 2, "expected a file in a folder that is the"),
         (["-o", "rank=1,2", "--store", "nowhere"], 3, "does not exist"),
         ([], 2, "missing option '--option'"),
     ],
@@ -213,12 +242,39 @@ def test_hostile_names_steer_nothing(tmp_path: Path) -> None:
     shown = fsbench("sweep", "clip-lora", *SMALL, "--store", store, "-O", target)
     assert shown.code == 0, shown
     assert "\x1b" not in shown.out
-    text = "".join(ElementTree.parse(target).getroot().itertext())
+    root = ElementTree.parse(target).getroot()
+    assert not {"script", "a", "foreignObject"} & {one.tag.partition("}")[2] for one in root.iter()}
+    text = "".join(root.itertext())
     assert "=1+$x$\ufffd[2J<b>&_^{" in text
     table = fsbench("sweep", "clip-lora", *SMALL, "--store", store, "--format", "csv").out
     lines = list(csv.DictReader(io.StringIO(table)))
     assert {line["dataset"][:2] for line in lines} == {"'="}
     assert rows(store, *SMALL)[0]["dataset"] == name
+
+
+def test_conditions_and_signature_stand_under_the_drawing(tmp_path: Path) -> None:
+    store = save(tmp_path / "store", swept(SMALL, backbone="ViT-B-16/openai", weights="ab" * 32))
+    target = tmp_path / "figure.svg"
+    shown = fsbench("sweep", "clip-lora", *SMALL, "--store", store, "-O", target)
+    signature = shown.out.splitlines()[-1]
+    said = " ".join(shown.out.split())
+    assert "; backbone ViT-B-16/openai; precision fp32; " in said
+    assert "weights abababababab fsbench:1" in said
+    drawn = "\n".join(ElementTree.parse(target).getroot().itertext())
+    pasted = drawn[drawn.index("fsbench:1") :].partition("\n\n\n")[0]
+    assert parse(pasted) == parse(signature)
+    assert "backbone ViT-B-16/openai" in " ".join(drawn.split())
+
+
+def test_characters_that_the_font_lacks_are_one_warning(tmp_path: Path) -> None:
+    store = save(tmp_path / "store", swept(SMALL, ("\u6c49\u5b57",)))
+    for suffix, said in (("png", "2 characters are boxes in the figure, whose font"), ("svg", "")):
+        target = tmp_path / f"figure.{suffix}"
+        shown = fsbench("sweep", "clip-lora", *SMALL, "--store", store, "-O", target)
+        assert shown.code == 0
+        assert said in shown.err
+        assert bool(shown.err) == bool(said)
+    assert "\u6c49\u5b57" in target.read_text(encoding="utf-8")
 
 
 def test_a_terminal_gets_colored_blocks(tmp_path: Path) -> None:

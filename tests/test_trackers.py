@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import subprocess
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,11 @@ def test_one_that_fails_is_noted_and_stops_no_other(
             ["--track", "mlflow"],
             "MLFLOW_TRACKING_URI=http://other:5000 is another machine",
         ),
+        (
+            {"FSBENCH_TRACK_DIR": f"{__file__}/tracking"},
+            ["--track", "tensorboard"],
+            "is not a folder; name another folder with FSBENCH_TRACK_DIR",
+        ),
     ],
 )
 def test_what_cannot_be_tracked_is_said_before_anything_runs(
@@ -136,7 +142,9 @@ def test_what_cannot_be_tracked_is_said_before_anything_runs(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    installed = {"mlflow": object(), "wandb": None}
+    # W&B is not there, but a folder of its name, as it leaves them.
+    found = (("mlflow", "__init__.py"), ("tensorboard", "__init__.py"), ("wandb", None))
+    installed = {name: ModuleSpec(name, None, origin=origin) for name, origin in found}
     monkeypatch.setattr(switch, "find_spec", lambda name: installed.get(name))
     monkeypatch.setenv(switch.VARIABLE, "")
     for name, value in variables.items():

@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
+from fewshot_bench.audit.coverage import ZERO_SHOT, few_seeds, other_cells
 from fewshot_bench.audit.facts import number, selection
-from fewshot_bench.audit.model import Finding, Level, some, spread
+from fewshot_bench.audit.findings import Records, cells_of, datasets_of, finding_of, labels_of
+from fewshot_bench.audit.model import Finding, some, spread
+from fewshot_bench.compare.mixing import digest, own_data
 from fewshot_bench.record import Record
 
-SEEDS = 3
-Records = Sequence[Record]
 # Incidents after which a time says nothing about the method.
 _SLOWED = {"out-of-memory": "retried after out of memory", "retried": "the worker was lost once"}
-
-
-def _found(level: Level, kind: str, text: str, hazard: int = 0, records: Records = ()) -> Finding:
-    return Finding(level, kind, text, hazard, tuple(record.spec.key() for record in records))
-
-
-def _labels(records: Records) -> str:
-    return some(sorted({record.spec.label for record in records}))
-
-
-def _datasets(records: Records) -> str:
-    return some(sorted({record.spec.evaluated for record in records}))
 
 
 def unfair_validation(records: Records) -> Iterator[Finding]:
@@ -37,8 +26,23 @@ def unfair_validation(records: Records) -> Iterator[Finding]:
             if number(record.split.get("val")) and number(record.split.get("train"))
         ]
         much = f", up to {max(ratios):,.1f} times the support labels" if ratios else ""
-        text = f"unfair validation: {_labels(found)} chose on the full validation set of "
-        yield _found("finding", "val-full", f"{text}{_datasets(found)}{much}", 3, found)
+        text = f"unfair validation: {labels_of(found)} chose on the full validation set of "
+        yield finding_of("finding", "val-full", f"{text}{datasets_of(found)}{much}", 3, found)
+
+
+def untold(records: Records) -> Iterator[Finding]:
+    """Results that do not say which images they are of."""
+    done = [record for record in records if record.status == "done"]
+    bare = [record for record in done if not digest(record)]
+    if bare:
+        text = f"no digest of the support set, which could be any: {labels_of(bare)} on "
+        yield finding_of(
+            "finding", "no-split", f"{text}{datasets_of(bare)} ({cells_of(bare)})", 5, bare
+        )
+    lists = [record for record in done if not record.spec.revision]
+    if lists:
+        text = f"no revision of the lists of images: {datasets_of(lists)} ({cells_of(lists)})"
+        yield finding_of("note", "no-revision", text, 14, lists)
 
 
 def validation_used(records: Records) -> Iterator[Finding]:
@@ -56,11 +60,11 @@ def validation_used(records: Records) -> Iterator[Finding]:
         configurations = spread([selection(record)["configurations"] for record in found])
         labels = spread([selection(record)["labels"] for record in found])
         text = f"{label} compared {configurations} configurations on {labels} validation labels"
-        yield _found("note", "selection", text, 15, found)
+        yield finding_of("note", "selection", text, 15, found)
     none = sorted(set(used) - set(chose))
     if chose and none:
         text = f"no validation labels were used by {some(none)}: the last checkpoint counts"
-        yield _found("note", "selection", text, 7)
+        yield finding_of("note", "selection", text, 7)
 
 
 def configurations_per_dataset(records: Records) -> Iterator[Finding]:
@@ -74,98 +78,65 @@ def configurations_per_dataset(records: Records) -> Iterator[Finding]:
             parts = [f"{label} on {some(sorted(on), 3)}" for label, on in sorted(labels.items())]
             text = f"{method} has not one configuration everywhere: {some(parts, 4)}"
             mine = [record for record in records if record.spec.method == method]
-            yield _found("finding", "per-dataset-options", text, 2, mine)
+            yield finding_of("finding", "per-dataset-options", text, 2, mine)
         elif len(labels) > 1:
             text = (
                 f"{len(labels)} configurations of {method} stand here with test results: the best "
                 "of them would be chosen on test data"
             )
-            yield _found("note", "several-configurations", text, 1)
+            yield finding_of("note", "several-configurations", text, 1)
 
 
 def overrides(records: Records) -> Iterator[Finding]:
     """Options that are not the method's defaults."""
     found = [record for record in records if record.spec.overrides]
     if found:
-        text = f"overridden defaults: {_labels(found)}"
-        yield _found("note", "overrides", text, 8, found)
+        text = f"overridden defaults: {labels_of(found)}"
+        yield finding_of("note", "overrides", text, 8, found)
 
 
 def unpublished(records: Records) -> Iterator[Finding]:
     """Picks that are not those that were published, and settings for which none were."""
     wrong = [record for record in records if record.split.get("verified") is False]
     if wrong:
-        text = f"not the published picks: {_datasets(wrong)} ({len(wrong)} cells)"
-        yield _found("finding", "not-published", text, 5, wrong)
+        text = f"not the published picks: {datasets_of(wrong)} ({len(wrong)} cells)"
+        yield finding_of("finding", "not-published", text, 5, wrong)
     none = [r for r in records if r.split.get("digest") and r.split.get("verified") is None]
     if none:
-        text = f"no picks are published to compare with: {_datasets(none)} ({len(none)} cells)"
-        yield _found("note", "no-published-split", text, 5, none)
-
-
-def few_seeds(records: Records) -> Iterator[Finding]:
-    """Fewer than three seeds say nothing about the spread."""
-    seeds: defaultdict[tuple[str, str, int], list[Record]] = defaultdict(list)
-    for record in records:
-        if record.status == "done":
-            spec = record.spec
-            seeds[spec.label, spec.evaluated, spec.shots].append(record)
-    few = [found for found in seeds.values() if len(found) < SEEDS]
-    if few:
-        flat = [record for found in few for record in found]
-        counts = spread([len(found) for found in few])
-        one = counts == "1"
-        text = (
-            f"fewer than {SEEDS} seeds ({counts}) in {len(few)} of {len(seeds)} cells of the table:"
-            f" {'no interval, and ' if one else ''}differences may be chance ({_labels(flat)})"
-        )
-        yield _found("finding", "few-seeds", text, 6, flat)
-
-
-def other_cells(records: Records) -> Iterator[Finding]:
-    """Methods that lack data sets, shots or seeds that another one has."""
-    have: defaultdict[str, set[tuple[str, int, int, int]]] = defaultdict(set)
-    for record in records:
-        spec = record.spec
-        if record.status != "failed":
-            place = (spec.evaluated, spec.shots, spec.split_seed, spec.train_seed)
-            have[spec.label].add(place)
-    every = set().union(*have.values()) if have else set()
-    lacking = {label: sorted(every - mine) for label, mine in have.items() if every - mine}
-    if lacking:
-        parts = []
-        for label, places in sorted(lacking.items()):
-            dataset, shots, split, _ = places[0]
-            more = f" and {len(places) - 1} more" if len(places) > 1 else ""
-            parts.append(f"{label} lacks {dataset}, {shots}-shot, seed {split}{more}")
-        text = f"not the same cells for all methods: {some(parts, 4)}"
-        yield _found("finding", "other-cells", text, 5)
+        text = f"no picks are published to compare with: {datasets_of(none)} ({len(none)} cells)"
+        yield finding_of("note", "no-published-split", text, 5, none)
 
 
 def no_zero_shot(records: Records) -> Iterator[Finding]:
     """A gain over zero-shot mixes prompt and method unless zero-shot has the same prompts."""
-    sets = {(r.spec.evaluated, r.spec.prompts) for r in records}
-    have = {(r.spec.evaluated, r.spec.prompts) for r in records if r.spec.method == "zero-shot"}
+    sets = {_prompts(record) for record in records}
+    have = {_prompts(record) for record in records if record.spec.method == ZERO_SHOT}
     if sets - have:
-        parts = [f"{prompts} on {dataset}" for dataset, prompts in sorted(sets - have)]
+        parts = [f"{prompts} on {dataset}" for dataset, prompts, _ in sorted(sets - have)]
         text = f"no zero-shot result under the same prompts: {some(parts, 4)}"
-        yield _found("note", "no-zero-shot", text, 4)
+        yield finding_of("note", "no-zero-shot", text, 4)
+
+
+def _prompts(record: Record) -> tuple[str, str, str]:
+    return record.spec.evaluated, record.spec.prompts, own_data(record.spec)
 
 
 def limited(records: Records) -> Iterator[Finding]:
     """Accuracy on a part of the test images is not the data set's accuracy."""
     for limit in sorted({r.spec.limit for r in records if r.spec.limit is not None}):
         found = [record for record in records if record.spec.limit == limit]
-        text = f"limited to {limit} images: {_labels(found)} on {_datasets(found)}"
-        yield _found("finding", "limit", text, 0, found)
+        text = f"limited to {limit} images: {labels_of(found)} on {datasets_of(found)}"
+        yield finding_of("finding", "limit", text, 0, found)
 
 
 def mirroring(records: Records) -> Iterator[Finding]:
     """Data sets whose images are never mirrored."""
     found = [record for record in records if record.split.get("mirrored") is False]
     if found:
-        text = f"images are never mirrored: {_datasets(found)} (a mirror image shows another class)"
-        yield _found("note", "mirroring", text, 9, found)
+        text = (
+            f"images are never mirrored: {datasets_of(found)} (a mirror image shows another class)"
+        )
+        yield finding_of("note", "mirroring", text, 9, found)
 
 
 def happened(records: Records) -> Iterator[Finding]:
@@ -177,12 +148,8 @@ def happened(records: Records) -> Iterator[Finding]:
     for kind, cells in sorted(found.items()):
         what = f"{_SLOWED[kind]}: time not comparable" if kind in _SLOWED else f"incident '{kind}'"
         one = next(i for i in cells[0].incidents if str(i.get("kind", "?")) == kind)
-        text = f"{what}: {_labels(cells)} on {_datasets(cells)} ({_cells(cells)}; "
-        yield _found("finding", kind, f"{text}{str(one.get('text', ''))[:160]})", 0, cells)
-
-
-def _cells(records: Records) -> str:
-    return f"{len(records)} cell{'s' if len(records) != 1 else ''}"
+        text = f"{what}: {labels_of(cells)} on {datasets_of(cells)} ({cells_of(cells)}; "
+        yield finding_of("finding", kind, f"{text}{str(one.get('text', ''))[:160]})", 0, cells)
 
 
 def failed(records: Records) -> Iterator[Finding]:
@@ -191,28 +158,28 @@ def failed(records: Records) -> Iterator[Finding]:
     if lost:
         kinds = Counter(str((record.error or {}).get("type") or "?") for record in lost)
         why = some([f"{count} x {kind}" for kind, count in kinds.most_common()])
-        text = f"{_cells(lost)} failed: {_labels(lost)} on {_datasets(lost)} ({why})"
-        yield _found("finding", "failed", text, 0, lost)
+        text = f"{cells_of(lost)} failed: {labels_of(lost)} on {datasets_of(lost)} ({why})"
+        yield finding_of("finding", "failed", text, 0, lost)
     never = [record for record in records if record.status == "inapplicable"]
     if never:
         reasons = some({str((record.error or {}).get("message") or "") for record in never}, 2)
-        yield _found("note", "inapplicable", f"n/a: {_labels(never)} ({reasons})", 0, never)
+        yield finding_of("note", "inapplicable", f"n/a: {labels_of(never)} ({reasons})", 0, never)
 
 
 def costs(records: Records) -> Iterator[Finding]:
     """What keeps times and parameters from being measured alike."""
     declared = [r for r in records if r.footprint.get("trained_source") == "declared"]
     if declared:
-        text = f"trained parameters declared, not observed: {_labels(declared)}"
-        yield _found("note", "declared-parameters", text, 11, declared)
+        text = f"trained parameters declared, not observed: {labels_of(declared)}"
+        yield finding_of("note", "declared-parameters", text, 11, declared)
     shared = [r for r in records if (number(r.notes.get("fitted_together")) or 1) > 1]
     if shared:
-        text = f"fitted together, time shared equally: {_labels(shared)}"
-        yield _found("note", "fitted-together", text, 0, shared)
+        text = f"fitted together, time shared equally: {labels_of(shared)}"
+        yield finding_of("note", "fitted-together", text, 0, shared)
     busy = [record for record in records if _is_busy(record)]
     if busy:
-        text = f"times of a busy machine (more load than processors): {_cells(busy)}"
-        yield _found("note", "busy", text, 0, busy)
+        text = f"times of a busy machine (more load than processors): {cells_of(busy)}"
+        yield finding_of("note", "busy", text, 0, busy)
 
 
 def _is_busy(record: Record) -> bool:
@@ -224,12 +191,12 @@ def provenance(records: Records) -> Iterator[Finding]:
     """Results that no commit reproduces, and records that a change would not be seen of."""
     dirty = [record for record in records if record.environment.get("dirty")]
     if dirty:
-        text = f"made with uncommitted changes of fewshot_bench: {_cells(dirty)}"
-        yield _found("finding", "dirty", text, 0, dirty)
+        text = f"made with uncommitted changes of fewshot_bench: {cells_of(dirty)}"
+        yield finding_of("finding", "dirty", text, 0, dirty)
     bare = [record for record in records if not record.digests.get("record")]
     if bare:
-        text = f"without a digest, so that a change would not be seen: {_cells(bare)}"
-        yield _found("note", "no-digest", f"{text} (fsbench store migrate)", 13, bare)
+        text = f"without a digest, so that a change would not be seen: {cells_of(bare)}"
+        yield finding_of("note", "no-digest", f"{text} (fsbench store migrate)", 13, bare)
 
 
 CHECKS: tuple[Callable[[Records], Iterator[Finding]], ...] = (
@@ -238,6 +205,7 @@ CHECKS: tuple[Callable[[Records], Iterator[Finding]], ...] = (
     limited,
     failed,
     happened,
+    untold,
     unpublished,
     other_cells,
     few_seeds,

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from fewshot_bench.audit.model import Finding, Level, some
 from fewshot_bench.compare.mixing import digest, own_data
+from fewshot_bench.compare.tidy import finite
 from fewshot_bench.record import Record
 from fewshot_bench.spec import canonical_json
 
@@ -84,7 +85,7 @@ def _of_machine(name: str) -> Callable[[Record], str]:
 
 def _templates(record: Record) -> str:
     found = record.split.get("templates")
-    return canonical_json(found) if found else ""
+    return canonical_json(finite(found)) if found else ""
 
 
 def _limit(record: Record) -> str:

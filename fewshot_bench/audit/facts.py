@@ -59,6 +59,7 @@ def _did(record: Record) -> dict[str, Any]:
         "steps": foot.get("steps"),
         "images_seen": foot.get("images_seen"),
         "images_encoded": foot.get("images_encoded"),
+        "images_billed": images_billed(record),
         "fitted_together": record.notes.get("fitted_together"),
         "incidents": [f"{i.get('kind', '?')}: {i.get('text', '')}" for i in record.incidents],
         "error": (record.error or {}).get("type"),
@@ -96,6 +97,16 @@ def selection(record: Record) -> dict[str, int | None]:
     found = record.footprint.get("selection")
     found = found if isinstance(found, dict) else {}
     return {name: number(found.get(name)) for name in ("configurations", "labels")}
+
+
+def images_billed(record: Record) -> int | None:
+    """Images through the encoder, as pixels or as features, the evaluated ones among them.
+
+    `images_seen` counts pixels alone, so that it is 0 for a method that trains on features.
+    """
+    work = record.footprint.get("work")
+    billed = work.get("billed") if isinstance(work, dict) else None
+    return number(billed.get("images")) if isinstance(billed, dict) else None
 
 
 def number(value: object) -> int | None:

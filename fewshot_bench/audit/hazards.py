@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fewshot_bench.audit.facts import number, selection
+from fewshot_bench.audit.facts import images_billed, number, selection
 from fewshot_bench.audit.model import Answer, Finding, some, spread
 from fewshot_bench.record import Record
 
@@ -15,18 +15,21 @@ HAZARDS = {
     3: ("validation data", "all methods were allowed the same: {val}"),
     4: ("templates", "all methods had the same prompts: {prompts}"),
     5: ("few-shot sampling", "all methods had the same images: protocol {protocol}"),
-    6: ("seeds", "{seeds} seeds, the same splits for all methods"),
+    6: ("seeds", "{seeds}"),
     7: (
         "checkpoint rule",
         "last checkpoint, unless a method chose on validation, which is counted",
     ),
-    8: ("training budget", "{steps} steps, {images} images seen; overrides are named"),
+    8: (
+        "training budget",
+        "{steps} steps, {images} images encoded, tests too; overrides are named",
+    ),
     9: ("augmentation", "views come from the harness; mirroring belongs to the data set"),
     10: ("prompt ensembles", "text features are averaged at unit length, for all methods alike"),
     11: ("trained parameters", "observed at the optimizer: {trained}"),
     12: ("precision", "all cells in {precision}"),
     13: ("copied numbers", "{records} records, all computed by this harness"),
-    14: ("versions of data sets", "one revision per data set, in every record"),
+    14: ("versions of data sets", "no data set in two revisions"),
     15: ("tuning breadth", "configurations compared within a cell are counted: {tried}"),
 }
 
@@ -49,16 +52,17 @@ def answers(records: Sequence[Record], findings: Sequence[Finding]) -> tuple[Ans
 def _told(records: Sequence[Record]) -> dict[str, str]:
     """What the texts are filled with; braces in a value would not be read again."""
     specs = [record.spec for record in records]
-    seeds = {(spec.split_seed, spec.train_seed) for spec in specs}
+    # What has no shots is not repeated over seeds.
+    seeds = {(spec.split_seed, spec.train_seed) for spec in specs if spec.shots}
     tried = [selection(record)["configurations"] for record in records]
     return {
         "val": some(sorted({spec.val for spec in specs})),
         "prompts": some(sorted({spec.prompts for spec in specs})),
         "protocol": some(sorted({spec.protocol for spec in specs})),
         "precision": some(sorted({spec.precision for spec in specs})),
-        "seeds": str(len(seeds)),
+        "seeds": f"{len(seeds) or 'no'} seed{'s' if len(seeds) != 1 else ''}",
         "steps": _range(records, "steps"),
-        "images": _range(records, "images_seen"),
+        "images": spread([images_billed(record) for record in records]) or "unknown",
         "trained": _range(records, "trained"),
         "records": f"{len(records):,}",
         "tried": spread(tried) or "unknown",

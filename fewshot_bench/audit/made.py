@@ -80,7 +80,7 @@ def _line(key: tuple[str, ...], cells: Sequence[Mapping[str, Any]]) -> dict[str,
         "published": some(published),
         "trained": over("trained_parameters"),
         "steps": over("steps"),
-        "images seen": over("images_seen"),
+        "images encoded": over("images_billed"),
         "incidents": str(sum(bool(cell["incidents"]) for cell in cells)),
         "failed": str(sum(cell["status"] == "failed" for cell in cells)),
     }

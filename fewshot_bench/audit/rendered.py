@@ -13,6 +13,8 @@ from fewshot_bench.compare.tidy import dumped, finite, write_csv
 from fewshot_bench.wording import printable
 
 HEADS = ("dataset", "method", "shots", "split_seed", "train_seed", "status", "findings")
+# Characters of a method's name on one line, however narrow the terminal is.
+_LEAST_NAME = 16
 
 
 def render_terminal(audit: Audit, *, width: int = 120, styled: bool = False) -> str:
@@ -45,7 +47,7 @@ def render_terminal(audit: Audit, *, width: int = 120, styled: bool = False) -> 
         console.print(_hanging("   * ", finding.text, ""))
     console.print()
     heading("What each method was allowed and did")
-    console.print(_methods(audit.methods, width))
+    _print_methods(console, audit.methods)
     shared = "; ".join(f"{name.replace('_', ' ')} {value}" for name, value in audit.shared.items())
     if shared:
         console.print(Text(f"all cells: {printable(shared)}", style="dim"))
@@ -68,21 +70,30 @@ def _hanging(mark: str, text: str, style: str) -> Any:
     return grid
 
 
-def _methods(lines: Sequence[Mapping[str, str]], width: int) -> Any:
+def _print_methods(console: Any, lines: Sequence[Mapping[str, str]]) -> None:
+    """A table that is as wide as its numbers need: a number that is cut is another number.
+
+    Names of methods are folded to what is left of the width.
+    """
     from rich import box
+    from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in _columns(lines):
-        if name == "method":
-            longest = max(len(printable(line[name])) for line in lines)
-            table.add_column(name, overflow="fold", min_width=min(longest, width // 3))
-        else:
-            table.add_column(name, justify="right", overflow="fold")
-    for line in lines:
-        table.add_row(*(Text(printable(line[name])) for name in _columns(lines)))
-    return table
+    texts = {name: [printable(line[name]) for line in lines] for name in _columns(lines)}
+    widths = {name: max(map(cell_len, [*name.split(), *texts[name]])) for name in texts}
+    others = sum(width + 2 for name, width in widths.items() if name != "method")
+    widths["method"] = min(widths["method"], max(console.width - others, _LEAST_NAME))
+    for name in texts:
+        justify: Any = "left" if name == "method" else "right"
+        table.add_column(name, justify=justify, overflow="fold", width=widths[name])
+    for row in zip(*texts.values(), strict=True):
+        table.add_row(*map(Text, row))
+    usual = console.width
+    console.width = max(usual, others + widths["method"])
+    console.print(table)
+    console.width = usual
 
 
 def _columns(lines: Sequence[Mapping[str, str]]) -> list[str]:

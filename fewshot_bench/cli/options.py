@@ -56,11 +56,27 @@ class Numbers(click.ParamType[Any]):
         return tuple(numbers)
 
 
+class Number(click.ParamType[Any]):
+    """A whole number of no more digits than one of `Numbers`; how small is the request's matter."""
+
+    name = "integer"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Text to a number."""
+        text = str(value).strip()
+        if not _is_number(text.removeprefix("-")):
+            self.fail(f"'{text:.60}' is no whole number", param, ctx)
+        if len(text) > LONGEST:
+            self.fail(f"'{text:.60}': expected a number of at most {LONGEST} digits", param, ctx)
+        return int(text)
+
+
 def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit()
 
 
 NAMES = Names()
+NUMBER = Number()
 NUMBERS = Numbers()
 
 

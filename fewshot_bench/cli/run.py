@@ -9,7 +9,7 @@ import click
 
 from fewshot_bench.cli.config import as_defaults, read_config, save_config
 from fewshot_bench.cli.engines import Engines, engine_options
-from fewshot_bench.cli.options import NAMES, NUMBERS
+from fewshot_bench.cli.options import NAMES, NUMBER, NUMBERS
 from fewshot_bench.cli.running import INTERRUPTED, run_matrix
 from fewshot_bench.spec import DEFAULT_STORE
 
@@ -44,7 +44,9 @@ _PATH: Any = click.Path(path_type=Path)
 )
 @click.option("--shots", type=NUMBERS, default="1,2,4,8,16", show_default=True)
 @click.option("--seeds", type=NUMBERS, default="1,2,3", show_default=True)
-@click.option("--split-seed", type=int, help="One support set for all seeds (default: the seed).")
+@click.option(
+    "--split-seed", type=NUMBER, help="One support set for all seeds (default: the seed)."
+)
 @click.option(
     "--option",
     "-o",
@@ -73,7 +75,7 @@ _PATH: Any = click.Path(path_type=Path)
 @click.option("--classnames", type=_PATH, help="Own class names: one per line, or JSON or YAML.")
 @click.option("--templates", multiple=True, help="Own prompt with {}, or a file of prompts.")
 @click.option("--holdout", type=float, help="Share of own images held out for testing.")
-@click.option("--limit", type=int, help="Evaluate on at most N test images (marked in tables).")
+@click.option("--limit", type=NUMBER, help="Evaluate on at most N test images (marked in tables).")
 @click.option("--store", type=_PATH, default=DEFAULT_STORE, show_default=True)
 @click.option(
     "--track", type=NAMES, help="Tell trackers: tensorboard, wandb, mlflow (or FSBENCH_TRACK)."

@@ -7,10 +7,11 @@ import inspect
 import click
 
 from fewshot_bench.cli.say import say
-from fewshot_bench.dataset import ROLES, TEMPLATE_SETS, Dataset, DatasetCard
+from fewshot_bench.dataset import ROLES, Dataset, DatasetCard
 from fewshot_bench.errors import DataMissingError, unknown
 from fewshot_bench.method import hyperparameters
 from fewshot_bench.registry import registry
+from fewshot_bench.spec import TEMPLATE_SETS
 
 
 @click.command("show", short_help="Show a method's hyper-parameters or a data set's card.")

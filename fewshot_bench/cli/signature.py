@@ -64,7 +64,8 @@ def command(
         differing = list(_differences(signature, found))
         for text in differing:
             click.echo(f"differs: {printable(text)}", err=True)
-        click.echo("here: as the line says" if not differing else f"here: {len(differing)} differ")
+        count = f"{len(differing)} difference{'s' if len(differing) != 1 else ''}"
+        click.echo(f"here: {count}" if differing else "here: as the line says")
         ctx.exit(FsbenchError.exit_code if differing else 0)
 
 
@@ -91,7 +92,9 @@ def _differences(signature: Signature, lines: list[str]) -> Iterator[str]:
     from fewshot_bench.signature import parse, signature_of
 
     cells = {cell.key(): cell for line in lines for cell in cells_of(line)}
-    here = parse(signature_of([Record(cell, "done") for cell in cells.values()])).matrices
+    # Where the data is not here there is no cell, and no line of none.
+    line = signature_of([Record(cell, "done") for cell in cells.values()])
+    here = parse(line).matrices if line else ()
     there = signature.matrices
     for what, of in (
         ("version of", _versions),

@@ -12,6 +12,7 @@ from fewshot_bench.cli.own_data import read_own_data
 from fewshot_bench.errors import DataMissingError, UsageError
 from fewshot_bench.spec import canonical_json
 from fewshot_bench.store import Store
+from fewshot_bench.wording import few
 
 if TYPE_CHECKING:
     from fewshot_bench.record import Record
@@ -69,16 +70,25 @@ def chosen_records(axes: Axes, values: Mapping[str, Any], given: set[str]) -> li
     tests = [test for name in sorted(given) for test in _tests(name, values)]
     found = [record for record in mine if all(test(record.spec) for test in tests)]
     if not found:
-        what = (
-            f"{len(mine)} of them, none under the other options given"
-            if mine
-            else f"none of its {len(records)} records of {axes.method}"
-        )
+        instead = _instead(axes, records, mine)
         raise DataMissingError(
-            f"store '{values['store']}' has no result of this sweep ({what}); run it with "
-            "--dataset NAMES, or name another --store"
+            f"store '{values['store']}' has no result of this sweep: {instead}; run it "
+            "with --dataset NAMES, or name another --store"
         )
     return found
+
+
+def _instead(axes: Axes, records: Sequence[Record], mine: Sequence[Record]) -> str:
+    """What the store has in its place: of what was asked for, or of the method."""
+    if mine:
+        return f"{len(mine)} records of it, none under the other options given"
+    if not records:
+        return f"no record of {axes.method}"
+    here = {version for version, _ in axes.configurations}
+    other = sorted({record.spec.method_version for record in records} - here)
+    older = f"; of version {', '.join(other)}, and here it is {', '.join(here)}" if other else ""
+    labels = few(sorted({record.spec.label for record in records}))
+    return f"its {len(records)} records of {axes.method} have other options ({labels}){older}"
 
 
 def _belongs(spec: RunSpec, axes: Axes) -> bool:

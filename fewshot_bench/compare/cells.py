@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -34,12 +35,12 @@ def own_cell(
     A cell without any number is inapplicable as soon as one record says so: it can never be had,
     so no seed of it is missing.
     """
-    _refuse_duplicates(records)
+    refuse_duplicates(records)
     done = [record for record in records if record.status == "done"]
     failed = [record for record in records if record.status == "failed"]
     inapplicable = [record for record in records if record.status == "inapplicable"]
     by_seed = {seed_of(record): record for record in sorted(done, key=seed_of)}
-    series = {metric: _series(by_seed, metric) for metric in METRICS}
+    series = {metric: series_of(by_seed, metric) for metric in METRICS}
     present = {seed_of(record) for record in records}
     missing = tuple(seed for seed in group.seeds if seed not in present)
     if inapplicable and not done:
@@ -101,7 +102,8 @@ def inapplicable_reason(record: Record) -> str:
     return str((record.error or {}).get("message") or "not applicable")
 
 
-def _refuse_duplicates(records: Sequence[Record]) -> None:
+def refuse_duplicates(records: Iterable[Record]) -> None:
+    """UsageError where two records are of one pair of seeds."""
     seen: dict[Seed, Record] = {}
     for record in records:
         other = seen.setdefault(seed_of(record), record)
@@ -117,12 +119,14 @@ def _error(record: Record) -> str:
 
 
 def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return value
+    # Whole numbers too large for a float are as infinite; not-a-number is no less than anything.
+    return value if abs(value) <= sys.float_info.max else None
 
 
-def _series(records: Mapping[Seed, Record], metric: str) -> dict[Seed, float]:
+def series_of(records: Mapping[Seed, Record], metric: str) -> dict[Seed, float]:
+    """The metric by seed, without those that have no finite number."""
     values = {seed: _number(record.metrics.get(metric)) for seed, record in records.items()}
     return {seed: value for seed, value in values.items() if value is not None}
 

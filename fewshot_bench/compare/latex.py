@@ -29,6 +29,10 @@ _ESCAPES = {
     **{char: f"\\{char}" for char in "&%$#_{}"},
 }
 
+_DASHES = frozenset("-–—")
+# Where a signature may be broken: after these, and before what is written as %XX.
+_BREAKS = re.compile(r"(?<=[|,;:/=])|(?<=\\textbar\{\})|(?=\\%)")
+
 
 def render(table: Table) -> str:
     """One `table` float per grid; notes and commands follow as comments and small print."""
@@ -47,8 +51,17 @@ def write(found: Iterable[Grid], notes: Sequence[str] = (), commands: Sequence[s
 
 
 def escape(text: str) -> str:
-    """Text that LaTeX prints as it is; characters outside Latin-1 become a question mark."""
-    return "".join(map(_escape_character, " ".join(text.split())))
+    """Text that LaTeX prints as it is; characters outside Latin-1 become a question mark.
+
+    Hyphens and commas are kept apart: fonts make a dash of `--`, and a quotation mark of `,,`.
+    """
+    parts: list[str] = []
+    before = ""
+    for char in " ".join(text.split()):
+        joined = (before in _DASHES and char in _DASHES) or before == char == ","
+        parts.append(f"{'{}' if joined else ''}{_escape_character(char)}")
+        before = char
+    return "".join(parts)
 
 
 def _escape_character(char: str) -> str:
@@ -85,7 +98,7 @@ def _signature(line: str) -> list[str]:
     """Small print that may break after its separators; pasted with breaks it is read as well."""
     if not line:
         return []
-    text = re.sub(r"([|,;]|\\textbar\{\})", r"\1\\allowbreak{}", escape(line))
+    text = _BREAKS.sub(r"\\allowbreak{}", escape(line))
     return [rf"\par{{\tiny\ttfamily\raggedright {text}\par}}"]
 
 

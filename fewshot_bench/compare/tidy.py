@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,7 @@ FIRST = (
 )
 # What a formula begins with in a spreadsheet, the wide forms of East Asian keyboards among it.
 FORMULAS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+_INNER = re.compile(rf"(;[\s\"]*)(?=[{re.escape(''.join(FORMULAS))}])")
 _CONDITIONS = ("protocol", "val", "prompts", "backbone", "precision", "device", "limit", "weights")
 
 
@@ -228,9 +230,13 @@ def field(value: Any) -> Any:
 
 
 def _text(text: str) -> str:
-    """Text that a spreadsheet does not take for a formula, and a terminal not for a command."""
+    """Text that a spreadsheet does not take for a formula, and a terminal not for a command.
+
+    Where the decimal sign is a comma, spreadsheets split at semicolons: what follows one counts as
+    a field of its own, the second value of a list too.
+    """
     formula = text.lstrip().startswith(FORMULAS) or text.startswith(("\t", "\r", "\n"))
-    plain = printable(text)
+    plain = _INNER.sub(r"\1'", printable(text))
     return f"'{plain}" if formula else plain
 
 

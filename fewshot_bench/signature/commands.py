@@ -123,17 +123,27 @@ def _problems(matrix: Matrix) -> Iterator[str]:
             "the commands also evaluate each fit on its own data set, which this part of "
             "the line does not"
         )
+    yield from _unsaid(matrix)
     versions: dict[str, set[str]] = {}
     for choice in matrix.methods:
         versions.setdefault(choice.method, set()).add(choice.version)
-        for name, values in choice.options:
-            for value in values:
-                if "," in value or value != value.strip():
-                    yield f"{choice.method}: no command can say {name}={value!r}"
     for method, known in versions.items():
         if len(known) > 1:
             yield f"{method} of versions {', '.join(sorted(known))}: a command runs the one here"
-    named = [*matrix.datasets, *matrix.targets]
-    for name in [*(one.name for one in named), *versions]:
-        if "," in name or name != name.strip() or "=" in name:
+
+
+def _unsaid(matrix: Matrix) -> Iterator[str]:
+    """Names and values that a command would split, strip, or show as something else."""
+    for choice in matrix.methods:
+        for name, values in choice.options:
+            for value in values:
+                if "," in value or value != value.strip() or not value.isprintable():
+                    yield f"{choice.method}: no command can say {name}={value!r}"
+    names = [one.name for one in (*matrix.datasets, *matrix.targets)]
+    names += [choice.method for choice in matrix.methods]
+    for name in dict.fromkeys(names):
+        if "," in name or name != name.strip() or "=" in name or not name.isprintable():
             yield f"no command can say the name {name!r}"
+    for text in (matrix.backbone.name, matrix.device, *matrix.templates):
+        if not text.isprintable():
+            yield f"no command can show {text!r}"

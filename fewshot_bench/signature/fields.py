@@ -10,11 +10,17 @@ from urllib.parse import quote, unquote
 
 from fewshot_bench.errors import UsageError
 from fewshot_bench.signature.model import Choice, Named, Pair
-from fewshot_bench.spec import CLASSES, IMPORTED, PRECISIONS, PROTOCOLS, VALIDATION
+from fewshot_bench.spec import (
+    CLASSES,
+    IMPORTED,
+    PRECISIONS,
+    PROTOCOLS,
+    TEMPLATE_SETS,
+    VALIDATION,
+)
 
-# No line names more numbers than this in one range; nor longer ones.
-MOST, LONGEST = 10_000, 18
-PROMPTS = ("simple", "custom", "ensemble")
+# No field names more numbers than this, as no option of `fsbench run` does; nor longer ones.
+MOST, LONGEST = 100_000, 18
 _CHOICE = re.compile(r"([^@\[\]]+)(?:@([^\[\]]*))?(?:\[([^\[\]]*)\])?")
 _DIGEST = re.compile(r"[0-9a-f]*")
 
@@ -92,10 +98,17 @@ def _read_numbers(text: str) -> tuple[int, ...]:
         if not all(end.isascii() and end.isdigit() and len(end) <= LONGEST for end in ends):
             raise ValueError("whole numbers such as 1,2,4 or 1-3")
         start, stop = int(ends[0]), int(ends[-1])
-        if not start <= stop < start + MOST:
-            raise ValueError(f"ranges of at most {MOST:,} numbers")
+        if not start <= stop < start + MOST - len(found):
+            raise ValueError(f"ranges of at most {MOST:,} numbers in all")
         found += range(start, stop + 1)
     return _distinct(found)
+
+
+def _read_number(text: str) -> int:
+    found = _read_numbers(text)
+    if len(found) > 1:
+        raise ValueError("one whole number")
+    return found[0]
 
 
 def _pairs(pairs: Sequence[Pair]) -> str:
@@ -122,7 +135,7 @@ def _read_pairs(text: str) -> tuple[Pair, ...]:
         if not slash:
             found += [Pair(seed, seed) for seed in _read_numbers(split)]
             continue
-        (number,) = _read_numbers(split)
+        number = _read_number(split)
         found += [Pair(number, seed) for seed in _read_numbers(trains.replace("+", ","))]
     return _distinct(sorted(found))
 
@@ -151,14 +164,14 @@ def _one_of(*allowed: str) -> Callable[[str], str]:
 
 
 def _limit(text: str) -> int | None:
-    return None if text == "none" else _read_numbers(text)[0]
+    return None if text == "none" else _read_number(text)
 
 
 def _has(text: str) -> tuple[int, int] | None:
     if text == "all":
         return None
     some, _, total = text.partition("/")
-    return _read_numbers(some)[0], _read_numbers(total)[0]
+    return _read_number(some), _read_number(total)
 
 
 def _share(text: str) -> str:
@@ -188,7 +201,7 @@ FIELDS = (
     Field("k", "shots", numbers, _read_numbers),
     Field("s", "seeds", _pairs, _read_pairs),
     Field("val", "val", str, _one_of(*VALIDATION)),
-    Field("tpl", "prompts", escape, _one_of(*PROMPTS)),
+    Field("tpl", "prompts", escape, _one_of(*TEMPLATE_SETS)),
     Field("p", "precision", str, _one_of(*PRECISIONS)),
     Field("dev", "device", escape, unescape),
     Field("proto", "protocol", escape, _one_of(*PROTOCOLS, IMPORTED)),

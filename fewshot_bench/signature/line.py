@@ -10,7 +10,7 @@ from fewshot_bench.errors import UsageError
 from fewshot_bench.signature.fields import FIELDS, REQUIRED, read_field
 from fewshot_bench.signature.model import FORMAT, PREFIX, Matrix, Signature
 
-LONGEST_LINE = 100_000
+LONGEST_LINE = 1_000_000
 _START = f"{PREFIX}:{FORMAT}"
 _BY_NAME = {field.name: field for field in FIELDS}
 _DEFAULTS = {

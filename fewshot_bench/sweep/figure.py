@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.metrics import METRICS
+from fewshot_bench.signature import broken
 from fewshot_bench.sweep.model import Panel, Sweep
 from fewshot_bench.sweep.terminal import shown
 from fewshot_bench.wording import printable
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 FORMATS = ("svg", "png", "pdf")
 # Sizes in inches.
 _CELL, _LABELS, _HEAD = 0.62, 0.9, 0.75
+# A character of small print, no narrower than most, and a line of it.
+_CHARACTER, _LINE = 0.055, 0.1
 # The same file for the same records; text stays text.
 _SETTINGS: Any = {
     "svg.hashsalt": "fsbench",
@@ -42,8 +46,10 @@ def draw(sweep: Sweep, form: str) -> bytes:
         per_line = _per_line(sweep)
         lines = [math.ceil(len(block) / per_line) for block in blocks]
         width, height = _size(sweep)
+        foot = _foot(sweep, per_line * width + 1)
+        below = (foot.count("\n") + 1) * _LINE
         figure = Figure(
-            figsize=(per_line * width + 1, sum(lines) * height + 1), layout="constrained"
+            figsize=(per_line * width + 1, sum(lines) * height + 1 + below), layout="constrained"
         )
         grid: Any = figure.subplots(sum(lines), per_line, squeeze=False)
         start = 0
@@ -52,11 +58,18 @@ def draw(sweep: Sweep, form: str) -> bytes:
             _draw_block(figure, sweep, block, places)
             start += count
         figure.suptitle(_text(f"{sweep.title}: {METRICS[sweep.metric].title} in %"))
-        figure.supxlabel(_text("\n".join(sweep.notes)), fontsize=6)
+        figure.supxlabel(foot, fontsize=6)
         buffer = io.BytesIO()
         about = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form)
         figure.savefig(buffer, format=form, dpi=200, metadata=about)
     return buffer.getvalue()
+
+
+def _foot(sweep: Sweep, inches: float) -> str:
+    """Notes, conditions, and the signature broken to the width of the figure."""
+    width = int(inches / _CHARACTER)
+    texts = [line for text in (*sweep.notes, sweep.told_conditions) for line in wrap(text, width)]
+    return _text("\n".join([*texts, *broken(sweep.signature, width)]))
 
 
 def _per_line(sweep: Sweep) -> int:

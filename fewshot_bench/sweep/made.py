@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from fewshot_bench.compare.cells import refuse_duplicates, series_of
 from fewshot_bench.compare.mixing import CONDITIONS, condition, digest, own_data
 from fewshot_bench.compare.model import AVERAGE, Seed
 from fewshot_bench.compare.statistics import estimate
@@ -148,8 +149,9 @@ def _cell(
 
 
 def _series(records: Iterable[Record], metric: str) -> dict[Seed, float]:
-    values = {seed_of(r): r.metrics.get(metric) for r in records if r.status == "done"}
-    return {seed: float(value) for seed, value in values.items() if isinstance(value, int | float)}
+    found = list(records)
+    refuse_duplicates(found)
+    return series_of({seed_of(r): r for r in found if r.status == "done"}, metric)
 
 
 def _status(records: Sequence[Record]) -> Status:
@@ -163,7 +165,11 @@ def _notes(panels: Sequence[Panel]) -> Iterator[str]:
     cells = [cell for panel in panels for cell in panel.cells.values()]
     counts: Counter[str] = Counter(cell.status for cell in cells)
     for status, text in (
-        ("missing", "missing: no result of some data set or seed; not interpolated"),
+        (
+            "missing",
+            "missing: no result of some data set or seed (--dataset NAMES runs them); "
+            "not interpolated",
+        ),
         ("failed", "failed; run again with --retry-failed"),
         ("partial", "over fewer seeds than the others (marked *)"),
         ("inapplicable", "not applicable to this method"),

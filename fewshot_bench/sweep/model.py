@@ -85,6 +85,12 @@ class Sweep:
         inner = ",".join(f"{name}={value}" for name, value in self.fixed.items())
         return f"{self.method}[{inner}]" if inner else self.method
 
+    @property
+    def told_conditions(self) -> str:
+        """What all records have in common, on one line; digests are shortened."""
+        shown = {**self.conditions, "weights": self.conditions.get("weights", "")[:12]}
+        return "; ".join(f"{name} {value}" for name, value in shown.items() if value)
+
     def range(self, group: str, shots: int) -> tuple[float, float] | None:
         """The least and the largest number of the panels that share a scale."""
         values = [

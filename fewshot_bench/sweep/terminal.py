@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from fewshot_bench.metrics import METRICS
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 WORDS = {"missing": "—", "failed": "failed", "inapplicable": "n/a"}
 BAR = 40
+# Characters of a column of a map.
+_NARROWEST, _WIDEST = 9, 24
 # Points of matplotlib's viridis, which stays in order for color-blind readers and in gray.
 _SCALE = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 
@@ -40,8 +43,7 @@ def render(sweep: Sweep, *, styled: bool = False, width: int = 120) -> str:
         console.print()
     for note in sweep.notes:
         console.print(Text(f"* {printable(note)}"))
-    told = "; ".join(f"{name} {value[:12]}" for name, value in sweep.conditions.items() if value)
-    console.print(Text(printable(told), style="dim"))
+    console.print(Text(printable(sweep.told_conditions), style="dim"))
     console.print(Text(sweep.signature, style="dim"), soft_wrap=True)
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
 
@@ -53,22 +55,63 @@ def _print_panel(
 
     if panel.title:
         console.print(Text(printable(panel.title), style="italic"))
-    console.print(_bars(sweep, panel, scale) if sweep.rows is None else _map(sweep, panel, scale))
+    if sweep.rows is None:
+        console.print(_bars(sweep, panel, scale))
+        return
+    for columns in _parts(sweep, console.width):
+        console.print(_map(sweep, panel, scale, columns))
 
 
-def _map(sweep: Sweep, panel: Panel, scale: tuple[float, float] | None) -> RenderableType:
+def _parts(sweep: Sweep, width: int) -> Iterator[list[int]]:
+    """The columns of a map as they fit side by side: what is cut would be another number."""
+    part: list[int] = []
+    left = width - _label(sweep)
+    for j in range(len(sweep.columns.values)):
+        needed = _width(sweep, j) + 1
+        if part and needed > left:
+            yield part
+            part, left = [], width - _label(sweep)
+        part.append(j)
+        left -= needed
+    yield part
+
+
+def _label(sweep: Sweep) -> int:
+    """Characters of the column of the rows' values."""
+    assert sweep.rows is not None
+    texts = [_head(sweep), *(printable(str(value)) for value in sweep.rows.values)]
+    return min(max(map(len, texts)), _WIDEST)
+
+
+def _head(sweep: Sweep) -> str:
+    assert sweep.rows is not None
+    return printable(f"{sweep.rows.name} \\ {sweep.columns.name}")
+
+
+def _width(sweep: Sweep, column: int) -> int:
+    """Characters of a column: that of a number, or more for its value."""
+    return min(max(_NARROWEST, len(printable(str(sweep.columns.values[column])))), _WIDEST)
+
+
+def _map(
+    sweep: Sweep, panel: Panel, scale: tuple[float, float] | None, columns: list[int]
+) -> RenderableType:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     assert sweep.rows is not None
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
-    table.add_column(printable(f"{sweep.rows.name} \\ {sweep.columns.name}"))
-    for value in sweep.columns.values:
-        table.add_column(Text(printable(str(value))), justify="center", min_width=9)
+    table.add_column(Text(_head(sweep)), width=_label(sweep), overflow="fold")
+    for j in columns:
+        title = Text(printable(str(sweep.columns.values[j])))
+        table.add_column(title, justify="center", width=_width(sweep, j), overflow="fold")
     for i, row in enumerate(sweep.rows.values):
-        cells = [panel.cells[i, j] for j in range(len(sweep.columns.values))]
-        blocks = [Text(shown(c).center(9), style=_style(c, scale, panel.best)) for c in cells]
+        cells = [panel.cells[i, j] for j in columns]
+        blocks = [
+            Text(shown(cell).center(_width(sweep, j)), style=_style(cell, scale, panel.best))
+            for cell, j in zip(cells, columns, strict=True)
+        ]
         table.add_row(Text(printable(str(row))), *blocks)
     return table
 
@@ -79,6 +122,8 @@ def _bars(sweep: Sweep, panel: Panel, scale: tuple[float, float] | None) -> Rend
     from rich.text import Text
 
     grid = Table.grid(padding=(0, 2))
+    for overflow in ("fold", "ignore", "ignore", "crop"):
+        grid.add_column(overflow=overflow, no_wrap=overflow != "fold")
     top = max(scale[1], 0.0) if scale else 0.0
     for j, value in enumerate(sweep.columns.values):
         cell = panel.cells[0, j]

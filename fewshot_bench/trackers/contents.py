@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ from fewshot_bench.record import Record
 from fewshot_bench.signature import signature_of
 from fewshot_bench.wording import printable
 
-LONGEST = 500
+LONGEST, LONGEST_NAME = 500, 200
 _FOOTPRINT = ("trained", "stored", "backbone", "peak_memory_mb", "images_seen", "images_encoded")
 
 
@@ -44,7 +44,9 @@ def contents(record: Record) -> Contents:
         status=record.status,
         step=spec.shots,
         parameters=dict(_parameters(record)),
-        metrics={name: float(v) for name, v in _metrics(record) if _is_finite(v)},
+        metrics={
+            printable(name, LONGEST_NAME): float(v) for name, v in _metrics(record) if _is_finite(v)
+        },
         tags={name: printable(str(v), LONGEST) for name, v in _tags(record) if v not in (None, "")},
     )
 
@@ -56,10 +58,8 @@ def _parameters(record: Record) -> Iterator[tuple[str, int | float | str | bool]
         values.pop(name, None)
     for name, value in [*values.items(), *((f"option.{n}", v) for n, v in options.items())]:
         plain = isinstance(value, int | float | bool)
-        yield (
-            name,
-            value if plain else printable(str(value).lower() if value is None else str(value)),
-        )
+        text = str(value).lower() if value is None else str(value)
+        yield printable(name, LONGEST_NAME), value if plain else printable(text, LONGEST)
 
 
 def _metrics(record: Record) -> Iterator[tuple[str, Any]]:
@@ -68,7 +68,8 @@ def _metrics(record: Record) -> Iterator[tuple[str, Any]]:
         yield f"time.{name}", record.timings.get(name)
     phases = record.timings.get("phases")
     for phase, costs in phases.items() if isinstance(phases, Mapping) else ():
-        yield f"time.{phase}_seconds", costs["billed"]["wall"]
+        billed = costs.get("billed") if isinstance(costs, Mapping) else None
+        yield f"time.{phase}_seconds", billed.get("wall") if isinstance(billed, Mapping) else None
     for name in (*_FOOTPRINT, "steps"):
         yield f"footprint.{name}", record.footprint.get(name)
     chosen = record.footprint.get("selection")
@@ -78,7 +79,7 @@ def _metrics(record: Record) -> Iterator[tuple[str, Any]]:
 
 def _is_finite(value: Any) -> bool:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value)
+    return number and abs(value) <= sys.float_info.max
 
 
 def _tags(record: Record) -> Iterator[tuple[str, Any]]:

@@ -51,5 +51,5 @@ def _experiment(client: Any, folder: Path) -> str:
 
 
 def _name(text: str) -> str:
-    """A name that MLflow takes."""
-    return re.sub(r"[^\w./ -]", "_", text)
+    """A name that MLflow takes, and that is no path: it names a file."""
+    return re.sub(r"[^\w. -]|^\.", "_", text, flags=re.ASCII) or "_"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 @hookimpl
 def run_finished(record: Record) -> None:
     """Tell each tracker that is on; one that fails is noted, and stops nothing else."""
+    troubles = []
     for name in switch.asked():
         try:
             from fewshot_bench.trackers.contents import contents
@@ -27,7 +28,13 @@ def run_finished(record: Record) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             module.track(contents(record), folder)
         except (Exception, SystemExit) as error:
-            _note(switch.folder(), f"{name}: {type(error).__name__}: {error}", record.spec.key())
+            troubles.append(f"{name}: {type(error).__name__}: {error}")
+    for text in troubles:
+        try:
+            _note(switch.folder(), text, record.spec.key())
+        except OSError as error:
+            # What runs the hook says so, and keeps the result.
+            raise OSError(f"not tracked: {text}; nor noted: {error}") from error
 
 
 def _note(folder: Path, text: str, key: str) -> None:

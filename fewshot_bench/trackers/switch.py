@@ -31,14 +31,17 @@ def switch_on(names: Iterable[str], store: Path) -> tuple[str, ...]:
     """Turn trackers on for this process and those that it starts, before anything is computed.
 
     names: none for what FSBENCH_TRACK says. They write to `tracking` in the store, or to the folder
-    that FSBENCH_TRACK_DIR names. UsageError for a tracker that is not known or not installed.
+    that FSBENCH_TRACK_DIR names. UsageError for a tracker that is not known or not installed, and
+    where that folder cannot be written.
     """
     names = tuple(names)
     if names:
         os.environ[VARIABLE] = ",".join(names)
     found = asked()
     for name in found:
-        if find_spec(PACKAGES[name]) is None:
+        spec = find_spec(PACKAGES[name])
+        # A folder of that name, such as W&B's own `wandb`, is found too, and has no origin.
+        if spec is None or spec.origin is None:
             raise UsageError(
                 f"tracker '{name}' needs a package that is not installed: "
                 f"pip install 'fewshot-bench[{name}]', or leave --track {name} out"
@@ -51,7 +54,20 @@ def switch_on(names: Iterable[str], store: Path) -> tuple[str, ...]:
         )
     if found:
         write_into(store)
+        _check_folder()
     return found
+
+
+def _check_folder() -> None:
+    """UsageError unless the folder of trackers is there, or can be made."""
+    place = folder().absolute()
+    found = next(part for part in (place, *place.parents) if part.exists())
+    if not found.is_dir() or not os.access(found, os.W_OK | os.X_OK):
+        raise UsageError(
+            f"trackers cannot write to '{place}': '{found}' is "
+            f"{'not writable' if found.is_dir() else 'not a folder'}; name another folder with "
+            f"{FOLDER_VARIABLE}, or leave --track out"
+        )
 
 
 def write_into(store: Path) -> None:

@@ -15,7 +15,9 @@ def track(cell: Contents, folder: Path) -> None:
     from torch.utils.tensorboard import SummaryWriter
     from torch.utils.tensorboard.summary import hparams
 
-    place = folder / re.sub(r"[^\w.-]+", "_", cell.method)[:80] / cell.key[:16]
+    # Neither hidden nor a step out of the folder.
+    name = re.sub(r"[^\w.-]+|^\.", "_", cell.method)[:60] or "_"
+    place = folder / name / cell.key[:16]
     shutil.rmtree(place, ignore_errors=True)
     with SummaryWriter(str(place)) as writer:
         # What a table of hyper-parameters shows; `add_hparams` would make a run beside this one.
