@@ -79,5 +79,5 @@ def unknown(kind: str, value: str, known: Iterable[str], next_step: str) -> Usag
     names = sorted(set(known))
     hint = suggestion(value, names)
     if not hint:
-        hint = f": expected one of {', '.join(names)}" if len(names) <= 12 else ""
+        hint = f": expected one of {', '.join(names)}" if 0 < len(names) <= 12 else ""
     return UsageError(f"unknown {kind} '{value}'{hint} ({next_step})")

@@ -43,11 +43,18 @@ def expand_methods(
     for name in names:
         cls = known.method_class(name)
         chosen: dict[str, list[Any]] = {}
+        said: dict[tuple[str, str], list[str]] = {}
         for index, (owner, parameter, texts) in enumerate(settings):
             if owner not in ("", name) or (owner == "" and not _has(cls, parameter)):
                 continue
             used.add(index)
             field = find_parameter(name, cls, parameter)
+            if (owner, field.name) in said:
+                both = ",".join(dict.fromkeys([*said[owner, field.name], *texts]))
+                raise UsageError(
+                    f"option '{parameter}' is given twice: write one list, -o {parameter}={both}"
+                )
+            said[owner, field.name] = texts
             chosen[field.name] = [parse_value(name, field, text) for text in texts]
         variants += [
             _variant(name, cls, dict(zip(chosen, values, strict=True)))

@@ -68,6 +68,13 @@ def test_a_setting_that_nobody_has_is_refused(options: list[str]) -> None:
         cells("coop", "clip-lora", options=options)
 
 
+def test_a_setting_that_is_given_twice_is_refused_and_one_methods_own_goes_first() -> None:
+    with pytest.raises(UsageError, match="given twice: write one list, -o rank=1,2,4"):
+        cells("clip-lora", options=["rank=1,2", "rank=4"])
+    found = cells("clip-lora", options=["rank=1,2", "clip-lora.rank=4"])
+    assert {cell.options["rank"] for cell in found} == {4}
+
+
 def test_a_split_seed_is_shared() -> None:
     found = cells("zero-shot", seeds=(1, 2), split_seed=7)
     assert [(cell.split_seed, cell.train_seed) for cell in found] == [(7, 1), (7, 2)]

@@ -124,9 +124,9 @@ def test_one_that_fails_is_noted_and_stops_no_other(
         ({"FSBENCH_TRACK": "nothing"}, [], "unknown tracker 'nothing'"),
         ({}, ["--track", "wandb"], "pip install 'fewshot-bench[wandb]'"),
         (
-            {"FSBENCH_OFFLINE": "1", "MLFLOW_TRACKING_URI": "http://other:5000"},
+            {"FSBENCH_OFFLINE": "1", "MLFLOW_TRACKING_URI": "http://me:secret@other:5000"},
             ["--track", "mlflow"],
-            "MLFLOW_TRACKING_URI=http://other:5000 is another machine",
+            "MLFLOW_TRACKING_URI names another machine (other), and --offline",
         ),
         (
             {"FSBENCH_TRACK_DIR": f"{__file__}/tracking"},

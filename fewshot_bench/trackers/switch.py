@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from fewshot_bench import offline
 from fewshot_bench.errors import UsageError, unknown
@@ -49,8 +50,8 @@ def switch_on(names: Iterable[str], store: Path) -> tuple[str, ...]:
     address = os.environ.get(MLFLOW_VARIABLE, "")
     if "mlflow" in found and offline.is_on() and "://" in address and address[:5] != "file:":
         raise UsageError(
-            f"{MLFLOW_VARIABLE}={address} is another machine, and --offline allows no connection: "
-            "unset it to write to the store"
+            f"{MLFLOW_VARIABLE} names another machine ({urlsplit(address).hostname}), and "
+            "--offline allows no connection: unset it to write to the store"
         )
     if found:
         write_into(store)
