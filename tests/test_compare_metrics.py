@@ -160,3 +160,23 @@ def test_old_records_without_logits_show_what_they_have(tmp_path: Path) -> None:
     assert all(row["ece"] == "" and float(row["macro_accuracy"]) > 0 for row in rows)
     shown = run_compare("--store", folder, "--metric", "ece").output
     assert "no record has the metric ece" in shown
+
+
+def test_every_metric_has_its_own_number_of_seeds(tmp_path: Path) -> None:
+    """A record of an older version lacks a metric, and its logits are gone."""
+    records = [rated("coop", seed=seed, ece=2.0 + seed) for seed in (1, 2)]
+    save(tmp_path / "s", [*records, rated("coop", seed=3)])
+    for metric, seeds in (("top1", "3"), ("ece", "2")):
+        words = ("--store", tmp_path / "s", "--metric", metric, "--format", "csv")
+        (row, _) = read_csv(run_compare(*words).output)
+        assert row["n_seeds"] == seeds
+        assert (row["top1_n"], row["ece_n"], row["brier_n"]) == ("3", "2", "0")
+        assert (row["ece"], row["brier"]) == ("3.5", "")
+
+
+def test_records_without_a_digest_of_their_split_are_not_paired() -> None:
+    records = [make(name, seed=seed) for name in ("coop", "zero-shot") for seed in (1, 2)]
+    unknown = [dataclasses.replace(r, split={}) if r.spec.split_seed == 1 else r for r in records]
+    for found, pairs in ((records, 2), (unknown, 1)):
+        (row, *_) = tidy.rows(build(found, Options(baseline="zero-shot")))
+        assert (row["method"], row["delta_n"]) == ("coop", pairs)

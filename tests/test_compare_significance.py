@@ -6,17 +6,22 @@ import csv
 import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from fewshot_bench.compare.aggregate import build
+from fewshot_bench.compare.significance import Ranking, Significance
+from fewshot_bench.compare.tables import grids
 from fewshot_bench.record import Record
 from fewshot_bench.statistics.multiple import holm
 from fewshot_bench.statistics.paired import compare_paired
 from fewshot_bench.statistics.ranks import average_ranks, friedman, signed_rank
 from fewshot_bench.store import Store
+from tests.compare_records import make
 from tests.helpers import fsbench
 from tests.synthetic_store import done_record, fill, predicted, specification
 
@@ -136,6 +141,11 @@ def test_logits_that_are_gone_are_left_out(store: Path, tmp_path: Path) -> None:
     standings = compared(copy, "--format", "json")["meta"]["standings"]
     out = {one["method"]: (one["datasets"], one["left_out"]) for one in standings}
     assert out == {"clip-adapter": (6, []), "tip-adapter": (5, ["dtd"])}
+    rows = compared(copy, "--format", "json")["rows"]
+    averages = {r["method"]: r for r in rows if (r["dataset"], r["shots"]) == ("average", 16)}
+    # The average is over six data sets, the test over five of them: they are not of one thing.
+    assert averages["tip-adapter"]["test_p"] is None
+    assert averages["tip-adapter"]["delta_n"] == averages["clip-adapter"]["test_seeds"] == 3
     done = fsbench("compare", "--store", copy, "--baseline", "linear-probe")
     assert "5 of 6" in done.out
 
@@ -148,9 +158,48 @@ def test_one_seed_says_what_it_is_about(tmp_path: Path) -> None:
     assert (one["conditional"], one["wilcoxon_p"]) == (True, None)
 
 
+def test_methods_that_never_differ_say_nothing_about_what_can_be_seen(tmp_path: Path) -> None:
+    """A second method with the very predictions of the baseline, and a third that differs."""
+    fill(tmp_path, datasets=1, methods=3, shots=(4,), queries=100, classes=5)
+    opened = Store(tmp_path)
+    for record in [r for r in opened.records() if r.spec.method == "linear-probe"]:
+        arrays = opened.logits(record.spec.key())
+        for method in ("copy", "other"):
+            twin = replace(record, spec=replace(record.spec, method=method))
+            opened.write(twin, arrays["logits"], arrays["labels"], arrays["ids"])
+    only = ("--method", "linear-probe,copy,other", "--format", "json")
+    document = compared(tmp_path, *only)
+    assert {one["p"] for one in document["meta"]["standings"]} == {1.0}
+    assert document["meta"]["detectable"] == []
+    (one,) = compared(tmp_path, "--format", "json")["meta"]["detectable"]
+    (alone,) = compared(
+        tmp_path, "--method", "linear-probe,clip-adapter,tip-adapter", "--format", "json"
+    )["meta"]["detectable"]
+    assert one == alone
+    assert one["points"] > 0
+
+
+def test_one_method_is_one_method(tmp_path: Path) -> None:
+    fill(tmp_path, datasets=1, methods=2, shots=(4,), queries=50, classes=5)
+    done = fsbench("compare", "--store", tmp_path, "--baseline", "linear-probe")
+    assert "correction over 1 method method " in " ".join(done.out.split())
+
+
+def test_more_groups_of_ranks_than_letters() -> None:
+    """40 methods in a row, each told apart from those three places away."""
+    names = [f"m{place}" for place in range(40)]
+    records = [make(name, "dtd", seed=1) for name in names]
+    cliques = tuple(tuple(names[place : place + 3]) for place in range(38))
+    ranking = Ranking(1, 200, tuple(names), tuple(map(float, range(1, 41))), 0.0, 3.0, cliques)
+    table = replace(build(records), significance=Significance(rankings=(ranking,)), baseline="m0")
+    (grid,) = [grid for grid in grids(table) if grid.name.startswith("ranks")]
+    assert "methods with a number in common" in grid.caption
+    assert [line.costs[1] for line in grid.lines[:4]] == ["1", "1–2", "1–3", "2–4"]
+    assert all(line.costs[1] for line in grid.lines)
+
+
 def crossed(store: Path, pairs: list[tuple[int, int]]) -> list[Record]:
     """Records of one method whose split and training seeds are those."""
-    import dataclasses
 
     from tests.synthetic_store import Images
 
@@ -159,10 +208,10 @@ def crossed(store: Path, pairs: list[tuple[int, int]]) -> list[Record]:
     made = []
     for split, train in pairs:
         spec = specification("linear-probe", "dtd", 4, split, "all")
-        arrays = predicted(dataclasses.replace(spec, split_seed=10 * split + train), images)
+        arrays = predicted(replace(spec, split_seed=10 * split + train), images)
         record = done_record(spec, arrays, 0)
-        spec = dataclasses.replace(spec, split_seed=split, train_seed=train)
-        record = dataclasses.replace(record, spec=spec)
+        spec = replace(spec, split_seed=split, train_seed=train)
+        record = replace(record, spec=spec)
         made.append(opened.write(record, arrays["logits"], arrays["labels"], arrays["ids"]))
     return made
 

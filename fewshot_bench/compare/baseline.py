@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Hashable
 
 from fewshot_bench.compare.model import Cell, Row, Table
 from fewshot_bench.compare.statistics import Estimate, paired
@@ -27,8 +28,16 @@ def with_baseline(table: Table, name: str) -> Table:
 
 def _difference(cell: Cell, other: Cell, metric: str) -> Estimate | None:
     ours, theirs = cell.series.get(metric, {}), other.series.get(metric, {})
-    same = {seed: cell.splits[seed] == other.splits.get(seed) for seed in cell.splits}
+    same = {
+        seed: _is_known(split) and split == other.splits.get(seed)
+        for seed, split in cell.splits.items()
+    }
     return paired(ours, theirs, same)
+
+
+def _is_known(split: Hashable) -> bool:
+    """Whether a record has a digest of its split, and all of them where a cell has several."""
+    return all(map(_is_known, split)) if isinstance(split, tuple) else bool(split)
 
 
 def _find_row(table: Table, name: str) -> Row:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator
 
 from fewshot_bench.compare.grid import MISSING, Grid, Line
@@ -54,17 +55,15 @@ def _standings(table: Table, shots: int, standings: list[Standing]) -> Grid:
     caption = (
         f"against {table.baseline} in {METRICS[table.metric].difference}, paired over seeds and "
         f"test images, data sets with equal weight; * p < 0.05 after Holm's correction over "
-        f"{len(standings)} methods"
+        f"{len(standings)} {'method' if len(standings) == 1 else 'methods'}"
     )
     caption += "; ONE SEED: about these fits, not about the methods" if conditional else ""
     return _grid(table, f"significance, {shots}-shot", caption, heads, lines)
 
 
 def _ranking(table: Table, ranking: Ranking) -> Grid:
-    groups: dict[str, str] = {}
-    for letter, clique in zip(_LETTERS, ranking.cliques, strict=False):
-        for label in clique:
-            groups[label] = groups.get(label, "") + letter
+    groups = _groups(ranking)
+    common = "letter" if _lettered(ranking) else "number"
     titles = {row.label: row.title for row in table.rows}
     lines = [
         Line(titles[label], (), (f"{rank:.2f}", groups.get(label, "")))
@@ -73,9 +72,28 @@ def _ranking(table: Table, ranking: Ranking) -> Grid:
     caption = (
         f"average rank over {ranking.datasets} data sets, 1 is best; Friedman p "
         f"{probability(ranking.p)}; critical difference {ranking.critical:.2f} (Nemenyi, 5 %): "
-        "methods with a letter in common are not told apart"
+        f"methods with a {common} in common are not told apart"
     )
     return _grid(table, f"ranks, {ranking.shots}-shot", caption, ["rank", "groups"], lines)
+
+
+def _lettered(ranking: Ranking) -> bool:
+    return len(ranking.cliques) <= len(_LETTERS)
+
+
+def _groups(ranking: Ranking) -> dict[str, str]:
+    """By row the cliques that it is in: letters, or where these run out the range of numbers."""
+    found: defaultdict[str, list[int]] = defaultdict(list)
+    for place, clique in enumerate(ranking.cliques):
+        for label in clique:
+            found[label].append(place)
+    if _lettered(ranking):
+        return {label: "".join(_LETTERS[p] for p in places) for label, places in found.items()}
+    # Cliques follow each other down the ranks, so those of one row are next to each other.
+    return {
+        label: "–".join(dict.fromkeys(f"{place + 1}" for place in (places[0], places[-1])))
+        for label, places in found.items()
+    }
 
 
 def _detectable(table: Table, found: Significance) -> Grid:

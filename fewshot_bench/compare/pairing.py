@@ -22,13 +22,13 @@ BY_IMAGE = ("top1", "macro_accuracy")
 
 def paired_scores(
     ours: Mapping[Seed, Record], theirs: Mapping[Seed, Record], answers: Answers, metric: str
-) -> tuple[list[Any], list[Any]] | str:
-    """Per common seed the scores (images,) of both, or why there are none.
+) -> tuple[list[Any], list[Any], list[tuple[int, int]]] | str:
+    """Per common seed the scores (images,) of both and the pair of seeds, or why there are none.
 
     A score's mean is the metric as a fraction. Splits are identical where their digests are; a
     method without shots has no support set, and is paired by its test images alone.
     """
-    mine, other, queries = [], [], set()
+    mine, other, runs, queries = [], [], [], set()
     for seed in sorted(ours.keys() & theirs.keys()):
         one, two = ours[seed], theirs[seed]
         if not _same_split(one, two):
@@ -37,6 +37,7 @@ def paired_scores(
         if first is None or second is None:
             continue
         queries |= {first.queries.digest, second.queries.digest}
+        runs.append((seed.split, seed.train))
         mine.append(scores(first.hits, first.labels, first.classes, metric))
         other.append(scores(second.hits, second.labels, second.classes, metric))
     if not mine:
@@ -45,7 +46,7 @@ def paired_scores(
         return "the test images differ between seeds or methods"
     if len(mine[0]) < 2:
         return "one test image says nothing about others"
-    return mine, other
+    return mine, other, runs
 
 
 def scores(hits: Any, labels: Any, classes: int, metric: str) -> Any:

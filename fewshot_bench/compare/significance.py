@@ -82,6 +82,7 @@ class Detectable:
     """Differences on a data set below `points` are missed more than one time in five.
 
     For the row whose standard error is the median of those that are compared, with its `seeds`.
+    Rows that never differ from the baseline by seed or image say nothing about it.
     """
 
     group: str
@@ -100,7 +101,7 @@ class Significance:
     detectable: tuple[Detectable, ...] = ()
 
     def of(self, cell: Cell) -> Contrast | None:
-        """The contrast of one cell of the table; that of all data sets for their average."""
+        """The contrast of one cell of the table; for an average that of all its data sets."""
         if cell.group.scope != "all":
             return None
         label = "" if cell.group.average else cell.group.label
@@ -108,7 +109,8 @@ class Significance:
 
     @functools.cached_property
     def _by_place(self) -> dict[tuple[str, str, int], Contrast]:
-        overall = (standing.overall for standing in self.standings)
+        # An average is over all data sets, so a test over some of them is not one of it.
+        overall = (one.overall for one in self.standings if not one.left_out)
         return {(one.group, one.row, one.shots): one for one in (*self.contrasts, *overall)}
 
 
@@ -161,7 +163,8 @@ def _paired(
         if isinstance(scores, str):
             left_out.append(group.label)
         else:
-            spreads[group.label] = spread(*scores, group.label)
+            mine, other, runs = scores
+            spreads[group.label] = spread(mine, other, group.label, runs)
     return _Paired(row, spreads, tuple(left_out))
 
 
@@ -215,6 +218,7 @@ def _standings(
 
 
 def _detectable(found: Sequence[_Paired], shots: int) -> Iterator[Detectable]:
+    from fewshot_bench.statistics.paired import TINY
     from fewshot_bench.statistics.power import detectable, planned_error
 
     by_set: defaultdict[str, list[Spread]] = defaultdict(list)
@@ -222,9 +226,11 @@ def _detectable(found: Sequence[_Paired], shots: int) -> Iterator[Detectable]:
         for label, spread in pair.spreads.items():
             by_set[label].append(spread)
     for label, spreads in by_set.items():
-        ordered = sorted(spreads, key=lambda spread: planned_error({"": spread})[0])
-        middle = ordered[len(ordered) // 2]
-        yield Detectable(label, shots, detectable({label: middle}), middle.seeds)
+        errors = [(planned_error({label: spread})[0], spread) for spread in spreads]
+        varying = sorted(((e, s) for e, s in errors if e > TINY), key=lambda pair: pair[0])
+        if varying:
+            _, middle = varying[len(varying) // 2]
+            yield Detectable(label, shots, detectable({label: middle}), middle.seeds)
 
 
 def _rankings(table: Table) -> Iterator[Ranking]:

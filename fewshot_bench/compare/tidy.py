@@ -106,6 +106,7 @@ def _row(table: Table, cell: Cell) -> dict[str, Any]:
         "trained_params": _number(cell.trained),
         "billed_seconds": _number(cell.billed),
         "peak_memory_mb": _number(cell.memory),
+        "top1_n": top1.n if top1 else 0,
         **_other_metrics(cell),
         "status": cell.status,
         "seeds": [str(seed) for seed in cell.splits],
@@ -137,6 +138,7 @@ def _tested(table: Table, cell: Cell) -> dict[str, Any]:
         "test_p": found.p if found else None,
         "test_p_holm": contrast.adjusted if contrast else None,
         "test_conditional": found.conditional if found else None,
+        "test_seeds": found.seeds if found else None,
     }
 
 
@@ -146,6 +148,7 @@ def _other_metrics(cell: Cell) -> dict[str, Any]:
         if name != "top1":
             value = cell.estimates.get(name)
             found |= {name: _mean(value), f"{name}_ci95": _half(value)}
+            found[f"{name}_n"] = value.n if value else 0
     return found
 
 

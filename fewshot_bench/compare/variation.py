@@ -14,6 +14,8 @@ from fewshot_bench.errors import UsageError
 if TYPE_CHECKING:
     from fewshot_bench.statistics.variance import Components
 
+_OTHER_IMAGES = "the test images differ between seeds"
+
 
 @dataclass(frozen=True, slots=True)
 class Variation:
@@ -42,16 +44,19 @@ def variations(table: Table, rows: Rows, answers: Answers) -> Iterator[Variation
                     # One training seed per support set: nothing is crossed.
                     continue
                 found = {seed: answers(record) for seed, record in records.items()}
+                known = {seed: one for seed, one in found.items() if one is not None}
                 images = {
                     seed: scores(outcome.hits, outcome.labels, outcome.classes, table.metric)
-                    for seed, outcome in found.items()
-                    if outcome is not None
+                    for seed, outcome in known.items()
                 }
                 values = {
                     (seed.split, seed.train): 100 * float(one.mean())
                     for seed, one in images.items()
                 }
-                if len({len(one) for one in images.values()}) != 1:
+                if not known:
+                    continue
+                if len({one.queries.digest for one in known.values()}) > 1:
+                    yield Variation(row.label, group.label, shots, None, _OTHER_IMAGES)
                     continue
                 try:
                     sampling = sampling_variance(list(images.values()))

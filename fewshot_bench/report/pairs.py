@@ -163,9 +163,10 @@ def _compared(
 
     spreads = {}
     for group in headline.members:
-        mine, other = headline.records_of(ours, group), headline.records_of(theirs, group)
-        scores = paired_scores(mine, other, predictions.of, headline.table.metric)
+        records = headline.records_of(ours, group), headline.records_of(theirs, group)
+        scores = paired_scores(*records, predictions.of, headline.table.metric)
         if isinstance(scores, str):
             return f"{scores} on {group.label}"
-        spreads[group.label] = spread(*scores, group.label)
+        mine, other, runs = scores
+        spreads[group.label] = spread(mine, other, group.label, runs)
     return compare_spreads(spreads)

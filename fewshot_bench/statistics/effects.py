@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,6 +12,8 @@ from fewshot_bench.errors import UsageError
 
 Scores = Sequence[ArrayLike]
 """Per seed an array (images,): the same images in the same order for all seeds of a data set."""
+Runs = Sequence[tuple[int, int]]
+"""Per array the split seed (of the support set) and the training seed of the run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,8 @@ class Spread:
         one seed, which says nothing about other seeds.
     image: variance between test images that all seeds share; with one seed, all of it.
     interaction: variance that is of one seed and one image; 0 for one seed.
+    training: variance of `difference` by a new draw of training seeds, where all support sets were
+        trained with the same `trainings` of them; else 0, and it is in `seed`.
     """
 
     seeds: int
@@ -34,6 +38,8 @@ class Spread:
     seed: float | None
     image: float
     interaction: float
+    training: float = 0.0
+    trainings: int = 1
 
     @property
     def seed_part(self) -> float:
@@ -61,14 +67,46 @@ class Spread:
         return max(0.0, self.image_part) ** 2 / (self.images - 1)
 
 
-def spread(ours: Scores, theirs: Scores, dataset: str = "this data set") -> Spread:
+def spread(
+    ours: Scores, theirs: Scores, dataset: str = "this data set", runs: Runs | None = None
+) -> Spread:
     """Mean and variances of the differences `ours - theirs` of one data set.
 
     ours, theirs: per seed an array (images,); the n-th of both are of the same support set.
+    runs: needed where several of them have one support set, and then are no draws of their own.
     UsageError unless both have the same seeds and images, at least two images, and are finite.
     """
-    difference = _matrix(ours, dataset) - _matrix(theirs, dataset, like=_shape(ours))
-    return spread_of(100.0 * difference)
+    difference = 100.0 * (_matrix(ours, dataset) - _matrix(theirs, dataset, like=_shape(ours)))
+    if runs is None:
+        return spread_of(difference)
+    if len(runs) != len(difference):
+        raise UsageError(
+            f"{len(runs)} pairs of seeds for {len(difference)} runs on '{dataset}': expected one "
+            "pair for each"
+        )
+    return spread_of_runs(difference, runs)
+
+
+def spread_of_runs(values: NDArray[np.float64], runs: Runs) -> Spread:
+    """The spread of runs (runs, images) of which several may have one support set.
+
+    Support sets are the draws then, each with the mean of its runs. Training seeds that all of them
+    share shift them together, which their variance does not show: that is a part of its own, from
+    the table of support sets by training seeds. With one support set its runs are the draws.
+    """
+    splits = sorted({split for split, _ in runs})
+    if len(splits) in (1, len(runs)):
+        return spread_of(values)
+    rows = [[place for place, (own, _) in enumerate(runs) if own == split] for split in splits]
+    found = spread_of(np.stack([values[row].mean(axis=0) for row in rows]))
+    means = {run: float(row.mean()) for run, row in zip(runs, values, strict=True)}
+    trains = sorted({train for _, train in runs})
+    shared = [train for train in trains if all((split, train) in means for split in splits)]
+    if len(shared) < 2:
+        return found
+    # Training seeds take the place of images here: the same table of two random effects.
+    table = spread_of(np.array([[means[split, train] for train in shared] for split in splits]))
+    return replace(found, training=max(0.0, table.image_part), trainings=len(shared))
 
 
 def spread_of(values: NDArray[np.float64]) -> Spread:

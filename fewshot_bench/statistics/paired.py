@@ -28,6 +28,10 @@ few seeds that `freedom` explains. The sum is not raised to the bootstrap's vari
 below: that would make the level as low as 2 % where seeds do not matter. p-value and interval come
 from one distribution: the interval leaves out 0 exactly when p < 0.05.
 
+Where several training seeds were run on each support set, these runs are not independent. Support
+sets are the seeds then, each with the mean of its runs, and where they share their training seeds
+the variance between these is a part of its own, `T/K`, with K - 1 degrees of freedom.
+
 With one seed nothing is known about seed noise, and the comparison is conditional on that seed:
 the image part alone, as in a paired t-test over images (McNemar's test without its correction,
 for hits). The result says so in `conditional`. A small p then says that these two fitted
@@ -46,7 +50,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fewshot_bench.errors import UsageError
-from fewshot_bench.statistics.effects import Scores, Spread, spread
+from fewshot_bench.statistics.effects import Runs, Scores, Spread, spread
 from fewshot_bench.statistics.freedom import combined, pooled
 
 __all__ = ["Comparison", "Scores", "compare_paired", "compare_spreads"]
@@ -60,7 +64,8 @@ class Comparison:
     """The mean difference over data sets, in points (100 x score), with what it rests on.
 
     low, high: 95 % interval. p: two-sided, for no difference.
-    datasets: how many; seeds: of the data set with the fewest; images: of all data sets together.
+    datasets: how many; seeds: of the data set with the fewest, or its support sets where several
+        runs have one; images: of all data sets together.
     conditional: whether a data set has only one seed, so that seed noise is not in the interval.
     error, freedom: standard error in points and degrees of freedom of Student's t. Where nothing
         varies (every image of a tiny test set won by one side), nothing can be told: p is 1 and
@@ -81,12 +86,18 @@ class Comparison:
     spreads: Mapping[str, Spread]
 
 
-def compare_paired(ours: Mapping[str, Scores], theirs: Mapping[str, Scores]) -> Comparison:
+def compare_paired(
+    ours: Mapping[str, Scores],
+    theirs: Mapping[str, Scores],
+    runs: Mapping[str, Runs] | None = None,
+) -> Comparison:
     """Compare two methods over the same data sets, seeds and test images.
 
     ours, theirs: by data set, per seed an array (images,) of hits (0 or 1) or other scores of which
     more is better; the n-th seed of both was fitted on the same support set. Data sets may differ
     in their numbers of seeds and images and count equally.
+    runs: by data set the split and training seed of each array; needed where several training seeds
+    have one support set, since these are not draws of their own.
     UsageError unless both have the same data sets, seeds and images.
     """
     if set(ours) != set(theirs):
@@ -95,7 +106,10 @@ def compare_paired(ours: Mapping[str, Scores], theirs: Mapping[str, Scores]) -> 
             f"only one of the two methods has scores on {odd}: expected the same data sets of "
             "both; run what is missing or leave these out"
         )
-    return compare_spreads({name: spread(ours[name], theirs[name], name) for name in ours})
+    runs = runs or {}
+    return compare_spreads(
+        {name: spread(ours[name], theirs[name], name, runs.get(name)) for name in ours}
+    )
 
 
 def compare_spreads(spreads: Mapping[str, Spread]) -> Comparison:
@@ -136,9 +150,11 @@ def error_of(spreads: Sequence[Spread]) -> tuple[float, float]:
     """Standard error of the mean difference over data sets, in points, and its freedom."""
     weight = 1 / len(spreads) ** 2
     parts = [weight * max(0.0, each.seed_part) for each in spreads]
+    parts += [weight * each.training for each in spreads]
     seed = math.fsum(parts)
     image = max(0.0, weight * math.fsum(each.image_part for each in spreads))
     square = weight**2 * math.fsum(each.image_square for each in spreads)
     freedoms = [max(1, each.seeds - 1) for each in spreads]
+    freedoms += [max(1, each.trainings - 1) for each in spreads]
     freedom = combined(seed, pooled(parts, freedoms), image, square)
     return math.sqrt(seed + image), freedom

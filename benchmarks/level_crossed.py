@@ -1,0 +1,90 @@
+"""How often equal methods are told apart when several training seeds share a support set.
+
+    python -m benchmarks.level_crossed [--benchmarks 2000] [--without-runs]
+
+An image is hit when a sum of normals is above 0: its difficulty for both methods and for one, what
+a support set, a training seed (the same one on every support set) and a single run add to a method,
+and a rest. Both methods are drawn alike, so each p < 0.05 is a false positive. `--without-runs`
+takes all runs for independent, as they are not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fewshot_bench.statistics.paired import Comparison, compare_paired
+
+IMAGES = 600
+DESIGNS = ((2, 2), (2, 3), (3, 2), (3, 3))
+NOISE = 0.15
+KINDS = ((0.0, 0.0, 0.0), (NOISE, 0.0, 0.0), (0.0, NOISE, 0.0), (0.0, 0.0, NOISE))
+"""Standard deviations of support sets, training seeds and single runs."""
+
+Hits = list[NDArray[np.bool_]]
+
+
+def compared(
+    rng: np.random.Generator,
+    datasets: int,
+    design: tuple[int, int],
+    noise: tuple[float, float, float],
+    *,
+    without_runs: bool = False,
+) -> Comparison:
+    """One benchmark without a difference."""
+    runs = list(itertools.product(range(design[0]), range(design[1])))
+    ours: dict[str, Hits] = {}
+    theirs: dict[str, Hits] = {}
+    for name in map(str, range(datasets)):
+        hard = rng.normal(0.8, 1.4, IMAGES)
+        for side in (ours, theirs):
+            side[name] = _hits(rng, hard, design, noise, runs)
+    given = None if without_runs else dict.fromkeys(ours, runs)
+    return compare_paired(ours, theirs, given)
+
+
+def _hits(
+    rng: np.random.Generator,
+    hard: NDArray[np.float64],
+    design: tuple[int, int],
+    noise: tuple[float, float, float],
+    runs: list[tuple[int, int]],
+) -> Hits:
+    own = hard + 0.5 * rng.normal(size=IMAGES)
+    support = noise[0] * rng.normal(size=design[0])
+    training = noise[1] * rng.normal(size=design[1])
+    return [
+        own + support[s] + training[t] + noise[2] * rng.normal() + 0.5 * rng.normal(size=IMAGES) > 0
+        for s, t in runs
+    ]
+
+
+def level(count: int, datasets: int, design: tuple[int, int], kind: int, without: bool) -> float:
+    """False positives in percent."""
+    rng = np.random.default_rng([9, datasets, *design, *(int(100 * x) for x in KINDS[kind])])
+    found = (
+        compared(rng, datasets, design, KINDS[kind], without_runs=without) for _ in range(count)
+    )
+    return 100 * float(np.mean([each.p < 0.05 for each in found]))
+
+
+def main() -> None:
+    """Print the table of docs/statistics.md."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--benchmarks", type=int, default=2000)
+    parser.add_argument("--without-runs", action="store_true")
+    given = parser.parse_args()
+    for design, datasets in itertools.product(DESIGNS, (1, 4, 11)):
+        count = given.benchmarks if datasets < 11 else given.benchmarks // 2
+        found = [level(count, datasets, design, k, given.without_runs) for k in range(len(KINDS))]
+        sets = f"{datasets} data set{'s' if datasets > 1 else ''}"
+        head = f"{design[0]} x {design[1]}, {sets}"
+        print(f"| {head} | {' | '.join(f'{x:.1f}' for x in found)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
