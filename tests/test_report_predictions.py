@@ -14,12 +14,13 @@ from fewshot_bench.compare.aggregate import Options, build
 from fewshot_bench.outcomes import Outcomes
 from fewshot_bench.record import Record
 from fewshot_bench.report.headline import headline
-from fewshot_bench.report.pairs import compared
+from fewshot_bench.report.pairs import Pair, compared
 from fewshot_bench.report.predictions import Predictions
 from fewshot_bench.store import Store
 from tests.helpers import fsbench
 from tests.report_pages import IDS, LABELS, Page, answers, record, report, store_of
 from tests.synthetic_store import fill
+from tests.test_compare_crossed import CROSSED, fill_crossed
 
 
 def logits_of(store: Path, record: Record) -> Path:
@@ -45,19 +46,13 @@ def remade(store: Path, old: Record, **split: object) -> None:
     opened.write(new, arrays["logits"], arrays["labels"], arrays["ids"])
 
 
-@pytest.mark.parametrize("metric", ["top1", "macro_accuracy"])
-def test_pairs_are_those_of_compare_before_the_correction(tmp_path: Path, metric: str) -> None:
-    store = tmp_path / "s"
-    fill(store, datasets=2, methods=4, shots=(16,), queries=60, classes=6)
-    made = {name: one_of(store, name, 2, "caltech101") for name in ("tip-adapter", "clip-adapter")}
-    remade(store, made["tip-adapter"], digest="")
-    logits_of(store, made["clip-adapter"]).unlink()
+def assert_pairs_are_those_of_compare(store: Path, metric: str) -> list[Pair]:
+    """All pairs of a report, which are the tests of `compare` before the correction."""
     outcomes = Outcomes(Store(store))
     records = list(outcomes.store.records())
     chosen = headline(build(records, Options(metric)), records)
     predictions = Predictions(outcomes, [r for r in records if r.status == "done"])
     pairs = compared(chosen, predictions)
-    assert pairs.family == 6
     assert not pairs.reasons
     for ours, theirs in itertools.permutations(chosen.ranked, 2):
         options = Options(metric, baseline=theirs.row.label)
@@ -71,6 +66,23 @@ def test_pairs_are_those_of_compare_before_the_correction(tmp_path: Path, metric
         assert (pair.difference, pair.low, pair.high) == pytest.approx(
             (result.difference, result.low, result.high), abs=1e-12
         )
+    return list(pairs.found.values())
+
+
+@pytest.mark.parametrize("metric", ["top1", "macro_accuracy"])
+def test_pairs_are_those_of_compare_before_the_correction(tmp_path: Path, metric: str) -> None:
+    store = tmp_path / "s"
+    fill(store, datasets=2, methods=4, shots=(16,), queries=60, classes=6)
+    made = {name: one_of(store, name, 2, "caltech101") for name in ("tip-adapter", "clip-adapter")}
+    remade(store, made["tip-adapter"], digest="")
+    logits_of(store, made["clip-adapter"]).unlink()
+    assert len(assert_pairs_are_those_of_compare(store, metric)) == 6
+
+
+def test_pairs_of_crossed_seeds_are_those_of_compare(tmp_path: Path) -> None:
+    fill_crossed(tmp_path / "s", CROSSED)
+    (pair,) = assert_pairs_are_those_of_compare(tmp_path / "s", "top1")
+    assert not pair.conditional
 
 
 def test_methods_without_a_common_split_are_not_compared(tmp_path: Path) -> None:
