@@ -61,3 +61,16 @@ def size_text(count: float) -> str:
         if count < 999.95:
             return f"{count:.1f} {unit}"
     return f"{count / 1000:,.1f} TB"
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """A difference with its sign; one that rounds to nothing has none."""
+    text = f"{value:+.{digits}f}"
+    return text if float(text) else text[1:]
+
+
+def beside_level(p: float, digits: int, level: float = 0.05) -> str:
+    """A p-value with so many decimals, or as many as show on which side of the level it is."""
+    while p != level and float(f"{p:.{digits}f}") == level:
+        digits += 1
+    return f"{p:.{digits}f}"

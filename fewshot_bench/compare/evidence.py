@@ -11,6 +11,7 @@ from fewshot_bench.compare.model import Table
 from fewshot_bench.compare.significance import Detectable, Ranking, Significance, Standing
 from fewshot_bench.compare.variation import Variation
 from fewshot_bench.metrics import METRICS
+from fewshot_bench.wording import beside_level, signed
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
@@ -39,8 +40,8 @@ def _standings(table: Table, shots: int, standings: list[Standing]) -> Grid:
     for one in standings:
         result = one.overall.result
         texts = [
-            f"{result.difference:+.2f}{'*' if one.overall.significant else ''}",
-            f"{result.low:+.2f} to {result.high:+.2f}",
+            f"{signed(result.difference)}{'*' if one.overall.significant else ''}",
+            f"{signed(result.low)} to {signed(result.high)}",
             probability(result.p),
             probability(one.overall.adjusted),
         ]
@@ -151,7 +152,7 @@ def _grid(
 
 
 def probability(p: float) -> str:
-    """A p-value with two digits that matter: 0.031, 0.0042, <0.0001."""
+    """A p-value with two digits that matter, more beside 5 %: 0.031, 0.0498, <0.0001."""
     if p < 0.0001:
         return "<0.0001"
-    return f"{p:.2f}" if p >= 0.1 else f"{p:.3f}" if p >= 0.01 else f"{p:.4f}"
+    return beside_level(p, 2 if p >= 0.1 else 3 if p >= 0.01 else 4)

@@ -20,6 +20,7 @@ from fewshot_bench.compare.grid import BEST, INAPPLICABLE, MISSING, SECOND, Entr
 from fewshot_bench.compare.model import Cell, Group, Row, Table
 from fewshot_bench.compare.statistics import Estimate
 from fewshot_bench.metrics import METRICS, Metric
+from fewshot_bench.wording import signed
 
 
 def grids(table: Table, *, curves: bool = False) -> Iterator[Grid]:
@@ -185,7 +186,7 @@ def _difference(table: Table, cell: Cell, metric: Metric) -> Entry:
     star = "*" if contrast is not None and contrast.significant else ""
     suffix = f"(n={cell.delta.n}){star}"
     short = f"n={cell.delta.n}{star}"
-    mean = f"{cell.delta.mean:+.{metric.digits}f}"
+    mean = signed(cell.delta.mean, metric.digits)
     return Entry(mean, _half(cell.delta, metric), suffix, short=short)
 
 

@@ -188,8 +188,8 @@ def _ahead(pair: Pair | None) -> Field:
 
 
 def _range(pair: Pair) -> Field:
-    interval = f"[{text.signed(pair.low)}, {text.signed(pair.high)}]"
-    return Field(text.signed(pair.difference), pair.difference, detail=interval)
+    interval = f"[{text.gap(pair.low)}, {text.gap(pair.high)}]"
+    return Field(text.gap(pair.difference), pair.difference, detail=interval)
 
 
 def p_field(pair: Pair | None) -> Field:

@@ -39,8 +39,8 @@ def against_best(headline: Headline, pairs: Pairs) -> Grid | None:
             fields = [NOTHING, Field(pairs.reasons.get(key, "")), NOTHING, NOTHING, NOTHING]
         else:
             fields = [
-                Field(text.signed(pair.difference), pair.difference),
-                Field(f"{text.signed(pair.low)} to {text.signed(pair.high)}", pair.low),
+                Field(text.gap(pair.difference), pair.difference),
+                Field(f"{text.gap(pair.low)} to {text.gap(pair.high)}", pair.low),
                 Field(plain_p(pair.raw), pair.raw),
                 Field(plain_p(pair.p), pair.p, "" if pair.significant else "tie"),
                 Field(text.percent(pair.visible)),
@@ -78,4 +78,4 @@ def _counts(pair: Pair) -> Field:
 
 
 def _told(pair: Pair) -> Field:
-    return Field(text.signed(pair.difference), pair.difference, "" if pair.significant else "tie")
+    return Field(text.gap(pair.difference), pair.difference, "" if pair.significant else "tie")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fewshot_bench.compare.significance import LEVEL
 from fewshot_bench.compare.statistics import Estimate
-from fewshot_bench.wording import printable
+from fewshot_bench.wording import beside_level, printable, signed
 
 LONGEST_NAME, LONGEST_TEXT = 120, 600
 MINUTE, HOUR = 60, 3600
@@ -31,10 +30,9 @@ def percent(value: float) -> str:
     return f"{value:.2f}"
 
 
-def signed(value: float) -> str:
+def gap(value: float) -> str:
     """A difference in points, with a true minus sign."""
-    shown = f"{value:+.2f}".replace("-", "−")
-    return "0.00" if shown in ("+0.00", "−0.00") else shown
+    return signed(value).replace("-", "−")
 
 
 def interval(value: Estimate) -> str:
@@ -50,10 +48,7 @@ def p_value(p: float) -> str:
     """
     if p < 0.001:
         return "< 0.001"
-    digits = 3 if p < 0.1 else 2
-    while p != LEVEL and float(f"{p:.{digits}f}") == LEVEL:
-        digits += 1
-    return f"= {p:.{digits}f}"
+    return f"= {beside_level(p, 3 if p < 0.1 else 2)}"
 
 
 def duration(seconds: float) -> str:

@@ -136,7 +136,7 @@ def _better(clear: Tested, others: int) -> list[str]:
 
 def _gap(other: Contestant, pair: Pair) -> str:
     p = f"p {text.p_value(pair.p)}".replace(" ", _UNBROKEN)
-    return f"{other.label} ({text.signed(pair.difference)} points, {p})"
+    return f"{other.label} ({text.gap(pair.difference)} points, {p})"
 
 
 def _against_baseline(headline: Headline, pairs: Pairs) -> str:

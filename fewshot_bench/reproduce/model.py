@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from fewshot_bench.wording import signed
+
 Status = Literal[
     "agrees", "differs", "noisy", "missing", "incomplete", "failed", "mixed", "not compared"
 ]
@@ -65,7 +67,7 @@ class Line:
         word = WORDS.get(self.status, self.status)
         if self.status == "differs" and self.difference is not None and self.ratio is not None:
             digits = 1 if self.ratio >= 1.1 else 2
-            return f"{word} ({self.difference:+.2f}, {self.ratio:.{digits}f} x noise)"
+            return f"{word} ({signed(self.difference)}, {self.ratio:.{digits}f} x noise)"
         if self.status == "not compared":
             return self.reason
         return f"{word} ({self.reason})" if self.reason else word

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fewshot_bench.compare.markdown import escape
 from fewshot_bench.compare.tidy import field
 from fewshot_bench.reproduce.model import WORDS, Line, Report
-from fewshot_bench.wording import printable
+from fewshot_bench.wording import printable, signed
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -128,7 +128,7 @@ def _rows(lines: Sequence[Line], *, blank: bool = False) -> Iterator[list[str]]:
             f"mean of {line.over} of {line.of} sets" if line.average else line.dataset,
             ABSENT if line.paper is None else f"{line.paper:.{line.decimals}f}",
             ABSENT if line.ours is None else f"{line.ours:.2f}",
-            ABSENT if line.difference is None else f"{line.difference:+.2f}",
+            ABSENT if line.difference is None else signed(line.difference),
             ABSENT if line.noise is None else f"±{line.noise:.2f}",
             str(line.seeds) if line.seeds else ABSENT,
             line.verdict,
