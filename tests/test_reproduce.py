@@ -242,3 +242,11 @@ def test_markdown_is_one_table_and_csv_keeps_formulas_out(tmp_path: Path) -> Non
     assert "coop\\[context\\_init=a photo of a\\]" in text
     for row in read_csv(fsbench("reproduce", *call, "--format", "csv").out):
         assert not any(str(value).startswith(("=", "@")) for value in row.values())
+
+
+def test_a_store_that_is_not_there_is_said(tmp_path: Path) -> None:
+    call = (TABLE, "--only-existing", "--store", tmp_path / "typo", "-d", "dtd", "--shots", 1)
+    done = fsbench("reproduce", *call)
+    assert done.code == 0
+    assert done.err == f"warning: there is no store '{tmp_path / 'typo'}': all is missing\n"
+    assert not (tmp_path / "typo").exists()
