@@ -113,7 +113,9 @@ def _reproduce(
     chosen = cells(table, wanted)
     code, problems = 0, {}
     if only_existing and not store.is_dir():
-        click.echo(f"warning: there is no store '{printable(str(store))}': all is missing", err=True)
+        click.echo(
+            f"warning: there is no store '{printable(str(store))}': all is missing", err=True
+        )
     if not only_existing:
         devices = engines.devices()
         from fewshot_bench.reproduce.planning import plan
