@@ -34,7 +34,8 @@ def expand_methods(
 ) -> list[Variant]:
     """Every method with every combination of the values that `options` give.
 
-    options: `[method.]name=value[,value]`. UsageError for names and values that are not known.
+    options: `[method.]name=value[,value]`; of several for one parameter the last counts.
+    UsageError for names and values that are not known.
     """
     names = _method_names(methods, known)
     settings = [_setting(option) for option in options]
@@ -43,18 +44,11 @@ def expand_methods(
     for name in names:
         cls = known.method_class(name)
         chosen: dict[str, list[Any]] = {}
-        said: dict[tuple[str, str], list[str]] = {}
         for index, (owner, parameter, texts) in enumerate(settings):
             if owner not in ("", name) or (owner == "" and not _has(cls, parameter)):
                 continue
             used.add(index)
             field = find_parameter(name, cls, parameter)
-            if (owner, field.name) in said:
-                both = ",".join(dict.fromkeys([*said[owner, field.name], *texts]))
-                raise UsageError(
-                    f"option '{parameter}' is given twice: write one list, -o {parameter}={both}"
-                )
-            said[owner, field.name] = texts
             chosen[field.name] = [parse_value(name, field, text) for text in texts]
         variants += [
             _variant(name, cls, dict(zip(chosen, values, strict=True)))

@@ -90,7 +90,7 @@ def test_whatever_is_raised_fails_the_cell_alone(
     assert outcome.record.status == "failed"
     assert outcome.record.error is not None
     assert outcome.record.error["type"] == ERRORS[how]
-    assert not outcome.tainted
+    assert not outcome.tainted, said(outcome)
     assert torch.equal(logits(run_one(cells("zero-shot")[0], session)), clean)
 
 

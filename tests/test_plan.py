@@ -68,9 +68,7 @@ def test_a_setting_that_nobody_has_is_refused(options: list[str]) -> None:
         cells("coop", "clip-lora", options=options)
 
 
-def test_a_setting_that_is_given_twice_is_refused_and_one_methods_own_goes_first() -> None:
-    with pytest.raises(UsageError, match="given twice: write one list, -o rank=1,2,4"):
-        cells("clip-lora", options=["rank=1,2", "rank=4"])
+def test_the_last_of_several_settings_counts() -> None:
     found = cells("clip-lora", options=["rank=1,2", "clip-lora.rank=4"])
     assert {cell.options["rank"] for cell in found} == {4}
 

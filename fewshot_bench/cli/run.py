@@ -52,7 +52,7 @@ _PATH: Any = click.Path(path_type=Path)
     "-o",
     multiple=True,
     metavar="[METHOD.]NAME=VALUE[,VALUE]",
-    help="Hyper-parameter; several values expand the matrix.",
+    help="Hyper-parameter; several values expand the matrix. Of two -o for one the last counts.",
 )
 @click.option("--backbone", default="tiny", show_default=True, help="MODEL/TAG[@FILE] or a name.")
 @click.option("--precision", default="fp32", show_default=True, help="fp32, bf16 or fp16.")

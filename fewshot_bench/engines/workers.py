@@ -124,27 +124,31 @@ class Worker:
         return worker
 
     def _read(self, said: threading.Thread) -> None:
-        for line in _stream(self.process.stdout):
-            try:
-                event = json.loads(line)
-                event["event"]
-            except (ValueError, TypeError, KeyError):
-                # Something wrote into the channel; it is no event of ours.
-                continue
-            self._events.put((self, event))
+        with _stream(self.process.stdout) as stream:
+            for line in stream:
+                try:
+                    event = json.loads(line)
+                    event["event"]
+                except (ValueError, TypeError, KeyError):
+                    # Something wrote into the channel; it is no event of ours.
+                    continue
+                self._events.put((self, event))
         self.process.wait()
+        with suppress(OSError):
+            _stream(self.process.stdin).close()
         said.join(DUMP_SECONDS)
         self._events.put((self, None))
 
     def _listen(self) -> None:
         """Pass on what the process says on stderr, up to a length, and keep the end of it."""
-        for line in _stream(self.process.stderr):
-            self.tail = (self.tail + line)[-TAIL_CHARACTERS:]
-            self._passed_on += len(line)
-            if not self.ended and self._passed_on <= PASSED_ON_CHARACTERS:
-                with suppress(OSError, ValueError):
-                    sys.stderr.write(line)
-                    sys.stderr.flush()
+        with _stream(self.process.stderr) as stream:
+            for line in stream:
+                self.tail = (self.tail + line)[-TAIL_CHARACTERS:]
+                self._passed_on += len(line)
+                if not self.ended and self._passed_on <= PASSED_ON_CHARACTERS:
+                    with suppress(OSError, ValueError):
+                        sys.stderr.write(line)
+                        sys.stderr.flush()
 
     def send(self, cells: Group, force: bool, parts: int, incidents: Mapping[str, Any]) -> None:
         """Hand over cells; a worker that is gone is noticed by its reader."""
@@ -152,10 +156,11 @@ class Worker:
         self._new_cell()
         specs = [cell.to_dict() for cell in cells]
         request = {"specs": specs, "force": force, "parts": parts, "incidents": incidents}
-        with suppress(OSError):
-            stream = self.process.stdin
-            assert stream is not None
-            stream.write(json.dumps(request) + "\n")
+        text = json.dumps(request) + "\n"
+        # Its reader closes the channel of a process that is gone.
+        with suppress(OSError, ValueError):
+            stream = _stream(self.process.stdin)
+            stream.write(text)
             stream.flush()
 
     def finished(self, key: str) -> RunSpec | None:
@@ -234,6 +239,9 @@ class Worker:
         self.process.kill()
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(STOP_SECONDS)
+        if self._reader is not None:
+            # It closes the pipes.
+            self._reader.join(2 * DUMP_SECONDS)
 
     def how_it_ended(self) -> str:
         """In words."""
