@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
     from fewshot_bench.quality import PerClass
 
-THREADS = 4
+# Reading and hashing leave Python's lock; more threads than processors only wait for it.
+THREADS = min(4, os.cpu_count() or 1)
 
 
 @dataclass(frozen=True)

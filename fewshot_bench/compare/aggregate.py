@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from fewshot_bench.compare.missing import commands
 from fewshot_bench.compare.mixing import CONDITIONS, assign_rows, condition, own_data, refuse_mixed
 from fewshot_bench.compare.model import Cell, Group, Row, Scope, Table
 from fewshot_bench.compare.notes import notes
-from fewshot_bench.compare.pairing import Answers, Rows
+from fewshot_bench.compare.pairing import Answers, Places, Rows, by_place
 from fewshot_bench.compare.select import order
 from fewshot_bench.compare.significance import significance
 from fewshot_bench.compare.variation import variations
@@ -73,16 +72,17 @@ def build(
         sort=options.sort,
         signatures=_signatures(records, groups if options.sign_each else ()),
     )
-    cells = _all_cells(table, rows, columns)
+    places = by_place(rows)
+    cells = _all_cells(table, rows, places, columns)
     table = dataclasses.replace(table, cells=cells, row_extra=_row_extra(table, rows, columns))
     titles = {title for extra in table.row_extra.values() for title in extra}
     table = dataclasses.replace(table, columns=check_columns(options.columns, titles))
     if options.baseline:
         table = with_baseline(table, options.baseline)
     if answers is not None:
-        table = dataclasses.replace(table, variations=tuple(variations(table, rows, answers)))
+        table = dataclasses.replace(table, variations=tuple(variations(table, places, answers)))
         if table.baseline is not None:
-            found = significance(table, rows, table.baseline, answers)
+            found = significance(table, places, table.baseline, answers)
             table = dataclasses.replace(table, significance=found)
     lines = tuple(commands(table, options.store))
     return dataclasses.replace(table, commands=lines, notes=tuple(notes(table)))
@@ -123,11 +123,7 @@ def _conditions(records: Sequence[Record]) -> dict[str, tuple[str, ...]]:
     return found | ({"own data": own} if own else {})
 
 
-def _all_cells(table: Table, rows: Rows, columns: Columns | None) -> Cells:
-    found: defaultdict[tuple[str, str, int], list[Record]] = defaultdict(list)
-    for label, (_, members) in rows.items():
-        for record in members:
-            found[record.spec.evaluated, label, record.spec.shots].append(record)
+def _all_cells(table: Table, rows: Rows, places: Places, columns: Columns | None) -> Cells:
     own = _own_data(rows)
     cells: Cells = {}
     table = dataclasses.replace(table, cells=cells)
@@ -138,7 +134,8 @@ def _all_cells(table: Table, rows: Rows, columns: Columns | None) -> Cells:
             if group.derived:
                 cell = _derived(table, group, row, shots)
             else:
-                cell = own_cell(group, row, shots, found.get(key, []), table.metric, columns)
+                members = places.get((row.label, group.label, shots), [])
+                cell = own_cell(group, row, shots, members, table.metric, columns)
                 data = own.get((row.label, group.dataset), own["", group.dataset])
                 cell = dataclasses.replace(cell, own_data=data)
             # A method without shots has a column of its own.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 # What a record predicted, image by image; None where its logits are not there.
 Answers = Callable[[Record], "Outcome | None"]
 Rows = Mapping[str, tuple[Row, list[Record]]]
+# By the row's label, what was evaluated, and the shots.
+Places = Mapping[tuple[str, str, int], list[Record]]
 # Metrics that are means over images, so that images can be paired.
 BY_IMAGE = ("top1", "macro_accuracy")
 
@@ -62,6 +65,15 @@ def scores(hits: Any, labels: Any, classes: int, metric: str) -> Any:
         return right
     counts = np.bincount(labels, minlength=classes)
     return right * len(right) / (np.count_nonzero(counts) * counts[labels])
+
+
+def by_place(rows: Rows) -> Places:
+    """The records of every row, by what they were evaluated on and their shots."""
+    places: defaultdict[tuple[str, str, int], list[Record]] = defaultdict(list)
+    for label, (_, records) in rows.items():
+        for record in records:
+            places[label, record.spec.evaluated, record.spec.shots].append(record)
+    return dict(places)
 
 
 def by_seed(records: Sequence[Record]) -> dict[Seed, Record]:

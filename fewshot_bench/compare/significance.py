@@ -13,9 +13,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fewshot_bench.compare.model import Cell, Group, Row, Table
-from fewshot_bench.compare.pairing import BY_IMAGE, Answers, Rows, by_seed, paired_scores
+from fewshot_bench.compare.pairing import BY_IMAGE, Answers, Places, by_seed, paired_scores
 from fewshot_bench.metrics import METRICS
-from fewshot_bench.record import Record
 
 if TYPE_CHECKING:
     from fewshot_bench.statistics.effects import Spread
@@ -123,7 +122,7 @@ class _Paired:
     left_out: tuple[str, ...]
 
 
-def significance(table: Table, rows: Rows, baseline: str, answers: Answers) -> Significance:
+def significance(table: Table, places: Places, baseline: str, answers: Answers) -> Significance:
     """Compare every row with the row labelled `baseline`; empty for metrics without images."""
     if table.metric not in BY_IMAGE:
         return Significance(rankings=tuple(_rankings(table)))
@@ -132,7 +131,7 @@ def significance(table: Table, rows: Rows, baseline: str, answers: Answers) -> S
     found_detectable: list[Detectable] = []
     for shots in table.shots:
         found = [
-            _paired(table, rows, row, baseline, shots, answers)
+            _paired(table, places, row, baseline, shots, answers)
             for row in table.rows
             if row.label != baseline
         ]
@@ -152,29 +151,22 @@ def plain_groups(table: Table, shots: int) -> list[Group]:
 
 
 def _paired(
-    table: Table, rows: Rows, row: Row, baseline: str, shots: int, answers: Answers
+    table: Table, places: Places, row: Row, baseline: str, shots: int, answers: Answers
 ) -> _Paired:
     from fewshot_bench.statistics.effects import spread
 
     spreads, left_out = {}, []
     for group in plain_groups(table, shots):
-        sides = [by_seed(members(rows, label, group, shots)) for label in (row.label, baseline)]
-        scores = paired_scores(sides[0], sides[1], answers, table.metric)
+        ours, theirs = (
+            by_seed(places.get((label, group.label, shots), ())) for label in (row.label, baseline)
+        )
+        scores = paired_scores(ours, theirs, answers, table.metric)
         if isinstance(scores, str):
             left_out.append(group.label)
         else:
             mine, other, runs = scores
             spreads[group.label] = spread(mine, other, group.label, runs)
     return _Paired(row, spreads, tuple(left_out))
-
-
-def members(rows: Rows, label: str, group: Group, shots: int) -> list[Record]:
-    """The records of a row in a group at a number of shots."""
-    return [
-        record
-        for record in rows[label][1]
-        if record.spec.shots == shots and record.spec.evaluated == group.label
-    ]
 
 
 def _single(found: Sequence[_Paired], shots: int) -> list[Contrast]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fewshot_bench.compare.model import Table
-from fewshot_bench.compare.pairing import BY_IMAGE, Answers, Rows, by_seed, scores
-from fewshot_bench.compare.significance import members, plain_groups
+from fewshot_bench.compare.pairing import BY_IMAGE, Answers, Places, by_seed, scores
+from fewshot_bench.compare.significance import plain_groups
 from fewshot_bench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Variation:
     problem: str = ""
 
 
-def variations(table: Table, rows: Rows, answers: Answers) -> Iterator[Variation]:
+def variations(table: Table, places: Places, answers: Answers) -> Iterator[Variation]:
     """Every cell with several support sets and several training seeds."""
     from fewshot_bench.statistics.variance import components, sampling_variance
 
@@ -37,7 +37,7 @@ def variations(table: Table, rows: Rows, answers: Answers) -> Iterator[Variation
     for shots in table.shots:
         for group in plain_groups(table, shots):
             for row in table.rows:
-                records = by_seed(members(rows, row.label, group, shots))
+                records = by_seed(places.get((row.label, group.label, shots), ()))
                 if min(len({s.split for s in records}), len({s.train for s in records})) < 2:
                     continue
                 if all(seed.split == seed.train for seed in records):

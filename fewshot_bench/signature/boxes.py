@@ -27,8 +27,11 @@ def boxes(points: Collection[Point], cost: Callable[[list[Box]], int] = len) -> 
     # Small numbers in place of long names: they are compared and hashed again and again.
     values = [list(axis) for axis in whole]
     places = [{value: number for number, value in enumerate(axis)} for axis in values]
-    numbered = [tuple(p[v] for p, v in zip(places, point, strict=True)) for point in points]
-    found = (_joined(numbered, order) for order in _orders(len(whole)))
+    alone = [[frozenset([number]) for number in range(len(axis))] for axis in values]
+    single: list[Box] = [
+        tuple(a[p[v]] for a, p, v in zip(alone, places, point, strict=True)) for point in points
+    ]
+    found = (_joined(single, order) for order in _orders(len(whole)))
     named = [
         [tuple(frozenset(v[n] for n in ns) for v, ns in zip(values, box, strict=True)) for box in f]
         for f in found
@@ -43,8 +46,7 @@ def _orders(count: int) -> list[list[int]]:
     return orders + [order[::-1] for order in orders]
 
 
-def _joined(points: Collection[Point], order: Sequence[int]) -> list[Box]:
-    found: list[Box] = [tuple(frozenset([value]) for value in point) for point in points]
+def _joined(found: list[Box], order: Sequence[int]) -> list[Box]:
     for axis in order:
         groups: dict[Box, frozenset[Any]] = {}
         for box in found:
