@@ -147,6 +147,8 @@ def test_what_cannot_be_tracked_is_said_before_anything_runs(
     installed = {name: ModuleSpec(name, None, origin=origin) for name, origin in found}
     monkeypatch.setattr(switch, "find_spec", lambda name: installed.get(name))
     monkeypatch.setenv(switch.VARIABLE, "")
+    # It cannot be taken back, and other tests of this process have servers.
+    monkeypatch.setattr("fewshot_bench.offline.enforce", lambda: None)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     shown = fsbench("run", "-m", "zero-shot", *RUN, "--store", tmp_path / "store", *words)
