@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import locale
 import os
 import signal
@@ -51,6 +52,8 @@ def clean() -> torch.Tensor:
 @pytest.fixture(scope="module")
 def session() -> Session:
     """Shared by all tests whose process stays as it was."""
+    # Pipes that earlier tests have forgotten must not be closed inside a guard.
+    gc.collect()
     return Session()
 
 
