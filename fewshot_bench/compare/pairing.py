@@ -13,6 +13,7 @@ from fewshot_bench.record import Record
 
 if TYPE_CHECKING:
     from fewshot_bench.outcomes import Outcome
+    from fewshot_bench.statistics.effects import Spread
 
 # What a record predicted, image by image; None where its logits are not there.
 Answers = Callable[[Record], "Outcome | None"]
@@ -23,14 +24,20 @@ Places = Mapping[tuple[str, str, int], list[Record]]
 BY_IMAGE = ("top1", "macro_accuracy")
 
 
-def paired_scores(
-    ours: Mapping[Seed, Record], theirs: Mapping[Seed, Record], answers: Answers, metric: str
-) -> tuple[list[Any], list[Any], list[tuple[int, int]]] | str:
-    """Per common seed the scores (images,) of both and the pair of seeds, or why there are none.
+def paired_spread(
+    ours: Mapping[Seed, Record],
+    theirs: Mapping[Seed, Record],
+    answers: Answers,
+    metric: str,
+    dataset: str,
+) -> Spread | str:
+    """Ours minus theirs on one data set, over their common seeds, or why they cannot be paired.
 
     A score's mean is the metric as a fraction. Splits are identical where their digests are; a
     method without shots has no support set, and is paired by its test images alone.
     """
+    from fewshot_bench.statistics.effects import spread
+
     mine, other, runs, queries = [], [], [], set()
     for seed in sorted(ours.keys() & theirs.keys()):
         one, two = ours[seed], theirs[seed]
@@ -49,7 +56,7 @@ def paired_scores(
         return "the test images differ between seeds or methods"
     if len(mine[0]) < 2:
         return "one test image says nothing about others"
-    return mine, other, runs
+    return spread(mine, other, dataset, runs)
 
 
 def scores(hits: Any, labels: Any, classes: int, metric: str) -> Any:

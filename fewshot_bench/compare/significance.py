@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fewshot_bench.compare.model import Cell, Group, Row, Table
-from fewshot_bench.compare.pairing import BY_IMAGE, Answers, Places, by_seed, paired_scores
+from fewshot_bench.compare.pairing import BY_IMAGE, Answers, Places, by_seed, paired_spread
 from fewshot_bench.metrics import METRICS
 
 if TYPE_CHECKING:
@@ -153,19 +153,16 @@ def plain_groups(table: Table, shots: int) -> list[Group]:
 def _paired(
     table: Table, places: Places, row: Row, baseline: str, shots: int, answers: Answers
 ) -> _Paired:
-    from fewshot_bench.statistics.effects import spread
-
     spreads, left_out = {}, []
     for group in plain_groups(table, shots):
         ours, theirs = (
             by_seed(places.get((label, group.label, shots), ())) for label in (row.label, baseline)
         )
-        scores = paired_scores(ours, theirs, answers, table.metric)
-        if isinstance(scores, str):
+        found = paired_spread(ours, theirs, answers, table.metric, group.label)
+        if isinstance(found, str):
             left_out.append(group.label)
         else:
-            mine, other, runs = scores
-            spreads[group.label] = spread(mine, other, group.label, runs)
+            spreads[group.label] = found
     return _Paired(row, spreads, tuple(left_out))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fewshot_bench.compare.pairing import BY_IMAGE, paired_scores
+from fewshot_bench.compare.pairing import BY_IMAGE, paired_spread
 from fewshot_bench.compare.significance import LEVEL, SIGNED_RANK_FROM
 from fewshot_bench.report.headline import Contestant, Headline
 from fewshot_bench.report.predictions import Predictions
@@ -158,15 +158,13 @@ def _compared(
     headline: Headline, predictions: Predictions, ours: Contestant, theirs: Contestant
 ) -> Comparison | str:
     """Ours minus theirs over all members, or why they cannot be compared on one of them."""
-    from fewshot_bench.statistics.effects import spread
     from fewshot_bench.statistics.paired import compare_spreads
 
     spreads = {}
     for group in headline.members:
         records = headline.records_of(ours, group), headline.records_of(theirs, group)
-        scores = paired_scores(*records, predictions.of, headline.table.metric)
-        if isinstance(scores, str):
-            return f"{scores} on {group.label}"
-        mine, other, runs = scores
-        spreads[group.label] = spread(mine, other, group.label, runs)
+        found = paired_spread(*records, predictions.of, headline.table.metric, group.label)
+        if isinstance(found, str):
+            return f"{found} on {group.label}"
+        spreads[group.label] = found
     return compare_spreads(spreads)
