@@ -46,9 +46,10 @@ _WORDS: Mapping[str, tuple[str, ...]] = {
     "classes": CLASSES,
 }
 _NAMES = ("method", "dataset", "backbone")
-# The least of each number, and the longest one, in digits.
+# The least of each number; of all of them the longest one, in digits, and the most of a list:
+# a longer one is a slip.
 _LEAST: Mapping[str, int] = {"shots": 0, "split_seed": 0, "train_seed": 0, "limit": 1}
-_LONGEST_NUMBER = 18
+LONGEST_NUMBER, MOST_NUMBERS = 18, 100_000
 
 
 def canonical_json(value: Any) -> str:
@@ -171,7 +172,7 @@ def _check(name: str, value: Any) -> None:
     nameless = name in ("options", "overrides") and "" in value
     if nameless or (name in _NAMES and not value):
         raise StoreError(f"{found}: expected a name")
-    if name in _LEAST and not _LEAST[name] <= value < 10**_LONGEST_NUMBER:
+    if name in _LEAST and not _LEAST[name] <= value < 10**LONGEST_NUMBER:
         raise StoreError(f"{found}: expected at least {_LEAST[name]}, and no huge number")
     if name == "data":
         _check_own(value)

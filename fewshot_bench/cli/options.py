@@ -8,12 +8,9 @@ from typing import Any, TypeVar
 
 import click
 
-from fewshot_bench.spec import DEFAULT_STORE
+from fewshot_bench.spec import DEFAULT_STORE, LONGEST_NUMBER, MOST_NUMBERS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-# A range of more numbers is a slip; so is a number of more digits.
-MOST, LONGEST = 100_000, 18
 
 
 class Names(click.ParamType[Any]):
@@ -44,14 +41,16 @@ class Numbers(click.ParamType[Any]):
         for part in str(value).split(","):
             first, dash, last = part.strip().partition("-")
             ends = [first, last] if dash else [first]
-            if max(map(len, ends)) > LONGEST and all(map(_is_number, ends)):
+            if max(map(len, ends)) > LONGEST_NUMBER and all(map(_is_number, ends)):
                 self.fail(
-                    f"'{value!s:.60}': expected numbers of at most {LONGEST} digits", param, ctx
+                    f"'{value!s:.60}': expected numbers of at most {LONGEST_NUMBER} digits",
+                    param,
+                    ctx,
                 )
             if not all(map(_is_number, ends)) or int(ends[-1]) < int(first):
                 self.fail(f"'{value}' is no list of whole numbers such as 1,2,4 or 1-3", param, ctx)
-            if int(ends[-1]) - int(first) >= MOST:
-                self.fail(f"'{value}': expected at most {MOST:,} numbers", param, ctx)
+            if int(ends[-1]) - int(first) >= MOST_NUMBERS:
+                self.fail(f"'{value}': expected at most {MOST_NUMBERS:,} numbers", param, ctx)
             numbers += range(int(first), int(ends[-1]) + 1)
         return tuple(numbers)
 
@@ -66,8 +65,10 @@ class Number(click.ParamType[Any]):
         text = str(value).strip()
         if not _is_number(text.removeprefix("-")):
             self.fail(f"'{text:.60}' is no whole number", param, ctx)
-        if len(text) > LONGEST:
-            self.fail(f"'{text:.60}': expected a number of at most {LONGEST} digits", param, ctx)
+        if len(text) > LONGEST_NUMBER:
+            self.fail(
+                f"'{text:.60}': expected a number of at most {LONGEST_NUMBER} digits", param, ctx
+            )
         return int(text)
 
 

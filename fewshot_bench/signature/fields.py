@@ -13,14 +13,14 @@ from fewshot_bench.signature.model import Choice, Named, Pair
 from fewshot_bench.spec import (
     CLASSES,
     IMPORTED,
+    LONGEST_NUMBER,
+    MOST_NUMBERS,
     PRECISIONS,
     PROTOCOLS,
     TEMPLATE_SETS,
     VALIDATION,
 )
 
-# No field names more numbers than this, as no option of `fsbench run` does; nor longer ones.
-MOST, LONGEST = 100_000, 18
 _CHOICE = re.compile(r"([^@\[\]]+)(?:@([^\[\]]*))?(?:\[([^\[\]]*)\])?")
 _DIGEST = re.compile(r"[0-9a-f]*")
 
@@ -95,11 +95,11 @@ def _read_numbers(text: str) -> tuple[int, ...]:
     for part in text.split(","):
         first, dash, last = part.partition("-")
         ends = [first, last] if dash else [first]
-        if not all(end.isascii() and end.isdigit() and len(end) <= LONGEST for end in ends):
+        if not all(end.isascii() and end.isdigit() and len(end) <= LONGEST_NUMBER for end in ends):
             raise ValueError("whole numbers such as 1,2,4 or 1-3")
         start, stop = int(ends[0]), int(ends[-1])
-        if not start <= stop < start + MOST - len(found):
-            raise ValueError(f"ranges of at most {MOST:,} numbers in all")
+        if not start <= stop < start + MOST_NUMBERS - len(found):
+            raise ValueError(f"ranges of at most {MOST_NUMBERS:,} numbers in all")
         found += range(start, stop + 1)
     return _distinct(found)
 
