@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.dataset import ROLES
+from fewshot_bench.defaults import AUTO, backbone_for
 from fewshot_bench.errors import DataMissingError, UsageError, unknown
 from fewshot_bench.preflight import check_items
 from fewshot_bench.registry import registry
@@ -50,7 +51,7 @@ class Request:
     seeds: tuple[int, ...] = (1, 2, 3)
     split_seed: int | None = None
     options: tuple[str, ...] = ()
-    backbone: str = "tiny"
+    backbone: str = AUTO
     device: str = "cpu"
     precision: str = "fp32"
     protocol: str = "fair"
@@ -99,7 +100,8 @@ def expand(request: Request) -> Plan:
     plan = Plan([], {}, {})
     sources = _opened(names, plan, lambda name: _source(name, request, val))
     evaluated = _opened(targets, plan, _target)
-    weights = weights_of(request.backbone)
+    backbone = backbone_for(request.backbone, names, targets)
+    weights = weights_of(backbone)
     picks = _imported(request, plan, sources, val) if sampling == IMPORTED else {}
     # What shares a fit stands together, and methods vary fast: they share a support set.
     matrix = itertools.product(sources, request.shots, request.seeds, variants)
@@ -111,7 +113,7 @@ def expand(request: Request) -> Plan:
             shots=shots,
             split_seed=split_seed,
             train_seed=seed,
-            backbone=request.backbone,
+            backbone=backbone,
             protocol=sampling,
             val=val,
             prompts=prompts,

@@ -15,6 +15,9 @@ PROTOCOLS = ("coop", "clip-lora", "nested")
 VALIDATION = ("none", "min4", "shots", "full")
 PRECISIONS = ("fp32", "bf16", "fp16")
 DEFAULT_STORE = "fsbench-results"
+# The embedded backbone, and what every table of it says.
+TOY = "tiny"
+TOY_TEXT = "a toy, trained on rendered glyphs: its numbers say nothing about CLIP"
 # Picks from a file instead of a draw.
 IMPORTED = "imported"
 CLASSES = ("all", "base", "new")
@@ -77,7 +80,7 @@ class RunSpec:
     shots: int
     split_seed: int
     train_seed: int
-    backbone: str = "tiny"
+    backbone: str = TOY
     protocol: str = "coop"
     val: str = "min4"
     prompts: str = "custom"

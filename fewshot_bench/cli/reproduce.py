@@ -7,6 +7,7 @@ import dataclasses
 import os
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,15 +15,18 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from fewshot_bench.cli.engines import Engines, device_of, engine_options
+from fewshot_bench.cli.conditions import conditions_of
+from fewshot_bench.cli.engines import Engines, engine_options
 from fewshot_bench.cli.files import terminal_width
 from fewshot_bench.cli.options import NAMES, NUMBERS, format_option
 from fewshot_bench.cli.running import INTERRUPTED, run_plan
+from fewshot_bench.defaults import AUTO
 from fewshot_bench.errors import UsageError, unknown
 from fewshot_bench.spec import DEFAULT_STORE, PRECISIONS
 from fewshot_bench.wording import printable
 
 if TYPE_CHECKING:
+    from fewshot_bench.cli.conditions import Conditions
     from fewshot_bench.published.reproductions import Reproduction
     from fewshot_bench.record import Record
     from fewshot_bench.reproduce.cells import Cell, Wanted
@@ -54,7 +58,10 @@ _NO_RUN = "--only-existing runs nothing; leave it out, or leave out"
 )
 @click.option("--backbone", help="Another backbone than the paper's: shown, not compared.")
 @click.option(
-    "--precision", default="fp32", show_default=True, help="fp32, bf16 or fp16; named if other."
+    "--precision",
+    default=AUTO,
+    show_default=True,
+    help="fp32, bf16 or fp16; auto: the paper's on CUDA, fp32 on a CPU.",
 )
 @click.option("--limit", type=click.IntRange(1), help="At most N test images: shown, not compared.")
 @click.option("--store", type=click.Path(path_type=Path), default=DEFAULT_STORE, show_default=True)
@@ -112,25 +119,27 @@ def _reproduce(
     wanted = _wanted(values)
     chosen = cells(table, wanted)
     code, problems = 0, {}
-    if only_existing and not store.is_dir():
-        click.echo(
-            f"warning: there is no store '{printable(str(store))}': all is missing", err=True
-        )
-    if not only_existing:
-        devices = engines.devices()
+    backbone = backbone_of(table, wanted)
+    if only_existing:
+        if not store.is_dir():
+            click.echo(
+                f"warning: there is no store '{printable(str(store))}': all is missing", err=True
+            )
+        wanted = _as_stored(wanted, backbone, store)
+    else:
         from fewshot_bench.reproduce.planning import plan
 
-        backbone = backbone_of(table, wanted)
-        planned = plan(chosen, wanted, backbone, device_of(devices), store)
+        conditions = _conditions(engines, table, wanted, backbone)
+        wanted = dataclasses.replace(wanted, precision=conditions.precision)
+        planned = plan(chosen, wanted, backbone, conditions.device, store)
         # Data sets that are not there are part of the answer, not errors.
         problems, planned.problems = planned.problems, {}
         with contextlib.redirect_stdout(sys.stdout if form == "terminal" else sys.stderr):
             code = run_plan(
                 planned,
                 store=store,
-                backbone=backbone,
+                conditions=conditions,
                 engines=engines,
-                devices=devices,
                 dry_run=dry_run,
                 retry_failed=retry_failed,
             )
@@ -147,6 +156,25 @@ def _reproduce(
     return 1 if code == 1 or any(line.status == "failed" for line in report.lines) else 0
 
 
+def _conditions(
+    engines: Engines, table: Reproduction, wanted: Wanted, backbone: str
+) -> Conditions:
+    """On CUDA the paper's precision unless another one is named."""
+    on_cuda = wanted.precision == AUTO and not engines.devices()[0].startswith("cpu")
+    precision = table.precision if on_cuda else wanted.precision
+    return conditions_of(engines, backbone, precision, ())
+
+
+def _as_stored(wanted: Wanted, backbone: str, store: Path) -> Wanted:
+    """With the precision of most records of the backbone, unless one is named."""
+    if wanted.precision != AUTO:
+        return wanted
+    mine = [record for record in _records(store, quiet=True) if record.spec.backbone == backbone]
+    counts = Counter(record.spec.precision for record in mine)
+    precision = max(PRECISIONS, key=lambda name: counts[name])
+    return dataclasses.replace(wanted, precision=precision)
+
+
 def _wanted(values: Mapping[str, Any]) -> Wanted:
     from fewshot_bench.registry import registry
     from fewshot_bench.reproduce.cells import Wanted
@@ -154,8 +182,9 @@ def _wanted(values: Mapping[str, Any]) -> Wanted:
     seeds = values["seeds"]
     if len(set(seeds)) != len(seeds):
         raise UsageError(f"seeds {list(seeds)}: a value stands there twice")
-    if values["precision"] not in PRECISIONS:
-        raise unknown("precision", values["precision"], PRECISIONS, "fsbench reproduce --help")
+    allowed = (AUTO, *PRECISIONS)
+    if values["precision"] not in allowed:
+        raise unknown("precision", values["precision"], allowed, "fsbench reproduce --help")
     return Wanted(
         methods=values["method"] or (),
         datasets=tuple(registry().expand_datasets(values["dataset"] or ())),
@@ -198,7 +227,7 @@ def _render(report: Report, form: str) -> str:
     return writers[form](report)
 
 
-def _records(folder: Path) -> list[Record]:
+def _records(folder: Path, *, quiet: bool = False) -> list[Record]:
     """What is in the store; one that does not exist holds nothing. Damage is named on stderr."""
     from fewshot_bench.store import Store
 
@@ -206,7 +235,7 @@ def _records(folder: Path) -> list[Record]:
     if store.path.exists() and not store.path.is_dir():
         raise UsageError(f"store '{folder}' is not a folder; choose another one with --store DIR")
     records = list(store.records())
-    for damage in store.damaged:
+    for damage in () if quiet else store.damaged:
         click.echo(f"not used: {printable(str(damage))}", err=True)
     return records
 

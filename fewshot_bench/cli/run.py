@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import click
 
+from fewshot_bench.cli.conditions import Conditions, take_conditions
 from fewshot_bench.cli.config import as_defaults, read_config, save_config
 from fewshot_bench.cli.engines import Engines, engine_options
 from fewshot_bench.cli.options import NAMES, NUMBER, NUMBERS
 from fewshot_bench.cli.running import INTERRUPTED, run_matrix
+from fewshot_bench.defaults import AUTO
 from fewshot_bench.spec import DEFAULT_STORE
 
 _THIS_CALL = ("dry_run", "force", "retry_failed")
@@ -54,8 +57,19 @@ _PATH: Any = click.Path(path_type=Path)
     metavar="[METHOD.]NAME=VALUE[,VALUE]",
     help="Hyper-parameter; several values expand the matrix. Of two -o for one the last counts.",
 )
-@click.option("--backbone", default="tiny", show_default=True, help="MODEL/TAG[@FILE] or a name.")
-@click.option("--precision", default="fp32", show_default=True, help="fp32, bf16 or fp16.")
+@click.option(
+    "--backbone",
+    default=AUTO,
+    show_default=True,
+    help="MODEL/TAG[@FILE] or a name; auto: the toy tiny where all data sets are of the suite demo,"
+    " else ViT-B-16/openai.",
+)
+@click.option(
+    "--precision",
+    default=AUTO,
+    show_default=True,
+    help="fp32, bf16 or fp16; auto: fp32 on a CPU, bf16 or fp16 on CUDA.",
+)
 @click.option(
     "--protocol",
     default="fair",
@@ -92,19 +106,26 @@ def command(ctx: click.Context, /, **values: Any) -> None:
     Exit code: 0 all cells done, 1 some failed, 2 wrong usage, 3 data missing.
     """
     target = values.pop("save_config")
-    if target is not None:
-        save_config(target, _saved(values))
     try:
-        code = run_matrix(engines=Engines.take(values), **values)
+        given = dict(values)
+        engines = Engines.take(values)
+        conditions = take_conditions(engines, values)
+        if target is not None:
+            save_config(target, _saved(given, conditions))
+        code = run_matrix(engines=engines, conditions=conditions, **values)
     except KeyboardInterrupt:
         click.echo("stopped before the first cell; run the same command again", err=True)
         code = INTERRUPTED
     ctx.exit(code)
 
 
-def _saved(values: dict[str, Any]) -> dict[str, Any]:
-    """What describes the run; what was only asked of this call (--dry-run ...) is left out."""
+def _saved(values: dict[str, Any], conditions: Conditions) -> dict[str, Any]:
+    """What describes the run; what was only asked of this call (--dry-run ...) is left out.
+
+    In the place of `auto` stands what it was, so that the file gives the same cells anywhere.
+    """
     values = {name: value for name, value in values.items() if name not in _THIS_CALL}
+    values |= dataclasses.asdict(conditions)
     saved = {
         name: list(value) if name in _REPEATED else ",".join(str(part) for part in value)
         for name, value in values.items()

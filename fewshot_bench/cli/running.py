@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fewshot_bench.cli.engines import Engines, device_of
+from fewshot_bench.cli.conditions import Conditions
+from fewshot_bench.cli.engines import Engines
 from fewshot_bench.cli.own_data import read_own_data
 from fewshot_bench.errors import DataMissingError, UsageError
 from fewshot_bench.processes import interrupt_on_sigterm
@@ -24,7 +25,7 @@ INTERRUPTED = 130
 
 
 def request_of(
-    devices: tuple[str, ...],
+    conditions: Conditions,
     *,
     method: tuple[str, ...],
     dataset: tuple[str, ...],
@@ -33,8 +34,6 @@ def request_of(
     store: Path,
     split_seed: int | None = None,
     option: tuple[str, ...] = (),
-    backbone: str = "tiny",
-    precision: str = "fp32",
     protocol: str = "fair",
     val: str | None = None,
     prompts: str | None = None,
@@ -55,9 +54,9 @@ def request_of(
         seeds=seeds,
         split_seed=split_seed,
         options=option,
-        backbone=backbone,
-        device=device_of(devices),
-        precision=precision,
+        backbone=conditions.backbone,
+        device=conditions.device,
+        precision=conditions.precision,
         protocol=protocol,
         val=val,
         prompts=prompts,
@@ -72,8 +71,8 @@ def request_of(
 def run_matrix(
     *,
     store: Path,
-    backbone: str = "tiny",
-    engines: Engines | None = None,
+    conditions: Conditions,
+    engines: Engines,
     dry_run: bool = False,
     force: bool = False,
     retry_failed: bool = False,
@@ -84,15 +83,12 @@ def run_matrix(
     from fewshot_bench import plan as planning
 
     trackers.switch_on(track or (), store)
-    engines = engines or Engines()
-    devices = engines.devices()
-    request = request_of(devices, store=store, backbone=backbone, **matrix)
+    request = request_of(conditions, store=store, **matrix)
     return run_plan(
         planning.expand(request),
         store=store,
-        backbone=backbone,
+        conditions=conditions,
         engines=engines,
-        devices=devices,
         dry_run=dry_run,
         force=force,
         retry_failed=retry_failed,
@@ -103,9 +99,8 @@ def run_plan(
     plan: Plan,
     *,
     store: Path,
-    backbone: str,
+    conditions: Conditions,
     engines: Engines,
-    devices: tuple[str, ...],
     dry_run: bool = False,
     force: bool = False,
     retry_failed: bool = False,
@@ -116,6 +111,7 @@ def run_plan(
     from fewshot_bench.outcomes import Outcomes
     from fewshot_bench.store import Store
 
+    click.echo(conditions.text())
     # Absolute, since a plug-in may change the working directory.
     results = Store(store.absolute())
     if not dry_run:
@@ -125,7 +121,7 @@ def run_plan(
     # Taken first: what others store from now on is news.
     before = Before.of(results, plan.cells)
     state = planning.resume(plan, results, force=force, retry_failed=retry_failed)
-    settings = engines.settings(backbone, devices, force)
+    settings = engines.settings(conditions, force)
     if dry_run:
         _announce(plan, state, results)
         _announce_work(plan, state)

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from fewshot_bench.cli.conditions import take_conditions
 from fewshot_bench.cli.engines import Engines
 from fewshot_bench.cli.files import terminal_width, write_bytes, write_text
 from fewshot_bench.cli.options import NAMES, format_option
 from fewshot_bench.cli.run import command as run
 from fewshot_bench.cli.running import INTERRUPTED, run_matrix
 from fewshot_bench.cli.swept import chosen_records, sweep_axes
+from fewshot_bench.defaults import AUTO
 from fewshot_bench.errors import UsageError
 from fewshot_bench.metrics import METRICS, PERCENT
 from fewshot_bench.wording import printable
@@ -89,15 +91,16 @@ def command(
     axes = sweep_axes(method, option)
     runs = dataset is not None and not only_existing
     code = 0
+    asked = values | {"dataset": dataset, "engines": engines}
     if runs:
+        matrix = {**values, "method": (method,), "dataset": dataset, "option": option}
+        conditions = take_conditions(engines, matrix)
+        asked |= {"backbone": conditions.backbone, "precision": conditions.precision}
         with _apart(form):
-            code = run_matrix(
-                method=(method,), dataset=dataset, option=option, engines=engines, **values
-            )
+            code = run_matrix(engines=engines, conditions=conditions, **matrix)
         if code == INTERRUPTED or values["dry_run"]:
             ctx.exit(code)
-    given = {name for name in values if _is_given(ctx, name)}
-    asked = values | {"dataset": dataset, "engines": engines}
+    given = {name for name in values if _is_given(ctx, name) and values[name] != AUTO}
     if runs:
         given = set(asked)
     elif dataset is not None:

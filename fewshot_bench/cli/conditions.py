@@ -1,0 +1,59 @@
+"""What the cells of a command are computed with, nothing of it left automatic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fewshot_bench.spec import TOY, TOY_TEXT
+from fewshot_bench.wording import printable
+
+if TYPE_CHECKING:
+    from fewshot_bench.cli.engines import Engines
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """The backbone, the devices and the precision, as records hold them."""
+
+    backbone: str
+    devices: tuple[str, ...]
+    precision: str
+
+    @property
+    def device(self) -> str:
+        """The kind of device, as cells have it."""
+        return self.devices[0].partition(":")[0]
+
+    def text(self) -> str:
+        """The first line of a run."""
+        devices = ", ".join(self.devices)
+        toy = f" ({TOY_TEXT})" if self.backbone == TOY else ""
+        return printable(
+            f"backbone {self.backbone}{toy}, device {devices}, precision {self.precision}"
+        )
+
+
+def conditions_of(
+    engines: Engines,
+    backbone: str,
+    precision: str,
+    datasets: Iterable[str],
+    targets: Iterable[str] = (),
+) -> Conditions:
+    """Resolve `auto`; every command that plans cells does so here, before it makes the plan."""
+    from fewshot_bench.defaults import backbone_for, precision_for
+
+    chosen = backbone_for(backbone, datasets, targets)
+    devices = engines.devices()
+    here = engines.engine == "local"
+    return Conditions(chosen, devices, precision_for(precision, devices, here=here))
+
+
+def take_conditions(engines: Engines, values: dict[str, Any]) -> Conditions:
+    """Take what belongs to them out of the options of `fsbench run`, and resolve it."""
+    backbone, precision = values.pop("backbone"), values.pop("precision")
+    return conditions_of(
+        engines, backbone, precision, values["dataset"], values.get("transfer") or ()
+    )
