@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import itertools
 from collections.abc import Callable, Iterable, Mapping
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,8 +104,7 @@ def expand(request: Request) -> Plan:
     weights = weights_of(backbone)
     picks = _imported(request, plan, sources, val) if sampling == IMPORTED else {}
     # What shares a fit stands together, and methods vary fast: they share a support set.
-    matrix = itertools.product(sources, request.shots, request.seeds, variants)
-    for name, shots, seed, variant in matrix:
+    for name, shots, seed, variant in product(sources, request.shots, request.seeds, variants):
         split_seed = seed if request.split_seed is None else request.split_seed
         cell = RunSpec(
             method=variant.method,
@@ -211,7 +210,7 @@ def _imported(
     store = request.store or Path(DEFAULT_STORE)
     seeds = request.seeds if request.split_seed is None else (request.split_seed,)
     digests = {}
-    for name, shots, seed in itertools.product(names, request.shots, seeds):
+    for name, shots, seed in product(names, request.shots, seeds):
         picks = load_imported(store, name, shots, seed, plan.datasets[name].items())
         _check_val(picks, val)
         digests[name, shots, seed] = picks.digest

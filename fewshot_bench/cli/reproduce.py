@@ -156,9 +156,7 @@ def _reproduce(
     return 1 if code == 1 or any(line.status == "failed" for line in report.lines) else 0
 
 
-def _conditions(
-    engines: Engines, table: Reproduction, wanted: Wanted, backbone: str
-) -> Conditions:
+def _conditions(engines: Engines, table: Reproduction, wanted: Wanted, backbone: str) -> Conditions:
     """On CUDA the paper's precision unless another one is named."""
     on_cuda = wanted.precision == AUTO and not engines.devices()[0].startswith("cpu")
     precision = table.precision if on_cuda else wanted.precision
