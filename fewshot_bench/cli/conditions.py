@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fewshot_bench.spec import TOY, TOY_TEXT
+from fewshot_bench.errors import unknown
+from fewshot_bench.spec import PRECISIONS, TOY, TOY_TEXT
 from fewshot_bench.wording import printable
 
 if TYPE_CHECKING:
@@ -43,8 +44,10 @@ def conditions_of(
     targets: Iterable[str] = (),
 ) -> Conditions:
     """Resolve `auto`; every command that plans cells does so here, before it makes the plan."""
-    from fewshot_bench.defaults import backbone_for, precision_for
+    from fewshot_bench.defaults import AUTO, backbone_for, precision_for
 
+    if precision not in (AUTO, *PRECISIONS):
+        raise unknown("precision", precision, (AUTO, *PRECISIONS), "fsbench run --help")
     chosen = backbone_for(backbone, datasets, targets)
     devices = engines.devices()
     here = engines.engine == "local"

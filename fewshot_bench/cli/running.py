@@ -125,9 +125,15 @@ def run_plan(
     if dry_run:
         _announce(plan, state, results)
         _announce_work(plan, state)
-        click.echo(_needs(plan, state).text(min(settings.workers, len(state.todo))))
+        if state.todo or not plan.problems:
+            click.echo(_needs(plan, state).text(min(settings.workers, len(state.todo))))
+        _announce_weights(conditions.backbone)
         engines.describe(results, len(state.todo), click.echo)
         return _exit_code(plan, failed=0)
+    if state.todo and engines.engine == "local":
+        from fewshot_bench.backbones import loading
+
+        loading.check_weights(conditions.backbone)
     _check_room(plan, state, results, engines, settings)
     with engines.build(results, settings, before) as engine:
         engine.warm(len(state.todo))
@@ -186,10 +192,20 @@ def _announce(plan: Any, state: Any, results: Any) -> None:
         click.echo(f"error: {printable(problem)}", err=True)
     for damage in results.damaged:
         click.echo(f"warning: damaged, not used: {damage}", err=True)
+    if plan.problems and not (state.todo or state.done or state.failed):
+        return
     failed = f", {len(state.failed)} failed before (--retry-failed)" if state.failed else ""
     click.echo(
         f"{len(plan.cells)} cells: {len(state.done)} done already, {len(state.todo)} to run{failed}"
     )
+
+
+def _announce_weights(backbone: str) -> None:
+    """For --dry-run, which asks no other machine."""
+    from fewshot_bench.backbones import loading
+
+    if loading.needs_fetching(backbone):
+        click.echo(f"the weights of {printable(backbone)} are not on this machine: to be fetched")
 
 
 def _announce_work(plan: Any, state: Any) -> None:
