@@ -17,7 +17,8 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 DEFAULT_STORE = "fsbench-results"
 # The embedded backbone, and what every table of it says.
 TOY = "tiny"
-TOY_TEXT = "a toy, trained on rendered glyphs: its numbers say nothing about CLIP"
+TOY_TEXT = "a toy: its numbers say nothing about CLIP"
+TOY_NOTE = f"backbone {TOY} is {TOY_TEXT}"
 # Picks from a file instead of a draw.
 IMPORTED = "imported"
 CLASSES = ("all", "base", "new")

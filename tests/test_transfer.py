@@ -213,7 +213,7 @@ def test_a_missing_target_is_a_problem_and_the_rest_runs(tmp_path: Path) -> None
     found = fsbench(
         *("run", "-m", "zero-shot", "-d", "digits", "--shots", "1", "--seeds", "1"),
         *("--transfer", f"letters,folder:{tmp_path / 'nowhere'}", "--limit", "9"),
-        *("--store", tmp_path / "store"),
+        *("--backbone", "tiny", "--store", tmp_path / "store"),
     )
     assert found.code == 3
     assert "does not exist" in found.err

@@ -56,15 +56,15 @@ def check_source(name: str, source: Source) -> None:
     if is_here(source):
         return
     if offline.is_on():
-        reason, step = "and --offline allows no download", "run once without it"
+        reason = "--offline allows no download: run once without it"
     else:
         failure = _failure(source)
         if failure is None:
             return
-        reason, step = f"and cannot be fetched ({failure})", source.step
+        reason = f"cannot be fetched ({failure}): {source.step}"
     raise DataMissingError(
-        f"backbone '{name}': its weights are not on this machine {reason}; {step}, name a "
-        "checkpoint (--backbone MODEL/TAG@FILE), or try the tool with --backbone tiny"
+        f"backbone '{name}': its weights are not on this machine, and {reason}, name a checkpoint "
+        "(--backbone MODEL/TAG@FILE), or use --backbone tiny to try the tool"
     )
 
 

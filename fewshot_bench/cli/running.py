@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,6 +113,7 @@ def run_plan(
     from fewshot_bench.store import Store
 
     click.echo(conditions.text())
+    _tell_problems(plan.problems)
     # Absolute, since a plug-in may change the working directory.
     results = Store(store.absolute())
     if not dry_run:
@@ -175,10 +177,11 @@ def _check_room(plan: Any, state: Any, results: Any, engines: Engines, settings:
 
 
 def _drop_unreadable(plan: Any, state: Any) -> None:
-    """Take data sets with missing or corrupt images out of what is left to run."""
+    """Take data sets with missing or corrupt images out of what is left to run, and say so."""
     from fewshot_bench.preflight import check_images
 
     bad = check_images(plan.datasets, state.todo, _warn)
+    _tell_problems(bad)
     plan.problems.update(bad)
     state.todo[:] = [cell for cell in state.todo if not {cell.dataset, cell.target} & set(bad)]
 
@@ -187,9 +190,13 @@ def _warn(text: str) -> None:
     click.echo(f"warning: {printable(text)}", err=True)
 
 
-def _announce(plan: Any, state: Any, results: Any) -> None:
-    for problem in plan.problems.values():
+def _tell_problems(problems: Mapping[str, str]) -> None:
+    """Why data sets cannot be used."""
+    for problem in problems.values():
         click.echo(f"error: {printable(problem)}", err=True)
+
+
+def _announce(plan: Any, state: Any, results: Any) -> None:
     for damage in results.damaged:
         click.echo(f"warning: damaged, not used: {damage}", err=True)
     if plan.problems and not (state.todo or state.done or state.failed):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fewshot_bench.compare.grid import BEST, MISSING, SECOND, Entry, Grid, Line
 from fewshot_bench.compare.mixing import assign_rows
 from fewshot_bench.compare.model import Group, Row, Table
+from fewshot_bench.compare.notes import toy_notes
 from fewshot_bench.compare.statistics import Estimate, estimate
 from fewshot_bench.errors import StoreError
 from fewshot_bench.record import Record
@@ -78,8 +79,9 @@ def build_classes(table: Table, records: Sequence[Record], outcomes: Outcomes) -
         for score in _scores(group, row, shots, found.get((group.label, row.label, shots), []))
     ]
     several = "records are" if absent > 1 else "record is"
-    notes = (f"{absent} finished {several} left out: no logits that can be used",)
-    return ClassTable(table, tuple(scores), notes if absent else ())
+    lacking = [f"{absent} finished {several} left out: no logits that can be used"]
+    notes = toy_notes(row.spec for row in table.rows) + (lacking if absent else [])
+    return ClassTable(table, tuple(scores), tuple(notes))
 
 
 def _scores(

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from fewshot_bench.compare.mixing import data_digest
 from fewshot_bench.compare.model import Cell, Group, Row, Table
 from fewshot_bench.metrics import METRICS
+from fewshot_bench.spec import TOY, TOY_NOTE, RunSpec
 
 _LISTED = 12
 
@@ -15,6 +16,7 @@ _LISTED = 12
 def notes(table: Table) -> list[str]:
     """Footnotes, the gravest first."""
     return [
+        *toy_notes(row.spec for row in table.rows),
         *_marks(table),
         *_own_data(table),
         *_inapplicable(table),
@@ -25,6 +27,11 @@ def notes(table: Table) -> list[str]:
         *_no_harmonic_mean(table),
         *_variances(table),
     ]
+
+
+def toy_notes(specs: Iterable[RunSpec]) -> list[str]:
+    """What stands under every table that has numbers of the embedded backbone."""
+    return [TOY_NOTE] if any(spec.backbone == TOY for spec in specs) else []
 
 
 def _marks(table: Table) -> Iterator[str]:

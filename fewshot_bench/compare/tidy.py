@@ -16,6 +16,7 @@ from fewshot_bench.compare.mixing import data_digest
 from fewshot_bench.compare.model import Cell, Table
 from fewshot_bench.compare.statistics import Estimate
 from fewshot_bench.metrics import METRICS, PERCENT, Metric
+from fewshot_bench.spec import TOY
 from fewshot_bench.wording import printable
 
 FIRST = (
@@ -114,7 +115,7 @@ def _row(table: Table, cell: Cell) -> dict[str, Any]:
         "failed": cell.failed,
         "errors": list(cell.errors),
         "reason": cell.reason,
-        "marks": list(cell.row.marks),
+        "marks": [*cell.row.marks, *(["toy backbone"] if spec.backbone == TOY else [])],
         "split_verified": cell.verified,
         "baseline": table.baseline,
         "delta_metric": table.metric if table.baseline else None,

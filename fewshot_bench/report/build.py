@@ -13,6 +13,7 @@ from typing import Any
 from fewshot_bench.audit.made import audit
 from fewshot_bench.compare.baseline import with_baseline
 from fewshot_bench.compare.model import Table
+from fewshot_bench.compare.notes import toy_notes
 from fewshot_bench.metrics import METRICS
 from fewshot_bench.outcomes import Outcomes
 from fewshot_bench.record import Record
@@ -128,7 +129,8 @@ def _marks(table: Table) -> list[str]:
     """What a reader must know before any number: unfair validation, limited runs."""
     unfair = [text.name(row.label) for row in table.rows if row.spec.val == "full"]
     limits = sorted({row.spec.limit for row in table.rows if row.spec.limit is not None})
-    found = [
+    found = [f"{note[0].upper()}{note[1:]}." for note in toy_notes(row.spec for row in table.rows)]
+    found += [
         f"Limited to {limit} test images per data set: these are not the data sets' accuracies."
         for limit in limits
     ]
