@@ -164,7 +164,7 @@ def test_the_line_of_a_store_is_compact(tmp_path: Path) -> None:
     shown = fsbench("signature", "--store", store)
     line = shown.out.strip()
     assert line.startswith(
-        "fsbench:1|m:coop@1,zero-shot@1|b:tiny|d:dtd,pets|k:1,2,4,8,16|s:1-3|val:min4|tpl:custom"
+        "fsbench:1|m:coop@1,zero-shot@1|b:test|d:dtd,pets|k:1,2,4,8,16|s:1-3|val:min4|tpl:custom"
         "|p:fp32|dev:cpu|x:"
     )
     assert signature_of(records[::-1]) == line

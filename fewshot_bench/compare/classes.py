@@ -13,6 +13,7 @@ from fewshot_bench.compare.mixing import assign_rows
 from fewshot_bench.compare.model import Group, Row, Table
 from fewshot_bench.compare.notes import toy_notes
 from fewshot_bench.compare.statistics import Estimate, estimate
+from fewshot_bench.compare.tidy import marks_of
 from fewshot_bench.errors import StoreError
 from fewshot_bench.record import Record
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 HEADS = (
     *("dataset", "method", "shots", "label", "classname", "images", "n_seeds"),
-    *("accuracy_mean", "accuracy_ci95", "precision_mean", "f1_mean"),
+    *("accuracy_mean", "accuracy_ci95", "precision_mean", "f1_mean", "marks"),
 )
 # Of more classes than twice this, tables show so many of the lowest and of the highest.
 ENDS = 5
@@ -209,6 +210,7 @@ def _values(score: ClassScore) -> tuple[Any, ...]:
         *(score.group.label, score.row.label, score.shots, score.label, score.name, score.images),
         *(score.accuracy.n, _six(score.accuracy.mean), _six(score.accuracy.half)),
         *(_six(value.mean if value else None) for value in (score.precision, score.f1)),
+        marks_of(score.row),
     )
 
 

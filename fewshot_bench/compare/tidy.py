@@ -13,7 +13,7 @@ from typing import Any
 
 from fewshot_bench.compare.columns import sorted_rows
 from fewshot_bench.compare.mixing import data_digest
-from fewshot_bench.compare.model import Cell, Table
+from fewshot_bench.compare.model import Cell, Row, Table
 from fewshot_bench.compare.statistics import Estimate
 from fewshot_bench.metrics import METRICS, PERCENT, Metric
 from fewshot_bench.spec import TOY
@@ -115,7 +115,7 @@ def _row(table: Table, cell: Cell) -> dict[str, Any]:
         "failed": cell.failed,
         "errors": list(cell.errors),
         "reason": cell.reason,
-        "marks": [*cell.row.marks, *(["toy backbone"] if spec.backbone == TOY else [])],
+        "marks": marks_of(cell.row),
         "split_verified": cell.verified,
         "baseline": table.baseline,
         "delta_metric": table.metric if table.baseline else None,
@@ -126,6 +126,11 @@ def _row(table: Table, cell: Cell) -> dict[str, Any]:
         **{name: getattr(spec, name) for name in _CONDITIONS},
         **_special(table, cell),
     }
+
+
+def marks_of(row: Row) -> list[str]:
+    """What notes say under tables that have some."""
+    return [*row.marks, *(["toy backbone"] if row.spec.backbone == TOY else [])]
 
 
 def _tested(table: Table, cell: Cell) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from fewshot_bench.compare.tidy import write_csv
+from fewshot_bench.spec import TOY
 from fewshot_bench.sweep.model import Sweep
 
 
@@ -27,6 +28,7 @@ def rows(sweep: Sweep) -> list[dict[str, Any]]:
                     "n_seeds": 0 if value is None else value.n,
                     "status": cell.status,
                     "missing": list(cell.missing),
+                    "marks": ["toy backbone"] if sweep.conditions["backbone"] == TOY else [],
                 }
             )
     return found
