@@ -10,7 +10,7 @@ import pytest
 from fewshot_bench import UsageError
 from fewshot_bench.registry import registry
 from tests.helpers import fsbench, image_folder
-from tests.own_sets import picture, write_shard
+from tests.own_sets import hub_or_skip, picture, write_shard
 
 
 def manifest(root: Path, *names: str, count: int = 6) -> str:
@@ -75,6 +75,23 @@ def test_the_order_of_lines_changes_no_picks(tmp_path: Path) -> None:
     assert [item.classname for item in lists["train"]] == sorted(
         item.classname for item in lists["train"]
     )
+
+
+def test_a_folder_of_images_has_the_same_picks_everywhere(tmp_path: Path) -> None:
+    hub_or_skip().disable_progress_bars()
+    root = tmp_path / "set"
+    for number in range(48):
+        role, classname = ("train", "test")[number % 2], ("a", "a b", "B")[number % 3]
+        (root / role / classname).mkdir(parents=True, exist_ok=True)
+        (root / role / classname / f"{number:02d}.png").write_bytes(picture(number))
+    files = sorted(path.relative_to(root) for path in root.rglob("*.png"))
+    lines = [f"{file},{file.parts[1]},{file.parts[0]}" for file in files]
+    (root / "list.csv").write_text("\n".join(["path,class,split", *lines]))
+    names = (f"folder:{root}", f"manifest:{root / 'list.csv'}", f"hf:{root}")
+    found = [registry().dataset(name).items() for name in names]
+    (root / "list.csv").unlink()
+    assert found[0] == found[1] == found[2]
+    assert len(found[0]["train"]) + len(found[0]["val"]) == len(found[0]["test"]) == 24
 
 
 def test_a_folder_without_its_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
