@@ -173,10 +173,11 @@ def _left_out(
     tree: Tree, top: Tree, roles: Mapping[str, Tree], beside: Sequence[Tree]
 ) -> Iterator[str]:
     """A line for each reason why files are not used."""
-    unused = [inner.path for inner in beside]
+    unused = [inner.path for inner in beside if not _is_store(inner)]
     if unused:
         above = " and ".join(folder.name for folder in roles.values())
         yield f"folders beside {above} are not used: {shortened(unused)}"
+    unused += [inner.path for inner in tree.walk() if _is_store(inner)]
     used = [folder for folder in tree.walk() if not _lies_in(folder, unused)]
     yield from (f"images left out: {line}" for line in unread_lines(used))
     above_classes = {folder.path: folder for folder in (tree, top, *roles.values())}
