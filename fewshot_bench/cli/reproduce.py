@@ -18,6 +18,7 @@ from click.core import ParameterSource
 from fewshot_bench.cli.conditions import conditions_of
 from fewshot_bench.cli.engines import Engines, engine_options
 from fewshot_bench.cli.files import terminal_width
+from fewshot_bench.cli.filters import listed
 from fewshot_bench.cli.options import NAMES, NUMBERS, format_option
 from fewshot_bench.cli.running import INTERRUPTED, run_plan
 from fewshot_bench.defaults import AUTO
@@ -167,8 +168,10 @@ def _as_stored(wanted: Wanted, backbone: str, store: Path) -> Wanted:
     """With the precision of most records of the backbone, unless one is named."""
     if wanted.precision != AUTO:
         return wanted
-    mine = [record for record in _records(store, quiet=True) if record.spec.backbone == backbone]
-    counts = Counter(record.spec.precision for record in mine)
+    from fewshot_bench.store import Store
+
+    specs = [record.spec for record in Store(store).records()] if store.is_dir() else []
+    counts = Counter(spec.precision for spec in specs if spec.backbone == backbone)
     precision = max(PRECISIONS, key=lambda name: counts[name])
     return dataclasses.replace(wanted, precision=precision)
 
@@ -225,17 +228,14 @@ def _render(report: Report, form: str) -> str:
     return writers[form](report)
 
 
-def _records(folder: Path, *, quiet: bool = False) -> list[Record]:
+def _records(folder: Path) -> list[Record]:
     """What is in the store; one that does not exist holds nothing. Damage is named on stderr."""
     from fewshot_bench.store import Store
 
     store = Store(folder)
     if store.path.exists() and not store.path.is_dir():
         raise UsageError(f"store '{folder}' is not a folder; choose another one with --store DIR")
-    records = list(store.records())
-    for damage in () if quiet else store.damaged:
-        click.echo(f"not used: {printable(str(damage))}", err=True)
-    return records
+    return listed(store)
 
 
 def _counts(chosen: list[Cell]) -> dict[str, Mapping[str, int]]:

@@ -199,6 +199,9 @@ def _tell_problems(problems: Mapping[str, str]) -> None:
 def _announce(plan: Any, state: Any, results: Any) -> None:
     for damage in results.damaged:
         click.echo(f"warning: damaged, not used: {damage}", err=True)
+    for name, dataset in plan.datasets.items():
+        for line in dataset.card().left_out:
+            click.echo(printable(f"{name}: {line}"))
     if plan.problems and not (state.todo or state.done or state.failed):
         return
     failed = f", {len(state.failed)} failed before (--retry-failed)" if state.failed else ""
