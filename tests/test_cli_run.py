@@ -155,7 +155,7 @@ def test_interrupted_on_a_terminal_and_continued(methods: Any, tmp_path: Path) -
     run = ("run", "--method", "slow", *FEW, "--seeds", "1-4", "-o", "seconds=2")
     terminal = Terminal(command(*run, "--store", tmp_path))
     try:
-        terminal.read_until(" left")
+        terminal.read_until("1/4 cells")
         workers = children(terminal.process.pid)
         terminal.process.send_signal(signal.SIGINT)
         _, errors = terminal.process.communicate(timeout=30)
