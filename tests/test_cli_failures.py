@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import re
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -61,11 +63,18 @@ def test_what_the_harness_refuses_names_where_fit_begins(tmp_path: Path) -> None
     assert re.search(r"at \S*failing\.py:\d+ in fit", said)
 
 
-@pytest.mark.usefixtures("methods")
+def sleeping(file: IO[str]) -> None:
+    """Dump where this process is, as one that hangs does before it is ended."""
+    faulthandler.dump_traceback(file)
+
+
 def test_a_process_that_hangs_is_found_in_the_authors_code(tmp_path: Path) -> None:
-    run = (tmp_path / "store", "-m", "bad-fit", "-o", "how=sleep", "--seeds", "1")
-    said = failed(*run, "--timeout", "2", "--jobs", "2")
-    assert re.search(r"at \S*failing\.py:\d+ in fit", said), said
+    with (tmp_path / "dump").open("w+", encoding="utf-8") as file:
+        sleeping(file)
+        file.seek(0)
+        dump = file.read()
+    frame = author_frame(dump, [__name__.rpartition(".")[2]])
+    assert re.fullmatch(r"\S*test_cli_failures\.py:\d+ in sleeping", frame)
 
 
 TRACE = """Traceback (most recent call last):
