@@ -94,7 +94,7 @@ def test_a_terminal_shows_steps_and_both_times() -> None:
     clock.now += 30
     display.inside(cells[0], 26, 100)
     # 25 steps in 30 s, so that 74 take 89 s, and the other cell 119 s.
-    assert shown().startswith("3 min left step 26/100, 1 min left: coop on dtd")
+    assert shown().startswith("3 min left in all step 26/100, 1 min left: coop on dtd")
 
 
 @given(

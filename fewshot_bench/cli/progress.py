@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ FIRST_SECONDS, LONGEST_SECONDS = 60.0, 3600.0
 # A pace is no pace before it was watched for this long.
 WATCHED_SECONDS = 1.0
 DRAWN_SECONDS = 0.1
+# Below this many columns there is little room for a bar.
+NARROW = 70
 
 
 class Pace:
@@ -197,7 +200,7 @@ class LiveDisplay(Display):
 
     def _update(self, text: str, completed: float) -> None:
         left = self.estimate.seconds_left()
-        rest = f"{duration(left)} left" if left is not None else "estimating"
+        rest = f"{duration(left)} left in all" if left is not None else "estimating"
         self._bar.update(
             self._task, completed=completed, done=self.done, cell=printable(text), rest=rest
         )
@@ -226,13 +229,16 @@ def display(cells: Sequence[RunSpec], jobs: int, *, live: bool) -> Iterator[Disp
         yield Display(cells, jobs)
         return
     from rich.progress import BarColumn, Progress, TextColumn
+    from rich.table import Column
 
+    # On a narrow terminal the name of the cell is cut, and nothing else.
+    rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")
     columns = (
-        BarColumn(bar_width=20),
+        BarColumn(bar_width=20 if shutil.get_terminal_size().columns >= NARROW else 4),
         TextColumn("{task.fields[done]}/{task.total} cells"),
         TextColumn("{task.fields[rest]}"),
-        TextColumn("{task.fields[cell]}", markup=False),
+        TextColumn("{task.fields[cell]}", markup=False, table_column=rest),
     )
-    with Progress(*columns) as bar:
+    with Progress(*columns, expand=True) as bar:
         task = bar.add_task("cells", total=len(cells), done=0, cell="", rest="estimating")
         yield LiveDisplay(cells, jobs, bar, task)
