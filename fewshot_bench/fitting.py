@@ -282,6 +282,7 @@ class Fit:
             "weights_digest": self.backbone.weights_digest,
             "activation": getattr(self.backbone, "activation", None),
             "method_origin": registry().methods.find(spec.method).origin.split(",")[0],
+            "code": registry().code(spec.method),
         }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from fewshot_bench.compare.mixing import condition, own_data
+from fewshot_bench.compare.mixing import code, code_of, condition, own_data
 from fewshot_bench.compare.model import Seed
 from fewshot_bench.errors import UsageError, unknown
 from fewshot_bench.record import Record
@@ -38,7 +38,7 @@ def select(
 
     names: comma lists for `method`, `dataset`, `classes`, `shots` and `seeds`; conditions: one
     value each for the table's conditions, a prefix being enough for `weights`, `revision` (of the
-    data set or of the target) and `own_data`.
+    data set or of the target), `own_data` and `code`, which leaves other methods alone.
     """
     tests = [_by_name(records, kind, text) for kind, text in names.items() if text]
     tests += [_by_condition(records, name, text) for name, text in conditions.items() if text]
@@ -87,6 +87,9 @@ def _by_name(records: Sequence[Record], kind: str, text: str) -> Callable[[Recor
 
 
 def _by_condition(records: Sequence[Record], name: str, text: str) -> Callable[[Record], bool]:
+    if name == "code":
+        return _by_code(records, text)
+
     def matches(record: Record) -> bool:
         values = _values(record.spec, name)
         if name in _PREFIXES:
@@ -99,6 +102,15 @@ def _by_condition(records: Sequence[Record], name: str, text: str) -> Callable[[
             name.replace("_", " "), text, known, "only what is in the store can be compared"
         )
     return matches
+
+
+def _by_code(records: Sequence[Record], text: str) -> Callable[[Record], bool]:
+    """Records of the code of that digest; methods that have none of it stay as they are."""
+    having = {code_of(record) for record in records if code(record).startswith(text[:12])}
+    if not having:
+        known = {code(record) for record in records}
+        raise unknown("code", text, known, "only what is in the store can be compared")
+    return lambda r: code_of(r) not in having or code(r).startswith(text[:12])
 
 
 def _values(spec: RunSpec, name: str) -> tuple[str, ...]:
