@@ -118,6 +118,12 @@ def _below(folder: Path) -> Iterator[tuple[str, Path]]:
                 yield path.relative_to(folder).as_posix(), path
 
 
+def modules_beside(file: Path) -> list[str]:
+    """The names of the modules and packages in the folder of a file that it, or these, import."""
+    names = {name.partition("/")[0].removesuffix(".py") for name in _with_beside(file)}
+    return sorted(names - {file.stem})
+
+
 def _with_beside(file: Path) -> Mapping[str, Path]:
     """A module and the modules and packages in its folder that it imports, or these do."""
     found = {file.name: file}

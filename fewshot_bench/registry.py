@@ -11,7 +11,7 @@ from typing import Any
 
 import pluggy
 
-from fewshot_bench import method_code
+from fewshot_bench import method_code, method_files, method_references
 from fewshot_bench.customized import customized
 from fewshot_bench.errors import PluginError, UsageError, unknown
 from fewshot_bench.plugins import PluginInfo, load_plugins
@@ -114,9 +114,16 @@ class Registry:
     plugins: tuple[PluginInfo, ...]
     hooks: pluggy.HookRelay
 
+    def method(self, name: str) -> Entry:
+        """The entry of a registered method, or of one in a file (`path/to/file.py:ClassName`)."""
+        if name in self.methods.entries or not method_references.is_meant(name):
+            return self.methods.find(name)
+        own = method_references.canonical(name)
+        return Entry(own, method_files.load(name), own)
+
     def method_class(self, name: str) -> type:
-        """The class of a registered method."""
-        target = self.methods.find(name).load()
+        """The class of a method."""
+        target = self.method(name).load()
         if not isinstance(target, type):
             raise PluginError(f"method '{name}' is {target!r}, expected a dataclass")
         method_code.note_import(target.__module__)
@@ -127,7 +134,7 @@ class Registry:
 
         `distribution` and `version` of the plug-in that registered it, `digest` of its source.
         """
-        plugin = self.methods.find(name).origin.partition(",")[0]
+        plugin = self.method(name).origin.partition(",")[0]
         info = next((info for info in self.plugins if info.full_name == plugin), None)
         try:
             digest = method_code.running_digest(self.method_class(name))

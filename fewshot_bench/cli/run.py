@@ -38,7 +38,7 @@ _PATH: Any = click.Path(path_type=Path)
     callback=_load_config,
     help="YAML or TOML file with the names of these options.",
 )
-@click.option("--method", "-m", type=NAMES, required=True, help="Methods, or all.")
+@click.option("--method", "-m", type=NAMES, required=True, help="Methods, all, or FILE.py:CLASS.")
 @click.option(
     "--dataset", "-d", type=NAMES, required=True, help="Data sets, suites, or FAMILY:ARG."
 )

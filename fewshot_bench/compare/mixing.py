@@ -9,8 +9,9 @@ from typing import Any
 
 from fewshot_bench.compare.model import Row
 from fewshot_bench.errors import UsageError
+from fewshot_bench.method_references import short_names
 from fewshot_bench.record import Record, code_digest
-from fewshot_bench.spec import RunSpec, canonical_json
+from fewshot_bench.spec import RunSpec, canonical_json, method_label
 
 # Conditions of the whole table, each with an option of `compare` of the same name.
 CONDITIONS = (
@@ -136,10 +137,12 @@ def assign_rows(records: Sequence[Record]) -> dict[str, tuple[Row, list[Record]]
         name for name in CONDITIONS if len({condition(record.spec, name) for record in records}) > 1
     ]
     labels = _local_labels(records)
+    short = short_names(record.spec.method for record in records)
     rows: dict[str, tuple[Row, list[Record]]] = {}
     for record in records:
         parts = [f"{name}={_short(name, condition(record.spec, name))}" for name in differing]
-        label = " ".join([record.spec.label, *parts, *labels[id(record)]])
+        name = method_label(short[record.spec.method], record.spec.overrides)
+        label = " ".join([name, *parts, *labels[id(record)]])
         rows.setdefault(label, (Row(label, record.spec), []))[1].append(record)
     return rows
 

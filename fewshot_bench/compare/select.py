@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from fewshot_bench import method_references
 from fewshot_bench.compare.mixing import code, code_of, condition, own_data
 from fewshot_bench.compare.model import Seed
 from fewshot_bench.errors import UsageError, unknown
@@ -13,7 +14,7 @@ from fewshot_bench.spec import RunSpec
 
 _COMMA = re.compile(r",(?![^\[\]]*\])")
 _NAMES: Mapping[str, Callable[[Record], tuple[str, ...]]] = {
-    "method": lambda record: (record.spec.method, record.spec.label),
+    "method": lambda record: method_names(record.spec),
     "dataset": lambda record: _dataset_names(record.spec),
     "classes": lambda record: (record.spec.classes,),
     "shots": lambda record: (str(record.spec.shots),),
@@ -71,6 +72,11 @@ def place(wanted: Sequence[str], name: str) -> int:
     return wanted.index(name) if name in wanted else len(wanted)
 
 
+def method_names(spec: RunSpec) -> tuple[str, ...]:
+    """By what `--method` finds a cell: its method, its label, and shorter paths of a file."""
+    return spec.method, spec.label, *method_references.aliases(spec.method)
+
+
 def _dataset_names(spec: RunSpec) -> tuple[str, ...]:
     """By what `--dataset` finds a cell: the data set, the target, and how the table shows it."""
     return tuple(name for name in (spec.dataset, spec.target, spec.evaluated) if name)
@@ -80,6 +86,8 @@ def _by_name(records: Sequence[Record], kind: str, text: str) -> Callable[[Recor
     of = _NAMES[kind]
     known = {name for record in records for name in of(record)}
     wanted = split_list(text, known)
+    if kind == "method":
+        wanted = [n if n in known else method_references.canonical(n) for n in wanted]
     for name in wanted:
         if name not in known:
             raise unknown(_KINDS[kind], name, known, "only what is in the store can be compared")
