@@ -49,7 +49,10 @@ def command(
     if line is None:
         if check:
             raise UsageError("--check needs a signature: fsbench signature --check 'fsbench:1|...'")
-        click.echo(signature_of(chosen(store, filters)))
+        records, notes = chosen(store, filters)
+        for text in notes:
+            click.echo(f"note: {printable(text)}", err=True)
+        click.echo(signature_of(records))
         return
     given = [f"--{name.replace('_', '-')}" for name, value in filters.items() if value]
     if given:
