@@ -123,7 +123,7 @@ def test_a_published_table_shows_the_version_that_is_named(tmp_path: Path) -> No
     shown = fsbench(*call, "-m", "clip-lora", "--only-existing").out
     assert "--method NAME@VERSION --only-existing shows" in " ".join(shown.split())
     named = fsbench(*call, "-m", "clip-lora@1", "--only-existing", "--format", "json").out
-    assert json.loads(named)["lines"][0]["ours"] == 54.0
+    assert json.loads(named)["rows"][0]["ours"] == 54.0
     assert fsbench(*call, "-m", "clip-lora@1").code == 2
 
 
