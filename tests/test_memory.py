@@ -14,7 +14,7 @@ import torch
 
 from fewshot_bench.backbones.text_tower import TextTower
 from fewshot_bench.backbones.vision_tower import VisionTower
-from fewshot_bench.fitting import Outcome
+from fewshot_bench.examination import Outcome
 from fewshot_bench.runner import run_group, run_one
 from fewshot_bench.session import Session
 from fewshot_bench.store import Store
