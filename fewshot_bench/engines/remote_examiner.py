@@ -33,13 +33,21 @@ class RemoteExaminer:
     """Asks the process that holds labels; see `examiner.Examination`."""
 
     def __init__(self, descriptors: Sequence[int], store: Store) -> None:
-        self.earlier: Mapping[str, Sequence[Mapping[str, str]]] = {}
+        self._earlier: dict[str, list[Mapping[str, str]]] = {}
         self._store = store
         self._process = os.getpid()
         self._free: queue.LifoQueue[socket.socket] = queue.LifoQueue()
         for number in descriptors:
             os.set_inheritable(number, False)
             self._free.put(socket.socket(fileno=number))
+
+    def begin(self, earlier: Mapping[str, Sequence[Mapping[str, str]]]) -> None:
+        """Cells come; earlier: incidents of their tries in other processes, by key."""
+        self._earlier = {key: list(incidents) for key, incidents in earlier.items()}
+
+    def note(self, key: str, kind: str, text: str) -> None:
+        """An incident of a cell before its own begins."""
+        self._earlier.setdefault(key, []).append({"kind": kind, "text": text})
 
     def ask(self, operation: str, body: bytes = b"", **values: Any) -> tuple[dict[str, Any], bytes]:
         """One question and its answer. Errors are those of the other process."""
@@ -85,9 +93,9 @@ class RemoteExaminer:
     def settle(self, record: Record, answers: np.ndarray | None) -> Outcome:
         """Hand in a cell, which is marked and stored; the outcome holds the stored record.
 
-        The incidents of its `earlier` tries in other processes stand before those of this one.
+        What was noted of it before stands before its own incidents.
         """
-        earlier = self.earlier.get(record.spec.key(), ())
+        earlier = self._earlier.get(record.spec.key(), ())
         record = dataclasses.replace(record, incidents=(*earlier, *record.incidents))
         shape = None if answers is None else answers.shape
         body = b"" if answers is None else answers.tobytes()

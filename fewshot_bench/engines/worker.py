@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from fewshot_bench import offline
+from fewshot_bench.ahead import start_own
 from fewshot_bench.engines.remote_examiner import RemoteExaminer
 from fewshot_bench.errors import FsbenchError
 from fewshot_bench.processes import die_with
@@ -23,6 +24,7 @@ from fewshot_bench.record import Record
 from fewshot_bench.spec import RunSpec
 from fewshot_bench.store import Store
 from fewshot_bench.trackers import switch as trackers
+from fewshot_bench.wording import few
 
 PROGRESS_SECONDS = 0.2
 BEAT_SECONDS = 2.0
@@ -62,7 +64,7 @@ class _Answers:
                 time.sleep(BEAT_SECONDS)
                 self.send("beat", waiting=turns.waiting())
 
-        threading.Thread(target=beat, name="fsbench-heartbeat", daemon=True).start()
+        start_own(threading.Thread(target=beat, name="fsbench-heartbeat", daemon=True))
 
 
 def main() -> None:
@@ -100,14 +102,16 @@ def _serve(
     answers.send("idle")
     for line in sys.stdin:
         request = json.loads(line)
-        examiner.earlier = request["incidents"]
-        if not _compute(request, store, session, answers):
+        examiner.begin(request["incidents"])
+        if not _compute(request, store, session, answers, examiner):
             # What a plug-in left behind must not reach another cell, nor keep this process alive.
             os._exit(0)
         answers.send("idle")
 
 
-def _compute(request: Any, store: Store, session: Any, answers: _Answers) -> bool:
+def _compute(
+    request: Any, store: Store, session: Any, answers: _Answers, examiner: RemoteExaminer
+) -> bool:
     """Compute the cells of a request; returns whether this process can be trusted with more."""
     from fewshot_bench.registry import registry
     from fewshot_bench.runner import run_group
@@ -124,23 +128,45 @@ def _compute(request: Any, store: Store, session: Any, answers: _Answers) -> boo
     session.backbone(todo[0])
     # Loading it is nobody's time.
     answers.send("started")
-    tell(hooks.run_started, spec=todo[0])
-    trusted = True
+    trusted = _hook(hooks.run_started, todo[0], examiner, spec=todo[0])
     outcomes = run_group(todo, session, answers.progress, request["parts"])
     for number, outcome in enumerate(outcomes, 1):
         record, trusted = outcome.record, trusted and not outcome.tainted
         answers.send("finished", key=record.spec.key())
-        finished(record)
-        if number == len(todo):
+        following = todo[number] if number < len(todo) else None
+        trusted &= _hook(hooks.run_finished, following, examiner, record=record)
+        if following is None:
             break
-        if not trusted and todo[number].fit_key() != record.spec.fit_key():
+        if not trusted and following.fit_key() != record.spec.fit_key():
             # What is left was not fitted by what left something behind.
             answers.send("retired")
             break
         # What plug-ins took was no time of the next cell.
         answers.send("started")
-        tell(hooks.run_started, spec=todo[number])
+        trusted &= _hook(hooks.run_started, following, examiner, spec=following)
     return trusted
+
+
+def _hook(
+    hook: Callable[..., Any],
+    following: RunSpec | None,
+    examiner: RemoteExaminer,
+    **arguments: object,
+) -> bool:
+    """Call a hook; functions that it replaced are put back, and the next cell's record names them.
+
+    Returns whether all of them are back.
+    """
+    from fewshot_bench.containment.functions import Functions
+
+    functions = Functions()
+    tell(hook, **arguments)
+    swapped, complete = functions.restore()
+    if swapped and following is not None:
+        end = "put back" if complete else "could not be undone: the process is not used again"
+        text = f"a hook of a plug-in, run before this cell, replaced {few(swapped)}; {end}"
+        examiner.note(following.key(), "functions", text)
+    return complete
 
 
 def finished(record: Record) -> None:
