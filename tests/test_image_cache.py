@@ -160,7 +160,7 @@ def test_a_pass_that_ends_early_keeps_what_it_decoded(folder: Path) -> None:
 def test_an_image_that_changes_during_a_run_is_named(folder: Path) -> None:
     photos = Photos(folder)
     source = ImageSource.of(photos, photos.items()["test"], tiny())
-    assert source.digest
+    assert source.digests
     save_image(folder / "06.png", 77)
     with pytest.raises(DataMissingError, match=r"'06\.png' changed while"):
         list(source.batches(4, range(COUNT)))
@@ -174,7 +174,7 @@ def test_errors_name_the_image_and_come_in_order(folder: Path, depth: int) -> No
     items = [*photos.items()["test"], Item("09.png", 0, "cat")]
     source = ImageSource.of(photos, items, tiny())
     with pytest.raises(DataMissingError, match=r"'09\.png' cannot be read"):
-        _ = source.digest
+        _ = source.digests
     source = ImageSource.of(photos, items[:-1], tiny(), depth=depth)
     batches = source.batches(4, range(11))
     assert len(next(batches)) == 4
