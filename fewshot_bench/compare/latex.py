@@ -46,7 +46,7 @@ def write(found: Iterable[Grid], notes: Sequence[str] = (), commands: Sequence[s
         *(_grid(grid) for grid in found),
     ]
     parts += [f"\\par\\noindent{{\\footnotesize {escape(note)}\\par}}" for note in notes]
-    parts += [f"% {printable(' '.join(command.split()))}" for command in commands]
+    parts += [f"% {printable(command)}" for command in commands]
     return "\n".join(parts) + "\n"
 
 
