@@ -39,6 +39,8 @@ def command(ctx: click.Context, record: str, store: Path, anyway: bool) -> None:
     click.echo(spec.describe())
     for text in commands_of([spec])[0]:
         click.echo(f"  {printable(text)}")
+    if kept.problem:
+        click.echo(f"not used: {kept.problem}", err=True)
     changed = rerun.obstacles(kept.record)
     for one in changed:
         click.echo(f"warning: {one.name} was {one.then}, is {one.now}", err=True)
