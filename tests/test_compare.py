@@ -18,7 +18,7 @@ from tests.compare_records import cell, make, matrix, read_csv
 
 
 @settings(deadline=None)
-@given(st.lists(st.floats(0, 100), min_size=2, max_size=30))
+@given(st.lists(st.floats(0, 100), min_size=3, max_size=30))
 def test_interval_is_that_of_scipy(values: list[float]) -> None:
     found = estimate(values)
     assert found is not None

@@ -114,5 +114,5 @@ def _entry(entry: Entry) -> str:
         mean = rf"\textbf{{{mean}}}"
     elif entry.rank == SECOND:
         mean = rf"\underline{{{mean}}}"
-    half = "" if entry.half is None else rf" $\pm$ {entry.half}"
-    return f"{mean}{half}{' ' if entry.suffix else ''}{escape(entry.suffix)}"
+    around = f" {escape(entry.around.replace('±', '± '))}" if entry.around else ""
+    return f"{mean}{around}{' ' if entry.suffix else ''}{escape(entry.suffix)}"
