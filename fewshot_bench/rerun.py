@@ -20,7 +20,7 @@ FACTS = {
     "environment": (
         *("fewshot_bench", "commit", "dirty", "python", "packages", "platform", "device"),
         *("device_name", "threads", "determinism", "weights_digest", "activation"),
-        "method_origin",
+        *("method_origin", "code"),
     ),
     "split": ("digest", "images", "revision", "templates", "train", "val", "test"),
     "metrics": (*METRICS, "n"),
@@ -118,13 +118,14 @@ def repeat(kept: Kept) -> tuple[Record, np.ndarray | None]:
     import numpy as np
     import torch
 
+    from fewshot_bench.examiner import Examiner
     from fewshot_bench.runner import run_one
     from fewshot_bench.session import Session
 
     spec, threads = kept.record.spec, kept.record.environment.get("threads")
     if isinstance(threads, int) and threads > 0:
         torch.set_num_threads(threads)
-    outcome = run_one(spec, Session(None, spec.device, kept.store))
+    outcome = run_one(spec, Session(None, spec.device, Examiner(kept.store)))
     logits = None if outcome.logits is None else np.asarray(outcome.logits, dtype=np.float32)
     return outcome.record, logits
 
@@ -140,7 +141,8 @@ def differences(then: Record, now: Record) -> list[Difference]:
             one, other = before.get(name), after.get(name)
             if isinstance(one, Mapping) and isinstance(other, Mapping):
                 keys = sorted({*one, *other})
-                found += [Difference(key, one.get(key), other.get(key)) for key in keys]
+                prefix = "" if name == "packages" else f"{name} "
+                found += [Difference(prefix + key, one.get(key), other.get(key)) for key in keys]
             else:
                 found.append(Difference(f"{part} {name}", one, other))
     return [difference for difference in found if difference.then != difference.now]

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from fewshot_bench import method_references
 from fewshot_bench.errors import StoreError
 
 PROTOCOLS = ("coop", "clip-lora", "nested")
@@ -22,6 +23,8 @@ TOY_NOTE = f"backbone {TOY} is {TOY_TEXT}"
 # Picks from a file instead of a draw.
 IMPORTED = "imported"
 CLASSES = ("all", "base", "new")
+# Asked of a run that evaluates its fits on other data sets alone; no cell has it.
+NO_CLASSES = "none"
 TEMPLATE_SETS = ("simple", "custom", "ensemble")
 # Fields that came later: they stand in a record, and in its key, where they are not the default.
 _LATER: Mapping[str, Any] = {
@@ -165,7 +168,8 @@ class RunSpec:
 
     def describe(self) -> str:
         """One line that names the cell."""
-        return f"{self.label} on {self.evaluated}, {self.shots}-shot, seed {self.train_seed}"
+        label = method_label(method_references.short(self.method), self.overrides)
+        return f"{label} on {self.evaluated}, {self.shots}-shot, seed {self.train_seed}"
 
 
 def _check(name: str, value: Any) -> None:

@@ -101,7 +101,7 @@ def test_a_damaged_data_set_stops_only_itself(photos: Path, tmp_path: Path) -> N
     names = (f"folder:{bad}", f"folder:{good}")
     result = fsbench(
         *("run", "--method", "zero-shot", "--dataset", ",".join(names), "--shots", "1"),
-        *("--seeds", "1", "--jobs", "1", "--store", tmp_path / "store"),
+        *("--seeds", "1", "--jobs", "1", "--backbone", "tiny", "--store", tmp_path / "store"),
     )
     assert result.code == 3, result
     (error,) = [line for line in result.err.splitlines() if line.startswith("error: ")]

@@ -181,7 +181,7 @@ class Engines:
                 found += [part for part in value.split(",") if "gpu" in part]
         return any(map(_is_some, found))
 
-    def settings(self, conditions: Conditions, force: bool) -> Settings:
+    def settings(self, conditions: Conditions, force: bool, code: str = "") -> Settings:
         """How cells are run."""
         from fewshot_bench.engines.local import slots
         from fewshot_bench.engines.protocol import Settings
@@ -202,6 +202,7 @@ class Engines:
             deterministic=self.deterministic or determinism.asked(),
             offline=offline.is_on(),
             track=",".join(trackers.asked()),
+            code=code,
             **{name: value for name, value in given.items() if value is not None},
         )
 
