@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
@@ -19,6 +18,7 @@ from fewshot_bench.errors import ContractError
 from fewshot_bench.evaluate import check_logits, metrics
 from fewshot_bench.features import accounted, image_view, open_views, shots_view
 from fewshot_bench.finite import FiniteNumbers
+from fewshot_bench.image_facts import image_facts
 from fewshot_bench.incidents import Incidents
 from fewshot_bench.meter import Meter
 from fewshot_bench.method import Classifier, Method, Together
@@ -226,15 +226,13 @@ class Fit:
         logits[order] = shuffled
         return logits
 
-    def _images(self, spec: RunSpec, split: Split) -> str:
-        """SHA-256 over the bytes of all images that were used: train, val, test."""
-        sources = [
+    def _images(self, spec: RunSpec, split: Split) -> dict[str, Any]:
+        train, val, test = (
             self.session.source(self.dataset, split.train, spec),
             self.session.source(self.dataset, split.val, spec),
             self.session.source(self.session.target(spec), split.test, spec),
-        ]
-        joined = "".join(source.digest for source in sources)
-        return hashlib.sha256(joined.encode()).hexdigest()
+        )
+        return image_facts(train.digests, val.digests, test.digests)
 
     def _check_backbone(self, method: str, when: str) -> None:
         if self.backbone.fingerprint() != self.fingerprint:
@@ -257,7 +255,7 @@ class Fit:
             "mirrored": card.mirrored,
             "templates": list(question.templates),
             "classnames": list(question.classnames),
-            "images": self._images(spec, split),
+            **self._images(spec, split),
         }
         return facts | (
             {"fitted_classes": len(self.question.classnames)} if spec.fits_other else {}

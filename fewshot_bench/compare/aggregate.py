@@ -19,6 +19,7 @@ from fewshot_bench.compare.pairing import Answers, Places, Rows, by_place
 from fewshot_bench.compare.select import order
 from fewshot_bench.compare.significance import significance
 from fewshot_bench.compare.variation import variations
+from fewshot_bench.image_facts import overlap_texts, overlaps
 from fewshot_bench.metrics import METRICS
 from fewshot_bench.record import Record
 from fewshot_bench.signature import signature_of
@@ -85,7 +86,8 @@ def build(
             found = significance(table, places, table.baseline, answers)
             table = dataclasses.replace(table, significance=found)
     lines = tuple(commands(table, options.store))
-    return dataclasses.replace(table, commands=lines, notes=tuple(notes(table)))
+    told = (*notes(table), *overlap_texts(overlaps(records)).values())
+    return dataclasses.replace(table, commands=lines, notes=told)
 
 
 def _signatures(records: Sequence[Record], groups: Sequence[Group]) -> dict[str, str]:
