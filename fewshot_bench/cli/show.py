@@ -6,6 +6,7 @@ import inspect
 
 import click
 
+from fewshot_bench import method_references
 from fewshot_bench.cli.say import say
 from fewshot_bench.dataset import ROLES, Dataset, DatasetCard
 from fewshot_bench.errors import DataMissingError, unknown
@@ -19,7 +20,7 @@ from fewshot_bench.spec import TEMPLATE_SETS
 def command(name: str) -> None:
     """Show a method's hyper-parameters or a data set's card."""
     known = registry()
-    if name in known.methods.entries:
+    if name in known.methods.entries or method_references.is_meant(name):
         _method(name)
         return
     family = f"{name.partition(':')[0]}:"
@@ -45,7 +46,8 @@ def _method(name: str) -> None:
             say(f"      {field.help}")
         if field.source:
             say(f"      source: {field.source}")
-    say(f"registered by {registry().methods.entries[name].origin}")
+    origin = registry().method(name).origin
+    say(f"from {origin}" if method_references.is_meant(name) else f"registered by {origin}")
 
 
 def _dataset(name: str) -> None:
