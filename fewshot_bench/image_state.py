@@ -37,11 +37,11 @@ class ImageState:
         self._digests: defaultdict[str, dict[str, bytes]] = defaultdict(dict)
         self._facts: dict[SplitKey, Mapping[str, Any]] = {}
 
-    def changed(self, records: Sequence[Record]) -> list[Record]:
-        """Those whose images are not those that are there now."""
+    def changed(self, records: Sequence[Record]) -> set[str]:
+        """The keys of those whose images are not those that are there now."""
         stating = [record for record in records if images(record)]
         self._learn([record.spec for record in stating])
-        return [record for record in stating if self._differs(record)]
+        return {record.spec.key() for record in stating if self._differs(record)}
 
     def overlaps(self, cells: Sequence[RunSpec]) -> list[Overlap]:
         """How many test images each cell is fitted on, of those where it can be told."""

@@ -87,7 +87,7 @@ _PATH: Any = click.Path(path_type=Path)
 @click.option(
     "--keep-stale",
     is_flag=True,
-    help="Keep results of cells whose method's code has been edited since.",
+    help="Keep results of cells whose method's code or images have changed since.",
 )
 @click.option("--save-config", type=_PATH, help="Write these options to a file for --config.")
 @click.pass_context

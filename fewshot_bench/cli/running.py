@@ -13,6 +13,7 @@ import click
 from fewshot_bench.cli.engines import Engines, device_of
 from fewshot_bench.cli.own_data import read_own_data
 from fewshot_bench.errors import DataMissingError, UsageError
+from fewshot_bench.image_facts import Overlap, overlap_texts, overlaps
 from fewshot_bench.processes import interrupt_on_sigterm
 from fewshot_bench.trackers import switch as trackers
 from fewshot_bench.wording import printable
@@ -116,6 +117,7 @@ def run_plan(
 ) -> int:
     """Run what the store does not hold of a plan, and report; returns the exit code."""
     from fewshot_bench.engines.protocol import Before
+    from fewshot_bench.image_state import ImageState
     from fewshot_bench.outcomes import Outcomes
     from fewshot_bench.resuming import Code, resume
     from fewshot_bench.store import Store
@@ -129,12 +131,13 @@ def run_plan(
     # Taken first: what others store from now on is news.
     before = Before.of(results, plan.cells)
     installed = Code.of(cell.method for cell in plan.cells)
-    state = resume(
-        plan, results, installed, force=force, retry_failed=retry_failed, keep_stale=keep_stale
-    )
+    images = ImageState(plan.datasets, results.path)
+    wanted = {"force": force, "retry_failed": retry_failed, "keep_stale": keep_stale}
+    state = resume(plan, results, installed, images, **wanted)
+    for name, problem in images.problems.items():
+        _warn(f"whether images of {name} changed since cells were computed is not known: {problem}")
     # Workers leave what is done unless they are told that it is not.
-    again = force or bool(state.stale and not keep_stale)
-    settings = engines.settings(backbone, devices, again, installed.identity())
+    settings = engines.settings(backbone, devices, force or state.again, installed.identity())
     if dry_run:
         _announce(plan, state, results)
         _announce_work(plan, state)
@@ -146,10 +149,12 @@ def run_plan(
         engine.warm(len(state.todo))
         _drop_unreadable(plan, state)
         _announce(plan, state, results)
+        shared = _tell_overlaps(images.overlaps(state.todo))
         troubles = len(trackers.problems())
         code, finished = _run(plan, state, engine)
     _tell_troubles(trackers.problems()[troubles:])
     _tell_other_code(installed, finished)
+    _tell_overlaps(overlaps(finished), shared)
     # Logits that were just written are read quickly; later `compare` and `report` need not.
     with suppress(KeyboardInterrupt):
         Outcomes(results).prepare(finished)
@@ -170,6 +175,15 @@ def _tell_other_code(code: Any, finished: Sequence[Record]) -> None:
     text = code.about(finished)
     if text:
         _warn(text)
+
+
+def _tell_overlaps(found: Sequence[Overlap], told: Sequence[str] = ()) -> Sequence[str]:
+    """Name data sets of which test images are fitted on, unless that was told; which these are."""
+    texts = overlap_texts(found)
+    for name, text in texts.items():
+        if name not in told:
+            _warn(text)
+    return list(texts)
 
 
 def _needs(plan: Any, state: Any) -> Any:
