@@ -15,13 +15,15 @@ import numpy as np
 import pytest
 
 from fewshot_bench import store_index
+from fewshot_bench.leases import FOLDER as CLAIMS
 from fewshot_bench.outcome_packs import FOLDER, sealed
 from fewshot_bench.outcomes import Outcomes
-from fewshot_bench.record import Record
+from fewshot_bench.processes import this_machine
+from fewshot_bench.record import Record, digest_of_values
 from fewshot_bench.store import Store
 from fewshot_bench.store_files import load_arrays
 from fewshot_bench.store_index import INDEX
-from fewshot_bench.store_verify import DAMAGED, verify
+from fewshot_bench.store_verify import DAMAGED, LEFT_OVER, verify
 from tests.helpers import fsbench
 from tests.store_cases import filled, old_store, put
 
@@ -295,3 +297,54 @@ def test_a_sound_store_says_nothing(store: Store) -> None:
     assert len(records) == 4
     assert store.damaged == []
     assert fsbench("compare", "--per-class", "--store", store.path).err == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda v: v["split"].update(classnames=[["a"], {"b": 1}]), "split.classnames is"),
+        (lambda v: v["split"].update(classnames="ab"), "expected a list of texts"),
+        (lambda v: v["split"].update(templates=[1]), "split.templates is"),
+        (lambda v: v["split"].update(test="7"), "expected a whole number from 0"),
+        (lambda v: v["split"].update(train=-1), "split.train is -1"),
+        (lambda v: v["metrics"].update(top1="50"), "metrics.top1 is '50', expected a finite"),
+        (lambda v: v["metrics"].update(ece=None), "metrics.ece is None"),
+        (lambda v: v["timings"].update(billed_seconds=-5), "billed_seconds is -5"),
+        (lambda v: v["footprint"].update(trained="many"), "footprint.trained is 'many'"),
+        (lambda v: v.update(incidents=[{"kind": 1, "text": "x"}]), "incidents[0].kind is 1"),
+        (lambda v: v["digests"].update(logits=[]), "digests.logits is []"),
+    ],
+)
+def test_values_of_another_kind_are_refused_by_all_readers(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object], said: str
+) -> None:
+    """Also where the digest fits them."""
+    store = filled(tmp_path / "s", [1, 2])
+    path = put(store, 2)
+    values = json.loads(path.read_text())
+    values["footprint"] = {}
+    change(values)
+    values["digests"]["record"] = digest_of_values(values)
+    path.write_text(json.dumps(values))
+    assert len(list(store.records())) == 1
+    assert said in store.damaged[0].reason
+    (finding,) = verify(store).findings
+    assert (finding.kind, finding.path) == (DAMAGED, path)
+    assert said in finding.text
+
+
+def test_a_finished_run_leaves_no_claim_of_a_killed_one(store: Store) -> None:
+    """The killed one had stored its cells, so that nobody claims them again."""
+    key = next(iter(store.records())).spec.fit_key()
+    claims = store.path / CLAIMS
+    claims.mkdir(exist_ok=True)
+    gone = {"machine": this_machine(), "pid": 2**22 + 1, "started": 1.0, "run": "killed"}
+    gone |= {"token": "t", "seconds": 60.0, "tries": 1}
+    claim = claims / f"{key}.1"
+    claim.write_text(json.dumps(gone))
+    (finding,) = verify(store).findings
+    assert (finding.kind, finding.path) == (LEFT_OVER, claim)
+    done = fsbench(*RUN, "--seeds", "1,2", "--store", store.path)
+    assert "4 done already, 0 to run" in done.out
+    assert list(claims.iterdir()) == []
+    assert verify(store).findings == []

@@ -21,6 +21,8 @@ from fewshot_bench.wording import printable
 if TYPE_CHECKING:
     from fewshot_bench.plan import Plan, Request
     from fewshot_bench.record import Record
+    from fewshot_bench.spec import RunSpec
+    from fewshot_bench.store import Store
 
 INTERRUPTED = 130
 
@@ -158,6 +160,7 @@ def run_plan(
     # Logits that were just written are read quickly; later `compare` and `report` need not.
     with suppress(KeyboardInterrupt):
         Outcomes(results).prepare(finished)
+    _forget_claims(results, [*state.done, *(record.spec for record in finished)])
     if code != INTERRUPTED and (state.todo or state.done):
         click.echo(f"results in {store}; fsbench compare --store {store}")
     return code
@@ -184,6 +187,13 @@ def _tell_overlaps(found: Sequence[Overlap], told: Sequence[str] = ()) -> Sequen
         if name not in told:
             _warn(text)
     return list(texts)
+
+
+def _forget_claims(results: Store, settled: Sequence[RunSpec]) -> None:
+    """What a killed run had claimed is of no use once it is settled."""
+    from fewshot_bench.leases import Leases
+
+    Leases(results, "").forget(cell.fit_key() for cell in settled)
 
 
 def _needs(plan: Any, state: Any) -> Any:
