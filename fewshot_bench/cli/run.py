@@ -13,7 +13,7 @@ from fewshot_bench.cli.options import NAMES, NUMBER, NUMBERS
 from fewshot_bench.cli.running import INTERRUPTED, run_matrix
 from fewshot_bench.spec import DEFAULT_STORE
 
-_THIS_CALL = ("dry_run", "force", "retry_failed", "keep_stale")
+_THIS_CALL = ("dry_run", "force", "retry_failed", "keep_stale", "traceback")
 _REPEATED = ("option", "templates")
 
 
@@ -89,6 +89,7 @@ _PATH: Any = click.Path(path_type=Path)
     is_flag=True,
     help="Keep results of cells whose method's code or images have changed since.",
 )
+@click.option("--traceback", is_flag=True, help="Print the whole traceback of cells that fail.")
 @click.option("--save-config", type=_PATH, help="Write these options to a file for --config.")
 @click.pass_context
 def command(ctx: click.Context, /, **values: Any) -> None:
