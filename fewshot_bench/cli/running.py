@@ -12,8 +12,9 @@ import click
 
 from fewshot_bench.cli.engines import Engines, device_of
 from fewshot_bench.cli.own_data import read_own_data
+from fewshot_bench.cli.remarks import forget_claims, tell_overlaps, tell_problems
 from fewshot_bench.errors import DataMissingError, UsageError
-from fewshot_bench.image_facts import Overlap, overlap_texts, overlaps
+from fewshot_bench.image_facts import overlaps
 from fewshot_bench.processes import interrupt_on_sigterm
 from fewshot_bench.trackers import switch as trackers
 from fewshot_bench.wording import printable
@@ -21,8 +22,6 @@ from fewshot_bench.wording import printable
 if TYPE_CHECKING:
     from fewshot_bench.plan import Plan, Request
     from fewshot_bench.record import Record
-    from fewshot_bench.spec import RunSpec
-    from fewshot_bench.store import Store
 
 INTERRUPTED = 130
 
@@ -139,8 +138,7 @@ def run_plan(
     images = ImageState(plan.datasets, results.path)
     wanted = {"force": force, "retry_failed": retry_failed, "keep_stale": keep_stale}
     state = resume(plan, results, installed, images, **wanted)
-    for name, problem in images.problems.items():
-        _warn(f"whether images of {name} changed since cells were computed is not known: {problem}")
+    tell_problems(images.problems)
     # Workers leave what is done unless they are told that it is not.
     settings = engines.settings(backbone, devices, force or state.again, installed.identity())
     if dry_run:
@@ -154,17 +152,17 @@ def run_plan(
         engine.warm(len(state.todo))
         _drop_unreadable(plan, state)
         _announce(plan, state, results)
-        shared = _tell_overlaps(images.overlaps(state.todo))
+        shared = tell_overlaps(images.overlaps(state.todo))
         troubles = len(trackers.problems())
         code, finished = _run(plan, state, engine)
     _tell_failures(state, finished, results, whole=traceback)
     _tell_troubles(trackers.problems()[troubles:])
     _tell_other_code(installed, finished)
-    _tell_overlaps(overlaps(finished), shared)
+    tell_overlaps(overlaps(finished), shared)
     # Logits that were just written are read quickly; later `compare` and `report` need not.
     with suppress(KeyboardInterrupt):
         Outcomes(results).prepare(finished if code != INTERRUPTED else [])
-    _forget_claims(results, [*state.done, *(record.spec for record in finished)])
+    forget_claims(results, [*state.done, *(record.spec for record in finished)])
     if code != INTERRUPTED and (state.todo or state.done):
         click.echo(f"results in {store}; fsbench compare --store {store}")
     return code
@@ -182,22 +180,6 @@ def _tell_other_code(code: Any, finished: Sequence[Record]) -> None:
     text = code.about(finished)
     if text:
         _warn(text)
-
-
-def _tell_overlaps(found: Sequence[Overlap], told: Sequence[str] = ()) -> Sequence[str]:
-    """Name data sets of which test images are fitted on, unless that was told; which these are."""
-    texts = overlap_texts(found)
-    for name, text in texts.items():
-        if name not in told:
-            _warn(text)
-    return list(texts)
-
-
-def _forget_claims(results: Store, settled: Sequence[RunSpec]) -> None:
-    """What a killed run had claimed is of no use once it is settled."""
-    from fewshot_bench.leases import Leases
-
-    Leases(results, "").forget(cell.fit_key() for cell in settled)
 
 
 def _needs(plan: Any, state: Any) -> Any:
