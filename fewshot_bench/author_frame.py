@@ -45,6 +45,14 @@ def definition(function: object) -> str:
     return f"{short_path(code.co_filename)}:{code.co_firstlineno} in {code.co_name}" if code else ""
 
 
+def class_place(kind: type) -> str:
+    """`file:line` where a class is written; empty where its source is unknown."""
+    try:
+        return f"{short_path(inspect.getfile(kind))}:{inspect.getsourcelines(kind)[1]}"
+    except (OSError, TypeError):
+        return ""
+
+
 def short_path(file: str) -> str:
     """A path relative to the working directory where it lies below."""
     try:
