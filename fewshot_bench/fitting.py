@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewshot_bench import environment
+from fewshot_bench import environment, kit_results
 from fewshot_bench.containment import Printed, guarded
 from fewshot_bench.context import Context
 from fewshot_bench.errors import ContractError
@@ -281,6 +281,7 @@ class Fit:
         return facts | {
             "weights_digest": self.backbone.weights_digest,
             "activation": getattr(self.backbone, "activation", None),
+            "kit": kit_results.of_record(spec.method),
             "method_origin": registry().methods.find(spec.method).origin.split(",")[0],
         }
 

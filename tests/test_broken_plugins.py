@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,35 +55,6 @@ WRONG = {
     "fit takes less": (FROZEN + "    def fit(self, task): ...\n", "write def fit(self, task,"),
     "raises": (FROZEN + "    def __post_init__(self): {}['x']\n", "cannot be built from its"),
 }
-
-
-@pytest.fixture
-def install(tmp_path: Path) -> Iterator[Callable[[str, str], None]]:
-    """Leaves plug-ins in a folder on the path, by name and source; registered anew."""
-    folder = tmp_path / "plugins"
-    folder.mkdir()
-
-    def add(name: str, source: str) -> None:
-        module = f"fsbench_{name}"
-        (folder / f"{module}.py").write_text(source.replace("{module}", module), encoding="utf-8")
-        info = folder / f"{module}-1.0.dist-info"
-        info.mkdir()
-        about = f"Metadata-Version: 2.1\nName: fsbench-{name}\nVersion: 1.0\n"
-        (info / "METADATA").write_text(about, encoding="utf-8")
-        points = f"[fewshot_bench]\n{name} = {module}\n"
-        (info / "entry_points.txt").write_text(points, encoding="utf-8")
-        registry.cache_clear()
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(folder))
-        before = os.environ.get("PYTHONPATH")
-        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(folder), before))))
-        modules = dict(sys.modules)
-        yield add
-        registry.cache_clear()
-    for name in [*sys.modules]:
-        if name not in modules and name.startswith("fsbench_"):
-            del sys.modules[name]
 
 
 def refused(*arguments: object) -> str:
