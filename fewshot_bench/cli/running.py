@@ -196,6 +196,9 @@ def _announce(plan: Any, state: Any, results: Any) -> None:
         click.echo(f"error: {printable(problem)}", err=True)
     for damage in results.damaged:
         click.echo(f"warning: damaged, not used: {damage}", err=True)
+    for name, dataset in plan.datasets.items():
+        for line in dataset.card().left_out:
+            click.echo(printable(f"{name}: {line}"))
     failed = f", {len(state.failed)} failed before (--retry-failed)" if state.failed else ""
     click.echo(
         f"{len(plan.cells)} cells: {len(state.done)} done already, {len(state.todo)} to run{failed}"

@@ -116,7 +116,11 @@ def _dataset(name: str) -> None:
     say(f"  split      {_verified(card, dataset)}")
     if card.folder:
         say(f"  folder     {card.folder}")
-    for label, lines in (("source", card.sources), ("note", card.notes)):
+    for label, lines in (
+        ("source", card.sources),
+        ("note", card.notes),
+        ("left out", card.left_out),
+    ):
         for line in lines:
             say(f"  {label:<10} {line}")
 
