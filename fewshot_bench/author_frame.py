@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import sysconfig
+import traceback
 from collections.abc import Iterable
 from pathlib import Path, PurePath
 
@@ -31,6 +32,13 @@ def author_frame(trace: str, packages: Iterable[str]) -> str:
         return ""
     file, line, function = own[-1]
     return f"{short_path(file)}:{line} in {function}"
+
+
+def told(error: BaseException, target: object) -> str:
+    """Type, message and frame of what the code behind a registered `target` raised."""
+    trace = "".join(traceback.format_exception(error))
+    frame = author_frame(trace, [top_module(target)])
+    return f"{type(error).__name__}: {error}{f', at {frame}' if frame else ''}"
 
 
 def top_module(target: object) -> str:

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fewshot_bench.cache_folder import KIT, cache_root, write
-from fewshot_bench.errors import FsbenchError
-from fewshot_bench.method_code import source_digest
+from fewshot_bench.method_code import CHANGED
 from fewshot_bench.registry import registry
 
 
@@ -35,7 +34,7 @@ def keep(method: str, digest: str, result: KitResult) -> None:
 
 def kept(method: str, digest: str) -> KitResult | None:
     """The result for a method in a state of its code; None where there is none."""
-    if not digest:
+    if digest in ("", CHANGED):
         return None
     try:
         values = json.loads(_file(method, digest).read_bytes())
@@ -46,10 +45,7 @@ def kept(method: str, digest: str) -> KitResult | None:
 
 def of_record(method: str) -> dict[str, Any] | None:
     """What a record says of the kit, in `environment["kit"]`; None for code without a result."""
-    try:
-        result = kept(method, source_digest(registry().method_class(method)))
-    except FsbenchError:
-        return None
+    result = kept(method, registry().code(method)["digest"])
     return None if result is None else asdict(result)
 
 

@@ -44,6 +44,8 @@ def broken_rules(method: type, registered: str = "") -> list[BrokenRule]:
     registered: the name that it is registered under; "" where that is not known.
     """
     fields, name, fit = STATIC
+    # A method that is run from a file goes by its path.
+    registered = registered if NAME.fullmatch(registered) else ""
     return [
         *(BrokenRule(fields, reason) for reason in field_problems(method)),
         *(BrokenRule(name, reason) for reason in name_problems(method, registered)),

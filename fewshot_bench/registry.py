@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -14,7 +13,8 @@ from typing import Any
 
 import pluggy
 
-from fewshot_bench.author_frame import author_frame, top_module
+from fewshot_bench import method_code, method_files, method_references
+from fewshot_bench.author_frame import told
 from fewshot_bench.customized import customized
 from fewshot_bench.errors import FsbenchError, PluginError, UsageError, unknown
 from fewshot_bench.method_rules import refuse_broken
@@ -142,15 +142,38 @@ class Registry:
     plugins: tuple[PluginInfo, ...]
     hooks: pluggy.HookRelay
 
+    def method(self, name: str) -> Entry:
+        """The entry of a registered method, or of one in a file (`path/to/file.py:ClassName`)."""
+        if name in self.methods.entries or not method_references.is_meant(name):
+            return self.methods.find(name)
+        own = method_references.canonical(name)
+        return Entry(own, method_files.load(name), own)
+
     def method_class(self, name: str) -> type:
-        """The class of a registered method."""
-        entry = self.methods.find(name)
+        """The class of a method."""
+        entry = self.method(name)
         target = entry.load()
         if not isinstance(target, type):
-            raise PluginError(
-                f"method '{name}' ({entry.origin}) is {target!r}, expected a dataclass"
-            )
+            raise PluginError(f"method '{name}' ({entry.origin}) is {target!r}, expected a class")
+        method_code.note_import(target.__module__)
         return target
+
+    def code(self, name: str) -> dict[str, str]:
+        """What identifies the code of a method that this process runs; it stands in a record.
+
+        `distribution` and `version` of the plug-in that registered it, `digest` of its source.
+        """
+        plugin = self.method(name).origin.partition(",")[0]
+        info = next((info for info in self.plugins if info.full_name == plugin), None)
+        try:
+            digest = method_code.running_digest(self.method_class(name))
+        except PluginError:
+            digest = ""
+        return {
+            "distribution": info.distribution if info else "",
+            "version": info.version if info else "",
+            "digest": digest,
+        }
 
     def all_methods(self) -> tuple[list[str], dict[str, str]]:
         """The methods that `all` stands for, and by name why the broken ones are left out."""
@@ -194,14 +217,9 @@ class Registry:
             raise
         except (Exception, SystemExit) as error:
             family, colon, _ = name.partition(":")
-            entry = self.datasets.entries.get(f"{family}:" if colon else name)
-            target, origin = (entry.target, entry.origin) if entry else ("", "not registered")
-            trace = "".join(traceback.format_exception(error))
-            frame = author_frame(trace, [top_module(target)])
-            raise PluginError(
-                f"data set '{name}' ({origin}) failed: {type(error).__name__}: {error}"
-                f"{f', at {frame}' if frame else ''}"
-            ) from error
+            entry = self.datasets.find(f"{family}:" if colon else name)
+            reason = told(error, entry.target)
+            raise PluginError(f"data set '{name}' ({entry.origin}) failed: {reason}") from error
 
     def expand_datasets(self, names: Iterable[str]) -> list[str]:
         """Replace suites by their members; unknown names raise UsageError."""
@@ -250,6 +268,10 @@ def registry() -> Registry:
     failed = _fill(manager, "register_methods", methods)
     failed |= _fill(manager, "register_datasets", datasets)
     failed |= _fill(manager, "register_backbones", backbones)
+    for entry in methods.entries.values():
+        if isinstance(entry.target, str):
+            # Plug-ins may have imported a part of their package; the rest follows when it is used.
+            method_code.note_import(entry.target.partition(":")[0])
     infos = tuple(replace(i, error=i.error or failed.get(i.full_name)) for i in infos)
     for catalog in (methods, datasets, backbones):
         catalog.failed = tuple(info.problem for info in infos if info.error)

@@ -138,7 +138,10 @@ def _without_result(
         Record(
             spec=spec,
             status=status,
-            environment=environment.describe(spec.device),
+            environment={
+                **environment.describe(spec.device),
+                "code": registry().code(spec.method),
+            },
             error={
                 "type": type(error).__name__,
                 "message": str(error) or repr(error),

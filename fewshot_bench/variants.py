@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -16,8 +17,11 @@ from fewshot_bench.method import (
     hyperparameters,
     parse_value,
 )
+from fewshot_bench.method_references import canonical
 from fewshot_bench.method_rules import refuse_broken
 from fewshot_bench.registry import Registry
+
+_FILE_OPTION = re.compile(r"(.+\.py:[^\W\d]\w*)\.([\w-]+)=(.*)", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +52,7 @@ def expand_methods(
     variants = []
     for name in names:
         cls = known.method_class(name)
-        refuse_broken(name, cls, known.methods.find(name).origin)
+        refuse_broken(name, cls, known.method(name).origin)
         chosen: dict[str, list[Any]] = {}
         for index, (owner, parameter, texts) in enumerate(settings):
             if owner not in ("", name) or (owner == "" and not _has(cls, parameter)):
@@ -74,12 +78,17 @@ def _method_names(requested: Iterable[str], known: Registry, left_out: dict[str,
             names += usable
             left_out |= broken
         else:
-            names.append(known.methods.find(name).name)
+            names.append(known.method(name).name)
     return list(dict.fromkeys(names))
 
 
 def _setting(option: str) -> tuple[str, str, list[str]]:
     """`[method.]name=value[,value]` in its parts."""
+    in_file = _FILE_OPTION.fullmatch(option)
+    if in_file is not None:
+        # What stands in a path separates nothing.
+        owner, parameter, value = in_file.groups()
+        return canonical(owner.strip()), parameter, [text.strip() for text in value.split(",")]
     name, equals, value = option.partition("=")
     if not equals or not name.strip():
         raise UsageError(

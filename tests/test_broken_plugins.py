@@ -113,7 +113,7 @@ BROKEN = {
     "leaves": ("import sys\nsys.exit(3)\n", "SystemExit: 3"),
     "leaves in its class": (HEAD.replace("{module}", "fsbench_gone"), "fsbench_gone"),
     "no dataclass": (HEAD + WRONG["no dataclass"][0], "not decorated"),
-    "no class": (HEAD + "Mine = 3\n", "expected a dataclass"),
+    "no class": (HEAD + "Mine = 3\n", "expected a class"),
     "not a name": (HEAD.replace('"mine"', "3"), "expected a name"),
     "suites": (
         HEAD.replace("methods", "datasets").replace(")\n\nclass", ", suites='demo')\n\nclass"),

@@ -6,7 +6,7 @@ from typing import Any
 
 from fewshot_bench.audit.apart import kit
 from fewshot_bench.compare.mixing import digest, own_data
-from fewshot_bench.record import Record
+from fewshot_bench.record import Record, code_digest
 
 PUBLISHED = {True: "yes", False: "no", None: "none published"}
 
@@ -81,6 +81,7 @@ def _where(record: Record) -> dict[str, Any]:
         "method_version": spec.method_version,
         "method_origin": env.get("method_origin"),
         **_kit(record),
+        "method_code": code_digest(record),
         "fewshot_bench": env.get("fewshot_bench"),
         "commit": env.get("commit"),
         "dirty": env.get("dirty"),

@@ -15,7 +15,7 @@ from fewshot_bench.cli.say import say
 from fewshot_bench.errors import UsageError
 from fewshot_bench.kit_results import KitResult
 from fewshot_bench.method import find_parameter, parse_value
-from fewshot_bench.method_code import source_digest
+from fewshot_bench.method_code import running_digest
 from fewshot_bench.method_rules import STATIC, BrokenRule, broken_rules, cannot_be_built
 from fewshot_bench.registry import registry
 from fewshot_bench.wording import FEW, printable, shortened
@@ -53,7 +53,7 @@ def command(method: str, options: tuple[str, ...], full: bool) -> None:
         _tell_broken([_of_class(rule, kind) for rule in broken or _unbuilt(kind)])
         say(f"{method}: {len(broken) or 1} broken; the other rules need a method that can be built")
         raise SystemExit(1)
-    instance, digest = _configured(method, kind, options, full), source_digest(kind)
+    instance, digest = _configured(method, kind, options, full), running_digest(kind)
     results = []
     for result in iter_checks(instance, {}):
         results.append(_with_class(result, broken, kind))
@@ -64,8 +64,8 @@ def command(method: str, options: tuple[str, ...], full: bool) -> None:
     _tell_broken(failed)
     counts = Counter(result.outcome for result in results)
     say(f"{method}: {', '.join(f'{count} {outcome}' for outcome, count in sorted(counts.items()))}")
-    if digest and digest == source_digest(kind) and not options:
-        _keep(method, digest, counts["passed"], failed)
+    if digest and digest == running_digest(kind) and not options:
+        _keep(registry().method(method).name, digest, counts["passed"], failed)
     if failed:
         raise SystemExit(1)
 

@@ -44,6 +44,11 @@ _OPTIONS = (
         metavar="PREFIX|none",
         help="Only records of these own class names, templates and hold-out.",
     ),
+    click.option(
+        "--code",
+        metavar="PREFIX|unknown",
+        help="Of the methods that have results of this code, only these results.",
+    ),
 )
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from fewshot_bench.reproduce.model import Report
 
 FORMATS = ("terminal", "markdown", "csv", "json")
-_THIS_CALL = ("name", "only_existing", "dry_run", "retry_failed", "form")
+_THIS_CALL = ("name", "only_existing", "dry_run", "retry_failed", "keep_stale", "form")
 _NO_RUN = "--only-existing runs nothing; leave it out, or leave out"
 
 
@@ -63,6 +63,11 @@ _NO_RUN = "--only-existing runs nothing; leave it out, or leave out"
 @click.option("--only-existing", is_flag=True, help="Run nothing, show what the store holds.")
 @click.option("--dry-run", is_flag=True, help="Say what would run, and what it needs.")
 @click.option("--retry-failed", is_flag=True, help="Compute cells again that failed.")
+@click.option(
+    "--keep-stale",
+    is_flag=True,
+    help="Keep results of cells whose method's code has been edited since.",
+)
 @format_option(FORMATS, "How to write the table.")
 @click.pass_context
 def command(ctx: click.Context, /, **values: Any) -> None:
@@ -98,6 +103,7 @@ def _reproduce(
     only_existing: bool,
     dry_run: bool,
     retry_failed: bool,
+    keep_stale: bool,
     form: str,
     store: Path,
     **values: Any,
@@ -107,8 +113,10 @@ def _reproduce(
     from fewshot_bench.reproduce.building import backbone_of
     from fewshot_bench.reproduce.cells import cells
 
-    if only_existing and (dry_run or retry_failed):
-        raise UsageError(f"{_NO_RUN} {'--dry-run' if dry_run else '--retry-failed'}")
+    beside = {"--dry-run": dry_run, "--retry-failed": retry_failed, "--keep-stale": keep_stale}
+    asked = [option for option, given in beside.items() if given]
+    if only_existing and asked:
+        raise UsageError(f"{_NO_RUN} {asked[0]}")
     table = reproduction(name)
     wanted = _wanted(values)
     chosen = cells(table, wanted)
@@ -134,6 +142,7 @@ def _reproduce(
                 devices=devices,
                 dry_run=dry_run,
                 retry_failed=retry_failed,
+                keep_stale=keep_stale,
             )
         # Images that turned out to be missing or damaged are named by the run.
         problems |= planned.problems

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from fewshot_bench import method_references
 from fewshot_bench.cli.say import say
 from fewshot_bench.dataset import ROLES, Dataset, DatasetCard
 from fewshot_bench.errors import DataMissingError, unknown
@@ -28,7 +29,7 @@ def command(name: str) -> None:
     known = registry()
     for catalog in (known.methods, known.datasets, known.backbones):
         catalog.refuse_conflict(name)
-    if name in known.methods.entries:
+    if name in known.methods.entries or method_references.is_meant(name):
         _method(name)
         return
     family = f"{name.partition(':')[0]}:"
@@ -57,7 +58,8 @@ def _method(name: str) -> None:
         click.echo(f"warning: fsbench run refuses {name}; fsbench check {name}", err=True)
     if dataclasses.is_dataclass(cls):
         _hyperparameters(cls)
-    say(f"registered by {registry().methods.entries[name].origin}")
+    origin = registry().method(name).origin
+    say(f"from {origin}" if method_references.is_meant(name) else f"registered by {origin}")
 
 
 def _hyperparameters(cls: type) -> None:

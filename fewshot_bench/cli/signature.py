@@ -73,12 +73,13 @@ def cells_of(line: str) -> list[RunSpec]:
     """The cells that an `fsbench run` line computes here, as `fsbench run` would see them."""
     from fewshot_bench import plan
     from fewshot_bench.cli.engines import Engines
+    from fewshot_bench.cli.run import THIS_CALL
     from fewshot_bench.cli.run import command as run
     from fewshot_bench.cli.running import request_of
 
     values: dict[str, Any] = dict(run.make_context("run", shlex.split(line)[2:]).params)
     engines = Engines.take(values)
-    for name in ("dry_run", "force", "retry_failed", "traceback", "save_config", "track"):
+    for name in (*THIS_CALL, "save_config", "track"):
         values.pop(name, None)
     expanded = plan.expand(request_of(engines.devices(), **values))
     for problem in expanded.problems.values():

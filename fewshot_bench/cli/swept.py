@@ -57,7 +57,7 @@ def sweep_axes(method: str, options: Sequence[str]) -> Axes:
     fixed = {n: found[0] for n, found in values.items() if len(found) == 1}
     fixed = {name: value for name, value in fixed.items() if value != defaults[name]}
     configurations = frozenset((v.version, canonical_json(dict(v.options))) for v in variants)
-    return Axes(method, swept, fixed, configurations)
+    return Axes(variants[0].method, swept, fixed, configurations)
 
 
 def chosen_records(axes: Axes, values: Mapping[str, Any], given: set[str]) -> list[Record]:

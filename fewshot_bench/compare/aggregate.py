@@ -16,7 +16,7 @@ from fewshot_bench.compare.mixing import CONDITIONS, assign_rows, condition, own
 from fewshot_bench.compare.model import Cell, Group, Row, Scope, Table
 from fewshot_bench.compare.notes import notes
 from fewshot_bench.compare.pairing import Answers, Places, Rows, by_place
-from fewshot_bench.compare.select import order
+from fewshot_bench.compare.select import method_names, place, split_list
 from fewshot_bench.compare.significance import significance
 from fewshot_bench.compare.variation import variations
 from fewshot_bench.metrics import METRICS
@@ -101,14 +101,17 @@ def _has_harmonic_mean(metric: str) -> bool:
 
 
 def _ordered_rows(rows: Rows, names: str | None) -> list[Row]:
-    methods = order(names, (row.spec.method for row, _ in rows.values()))
-    labels = order(names, (row.spec.label for row, _ in rows.values()))
-    place = {name: index for index, name in enumerate(labels if names else methods)}
+    wanted = split_list(names, _every_name(rows)) if names else []
 
-    def key(row: Row) -> tuple[int, str]:
-        return place[row.spec.label if names else row.spec.method], row.label
+    def key(row: Row) -> tuple[int, str, str]:
+        first = min(place(wanted, name) for name in method_names(row.spec))
+        return first, row.spec.label if names else row.spec.method, row.label
 
     return sorted((row for row, _ in rows.values()), key=key)
+
+
+def _every_name(rows: Rows) -> set[str]:
+    return {name for row, _ in rows.values() for name in method_names(row.spec)}
 
 
 def _conditions(records: Sequence[Record]) -> dict[str, tuple[str, ...]]:

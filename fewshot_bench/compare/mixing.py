@@ -9,8 +9,9 @@ from typing import Any
 
 from fewshot_bench.compare.model import Row
 from fewshot_bench.errors import UsageError
-from fewshot_bench.record import Record
-from fewshot_bench.spec import RunSpec, canonical_json
+from fewshot_bench.method_references import short_names
+from fewshot_bench.record import Record, code_digest
+from fewshot_bench.spec import RunSpec, canonical_json, method_label
 
 # Conditions of the whole table, each with an option of `compare` of the same name.
 CONDITIONS = (
@@ -22,6 +23,11 @@ CONDITIONS = (
     "device",
     "limit",
     "weights",
+)
+UNKNOWN = "unknown"
+STALE_ADVICE = (
+    "give fsbench run again, which computes again what other code has computed, or remove the "
+    "older records (fsbench store rm)"
 )
 
 
@@ -64,7 +70,25 @@ def _local_advice(name: str, counts: Counter[str]) -> str:
         return f"choose one with --own-data {counts.most_common(1)[0][0]}"
     if name in ("revision", "target revision"):
         return "choose one with --revision PREFIX"
+    if name == "code":
+        chosen = counts.most_common(1)[0][0]
+        return f"{STALE_ADVICE}, choose one with --code {chosen}"
     return "run the older cells again with --force"
+
+
+def code(record: Record) -> str:
+    """The first digits of the digest of the method's code; `unknown` where a record has none."""
+    return (code_digest(record) or UNKNOWN)[:12]
+
+
+def code_of(record: Record) -> str:
+    """Among which records the code must be one: those of a method in one version."""
+    return f"'{record.spec.method}@{record.spec.method_version}'"
+
+
+def _code_scope(record: Record) -> Hashable:
+    # What failed has no number that could be mixed with others.
+    return code_of(record) if record.status == "done" else id(record)
 
 
 def _local_conflicts(records: Sequence[Record]) -> list[tuple[str, str, Counter[str]]]:
@@ -102,6 +126,7 @@ _LOCAL: tuple[tuple[str, Callable[[Record], Hashable], Callable[[Record], str]],
     ("target revision", _target_scope, lambda record: record.spec.target_revision),
     ("split digest", _split_scope, lambda record: digest(record)[:12]),
     ("version", lambda record: f"'{record.spec.label}'", lambda r: r.spec.method_version),
+    ("code", _code_scope, code),
     ("options", lambda record: f"'{record.spec.label}'", lambda r: canonical_json(r.spec.options)),
 )
 
@@ -112,10 +137,12 @@ def assign_rows(records: Sequence[Record]) -> dict[str, tuple[Row, list[Record]]
         name for name in CONDITIONS if len({condition(record.spec, name) for record in records}) > 1
     ]
     labels = _local_labels(records)
+    short = short_names(record.spec.method for record in records)
     rows: dict[str, tuple[Row, list[Record]]] = {}
     for record in records:
         parts = [f"{name}={_short(name, condition(record.spec, name))}" for name in differing]
-        label = " ".join([record.spec.label, *parts, *labels[id(record)]])
+        name = method_label(short[record.spec.method], record.spec.overrides)
+        label = " ".join([name, *parts, *labels[id(record)]])
         rows.setdefault(label, (Row(label, record.spec), []))[1].append(record)
     return rows
 
@@ -151,6 +178,7 @@ def _labeled(record: Record) -> list[tuple[str, Hashable, str]]:
     found: list[tuple[str, Hashable, str]] = [
         # Versions of one method differ; those of two methods have nothing to do with each other.
         ("method_version", spec.label, spec.method_version),
+        ("code", (spec.label, spec.method_version), code(record)),
         ("own data", spec.dataset, own_data(spec)),
         ("revision", spec.dataset, spec.revision),
     ]
