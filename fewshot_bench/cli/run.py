@@ -13,7 +13,7 @@ from fewshot_bench.cli.options import NAMES, NUMBER, NUMBERS
 from fewshot_bench.cli.running import INTERRUPTED, run_matrix
 from fewshot_bench.spec import DEFAULT_STORE
 
-THIS_CALL = ("dry_run", "force", "retry_failed", "keep_stale", "traceback")
+_THIS_CALL = ("dry_run", "force", "retry_failed", "keep_stale", "traceback")
 _REPEATED = ("option", "templates")
 
 
@@ -110,7 +110,7 @@ def command(ctx: click.Context, /, **values: Any) -> None:
 
 def _saved(values: dict[str, Any]) -> dict[str, Any]:
     """What describes the run; what was only asked of this call (--dry-run ...) is left out."""
-    values = {name: value for name, value in values.items() if name not in THIS_CALL}
+    values = {name: value for name, value in values.items() if name not in _THIS_CALL}
     saved = {
         name: list(value) if name in _REPEATED else ",".join(str(part) for part in value)
         for name, value in values.items()

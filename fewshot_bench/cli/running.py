@@ -78,8 +78,8 @@ def run_matrix(
     dry_run: bool = False,
     force: bool = False,
     retry_failed: bool = False,
-    traceback: bool = False,
     keep_stale: bool = False,
+    traceback: bool = False,
     track: tuple[str, ...] | None = None,
     **matrix: Any,
 ) -> int:
@@ -99,8 +99,8 @@ def run_matrix(
         dry_run=dry_run,
         force=force,
         retry_failed=retry_failed,
-        traceback=traceback,
         keep_stale=keep_stale,
+        traceback=traceback,
     )
 
 
@@ -114,8 +114,8 @@ def run_plan(
     dry_run: bool = False,
     force: bool = False,
     retry_failed: bool = False,
-    traceback: bool = False,
     keep_stale: bool = False,
+    traceback: bool = False,
 ) -> int:
     """Run what the store does not hold of a plan, and report; returns the exit code."""
     from fewshot_bench.engines.protocol import Before

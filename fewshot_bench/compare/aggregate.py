@@ -31,6 +31,7 @@ class Options:
     """What a table is asked to show; `method`, `dataset` and `columns` are comma lists in order.
 
     sign_each: whether every group has a signature of its own, since they may be used apart.
+    notes: what else is to be said under the table.
     """
 
     metric: str = "top1"
@@ -42,6 +43,7 @@ class Options:
     columns: str | None = None
     sort: str = ""
     sign_each: bool = False
+    notes: tuple[str, ...] = ()
 
 
 def build(
@@ -85,7 +87,7 @@ def build(
             found = significance(table, places, table.baseline, answers)
             table = dataclasses.replace(table, significance=found)
     lines = tuple(commands(table, options.store))
-    return dataclasses.replace(table, commands=lines, notes=tuple(notes(table)))
+    return dataclasses.replace(table, commands=lines, notes=(*options.notes, *notes(table)))
 
 
 def _signatures(records: Sequence[Record], groups: Sequence[Group]) -> dict[str, str]:

@@ -125,9 +125,8 @@ _LOCAL: tuple[tuple[str, Callable[[Record], Hashable], Callable[[Record], str]],
     ("revision", lambda record: f"'{record.spec.dataset}'", lambda record: record.spec.revision),
     ("target revision", _target_scope, lambda record: record.spec.target_revision),
     ("split digest", _split_scope, lambda record: digest(record)[:12]),
-    ("version", lambda record: f"'{record.spec.label}'", lambda r: r.spec.method_version),
     ("code", _code_scope, code),
-    ("options", lambda record: f"'{record.spec.label}'", lambda r: canonical_json(r.spec.options)),
+    ("options", lambda record: f"'{_row_name(record)}'", lambda r: canonical_json(r.spec.options)),
 )
 
 
@@ -137,14 +136,34 @@ def assign_rows(records: Sequence[Record]) -> dict[str, tuple[Row, list[Record]]
         name for name in CONDITIONS if len({condition(record.spec, name) for record in records}) > 1
     ]
     labels = _local_labels(records)
-    short = short_names(record.spec.method for record in records)
+    names = _method_names(records)
     rows: dict[str, tuple[Row, list[Record]]] = {}
     for record in records:
         parts = [f"{name}={_short(name, condition(record.spec, name))}" for name in differing]
-        name = method_label(short[record.spec.method], record.spec.overrides)
+        spec = record.spec
+        name = method_label(names[spec.method, spec.method_version], spec.overrides)
         label = " ".join([name, *parts, *labels[id(record)]])
         rows.setdefault(label, (Row(label, record.spec), []))[1].append(record)
     return rows
+
+
+def _method_names(records: Sequence[Record]) -> dict[tuple[str, str], str]:
+    """By method and version, `clip-lora`, or `clip-lora@1` where another version is there too."""
+    versions: defaultdict[str, set[str]] = defaultdict(set)
+    for record in records:
+        versions[record.spec.method].add(record.spec.method_version)
+    short = short_names(versions)
+    return {
+        (method, version): f"{short[method]}@{version}" if len(found) > 1 else short[method]
+        for method, found in versions.items()
+        for version in found
+    }
+
+
+def _row_name(record: Record) -> str:
+    """Method, version and overrides, which make a row of their own."""
+    spec = record.spec
+    return method_label(f"{spec.method}@{spec.method_version}", spec.overrides)
 
 
 def _short(name: str, value: str) -> str:
@@ -156,7 +175,7 @@ def _local_labels(records: Sequence[Record]) -> dict[int, list[str]]:
     by_label: defaultdict[str, list[Record]] = defaultdict(list)
     values: defaultdict[tuple[str, Hashable], set[str]] = defaultdict(set)
     for record in records:
-        by_label[record.spec.label].append(record)
+        by_label[_row_name(record)].append(record)
         for name, scope, value in _labeled(record):
             values[name, scope].add(value)
     labels: dict[int, list[str]] = {}
@@ -176,9 +195,7 @@ def _labeled(record: Record) -> list[tuple[str, Hashable, str]]:
     """What may tell a record from others: (name, where it must be equal, value)."""
     spec = record.spec
     found: list[tuple[str, Hashable, str]] = [
-        # Versions of one method differ; those of two methods have nothing to do with each other.
-        ("method_version", spec.label, spec.method_version),
-        ("code", (spec.label, spec.method_version), code(record)),
+        ("code", _row_name(record), code(record)),
         ("own data", spec.dataset, own_data(spec)),
         ("revision", spec.dataset, spec.revision),
     ]

@@ -10,7 +10,7 @@ from fewshot_bench.compare.mixing import code, code_of, condition, own_data
 from fewshot_bench.compare.model import Seed
 from fewshot_bench.errors import UsageError, unknown
 from fewshot_bench.record import Record
-from fewshot_bench.spec import RunSpec
+from fewshot_bench.spec import RunSpec, method_label
 
 _COMMA = re.compile(r",(?![^\[\]]*\])")
 _NAMES: Mapping[str, Callable[[Record], tuple[str, ...]]] = {
@@ -73,8 +73,26 @@ def place(wanted: Sequence[str], name: str) -> int:
 
 
 def method_names(spec: RunSpec) -> tuple[str, ...]:
-    """By what `--method` finds a cell: its method, its label, and shorter paths of a file."""
-    return spec.method, spec.label, *method_references.aliases(spec.method)
+    """By what `--method` finds a cell: method and label, with or without its version.
+
+    Of a method in a file shorter paths, too.
+    """
+    own = spec.method, *method_references.aliases(spec.method)
+    return (*own, spec.label, *versioned_names(spec))
+
+
+def versioned_names(spec: RunSpec) -> tuple[str, ...]:
+    """`clip-lora@1` and `clip-lora@1[rank=4]`: the names that ask for this version."""
+    own = spec.method, *method_references.aliases(spec.method)
+    named = [f"{name}@{spec.method_version}" for name in own]
+    return (*named, *(method_label(name, spec.overrides) for name in named if spec.overrides))
+
+
+def asked_methods(text: str, records: Sequence[Record]) -> list[str]:
+    """The methods of a comma list, as `method_names` has them where they are there."""
+    known = {name for record in records for name in method_names(record.spec)}
+    wanted = split_list(text, known)
+    return [n if n in known else method_references.canonical(n) for n in wanted]
 
 
 def _dataset_names(spec: RunSpec) -> tuple[str, ...]:
@@ -85,9 +103,7 @@ def _dataset_names(spec: RunSpec) -> tuple[str, ...]:
 def _by_name(records: Sequence[Record], kind: str, text: str) -> Callable[[Record], bool]:
     of = _NAMES[kind]
     known = {name for record in records for name in of(record)}
-    wanted = split_list(text, known)
-    if kind == "method":
-        wanted = [n if n in known else method_references.canonical(n) for n in wanted]
+    wanted = asked_methods(text, records) if kind == "method" else split_list(text, known)
     for name in wanted:
         if name not in known:
             raise unknown(_KINDS[kind], name, known, "only what is in the store can be compared")
