@@ -60,9 +60,8 @@ def refuse_broken(name: str, method: type, origin: str) -> None:
     """
     reasons = [rule.reason for rule in broken_rules(method, name)] or cannot_be_built(method)
     if reasons:
-        raise PluginError(
-            f"method '{name}' ({origin}): {'; '.join(reasons)} (fsbench check {name})"
-        )
+        by = f" ({origin})" if origin != name else ""
+        raise PluginError(f"method '{name}'{by}: {'; '.join(reasons)} (fsbench check {name})")
 
 
 def cannot_be_built(method: type) -> list[str]:

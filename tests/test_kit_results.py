@@ -155,6 +155,7 @@ def test_the_audit_says_of_the_kit_what_the_records_say() -> None:
     (finding,) = said(broken)
     assert "coop, zero-shot breaks 2 of 23 rules of version 2 of the kit" in finding
     assert "(check_a, check_b)" in finding
+    assert "coop, zero-shot does not tell whether the conformance kit checked it" in hazard(fair())
     for nonsense in (
         {},
         [],

@@ -29,9 +29,12 @@ def kit(record: Record) -> Mapping[str, Any] | None:
     return {"version": version, "passed": passed, "failed": [str(name) for name in failed]}
 
 
-def kit_text(found: Mapping[str, Any] | None) -> str:
-    """One clause on a method's code, after its name."""
+def kit_text(record: Record) -> str:
+    """One clause on the code of a cell, after the method's name."""
+    found = kit(record)
     if found is None:
+        if "kit" not in record.environment:
+            return "does not tell whether the conformance kit checked it"
         return "never checked by the conformance kit"
     failed, total = found["failed"], found["passed"] + len(found["failed"])
     which = f"version {found['version']} of the kit in this state of its code"
@@ -59,11 +62,16 @@ def labels_text(records: Sequence[Record]) -> str:
 
 
 def checked(records: Records) -> Iterator[Finding]:
-    """Broken rules of the kit are findings; what was passed, or never checked, is a note."""
+    """Broken rules of the kit are findings; what was passed, or never checked, is a note.
+
+    A cell without a result is no claim about the method, and says nothing here.
+    """
     said: defaultdict[str, Counter[str]] = defaultdict(Counter)
     cells: defaultdict[str, list[Record]] = defaultdict(list)
     for record in records:
-        text = kit_text(kit(record))
+        if record.status != "done":
+            continue
+        text = kit_text(record)
         said[record.spec.method][text] += 1
         cells[text].append(record)
     for text, found in sorted(cells.items()):

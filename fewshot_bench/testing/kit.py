@@ -120,7 +120,7 @@ def _judge(check: NamedCheck, bench: Bench, expected: str | None) -> CheckResult
 def _place(check: NamedCheck, bench: Bench) -> str:
     """Where the code begins that a rule is about."""
     kind = type(bench.method)
-    if check.name in STATIC:
+    if check.name in STATIC[:2]:
         return class_place(kind)
     fitted = vars(bench).get("first")
     for part in ("logits", "tensors"):
