@@ -155,6 +155,16 @@ def test_two_plugins_with_one_name_cost_that_name_alone(install: Any, tmp_path: 
     assert "two plug-ins register the method 'mine'" in listed.err
 
 
+def test_two_plugins_with_one_backbone_are_named(install: Any, tmp_path: Path) -> None:
+    source = HEAD.replace("methods", "backbones")
+    install("one", source)
+    install("two", source)
+    run = ("run", "-m", "zero-shot", *FEW, tmp_path, "--backbone")
+    assert "two plug-ins register the backbone 'mine'" in refused(*run, "mine")
+    good(fsbench(*run, "tiny"))
+    assert "two plug-ins register" in good(fsbench("list", "backbones")).err
+
+
 def test_a_plugin_that_fails_gives_a_name_back() -> None:
     catalog = Catalog("method", "methods")
     catalog._plugin = "one:a"

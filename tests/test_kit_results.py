@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -103,12 +104,16 @@ def test_broken_rules_are_named_in_records_and_found_by_the_audit(
 
 
 def test_rules_that_are_broken_for_one_reason_share_a_line(install: Any) -> None:
-    install("mine", PLUGIN.replace("SAY", "raise RuntimeError('no idea')"))
+    install(
+        "mine",
+        "FITS = []\n" + PLUGIN.replace("SAY", "raise FITS.append(1) or RuntimeError('no idea')"),
+    )
     checked = fsbench("check", "mine")
     assert checked.code == 1
+    assert len(sys.modules["fsbench_mine"].FITS) < len(all_checks()) / 2
     (line,) = [line for line in checked.out.splitlines() if line.startswith("FAIL")]
     assert "RuntimeError: no idea (at " in line
-    assert "fsbench_mine.py:16 in fit)" in line
+    assert "fsbench_mine.py:17 in fit)" in line
     assert "more: " in line
 
 

@@ -12,7 +12,7 @@ from fewshot_bench.author_frame import author_frame, class_place, definition, to
 from fewshot_bench.errors import unknown
 from fewshot_bench.method_rules import STATIC
 from fewshot_bench.testing import contract_checks, learning_checks, manners_checks
-from fewshot_bench.testing.bench import Bench
+from fewshot_bench.testing.bench import Bench, Fit
 from fewshot_bench.testing.failure import CheckFailure, CheckSkipped
 from fewshot_bench.testing.observe import single_threaded
 
@@ -122,9 +122,9 @@ def _place(check: NamedCheck, bench: Bench) -> str:
     kind = type(bench.method)
     if check.name in STATIC[:2]:
         return class_place(kind)
-    fitted = vars(bench).get("first")
+    fitted = bench.tried
     for part in ("logits", "tensors"):
-        if fitted is not None and part in check.name:
+        if isinstance(fitted, Fit) and part in check.name:
             found = definition(getattr(type(fitted.classifier), part, None))
             if found:
                 return found
