@@ -90,12 +90,12 @@ def test_broken_rules_are_named_in_records_and_found_by_the_audit(
     install: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FSBENCH_CACHE", str(tmp_path / "cache"))
-    install("mine", PLUGIN.replace("SAY", "print('hello')"))
+    install("printing", PLUGIN.replace("SAY", "print('hello')"))
     checked = fsbench("check", "mine")
     assert checked.code == 1
     (line,) = [line for line in checked.out.splitlines() if line.startswith("FAIL")]
     assert line.startswith("FAIL  check_prints_nothing: wrote 'hello")
-    assert "fsbench_mine.py:" in line
+    assert "fsbench_printing.py:" in line
     kit = records(tmp_path / "store")["mine"].environment["kit"]
     assert kit["failed"] == ["check_prints_nothing"]
     shown = fsbench("audit", "--store", tmp_path / "store", "--strict")
