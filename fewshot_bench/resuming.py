@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from fewshot_bench.method_code import source_digest
+from fewshot_bench.method_references import short
 from fewshot_bench.plan import Plan
 from fewshot_bench.record import Record, code_digest
 from fewshot_bench.registry import registry
@@ -114,4 +115,4 @@ def _cells(records: Sequence[Record]) -> str:
 
 
 def _methods(records: Sequence[Record]) -> str:
-    return ", ".join(shortened(sorted({record.spec.method for record in records})))
+    return ", ".join(shortened(sorted({short(record.spec.method) for record in records})))

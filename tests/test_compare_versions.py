@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import random
 from pathlib import Path
 
@@ -12,8 +14,10 @@ from hypothesis import strategies as st
 from fewshot_bench.compare.aggregate import build
 from fewshot_bench.compare.versions import version_key
 from fewshot_bench.store import Store
-from tests.compare_records import make, read_csv
+from tests.compare_records import make, read_csv, save
 from tests.helpers import fsbench
+from tests.test_reproduce import three
+from tests.test_sweep import swept
 
 ORDER = ("0.9", "1", "1.0", "1.9", "1.10", "2.dev1", "2a1", "2rc1", "2", "2.fixed", "9", "v10")
 
@@ -93,6 +97,34 @@ def test_report_audit_and_signature_show_the_newest(store: Path, tmp_path: Path)
     assert "coop@10" in signed.out
     assert "coop@9" not in signed.out
     assert "coop@9" in signed.err
+
+
+def test_a_sweep_draws_the_installed_version_or_the_one_that_is_named(tmp_path: Path) -> None:
+    options = ("-o", "rank=1,2")
+    records = swept(options)
+    older = [
+        dataclasses.replace(r, spec=dataclasses.replace(r.spec, method_version="1"), metrics=low)
+        for r in records
+        for low in [{"top1": 1.0}]
+    ]
+    store = save(tmp_path / "store", [*records, *older])
+    shown = fsbench("sweep", "clip-lora", *options, "--store", store)
+    assert "6 records of version 1 (fsbench sweep clip-lora@1 draws" in " ".join(shown.out.split())
+    drawn = fsbench("sweep", "clip-lora@1", *options, "--store", store, "--format", "json")
+    assert {row["mean"] for row in json.loads(drawn.out)["rows"]} == {1.0}
+    refused = fsbench("sweep", "clip-lora@1", *options, "--store", store, "-d", "digits")
+    assert refused.code == 2
+    assert "--only-existing" in refused.err
+
+
+def test_a_published_table_shows_the_version_that_is_named(tmp_path: Path) -> None:
+    store = save(tmp_path, three("dtd", 54.0, method_version="1"))
+    call = ("reproduce", "clip-lora-table3", "--store", store, "-d", "dtd", "--shots", "1")
+    shown = fsbench(*call, "-m", "clip-lora", "--only-existing").out
+    assert "--method NAME@VERSION --only-existing shows" in " ".join(shown.split())
+    named = fsbench(*call, "-m", "clip-lora@1", "--only-existing", "--format", "json").out
+    assert json.loads(named)["rows"][0]["ours"] == 54.0
+    assert fsbench(*call, "-m", "clip-lora@1").code == 2
 
 
 def test_a_label_names_the_version_too() -> None:

@@ -119,6 +119,9 @@ def _reproduce(
         raise UsageError(f"{_NO_RUN} {asked[0]}")
     table = reproduction(name)
     wanted = _wanted(values)
+    if wanted.versions and not only_existing:
+        names = ", ".join(f"{name}@{version}" for name, version in wanted.versions.items())
+        raise UsageError(f"{names}: only the installed version can be run; add --only-existing")
     chosen = cells(table, wanted)
     code, problems = 0, {}
     if only_existing and not store.is_dir():
@@ -158,6 +161,7 @@ def _reproduce(
 
 
 def _wanted(values: Mapping[str, Any]) -> Wanted:
+    from fewshot_bench.compare.versions import split_version
     from fewshot_bench.registry import registry
     from fewshot_bench.reproduce.cells import Wanted
 
@@ -166,8 +170,10 @@ def _wanted(values: Mapping[str, Any]) -> Wanted:
         raise UsageError(f"seeds {list(seeds)}: a value stands there twice")
     if values["precision"] not in PRECISIONS:
         raise unknown("precision", values["precision"], PRECISIONS, "fsbench reproduce --help")
+    pairs = [split_version(name) for name in values["method"] or ()]
     return Wanted(
-        methods=values["method"] or (),
+        methods=tuple(name for name, _ in pairs),
+        versions={name: version for name, version in pairs if version},
         datasets=tuple(registry().expand_datasets(values["dataset"] or ())),
         shots=values["shots"] or (),
         where=values["where"],

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from fewshot_bench.compare.select import asked_methods, versioned_names
 from fewshot_bench.errors import UsageError
-from fewshot_bench.method_references import short
+from fewshot_bench.method_references import parts, short
 from fewshot_bench.record import Record
 
 _PARTS = re.compile(r"\d+|[a-z]+")
@@ -38,6 +38,17 @@ def version_key(version: str) -> tuple[Key, str]:
         else:
             found.append((_WORD, 0, part))
     return (*found, (_END, 0, "")), version
+
+
+def split_version(name: str) -> tuple[str, str]:
+    """`NAME@VERSION` in its parts; the version is empty where a registered method is named so."""
+    from fewshot_bench.registry import registry
+
+    known = registry().methods.entries
+    method, at, version = name.rpartition("@")
+    if name not in known and at and (method in known or parts(method)):
+        return method, version
+    return name, ""
 
 
 def newest(records: Iterable[Record]) -> dict[str, str]:

@@ -65,7 +65,7 @@ class Matches:
             "protocol": cell.setting.protocol,
             "val": cell.setting.val,
             "prompts": cell.prompts,
-            "method_version": cell.variant.version,
+            "method_version": self.wanted.versions.get(cell.variant.method, cell.variant.version),
         }
         if not cell.setting.random:
             # Nothing is drawn for it, so that it does not matter how.
