@@ -223,6 +223,8 @@ def _tell_missing(problems: Mapping[str, str]) -> None:
 
 
 def _announce(plan: Any, state: Any, results: Any) -> None:
+    for reason in plan.left_out.values():
+        _warn(f"left out: {reason}")
     for damage in results.damaged:
         click.echo(f"warning: damaged, not used: {damage}", err=True)
     for name, dataset in plan.datasets.items():
