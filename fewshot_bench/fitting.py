@@ -31,6 +31,7 @@ from fewshot_bench.record import Record
 from fewshot_bench.registry import registry
 from fewshot_bench.rng import derive, isolated
 from fewshot_bench.session import Session
+from fewshot_bench.short_classes import short_facts
 from fewshot_bench.spec import RunSpec
 from fewshot_bench.splits import draw_all_classes, narrowed
 from fewshot_bench.task import Split, Task
@@ -162,6 +163,7 @@ class Fit:
             templates=self.question.templates,
             train=view(train),
             val=view(val) if split.val else None,
+            asked=spec.shots,
         )
 
     def evaluate(self, spec: RunSpec) -> Outcome:
@@ -258,6 +260,7 @@ class Fit:
             "templates": list(question.templates),
             "classnames": list(question.classnames),
             "images": self._images(spec, split),
+            **short_facts(spec, split),
         }
         return facts | (
             {"fitted_classes": len(self.question.classnames)} if spec.fits_other else {}

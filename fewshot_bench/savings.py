@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.demand import Demand, Demanding
 from fewshot_bench.registry import registry
+from fewshot_bench.shots import per_class
 from fewshot_bench.spec import RunSpec
 from fewshot_bench.splits import planned_split, split_key
 
@@ -55,7 +56,8 @@ def savings(cells: Sequence[RunSpec], datasets: Mapping[str, Dataset]) -> Saving
             continue
         split = _split(cell, datasets, splits)
         classes = len({item.label for item in split.train})
-        demand = method.demand(cell.shots, classes)
+        shots = per_class(cell.shots, len(split.train), classes)
+        demand = method.demand(shots, classes)
         first = cell.fit_key() not in fitted
         fitted.add(cell.fit_key())
         found.fits += first

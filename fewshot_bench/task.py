@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from fewshot_bench.shots import ALL_SHOTS, per_class
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -143,12 +145,22 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Task(Vocabulary):
-    """All that a method ever sees. `val` is None when the run's validation policy is `none`."""
+    """All that a method ever sees.
+
+    `val` is None when the run's validation policy is `none`, or when no image is left for it.
+    `asked` is the number of shots that was asked for, where there is one: classes may have fewer.
+    """
 
     train: Shots
     val: Shots | None = None
+    asked: int = ALL_SHOTS
 
     @property
     def shots(self) -> int:
-        """Images per class in the support set, by its size (never below 1)."""
-        return max(1, round(len(self.train) / len(self.classnames)))
+        """Images per class as schedules count them, never below 1.
+
+        The shots asked for, as in the official codes, also where a class has fewer images. For all
+        shots the mean size of a class, so that every image is seen as often as in a task of so many
+        shots.
+        """
+        return max(1, per_class(self.asked, len(self.train), len(self.classnames)))

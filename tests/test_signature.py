@@ -14,6 +14,7 @@ from fewshot_bench.cli.signature import cells_of
 from fewshot_bench.errors import UsageError
 from fewshot_bench.plan import Request, expand
 from fewshot_bench.record import Record
+from fewshot_bench.shots import ALL_SHOTS
 from fewshot_bench.signature import commands, parse, problems, signature_of, under_table, write
 from fewshot_bench.signature.model import Choice, Matrix, Named, Pair, Signature
 from fewshot_bench.spec import (
@@ -43,7 +44,7 @@ def distinct(values: st.SearchStrategy[Any], least: int = 1) -> st.SearchStrateg
 TEXTS = st.text(st.characters(codec=None), max_size=6)
 OPTIONS = st.dictionaries(NAMES, distinct(TEXTS), max_size=2)
 CHOICES = st.builds(Choice, NAMES, TEXTS, OPTIONS.map(lambda found: tuple(found.items())))
-NUMBERS = distinct(st.integers(1, 40)).map(lambda found: tuple(sorted(found)))
+NUMBERS = distinct(st.integers(1, 40) | st.just(ALL_SHOTS)).map(lambda found: tuple(sorted(found)))
 PAIRS = distinct(st.builds(Pair, st.integers(0, 5), st.integers(0, 5))).map(
     lambda found: tuple(sorted(found))
 )

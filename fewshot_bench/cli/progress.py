@@ -13,6 +13,8 @@ from fewshot_bench.record import Record
 from fewshot_bench.spec import RunSpec
 from fewshot_bench.wording import printable
 
+MOST_SHOTS = 100
+
 
 class Estimate:
     """Time left, from the cells that are finished: seconds per method, scaled by shots."""
@@ -25,7 +27,7 @@ class Estimate:
     def finished(self, cell: RunSpec, seconds: float) -> None:
         """Learn what a cell took."""
         self._left.pop(cell.key(), None)
-        self._seen.setdefault(cell.label, []).append((cell.shots, seconds))
+        self._seen.setdefault(cell.label, []).append((_shots(cell), seconds))
 
     def seconds_left(self) -> float | None:
         """Expected seconds for the cells that are left; None before the first one ends."""
@@ -37,12 +39,17 @@ class Estimate:
         seen = self._seen.get(cell.label)
         if seen is None:
             rates = [s / shots for runs in self._seen.values() for shots, s in runs]
-            return cell.shots * sum(rates) / len(rates)
-        same = [seconds for shots, seconds in seen if shots == cell.shots]
+            return _shots(cell) * sum(rates) / len(rates)
+        same = [seconds for shots, seconds in seen if shots == _shots(cell)]
         if same:
             return sum(same) / len(same)
-        shots, seconds = min(seen, key=lambda run: abs(run[0] - cell.shots))
-        return seconds * cell.shots / shots
+        shots, seconds = min(seen, key=lambda run: abs(run[0] - _shots(cell)))
+        return seconds * _shots(cell) / shots
+
+
+def _shots(cell: RunSpec) -> int:
+    """All train images of a class count as some that are not known before a cell has taken them."""
+    return min(cell.shots, MOST_SHOTS)
 
 
 def duration(seconds: float) -> str:

@@ -9,7 +9,7 @@ import click
 
 from fewshot_bench.cli.config import as_defaults, read_config, save_config
 from fewshot_bench.cli.engines import Engines, engine_options
-from fewshot_bench.cli.options import NAMES, NUMBER, NUMBERS
+from fewshot_bench.cli.options import NAMES, NUMBER, NUMBERS, SHOTS
 from fewshot_bench.cli.running import INTERRUPTED, run_matrix
 from fewshot_bench.spec import DEFAULT_STORE
 
@@ -42,7 +42,13 @@ _PATH: Any = click.Path(path_type=Path)
 @click.option(
     "--dataset", "-d", type=NAMES, required=True, help="Data sets, suites, or FAMILY:ARG."
 )
-@click.option("--shots", type=NUMBERS, default="1,2,4,8,16", show_default=True)
+@click.option(
+    "--shots",
+    type=SHOTS,
+    default="1,2,4,8,16",
+    show_default=True,
+    help="Images per class, or all; a class with fewer gives what it has.",
+)
 @click.option("--seeds", type=NUMBERS, default="1,2,3", show_default=True)
 @click.option(
     "--split-seed", type=NUMBER, help="One support set for all seeds (default: the seed)."

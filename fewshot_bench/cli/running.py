@@ -186,10 +186,14 @@ def _warn(text: str) -> None:
 
 
 def _announce(plan: Any, state: Any, results: Any) -> None:
+    from fewshot_bench.short_classes import short_lines
+
     for problem in plan.problems.values():
         click.echo(f"error: {printable(problem)}", err=True)
     for damage in results.damaged:
         click.echo(f"warning: damaged, not used: {damage}", err=True)
+    for line in short_lines(plan.cells, plan.datasets):
+        click.echo(f"note: {printable(line)}")
     failed = f", {len(state.failed)} failed before (--retry-failed)" if state.failed else ""
     click.echo(
         f"{len(plan.cells)} cells: {len(state.done)} done already, {len(state.todo)} to run{failed}"

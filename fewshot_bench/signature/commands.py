@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from fewshot_bench.signature.fields import numbers
+from fewshot_bench.signature.fields import numbers, shots
 from fewshot_bench.signature.model import Choice, Matrix, Named, Pair, Signature
 from fewshot_bench.spec import IMPORTED
 
@@ -34,7 +34,7 @@ def _matrix(matrix: Matrix, store: str) -> Iterator[str]:
                     words = ["fsbench", "run", *(["--store", store] if store else [])]
                     words += _method_words(choices)
                     words += ["--dataset", _names(datasets), *asked, *_own_data(matrix)]
-                    words += ["--shots", numbers(matrix.shots), *seeds, *_conditions(matrix)]
+                    words += ["--shots", shots(matrix.shots), *seeds, *_conditions(matrix)]
                     yield shlex.join(words)
 
 

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
 from fewshot_bench.errors import UsageError
+from fewshot_bench.shots import ALL_SHOTS, LONGEST_NUMBER, WORD
 from fewshot_bench.signature.model import Choice, Named, Pair
 from fewshot_bench.spec import (
     CLASSES,
     IMPORTED,
-    LONGEST_NUMBER,
     MOST_NUMBERS,
     PRECISIONS,
     PROTOCOLS,
@@ -102,6 +102,20 @@ def _read_numbers(text: str) -> tuple[int, ...]:
             raise ValueError(f"ranges of at most {MOST_NUMBERS:,} numbers in all")
         found += range(start, stop + 1)
     return _distinct(found)
+
+
+def shots(values: Iterable[int]) -> str:
+    """Numbers, and `all` last."""
+    values = list(values)
+    every = [WORD] if ALL_SHOTS in values else []
+    return ",".join([*filter(None, [numbers(set(values) - {ALL_SHOTS})]), *every])
+
+
+def _read_shots(text: str) -> tuple[int, ...]:
+    counted, comma, last = text.rpartition(",")
+    if last != WORD:
+        return _read_numbers(text)
+    return (*(_read_numbers(counted) if comma else ()), ALL_SHOTS)
 
 
 def _read_number(text: str) -> int:
@@ -198,7 +212,7 @@ FIELDS = (
     Field("m", "methods", _list(_choice), _read_list(_read_choice)),
     Field("b", "backbone", _named, _read_named),
     Field("d", "datasets", _list(_named), _read_list(_read_named)),
-    Field("k", "shots", numbers, _read_numbers),
+    Field("k", "shots", shots, _read_shots),
     Field("s", "seeds", _pairs, _read_pairs),
     Field("val", "val", str, _one_of(*VALIDATION)),
     Field("tpl", "prompts", escape, _one_of(*TEMPLATE_SETS)),

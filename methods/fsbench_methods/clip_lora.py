@@ -143,7 +143,7 @@ class ClipLora:
         return [LoraClassifier(model, one, backbone) for one in apart(adapter)]
 
     def _check_together(self, tasks: Sequence[Task], contexts: Sequence[RunContext]) -> None:
-        kinds = {(task.classnames, task.templates, len(task.train)) for task in tasks}
+        kinds = {(t.classnames, t.templates, len(t.train), t.shots) for t in tasks}
         if len(kinds) > 1 or len(tasks) != len(contexts):
             raise UsageError(
                 f"{self.name}: {len(tasks)} tasks of {len(kinds)} kinds for {len(contexts)} "
