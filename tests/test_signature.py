@@ -17,14 +17,7 @@ from fewshot_bench.record import Record
 from fewshot_bench.shots import ALL_SHOTS
 from fewshot_bench.signature import commands, parse, problems, signature_of, under_table, write
 from fewshot_bench.signature.model import Choice, Matrix, Named, Pair, Signature
-from fewshot_bench.spec import (
-    IMPORTED,
-    PRECISIONS,
-    PROTOCOLS,
-    TEMPLATE_SETS,
-    VALIDATION,
-    RunSpec,
-)
+from fewshot_bench.spec import IMPORTED, PRECISIONS, PROTOCOLS, TEMPLATE_SETS, VALIDATION, RunSpec
 from tests.compare_records import make, matrix, save
 from tests.helpers import fsbench
 
