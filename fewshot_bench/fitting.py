@@ -161,8 +161,8 @@ class Fit:
         return Task(
             classnames=self.question.classnames,
             templates=self.question.templates,
-            train=view(train),
-            val=view(val) if split.val else None,
+            train=view(train, seed=spec.train_seed),
+            val=view(val, seed=spec.train_seed) if split.val else None,
             asked=spec.shots,
         )
 
