@@ -84,7 +84,7 @@ class _Once:
 
     def __init__(self) -> None:
         self._seen: set[tuple[str, str, str]] = set()
-        self._views: dict[tuple[str, str, str], int] = {}
+        self._views: dict[tuple[str, str, str, int], int] = {}
 
     @property
     def images(self) -> int:
@@ -101,7 +101,7 @@ class _Once:
             self._see(cell.dataset, split.val)
         for crop, count in demand.fixed.items():
             for item in split.train:
-                key = (cell.dataset, item.id, crop)
+                key = (cell.dataset, item.id, crop, cell.train_seed)
                 self._views[key] = max(count, self._views.get(key, 0))
 
     def _see(self, dataset: str, items: Iterable[Item]) -> None:

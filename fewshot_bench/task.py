@@ -114,8 +114,8 @@ class Images(Protocol):
         """(count, n, width) frozen features of `count` augmented views of every image.
 
         With `rng` they are drawn: it gives one number per pass, as for `batches`. Without, they
-        are the image's own views from number `start` on, which follow from its bytes and the
-        number: the same for all methods, shots and seeds, each encoded once for all of them.
+        are the image's own views from number `start` on, which follow from its bytes, the seed of
+        training and the number: the same for all methods and shots, each encoded once for them.
         Either way they are billed at their cost.
         """
         ...

@@ -57,7 +57,8 @@ class ClipLora:
 
     Differences from the official code: the task's templates are averaged when there are several
     (it reads the first one); the dropout mask of tokens that all prompts share is drawn once for
-    all classes, since the shared prefix is computed once; with a frozen image encoder its
+    all classes, since the shared prefix is computed once; logits are scaled by the backbone's own
+    scale, where it writes 100 (the same for OpenAI's weights); with a frozen image encoder its
     augmented views are encoded ahead of training.
     """
 
