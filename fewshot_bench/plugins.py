@@ -67,11 +67,17 @@ class PluginInfo:
     target: str
     distribution: str
     error: str | None
+    version: str = ""
 
     @property
     def full_name(self) -> str:
         """Distribution and entry point: how the manager knows it."""
         return f"{self.distribution}:{self.name}"
+
+    @property
+    def problem(self) -> str:
+        """One sentence on why it could not be loaded."""
+        return f"plug-in {self.full_name} ({self.target}) was not loaded: {self.error}"
 
 
 def load_plugins() -> tuple[pluggy.PluginManager, tuple[PluginInfo, ...]]:
@@ -93,7 +99,8 @@ def load_plugins() -> tuple[pluggy.PluginManager, tuple[PluginInfo, ...]]:
             error = f"{type(failure).__name__}: {failure}"
             if manager.has_plugin(name):
                 manager.unregister(name=name)
-        infos.append(PluginInfo(point.name, point.value, distribution, error))
+        version = _version(point.dist)
+        infos.append(PluginInfo(point.name, point.value, distribution, error, version))
     return manager, tuple(infos)
 
 
@@ -127,3 +134,11 @@ def _distribution(distribution: Any) -> str:
         return str(distribution.name)
     except Exception:
         return str(getattr(distribution, "_path", "unknown"))
+
+
+def _version(distribution: Any) -> str:
+    """The version of a distribution; empty where its metadata are damaged."""
+    try:
+        return str(distribution.version)
+    except Exception:
+        return ""

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from fewshot_bench import method_references
 from fewshot_bench.errors import StoreError
 from fewshot_bench.shots import LONGEST_NUMBER, AllShots, plain, read_shots
 
@@ -166,7 +167,8 @@ class RunSpec:
 
     def describe(self) -> str:
         """One line that names the cell."""
-        return f"{self.label} on {self.evaluated}, {self.shots}-shot, seed {self.train_seed}"
+        label = method_label(method_references.short(self.method), self.overrides)
+        return f"{label} on {self.evaluated}, {self.shots}-shot, seed {self.train_seed}"
 
 
 def _check(name: str, value: Any) -> None:
@@ -185,9 +187,13 @@ def _check(name: str, value: Any) -> None:
 
 
 def _check_own(data: Mapping[str, Any]) -> None:
-    """StoreError unless own templates are texts and the hold-out is a share."""
+    """StoreError unless own names and templates are texts and the hold-out is a share."""
     templates, holdout = data.get("templates", []), data.get("holdout", 0.5)
-    texts = isinstance(templates, list) and all(isinstance(text, str) for text in templates)
+    names = data.get("classnames", [])
+    names = list(names.values()) if isinstance(names, dict) else names
+    texts = all(
+        isinstance(one, list) and set(map(type, one)) <= {str} for one in (templates, names)
+    )
     if not texts or not isinstance(holdout, float) or not 0 < holdout < 1:
         raise StoreError(f"spec has data {data!r:.60}: expected texts and a share of images")
 

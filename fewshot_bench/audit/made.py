@@ -10,7 +10,7 @@ from fewshot_bench.audit.checks import CHECKS
 from fewshot_bench.audit.differing import differences
 from fewshot_bench.audit.facts import facts
 from fewshot_bench.audit.hazards import answers
-from fewshot_bench.audit.model import Audit, some, spread
+from fewshot_bench.audit.model import Audit, Finding, some, spread
 from fewshot_bench.record import Record
 from fewshot_bench.signature import signature_of
 
@@ -22,10 +22,14 @@ SHARED = (
 _PUBLISHED = {"yes": "yes", "no": "no", "none published": "n/a"}
 
 
-def audit(records: Sequence[Record]) -> Audit:
-    """What these records, taken as one comparison, say about its fairness."""
+def audit(records: Sequence[Record], notes: Sequence[str] = ()) -> Audit:
+    """What these records, taken as one comparison, say about its fairness.
+
+    notes: what is to be said of records that are not among them.
+    """
     ordered = sorted(records, key=lambda r: (r.spec.evaluated, r.spec.label, *_numbers(r)))
     found = [finding for check in CHECKS for finding in check(ordered)] + [*differences(ordered)]
+    found += [Finding("note", "older-versions", text) for text in notes]
     found.sort(key=lambda finding: finding.level)
     cells = tuple(facts(record) for record in ordered)
     return Audit(
@@ -70,6 +74,7 @@ def _line(key: tuple[str, ...], cells: Sequence[Mapping[str, Any]]) -> dict[str,
     return {
         "method": method,
         "version": some(sorted({cell["method_version"] for cell in cells})),
+        "kit": some(sorted({mark for cell in cells if (mark := _kit_mark(cell))})),
         "cells": f"{len(cells):,}",
         "val": val,
         "allowed": over("val_labels_allowed"),
@@ -84,3 +89,10 @@ def _line(key: tuple[str, ...], cells: Sequence[Mapping[str, Any]]) -> dict[str,
         "incidents": str(sum(bool(cell["incidents"]) for cell in cells)),
         "failed": str(sum(cell["status"] == "failed" for cell in cells)),
     }
+
+
+def _kit_mark(cell: Mapping[str, Any]) -> str:
+    """The version of the kit that was passed, or how many rules are broken."""
+    if cell["kit_version"] is None:
+        return ""
+    return f"{len(cell['kit_failed'])} broken" if cell["kit_failed"] else f"v{cell['kit_version']}"
