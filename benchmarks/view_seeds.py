@@ -25,7 +25,7 @@ from fewshot_bench.session import Session
 
 METHODS = ("tip-adapter-f", "coop")
 RESAMPLED = 10_000
-_OWN_KEY = features._view_key
+_OWN_KEY = features.view_key
 
 
 def _shared_key(digest: bytes, seed: int, number: int) -> bytes:
@@ -40,7 +40,7 @@ def top1(
     (cell,) = expand(asked).cells
     found = []
     for shared in (True, False):
-        patched = mock.patch.object(features, "_view_key", _shared_key)
+        patched = mock.patch.object(features, "view_key", _shared_key)
         with patched if shared else nullcontext():
             record = run_one(cell, session).record
         if record.status != "done":

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_bench.crops import draw_passes, passes_of
+from fewshot_bench.crops import draw_passes, passes_of, view_key
 from fewshot_bench.encoding import ENCODE_BATCH, encode, encoder_content
 from fewshot_bench.feature_store import FeatureStore
 from fewshot_bench.images import ImageSource
@@ -194,7 +194,7 @@ def _own_views(
     """(numbers * n, width): views that follow from an image's bytes, the seed and their number."""
     digests = _digests(backing)
     images = [digests[index] for index in backing.order]
-    keys = [_view_key(digest, backing.seed, number) for number in numbers for digest in images]
+    keys = [view_key(digest, backing.seed, number) for number in numbers for digest in images]
 
     def compute(places: list[int]) -> Tensor:
         order = [backing.order[place % len(images)] for place in places]
@@ -208,11 +208,6 @@ def _own_views(
         return encode(backing.source, batches)
 
     return _rows(backing, drawn, keys, compute)
-
-
-def _view_key(digest: bytes, seed: int, number: int) -> bytes:
-    """Seeds have views of their own: with shared ones they would look too much alike."""
-    return hashlib.sha256(digest + f"{seed} {number}".encode()).digest()
 
 
 class ShotsView(ImageView):
