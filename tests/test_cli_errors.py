@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from fewshot_bench.cli.main import COMMANDS, cli
-from tests.helpers import Result, command, environment, fsbench, save_image
+from tests.helpers import PATIENCE, Result, command, environment, fsbench, save_image
 
 BASE = ("--method", "zero-shot", "--dataset", "digits", "--shots", "1", "--seeds", "1", "--dry-run")
 
@@ -127,12 +126,11 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_weights_that_cannot_be_had(tmp_path: Path) -> None:
-    started = time.monotonic()
     done = subprocess.run(
         command("run", *BASE[:-1], "--backbone", "ViT-B-32/laion2b_s34b_b79k", "--store", tmp_path),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         env=environment(HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "hub")),
         check=False,
     )
@@ -141,7 +139,6 @@ def test_weights_that_cannot_be_had(tmp_path: Path) -> None:
     assert len(errors) == 1
     assert "ViT-B-32/laion2b_s34b_b79k" in errors[0]
     assert "Traceback" not in done.stderr
-    assert time.monotonic() - started < 60
 
 
 def test_short_helps_are_those_of_the_commands() -> None:

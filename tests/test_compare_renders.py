@@ -17,6 +17,7 @@ from fewshot_bench.record import Record
 from fewshot_bench.signature import parse, signature_of
 from fewshot_bench.store import Store
 from tests.compare_records import make, run_compare, save
+from tests.helpers import PATIENCE
 from tests.synthetic_store import fill
 
 NAMES = (
@@ -97,7 +98,7 @@ def typeset(folder: Path, body: str) -> str:
 
 def ran(folder: Path, *command: str) -> subprocess.CompletedProcess[bytes]:
     """A program that ended in time, in this folder."""
-    return subprocess.run(command, cwd=folder, capture_output=True, check=False, timeout=120)
+    return subprocess.run(command, cwd=folder, capture_output=True, check=False, timeout=PATIENCE)
 
 
 @needs("pdflatex", "pdftotext")

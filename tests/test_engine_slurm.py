@@ -20,7 +20,7 @@ from fewshot_bench.record import Record
 from fewshot_bench.spec import RunSpec
 from fewshot_bench.store import Store
 from tests.clusters import DEMO, TRACK, local, require, results, run_and_kill, same_as, tracked
-from tests.helpers import cells, fsbench, start, wait_until
+from tests.helpers import PATIENCE, cells, fsbench, start, wait_until
 from tests.slurm_cluster import SlurmCluster, missing
 
 __all__ = ["local"]
@@ -56,7 +56,7 @@ def test_a_parent_that_is_gone_and_one_that_is_stopped(
     slow = ("run", "--method", "slow", "-o", "seconds=1.5", *matrix, "--store", tmp_path, *SLURM)
     environment = dict(os.environ) | cluster.environment
     first = start(*slow, env=environment)
-    wait_until(lambda: len(results(tmp_path)) >= 1, 90)
+    wait_until(lambda: len(results(tmp_path)) >= 1)
     first.kill()
     first.communicate()
     jobs = [path.name for path in (tmp_path / "jobs").iterdir()]
@@ -69,12 +69,12 @@ def test_a_parent_that_is_gone_and_one_that_is_stopped(
     # It goes on with the workers that are there.
     assert set(cluster.ask("squeue", "-h", "-o", "%j").split()) <= set(queued)
     second.send_signal(signal.SIGINT)
-    out, err = second.communicate(timeout=30)
+    out, err = second.communicate(timeout=PATIENCE)
     assert second.returncode == 130, (out, err)
     assert "run the same command again to continue" in err
-    wait_until(lambda: not cluster.ask("squeue", "-h", "-o", "%j").split(), 30)
+    wait_until(lambda: not cluster.ask("squeue", "-h", "-o", "%j").split())
     third = start(*slow, env=environment)
-    out, err = third.communicate(timeout=180)
+    out, err = third.communicate(timeout=PATIENCE)
     assert third.returncode == 0, (out, err)
     assert len(results(tmp_path)) == 24
 

@@ -18,7 +18,7 @@ from fewshot_bench.fitting import Outcome
 from fewshot_bench.runner import run_group, run_one
 from fewshot_bench.session import Session
 from fewshot_bench.store import Store
-from tests.helpers import cells
+from tests.helpers import PATIENCE, cells
 
 QUICK_LORA = ("clip-lora.iterations=3", "clip-lora.lr=0.002")
 QUICK_COOP = ("coop.epochs=3", "coop.context_tokens=4")
@@ -117,7 +117,9 @@ def test_a_worker_begins_with_the_parts_that_the_engine_asks_for(
     command.append(str(os.getpid()))
     request = {"specs": [spec.to_dict()], "force": False, "parts": 4, "incidents": {}}
     told = json.dumps(request) + "\n"
-    subprocess.run(command, input=told, text=True, capture_output=True, timeout=120, check=True)
+    subprocess.run(
+        command, input=told, text=True, capture_output=True, timeout=PATIENCE, check=True
+    )
     (record,) = Store(tmp_path).records()
     assert (record.status, record.notes["parts"]) == ("done", 4)
 

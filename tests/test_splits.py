@@ -70,7 +70,7 @@ requests = {
 }
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(**requests)
 def test_train_and_val_are_disjoint_and_come_from_their_pools(
     pools: Pools, protocol: str, shots: int, seed: int, val: str
@@ -82,7 +82,7 @@ def test_train_and_val_are_disjoint_and_come_from_their_pools(
     assert split.test == pools["test"]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(**requests)
 def test_every_class_gives_its_shots(
     pools: Pools, protocol: str, shots: int, seed: int, val: str
@@ -96,7 +96,7 @@ def test_every_class_gives_its_shots(
         assert short or len(set(items)) == shots
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(**requests)
 def test_the_validation_policy_never_changes_train_picks(
     pools: Pools, protocol: str, shots: int, seed: int, val: str
@@ -105,7 +105,7 @@ def test_the_validation_policy_never_changes_train_picks(
     assert split.train == pick(pools, protocol, shots, seed, "none").train
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(**requests)
 def test_a_draw_repeats_and_leaves_the_global_generator_alone(
     pools: Pools, protocol: str, shots: int, seed: int, val: str
@@ -119,7 +119,7 @@ def test_a_draw_repeats_and_leaves_the_global_generator_alone(
     assert first.digest == again.digest
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(pools=any_pools(), shots=st.integers(1, 16), seed=st.integers(0, 100))
 def test_nested_shots_contain_each_other(pools: Pools, shots: int, seed: int) -> None:
     fewer = pick(pools, "nested", shots, seed, "shots")
@@ -128,7 +128,7 @@ def test_nested_shots_contain_each_other(pools: Pools, shots: int, seed: int) ->
     assert set(fewer.val) <= set(more.val)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(pools=any_pools(), shots=st.integers(1, 16), seed=st.integers(0, 100))
 def test_nested_does_not_depend_on_the_order_of_the_lists(
     pools: Pools, shots: int, seed: int
