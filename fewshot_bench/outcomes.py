@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -16,7 +17,7 @@ from fewshot_bench.metrics import METRICS
 from fewshot_bench.outcome_packs import Entry, Pack, Queries, load_pack, pack_file, save_pack
 from fewshot_bench.record import Record
 from fewshot_bench.store import Damage, Store
-from fewshot_bench.store_files import Damaged, digest_of_arrays, load_arrays
+from fewshot_bench.store_files import Damaged, check_digest, load_arrays
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 # Reading and hashing leave Python's lock; more threads than processors only wait for it.
 THREADS = min(4, os.cpu_count() or 1)
+# Records round metrics to 6 digits.
+ROUNDED = 2e-6
 
 
 @dataclass(frozen=True)
@@ -71,15 +74,17 @@ class Outcome:
 class Outcomes:
     """The outcomes of a store's records, with a cache in the store that may be deleted.
 
-    `<store>/outcomes/` holds one file per split. It is used where its checksum is right and the
-    record's `digests.logits` is the one that an outcome was computed from; records without digests
-    (schema 1) are computed each time. A store that cannot be written is read without it.
+    `<store>/outcomes/` holds one file per split. It is used where its checksum is right, the
+    record's `digests.logits` is the one that an outcome was computed from, its accuracy is that of
+    the record, and the logits have not been written since; records without digests (schema 1) are
+    computed each time. A store that cannot be written is read without it.
     `damaged` lists logits that could not be used.
     """
 
     store: Store
     damaged: list[Damage] = field(default_factory=list)
     _packs: dict[str, Pack] = field(default_factory=dict)
+    _trusted: dict[str, bool] = field(default_factory=dict)
     _unsealed: dict[str, Entry] = field(default_factory=dict)
     _asked: dict[tuple[str, bytes, bytes], Queries] = field(default_factory=dict)
 
@@ -98,15 +103,16 @@ class Outcomes:
         """
         wanted = {record.spec.key(): record for record in records if record.status == "done"}
         absent = [record for record in wanted.values() if self._cached(record) is None]
-        changed: defaultdict[str, Pack] = defaultdict(dict)
+        changed: defaultdict[str, dict[str, Entry | None]] = defaultdict(dict)
         with ThreadPoolExecutor(THREADS) as pool:
             entries = pool.map(self._computed_or_none, absent)
             for record, entry in zip(absent, entries, strict=True):
-                if entry is None:
+                if entry is None and self._is_current(record):
                     continue
-                if _digest(record):
-                    changed[_split(record)][_digest(record)] = entry
-                else:
+                if record.logits_digest:
+                    changed[_split(record)][record.logits_digest] = entry
+                    self._trusted[record.spec.key()] = entry is not None
+                elif entry is not None:
                     self._unsealed[record.spec.key()] = entry
             list(pool.map(self._keep, changed, changed.values()))
 
@@ -130,24 +136,42 @@ class Outcomes:
 
     def _cached(self, record: Record) -> Entry | None:
         """The entry of a record, unless it lacks metrics that the record lacks as well."""
-        digest = _digest(record)
+        digest = record.logits_digest
         if not digest:
             return self._unsealed.get(record.spec.key())
         entry = self._pack(_split(record)).get(digest)
         if entry is None or METRICS.keys() - record.metrics.keys() - entry.metrics.keys():
             return None
-        return entry
+        key = record.spec.key()
+        if key not in self._trusted:
+            self._trusted[key] = self._is_current(record) and _agrees(record, entry)
+        return entry if self._trusted[key] else None
+
+    def _is_current(self, record: Record) -> bool:
+        """Whether the logits, if they are still there, are no younger than the pack."""
+        pack = pack_file(self.store.path, _split(record))
+        logits = self.store.file(record.spec.key()).with_suffix(".npz")
+        try:
+            return logits.stat().st_mtime_ns <= pack.stat().st_mtime_ns
+        except FileNotFoundError:
+            return True
 
     def _pack(self, split: str) -> Pack:
         if split not in self._packs:
             self._packs[split] = load_pack(pack_file(self.store.path, split))
         return self._packs[split]
 
-    def _keep(self, split: str, new: Pack) -> None:
-        """Add entries to a pack as it is now: another process may have added others."""
+    def _keep(self, split: str, new: Mapping[str, Entry | None]) -> None:
+        """Add entries to a pack as it is now: another process may have added others.
+
+        None takes the place of one whose logits cannot be used any more.
+        """
         path = pack_file(self.store.path, split)
-        self._packs[split] = {**load_pack(path), **new}
-        save_pack(path, self._packs[split])
+        before = load_pack(path)
+        found = {**before, **new}
+        self._packs[split] = {digest: e for digest, e in found.items() if e is not None}
+        if self._packs[split].keys() != before.keys() or any(new.values()):
+            save_pack(path, self._packs[split])
 
     def _computed_or_none(self, record: Record) -> Entry | None:
         try:
@@ -163,7 +187,7 @@ class Outcomes:
         name = f"logits of {record.spec.describe()}"
         try:
             arrays = load_arrays(path)
-            _check(arrays, _digest(record))
+            _check(arrays, record.logits_digest)
         except FileNotFoundError:
             raise StoreError(
                 f"no {name} in '{self.store.path}'; run the cell again to have them"
@@ -196,21 +220,24 @@ def _check(arrays: Mapping[str, np.ndarray], digest: str) -> None:
     import numpy as np
 
     logits, labels = arrays["logits"], arrays["labels"]
-    if digest and digest != digest_of_arrays(arrays):
-        raise Damaged("they are not those of the record: their digest is another one")
+    check_digest(arrays, digest)
     if 0 in logits.shape or not np.isfinite(logits).all():
         raise Damaged(f"logits of shape {logits.shape} are empty or not finite")
     if labels.min() < 0 or labels.max() >= logits.shape[1]:
         raise Damaged(f"labels are outside of 0 to {logits.shape[1] - 1}")
 
 
+def _agrees(record: Record, entry: Entry) -> bool:
+    """Whether predictions give the accuracy that the record states, if it states one."""
+    stated, labels = record.metrics.get("top1"), entry.queries.labels
+    if not isinstance(stated, int | float) or not len(labels):
+        return True
+    return math.isclose(stated, 100 * (entry.predictions == labels).mean(), abs_tol=ROUNDED)
+
+
 def _outcome(record: Record, entry: Entry) -> Outcome:
     metrics = {**entry.metrics, **record.metrics}
     return Outcome(entry.queries, entry.predictions, entry.classes, metrics)
-
-
-def _digest(record: Record) -> str:
-    return str(record.digests.get("logits") or "")
 
 
 def _split(record: Record) -> str:

@@ -52,6 +52,11 @@ class Record:
     digests: Mapping[str, str] = dataclasses.field(default_factory=dict)
     schema: int = SCHEMA
 
+    @property
+    def logits_digest(self) -> str:
+        """That of the arrays beside the record; empty where it has none, or is of schema 1."""
+        return str(self.digests.get("logits") or "")
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able values; the top-level keys are fixed."""
         return {
@@ -120,6 +125,36 @@ def sealed(record: Record, logits_digest: str | None) -> Record:
     record = dataclasses.replace(record, digests=digests, schema=SCHEMA)
     own = digest_of_values(json.loads(record.to_json()))
     return dataclasses.replace(record, digests={**digests, "record": own})
+
+
+def unsealed(values: Any) -> Record:
+    """The record that the values of a file state; StoreError where they are not those written."""
+    record = Record.from_dict(values)
+    problem = seal_problem(values)
+    if problem:
+        raise StoreError(problem)
+    return record
+
+
+def seal_problem(values: Mapping[str, Any]) -> str:
+    """What speaks against the digest that the values of a file state of themselves, or nothing.
+
+    Records of schema 1 state none.
+    """
+    if values["schema"] == 1:
+        known = sorted({"digests", "incidents"} & set(values))
+        return f"the record has schema 1, which has no {known}, so it was changed" if known else ""
+    stated = values["digests"].get("record")
+    try:
+        actual = digest_of_values(values)
+    except ValueError as error:
+        return f"the record holds a number that none can have: {error}"
+    if stated == actual:
+        return ""
+    return (
+        f"the record states the digest {stated!r:.14} and its values have {actual:.12}, so it was "
+        "changed after it was written"
+    )
 
 
 def digest_of_values(values: Mapping[str, Any]) -> str:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.errors import StoreError, UsageError
 from fewshot_bench.metrics import METRICS
-from fewshot_bench.record import Record
-from fewshot_bench.store import Store
+from fewshot_bench.record import Record, unsealed
+from fewshot_bench.store import Damage, Store
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,11 +30,15 @@ FACTS = {
 
 @dataclass(frozen=True)
 class Kept:
-    """A record and the (n, classes) logits beside it, where they are there; store: its folder."""
+    """A record and the (n, classes) logits beside it, where they are there; store: its folder.
+
+    problem: why the logits that are there cannot be used.
+    """
 
     record: Record
     logits: np.ndarray | None
     store: Path | None
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,17 +76,21 @@ def find(name: str, store: Path) -> Kept:
 
 
 def _read(path: Path, store: Path | None) -> Kept:
-    from fewshot_bench.store_files import Damaged, load_arrays
+    from fewshot_bench.store_files import Damaged, check_digest, load_arrays
 
     try:
-        record = Record.from_dict(json.loads(path.read_bytes()))
-    except (OSError, ValueError) as error:
-        raise StoreError(f"'{path}' is no record: {error}") from None
+        record = unsealed(json.loads(path.read_bytes()))
+    except (OSError, ValueError, RecursionError, StoreError) as error:
+        raise StoreError(f"'{path}' cannot be used: {error}") from None
+    file = path.with_suffix(".npz")
     try:
-        logits = load_arrays(path.with_suffix(".npz"))["logits"]
-    except (FileNotFoundError, Damaged):
-        logits = None
-    return Kept(record, logits, store)
+        arrays = load_arrays(file)
+        check_digest(arrays, record.logits_digest)
+    except FileNotFoundError:
+        return Kept(record, None, store)
+    except Damaged as error:
+        return Kept(record, None, store, str(Damage(file, str(error))))
+    return Kept(record, arrays["logits"], store)
 
 
 def obstacles(record: Record) -> list[Difference]:

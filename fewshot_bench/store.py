@@ -26,6 +26,7 @@ from fewshot_bench.store_files import (
     Damaged,
     as_arrays,
     check_archive,
+    check_digest,
     digest_of_arrays,
     free_space,
     is_stale,
@@ -130,8 +131,9 @@ class Store:
     def get(self, key: str) -> Record | None:
         """The record of a key; None when there is none that can be relied on.
 
-        A damaged record, and logits that cannot be read, are renamed to `*.damaged-<n>`. A record
-        of status done without its logits counts as absent. Both are reported in `damaged`.
+        A record that is damaged or was changed, and logits that cannot be read or are not those of
+        the record, are renamed to `*.damaged-<n>`. A record of status done without its logits
+        counts as absent. Both are reported in `damaged`.
         """
         path = self.file(key)
         try:
@@ -141,7 +143,7 @@ class Store:
         except Damaged as error:
             self.set_aside(path, str(error))
             return None
-        if record.status == "done" and not self._logits_usable(path.with_suffix(".npz")):
+        if record.status == "done" and not self._logits_usable(path.with_suffix(".npz"), record):
             return None
         return record
 
@@ -161,7 +163,9 @@ class Store:
         """The arrays `logits` (n, classes), `labels` (n,) and `ids` (n,) of a cell."""
         path = self.file(key).with_suffix(".npz")
         try:
-            return load_arrays(path)
+            arrays = load_arrays(path)
+            check_digest(arrays, self._stated(key))
+            return arrays
         except FileNotFoundError:
             raise StoreError(
                 f"no logits of cell {key[:12]} in '{self.path}'; run the cell again to have them"
@@ -172,6 +176,13 @@ class Store:
                 f"logits of cell {key[:12]} are damaged ({error}); kept as '{moved}', "
                 "run the cell again to replace them"
             ) from None
+
+    def _stated(self, key: str) -> str:
+        """The digest that a record states of its logits; none where it cannot be relied on."""
+        try:
+            return read_record(self.file(key)).logits_digest
+        except (FileNotFoundError, Damaged):
+            return ""
 
     def records(self) -> Iterator[Record]:
         """Every readable record, sorted by key; the others are reported in `damaged`, untouched."""
@@ -200,9 +211,9 @@ class Store:
             raise StoreError(f"'{key}' is not a cell's key: expected 64 hexadecimal digits")
         return self.root / key[:2] / f"{key}.json"
 
-    def _logits_usable(self, path: Path) -> bool:
+    def _logits_usable(self, path: Path, record: Record) -> bool:
         try:
-            check_archive(path)
+            check_archive(path, record.logits_digest)
         except FileNotFoundError:
             self._report(path, "logits of a finished cell are missing; it counts as not done")
             return False

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.metrics import ALWAYS
-from fewshot_bench.record import Record, digest_of_values
-from fewshot_bench.record_files import parse_record, parse_values, read_content, stamp_of
+from fewshot_bench.record import Record, seal_problem
+from fewshot_bench.record_files import parse_unchecked, parse_values, read_content, stamp_of
 from fewshot_bench.store_files import ARRAYS, Damaged, digest_of_arrays, load_arrays
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def examine(path: Path) -> Cell:
 
 def _examine(path: Path) -> Cell:
     content = read_content(path)
-    record = parse_record(path, content)
+    record = parse_unchecked(path, content)
     values = parse_values(path, content)
     problems = list(_record_problems(values))
     arrays = None
@@ -83,10 +83,8 @@ def _record_problems(values: Mapping[str, Any]) -> Iterator[str]:
     expected = {field.name for field in dataclasses.fields(Record)}.difference(*later)
     if set(values) != expected:
         yield f"the record has keys {sorted(set(values) ^ expected)} too many or too few"
-    elif values["schema"] > 1:
-        stated, actual = values["digests"].get("record"), digest_of_values(values)
-        if stated != actual:
-            yield f"the record states the digest {stated!r:.14} and its values have {actual:.12}"
+    elif problem := seal_problem(values):
+        yield problem
 
 
 def _array_problems(record: Record, arrays: Arrays) -> Iterator[str]:

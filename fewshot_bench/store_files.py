@@ -117,14 +117,26 @@ def _header(content: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     return read(file)
 
 
-def check_archive(path: Path) -> None:
-    """Raise Damaged unless `path` is a whole archive of the three arrays."""
+def check_digest(arrays: Mapping[str, np.ndarray], stated: str) -> None:
+    """Raise Damaged where arrays have another digest than the one that a record states, if any."""
+    if stated and stated != digest_of_arrays(arrays):
+        raise Damaged("they are not those of the record: their digest is another one")
+
+
+def check_archive(path: Path, stated: str = "") -> None:
+    """Raise Damaged unless `path` is a whole archive of the three arrays.
+
+    stated: the digest that they must have, where one is known; compared in small archives.
+    """
     try:
+        if stated and path.stat().st_size <= FULL_CHECK_BYTES:
+            check_digest(load_arrays(path), stated)
+            return
         with zipfile.ZipFile(path) as archive:
             members = set(archive.namelist())
             small = path.stat().st_size <= FULL_CHECK_BYTES
             broken = archive.testzip() if small else None
-    except FileNotFoundError:
+    except (FileNotFoundError, Damaged):
         raise
     except Exception as error:
         raise Damaged(f"{type(error).__name__}: {error}") from None

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from fewshot_bench import __version__
 from fewshot_bench.errors import StoreError
-from fewshot_bench.record import SCHEMA, Record
+from fewshot_bench.record import SCHEMA, Record, unsealed
 from fewshot_bench.record_files import Stamp
 from fewshot_bench.spec import RunSpec
 from fewshot_bench.store_files import write_whole
@@ -51,13 +51,16 @@ class Index:
             return cls(path, {})
 
     def find(self, file: Path, stamp: Stamp | None) -> Record | None:
-        """The record of a file whose stamp is the one that it was read under."""
+        """The record of a file whose stamp is the one that it was read under.
+
+        Its digest is checked each time, as that of the file would be.
+        """
         name = _name(file)
         entry = self._known.get(name)
         if entry is None or entry[0] != stamp:
             return None
         try:
-            record = Record.from_dict(json.loads(entry[1]))
+            record = unsealed(json.loads(entry[1]))
         except (StoreError, ValueError, TypeError):
             return None
         self._used[name] = entry
@@ -67,9 +70,18 @@ class Index:
         """Remember a valid record. stamp: that of the file before its content was read."""
         if stamp is None or max(stamp[:2]) > time.time_ns() - SETTLED_SECONDS * 1e9:
             return
-        # JSON has line breaks between its values alone.
-        self._used[_name(file)] = stamp, content.replace(b"\r", b" ").replace(b"\n", b" ")
+        self._used[_name(file)] = stamp, _on_a_line(content)
         self._new += 1
+
+    def contradicts(self, file: Path, stamp: Stamp | None) -> bool:
+        """Whether it says something else of a file than the file itself, under the same stamp."""
+        entry = self._known.get(_name(file))
+        if entry is None or entry[0] != stamp:
+            return False
+        try:
+            return _on_a_line(file.read_bytes()) != entry[1]
+        except OSError:
+            return False
 
     def save(self) -> None:
         """Write what was found and added, if that is worth it and the folder can be written."""
@@ -96,6 +108,11 @@ def _entries(content: bytes) -> dict[str, Entry]:
         stamp = int(changed), int(inode_changed), int(size), int(inode)
         found[name.decode()] = stamp, text
     return found
+
+
+def _on_a_line(content: bytes) -> bytes:
+    """JSON has line breaks between its values alone."""
+    return content.replace(b"\r", b" ").replace(b"\n", b" ")
 
 
 def _checksum(body: bytes) -> bytes:

@@ -15,6 +15,7 @@ from fewshot_bench.split_files.stored import checked, split_paths
 from fewshot_bench.store import Store
 from fewshot_bench.store_check import Cell, examine
 from fewshot_bench.store_files import Damaged
+from fewshot_bench.store_index import INDEX, Index
 from fewshot_bench.store_remains import orphans, set_aside, temporary_files
 
 DAMAGED, MISSING, NEWER, DIFFERS = "damaged", "no logits", "not read", "differs"
@@ -56,7 +57,11 @@ def verify(store: Store) -> Report:
     """Check every record, its logits, imported picks and what else lies between them."""
     report = Report()
     queries: dict[str, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
-    for path, _ in record_files(store.root):
+    index = Index.load(store.path / INDEX)
+    for path, stamp in record_files(store.root):
+        if index.contradicts(path, stamp):
+            text = f"it says something else of {path.name} than the file: delete the index"
+            report.findings.append(Finding(DAMAGED, store.path / INDEX, text))
         cell = _examined(path, report)
         if cell is None:
             continue

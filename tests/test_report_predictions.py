@@ -116,24 +116,34 @@ def test_damaged_logits_are_named_and_stay_where_they_are(tmp_path: Path) -> Non
     assert path.read_bytes() == b"no archive"
 
 
-@pytest.mark.parametrize("change", ["gone", "damaged", "other"])
-def test_logits_that_changed_since_they_were_read_are_named(tmp_path: Path, change: str) -> None:
+def test_logits_that_went_away_since_they_were_read_are_named(tmp_path: Path) -> None:
     store = store_of(tmp_path / "s", {"coop": 0.5, "maple": 0.8})
     first = Page(report(tmp_path, store)).text
+    logits_of(store, one_of(store, "coop")).unlink()
+    text = Page(report(tmp_path, store)).text
+    found = re.findall(r"predictions are known, confidence is not: its logits are ([^(]*)", text)
+    assert len(found) == 1
+    assert found[0].startswith("not in the store")
+    end = first.index("Accuracy against shots")
+    assert text[:end] == first[:end], "predictions are those that were verified before"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"), [("damaged", "BadZipFile"), ("other", "they are not those of the record")]
+)
+def test_logits_that_changed_since_they_were_read_are_not_used(
+    tmp_path: Path, change: str, said: str
+) -> None:
+    store = store_of(tmp_path / "s", {"coop": 0.5, "maple": 0.8})
+    report(tmp_path, store)
     path = logits_of(store, one_of(store, "coop"))
-    if change == "gone":
-        path.unlink()
-    elif change == "damaged":
+    if change == "damaged":
         path.write_bytes(b"no archive")
     else:
         np.savez(path, logits=answers(3), labels=LABELS, ids=np.array(IDS))
-    text = Page(report(tmp_path, store)).text
-    said = {"gone": "not in the store", "damaged": "damaged", "other": "not those that the record"}
-    found = re.findall(r"predictions are known, confidence is not: its logits are ([^(]*)", text)
-    assert len(found) == 1
-    assert found[0].startswith(said[change])
-    end = first.index("Accuracy against shots")
-    assert text[:end] == first[:end], "predictions are those that were verified before"
+    for _ in range(2):
+        text = Page(report(tmp_path, store)).text
+        assert f"coop on dtd, 16-shot, seed 1: its logits cannot be used: {said}" in text
 
 
 def test_calibration_is_that_of_the_record_where_it_says_so(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ import pytest
 import torch
 
 from fewshot_bench.bug_report import variables
-from fewshot_bench.record import Record
+from fewshot_bench.record import Record, digest_of_values
 from fewshot_bench.runner import run_one
 from fewshot_bench.session import Session
 from fewshot_bench.store import Store
+from fewshot_bench.store_files import load_arrays
 from tests.helpers import cells, fsbench, quick, record_files
 
 
@@ -27,9 +29,11 @@ def stored(store: Path, method: str, *options: str, **request: Any) -> Record:
 
 
 def changed(store: Path, record: Record, **values: Any) -> Path:
-    """A copy of a record under another name, with other values."""
+    """A copy of a record under another name, with other values, as if they had been computed."""
     path = store / "copy.json"
-    path.write_text(json.dumps(record.to_dict() | values), encoding="utf-8")
+    copy = record.to_dict() | values
+    copy["digests"]["record"] = digest_of_values(copy)
+    path.write_text(json.dumps(copy), encoding="utf-8")
     return path
 
 
@@ -107,6 +111,26 @@ def test_a_failed_cell_fails_the_same_way(methods: Any, tmp_path: Path) -> None:
     path = changed(tmp_path, record, error=dict(record.error or {}) | {"message": "something"})
     result = fsbench("rerun", path)
     assert (result.code, result.out.splitlines()[-1]) == (1, "different error")
+
+
+def test_a_record_that_was_changed_is_refused(kept: tuple[Path, Record], tmp_path: Path) -> None:
+    _, record = kept
+    path = tmp_path / "copy.json"
+    path.write_text(json.dumps(record.to_dict() | {"metrics": {"top1": 99.0}}), encoding="utf-8")
+    result = fsbench("rerun", path)
+    assert (result.code, result.out) == (1, "")
+    assert f"'{path}' cannot be used: the record states the digest" in result.err
+
+
+def test_logits_that_were_changed_are_named(kept: tuple[Path, Record], tmp_path: Path) -> None:
+    store, record = kept
+    shutil.copytree(store, tmp_path / "s")
+    path = Store(tmp_path / "s").file(record.spec.key()).with_suffix(".npz")
+    arrays = load_arrays(path)
+    np.savez(path, **arrays | {"logits": arrays["logits"] + 1})
+    result = fsbench("rerun", record.spec.key(), "--store", tmp_path / "s")
+    assert f"not used: {path}: they are not those of the record" in result.err
+    assert result.out.splitlines()[-1] == "same metrics; no logits to compare"
 
 
 def test_an_unknown_record_is_an_error(tmp_path: Path) -> None:

@@ -75,13 +75,26 @@ def read_records(store: Store) -> Sequence[Record]:
     folder = store.path
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"store '{folder}' is not a folder; choose another one with --store DIR")
-    records = list(store.records())
-    for damage in store.damaged:
-        click.echo(f"not used: {damage}", err=True)
+    records = listed(store)
     if not records:
         what = "holds no readable record" if folder.exists() else "does not exist"
         raise DataMissingError(
             f"store '{folder}' {what}; make results with "
             f"'fsbench run --method all --dataset demo --store {folder}', or name another --store"
+        )
+    return records
+
+
+def listed(store: Store) -> list[Record]:
+    """All records of a store; what is damaged, or cannot be checked, is named on stderr."""
+    records = list(store.records())
+    for damage in store.damaged:
+        click.echo(f"not used: {damage}", err=True)
+    bare = sum(not record.digests for record in records)
+    if bare:
+        click.echo(
+            f"not checked: {bare:,} {'record' if bare == 1 else 'records'} of an older version "
+            f"without a digest; fsbench store migrate --store {store.path} adds them",
+            err=True,
         )
     return records

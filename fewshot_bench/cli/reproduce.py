@@ -16,6 +16,7 @@ from click.core import ParameterSource
 
 from fewshot_bench.cli.engines import Engines, device_of, engine_options
 from fewshot_bench.cli.files import terminal_width
+from fewshot_bench.cli.filters import listed
 from fewshot_bench.cli.options import NAMES, NUMBERS, format_option
 from fewshot_bench.cli.running import INTERRUPTED, run_plan
 from fewshot_bench.errors import UsageError, unknown
@@ -205,10 +206,7 @@ def _records(folder: Path) -> list[Record]:
     store = Store(folder)
     if store.path.exists() and not store.path.is_dir():
         raise UsageError(f"store '{folder}' is not a folder; choose another one with --store DIR")
-    records = list(store.records())
-    for damage in store.damaged:
-        click.echo(f"not used: {printable(str(damage))}", err=True)
-    return records
+    return listed(store)
 
 
 def _counts(chosen: list[Cell]) -> dict[str, Mapping[str, int]]:

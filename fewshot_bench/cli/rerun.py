@@ -36,6 +36,8 @@ def command(ctx: click.Context, record: str, store: Path, anyway: bool) -> None:
     kept = rerun.find(record, store)
     spec = kept.record.spec
     click.echo(spec.describe())
+    if kept.problem:
+        click.echo(f"not used: {kept.problem}", err=True)
     changed = rerun.obstacles(kept.record)
     for one in changed:
         click.echo(f"warning: {one.name} was {one.then}, is {one.now}", err=True)

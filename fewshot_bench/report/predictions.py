@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from fewshot_bench.errors import StoreError
 from fewshot_bench.outcomes import Outcome, Outcomes
 from fewshot_bench.record import Record
-from fewshot_bench.store_files import Damaged, digest_of_arrays, load_arrays
+from fewshot_bench.store_files import Damaged, check_digest, load_arrays
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,11 +66,9 @@ class Predictions:
 
         try:
             arrays = load_arrays(self._store.file(record.spec.key()).with_suffix(".npz"))
+            check_digest(arrays, record.logits_digest)
         except FileNotFoundError:
             return ABSENT
         except Damaged as error:
-            return f"its logits are damaged ({error})"
-        stated = record.digests.get("logits")
-        if stated and digest_of_arrays(arrays) != stated:
-            return "its logits are not those that the record states"
+            return f"its logits cannot be used: {error}"
         return confidences(arrays["logits"])
