@@ -26,11 +26,9 @@ from tests.helpers import (
     PATIENCE,
     assert_sound,
     cells,
-    environment,
     fsbench,
     is_running,
     start,
-    wait_until,
 )
 
 END = Worker.end
@@ -272,19 +270,3 @@ def test_slots_see_their_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len({slot.name for slot in found}) == 4
     (only,) = workers.slots_of(("cuda",), 1)
     assert only.environment == {}
-
-
-@pytest.mark.slow
-def test_sigterm_frees_what_was_claimed(methods: Any, tmp_path: Path) -> None:
-    few = ("--dataset", "digits", "--shots", "1", "--seeds", "1-4", "--limit", "20")
-    store, log = tmp_path / "store", tmp_path / "fits"
-    arguments = ("run", "-m", "slow", *few, "--jobs", "1", "--store", store)
-    never = environment(FSBENCH_TEST_FITS=str(log), FSBENCH_TEST_ENDING="0")
-    process = start(*arguments, env=never)
-    wait_until(log.exists)
-    claims = store / "claims"
-    assert list(claims.iterdir())
-    process.terminate()
-    out, err = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 130, (out, err)
-    assert list(claims.iterdir()) == []

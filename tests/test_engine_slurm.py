@@ -198,6 +198,33 @@ def test_without_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = fsbench(*DEMO, *SLURM, "--store", tmp_path / "s")
     assert done.code == 1
     assert "'sbatch' is not installed here" in done.err
+    assert left_behind(tmp_path / "s") == []
+
+
+def left_behind(store: Path) -> list[str]:
+    """Jobs and claims in a store, and their folders."""
+    return [path.name for name in ("jobs", "claims") for path in store.glob(f"{name}*/**")]
+
+
+@pytest.mark.parametrize("answer", ["echo 'invalid partition' >&2; exit 1", "echo what"])
+def test_a_refused_submission_leaves_nothing_behind(
+    fake: Path, tmp_path: Path, answer: str
+) -> None:
+    (fake / "sbatch").write_text(f"#!/bin/sh\n{answer}\n")
+    with pytest.raises(EngineError, match=r"invalid partition|answered 'what'"):
+        follow(tmp_path / "s", cells("zero-shot"), Request(), lambda text: None)
+    assert left_behind(tmp_path / "s") == []
+
+
+def test_a_refused_submission_leaves_other_jobs_alone(fake: Path, tmp_path: Path) -> None:
+    store = Store(tmp_path / "s")
+    store.create()
+    other = Job.create(Before.of(store, []), cells("coop"), Settings())
+    (fake / "sbatch").write_text("#!/bin/sh\nexit 1\n")
+    with pytest.raises(EngineError, match="sbatch failed"):
+        follow(store.path, cells("zero-shot"), Request(), lambda text: None)
+    assert [path.name for path in (store.path / "jobs").iterdir()] == [other.name]
+    assert [path.name for path in (store.path / "claims").iterdir()] == [f"job-{other.name}.1"]
 
 
 def test_options_of_another_engine(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import click
 
 from fewshot_bench.cli.options import NAMES
 from fewshot_bench.cli.say import say
+from fewshot_bench.styles import color_system
 from fewshot_bench.wording import printable
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def _print_table(rows: list[tuple[str, ...]]) -> None:
     for row in rows:
         cells = zip(COLUMNS, map(printable, row), strict=True)
         table.add_row(*(Text(c if n in FOLDED else c.replace(" of ", "\nof ")) for n, c in cells))
-    Console().print(table)
+    Console(color_system=color_system()).print(table)
 
 
 def _plain(rows: list[tuple[str, ...]]) -> list[str]:

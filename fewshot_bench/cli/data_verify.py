@@ -15,6 +15,7 @@ import click
 from fewshot_bench.cli.options import NAMES
 from fewshot_bench.cli.say import say
 from fewshot_bench.errors import DataMissingError, UsageError
+from fewshot_bench.styles import color_system
 
 if TYPE_CHECKING:
     from fewshot_bench.data.verify import Progress, Report
@@ -143,7 +144,8 @@ def _progress(name: str) -> Iterator[Progress]:
     from rich.progress import TimeRemainingColumn as Remaining
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, Remaining(), console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True, color_system=color_system())
+    with Progress(*columns, Remaining(), console=console, transient=True) as bar:
 
         def begin(total: int) -> Callable[[int], None]:
             task: Any = bar.add_task(name, total=total)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from fewshot_bench.metrics import METRICS
+from fewshot_bench.styles import color_system
 from fewshot_bench.sweep.model import Cell, Panel, Sweep
 from fewshot_bench.wording import printable
 
@@ -29,7 +30,7 @@ def render(sweep: Sweep, *, styled: bool = False, width: int = 120) -> str:
     buffer = io.StringIO()
     console = Console(
         file=buffer, width=width, force_terminal=styled, highlight=False, markup=False, emoji=False,
-        color_system="truecolor" if styled else None,
+        color_system="truecolor" if styled and color_system() else None,
     )  # fmt: skip
     for group, shots in sweep.groups():
         low_high = sweep.range(group, shots)
