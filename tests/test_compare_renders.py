@@ -17,7 +17,7 @@ from fewshot_bench.record import Record
 from fewshot_bench.signature import parse, signature_of
 from fewshot_bench.store import Store
 from tests.compare_records import make, run_compare, save
-from tests.helpers import PATIENCE
+from tests.helpers import PATIENCE, fsbench
 from tests.synthetic_store import fill
 
 NAMES = (
@@ -33,6 +33,7 @@ DOCUMENT = r"""\documentclass{article}
 \usepackage{booktabs}
 \usepackage{textcomp}
 \usepackage[T1]{fontenc}
+\usepackage{longtable}
 \extrafloats{200}
 \begin{document}
 %s
@@ -82,6 +83,15 @@ def needs(*programs: str) -> pytest.MarkDecorator:
 def test_latex_compiles(odd: Path, tmp_path: Path, per_class: bool) -> None:
     log = typeset(tmp_path, run_compare(*words(odd, "latex", per_class)).output)
     assert (tmp_path / "table.pdf").stat().st_size > 1000
+    for trouble in ("Undefined control sequence", "Missing character", "LaTeX Error"):
+        assert trouble not in log
+
+
+@needs("pdflatex")
+def test_a_published_table_compiles(tmp_path: Path) -> None:
+    words = ("clip-lora-table3", "--only-existing", "--store", tmp_path / "none")
+    body = fsbench("reproduce", *words, "--format", "latex").out
+    log = typeset(tmp_path, body)
     for trouble in ("Undefined control sequence", "Missing character", "LaTeX Error"):
         assert trouble not in log
 

@@ -163,13 +163,54 @@ def _version(record: Record, version: str) -> Any:
     return dataclasses.replace(record.spec, method_version=version)
 
 
-def test_one_option_gives_bars_from_zero(tmp_path: Path) -> None:
-    store = save(tmp_path / "store", swept(("-o", "rank=1,32", "-o", "matrices=qkv")))
-    shown = fsbench("sweep", "clip-lora", "-o", "rank=1,32", "--store", store).out
-    first, second = (line for line in shown.splitlines() if line.startswith("rank"))
-    assert re.split(r"\s{2,}", first)[:3] == ["rank 1", "75.50", "±0.62"]
-    lengths = [sum(line.count(c) for c in "█▏▎▍▌▋▊▉") for line in (first, second)]
-    assert lengths == [38, 40]
+def test_one_option_gives_a_curve_whose_axis_fits_the_numbers(tmp_path: Path) -> None:
+    store = save(tmp_path / "store", swept(("-o", "rank=1,2,32", "-o", "matrices=qkv")))
+    shown = fsbench("sweep", "clip-lora", "-o", "rank=1,2,4,32", "--store", store).out
+    lines = [re.split(r"\s{2,}", line) for line in shown.splitlines() if line.startswith("rank")]
+    assert [line[:3] for line in lines] == [
+        ["rank 1", "75.50", "±0.62"],
+        ["rank 2", "76.50", "±0.62"],
+        ["rank 4", "—"],
+        ["rank 32", "80.50", "±0.62"],
+    ]
+    first, second, last = (line[-1] for line in lines if "●" in line[-1])
+    assert [line.index("●") for line in (first, second, last)] == [0, 8, 39]
+    (axis,) = (line for line in shown.splitlines() if re.fullmatch(r" +75\.50 +80\.50", line))
+    assert len(axis) - len(axis.lstrip()) == shown.splitlines()[1].index("●")
+
+
+def test_equal_numbers_have_an_axis_too(tmp_path: Path) -> None:
+    records = [
+        dataclasses.replace(record, metrics={**record.metrics, "top1": 70.0})
+        for record in swept(("-o", "rank=1,2", "-o", "matrices=qkv"))
+    ]
+    store, target = save(tmp_path / "store", records), tmp_path / "figure.svg"
+    words = ("sweep", "clip-lora", "-o", "rank=1,2", "--store", store, "-O", target)
+    assert fsbench(*words).code == 0
+    assert drawn_axis(target) == pytest.approx((69, 71), abs=1)
+
+
+def drawn_axis(path: Path) -> tuple[float, float]:
+    """The least and the largest number beside the vertical axis of a figure."""
+    text = path.read_text(encoding="utf-8")
+    axis = text[text.index('<g id="matplotlib.axis_2">') :]
+    axis = axis[: axis.index('<g id="patch')]
+    ticks = [float(n.replace("−", "-")) for n in re.findall(r">([−\d.]+)</text>", axis)]
+    return min(ticks), max(ticks)
+
+
+@pytest.mark.parametrize("seeds", [(1,), (1, 2), (1, 2, 3)])
+def test_the_axes_of_a_curve_fit_and_have_labels(tmp_path: Path, seeds: tuple[int, ...]) -> None:
+    records = swept(("-o", "rank=1,2,32", "-o", "matrices=qkv"), seeds=seeds)
+    store, target = save(tmp_path / "store", records), tmp_path / "figure.svg"
+    words = ("sweep", "clip-lora", "-o", "rank=1,2,32", "--store", store, "-O", target)
+    assert fsbench(*words).code == 0
+    low, high = drawn_axis(target)
+    assert 65 <= low <= 76
+    assert 80 <= high <= 90
+    text = target.read_text(encoding="utf-8")
+    assert ">top-1 accuracy in %<" in text
+    assert ">rank<" in text
 
 
 def test_conditions_do_not_mix_and_can_be_chosen(tmp_path: Path) -> None:
@@ -233,6 +274,30 @@ def test_a_sweep_runs_what_is_missing_and_draws_it(tmp_path: Path) -> None:
     again = fsbench("sweep", "coop", *words, *more)
     assert "4 cells: 4 done already, 0 to run" in again.out
     assert "coop on digits, 1-shot  top-1 accuracy" in again.out
+    # Tables of the store do not show what was swept, unless asked for.
+    assert [path.name for path in tmp_path.iterdir()] == ["sweeps"]
+    assert fsbench("run", "-m", "zero-shot", "-d", "digits", *more).code == 0
+    table = fsbench("compare", "--store", tmp_path)
+    assert (table.code, "zero-shot" in table.out, "coop" in table.out) == (0, True, False)
+    asked = fsbench("compare", "--store", tmp_path / "sweeps")
+    assert (asked.code, asked.out.count("coop[")) == (0, 4)
+    # Both are drawn; named itself, the store of sweeps is the one.
+    assert {row["status"] for row in rows_of(tmp_path, *words[:4])} == {"done"}
+    assert {row["status"] for row in rows_of(tmp_path / "sweeps", *words[:4])} == {"done"}
+
+
+def rows_of(store: Path, *words: object) -> list[dict[str, Any]]:
+    """What is drawn of CoOp."""
+    shown = fsbench("sweep", "coop", *words, "--store", store, "--format", "json")
+    found: list[dict[str, Any]] = json.loads(shown.out)["rows"]
+    return found
+
+
+def test_cells_of_the_store_and_of_its_sweeps_are_drawn_together(tmp_path: Path) -> None:
+    first, *others = swept(SMALL, seeds=(1,))
+    store = save(tmp_path / "store", [first, others[0]])
+    save(store / "sweeps", [first, *others[1:]])
+    assert {row["status"] for row in rows(store, *SMALL)} == {"done"}
 
 
 def test_hostile_names_steer_nothing(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from fewshot_bench.cli.completion import methods, one_of
 from fewshot_bench.cli.say import say
 from fewshot_bench.errors import PluginError, UsageError
 from fewshot_bench.method import find_parameter, parse_value
@@ -17,7 +18,7 @@ MARKS = {"passed": "pass", "failed": "FAIL", "skipped": "skip", "expected failur
 
 
 @click.command("check", short_help="Run the conformance kit on a method.")
-@click.argument("method")
+@click.argument("method", shell_complete=one_of(methods))
 @click.option(
     "-o",
     "--option",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from fewshot_bench.cli.completion import datasets, several_of, suites
 from fewshot_bench.cli.options import NAMES
 from fewshot_bench.cli.say import say
 from fewshot_bench.styles import color_system
@@ -27,7 +28,13 @@ GAP = 2
 
 
 @click.command("status", short_help="Show which data sets are there, and where.")
-@click.argument("names", metavar="[NAME[,NAME]|SUITE]...", type=NAMES, nargs=-1)
+@click.argument(
+    "names",
+    metavar="[NAME[,NAME]|SUITE]...",
+    type=NAMES,
+    shell_complete=several_of(datasets, suites),
+    nargs=-1,
+)
 @click.option(
     "--format",
     "form",

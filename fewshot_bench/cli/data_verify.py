@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fewshot_bench.cli.completion import datasets, several_of, suites
 from fewshot_bench.cli.options import NAMES
 from fewshot_bench.cli.say import say
 from fewshot_bench.errors import DataMissingError, UsageError
@@ -24,7 +25,14 @@ MAX_JOBS = 8
 
 
 @click.command("verify", short_help="Check every image, the counts and the split of a data set.")
-@click.argument("names", metavar="NAME[,NAME]|SUITE...", type=NAMES, nargs=-1, required=True)
+@click.argument(
+    "names",
+    metavar="NAME[,NAME]|SUITE...",
+    type=NAMES,
+    shell_complete=several_of(datasets, suites),
+    nargs=-1,
+    required=True,
+)
 @click.option("--strict", is_flag=True, help="Exit with 3 where something differs, too.")
 @click.option(
     "--jobs",

@@ -29,6 +29,8 @@ _ESCAPES = {
     **{char: f"\\{char}" for char in "&%$#_{}"},
 }
 
+# The first line of every document.
+PACKAGES = "% needs \\usepackage{booktabs}, \\usepackage{textcomp} and \\usepackage[T1]{fontenc}"
 _DASHES = frozenset("-–—")
 # Where a signature may be broken: after these, and before what is written as %XX.
 _BREAKS = re.compile(r"(?<=[|,;:/=])|(?<=\\textbar\{\})|(?=\\%)")
@@ -42,7 +44,7 @@ def render(table: Table) -> str:
 def write(found: Iterable[Grid], notes: Sequence[str] = (), commands: Sequence[str] = ()) -> str:
     """Grids, notes and commands, wherever they are from."""
     parts = [
-        "% needs \\usepackage{booktabs}, \\usepackage{textcomp} and \\usepackage[T1]{fontenc}",
+        PACKAGES,
         *(_grid(grid) for grid in found),
     ]
     parts += [f"\\par\\noindent{{\\footnotesize {escape(note)}\\par}}" for note in notes]

@@ -1,4 +1,4 @@
-"""The sweep in the terminal: colored blocks with numbers, bars for a single option."""
+"""The sweep in the terminal: colored blocks with numbers, a curve for a single option."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 WORDS = {"missing": "—", "failed": "failed", "inapplicable": "n/a"}
-BAR = 40
+# Characters of a curve's axis.
+AXIS = 40
 # Characters of a column of a map.
 _NARROWEST, _WIDEST = 9, 24
 # Points of matplotlib's viridis, which stays in order for color-blind readers and in gray.
@@ -57,7 +58,7 @@ def _print_panel(
     if panel.title:
         console.print(Text(printable(panel.title), style="italic"))
     if sweep.rows is None:
-        console.print(_bars(sweep, panel, scale))
+        console.print(_curve(sweep, panel, scale))
         return
     for columns in _parts(sweep, console.width):
         console.print(_map(sweep, panel, scale, columns))
@@ -117,30 +118,34 @@ def _map(
     return table
 
 
-def _bars(sweep: Sweep, panel: Panel, scale: tuple[float, float] | None) -> RenderableType:
-    """Bars from zero: a cut axis would make small differences look large."""
+def _curve(sweep: Sweep, panel: Panel, scale: tuple[float, float] | None) -> RenderableType:
+    """A point per value on an axis from the least number to the largest one, which it names."""
     from rich.table import Table
     from rich.text import Text
 
     grid = Table.grid(padding=(0, 2))
     for overflow in ("fold", "ignore", "ignore", "crop"):
         grid.add_column(overflow=overflow, no_wrap=overflow != "fold")
-    top = max(scale[1], 0.0) if scale else 0.0
     for j, value in enumerate(sweep.columns.values):
         cell = panel.cells[0, j]
-        length = max(cell.estimate.mean, 0) / top * BAR if cell.estimate and top else 0
         half = cell.estimate.half if cell.estimate else None
         interval = "" if half is None else f"±{half:.2f}"
         name = Text(printable(f"{sweep.columns.name} {value}"))
         style = "bold" if cell.estimate and cell.estimate.mean == panel.best else ""
-        grid.add_row(name, Text(shown(cell), style=style), interval, Text(_bar(length)))
+        grid.add_row(name, Text(shown(cell), style=style), interval, Text(_point(cell, scale)))
+    if scale:
+        low, high = (f"{end:.2f}" for end in scale)
+        grid.add_row("", "", "", Text(f"{low}{high:>{AXIS - len(low)}}", style="dim"))
     return grid
 
 
-def _bar(length: float) -> str:
-    whole = int(length)
-    part = " ▏▎▍▌▋▊▉"[int((length - whole) * 8)].strip()
-    return "█" * whole + part
+def _point(cell: Cell, scale: tuple[float, float] | None) -> str:
+    if cell.estimate is None or scale is None:
+        return ""
+    low, high = scale
+    place = (cell.estimate.mean - low) / (high - low) if high > low else 0.5
+    before = round(place * (AXIS - 1))
+    return f"{'─' * before}●{'─' * (AXIS - 1 - before)}"
 
 
 def shown(cell: Cell) -> str:
