@@ -34,6 +34,7 @@ from fewshot_bench.errors import (
     UnsupportedBackboneError,
     UsageError,
 )
+from fewshot_bench.image_formats import image_endings, image_remedy
 from fewshot_bench.method import Classifier, Method, RunContext, Transferable, hyper
 from fewshot_bench.plugins import hookimpl
 from fewshot_bench.record import Record
@@ -89,6 +90,8 @@ __all__ = [
     "free_memory",
     "hookimpl",
     "hyper",
+    "image_endings",
+    "image_remedy",
     "load_split",
     "save_split",
 ]

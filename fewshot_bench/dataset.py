@@ -32,7 +32,8 @@ class DatasetCard:
     those of this copy. `mirrored` says whether a mirror image still shows its class; where it does
     not (digits, letters), no method gets mirrored training images. `class_ids` name classes without
     ambiguity where `classnames` cannot (ImageNet has two classes `missile`): two data sets that
-    share ids have these classes in common.
+    share ids have these classes in common. `left_out` says what lies with the images and is not
+    used, a line per reason; `run` and `data verify` show it too.
     """
 
     name: str
@@ -49,6 +50,7 @@ class DatasetCard:
     folder: str = ""
     mirrored: bool = True
     class_ids: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     @property
     def identities(self) -> tuple[str, ...]:

@@ -21,11 +21,13 @@ from fewshot_bench.image_digests import (
     is_racy,
     now,
 )
+from fewshot_bench.image_formats import add_readers
 from fewshot_bench.task import Item
 
 
 def decode(data: bytes) -> Image.Image:
     """The PIL image of an encoded file, fully read; any error when it is damaged."""
+    add_readers()
     image = Image.open(io.BytesIO(data))
     image.load()
     return image

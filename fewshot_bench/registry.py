@@ -7,6 +7,7 @@ import importlib
 import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pluggy
@@ -150,6 +151,8 @@ class Registry:
                 found.append(name)
             else:
                 known = [*self.datasets.entries, *suites]
+                if Path(name).exists():
+                    raise _place_without_family(name)
                 step = "fsbench list datasets; names are separated by commas"
                 raise unknown("data set", name, known, step)
         return list(dict.fromkeys(found))
@@ -161,6 +164,15 @@ class Registry:
             for suite in entry.suites:
                 found.setdefault(suite, []).append(entry.name)
         return found
+
+
+def _place_without_family(name: str) -> UsageError:
+    """The error for a folder or file that is there, under no name of a data set."""
+    family = "folder" if Path(name).is_dir() else "manifest"
+    return UsageError(
+        f"unknown data set '{name}': did you mean '{family}:{name}'? ({name} is a "
+        f"{'folder' if family == 'folder' else 'file'} here; docs/own-data.md)"
+    )
 
 
 @functools.cache

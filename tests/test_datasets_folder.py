@@ -184,7 +184,7 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(DataMissingError, match="no class folders in"):
         ids(tmp_path)
     add(tmp_path, "empty")
-    with pytest.raises(DataMissingError, match="has no images directly in it"):
+    with pytest.raises(DataMissingError, match="has no images in it"):
         ids(tmp_path)
     add(tmp_path, "empty", "a.png", "b.png")
     with pytest.raises(UsageError, match="'empty' has 2 images: expected 3 or more"):

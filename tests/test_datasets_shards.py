@@ -57,7 +57,7 @@ def test_the_layout_of_clip_benchmark(benchmark_set: Path) -> None:
     assert card.custom_templates == ("a photo of a {}.", "art: {}")
     assert card.counts == {"train": 8, "val": 2, "test": 4}
     assert "2 of" not in " ".join(card.notes)
-    item = dataset.items()["test"][1]
+    item = dataset.items()["test"][2]
     assert (item.id, item.label, item.classname) == ("test/0.tar/000011.png", 1, "big dog")
     assert dataset.read(item) == picture(11)
     with pytest.raises(OSError, match=r"has no image 'x\.png'"):

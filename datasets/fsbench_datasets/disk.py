@@ -6,13 +6,25 @@ import os
 import stat
 from pathlib import Path
 
-EXTENSIONS = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "ppm")
+from fewshot_bench import image_endings
+
+# What systems and programs leave beside photographs, in lower case; hidden names are left out too.
+SYSTEM_FOLDERS = frozenset(
+    ("__macosx", "@eadir", "#recycle", "#snapshot", "$recycle.bin", "system volume information")
+    + ("lost+found", "__pycache__")
+)
+SYSTEM_FILES = frozenset(("thumbs.db", "desktop.ini", "icon\r"))
 
 
 def is_image(name: str) -> bool:
-    """Whether a file name is that of a visible image."""
+    """Whether a file name is that of a visible image that can be read here."""
     stem, _, extension = name.rpartition(".")
-    return stem != "" and name[0] != "." and extension.lower() in EXTENSIONS
+    return stem != "" and name[0] != "." and extension.lower() in image_endings()
+
+
+def is_system_folder(name: str) -> bool:
+    """Whether a system or a program keeps its own things in a folder of this name."""
+    return name.casefold() in SYSTEM_FOLDERS
 
 
 def subfolders(folder: Path) -> list[Path]:

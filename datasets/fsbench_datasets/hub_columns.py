@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +95,32 @@ class Table:
                     f"'{self.split}'): expected a class name or a whole number"
                 )
             where = f"row {number} of '{self.split}'"
-            yield Row(f"{self.split}/{number:08d}", label, None, self.role, where)
+            yield Row(self.ids[number], label, None, self.role, where)
+
+    @cached_property
+    def ids(self) -> tuple[str, ...]:
+        """By row: the path below `base` where every image is a file there, else split and row.
+
+        A folder of images has the ids that `folder:` gives them, and so the same picks.
+        """
+        # A set of the hub has no folder of its own: where its files are kept must not matter.
+        paths = (self._paths() or []) if self.base.is_absolute() else []
+        for base in (str(self.base), os.path.realpath(self.base)):
+            below = [os.path.relpath(os.path.join(base, path), base) for path in paths]
+            if below and not any(path.startswith(os.pardir) for path in below):
+                return tuple(path.replace(os.sep, "/") for path in below)
+        return tuple(f"{self.split}/{number:08d}" for number in range(len(self.rows)))
+
+    def _paths(self) -> list[str] | None:
+        """Where every image of the table is a file of its own, the paths of these files."""
+        column = self.rows.select_columns([self.columns.image])[:].column(0).combine_chunks()
+        if _is_struct(column):
+            if len(column) != column.field("bytes").null_count:
+                return None
+            column = column.field("path")
+        if "string" not in str(column.type) or column.null_count:
+            return None
+        return [str(path) for path in column.to_pylist()]
 
     def read(self, number: int) -> bytes:
         """The encoded image; OSError when it cannot be read."""

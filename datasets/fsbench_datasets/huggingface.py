@@ -77,7 +77,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Hub:
-    """The images of one data set; ids are `split/row`."""
+    """The images of one data set; ids are `split/row`, or paths in a folder of images."""
 
     name: str
     place: Place
@@ -135,16 +135,23 @@ class Hub:
                     "names: expected the same in all"
                 )
             columns = found
-            base = self.place.folder or Path()
+            base = self.place.folder.absolute() if self.place.folder else Path()
             tables[split] = Table(split, role, rows.with_format("arrow"), found, base)
         return tables
 
+    @cached_property
+    def _rows(self) -> Mapping[str, tuple[Table, int]]:
+        return {
+            id: (table, number)
+            for table in self._tables.values()
+            for number, id in enumerate(table.ids)
+        }
+
     def _find(self, id: str) -> tuple[Table, int]:
-        split, _, number = id.rpartition("/")
-        table = self._tables.get(split)
-        if table is None or not number.isdecimal() or int(number) >= len(table.rows):
+        found = self._rows.get(id)
+        if found is None:
             raise FileNotFoundError(f"{self.name} has no image '{id}'")
-        return table, int(number)
+        return found
 
     def _sources(self) -> tuple[str, ...]:
         if self.place.folder is not None:

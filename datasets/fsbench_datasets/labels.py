@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 
 from fewshot_bench import Item, Pools, UsageError
 from fsbench_datasets.pools import ROLE_NAMES, UNSPLIT
@@ -35,20 +37,24 @@ class Labeled:
     """Pools as they were listed (`UNSPLIT` for rows without a role).
 
     classnames: by label; None where the rows have labels alone, and placeholders as names.
+    twins: two of the names that differ in case or blanks alone, where there are some.
     """
 
     pools: Pools
     classnames: tuple[str, ...] | None
+    twins: tuple[str, ...] = ()
 
 
 def label_rows(name: str, rows: Sequence[Row], classnames: Sequence[str] | None = None) -> Labeled:
     """Check the rows and give every one a label and a class name; UsageError names a bad row.
 
     classnames: known beforehand, by label. Without them, class names are sorted, and whole numbers
-    have to run from 0 without gaps.
+    have to run from 0 without gaps. Pools list class by class, in the order of the labels, and
+    within a class by the ids, so that few-shot picks do not depend on the container.
     """
     if not rows:
         raise UsageError(f"{name} lists no images: expected at least two classes")
+    rows = [_tidy(row) for row in rows]
     _check_ids(name, rows)
     _check_roles(name, rows)
     kinds: dict[type, Row] = {}
@@ -58,12 +64,47 @@ def label_rows(name: str, rows: Sequence[Row], classnames: Sequence[str] | None 
         first = " and ".join(f"{row.label!r} ({row.where})" for row in kinds.values())
         raise UsageError(f"{name} has labels of two kinds, {first}: expected numbers or names")
     names, known = _names(name, rows, classnames)
+    twins = twin_names(names if classnames is None else classnames)
     labels = {text: label for label, text in enumerate(names)}
     pools: dict[str, list[Item]] = {}
     for row in rows:
         label = row.label if isinstance(row.label, int) else labels[row.label]
         pools.setdefault(row.role, []).append(Item(row.id, label, names[label]))
-    return Labeled({role: tuple(items) for role, items in pools.items()}, names if known else None)
+    return Labeled(in_order(pools), names if known else None, twins)
+
+
+def in_order(pools: Mapping[str, Iterable[Item]]) -> Pools:
+    """The pools of any container in one order: by label, then by id."""
+    return {
+        role: tuple(sorted(items, key=lambda item: (item.label, item.id)))
+        for role, items in pools.items()
+    }
+
+
+@cache
+def tidy_name(text: str) -> str:
+    """A class name without blanks around it, with single ones inside, and composed accents."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def twin_names(names: Iterable[str]) -> tuple[str, ...]:
+    """The first two distinct names that differ in case or blanks alone; empty without such."""
+    seen: dict[str, str] = {}
+    for name in names:
+        other = seen.setdefault(tidy_name(name).casefold(), name)
+        if other != name:
+            return other, name
+    return ()
+
+
+def _tidy(row: Row) -> Row:
+    """The row with class names as they are compared; what is no plain text is refused later."""
+    label, classname = row.label, row.classname
+    if isinstance(label, str) and plain_text(label.strip()):
+        label = tidy_name(label)
+    if classname is not None and plain_text(classname.strip()):
+        classname = tidy_name(classname)
+    return replace(row, label=label, classname=classname)
 
 
 def role_of(name: str, text: str, where: str) -> str:
@@ -121,7 +162,7 @@ def _names(
     """Class names by label, and whether they are real."""
     if classnames is not None:
         _check_known(name, rows, classnames)
-        return tuple(classnames), True
+        return tuple(map(tidy_name, classnames)), True
     for row in rows:
         if isinstance(row.label, str):
             check_text(name, row.label, "class name", row.where)
@@ -140,7 +181,7 @@ def _names(
 def _check_known(name: str, rows: Sequence[Row], classnames: Sequence[str]) -> None:
     for label, text in enumerate(classnames):
         check_text(name, text, "class name", f"of label {label}")
-    known = set(classnames)
+    known = set(map(tidy_name, classnames))
     for row in rows:
         if isinstance(row.label, str) and len(known) < len(classnames):
             raise UsageError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
@@ -13,6 +13,17 @@ from fsbench_datasets.pools import check_classes
 from fsbench_datasets.split_file import class_ids_of, counts_of, lines_of, revision_of
 
 Complete = Callable[[Pools], tuple[Pools, str]]
+
+
+def twins_refused(name: str, twins: Sequence[str], where: Sequence[str] = ()) -> UsageError:
+    """The error for two class names that no prompt tells apart; `where`: what to rename."""
+    named = " and ".join(f"'{text}'" for text in twins)
+    places = f" ({' and '.join(where)})" if where else ""
+    mend = "rename one" if where else "mend one, or give all names with --classnames FILE"
+    return UsageError(
+        f"{name}: the class names {named}{places} differ in case or blanks alone: expected one "
+        f"class, or distinct names ({mend})"
+    )
 
 
 @dataclass(frozen=True)
@@ -121,6 +132,8 @@ class OwnSet:
     @cached_property
     def _classnames(self) -> tuple[str, ...]:
         labeled = self._listing.labeled
+        if labeled.twins and not self.placeholders:
+            raise twins_refused(self.name, labeled.twins)
         if labeled.classnames is not None:
             return labeled.classnames
         count = 1 + max(item.label for items in labeled.pools.values() for item in items)

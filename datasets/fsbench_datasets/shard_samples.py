@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fewshot_bench import DataMissingError, UsageError
-from fsbench_datasets.disk import EXTENSIONS
+from fewshot_bench import DataMissingError, UsageError, image_endings
 from fsbench_datasets.kept_index import check_places, kept
 from fsbench_datasets.labels import NAME_KEYS, number_or_name
 from fsbench_datasets.tar_files import Member, members, read_member
@@ -60,12 +59,12 @@ def _read(name: str, shard: Path) -> Iterator[Sample]:
 
 
 def _sample(name: str, shard: Path, key: str, parts: Mapping[str, Member]) -> Sample:
-    images = [extension for extension in EXTENSIONS if extension in parts]
+    images = [extension for extension in image_endings() if extension in parts]
     if len(images) != 1:
         found = ", ".join(sorted(parts))
         raise UsageError(
             f"{name}: sample '{key}' of {shard} has {len(images)} images among {found}: expected "
-            f"one of {', '.join(EXTENSIONS)}"
+            "one that can be read here (jpg, png, webp, ...)"
         )
     label, classname = _label(name, shard, key, parts)
     return Sample(key, images[0], parts[images[0]], label, classname)

@@ -1,8 +1,9 @@
-"""`fsbench show`: a method's hyper-parameters, or a data set's card."""
+"""`fsbench show`: a method's hyper-parameters, a data set's card, or what a record says."""
 
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 
 import click
 
@@ -11,13 +12,16 @@ from fewshot_bench.dataset import ROLES, Dataset, DatasetCard
 from fewshot_bench.errors import DataMissingError, unknown
 from fewshot_bench.method import hyperparameters
 from fewshot_bench.registry import registry
-from fewshot_bench.spec import TEMPLATE_SETS
+from fewshot_bench.spec import DEFAULT_STORE, TEMPLATE_SETS
 
 
 @click.command("show", short_help="Show a method's hyper-parameters or a data set's card.")
 @click.argument("name")
 def command(name: str) -> None:
-    """Show a method's hyper-parameters or a data set's card."""
+    """Show a method's hyper-parameters or a data set's card.
+
+    NAME may also be a record's file (NAME.json): its result, or why its cell failed.
+    """
     known = registry()
     if name in known.methods.entries:
         _method(name)
@@ -28,6 +32,9 @@ def command(name: str) -> None:
         return
     if name in known.backbones.entries:
         say(f"{name}: backbone, registered by {known.backbones.entries[name].origin}")
+        return
+    if name.endswith(".json"):
+        _record(name)
         return
     names = [*known.methods.entries, *known.datasets.entries, *known.backbones.entries]
     raise unknown("name", name, names, "fsbench list methods, fsbench list datasets")
@@ -46,6 +53,22 @@ def _method(name: str) -> None:
         if field.source:
             say(f"      source: {field.source}")
     say(f"registered by {registry().methods.entries[name].origin}")
+
+
+def _record(name: str) -> None:
+    """What a cell gave, or why it gave nothing, with the whole traceback."""
+    from fewshot_bench.cli.failures import reasons, trace_lines
+    from fewshot_bench.cli.progress import outcome
+    from fewshot_bench.rerun import find
+
+    record = find(name, Path(DEFAULT_STORE)).record
+    say(outcome(record))
+    for reason in reasons([record]):
+        if reason.frame:
+            say(f"      at {reason.frame}")
+        say("\n".join(trace_lines(reason)))
+    for incident in record.incidents:
+        say(f"  incident   {incident.get('kind')}: {incident.get('text')}")
 
 
 def _dataset(name: str) -> None:
@@ -70,7 +93,11 @@ def _dataset(name: str) -> None:
     say(f"  split      {_verified(card, dataset)}")
     if card.folder:
         say(f"  folder     {card.folder}")
-    for label, lines in (("source", card.sources), ("note", card.notes)):
+    for label, lines in (
+        ("source", card.sources),
+        ("note", card.notes),
+        ("left out", card.left_out),
+    ):
         for line in lines:
             say(f"  {label:<10} {line}")
 

@@ -68,6 +68,9 @@ def verify(name: str, open_it: Callable[[str], Dataset], jobs: int, progress: Pr
     checks = list(list_checks(card, pools))
     if checks[0].state == FAILED:
         return Report(name, card, (checks[0],), images=len(listed))
+    if card.left_out:
+        text = "files in the folder are not used" if card.folder else "files are not used"
+        checks.append(Check("left out", DIFFERS, text, card.left_out))
     found = scan(dataset, listed, jobs, progress(len(listed)))
     published = is_published(card, pools)
     same = same_pairs(found)

@@ -1,0 +1,51 @@
+"""Which files hold images: told by their endings, and by what is installed to read them."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from contextlib import suppress
+
+# Pillow reads more than these; what it calls an image there (PDF, fonts, weather data) is none.
+FORMATS = frozenset(
+    ("AVIF", "BMP", "DIB", "GIF", "HEIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "QOI", "TGA")
+    + ("TIFF", "WEBP")
+)
+# What a build of Pillow may lack, by the name that it has in `PIL.features`.
+CODECS = {"AVIF": "avif", "JPEG2000": "jpg_2000", "WEBP": "webp"}
+_PILLOW = "pip install --upgrade pillow"
+_CONVERT = "convert them to JPEG or PNG"
+# Endings of image files that may not be readable here, with what mends that.
+REMEDIES = {
+    **dict.fromkeys(("heic", "heif", "heics", "heifs", "hif"), "pip install pillow-heif"),
+    **dict.fromkeys(("avif", "avifs", "webp"), _PILLOW),
+    **dict.fromkeys(("jp2", "j2k", "j2c", "jpc", "jpf", "jpx"), _PILLOW),
+    **dict.fromkeys(("jxl", "svg", "psd", "eps", "ico"), _CONVERT),
+    **dict.fromkeys(("arw", "cr2", "cr3", "dng", "nef", "orf", "raf", "raw", "rw2"), _CONVERT),
+}
+
+
+@functools.cache
+def image_endings() -> tuple[str, ...]:
+    """Endings of the image files that can be read here: lower case, without the dot, sorted."""
+    from PIL import Image, features
+
+    add_readers()
+    Image.init()
+    lacking = {name for name, codec in CODECS.items() if not features.check(codec)}
+    readable = FORMATS & set(Image.OPEN) - lacking
+    known = Image.registered_extensions()
+    return tuple(sorted(ending[1:] for ending, name in known.items() if name in readable))
+
+
+@functools.cache
+def add_readers() -> None:
+    """Let Pillow read what an installed package adds to it: HEIC by pillow-heif."""
+    with suppress(ImportError):
+        importlib.import_module("pillow_heif").register_heif_opener()
+
+
+def image_remedy(ending: str) -> str:
+    """What makes image files of this ending readable; empty where they are, or are no images."""
+    ending = ending.lower()
+    return "" if ending in image_endings() else REMEDIES.get(ending, "")
