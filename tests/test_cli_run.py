@@ -12,7 +12,8 @@ import signal
 import struct
 import subprocess
 import termios
-import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ import pytest
 from fewshot_bench.store import Store
 from tests.helpers import (
     METHODS,
-    PATIENCE,
     assert_sound,
     cells,
     children,
@@ -142,13 +142,22 @@ class Terminal:
         os.close(other)
         self.shown = ""
 
-    def read_until(self, text: str, seconds: float = PATIENCE) -> None:
-        """Read until `text` was shown."""
-        end = time.monotonic() + seconds
-        while text not in self.shown:
-            assert time.monotonic() < end, self.shown
-            if select.select([self.side], [], [], 0.2)[0]:
-                self.shown += os.read(self.side, 4096).decode(errors="replace")
+    def read_until(self, happened: Callable[[], bool]) -> None:
+        """Read, so that whoever writes goes on, until something has happened."""
+
+        def read() -> bool:
+            # Of a terminal that its process has left, nothing can be read.
+            with suppress(OSError):
+                while select.select([self.side], [], [], 0)[0]:
+                    self.shown += os.read(self.side, 4096).decode(errors="replace")
+            return happened()
+
+        wait_until(read)
+
+
+def fits(log: Path) -> int:
+    """How many fits have begun, by the log that they write."""
+    return len(log.read_text().split()) if log.exists() else 0
 
 
 @pytest.mark.slow
@@ -158,15 +167,16 @@ def test_interrupted_on_a_terminal_and_continued(methods: Any, tmp_path: Path) -
     one = {"FSBENCH_TEST_FITS": str(log), "FSBENCH_TEST_ENDING": "1"}
     terminal = Terminal(command(*run, "--store", store), **one)
     try:
-        terminal.read_until(" left")
-        wait_until(lambda: log.read_text().split() == ["fit"] * 2)
+        terminal.read_until(lambda: " left" in terminal.shown and fits(log) == 2)
         workers = children(terminal.process.pid)
         terminal.process.send_signal(signal.SIGINT)
-        _, errors = terminal.process.communicate(timeout=PATIENCE)
+        terminal.read_until(lambda: terminal.process.poll() is not None)
+        assert terminal.process.stderr is not None
+        errors = terminal.process.stderr.read()
     finally:
         terminal.process.kill()
     assert terminal.process.returncode == 130
-    assert re.search("stopped: 1 of 4 cells are done", errors)
+    assert "stopped: 1 of 4 cells are done" in errors
     assert "run the same command again" in errors
     assert "Traceback" not in errors
     assert "\x1b[2K" in terminal.shown, "no bar is redrawn"
