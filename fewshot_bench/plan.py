@@ -13,11 +13,11 @@ from fewshot_bench.dataset import ROLES
 from fewshot_bench.errors import DataMissingError, UsageError, unknown
 from fewshot_bench.preflight import check_items
 from fewshot_bench.registry import registry
-from fewshot_bench.sampling import group, val_shots
 from fewshot_bench.spec import (
     CLASSES,
     DEFAULT_STORE,
     IMPORTED,
+    NO_CLASSES,
     PRECISIONS,
     PROTOCOLS,
     TEMPLATE_SETS,
@@ -30,7 +30,6 @@ from fewshot_bench.variants import expand_methods
 
 if TYPE_CHECKING:
     from fewshot_bench.dataset import Dataset
-    from fewshot_bench.split_files.imported import Picks as Imported
     from fewshot_bench.store import Store
 
 # A preset fixes the sampling protocol, the validation policy and the prompts at once.
@@ -126,7 +125,8 @@ def expand(request: Request) -> Plan:
             data=request.data,
             picks=picks.get((name, shots, split_seed), ""),
         )
-        plan.cells += [dataclasses.replace(cell, classes=classes) for classes in request.classes]
+        parts = [part for part in request.classes if part != NO_CLASSES]
+        plan.cells += [dataclasses.replace(cell, classes=part) for part in parts]
         plan.cells += [
             dataclasses.replace(cell, target=target, target_revision=revision)
             for target, revision in evaluated.items()
@@ -173,7 +173,7 @@ def _source(name: str, request: Request, val: str) -> tuple[Dataset, str]:
         raise UsageError(f"{name} has no validation images; use --val none")
     for count in request.shots:
         check_shots(name, pools, count, val)
-    if set(request.classes) != {"all"} and len(dataset.card().classnames) < 2:
+    if {"base", "new"} & set(request.classes) and len(dataset.card().classnames) < 2:
         raise UsageError(f"{name} has one class, which cannot be halved; leave --classes out")
     return dataset, revision_of(name, dataset)
 
@@ -204,31 +204,16 @@ def _imported(
     request: Request, plan: Plan, names: Iterable[str], val: str
 ) -> dict[tuple[str, int, int], str]:
     """The digests of imported picks by data set, shots and split seed."""
-    from fewshot_bench.split_files.imported import load_imported
+    from fewshot_bench.split_files.imported import check_val, load_imported
 
     store = request.store or Path(DEFAULT_STORE)
     seeds = request.seeds if request.split_seed is None else (request.split_seed,)
     digests = {}
     for name, shots, seed in itertools.product(names, request.shots, seeds):
         picks = load_imported(store, name, shots, seed, plan.datasets[name].items())
-        _check_val(picks, val)
+        check_val(picks, val)
         digests[name, shots, seed] = picks.digest
     return digests
-
-
-def _check_val(picks: Imported, val: str) -> None:
-    """UsageError when imported picks hold other validation images than the policy says."""
-    if val == "none":
-        return
-    allowed = val_shots(val, picks.shots)
-    held = max((len(items) for items in group(picks.val).values()), default=0)
-    if held == 0 or (allowed is not None and held > allowed):
-        exact = {min(picks.shots, 4): "min4", picks.shots: "shots", 0: "none"}
-        raise UsageError(
-            f"the picks imported for {picks.dataset}, {picks.shots}-shot, seed {picks.seed} have "
-            f"{held} validation images a class, --val {val} stands for "
-            f"{'all' if allowed is None else allowed}; use --val {exact.get(held, 'full')}"
-        )
 
 
 def weights_of(backbone: str) -> str:
@@ -266,11 +251,15 @@ def _check_request(request: Request) -> None:
     if request.limit is not None and request.limit < 1:
         raise UsageError(f"limit {request.limit}: expected at least 1 test image")
     for part in request.classes:
-        if part not in CLASSES:
+        if part not in (*CLASSES, NO_CLASSES):
             raise unknown("part of the classes", part, CLASSES, "--classes base,new")
-    if request.transfer and request.classes != ("all",):
+    if request.transfer and request.classes not in (("all",), (NO_CLASSES,)):
         raise UsageError(
             "--transfer evaluates a fit on all classes; leave --classes out, or run the two apart"
+        )
+    if NO_CLASSES in request.classes and not request.transfer:
+        raise UsageError(
+            "--classes none leaves nothing to evaluate: add --transfer, or say all, base or new"
         )
     for name, values in (
         ("shots", request.shots),

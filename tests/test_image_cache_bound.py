@@ -140,7 +140,7 @@ def test_half_written_files_of_dead_processes_are_removed(folder: Path) -> None:
 def source(folder: Path) -> ImageSource:
     """The images as a fresh process has them, loaded while they are waited for."""
     photos = Photos(folder)
-    return ImageSource(photos, photos.items()["test"], tiny(), depth=0)
+    return ImageSource.of(photos, photos.items()["test"], tiny(), depth=0)
 
 
 def billed(images: ImageSource, augment: Augment | None, epochs: int = 1) -> tuple[Cost, Cost]:

@@ -278,7 +278,7 @@ def test_a_sweep_runs_what_is_missing_and_draws_it(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["sweeps"]
     assert fsbench("run", "-m", "zero-shot", "-d", "digits", *more).code == 0
     table = fsbench("compare", "--store", tmp_path)
-    assert (table.code, "zero-shot" in table.out, "coop" in table.out) == (0, True, False)
+    assert (table.code, "zero-shot" in table.out, "coop[" in table.out) == (0, True, False)
     asked = fsbench("compare", "--store", tmp_path / "sweeps")
     assert (asked.code, asked.out.count("coop[")) == (0, 4)
     # Both are drawn; named itself, the store of sweeps is the one.

@@ -11,9 +11,10 @@ from fewshot_bench.compare.cells import Columns, extra_columns, own_cell, seed_o
 from fewshot_bench.compare.columns import check_columns
 from fewshot_bench.compare.derived import average, harmonic, without_counterpart
 from fewshot_bench.compare.groups import table_groups
-from fewshot_bench.compare.missing import commands
+from fewshot_bench.compare.missing import missing_cells
 from fewshot_bench.compare.mixing import CONDITIONS, assign_rows, condition, own_data, refuse_mixed
 from fewshot_bench.compare.model import Cell, Group, Row, Scope, Table
+from fewshot_bench.compare.naming import Names
 from fewshot_bench.compare.notes import notes
 from fewshot_bench.compare.pairing import Answers, Places, Rows, by_place
 from fewshot_bench.compare.select import order
@@ -21,7 +22,7 @@ from fewshot_bench.compare.significance import significance
 from fewshot_bench.compare.variation import variations
 from fewshot_bench.metrics import METRICS
 from fewshot_bench.record import Record
-from fewshot_bench.signature import signature_of
+from fewshot_bench.signature import commands_of, signature_of
 
 Cells = dict[tuple[str, str, int], Cell]
 
@@ -31,6 +32,7 @@ class Options:
     """What a table is asked to show; `method`, `dataset` and `columns` are comma lists in order.
 
     sign_each: whether every group has a signature of its own, since they may be used apart.
+    rename: other names to show, as `OLD=NEW`.
     """
 
     metric: str = "top1"
@@ -42,6 +44,7 @@ class Options:
     columns: str | None = None
     sort: str = ""
     sign_each: bool = False
+    rename: tuple[str, ...] = ()
 
 
 def build(
@@ -60,6 +63,9 @@ def build(
     if not options.allow_mixed:
         refuse_mixed(records)
     rows = assign_rows(records)
+    names = Names.read(options.rename, rows, groups)
+    labels = {label: names.row(label, row.spec.method) for label, (row, _) in rows.items()}
+    rows, groups = names.rows(rows), names.groups(groups)
     table = Table(
         rows=tuple(_ordered_rows(rows, options.method)),
         groups=groups,
@@ -71,6 +77,7 @@ def build(
         cells={},
         sort=options.sort,
         signatures=_signatures(records, groups if options.sign_each else ()),
+        names=names,
     )
     places = by_place(rows)
     cells = _all_cells(table, rows, places, columns)
@@ -78,14 +85,14 @@ def build(
     titles = {title for extra in table.row_extra.values() for title in extra}
     table = dataclasses.replace(table, columns=check_columns(options.columns, titles))
     if options.baseline:
-        table = with_baseline(table, options.baseline)
+        table = with_baseline(table, labels.get(options.baseline, options.baseline))
     if answers is not None:
         table = dataclasses.replace(table, variations=tuple(variations(table, places, answers)))
         if table.baseline is not None:
             found = significance(table, places, table.baseline, answers)
             table = dataclasses.replace(table, significance=found)
-    lines = tuple(commands(table, options.store))
-    return dataclasses.replace(table, commands=lines, notes=tuple(notes(table)))
+    lines, remarks = commands_of(missing_cells(table), options.store)
+    return dataclasses.replace(table, commands=tuple(lines), notes=(*notes(table), *remarks))
 
 
 def _signatures(records: Sequence[Record], groups: Sequence[Group]) -> dict[str, str]:

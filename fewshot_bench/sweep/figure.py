@@ -145,7 +145,7 @@ def _hatch(place: Axes, left: float, bottom: float) -> None:
 
 
 def _draw_curve(place: Axes, sweep: Sweep, panel: Panel) -> None:
-    """Points with their intervals, joined where neighbors both have a number."""
+    """Points with intervals (of two seeds, the range), joined where neighbors have a number."""
     values: dict[int, Estimate] = {}
     for j in range(len(sweep.columns.values)):
         value = panel.cells[0, j].estimate
@@ -155,8 +155,10 @@ def _draw_curve(place: Axes, sweep: Sweep, panel: Panel) -> None:
     for j, value in values.items():
         if j + 1 in values:
             place.plot([j, j + 1], [value.mean, values[j + 1].mean], color="#3b528b")
+        lowest, highest = value.bounds
+        around = [[value.mean - lowest], [highest - value.mean]] if value.n > 1 else None
         place.errorbar(
-            j, value.mean, yerr=value.half, color="#3b528b", marker="o", capsize=3, linewidth=0.8
+            j, value.mean, yerr=around, color="#3b528b", marker="o", capsize=3, linewidth=0.8
         )
     for (_, j), cell in panel.cells.items():
         at = low if cell.estimate is None else cell.estimate.mean
@@ -179,9 +181,9 @@ def _draw_curve(place: Axes, sweep: Sweep, panel: Panel) -> None:
 
 
 def _limits(sweep: Sweep, panel: Panel) -> tuple[float, float]:
-    """The axis that panels of one group share: all intervals, with some room; never past 0 or 100.
+    """The axis that panels of one group share: all intervals, with some room; never below 0.
 
-    Where an interval is much wider than all means together, as with two seeds, it is cut.
+    An interval that is much wider than all means together is cut.
     """
     found = [
         cell.estimate
@@ -194,9 +196,9 @@ def _limits(sweep: Sweep, panel: Panel) -> tuple[float, float]:
         return 0.0, 100.0
     means = [value.mean for value in found]
     room = max(max(means) - min(means), 1.0)
-    low = min(value.mean - min(value.half or 0.0, room) for value in found) - 0.15 * room
-    high = max(value.mean + min(value.half or 0.0, room) for value in found) + 0.15 * room
-    return max(low, 0.0), min(high, 100.0) if max(means) < 100 else 100 + 0.15 * room
+    low = min(max(value.bounds[0], value.mean - room) for value in found) - 0.15 * room
+    high = max(min(value.bounds[1], value.mean + room) for value in found) + 0.15 * room
+    return max(low, 0.0), high
 
 
 def _ticks(place: Axes, name: str, values: Sequence[Any]) -> None:

@@ -58,7 +58,7 @@ def _print_panel(
     if panel.title:
         console.print(Text(printable(panel.title), style="italic"))
     if sweep.rows is None:
-        console.print(_curve(sweep, panel, scale))
+        console.print(_curve(sweep, panel, scale, console.width))
         return
     for columns in _parts(sweep, console.width):
         console.print(_map(sweep, panel, scale, columns))
@@ -118,7 +118,9 @@ def _map(
     return table
 
 
-def _curve(sweep: Sweep, panel: Panel, scale: tuple[float, float] | None) -> RenderableType:
+def _curve(
+    sweep: Sweep, panel: Panel, scale: tuple[float, float] | None, width: int
+) -> RenderableType:
     """A point per value on an axis from the least number to the largest one, which it names."""
     from rich.table import Table
     from rich.text import Text
@@ -126,26 +128,29 @@ def _curve(sweep: Sweep, panel: Panel, scale: tuple[float, float] | None) -> Ren
     grid = Table.grid(padding=(0, 2))
     for overflow in ("fold", "ignore", "ignore", "crop"):
         grid.add_column(overflow=overflow, no_wrap=overflow != "fold")
-    for j, value in enumerate(sweep.columns.values):
-        cell = panel.cells[0, j]
-        half = cell.estimate.half if cell.estimate else None
-        interval = "" if half is None else f"±{half:.2f}"
-        name = Text(printable(f"{sweep.columns.name} {value}"))
+    cells = [panel.cells[0, j] for j in range(len(sweep.columns.values))]
+    around = [cell.estimate.around() if cell.estimate else "" for cell in cells]
+    names = [printable(f"{sweep.columns.name} {value}") for value in sweep.columns.values]
+    # Long names are folded, and the axis gives way before a number does.
+    taken = min(max(map(len, names)), 20) + max(map(len, around)) + max(map(len, map(shown, cells)))
+    length = min(AXIS, max(width - taken - 6, 12))
+    for name, cell, interval in zip(names, cells, around, strict=True):
         style = "bold" if cell.estimate and cell.estimate.mean == panel.best else ""
-        grid.add_row(name, Text(shown(cell), style=style), interval, Text(_point(cell, scale)))
+        point = Text(_point(cell, scale, length))
+        grid.add_row(Text(name), Text(shown(cell), style=style), interval, point)
     if scale:
         low, high = (f"{end:.2f}" for end in scale)
-        grid.add_row("", "", "", Text(f"{low}{high:>{AXIS - len(low)}}", style="dim"))
+        grid.add_row("", "", "", Text(f"{low}{high:>{length - len(low)}}", style="dim"))
     return grid
 
 
-def _point(cell: Cell, scale: tuple[float, float] | None) -> str:
+def _point(cell: Cell, scale: tuple[float, float] | None, length: int) -> str:
     if cell.estimate is None or scale is None:
         return ""
     low, high = scale
     place = (cell.estimate.mean - low) / (high - low) if high > low else 0.5
-    before = round(place * (AXIS - 1))
-    return f"{'─' * before}●{'─' * (AXIS - 1 - before)}"
+    before = round(place * (length - 1))
+    return f"{'─' * before}●{'─' * (length - 1 - before)}"
 
 
 def shown(cell: Cell) -> str:
