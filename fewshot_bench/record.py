@@ -116,6 +116,13 @@ class Record:
         )
 
 
+def code_digest(record: Record) -> str | None:
+    """The digest of the method's code that computed a record; None where it does not say."""
+    code = record.environment.get("code")
+    digest = code.get("digest") if isinstance(code, Mapping) else None
+    return digest if isinstance(digest, str) else None
+
+
 def sealed(record: Record, logits_digest: str | None) -> Record:
     """The record in the newest schema with its digests; ValueError or TypeError if it is not JSON.
 

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from fewshot_bench import method_references
 from fewshot_bench.errors import StoreError
 
 PROTOCOLS = ("coop", "clip-lora", "nested")
@@ -163,7 +164,8 @@ class RunSpec:
 
     def describe(self) -> str:
         """One line that names the cell."""
-        return f"{self.label} on {self.evaluated}, {self.shots}-shot, seed {self.train_seed}"
+        label = method_label(method_references.short(self.method), self.overrides)
+        return f"{label} on {self.evaluated}, {self.shots}-shot, seed {self.train_seed}"
 
 
 def _check(name: str, value: Any) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from fewshot_bench.audit.model import Finding, Level, some
-from fewshot_bench.compare.mixing import digest, own_data
+from fewshot_bench.compare.mixing import STALE_ADVICE, code, code_of, digest, own_data
 from fewshot_bench.compare.tidy import finite
 from fewshot_bench.record import Record
 from fewshot_bench.spec import canonical_json
@@ -71,6 +71,14 @@ def _label(record: Record) -> tuple[str, ...]:
     return (EVERYWHERE, record.spec.label, record.spec.method_version)
 
 
+def _done_method(record: Record) -> tuple[str, ...]:
+    return (EVERYWHERE, code_of(record))
+
+
+def _code(record: Record) -> str:
+    return code(record) if record.status == "done" else ""
+
+
 def _text(value: Any) -> str:
     return "" if value is None else str(value)
 
@@ -125,6 +133,7 @@ SAME = (
     Same(0, "determinism", "modes of determinism", _all, _of_machine("determinism")),
     Same(0, "method-version", "versions of one method", _method, lambda r: r.spec.method_version),
     Same(0, "method-origin", "packages with one method", _method, _of_machine("method_origin")),
+    Same(0, "method-code", "code of one method", _done_method, _code, STALE_ADVICE),
     Same(0, "options", "defaults under one name", _label, _options),
     Same(0, "versions", "versions of fewshot_bench", _all, _of_machine("fewshot_bench")),
     Same(0, "versions", "commits", _all, lambda r: _text(r.environment.get("commit"))[:12]),

@@ -112,7 +112,7 @@ def command(
     check_figure(figure, per_class)
     check_predictions(predictions)
     opened = Store(Path(store))
-    chosen = chosen_of(opened, filters)
+    chosen, older = chosen_of(opened, filters, every_version=allow_mixed)
     options = Options(
         metric=metric,
         baseline=baseline,
@@ -124,13 +124,14 @@ def command(
         sort=sort or "",
         sign_each=form in ("latex", "markdown") and not paper.asked,
         rename=rename,
+        notes=older,
     )
     outcomes = Outcomes(opened)
     if per_class:
         other = {"metric": metric != "top1", "columns": columns, "sort": sort, "baseline": baseline}
         _refuse_beside_classes(other)
         table = build(chosen, options)
-        text = _render_classes(table, chosen, outcomes, form, output)
+        text = _render_classes(table, chosen, outcomes, form, output, older)
     else:
         chosen = outcomes.completed(chosen, _needed(form, options))
         table = build(chosen, options, _columns(), _answers(outcomes, chosen, options))
@@ -216,20 +217,26 @@ def _render(table: Table, form: str, output: Path | None) -> str:
 
 
 def _render_classes(
-    table: Table, records: Sequence[Record], outcomes: Outcomes, form: str, output: Path | None
+    table: Table,
+    records: Sequence[Record],
+    outcomes: Outcomes,
+    form: str,
+    output: Path | None,
+    older: Sequence[str],
 ) -> str:
     from fewshot_bench.compare import classes, latex, markdown, terminal, tidy
 
     found = classes.build_classes(table, records, outcomes)
+    notes = (*older, *found.notes)
     if form == "csv":
         return tidy.write_csv(classes.class_rows(found), classes.HEADS)
     if form == "json":
-        about = tidy.meta(table) | {"metric": "accuracy of single classes", "notes": found.notes}
+        about = tidy.meta(table) | {"metric": "accuracy of single classes", "notes": notes}
         return tidy.write_json(about, classes.class_rows(found))
     grids = classes.class_grids(found)
     if form == "terminal":
-        return terminal.write(grids, found.notes, **_terminal(output))
-    return {"markdown": markdown.write, "latex": latex.write}[form](grids, found.notes)
+        return terminal.write(grids, notes, **_terminal(output))
+    return {"markdown": markdown.write, "latex": latex.write}[form](grids, notes)
 
 
 def _terminal(output: Path | None) -> _Terminal:

@@ -8,13 +8,17 @@ from typing import Any, TypeVar
 
 import click
 
+from fewshot_bench import method_references
 from fewshot_bench.spec import DEFAULT_STORE, LONGEST_NUMBER, MOST_NUMBERS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class Names(click.ParamType[Any]):
-    """A comma-separated list of names; a name such as `folder:PATH` may hold no comma."""
+    """A comma-separated list of names.
+
+    A name such as `folder:PATH` may hold no comma; `FILE.py:CLASS` may where that file is there.
+    """
 
     name = "names"
 
@@ -22,7 +26,7 @@ class Names(click.ParamType[Any]):
         """Text to a tuple of names without blanks around them."""
         if isinstance(value, tuple):
             return value
-        names = tuple(part.strip() for part in str(value).split(",") if part.strip())
+        names = tuple(method_references.split(str(value)))
         if not names:
             self.fail("expected at least one name", param, ctx)
         return names

@@ -22,7 +22,7 @@ from fewshot_bench.cli.options import NAMES, NUMBER, NUMBERS
 from fewshot_bench.cli.running import INTERRUPTED, run_matrix
 from fewshot_bench.spec import DEFAULT_STORE
 
-_THIS_CALL = ("dry_run", "force", "retry_failed", "traceback")
+_THIS_CALL = ("dry_run", "force", "retry_failed", "keep_stale", "traceback")
 _REPEATED = ("option", "templates")
 
 
@@ -52,7 +52,7 @@ _PATH: Any = click.Path(path_type=Path)
     "-m",
     type=NAMES,
     required=True,
-    help="Methods, or all.",
+    help="Methods, all, or FILE.py:CLASS.",
     shell_complete=several_of(methods, everything),
 )
 @click.option(
@@ -117,6 +117,11 @@ _PATH: Any = click.Path(path_type=Path)
 @click.option("--dry-run", is_flag=True, help="Check and count, run nothing.")
 @click.option("--force", is_flag=True, help="Compute cells again that are done.")
 @click.option("--retry-failed", is_flag=True, help="Compute cells again that failed.")
+@click.option(
+    "--keep-stale",
+    is_flag=True,
+    help="Keep results of cells whose method's code has been edited since.",
+)
 @click.option("--traceback", is_flag=True, help="Print the whole traceback of cells that fail.")
 @click.option("--save-config", type=_PATH, help="Write these options to a file for --config.")
 @click.pass_context

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,6 +78,7 @@ def run_matrix(
     dry_run: bool = False,
     force: bool = False,
     retry_failed: bool = False,
+    keep_stale: bool = False,
     traceback: bool = False,
     track: tuple[str, ...] | None = None,
     **matrix: Any,
@@ -98,6 +100,7 @@ def run_matrix(
         dry_run=dry_run,
         force=force,
         retry_failed=retry_failed,
+        keep_stale=keep_stale,
         traceback=traceback,
     )
 
@@ -112,12 +115,13 @@ def run_plan(
     dry_run: bool = False,
     force: bool = False,
     retry_failed: bool = False,
+    keep_stale: bool = False,
     traceback: bool = False,
 ) -> int:
     """Run what the store does not hold of a plan, and report; returns the exit code."""
-    from fewshot_bench import plan as planning
     from fewshot_bench.engines.protocol import Before
     from fewshot_bench.outcomes import Outcomes
+    from fewshot_bench.resuming import Code, resume
     from fewshot_bench.store import Store
 
     interrupt_on_signals()
@@ -129,8 +133,13 @@ def run_plan(
         raise UsageError(f"store '{store}' is not a folder; choose another one with --store DIR")
     # Taken first: what others store from now on is news.
     before = Before.of(results, plan.cells)
-    state = planning.resume(plan, results, force=force, retry_failed=retry_failed)
-    settings = engines.settings(backbone, devices, force)
+    installed = Code.of(cell.method for cell in plan.cells)
+    state = resume(
+        plan, results, installed, force=force, retry_failed=retry_failed, keep_stale=keep_stale
+    )
+    # Workers leave what is done unless they are told that it is not.
+    again = force or bool(state.stale and not keep_stale)
+    settings = engines.settings(backbone, devices, again, installed.identity())
     if dry_run:
         _announce(plan, state, results)
         _announce_work(plan, state)
@@ -146,6 +155,7 @@ def run_plan(
         code, finished = _run(plan, state, engine)
     _tell_failures(state, finished, results, whole=traceback)
     _tell_troubles(trackers.problems()[troubles:])
+    _tell_other_code(installed, finished)
     # Logits that were just written are read quickly; later `compare` and `report` need not.
     with suppress(KeyboardInterrupt):
         Outcomes(results).prepare(finished if code != INTERRUPTED else [])
@@ -159,6 +169,13 @@ def _tell_troubles(troubles: list[str]) -> None:
     if troubles:
         where = trackers.folder() / trackers.PROBLEMS
         _warn(f"{len(troubles)} cells were not tracked: {troubles[-1]}; all of them in {where}")
+
+
+def _tell_other_code(code: Any, finished: Sequence[Record]) -> None:
+    """What was edited while it ran, or was computed by another run meanwhile with older code."""
+    text = code.about(finished)
+    if text:
+        _warn(text)
 
 
 def _needs(plan: Any, state: Any) -> Any:
@@ -200,6 +217,8 @@ def _announce(plan: Any, state: Any, results: Any) -> None:
         for line in dataset.card().left_out:
             click.echo(printable(f"{name}: {line}"))
     failed = f", {len(state.failed)} failed before (--retry-failed)" if state.failed else ""
+    for line in state.about_stale():
+        click.echo(line)
     click.echo(
         f"{len(plan.cells)} cells: {len(state.done)} done already, {len(state.todo)} to run{failed}"
     )

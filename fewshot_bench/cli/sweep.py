@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,6 +93,11 @@ def command(
     axes = sweep_axes(method, option)
     runs = dataset is not None and not only_existing
     code = 0
+    if runs and axes.version:
+        raise UsageError(
+            f"{method}: only the installed version can be run; leave --dataset out, or add "
+            "--only-existing"
+        )
     if runs:
         with _apart(form):
             here = values | {"store": own_store(values["store"])}
@@ -108,10 +114,11 @@ def command(
         given.add("dataset")
     if _is_given(ctx, "devices"):
         given.add("engines")
-    records = chosen_records(axes, asked, given)
+    records, others = chosen_records(axes, asked, given)
     from fewshot_bench.sweep.made import build
 
     found = build(axes.method, axes.swept, records, fixed=axes.fixed, metric=metric, each=each)
+    found = dataclasses.replace(found, notes=(*others, *found.notes))
     _write(found, form, output)
     ctx.exit(code)
 

@@ -17,7 +17,7 @@ from fewshot_bench.compare.model import Cell, Group, Row, Scope, Table
 from fewshot_bench.compare.naming import Names
 from fewshot_bench.compare.notes import notes
 from fewshot_bench.compare.pairing import Answers, Places, Rows, by_place
-from fewshot_bench.compare.select import order
+from fewshot_bench.compare.select import method_names, place, split_list
 from fewshot_bench.compare.significance import significance
 from fewshot_bench.compare.variation import variations
 from fewshot_bench.metrics import METRICS
@@ -33,6 +33,7 @@ class Options:
 
     sign_each: whether every group has a signature of its own, since they may be used apart.
     rename: other names to show, as `OLD=NEW`.
+    notes: what else is to be said under the table.
     """
 
     metric: str = "top1"
@@ -45,6 +46,7 @@ class Options:
     sort: str = ""
     sign_each: bool = False
     rename: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def build(
@@ -92,7 +94,9 @@ def build(
             found = significance(table, places, table.baseline, answers)
             table = dataclasses.replace(table, significance=found)
     lines, remarks = commands_of(missing_cells(table), options.store)
-    return dataclasses.replace(table, commands=tuple(lines), notes=(*notes(table), *remarks))
+    return dataclasses.replace(
+        table, commands=tuple(lines), notes=(*options.notes, *notes(table), *remarks)
+    )
 
 
 def _signatures(records: Sequence[Record], groups: Sequence[Group]) -> dict[str, str]:
@@ -108,14 +112,17 @@ def _has_harmonic_mean(metric: str) -> bool:
 
 
 def _ordered_rows(rows: Rows, names: str | None) -> list[Row]:
-    methods = order(names, (row.spec.method for row, _ in rows.values()))
-    labels = order(names, (row.spec.label for row, _ in rows.values()))
-    place = {name: index for index, name in enumerate(labels if names else methods)}
+    wanted = split_list(names, _every_name(rows)) if names else []
 
-    def key(row: Row) -> tuple[int, str]:
-        return place[row.spec.label if names else row.spec.method], row.label
+    def key(row: Row) -> tuple[int, str, str]:
+        first = min(place(wanted, name) for name in method_names(row.spec))
+        return first, row.spec.label if names else row.spec.method, row.label
 
     return sorted((row for row, _ in rows.values()), key=key)
+
+
+def _every_name(rows: Rows) -> set[str]:
+    return {name for row, _ in rows.values() for name in method_names(row.spec)}
 
 
 def _conditions(records: Sequence[Record]) -> dict[str, tuple[str, ...]]:

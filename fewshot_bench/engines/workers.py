@@ -13,7 +13,6 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import IO, Any
 
 from fewshot_bench.engines.groups import Group
@@ -294,13 +293,3 @@ def _cpu_seconds(pid: int, *, children: bool) -> float:
             with suppress(psutil.Error):
                 used += float(sum(child.cpu_times()[:2]))
     return used
-
-
-def killed_for_memory() -> int:
-    """How often this machine's kernel has ended a process for lack of memory, if it says so."""
-    try:
-        lines = Path("/proc/vmstat").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return 0
-    counts = [int(line.split()[1]) for line in lines if line.startswith("oom_kill ")]
-    return counts[0] if counts else 0
