@@ -1,7 +1,7 @@
 """Which cells of a plan the store holds, and which are to be computed, again or for the first time.
 
 A record of a method whose code has been edited since is stale: its number is not that of the code
-that is installed.
+that is installed. So is one of images whose files are other ones now.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from fewshot_bench.image_state import ImageState
 from fewshot_bench.method_code import source_digest
 from fewshot_bench.method_references import short
 from fewshot_bench.plan import Plan
@@ -55,17 +56,24 @@ class Code:
 class Resume:
     """Which cells of a plan are left, which are there, and which failed before.
 
-    stale: records of other code; their cells are among `todo`, or with `keep_stale` among the rest.
+    stale: records of other code; changed: records of other images. Their cells are among `todo`, or
+    with `keep_stale` among the rest.
     """
 
     todo: list[RunSpec]
     done: list[RunSpec]
     failed: list[RunSpec]
     stale: list[Record] = field(default_factory=list)
+    changed: list[Record] = field(default_factory=list)
     keep_stale: bool = False
 
+    @property
+    def again(self) -> bool:
+        """Whether something that is done is to be computed again."""
+        return bool(self.stale or self.changed) and not self.keep_stale
+
     def about_stale(self) -> list[str]:
-        """One line about cells that other code computed, one about those that do not say."""
+        """A line about cells of other code, about those that do not say, and of other images."""
         silent = [record for record in self.stale if code_digest(record) is None]
         other = [record for record in self.stale if code_digest(record) is not None]
         what = "computed again; --keep-stale keeps them"
@@ -75,30 +83,40 @@ class Resume:
             (other, "{} computed with other code of {}: {}"),
             (silent, "{} computed with unknown code of {} (their records do not say): {}"),
         )
-        return [text.format(_cells(some), _methods(some), what) for some, text in found if some]
+        lines = [text.format(_cells(some), _methods(some), what) for some, text in found if some]
+        if self.changed:
+            sets = f"images of {_datasets(self.changed)} that are other ones now"
+            lines.append(f"{_cells(self.changed)} computed with {sets}: {what}")
+        return lines
 
 
 def resume(
     plan: Plan,
     store: Store,
     code: Code,
+    images: ImageState | None = None,
     *,
     force: bool = False,
     retry_failed: bool = False,
     keep_stale: bool = False,
 ) -> Resume:
-    """Divide the cells by what the store holds; code: that of the plan's methods.
+    """Divide the cells by what the store holds.
 
+    code: that of the plan's methods; images: of its data sets, None to leave them unlooked at.
     Where a machine failed and not the cell (a worker that was killed), the cell is to be run again.
     """
     state = Resume([], [], [], keep_stale=keep_stale)
+    keys = [] if force else [cell.key() for cell in plan.cells]
+    held = {key: record for key in keys if (record := store.get(key)) is not None}
+    changed = set() if images is None else images.changed(list(held.values()))
     for cell in plan.cells:
-        record = None if force else store.get(cell.key())
+        record = held.get(cell.key())
         if record is None or (record.status == "failed" and _again(record, retry_failed)):
             state.todo.append(cell)
             continue
-        if code.is_other(record):
-            state.stale.append(record)
+        is_stale = code.is_other(record)
+        if is_stale or cell.key() in changed:
+            (state.stale if is_stale else state.changed).append(record)
             if not keep_stale:
                 state.todo.append(cell)
                 continue
@@ -112,6 +130,11 @@ def _again(record: Record, retry_failed: bool) -> bool:
 
 def _cells(records: Sequence[Record]) -> str:
     return "1 cell was" if len(records) == 1 else f"{len(records):,} cells were"
+
+
+def _datasets(records: Sequence[Record]) -> str:
+    names = {record.spec.evaluated for record in records}
+    return ", ".join(shortened(sorted(names)))
 
 
 def _methods(records: Sequence[Record]) -> str:

@@ -183,9 +183,13 @@ def _check(name: str, value: Any) -> None:
 
 
 def _check_own(data: Mapping[str, Any]) -> None:
-    """StoreError unless own templates are texts and the hold-out is a share."""
+    """StoreError unless own names and templates are texts and the hold-out is a share."""
     templates, holdout = data.get("templates", []), data.get("holdout", 0.5)
-    texts = isinstance(templates, list) and all(isinstance(text, str) for text in templates)
+    names = data.get("classnames", [])
+    names = list(names.values()) if isinstance(names, dict) else names
+    texts = all(
+        isinstance(one, list) and set(map(type, one)) <= {str} for one in (templates, names)
+    )
     if not texts or not isinstance(holdout, float) or not 0 < holdout < 1:
         raise StoreError(f"spec has data {data!r:.60}: expected texts and a share of images")
 

@@ -91,7 +91,7 @@ _NO_RUN = "--only-existing runs nothing; leave it out, or leave out"
 @click.option(
     "--keep-stale",
     is_flag=True,
-    help="Keep results of cells whose method's code has been edited since.",
+    help="Keep results of cells whose method's code or images have changed since.",
 )
 @format_option(FORMATS, "How to write the table.")
 @click.pass_context

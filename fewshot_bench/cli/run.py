@@ -120,7 +120,7 @@ _PATH: Any = click.Path(path_type=Path)
 @click.option(
     "--keep-stale",
     is_flag=True,
-    help="Keep results of cells whose method's code has been edited since.",
+    help="Keep results of cells whose method's code or images have changed since.",
 )
 @click.option("--traceback", is_flag=True, help="Print the whole traceback of cells that fail.")
 @click.option("--save-config", type=_PATH, help="Write these options to a file for --config.")

@@ -12,7 +12,9 @@ import click
 
 from fewshot_bench.cli.engines import Engines, device_of
 from fewshot_bench.cli.own_data import read_own_data
+from fewshot_bench.cli.remarks import forget_claims, tell_overlaps, tell_problems
 from fewshot_bench.errors import DataMissingError, UsageError
+from fewshot_bench.image_facts import overlaps
 from fewshot_bench.processes import interrupt_on_signals
 from fewshot_bench.trackers import switch as trackers
 from fewshot_bench.wording import printable
@@ -120,6 +122,7 @@ def run_plan(
 ) -> int:
     """Run what the store does not hold of a plan, and report; returns the exit code."""
     from fewshot_bench.engines.protocol import Before
+    from fewshot_bench.image_state import ImageState
     from fewshot_bench.outcomes import Outcomes
     from fewshot_bench.resuming import Code, resume
     from fewshot_bench.store import Store
@@ -134,12 +137,12 @@ def run_plan(
     # Taken first: what others store from now on is news.
     before = Before.of(results, plan.cells)
     installed = Code.of(cell.method for cell in plan.cells)
-    state = resume(
-        plan, results, installed, force=force, retry_failed=retry_failed, keep_stale=keep_stale
-    )
+    images = ImageState(plan.datasets, results.path)
+    wanted = {"force": force, "retry_failed": retry_failed, "keep_stale": keep_stale}
+    state = resume(plan, results, installed, images, **wanted)
+    tell_problems(images.problems)
     # Workers leave what is done unless they are told that it is not.
-    again = force or bool(state.stale and not keep_stale)
-    settings = engines.settings(backbone, devices, again, installed.identity())
+    settings = engines.settings(backbone, devices, force or state.again, installed.identity())
     if dry_run:
         _announce(plan, state, results)
         _announce_work(plan, state)
@@ -151,14 +154,17 @@ def run_plan(
         engine.warm(len(state.todo))
         _drop_unreadable(plan, state)
         _announce(plan, state, results)
+        shared = tell_overlaps(images.overlaps(state.todo))
         troubles = len(trackers.problems())
         code, finished = _run(plan, state, engine)
     _tell_failures(state, finished, results, whole=traceback)
     _tell_troubles(trackers.problems()[troubles:])
     _tell_other_code(installed, finished)
+    tell_overlaps(overlaps(finished), shared)
     # Logits that were just written are read quickly; later `compare` and `report` need not.
     with suppress(KeyboardInterrupt):
         Outcomes(results).prepare(finished if code != INTERRUPTED else [])
+    forget_claims(results, [*state.done, *(record.spec for record in finished)])
     if code != INTERRUPTED and (state.todo or state.done):
         click.echo(f"results in {store}; fsbench compare --store {store}")
     return code

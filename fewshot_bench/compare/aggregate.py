@@ -20,6 +20,7 @@ from fewshot_bench.compare.pairing import Answers, Places, Rows, by_place
 from fewshot_bench.compare.select import method_names, place, split_list
 from fewshot_bench.compare.significance import significance
 from fewshot_bench.compare.variation import variations
+from fewshot_bench.image_facts import overlap_texts, overlaps
 from fewshot_bench.metrics import METRICS
 from fewshot_bench.record import Record
 from fewshot_bench.signature import commands_of, signature_of
@@ -94,9 +95,9 @@ def build(
             found = significance(table, places, table.baseline, answers)
             table = dataclasses.replace(table, significance=found)
     lines, remarks = commands_of(missing_cells(table), options.store)
-    return dataclasses.replace(
-        table, commands=tuple(lines), notes=(*options.notes, *notes(table), *remarks)
-    )
+    shared = overlap_texts(overlaps(records)).values()
+    told = (*options.notes, *notes(table), *shared, *remarks)
+    return dataclasses.replace(table, commands=tuple(lines), notes=told)
 
 
 def _signatures(records: Sequence[Record], groups: Sequence[Group]) -> dict[str, str]:

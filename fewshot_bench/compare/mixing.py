@@ -9,6 +9,7 @@ from typing import Any
 
 from fewshot_bench.compare.model import Row
 from fewshot_bench.errors import UsageError
+from fewshot_bench.image_facts import images, images_scope, test_images, test_scope
 from fewshot_bench.method_references import short_names
 from fewshot_bench.record import Record, code_digest
 from fewshot_bench.spec import RunSpec, canonical_json, method_label
@@ -23,6 +24,12 @@ CONDITIONS = (
     "device",
     "limit",
     "weights",
+)
+# Why two records of one split state other images, and what to do.
+OTHER_IMAGES = "the files of the data set were other ones"
+IMAGES_ADVICE = (
+    "give fsbench run again, which computes again what other images gave, or remove the records "
+    "of the others (fsbench store rm)"
 )
 UNKNOWN = "unknown"
 STALE_ADVICE = (
@@ -68,6 +75,8 @@ def _mixed(name: str, counts: Counter[str], advice: str) -> UsageError:
 def _local_advice(name: str, counts: Counter[str]) -> str:
     if name == "own data":
         return f"choose one with --own-data {counts.most_common(1)[0][0]}"
+    if name in ("images", "test images"):
+        return f"{OTHER_IMAGES}: {IMAGES_ADVICE}"
     if name in ("revision", "target revision"):
         return "choose one with --revision PREFIX"
     if name == "code":
@@ -116,6 +125,14 @@ def _split_scope(record: Record) -> Hashable:
     return _split_name(record) if digest(record) else id(record)
 
 
+def _images_scope(record: Record) -> Hashable:
+    return _split_name(record) if images(record) and digest(record) else id(record)
+
+
+def _test_scope(record: Record) -> Hashable:
+    return f"'{record.spec.evaluated}'" if test_images(record) else id(record)
+
+
 def _target_scope(record: Record) -> Hashable:
     return f"'{record.spec.target}'" if record.spec.target else id(record)
 
@@ -125,6 +142,8 @@ _LOCAL: tuple[tuple[str, Callable[[Record], Hashable], Callable[[Record], str]],
     ("revision", lambda record: f"'{record.spec.dataset}'", lambda record: record.spec.revision),
     ("target revision", _target_scope, lambda record: record.spec.target_revision),
     ("split digest", _split_scope, lambda record: digest(record)[:12]),
+    ("images", _images_scope, lambda record: images(record)[:12]),
+    ("test images", _test_scope, lambda record: test_images(record)[:12]),
     ("code", _code_scope, code),
     ("options", lambda record: f"'{_row_name(record)}'", lambda r: canonical_json(r.spec.options)),
 )
@@ -203,6 +222,10 @@ def _labeled(record: Record) -> list[tuple[str, Hashable, str]]:
         found.append(("target revision", spec.target, spec.target_revision))
     if digest(record):
         found.append(("split", _conditions_of_split(record), digest(record)))
+    if digest(record) and images(record):
+        found.append(("images", images_scope(record), images(record)))
+    if test_images(record):
+        found.append(("test images", test_scope(record), test_images(record)))
     return found
 
 

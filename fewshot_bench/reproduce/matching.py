@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from fewshot_bench.compare.mixing import code
+from fewshot_bench.image_facts import test_images
 from fewshot_bench.published.picks import published_splits
 from fewshot_bench.record import Record
 from fewshot_bench.reproduce.cells import Cell, Wanted
@@ -85,6 +86,8 @@ def mixture(records: Sequence[Record]) -> list[str]:
     """What one mean must not go over, where these records differ in it: `device`, `weights` ..."""
     names = ("device", "weights", "revision")
     found = [name for name in names if len({getattr(r.spec, name) for r in records}) > 1]
+    tested = {test_images(record) for record in records} - {""}
+    found += ["bytes of test images"] if len(tested) > 1 else []
     return found + (["code"] if len({code(record) for record in records}) > 1 else [])
 
 

@@ -19,6 +19,7 @@ from fewshot_bench.compare.mixing import (
 from fewshot_bench.compare.model import AVERAGE, Seed
 from fewshot_bench.compare.statistics import estimate
 from fewshot_bench.errors import UsageError
+from fewshot_bench.image_facts import images, images_scope, test_images, test_scope
 from fewshot_bench.record import Record
 from fewshot_bench.signature import signature_of
 from fewshot_bench.spec import canonical_json
@@ -86,6 +87,8 @@ def _refuse_mixed(records: Sequence[Record]) -> None:
         ("revision", lambda r: r.spec.dataset, lambda r: r.spec.revision),
         ("own data", lambda r: r.spec.dataset, lambda r: own_data(r.spec)),
         ("split", lambda r: (r.spec.evaluated, r.spec.shots, r.spec.split_seed), digest),
+        ("images", images_scope, images),
+        ("test images", test_scope, test_images),
     )
     for name, scope, value in local:
         seen: dict[Any, str] = {}
