@@ -13,7 +13,6 @@ from PIL import Image
 
 from fewshot_bench import DataMissingError, UsageError
 from fewshot_bench.registry import registry
-from tests.helpers import fsbench, save_image
 
 SPLIT_NAME = "fsbench-split.json"
 
@@ -288,14 +287,3 @@ def test_stamps_change_with_the_file(tmp_path: Path) -> None:
     assert (dataset.stamp(first).size, dataset.stamp(first) == before) == (5, False)
     (tmp_path / first.id).unlink()
     assert dataset.stamp(first) is None
-
-
-@pytest.mark.parametrize("share", ["1.5", "1", "0.9", "0.8", "0", "-1", "nan"])
-def test_one_text_for_every_share_that_cannot_be(tmp_path: Path, share: str) -> None:
-    for name in ("cat", "dog"):
-        for index in range(12):
-            save_image(tmp_path / "pets" / name / f"{index}.png", index)
-    words = ("run", "-m", "zero-shot", "-d", f"folder:{tmp_path / 'pets'}", "--shots", "1")
-    done = fsbench(*words, "--holdout", share, "--store", tmp_path / "s", "--dry-run")
-    assert done.code == 2
-    assert f"--holdout {float(share)}: expected a share above 0 and below 0.8 (" in done.err

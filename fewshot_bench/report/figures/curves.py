@@ -58,7 +58,7 @@ def large(panel: Panel, metric: str, description: str) -> str:
 def small(panel: Panel, number: int, shots: Sequence[int], metric: str, description: str) -> str:
     """One of the small multiples, with a scale of its own over the shots of all of them."""
     canvas = Canvas(f"panel-{number}", 2.6, 1.9)
-    axes = canvas.figure.add_axes((0.13, 0.21, 0.84, 0.75))
+    axes = canvas.figure.add_axes((0.16, 0.21, 0.81, 0.75))
     _draw(canvas, axes, panel, shots)
     axes.set_xlabel("shots", labelpad=1)
     return canvas.svg(f"{panel.title}: {metric} against shots", description)
