@@ -243,13 +243,6 @@ def rows_of(store: Path, *words: object) -> list[dict[str, Any]]:
     return found
 
 
-def test_cells_of_the_store_and_of_its_sweeps_are_drawn_together(tmp_path: Path) -> None:
-    first, *others = swept(SMALL, seeds=(1,))
-    store = save(tmp_path / "store", [first, others[0]])
-    save(store / "sweeps", [first, *others[1:]])
-    assert {row["status"] for row in rows(store, *SMALL)} == {"done"}
-
-
 def test_hostile_names_steer_nothing(tmp_path: Path) -> None:
     name = '=1+$x$\x1b[2J<b>&_^{"'
     store = save(tmp_path / "store", swept(SMALL, (name,)))
