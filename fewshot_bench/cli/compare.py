@@ -112,7 +112,7 @@ def command(
     check_figure(figure, per_class)
     check_predictions(predictions)
     opened = Store(Path(store))
-    chosen, older = chosen_of(opened, filters, every_version=allow_mixed)
+    chosen, older, unrunnable = chosen_of(opened, filters, every_version=allow_mixed)
     options = Options(
         metric=metric,
         baseline=baseline,
@@ -125,6 +125,7 @@ def command(
         sign_each=form in ("latex", "markdown") and not paper.asked,
         rename=rename,
         notes=older,
+        older=unrunnable,
     )
     outcomes = Outcomes(opened)
     if per_class:

@@ -87,11 +87,13 @@ def chosen_of(
     store: Store, values: Mapping[str, str | None], *, every_version: bool = False
 ) -> Shown:
     """The same of an open store; every_version: older ones, too."""
-    from fewshot_bench.compare.versions import Shown, current
+    from fewshot_bench.compare.versions import Shown, current, newest, older_versions
 
     every = read_records(store)
     found = matching(every, values)
-    return Shown(found, ()) if every_version else current(every, found, values["method"])
+    if every_version:
+        return Shown(found, (), older_versions(found, newest(every)))
+    return current(every, found, values["method"])
 
 
 def matching(records: Sequence[Record], values: Mapping[str, str | None]) -> list[Record]:

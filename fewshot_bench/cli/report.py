@@ -76,7 +76,7 @@ def command(
     from fewshot_bench.report.build import render
 
     outcomes = Outcomes(Store(store))
-    chosen, older = chosen_of(outcomes.store, filters, every_version=allow_mixed)
+    chosen, older, unrunnable = chosen_of(outcomes.store, filters, every_version=allow_mixed)
     records = outcomes.completed(chosen, [metric, "ece"])
     options = Options(
         metric=metric,
@@ -85,6 +85,7 @@ def command(
         dataset=filters["dataset"],
         store=str(store),
         notes=older,
+        older=unrunnable,
     )
     # Differences are the report's own: they also pair methods of other numbers of shots.
     asked = ReportOptions(title, images, baseline)

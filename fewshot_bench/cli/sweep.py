@@ -114,7 +114,7 @@ def command(
         given.add("dataset")
     if _is_given(ctx, "devices"):
         given.add("engines")
-    records, others = chosen_records(axes, asked, given)
+    records, others, _ = chosen_records(axes, asked, given)
     from fewshot_bench.sweep.made import build
 
     found = build(axes.method, axes.swept, records, fixed=axes.fixed, metric=metric, each=each)
