@@ -69,7 +69,7 @@ def test_the_strategy_covers_every_field() -> None:
     plain = Matrix((Choice("a"),), Named("b"), (Named("c"),), (1,), (Pair(1, 1),))
     seen: set[str] = set()
 
-    @settings(max_examples=300, deadline=None, database=None, phases=[Phase.generate])
+    @settings(max_examples=300, database=None, phases=[Phase.generate])
     @given(MATRICES)
     def collect(matrix: Matrix) -> None:
         seen.update(name for name in fields if getattr(matrix, name) != getattr(plain, name))
@@ -78,7 +78,7 @@ def test_the_strategy_covers_every_field() -> None:
     assert seen == fields
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(MATRICES, min_size=1, max_size=3), st.data())
 def test_any_names_come_back_even_from_a_wrapped_line(found: list[Matrix], data: Any) -> None:
     signature = Signature(tuple(found))
@@ -127,7 +127,7 @@ def cells(request: dict[str, Any]) -> list[RunSpec]:
 
 
 @pytest.mark.slow
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, suppress_health_check=list(HealthCheck))
 @given(st.lists(REQUESTS, min_size=1, max_size=2), st.data())
 def test_the_commands_compute_exactly_the_cells_of_the_records(found: Any, data: Any) -> None:
     specs = {spec.key(): spec for request in found for spec in cells(request)}

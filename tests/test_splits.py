@@ -71,7 +71,7 @@ requests = {
 }
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(**requests)
 def test_train_and_val_are_disjoint_and_come_from_their_pools(
     pools: Pools, protocol: str, shots: int, seed: int, val: str
@@ -83,7 +83,7 @@ def test_train_and_val_are_disjoint_and_come_from_their_pools(
     assert split.test == pools["test"]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(**requests)
 def test_every_class_gives_its_shots(
     pools: Pools, protocol: str, shots: int, seed: int, val: str
@@ -98,7 +98,7 @@ def test_every_class_gives_its_shots(
         assert short or len(set(items)) == shots
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(**{**requests, "val": st.sampled_from(["none", "min4", "shots"])})
 def test_validation_that_is_held_out_takes_what_the_support_set_leaves(
     pools: Pools, protocol: str, shots: int, seed: int, val: str
@@ -127,7 +127,7 @@ def test_a_class_with_one_image_trains_on_it_and_validates_on_none(protocol: str
     assert [item.label for item in split.val] == [0] * 4
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(**requests)
 def test_the_validation_policy_never_changes_train_picks(
     pools: Pools, protocol: str, shots: int, seed: int, val: str
@@ -136,7 +136,7 @@ def test_the_validation_policy_never_changes_train_picks(
     assert split.train == pick(pools, protocol, shots, seed, "none").train
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(**requests)
 def test_a_draw_repeats_and_leaves_the_global_generator_alone(
     pools: Pools, protocol: str, shots: int, seed: int, val: str
@@ -150,7 +150,7 @@ def test_a_draw_repeats_and_leaves_the_global_generator_alone(
     assert first.digest == again.digest
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(pools=any_pools(), shots=st.integers(1, 16), seed=st.integers(0, 100))
 def test_nested_shots_contain_each_other(pools: Pools, shots: int, seed: int) -> None:
     fewer = pick(pools, "nested", shots, seed, "shots")
@@ -159,7 +159,7 @@ def test_nested_shots_contain_each_other(pools: Pools, shots: int, seed: int) ->
     assert set(fewer.val) <= set(more.val)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(pools=any_pools(), shots=st.integers(1, 16), seed=st.integers(0, 100))
 def test_nested_does_not_depend_on_the_order_of_the_lists(
     pools: Pools, shots: int, seed: int

@@ -9,7 +9,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.formula.api import ols
@@ -128,7 +128,6 @@ def test_plans_that_the_data_cannot_carry_are_refused() -> None:
 
 
 @given(st.integers(2, 5), st.integers(2, 5), st.integers(0, 10**6))
-@settings(deadline=None)
 def test_components_are_those_of_statsmodels_mean_squares(
     rows: int, columns: int, seed: int
 ) -> None:

@@ -11,6 +11,7 @@ import click
 
 from fewshot_bench.record import Record
 from fewshot_bench.spec import RunSpec
+from fewshot_bench.styles import color_system
 from fewshot_bench.wording import printable
 
 MOST_SHOTS = 100
@@ -136,6 +137,7 @@ def display(cells: Sequence[RunSpec], jobs: int, *, live: bool) -> Iterator[Disp
     if not live:
         yield Display(cells, jobs)
         return
+    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
     columns = (
@@ -144,6 +146,6 @@ def display(cells: Sequence[RunSpec], jobs: int, *, live: bool) -> Iterator[Disp
         TextColumn("{task.fields[rest]}"),
         TextColumn("{task.fields[cell]}", markup=False),
     )
-    with Progress(*columns) as bar:
+    with Progress(*columns, console=Console(color_system=color_system())) as bar:
         task = bar.add_task("cells", total=len(cells), done=0, cell="", rest="estimating")
         yield LiveDisplay(cells, jobs, bar, task)

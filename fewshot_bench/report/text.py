@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from fewshot_bench.compare.statistics import Estimate
@@ -24,6 +25,24 @@ def short(text: str, longest: int = 22) -> str:
         return text
     tail = longest // 3
     return f"{text[: longest - tail - 1]}…{text[-tail:]}"
+
+
+def short_names(labels: Sequence[str], longest: int) -> dict[str, str]:
+    """Short names that differ: where the middle tells two apart, the values of their overrides."""
+    found = {label: short(label, longest) for label in labels}
+    counts = Counter(found.values())
+    for label, shown in found.items():
+        method, bracket, _ = label.partition("[")
+        if counts[shown] > 1 and bracket:
+            others = [other for other in labels if other.startswith(f"{method}[")]
+            shared = set.intersection(*(set(_parts(other)) for other in others))
+            values = [part.partition("=")[2] for part in _parts(label) if part not in shared]
+            found[label] = short(f"{method}[{','.join(values)}]", longest)
+    return found
+
+
+def _parts(label: str) -> list[str]:
+    return label.partition("[")[2].removesuffix("]").split(",")
 
 
 def percent(value: float) -> str:
