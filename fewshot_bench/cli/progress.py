@@ -12,8 +12,10 @@ import click
 
 from fewshot_bench.record import Record
 from fewshot_bench.spec import RunSpec
+from fewshot_bench.styles import color_system
 from fewshot_bench.wording import printable
 
+MOST_SHOTS = 100
 # In a pipe a cell is told about after this many seconds, then after twice as many, ... at most
 # an hour apart.
 FIRST_SECONDS, LONGEST_SECONDS = 60.0, 3600.0
@@ -80,7 +82,7 @@ class Estimate:
         """Learn what a cell took."""
         self._left.pop(cell.key(), None)
         self._running.pop(cell.key(), None)
-        self._seen.setdefault(cell.label, []).append((cell.shots, seconds))
+        self._seen.setdefault(cell.label, []).append((_shots(cell), seconds))
 
     def seconds_left(self) -> float | None:
         """Expected seconds for the cells that are left; None where nothing is known yet."""
@@ -100,7 +102,7 @@ class Estimate:
         for key, seconds in left.items():
             cell = self._left[key]
             whole = self._running[key].seconds + seconds
-            found.setdefault(cell.label, []).append((cell.shots, whole))
+            found.setdefault(cell.label, []).append((_shots(cell), whole))
         return found
 
 
@@ -109,12 +111,17 @@ def _expected(cell: RunSpec, seen: Mapping[str, list[tuple[int, float]]]) -> flo
     own = seen.get(cell.label)
     if own is None:
         rates = [seconds / shots for runs in seen.values() for shots, seconds in runs]
-        return cell.shots * sum(rates) / len(rates)
-    same = [seconds for shots, seconds in own if shots == cell.shots]
+        return _shots(cell) * sum(rates) / len(rates)
+    same = [seconds for shots, seconds in own if shots == _shots(cell)]
     if same:
         return sum(same) / len(same)
-    shots, seconds = min(own, key=lambda run: abs(run[0] - cell.shots))
-    return seconds * cell.shots / shots
+    shots, seconds = min(own, key=lambda run: abs(run[0] - _shots(cell)))
+    return seconds * _shots(cell) / shots
+
+
+def _shots(cell: RunSpec) -> int:
+    """All train images of a class count as some that are not known before a cell has taken them."""
+    return min(cell.shots, MOST_SHOTS)
 
 
 def duration(seconds: float) -> str:
@@ -228,6 +235,7 @@ def display(cells: Sequence[RunSpec], jobs: int, *, live: bool) -> Iterator[Disp
     if not live:
         yield Display(cells, jobs)
         return
+    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
     from rich.table import Column
 
@@ -239,6 +247,7 @@ def display(cells: Sequence[RunSpec], jobs: int, *, live: bool) -> Iterator[Disp
         TextColumn("{task.fields[rest]}"),
         TextColumn("{task.fields[cell]}", markup=False, table_column=rest),
     )
-    with Progress(*columns, expand=True) as bar:
+    console = Console(color_system=color_system())
+    with Progress(*columns, console=console, expand=True) as bar:
         task = bar.add_task("cells", total=len(cells), done=0, cell="", rest="estimating")
         yield LiveDisplay(cells, jobs, bar, task)

@@ -21,6 +21,12 @@ def tell_problems(problems: Mapping[str, str]) -> None:
         _warn(f"whether images of {name} changed since cells were computed is not known: {problem}")
 
 
+def tell_missing(problems: Mapping[str, str]) -> None:
+    """Name data sets that cannot be used, with why; by name."""
+    for problem in problems.values():
+        click.echo(f"error: {printable(problem)}", err=True)
+
+
 def tell_overlaps(found: Sequence[Overlap], told: Sequence[str] = ()) -> Sequence[str]:
     """Name data sets of which test images are fitted on, unless that was told; which these are."""
     texts = overlap_texts(found)

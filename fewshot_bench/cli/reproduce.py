@@ -7,7 +7,6 @@ import dataclasses
 import os
 import shlex
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,16 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from fewshot_bench.cli.conditions import conditions_of
+from fewshot_bench.cli.completion import (
+    backbones,
+    datasets,
+    methods,
+    one_of,
+    several_of,
+    suites,
+    tables,
+)
+from fewshot_bench.cli.conditions import conditions_of_paper, precision_in
 from fewshot_bench.cli.engines import Engines, engine_options
 from fewshot_bench.cli.files import terminal_width
 from fewshot_bench.cli.filters import listed
@@ -27,27 +35,38 @@ from fewshot_bench.spec import DEFAULT_STORE, PRECISIONS
 from fewshot_bench.wording import printable
 
 if TYPE_CHECKING:
-    from fewshot_bench.cli.conditions import Conditions
     from fewshot_bench.published.reproductions import Reproduction
     from fewshot_bench.record import Record
     from fewshot_bench.reproduce.cells import Cell, Wanted
     from fewshot_bench.reproduce.model import Report
 
-FORMATS = ("terminal", "markdown", "csv", "json")
+FORMATS = ("terminal", "markdown", "latex", "csv", "json")
 _THIS_CALL = ("name", "only_existing", "dry_run", "retry_failed", "keep_stale", "form")
 _NO_RUN = "--only-existing runs nothing; leave it out, or leave out"
 
 
 @click.command("reproduce", short_help="Repeat a published table: paper, ours, noise, verdict.")
-@click.argument("name", required=False)
-@click.option("--method", "-m", type=NAMES, help="Only these methods or rows of the table.")
+@click.argument("name", required=False, shell_complete=one_of(tables))
+@click.option(
+    "--method",
+    "-m",
+    type=NAMES,
+    shell_complete=several_of(methods),
+    help="Only these methods or rows of the table.",
+)
 @click.option(
     "--where",
     multiple=True,
     metavar="NAME=VALUE[,VALUE]",
     help="Only rows whose configuration has this, such as rank=2.",
 )
-@click.option("--dataset", "-d", type=NAMES, help="Only these data sets of the table, or suites.")
+@click.option(
+    "--dataset",
+    "-d",
+    type=NAMES,
+    shell_complete=several_of(datasets, suites),
+    help="Only these data sets of the table, or suites.",
+)
 @click.option("--shots", type=NUMBERS, help="Only these numbers of shots.")
 @click.option("--seeds", type=NUMBERS, default="1,2,3", show_default=True)
 @click.option(
@@ -57,7 +76,11 @@ _NO_RUN = "--only-existing runs nothing; leave it out, or leave out"
     metavar="[METHOD.]NAME=VALUE",
     help="Another hyper-parameter than the paper's: shown, not compared.",
 )
-@click.option("--backbone", help="Another backbone than the paper's: shown, not compared.")
+@click.option(
+    "--backbone",
+    shell_complete=one_of(backbones),
+    help="Another backbone than the paper's: shown, not compared.",
+)
 @click.option(
     "--precision",
     default=AUTO,
@@ -137,11 +160,12 @@ def _reproduce(
             click.echo(
                 f"warning: there is no store '{printable(str(store))}': all is missing", err=True
             )
-        wanted = _as_stored(wanted, backbone, store)
+        precision = precision_in(store, backbone, wanted.precision)
+        wanted = dataclasses.replace(wanted, precision=precision)
     else:
         from fewshot_bench.reproduce.planning import plan
 
-        conditions = _conditions(engines, table, wanted, backbone)
+        conditions = conditions_of_paper(engines, backbone, wanted.precision, table.precision)
         wanted = dataclasses.replace(wanted, precision=conditions.precision)
         planned = plan(chosen, wanted, backbone, conditions.device, store)
         # Data sets that are not there are part of the answer, not errors.
@@ -167,25 +191,6 @@ def _reproduce(
     text = _render(report, form)
     click.echo(text.encode("utf-8", "backslashreplace").decode(), nl=False)
     return 1 if code == 1 or any(line.status == "failed" for line in report.lines) else 0
-
-
-def _conditions(engines: Engines, table: Reproduction, wanted: Wanted, backbone: str) -> Conditions:
-    """On CUDA the paper's precision unless another one is named."""
-    on_cuda = wanted.precision == AUTO and not engines.devices()[0].startswith("cpu")
-    precision = table.precision if on_cuda else wanted.precision
-    return conditions_of(engines, backbone, precision, ())
-
-
-def _as_stored(wanted: Wanted, backbone: str, store: Path) -> Wanted:
-    """With the precision of most records of the backbone, unless one is named."""
-    if wanted.precision != AUTO:
-        return wanted
-    from fewshot_bench.store import Store
-
-    specs = [record.spec for record in Store(store).records()] if store.is_dir() else []
-    counts = Counter(spec.precision for spec in specs if spec.backbone == backbone)
-    precision = max(PRECISIONS, key=lambda name: counts[name])
-    return dataclasses.replace(wanted, precision=precision)
 
 
 def _wanted(values: Mapping[str, Any]) -> Wanted:
@@ -231,12 +236,13 @@ def _report(
 
 
 def _render(report: Report, form: str) -> str:
-    from fewshot_bench.reproduce import tables
+    from fewshot_bench.reproduce import latex, tables
 
     if form == "terminal":
         return tables.render_terminal(report, _width())
     writers = {
         "markdown": tables.render_markdown,
+        "latex": latex.render,
         "csv": tables.render_csv,
         "json": tables.render_json,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +13,10 @@ import click
 from fewshot_bench.cli.conditions import Conditions
 from fewshot_bench.cli.engines import Engines
 from fewshot_bench.cli.own_data import read_own_data
-from fewshot_bench.cli.remarks import forget_claims, tell_overlaps, tell_problems
+from fewshot_bench.cli.remarks import forget_claims, tell_missing, tell_overlaps, tell_problems
 from fewshot_bench.errors import DataMissingError, UsageError
 from fewshot_bench.image_facts import overlaps
-from fewshot_bench.processes import interrupt_on_sigterm
+from fewshot_bench.processes import interrupt_on_signals
 from fewshot_bench.trackers import switch as trackers
 from fewshot_bench.wording import printable
 
@@ -87,6 +87,7 @@ def run_matrix(
     """Expand, check, run and report; returns the exit code. matrix: as `request_of` takes it."""
     from fewshot_bench import plan as planning
 
+    interrupt_on_signals()
     trackers.switch_on(track or (), store)
     request = request_of(conditions, store=store, **matrix)
     return run_plan(
@@ -121,8 +122,9 @@ def run_plan(
     from fewshot_bench.resuming import Code, resume
     from fewshot_bench.store import Store
 
+    interrupt_on_signals()
     click.echo(conditions.text())
-    _tell_missing(plan.problems)
+    tell_missing(plan.problems)
     # Absolute, since a plug-in may change the working directory.
     results = Store(store.absolute())
     if not dry_run:
@@ -207,7 +209,7 @@ def _drop_unreadable(plan: Any, state: Any) -> None:
     from fewshot_bench.preflight import check_images
 
     bad = check_images(plan.datasets, state.todo, _warn)
-    _tell_missing(bad)
+    tell_missing(bad)
     plan.problems.update(bad)
     state.todo[:] = [cell for cell in state.todo if not {cell.dataset, cell.target} & set(bad)]
 
@@ -216,17 +218,15 @@ def _warn(text: str) -> None:
     click.echo(f"warning: {printable(text)}", err=True)
 
 
-def _tell_missing(problems: Mapping[str, str]) -> None:
-    """Why data sets cannot be used."""
-    for problem in problems.values():
-        click.echo(f"error: {printable(problem)}", err=True)
-
-
 def _announce(plan: Any, state: Any, results: Any) -> None:
+    from fewshot_bench.short_classes import short_lines
+
     for reason in plan.left_out.values():
         _warn(f"left out: {reason}")
     for damage in results.damaged:
         click.echo(f"warning: damaged, not used: {damage}", err=True)
+    for line in short_lines(plan.cells, plan.datasets):
+        click.echo(f"note: {printable(line)}")
     for name, dataset in plan.datasets.items():
         for line in dataset.card().left_out:
             click.echo(printable(f"{name}: {line}"))
@@ -261,7 +261,6 @@ def _run(plan: Any, state: Any, engine: Any) -> tuple[int, list[Record]]:
     from fewshot_bench.cli.progress import display
 
     finished: list[Record] = []
-    interrupt_on_sigterm()
     try:
         with display(state.todo, engine.workers, live=_is_terminal()) as shown:
             for record in engine.run(state.todo, shown.inside):
