@@ -25,7 +25,7 @@ from fewshot_bench.spec import (
     RunSpec,
     canonical_json,
 )
-from fewshot_bench.splits import check_shots
+from fewshot_bench.splits import check_train
 from fewshot_bench.variants import expand_methods
 
 if TYPE_CHECKING:
@@ -177,8 +177,7 @@ def _source(name: str, request: Request, val: str) -> tuple[Dataset, str]:
         raise DataMissingError(f"{name}: its test pool is empty; fsbench show {name}")
     if val != "none" and "val" in pools and not pools["val"]:
         raise UsageError(f"{name} has no validation images; use --val none")
-    for count in request.shots:
-        check_shots(name, pools, count, val)
+    check_train(name, pools, val)
     if {"base", "new"} & set(request.classes) and len(dataset.card().classnames) < 2:
         raise UsageError(f"{name} has one class, which cannot be halved; leave --classes out")
     return dataset, revision_of(name, dataset)

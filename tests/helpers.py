@@ -32,6 +32,8 @@ QUICK = (
     "linear-probe.search_steps=0",
 )
 MODULE = "fsbench_misbehaving"
+# Seconds that a test waits for what is bound to come, however busy the machine is.
+PATIENCE = 1500.0
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ def assert_sound(store: Path, specs: Sequence[RunSpec]) -> None:
     assert not opened.damaged
 
 
-def wait_until(done: Callable[[], bool], seconds: float = 60) -> None:
+def wait_until(done: Callable[[], bool], seconds: float = PATIENCE) -> None:
     """Wait for something to become true."""
     end = time.monotonic() + seconds
     while not done():

@@ -151,7 +151,7 @@ def missing(records: list[Record]) -> tuple[list[str], set[str]]:
     return list(table.commands), expected
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, suppress_health_check=list(HealthCheck))
 @given(st.lists(REQUESTS, min_size=1, max_size=3), st.data())
 def test_the_commands_of_any_store_say_exactly_what_is_missing(
     own_folder: Path, wanted: Any, data: Any

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -17,7 +17,6 @@ from fewshot_bench.record import Record
 from tests.compare_records import cell, make, matrix, read_csv
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0, 100), min_size=3, max_size=30))
 def test_interval_is_that_of_scipy(values: list[float]) -> None:
     found = estimate(values)

@@ -17,7 +17,7 @@ from fewshot_bench.store import Store
 from fewshot_bench.trackers import switch
 from fewshot_bench.trackers.contents import contents
 from tests.compare_records import inapplicable, make
-from tests.helpers import command, environment, fsbench
+from tests.helpers import PATIENCE, command, environment, fsbench
 
 RUN = ("--dataset", "digits", "--shots", "1", "--seeds", "1", "--limit", "20", "--jobs", "1")
 
@@ -165,7 +165,7 @@ def started(store: Path, *words: object, **variables: str) -> subprocess.Complet
         env={key: value for key, value in environment(**clean).items() if value},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=PATIENCE,
         check=False,
     )
 

@@ -11,7 +11,10 @@ import click
 
 from fewshot_bench.record import Record
 from fewshot_bench.spec import RunSpec
+from fewshot_bench.styles import color_system
 from fewshot_bench.wording import printable
+
+MOST_SHOTS = 100
 
 
 class Estimate:
@@ -25,7 +28,7 @@ class Estimate:
     def finished(self, cell: RunSpec, seconds: float) -> None:
         """Learn what a cell took."""
         self._left.pop(cell.key(), None)
-        self._seen.setdefault(cell.label, []).append((cell.shots, seconds))
+        self._seen.setdefault(cell.label, []).append((_shots(cell), seconds))
 
     def seconds_left(self) -> float | None:
         """Expected seconds for the cells that are left; None before the first one ends."""
@@ -37,12 +40,17 @@ class Estimate:
         seen = self._seen.get(cell.label)
         if seen is None:
             rates = [s / shots for runs in self._seen.values() for shots, s in runs]
-            return cell.shots * sum(rates) / len(rates)
-        same = [seconds for shots, seconds in seen if shots == cell.shots]
+            return _shots(cell) * sum(rates) / len(rates)
+        same = [seconds for shots, seconds in seen if shots == _shots(cell)]
         if same:
             return sum(same) / len(same)
-        shots, seconds = min(seen, key=lambda run: abs(run[0] - cell.shots))
-        return seconds * cell.shots / shots
+        shots, seconds = min(seen, key=lambda run: abs(run[0] - _shots(cell)))
+        return seconds * _shots(cell) / shots
+
+
+def _shots(cell: RunSpec) -> int:
+    """All train images of a class count as some that are not known before a cell has taken them."""
+    return min(cell.shots, MOST_SHOTS)
 
 
 def duration(seconds: float) -> str:
@@ -129,6 +137,7 @@ def display(cells: Sequence[RunSpec], jobs: int, *, live: bool) -> Iterator[Disp
     if not live:
         yield Display(cells, jobs)
         return
+    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
     columns = (
@@ -137,6 +146,6 @@ def display(cells: Sequence[RunSpec], jobs: int, *, live: bool) -> Iterator[Disp
         TextColumn("{task.fields[rest]}"),
         TextColumn("{task.fields[cell]}", markup=False),
     )
-    with Progress(*columns) as bar:
+    with Progress(*columns, console=Console(color_system=color_system())) as bar:
         task = bar.add_task("cells", total=len(cells), done=0, cell="", rest="estimating")
         yield LiveDisplay(cells, jobs, bar, task)

@@ -14,6 +14,15 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from fewshot_bench.cli.completion import (
+    backbones,
+    datasets,
+    methods,
+    one_of,
+    several_of,
+    suites,
+    tables,
+)
 from fewshot_bench.cli.engines import Engines, device_of, engine_options
 from fewshot_bench.cli.files import terminal_width
 from fewshot_bench.cli.filters import listed
@@ -29,21 +38,33 @@ if TYPE_CHECKING:
     from fewshot_bench.reproduce.cells import Cell, Wanted
     from fewshot_bench.reproduce.model import Report
 
-FORMATS = ("terminal", "markdown", "csv", "json")
+FORMATS = ("terminal", "markdown", "latex", "csv", "json")
 _THIS_CALL = ("name", "only_existing", "dry_run", "retry_failed", "keep_stale", "form")
 _NO_RUN = "--only-existing runs nothing; leave it out, or leave out"
 
 
 @click.command("reproduce", short_help="Repeat a published table: paper, ours, noise, verdict.")
-@click.argument("name", required=False)
-@click.option("--method", "-m", type=NAMES, help="Only these methods or rows of the table.")
+@click.argument("name", required=False, shell_complete=one_of(tables))
+@click.option(
+    "--method",
+    "-m",
+    type=NAMES,
+    shell_complete=several_of(methods),
+    help="Only these methods or rows of the table.",
+)
 @click.option(
     "--where",
     multiple=True,
     metavar="NAME=VALUE[,VALUE]",
     help="Only rows whose configuration has this, such as rank=2.",
 )
-@click.option("--dataset", "-d", type=NAMES, help="Only these data sets of the table, or suites.")
+@click.option(
+    "--dataset",
+    "-d",
+    type=NAMES,
+    shell_complete=several_of(datasets, suites),
+    help="Only these data sets of the table, or suites.",
+)
 @click.option("--shots", type=NUMBERS, help="Only these numbers of shots.")
 @click.option("--seeds", type=NUMBERS, default="1,2,3", show_default=True)
 @click.option(
@@ -53,7 +74,11 @@ _NO_RUN = "--only-existing runs nothing; leave it out, or leave out"
     metavar="[METHOD.]NAME=VALUE",
     help="Another hyper-parameter than the paper's: shown, not compared.",
 )
-@click.option("--backbone", help="Another backbone than the paper's: shown, not compared.")
+@click.option(
+    "--backbone",
+    shell_complete=one_of(backbones),
+    help="Another backbone than the paper's: shown, not compared.",
+)
 @click.option(
     "--precision", default="fp32", show_default=True, help="fp32, bf16 or fp16; named if other."
 )
@@ -202,12 +227,13 @@ def _report(
 
 
 def _render(report: Report, form: str) -> str:
-    from fewshot_bench.reproduce import tables
+    from fewshot_bench.reproduce import latex, tables
 
     if form == "terminal":
         return tables.render_terminal(report, _width())
     writers = {
         "markdown": tables.render_markdown,
+        "latex": latex.render,
         "csv": tables.render_csv,
         "json": tables.render_json,
     }

@@ -7,9 +7,18 @@ from typing import Any
 
 import click
 
+from fewshot_bench.cli.completion import (
+    backbones,
+    datasets,
+    everything,
+    methods,
+    one_of,
+    several_of,
+    suites,
+)
 from fewshot_bench.cli.config import as_defaults, read_config, save_config
 from fewshot_bench.cli.engines import Engines, engine_options
-from fewshot_bench.cli.options import NAMES, NUMBER, NUMBERS
+from fewshot_bench.cli.options import NAMES, NUMBER, NUMBERS, SHOTS
 from fewshot_bench.cli.running import INTERRUPTED, run_matrix
 from fewshot_bench.spec import DEFAULT_STORE
 
@@ -38,11 +47,29 @@ _PATH: Any = click.Path(path_type=Path)
     callback=_load_config,
     help="YAML or TOML file with the names of these options.",
 )
-@click.option("--method", "-m", type=NAMES, required=True, help="Methods, all, or FILE.py:CLASS.")
 @click.option(
-    "--dataset", "-d", type=NAMES, required=True, help="Data sets, suites, or FAMILY:ARG."
+    "--method",
+    "-m",
+    type=NAMES,
+    required=True,
+    help="Methods, all, or FILE.py:CLASS.",
+    shell_complete=several_of(methods, everything),
 )
-@click.option("--shots", type=NUMBERS, default="1,2,4,8,16", show_default=True)
+@click.option(
+    "--dataset",
+    "-d",
+    type=NAMES,
+    required=True,
+    help="Data sets, suites, or FAMILY:ARG.",
+    shell_complete=several_of(datasets, suites),
+)
+@click.option(
+    "--shots",
+    type=SHOTS,
+    default="1,2,4,8,16",
+    show_default=True,
+    help="Images per class, or all; a class with fewer gives what it has.",
+)
 @click.option("--seeds", type=NUMBERS, default="1,2,3", show_default=True)
 @click.option(
     "--split-seed", type=NUMBER, help="One support set for all seeds (default: the seed)."
@@ -54,7 +81,13 @@ _PATH: Any = click.Path(path_type=Path)
     metavar="[METHOD.]NAME=VALUE[,VALUE]",
     help="Hyper-parameter; several values expand the matrix. Of two -o for one the last counts.",
 )
-@click.option("--backbone", default="tiny", show_default=True, help="MODEL/TAG[@FILE] or a name.")
+@click.option(
+    "--backbone",
+    shell_complete=one_of(backbones),
+    default="tiny",
+    show_default=True,
+    help="MODEL/TAG[@FILE] or a name.",
+)
 @click.option("--precision", default="fp32", show_default=True, help="fp32, bf16 or fp16.")
 @click.option(
     "--protocol",
@@ -72,7 +105,12 @@ _PATH: Any = click.Path(path_type=Path)
     help="Fit on the first half of the classes; evaluate on it (base), on the others (new). "
     "none: on those of --transfer alone.",
 )
-@click.option("--transfer", type=NAMES, help="Evaluate each fit on these data sets or suites too.")
+@click.option(
+    "--transfer",
+    type=NAMES,
+    shell_complete=several_of(datasets, suites),
+    help="Evaluate each fit on these data sets or suites too.",
+)
 @click.option("--classnames", type=_PATH, help="Own class names: one per line, or JSON or YAML.")
 @click.option("--templates", multiple=True, help="Own prompt with {}, or a file of prompts.")
 @click.option("--holdout", type=float, help="Share of own images held out for testing.")

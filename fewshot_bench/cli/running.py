@@ -15,7 +15,7 @@ from fewshot_bench.cli.own_data import read_own_data
 from fewshot_bench.cli.remarks import forget_claims, tell_overlaps, tell_problems
 from fewshot_bench.errors import DataMissingError, UsageError
 from fewshot_bench.image_facts import overlaps
-from fewshot_bench.processes import interrupt_on_sigterm
+from fewshot_bench.processes import interrupt_on_signals
 from fewshot_bench.trackers import switch as trackers
 from fewshot_bench.wording import printable
 
@@ -88,6 +88,7 @@ def run_matrix(
     """Expand, check, run and report; returns the exit code. matrix: as `request_of` takes it."""
     from fewshot_bench import plan as planning
 
+    interrupt_on_signals()
     trackers.switch_on(track or (), store)
     engines = engines or Engines()
     devices = engines.devices()
@@ -126,6 +127,7 @@ def run_plan(
     from fewshot_bench.resuming import Code, resume
     from fewshot_bench.store import Store
 
+    interrupt_on_signals()
     # Absolute, since a plug-in may change the working directory.
     results = Store(store.absolute())
     if not dry_run:
@@ -213,12 +215,16 @@ def _warn(text: str) -> None:
 
 
 def _announce(plan: Any, state: Any, results: Any) -> None:
+    from fewshot_bench.short_classes import short_lines
+
     for reason in plan.left_out.values():
         _warn(f"left out: {reason}")
     for problem in plan.problems.values():
         click.echo(f"error: {printable(problem)}", err=True)
     for damage in results.damaged:
         click.echo(f"warning: damaged, not used: {damage}", err=True)
+    for line in short_lines(plan.cells, plan.datasets):
+        click.echo(f"note: {printable(line)}")
     for name, dataset in plan.datasets.items():
         for line in dataset.card().left_out:
             click.echo(printable(f"{name}: {line}"))
@@ -243,7 +249,6 @@ def _run(plan: Any, state: Any, engine: Any) -> tuple[int, list[Record]]:
     from fewshot_bench.cli.progress import display
 
     finished: list[Record] = []
-    interrupt_on_sigterm()
     try:
         with display(state.todo, engine.workers, live=_is_terminal()) as shown:
             for record in engine.run(state.todo, shown.inside):

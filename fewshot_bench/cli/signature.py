@@ -49,7 +49,7 @@ def command(
     if line is None:
         if check:
             raise UsageError("--check needs a signature: fsbench signature --check 'fsbench:1|...'")
-        records, notes = chosen(store, filters)
+        records, notes, _ = chosen(store, filters)
         for text in notes:
             click.echo(f"note: {printable(text)}", err=True)
         click.echo(signature_of(records))

@@ -18,6 +18,7 @@ def notes(table: Table) -> list[str]:
     return [
         *_marks(table),
         *_ranges(table),
+        *_short_classes(table),
         *_own_data(table),
         *_inapplicable(table),
         *_failures(table),
@@ -49,6 +50,26 @@ def _marks(table: Table) -> Iterator[str]:
             "seeds written a/b: split seed a, training seed b; intervals over seeds treat all runs "
             "as independent and are too narrow where runs share a support set or a training seed"
         )
+
+
+def _short_classes(table: Table) -> Iterator[str]:
+    """Where a support set, or a validation set, has fewer images than its name says."""
+    cells = [cell for cell in _own_cells(table) if cell.shots]
+    train = {
+        f"{_place(cell)}: {cell.short.classes} of {cell.short.of} classes (the smallest gave "
+        f"{cell.short.least})": None
+        for cell in cells
+        if cell.short.classes
+    }
+    if train:
+        yield f"fewer images than the shots, for want of more: {_some(list(train), '; ')}"
+    val = {
+        f"{_place(cell)}: {cell.short.val} of {cell.short.of} classes": None
+        for cell in cells
+        if cell.short.val
+    }
+    if val:
+        yield f"fewer validation images than the policy says: {_some(list(val), '; ')}"
 
 
 def _ranges(table: Table) -> Iterator[str]:
@@ -175,6 +196,10 @@ def _join(values: Iterable[object]) -> str:
 
 def _where(cell: Cell) -> str:
     return f"{cell.row.label} on {cell.group.name}, {cell.shots}-shot"
+
+
+def _place(cell: Cell) -> str:
+    return f"{cell.group.name}, {cell.shots}-shot"
 
 
 def _some(parts: Sequence[str], separator: str = ", ") -> str:

@@ -16,6 +16,7 @@ from fewshot_bench.compare.mixing import data_digest
 from fewshot_bench.compare.model import Cell, Table
 from fewshot_bench.compare.statistics import FEWEST, Estimate
 from fewshot_bench.metrics import METRICS, PERCENT, Metric
+from fewshot_bench.shots import plain
 from fewshot_bench.wording import printable
 
 FIRST = (
@@ -61,7 +62,7 @@ def write_json(about: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> 
 
 def dumped(document: Mapping[str, Any]) -> str:
     """JSON on several lines that steers no terminal; not-a-number values are an error."""
-    text = json.dumps(document, indent=1, allow_nan=False, default=str, ensure_ascii=False)
+    text = json.dumps(plain(document), indent=1, allow_nan=False, default=str, ensure_ascii=False)
     return "\n".join(map(_escaped, text.split("\n"))) + "\n"
 
 
@@ -117,6 +118,7 @@ def _row(table: Table, cell: Cell) -> dict[str, Any]:
         "reason": cell.reason,
         "marks": list(cell.row.marks),
         "split_verified": cell.verified,
+        "short_classes": cell.short.classes,
         "baseline": table.baseline,
         "delta_metric": table.metric if table.baseline else None,
         "delta_mean": _mean(cell.delta),

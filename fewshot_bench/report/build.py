@@ -27,6 +27,7 @@ from fewshot_bench.report.predictions import Predictions
 from fewshot_bench.report.problems import failures, holes
 from fewshot_bench.report.provenance import provenance
 from fewshot_bench.report.verdict import subject, verdict
+from fewshot_bench.shots import ALL_SHOTS
 from fewshot_bench.wording import printable
 
 MOST_IMAGES = 48
@@ -119,9 +120,12 @@ def _context(
 
 
 def _more_shots(chosen: Headline) -> str:
-    """Larger numbers of shots than the headline's."""
-    larger = [str(shots) for shots in chosen.group.shots if shots > chosen.shots]
-    return f"{text.joined(larger)} shots" if larger else ""
+    """Larger numbers of shots than the headline's: `At 4 and 8 shots`."""
+    larger = [shots for shots in chosen.group.shots if shots > chosen.shots]
+    counted = [str(shots) for shots in larger if shots != ALL_SHOTS]
+    parts = [f"at {text.joined(counted)} shots"] if counted else []
+    parts += [text.at_shots(ALL_SHOTS)] if ALL_SHOTS in larger else []
+    return text.joined(parts).capitalize()
 
 
 def _marks(table: Table) -> list[str]:

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from fewshot_bench.compare.tidy import write_csv
+from fewshot_bench.shots import plain
 from fewshot_bench.sweep.model import Sweep
 
 
@@ -55,4 +56,5 @@ def render_json(sweep: Sweep) -> str:
         "notes": list(sweep.notes),
         "signature": sweep.signature,
     }
-    return json.dumps({"meta": meta, "rows": rows(sweep)}, indent=1, allow_nan=False) + "\n"
+    document = plain({"meta": meta, "rows": rows(sweep)})
+    return json.dumps(document, indent=1, allow_nan=False) + "\n"
