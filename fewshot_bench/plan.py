@@ -13,7 +13,6 @@ from fewshot_bench.dataset import ROLES
 from fewshot_bench.errors import DataMissingError, UsageError, unknown
 from fewshot_bench.preflight import check_items
 from fewshot_bench.registry import registry
-from fewshot_bench.sampling import group, val_shots
 from fewshot_bench.spec import (
     CLASSES,
     DEFAULT_STORE,
@@ -30,7 +29,6 @@ from fewshot_bench.variants import expand_methods
 
 if TYPE_CHECKING:
     from fewshot_bench.dataset import Dataset
-    from fewshot_bench.split_files.imported import Picks as Imported
     from fewshot_bench.store import Store
 
 # A preset fixes the sampling protocol, the validation policy and the prompts at once.
@@ -61,18 +59,26 @@ class Request:
     transfer: tuple[str, ...] = ()
     data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     store: Path | None = None
+    keep_split: str = "store"
+
+    @property
+    def folder(self) -> Path:
+        """The store, whether it was named or not."""
+        return self.store or Path(DEFAULT_STORE)
 
 
 @dataclasses.dataclass
 class Plan:
     """Cells in the order in which they run; `problems` says which data sets cannot, and why.
 
-    `datasets` holds what is fitted on and what is evaluated on.
+    `datasets` holds what is fitted on and what is evaluated on; `keep_split` says where splits are
+    kept that these made: in the `store`, or beside the `data`.
     """
 
     cells: list[RunSpec]
     datasets: dict[str, Dataset]
     problems: dict[str, str]
+    keep_split: str = "store"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,11 +102,11 @@ def expand(request: Request) -> Plan:
         raise UsageError("--templates replace the custom prompts; leave --prompts out")
     if len(names) > 1 and "classnames" in request.data:
         raise UsageError(f"--classnames belong to one data set, and {len(names)} are asked for")
-    plan = Plan([], {}, {})
+    plan = Plan([], {}, {}, request.keep_split)
     sources = _opened(names, plan, lambda name: _source(name, request, val))
-    evaluated = _opened(targets, plan, _target)
+    evaluated = _opened(targets, plan, lambda name: _target(name, request))
     weights = weights_of(request.backbone)
-    picks = _imported(request, plan, sources, val) if sampling == IMPORTED else {}
+    picks = imported_picks(request, plan.datasets, sources, val) if sampling == IMPORTED else {}
     # What shares a fit stands together, and methods vary fast: they share a support set.
     matrix = itertools.product(sources, request.shots, request.seeds, variants)
     for name, shots, seed, variant in matrix:
@@ -160,7 +166,7 @@ def _canonical(name: str, dataset: Dataset) -> str:
 
 def _source(name: str, request: Request, val: str) -> tuple[Dataset, str]:
     """A data set to fit on, checked, and its revision."""
-    dataset: Dataset = registry().dataset(name, request.data)
+    dataset: Dataset = registry().dataset(name, request.data, request.folder)
     pools = dataset.items()
     if not pools.get("train") and pools.get("test"):
         raise UsageError(
@@ -178,9 +184,9 @@ def _source(name: str, request: Request, val: str) -> tuple[Dataset, str]:
     return dataset, revision_of(name, dataset)
 
 
-def _target(name: str) -> tuple[Dataset, str]:
+def _target(name: str, request: Request) -> tuple[Dataset, str]:
     """A data set to evaluate on, checked, and its revision."""
-    dataset: Dataset = registry().dataset(name)
+    dataset: Dataset = registry().dataset(name, store=request.folder)
     if not dataset.items().get("test"):
         raise DataMissingError(f"{name}: its test pool is empty; fsbench show {name}")
     return dataset, revision_of(name, dataset)
@@ -198,37 +204,6 @@ def revision_of(name: str, dataset: Dataset) -> str:
     # A set that names no revision is known by all that its card says and that can change a number.
     said = canonical_json([card.classnames, card.custom_templates, card.identities, card.mirrored])
     return hashlib.sha256(f"{lists}\n{said}".encode()).hexdigest()[:16]
-
-
-def _imported(
-    request: Request, plan: Plan, names: Iterable[str], val: str
-) -> dict[tuple[str, int, int], str]:
-    """The digests of imported picks by data set, shots and split seed."""
-    from fewshot_bench.split_files.imported import load_imported
-
-    store = request.store or Path(DEFAULT_STORE)
-    seeds = request.seeds if request.split_seed is None else (request.split_seed,)
-    digests = {}
-    for name, shots, seed in itertools.product(names, request.shots, seeds):
-        picks = load_imported(store, name, shots, seed, plan.datasets[name].items())
-        _check_val(picks, val)
-        digests[name, shots, seed] = picks.digest
-    return digests
-
-
-def _check_val(picks: Imported, val: str) -> None:
-    """UsageError when imported picks hold other validation images than the policy says."""
-    if val == "none":
-        return
-    allowed = val_shots(val, picks.shots)
-    held = max((len(items) for items in group(picks.val).values()), default=0)
-    if held == 0 or (allowed is not None and held > allowed):
-        exact = {min(picks.shots, 4): "min4", picks.shots: "shots", 0: "none"}
-        raise UsageError(
-            f"the picks imported for {picks.dataset}, {picks.shots}-shot, seed {picks.seed} have "
-            f"{held} validation images a class, --val {val} stands for "
-            f"{'all' if allowed is None else allowed}; use --val {exact.get(held, 'full')}"
-        )
 
 
 def weights_of(backbone: str) -> str:

@@ -16,6 +16,9 @@ from fewshot_bench.customized import customized
 from fewshot_bench.errors import PluginError, UsageError, unknown
 from fewshot_bench.plugins import PluginInfo, load_plugins
 
+# Below a store: the splits that data sets make of a person's own images.
+KEPT_SPLITS = Path("splits", "made")
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -121,10 +124,13 @@ class Registry:
             raise PluginError(f"method '{name}' is {target!r}, expected a dataclass")
         return target
 
-    def dataset(self, name: str, data: Mapping[str, Any] | None = None) -> Any:
+    def dataset(
+        self, name: str, data: Mapping[str, Any] | None = None, store: Path | None = None
+    ) -> Any:
         """A data set instance for a name or `family:argument`.
 
         data: what a person says about it: `classnames`, `templates`, `holdout` (`RunSpec.data`).
+        store: the folder of results, where splits are kept (`Keeping`).
         """
         data = data or {}
         family, colon, argument = name.partition(":")
@@ -132,9 +138,12 @@ class Registry:
         if entry is not None and not argument:
             raise UsageError(f"'{name}' lacks what comes after the colon (fsbench list datasets)")
         opener = (entry or self.datasets.find(name)).load()
-        options = {"holdout": data["holdout"]} if "holdout" in data else {}
-        if options and "holdout" not in inspect.signature(opener).parameters:
+        known = inspect.signature(opener).parameters
+        options: dict[str, Any] = {"holdout": data["holdout"]} if "holdout" in data else {}
+        if options and "holdout" not in known:
             raise UsageError(f"'{name}' comes with its own test images; leave --holdout out")
+        if store is not None and "splits" in known:
+            options["splits"] = store / KEPT_SPLITS
         dataset = opener(argument, **options) if entry is not None else opener(**options)
         return customized(dataset, data.get("classnames"), data.get("templates"))
 

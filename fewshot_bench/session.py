@@ -72,7 +72,7 @@ class Session:
         if key not in self._datasets:
             while len(self._datasets) >= DATASETS_KEPT:
                 self._datasets.pop(next(iter(self._datasets)))
-            self._datasets[key] = registry().dataset(name, data)
+            self._datasets[key] = registry().dataset(name, data, self.store)
         return self._datasets[key]
 
     def imported(self, spec: RunSpec) -> Picks | None:

@@ -18,11 +18,6 @@ from tests.helpers import fsbench
 COUNT = 6
 
 
-@pytest.fixture(autouse=True)
-def _data_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("home")))
-
-
 def add(root: Path, *folders: str, ending: str = "png", count: int = COUNT) -> Path:
     """Folders of images that differ."""
     for folder in folders:

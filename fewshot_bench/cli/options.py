@@ -8,13 +8,14 @@ from typing import Any, TypeVar
 
 import click
 
+from fewshot_bench.names import split_names
 from fewshot_bench.spec import DEFAULT_STORE, LONGEST_NUMBER, MOST_NUMBERS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class Names(click.ParamType[Any]):
-    """A comma-separated list of names; a name such as `folder:PATH` may hold no comma."""
+    """A comma-separated list of names, as `split_names` reads it."""
 
     name = "names"
 
@@ -22,7 +23,7 @@ class Names(click.ParamType[Any]):
         """Text to a tuple of names without blanks around them."""
         if isinstance(value, tuple):
             return value
-        names = tuple(part.strip() for part in str(value).split(",") if part.strip())
+        names = split_names(str(value))
         if not names:
             self.fail("expected at least one name", param, ctx)
         return names

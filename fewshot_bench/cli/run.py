@@ -11,6 +11,7 @@ from fewshot_bench.cli.config import as_defaults, read_config, save_config
 from fewshot_bench.cli.engines import Engines, engine_options
 from fewshot_bench.cli.options import NAMES, NUMBER, NUMBERS
 from fewshot_bench.cli.running import INTERRUPTED, run_matrix
+from fewshot_bench.names import join_names
 from fewshot_bench.spec import DEFAULT_STORE
 
 _THIS_CALL = ("dry_run", "force", "retry_failed")
@@ -75,6 +76,13 @@ _PATH: Any = click.Path(path_type=Path)
 @click.option("--classnames", type=_PATH, help="Own class names: one per line, or JSON or YAML.")
 @click.option("--templates", multiple=True, help="Own prompt with {}, or a file of prompts.")
 @click.option("--holdout", type=float, help="Share of own images held out for testing.")
+@click.option(
+    "--keep-split",
+    type=click.Choice(["store", "data"]),
+    default="store",
+    show_default=True,
+    help="Where a split that is made of own images is kept: in the store, or beside the data.",
+)
 @click.option("--limit", type=NUMBER, help="Evaluate on at most N test images (marked in tables).")
 @click.option("--store", type=_PATH, default=DEFAULT_STORE, show_default=True)
 @click.option(
@@ -106,7 +114,7 @@ def _saved(values: dict[str, Any]) -> dict[str, Any]:
     """What describes the run; what was only asked of this call (--dry-run ...) is left out."""
     values = {name: value for name, value in values.items() if name not in _THIS_CALL}
     saved = {
-        name: list(value) if name in _REPEATED else ",".join(str(part) for part in value)
+        name: list(value) if name in _REPEATED else join_names(map(str, value))
         for name, value in values.items()
         if isinstance(value, tuple) and value
     }

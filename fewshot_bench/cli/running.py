@@ -44,6 +44,7 @@ def request_of(
     classnames: Path | None = None,
     templates: tuple[str, ...] = (),
     holdout: float | None = None,
+    keep_split: str = "store",
 ) -> Request:
     """What the options of `fsbench run` ask for; UsageError for own data that cannot be used."""
     from fewshot_bench.plan import Request
@@ -66,6 +67,7 @@ def request_of(
         transfer=transfer or (),
         data=read_own_data(classnames, templates, holdout),
         store=store,
+        keep_split=keep_split,
     )
 
 
@@ -114,12 +116,14 @@ def run_plan(
     from fewshot_bench import plan as planning
     from fewshot_bench.engines.protocol import Before
     from fewshot_bench.outcomes import Outcomes
+    from fewshot_bench.preflight import keep_splits
     from fewshot_bench.store import Store
 
     # Absolute, since a plug-in may change the working directory.
     results = Store(store.absolute())
     if not dry_run:
         results.create()
+        keep_splits(plan.datasets.values(), plan.keep_split)
     elif any(part.is_file() for part in (store, *results.path.parents)):
         raise UsageError(f"store '{store}' is not a folder; choose another one with --store DIR")
     # Taken first: what others store from now on is news.

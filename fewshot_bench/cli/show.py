@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 
 import click
 
+from fewshot_bench.cli.options import results_option
 from fewshot_bench.cli.say import say
 from fewshot_bench.dataset import ROLES, Dataset, DatasetCard
 from fewshot_bench.errors import DataMissingError, unknown
@@ -16,7 +18,8 @@ from fewshot_bench.spec import TEMPLATE_SETS
 
 @click.command("show", short_help="Show a method's hyper-parameters or a data set's card.")
 @click.argument("name")
-def command(name: str) -> None:
+@results_option
+def command(name: str, store: Path) -> None:
     """Show a method's hyper-parameters or a data set's card."""
     known = registry()
     if name in known.methods.entries:
@@ -24,7 +27,7 @@ def command(name: str) -> None:
         return
     family = f"{name.partition(':')[0]}:"
     if name in known.datasets.entries or (":" in name and family in known.datasets.entries):
-        _dataset(name)
+        _dataset(name, store)
         return
     if name in known.backbones.entries:
         say(f"{name}: backbone, registered by {known.backbones.entries[name].origin}")
@@ -48,9 +51,9 @@ def _method(name: str) -> None:
     say(f"registered by {registry().methods.entries[name].origin}")
 
 
-def _dataset(name: str) -> None:
+def _dataset(name: str, store: Path) -> None:
     try:
-        dataset: Dataset = registry().dataset(name)
+        dataset: Dataset = registry().dataset(name, store=store)
         card = dataset.card()
         pools = dataset.items()
     except DataMissingError as error:

@@ -10,6 +10,7 @@ from typing import Any
 
 from fewshot_bench.compare.mixing import data_digest
 from fewshot_bench.compare.model import Group, Row, Seed, Table
+from fewshot_bench.names import join_names
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +95,11 @@ def _command(
     words = ["fsbench", "run", "--store", store, "--method", spec.method]
     for name in sorted(spec.overrides):
         words += ["-o", f"{name}={spec.overrides[name]}"]
-    words += ["--dataset", ",".join(datasets)]
+    words += ["--dataset", join_names(datasets)]
     if block.classes:
         words += ["--classes", ",".join(block.classes)]
     if block.targets:
-        words += ["--transfer", ",".join(block.targets)]
+        words += ["--transfer", join_names(block.targets)]
     words += [*_own_data(data), "--shots", _join(block.shots), "--seeds", _join(block.seeds)]
     for name in ("backbone", "protocol", "val", "prompts", "precision", "device"):
         words += [f"--{name}", getattr(spec, name)]

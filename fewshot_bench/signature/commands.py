@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
+from fewshot_bench.names import join_names
 from fewshot_bench.signature.fields import numbers
 from fewshot_bench.signature.model import Choice, Matrix, Named, Pair, Signature
 from fewshot_bench.spec import IMPORTED
@@ -104,7 +105,7 @@ def _conditions(matrix: Matrix) -> list[str]:
 
 
 def _names(values: Sequence[Named]) -> str:
-    return ",".join(value.name for value in values)
+    return join_names(value.name for value in values)
 
 
 def _problems(matrix: Matrix) -> Iterator[str]:
@@ -139,10 +140,11 @@ def _unsaid(matrix: Matrix) -> Iterator[str]:
             for value in values:
                 if "," in value or value != value.strip() or not value.isprintable():
                     yield f"{choice.method}: no command can say {name}={value!r}"
-    names = [one.name for one in (*matrix.datasets, *matrix.targets)]
-    names += [choice.method for choice in matrix.methods]
-    for name in dict.fromkeys(names):
+    for name in dict.fromkeys(choice.method for choice in matrix.methods):
         if "," in name or name != name.strip() or "=" in name or not name.isprintable():
+            yield f"no command can say the name {name!r}"
+    for name in dict.fromkeys(one.name for one in (*matrix.datasets, *matrix.targets)):
+        if not name.isprintable():
             yield f"no command can say the name {name!r}"
     for text in (matrix.backbone.name, matrix.device, *matrix.templates):
         if not text.isprintable():
