@@ -20,7 +20,7 @@ def imported_picks(
 ) -> dict[tuple[str, int, int], str]:
     """The digests of imported picks by data set, shots and split seed."""
 
-    store = _store(request)
+    store = request.folder
     seeds = request.seeds if request.split_seed is None else (request.split_seed,)
     digests = {}
     for name, shots, seed in itertools.product(names, request.shots, seeds):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.dataset import ROLES
 from fewshot_bench.errors import DataMissingError, UsageError, unknown
+from fewshot_bench.imported_picks import imported_picks
 from fewshot_bench.preflight import check_items
 from fewshot_bench.registry import registry
 from fewshot_bench.spec import (

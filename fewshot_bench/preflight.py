@@ -48,7 +48,7 @@ def check_items(card: DatasetCard, pools: Mapping[str, Sequence[Item]]) -> None:
 
 
 def keep_splits(datasets: Iterable[Dataset], where: str) -> None:
-    """Keep the splits that data sets made of a person's images: in the `store`, or by the `data`."""
+    """Keep the splits that data sets made of a person's images: in the store or by the data."""
     from fewshot_bench.dataset import Keeping
 
     for dataset in datasets:

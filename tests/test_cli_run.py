@@ -68,7 +68,7 @@ def test_a_failed_cell_is_kept_and_not_tried_again_unasked(methods: Any, tmp_pat
     first = fsbench(*run)
     assert first.code == 1, first
     assert "bad-fit on digits, 1-shot, seed 1: FAILED, RuntimeError: no idea" in first.out
-    assert "1 cells failed" in first.err
+    assert "1 cell failed:" in first.err
     failed, done = cells("bad-fit", "zero-shot", limit=20)
     record = Store(tmp_path).get(failed.key())
     assert record is not None

@@ -293,15 +293,3 @@ def test_what_came_later_is_named(tmp_path: Path) -> None:
     assert "three/00.png" in note
     assert "and 1 more" in note
     assert f"delete {kept()[0]} to have a new split made" in note
-
-
-def test_stamps_change_with_the_file(tmp_path: Path) -> None:
-    add_classes(tmp_path, *numbered(6))
-    dataset = open_folder(tmp_path)
-    first, second = dataset.items()["train"][:2]
-    before = dataset.stamp(first)
-    assert before.token not in ("", dataset.stamp(second).token)
-    (tmp_path / first.id).write_bytes(b"other")
-    assert (dataset.stamp(first).size, dataset.stamp(first) == before) == (5, False)
-    (tmp_path / first.id).unlink()
-    assert dataset.stamp(first) is None

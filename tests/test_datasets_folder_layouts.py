@@ -216,3 +216,15 @@ def test_a_link_that_leads_in_circles(tmp_path: Path) -> None:
     (tmp_path / "b" / "again").symlink_to(tmp_path)
     with pytest.raises(UsageError, match="is a link to a folder that it lies in"):
         classes(tmp_path)
+
+
+def test_stamps_change_with_the_file(tmp_path: Path) -> None:
+    add(tmp_path, "a", "b")
+    dataset = registry().dataset(f"folder:{tmp_path}")
+    first, second = dataset.items()["train"][:2]
+    before = dataset.stamp(first)
+    assert before.token not in ("", dataset.stamp(second).token)
+    (tmp_path / first.id).write_bytes(b"other")
+    assert (dataset.stamp(first).size, dataset.stamp(first) == before) == (5, False)
+    (tmp_path / first.id).unlink()
+    assert dataset.stamp(first) is None

@@ -14,7 +14,7 @@ from fewshot_bench.cli.running import INTERRUPTED, run_matrix
 from fewshot_bench.names import join_names
 from fewshot_bench.spec import DEFAULT_STORE
 
-_THIS_CALL = ("dry_run", "force", "retry_failed")
+_THIS_CALL = ("dry_run", "force", "retry_failed", "traceback")
 _REPEATED = ("option", "templates")
 
 
@@ -92,6 +92,7 @@ _PATH: Any = click.Path(path_type=Path)
 @click.option("--dry-run", is_flag=True, help="Check and count, run nothing.")
 @click.option("--force", is_flag=True, help="Compute cells again that are done.")
 @click.option("--retry-failed", is_flag=True, help="Compute cells again that failed.")
+@click.option("--traceback", is_flag=True, help="Print the whole traceback of cells that fail.")
 @click.option("--save-config", type=_PATH, help="Write these options to a file for --config.")
 @click.pass_context
 def command(ctx: click.Context, /, **values: Any) -> None:

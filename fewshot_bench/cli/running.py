@@ -79,6 +79,7 @@ def run_matrix(
     dry_run: bool = False,
     force: bool = False,
     retry_failed: bool = False,
+    traceback: bool = False,
     track: tuple[str, ...] | None = None,
     **matrix: Any,
 ) -> int:
@@ -98,6 +99,7 @@ def run_matrix(
         dry_run=dry_run,
         force=force,
         retry_failed=retry_failed,
+        traceback=traceback,
     )
 
 
@@ -111,6 +113,7 @@ def run_plan(
     dry_run: bool = False,
     force: bool = False,
     retry_failed: bool = False,
+    traceback: bool = False,
 ) -> int:
     """Run what the store does not hold of a plan, and report; returns the exit code."""
     from fewshot_bench import plan as planning
@@ -143,10 +146,11 @@ def run_plan(
         _announce(plan, state, results)
         troubles = len(trackers.problems())
         code, finished = _run(plan, state, engine)
+    _tell_failures(state, finished, results, whole=traceback)
     _tell_troubles(trackers.problems()[troubles:])
     # Logits that were just written are read quickly; later `compare` and `report` need not.
     with suppress(KeyboardInterrupt):
-        Outcomes(results).prepare(finished)
+        Outcomes(results).prepare(finished if code != INTERRUPTED else [])
     if code != INTERRUPTED and (state.todo or state.done):
         click.echo(f"results in {store}; fsbench compare --store {store}")
     return code
@@ -215,24 +219,30 @@ def _run(plan: Any, state: Any, engine: Any) -> tuple[int, list[Record]]:
     """The exit code, and the records that came in."""
     from fewshot_bench.cli.progress import display
 
-    failed, finished = len(state.failed), []
+    finished: list[Record] = []
     interrupt_on_sigterm()
     try:
         with display(state.todo, engine.workers, live=_is_terminal()) as shown:
             for record in engine.run(state.todo, shown.inside):
                 shown.finish(record)
                 finished.append(record)
-                failed += record.status == "failed"
     except KeyboardInterrupt:
         click.echo(
             f"stopped: {len(state.done) + shown.done} of {len(plan.cells)} cells are done and "
             "kept; run the same command again to continue",
             err=True,
         )
-        return INTERRUPTED, []
-    if failed:
-        click.echo(f"{failed} cells failed; their records say why", err=True)
+        return INTERRUPTED, finished
+    failed = len(state.failed) + sum(record.status == "failed" for record in finished)
     return _exit_code(plan, failed), finished
+
+
+def _tell_failures(state: Any, finished: list[Record], results: Any, *, whole: bool) -> None:
+    """Say why cells failed: those of this run, and those that it left alone since they had."""
+    from fewshot_bench.cli.failures import tell_failures
+
+    before = [results.get(cell.key()) for cell in state.failed]
+    tell_failures([*filter(None, before), *finished], results, whole=whole)
 
 
 def _is_terminal() -> bool:

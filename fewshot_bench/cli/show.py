@@ -1,4 +1,4 @@
-"""`fsbench show`: a method's hyper-parameters, or a data set's card."""
+"""`fsbench show`: a method's hyper-parameters, a data set's card, or what a record says."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ from fewshot_bench.spec import TEMPLATE_SETS
 @click.argument("name")
 @results_option
 def command(name: str, store: Path) -> None:
-    """Show a method's hyper-parameters or a data set's card."""
+    """Show a method's hyper-parameters or a data set's card.
+
+    NAME may also be a record's file (NAME.json): its result, or why its cell failed.
+    """
     known = registry()
     if name in known.methods.entries:
         _method(name)
@@ -31,6 +34,9 @@ def command(name: str, store: Path) -> None:
         return
     if name in known.backbones.entries:
         say(f"{name}: backbone, registered by {known.backbones.entries[name].origin}")
+        return
+    if name.endswith(".json"):
+        _record(name, store)
         return
     names = [*known.methods.entries, *known.datasets.entries, *known.backbones.entries]
     raise unknown("name", name, names, "fsbench list methods, fsbench list datasets")
@@ -49,6 +55,22 @@ def _method(name: str) -> None:
         if field.source:
             say(f"      source: {field.source}")
     say(f"registered by {registry().methods.entries[name].origin}")
+
+
+def _record(name: str, store: Path) -> None:
+    """What a cell gave, or why it gave nothing, with the whole traceback."""
+    from fewshot_bench.cli.failures import reasons, trace_lines
+    from fewshot_bench.cli.progress import outcome
+    from fewshot_bench.rerun import find
+
+    record = find(name, store).record
+    say(outcome(record))
+    for reason in reasons([record]):
+        if reason.frame:
+            say(f"      at {reason.frame}")
+        say("\n".join(trace_lines(reason)))
+    for incident in record.incidents:
+        say(f"  incident   {incident.get('kind')}: {incident.get('text')}")
 
 
 def _dataset(name: str, store: Path) -> None:

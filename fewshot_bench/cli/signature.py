@@ -78,7 +78,7 @@ def cells_of(line: str) -> list[RunSpec]:
 
     values: dict[str, Any] = dict(run.make_context("run", shlex.split(line)[2:]).params)
     engines = Engines.take(values)
-    for name in ("dry_run", "force", "retry_failed", "save_config", "track"):
+    for name in ("dry_run", "force", "retry_failed", "traceback", "save_config", "track"):
         values.pop(name, None)
     expanded = plan.expand(request_of(engines.devices(), **values))
     for problem in expanded.problems.values():
