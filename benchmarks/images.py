@@ -121,7 +121,7 @@ def measured(paths: Sequence[Path], scratch: Path) -> Iterator[tuple[str, float]
     order = range(len(items))
 
     def source(threads: int, depth: int = 0) -> ImageSource:
-        return ImageSource(dataset, items, backbone, threads, depth)  # type: ignore[arg-type]
+        return ImageSource.of(dataset, items, backbone, threads, depth)  # type: ignore[arg-type]
 
     def evaluate(threads: int, busy: float = 0.0, depth: int = 0) -> None:
         """`busy`: seconds per image that a device computes while the CPU is free."""

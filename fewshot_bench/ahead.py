@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
+from weakref import WeakSet
 
 DEPTH = 2
 SPREAD = 32
@@ -25,16 +27,36 @@ def cores() -> int:
 THREADS = max(2, min(16, cores()))
 
 
+_POOLS: list[ThreadPoolExecutor] = []
+_OWN: WeakSet[threading.Thread] = WeakSet()
+
+
+def start_own(thread: threading.Thread) -> None:
+    """Start a thread that counts among `own_threads`."""
+    _OWN.add(thread)
+    thread.start()
+
+
+def own_threads() -> set[threading.Thread]:
+    """Threads of the harness, told from others by identity: a name can be given to any thread."""
+    return {*_OWN, *(thread for pool in _POOLS for thread in pool._threads)}
+
+
+def _pool(threads: int, name: str) -> ThreadPoolExecutor:
+    _POOLS.append(ThreadPoolExecutor(threads, name))
+    return _POOLS[-1]
+
+
 @functools.cache
 def workers(threads: int) -> ThreadPoolExecutor:
     """The threads that work on single images."""
-    return ThreadPoolExecutor(threads, "fsbench-images")
+    return _pool(threads, "fsbench-images")
 
 
 @functools.cache
 def _assemblers() -> ThreadPoolExecutor:
     """Threads that put batches together; apart from `workers`, for which they wait."""
-    return ThreadPoolExecutor(DEPTH, "fsbench-batches")
+    return _pool(DEPTH, "fsbench-batches")
 
 
 def in_background(job: Callable[[], Out]) -> Future[Out]:

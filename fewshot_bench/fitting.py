@@ -1,14 +1,14 @@
-"""A method fitted to one task, and the records of what is asked of it; knows test labels."""
+"""A method fitted to one task, and its answers to queries, of which there are no labels here."""
 
 from __future__ import annotations
 
 import copy
 import functools
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +16,8 @@ from fewshot_bench import environment
 from fewshot_bench.containment import Printed, guarded
 from fewshot_bench.context import Context
 from fewshot_bench.errors import ContractError
-from fewshot_bench.evaluate import check_logits, metrics
+from fewshot_bench.evaluate import plain_logits
+from fewshot_bench.examination import QueryLists
 from fewshot_bench.features import accounted, image_view, open_views, shots_view
 from fewshot_bench.finite import FiniteNumbers
 from fewshot_bench.incidents import Incidents
@@ -24,30 +25,18 @@ from fewshot_bench.meter import Meter
 from fewshot_bench.method import Classifier, Method, Together
 from fewshot_bench.observer import ParameterObserver
 from fewshot_bench.peak_memory import PeakMemory
-from fewshot_bench.published.picks import verified_picks
 from fewshot_bench.query_batches import QueryBatches
-from fewshot_bench.question import Question, answering
+from fewshot_bench.question import answering
 from fewshot_bench.record import Record
 from fewshot_bench.registry import registry
 from fewshot_bench.rng import derive, isolated
 from fewshot_bench.session import Session
 from fewshot_bench.spec import RunSpec
-from fewshot_bench.splits import draw_all_classes, narrowed
-from fewshot_bench.task import Split, Task
+from fewshot_bench.task import Task
 
 Progress = Callable[[int, int], None]
-
-
-class Outcome:
-    """What one cell gave: its record and, when it is done, what is kept beside it."""
-
-    def __init__(self, record: Record, logits: Tensor | None = None, split: Split | None = None):
-        self.record = record
-        self.logits = logits
-        self.labels = [item.label for item in split.test] if split else None
-        self.ids = [item.id for item in split.test] if split else None
-        # Whether a plug-in left the process so that nothing else should be computed in it.
-        self.tainted = False
+# A record without its metrics, and the logits of its queries.
+Answered = tuple[Record, np.ndarray]
 
 
 class Fit:
@@ -68,10 +57,8 @@ class Fit:
         self.spec = spec
         self.session = session
         self.backbone, self.fingerprint = session.backbone(spec)
-        self.dataset = session.dataset(spec)
-        self.drawn = draw_all_classes(spec, self.dataset.items(), session.imported(spec))
-        self.classes = len(self.dataset.card().classnames)
-        self.question = Question.fitted(self.dataset.card(), spec)
+        self.lists = session.examiner.task(spec)
+        self.question = self.lists.question
         self.meter = Meter(self.backbone.device)
         self.memory = PeakMemory(self.backbone.device)
         self.incidents = incidents.copy() if incidents else Incidents()
@@ -150,10 +137,8 @@ class Fit:
         return accounted(self.session.features, self.meter)
 
     def _task(self, meter: Meter) -> Task:
-        spec = self.spec
-        split = narrowed(spec, self.drawn, self.classes)
-        train = self.session.source(self.dataset, split.train, spec)
-        val = self.session.source(self.dataset, split.val, spec)
+        train = self.session.source(self.lists.train, self.spec)
+        val = self.session.source(self.lists.val, self.spec)
         view = functools.partial(
             shots_view, store=self.session.features, meter=meter, phase="encode_support"
         )
@@ -161,19 +146,15 @@ class Fit:
             classnames=self.question.classnames,
             templates=self.question.templates,
             train=view(train),
-            val=view(val) if split.val else None,
+            val=view(val) if len(val) else None,
         )
 
-    def evaluate(self, spec: RunSpec) -> Outcome:
-        """The outcome of one cell."""
+    def evaluate(self, spec: RunSpec) -> Answered:
+        """The record of one cell, without its metrics, and (n, classes) logits of its queries."""
         vars(self.meter).update(copy.deepcopy(self.spent))
         self.context.notes, self.context.selection = copy.deepcopy(self.said)
         self.incidents = self.happened.copy()
-        target = self.session.target(spec)
-        card = target.card()
-        question = Question.evaluated(card, spec)
-        other = target.items() if spec.target else None
-        split = narrowed(spec, self.drawn, self.classes, other)
+        asked = self.session.examiner.queries(spec)
         memory = PeakMemory(self.backbone.device)
         seed = derive(self.seed, "predict")
         measured = self._accounted(), memory.watching(), isolated(seed), open_views()
@@ -181,60 +162,40 @@ class Fit:
             for context in measured:
                 stack.enter_context(context)
             printed = stack.enter_context(self._guarded("logits"))
-            logits = self._predict(spec, split, question)
+            answers = self._predict(spec, asked)
             footprint = self._footprint(spec.method)
         peak = max(self.memory.megabytes, memory.megabytes)
         said = self.printed + printed.text
         record = Record(
             spec=spec,
             status="done",
-            split=self._split_facts(spec, split, question),
-            metrics=metrics(logits, torch.tensor([item.label for item in split.test])),
             footprint=footprint | {"peak_memory_mb": round(peak, 1)},
             timings=self.meter.timings(),
             environment=self._environment(spec),
             notes=self.context.notes | ({"printed": said} if said else {}),
             incidents=tuple(self.incidents),
         )
-        return Outcome(record, logits, split)
+        return record, answers
 
-    def _predict(self, spec: RunSpec, split: Split, question: Question) -> Tensor:
-        """Logits in the order of the test list; the method sees queries in a shuffled order."""
-        source = self.session.source(self.session.target(spec), split.test, spec)
-        # A list grouped by class would give the label away by position.
-        stream = torch.Generator().manual_seed(derive(0, "queries", split.digest))
-        order = torch.randperm(len(source), generator=stream)
+    def _predict(self, spec: RunSpec, asked: QueryLists) -> np.ndarray:
+        """Logits in the order of the queries, as an array that plug-in code has no hold of."""
+        source = self.session.source(asked.images, spec)
         queries = image_view(
             source,
             self.session.features,
             self.meter,
             phase="encode_queries",
-            order=order.tolist(),
             batch=functools.partial(self.queries.limit, incidents=self.incidents),
         )
         with self.meter.phase("predict"), torch.no_grad():
             # A copy, so that what one answer leaves behind does not reach the next one.
             fitted = copy.copy(self.classifier)
-            classifier, columns = answering(fitted, self.question, question)
+            classifier, columns = answering(fitted, self.question, asked.question)
             raw = classifier.logits(queries)
         self._check_backbone(spec.method, "logits")
-        classes = question if columns is None else self.question
-        shuffled = check_logits(raw, len(source), len(classes.classnames))
-        if columns is not None:
-            shuffled = shuffled[:, columns]
-        logits = torch.empty_like(shuffled)
-        logits[order] = shuffled
-        return logits
-
-    def _images(self, spec: RunSpec, split: Split) -> str:
-        """SHA-256 over the bytes of all images that were used: train, val, test."""
-        sources = [
-            self.session.source(self.dataset, split.train, spec),
-            self.session.source(self.dataset, split.val, spec),
-            self.session.source(self.session.target(spec), split.test, spec),
-        ]
-        joined = "".join(source.digest for source in sources)
-        return hashlib.sha256(joined.encode()).hexdigest()
+        classes = asked.question if columns is None else self.question
+        answers = plain_logits(raw, len(source), len(classes.classnames))
+        return answers if columns is None else np.ascontiguousarray(answers[:, columns.numpy()])
 
     def _check_backbone(self, method: str, when: str) -> None:
         if self.backbone.fingerprint() != self.fingerprint:
@@ -242,26 +203,6 @@ class Fit:
                 f"{method}.{when} left the backbone changed (weights, flags or hooks "
                 "differ from before); work on copies, or undo the change before returning"
             )
-
-    def _split_facts(self, spec: RunSpec, split: Split, question: Question) -> dict[str, Any]:
-        card = self.dataset.card()
-        facts = {
-            "digest": split.digest,
-            "protocol": split.protocol,
-            "revision": split.revision,
-            "classes": len(question.classnames),
-            "train": len(split.train),
-            "val": len(split.val),
-            "test": len(split.test),
-            "verified": verified_picks(self.drawn, card.name),
-            "mirrored": card.mirrored,
-            "templates": list(question.templates),
-            "classnames": list(question.classnames),
-            "images": self._images(spec, split),
-        }
-        return facts | (
-            {"fitted_classes": len(self.question.classnames)} if spec.fits_other else {}
-        )
 
     def _footprint(self, method: str) -> dict[str, Any]:
         return {

@@ -23,7 +23,7 @@ from PIL import features
 from fewshot_bench import cache_folder
 from fewshot_bench.backbones.protocol import LoadedBackbone
 from fewshot_bench.cache_folder import IMAGES, CacheFile
-from fewshot_bench.image_files import ImageFiles
+from fewshot_bench.image_files import EncodedFiles
 from fewshot_bench.image_segments import Pixels, Segment, SegmentWriter, open_segment
 from fewshot_bench.meter import Cost
 from fewshot_bench.segment_format import SHA
@@ -180,7 +180,7 @@ class ImageCache:
 class Keeper:
     """Writes what one pass over images decodes into the cache on disk, if there is one."""
 
-    def __init__(self, cache: ImageCache | None, files: ImageFiles, order: Iterable[int]) -> None:
+    def __init__(self, cache: ImageCache | None, files: EncodedFiles, order: Iterable[int]) -> None:
         self._cache = cache
         self._files = files
         self._writer: SegmentWriter | None = None

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import io
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from PIL import Image, UnidentifiedImageError
@@ -114,15 +115,62 @@ def _problem(
     return None
 
 
-class ImageFiles:
-    """The files of some items; an image that cannot be used is a DataMissingError with its name."""
+class EncodedFiles(ABC):
+    """The encoded files of some images, by number; DataMissingError names one that is unusable."""
 
-    def __init__(self, dataset: Dataset, items: Sequence[Item]) -> None:
+    name: str
+    stamped: bool
+    problem: str = ""
+
+    @property
+    @abstractmethod
+    def digests(self) -> tuple[bytes, ...]:
+        """The SHA-256 of every file; one that is known by its stamp is not read."""
+
+    @abstractmethod
+    def read(self, index: int) -> bytes:
+        """The encoded file."""
+
+    @abstractmethod
+    def title(self, index: int) -> str:
+        """An image as errors name it."""
+
+    def decode(self, index: int) -> Image.Image:
+        """The image as PIL decodes it, if the file is still the one of `digests`."""
+        data = self.read(index)
+        if "digests" in vars(self) and hashlib.sha256(data).digest() != self.digests[index]:
+            raise DataMissingError(
+                f"{self.name}: {self.title(index)} changed while it was in use; "
+                "run again when the files stay as they are"
+            )
+        found = decoded(data)
+        if isinstance(found, str):
+            raise self.unusable(index, f"does not decode: {found}")
+        return found
+
+    def unusable(self, index: int, reason: str) -> DataMissingError:
+        """The error for an image that cannot be used."""
+        return DataMissingError(
+            f"{self.name}: {self.title(index)} {reason}; "
+            "restore the file, or remove it from the split"
+        )
+
+
+class ImageFiles(EncodedFiles):
+    """The files of some items of a data set.
+
+    handle: replaces ids and paths in errors, where these go to code that must not see them.
+    """
+
+    def __init__(self, dataset: Dataset, items: Sequence[Item], handle: str = "") -> None:
         self.name = dataset.card().name
         self.stamped = isinstance(dataset, Stamped)
-        self.problem = ""
         self._dataset = dataset
         self._items = items
+        self._handle = handle
+
+    def __len__(self) -> int:
+        return len(self._items)
 
     @functools.cached_property
     def digests(self) -> tuple[bytes, ...]:
@@ -150,23 +198,22 @@ class ImageFiles:
         try:
             return self._dataset.read(self._items[index])
         except OSError as error:
-            raise self._unusable(index, f"cannot be read: {error}") from error
+            reason = error.strerror or type(error).__name__ if self._handle else error
+            raise self.unusable(index, f"cannot be read: {reason}") from error
+        except Exception as error:
+            if not self._handle:
+                raise
+            raise self.unusable(index, f"cannot be read: {type(error).__name__}") from error
 
-    def decode(self, index: int) -> Image.Image:
-        """The image as PIL decodes it, if the file is still the one of `digests`."""
-        data = self.read(index)
-        if "digests" in vars(self) and hashlib.sha256(data).digest() != self.digests[index]:
-            raise DataMissingError(
-                f"{self.name}: image '{self._items[index].id}' changed while it was in use; "
-                "run again when the files stay as they are"
-            )
-        found = decoded(data)
-        if isinstance(found, str):
-            raise self._unusable(index, f"does not decode: {found}")
-        return found
+    def title(self, index: int) -> str:
+        """The image with its id, or with its number where there is a handle."""
+        return numbered(self._handle, index) if self._handle else self.named(index)
 
-    def _unusable(self, index: int, reason: str) -> DataMissingError:
-        return DataMissingError(
-            f"{self.name}: image '{self._items[index].id}' {reason}; "
-            "restore the file, or remove it from the split"
-        )
+    def named(self, index: int) -> str:
+        """The image with its id."""
+        return f"image '{self._items[index].id}'"
+
+
+def numbered(handle: str, index: int) -> str:
+    """An image by its number; `Examiner.settle` puts the id there."""
+    return f"image {handle}#{index}"

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import itertools
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -18,10 +16,11 @@ from torch import Tensor
 
 from fewshot_bench.ahead import DEPTH, THREADS, Ahead, spread
 from fewshot_bench.backbones.protocol import LoadedBackbone
+from fewshot_bench.bounded import Bounded
 from fewshot_bench.crops import Cutter, Uniforms, keyed_chunks, pixels_of
 from fewshot_bench.dataset import Dataset
 from fewshot_bench.image_cache import ImageCache, Keeper, transform_of
-from fewshot_bench.image_files import ImageFiles
+from fewshot_bench.image_files import EncodedFiles, ImageFiles
 from fewshot_bench.image_segments import Pixels, Segment
 from fewshot_bench.meter import Cost, ImageTally
 from fewshot_bench.task import Augment, Item
@@ -54,30 +53,55 @@ class ImageSource:
 
     def __init__(
         self,
+        files: EncodedFiles,
+        count: int,
+        backbone: LoadedBackbone,
+        labels: Sequence[int] = (),
+        *,
+        mirrored: bool = True,
+        threads: int = THREADS,
+        depth: int | None = None,
+    ) -> None:
+        """`count` images of `files`; labels: their class indices, if they are to have any.
+
+        mirrored: as in a data set's card. `threads` decode; `depth` batches are made ready ahead.
+        By default that is `DEPTH`, and none where the backbone computes on the CPU: decoding would
+        take time away from it, and what a cached image spares could not be told.
+        """
+        self.backbone = backbone
+        self.name = files.name
+        self._count = count
+        self._files = files
+        self._labels = tuple(labels)
+        self._mirrored = mirrored
+        self._threads = threads
+        self._depth = depth
+        self._rgb = Bounded(MEMORY)
+        self._evaluation = Bounded(MEMORY)
+        self._prices: dict[tuple[str, int], Cost] = {}
+
+    @classmethod
+    def of(
+        cls,
         dataset: Dataset,
         items: Sequence[Item],
         backbone: LoadedBackbone,
         threads: int = THREADS,
         depth: int | None = None,
-    ) -> None:
-        """`threads` decode; `depth` batches are made ready ahead.
-
-        By default that is `DEPTH`, and none where the backbone computes on the CPU: decoding would
-        take time away from it, and what a cached image spares could not be told.
-        """
-        self.items = tuple(items)
-        self.backbone = backbone
-        self.name = dataset.card().name
-        self._files = ImageFiles(dataset, self.items)
-        self._mirrored = dataset.card().mirrored
-        self._threads = threads
-        self._depth = depth
-        self._rgb = _Bounded(MEMORY)
-        self._evaluation = _Bounded(MEMORY)
-        self._prices: dict[tuple[str, int], Cost] = {}
+    ) -> ImageSource:
+        """Labeled images of a data set in this process."""
+        return cls(
+            ImageFiles(dataset, tuple(items)),
+            len(items),
+            backbone,
+            [item.label for item in items],
+            mirrored=dataset.card().mirrored,
+            threads=threads,
+            depth=depth,
+        )
 
     def __len__(self) -> int:
-        return len(self.items)
+        return self._count
 
     def _ahead(self, jobs: Iterator[Callable[[], _Loaded]]) -> Ahead[_Loaded]:
         on_cpu = getattr(self.backbone, "device", torch.device("cpu")).type == "cpu"
@@ -89,18 +113,13 @@ class ImageSource:
 
     @property
     def labels(self) -> Tensor:
-        """(n,) int64 class indices of the items."""
-        return torch.tensor([item.label for item in self.items], dtype=torch.int64)
+        """(n,) int64 class indices; empty for images without labels."""
+        return torch.tensor(self._labels, dtype=torch.int64)
 
     @property
     def digests(self) -> tuple[bytes, ...]:
         """The SHA-256 of every image file, in order."""
         return self._files.digests
-
-    @functools.cached_property
-    def digest(self) -> str:
-        """SHA-256 over the digests of every image file, in order."""
-        return hashlib.sha256(b"".join(self.digests)).hexdigest()
 
     @functools.cached_property
     def _cache(self) -> ImageCache | None:
@@ -144,7 +163,7 @@ class ImageSource:
             keeper = Keeper(self._cache, self._files, itertools.chain(*chunks))
         loading = self._ahead(functools.partial(self._evaluation_batch, chunk) for chunk in chunks)
         try:
-            for loaded in _timed(loading, tally, functools.partial(self._count, "evaluation")):
+            for loaded in _timed(loading, tally, functools.partial(self._tallied, "evaluation")):
                 decoded = [i for i, price in enumerate(loaded.prices) if price is None]
                 if decoded:
                     with tally.unbilled():
@@ -205,7 +224,7 @@ class ImageSource:
             if not keeper.add(index, pixels, self._prices[("evaluation", index)]):
                 self._evaluation.put(index, pixels.copy(), pixels.nbytes)
 
-    def _count(self, kind: str, loaded: _Loaded, waited: float, tally: ImageTally) -> None:
+    def _tallied(self, kind: str, loaded: _Loaded, waited: float, tally: ImageTally) -> None:
         """Tell the tally what a batch took, and remember what its decoded images had cost."""
         decoded = {i for i, p in zip(loaded.indices, loaded.prices, strict=True) if p is None}
         serving = Cost(min(waited, loaded.serving.wall), loaded.serving.cpu)
@@ -227,7 +246,7 @@ class ImageSource:
         cutter = Cutter(self.backbone.image_size, augment, self._threads)
         begun: Future[Tensor] | None = None
         try:
-            for loaded in _timed(loading, tally, functools.partial(self._count, "rgb")):
+            for loaded in _timed(loading, tally, functools.partial(self._tallied, "rgb")):
                 start = time.perf_counter()
                 if begun is None:
                     begun = cutter.begin(loaded.images, next(numbers))
@@ -271,22 +290,3 @@ def _timed(
             return
         count(loaded, waited, tally)
         yield loaded
-
-
-class _Bounded:
-    """Values by key, the first ones that fit into `limit` bytes; for several threads."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._used = 0
-        self._values: dict[Any, Any] = {}
-        self._lock = threading.Lock()
-
-    def get(self, key: Any) -> Any:
-        return self._values.get(key)
-
-    def put(self, key: Any, value: Any, size: int) -> None:
-        with self._lock:
-            if key not in self._values and self._used + size <= self._limit:
-                self._values[key] = value
-                self._used += size

@@ -11,7 +11,7 @@ import torch
 
 from fewshot_bench.allocator import give_back_memory
 from fewshot_bench.errors import InsufficientMemoryError
-from fewshot_bench.fitting import Fit, Outcome, Progress
+from fewshot_bench.fitting import Answered, Fit, Progress
 from fewshot_bench.incidents import Incidents
 from fewshot_bench.query_batches import OUT_OF_MEMORY
 from fewshot_bench.session import Session
@@ -107,7 +107,7 @@ def _tried(
         return Failure(error, incidents, divisible)
 
 
-def evaluate_within_memory(fit: Fit, spec: RunSpec, interrupted: Callable[[], bool]) -> Outcome:
+def evaluate_within_memory(fit: Fit, spec: RunSpec, interrupted: Callable[[], bool]) -> Answered:
     """`fit.evaluate(spec)`; out of memory, again with half as many queries in a batch.
 
     A method that asks for no batches gets no second try. The fit's next answer begins as this one.
@@ -119,7 +119,7 @@ def evaluate_within_memory(fit: Fit, spec: RunSpec, interrupted: Callable[[], bo
         fit.queries.parts = before
 
 
-def _evaluated(fit: Fit, spec: RunSpec, interrupted: Callable[[], bool]) -> Outcome:
+def _evaluated(fit: Fit, spec: RunSpec, interrupted: Callable[[], bool]) -> Answered:
     while True:
         try:
             return fit.evaluate(spec)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
+from fewshot_bench.ahead import start_own
 from fewshot_bench.allocator import give_back_memory
 
 
@@ -48,7 +49,7 @@ def _sampled_resident_set(interval: float = 0.02) -> Iterator[list[float]]:
             peak[0] = max(peak[0], process.memory_info().rss)
 
     watcher = threading.Thread(target=look, name="fsbench-memory", daemon=True)
-    watcher.start()
+    start_own(watcher)
     try:
         yield peak
     finally:

@@ -133,6 +133,11 @@ def adaptive_calibration_error(confidence: np.ndarray, hits: np.ndarray, bins: i
     return 100 * sum(gaps) / len(hits)
 
 
+def rounded_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float | int]:
+    """The metrics of a record: `metrics`, to six digits behind the decimal point."""
+    return {name: round(value, 6) for name, value in metrics(logits, labels).items()}
+
+
 def _probabilities(
     logits: np.ndarray, labels: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -121,13 +121,14 @@ def repeat(kept: Kept) -> tuple[Record, np.ndarray | None]:
     import numpy as np
     import torch
 
+    from fewshot_bench.examiner import Examiner
     from fewshot_bench.runner import run_one
     from fewshot_bench.session import Session
 
     spec, threads = kept.record.spec, kept.record.environment.get("threads")
     if isinstance(threads, int) and threads > 0:
         torch.set_num_threads(threads)
-    outcome = run_one(spec, Session(None, spec.device, kept.store))
+    outcome = run_one(spec, Session(None, spec.device, Examiner(kept.store)))
     logits = None if outcome.logits is None else np.asarray(outcome.logits, dtype=np.float32)
     return outcome.record, logits
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
+import torch
+
 from fewshot_bench import environment
 from fewshot_bench.containment import own_interruptions
-from fewshot_bench.errors import FsbenchError, NotApplicableError
+from fewshot_bench.errors import FsbenchError, NotApplicableError, StoreError
+from fewshot_bench.examination import Outcome
 from fewshot_bench.features import open_views
-from fewshot_bench.fitting import Fit, Outcome, Progress
+from fewshot_bench.fitting import Fit, Progress
 from fewshot_bench.incidents import Incidents
 from fewshot_bench.memory import Failure, evaluate_within_memory, fit_within_memory, release
 from fewshot_bench.method import Together
-from fewshot_bench.question import Question
 from fewshot_bench.record import Record, Status
 from fewshot_bench.registry import registry
 from fewshot_bench.session import Session
@@ -45,19 +48,37 @@ def run_group(
                 fits = _together(specs, session, progress, interrupted)
         for spec in specs:
             with own_interruptions() as interrupted:
-                outcome = _outcome(spec, session, progress, fits, interrupted, parts)
+                record, answers = _computed(spec, session, progress, fits, interrupted, parts)
+            outcome = _settled(record, answers, session)
             outcome.tainted = session.tainted
             yield outcome
 
 
-def _outcome(
+def _settled(record: Record, answers: np.ndarray | None, session: Session) -> Outcome:
+    """With its metrics; data that cannot be used any more (a changed image) fail the cell."""
+    try:
+        outcome = session.examiner.settle(record, answers)
+        if outcome.logits is not None:
+            outcome.logits = torch.from_numpy(outcome.logits)
+        return outcome
+    except StoreError:
+        raise
+    except FsbenchError as error:
+        incidents = Incidents()
+        for incident in record.incidents:
+            incidents.add(**incident)
+        failed = _without_result(record.spec, "failed", error, incidents)
+        return session.examiner.settle(failed, None)
+
+
+def _computed(
     spec: RunSpec,
     session: Session,
     progress: Progress | None,
     fits: dict[str, Fit | Failure],
     interrupted: Callable[[], bool],
     parts: int,
-) -> Outcome:
+) -> tuple[Record, np.ndarray | None]:
     """One cell; whatever plug-in code raises is its failure, unless a person interrupted it."""
     key = spec.fit_key()
     incidents = Incidents()
@@ -83,12 +104,12 @@ def _outcome(
             incidents = fit.incidents
     except NotApplicableError as error:
         session.drop_changed_backbone()
-        return _without_result(spec, "inapplicable", error, incidents)
+        return _without_result(spec, "inapplicable", error, incidents), None
     except BaseException as error:
         if interrupted():
             raise
         session.drop_changed_backbone()
-        return _without_result(spec, "failed", error, incidents)
+        return _without_result(spec, "failed", error, incidents), None
 
 
 def _together(
@@ -121,8 +142,7 @@ def _tied(spec: RunSpec, session: Session) -> str:
     reason = str(getattr(method, "tied_to_classes", ""))
     if not reason or (spec.classes != "new" and not spec.target):
         return ""
-    fitted = Question.fitted(session.dataset(spec).card(), spec)
-    asked = Question.evaluated(session.target(spec).card(), spec)
+    fitted, asked = session.examiner.questions(spec)
     if not asked.within(fitted):
         return reason
     if asked.templates == fitted.templates:
@@ -132,19 +152,17 @@ def _tied(spec: RunSpec, session: Session) -> str:
 
 def _without_result(
     spec: RunSpec, status: Status, error: BaseException, incidents: Incidents
-) -> Outcome:
+) -> Record:
     shown = "" if status == "inapplicable" else "".join(traceback.format_exception(error))
-    return Outcome(
-        Record(
-            spec=spec,
-            status=status,
-            environment=environment.describe(spec.device),
-            error={
-                "type": type(error).__name__,
-                "message": str(error) or repr(error),
-                "traceback": shown,
-                "expected": isinstance(error, FsbenchError),
-            },
-            incidents=tuple(incidents),
-        )
+    return Record(
+        spec=spec,
+        status=status,
+        environment=environment.describe(spec.device),
+        error={
+            "type": type(error).__name__,
+            "message": str(error) or repr(error),
+            "traceback": shown,
+            "expected": isinstance(error, FsbenchError),
+        },
+        incidents=tuple(incidents),
     )

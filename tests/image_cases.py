@@ -67,7 +67,7 @@ def evaluated(
     """Pixels of the folder as a fresh process would get them, what was read, and the tally."""
     photos, tally = Photos(folder), ImageTally()
     items = photos.items()["test"]
-    source = ImageSource(photos, items, backbone or tiny(), depth=2)
+    source = ImageSource.of(photos, items, backbone or tiny(), depth=2)
     order = range(len(items)) if order is None else order
     pixels = torch.cat(list(source.batches(5, order, tally=tally)))
     return pixels, photos.reads, tally

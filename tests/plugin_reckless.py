@@ -143,7 +143,7 @@ ACTIONS: dict[str, Callable[[], Any]] = {
     "torch_functions": _torch_functions,
     "builtins": lambda: setattr(builtins, "sorted", list),
     "isinstance": lambda: setattr(builtins, "isinstance", lambda *_: False),
-    "harness": lambda: setattr(scoring, "metrics", lambda *_: {"top1": 100.0}),
+    "harness": lambda: setattr(scoring, "plain_logits", lambda *_: None),
     "clock": lambda: setattr(time, "perf_counter", lambda: 0.0),
     "descriptor": lambda: os.close(2),
     "argv": lambda: sys.argv.append("--fast"),

@@ -23,7 +23,7 @@ FOREIGN = ("images/notes.pixels", "images/0123456789abcdef/mine.txt", "other/a.p
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache with one file of each kind, and files of somebody else."""
     photos = Photos(make_folder(tmp_path, monkeypatch))
-    source = ImageSource(photos, photos.items()["test"], tiny())
+    source = ImageSource.of(photos, photos.items()["test"], tiny())
     store = FeatureStore(tmp_path / "store" / "cache" / "features")
     meter = Meter(source.backbone.device)
     with meter.phase("fit"):

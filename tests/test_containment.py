@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from fewshot_bench.containment import guarded
-from fewshot_bench.fitting import Outcome
+from fewshot_bench.examination import Outcome
 from fewshot_bench.incidents import Incidents
 from fewshot_bench.registry import registry
 from fewshot_bench.runner import run_group, run_one
@@ -132,7 +132,7 @@ UNDONE = {
     "torch_functions": "'torch.nn.modules.linear.Linear.forward', 'torch.nn.functional.normalize'",
     "builtins": "replaced 'builtins.sorted'",
     "isinstance": "replaced 'builtins.isinstance'",
-    "harness": "replaced 'fewshot_bench.evaluate.metrics'",
+    "harness": "replaced 'fewshot_bench.evaluate.plain_logits'",
     "clock": "replaced 'time.perf_counter'",
     "argv": "changed sys.argv",
     "math": "replaced 'math.sqrt'",

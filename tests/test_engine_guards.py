@@ -7,12 +7,13 @@ import signal
 import subprocess
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from fewshot_bench.engines import workers
 from fewshot_bench.engines.groups import Choice, by_fit, joined
+from fewshot_bench.engines.label_process import Seat
 from fewshot_bench.engines.local import LocalEngine
 from fewshot_bench.engines.losses import Losses
 from fewshot_bench.engines.protocol import EngineError, Settings
@@ -145,9 +146,16 @@ def test_a_child_of_a_killed_worker_holds_up_nothing(methods: Any, tmp_path: Pat
     assert "killed by signal 9" in error["message"]
 
 
+def ended_worker(todo: list[RunSpec]) -> Worker:
+    """A worker that ended at once; its process with labels is of no account here."""
+    process = subprocess.Popen(["true"], text=True)
+    process.wait()
+    return Worker(Slot("cpu/0", "cpu"), process, cast(Seat, None), todo)
+
+
 def test_workers_that_hang_at_once_are_few() -> None:
     losses = Losses(Settings())
-    (worker,) = [Worker(Slot("cpu/0", "cpu"), subprocess.Popen(["true"], text=True))]
+    worker = ended_worker([])
     worker.ended = "hang"
     for _ in range(2):
         losses.stillborn(worker)
@@ -157,8 +165,7 @@ def test_workers_that_hang_at_once_are_few() -> None:
 
 def test_fits_that_were_lost_together_are_tried_alone() -> None:
     losses, both = Losses(Settings()), cells("zero-shot", seeds=(1, 2))
-    worker = Worker(Slot("cpu/0", "cpu"), subprocess.Popen(["true"], text=True), both)
-    worker.process.wait()
+    worker = ended_worker(both)
     assert losses.apart(worker) == [[both[0]], [both[1]]]
     for texts in losses.incidents(both).values():
         assert texts[0]["text"].endswith("ended with exit code 0; tried again alone")

@@ -66,7 +66,7 @@ def backbone() -> object:
 def source(backbone: object, shades: tuple[int, ...] = (10, 200)) -> ImageSource:
     """Squares, one per shade."""
     dataset = Memory({str(index): png(shade) for index, shade in enumerate(shades)})
-    return ImageSource(dataset, dataset.items()["train"], backbone)  # type: ignore[arg-type]
+    return ImageSource.of(dataset, dataset.items()["train"], backbone)  # type: ignore[arg-type]
 
 
 def encoded(images: ImageSource, folder: Path | None, order: list[int] | None = None) -> Tensor:
@@ -224,7 +224,7 @@ def test_a_set_without_mirror_images_is_never_flipped(backbone: object) -> None:
         buffer = io.BytesIO()
         gradient.save(buffer, "PNG")
         dataset = kind({"a": buffer.getvalue()})
-        images = ImageSource(dataset, dataset.items()["train"], backbone)  # type: ignore[arg-type]
+        images = ImageSource.of(dataset, dataset.items()["train"], backbone)  # type: ignore[arg-type]
         augment = Augment(flip=flip)
         return next(iter(images.batches(1, [0], augment, [1])))
 

@@ -149,7 +149,7 @@ def test_a_file_that_changed_just_now_is_not_known_by_its_stamp(
 
 def test_a_pass_that_ends_early_keeps_what_it_decoded(folder: Path) -> None:
     photos = Photos(folder)
-    source = ImageSource(photos, photos.items()["test"], tiny(), depth=2)
+    source = ImageSource.of(photos, photos.items()["test"], tiny(), depth=2)
     batches = source.batches(3, range(COUNT))
     next(batches)
     batches.close()
@@ -159,8 +159,8 @@ def test_a_pass_that_ends_early_keeps_what_it_decoded(folder: Path) -> None:
 
 def test_an_image_that_changes_during_a_run_is_named(folder: Path) -> None:
     photos = Photos(folder)
-    source = ImageSource(photos, photos.items()["test"], tiny())
-    assert source.digest
+    source = ImageSource.of(photos, photos.items()["test"], tiny())
+    assert source.digests
     save_image(folder / "06.png", 77)
     with pytest.raises(DataMissingError, match=r"'06\.png' changed while"):
         list(source.batches(4, range(COUNT)))
@@ -172,10 +172,10 @@ def test_errors_name_the_image_and_come_in_order(folder: Path, depth: int) -> No
     (folder / "09.png").unlink()
     photos = Photos(folder)
     items = [*photos.items()["test"], Item("09.png", 0, "cat")]
-    source = ImageSource(photos, items, tiny())
+    source = ImageSource.of(photos, items, tiny())
     with pytest.raises(DataMissingError, match=r"'09\.png' cannot be read"):
-        _ = source.digest
-    source = ImageSource(photos, items[:-1], tiny(), depth=depth)
+        _ = source.digests
+    source = ImageSource.of(photos, items[:-1], tiny(), depth=depth)
     batches = source.batches(4, range(11))
     assert len(next(batches)) == 4
     with pytest.raises(DataMissingError, match=r"'05\.png' does not decode"):

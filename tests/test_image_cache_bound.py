@@ -139,7 +139,7 @@ def test_half_written_files_of_dead_processes_are_removed(folder: Path) -> None:
 def source(folder: Path) -> ImageSource:
     """The images as a fresh process has them."""
     photos = Photos(folder)
-    return ImageSource(photos, photos.items()["test"], tiny())
+    return ImageSource.of(photos, photos.items()["test"], tiny())
 
 
 def billed(images: ImageSource, augment: Augment | None, epochs: int = 1) -> tuple[Cost, Cost]:

@@ -101,7 +101,7 @@ def test_pixels_equal_those_of_open_clip_on_many_files(name: str, files: dict[st
     transform = image_transform(size, is_train=False, **options)
     backbone = tiny() if name == "tiny" else framed(transform, size)
     dataset = Memory(files)
-    source = ImageSource(dataset, dataset.items()["train"], backbone, depth=1)
+    source = ImageSource.of(dataset, dataset.items()["train"], backbone, depth=1)
     for start, pixels in enumerate(source.batches(20, range(COUNT))):
         for row, (file, ours) in enumerate(
             zip(list(files)[20 * start : 20 * (start + 1)], pixels, strict=True)
@@ -112,7 +112,7 @@ def test_pixels_equal_those_of_open_clip_on_many_files(name: str, files: dict[st
 
 def view_of(files: dict[str, bytes]) -> Any:
     dataset = Memory(files)
-    source = ImageSource(dataset, dataset.items()["train"], tiny(), depth=2)
+    source = ImageSource.of(dataset, dataset.items()["train"], tiny(), depth=2)
     return image_view(source, FeatureStore(None), Meter(torch.device("cpu")), phase="fit")
 
 

@@ -62,14 +62,14 @@ def test_pixels_equal_those_of_open_clip(backbone: Any, name: str) -> None:
     config = PreprocessCfg(size=32, mean=(0.5,) * 3, std=(0.5,) * 3)
     expected = image_transform_v2(config, is_train=False)(decode(FILES[name]))
     dataset = Memory({name: FILES[name]})
-    source = ImageSource(dataset, dataset.items()["train"], backbone)
+    source = ImageSource.of(dataset, dataset.items()["train"], backbone)
     (pixels,) = source.batches(4, [0])
     assert torch.equal(pixels[0], expected)
 
 
 def test_batches_follow_the_order(backbone: Any) -> None:
     dataset = Memory(FILES)
-    source = ImageSource(dataset, dataset.items()["train"], backbone)
+    source = ImageSource.of(dataset, dataset.items()["train"], backbone)
     whole = torch.cat(list(source.batches(5, range(len(FILES)))))
     order = [3, 0, 3, 7, 1]
     sizes = [len(batch) for batch in source.batches(2, order)]
@@ -79,7 +79,7 @@ def test_batches_follow_the_order(backbone: Any) -> None:
 
 def test_augmented_batches_depend_on_the_seeds_of_their_passes_alone(backbone: Any) -> None:
     dataset = Memory(FILES)
-    source = ImageSource(dataset, dataset.items()["train"], backbone)
+    source = ImageSource.of(dataset, dataset.items()["train"], backbone)
 
     def drawn(seed: int) -> torch.Tensor:
         return torch.cat(list(source.batches(4, range(len(FILES)), Augment(), [seed])))
@@ -94,7 +94,7 @@ def test_damaged_files_are_named(backbone: Any) -> None:
     dataset = Memory(files)
     items = dataset.items()["train"]
     assert [text.split(":")[0] for text in unreadable(dataset, items)[0]] == ["cut.jpg", "none.png"]
-    source = ImageSource(dataset, items, backbone)
+    source = ImageSource.of(dataset, items, backbone)
     with pytest.raises(DataMissingError, match=r"'cut\.jpg' does not decode"):
         next(source.batches(1, [0]))
 

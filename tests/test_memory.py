@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
+import queue
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +11,9 @@ import torch
 
 from fewshot_bench.backbones.text_tower import TextTower
 from fewshot_bench.backbones.vision_tower import VisionTower
-from fewshot_bench.fitting import Outcome
+from fewshot_bench.engines.protocol import Settings
+from fewshot_bench.engines.workers import Slot, Worker
+from fewshot_bench.examination import Outcome
 from fewshot_bench.runner import run_group, run_one
 from fewshot_bench.session import Session
 from fewshot_bench.store import Store
@@ -113,11 +112,14 @@ def test_a_worker_begins_with_the_parts_that_the_engine_asks_for(
     tmp_path: Path, methods: Any
 ) -> None:
     (spec,) = cells("hungry", options=("hungry.needs=1",))
-    command = [sys.executable, "-m", "fewshot_bench.engines.worker", str(tmp_path), "cpu", "1"]
-    command.append(str(os.getpid()))
-    request = {"specs": [spec.to_dict()], "force": False, "parts": 4, "incidents": {}}
-    told = json.dumps(request) + "\n"
-    subprocess.run(command, input=told, text=True, capture_output=True, timeout=120, check=True)
+    events: queue.Queue[Any] = queue.Queue()
+    worker = Worker.start(Slot("cpu/0", "cpu"), Store(tmp_path), Settings(threads=1), events)
+    try:
+        worker.send([spec], force=False, parts=4, incidents={})
+        while events.get(timeout=120)[1]["event"] != "finished":
+            pass
+    finally:
+        worker.stop()
     (record,) = Store(tmp_path).records()
     assert (record.status, record.notes["parts"]) == ("done", 4)
 

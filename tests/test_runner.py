@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from fewshot_bench.runner import Outcome, run_one
+from fewshot_bench.examination import Outcome
+from fewshot_bench.images import ImageSource
+from fewshot_bench.registry import registry
+from fewshot_bench.runner import run_one
 from fewshot_bench.session import Session
 from tests.helpers import METHODS, cells, quick
 
@@ -58,13 +61,14 @@ def test_logits_are_in_the_order_of_the_split(session: Session) -> None:
     outcome = run_one(spec, session)
     from fewshot_bench.splits import draw_cell
 
-    split = draw_cell(spec, session.dataset(spec).items())
+    dataset = registry().dataset(spec.dataset)
+    split = draw_cell(spec, dataset.items())
     assert outcome.ids == [item.id for item in split.test]
     assert outcome.labels == [item.label for item in split.test]
     backbone, _ = session.backbone(spec)
-    source = session.source(session.dataset(spec), split.test, spec)
+    source = ImageSource.of(dataset, split.test, backbone)
     pixels = next(source.batches(100, range(len(source))))
-    card = session.dataset(spec).card()
+    card = dataset.card()
     features = torch.nn.functional.normalize(backbone.encode_image(pixels), dim=-1)
     prompts = [card.templates("custom")[0].replace("{}", name) for name in card.classnames]
     text = torch.nn.functional.normalize(backbone.encode_text(prompts), dim=-1)

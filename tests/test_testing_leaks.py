@@ -8,7 +8,7 @@ from typing import Any
 
 from fewshot_bench import Item, Task
 from fewshot_bench.images import ImageSource
-from fewshot_bench.testing.bench import Setting, _prepare, _view
+from fewshot_bench.testing.bench import QUERIES, Setting, _files, _prepare, _view
 from fewshot_bench.testing.toy_images import ToyDataset
 
 _OUTSIDE = (types.ModuleType, types.FunctionType, types.BuiltinFunctionType, type)
@@ -33,7 +33,8 @@ def test_task_context_and_queries_lead_nowhere() -> None:
     queries = _view(made.queries)
     found = reachable(task, made.context, queries)
     assert not [value for value in found if isinstance(value, Item | ImageSource | ToyDataset)]
-    names = {item.id for item in made.queries.items}
+    names = {item.id for item in _files("queries", QUERIES)[1]}
+    assert len(names) == len(made.labels)
     assert not [value for value in found if isinstance(value, str) and value in names]
 
 

@@ -13,7 +13,8 @@ import torch
 from fsbench_methods.clip_lora import ClipLora
 
 from fewshot_bench.engines.groups import by_fit, joined
-from fewshot_bench.runner import Outcome, run_group
+from fewshot_bench.examination import Outcome
+from fewshot_bench.runner import run_group
 from fewshot_bench.session import Session
 from fewshot_bench.store import Store
 from tests.helpers import cells, children, flags, fsbench, record_files, start, wait_until

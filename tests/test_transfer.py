@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from fewshot_bench import DatasetCard, Item, UsageError
+from fewshot_bench.examiner import Examiner
 from fewshot_bench.plan import Request, expand
 from fewshot_bench.registry import Entry, registry
 from fewshot_bench.runner import run_group, run_one
@@ -80,7 +81,7 @@ def by_question(specs: list[Any]) -> dict[str, Any]:
 
 def test_base_and_new_are_halves_of_one_draw() -> None:
     specs = by_question(cells("zero-shot", classes=("all", "base", "new"), limit=None))
-    pools = Session().dataset(specs["digits"]).items()
+    pools = Examiner().dataset(specs["digits"]).items()
     whole = draw_cell(specs["digits"], pools)
     base, new = (draw_cell(specs[f"digits ({part})"], pools) for part in ("base", "new"))
     assert base.train == new.train == tuple(i for i in whole.train if i.label < 5)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import builtins
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 _PACKAGE = __name__.partition(".")[0]
@@ -31,6 +31,14 @@ class Functions:
         self._spaces = {}
         for space in _spaces(self._modules):
             self._spaces[id(space)] = (space, dict(vars(space)))
+        self._codes = [(f, f.__code__) for f in _functions(space for space, _ in self._own())]
+
+    def _own(self) -> Iterator[tuple[Any, dict[str, Any]]]:
+        """Modules and classes of the harness."""
+        for space, before in self._spaces.values():
+            name = space.__name__ if isinstance(space, ModuleType) else space.__module__
+            if name.partition(".")[0] == _PACKAGE:
+                yield space, before
 
     def restore(self) -> tuple[list[str], bool]:
         """Put back what was replaced. Returns its names, and whether all of it is back."""
@@ -45,6 +53,10 @@ class Functions:
             if sys.modules.get(name) is not module:
                 swapped.append(name)
                 sys.modules[name] = module
+        for function, code in self._codes:
+            if function.__code__ is not code:
+                swapped.append(f"{function.__module__}.{function.__qualname__}.__code__")
+                function.__code__ = code
         for space, before in self._spaces.values():
             for name in _replaced(before, vars(space)):
                 if _by_its_owner(space, before[name], vars(space).get(name)):
@@ -79,6 +91,18 @@ def _spaces(modules: dict[str, ModuleType]) -> Iterator[Any]:
                     yield value
         elif name == "torch":
             yield from (vars(module)[part] for part in _CLASSES)
+
+
+def _functions(spaces: Iterable[Any]) -> Iterator[FunctionType]:
+    """Functions that are defined in these modules and classes."""
+    for space in spaces:
+        for value in list(vars(space).values()):
+            if isinstance(value, property):
+                value = value.fget
+            elif isinstance(value, staticmethod | classmethod):
+                value = value.__func__
+            if isinstance(value, FunctionType) and value.__module__.startswith(_PACKAGE):
+                yield value
 
 
 def _replaced(before: dict[str, Any], now: Any) -> list[str]:

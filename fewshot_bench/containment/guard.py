@@ -73,7 +73,12 @@ class _Snapshot:
     def undo(self, report: _Report) -> None:
         """Functions first, since all that follows calls them."""
         swapped, complete = self._functions.restore()
-        if swapped:
+        others = self._threads.others() if swapped else []
+        if others:
+            # Which code did it cannot be told, and it may do so again.
+            doubt = f" (or a thread that ran before did: {few(others)})"
+            report("functions", f"replaced {few(swapped)}{doubt}", False)
+        elif swapped:
             report("functions", f"replaced {few(swapped)}", complete)
         for step in (self._undo_descriptors, self._undo_processes, self._undo_settings):
             try:

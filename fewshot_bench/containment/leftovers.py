@@ -9,40 +9,61 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from fewshot_bench.ahead import own_threads
 
 # How long leftovers may take to end by themselves, and child processes once they are killed.
 GRACE_SECONDS = 0.3
 KILL_SECONDS = 3.0
 _ROUNDS = 5
 _PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
-# Started once for the life of the process: ours, tqdm's and fsspec's.
-_LASTING = ("fsbench-", "fsspecIO")
 
 
-def _passing(thread: threading.Thread) -> bool:
-    lasting = thread.name.startswith(_LASTING) or type(thread).__module__.startswith("tqdm.")
-    return not lasting
+def _lasting(thread: threading.Thread) -> bool:
+    """Started once for the life of the process: ours, tqdm's and fsspec's."""
+    fsspec = getattr(sys.modules.get("fsspec.asyn"), "iothread", None)
+    known = thread in own_threads() or thread in (fsspec or ())
+    return known or type(thread).__module__.startswith("tqdm.")
 
 
 class Threads:
-    """Threads that run before plug-in code does."""
+    """Threads that run before plug-in code does, also those that `threading` did not start."""
 
     def __init__(self) -> None:
         self._before = set(threading.enumerate())
+        self._unlisted_before = _unlisted()
+
+    def others(self) -> list[str]:
+        """Names of threads that ran before and are neither the harness's own nor a library's."""
+        here = threading.current_thread(), threading.main_thread()
+        listed = [t for t in self._before if t.is_alive() and t not in here and not _lasting(t)]
+        return sorted(t.name for t in listed) + _numbers(self._unlisted_before & _unlisted())
 
     def left(self) -> list[str]:
         """Names of those that run on after `GRACE_SECONDS`; nothing can end them."""
-        new = [t for t in threading.enumerate() if t not in self._before and _passing(t)]
+        new = [t for t in threading.enumerate() if t not in self._before and not _lasting(t)]
         end = time.monotonic() + GRACE_SECONDS
         for thread in new:
             with suppress(RuntimeError):
                 # A thread that only calls into Python cannot be waited for.
                 thread.join(max(0.0, end - time.monotonic()))
-        return [thread.name for thread in new if thread.is_alive()]
+        while _unlisted() - self._unlisted_before and time.monotonic() < end:
+            time.sleep(GRACE_SECONDS / 20)
+        listed = [thread.name for thread in new if thread.is_alive()]
+        return listed + _numbers(_unlisted() - self._unlisted_before)
+
+
+def _unlisted() -> set[int]:
+    """Threads that run Python code and that `threading` did not start."""
+    return set(sys._current_frames()) - {thread.ident or 0 for thread in threading.enumerate()}
+
+
+def _numbers(threads: Iterable[int]) -> list[str]:
+    return [f"number {thread}" for thread in sorted(threads)]
 
 
 class Children:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import dataclasses
 import faulthandler
 import json
 import os
@@ -18,15 +16,18 @@ from pathlib import Path
 from typing import IO, Any
 
 from fewshot_bench import offline
+from fewshot_bench.ahead import start_own
+from fewshot_bench.engines.remote_examiner import RemoteExaminer
 from fewshot_bench.errors import FsbenchError
+from fewshot_bench.processes import die_with
 from fewshot_bench.record import Record
 from fewshot_bench.spec import RunSpec
 from fewshot_bench.store import Store
 from fewshot_bench.trackers import switch as trackers
+from fewshot_bench.wording import few
 
 PROGRESS_SECONDS = 0.2
 BEAT_SECONDS = 2.0
-_PR_SET_PDEATHSIG = 1
 
 
 class _Answers:
@@ -63,26 +64,32 @@ class _Answers:
                 time.sleep(BEAT_SECONDS)
                 self.send("beat", waiting=turns.waiting())
 
-        threading.Thread(target=beat, name="fsbench-heartbeat", daemon=True).start()
+        start_own(threading.Thread(target=beat, name="fsbench-heartbeat", daemon=True))
 
 
 def main() -> None:
-    """Arguments: store folder, device, CPU threads (0: leave them), the engine's process."""
-    folder, device, threads, parent = sys.argv[1:]
-    _die_with(int(parent))
+    """Arguments: store folder, device, CPU threads (0: leave them), the engine's process, and
+    descriptors, joined by commas, that lead to the process with the labels.
+    """
+    folder, device, threads, parent, descriptors = sys.argv[1:]
+    die_with(int(parent))
     offline.enforce_if_asked()
     answers = _Answers(_private_stdout())
     _say_where_when_asked()
     answers.keep_beating()
     trackers.write_into(Path(folder))
+    store = Store(Path(folder))
+    examiner = RemoteExaminer([int(number) for number in descriptors.split(",")], store)
     try:
-        _serve(Store(Path(folder)), device, int(threads), answers)
+        _serve(store, device, int(threads), answers, examiner)
     except FsbenchError as error:
         answers.send("fatal", message=str(error), exit_code=error.exit_code)
         sys.exit(error.exit_code)
 
 
-def _serve(store: Store, device: str, threads: int, answers: _Answers) -> None:
+def _serve(
+    store: Store, device: str, threads: int, answers: _Answers, examiner: RemoteExaminer
+) -> None:
     import torch
 
     # What every cell needs, imported while the engine still checks its data.
@@ -91,16 +98,20 @@ def _serve(store: Store, device: str, threads: int, answers: _Answers) -> None:
 
     if threads:
         torch.set_num_threads(threads)
-    session = Session(store.path / "cache" / "features", device, store.path)
+    session = Session(store.path / "cache" / "features", device, examiner)
     answers.send("idle")
     for line in sys.stdin:
-        if not _compute(json.loads(line), store, session, answers):
+        request = json.loads(line)
+        examiner.begin(request["incidents"])
+        if not _compute(request, store, session, answers, examiner):
             # What a plug-in left behind must not reach another cell, nor keep this process alive.
             os._exit(0)
         answers.send("idle")
 
 
-def _compute(request: Any, store: Store, session: Any, answers: _Answers) -> bool:
+def _compute(
+    request: Any, store: Store, session: Any, answers: _Answers, examiner: RemoteExaminer
+) -> bool:
     """Compute the cells of a request; returns whether this process can be trusted with more."""
     from fewshot_bench.registry import registry
     from fewshot_bench.runner import run_group
@@ -117,26 +128,45 @@ def _compute(request: Any, store: Store, session: Any, answers: _Answers) -> boo
     session.backbone(todo[0])
     # Loading it is nobody's time.
     answers.send("started")
-    tell(hooks.run_started, spec=todo[0])
-    trusted = True
+    trusted = _hook(hooks.run_started, todo[0], examiner, spec=todo[0])
     outcomes = run_group(todo, session, answers.progress, request["parts"])
     for number, outcome in enumerate(outcomes, 1):
         record, trusted = outcome.record, trusted and not outcome.tainted
-        earlier = request["incidents"].get(record.spec.key(), [])
-        record = dataclasses.replace(record, incidents=(*earlier, *record.incidents))
-        record = store.write(record, outcome.logits, outcome.labels, outcome.ids)
         answers.send("finished", key=record.spec.key())
-        finished(record)
-        if number == len(todo):
+        following = todo[number] if number < len(todo) else None
+        trusted &= _hook(hooks.run_finished, following, examiner, record=record)
+        if following is None:
             break
-        if not trusted and todo[number].fit_key() != record.spec.fit_key():
+        if not trusted and following.fit_key() != record.spec.fit_key():
             # What is left was not fitted by what left something behind.
             answers.send("retired")
             break
         # What plug-ins took was no time of the next cell.
         answers.send("started")
-        tell(hooks.run_started, spec=todo[number])
+        trusted &= _hook(hooks.run_started, following, examiner, spec=following)
     return trusted
+
+
+def _hook(
+    hook: Callable[..., Any],
+    following: RunSpec | None,
+    examiner: RemoteExaminer,
+    **arguments: object,
+) -> bool:
+    """Call a hook; functions that it replaced are put back, and the next cell's record names them.
+
+    Returns whether all of them are back.
+    """
+    from fewshot_bench.containment.functions import Functions
+
+    functions = Functions()
+    tell(hook, **arguments)
+    swapped, complete = functions.restore()
+    if swapped and following is not None:
+        end = "put back" if complete else "could not be undone: the process is not used again"
+        text = f"a hook of a plug-in, run before this cell, replaced {few(swapped)}; {end}"
+        examiner.note(following.key(), "functions", text)
+    return complete
 
 
 def finished(record: Record) -> None:
@@ -167,15 +197,6 @@ def _say_where_when_asked() -> None:
     if hasattr(faulthandler, "register"):
         with suppress(AttributeError, OSError):
             faulthandler.register(signal.SIGUSR1, all_threads=True)
-
-
-def _die_with(parent: int) -> None:
-    """Ask Linux to end this process with its parent; elsewhere the closed pipe ends it."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        # It may have gone before it was asked for.
-        if os.getppid() != parent:
-            sys.exit(1)
 
 
 if __name__ == "__main__":

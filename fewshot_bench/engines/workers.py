@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from fewshot_bench.engines.groups import Group
+from fewshot_bench.engines.label_process import Seat
 from fewshot_bench.engines.protocol import Settings
 from fewshot_bench.spec import RunSpec
 from fewshot_bench.store import Store
@@ -72,6 +73,7 @@ class Worker:
 
     slot: Slot
     process: subprocess.Popen[str]
+    seat: Seat
     cells: Group = field(default_factory=list)
     parts: int = 1
     # Fits whose leases its engine holds for it.
@@ -101,23 +103,32 @@ class Worker:
     ) -> Worker:
         """A new process; what it says arrives as `events`, None when it has ended."""
         environment = {**os.environ, **slot.environment, **settings.environment()}
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "fewshot_bench.engines.worker"),
-                *(str(store.path), slot.device, str(settings.threads or 0), str(os.getpid())),
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            env=environment,
-            start_new_session=True,
-        )
-        worker = cls(slot, process, _events=events)
+        reading, writing = os.pipe()
+        try:
+            seat = Seat(store.path, environment, writing)
+            descriptors = ",".join(map(str, seat.descriptors))
+            process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "fewshot_bench.engines.worker", str(store.path)),
+                    *(slot.device, str(settings.threads or 0), str(os.getpid()), descriptors),
+                ],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=writing,
+                text=True,
+                encoding="utf-8",
+                errors="replace",
+                env=environment,
+                pass_fds=seat.descriptors,
+                start_new_session=True,
+            )
+            seat.started()
+        finally:
+            os.close(writing)
+        said_stream = os.fdopen(reading, encoding="utf-8", errors="replace")
+        worker = cls(slot, process, seat, _events=events)
         worker._alive()
-        said = threading.Thread(target=worker._listen, daemon=True)
+        said = threading.Thread(target=worker._listen, args=(said_stream,), daemon=True)
         said.start()
         worker._reader = threading.Thread(target=worker._read, args=(said,), daemon=True)
         worker._reader.start()
@@ -136,12 +147,13 @@ class Worker:
         self.process.wait()
         with suppress(OSError):
             _stream(self.process.stdin).close()
+        self.seat.left()
         said.join(DUMP_SECONDS)
         self._events.put((self, None))
 
-    def _listen(self) -> None:
-        """Pass on what the process says on stderr, up to a length, and keep the end of it."""
-        with _stream(self.process.stderr) as stream:
+    def _listen(self, stream: IO[str]) -> None:
+        """Pass on what the processes say on stderr, up to a length, and keep the end of it."""
+        with stream:
             for line in stream:
                 self.tail = (self.tail + line)[-TAIL_CHARACTERS:]
                 self._passed_on += len(line)
@@ -200,7 +212,8 @@ class Worker:
         if timeout is not None and self.started and now - self._since > timeout:
             return "timeout"
         passed = now - self._sign
-        used = _cpu_seconds(self.process.pid, children=passed > SILENT_SECONDS / 2)
+        pids = self.process.pid, self.seat.process.pid
+        used = sum(_cpu_seconds(pid, children=passed > SILENT_SECONDS / 2) for pid in pids)
         if used - self._cpu > IDLE_SHARE * max(passed, IDLE_SECONDS):
             self._cpu, self._sign = used, now
             return ""
@@ -239,6 +252,7 @@ class Worker:
         self.process.kill()
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(STOP_SECONDS)
+        self.seat.left()
         if self._reader is not None:
             # It closes the pipes.
             self._reader.join(2 * DUMP_SECONDS)

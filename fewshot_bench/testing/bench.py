@@ -15,6 +15,7 @@ from torch import Tensor
 from fewshot_bench.context import Context
 from fewshot_bench.feature_store import FeatureStore
 from fewshot_bench.features import image_view
+from fewshot_bench.image_files import ImageFiles
 from fewshot_bench.images import ImageSource
 from fewshot_bench.meter import Meter
 from fewshot_bench.rng import isolated
@@ -168,19 +169,24 @@ def _prepare(setting: Setting, device: str) -> Fit:
 def _source(stream: str, count: int, setting: Setting, backbone: Any) -> ImageSource:
     """Images of the setting's classes in the toy's own order, labeled in the setting's order."""
     dataset, items = _files(stream, count)
-    relabeled = [
+    return ImageSource.of(dataset, _relabeled(items, setting), backbone)
+
+
+def _relabeled(items: Sequence[Item], setting: Setting) -> list[Item]:
+    return [
         Item(item.id, setting.classes.index(item.label), "")
         for item in items
         if item.label in setting.classes
     ]
-    return ImageSource(dataset, relabeled, backbone)
 
 
 def _queries(setting: Setting, backbone: Any) -> tuple[ImageSource, Tensor]:
     """Unlabeled queries, and apart from them their labels."""
-    source = _source("queries", QUERIES, setting, backbone)
-    nameless = [Item(item.id, -1, "") for item in source.items]
-    return ImageSource(_files("queries", QUERIES)[0], nameless, backbone), source.labels
+    dataset, items = _files("queries", QUERIES)
+    labeled = _relabeled(items, setting)
+    nameless = [Item(item.id, -1, "") for item in labeled]
+    source = ImageSource(ImageFiles(dataset, nameless), len(nameless), backbone)
+    return source, torch.tensor([item.label for item in labeled], dtype=torch.int64)
 
 
 @functools.cache

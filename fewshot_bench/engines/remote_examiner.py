@@ -1,0 +1,143 @@
+"""The examiner as a worker sees it: questions and answers over socket pairs.
+
+`RemoteExaminer` is the entry point. No answer holds a label, an id or a path of a query.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import queue
+import socket
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fewshot_bench import errors
+from fewshot_bench.engines.messages import Closed, receive, send
+from fewshot_bench.errors import FsbenchError, StoreError
+from fewshot_bench.examination import ImageList, Outcome, QueryLists, TaskLists
+from fewshot_bench.image_files import EncodedFiles, numbered
+from fewshot_bench.question import Question
+from fewshot_bench.record import Record
+from fewshot_bench.spec import RunSpec
+from fewshot_bench.store import Store
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SHA = 32
+
+
+class RemoteExaminer:
+    """Asks the process that holds labels; see `examiner.Examination`."""
+
+    def __init__(self, descriptors: Sequence[int], store: Store) -> None:
+        self._earlier: dict[str, list[Mapping[str, str]]] = {}
+        self._store = store
+        self._process = os.getpid()
+        self._free: queue.LifoQueue[socket.socket] = queue.LifoQueue()
+        for number in descriptors:
+            os.set_inheritable(number, False)
+            self._free.put(socket.socket(fileno=number))
+
+    def begin(self, earlier: Mapping[str, Sequence[Mapping[str, str]]]) -> None:
+        """Cells come; earlier: incidents of their tries in other processes, by key."""
+        self._earlier = {key: list(incidents) for key, incidents in earlier.items()}
+
+    def note(self, key: str, kind: str, text: str) -> None:
+        """An incident of a cell before its own begins."""
+        self._earlier.setdefault(key, []).append({"kind": kind, "text": text})
+
+    def ask(self, operation: str, body: bytes = b"", **values: Any) -> tuple[dict[str, Any], bytes]:
+        """One question and its answer. Errors are those of the other process."""
+        if os.getpid() != self._process:
+            raise RuntimeError(
+                "images can be read in the process of the worker only, not in a fork"
+            )
+        channel = self._free.get()
+        try:
+            send(channel, {"operation": operation, **values}, body)
+            header, answer = receive(channel)
+        except TypeError as error:
+            raise StoreError(f"a record is not JSON: {error}") from error
+        except (OSError, Closed):
+            # Nothing can be computed or stored any more: the engine starts both processes anew.
+            os._exit(1)
+        finally:
+            self._free.put(channel)
+        if "error" in header:
+            raise _as_error(header["error"])
+        return header, answer
+
+    def questions(self, spec: RunSpec) -> tuple[Question, Question]:
+        """The classes that a cell is fitted on, and those that it is asked for."""
+        header, _ = self.ask("questions", spec=spec.to_dict())
+        return _question(header["fitted"]), _question(header["asked"])
+
+    def task(self, spec: RunSpec) -> TaskLists:
+        """What a cell is fitted to."""
+        header, _ = self.ask("task", spec=spec.to_dict())
+        train, val = _images(header["train"]), _images(header["val"])
+        return TaskLists(_question(header["question"]), train, val)
+
+    def queries(self, spec: RunSpec) -> QueryLists:
+        """What a cell is asked."""
+        header, _ = self.ask("queries", spec=spec.to_dict())
+        return QueryLists(_question(header["question"]), _images(header["images"]))
+
+    def files(self, images: ImageList) -> EncodedFiles:
+        """The encoded files of a list."""
+        return _RemoteFiles(images, self)
+
+    def settle(self, record: Record, answers: np.ndarray | None) -> Outcome:
+        """Hand in a cell, which is marked and stored; the outcome holds the stored record.
+
+        What was noted of it before stands before its own incidents.
+        """
+        earlier = self._earlier.get(record.spec.key(), ())
+        record = dataclasses.replace(record, incidents=(*earlier, *record.incidents))
+        shape = None if answers is None else answers.shape
+        body = b"" if answers is None else answers.tobytes()
+        self.ask("settle", body, record=record.to_dict(), shape=shape)
+        stored = self._store.get(record.spec.key())
+        return Outcome(record if stored is None else stored)
+
+
+class _RemoteFiles(EncodedFiles):
+    """Files of which this process has the bytes and nothing else."""
+
+    def __init__(self, images: ImageList, examiner: RemoteExaminer) -> None:
+        self.name, self.stamped = images.dataset, images.stamped
+        self._handle = images.handle
+        self._examiner = examiner
+
+    @functools.cached_property
+    def digests(self) -> tuple[bytes, ...]:
+        """The SHA-256 of every file; one that is known by its stamp is not read."""
+        header, body = self._examiner.ask("digests", handle=self._handle)
+        self.problem = header["problem"]
+        return tuple(body[start : start + SHA] for start in range(0, len(body), SHA))
+
+    def read(self, index: int) -> bytes:
+        """The encoded file."""
+        return self._examiner.ask("read", handle=self._handle, index=index)[1]
+
+    def title(self, index: int) -> str:
+        """The image by its number; the other process puts its id there."""
+        return numbered(self._handle, index)
+
+
+def _question(values: Mapping[str, Any]) -> Question:
+    return Question(**{name: tuple(value) for name, value in values.items()})
+
+
+def _images(values: Mapping[str, Any]) -> ImageList:
+    return ImageList(**{**values, "labels": tuple(values["labels"])})
+
+
+def _as_error(values: Mapping[str, str]) -> Exception:
+    kind = getattr(errors, values["type"], None)
+    if isinstance(kind, type) and issubclass(kind, FsbenchError):
+        return kind(values["message"])
+    return RuntimeError(f"{values['type']}: {values['message']}")
