@@ -18,6 +18,7 @@ from fewshot_bench.spec import (
     CLASSES,
     DEFAULT_STORE,
     IMPORTED,
+    NO_CLASSES,
     PRECISIONS,
     PROTOCOLS,
     TEMPLATE_SETS,
@@ -133,7 +134,8 @@ def expand(request: Request) -> Plan:
             data=request.data,
             picks=picks.get((name, shots, split_seed), ""),
         )
-        plan.cells += [dataclasses.replace(cell, classes=classes) for classes in request.classes]
+        parts = [part for part in request.classes if part != NO_CLASSES]
+        plan.cells += [dataclasses.replace(cell, classes=part) for part in parts]
         plan.cells += [
             dataclasses.replace(cell, target=target, target_revision=revision)
             for target, revision in evaluated.items()
@@ -180,7 +182,7 @@ def _source(name: str, request: Request, val: str) -> tuple[Dataset, str]:
         raise UsageError(f"{name} has no validation images; use --val none")
     for count in request.shots:
         check_shots(name, pools, count, val)
-    if set(request.classes) != {"all"} and len(dataset.card().classnames) < 2:
+    if {"base", "new"} & set(request.classes) and len(dataset.card().classnames) < 2:
         raise UsageError(f"{name} has one class, which cannot be halved; leave --classes out")
     return dataset, revision_of(name, dataset)
 
@@ -242,11 +244,15 @@ def _check_request(request: Request) -> None:
     if request.limit is not None and request.limit < 1:
         raise UsageError(f"limit {request.limit}: expected at least 1 test image")
     for part in request.classes:
-        if part not in CLASSES:
+        if part not in (*CLASSES, NO_CLASSES):
             raise unknown("part of the classes", part, CLASSES, "--classes base,new")
-    if request.transfer and request.classes != ("all",):
+    if request.transfer and request.classes not in (("all",), (NO_CLASSES,)):
         raise UsageError(
             "--transfer evaluates a fit on all classes; leave --classes out, or run the two apart"
+        )
+    if NO_CLASSES in request.classes and not request.transfer:
+        raise UsageError(
+            "--classes none leaves nothing to evaluate: add --transfer, or say all, base or new"
         )
     for name, values in (
         ("shots", request.shots),

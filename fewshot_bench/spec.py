@@ -18,6 +18,8 @@ DEFAULT_STORE = "fsbench-results"
 # Picks from a file instead of a draw.
 IMPORTED = "imported"
 CLASSES = ("all", "base", "new")
+# Asked of a run that evaluates its fits on other data sets alone; no cell has it.
+NO_CLASSES = "none"
 TEMPLATE_SETS = ("simple", "custom", "ensemble")
 # Fields that came later: they stand in a record, and in its key, where they are not the default.
 _LATER: Mapping[str, Any] = {

@@ -18,7 +18,7 @@ from tests.compare_records import cell, make, matrix, read_csv
 
 
 @settings(deadline=None)
-@given(st.lists(st.floats(0, 100), min_size=2, max_size=30))
+@given(st.lists(st.floats(0, 100), min_size=3, max_size=30))
 def test_interval_is_that_of_scipy(values: list[float]) -> None:
     found = estimate(values)
     assert found is not None
@@ -67,7 +67,7 @@ def test_missing_is_never_averaged() -> None:
     text = terminal.render(table)
     assert "—" in text
     assert "no average of coop, 1,4-shot: no result on pets" in text
-    assert "--method coop --dataset pets --shots 1,4 --seeds 1,2,3 --backbone tiny" in text
+    assert "--method coop --dataset pets --shots 1,4 --seeds 1-3 --backbone tiny" in text
 
 
 def test_average_needs_the_same_seeds_everywhere() -> None:

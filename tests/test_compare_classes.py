@@ -55,7 +55,7 @@ def test_average_harmonic_mean_is_that_of_the_average_accuracies() -> None:
     found = cell(table, "average (H)", "coop", 1)
     assert found.series["top1"] == pytest.approx({ONE: 42, TWO: 42})
     assert found.estimates["top1"].mean == pytest.approx(42)
-    assert found.estimates["top1"].half == pytest.approx(0)
+    assert found.estimates["top1"].bounds == pytest.approx((42, 42))
 
 
 @pytest.mark.parametrize(

@@ -38,12 +38,12 @@ def test_every_metric_can_be_shown(store: Path, metric: str) -> None:
     known = METRICS[metric]
     shown = fsbench("compare", "--store", store, "--metric", metric, "--baseline", "zero-shot")
     assert shown.code == 0
-    assert f"{known.quantity}, mean ± 95 % t-interval, n = 2 seeds" in shown.out
+    assert f"{known.quantity}, mean (range), n = 2 seeds" in shown.out
     assert f"difference to zero-shot in {known.difference}" in shown.out
     rows = json.loads(run_compare("--store", store, "--metric", metric, "--format", "json").output)
     name = "top1_mean" if metric == "top1" else metric
     values = [row[name] for row in rows["rows"] if row["dataset"] == "caltech101"]
-    assert all(f"{value:.{known.digits}f} ±" in shown.out for value in values)
+    assert all(f"{value:.{known.digits}f} (" in shown.out for value in values)
     assert rows["meta"]["unit"] == ("percent" if known.unit == "%" else known.unit)
     assert rows["meta"]["metrics"][metric]["higher_is_better"] == known.higher_is_better
 
@@ -151,7 +151,8 @@ def test_csv_has_all_metrics_of_records_with_logits(store: Path) -> None:
     for row in rows:
         for name in METRICS.keys() - {"top1"}:
             assert float(row[name]) >= 0
-            assert float(row[f"{name}_ci95"]) >= 0
+            assert row[f"{name}_ci95"] == ""
+            assert float(row[f"{name}_min"]) <= float(row[name]) <= float(row[f"{name}_max"])
 
 
 def test_old_records_without_logits_show_what_they_have(tmp_path: Path) -> None:

@@ -35,7 +35,8 @@ def test_own_data_is_said_and_stands_in_the_commands() -> None:
     note = f"own data {digest}: dtd with own classnames, templates, holdout"
     assert any(line.startswith(note) for line in table.notes)
     (line,) = table.commands
-    assert "--classnames FILE --templates 'my {}.' --holdout 0.25" in line
+    assert "--holdout 0.25 --templates 'my {}.' --classnames FILE" in line
+    assert any("put their file in the place of FILE" in note for note in table.notes)
     assert {row["own_data"] for row in tidy.rows(table)} == {digest, ""}
 
 
@@ -65,5 +66,6 @@ def test_class_names_of_several_data_sets_are_several_commands() -> None:
     data = {"classnames": ["x", "y"]}
     records = [make("a", name, data=data) for name in ("dtd", "pets")]
     lines = build([*records, make("b", "cars")]).commands
-    assert sum("--method b --dataset dtd --classnames FILE" in line for line in lines) == 1
-    assert sum("--method b --dataset pets --classnames FILE" in line for line in lines) == 1
+    for name in ("dtd", "pets"):
+        (line,) = [one for one in lines if f"--method b --dataset {name} " in one]
+        assert line.endswith(" --classnames FILE")

@@ -124,11 +124,11 @@ def test_command_evaluates_missing_targets_and_the_data_set_itself() -> None:
     ]
 
 
-def test_command_for_the_data_set_stays_where_a_transfer_does_not_cover_it() -> None:
+def test_each_cell_stands_in_one_command() -> None:
     records = [*everything(), make("coop", "imagenet", 16), make("other", "dtd")]
     lines = [line for line in build(records).commands if "--method other" in line]
     parts = [line.partition(" --dataset ")[2].partition(" --backbone")[0] for line in lines]
-    assert "imagenet --shots 1,16 --seeds 1" in parts
+    assert "imagenet --shots 16 --seeds 1" in parts
     assert "imagenet --transfer imagenet-a,imagenet-r --shots 1 --seeds 1" in parts
 
 
@@ -144,7 +144,7 @@ def test_target_revisions_do_not_mix() -> None:
 def test_commands_are_understood_by_run() -> None:
     records = [*everything(), make("other", "dtd"), make("other", "own", data={"holdout": 0.5})]
     lines = build(records).commands
-    assert len(lines) == 4
+    assert len(lines) == 3
     for line in lines:
         words = shlex.split(line)
         assert words[:2] == ["fsbench", "run"]

@@ -113,7 +113,7 @@ def test_too_few_seeds_and_too_much_noise(tmp_path: Path) -> None:
     assert verdict(tmp_path / "a", three("dtd", 54.0)[:2]) == "incomplete (2 of 3 seeds)"
     assert verdict(tmp_path / "b", three("dtd", 54.0, 5.0)) == "too noisy to tell"
     one = [record("dtd", 1, 54.0)]
-    unknown = "too noisy to tell (the spread over seeds is not known)"
+    unknown = "too noisy to tell (the spread over seeds is not known: run three or more)"
     assert verdict(tmp_path / "c", one, "--seeds", 1) == unknown
     assert line(tmp_path / "c", "dtd", "--seeds", 1)["noise"] == ""
     two = three("dtd", 54.0)[1:]

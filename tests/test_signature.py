@@ -209,7 +209,6 @@ def test_what_a_line_cannot_say_it_names(tmp_path: Path) -> None:
         ([named], "no command can say x='1,2'"),
         ([named], "no command can say the name 'a,b'"),
         ([make(protocol="imported")], "fsbench splits import"),
-        ([make(target="pets")], "which this part of the line does not"),
     ):
         shown = fsbench("signature", signature_of(records))
         assert shown.code == 0

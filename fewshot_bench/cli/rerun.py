@@ -10,7 +10,7 @@ import click
 from fewshot_bench.errors import FsbenchError, UsageError
 from fewshot_bench.record import Record
 from fewshot_bench.spec import DEFAULT_STORE
-from fewshot_bench.wording import shown
+from fewshot_bench.wording import printable, shown
 
 
 @click.command("rerun", short_help="Repeat the cell of a record and show what differs.")
@@ -32,10 +32,13 @@ def command(ctx: click.Context, record: str, store: Path, anyway: bool) -> None:
     Exit code: 0 same result or same predictions, 1 different, 2 wrong usage, 3 data missing.
     """
     from fewshot_bench import rerun
+    from fewshot_bench.signature import commands_of
 
     kept = rerun.find(record, store)
     spec = kept.record.spec
     click.echo(spec.describe())
+    for text in commands_of([spec])[0]:
+        click.echo(f"  {printable(text)}")
     if kept.problem:
         click.echo(f"not used: {kept.problem}", err=True)
     changed = rerun.obstacles(kept.record, kept.store)

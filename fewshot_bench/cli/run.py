@@ -70,7 +70,8 @@ _PATH: Any = click.Path(path_type=Path)
     type=NAMES,
     default="all",
     show_default=True,
-    help="Fit on the first half of the classes; evaluate on it (base), on the others (new).",
+    help="Fit on the first half of the classes; evaluate on it (base), on the others (new). "
+    "none: on those of --transfer alone.",
 )
 @click.option("--transfer", type=NAMES, help="Evaluate each fit on these data sets or suites too.")
 @click.option("--classnames", type=_PATH, help="Own class names: one per line, or JSON or YAML.")

@@ -10,7 +10,7 @@ from fewshot_bench.cli.engines import device_of
 from fewshot_bench.cli.filters import read_records
 from fewshot_bench.cli.own_data import read_own_data
 from fewshot_bench.errors import DataMissingError, UsageError
-from fewshot_bench.spec import canonical_json
+from fewshot_bench.spec import NO_CLASSES, canonical_json
 from fewshot_bench.store import Store
 from fewshot_bench.wording import few
 
@@ -106,6 +106,8 @@ def _tests(name: str, values: Mapping[str, Any]) -> list[Test]:
         suites = registry().suites()
         names = {one for name in value for one in suites.get(name, [name])}
         return [lambda spec: spec.dataset in names]
+    if name == "classes" and NO_CLASSES in value:
+        return [lambda spec: bool(spec.target)]
     if name in ("shots", "classes"):
         return [lambda spec: getattr(spec, name) in value]
     if name == "seeds":

@@ -11,7 +11,7 @@ from fewshot_bench.compare.cells import Columns, extra_columns, own_cell, seed_o
 from fewshot_bench.compare.columns import check_columns
 from fewshot_bench.compare.derived import average, harmonic, without_counterpart
 from fewshot_bench.compare.groups import table_groups
-from fewshot_bench.compare.missing import commands
+from fewshot_bench.compare.missing import missing_cells
 from fewshot_bench.compare.mixing import CONDITIONS, assign_rows, condition, own_data, refuse_mixed
 from fewshot_bench.compare.model import Cell, Group, Row, Scope, Table
 from fewshot_bench.compare.notes import notes
@@ -21,7 +21,7 @@ from fewshot_bench.compare.significance import significance
 from fewshot_bench.compare.variation import variations
 from fewshot_bench.metrics import METRICS
 from fewshot_bench.record import Record
-from fewshot_bench.signature import signature_of
+from fewshot_bench.signature import commands_of, signature_of
 
 Cells = dict[tuple[str, str, int], Cell]
 
@@ -84,8 +84,8 @@ def build(
         if table.baseline is not None:
             found = significance(table, places, table.baseline, answers)
             table = dataclasses.replace(table, significance=found)
-    lines = tuple(commands(table, options.store))
-    return dataclasses.replace(table, commands=lines, notes=tuple(notes(table)))
+    lines, remarks = commands_of(missing_cells(table), options.store)
+    return dataclasses.replace(table, commands=tuple(lines), notes=(*notes(table), *remarks))
 
 
 def _signatures(records: Sequence[Record], groups: Sequence[Group]) -> dict[str, str]:

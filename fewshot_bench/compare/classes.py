@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 HEADS = (
     *("dataset", "method", "shots", "label", "classname", "images", "n_seeds"),
-    *("accuracy_mean", "accuracy_ci95", "precision_mean", "f1_mean"),
+    *("accuracy_mean", "accuracy_ci95", "accuracy_min", "accuracy_max", "precision_mean"),
+    "f1_mean",
 )
 # Of more classes than twice this, tables show so many of the lowest and of the highest.
 ENDS = 5
@@ -206,6 +207,7 @@ def _values(score: ClassScore) -> tuple[Any, ...]:
     return (
         *(score.group.label, score.row.label, score.shots, score.label, score.name, score.images),
         *(score.accuracy.n, _six(score.accuracy.mean), _six(score.accuracy.half)),
+        *map(_six, (score.accuracy.least, score.accuracy.most)),
         *(_six(value.mean if value else None) for value in (score.precision, score.f1)),
     )
 

@@ -41,7 +41,7 @@ def _standings(table: Table, shots: int, standings: list[Standing]) -> Grid:
         result = one.overall.result
         texts = [
             f"{signed(result.difference)}{'*' if one.overall.significant else ''}",
-            f"{signed(result.low)} to {signed(result.high)}",
+            f"{signed(result.low)} to {signed(result.high)}" if result.bounded else MISSING,
             probability(result.p),
             probability(one.overall.adjusted),
         ]

@@ -11,12 +11,12 @@ BEST, SECOND = 1, 2
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One number as text; `rank` is BEST, SECOND or 0, `suffix` says what is special about it,
-    `short` says the same where there is little room.
+    """One number as text, with the interval or range `around` it; `rank` is BEST, SECOND or 0,
+    `suffix` says what is special about it, `short` says the same where there is little room.
     """
 
     mean: str
-    half: str | None = None
+    around: str = ""
     suffix: str = ""
     rank: int = 0
     short: str = ""

@@ -46,7 +46,7 @@ def write(found: Iterable[Grid], notes: Sequence[str] = (), commands: Sequence[s
         *(_grid(grid) for grid in found),
     ]
     parts += [f"\\par\\noindent{{\\footnotesize {escape(note)}\\par}}" for note in notes]
-    parts += [f"% {printable(' '.join(command.split()))}" for command in commands]
+    parts += [f"% {printable(command)}" for command in commands]
     return "\n".join(parts) + "\n"
 
 
@@ -114,5 +114,5 @@ def _entry(entry: Entry) -> str:
         mean = rf"\textbf{{{mean}}}"
     elif entry.rank == SECOND:
         mean = rf"\underline{{{mean}}}"
-    half = "" if entry.half is None else rf" $\pm$ {entry.half}"
-    return f"{mean}{half}{' ' if entry.suffix else ''}{escape(entry.suffix)}"
+    around = f" {escape(entry.around.replace('±', '± '))}" if entry.around else ""
+    return f"{mean}{around}{' ' if entry.suffix else ''}{escape(entry.suffix)}"

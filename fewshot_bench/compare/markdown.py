@@ -56,8 +56,8 @@ def _entry(entry: Entry) -> str:
         mean = f"**{mean}**"
     elif entry.rank == SECOND:
         mean = f"<u>{mean}</u>"
-    half = "" if entry.half is None else f" ± {entry.half}"
-    return f"{mean}{half}{' ' if entry.suffix else ''}{entry.suffix}"
+    around = f" {entry.around.replace('±', '± ')}" if entry.around else ""
+    return f"{mean}{around}{' ' if entry.suffix else ''}{entry.suffix}"
 
 
 def _code(lines: Iterable[str], language: str = "sh") -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from fewshot_bench.compare.mixing import data_digest
 from fewshot_bench.compare.model import Cell, Group, Row, Table
+from fewshot_bench.compare.statistics import FEWEST
 from fewshot_bench.metrics import METRICS
 
 _LISTED = 12
@@ -16,6 +17,7 @@ def notes(table: Table) -> list[str]:
     """Footnotes, the gravest first."""
     return [
         *_marks(table),
+        *_ranges(table),
         *_own_data(table),
         *_inapplicable(table),
         *_failures(table),
@@ -46,6 +48,16 @@ def _marks(table: Table) -> Iterator[str]:
         yield (
             "seeds written a/b: split seed a, training seed b; intervals over seeds treat all runs "
             "as independent and are too narrow where runs share a support set or a training seed"
+        )
+
+
+def _ranges(table: Table) -> Iterator[str]:
+    """Why there is no interval beside some numbers."""
+    found = (cell.estimates.get(table.metric) for cell in table.cells.values())
+    if any(value and 1 < value.n < FEWEST for value in found):
+        yield (
+            "(a–b) are the two seeds: an interval from two says nothing (Student's t with one "
+            "degree of freedom); run three or more"
         )
 
 

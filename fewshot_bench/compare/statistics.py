@@ -1,4 +1,4 @@
-"""Means with Student's t-intervals over seeds."""
+"""Means over seeds with Student's t-intervals, or with the range of two."""
 
 from __future__ import annotations
 
@@ -8,29 +8,59 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from fewshot_bench.wording import signed
+
 CONFIDENCE = 0.95
+# Of two values the interval is 12.7 standard errors wide on each side: it says nothing.
+FEWEST = 3
 Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A mean over `n` values; `half` is the interval's half-width, None for a single value."""
+    """A mean over `n` values, of which `least` and `most` are the extremes.
+
+    half: half-width of the interval; None for fewer than `FEWEST` values.
+    """
 
     mean: float
     half: float | None
     n: int
+    least: float
+    most: float
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """What is drawn around the mean: the interval, or the range of fewer values."""
+        if self.half is None:
+            return self.least, self.most
+        return self.mean - self.half, self.mean + self.half
+
+    def around(self, digits: int = 2, *, sign: bool = False) -> str:
+        """The same as it stands behind the mean: `±0.31`, of two `(23.92–38.98)`; empty for one.
+
+        sign: of differences, whose range is `(-0.30 to +2.70)`.
+        """
+        if self.half is not None:
+            return f"±{self.half:.{digits}f}"
+        if self.n < 2:
+            return ""
+        if sign:
+            return f"({signed(self.least, digits)} to {signed(self.most, digits)})"
+        return f"({self.least:.{digits}f}–{self.most:.{digits}f})"
 
 
 def estimate(values: Sequence[float]) -> Estimate | None:
-    """The mean and the half-width of its two-sided t-interval; None without values."""
+    """The mean, its two-sided t-interval where there are enough values; None without any."""
     n = len(values)
     if n == 0:
         return None
     mean = math.fsum(values) / n
-    if n == 1:
-        return Estimate(mean, None, 1)
+    least, most = min(values), max(values)
+    if n < FEWEST:
+        return Estimate(mean, None, n, least, most)
     variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
-    return Estimate(mean, quantile(n - 1) * math.sqrt(variance / n), n)
+    return Estimate(mean, quantile(n - 1) * math.sqrt(variance / n), n, least, most)
 
 
 @functools.cache

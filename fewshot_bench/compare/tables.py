@@ -71,7 +71,7 @@ def _values(table: Table, group: Group, curves: bool) -> Grid:
 def _caption(table: Table, usual: int, metrics: Sequence[str]) -> str:
     main = METRICS[table.metric]
     seeds = f"n = {usual} {'seed' if usual == 1 else 'seeds'}" if usual else "no results"
-    interval = "" if usual == 1 else " ± 95 % t-interval"
+    interval = "" if usual == 1 else " (range)" if usual == 2 else " ± 95 % t-interval"
     more = "".join(f"; {METRICS[name].quantity}" for name in metrics[1:])
     return f"{main.quantity}, mean{interval}, {seeds}{more}{_marks(table)}"
 
@@ -166,7 +166,7 @@ def _entry(cell: Cell, value: Estimate | None, usual: int, rank: int, metric: Me
     parts += [f"{cell.failed} failed"] if cell.failed else []
     suffix = f"({', '.join(parts)})" if parts else ""
     short = " ".join([*parts[:1], *(["!"] if cell.failed else [])])
-    return Entry(metric.text(value.mean), _half(value, metric), suffix, rank, short)
+    return Entry(metric.text(value.mean), value.around(metric.digits), suffix, rank, short)
 
 
 def _without_number(cell: Cell) -> Entry:
@@ -187,11 +187,7 @@ def _difference(table: Table, cell: Cell, metric: Metric) -> Entry:
     suffix = f"(n={cell.delta.n}){star}"
     short = f"n={cell.delta.n}{star}"
     mean = signed(cell.delta.mean, metric.digits)
-    return Entry(mean, _half(cell.delta, metric), suffix, short=short)
-
-
-def _half(value: Estimate, metric: Metric) -> str | None:
-    return None if value.half is None else metric.text(value.half)
+    return Entry(mean, cell.delta.around(metric.digits, sign=True), suffix, short=short)
 
 
 def _nothing(table: Table, group: Group, row: Row) -> str:

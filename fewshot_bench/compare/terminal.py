@@ -152,8 +152,8 @@ def _entry(entry: Entry) -> Text:
     from rich.text import Text
 
     text = Text.assemble((entry.mean, _STYLES.get(entry.rank, "")))
-    if entry.half is not None:
-        text.append(f" ±{entry.half}")
+    if entry.around:
+        text.append(f" {entry.around}")
     if entry.short:
         text.append(f" {entry.short}")
     return text

@@ -14,7 +14,7 @@ from typing import Any
 from fewshot_bench.compare.columns import sorted_rows
 from fewshot_bench.compare.mixing import data_digest
 from fewshot_bench.compare.model import Cell, Table
-from fewshot_bench.compare.statistics import Estimate
+from fewshot_bench.compare.statistics import FEWEST, Estimate
 from fewshot_bench.metrics import METRICS, PERCENT, Metric
 from fewshot_bench.wording import printable
 
@@ -107,6 +107,7 @@ def _row(table: Table, cell: Cell) -> dict[str, Any]:
         "billed_seconds": _number(cell.billed),
         "peak_memory_mb": _number(cell.memory),
         "top1_n": top1.n if top1 else 0,
+        **_extremes("top1", top1),
         **_other_metrics(cell),
         "status": cell.status,
         "seeds": [str(seed) for seed in cell.splits],
@@ -121,6 +122,7 @@ def _row(table: Table, cell: Cell) -> dict[str, Any]:
         "delta_mean": _mean(cell.delta),
         "delta_ci95": _half(cell.delta),
         "delta_n": cell.delta.n if cell.delta else None,
+        **_extremes("delta", cell.delta),
         **_tested(table, cell),
         **{name: getattr(spec, name) for name in _CONDITIONS},
         **_special(table, cell),
@@ -133,8 +135,8 @@ def _tested(table: Table, cell: Cell) -> dict[str, Any]:
     found = contrast.result if contrast else None
     return {
         "test_difference": _number(found.difference) if found else None,
-        "test_low": _number(found.low) if found else None,
-        "test_high": _number(found.high) if found else None,
+        "test_low": _number(found.low) if found and found.bounded else None,
+        "test_high": _number(found.high) if found and found.bounded else None,
         "test_p": found.p if found else None,
         "test_p_holm": contrast.adjusted if contrast else None,
         "test_conditional": found.conditional if found else None,
@@ -149,6 +151,7 @@ def _other_metrics(cell: Cell) -> dict[str, Any]:
             value = cell.estimates.get(name)
             found |= {name: _mean(value), f"{name}_ci95": _half(value)}
             found[f"{name}_n"] = value.n if value else 0
+            found |= _extremes(name, value)
     return found
 
 
@@ -172,7 +175,10 @@ def meta(table: Table) -> dict[str, Any]:
             name: {"title": m.title, "unit": _unit(m), "higher_is_better": m.higher_is_better}
             for name, m in METRICS.items()
         },
-        "interval": "95 % two-sided Student t over seeds, half-width",
+        "interval": (
+            f"95 % two-sided Student t over seeds, half-width; none of fewer than {FEWEST} seeds, "
+            "of which *_min and *_max are the range"
+        ),
         "datasets": table.datasets,
         "methods": [row.label for row in table.rows],
         "shots": table.shots,
@@ -194,6 +200,14 @@ def _unit(metric: Metric) -> str:
 
 def _mean(value: Estimate | None) -> float | int | None:
     return _number(value.mean) if value else None
+
+
+def _extremes(name: str, value: Estimate | None) -> dict[str, Any]:
+    """The seeds with the least and the most."""
+    return {
+        f"{name}_min": _number(value.least) if value else None,
+        f"{name}_max": _number(value.most) if value else None,
+    }
 
 
 def _half(value: Estimate | None) -> float | int | None:

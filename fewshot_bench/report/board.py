@@ -50,7 +50,7 @@ def leaderboard(headline: Headline, pairs: Pairs) -> Grid:
     baseline = _baseline(headline)
     columns = [
         Column("method", False),
-        Column("accuracy, %", hint="mean and half-width of the 95 % t-interval over seeds"),
+        Column("accuracy, %", hint="mean ± 95 % t-interval over seeds, or the range of two"),
         Column("to the best", hint=_DIFFERENCE),
         Column("p", hint="paired test over seeds and test images, corrected after Holm"),
         *(
@@ -95,15 +95,14 @@ def bars(headline: Headline) -> list[Bar | None] | None:
     known = [value for value in values if value]
     if not known or headline.table.baseline:
         return None
-    low = min(value.mean - (value.half or 0) for value in known)
-    high = max(value.mean + (value.half or 0) for value in known)
+    low = min(value.bounds[0] for value in known)
+    high = max(value.bounds[1] for value in known)
 
     def place(value: float) -> float:
         return 100 * (value - low) / (high - low) if high > low else 50.0
 
     def bar(value: Estimate) -> Bar:
-        half = value.half or 0
-        return Bar(place(value.mean), place(value.mean - half), place(value.mean + half))
+        return Bar(place(value.mean), *map(place, value.bounds))
 
     return [bar(value) if value else None for value in values]
 
@@ -188,7 +187,7 @@ def _ahead(pair: Pair | None) -> Field:
 
 
 def _range(pair: Pair) -> Field:
-    interval = f"[{text.gap(pair.low)}, {text.gap(pair.high)}]"
+    interval = f"[{text.gap(pair.low)}, {text.gap(pair.high)}]" if pair.bounded else ""
     return Field(text.gap(pair.difference), pair.difference, detail=interval)
 
 

@@ -40,7 +40,9 @@ def against_best(headline: Headline, pairs: Pairs) -> Grid | None:
         else:
             fields = [
                 Field(text.gap(pair.difference), pair.difference),
-                Field(f"{text.gap(pair.low)} to {text.gap(pair.high)}", pair.low),
+                Field(f"{text.gap(pair.low)} to {text.gap(pair.high)}", pair.low)
+                if pair.bounded
+                else NOTHING,
                 Field(plain_p(pair.raw), pair.raw),
                 Field(plain_p(pair.p), pair.p, "" if pair.significant else "tie"),
                 Field(text.percent(pair.visible)),

@@ -26,6 +26,7 @@ class Pair:
 
     won, lost: on how many data sets alone the first is significantly better, or worse.
     conditional: there is one seed, and the comparison is about these very fits.
+    bounded: whether low and high say anything; not with two seeds.
     visible: the least difference that the uncorrected test finds four times in five.
     signed_rank: Wilcoxon's p over data sets, None for fewer than six.
     """
@@ -39,6 +40,7 @@ class Pair:
     won: int
     lost: int
     conditional: bool
+    bounded: bool
     visible: float
     signed_rank: float | None
 
@@ -143,6 +145,7 @@ def _pair(found: Comparison, corrected: float) -> Pair:
         won=counts.win,
         lost=counts.loss,
         conditional=found.conditional,
+        bounded=found.bounded,
         visible=detectable(found.spreads),
         signed_rank=signed_rank(gaps) if len(gaps) >= SIGNED_RANK_FROM else None,
     )

@@ -36,9 +36,8 @@ def gap(value: float) -> str:
 
 
 def interval(value: Estimate) -> str:
-    """Mean and half-width, `78.12 ± 0.31`; the mean alone for one seed."""
-    half = "" if value.half is None else f" ± {percent(value.half)}"
-    return f"{percent(value.mean)}{half}"
+    """Mean and interval, `78.12 ± 0.31`, or the range of two seeds; the mean alone for one seed."""
+    return f"{percent(value.mean)} {value.around().replace('±', '± ')}".rstrip()
 
 
 def p_value(p: float) -> str:

@@ -112,7 +112,7 @@ def verdict(line: Line) -> Line:
     """The line with the verdict that its difference and noise lead to."""
     assert line.difference is not None
     if line.noise is None:
-        return _with(line, "noisy", "the spread over seeds is not known")
+        return _with(line, "noisy", "the spread over seeds is not known: run three or more")
     if abs(line.difference) > line.noise:
         return _with(line, "differs")
     return _with(line, "noisy" if line.noise > TOO_NOISY else "agrees")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fewshot_bench.compare.statistics import quantile
+from fewshot_bench.compare.statistics import FEWEST, quantile
 
 # Two-sided 95 % of the normal distribution.
 NORMAL = 1.959964
@@ -72,13 +72,16 @@ def half_width(cells: Sequence[Parts]) -> float | None:
 
     Student's t for the seeds (Welch and Satterthwaite's degrees of freedom for several cells,
     rounded down), the normal distribution for the rest; both add as independent errors do. None
-    where the spread over seeds is not known for a cell.
+    where the spread over seeds is not known for a cell, or from no more than two seeds in all.
     """
     if not cells or any(cell.seeds is None for cell in cells):
         return None
     count = len(cells)
     variances = [cell.seeds or 0.0 for cell in cells]
-    seeds = student(_freedom(variances, cells)) ** 2 * math.fsum(variances)
+    freedom = _freedom(variances, cells)
+    if freedom < FEWEST - 1:
+        return None
+    seeds = student(freedom) ** 2 * math.fsum(variances)
     rest = NORMAL**2 * math.fsum(cell.images + cell.rounding for cell in cells)
     return math.sqrt(seeds + rest) / count
 

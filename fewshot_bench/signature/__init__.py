@@ -1,6 +1,6 @@
 """One line that says which cells a table is of, and under which conditions; and back again."""
 
-from fewshot_bench.signature.commands import commands, problems
+from fewshot_bench.signature.commands import commands, commands_of, problems
 from fewshot_bench.signature.line import parse, write
 from fewshot_bench.signature.made import signature_of, splits_digest
 from fewshot_bench.signature.under import broken, under_table
@@ -8,6 +8,7 @@ from fewshot_bench.signature.under import broken, under_table
 __all__ = [
     "broken",
     "commands",
+    "commands_of",
     "parse",
     "problems",
     "signature_of",

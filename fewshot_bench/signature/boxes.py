@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from typing import Any
 
 Point = tuple[Hashable, ...]
 Box = tuple[frozenset[Any], ...]
 
 
-def boxes(points: Collection[Point], cost: Callable[[list[Box]], int] = len) -> list[Box]:
-    """Disjoint products that together are exactly these points; the best of a few attempts.
-
-    cost: what is to be small, the number of products unless said otherwise.
+def boxes(points: Collection[Point]) -> list[Box]:
+    """Disjoint products that together are exactly these points; the fewest of a few attempts.
 
     Every point has the same number of axes. Points that agree on all other axes are joined along
     one axis after the other; the order of the axes decides how many products are left.
@@ -36,7 +34,7 @@ def boxes(points: Collection[Point], cost: Callable[[list[Box]], int] = len) -> 
         [tuple(frozenset(v[n] for n in ns) for v, ns in zip(values, box, strict=True)) for box in f]
         for f in found
     ]
-    return min(named, key=cost)
+    return min(named, key=len)
 
 
 def _orders(count: int) -> list[list[int]]:

@@ -1,15 +1,20 @@
-"""From a signature to the commands that compute its cells, and what these cannot say."""
+"""From a signature, or from cells, to the commands that compute them.
+
+All `fsbench run` commands that are printed anywhere are written here.
+"""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
 from fewshot_bench.names import join_names
-from fewshot_bench.signature.fields import numbers
+from fewshot_bench.signature.fields import CONDITIONS
+from fewshot_bench.signature.made import matrices, value_text
 from fewshot_bench.signature.model import Choice, Matrix, Named, Pair, Signature
-from fewshot_bench.spec import IMPORTED
+from fewshot_bench.signature.numbers import numbers
+from fewshot_bench.spec import IMPORTED, NO_CLASSES, RunSpec
 
 
 def commands(signature: Signature, store: str = "") -> list[str]:
@@ -17,8 +22,27 @@ def commands(signature: Signature, store: str = "") -> list[str]:
 
     `problems` names the exceptions.
     """
-    lines = [line for matrix in signature.matrices for line in _matrix(matrix, store)]
-    return list(dict.fromkeys(lines))
+    return _lines(signature.matrices, store)
+
+
+def commands_of(specs: Iterable[RunSpec], store: str = "") -> tuple[list[str], list[str]]:
+    """`fsbench run` lines that compute each of these cells once and no other; what is to be known.
+
+    Cells that no command can say are left out, and named.
+    """
+    unsaid: dict[str, None] = {}
+    sayable = []
+    for spec in specs:
+        found = list(_unsaid_cell(spec))
+        unsaid |= dict.fromkeys(found)
+        sayable += [] if found else [spec]
+    made = matrices(sayable)
+    texts = [text for matrix in made for text in _remarks(matrix)]
+    return _lines(made, store), [*unsaid, *dict.fromkeys(texts)]
+
+
+def _lines(made: Iterable[Matrix], store: str) -> list[str]:
+    return list(dict.fromkeys(line for matrix in made for line in _matrix(matrix, store)))
 
 
 def problems(signature: Signature) -> list[str]:
@@ -34,8 +58,10 @@ def _matrix(matrix: Matrix, store: str) -> Iterator[str]:
                 for datasets in _own_names(matrix):
                     words = ["fsbench", "run", *(["--store", store] if store else [])]
                     words += _method_words(choices)
-                    words += ["--dataset", _names(datasets), *asked, *_own_data(matrix)]
-                    words += ["--shots", numbers(matrix.shots), *seeds, *_conditions(matrix)]
+                    words += ["--dataset", _names(datasets), *asked]
+                    words += ["--shots", numbers(matrix.shots), *seeds]
+                    for part, _, words_of in CONDITIONS:
+                        words += words_of(getattr(matrix, part))
                     yield shlex.join(words)
 
 
@@ -71,10 +97,11 @@ def _seed_options(pairs: Sequence[Pair]) -> Iterator[list[str]]:
 
 
 def _asked(matrix: Matrix) -> Iterator[list[str]]:
-    """Transfers come with the data set itself; parts of the classes are a run of their own."""
+    """Transfers come with the data set itself or alone; halves of the classes are another fit."""
     parts = list(matrix.classes)
     if matrix.targets:
-        yield ["--transfer", _names(matrix.targets)]
+        alone = [] if "all" in parts else ["--classes", NO_CLASSES]
+        yield ["--transfer", _names(matrix.targets), *alone]
         parts = [part for part in parts if part != "all"]
     if parts:
         yield [] if parts == ["all"] else ["--classes", ",".join(parts)]
@@ -85,45 +112,16 @@ def _own_names(matrix: Matrix) -> list[Sequence[Named]]:
     return [[one] for one in matrix.datasets] if matrix.classnames else [matrix.datasets]
 
 
-def _own_data(matrix: Matrix) -> list[str]:
-    words = ["--classnames", "FILE"] if matrix.classnames else []
-    for template in matrix.templates:
-        words += ["--templates", template]
-    return words + (["--holdout", matrix.holdout] if matrix.holdout else [])
-
-
-def _conditions(matrix: Matrix) -> list[str]:
-    words = ["--backbone", matrix.backbone.name, "--protocol", matrix.protocol]
-    words += ["--val", matrix.val]
-    # Own templates replace the custom ones, and are refused beside the option.
-    words += (
-        [] if matrix.templates and matrix.prompts == "custom" else ["--prompts", matrix.prompts]
-    )
-    words += ["--precision", matrix.precision]
-    words += ["--device", matrix.device] if matrix.device else []
-    return words + ([] if matrix.limit is None else ["--limit", str(matrix.limit)])
-
-
 def _names(values: Sequence[Named]) -> str:
-    return join_names(value.name for value in values)
+    """Each name once, also where its lists are of several revisions."""
+    return join_names(dict.fromkeys(value.name for value in values))
 
 
 def _problems(matrix: Matrix) -> Iterator[str]:
     if matrix.has:
         some, total = matrix.has
         yield f"the commands compute {total:,} cells, of which the table has {some:,}"
-    if matrix.classnames:
-        yield (
-            f"own class names (digest {matrix.classnames}) do not stand in the line: put their "
-            "file in the place of FILE"
-        )
-    if matrix.protocol == IMPORTED:
-        yield "the picks were imported: put them into the store first (fsbench splits import)"
-    if matrix.targets and "all" not in matrix.classes:
-        yield (
-            "the commands also evaluate each fit on its own data set, which this part of "
-            "the line does not"
-        )
+    yield from _remarks(matrix)
     yield from _unsaid(matrix)
     versions: dict[str, set[str]] = {}
     for choice in matrix.methods:
@@ -133,19 +131,58 @@ def _problems(matrix: Matrix) -> Iterator[str]:
             yield f"{method} of versions {', '.join(sorted(known))}: a command runs the one here"
 
 
+def _remarks(matrix: Matrix) -> Iterator[str]:
+    """What must be there, or be put into the commands, before they are run."""
+    if matrix.classnames:
+        yield (
+            f"own class names (digest {matrix.classnames}) are too long for a command: put their "
+            "file in the place of FILE"
+        )
+    if matrix.protocol == IMPORTED:
+        yield "the picks were imported: put them into the store first (fsbench splits import)"
+
+
 def _unsaid(matrix: Matrix) -> Iterator[str]:
     """Names and values that a command would split, strip, or show as something else."""
     for choice in matrix.methods:
         for name, values in choice.options:
-            for value in values:
-                if "," in value or value != value.strip() or not value.isprintable():
-                    yield f"{choice.method}: no command can say {name}={value!r}"
-    for name in dict.fromkeys(choice.method for choice in matrix.methods):
-        if "," in name or name != name.strip() or "=" in name or not name.isprintable():
-            yield f"no command can say the name {name!r}"
-    for name in dict.fromkeys(one.name for one in (*matrix.datasets, *matrix.targets)):
+            yield from _unsaid_option(choice.method, name, values)
+    yield from _unsaid_methods(choice.method for choice in matrix.methods)
+    yield from _unsaid_names(one.name for one in (*matrix.datasets, *matrix.targets))
+    yield from _unsaid_texts((matrix.backbone.name, matrix.device, *matrix.templates))
+
+
+def _unsaid_cell(spec: RunSpec) -> Iterator[str]:
+    for name, value in spec.overrides.items():
+        yield from _unsaid_option(spec.method, name, [value_text(value)])
+    yield from _unsaid_methods([spec.method])
+    yield from _unsaid_names(filter(None, (spec.dataset, spec.target)))
+    yield from _unsaid_texts((spec.backbone, spec.device, *spec.data.get("templates", ())))
+    if spec.shots < 1:
+        yield f"no command can ask for {spec.shots} shots"
+
+
+def _unsaid_option(method: str, name: str, values: Iterable[str]) -> Iterator[str]:
+    if not name.isidentifier():
+        yield f"{method}: no command can say the option {name!r}"
+    for value in values:
+        if "," in value or value != value.strip() or not value.isprintable():
+            yield f"{method}: no command can say {name}={value!r}"
+
+
+def _unsaid_names(names: Iterable[str]) -> Iterator[str]:
+    for name in dict.fromkeys(names):
         if not name.isprintable():
             yield f"no command can say the name {name!r}"
-    for text in (matrix.backbone.name, matrix.device, *matrix.templates):
+
+
+def _unsaid_methods(names: Iterable[str]) -> Iterator[str]:
+    for name in dict.fromkeys(names):
+        if "," in name or name != name.strip() or "=" in name or not name.isprintable():
+            yield f"no command can say the name {name!r}"
+
+
+def _unsaid_texts(texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
         if not text.isprintable():
             yield f"no command can show {text!r}"

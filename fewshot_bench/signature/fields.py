@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import groupby
+from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
 from fewshot_bench.errors import UsageError
-from fewshot_bench.signature.model import Choice, Named, Pair
+from fewshot_bench.signature.digests import names_digest, weights_digest
+from fewshot_bench.signature.model import Choice, Named
+from fewshot_bench.signature.numbers import (
+    distinct,
+    numbers,
+    pairs_text,
+    read_number,
+    read_numbers,
+    read_pairs,
+)
 from fewshot_bench.spec import (
     CLASSES,
     IMPORTED,
-    LONGEST_NUMBER,
-    MOST_NUMBERS,
     PRECISIONS,
     PROTOCOLS,
     TEMPLATE_SETS,
     VALIDATION,
+    RunSpec,
 )
 
 _CHOICE = re.compile(r"([^@\[\]]+)(?:@([^\[\]]*))?(?:\[([^\[\]]*)\])?")
@@ -26,12 +34,20 @@ _DIGEST = re.compile(r"[0-9a-f]*")
 
 
 class Field(NamedTuple):
-    """How a part of a matrix is written. name: in the line; part: of `Matrix`."""
+    """How a part of a matrix is written.
+
+    name: in the line; part: of `Matrix`; of: the fields of `RunSpec` that it stands for.
+    A part that is one condition of all cells has `take`, which reads it from a specification, and
+    `words`, which gives it to `fsbench run`; the others are the axes of the matrix.
+    """
 
     name: str
     part: str
     write: Callable[[Any], str]
     read: Callable[[str], Any]
+    of: tuple[str, ...] = ()
+    take: Callable[[RunSpec], Any] | None = None
+    words: Callable[[Any], list[str]] = lambda _: []
 
 
 def escape(text: str, safe: str = "") -> str:
@@ -80,78 +96,12 @@ def _read_choice(text: str) -> Choice:
     return Choice(unescape(method), unescape(version or ""), tuple(options))
 
 
-def numbers(values: Iterable[int]) -> str:
-    """`1,2,4` and `1-3`: ranges from three numbers on."""
-    runs = []
-    for _, run in groupby(enumerate(sorted(values)), key=lambda pair: pair[1] - pair[0]):
-        found = [value for _, value in run]
-        long = len(found) > 2
-        runs += [f"{found[0]}-{found[-1]}"] if long else list(map(str, found))
-    return ",".join(runs)
-
-
-def _read_numbers(text: str) -> tuple[int, ...]:
-    found: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.partition("-")
-        ends = [first, last] if dash else [first]
-        if not all(end.isascii() and end.isdigit() and len(end) <= LONGEST_NUMBER for end in ends):
-            raise ValueError("whole numbers such as 1,2,4 or 1-3")
-        start, stop = int(ends[0]), int(ends[-1])
-        if not start <= stop < start + MOST_NUMBERS - len(found):
-            raise ValueError(f"ranges of at most {MOST_NUMBERS:,} numbers in all")
-        found += range(start, stop + 1)
-    return _distinct(found)
-
-
-def _read_number(text: str) -> int:
-    found = _read_numbers(text)
-    if len(found) > 1:
-        raise ValueError("one whole number")
-    return found[0]
-
-
-def _pairs(pairs: Sequence[Pair]) -> str:
-    """Equal seeds as numbers; else `SPLIT/TRAIN`, the training seeds joined by `+`."""
-    by_split = {split: sorted(p.train for p in run) for split, run in _by_split(pairs)}
-    equal = [split for split, trains in by_split.items() if trains == [split]]
-    parts = [numbers(equal)] if equal else []
-    parts += [
-        f"{split}/{numbers(trains).replace(',', '+')}"
-        for split, trains in by_split.items()
-        if trains != [split]
-    ]
-    return ",".join(parts)
-
-
-def _by_split(pairs: Iterable[Pair]) -> Iterator[tuple[int, Iterable[Pair]]]:
-    return groupby(sorted(pairs), key=lambda pair: pair.split)
-
-
-def _read_pairs(text: str) -> tuple[Pair, ...]:
-    found = []
-    for part in text.split(","):
-        split, slash, trains = part.partition("/")
-        if not slash:
-            found += [Pair(seed, seed) for seed in _read_numbers(split)]
-            continue
-        number = _read_number(split)
-        found += [Pair(number, seed) for seed in _read_numbers(trains.replace("+", ","))]
-    return _distinct(sorted(found))
-
-
-def _distinct(values: Sequence[Any]) -> tuple[Any, ...]:
-    if len(set(values)) < len(values):
-        raise ValueError("each value once")
-    return tuple(values)
-
-
 def _list(write: Callable[[Any], str]) -> Callable[[Any], str]:
     return lambda values: ",".join(map(write, values))
 
 
 def _read_list(read: Callable[[str], Any]) -> Callable[[str], Any]:
-    return lambda text: _distinct([read(part) for part in text.split(",")] if text else [])
+    return lambda text: distinct([read(part) for part in text.split(",")] if text else [])
 
 
 def _one_of(*allowed: str) -> Callable[[str], str]:
@@ -164,14 +114,14 @@ def _one_of(*allowed: str) -> Callable[[str], str]:
 
 
 def _limit(text: str) -> int | None:
-    return None if text == "none" else _read_number(text)
+    return None if text == "none" else read_number(text)
 
 
 def _has(text: str) -> tuple[int, int] | None:
     if text == "all":
         return None
     some, _, total = text.partition("/")
-    return _read_number(some), _read_number(total)
+    return read_number(some), read_number(total)
 
 
 def _share(text: str) -> str:
@@ -194,26 +144,90 @@ def _written_limit(value: int | None) -> str:
     return "none" if value is None else str(value)
 
 
+def _option(name: str) -> Callable[[Any], list[str]]:
+    """The option with its value; nothing for what is not known or not given."""
+    return lambda value: [] if value in ("", None) else [name, str(value)]
+
+
+def _backbone(spec: RunSpec) -> Named:
+    return Named(spec.backbone, weights_digest(spec))
+
+
+def _holdout(spec: RunSpec) -> str:
+    share = spec.data.get("holdout")
+    return "" if share is None else str(share)
+
+
+def _templates(spec: RunSpec) -> tuple[str, ...]:
+    return tuple(spec.data.get("templates") or ())
+
+
+def _template_words(templates: Sequence[str]) -> list[str]:
+    return [word for template in templates for word in ("--templates", template)]
+
+
+def _names_words(digest: str) -> list[str]:
+    """The names themselves are too long for a command: FILE stands for theirs."""
+    return ["--classnames", "FILE"] if digest else []
+
+
+def _plain(
+    name: str,
+    part: str,
+    write: Callable[[Any], str],
+    read: Callable[[str], Any],
+    also: tuple[str, ...] = (),
+) -> Field:
+    """A condition that has the same name in `Matrix`, `RunSpec` and `fsbench run`."""
+    return Field(name, part, write, read, (part, *also), attrgetter(part), _option("--" + part))
+
+
+# Every field of `RunSpec` stands in `of` of one of these (tests/test_architecture.py): a new
+# condition is one line here and one in `Matrix`, and then in signatures and in commands.
 FIELDS = (
-    Field("m", "methods", _list(_choice), _read_list(_read_choice)),
-    Field("b", "backbone", _named, _read_named),
-    Field("d", "datasets", _list(_named), _read_list(_read_named)),
-    Field("k", "shots", numbers, _read_numbers),
-    Field("s", "seeds", _pairs, _read_pairs),
-    Field("val", "val", str, _one_of(*VALIDATION)),
-    Field("tpl", "prompts", escape, _one_of(*TEMPLATE_SETS)),
-    Field("p", "precision", str, _one_of(*PRECISIONS)),
-    Field("dev", "device", escape, unescape),
-    Field("proto", "protocol", escape, _one_of(*PROTOCOLS, IMPORTED)),
-    Field("lim", "limit", _written_limit, _limit),
-    Field("c", "classes", _list(str), _read_list(_one_of(*CLASSES))),
-    Field("to", "targets", _list(_named), _read_list(_read_named)),
-    Field("hold", "holdout", str, _share),
-    Field("own", "templates", _list(lambda t: escape(t, "{}")), _read_list(unescape)),
-    Field("names", "classnames", str, _digest),
+    Field(
+        "m",
+        "methods",
+        _list(_choice),
+        _read_list(_read_choice),
+        ("method", "method_version", "options", "overrides"),
+    ),
+    Field(
+        "b",
+        "backbone",
+        _named,
+        _read_named,
+        ("backbone", "weights"),
+        _backbone,
+        lambda backbone: ["--backbone", backbone.name],
+    ),
+    Field("d", "datasets", _list(_named), _read_list(_read_named), ("dataset", "revision")),
+    Field("k", "shots", numbers, read_numbers, ("shots",)),
+    Field("s", "seeds", pairs_text, read_pairs, ("split_seed", "train_seed")),
+    # Which picks were imported follows from the store.
+    _plain("proto", "protocol", escape, _one_of(*PROTOCOLS, IMPORTED), also=("picks",)),
+    _plain("val", "val", str, _one_of(*VALIDATION)),
+    _plain("tpl", "prompts", escape, _one_of(*TEMPLATE_SETS)),
+    _plain("p", "precision", str, _one_of(*PRECISIONS)),
+    _plain("dev", "device", escape, unescape),
+    _plain("lim", "limit", _written_limit, _limit),
+    Field("c", "classes", _list(str), _read_list(_one_of(*CLASSES)), ("classes",)),
+    Field("to", "targets", _list(_named), _read_list(_read_named), ("target", "target_revision")),
+    Field("hold", "holdout", str, _share, ("data",), _holdout, _option("--holdout")),
+    Field(
+        "own",
+        "templates",
+        _list(lambda t: escape(t, "{}")),
+        _read_list(unescape),
+        ("data",),
+        _templates,
+        _template_words,
+    ),
+    Field("names", "classnames", str, _digest, ("data",), names_digest, _names_words),
     Field("x", "splits", str, _digest),
     Field("has", "has", _written_has, _has),
 )
+CONDITIONS = tuple((field.part, field.take, field.words) for field in FIELDS if field.take)
 REQUIRED = ("m", "b", "d", "k", "s")
 
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable, Sequence
 from typing import Any
 
 from fewshot_bench.record import Record
-from fewshot_bench.signature.boxes import Box, Point, boxes, hull, is_product
+from fewshot_bench.signature.boxes import Box, boxes, hull, is_product
+from fewshot_bench.signature.digests import revision_digest, short
+from fewshot_bench.signature.fields import CONDITIONS
 from fewshot_bench.signature.line import write
 from fewshot_bench.signature.model import Choice, Matrix, Named, Pair, Signature
-from fewshot_bench.spec import CLASSES, RunSpec, canonical_json
+from fewshot_bench.spec import CLASSES, RunSpec
 
-DIGITS = 6
 # More parts than this are given as one product around the cells, with their number.
 MOST_PARTS = 6
 _Variant = tuple[str, str, tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]
+# A method as configured, data set, all that is asked, shots, seeds.
+_Fit = tuple[Any, Any, frozenset[Any], Any, Any]
 
 
 def signature_of(records: Sequence[Record]) -> str:
@@ -31,13 +33,8 @@ def signature_of(records: Sequence[Record]) -> str:
     if not records:
         return ""
     splits = splits_digest(records)
-    groups: defaultdict[Hashable, list[Record]] = defaultdict(list)
-    for record in records:
-        groups[_conditions(record)].append(record)
-    matrices = [
-        matrix for key in sorted(groups, key=repr) for matrix in _matrices(groups[key], splits)
-    ]
-    return write(Signature(tuple(matrices)))
+    groups = _by_conditions(map(_loaded, records))
+    return write(Signature(tuple(matrix for specs in groups for matrix in _few(specs, splits))))
 
 
 def splits_digest(records: Iterable[Record]) -> str:
@@ -50,62 +47,78 @@ def splits_digest(records: Iterable[Record]) -> str:
         for r in records
         if r.split.get("digest")
     }
-    return _short("\n".join(sorted(lines))) if lines else ""
+    return short("\n".join(sorted(lines))) if lines else ""
 
 
-def _short(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:DIGITS]
+def matrices(specs: Iterable[RunSpec]) -> list[Matrix]:
+    """Products of cells that together hold every one of these exactly once, and no other."""
+    return [
+        _matrix(members[0], box)
+        for members in _by_conditions(specs)
+        for box in _boxes(_points(members))
+    ]
 
 
-def _conditions(record: Record) -> tuple[Hashable, ...]:
-    spec = record.spec
-    named = (spec.backbone, _weights(record))
-    own = canonical_json(dict(spec.data))
-    run = (spec.protocol, spec.val, spec.prompts, spec.precision, spec.device, spec.limit)
-    return (*named, *run, own)
+def _by_conditions(specs: Iterable[RunSpec]) -> list[list[RunSpec]]:
+    groups: defaultdict[Hashable, list[RunSpec]] = defaultdict(list)
+    for spec in specs:
+        groups[tuple(take(spec) for _, take, _ in CONDITIONS)].append(spec)
+    return [groups[key] for key in sorted(groups, key=repr)]
 
 
-def _weights(record: Record) -> str:
-    """Digits of the weights' digest: what the specification says, else what was loaded."""
-    known = record.spec.weights or str(record.environment.get("weights_digest") or "")
-    return known[:DIGITS] if set(known) <= set("0123456789abcdef") else _short(known)
+def _loaded(record: Record) -> RunSpec:
+    """The specification; where it names no weights, with those that were loaded."""
+    loaded = str(record.environment.get("weights_digest") or "")
+    if record.spec.weights or not loaded:
+        return record.spec
+    return dataclasses.replace(record.spec, weights=loaded)
 
 
-def _matrices(records: Sequence[Record], splits: str) -> list[Matrix]:
-    """Products of cells under one set of conditions."""
-    known: dict[Hashable, _Variant] = {}
-    points = {_point(record.spec, known) for record in records}
-    found = boxes(points, _cost)
+def _few(specs: Sequence[RunSpec], splits: str) -> list[Matrix]:
+    """As `matrices` under one set of conditions, or one around the cells instead of many."""
+    points = _points(specs)
+    found = _boxes(points)
     if len(found) <= MOST_PARTS:
-        return [_matrix(records[0], box, splits) for box in sorted(found, key=_order)]
-    around = _matrix(records[0], hull(points), splits)
-    return [dataclasses.replace(around, has=(len(points), around.count))]
+        made = [_matrix(specs[0], box) for box in found]
+    else:
+        around = _matrix(specs[0], hull(points))
+        count = sum(len(point[2]) for point in points)
+        made = [dataclasses.replace(around, has=(count, around.count))]
+    return [dataclasses.replace(matrix, splits=splits) for matrix in made]
 
 
-def _cost(found: list[Box]) -> int:
-    """Parts, those twice that transfer without the data set itself: no command is just that."""
-    apart = [box for box in found if "all" not in box[2] and any(map(_is_target, box[2]))]
-    return len(found) + len(apart)
-
-
-def _is_target(asked: object) -> bool:
-    return isinstance(asked, Named)
+def _boxes(points: Collection[_Fit]) -> list[Box]:
+    return sorted(boxes(points), key=_order)
 
 
 def _order(box: Box) -> str:
     return repr([sorted(map(repr, values)) for values in box])
 
 
-def _point(spec: RunSpec, known: dict[Hashable, _Variant]) -> Point:
-    dataset = Named(spec.dataset, _short(spec.revision) if spec.revision else "")
-    # As text, for equal numbers of other types are other text: 1, 1.0 and True.
-    key = (spec.method, spec.method_version, repr(spec.overrides), repr(spec.options))
-    variant = known.get(key)
-    if variant is None:
-        variant = known[key] = _variant(spec)
-    revision = _short(spec.target_revision) if spec.target_revision else ""
-    asked: Hashable = Named(spec.target, revision) if spec.target else spec.classes
-    return variant, dataset, asked, spec.shots, Pair(spec.split_seed, spec.train_seed)
+def _points(specs: Iterable[RunSpec]) -> set[_Fit]:
+    """Fits, each with all that it is asked: no fit stands in two products."""
+    known: dict[Hashable, _Variant] = {}
+    asked: defaultdict[tuple[Hashable, ...], set[Named | str]] = defaultdict(set)
+    for spec in specs:
+        # As text, for equal numbers of other types are other text: 1, 1.0 and True.
+        key = (spec.method, spec.method_version, repr(spec.overrides), repr(spec.options))
+        if key not in known:
+            known[key] = _variant(spec)
+        dataset = Named(spec.dataset, revision_digest(spec.revision))
+        seeds = Pair(spec.split_seed, spec.train_seed)
+        half = spec.classes != "all"
+        asked[known[key], dataset, half, spec.shots, seeds].add(_asked(spec))
+    return {
+        (variant, dataset, frozenset(found), shots, seeds)
+        for (variant, dataset, _, shots, seeds), found in asked.items()
+    }
+
+
+def _asked(spec: RunSpec) -> Named | str:
+    """What is evaluated: another data set, or a part of the classes."""
+    if not spec.target:
+        return spec.classes
+    return Named(spec.target, revision_digest(spec.target_revision))
 
 
 def _variant(spec: RunSpec) -> _Variant:
@@ -123,31 +136,18 @@ def value_text(value: Any) -> str:
     return str(value)
 
 
-def _matrix(record: Record, box: Box, splits: str) -> Matrix:
-    variants, datasets, asked, shots, seeds = box
-    spec = record.spec
-    data = spec.data
-    holdout = data.get("holdout")
-    names = data.get("classnames")
-    targets = sorted(value for value in asked if _is_target(value))
+def _matrix(spec: RunSpec, box: Box) -> Matrix:
+    """The product of a box under the conditions of a specification."""
+    variants, datasets, groups, shots, seeds = box
+    asked = frozenset().union(*groups)
     return Matrix(
         methods=tuple(_choices(variants)),
-        backbone=Named(spec.backbone, _weights(record)),
         datasets=tuple(sorted(datasets)),
         shots=tuple(sorted(shots)),
         seeds=tuple(sorted(seeds)),
-        val=spec.val,
-        prompts=spec.prompts,
-        precision=spec.precision,
-        device=spec.device,
-        protocol=spec.protocol,
-        limit=spec.limit,
         classes=tuple(name for name in CLASSES if name in asked),
-        targets=tuple(targets),
-        holdout="" if holdout is None else str(holdout),
-        templates=tuple(data.get("templates") or ()),
-        classnames="" if names is None else _short(canonical_json(names)),
-        splits=splits,
+        targets=tuple(sorted(value for value in asked if isinstance(value, Named))),
+        **{part: take(spec) for part, take, _ in CONDITIONS},
     )
 
 

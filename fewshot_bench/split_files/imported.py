@@ -7,7 +7,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from fewshot_bench.errors import DataMissingError
+from fewshot_bench.errors import DataMissingError, UsageError
+from fewshot_bench.sampling import group, val_shots
 from fewshot_bench.split_files.checks import check_digest, check_pools, check_shots
 from fewshot_bench.split_files.coop import Pools
 from fewshot_bench.split_files.model import SETTING, SplitFile, unusable
@@ -65,6 +66,21 @@ def load_imported(
         _check_lists(file, dataset, pools)
     train, val = file.lists["train"], file.lists.get("val", ())
     return Picks(dataset, shots, seed, train, val, file.digest)
+
+
+def check_val(picks: Picks, val: str) -> None:
+    """UsageError when imported picks hold other validation images than the policy says."""
+    if val == "none":
+        return
+    allowed = val_shots(val, picks.shots)
+    held = max((len(items) for items in group(picks.val).values()), default=0)
+    if held == 0 or (allowed is not None and held > allowed):
+        exact = {min(picks.shots, 4): "min4", picks.shots: "shots", 0: "none"}
+        raise UsageError(
+            f"the picks imported for {picks.dataset}, {picks.shots}-shot, seed {picks.seed} have "
+            f"{held} validation images a class, --val {val} stands for "
+            f"{'all' if allowed is None else allowed}; use --val {exact.get(held, 'full')}"
+        )
 
 
 def safe_name(dataset: str) -> str:

@@ -56,6 +56,8 @@ from fewshot_bench.statistics.freedom import combined, pooled
 __all__ = ["Comparison", "Scores", "compare_paired", "compare_spreads"]
 
 LEVEL = 0.05
+# Below it (two seeds have 1) the interval of Student's t is too wide to say anything.
+LEAST_FREEDOM = 2
 TINY = 1e-9  # of the difference: below it a standard error is rounding, not variance
 
 
@@ -84,6 +86,11 @@ class Comparison:
     error: float
     freedom: float
     spreads: Mapping[str, Spread]
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the interval says anything: not with one degree of freedom, or less than two."""
+        return self.error > 0 and self.freedom >= LEAST_FREEDOM
 
 
 def compare_paired(

@@ -142,18 +142,18 @@ def _hatch(place: Axes, left: float, bottom: float) -> None:
 
 
 def _draw_bars(place: Axes, sweep: Sweep, panel: Panel) -> None:
-    """Bars from zero, with 95 % intervals."""
+    """Bars from zero, with 95 % intervals, or with the range of two seeds."""
     for j in range(len(sweep.columns.values)):
         cell = panel.cells[0, j]
         if cell.estimate is None:
             place.text(j, 0, shown(cell), ha="center", va="bottom")
             continue
-        mean, half = cell.estimate.mean, cell.estimate.half
+        mean, (low, high) = cell.estimate.mean, cell.estimate.bounds
         place.bar(j, mean, color="#3b528b", width=0.7)
-        if half is not None:
-            place.errorbar(j, mean, yerr=half, color="black", capsize=2, linewidth=0.8)
-        top = mean + (half or 0)
-        place.text(j, top, shown(cell), ha="center", va="bottom", fontsize=7)
+        if cell.estimate.n > 1:
+            around = [[mean - low], [high - mean]]
+            place.errorbar(j, mean, yerr=around, color="black", capsize=2, linewidth=0.8)
+        place.text(j, high, shown(cell), ha="center", va="bottom", fontsize=7)
     place.set_xlim(-0.6, len(sweep.columns.values) - 0.4)
     place.margins(y=0.12)
     _ticks(place, sweep.columns.name, sweep.columns.values)

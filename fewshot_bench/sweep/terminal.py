@@ -56,7 +56,7 @@ def _print_panel(
     if panel.title:
         console.print(Text(printable(panel.title), style="italic"))
     if sweep.rows is None:
-        console.print(_bars(sweep, panel, scale))
+        console.print(_bars(sweep, panel, scale, console.width))
         return
     for columns in _parts(sweep, console.width):
         console.print(_map(sweep, panel, scale, columns))
@@ -116,7 +116,9 @@ def _map(
     return table
 
 
-def _bars(sweep: Sweep, panel: Panel, scale: tuple[float, float] | None) -> RenderableType:
+def _bars(
+    sweep: Sweep, panel: Panel, scale: tuple[float, float] | None, width: int
+) -> RenderableType:
     """Bars from zero: a cut axis would make small differences look large."""
     from rich.table import Table
     from rich.text import Text
@@ -125,14 +127,16 @@ def _bars(sweep: Sweep, panel: Panel, scale: tuple[float, float] | None) -> Rend
     for overflow in ("fold", "ignore", "ignore", "crop"):
         grid.add_column(overflow=overflow, no_wrap=overflow != "fold")
     top = max(scale[1], 0.0) if scale else 0.0
-    for j, value in enumerate(sweep.columns.values):
-        cell = panel.cells[0, j]
-        length = max(cell.estimate.mean, 0) / top * BAR if cell.estimate and top else 0
-        half = cell.estimate.half if cell.estimate else None
-        interval = "" if half is None else f"±{half:.2f}"
-        name = Text(printable(f"{sweep.columns.name} {value}"))
+    cells = [panel.cells[0, j] for j in range(len(sweep.columns.values))]
+    around = [cell.estimate.around() if cell.estimate else "" for cell in cells]
+    names = [printable(f"{sweep.columns.name} {value}") for value in sweep.columns.values]
+    # Long names are folded, and a bar gives way before a number does.
+    taken = min(max(map(len, names)), 20) + max(map(len, around)) + max(map(len, map(shown, cells)))
+    most = min(BAR, max(width - taken - 6, 1))
+    for name, cell, interval in zip(names, cells, around, strict=True):
+        length = max(cell.estimate.mean, 0) / top * most if cell.estimate and top else 0
         style = "bold" if cell.estimate and cell.estimate.mean == panel.best else ""
-        grid.add_row(name, Text(shown(cell), style=style), interval, Text(_bar(length)))
+        grid.add_row(Text(name), Text(shown(cell), style=style), interval, Text(_bar(length)))
     return grid
 
 

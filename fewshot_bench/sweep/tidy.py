@@ -24,6 +24,8 @@ def rows(sweep: Sweep) -> list[dict[str, Any]]:
                     "metric": sweep.metric,
                     "mean": None if value is None else round(value.mean, 6),
                     "ci95": None if value is None or value.half is None else round(value.half, 6),
+                    "min": None if value is None else round(value.least, 6),
+                    "max": None if value is None else round(value.most, 6),
                     "n_seeds": 0 if value is None else value.n,
                     "status": cell.status,
                     "missing": list(cell.missing),

@@ -74,9 +74,7 @@ def _draw(canvas: Canvas, axes: Any, panel: Panel, shots: Sequence[int]) -> None
         points = [(place[k], value) for k, value in curve.points if k]
         xs = [x for x, _ in points]
         means = [value.mean for _, value in points]
-        halves = [value.half or 0.0 for _, value in points]
-        low = [mean - half for mean, half in zip(means, halves, strict=True)]
-        high = [mean + half for mean, half in zip(means, halves, strict=True)]
+        low, high = zip(*(value.bounds for _, value in points), strict=True)
         color = curve.look.sentinel
         band = axes.fill_between(xs, low, high, color=color, alpha=BAND, linewidth=0)
         canvas.tag(band, "band", curve.look.css, *(("lead",) if curve.bold else ()))
