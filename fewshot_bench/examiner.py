@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fewshot_bench.damaged import SKIPPED
 from fewshot_bench.dataset import Dataset, DatasetCard
 from fewshot_bench.errors import ContractError, DataMissingError
 from fewshot_bench.examination import ImageList, Outcome, QueryLists, TaskLists
@@ -132,7 +133,9 @@ class Examiner:
         """The data set that a cell is evaluated on; own prompts apply to every target."""
         if not spec.target:
             return self.dataset(spec)
-        prompts = {name: value for name, value in spec.data.items() if name == "templates"}
+        prompts = {
+            name: value for name, value in spec.data.items() if name in ("templates", SKIPPED)
+        }
         return self._open(spec.target, prompts)
 
     def _open(self, name: str, data: Mapping[str, Any]) -> Dataset:
@@ -207,6 +210,7 @@ class Examiner:
             "classnames": list(asked.classnames),
             "images": self._images(spec, cell),
         }
+        facts |= {"skipped": spec.skipped} if spec.skipped else {}
         return facts | ({"fitted_classes": len(fitted.classnames)} if spec.fits_other else {})
 
     def _images(self, spec: RunSpec, cell: _Cell) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL.Image import Image
 from torch import Tensor
 
 from fewshot_bench.ahead import DEPTH, THREADS, Ahead, spread
@@ -20,7 +21,7 @@ from fewshot_bench.bounded import Bounded
 from fewshot_bench.crops import Cutter, Uniforms, keyed_chunks, pixels_of
 from fewshot_bench.dataset import Dataset
 from fewshot_bench.image_cache import ImageCache, Keeper, transform_of
-from fewshot_bench.image_files import EncodedFiles, ImageFiles
+from fewshot_bench.image_files import EncodedFiles, ImageFiles, in_a_line, upright
 from fewshot_bench.image_segments import Pixels, Segment
 from fewshot_bench.meter import Cost, ImageTally
 from fewshot_bench.task import Augment, Item
@@ -59,12 +60,13 @@ class ImageSource:
         labels: Sequence[int] = (),
         *,
         mirrored: bool = True,
+        rotate: bool = False,
         threads: int = THREADS,
         depth: int | None = None,
     ) -> None:
         """`count` images of `files`; labels: their class indices, if they are to have any.
 
-        mirrored: as in a data set's card. `threads` decode; `depth` batches are made ready ahead.
+        mirrored: as in a data set's card; rotate: whether images are turned as EXIF asks. `threads` decode; `depth` batches are made ready ahead.
         By default that is `DEPTH`, and none where the backbone computes on the CPU: decoding would
         take time away from it, and what a cached image spares could not be told.
         """
@@ -74,6 +76,8 @@ class ImageSource:
         self._files = files
         self._labels = tuple(labels)
         self._mirrored = mirrored
+        # What is done to images before the backbone's steps; part of whatever is kept of them.
+        self.turning: dict[str, str] = {"exif": "rotate"} if rotate else {}
         self._threads = threads
         self._depth = depth
         self._rgb = Bounded(MEMORY)
@@ -123,7 +127,7 @@ class ImageSource:
 
     @functools.cached_property
     def _cache(self) -> ImageCache | None:
-        transform = transform_of(self.backbone) if self._files.stamped else None
+        transform = transform_of(self.backbone, self.turning) if self._files.stamped else None
         if transform is None:
             return None
         return ImageCache(transform, self.backbone.image_size, self.name)
@@ -199,11 +203,25 @@ class ImageSource:
 
         def decode(place: int) -> float:
             begun = time.thread_time()
-            pixels[place] = pixels_of(self.backbone.preprocess(self._files.decode(indices[place])))
+            pixels[place] = self._prepared(indices[place])
             return time.thread_time() - begun
 
         cpu = sum(spread(decode, absent, self._threads, 1))
         return _Loaded(indices, pixels, prices, serving, cpu)
+
+    def _picture(self, index: int) -> Image:
+        image = self._files.decode(index)
+        return upright(image) if self.turning else image
+
+    def _prepared(self, index: int) -> Any:
+        """Pixels for evaluation; DataMissingError names an image that the transform refuses."""
+        picture = self._picture(index)
+        try:
+            return pixels_of(self.backbone.preprocess(picture))
+        except Exception as error:
+            size = f"{picture.width} x {picture.height} pixels"
+            reason = f"({size}) does not fit the backbone's transform: {in_a_line(error)}"
+            raise self._files.unusable(index, reason) from error
 
     def _mapped_batch(self, indices: Sequence[int], start: tuple[float, float]) -> _Loaded | None:
         """A batch as it lies in a file of the cache, which saves copying it."""
@@ -266,7 +284,7 @@ class ImageSource:
 
         def load(place: int) -> float:
             begun = time.thread_time()
-            image = self._files.decode(indices[place]).convert("RGB")
+            image = self._picture(indices[place]).convert("RGB")
             self._rgb.put(indices[place], image, 4 * image.width * image.height)
             images[place], prices[place] = image, None
             return time.thread_time() - begun

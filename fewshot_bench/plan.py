@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fewshot_bench.damaged import open_usable, with_skipped
 from fewshot_bench.dataset import ROLES
 from fewshot_bench.errors import DataMissingError, UsageError, unknown
 from fewshot_bench.imported_picks import imported_picks
@@ -17,6 +18,7 @@ from fewshot_bench.registry import registry
 from fewshot_bench.spec import (
     CLASSES,
     DEFAULT_STORE,
+    EXIF,
     IMPORTED,
     NO_CLASSES,
     PRECISIONS,
@@ -62,6 +64,8 @@ class Request:
     data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     store: Path | None = None
     keep_split: str = "store"
+    exif: str = "ignore"
+    skip_damaged: bool = False
 
     @property
     def folder(self) -> Path:
@@ -131,13 +135,19 @@ def expand(request: Request) -> Plan:
             revision=sources[name],
             weights=weights,
             method_version=variant.version,
-            data=request.data,
+            data=with_skipped(request.data, plan.datasets, name),
+            exif=request.exif,
             picks=picks.get((name, shots, split_seed), ""),
         )
         parts = [part for part in request.classes if part != NO_CLASSES]
         plan.cells += [dataclasses.replace(cell, classes=part) for part in parts]
         plan.cells += [
-            dataclasses.replace(cell, target=target, target_revision=revision)
+            dataclasses.replace(
+                cell,
+                target=target,
+                target_revision=revision,
+                data=with_skipped(request.data, plan.datasets, name, target),
+            )
             for target, revision in evaluated.items()
             if target != name
         ]
@@ -167,9 +177,19 @@ def _canonical(name: str, dataset: Dataset) -> str:
     return own if ":" in name and own.partition(":")[0] == name.partition(":")[0] else name
 
 
+def _dataset(name: str, data: Mapping[str, Any], request: Request) -> Dataset:
+    """A data set as it is, or without its damaged images where these are to be left out."""
+
+    def open_it(said: Mapping[str, Any]) -> Dataset:
+        dataset: Dataset = registry().dataset(name, said, request.folder)
+        return dataset
+
+    return open_usable(open_it, name, data) if request.skip_damaged else open_it(data)
+
+
 def _source(name: str, request: Request, val: str) -> tuple[Dataset, str]:
     """A data set to fit on, checked, and its revision."""
-    dataset: Dataset = registry().dataset(name, request.data, request.folder)
+    dataset = _dataset(name, request.data, request)
     pools = dataset.items()
     if not pools.get("train") and pools.get("test"):
         raise UsageError(
@@ -189,7 +209,7 @@ def _source(name: str, request: Request, val: str) -> tuple[Dataset, str]:
 
 def _target(name: str, request: Request) -> tuple[Dataset, str]:
     """A data set to evaluate on, checked, and its revision."""
-    dataset: Dataset = registry().dataset(name, store=request.folder)
+    dataset = _dataset(name, {}, request)
     if not dataset.items().get("test"):
         raise DataMissingError(f"{name}: its test pool is empty; fsbench show {name}")
     return dataset, revision_of(name, dataset)
@@ -233,6 +253,7 @@ def _check_request(request: Request) -> None:
         ("precision", request.precision, PRECISIONS),
         ("validation policy", request.val, VALIDATION),
         ("prompt set", request.prompts, TEMPLATE_SETS),
+        ("way with EXIF orientations", request.exif, EXIF),
     ):
         if value is not None and value not in allowed:
             raise unknown(name, value, allowed, "fsbench run --help")

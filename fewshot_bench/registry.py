@@ -13,6 +13,7 @@ from typing import Any
 import pluggy
 
 from fewshot_bench.customized import customized
+from fewshot_bench.damaged import SKIPPED, Without
 from fewshot_bench.errors import PluginError, UsageError, unknown
 from fewshot_bench.plugins import PluginInfo, load_plugins
 
@@ -129,8 +130,8 @@ class Registry:
     ) -> Any:
         """A data set instance for a name or `family:argument`.
 
-        data: what a person says about it: `classnames`, `templates`, `holdout` (`RunSpec.data`).
-        store: the folder of results, where splits are kept (`Keeping`).
+        data: what a person says about it: `classnames`, `templates`, `holdout` (`RunSpec.data`),
+        and which images are `skipped`. store: the folder of results, where splits are kept (`Keeping`).
         """
         data = data or {}
         family, colon, argument = name.partition(":")
@@ -144,8 +145,12 @@ class Registry:
             raise UsageError(f"'{name}' comes with its own test images; leave --holdout out")
         if store is not None and "splits" in known:
             options["splits"] = store / KEPT_SPLITS
+        skipped = data.get(SKIPPED, {}).get(name)
+        if skipped is not None and "lenient" in known:
+            options["lenient"] = True
         dataset = opener(argument, **options) if entry is not None else opener(**options)
-        return customized(dataset, data.get("classnames"), data.get("templates"))
+        dataset = customized(dataset, data.get("classnames"), data.get("templates"))
+        return Without(dataset, tuple(skipped)) if skipped else dataset
 
     def expand_datasets(self, names: Iterable[str]) -> list[str]:
         """Replace suites by their members; unknown names raise UsageError."""

@@ -42,13 +42,15 @@ class ImageFolder:
     `find_images` says which are its classes.
 
     holdout: the share of each class that is held out where there are no test folders; splits: the
-    folder where splits are kept that were made so.
+    folder where splits are kept that were made so; lenient: whether images that a kept split lists
+    may be missing.
     """
 
     name: str
     root: Path
     holdout: float | None = None
     splits: Path | None = None
+    lenient: bool = False
 
     def card(self) -> DatasetCard:
         """Class names are those of the folders, in case-sensitive order."""
@@ -124,23 +126,27 @@ class ImageFolder:
         pools = load_split(stored)
         check_classes(self.name, pools)
         listed = {item.id for role in ROLES for item in pools[role]}
-        for id in sorted(listed):
+        for id in () if self.lenient else sorted(listed):
             path = self.root / id
             if path.is_symlink() and not path.exists():
                 raise DataMissingError(
-                    f"{path} is a link to nothing: mend the link, or remove it and {stored} to "
-                    "have a new split made"
+                    f"{path} is a link to nothing: mend the link (--skip-damaged goes on without "
+                    f"it), or remove it and {stored} to have a new split made"
                 )
             if not path.is_file():
                 raise DataMissingError(
                     f"'{id}' is listed in {stored} and not in {self.root}: expected every listed "
-                    "image (put it back, or delete the split file to have a new split made)"
+                    "image (put it back; --skip-damaged goes on without it; or delete the split "
+                    "file to have a new split made)"
                 )
         return pools, (kept_note(note, stored), *_later(self._found.pools, listed, stored))
 
 
 def open_folder(
-    argument: str, holdout: float | None = None, splits: Path | None = None
+    argument: str,
+    holdout: float | None = None,
+    splits: Path | None = None,
+    lenient: bool = False,
 ) -> ImageFolder:
     """The data set for `folder:PATH`."""
     root = one_place(argument)
@@ -151,7 +157,7 @@ def open_folder(
         )
     name = f"folder:{one_spelling(root)}"
     check_holdout(name, holdout)
-    return ImageFolder(name, root, holdout, splits)
+    return ImageFolder(name, root, holdout, splits, lenient)
 
 
 def _later(found: Pools, listed: set[str], stored: Path) -> Iterator[str]:

@@ -43,6 +43,7 @@ class Manifest:
 
     name: str
     path: Path
+    lenient: bool = False
 
     def listing(self) -> Listing:
         """The rows, checked; DataMissingError says how many files are absent."""
@@ -50,10 +51,11 @@ class Manifest:
         labeled = label_rows(self.name, rows)
         sizes = [file_size(self._base / row.id) for row in rows]
         missing = [row.id for row, size in zip(rows, sizes, strict=True) if size < 0]
-        if missing:
+        if missing and not self.lenient:
             raise DataMissingError(
                 f"{self.name}: {len(missing)} of {len(rows)} images are not there: "
-                f"{shortened(missing)}; paths are relative to {self._base}"
+                f"{shortened(missing)}; paths are relative to {self._base} "
+                "(--skip-damaged goes on without them)"
             )
         return Listing(labeled, lines_of(sizes), folder=str(self._base))
 
@@ -105,7 +107,10 @@ def _is_made(given: Pools) -> bool:
 
 
 def open_manifest(
-    argument: str, holdout: float | None = None, splits: Path | None = None
+    argument: str,
+    holdout: float | None = None,
+    splits: Path | None = None,
+    lenient: bool = False,
 ) -> OwnSet:
     """The data set for `manifest:FILE`."""
     path = one_place(argument)
@@ -117,7 +122,7 @@ def open_manifest(
         )
     check_holdout(name, holdout)
     kept = KeptSplit(name, path, holdout, splits)
-    return OwnSet(name, path.stem, Manifest(name, path), kept)
+    return OwnSet(name, path.stem, Manifest(name, path, lenient), kept)
 
 
 def read_rows(name: str, path: Path) -> list[Row]:

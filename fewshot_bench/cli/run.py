@@ -12,7 +12,7 @@ from fewshot_bench.cli.engines import Engines, engine_options
 from fewshot_bench.cli.options import NAMES, NUMBER, NUMBERS
 from fewshot_bench.cli.running import INTERRUPTED, run_matrix
 from fewshot_bench.names import join_names
-from fewshot_bench.spec import DEFAULT_STORE
+from fewshot_bench.spec import DEFAULT_STORE, EXIF
 
 _THIS_CALL = ("dry_run", "force", "retry_failed", "traceback")
 _REPEATED = ("option", "templates")
@@ -77,6 +77,14 @@ _PATH: Any = click.Path(path_type=Path)
 @click.option("--classnames", type=_PATH, help="Own class names: one per line, or JSON or YAML.")
 @click.option("--templates", multiple=True, help="Own prompt with {}, or a file of prompts.")
 @click.option("--holdout", type=float, help="Share of own images held out for testing.")
+@click.option(
+    "--exif",
+    type=click.Choice(EXIF),
+    default="ignore",
+    show_default=True,
+    help="Turn images as their EXIF orientation asks (rotate), or not, as open_clip.",
+)
+@click.option("--skip-damaged", is_flag=True, help="Go on without images that cannot be used.")
 @click.option(
     "--keep-split",
     type=click.Choice(["store", "data"]),

@@ -45,6 +45,8 @@ def request_of(
     templates: tuple[str, ...] = (),
     holdout: float | None = None,
     keep_split: str = "store",
+    exif: str = "ignore",
+    skip_damaged: bool = False,
 ) -> Request:
     """What the options of `fsbench run` ask for; UsageError for own data that cannot be used."""
     from fewshot_bench.plan import Request
@@ -68,6 +70,8 @@ def request_of(
         data=read_own_data(classnames, templates, holdout),
         store=store,
         keep_split=keep_split,
+        exif=exif,
+        skip_damaged=skip_damaged,
     )
 
 
@@ -184,7 +188,7 @@ def _drop_unreadable(plan: Any, state: Any) -> None:
     """Take data sets with missing or corrupt images out of what is left to run."""
     from fewshot_bench.preflight import check_images
 
-    bad = check_images(plan.datasets, state.todo, _warn)
+    bad = check_images(plan.datasets, state.todo, _warn, click.echo)
     plan.problems.update(bad)
     state.todo[:] = [cell for cell in state.todo if not {cell.dataset, cell.target} & set(bad)]
 

@@ -111,13 +111,17 @@ def _ordered_rows(rows: Rows, names: str | None) -> list[Row]:
     return sorted((row for row, _ in rows.values()), key=key)
 
 
+# Values that go without saying.
+USUAL = (("limit", ("none",)), ("exif", ("ignore",)))
+
+
 def _conditions(records: Sequence[Record]) -> dict[str, tuple[str, ...]]:
     found = {}
     for name in CONDITIONS:
         values = tuple(sorted({condition(record.spec, name) for record in records}))
         if name == "weights":
             values = tuple(value[:12] for value in values if value)
-        if values and not (name == "limit" and values == ("none",)):
+        if values and (name, values) not in USUAL:
             found[name] = values
     own = tuple(sorted({own_data(record.spec) for record in records if record.spec.data}))
     return found | ({"own data": own} if own else {})

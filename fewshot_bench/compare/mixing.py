@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from fewshot_bench.compare.model import Row
+from fewshot_bench.damaged import SKIPPED
 from fewshot_bench.errors import UsageError
 from fewshot_bench.record import Record
 from fewshot_bench.spec import RunSpec, canonical_json
@@ -22,6 +23,7 @@ CONDITIONS = (
     "device",
     "limit",
     "weights",
+    "exif",
 )
 
 
@@ -33,7 +35,11 @@ def condition(spec: RunSpec, name: str) -> str:
 
 def own_data(spec: RunSpec) -> str:
     """A short digest of a person's own class names, templates and hold-out; `none` without."""
-    return data_digest(spec.data) if spec.data else "none"
+    skipped = spec.data.get(SKIPPED, {}).get(spec.dataset)
+    # What is left out of a target shows in its revision.
+    data = {name: value for name, value in spec.data.items() if name != SKIPPED}
+    data |= {SKIPPED: skipped} if skipped else {}
+    return data_digest(data) if data else "none"
 
 
 def data_digest(data: Mapping[str, Any]) -> str:
