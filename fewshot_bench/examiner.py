@@ -19,6 +19,7 @@ from fewshot_bench.damaged import SKIPPED
 from fewshot_bench.dataset import Dataset, DatasetCard
 from fewshot_bench.errors import ContractError, DataMissingError
 from fewshot_bench.examination import ImageList, Outcome, QueryLists, TaskLists
+from fewshot_bench.image_facts import image_facts
 from fewshot_bench.image_files import ImageFiles
 from fewshot_bench.published.picks import verified_picks
 from fewshot_bench.question import Question
@@ -133,10 +134,9 @@ class Examiner:
         """The data set that a cell is evaluated on; own prompts apply to every target."""
         if not spec.target:
             return self.dataset(spec)
-        prompts = {
-            name: value for name, value in spec.data.items() if name in ("templates", SKIPPED)
-        }
-        return self._open(spec.target, prompts)
+        said = ("templates", SKIPPED)
+        data = {name: value for name, value in spec.data.items() if name in said}
+        return self._open(spec.target, data)
 
     def _open(self, name: str, data: Mapping[str, Any]) -> Dataset:
         key = (name, canonical_json(dict(data)))
@@ -208,20 +208,17 @@ class Examiner:
             "mirrored": card.mirrored,
             "templates": list(asked.templates),
             "classnames": list(asked.classnames),
-            "images": self._images(spec, cell),
+            **self._images(spec, cell),
         }
         facts |= {"skipped": spec.skipped} if spec.skipped else {}
         return facts | ({"fitted_classes": len(fitted.classnames)} if spec.fits_other else {})
 
-    def _images(self, spec: RunSpec, cell: _Cell) -> str:
-        """SHA-256 over the bytes of all images that were used: train, val, test."""
+    def _images(self, spec: RunSpec, cell: _Cell) -> dict[str, Any]:
         lists = self.task(spec), self.queries(spec)
         train, val = (self.files(images).digests for images in (lists[0].train, lists[0].val))
         shuffled = self.files(lists[1].images).digests
         test = dict(zip(cell.order, shuffled, strict=True))
-        parts = (train, val, tuple(test[place] for place in range(len(test))))
-        joined = "".join(hashlib.sha256(b"".join(part)).hexdigest() for part in parts)
-        return hashlib.sha256(joined.encode()).hexdigest()
+        return image_facts(train, val, [test[place] for place in range(len(test))])
 
     def _with_names(self, record: Record) -> Record:
         """A failed record that names images by their ids, which its process did not have."""

@@ -181,12 +181,8 @@ def _drawn_views(
 
     content = {"images": hashlib.sha256(b"".join(_digests(backing))).hexdigest(), "kind": "views"}
     content |= {"order": hashlib.sha256(str(backing.order).encode()).hexdigest()}
-    content |= (
-        drawn
-        | {"passes": passes}
-        | backing.source.turning
-        | encoder_content(backing.source.backbone)
-    )
+    content |= drawn | {"passes": passes} | backing.source.turning
+    content |= encoder_content(backing.source.backbone)
     name, lasting = backing.source.name, "instance" not in content
     return backing.store.get(content, compute, backing.meter, name, lasting=lasting)
 

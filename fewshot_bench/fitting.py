@@ -222,7 +222,8 @@ class Fit:
         return facts | {
             "weights_digest": self.backbone.weights_digest,
             "activation": getattr(self.backbone, "activation", None),
-            "method_origin": registry().methods.find(spec.method).origin.split(",")[0],
+            "method_origin": registry().method(spec.method).origin.split(",")[0],
+            "code": registry().code(spec.method),
         }
 
 

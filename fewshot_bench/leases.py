@@ -155,6 +155,14 @@ class Leases:
         for key in list(self.held):
             self.release(key)
 
+    def forget(self, keys: Iterable[str]) -> None:
+        """Remove claims to finished work that nobody who lives holds: of runs that were killed."""
+        wanted = set(keys)
+        for path in _entries(self.folder):
+            if path.name.rpartition(".")[0] in wanted and not self._lives(path, self._read(path)):
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
+
     def dead(self) -> list[Path]:
         """Files of leases whose holders are gone, and of clocks that were not read to the end."""
         clocks = [path for path in self.folder.glob(f"{CLOCK}*") if self._age(path) > self.seconds]

@@ -52,7 +52,7 @@ def split_names(text: str) -> tuple[str, ...]:
     r"""The names of a comma list, without blanks around them.
 
     `\,` is a comma inside a name, `\\` a backslash, `\ ` a blank at its end. A comma in the path of
-    something that is here, as in `folder:/photos/a,b`, needs no backslash.
+    something that is here, as in `folder:/photos/a,b` or `a,b.py:Class`, needs no backslash.
     """
     parts = re.findall(r"(?:\\.|[^,])+", text)
     names = []
@@ -87,5 +87,9 @@ def _unescaped(part: str) -> str:
 
 
 def _is_place(part: str) -> bool:
-    family, colon, path = _unescaped(part).partition(":")
+    text = _unescaped(part)
+    file = text.rpartition(":")[0]
+    if file.endswith(".py") and os.path.isfile(os.path.expanduser(file)):
+        return True
+    family, colon, path = text.partition(":")
     return bool(colon and path and "," not in family) and os.path.exists(os.path.expanduser(path))

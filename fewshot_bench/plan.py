@@ -33,7 +33,6 @@ from fewshot_bench.variants import expand_methods
 
 if TYPE_CHECKING:
     from fewshot_bench.dataset import Dataset
-    from fewshot_bench.store import Store
 
 # A preset fixes the sampling protocol, the validation policy and the prompts at once.
 PRESETS: Mapping[str, tuple[str, str, str]] = {
@@ -85,15 +84,6 @@ class Plan:
     datasets: dict[str, Dataset]
     problems: dict[str, str]
     keep_split: str = "store"
-
-
-@dataclasses.dataclass(frozen=True)
-class Resume:
-    """Which cells of a plan are left, which are there, and which failed before."""
-
-    todo: list[RunSpec]
-    done: list[RunSpec]
-    failed: list[RunSpec]
 
 
 def expand(request: Request) -> Plan:
@@ -282,21 +272,3 @@ def _check_request(request: Request) -> None:
     ):
         if len(set(values)) != len(values):
             raise UsageError(f"{name} {list(values)}: a value stands there twice")
-
-
-def resume(plan: Plan, store: Store, *, force: bool, retry_failed: bool) -> Resume:
-    """Divide the cells by what the store holds.
-
-    Where a machine failed and not the cell (a worker that was killed), the cell is to be run again.
-    """
-    state = Resume([], [], [])
-    for cell in plan.cells:
-        record = None if force else store.get(cell.key())
-        again = record is not None and (retry_failed or (record.error or {}).get("transient"))
-        if record is None or (record.status == "failed" and again):
-            state.todo.append(cell)
-        elif record.status == "failed":
-            state.failed.append(cell)
-        else:
-            state.done.append(cell)
-    return state

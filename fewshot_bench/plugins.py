@@ -67,6 +67,7 @@ class PluginInfo:
     target: str
     distribution: str
     error: str | None
+    version: str = ""
 
     @property
     def full_name(self) -> str:
@@ -93,7 +94,8 @@ def load_plugins() -> tuple[pluggy.PluginManager, tuple[PluginInfo, ...]]:
             error = f"{type(failure).__name__}: {failure}"
             if manager.has_plugin(name):
                 manager.unregister(name=name)
-        infos.append(PluginInfo(point.name, point.value, distribution, error))
+        version = _version(point.dist)
+        infos.append(PluginInfo(point.name, point.value, distribution, error, version))
     return manager, tuple(infos)
 
 
@@ -127,3 +129,11 @@ def _distribution(distribution: Any) -> str:
         return str(distribution.name)
     except Exception:
         return str(getattr(distribution, "_path", "unknown"))
+
+
+def _version(distribution: Any) -> str:
+    """The version of a distribution; empty where its metadata are damaged."""
+    try:
+        return str(distribution.version)
+    except Exception:
+        return ""

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from fewshot_bench.errors import StoreError
+from fewshot_bench.record_kinds import kind_problems
 from fewshot_bench.spec import RunSpec, canonical_json
 
 SCHEMA = 2
@@ -101,6 +102,8 @@ class Record:
                 raise StoreError(f"record's {key} is neither an object nor null")
         if not isinstance(values["split"].get("verified"), bool | None):
             raise StoreError("record's split.verified is neither true, false nor null")
+        for problem in kind_problems(values):
+            raise StoreError(problem)
         return cls(
             spec=RunSpec.from_dict(values["spec"]),
             status=values["status"],
@@ -114,6 +117,13 @@ class Record:
             incidents=tuple(values["incidents"]),
             digests=values["digests"],
         )
+
+
+def code_digest(record: Record) -> str | None:
+    """The digest of the method's code that computed a record; None where it does not say."""
+    code = record.environment.get("code")
+    digest = code.get("digest") if isinstance(code, Mapping) else None
+    return digest if isinstance(digest, str) else None
 
 
 def sealed(record: Record, logits_digest: str | None) -> Record:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pluggy
 
+from fewshot_bench import method_code, method_files, method_references
 from fewshot_bench.customized import customized
 from fewshot_bench.damaged import SKIPPED, Without
 from fewshot_bench.errors import PluginError, UsageError, unknown
@@ -118,12 +119,37 @@ class Registry:
     plugins: tuple[PluginInfo, ...]
     hooks: pluggy.HookRelay
 
+    def method(self, name: str) -> Entry:
+        """The entry of a registered method, or of one in a file (`path/to/file.py:ClassName`)."""
+        if name in self.methods.entries or not method_references.is_meant(name):
+            return self.methods.find(name)
+        own = method_references.canonical(name)
+        return Entry(own, method_files.load(name), own)
+
     def method_class(self, name: str) -> type:
-        """The class of a registered method."""
-        target = self.methods.find(name).load()
+        """The class of a method."""
+        target = self.method(name).load()
         if not isinstance(target, type):
             raise PluginError(f"method '{name}' is {target!r}, expected a dataclass")
+        method_code.note_import(target.__module__)
         return target
+
+    def code(self, name: str) -> dict[str, str]:
+        """What identifies the code of a method that this process runs; it stands in a record.
+
+        `distribution` and `version` of the plug-in that registered it, `digest` of its source.
+        """
+        plugin = self.method(name).origin.partition(",")[0]
+        info = next((info for info in self.plugins if info.full_name == plugin), None)
+        try:
+            digest = method_code.running_digest(self.method_class(name))
+        except PluginError:
+            digest = ""
+        return {
+            "distribution": info.distribution if info else "",
+            "version": info.version if info else "",
+            "digest": digest,
+        }
 
     def dataset(
         self, name: str, data: Mapping[str, Any] | None = None, store: Path | None = None
@@ -131,7 +157,7 @@ class Registry:
         """A data set instance for a name or `family:argument`.
 
         data: what a person says about it: `classnames`, `templates`, `holdout` (`RunSpec.data`),
-        and which images are `skipped`. store: the folder of results, where splits are kept (`Keeping`).
+        and which images are `skipped`. store: the folder of results, with kept splits (`Keeping`).
         """
         data = data or {}
         family, colon, argument = name.partition(":")
@@ -199,6 +225,10 @@ def registry() -> Registry:
     failed = _fill(manager, "register_methods", methods)
     failed |= _fill(manager, "register_datasets", datasets)
     failed |= _fill(manager, "register_backbones", backbones)
+    for entry in methods.entries.values():
+        if isinstance(entry.target, str):
+            # Plug-ins may have imported a part of their package; the rest follows when it is used.
+            method_code.note_import(entry.target.partition(":")[0])
     infos = tuple(replace(i, error=i.error or failed.get(i.full_name)) for i in infos)
     return Registry(methods, datasets, backbones, infos, manager.hook)
 

@@ -20,7 +20,7 @@ FACTS = {
     "environment": (
         *("fewshot_bench", "commit", "dirty", "python", "packages", "platform", "device"),
         *("device_name", "threads", "determinism", "weights_digest", "activation"),
-        "method_origin",
+        *("method_origin", "code"),
     ),
     "split": ("digest", "images", "revision", "templates", "train", "val", "test"),
     "metrics": (*METRICS, "n"),
@@ -144,7 +144,8 @@ def differences(then: Record, now: Record) -> list[Difference]:
             one, other = before.get(name), after.get(name)
             if isinstance(one, Mapping) and isinstance(other, Mapping):
                 keys = sorted({*one, *other})
-                found += [Difference(key, one.get(key), other.get(key)) for key in keys]
+                prefix = "" if name == "packages" else f"{name} "
+                found += [Difference(prefix + key, one.get(key), other.get(key)) for key in keys]
             else:
                 found.append(Difference(f"{part} {name}", one, other))
     return [difference for difference in found if difference.then != difference.now]

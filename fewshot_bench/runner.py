@@ -157,7 +157,10 @@ def _without_result(
     return Record(
         spec=spec,
         status=status,
-        environment=environment.describe(spec.device),
+        environment={
+            **environment.describe(spec.device),
+            "code": registry().code(spec.method),
+        },
         error={
             "type": type(error).__name__,
             "message": str(error) or repr(error),

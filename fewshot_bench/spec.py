@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from fewshot_bench import method_references
 from fewshot_bench.errors import StoreError
 
 PROTOCOLS = ("coop", "clip-lora", "nested")
@@ -74,8 +75,8 @@ class RunSpec:
     lists. `classes` is `all`, or `base` or `new`: fitted on the first half of the classes and
     evaluated on that half, or on the other. `data` holds what was said about a person's own data:
     `classnames`, `templates`, `holdout`, and `skipped`: data set to the ids of damaged images that
-    are left out. `exif` says whether images are turned as their EXIF orientation asks. `picks` is the digest of imported picks (protocol
-    `imported`).
+    are left out. `exif` says whether images are turned as their EXIF orientation asks. `picks` is
+    the digest of imported picks (protocol `imported`).
     """
 
     method: str
@@ -173,7 +174,8 @@ class RunSpec:
 
     def describe(self) -> str:
         """One line that names the cell."""
-        return f"{self.label} on {self.evaluated}, {self.shots}-shot, seed {self.train_seed}"
+        label = method_label(method_references.short(self.method), self.overrides)
+        return f"{label} on {self.evaluated}, {self.shots}-shot, seed {self.train_seed}"
 
 
 def _check(name: str, value: Any) -> None:
@@ -191,7 +193,7 @@ def _check(name: str, value: Any) -> None:
 
 
 def _check_own(data: Mapping[str, Any]) -> None:
-    """StoreError unless own templates are texts and the hold-out is a share."""
+    """StoreError unless own names and templates are texts and the hold-out is a share."""
     templates, holdout = data.get("templates", []), data.get("holdout", 0.5)
     skipped = data.get("skipped", {})
     named = isinstance(skipped, dict) and all(
@@ -199,7 +201,11 @@ def _check_own(data: Mapping[str, Any]) -> None:
     )
     if not named:
         raise StoreError(f"spec has data {data!r:.60}: expected names of skipped images")
-    texts = isinstance(templates, list) and all(isinstance(text, str) for text in templates)
+    names = data.get("classnames", [])
+    names = list(names.values()) if isinstance(names, dict) else names
+    texts = all(
+        isinstance(one, list) and set(map(type, one)) <= {str} for one in (templates, names)
+    )
     if not texts or not isinstance(holdout, float) or not 0 < holdout < 1:
         raise StoreError(f"spec has data {data!r:.60}: expected texts and a share of images")
 

@@ -73,4 +73,6 @@ def _conditions(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[
 def _facts(environment: Mapping[str, Any]) -> dict[str, Any]:
     packages = environment.get("packages")
     found = {name: environment.get(name) for name in _FACTS}
+    code = environment.get("code")
+    found["code of the method"] = code.get("digest") if isinstance(code, Mapping) else None
     return found | (dict(packages) if isinstance(packages, Mapping) else {})

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fewshot_bench.errors import FsbenchError, StoreError
+from fewshot_bench.leases import Leases
 from fewshot_bench.record import SCHEMA
 from fewshot_bench.record_files import record_files
 from fewshot_bench.split_files.stored import checked, split_paths
@@ -118,6 +119,8 @@ def _differing(split: str, found: dict[str, list[Path]]) -> Iterator[Finding]:
 def _remains(store: Store) -> Iterator[Finding]:
     for path in orphans(store):
         yield Finding(ORPHAN, path, "logits without a record that they belong to")
+    for path in Leases(store, "").dead():
+        yield Finding(LEFT_OVER, path, "claimed by a process that is gone")
     for path in temporary_files(store):
         yield Finding(LEFT_OVER, path, "half-written by a process that is gone")
     for path in set_aside(store):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -16,7 +17,10 @@ from fewshot_bench.method import (
     hyperparameters,
     parse_value,
 )
+from fewshot_bench.method_references import canonical
 from fewshot_bench.registry import Registry
+
+_FILE_OPTION = re.compile(r"(.+\.py:[^\W\d]\w*)\.([\w-]+)=(.*)", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,12 +67,17 @@ def expand_methods(
 def _method_names(requested: Iterable[str], known: Registry) -> list[str]:
     names: list[str] = []
     for name in requested:
-        names += known.methods.names() if name == "all" else [known.methods.find(name).name]
+        names += known.methods.names() if name == "all" else [known.method(name).name]
     return list(dict.fromkeys(names))
 
 
 def _setting(option: str) -> tuple[str, str, list[str]]:
     """`[method.]name=value[,value]` in its parts."""
+    in_file = _FILE_OPTION.fullmatch(option)
+    if in_file is not None:
+        # What stands in a path separates nothing.
+        owner, parameter, value = in_file.groups()
+        return canonical(owner.strip()), parameter, [text.strip() for text in value.split(",")]
     name, equals, value = option.partition("=")
     if not equals or not name.strip():
         raise UsageError(

@@ -112,11 +112,12 @@ def save_image(path: Path, seed: int, size: tuple[int, int] = (40, 32), mode: st
 
 
 def image_folder(root: Path, train: int = 4, test: int = 6) -> Path:
-    """Two classes in train/, val/ and test/."""
-    for role, count in (("train", train), ("val", 2), ("test", test)):
+    """Two classes in train/, val/ and test/; no two images are alike."""
+    for number, (role, count) in enumerate((("train", train), ("val", 2), ("test", test))):
         for label, name in enumerate(("cat", "dog")):
             for index in range(count):
-                save_image(root / role / name / f"{index}.jpg", 100 * label + index)
+                seed = 1000 * number + 100 * label + index
+                save_image(root / role / name / f"{index}.jpg", seed)
     return root
 
 

@@ -189,3 +189,30 @@ def test_help_and_list_are_light(arguments: list[str]) -> None:
         if seconds <= 0.3:
             break
     assert min(used) <= 0.3
+
+
+@pytest.mark.parametrize("key", ["store", "dataset", "templates", "option", "classnames"])
+def test_a_config_with_a_character_that_no_path_has(tmp_path: Path, key: str) -> None:
+    config = tmp_path / "c.yaml"
+    values = {"method": "zero-shot", "dataset": "digits", "store": str(tmp_path / "s")}
+    config.write_text(json.dumps(values | {key: "a\0b"}), encoding="utf-8")
+    found = fsbench("run", "--config", config)
+    assert (found.code, found.out) == (2, "")
+    assert found.err == (
+        f"error: config file {config}: {key}='a\\x00b': expected a text without the character \\0\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(("compare", "--store"), ("report", "--store"), ("store", "verify", "--store")),
+        *(("run", "-m", "zero-shot", "-d", "digits", "--store"), ("run", "--config")),
+        ("run", "-m", "zero-shot", "-d", "digits", "--classnames"),
+    ],
+)
+def test_a_path_that_no_file_can_have(words: tuple[str, ...]) -> None:
+    found = fsbench(*words, "a\0.txt")
+    assert found.code == 2
+    assert found.err.startswith("error: ")
+    assert found.err.count("\n") == 1

@@ -41,7 +41,6 @@ def test_mixed_conditions_are_refused(name: str, value: Any) -> None:
         ({"digest": "other"}, "split digest"),
         ({"revision": "2"}, "revision"),
         ({"options": {"rank": 4}}, "options"),
-        ({"method_version": "2"}, "version"),
     ],
 )
 def test_local_differences_are_refused(change: dict[str, Any], word: str) -> None:

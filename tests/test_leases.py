@@ -46,6 +46,19 @@ def test_one_holds_until_it_releases(tmp_path: Path) -> None:
     assert files(tmp_path) == []
 
 
+def test_claims_to_finished_work_are_forgotten_unless_their_holder_lives(tmp_path: Path) -> None:
+    killed = holder(tmp_path, "killed")
+    killed.kill()
+    killed.wait()
+    mine = leases(tmp_path)
+    other, left = "cd" * 32, "ef" * 32
+    mine.claim(other)
+    Path(tmp_path / FOLDER / f"{left}.1").write_text((tmp_path / FOLDER / f"{KEY}.1").read_text())
+    leases(tmp_path).forget([KEY, other])
+    assert files(tmp_path) == [f"{other}.1", f"{left}.1"]
+    mine.close()
+
+
 HOLD = """
 import sys
 from pathlib import Path

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from fewshot_bench import DatasetCard, Item, UsageError
-from fewshot_bench.plan import Request, expand, resume
+from fewshot_bench.plan import Request, expand
 from fewshot_bench.preflight import check_images
 from fewshot_bench.record import Record
 from fewshot_bench.registry import Entry, registry
+from fewshot_bench.resuming import Code, resume
 from fewshot_bench.store import Store
 from tests.helpers import cells, fsbench, save_image
 
@@ -102,12 +103,19 @@ def test_resume_divides_the_cells(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.create()
     done, failed, left = plan.cells
-    store.write(Record(done, "done"), [[1.0, 2.0]], [0], ["a"])
-    store.write(Record(failed, "failed", error={"type": "E", "message": "", "traceback": ""}))
-    state = resume(plan, store, force=False, retry_failed=False)
+    code = Code.of(["zero-shot"])
+    mine = {"code": registry().code("zero-shot")}
+    store.write(Record(done, "done", environment=mine), [[1.0, 2.0]], [0], ["a"])
+    error = {"type": "E", "message": "", "traceback": ""}
+    store.write(Record(failed, "failed", environment=mine, error=error))
+    state = resume(plan, store, code)
     assert (state.done, state.failed, state.todo) == ([done], [failed], [left])
-    assert resume(plan, store, force=False, retry_failed=True).todo == [failed, left]
-    assert resume(plan, store, force=True, retry_failed=False).todo == plan.cells
+    assert not state.stale
+    assert resume(plan, store, code, retry_failed=True).todo == [failed, left]
+    assert resume(plan, store, code, force=True).todo == plan.cells
+    edited = Code({"zero-shot": "other"})
+    assert resume(plan, store, edited).todo == plan.cells
+    assert resume(plan, store, edited, keep_stale=True).todo == [left]
 
 
 def test_a_set_without_a_revision_is_known_by_what_its_card_says() -> None:

@@ -15,13 +15,15 @@ import numpy as np
 import pytest
 
 from fewshot_bench import store_index
+from fewshot_bench.leases import FOLDER as CLAIMS
 from fewshot_bench.outcome_packs import FOLDER, sealed
 from fewshot_bench.outcomes import Outcomes
+from fewshot_bench.processes import this_machine
 from fewshot_bench.record import Record
 from fewshot_bench.store import Store
 from fewshot_bench.store_files import load_arrays
 from fewshot_bench.store_index import INDEX
-from fewshot_bench.store_verify import DAMAGED, verify
+from fewshot_bench.store_verify import DAMAGED, LEFT_OVER, verify
 from tests.helpers import fsbench
 from tests.store_cases import filled, old_store, put
 
@@ -256,42 +258,25 @@ def test_a_record_that_poses_as_an_old_one_is_named(store: Store) -> None:
     assert "top1 99.0, its logits give" in done.out + done.err
 
 
-def test_whatever_stands_in_a_record_is_under_its_digest(tmp_path: Path) -> None:
-    store = filled(tmp_path / "s", [1])
-    (path,) = store.root.rglob("*.json")
-    whole = json.loads(path.read_text())
-    for place in places(whole):
-        values = json.loads(json.dumps(whole))
-        inner = values
-        for name in place[:-1]:
-            inner = inner[name]
-        inner[place[-1]] = changed(inner[place[-1]])
-        path.write_text(json.dumps(values))
-        again = Store(store.path)
-        assert list(again.records()) == [], place
-        assert [damage.path for damage in again.damaged] == [path]
-
-
-def places(values: Any) -> list[tuple[Any, ...]]:
-    """The way to every value that holds no others."""
-    pairs = values.items() if isinstance(values, dict) else enumerate(values)
-    found = []
-    for name, value in pairs:
-        inner = places(value) if isinstance(value, dict | list) and value else [()]
-        found += [(name, *rest) for rest in inner]
-    return found
-
-
-def changed(value: object) -> object:
-    if isinstance(value, bool) or value is None:
-        return "changed"
-    if isinstance(value, int | float):
-        return value + 1
-    return f"{value}x" if isinstance(value, str) else ["changed"]
-
-
 def test_a_sound_store_says_nothing(store: Store) -> None:
     records: list[Record] = list(store.records())
     assert len(records) == 4
     assert store.damaged == []
     assert fsbench("compare", "--per-class", "--store", store.path).err == ""
+
+
+def test_a_finished_run_leaves_no_claim_of_a_killed_one(store: Store) -> None:
+    """The killed one had stored its cells, so that nobody claims them again."""
+    key = next(iter(store.records())).spec.fit_key()
+    claims = store.path / CLAIMS
+    claims.mkdir(exist_ok=True)
+    gone = {"machine": this_machine(), "pid": 2**22 + 1, "started": 1.0, "run": "killed"}
+    gone |= {"token": "t", "seconds": 60.0, "tries": 1}
+    claim = claims / f"{key}.1"
+    claim.write_text(json.dumps(gone))
+    (finding,) = verify(store).findings
+    assert (finding.kind, finding.path) == (LEFT_OVER, claim)
+    done = fsbench(*RUN, "--seeds", "1,2", "--store", store.path)
+    assert "4 done already, 0 to run" in done.out
+    assert list(claims.iterdir()) == []
+    assert verify(store).findings == []

@@ -10,6 +10,7 @@ from fewshot_bench.audit.facts import number, selection
 from fewshot_bench.audit.findings import Records, cells_of, datasets_of, finding_of, labels_of
 from fewshot_bench.audit.model import Finding, some, spread
 from fewshot_bench.compare.mixing import digest, own_data
+from fewshot_bench.image_facts import overlap_texts, overlaps
 from fewshot_bench.record import Record
 
 # Incidents after which a time says nothing about the method.
@@ -93,6 +94,13 @@ def overrides(records: Records) -> Iterator[Finding]:
     if found:
         text = f"overridden defaults: {labels_of(found)}"
         yield finding_of("note", "overrides", text, 8, found)
+
+
+def fitted_on(records: Records) -> Iterator[Finding]:
+    """Test images that a method was fitted on."""
+    for evaluated, text in overlap_texts(overlaps(records)).items():
+        found = [r for r in records if r.spec.evaluated == evaluated and r.split.get("overlap")]
+        yield finding_of("finding", "overlap", text, 1, found)
 
 
 def unpublished(records: Records) -> Iterator[Finding]:
@@ -207,6 +215,7 @@ CHECKS: tuple[Callable[[Records], Iterator[Finding]], ...] = (
     happened,
     untold,
     unpublished,
+    fitted_on,
     other_cells,
     few_seeds,
     provenance,

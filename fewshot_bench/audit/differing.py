@@ -8,8 +8,17 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from fewshot_bench.audit.model import Finding, Level, some
-from fewshot_bench.compare.mixing import digest, own_data
+from fewshot_bench.compare.mixing import (
+    IMAGES_ADVICE,
+    OTHER_IMAGES,
+    STALE_ADVICE,
+    code,
+    code_of,
+    digest,
+    own_data,
+)
 from fewshot_bench.compare.tidy import finite
+from fewshot_bench.image_facts import images, images_scope, test_images, test_scope
 from fewshot_bench.record import Record
 from fewshot_bench.spec import canonical_json
 
@@ -55,6 +64,14 @@ def _split(record: Record) -> tuple[str, ...]:
     return (*_policy(record), spec.protocol, str(spec.limit), spec.revision, own_data(spec))
 
 
+def _images_of(record: Record) -> tuple[str, ...]:
+    return (record.spec.evaluated, str(images_scope(record)))
+
+
+def _test_images_of(record: Record) -> tuple[str, ...]:
+    return (record.spec.evaluated, str(test_scope(record)))
+
+
 def _prompts(record: Record) -> tuple[str, ...]:
     return (record.spec.evaluated, record.spec.prompts, own_data(record.spec))
 
@@ -69,6 +86,14 @@ def _method(record: Record) -> tuple[str, ...]:
 
 def _label(record: Record) -> tuple[str, ...]:
     return (EVERYWHERE, record.spec.label, record.spec.method_version)
+
+
+def _done_method(record: Record) -> tuple[str, ...]:
+    return (EVERYWHERE, code_of(record))
+
+
+def _code(record: Record) -> str:
+    return code(record) if record.status == "done" else ""
 
 
 def _text(value: Any) -> str:
@@ -104,6 +129,7 @@ def _weights(record: Record) -> str:
     return _text(record.environment.get("weights_digest") or record.spec.weights)[:12]
 
 
+_OTHER = f"{OTHER_IMAGES}; {IMAGES_ADVICE}"
 _TIMES = "times cannot be compared"
 SAME = (
     Same(3, "validation", "validation labels", _images, lambda r: f"val {r.spec.val}"),
@@ -112,6 +138,8 @@ SAME = (
     Same(4, "templates", "prompts under one name", _prompts, _templates),
     Same(5, "sampling", "sampling protocols", _dataset, lambda r: r.spec.protocol),
     Same(5, "split", "splits", _split, lambda r: digest(r)[:12]),
+    Same(5, "images", "images of one split", _images_of, lambda r: images(r)[:12], _OTHER),
+    Same(5, "images", "test images", _test_images_of, lambda r: test_images(r)[:12], _OTHER),
     Same(9, "augmentation", "mirroring", _dataset, _of_split("mirrored")),
     Same(12, "precision", "precisions", _all, lambda r: r.spec.precision),
     Same(14, "revision", "lists of images", _dataset, lambda r: r.spec.revision),
@@ -125,6 +153,7 @@ SAME = (
     Same(0, "determinism", "modes of determinism", _all, _of_machine("determinism")),
     Same(0, "method-version", "versions of one method", _method, lambda r: r.spec.method_version),
     Same(0, "method-origin", "packages with one method", _method, _of_machine("method_origin")),
+    Same(0, "method-code", "code of one method", _done_method, _code, STALE_ADVICE),
     Same(0, "options", "defaults under one name", _label, _options),
     Same(0, "versions", "versions of fewshot_bench", _all, _of_machine("fewshot_bench")),
     Same(0, "versions", "commits", _all, lambda r: _text(r.environment.get("commit"))[:12]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fewshot_bench.compare.mixing import digest, own_data
-from fewshot_bench.record import Record
+from fewshot_bench.record import Record, code_digest
 
 PUBLISHED = {True: "yes", False: "no", None: "none published"}
 
@@ -79,6 +79,7 @@ def _where(record: Record) -> dict[str, Any]:
         "determinism": env.get("determinism"),
         "method_version": spec.method_version,
         "method_origin": env.get("method_origin"),
+        "method_code": code_digest(record),
         "fewshot_bench": env.get("fewshot_bench"),
         "commit": env.get("commit"),
         "dirty": env.get("dirty"),

@@ -10,7 +10,7 @@ from fewshot_bench.audit.checks import CHECKS
 from fewshot_bench.audit.differing import differences
 from fewshot_bench.audit.facts import facts
 from fewshot_bench.audit.hazards import answers
-from fewshot_bench.audit.model import Audit, some, spread
+from fewshot_bench.audit.model import Audit, Finding, some, spread
 from fewshot_bench.record import Record
 from fewshot_bench.signature import signature_of
 
@@ -22,10 +22,14 @@ SHARED = (
 _PUBLISHED = {"yes": "yes", "no": "no", "none published": "n/a"}
 
 
-def audit(records: Sequence[Record]) -> Audit:
-    """What these records, taken as one comparison, say about its fairness."""
+def audit(records: Sequence[Record], notes: Sequence[str] = ()) -> Audit:
+    """What these records, taken as one comparison, say about its fairness.
+
+    notes: what is to be said of records that are not among them.
+    """
     ordered = sorted(records, key=lambda r: (r.spec.evaluated, r.spec.label, *_numbers(r)))
     found = [finding for check in CHECKS for finding in check(ordered)] + [*differences(ordered)]
+    found += [Finding("note", "older-versions", text) for text in notes]
     found.sort(key=lambda finding: finding.level)
     cells = tuple(facts(record) for record in ordered)
     return Audit(

@@ -11,6 +11,8 @@ import click
 from fewshot_bench.cli.files import terminal_width, write_text
 from fewshot_bench.cli.filters import chosen_of, filter_options
 from fewshot_bench.cli.options import format_option
+from fewshot_bench.cli.paper import Paper, check_figure, paper_options, write_figure
+from fewshot_bench.cli.predictions import check_predictions, write_predictions
 from fewshot_bench.compare.columns import SORTS
 from fewshot_bench.errors import PluginError, StoreError, UsageError
 from fewshot_bench.metrics import METRICS
@@ -69,6 +71,7 @@ FORMATS = ("terminal", "markdown", "latex", "csv", "json")
     type=click.Choice(SORTS),
     help="Sort every table: the best first by a metric, the cheapest by a cost.",
 )
+@paper_options
 @click.option("--per-class", is_flag=True, help="Show the accuracy of single classes.")
 @click.option(
     "--allow-mixed",
@@ -86,6 +89,12 @@ def command(
     per_class: bool,
     baseline: str | None,
     allow_mixed: bool,
+    rename: tuple[str, ...],
+    layout: str,
+    label: str | None,
+    caption: str | None,
+    figure: Path | None,
+    predictions: Path | None,
     **filters: str | None,
 ) -> None:
     """Compare methods: mean and 95 % interval over seeds, per data set and on average.
@@ -96,8 +105,12 @@ def command(
     """
     from fewshot_bench.compare.aggregate import Options, build
 
+    paper = Paper(layout == "paper", label or "", caption or "")
+    paper.check(form, {"columns": columns, "per-class": per_class})
+    check_figure(figure, per_class)
+    check_predictions(predictions)
     opened = Store(Path(store))
-    chosen = chosen_of(opened, filters)
+    chosen, older = chosen_of(opened, filters, every_version=allow_mixed)
     options = Options(
         metric=metric,
         baseline=baseline,
@@ -107,17 +120,25 @@ def command(
         store=store,
         columns=columns,
         sort=sort or "",
-        sign_each=form in ("latex", "markdown"),
+        sign_each=form in ("latex", "markdown") and not paper.asked,
+        rename=rename,
+        notes=older,
     )
     outcomes = Outcomes(opened)
     if per_class:
         other = {"metric": metric != "top1", "columns": columns, "sort": sort, "baseline": baseline}
         _refuse_beside_classes(other)
-        text = _render_classes(build(chosen, options), chosen, outcomes, form, output)
+        table = build(chosen, options)
+        text = _render_classes(table, chosen, outcomes, form, output, older)
     else:
         chosen = outcomes.completed(chosen, _needed(form, options))
         table = build(chosen, options, _columns(), _answers(outcomes, chosen, options))
-        text = _render(table, form, output)
+        width = _terminal(output)
+        text = paper.render(table, form, **width) if paper.asked else _render(table, form, output)
+    if figure is not None:
+        write_figure(figure, table)
+    if predictions is not None:
+        write_predictions(predictions, table, chosen, outcomes)
     for damage in outcomes.damaged:
         click.echo(f"not used: {damage}", err=True)
     write_text(output, text)
@@ -194,20 +215,26 @@ def _render(table: Table, form: str, output: Path | None) -> str:
 
 
 def _render_classes(
-    table: Table, records: Sequence[Record], outcomes: Outcomes, form: str, output: Path | None
+    table: Table,
+    records: Sequence[Record],
+    outcomes: Outcomes,
+    form: str,
+    output: Path | None,
+    older: Sequence[str],
 ) -> str:
     from fewshot_bench.compare import classes, latex, markdown, terminal, tidy
 
     found = classes.build_classes(table, records, outcomes)
+    notes = (*older, *found.notes)
     if form == "csv":
         return tidy.write_csv(classes.class_rows(found), classes.HEADS)
     if form == "json":
-        about = tidy.meta(table) | {"metric": "accuracy of single classes", "notes": found.notes}
+        about = tidy.meta(table) | {"metric": "accuracy of single classes", "notes": notes}
         return tidy.write_json(about, classes.class_rows(found))
     grids = classes.class_grids(found)
     if form == "terminal":
-        return terminal.write(grids, found.notes, **_terminal(output))
-    return {"markdown": markdown.write, "latex": latex.write}[form](grids, found.notes)
+        return terminal.write(grids, notes, **_terminal(output))
+    return {"markdown": markdown.write, "latex": latex.write}[form](grids, notes)
 
 
 def _terminal(output: Path | None) -> _Terminal:

@@ -100,7 +100,7 @@ def _option_value(option: click.Option, value: Any, where: str) -> Any:
 def _settings(value: Any, where: str) -> list[str]:
     """Hyper-parameters: a list of name=value, or a mapping of names to values or lists."""
     if isinstance(value, str):
-        return [value]
+        return [_scalar(value, where)]
     if isinstance(value, list):
         return [_scalar(part, where) for part in value]
     if not isinstance(value, Mapping):
@@ -119,6 +119,8 @@ def _scalar(value: Any, where: str) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str | int | float):
+        if "\0" in str(value):
+            raise UsageError(f"{where}={value!r}: expected a text without the character \\0")
         return str(value)
     raise UsageError(f"{where}: expected a single value or a list, got {value!r}")
 

@@ -168,7 +168,9 @@ class Engines:
 
         return "cuda" if torch.cuda.is_available() else "cpu"
 
-    def settings(self, backbone: str, devices: tuple[str, ...], force: bool) -> Settings:
+    def settings(
+        self, backbone: str, devices: tuple[str, ...], force: bool, code: str = ""
+    ) -> Settings:
         """How cells are run."""
         from fewshot_bench.engines.local import slots
         from fewshot_bench.engines.protocol import Settings
@@ -188,6 +190,7 @@ class Engines:
             deterministic=self.deterministic or determinism.asked(),
             offline=offline.is_on(),
             track=",".join(trackers.asked()),
+            code=code,
             **{name: value for name, value in given.items() if value is not None},
         )
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import secrets
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -34,14 +36,29 @@ def write_bytes(path: Path, data: bytes) -> None:
         if path.exists() and not path.is_file():
             path.write_bytes(data)
             return
+    except OSError as error:
+        raise _unwritten(path, error, "--output") from error
+    with replaced(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextmanager
+def replaced(path: Path, option: str = "--output") -> Iterator[Path]:
+    """A file to write that takes the place of `path` when all went well.
+
+    option: names the file; UsageError where it cannot be written.
+    """
+    try:
         real = path.resolve()
         temporary = real.with_name(f".{real.name}.{os.getpid()}-{secrets.token_hex(4)}")
         try:
-            temporary.write_bytes(data)
+            yield temporary
             os.replace(temporary, real)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise UsageError(
-            f"cannot write '{path}': {error.strerror}; choose another file with --output"
-        ) from error
+        raise _unwritten(path, error, option) from error
+
+
+def _unwritten(path: Path, error: OSError, option: str) -> UsageError:
+    return UsageError(f"cannot write '{path}': {error.strerror}; choose another file with {option}")

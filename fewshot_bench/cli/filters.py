@@ -11,12 +11,18 @@ import click
 from fewshot_bench.errors import DataMissingError, UsageError
 
 if TYPE_CHECKING:
+    from fewshot_bench.compare.versions import Shown
     from fewshot_bench.record import Record
     from fewshot_bench.store import Store
 
 LISTED = ("method", "dataset", "classes", "shots", "seeds")
 _OPTIONS = (
-    click.option("--method", "-m", metavar="NAMES", help="Only these methods, in this order."),
+    click.option(
+        "--method",
+        "-m",
+        metavar="NAMES",
+        help="Only these methods, in this order; NAME@VERSION for one that is not the newest.",
+    ),
     click.option(
         "--dataset",
         "-d",
@@ -45,6 +51,11 @@ _OPTIONS = (
         metavar="PREFIX|none",
         help="Only records of these own class names, templates and hold-out.",
     ),
+    click.option(
+        "--code",
+        metavar="PREFIX|unknown",
+        help="Of the methods that have results of this code, only these results.",
+    ),
 )
 
 
@@ -55,20 +66,34 @@ def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def chosen(folder: Path, values: dict[str, str | None]) -> list[Record]:
-    """The records of a store that match; UsageError for a value that no record has."""
+def chosen(folder: Path, values: dict[str, str | None]) -> Shown:
+    """The records of a store that match; UsageError for a value that no record has.
+
+    Of every method the newest version, unless `--method NAME@VERSION` asks for another one.
+    """
     from fewshot_bench.store import Store
 
     return chosen_of(Store(folder), values)
 
 
-def chosen_of(store: Store, values: Mapping[str, str | None]) -> list[Record]:
-    """The same of an open store."""
+def chosen_of(
+    store: Store, values: Mapping[str, str | None], *, every_version: bool = False
+) -> Shown:
+    """The same of an open store; every_version: older ones, too."""
+    from fewshot_bench.compare.versions import Shown, current
+
+    every = read_records(store)
+    found = matching(every, values)
+    return Shown(found, ()) if every_version else current(every, found, values["method"])
+
+
+def matching(records: Sequence[Record], values: Mapping[str, str | None]) -> list[Record]:
+    """Those that match, in any version."""
     from fewshot_bench.compare.select import select
 
     names = {name: values[name] for name in LISTED}
     conditions = {name: text for name, text in values.items() if name not in LISTED}
-    return select(read_records(store), names, conditions)
+    return select(records, names, conditions)
 
 
 def read_records(store: Store) -> Sequence[Record]:

@@ -111,6 +111,11 @@ def main() -> NoReturn:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
+    except ValueError as error:
+        # What the operating system's functions say, whichever path it was.
+        if "embedded null" not in str(error):
+            raise
+        _fail("a path holds the character \\0, which no file can have; check what was given", 2)
     except OSError as error:
         if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
             _fail(f"'{error.filename}': {error.strerror}; check the path", UsageError.exit_code)

@@ -70,13 +70,15 @@ def command(
     from fewshot_bench.report.build import render
 
     outcomes = Outcomes(Store(store))
-    records = outcomes.completed(chosen_of(outcomes.store, filters), [metric, "ece"])
+    chosen, older = chosen_of(outcomes.store, filters, every_version=allow_mixed)
+    records = outcomes.completed(chosen, [metric, "ece"])
     options = Options(
         metric=metric,
         allow_mixed=allow_mixed,
         method=filters["method"],
         dataset=filters["dataset"],
         store=str(store),
+        notes=older,
     )
     # Differences are the report's own: they also pair methods of other numbers of shots.
     asked = ReportOptions(title, images, baseline)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from fewshot_bench.reproduce.model import Report
 
 FORMATS = ("terminal", "markdown", "csv", "json")
-_THIS_CALL = ("name", "only_existing", "dry_run", "retry_failed", "form")
+_THIS_CALL = ("name", "only_existing", "dry_run", "retry_failed", "keep_stale", "form")
 _NO_RUN = "--only-existing runs nothing; leave it out, or leave out"
 
 
@@ -63,6 +63,11 @@ _NO_RUN = "--only-existing runs nothing; leave it out, or leave out"
 @click.option("--only-existing", is_flag=True, help="Run nothing, show what the store holds.")
 @click.option("--dry-run", is_flag=True, help="Say what would run, and what it needs.")
 @click.option("--retry-failed", is_flag=True, help="Compute cells again that failed.")
+@click.option(
+    "--keep-stale",
+    is_flag=True,
+    help="Keep results of cells whose method's code or images have changed since.",
+)
 @format_option(FORMATS, "How to write the table.")
 @click.pass_context
 def command(ctx: click.Context, /, **values: Any) -> None:
@@ -98,6 +103,7 @@ def _reproduce(
     only_existing: bool,
     dry_run: bool,
     retry_failed: bool,
+    keep_stale: bool,
     form: str,
     store: Path,
     **values: Any,
@@ -107,10 +113,15 @@ def _reproduce(
     from fewshot_bench.reproduce.building import backbone_of
     from fewshot_bench.reproduce.cells import cells
 
-    if only_existing and (dry_run or retry_failed):
-        raise UsageError(f"{_NO_RUN} {'--dry-run' if dry_run else '--retry-failed'}")
+    beside = {"--dry-run": dry_run, "--retry-failed": retry_failed, "--keep-stale": keep_stale}
+    asked = [option for option, given in beside.items() if given]
+    if only_existing and asked:
+        raise UsageError(f"{_NO_RUN} {asked[0]}")
     table = reproduction(name)
     wanted = _wanted(values)
+    if wanted.versions and not only_existing:
+        names = ", ".join(f"{name}@{version}" for name, version in wanted.versions.items())
+        raise UsageError(f"{names}: only the installed version can be run; add --only-existing")
     chosen = cells(table, wanted)
     code, problems = 0, {}
     if only_existing and not store.is_dir():
@@ -134,6 +145,7 @@ def _reproduce(
                 devices=devices,
                 dry_run=dry_run,
                 retry_failed=retry_failed,
+                keep_stale=keep_stale,
             )
         # Images that turned out to be missing or damaged are named by the run.
         problems |= planned.problems
@@ -149,6 +161,7 @@ def _reproduce(
 
 
 def _wanted(values: Mapping[str, Any]) -> Wanted:
+    from fewshot_bench.compare.versions import split_version
     from fewshot_bench.registry import registry
     from fewshot_bench.reproduce.cells import Wanted
 
@@ -157,8 +170,10 @@ def _wanted(values: Mapping[str, Any]) -> Wanted:
         raise UsageError(f"seeds {list(seeds)}: a value stands there twice")
     if values["precision"] not in PRECISIONS:
         raise unknown("precision", values["precision"], PRECISIONS, "fsbench reproduce --help")
+    pairs = [split_version(name) for name in values["method"] or ()]
     return Wanted(
-        methods=values["method"] or (),
+        methods=tuple(name for name, _ in pairs),
+        versions={name: version for name, version in pairs if version},
         datasets=tuple(registry().expand_datasets(values["dataset"] or ())),
         shots=values["shots"] or (),
         where=values["where"],

@@ -14,7 +14,7 @@ from fewshot_bench.cli.running import INTERRUPTED, run_matrix
 from fewshot_bench.names import join_names
 from fewshot_bench.spec import DEFAULT_STORE, EXIF
 
-_THIS_CALL = ("dry_run", "force", "retry_failed", "traceback")
+_THIS_CALL = ("dry_run", "force", "retry_failed", "keep_stale", "traceback")
 _REPEATED = ("option", "templates")
 
 
@@ -39,7 +39,7 @@ _PATH: Any = click.Path(path_type=Path)
     callback=_load_config,
     help="YAML or TOML file with the names of these options.",
 )
-@click.option("--method", "-m", type=NAMES, required=True, help="Methods, or all.")
+@click.option("--method", "-m", type=NAMES, required=True, help="Methods, all, or FILE.py:CLASS.")
 @click.option(
     "--dataset", "-d", type=NAMES, required=True, help="Data sets, suites, or FAMILY:ARG."
 )
@@ -101,6 +101,11 @@ _PATH: Any = click.Path(path_type=Path)
 @click.option("--dry-run", is_flag=True, help="Check and count, run nothing.")
 @click.option("--force", is_flag=True, help="Compute cells again that are done.")
 @click.option("--retry-failed", is_flag=True, help="Compute cells again that failed.")
+@click.option(
+    "--keep-stale",
+    is_flag=True,
+    help="Keep results of cells whose method's code or images have changed since.",
+)
 @click.option("--traceback", is_flag=True, help="Print the whole traceback of cells that fail.")
 @click.option("--save-config", type=_PATH, help="Write these options to a file for --config.")
 @click.pass_context

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,9 @@ import click
 
 from fewshot_bench.cli.engines import Engines, device_of
 from fewshot_bench.cli.own_data import read_own_data
+from fewshot_bench.cli.remarks import forget_claims, tell_overlaps, tell_problems
 from fewshot_bench.errors import DataMissingError, UsageError
+from fewshot_bench.image_facts import overlaps
 from fewshot_bench.processes import interrupt_on_sigterm
 from fewshot_bench.trackers import switch as trackers
 from fewshot_bench.wording import printable
@@ -83,6 +86,7 @@ def run_matrix(
     dry_run: bool = False,
     force: bool = False,
     retry_failed: bool = False,
+    keep_stale: bool = False,
     traceback: bool = False,
     track: tuple[str, ...] | None = None,
     **matrix: Any,
@@ -103,6 +107,7 @@ def run_matrix(
         dry_run=dry_run,
         force=force,
         retry_failed=retry_failed,
+        keep_stale=keep_stale,
         traceback=traceback,
     )
 
@@ -117,13 +122,15 @@ def run_plan(
     dry_run: bool = False,
     force: bool = False,
     retry_failed: bool = False,
+    keep_stale: bool = False,
     traceback: bool = False,
 ) -> int:
     """Run what the store does not hold of a plan, and report; returns the exit code."""
-    from fewshot_bench import plan as planning
     from fewshot_bench.engines.protocol import Before
+    from fewshot_bench.image_state import ImageState
     from fewshot_bench.outcomes import Outcomes
     from fewshot_bench.preflight import keep_splits
+    from fewshot_bench.resuming import Code, resume
     from fewshot_bench.store import Store
 
     # Absolute, since a plug-in may change the working directory.
@@ -135,8 +142,13 @@ def run_plan(
         raise UsageError(f"store '{store}' is not a folder; choose another one with --store DIR")
     # Taken first: what others store from now on is news.
     before = Before.of(results, plan.cells)
-    state = planning.resume(plan, results, force=force, retry_failed=retry_failed)
-    settings = engines.settings(backbone, devices, force)
+    installed = Code.of(cell.method for cell in plan.cells)
+    images = ImageState(plan.datasets, results.path)
+    wanted = {"force": force, "retry_failed": retry_failed, "keep_stale": keep_stale}
+    state = resume(plan, results, installed, images, **wanted)
+    tell_problems(images.problems)
+    # Workers leave what is done unless they are told that it is not.
+    settings = engines.settings(backbone, devices, force or state.again, installed.identity())
     if dry_run:
         _announce(plan, state, results)
         _announce_work(plan, state)
@@ -148,13 +160,17 @@ def run_plan(
         engine.warm(len(state.todo))
         _drop_unreadable(plan, state)
         _announce(plan, state, results)
+        shared = tell_overlaps(images.overlaps(state.todo))
         troubles = len(trackers.problems())
         code, finished = _run(plan, state, engine)
     _tell_failures(state, finished, results, whole=traceback)
     _tell_troubles(trackers.problems()[troubles:])
+    _tell_other_code(installed, finished)
+    tell_overlaps(overlaps(finished), shared)
     # Logits that were just written are read quickly; later `compare` and `report` need not.
     with suppress(KeyboardInterrupt):
         Outcomes(results).prepare(finished if code != INTERRUPTED else [])
+    forget_claims(results, [*state.done, *(record.spec for record in finished)])
     if code != INTERRUPTED and (state.todo or state.done):
         click.echo(f"results in {store}; fsbench compare --store {store}")
     return code
@@ -165,6 +181,13 @@ def _tell_troubles(troubles: list[str]) -> None:
     if troubles:
         where = trackers.folder() / trackers.PROBLEMS
         _warn(f"{len(troubles)} cells were not tracked: {troubles[-1]}; all of them in {where}")
+
+
+def _tell_other_code(code: Any, finished: Sequence[Record]) -> None:
+    """What was edited while it ran, or was computed by another run meanwhile with older code."""
+    text = code.about(finished)
+    if text:
+        _warn(text)
 
 
 def _needs(plan: Any, state: Any) -> Any:
@@ -206,6 +229,8 @@ def _announce(plan: Any, state: Any, results: Any) -> None:
         for line in dataset.card().left_out:
             click.echo(printable(f"{name}: {line}"))
     failed = f", {len(state.failed)} failed before (--retry-failed)" if state.failed else ""
+    for line in state.about_stale():
+        click.echo(line)
     click.echo(
         f"{len(plan.cells)} cells: {len(state.done)} done already, {len(state.todo)} to run{failed}"
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from fewshot_bench import method_references
 from fewshot_bench.cli.options import results_option
 from fewshot_bench.cli.say import say
 from fewshot_bench.dataset import ROLES, Dataset, DatasetCard
@@ -25,7 +26,7 @@ def command(name: str, store: Path) -> None:
     NAME may also be a record's file (NAME.json): its result, or why its cell failed.
     """
     known = registry()
-    if name in known.methods.entries:
+    if name in known.methods.entries or method_references.is_meant(name):
         _method(name)
         return
     family = f"{name.partition(':')[0]}:"
@@ -54,7 +55,8 @@ def _method(name: str) -> None:
             say(f"      {field.help}")
         if field.source:
             say(f"      source: {field.source}")
-    say(f"registered by {registry().methods.entries[name].origin}")
+    origin = registry().method(name).origin
+    say(f"from {origin}" if method_references.is_meant(name) else f"registered by {origin}")
 
 
 def _record(name: str, store: Path) -> None:

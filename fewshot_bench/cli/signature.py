@@ -49,7 +49,10 @@ def command(
     if line is None:
         if check:
             raise UsageError("--check needs a signature: fsbench signature --check 'fsbench:1|...'")
-        click.echo(signature_of(chosen(store, filters)))
+        records, notes = chosen(store, filters)
+        for text in notes:
+            click.echo(f"note: {printable(text)}", err=True)
+        click.echo(signature_of(records))
         return
     given = [f"--{name.replace('_', '-')}" for name, value in filters.items() if value]
     if given:
@@ -78,7 +81,9 @@ def cells_of(line: str) -> list[RunSpec]:
 
     values: dict[str, Any] = dict(run.make_context("run", shlex.split(line)[2:]).params)
     engines = Engines.take(values)
-    for name in ("dry_run", "force", "retry_failed", "traceback", "save_config", "track"):
+    for name in (
+        *("dry_run", "force", "retry_failed", "keep_stale", "traceback", "save_config", "track"),
+    ):
         values.pop(name, None)
     expanded = plan.expand(request_of(engines.devices(), **values))
     for problem in expanded.problems.values():

@@ -1,4 +1,4 @@
-"""`fsbench store`: check, merge, clean and migrate stores of results."""
+"""`fsbench store`: check, merge, prune, clean and migrate stores of results."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from fewshot_bench.cli.groups import Subcommands
 COMMANDS = {
     "verify": "Check every record and its logits in full.",
     "merge": "Bring results of other stores, from other machines, together.",
+    "rm": "Remove chosen records.",
     "gc": "Remove what no result needs.",
     "migrate": "Rewrite records of older versions as the newest.",
 }

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
+from fewshot_bench.cli.drawn import drawn
 from fewshot_bench.cli.engines import Engines
 from fewshot_bench.cli.files import terminal_width, write_bytes, write_text
 from fewshot_bench.cli.options import NAMES, format_option
@@ -19,15 +20,12 @@ from fewshot_bench.cli.running import INTERRUPTED, run_matrix
 from fewshot_bench.cli.swept import chosen_records, sweep_axes
 from fewshot_bench.errors import UsageError
 from fewshot_bench.metrics import METRICS, PERCENT
-from fewshot_bench.wording import printable
 
 if TYPE_CHECKING:
     from fewshot_bench.sweep.model import Sweep
 
 FIGURES = (".svg", ".png", ".pdf")
 TEXTS = {".csv": "csv", ".json": "json"}
-# What matplotlib says of a character that its font does not have.
-GLYPH = "missing from font"
 FORMATS = ("terminal", "csv", "json")
 WIDTH = 120
 # Options of `fsbench run` that the sweep has of its own, or has no use for.
@@ -89,6 +87,11 @@ def command(
     axes = sweep_axes(method, option)
     runs = dataset is not None and not only_existing
     code = 0
+    if runs and axes.version:
+        raise UsageError(
+            f"{method}: only the installed version can be run; leave --dataset out, or add "
+            "--only-existing"
+        )
     if runs:
         with _apart(form):
             code = run_matrix(
@@ -104,10 +107,11 @@ def command(
         given.add("dataset")
     if _is_given(ctx, "devices"):
         given.add("engines")
-    records = chosen_records(axes, asked, given)
+    records, others = chosen_records(axes, asked, given)
     from fewshot_bench.sweep.made import build
 
     found = build(axes.method, axes.swept, records, fixed=axes.fixed, metric=metric, each=each)
+    found = dataclasses.replace(found, notes=(*others, *found.notes))
     _write(found, form, output)
     ctx.exit(code)
 
@@ -140,28 +144,11 @@ def _write(sweep: Sweep, form: str, output: Path | None) -> None:
         return
     suffix = output.suffix.lower()
     if suffix in FIGURES:
-        write_bytes(output, _drawn(sweep, suffix[1:]))
+        from fewshot_bench.sweep.figure import draw
+
+        write_bytes(output, drawn(lambda: draw(sweep, suffix[1:]), suffix))
     else:
         write_text(output, _text(sweep, TEXTS[suffix]))
-
-
-def _drawn(sweep: Sweep, form: str) -> bytes:
-    """The figure; what matplotlib warns of is said as a warning of ours."""
-    from fewshot_bench.sweep.figure import draw
-
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        data = draw(sweep, form)
-    texts = dict.fromkeys(str(one.message) for one in caught if one.category is UserWarning)
-    lacking = [text for text in texts if GLYPH in text]
-    # In SVG text stays text, and who shows it has other fonts.
-    if lacking and form != "svg":
-        text = f"{len(lacking)} characters are boxes in the figure, whose font lacks them"
-        click.echo(f"warning: {text}; draw to .svg", err=True)
-    for text in texts:
-        if text not in lacking:
-            click.echo(f"warning: {printable(text)}", err=True)
-    return data
 
 
 def _text(sweep: Sweep, form: str) -> str:

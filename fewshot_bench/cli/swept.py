@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.cli.engines import device_of
 from fewshot_bench.cli.filters import read_records
 from fewshot_bench.cli.own_data import read_own_data
+from fewshot_bench.compare.versions import Shown, split_version, version_key
 from fewshot_bench.errors import DataMissingError, UsageError
+from fewshot_bench.method_references import short
 from fewshot_bench.spec import NO_CLASSES, canonical_json
 from fewshot_bench.store import Store
 from fewshot_bench.wording import few
@@ -26,24 +29,32 @@ Test = Callable[["RunSpec"], bool]
 class Axes:
     """A method, the options that are swept, those with one value, and every configuration.
 
-    `configurations` are (version, options as canonical JSON), as they stand in records.
+    `configurations` are (version, options as canonical JSON), as they stand in records. version:
+    the one that was asked for in place of the installed one, known by its overrides; else empty.
     """
 
     method: str
     swept: tuple[Axis, ...]
     fixed: Mapping[str, Any]
     configurations: frozenset[tuple[str, str]]
+    version: str = ""
 
 
 def sweep_axes(method: str, options: Sequence[str]) -> Axes:
-    """Options with their values, checked by the method; UsageError when none has several."""
+    """Options with their values, checked by the method; UsageError when none has several.
+
+    method: a name, or NAME@VERSION for results of a version that is not the installed one.
+    """
     from fewshot_bench.method import hyperparameters
     from fewshot_bench.registry import registry
     from fewshot_bench.sweep.model import Axis
     from fewshot_bench.variants import expand_methods
 
     known = registry()
+    method, version = split_version(method)
     variants = expand_methods((method,), options, known)
+    if version in ("", variants[0].version):
+        version = ""
     defaults = {field.name: field.default for field in hyperparameters(known.method_class(method))}
     names = [option.partition("=")[0].strip().rpartition(".")[2] for option in options]
     names = list(dict.fromkeys(name.replace("-", "_") for name in names))
@@ -56,11 +67,16 @@ def sweep_axes(method: str, options: Sequence[str]) -> Axes:
         )
     fixed = {n: found[0] for n, found in values.items() if len(found) == 1}
     fixed = {name: value for name, value in fixed.items() if value != defaults[name]}
-    configurations = frozenset((v.version, canonical_json(dict(v.options))) for v in variants)
-    return Axes(method, swept, fixed, configurations)
+    configurations = frozenset(
+        (version, canonical_json(dict(v.overrides)))
+        if version
+        else (v.version, canonical_json(dict(v.options)))
+        for v in variants
+    )
+    return Axes(variants[0].method, swept, fixed, configurations, version)
 
 
-def chosen_records(axes: Axes, values: Mapping[str, Any], given: set[str]) -> list[Record]:
+def chosen_records(axes: Axes, values: Mapping[str, Any], given: set[str]) -> Shown:
     """The records of these configurations that match the options that were given.
 
     values: options of `fsbench run` by name, and `engines`; DataMissingError when there is none.
@@ -75,7 +91,19 @@ def chosen_records(axes: Axes, values: Mapping[str, Any], given: set[str]) -> li
             f"store '{values['store']}' has no result of this sweep: {instead}; run it "
             "with --dataset NAMES, or name another --store"
         )
-    return found
+    return Shown(found, tuple(_others(axes, records)))
+
+
+def _others(axes: Axes, records: Sequence[Record]) -> Iterator[str]:
+    """A note on each version that is not drawn."""
+    here = {version for version, _ in axes.configurations}
+    counts = Counter(record.spec.method_version for record in records)
+    for version in sorted(set(counts) - here, key=version_key):
+        name = short(axes.method)
+        yield (
+            f"version {', '.join(here)} of {name} is drawn; the store has {counts[version]:,} "
+            f"records of version {version} (fsbench sweep {name}@{version} draws them)"
+        )
 
 
 def _instead(axes: Axes, records: Sequence[Record], mine: Sequence[Record]) -> str:
@@ -85,14 +113,17 @@ def _instead(axes: Axes, records: Sequence[Record], mine: Sequence[Record]) -> s
     if not records:
         return f"no record of {axes.method}"
     here = {version for version, _ in axes.configurations}
-    other = sorted({record.spec.method_version for record in records} - here)
-    older = f"; of version {', '.join(other)}, and here it is {', '.join(here)}" if other else ""
+    other = sorted({record.spec.method_version for record in records} - here, key=version_key)
+    older = ""
+    if other:
+        step = f"fsbench sweep {axes.method}@{other[-1]} draws what is there"
+        older = f"; of version {', '.join(other)}, and here it is {', '.join(here)} ({step})"
     labels = few(sorted({record.spec.label for record in records}))
     return f"its {len(records)} records of {axes.method} have other options ({labels}){older}"
 
 
 def _belongs(spec: RunSpec, axes: Axes) -> bool:
-    options = canonical_json(dict(spec.options))
+    options = canonical_json(dict(spec.overrides if axes.version else spec.options))
     return (spec.method_version, options) in axes.configurations
 
 

@@ -14,11 +14,13 @@ from fewshot_bench.compare.groups import table_groups
 from fewshot_bench.compare.missing import missing_cells
 from fewshot_bench.compare.mixing import CONDITIONS, assign_rows, condition, own_data, refuse_mixed
 from fewshot_bench.compare.model import Cell, Group, Row, Scope, Table
+from fewshot_bench.compare.naming import Names
 from fewshot_bench.compare.notes import notes
 from fewshot_bench.compare.pairing import Answers, Places, Rows, by_place
-from fewshot_bench.compare.select import order
+from fewshot_bench.compare.select import method_names, place, split_list
 from fewshot_bench.compare.significance import significance
 from fewshot_bench.compare.variation import variations
+from fewshot_bench.image_facts import overlap_texts, overlaps
 from fewshot_bench.metrics import METRICS
 from fewshot_bench.record import Record
 from fewshot_bench.signature import commands_of, signature_of
@@ -31,6 +33,8 @@ class Options:
     """What a table is asked to show; `method`, `dataset` and `columns` are comma lists in order.
 
     sign_each: whether every group has a signature of its own, since they may be used apart.
+    rename: other names to show, as `OLD=NEW`.
+    notes: what else is to be said under the table.
     """
 
     metric: str = "top1"
@@ -42,6 +46,8 @@ class Options:
     columns: str | None = None
     sort: str = ""
     sign_each: bool = False
+    rename: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def build(
@@ -60,6 +66,9 @@ def build(
     if not options.allow_mixed:
         refuse_mixed(records)
     rows = assign_rows(records)
+    names = Names.read(options.rename, rows, groups)
+    labels = {label: names.row(label, row.spec.method) for label, (row, _) in rows.items()}
+    rows, groups = names.rows(rows), names.groups(groups)
     table = Table(
         rows=tuple(_ordered_rows(rows, options.method)),
         groups=groups,
@@ -71,6 +80,7 @@ def build(
         cells={},
         sort=options.sort,
         signatures=_signatures(records, groups if options.sign_each else ()),
+        names=names,
     )
     places = by_place(rows)
     cells = _all_cells(table, rows, places, columns)
@@ -78,14 +88,16 @@ def build(
     titles = {title for extra in table.row_extra.values() for title in extra}
     table = dataclasses.replace(table, columns=check_columns(options.columns, titles))
     if options.baseline:
-        table = with_baseline(table, options.baseline)
+        table = with_baseline(table, labels.get(options.baseline, options.baseline))
     if answers is not None:
         table = dataclasses.replace(table, variations=tuple(variations(table, places, answers)))
         if table.baseline is not None:
             found = significance(table, places, table.baseline, answers)
             table = dataclasses.replace(table, significance=found)
     lines, remarks = commands_of(missing_cells(table), options.store)
-    return dataclasses.replace(table, commands=tuple(lines), notes=(*notes(table), *remarks))
+    shared = overlap_texts(overlaps(records)).values()
+    told = (*options.notes, *notes(table), *shared, *remarks)
+    return dataclasses.replace(table, commands=tuple(lines), notes=told)
 
 
 def _signatures(records: Sequence[Record], groups: Sequence[Group]) -> dict[str, str]:
@@ -101,14 +113,17 @@ def _has_harmonic_mean(metric: str) -> bool:
 
 
 def _ordered_rows(rows: Rows, names: str | None) -> list[Row]:
-    methods = order(names, (row.spec.method for row, _ in rows.values()))
-    labels = order(names, (row.spec.label for row, _ in rows.values()))
-    place = {name: index for index, name in enumerate(labels if names else methods)}
+    wanted = split_list(names, _every_name(rows)) if names else []
 
-    def key(row: Row) -> tuple[int, str]:
-        return place[row.spec.label if names else row.spec.method], row.label
+    def key(row: Row) -> tuple[int, str, str]:
+        first = min(place(wanted, name) for name in method_names(row.spec))
+        return first, row.spec.label if names else row.spec.method, row.label
 
     return sorted((row for row, _ in rows.values()), key=key)
+
+
+def _every_name(rows: Rows) -> set[str]:
+    return {name for row, _ in rows.values() for name in method_names(row.spec)}
 
 
 # Values that go without saying.

@@ -60,7 +60,7 @@ def build_classes(table: Table, records: Sequence[Record], outcomes: Outcomes) -
     outcomes.prepare(records)
     found: defaultdict[tuple[str, str, int], list[tuple[Record, Outcome]]] = defaultdict(list)
     absent = 0
-    for label, (_, members) in assign_rows(records).items():
+    for label, (_, members) in table.names.rows(assign_rows(records)).items():
         for record in members:
             if record.status != "done":
                 continue
@@ -153,7 +153,7 @@ def _grid(table: Table, group: Group, scores: Sequence[ClassScore]) -> Grid:
     n = max(sorted(set(counts)), key=counts.count)
     part = f", the {ENDS} lowest and highest of {total} classes" if total > 2 * ENDS else ""
     return Grid(
-        name=f"{group.label}, classes",
+        name=f"{group.name}, classes",
         caption=(
             f"accuracy of single classes in %, {usual}-shot, mean over {n} "
             f"{'seed' if n == 1 else 'seeds'}{part} by the mean over methods"
@@ -205,7 +205,7 @@ def class_rows(found: ClassTable) -> list[dict[str, Any]]:
 
 def _values(score: ClassScore) -> tuple[Any, ...]:
     return (
-        *(score.group.label, score.row.label, score.shots, score.label, score.name, score.images),
+        *(score.group.name, score.row.label, score.shots, score.label, score.name, score.images),
         *(score.accuracy.n, _six(score.accuracy.mean), _six(score.accuracy.half)),
         *map(_six, (score.accuracy.least, score.accuracy.most)),
         *(_six(value.mean if value else None) for value in (score.precision, score.f1)),

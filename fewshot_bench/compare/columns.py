@@ -49,17 +49,19 @@ def text_columns(table: Table, titles: Sequence[str], curves: bool) -> list[str]
     return [*([CURVE] if curves else []), *COSTS, *titles]
 
 
-def sorted_rows(table: Table, group: Group) -> list[Row]:
+def sorted_rows(table: Table, group: Group, shots: int | None = None) -> list[Row]:
     """The rows of a group's table: as they are, or the best first of what was asked for.
 
-    Of a metric the value at the most shots counts, of a cost the largest. Rows without come last.
+    Of a metric the value at these or the most shots counts, of a cost the largest. Rows without
+    come last.
     """
     if not table.sort:
         return list(table.rows)
     best_high = table.sort in METRICS and METRICS[table.sort].higher_is_better
 
     def key(row: Row) -> tuple[bool, float]:
-        values = _values(table.line(group, row), table.sort)
+        line = table.line(group, row) if shots is None else [table.cell(group, row, shots)]
+        values = _values(line, table.sort)
         if not values:
             return True, 0.0
         value = values[-1] if table.sort in METRICS else max(values)

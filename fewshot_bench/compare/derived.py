@@ -56,7 +56,7 @@ def harmonic(group: Group, row: Row, shots: int, halves: tuple[Cell, Cell], metr
 
 def without_counterpart(group: Group, row: Row, shots: int, odd: Sequence[Group]) -> Cell:
     """No harmonic mean of averages over different data sets."""
-    names = ", ".join(other.label for other in odd)
+    names = ", ".join(other.name for other in odd)
     reason = f"base and new are not of the same data sets: only one half of {names}"
     return Cell(group, row, shots, "missing", reason=reason)
 
@@ -73,7 +73,7 @@ def _hole(empty: Cell, cells: Sequence[Cell]) -> Cell | None:
     if all(cell.group.average for cell in holes):
         reason = "; ".join(dict.fromkeys(cell.reason for cell in holes))
     else:
-        reason = f"no result on {', '.join(cell.group.label for cell in holes)}"
+        reason = f"no result on {', '.join(cell.group.name for cell in holes)}"
     return dataclasses.replace(empty, reason=reason)
 
 
@@ -102,7 +102,7 @@ def _combined(
 def _unequal_seeds(cells: Sequence[Cell]) -> str:
     by_seeds: defaultdict[str, list[str]] = defaultdict(list)
     for cell in cells:
-        by_seeds[",".join(map(str, cell.splits))].append(cell.group.label)
+        by_seeds[",".join(map(str, cell.splits))].append(cell.group.name)
     usual = max(by_seeds, key=lambda seeds: len(by_seeds[seeds]))
     names = by_seeds.pop(usual)
     parts = [f"{seeds} on {', '.join(others)}" for seeds, others in by_seeds.items()]

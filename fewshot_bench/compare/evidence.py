@@ -102,7 +102,8 @@ def _detectable(table: Table, found: Significance) -> Grid:
     shots = sorted({one.shots for one in found.detectable})
     labels = dict.fromkeys(one.group for one in found.detectable)
     lines = [
-        Line(label, (), tuple(_points(by_place.get((label, k))) for k in shots)) for label in labels
+        Line(table.shown(label), (), tuple(_points(by_place.get((label, k))) for k in shots))
+        for label in labels
     ]
     caption = (
         f"differences to {table.baseline} in points that can be seen: smaller ones are missed more "
@@ -120,7 +121,7 @@ def _points(one: Detectable | None) -> str:
 
 def _variations(table: Table) -> Grid:
     lines = [
-        Line(f"{one.row} on {one.group}, {one.shots}-shot", (), _parts(one))
+        Line(f"{one.row} on {table.shown(one.group)}, {one.shots}-shot", (), _parts(one))
         for one in table.variations
     ]
     caption = (

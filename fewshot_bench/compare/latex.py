@@ -30,6 +30,9 @@ _ESCAPES = {
 }
 
 _DASHES = frozenset("-–—")
+_NEEDS = "% needs \\usepackage{booktabs}, \\usepackage{textcomp} and \\usepackage[T1]{fontenc}"
+# More columns than this do not fit into one of two columns of a page.
+_NARROW = 6
 # Where a signature may be broken: after these, and before what is written as %XX.
 _BREAKS = re.compile(r"(?<=[|,;:/=])|(?<=\\textbar\{\})|(?=\\%)")
 
@@ -42,12 +45,68 @@ def render(table: Table) -> str:
 def write(found: Iterable[Grid], notes: Sequence[str] = (), commands: Sequence[str] = ()) -> str:
     """Grids, notes and commands, wherever they are from."""
     parts = [
-        "% needs \\usepackage{booktabs}, \\usepackage{textcomp} and \\usepackage[T1]{fontenc}",
+        _NEEDS,
         *(_grid(grid) for grid in found),
     ]
     parts += [f"\\par\\noindent{{\\footnotesize {escape(note)}\\par}}" for note in notes]
     parts += [f"% {printable(command)}" for command in commands]
     return "\n".join(parts) + "\n"
+
+
+def write_paper(
+    found: Iterable[Grid],
+    notes: Sequence[str] = (),
+    commands: Sequence[str] = (),
+    *,
+    label: str = "",
+    caption: str = "",
+) -> str:
+    """Grids in the layout of papers: no small print; notes, commands and the signature as comments.
+
+    label, caption: of the floats. Where there are several, the name of each is added.
+    """
+    grids = list(found)
+    several = len(grids) > 1
+    parts = [_NEEDS]
+    parts += [f"% note: {printable(note)}" for note in notes]
+    parts += [f"% to run: {printable(command)}" for command in commands]
+    for grid in grids:
+        name = re.sub(r"[^a-z0-9]+", "-", grid.name.lower()).strip("-")
+        own = f"{caption.rstrip('.')} ({grid.name})" if several else caption.rstrip(".")
+        text = own if caption else f"{grid.name}: {grid.caption}"
+        mark = f"{label}-{name}" if several else label
+        parts.append(_paper_float(grid, text, mark if label else ""))
+    return "\n".join(parts) + "\n"
+
+
+def _paper_float(grid: Grid, caption: str, label: str) -> str:
+    """Over both columns of a page where it has many columns; the last number stands apart."""
+    numbers, costs = len(grid.shots), len(grid.costs)
+    kind = "table*" if numbers + costs > _NARROW else "table"
+    last = r"@{\hspace{1.5em}}c" if numbers > 1 else "c" * numbers
+    heads = [escape(grid.first), *map(escape, grid.shots), *map(escape, grid.costs)]
+    body = [_row([escape(line.title), *map(_entry, line.entries), *map(escape, line.costs)])
+            for line in grid.lines]  # fmt: skip
+    return "\n".join(
+        [
+            rf"\begin{{{kind}}}",
+            r"\centering",
+            r"\small",
+            r"\setlength{\tabcolsep}{4pt}",
+            rf"\caption{{{escape(caption)}.}}",
+            *([rf"\label{{{label}}}"] if label else []),
+            rf"\begin{{tabular}}{{l{'c' * (numbers - 1)}{last}{'r' * costs}}}",
+            r"\toprule",
+            _row(heads),
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            f"% {printable(grid.footer)}",
+            *([f"% signature: {printable(grid.signature)}"] if grid.signature else []),
+            rf"\end{{{kind}}}",
+        ]
+    )
 
 
 def escape(text: str) -> str:

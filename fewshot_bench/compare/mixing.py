@@ -10,8 +10,10 @@ from typing import Any
 from fewshot_bench.compare.model import Row
 from fewshot_bench.damaged import SKIPPED
 from fewshot_bench.errors import UsageError
-from fewshot_bench.record import Record
-from fewshot_bench.spec import RunSpec, canonical_json
+from fewshot_bench.image_facts import images, images_scope, test_images, test_scope
+from fewshot_bench.method_references import short_names
+from fewshot_bench.record import Record, code_digest
+from fewshot_bench.spec import RunSpec, canonical_json, method_label
 
 # Conditions of the whole table, each with an option of `compare` of the same name.
 CONDITIONS = (
@@ -24,6 +26,17 @@ CONDITIONS = (
     "limit",
     "weights",
     "exif",
+)
+# Why two records of one split state other images, and what to do.
+OTHER_IMAGES = "the files of the data set were other ones"
+IMAGES_ADVICE = (
+    "give fsbench run again, which computes again what other images gave, or remove the records "
+    "of the others (fsbench store rm)"
+)
+UNKNOWN = "unknown"
+STALE_ADVICE = (
+    "give fsbench run again, which computes again what other code has computed, or remove the "
+    "older records (fsbench store rm)"
 )
 
 
@@ -68,9 +81,29 @@ def _mixed(name: str, counts: Counter[str], advice: str) -> UsageError:
 def _local_advice(name: str, counts: Counter[str]) -> str:
     if name == "own data":
         return f"choose one with --own-data {counts.most_common(1)[0][0]}"
+    if name in ("images", "test images"):
+        return f"{OTHER_IMAGES}: {IMAGES_ADVICE}"
     if name in ("revision", "target revision"):
         return "choose one with --revision PREFIX"
+    if name == "code":
+        chosen = counts.most_common(1)[0][0]
+        return f"{STALE_ADVICE}, choose one with --code {chosen}"
     return "run the older cells again with --force"
+
+
+def code(record: Record) -> str:
+    """The first digits of the digest of the method's code; `unknown` where a record has none."""
+    return (code_digest(record) or UNKNOWN)[:12]
+
+
+def code_of(record: Record) -> str:
+    """Among which records the code must be one: those of a method in one version."""
+    return f"'{record.spec.method}@{record.spec.method_version}'"
+
+
+def _code_scope(record: Record) -> Hashable:
+    # What failed has no number that could be mixed with others.
+    return code_of(record) if record.status == "done" else id(record)
 
 
 def _local_conflicts(records: Sequence[Record]) -> list[tuple[str, str, Counter[str]]]:
@@ -98,6 +131,14 @@ def _split_scope(record: Record) -> Hashable:
     return _split_name(record) if digest(record) else id(record)
 
 
+def _images_scope(record: Record) -> Hashable:
+    return _split_name(record) if images(record) and digest(record) else id(record)
+
+
+def _test_scope(record: Record) -> Hashable:
+    return f"'{record.spec.evaluated}'" if test_images(record) else id(record)
+
+
 def _target_scope(record: Record) -> Hashable:
     return f"'{record.spec.target}'" if record.spec.target else id(record)
 
@@ -107,8 +148,10 @@ _LOCAL: tuple[tuple[str, Callable[[Record], Hashable], Callable[[Record], str]],
     ("revision", lambda record: f"'{record.spec.dataset}'", lambda record: record.spec.revision),
     ("target revision", _target_scope, lambda record: record.spec.target_revision),
     ("split digest", _split_scope, lambda record: digest(record)[:12]),
-    ("version", lambda record: f"'{record.spec.label}'", lambda r: r.spec.method_version),
-    ("options", lambda record: f"'{record.spec.label}'", lambda r: canonical_json(r.spec.options)),
+    ("images", _images_scope, lambda record: images(record)[:12]),
+    ("test images", _test_scope, lambda record: test_images(record)[:12]),
+    ("code", _code_scope, code),
+    ("options", lambda record: f"'{_row_name(record)}'", lambda r: canonical_json(r.spec.options)),
 )
 
 
@@ -118,12 +161,34 @@ def assign_rows(records: Sequence[Record]) -> dict[str, tuple[Row, list[Record]]
         name for name in CONDITIONS if len({condition(record.spec, name) for record in records}) > 1
     ]
     labels = _local_labels(records)
+    names = _method_names(records)
     rows: dict[str, tuple[Row, list[Record]]] = {}
     for record in records:
         parts = [f"{name}={_short(name, condition(record.spec, name))}" for name in differing]
-        label = " ".join([record.spec.label, *parts, *labels[id(record)]])
+        spec = record.spec
+        name = method_label(names[spec.method, spec.method_version], spec.overrides)
+        label = " ".join([name, *parts, *labels[id(record)]])
         rows.setdefault(label, (Row(label, record.spec), []))[1].append(record)
     return rows
+
+
+def _method_names(records: Sequence[Record]) -> dict[tuple[str, str], str]:
+    """By method and version, `clip-lora`, or `clip-lora@1` where another version is there too."""
+    versions: defaultdict[str, set[str]] = defaultdict(set)
+    for record in records:
+        versions[record.spec.method].add(record.spec.method_version)
+    short = short_names(versions)
+    return {
+        (method, version): f"{short[method]}@{version}" if len(found) > 1 else short[method]
+        for method, found in versions.items()
+        for version in found
+    }
+
+
+def _row_name(record: Record) -> str:
+    """Method, version and overrides, which make a row of their own."""
+    spec = record.spec
+    return method_label(f"{spec.method}@{spec.method_version}", spec.overrides)
 
 
 def _short(name: str, value: str) -> str:
@@ -135,7 +200,7 @@ def _local_labels(records: Sequence[Record]) -> dict[int, list[str]]:
     by_label: defaultdict[str, list[Record]] = defaultdict(list)
     values: defaultdict[tuple[str, Hashable], set[str]] = defaultdict(set)
     for record in records:
-        by_label[record.spec.label].append(record)
+        by_label[_row_name(record)].append(record)
         for name, scope, value in _labeled(record):
             values[name, scope].add(value)
     labels: dict[int, list[str]] = {}
@@ -155,8 +220,7 @@ def _labeled(record: Record) -> list[tuple[str, Hashable, str]]:
     """What may tell a record from others: (name, where it must be equal, value)."""
     spec = record.spec
     found: list[tuple[str, Hashable, str]] = [
-        # Versions of one method differ; those of two methods have nothing to do with each other.
-        ("method_version", spec.label, spec.method_version),
+        ("code", _row_name(record), code(record)),
         ("own data", spec.dataset, own_data(spec)),
         ("revision", spec.dataset, spec.revision),
     ]
@@ -164,6 +228,10 @@ def _labeled(record: Record) -> list[tuple[str, Hashable, str]]:
         found.append(("target revision", spec.target, spec.target_revision))
     if digest(record):
         found.append(("split", _conditions_of_split(record), digest(record)))
+    if digest(record) and images(record):
+        found.append(("images", images_scope(record), images(record)))
+    if test_images(record):
+        found.append(("test images", test_scope(record), test_images(record)))
     return found
 
 

@@ -10,6 +10,7 @@ from fewshot_bench.compare.statistics import Estimate
 from fewshot_bench.spec import RunSpec
 
 if TYPE_CHECKING:
+    from fewshot_bench.compare.naming import Names
     from fewshot_bench.compare.significance import Significance
     from fewshot_bench.compare.variation import Variation
 
@@ -37,6 +38,7 @@ class Group:
     these two (H), or transfer from `dataset`, which was fitted on, to `target`. An average is over
     groups of one scope; its `dataset` is empty except where transfers from several are averaged
     apart. `shots` and `seeds` are those of the kind of evaluation: what the table expects here.
+    `shown` is another name that was asked for.
     """
 
     label: str
@@ -46,6 +48,12 @@ class Group:
     average: bool = False
     shots: tuple[int, ...] = ()
     seeds: tuple[Seed, ...] = ()
+    shown: str = ""
+
+    @property
+    def name(self) -> str:
+        """What tables show: the label, unless it was renamed."""
+        return self.shown or self.label
 
     @property
     def derived(self) -> bool:
@@ -136,11 +144,16 @@ class Table:
     signatures: Mapping[str, str] = field(default_factory=dict)
     significance: Significance | None = None
     variations: tuple[Variation, ...] = ()
+    names: Names = field(default_factory=lambda: _no_names())
 
     @property
     def datasets(self) -> tuple[str, ...]:
         """What was evaluated, as it is shown."""
-        return tuple(group.label for group in self.groups if not group.derived)
+        return tuple(group.name for group in self.groups if not group.derived)
+
+    def shown(self, label: str) -> str:
+        """What is shown for the label of a group."""
+        return next((group.name for group in self.groups if group.label == label), label)
 
     def members(self, average: Group) -> tuple[Group, ...]:
         """The groups that go into an average."""
@@ -159,3 +172,9 @@ class Table:
         parts = [f"{name} {'|'.join(values)}" for name, values in self.conditions.items()]
         records = f"{self.records} record{'s' if self.records != 1 else ''}"
         return "; ".join([*parts, records, f"seeds {','.join(map(str, seeds))}"])
+
+
+def _no_names() -> Names:
+    from fewshot_bench.compare.naming import Names
+
+    return Names()

@@ -155,7 +155,8 @@ def _no_harmonic_mean(table: Table) -> Iterator[str]:
 def _variances(table: Table) -> Iterator[str]:
     """Cells with several support sets and training seeds that are not all crossed."""
     parts = [
-        f"{one.row} on {one.group}, {one.shots}-shot: variance not split: {one.problem}"
+        f"{one.row} on {table.shown(one.group)}, {one.shots}-shot: variance not split: "
+        f"{one.problem}"
         for one in table.variations
         if one.problem
     ]
@@ -173,8 +174,8 @@ def _reasons(table: Table, group: Group, row: Row) -> dict[str, list[int]]:
 
 def _derived(group: Group, method: str) -> str:
     if group.average:
-        return f"{group.label} of {method}"
-    return f"harmonic mean of {method} on {group.dataset}"
+        return f"{group.name} of {method}"
+    return f"harmonic mean of {method} on {group.name.removesuffix(' (H)')}"
 
 
 def _own_cells(table: Table) -> Iterator[Cell]:
@@ -186,7 +187,7 @@ def _join(values: Iterable[object]) -> str:
 
 
 def _where(cell: Cell) -> str:
-    return f"{cell.row.label} on {cell.group.label}, {cell.shots}-shot"
+    return f"{cell.row.label} on {cell.group.name}, {cell.shots}-shot"
 
 
 def _some(parts: Sequence[str], separator: str = ", ") -> str:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from fewshot_bench.compare.mixing import condition, own_data
+from fewshot_bench import method_references
+from fewshot_bench.compare.mixing import code, code_of, condition, own_data
 from fewshot_bench.compare.model import Seed
 from fewshot_bench.errors import UsageError, unknown
 from fewshot_bench.names import spelled_once, split_names
 from fewshot_bench.record import Record
-from fewshot_bench.spec import RunSpec
+from fewshot_bench.spec import RunSpec, method_label
 
 _COMMA = re.compile(r",(?![^\[\]]*\])")
 _NAMES: Mapping[str, Callable[[Record], tuple[str, ...]]] = {
-    "method": lambda record: (record.spec.method, record.spec.label),
+    "method": lambda record: method_names(record.spec),
     "dataset": lambda record: _dataset_names(record.spec),
     "classes": lambda record: (record.spec.classes,),
     "shots": lambda record: (str(record.spec.shots),),
@@ -39,7 +40,7 @@ def select(
 
     names: comma lists for `method`, `dataset`, `classes`, `shots` and `seeds`; conditions: one
     value each for the table's conditions, a prefix being enough for `weights`, `revision` (of the
-    data set or of the target) and `own_data`.
+    data set or of the target), `own_data` and `code`, which leaves other methods alone.
     """
     tests = [_by_name(records, kind, text) for kind, text in names.items() if text]
     tests += [_by_condition(records, name, text) for name, text in conditions.items() if text]
@@ -72,6 +73,29 @@ def place(wanted: Sequence[str], name: str) -> int:
     return wanted.index(name) if name in wanted else len(wanted)
 
 
+def method_names(spec: RunSpec) -> tuple[str, ...]:
+    """By what `--method` finds a cell: method and label, with or without its version.
+
+    Of a method in a file shorter paths, too.
+    """
+    own = spec.method, *method_references.aliases(spec.method)
+    return (*own, spec.label, *versioned_names(spec))
+
+
+def versioned_names(spec: RunSpec) -> tuple[str, ...]:
+    """`clip-lora@1` and `clip-lora@1[rank=4]`: the names that ask for this version."""
+    own = spec.method, *method_references.aliases(spec.method)
+    named = [f"{name}@{spec.method_version}" for name in own]
+    return (*named, *(method_label(name, spec.overrides) for name in named if spec.overrides))
+
+
+def asked_methods(text: str, records: Sequence[Record]) -> list[str]:
+    """The methods of a comma list, as `method_names` has them where they are there."""
+    known = {name for record in records for name in method_names(record.spec)}
+    wanted = split_list(text, known)
+    return [n if n in known else method_references.canonical(n) for n in wanted]
+
+
 def _dataset_names(spec: RunSpec) -> tuple[str, ...]:
     """By what `--dataset` finds a cell: the data set, the target, and how the table shows it."""
     return tuple(name for name in (spec.dataset, spec.target, spec.evaluated) if name)
@@ -80,7 +104,7 @@ def _dataset_names(spec: RunSpec) -> tuple[str, ...]:
 def _by_name(records: Sequence[Record], kind: str, text: str) -> Callable[[Record], bool]:
     of = _NAMES[kind]
     known = {name for record in records for name in of(record)}
-    wanted = split_list(text, known)
+    wanted = asked_methods(text, records) if kind == "method" else split_list(text, known)
     if kind == "dataset":
         wanted = list(split_names(text)) if "\\" in text else wanted
         wanted = [name if name in known else spelled_once(name) for name in wanted]
@@ -91,6 +115,9 @@ def _by_name(records: Sequence[Record], kind: str, text: str) -> Callable[[Recor
 
 
 def _by_condition(records: Sequence[Record], name: str, text: str) -> Callable[[Record], bool]:
+    if name == "code":
+        return _by_code(records, text)
+
     def matches(record: Record) -> bool:
         values = _values(record.spec, name)
         if name in _PREFIXES:
@@ -103,6 +130,15 @@ def _by_condition(records: Sequence[Record], name: str, text: str) -> Callable[[
             name.replace("_", " "), text, known, "only what is in the store can be compared"
         )
     return matches
+
+
+def _by_code(records: Sequence[Record], text: str) -> Callable[[Record], bool]:
+    """Records of the code of that digest; methods that have none of it stay as they are."""
+    having = {code_of(record) for record in records if code(record).startswith(text[:12])}
+    if not having:
+        known = {code(record) for record in records}
+        raise unknown("code", text, known, "only what is in the store can be compared")
+    return lambda r: code_of(r) not in having or code(r).startswith(text[:12])
 
 
 def _values(spec: RunSpec, name: str) -> tuple[str, ...]:

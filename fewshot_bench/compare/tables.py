@@ -42,7 +42,9 @@ def _values(table: Table, group: Group, curves: bool) -> Grid:
     metrics = [table.metric, *metric_columns(table)]
     rows = sorted_rows(table, group)
     entries = [
-        _column(table, group, rows, shots, usual, name) for name in metrics for shots in group.shots
+        ranked_column(table, group, rows, shots, usual, name)
+        for name in metrics
+        for shots in group.shots
     ]
     titles = _extra_titles(table, group)
     texts = text_columns(table, titles, curves and has_curve(table, group))
@@ -58,7 +60,7 @@ def _values(table: Table, group: Group, curves: bool) -> Grid:
     sides = [_text_head(table, group, name) for name in texts]
     caption = _caption(table, usual, metrics)
     return Grid(
-        group.label,
+        group.name,
         caption,
         tuple(heads),
         tuple(sides),
@@ -73,7 +75,7 @@ def _caption(table: Table, usual: int, metrics: Sequence[str]) -> str:
     seeds = f"n = {usual} {'seed' if usual == 1 else 'seeds'}" if usual else "no results"
     interval = "" if usual == 1 else " (range)" if usual == 2 else " ± 95 % t-interval"
     more = "".join(f"; {METRICS[name].quantity}" for name in metrics[1:])
-    return f"{main.quantity}, mean{interval}, {seeds}{more}{_marks(table)}"
+    return f"{main.quantity}, mean{interval}, {seeds}{more}{marks(table)}"
 
 
 def _texts(table: Table, group: Group, row: Row, names: Sequence[str]) -> Iterator[str]:
@@ -99,17 +101,18 @@ def _differences(table: Table, group: Group) -> Grid:
     lines = []
     for row in sorted_rows(table, group):
         if row.label != table.baseline:
-            entries = (_difference(table, cell, metric) for cell in table.line(group, row))
+            entries = (difference(table, cell, metric) for cell in table.line(group, row))
             lines.append(Line(row.title, tuple(entries), ()))
     caption = (
         f"difference to {table.baseline} in {metric.difference}, paired over seeds "
-        f"on identical splits{_stars(table)}{_marks(table)}"
+        f"on identical splits{stars(table)}{marks(table)}"
     )
     heads = _heads(group, table.metric, True)
-    return Grid(group.label, caption, heads, (), tuple(lines), _footer(table, group))
+    return Grid(group.name, caption, heads, (), tuple(lines), _footer(table, group))
 
 
-def _stars(table: Table) -> str:
+def stars(table: Table) -> str:
+    """What the star beside a difference means, for its caption."""
     tested = table.significance is not None and table.significance.contrasts
     return "; * p < 0.05, paired over test images too, after Holm's correction" if tested else ""
 
@@ -118,7 +121,8 @@ def _footer(table: Table, group: Group) -> str:
     return table.signature(group.seeds)
 
 
-def _marks(table: Table) -> str:
+def marks(table: Table) -> str:
+    """What a reader must know before comparing, for a caption."""
     marks = sorted({mark for row in table.rows for mark in row.marks})
     return f"; {'; '.join(marks)}".upper() if marks else ""
 
@@ -136,7 +140,7 @@ def _usual_n(table: Table, group: Group) -> int:
     return max(sorted(set(counts), reverse=True), key=counts.count, default=0)
 
 
-def _column(
+def ranked_column(
     table: Table, group: Group, rows: Sequence[Row], shots: int, usual: int, name: str
 ) -> list[Entry]:
     """One metric at one number of shots, the best and second ranked as they are shown."""
@@ -177,7 +181,8 @@ def _without_number(cell: Cell) -> Entry:
     return Entry(MISSING if cell.expected else "")
 
 
-def _difference(table: Table, cell: Cell, metric: Metric) -> Entry:
+def difference(table: Table, cell: Cell, metric: Metric) -> Entry:
+    """The difference of a cell to the baseline's."""
     if cell.no_delta:
         return Entry(INAPPLICABLE)
     if cell.delta is None:

@@ -97,7 +97,7 @@ def _row(table: Table, cell: Cell) -> dict[str, Any]:
     shown = cell.estimates.get(table.metric)
     spec = cell.row.spec
     return {
-        "dataset": cell.group.label,
+        "dataset": cell.group.name,
         "method": cell.row.label,
         "shots": cell.shots,
         "n_seeds": shown.n if shown else 0,

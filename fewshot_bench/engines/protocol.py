@@ -12,6 +12,7 @@ from fewshot_bench.errors import FsbenchError
 from fewshot_bench.leases import LEASE_SECONDS
 from fewshot_bench.record import Record
 from fewshot_bench.record_files import Stamp
+from fewshot_bench.registry import registry
 from fewshot_bench.spec import RunSpec
 from fewshot_bench.store import Store
 from fewshot_bench.trackers import switch as trackers
@@ -31,7 +32,8 @@ class Settings:
     worker, None to leave them to torch. timeout: seconds that a cell may take. hang: seconds
     without a sign of life after which a worker is ended. lease: seconds after which a claim of a
     dead machine ends. together: how many seeds are fitted in one pass. track: trackers,
-    joined by commas.
+    joined by commas. code: what identifies the methods' code, so that workers of an earlier command
+    that have imported other code are not taken for this one's.
     """
 
     devices: tuple[str, ...] = ("cpu",)
@@ -45,6 +47,7 @@ class Settings:
     deterministic: bool = False
     offline: bool = False
     track: str = ""
+    code: str = ""
 
     @property
     def workers(self) -> int:
@@ -131,6 +134,7 @@ def lost(cell: RunSpec, how: str, traceback: str = "", *, kind: str = "WorkerLos
     return Record(
         spec=cell,
         status="failed",
+        environment={"code": registry().code(cell.method)},
         error={
             "type": kind,
             "message": how,

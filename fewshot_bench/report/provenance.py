@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fewshot_bench.audit.model import Audit
-from fewshot_bench.compare.mixing import digest
+from fewshot_bench.compare.mixing import code, digest
 from fewshot_bench.compare.model import Table
 from fewshot_bench.record import Record
 from fewshot_bench.report import text
@@ -114,12 +114,13 @@ def _methods(records: Sequence[Record]) -> Grid:
             label,
             _values(r.spec.method_version for r in members),
             _values(str(r.environment.get("method_origin") or "") for r in members),
+            _values(code(r) for r in members),
             _values(_plain(r.spec.overrides) for r in members),
             _values(_plain(r.spec.options) for r in members),
         )
         for label, members in sorted(groups.items())
     ]
-    heads = ("method", "version", "origin", "overrides", "hyper-parameters")
+    heads = ("method", "version", "origin", "code", "overrides", "hyper-parameters")
     columns = [Column(head, False) for head in heads]
     return Grid("methods", "Methods as they were configured", columns, lines)
 
@@ -133,7 +134,7 @@ def _environment(records: Sequence[Record]) -> Grid:
     lines = []
     for name in sorted(facts, key=lambda name: (len(facts[name]) == 1, name)):
         counts = facts[name]
-        if name in _NOISE or name == "method_origin":
+        if name in _NOISE or name == "method_origin" or name.startswith("code."):
             continue
         if len(counts) == 1:
             lines.append(_line(name, next(iter(counts)), "no"))

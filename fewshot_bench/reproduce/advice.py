@@ -28,6 +28,8 @@ def advice(lines: Sequence[Line], absent: Collection[str], command: str) -> list
         found.append(f"to try failed cells again: {command} --retry-failed")
     if without["mixed"]:
         found.append("mixed cells: keep one kind of records in the store, or use another --store")
+    if any(line.status == "mixed" and "code" in line.reason for line in lines):
+        found.append(f"to compute again what other code has computed: {command}")
     return found
 
 

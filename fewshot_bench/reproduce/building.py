@@ -12,6 +12,7 @@ from fewshot_bench.reproduce.judging import Circumstances, Judged, average, judg
 from fewshot_bench.reproduce.matching import Matches
 from fewshot_bench.reproduce.model import Line, Report
 
+OTHER_VERSION = " (--method NAME@VERSION --only-existing shows another version)"
 SAME_SETS = "means are over the data sets that both sides have, as the line says"
 
 
@@ -123,5 +124,6 @@ def _notes(table: Reproduction, cells: Sequence[Cell], matches: Matches) -> list
         notes.append(f"rows of methods that are not here: {', '.join(table.others())}")
     for difference, count in sorted(matches.elsewhere(cells).items()):
         noun = "record" if count == 1 else "records"
-        notes.append(f"not used: {count} {noun} of these cells with {difference}")
+        step = OTHER_VERSION if "method version" in difference else ""
+        notes.append(f"not used: {count} {noun} of these cells with {difference}{step}")
     return notes

@@ -17,7 +17,8 @@ class Wanted:
     """What of a published table is to be repeated, and what is changed on purpose.
 
     methods: names or labels; where: options that a row must have; options: `[method.]name=value`
-    on top of the paper's. Empty means all, or nothing.
+    on top of the paper's. Empty means all, or nothing. versions: of methods that are to be shown in
+    another one than the installed.
     """
 
     methods: tuple[str, ...] = ()
@@ -29,6 +30,7 @@ class Wanted:
     backbone: str = ""
     precision: str = "fp32"
     limit: int | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

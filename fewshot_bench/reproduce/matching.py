@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
+from fewshot_bench.compare.mixing import code
+from fewshot_bench.image_facts import test_images
 from fewshot_bench.published.picks import published_splits
 from fewshot_bench.record import Record
 from fewshot_bench.reproduce.cells import Cell, Wanted
@@ -64,7 +66,7 @@ class Matches:
             "protocol": cell.setting.protocol,
             "val": cell.setting.val,
             "prompts": cell.prompts,
-            "method_version": cell.variant.version,
+            "method_version": self.wanted.versions.get(cell.variant.method, cell.variant.version),
         }
         if not cell.setting.random:
             # Nothing is drawn for it, so that it does not matter how.
@@ -82,11 +84,11 @@ def _place(spec: RunSpec) -> Place:
 
 def mixture(records: Sequence[Record]) -> list[str]:
     """What one mean must not go over, where these records differ in it: `device`, `weights` ..."""
-    return [
-        name
-        for name in ("device", "weights", "revision")
-        if len({getattr(record.spec, name) for record in records}) > 1
-    ]
+    names = ("device", "weights", "revision")
+    found = [name for name in names if len({getattr(r.spec, name) for r in records}) > 1]
+    tested = {test_images(record) for record in records} - {""}
+    found += ["bytes of test images"] if len(tested) > 1 else []
+    return found + (["code"] if len({code(record) for record in records}) > 1 else [])
 
 
 def is_published_data(record: Record, counts: Mapping[str, int]) -> bool:

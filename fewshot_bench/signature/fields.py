@@ -78,7 +78,7 @@ def _choice(value: Choice) -> str:
     inner = ";".join(
         f"{escape(name)}={'/'.join(map(escape, values))}" for name, values in value.options
     )
-    return escape(value.method) + version + (f"[{inner}]" if inner else "")
+    return escape(value.method, "/:") + version + (f"[{inner}]" if inner else "")
 
 
 def _read_choice(text: str) -> Choice:

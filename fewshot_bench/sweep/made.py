@@ -8,10 +8,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from fewshot_bench.compare.cells import refuse_duplicates, series_of
-from fewshot_bench.compare.mixing import CONDITIONS, condition, digest, own_data
+from fewshot_bench.compare.mixing import (
+    CONDITIONS,
+    STALE_ADVICE,
+    code,
+    condition,
+    digest,
+    own_data,
+)
 from fewshot_bench.compare.model import AVERAGE, Seed
 from fewshot_bench.compare.statistics import estimate
 from fewshot_bench.errors import UsageError
+from fewshot_bench.image_facts import images, images_scope, test_images, test_scope
 from fewshot_bench.record import Record
 from fewshot_bench.signature import signature_of
 from fewshot_bench.spec import canonical_json
@@ -68,10 +76,19 @@ def _refuse_mixed(records: Sequence[Record]) -> None:
                 f"records differ in {name} ({values}), expected one value in a sweep: choose one "
                 f"with --{name} {counts.most_common(1)[0][0]}, or another --store"
             )
+    codes = Counter(code(record) for record in records if record.status == "done")
+    if len(codes) > 1:
+        values = ", ".join(f"'{value}' in {n} records" for value, n in sorted(codes.items()))
+        raise UsageError(
+            f"records differ in the code of {records[0].spec.method} ({values}), expected one in a "
+            f"sweep: {STALE_ADVICE}"
+        )
     local: tuple[tuple[str, Callable[[Record], Any], Callable[[Record], str]], ...] = (
         ("revision", lambda r: r.spec.dataset, lambda r: r.spec.revision),
         ("own data", lambda r: r.spec.dataset, lambda r: own_data(r.spec)),
         ("split", lambda r: (r.spec.evaluated, r.spec.shots, r.spec.split_seed), digest),
+        ("images", images_scope, images),
+        ("test images", test_scope, test_images),
     )
     for name, scope, value in local:
         seen: dict[Any, str] = {}

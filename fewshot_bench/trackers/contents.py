@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fewshot_bench.record import Record
+from fewshot_bench.record import Record, code_digest
 from fewshot_bench.signature import signature_of
 from fewshot_bench.wording import printable
 
@@ -95,6 +95,7 @@ def _tags(record: Record) -> Iterator[tuple[str, Any]]:
     yield "logits_digest", record.digests.get("logits")
     for name in ("fewshot_bench", "commit", "device_name", "determinism", "method_origin"):
         yield name, env.get(name)
+    yield "code_digest", code_digest(record)
     yield "error_type", error.get("type")
     yield "error_message", error.get("message")
     for number, incident in enumerate(record.incidents, 1):

@@ -1,0 +1,104 @@
+"""Versions of methods: the newest is shown, older ones are named and can be chosen."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from fewshot_bench.compare.select import asked_methods, versioned_names
+from fewshot_bench.errors import UsageError
+from fewshot_bench.method_references import parts, short
+from fewshot_bench.record import Record
+
+_PARTS = re.compile(r"\d+|[a-z]+")
+# What stands before a release of the same number, in this order.
+_BEFORE = ("dev", "a", "alpha", "b", "beta", "c", "rc", "pre", "preview")
+# A place in the order of versions: before the end of the text, its end, a word, a number.
+_EARLIER, _END, _WORD, _NUMBER = range(4)
+Key = tuple[tuple[int, int, str], ...]
+
+
+class Shown(NamedTuple):
+    """Records for a table, and what to say about versions that are not among them."""
+
+    records: list[Record]
+    notes: tuple[str, ...]
+
+
+def version_key(version: str) -> tuple[Key, str]:
+    """By what versions sort: numbers by size (`1.10` after `1.9`), `2rc1` before `2`."""
+    found = []
+    for part in _PARTS.findall(version.lower().removeprefix("v")):
+        if part.isdigit():
+            found.append((_NUMBER, int(part), ""))
+        elif part in _BEFORE:
+            found.append((_EARLIER, _BEFORE.index(part), ""))
+        else:
+            found.append((_WORD, 0, part))
+    return (*found, (_END, 0, "")), version
+
+
+def split_version(name: str) -> tuple[str, str]:
+    """`NAME@VERSION` in its parts; the version is empty where a registered method is named so."""
+    from fewshot_bench.registry import registry
+
+    known = registry().methods.entries
+    method, at, version = name.rpartition("@")
+    if name not in known and at and (method in known or parts(method)):
+        return method, version
+    return name, ""
+
+
+def newest(records: Iterable[Record]) -> dict[str, str]:
+    """The newest version of each method."""
+    found: dict[str, str] = {}
+    for record in records:
+        spec = record.spec
+        kept = found.setdefault(spec.method, spec.method_version)
+        found[spec.method] = max(kept, spec.method_version, key=version_key)
+    return found
+
+
+def current(every: Sequence[Record], chosen: Sequence[Record], methods: str | None) -> Shown:
+    """The chosen records of the newest versions, and those of older ones that are asked for.
+
+    every: all records of the store, which say what the newest is. methods: the comma list that asks
+    for methods, where `clip-lora@1` asks for a version. UsageError where only older ones match.
+    """
+    last = newest(every)
+    asked = set(asked_methods(methods or "", every))
+    shown: list[Record] = []
+    left: list[Record] = []
+    for record in chosen:
+        spec = record.spec
+        is_shown = spec.method_version == last[spec.method] or asked & set(versioned_names(spec))
+        (shown if is_shown else left).append(record)
+    notes = (*_left_out(left, last), *_older(shown, last))
+    if chosen and not shown:
+        raise UsageError(f"only results of older versions match: {'; '.join(notes)}")
+    return Shown(shown, notes)
+
+
+def _left_out(records: Iterable[Record], last: dict[str, str]) -> Iterable[str]:
+    counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for record in records:
+        counts[record.spec.method][record.spec.method_version] += 1
+    for method, versions in sorted(counts.items()):
+        ordered = sorted(versions, key=version_key)
+        said = ", ".join(f"{versions[v]:,} of version {v}" for v in ordered)
+        yield (
+            f"{short(method)} is shown in version {last[method]}; left out: {said} "
+            f"(--method {short(method)}@{ordered[-1]} shows them)"
+        )
+
+
+def _older(records: Iterable[Record], last: dict[str, str]) -> Iterable[str]:
+    older = {
+        (r.spec.method, r.spec.method_version)
+        for r in records
+        if r.spec.method_version != last[r.spec.method]
+    }
+    for method, version in sorted(older):
+        yield f"{short(method)}@{version} is not the newest version, which is {last[method]}"
