@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import sysconfig
+import traceback
 from collections.abc import Iterable
 from pathlib import Path, PurePath
 
@@ -33,6 +34,13 @@ def author_frame(trace: str, packages: Iterable[str]) -> str:
     return f"{short_path(file)}:{line} in {function}"
 
 
+def told(error: BaseException, target: object) -> str:
+    """Type, message and frame of what the code behind a registered `target` raised."""
+    trace = "".join(traceback.format_exception(error))
+    frame = author_frame(trace, [top_module(target)])
+    return f"{type(error).__name__}: {error}{f', at {frame}' if frame else ''}"
+
+
 def top_module(target: object) -> str:
     """The top-level module of what was registered: a class, a function, or "module:attribute"."""
     module = target.partition(":")[0] if isinstance(target, str) else _module_of(target)
@@ -43,6 +51,14 @@ def definition(function: object) -> str:
     """`file:line in function` where a function begins; empty where its source is unknown."""
     code = getattr(inspect.unwrap(function), "__code__", None) if callable(function) else None
     return f"{short_path(code.co_filename)}:{code.co_firstlineno} in {code.co_name}" if code else ""
+
+
+def class_place(kind: type) -> str:
+    """`file:line` where a class is written; empty where its source is unknown."""
+    try:
+        return f"{short_path(inspect.getfile(kind))}:{inspect.getsourcelines(kind)[1]}"
+    except (OSError, TypeError):
+        return ""
 
 
 def short_path(file: str) -> str:

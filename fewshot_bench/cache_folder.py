@@ -22,13 +22,14 @@ GB = 10**9
 # Whichever is less stays free on the disk.
 RESERVED_SHARE, RESERVED_BYTES = 0.05, 2 * GB
 IMAGES, DIGESTS, FEATURES = "images", "digests", "features"
-TAR_INDEX, VERIFIED = "tar-index", "verified"
+TAR_INDEX, VERIFIED, KIT = "tar-index", "verified", "kit"
 NAMES = {
     IMAGES: re.compile(r"[0-9a-f]{16}/[0-9a-f]{64}\.pixels"),
     DIGESTS: re.compile(r"[0-9a-f]{16}/[0-9a-f]{64}\.digests"),
     FEATURES: re.compile(r"([0-9a-f]{2}|[0-9a-f]{16})/[0-9a-f]{64}\.safetensors"),
     TAR_INDEX: re.compile(r"([0-9a-f]{32}){1,2}\.json"),
     VERIFIED: re.compile(r"[0-9a-f]{32}\.json"),
+    KIT: re.compile(r"[0-9a-f]{64}\.json"),
 }
 KINDS = tuple(NAMES)
 

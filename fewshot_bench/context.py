@@ -11,6 +11,7 @@ import torch
 
 from fewshot_bench import rng as streams
 from fewshot_bench.errors import ContractError
+from fewshot_bench.mistyped import whole_number
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -44,6 +45,8 @@ class Context:
 
     def rng(self, name: str) -> torch.Generator:
         """A fresh CPU generator for the named stream of this cell."""
+        if not isinstance(name, str) or not name:
+            raise ContractError(f"ctx.rng({name!r}): expected the name of a stream, such as 'init'")
         return streams.generator(self._seed, name)
 
     def autocast(self) -> Any:
@@ -60,7 +63,10 @@ class Context:
     def progress(self, done: int, total: int) -> None:
         """Tell how far `fit` is."""
         if self._on_progress is not None:
-            self._on_progress(done, total)
+            self._on_progress(
+                whole_number("ctx.progress: done", done, 0),
+                whole_number("ctx.progress: total", total, 0),
+            )
 
     def note(self, **values: object) -> None:
         """Keep JSON-able facts in the record."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from fewshot_bench.data.recipe import Recipe
+from fewshot_bench.mistyped import keys, texts
 from fewshot_bench.task import Item
 
 SIMPLE_TEMPLATES = ("a photo of a {}.",)
@@ -52,6 +53,14 @@ class DatasetCard:
     mirrored: bool = True
     class_ids: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """ContractError for a text where several belong, a template without {}, unknown pools."""
+        for name in ("classnames", "sources", "notes", "class_ids"):
+            texts(f"DatasetCard.{name}", getattr(self, name))
+        texts("DatasetCard.custom_templates", self.custom_templates, contain="{}")
+        for name in ("counts", "expected_counts"):
+            keys(f"DatasetCard.{name}", getattr(self, name), ROLES)
 
     @property
     def identities(self) -> tuple[str, ...]:

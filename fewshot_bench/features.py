@@ -18,6 +18,7 @@ from fewshot_bench.feature_store import FeatureStore
 from fewshot_bench.images import ImageSource
 from fewshot_bench.meter import Meter
 from fewshot_bench.task import Augment
+from fewshot_bench.view_arguments import check_batches, check_views, labeled, visited
 from fewshot_bench.work import counting, sharing
 
 
@@ -46,7 +47,7 @@ class _Backing:
 # stands for is kept here until the cell ends, where a method's own objects do not lead.
 _TOKENS = itertools.count(1)
 _BACKINGS: dict[int, _Backing] = {}
-_BATCHES: dict[int, Iterator[Tensor]] = {}
+_BATCHES: dict[int, Iterator[Any]] = {}
 
 
 def _backing(view: ImageView) -> _Backing:
@@ -71,14 +72,14 @@ class _Batches:
 
     __slots__ = ("_token",)
 
-    def __init__(self, batches: Iterator[Tensor]) -> None:
+    def __init__(self, batches: Iterator[Any]) -> None:
         self._token = next(_TOKENS)
         _BATCHES[self._token] = batches
 
     def __iter__(self) -> _Batches:
         return self
 
-    def __next__(self) -> Tensor:
+    def __next__(self) -> Any:
         batches = _BATCHES.get(self._token)
         if batches is None:
             raise StopIteration
@@ -114,13 +115,11 @@ class ImageView:
     ) -> Iterator[Tensor]:
         """Normalized pixels (b, 3, h, w); see `fewshot_bench.Images.batches`."""
         backing = _backing(self)
-        found = backing.index if order is None else backing.index[order.cpu()]
-        indices = found.tolist()
+        check_batches(size, augment, rng)
+        indices = [backing.order[place] for place in visited(order, len(backing.order))]
         backing.meter.images_seen += len(indices)
         passes: tuple[int, ...] = ()
-        if augment is not None:
-            if rng is None:
-                raise TypeError("augmented batches need rng=ctx.rng('augment')")
+        if augment is not None and rng is not None:
             passes = draw_passes(1 + max(passes_of(indices), default=0), rng)
         tally = backing.meter.images
         pixels = backing.source.batches(backing.batch(size), indices, augment, passes, tally)
@@ -156,6 +155,7 @@ class ImageView:
     ) -> Tensor:
         """(count, n, width) features of augmented views; see `fewshot_bench.Images.views`."""
         backing = _backing(self)
+        check_views(count, augment, rng, start)
         augment = backing.source.allowed(augment)
         drawn = {"scale": augment.scale, "ratio": augment.ratio, "flip": augment.flip}
         with backing.meter.phase(backing.phase):
@@ -217,6 +217,16 @@ class ShotsView(ImageView):
     """Labeled images for a method (see `fewshot_bench.Shots`)."""
 
     __slots__ = ()
+
+    # The arguments of `ImageView.batches`, and `labels`.
+    def batches(self, size: int, *, labels: bool = False, **passed: Any) -> Iterator[Any]:
+        """Pixels, or with `labels` (pixels, labels); see `fewshot_bench.Shots.batches`."""
+        pixels = super().batches(size, **passed)
+        if not labels:
+            return pixels
+        listed, order = self.labels, passed.get("order")
+        places = torch.tensor(visited(order, len(listed)), dtype=torch.int64, device=listed.device)
+        return _Batches(labeled(pixels, listed[places]))
 
     @property
     def labels(self) -> Tensor:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewshot_bench import environment
+from fewshot_bench import environment, kit_results
 from fewshot_bench.containment import Printed, guarded
 from fewshot_bench.context import Context
 from fewshot_bench.errors import ContractError
@@ -224,6 +224,7 @@ class Fit:
             "activation": getattr(self.backbone, "activation", None),
             "method_origin": registry().method(spec.method).origin.split(",")[0],
             "code": registry().code(spec.method),
+            "kit": kit_results.of_record(spec.method),
         }
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.damaged import open_usable, with_skipped
 from fewshot_bench.dataset import ROLES
-from fewshot_bench.errors import DataMissingError, UsageError, unknown
+from fewshot_bench.errors import DataMissingError, PluginError, UsageError, unknown
 from fewshot_bench.imported_picks import imported_picks
 from fewshot_bench.preflight import check_items
 from fewshot_bench.registry import registry
@@ -76,20 +76,23 @@ class Request:
 class Plan:
     """Cells in the order in which they run; `problems` says which data sets cannot, and why.
 
-    `datasets` holds what is fitted on and what is evaluated on; `keep_split` says where splits are
-    kept that these made: in the `store`, or beside the `data`.
+    `datasets` holds what is fitted on and what is evaluated on. `left_out` holds what "all" or a
+    suite would stand for were it not broken, by name, with the reason. `keep_split` says where
+    splits are kept that data sets made: in the `store`, or beside the `data`.
     """
 
     cells: list[RunSpec]
     datasets: dict[str, Dataset]
     problems: dict[str, str]
+    left_out: dict[str, str] = dataclasses.field(default_factory=dict)
     keep_split: str = "store"
 
 
 def expand(request: Request) -> Plan:
     """Every cell of the request. UsageError for any name or value that is not known."""
     known = registry()
-    variants = expand_methods(request.methods, request.options, known)
+    plan = Plan([], {}, {}, keep_split=request.keep_split)
+    variants = expand_methods(request.methods, request.options, known, plan.left_out)
     names = known.expand_datasets(request.datasets)
     targets = known.expand_datasets(request.transfer)
     sampling, val, prompts = _protocol(request)
@@ -98,9 +101,10 @@ def expand(request: Request) -> Plan:
         raise UsageError("--templates replace the custom prompts; leave --prompts out")
     if len(names) > 1 and "classnames" in request.data:
         raise UsageError(f"--classnames belong to one data set, and {len(names)} are asked for")
-    plan = Plan([], {}, {}, request.keep_split)
-    sources = _opened(names, plan, lambda name: _source(name, request, val))
-    evaluated = _opened(targets, plan, lambda name: _target(name, request))
+    sources = _opened(names, request.datasets, plan, lambda name: _source(name, request, val))
+    evaluated = _opened(targets, request.transfer, plan, lambda name: _target(name, request))
+    if plan.left_out and not (variants and (sources or plan.problems)):
+        raise PluginError(f"nothing is left to run: {'; '.join(plan.left_out.values())}")
     weights = weights_of(request.backbone)
     picks = imported_picks(request, plan.datasets, sources, val) if sampling == IMPORTED else {}
     # What shares a fit stands together, and methods vary fast: they share a support set.
@@ -145,13 +149,25 @@ def expand(request: Request) -> Plan:
 
 
 def _opened(
-    names: Iterable[str], plan: Plan, opened: Callable[[str], tuple[Dataset, str]]
+    names: Iterable[str],
+    asked: Sequence[str],
+    plan: Plan,
+    opened: Callable[[str], tuple[Dataset, str]],
 ) -> dict[str, str]:
-    """Canonical name to revision; a data set whose data is missing becomes a problem."""
+    """Canonical name to revision; a data set whose data is missing becomes a problem.
+
+    One that is broken is left out, unless it was `asked` for by its own name.
+    """
     revisions = {}
     for name in names:
         try:
-            dataset, revision = opened(name)
+            with registry().blaming(name):
+                dataset, revision = opened(name)
+        except PluginError as error:
+            if name in asked:
+                raise
+            plan.left_out[name] = str(error)
+            continue
         except (DataMissingError, PermissionError) as error:
             plan.problems[name] = str(error)
             continue

@@ -74,6 +74,11 @@ class PluginInfo:
         """Distribution and entry point: how the manager knows it."""
         return f"{self.distribution}:{self.name}"
 
+    @property
+    def problem(self) -> str:
+        """One sentence on why it could not be loaded."""
+        return f"plug-in {self.full_name} ({self.target}) was not loaded: {self.error}"
+
 
 def load_plugins() -> tuple[pluggy.PluginManager, tuple[PluginInfo, ...]]:
     """Import every entry point of the group; one that fails is reported and harms nothing else."""

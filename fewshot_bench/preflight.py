@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from fewshot_bench.damaged import lost_classes
+from fewshot_bench.dataset import ROLES
 from fewshot_bench.errors import FsbenchError, PluginError
+from fewshot_bench.mistyped import keys
 from fewshot_bench.spec import RunSpec
 from fewshot_bench.splits import planned_split, split_key
 
@@ -21,6 +23,7 @@ ALL_CHECKED = 20_000
 def check_items(card: DatasetCard, pools: Mapping[str, Sequence[Item]]) -> None:
     """Labels are indices of classes, every class has train images, no image is in two pools."""
     name, classnames = card.name, card.classnames
+    keys(f"{name}: items()", pools, ROLES)
     if card.class_ids and len(set(card.class_ids)) != len(classnames):
         raise PluginError(
             f"{name}: its card has {len(classnames)} class names and {len(set(card.class_ids))} "

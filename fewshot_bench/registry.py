@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,13 @@ from typing import Any
 import pluggy
 
 from fewshot_bench import method_code, method_files, method_references
+from fewshot_bench.author_frame import told
 from fewshot_bench.customized import customized
 from fewshot_bench.damaged import SKIPPED, Without
-from fewshot_bench.errors import PluginError, UsageError, unknown
+from fewshot_bench.errors import FsbenchError, PluginError, UsageError, unknown
+from fewshot_bench.method_rules import refuse_broken
+from fewshot_bench.opening import options_of, place_without_family
 from fewshot_bench.plugins import PluginInfo, load_plugins
-
-# Below a store: the splits that data sets make of a person's own images.
-KEPT_SPLITS = Path("splits", "made")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Entry:
             value: Any = importlib.import_module(module)
             for part in attribute.split("."):
                 value = getattr(value, part)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise PluginError(
                 f"'{self.name}' cannot be loaded from '{self.target}' ({self.origin}): "
                 f"{type(error).__name__}: {error}"
@@ -50,52 +51,76 @@ class Entry:
 
 @dataclass
 class Catalog:
-    """All names of one kind (method, data set, backbone)."""
+    """All names of one kind (method, data set, backbone).
+
+    entries: the names that one plug-in alone registered. conflicts: for each other name why it
+    cannot be used. failed: what plug-ins say that register nothing.
+    """
 
     kind: str
     listing: str
     entries: dict[str, Entry] = field(default_factory=dict)
-    conflicts: list[str] = field(default_factory=list)
+    conflicts: dict[str, str] = field(default_factory=dict)
+    failed: tuple[str, ...] = ()
     _plugin: str = ""
+    _claims: list[Entry] = field(default_factory=list)
 
     def register(self, name: str, target: Any, *, suites: Iterable[str] = ()) -> None:
-        """Add a name; a name that is taken is a conflict, told when the catalog is used."""
+        """Add a name; one that another plug-in adds too can be used by neither."""
         origin = _origin(self._plugin)
-        if name in self.entries:
-            self.conflicts.append(
-                f"two plug-ins register the {self.kind} '{name}': {self.entries[name].origin} and "
-                f"{origin}; uninstall one, or disable its entry point with FSBENCH_DISABLE_PLUGINS"
-            )
-            return
+        if not isinstance(name, str) or not name.strip():
+            raise PluginError(f"{self.kind} {name!r} ({origin}): expected a name first")
         if not isinstance(target, str) and not callable(target):
             raise PluginError(
                 f"{self.kind} '{name}' ({origin}): target {target!r} is neither "
                 "'module:attribute' nor a callable"
             )
-        self.entries[name] = Entry(name, target, origin, tuple(suites))
+        if isinstance(suites, str):
+            raise PluginError(
+                f"{self.kind} '{name}' ({origin}): suites={suites!r} is text, expected "
+                f"suites=({suites!r},)"
+            )
+        self._claims.append(Entry(name, target, origin, tuple(suites)))
+        self._settle()
 
-    def check(self) -> None:
-        """PluginError when two plug-ins claim one name: which one is meant cannot be known."""
-        if self.conflicts:
-            raise PluginError(self.conflicts[0])
+    def _settle(self) -> None:
+        """Entries and conflicts, by who claims which name."""
+        claims: dict[str, list[Entry]] = {}
+        for entry in self._claims:
+            claims.setdefault(entry.name, []).append(entry)
+        self.entries = {name: found[0] for name, found in claims.items() if len(found) == 1}
+        self.conflicts = {
+            name: f"two plug-ins register the {self.kind} '{name}': "
+            f"{' and '.join(entry.origin for entry in found)}; uninstall one, or disable its "
+            "entry point with FSBENCH_DISABLE_PLUGINS"
+            for name, found in claims.items()
+            if len(found) > 1
+        }
 
     def forget(self, plugin: str) -> None:
         """Take out what a plug-in registered before it failed."""
-        mine = [name for name, e in self.entries.items() if e.origin.startswith(f"{plugin},")]
-        for name in mine:
-            del self.entries[name]
+        self._claims = [e for e in self._claims if not e.origin.startswith(f"{plugin},")]
+        self._settle()
 
     def names(self) -> list[str]:
-        """Registered names, sorted, families (`folder:`) included."""
-        self.check()
+        """Names that can be used, sorted, families (`folder:`) included."""
         return sorted(self.entries)
 
     def find(self, name: str) -> Entry:
         """The entry of a name, or UsageError with the closest one."""
-        self.check()
+        self.refuse_conflict(name)
         if name not in self.entries:
-            raise unknown(self.kind, name, self.entries, f"fsbench list {self.listing}")
+            raise self.unknown(name, self.entries, f"fsbench list {self.listing}")
         return self.entries[name]
+
+    def refuse_conflict(self, name: str) -> None:
+        """PluginError when two plug-ins claim a name: which one is meant cannot be known."""
+        if name in self.conflicts:
+            raise PluginError(self.conflicts[name])
+
+    def unknown(self, name: str, known: Iterable[str], step: str) -> UsageError:
+        """The error for a name that is not there; a plug-in that failed may have had it."""
+        return unknown(self.kind, name, known, "; ".join([step, *self.failed]))
 
 
 def _origin(plugin: str) -> str:
@@ -128,9 +153,10 @@ class Registry:
 
     def method_class(self, name: str) -> type:
         """The class of a method."""
-        target = self.method(name).load()
+        entry = self.method(name)
+        target = entry.load()
         if not isinstance(target, type):
-            raise PluginError(f"method '{name}' is {target!r}, expected a dataclass")
+            raise PluginError(f"method '{name}' ({entry.origin}) is {target!r}, expected a class")
         method_code.note_import(target.__module__)
         return target
 
@@ -151,6 +177,17 @@ class Registry:
             "digest": digest,
         }
 
+    def all_methods(self) -> tuple[list[str], dict[str, str]]:
+        """The methods that `all` stands for, and by name why the broken ones are left out."""
+        left_out = dict(zip(self.methods.failed, self.methods.failed, strict=True))
+        left_out |= self.methods.conflicts
+        for name in self.methods.names():
+            try:
+                refuse_broken(name, self.method_class(name), self.methods.find(name).origin)
+            except PluginError as error:
+                left_out[name] = str(error)
+        return [name for name in self.methods.names() if name not in left_out], left_out
+
     def dataset(
         self, name: str, data: Mapping[str, Any] | None = None, store: Path | None = None
     ) -> Any:
@@ -162,25 +199,35 @@ class Registry:
         data = data or {}
         family, colon, argument = name.partition(":")
         entry = self.datasets.entries.get(f"{family}:") if colon else None
+        self.datasets.refuse_conflict(f"{family}:" if colon else name)
         if entry is not None and not argument:
             raise UsageError(f"'{name}' lacks what comes after the colon (fsbench list datasets)")
         opener = (entry or self.datasets.find(name)).load()
-        known = inspect.signature(opener).parameters
-        options: dict[str, Any] = {"holdout": data["holdout"]} if "holdout" in data else {}
-        if options and "holdout" not in known:
-            raise UsageError(f"'{name}' comes with its own test images; leave --holdout out")
-        if store is not None and "splits" in known:
-            options["splits"] = store / KEPT_SPLITS
-        skipped = data.get(SKIPPED, {}).get(name)
-        if skipped is not None and "lenient" in known:
-            options["lenient"] = True
-        dataset = opener(argument, **options) if entry is not None else opener(**options)
+        options = options_of(name, opener, data, store)
+        with self.blaming(name):
+            dataset = opener(argument, **options) if entry is not None else opener(**options)
         dataset = customized(dataset, data.get("classnames"), data.get("templates"))
+        skipped = data.get(SKIPPED, {}).get(name)
         return Without(dataset, tuple(skipped)) if skipped else dataset
+
+    @contextmanager
+    def blaming(self, name: str) -> Iterator[None]:
+        """PluginError with the place for what the code of a data set raises inside.
+
+        Errors that say themselves what to do, and those of the system (no permission), go through.
+        """
+        try:
+            yield
+        except (FsbenchError, OSError):
+            raise
+        except (Exception, SystemExit) as error:
+            family, colon, _ = name.partition(":")
+            entry = self.datasets.find(f"{family}:" if colon else name)
+            reason = told(error, entry.target)
+            raise PluginError(f"data set '{name}' ({entry.origin}) failed: {reason}") from error
 
     def expand_datasets(self, names: Iterable[str]) -> list[str]:
         """Replace suites by their members; unknown names raise UsageError."""
-        self.datasets.check()
         suites = self.suites()
         found: list[str] = []
         for name in names:
@@ -190,11 +237,12 @@ class Registry:
             elif name in self.datasets.entries or (colon and f"{family}:" in self.datasets.entries):
                 found.append(name)
             else:
+                self.datasets.refuse_conflict(f"{family}:" if colon else name)
                 known = [*self.datasets.entries, *suites]
                 if Path(name).exists():
-                    raise _place_without_family(name)
+                    raise place_without_family(name)
                 step = "fsbench list datasets; names are separated by commas"
-                raise unknown("data set", name, known, step)
+                raise self.datasets.unknown(name, known, step)
         return list(dict.fromkeys(found))
 
     def suites(self) -> dict[str, list[str]]:
@@ -204,15 +252,6 @@ class Registry:
             for suite in entry.suites:
                 found.setdefault(suite, []).append(entry.name)
         return found
-
-
-def _place_without_family(name: str) -> UsageError:
-    """The error for a folder or file that is there, under no name of a data set."""
-    family = "folder" if Path(name).is_dir() else "manifest"
-    return UsageError(
-        f"unknown data set '{name}': did you mean '{family}:{name}'? ({name} is a "
-        f"{'folder' if family == 'folder' else 'file'} here; docs/own-data.md)"
-    )
 
 
 @functools.cache
@@ -230,6 +269,8 @@ def registry() -> Registry:
             # Plug-ins may have imported a part of their package; the rest follows when it is used.
             method_code.note_import(entry.target.partition(":")[0])
     infos = tuple(replace(i, error=i.error or failed.get(i.full_name)) for i in infos)
+    for catalog in (methods, datasets, backbones):
+        catalog.failed = tuple(info.problem for info in infos if info.error)
     return Registry(methods, datasets, backbones, infos, manager.hook)
 
 

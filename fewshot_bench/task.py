@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, overload, runtime_checkable
+
+from fewshot_bench.mistyped import number_range, probability
 
 if TYPE_CHECKING:
     import torch
@@ -54,13 +57,20 @@ class Augment:
     """Random resized crop and horizontal flip, as every method of the field trains with.
 
     `scale` is the range of the crop's share of the image area, `ratio` of its aspect ratio;
-    the crop is resized bicubically to the backbone's input size. Defaults are CoOp's and
-    CLIP-LoRA's (scale 0.08 to 1); Tip-Adapter uses scale 0.5 to 1.
+    the crop is resized bicubically to the backbone's input size. `flip` is the probability of a
+    mirror image. Defaults are CoOp's and CLIP-LoRA's (scale 0.08 to 1); Tip-Adapter uses scale 0.5
+    to 1. ContractError for other values.
     """
 
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
+
+    def __post_init__(self) -> None:
+        """ContractError for values that no crop can have."""
+        object.__setattr__(self, "scale", number_range("Augment.scale", self.scale, 1))
+        object.__setattr__(self, "ratio", number_range("Augment.ratio", self.ratio, math.inf))
+        object.__setattr__(self, "flip", probability("Augment.flip", self.flip))
 
 
 @runtime_checkable
@@ -122,6 +132,36 @@ class Images(Protocol):
 @runtime_checkable
 class Shots(Images, Protocol):
     """Images with labels: the support set, or the validation set."""
+
+    @overload
+    def batches(
+        self,
+        size: int,
+        *,
+        labels: Literal[False] = False,
+        order: Tensor | None = None,
+        augment: Augment | None = None,
+        rng: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+    ) -> Iterator[Tensor]: ...
+
+    @overload
+    def batches(
+        self,
+        size: int,
+        *,
+        labels: Literal[True],
+        order: Tensor | None = None,
+        augment: Augment | None = None,
+        rng: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """As `Images.batches`; with `labels=True` each batch is (pixels, labels).
+
+        Labels (b,) are those of the images in the batch, whatever their order, on the device of
+        the pixels.
+        """
+        ...
 
     @property
     def labels(self) -> Tensor:

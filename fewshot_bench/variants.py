@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from fewshot_bench.errors import PluginError, UsageError, unknown
+from fewshot_bench.errors import FsbenchError, PluginError, UsageError, unknown
 from fewshot_bench.method import (
     Hyperparameter,
     configuration,
@@ -18,6 +18,7 @@ from fewshot_bench.method import (
     parse_value,
 )
 from fewshot_bench.method_references import canonical
+from fewshot_bench.method_rules import refuse_broken
 from fewshot_bench.registry import Registry
 
 _FILE_OPTION = re.compile(r"(.+\.py:[^\W\d]\w*)\.([\w-]+)=(.*)", re.DOTALL)
@@ -34,19 +35,24 @@ class Variant:
 
 
 def expand_methods(
-    methods: Iterable[str], options: Iterable[str], known: Registry
+    methods: Iterable[str],
+    options: Iterable[str],
+    known: Registry,
+    left_out: dict[str, str] | None = None,
 ) -> list[Variant]:
     """Every method with every combination of the values that `options` give.
 
     options: `[method.]name=value[,value]`; of several for one parameter the last counts.
-    UsageError for names and values that are not known.
+    left_out: takes what `all` does not stand for, as it is broken, by name, with the reason.
+    UsageError for names and values that are not known, PluginError for a broken method by name.
     """
-    names = _method_names(methods, known)
+    names = _method_names(methods, known, {} if left_out is None else left_out)
     settings = [_setting(option) for option in options]
     used: set[int] = set()
     variants = []
     for name in names:
         cls = known.method_class(name)
+        refuse_broken(name, cls, known.method(name).origin)
         chosen: dict[str, list[Any]] = {}
         for index, (owner, parameter, texts) in enumerate(settings):
             if owner not in ("", name) or (owner == "" and not _has(cls, parameter)):
@@ -64,10 +70,15 @@ def expand_methods(
     return list({(v.method, repr(sorted(v.options.items()))): v for v in variants}.values())
 
 
-def _method_names(requested: Iterable[str], known: Registry) -> list[str]:
+def _method_names(requested: Iterable[str], known: Registry, left_out: dict[str, str]) -> list[str]:
     names: list[str] = []
     for name in requested:
-        names += known.methods.names() if name == "all" else [known.method(name).name]
+        if name == "all":
+            usable, broken = known.all_methods()
+            names += usable
+            left_out |= broken
+        else:
+            names.append(known.method(name).name)
     return list(dict.fromkeys(names))
 
 
@@ -108,12 +119,26 @@ def _refuse_setting(owner: str, parameter: str, names: list[str], known: Registr
 
 def _variant(name: str, cls: type, chosen: Mapping[str, Any]) -> Variant:
     fields = hyperparameters(cls)
-    options = configuration(cls(**chosen))
+    options = configuration(_built(name, cls, chosen))
     for field in fields:
         options[field.name] = _plain_option(name, field, options[field.name])
     defaults = {field.name: field.default for field in fields}
     overrides = {key: value for key, value in chosen.items() if value != defaults[key]}
     return Variant(name, options, overrides, str(getattr(cls, "version", "1")))
+
+
+def _built(name: str, cls: type, chosen: Mapping[str, Any]) -> Any:
+    """An instance; UsageError for values that the class itself does not take."""
+    try:
+        return cls(**chosen)
+    except FsbenchError:
+        raise
+    except Exception as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in chosen.items())
+        raise UsageError(
+            f"method '{name}' refuses {given}: {type(error).__name__}: {error} "
+            f"(fsbench show {name})"
+        ) from error
 
 
 def _plain_option(method: str, field: Hyperparameter, value: Any) -> Any:

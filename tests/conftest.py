@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,35 @@ def methods(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     registry.cache_clear()
     for name in [*sys.modules]:
         if name.partition(".")[0] == helpers.MODULE:
+            del sys.modules[name]
+
+
+@pytest.fixture
+def install(tmp_path: Path) -> Iterator[Callable[[str, str], None]]:
+    """Leaves plug-ins in a folder on the path, by name and source; registered anew."""
+    folder = tmp_path / "plugins"
+    folder.mkdir()
+
+    def add(name: str, source: str) -> None:
+        module = f"fsbench_{name}"
+        (folder / f"{module}.py").write_text(source.replace("{module}", module), encoding="utf-8")
+        info = folder / f"{module}-1.0.dist-info"
+        info.mkdir()
+        about = f"Metadata-Version: 2.1\nName: fsbench-{name}\nVersion: 1.0\n"
+        (info / "METADATA").write_text(about, encoding="utf-8")
+        points = f"[fewshot_bench]\n{name} = {module}\n"
+        (info / "entry_points.txt").write_text(points, encoding="utf-8")
+        registry.cache_clear()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        before = os.environ.get("PYTHONPATH")
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(folder), before))))
+        modules = dict(sys.modules)
+        yield add
+        registry.cache_clear()
+    for name in [*sys.modules]:
+        if name not in modules and name.startswith("fsbench_"):
             del sys.modules[name]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import re
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import pytest
 
 import fewshot_bench
 from fewshot_bench.plugins import Hooks
+from fewshot_bench.signature.fields import FIELDS
+from fewshot_bench.spec import RunSpec
 from tests.helpers import REPOSITORY
 
 PACKAGES = {
@@ -195,6 +198,12 @@ def test_every_hook_is_documented() -> None:
     for name in vars(Hooks):
         if not name.startswith("_"):
             assert f"`{name}" in text, name
+
+
+def test_every_field_of_a_cell_is_in_signatures_and_commands() -> None:
+    """A new field of RunSpec needs a line in FIELDS, and one in tests/test_commands.py."""
+    known = {name for field in FIELDS for name in field.of}
+    assert known == {field.name for field in dataclasses.fields(RunSpec)}
 
 
 @pytest.mark.parametrize("path", [*FILES, *BESIDE], ids=name_of)

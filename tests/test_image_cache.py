@@ -35,7 +35,7 @@ def test_a_second_run_reads_nothing(folder: Path) -> None:
     second, read, tally = evaluated(folder)
     assert torch.equal(first, second)
     assert (read, tally.decoded, tally.cached) == ([], 0, COUNT)
-    assert unreadable(Photos(folder), Photos(folder).items()["test"]) == ([], "")
+    assert unreadable(Photos(folder), Photos(folder).items()["test"]) == ({}, 0, "")
     third, read, _ = evaluated(folder, order=[7, 0, 7, 3])
     assert torch.equal(third, first[[7, 0, 7, 3]])
     assert not read
@@ -142,7 +142,7 @@ def test_a_file_that_changed_just_now_is_not_known_by_its_stamp(
     for path in folder.iterdir():
         path.touch()
     start = time.monotonic()
-    assert unreadable(Photos(folder), Photos(folder).items()["test"]) == ([], "")
+    assert unreadable(Photos(folder), Photos(folder).items()["test"]) == ({}, 0, "")
     assert time.monotonic() - start < 10
     assert evaluated(folder)[1] == []
 

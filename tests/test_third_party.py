@@ -126,7 +126,10 @@ def register_methods(register):
 def test_two_plugins_with_one_name_are_an_error_with_both_origins(tmp_path: Path) -> None:
     add_plugin(tmp_path, "one", REGISTERS.format(name="twice"))
     add_plugin(tmp_path, "two", REGISTERS.format(name="twice"))
-    result = fsbench(tmp_path, "list", "methods")
+    listed = fsbench(tmp_path, "list", "methods")
+    assert "zero-shot" in good(listed)
+    assert "twice" in listed.stderr
+    result = fsbench(tmp_path, "show", "twice")
     assert result.returncode == 2
     assert "fsbench_one.py:6" in result.stderr
     assert "fsbench_two.py:6" in result.stderr

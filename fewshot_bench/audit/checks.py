@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 
+from fewshot_bench.audit.apart import checked, reached
 from fewshot_bench.audit.coverage import ZERO_SHOT, few_seeds, other_cells
 from fewshot_bench.audit.facts import number, selection
 from fewshot_bench.audit.findings import Records, cells_of, datasets_of, finding_of, labels_of
@@ -208,6 +209,8 @@ def provenance(records: Records) -> Iterator[Finding]:
 
 
 CHECKS: tuple[Callable[[Records], Iterator[Finding]], ...] = (
+    checked,
+    reached,
     unfair_validation,
     configurations_per_dataset,
     limited,

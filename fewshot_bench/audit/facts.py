@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fewshot_bench.audit.apart import kit
 from fewshot_bench.compare.mixing import digest, own_data
 from fewshot_bench.record import Record, code_digest
 
@@ -79,6 +80,7 @@ def _where(record: Record) -> dict[str, Any]:
         "determinism": env.get("determinism"),
         "method_version": spec.method_version,
         "method_origin": env.get("method_origin"),
+        **_kit(record),
         "method_code": code_digest(record),
         "fewshot_bench": env.get("fewshot_bench"),
         "commit": env.get("commit"),
@@ -86,6 +88,16 @@ def _where(record: Record) -> dict[str, Any]:
         "python": env.get("python"),
         "packages": dict(packages) if isinstance(packages, dict) else {},
         "record_digest": record.digests.get("record"),
+    }
+
+
+def _kit(record: Record) -> dict[str, Any]:
+    found = kit(record) or {}
+    return {
+        "labels": record.environment.get("labels"),
+        "kit_version": found.get("version"),
+        "kit_passed": found.get("passed"),
+        "kit_failed": found.get("failed"),
     }
 
 

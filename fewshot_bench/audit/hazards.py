@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fewshot_bench.audit.apart import labels_text
 from fewshot_bench.audit.facts import images_billed, number, selection
 from fewshot_bench.audit.model import Answer, Finding, some, spread
 from fewshot_bench.record import Record
 
 # Number to its name and what is so unless a finding says otherwise.
 HAZARDS = {
-    1: ("selection on test data", "no method is given test labels"),
+    1: ("selection on test data", "{labels}"),
     2: ("options per data set", "one configuration per method over all data sets and shots"),
     3: ("validation data", "all methods were allowed the same: {val}"),
     4: ("templates", "all methods had the same prompts: {prompts}"),
@@ -56,6 +57,7 @@ def _told(records: Sequence[Record]) -> dict[str, str]:
     seeds = {(spec.split_seed, spec.train_seed) for spec in specs if spec.shots}
     tried = [selection(record)["configurations"] for record in records]
     return {
+        "labels": labels_text(records),
         "val": some(sorted({spec.val for spec in specs})),
         "prompts": some(sorted({spec.prompts for spec in specs})),
         "protocol": some(sorted({spec.protocol for spec in specs})),

@@ -74,6 +74,7 @@ def _line(key: tuple[str, ...], cells: Sequence[Mapping[str, Any]]) -> dict[str,
     return {
         "method": method,
         "version": some(sorted({cell["method_version"] for cell in cells})),
+        "kit": some(sorted({mark for cell in cells if (mark := _kit_mark(cell))})),
         "cells": f"{len(cells):,}",
         "val": val,
         "allowed": over("val_labels_allowed"),
@@ -88,3 +89,10 @@ def _line(key: tuple[str, ...], cells: Sequence[Mapping[str, Any]]) -> dict[str,
         "incidents": str(sum(bool(cell["incidents"]) for cell in cells)),
         "failed": str(sum(cell["status"] == "failed" for cell in cells)),
     }
+
+
+def _kit_mark(cell: Mapping[str, Any]) -> str:
+    """The version of the kit that was passed, or how many rules are broken."""
+    if cell["kit_version"] is None:
+        return ""
+    return f"{len(cell['kit_failed'])} broken" if cell["kit_failed"] else f"v{cell['kit_version']}"

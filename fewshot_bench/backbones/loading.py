@@ -49,6 +49,7 @@ def parse(name: str) -> Name:
 
 def check(name: str) -> None:
     """Refuse a name that cannot be loaded, before anything else is done; imports no torch."""
+    registry().backbones.refuse_conflict(name)
     if name in registry().backbones.entries or name.startswith("hf-hub:"):
         return
     if name.startswith("local-dir:"):

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
+from fewshot_bench.errors import ContractError
+from fewshot_bench.mistyped import one_of, whole_number
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
@@ -13,16 +16,35 @@ if TYPE_CHECKING:
     from fewshot_bench.task import Vocabulary
 
 Encoder = Literal["vision", "text"]
+ENCODERS: tuple[Encoder, ...] = ("vision", "text")
 MATRICES = ("q", "k", "v", "o", "fc", "proj")
 
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """One adaptable matrix: `layer` of `encoder`, matrix q, k, v, o, fc or proj of that block."""
+    """One adaptable matrix: block `layer` (from 0) of `encoder`, `matrix` of that block.
+
+    encoder: `vision` or `text`. matrix: `q`, `k`, `v`, `o` of the attention, `fc`, `proj` of the
+    MLP (in, out). ContractError for other values.
+    """
 
     encoder: Encoder
     layer: int
     matrix: str
+
+    def __post_init__(self) -> None:
+        """ContractError for a name that no tower has: nothing would ever be adapted there."""
+        one_of("Site.encoder", self.encoder, ENCODERS)
+        one_of("Site.matrix", self.matrix, MATRICES)
+        whole_number("Site.layer", self.layer, 0)
+
+    def within(self, layers: int) -> Site:
+        """This site; ContractError where a tower has no such block."""
+        if self.layer >= layers:
+            raise ContractError(
+                f"{self}: the {self.encoder} tower has {layers} layers, 0 to {layers - 1}"
+            )
+        return self
 
 
 class Adapter(Protocol):

@@ -128,7 +128,7 @@ class TextTower:
 
     def weight(self, site: Site) -> Tensor:
         """(d_out, d_in) the frozen matrix at `site`."""
-        return self.blocks[site.layer].weight(site.matrix)
+        return self.blocks[site.within(self.layers).layer].weight(site.matrix)
 
     def equals(self, other: TextTower) -> bool:
         """Whether both hold the same weights."""

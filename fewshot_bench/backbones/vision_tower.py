@@ -74,7 +74,7 @@ class VisionTower:
 
     def weight(self, site: Site) -> Tensor:
         """(d_out, d_in) the frozen matrix at `site`."""
-        return self.blocks[site.layer].weight(site.matrix)
+        return self.blocks[site.within(self.layers).layer].weight(site.matrix)
 
     def equals(self, other: VisionTower) -> bool:
         """Whether both hold the same weights."""
@@ -90,7 +90,8 @@ def merge(blocks: tuple[Block, ...], encoder: str, deltas: dict[Site, Tensor]) -
     merged = list(blocks)
     for site, delta in deltas.items():
         if site.encoder == encoder:
-            merged[site.layer] = merged[site.layer].with_delta(site.matrix, delta)
+            layer = site.within(len(blocks)).layer
+            merged[layer] = merged[layer].with_delta(site.matrix, delta)
     return tuple(merged)
 
 

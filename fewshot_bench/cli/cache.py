@@ -78,7 +78,9 @@ def size(store: Path) -> None:
 
 
 @command.command("rm", short_help="Remove what is cached.")
-@click.option("--kind", type=NAMES, help="Only images, digests, features, tar-index or verified.")
+@click.option(
+    "--kind", type=NAMES, help="Only images, digests, features, tar-index, verified or kit."
+)
 @click.option("--older", metavar="TIME", help="Only what was not used for so long: 30d, 12h, 90m.")
 @_STORE
 def remove_files(kind: tuple[str, ...] | None, older: str | None, store: Path) -> None:

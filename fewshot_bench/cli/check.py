@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from fewshot_bench import kit_results
+from fewshot_bench.author_frame import class_place
 from fewshot_bench.cli.say import say
-from fewshot_bench.errors import PluginError, UsageError
+from fewshot_bench.errors import UsageError
+from fewshot_bench.kit_results import KitResult
 from fewshot_bench.method import find_parameter, parse_value
+from fewshot_bench.method_code import running_digest
+from fewshot_bench.method_rules import STATIC, BrokenRule, broken_rules, cannot_be_built
 from fewshot_bench.registry import registry
+from fewshot_bench.wording import FEW, printable, shortened
+
+if TYPE_CHECKING:
+    from fewshot_bench.testing import CheckResult
 
 MARKS = {"passed": "pass", "failed": "FAIL", "skipped": "skip", "expected failure": "xfail"}
 
@@ -30,26 +40,79 @@ MARKS = {"passed": "pass", "failed": "FAIL", "skipped": "skip", "expected failur
 def command(method: str, options: tuple[str, ...], full: bool) -> None:
     """Check that METHOD keeps the contract, on a toy backbone with colored squares.
 
-    One line per rule; the exit code is 1 when a rule is broken. A method with a quick() is checked
-    in that variant, with the given options on top.
+    One line per rule; rules that are broken for one reason share a line, with the place in the
+    method's code. The exit code is 1 when a rule is broken. A method with a quick() is checked
+    in that variant, with the given options on top. Without options the result is kept, and
+    records of cells that this very code computes carry it (fsbench audit).
     """
-    instance = _configured(method, options, full)
     from fewshot_bench.testing import iter_checks
 
-    counts: Counter[str] = Counter()
+    kind = registry().method_class(method)
+    broken = broken_rules(kind, method)
+    if cannot_be_built(kind):
+        _tell_broken([_of_class(rule, kind) for rule in broken or _unbuilt(kind)])
+        say(f"{method}: {len(broken) or 1} broken; the other rules need a method that can be built")
+        raise SystemExit(1)
+    instance, digest = _configured(method, kind, options, full), running_digest(kind)
+    results = []
     for result in iter_checks(instance, {}):
-        counts[result.outcome] += 1
-        reason = f": {' '.join(result.reason.split())}" if result.reason else ""
-        say(f"{MARKS[result.outcome]:5} {result.name}{reason}")
-    parts = [f"{count} {outcome}" for outcome, count in sorted(counts.items())]
-    say(f"{method}: {', '.join(parts)}")
-    if counts["failed"]:
+        results.append(_with_class(result, broken, kind))
+        if results[-1].outcome != "failed":
+            reason = f": {' '.join(result.reason.split())}" if result.reason else ""
+            say(f"{MARKS[result.outcome]:5} {result.name}{reason}")
+    failed = [result for result in results if result.outcome == "failed"]
+    _tell_broken(failed)
+    counts = Counter(result.outcome for result in results)
+    say(f"{method}: {', '.join(f'{count} {outcome}' for outcome, count in sorted(counts.items()))}")
+    if digest and digest == running_digest(kind) and not options:
+        _keep(registry().method(method).name, digest, counts["passed"], failed)
+    if failed:
         raise SystemExit(1)
 
 
-def _configured(name: str, options: tuple[str, ...], full: bool) -> Any:
+def _with_class(result: CheckResult, broken: Sequence[BrokenRule], kind: type) -> CheckResult:
+    """A result, failed where the class breaks the rule under the name that it is registered by."""
+    for rule in broken:
+        if rule.check == result.name and result.outcome == "passed":
+            return _of_class(rule, kind)
+    return result
+
+
+def _of_class(rule: BrokenRule, kind: type) -> CheckResult:
+    from fewshot_bench.testing import CheckResult
+
+    return CheckResult(rule.check, "", "failed", rule.reason, class_place(kind))
+
+
+def _unbuilt(kind: type) -> list[BrokenRule]:
+    return [BrokenRule(STATIC[0], reason) for reason in cannot_be_built(kind)]
+
+
+def _tell_broken(failed: Iterable[CheckResult]) -> None:
+    """One line per broken rule; those with one reason at one place share it."""
+    alike: dict[tuple[str, str], list[str]] = {}
+    for result in failed:
+        names = alike.setdefault((" ".join(result.reason.split()), result.place), [])
+        names.append(result.name)
+    for (reason, place), names in alike.items():
+        at = f" (at {place})" if place else ""
+        say(f"{MARKS['failed']:5} {', '.join(shortened(names, FEW))}: {reason}{at}")
+
+
+def _keep(method: str, digest: str, passed: int, failed: Sequence[CheckResult]) -> None:
+    """Keep the result for the records of what this code computes; failing to harms nothing."""
+    from fewshot_bench.testing import KIT_VERSION
+
+    names = tuple(result.name for result in failed)
+    try:
+        kit_results.keep(method, digest, KitResult(KIT_VERSION, passed, names))
+    except OSError as error:
+        text = f"records will not say that it was checked: {error}; set FSBENCH_CACHE to a folder"
+        click.echo(f"warning: {printable(text)}", err=True)
+
+
+def _configured(name: str, kind: type, options: tuple[str, ...], full: bool) -> Any:
     """The method's instance in its quick variant, with the options that were given."""
-    kind = registry().method_class(name)
     values: dict[str, Any] = {}
     for text in options:
         key, equals, value = text.partition("=")
@@ -57,12 +120,7 @@ def _configured(name: str, options: tuple[str, ...], full: bool) -> Any:
             raise UsageError(f"-o {text!r}: expected name=value (fsbench show {name})")
         parameter = find_parameter(name, kind, key)
         values[parameter.name] = parse_value(name, parameter, value)
-    try:
-        instance = kind()
-    except TypeError as error:
-        raise PluginError(
-            f"method '{name}' cannot be built from its defaults: {error}; give every field one"
-        ) from error
+    instance: Any = kind()
     shorten = getattr(instance, "quick", None)
     if callable(shorten) and not full:
         instance = shorten()

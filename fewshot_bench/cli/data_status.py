@@ -44,7 +44,6 @@ def command(names: tuple[tuple[str, ...], ...], form: str) -> None:
 
     known = registry()
     everything = [name for name in known.datasets.entries if not name.endswith(":")]
-    known.datasets.check()
     chosen = known.expand_datasets(chain.from_iterable(names)) if names else everything
     found = [_status(name) for name in chosen]
     if form == "json":

@@ -81,6 +81,8 @@ def _packages(spec: RunSpec) -> Iterator[str]:
     known = registry()
     families = [f"{name.partition(':')[0]}:" for name in (spec.dataset, spec.target) if name]
     datasets = [known.datasets.entries.get(name) for name in (*families, spec.dataset, spec.target)]
+    if ".py:" in spec.method:
+        yield Path(spec.method.rpartition(":")[0]).stem
     for entry in (known.methods.entries.get(spec.method), *datasets):
         if entry is not None:
             yield top_module(entry.target)

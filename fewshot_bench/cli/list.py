@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import click
 
 from fewshot_bench.errors import unknown
@@ -59,7 +61,7 @@ def _plugins() -> None:
 
 
 def _warn_broken() -> None:
-    for info in registry().plugins:
-        if info.error:
-            text = f"plug-in {info.distribution}:{info.name} was not loaded: {info.error}"
-            click.echo(f"warning: {printable(text)}", err=True)
+    known = registry()
+    conflicts = [c.conflicts.values() for c in (known.methods, known.datasets, known.backbones)]
+    for text in (*known.methods.failed, *chain.from_iterable(conflicts)):
+        click.echo(f"warning: {printable(text)}", err=True)

@@ -221,6 +221,8 @@ def _warn(text: str) -> None:
 
 
 def _announce(plan: Any, state: Any, results: Any) -> None:
+    for reason in plan.left_out.values():
+        _warn(f"left out: {reason}")
     for problem in plan.problems.values():
         click.echo(f"error: {printable(problem)}", err=True)
     for damage in results.damaged:

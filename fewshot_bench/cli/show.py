@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from fewshot_bench.cli.say import say
 from fewshot_bench.dataset import ROLES, Dataset, DatasetCard
 from fewshot_bench.errors import DataMissingError, unknown
 from fewshot_bench.method import hyperparameters
+from fewshot_bench.method_rules import broken_rules
 from fewshot_bench.registry import registry
 from fewshot_bench.spec import TEMPLATE_SETS
+from fewshot_bench.wording import printable
 
 
 @click.command("show", short_help="Show a method's hyper-parameters or a data set's card.")
@@ -26,6 +29,8 @@ def command(name: str, store: Path) -> None:
     NAME may also be a record's file (NAME.json): its result, or why its cell failed.
     """
     known = registry()
+    for catalog in (known.methods, known.datasets, known.backbones):
+        catalog.refuse_conflict(name)
     if name in known.methods.entries or method_references.is_meant(name):
         _method(name)
         return
@@ -40,23 +45,41 @@ def command(name: str, store: Path) -> None:
         _record(name, store)
         return
     names = [*known.methods.entries, *known.datasets.entries, *known.backbones.entries]
-    raise unknown("name", name, names, "fsbench list methods, fsbench list datasets")
+    step = "fsbench list methods, fsbench list datasets"
+    raise unknown("name", name, names, "; ".join([step, *known.methods.failed]))
 
 
 def _method(name: str) -> None:
     cls = registry().method_class(name)
     say(f"{name} (version {getattr(cls, 'version', '1')})")
     say(f"{inspect.cleandoc(cls.__doc__ or '')}\n")
+    broken = broken_rules(cls, name)
+    for rule in broken:
+        click.echo(f"warning: {printable(rule.reason)}", err=True)
+    if broken:
+        click.echo(f"warning: fsbench run refuses {name}; fsbench check {name}", err=True)
+    if dataclasses.is_dataclass(cls):
+        _hyperparameters(cls)
+    origin = registry().method(name).origin
+    say(f"from {origin}" if method_references.is_meant(name) else f"registered by {origin}")
+
+
+def _hyperparameters(cls: type) -> None:
+    try:
+        fields = hyperparameters(cls)
+    except (Exception, SystemExit):
+        # The reason stands among the broken rules.
+        return
     say("hyper-parameters (set with -o name=value):")
-    for field in hyperparameters(cls):
+    for field in fields:
         unit = f" {field.unit}" if field.unit else ""
-        say(f"  {field.name} = {field.default!r}{unit}   [{field.type_name}]")
+        missing = field.default is dataclasses.MISSING
+        default = "(no default)" if missing else f"= {field.default!r}{unit}"
+        say(f"  {field.name} {default}   [{field.type_name}]")
         if field.help:
             say(f"      {field.help}")
         if field.source:
             say(f"      source: {field.source}")
-    origin = registry().method(name).origin
-    say(f"from {origin}" if method_references.is_meant(name) else f"registered by {origin}")
 
 
 def _record(name: str, store: Path) -> None:

@@ -3,6 +3,7 @@
 from fewshot_bench.testing.bench import Bench
 from fewshot_bench.testing.failure import CheckFailure, CheckSkipped
 from fewshot_bench.testing.kit import (
+    KIT_VERSION,
     CheckResult,
     NamedCheck,
     all_checks,
@@ -15,6 +16,7 @@ from fewshot_bench.testing.kit import (
 from fewshot_bench.testing.toy_backbone import toy_backbone
 
 __all__ = [
+    "KIT_VERSION",
     "Bench",
     "CheckFailure",
     "CheckResult",

@@ -2,87 +2,35 @@
 
 from __future__ import annotations
 
-import dataclasses
-import re
-import typing
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
 
-from fewshot_bench.errors import FsbenchError
-from fewshot_bench.method import hyperparameters, parse_value
+from fewshot_bench.method_rules import field_problems, fit_problems, name_problems
 from fewshot_bench.testing.bench import Bench, Fit
 from fewshot_bench.testing.failure import CheckFailure, require
 
 
+def _refuse(problems: Iterator[str]) -> None:
+    """CheckFailure with all problems that a static rule finds."""
+    found = list(problems)
+    require(not found, "; ".join(found))
+
+
 def check_hyperparameters_are_typed_fields(bench: Bench) -> None:
     """Hyper-parameters are typed fields of a frozen dataclass, each with a default."""
-    kind = type(bench.method)
-    frozen = getattr(getattr(kind, "__dataclass_params__", None), "frozen", False)
-    require(frozen, f"{kind.__name__} is not decorated with @dataclass(frozen=True)")
-    stray = sorted(_stray_attributes(kind))
-    require(
-        not stray,
-        f"{kind.__name__}.{', '.join(stray)} is set on the class without being a field: annotate "
-        "it (rate: float = hyper(...)), or mark a constant as ClassVar",
-    )
-    for parameter in hyperparameters(kind):
-        where = f"{kind.__name__}.{parameter.name}"
-        require(
-            parameter.default is not dataclasses.MISSING,
-            f"{where} has no default; `fsbench run` builds a method from its defaults",
-        )
-        require(
-            _round_trips(kind, parameter),
-            f"{where}: default {parameter.default!r} cannot be given as -o {parameter.name}=...; "
-            "annotate it as int, float, str, bool, Literal[...] or one of them | None",
-        )
-
-
-def _stray_attributes(kind: type) -> set[str]:
-    """Public plain values on the class that are neither fields nor ClassVars."""
-    known = {"name", "trains", "tied_to_classes"} | {
-        field.name for field in dataclasses.fields(kind)
-    }
-    for base in kind.__mro__:
-        hints = vars(base).get("__annotations__", {})
-        known |= {name for name, hint in hints.items() if "ClassVar" in str(hint)}
-    plain = (int, float, str, bool, tuple, list, dict, type(None))
-    return {
-        name
-        for base in kind.__mro__
-        for name, value in vars(base).items()
-        if not name.startswith("_") and name not in known and isinstance(value, plain)
-    }
-
-
-def _round_trips(kind: type, parameter: Any) -> bool:
-    try:
-        parsed = parse_value(kind.__name__, parameter, str(parameter.default))
-    except FsbenchError:
-        return False
-    return bool(parsed == parameter.default)
+    _refuse(field_problems(type(bench.method)))
 
 
 def check_name_is_a_class_variable(bench: Bench) -> None:
     """`name` is a ClassVar[str] in lower case, as it is written on the command line."""
-    kind = type(bench.method)
-    name = getattr(kind, "name", None)
-    require(
-        isinstance(name, str) and re.fullmatch(r"[a-z0-9][a-z0-9._+-]*", name) is not None,
-        f"{kind.__name__}.name is {name!r}, expected lower-case letters, digits and hyphens",
-    )
-    hint = typing.get_type_hints(kind, include_extras=True).get("name")
-    require(
-        hint in (None, ClassVar, ClassVar[str]),
-        f"{kind.__name__}.name is annotated as a field; write name: ClassVar[str] = {name!r}",
-    )
+    _refuse(name_problems(type(bench.method)))
 
 
 def check_fit_returns_a_classifier(bench: Bench) -> None:
     """`fit` returns an object with `logits(queries)` and `tensors()`, a mapping of tensors."""
+    _refuse(fit_problems(type(bench.method)))
     classifier = bench.first.classifier
     for part in ("logits", "tensors"):
         require(

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import inspect
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from fewshot_bench.author_frame import author_frame, class_place, definition, top_module
 from fewshot_bench.errors import unknown
+from fewshot_bench.method_rules import STATIC
 from fewshot_bench.testing import contract_checks, learning_checks, manners_checks
-from fewshot_bench.testing.bench import Bench
+from fewshot_bench.testing.bench import Bench, Fit
 from fewshot_bench.testing.failure import CheckFailure, CheckSkipped
 from fewshot_bench.testing.observe import single_threaded
+
+# Raised when a rule is added, removed or judges otherwise: records say which one a method passed.
+KIT_VERSION = 1
 
 Check = Callable[[Bench], None]
 Outcome = Literal["passed", "failed", "skipped", "expected failure"]
@@ -20,12 +26,16 @@ _KEPT = 2
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What one check said of a method; `reason` is empty when it passed."""
+    """What one check said of a method; `reason` is empty when it passed.
+
+    place: `file:line in function` of the author's code that the reason is about.
+    """
 
     name: str
     rule: str
     outcome: Outcome
     reason: str = ""
+    place: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,17 +102,33 @@ def _judge(check: NamedCheck, bench: Bench, expected: str | None) -> CheckResult
     except CheckSkipped as skip:
         return CheckResult(check.name, check.rule, "skipped", str(skip))
     except CheckFailure as failure:
-        problem = str(failure)
+        problem, place = str(failure), _place(check, bench)
     except (Exception, SystemExit) as error:
+        trace = "".join(traceback.format_exception(error))
         problem = f"{type(error).__name__}: {error}"
+        place = author_frame(trace, [top_module(type(bench.method))]) or _place(check, bench)
     else:
         if expected is None:
             return CheckResult(check.name, check.rule, "passed")
         reason = f"expected to fail ({expected}) but passes; remove it from expected_failures"
         return CheckResult(check.name, check.rule, "failed", reason)
     if expected is None:
-        return CheckResult(check.name, check.rule, "failed", problem)
+        return CheckResult(check.name, check.rule, "failed", problem, place)
     return CheckResult(check.name, check.rule, "expected failure", expected)
+
+
+def _place(check: NamedCheck, bench: Bench) -> str:
+    """Where the code begins that a rule is about."""
+    kind = type(bench.method)
+    if check.name in STATIC[:2]:
+        return class_place(kind)
+    fitted = bench.tried
+    for part in ("logits", "tensors"):
+        if isinstance(fitted, Fit) and part in check.name:
+            found = definition(getattr(type(fitted.classifier), part, None))
+            if found:
+                return found
+    return definition(getattr(kind, "fit", None)) or class_place(kind)
 
 
 def check_method(method: Any, *, expected_failures: Mapping[str, str] | None = None) -> None:

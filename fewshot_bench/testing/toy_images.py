@@ -130,6 +130,10 @@ class WatchedImages:
 class WatchedShots(WatchedImages):
     """The contract of `Shots` and nothing else."""
 
+    def batches(self, size: int, *, labels: bool = False, **passed: Any) -> Iterator[Any]:
+        """See `fewshot_bench.Shots.batches`."""
+        yield from self._view.batches(size, labels=labels, **passed)
+
     @property
     def labels(self) -> Tensor:
         """See `fewshot_bench.Shots.labels`."""
