@@ -19,6 +19,7 @@ from fewshot_bench.peak_memory import PeakMemory
 from fewshot_bench.work import Work, counting
 
 Run = Callable[[], Any]
+Clock = Callable[[], float]
 
 
 @dataclass(frozen=True)
@@ -30,14 +31,21 @@ class Pair:
     ratio: float
 
 
-def seconds(work: Run) -> float:
+def seconds(work: Run, clock: Clock = time.perf_counter) -> float:
     """How long one call takes."""
-    start = time.perf_counter()
+    start = clock()
     work()
-    return time.perf_counter() - start
+    return clock() - start
 
 
-def in_pairs(ours: Run, official: Run, pairs: int, repeats: int = 1, warm: bool = True) -> Pair:
+def in_pairs(
+    ours: Run,
+    official: Run,
+    pairs: int,
+    repeats: int = 1,
+    warm: bool = True,
+    clock: Clock = time.perf_counter,
+) -> Pair:
     """Both in turn; `repeats` calls of ours a pair.
 
     One call of each goes before and does not count; with `warm=False` one of ours alone.
@@ -47,8 +55,8 @@ def in_pairs(ours: Run, official: Run, pairs: int, repeats: int = 1, warm: bool 
         official()
     mine, theirs = [], []
     for _ in range(pairs):
-        mine.append(statistics.median(seconds(ours) for _ in range(repeats)))
-        theirs.append(seconds(official))
+        mine.append(statistics.median(seconds(ours, clock) for _ in range(repeats)))
+        theirs.append(seconds(official, clock))
     ratio = statistics.median(b / a for a, b in zip(mine, theirs, strict=True))
     return Pair(statistics.median(mine), statistics.median(theirs), ratio)
 

@@ -83,7 +83,7 @@ def _git(root: Path, *arguments: str) -> str:
         capture_output=True,
         text=True,
         check=True,
-        timeout=10,
+        timeout=60,
         stdin=subprocess.DEVNULL,
     )
     return done.stdout.strip()

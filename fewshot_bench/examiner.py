@@ -26,6 +26,7 @@ from fewshot_bench.question import Question
 from fewshot_bench.record import Record
 from fewshot_bench.registry import registry
 from fewshot_bench.sampling import Picks
+from fewshot_bench.short_classes import short_facts
 from fewshot_bench.spec import IMPORTED, RunSpec, canonical_json
 from fewshot_bench.splits import SPLIT_FIELDS, draw_all_classes, narrowed
 from fewshot_bench.task import Item, Split
@@ -209,6 +210,7 @@ class Examiner:
             "templates": list(asked.templates),
             "classnames": list(asked.classnames),
             **self._images(spec, cell),
+            **short_facts(spec, split),
         }
         facts |= {"skipped": spec.skipped} if spec.skipped else {}
         return facts | ({"fitted_classes": len(fitted.classnames)} if spec.fits_other else {})

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.damaged import open_usable, with_skipped
 from fewshot_bench.dataset import ROLES
+from fewshot_bench.defaults import AUTO, backbone_for
 from fewshot_bench.errors import DataMissingError, PluginError, UsageError, unknown
 from fewshot_bench.imported_picks import imported_picks
 from fewshot_bench.preflight import check_items
@@ -28,7 +29,7 @@ from fewshot_bench.spec import (
     RunSpec,
     canonical_json,
 )
-from fewshot_bench.splits import check_shots
+from fewshot_bench.splits import check_train
 from fewshot_bench.variants import expand_methods
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Request:
     seeds: tuple[int, ...] = (1, 2, 3)
     split_seed: int | None = None
     options: tuple[str, ...] = ()
-    backbone: str = "tiny"
+    backbone: str = AUTO
     device: str = "cpu"
     precision: str = "fp32"
     protocol: str = "fair"
@@ -105,11 +106,11 @@ def expand(request: Request) -> Plan:
     evaluated = _opened(targets, request.transfer, plan, lambda name: _target(name, request))
     if plan.left_out and not (variants and (sources or plan.problems)):
         raise PluginError(f"nothing is left to run: {'; '.join(plan.left_out.values())}")
-    weights = weights_of(request.backbone)
+    backbone = backbone_for(request.backbone, names, targets)
+    weights = weights_of(backbone)
     picks = imported_picks(request, plan.datasets, sources, val) if sampling == IMPORTED else {}
     # What shares a fit stands together, and methods vary fast: they share a support set.
-    matrix = itertools.product(sources, request.shots, request.seeds, variants)
-    for name, shots, seed, variant in matrix:
+    for name, shots, seed, variant in product(sources, request.shots, request.seeds, variants):
         split_seed = seed if request.split_seed is None else request.split_seed
         cell = RunSpec(
             method=variant.method,
@@ -117,7 +118,7 @@ def expand(request: Request) -> Plan:
             shots=shots,
             split_seed=split_seed,
             train_seed=seed,
-            backbone=request.backbone,
+            backbone=backbone,
             protocol=sampling,
             val=val,
             prompts=prompts,
@@ -206,8 +207,7 @@ def _source(name: str, request: Request, val: str) -> tuple[Dataset, str]:
         raise DataMissingError(f"{name}: its test pool is empty; fsbench show {name}")
     if val != "none" and "val" in pools and not pools["val"]:
         raise UsageError(f"{name} has no validation images; use --val none")
-    for count in request.shots:
-        check_shots(name, pools, count, val)
+    check_train(name, pools, val)
     if {"base", "new"} & set(request.classes) and len(dataset.card().classnames) < 2:
         raise UsageError(f"{name} has one class, which cannot be halved; leave --classes out")
     return dataset, revision_of(name, dataset)

@@ -30,14 +30,34 @@ def this_machine() -> str:
     return re.sub(r"[^A-Za-z0-9.-]", "", text)
 
 
-def interrupt_on_sigterm() -> None:
-    """The first SIGTERM from now on is KeyboardInterrupt; more of them disturb no clean-up."""
+def interrupt_on_signals() -> None:
+    """The first SIGTERM or SIGHUP from now on is KeyboardInterrupt; more disturb no clean-up.
 
-    def stop(*_: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    A SIGHUP that is ignored, as under nohup, stays so. Where it says that the terminal has gone,
+    what is still printed goes nowhere.
+    """
+    numbers = [signal.SIGTERM]
+    hangup = getattr(signal, "SIGHUP", None)
+    if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:
+        numbers.append(hangup)
+    terminals = [descriptor for descriptor in (1, 2) if os.isatty(descriptor)]
+
+    def stop(number: int, frame: object) -> None:
+        for one in numbers:
+            signal.signal(one, signal.SIG_IGN)
+        if number == hangup:
+            _silence([descriptor for descriptor in terminals if not os.isatty(descriptor)])
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, stop)
+    for number in numbers:
+        signal.signal(number, stop)
+
+
+def _silence(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, descriptor)
+        os.close(nowhere)
 
 
 @functools.cache

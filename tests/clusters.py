@@ -12,7 +12,7 @@ import pytest
 
 from fewshot_bench.record import Record
 from fewshot_bench.store import Store
-from tests.helpers import METHODS, flags, fsbench, quick, start, wait_until
+from tests.helpers import METHODS, PATIENCE, flags, fsbench, quick, start, wait_until
 
 DEMO = (
     *("run", "--method", "all", "--dataset", "demo", "--shots", "1,2", "--seeds", "1"),
@@ -72,9 +72,9 @@ def run_and_kill(
     """Start a run, wait until cells are done, call `kill`, wait for the end."""
     process = start(*arguments, env=dict(os.environ) | dict(environment))
     try:
-        wait_until(lambda: len(results(store)) >= 3 or process.poll() is not None, 120)
+        wait_until(lambda: len(results(store)) >= 3 or process.poll() is not None)
         kill()
-        out, err = process.communicate(timeout=240)
+        out, err = process.communicate(timeout=PATIENCE)
     finally:
         process.kill()
     assert process.returncode == 0, (out, err)

@@ -21,7 +21,8 @@ class Page:
 
     cut: bytes after which the connection is closed; `cuts` is how many times that happens.
     failures: how many times `failure` is answered first. ranges: whether Range is understood.
-    pause: seconds between pieces of `piece` bytes. etag, modified, length: headers that are sent.
+    pause: seconds between pieces of `piece` bytes. hold: bytes after which no more come as long as
+    the server runs. etag, modified, length: headers that are sent.
     encoding: its Content-Encoding. careless: sends the rest whatever version was asked for, under
     another entity tag. reason: the words after the status of a failure.
     """
@@ -35,6 +36,7 @@ class Page:
     redirect: str = ""
     ranges: bool = True
     pause: float = 0.0
+    hold: int = 0
     piece: int = 2**16
     etag: bool = True
     modified: bool = False
@@ -52,6 +54,7 @@ class Site:
     pages: dict[str, Page] = field(default_factory=dict)
     requests: list[tuple[str, str]] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    closing: threading.Event = field(default_factory=threading.Event)
 
     def put(self, path: str, content: bytes, **how: Any) -> str:
         """Answer `path` with this content from now on; returns the address."""
@@ -122,6 +125,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         sent = rest[: page.cut] if page.cut else rest
         for begin in range(0, len(sent), page.piece):
+            if page.hold and begin >= page.hold:
+                self.site.closing.wait()
             self.wfile.write(sent[begin : begin + page.piece])
             self.wfile.flush()
             time.sleep(page.pause)
@@ -150,5 +155,6 @@ def serving(wrap: Callable[[ThreadingHTTPServer], str] | None = None) -> Iterato
     try:
         yield site
     finally:
+        site.closing.set()
         server.shutdown()
         server.server_close()

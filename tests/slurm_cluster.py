@@ -13,6 +13,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from tests.helpers import PATIENCE
+
 COMMANDS = ("slurmctld", "slurmd", "sbatch", "squeue", "scontrol", "scancel", "sinfo")
 CONF = """
 ClusterName=fsbench
@@ -87,22 +89,21 @@ class SlurmCluster:
             "SLURM_SACK_KEY": str(key),
         }
         self._run("slurmctld", "-c")
-        time.sleep(1)
         for node in ("n1", "n2"):
             self._run("slurmd", "-c", "-N", node)
-        end = time.monotonic() + 30
+        end = time.monotonic() + PATIENCE
         while self.ask("sinfo", "-h", "-t", "idle", "-o", "%D").strip() != "2":
             assert time.monotonic() < end, self._logs()
             time.sleep(0.3)
 
     def _run(self, *command: str) -> None:
-        subprocess.run(command, env=os.environ | self.environment, check=True, timeout=30)
+        subprocess.run(command, env=os.environ | self.environment, check=True, timeout=PATIENCE)
 
     def ask(self, *command: str) -> str:
         """What one of Slurm's commands prints."""
         environment = os.environ | self.environment
         return subprocess.run(
-            command, env=environment, capture_output=True, text=True, check=False, timeout=30
+            command, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE
         ).stdout
 
     def kill_node(self, node: str) -> None:

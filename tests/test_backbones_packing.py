@@ -45,7 +45,7 @@ def adapter_of(backbone: Any, seed: int, dropout: float = 0.25) -> LowRank:
     prefix=st.integers(1, 6),
     ends=st.lists(st.integers(0, 12), min_size=1, max_size=40),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_token_stands_once_and_in_its_place(prefix: int, ends: list[int]) -> None:
     width = max(ends) + 1
     packing = pack(prefix, torch.tensor(ends), width)
@@ -61,7 +61,7 @@ def test_every_token_stands_once_and_in_its_place(prefix: int, ends: list[int]) 
 
 
 @given(lengths=st.lists(st.integers(1, 20), min_size=1, max_size=12), template=st.booleans())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_names_of_any_length_equal_open_clip(lengths: list[int], template: bool) -> None:
     backbone = _BACKBONE
     names = [" ".join(["cat"] * length) for length in lengths]

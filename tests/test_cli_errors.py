@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from fewshot_bench.cli.main import COMMANDS, cli
-from tests.helpers import Result, command, environment, fsbench, save_image
+from tests.helpers import PATIENCE, Result, command, environment, fsbench
 
 BASE = ("--method", "zero-shot", "--dataset", "digits", "--shots", "1", "--seeds", "1", "--dry-run")
 
@@ -104,14 +103,6 @@ def test_missing_weights_file(tmp_path: Path) -> None:
     assert_error(run(tmp_path, "--backbone", f"ViT-B-32/openai@{missing}"), 3, str(missing), "path")
 
 
-def test_more_shots_than_images(tmp_path: Path) -> None:
-    for name in ("cat", "dog"):
-        for index in range(6):
-            save_image(tmp_path / "pets" / name / f"{index}.png", index)
-    result = run(tmp_path, "--dataset", f"folder:{tmp_path / 'pets'}", "--shots", "16")
-    assert_error(result, 2, "16")
-
-
 def test_store_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     result = fsbench("run", *BASE[:-1], "--store", tmp_path / "file")
@@ -127,12 +118,11 @@ def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_weights_that_cannot_be_had(tmp_path: Path) -> None:
-    started = time.monotonic()
     done = subprocess.run(
         command("run", *BASE[:-1], "--backbone", "ViT-B-32/laion2b_s34b_b79k", "--store", tmp_path),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE,
         env=environment(HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "hub")),
         check=False,
     )
@@ -141,7 +131,6 @@ def test_weights_that_cannot_be_had(tmp_path: Path) -> None:
     assert len(errors) == 1
     assert "ViT-B-32/laion2b_s34b_b79k" in errors[0]
     assert "Traceback" not in done.stderr
-    assert time.monotonic() - started < 60
 
 
 def test_short_helps_are_those_of_the_commands() -> None:

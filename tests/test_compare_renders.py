@@ -17,6 +17,7 @@ from fewshot_bench.record import Record
 from fewshot_bench.signature import parse, signature_of
 from fewshot_bench.store import Store
 from tests.compare_records import make, run_compare, save
+from tests.helpers import PATIENCE, fsbench
 from tests.synthetic_store import fill
 
 NAMES = (
@@ -32,6 +33,7 @@ DOCUMENT = r"""\documentclass{article}
 \usepackage{booktabs}
 \usepackage{textcomp}
 \usepackage[T1]{fontenc}
+\usepackage{longtable}
 \extrafloats{200}
 \begin{document}
 %s
@@ -86,6 +88,15 @@ def test_latex_compiles(odd: Path, tmp_path: Path, per_class: bool) -> None:
         assert trouble not in log
 
 
+@needs("pdflatex")
+def test_a_published_table_compiles(tmp_path: Path) -> None:
+    words = ("clip-lora-table3", "--only-existing", "--store", tmp_path / "none")
+    body = fsbench("reproduce", *words, "--format", "latex").out
+    log = typeset(tmp_path, body)
+    for trouble in ("Undefined control sequence", "Missing character", "LaTeX Error"):
+        assert trouble not in log
+
+
 def typeset(folder: Path, body: str) -> str:
     """What pdflatex says about the document that it makes `table.pdf` of."""
     (folder / "table.tex").write_text(DOCUMENT % body)
@@ -98,7 +109,7 @@ def typeset(folder: Path, body: str) -> str:
 
 def ran(folder: Path, *command: str) -> subprocess.CompletedProcess[bytes]:
     """A program that ended in time, in this folder."""
-    return subprocess.run(command, cwd=folder, capture_output=True, check=False, timeout=120)
+    return subprocess.run(command, cwd=folder, capture_output=True, check=False, timeout=PATIENCE)
 
 
 @needs("pdflatex", "pdftotext")

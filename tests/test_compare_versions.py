@@ -79,6 +79,19 @@ def test_versions_can_be_chosen(store: Path) -> None:
     }
 
 
+def test_no_command_stands_for_what_an_older_version_lacks(tmp_path: Path) -> None:
+    lacking = [make("coop", "dtd", method_version="1")]
+    whole = [make("coop", name, method_version="2") for name in ("dtd", "pets")]
+    store = save(tmp_path, [*lacking, *whole])
+    for more in (("-m", "coop@1,coop"), ("--allow-mixed",)):
+        shown = fsbench("compare", "--store", store, "--format", "json", *more)
+        assert json.loads(shown.out)["meta"]["missing_commands"] == [], more
+    unlike = save(tmp_path / "other", [*whole[:1], make("coop", "pets", method_version="1")])
+    shown = fsbench("compare", "--store", unlike, "--format", "json", "-m", "coop@1,coop@2")
+    (command,) = json.loads(shown.out)["meta"]["missing_commands"]
+    assert "--dataset pets" in command
+
+
 def test_where_only_older_results_match_they_are_named(store: Path) -> None:
     done = fsbench("compare", "--store", store, "-d", "pets", "-m", "coop")
     assert done.code == 2

@@ -6,7 +6,6 @@ import json
 import shutil
 import ssl
 import subprocess
-import time
 from collections.abc import Iterator
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -220,14 +219,12 @@ def test_temporary_errors_are_tried_again_and_others_are_not(shop: Shop) -> None
 def test_a_silent_server_is_left_after_the_timeout(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FSBENCH_HTTP_TIMEOUT", "0.1")
-    slow = shop.site.put("/slow", BIG, piece=1000, pause=5.0)
+    monkeypatch.setenv("FSBENCH_HTTP_TIMEOUT", "1")
+    slow = shop.site.put("/slow", BIG, piece=1000, hold=1000)
     shop.sell([shop.archive(tar(TREE), urls=[slow, shop.site.put("/quick", tar(TREE))], sha256="")])
-    begin = time.monotonic()
     result = shop.prepare()
     assert result.code == 0
-    assert time.monotonic() - begin < 5
-    assert "no answer within 0.1 s (FSBENCH_HTTP_TIMEOUT)" in result.out
+    assert "no answer within 1 s (FSBENCH_HTTP_TIMEOUT)" in result.out
     monkeypatch.setenv("FSBENCH_HTTP_TIMEOUT", "soon")
     shutil.rmtree(shop.root)
     result = shop.prepare()

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from fewshot_bench.published.picks import published_splits
-from tests.helpers import fsbench, is_running, wait_until
+from tests.helpers import PATIENCE, fsbench, is_running, wait_until
 from tests.preparing import Shop, below, images, open_shop, sha256, tar
 
 TREE = images()
@@ -230,7 +230,7 @@ def test_a_folder_that_is_a_link_is_filled_where_it_leads(shop: Shop, tmp_path: 
 def test_two_at_once_download_once(shop: Shop) -> None:
     shop.sell([shop.archive(tar(images(3, 100_000)), piece=30_000, pause=0.1)])
     both = [shop.start(), shop.start()]
-    out = [process.communicate(timeout=60)[0] for process in both]
+    out = [process.communicate(timeout=PATIENCE)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], out
     assert shop.site.asked("/wares.tar.gz") == [""]
     assert len(shop.tree()) == 3

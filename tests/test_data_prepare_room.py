@@ -8,13 +8,13 @@ import resource
 import shutil
 import subprocess
 import sys
-import time
 from collections import namedtuple
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.helpers import PATIENCE, wait_until
 from tests.preparing import Shop, images, open_shop, tar
 
 TREE = images()
@@ -63,7 +63,7 @@ def largest_file(size: int) -> Callable[[], None]:
 def test_a_disk_that_runs_full_keeps_what_came(shop: Shop) -> None:
     shop.sell([shop.archive(BIG)])
     process = shop.start(preexec_fn=largest_file(500_000))
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 3, err
     assert "the disk is full" in out
     assert "500,000 bytes are kept" in out
@@ -75,12 +75,9 @@ def test_a_disk_that_runs_full_keeps_what_came(shop: Shop) -> None:
 
 
 def test_a_download_that_was_killed_goes_on(shop: Shop) -> None:
-    shop.sell([shop.archive(BIG, piece=50_000, pause=0.1)])
+    shop.sell([shop.archive(BIG, piece=50_000, hold=150_000)])
     process = shop.start(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    end = time.monotonic() + 60
-    while not shop.part().exists() or shop.part().stat().st_size < 100_000:
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    wait_until(lambda: shop.part().exists() and shop.part().stat().st_size >= 100_000)
     process.kill()
     process.wait()
     have = shop.part().stat().st_size
@@ -96,7 +93,7 @@ def test_a_disk_that_runs_full_while_unpacking_keeps_the_archive(shop: Shop) -> 
     content = tar(TREE | {"big.txt": b"0123456789" * 100_000})
     shop.sell([shop.archive(content)])
     process = shop.start(preexec_fn=largest_file(500_000))
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 3, err
     assert "the disk is full" in out
     archive = shop.root / "downloads" / "wares" / "wares.tar.gz"

@@ -203,8 +203,8 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
     add(tmp_path, "empty")
     with pytest.raises(DataMissingError, match="has no images in it"):
         ids(tmp_path)
-    add(tmp_path, "empty", "a.png", "b.png")
-    with pytest.raises(UsageError, match="'empty' has 2 images: expected 3 or more"):
+    add(tmp_path, "empty", "a.png")
+    with pytest.raises(UsageError, match="'empty' has 1 image: expected 2 or more"):
         ids(tmp_path)
     add(tmp_path, "train/a", "a.png")
     with pytest.raises(UsageError, match="train/ but no test/"):

@@ -197,7 +197,7 @@ BAD = {
     "kinds": ([("a.png", "0"), ("b.png", "x")], r"0 \(line 2\) and 'x' \(line 3\)"),
     "address": ([("https://x.org/a.png", "x")], r"\(line 2\) is an address"),
     "one class": ([("a.png", "x"), ("b.png", "x"), ("c.png", "x")], "has 1 class"),
-    "few": ([("a.png", "x"), ("b.png", "y")], "class 'x' has 1 image: expected 3 or more"),
+    "few": ([("a.png", "x"), ("b.png", "y")], "class 'x' has 1 image: expected 2 or more"),
     "control": ([("a.png", "x\ty")], r"'x\\ty' \(line 2\): expected text in UTF-8"),
 }
 

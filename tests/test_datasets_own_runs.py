@@ -11,7 +11,7 @@ from fewshot_bench.store import Store
 from tests.helpers import fsbench, image_folder, save_image
 from tests.own_sets import hub_or_skip, picture, samples, write_shard
 
-QUICK = ("-m", "zero-shot", "--shots", 1, "--seeds", 1, "--limit", 4)
+QUICK = ("-m", "zero-shot", "--shots", 1, "--seeds", 1, "--limit", 4, "--backbone", "tiny")
 
 
 def manifest(root: Path) -> Path:

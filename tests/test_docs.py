@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers import PATIENCE
+
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
 
 
 def test_generated_pages_are_current() -> None:
     command = [sys.executable, "-m", "scripts.generate_docs", "--check"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, f"{done.stderr}; run: python -m scripts.generate_docs"
 
 

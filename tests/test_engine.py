@@ -16,6 +16,7 @@ from fewshot_bench.engines.protocol import Settings
 from fewshot_bench.spec import RunSpec
 from fewshot_bench.store import Store
 from tests.helpers import (
+    PATIENCE,
     assert_sound,
     cells,
     children,
@@ -64,8 +65,8 @@ def test_kills_at_any_moment_lose_nothing(methods: Any, tmp_path: Path) -> None:
             process.kill()
         else:
             os.killpg(process.pid, signal.SIGKILL)
-        process.communicate(timeout=10)
-        wait_until(lambda w=workers: not any(is_running(pid) for pid in w), 10)
+        process.communicate(timeout=PATIENCE)
+        wait_until(lambda w=workers: not any(is_running(pid) for pid in w))
         after = finished(tmp_path)
         assert {name: after[name] for name in before} == before
         before = after
@@ -119,7 +120,7 @@ def test_a_worker_that_is_killed_once_costs_nothing(methods: Any, tmp_path: Path
 def test_two_runs_in_one_store(methods: Any, tmp_path: Path) -> None:
     both = [start(*arguments(tmp_path)) for _ in range(2)]
     try:
-        ends = [process.communicate(timeout=120) for process in both]
+        ends = [process.communicate(timeout=PATIENCE) for process in both]
     finally:
         for process in both:
             process.kill()

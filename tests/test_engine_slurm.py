@@ -20,7 +20,7 @@ from fewshot_bench.record import Record
 from fewshot_bench.spec import RunSpec
 from fewshot_bench.store import Store
 from tests.clusters import DEMO, TRACK, local, require, results, run_and_kill, same_as, tracked
-from tests.helpers import cells, fsbench, start, wait_until
+from tests.helpers import PATIENCE, cells, fsbench, start, wait_until
 from tests.slurm_cluster import SlurmCluster, missing
 
 __all__ = ["local"]
@@ -56,7 +56,7 @@ def test_a_parent_that_is_gone_and_one_that_is_stopped(
     slow = ("run", "--method", "slow", "-o", "seconds=1.5", *matrix, "--store", tmp_path, *SLURM)
     environment = dict(os.environ) | cluster.environment
     first = start(*slow, env=environment)
-    wait_until(lambda: len(results(tmp_path)) >= 1, 90)
+    wait_until(lambda: len(results(tmp_path)) >= 1)
     first.kill()
     first.communicate()
     jobs = [path.name for path in (tmp_path / "jobs").iterdir()]
@@ -69,12 +69,12 @@ def test_a_parent_that_is_gone_and_one_that_is_stopped(
     # It goes on with the workers that are there.
     assert set(cluster.ask("squeue", "-h", "-o", "%j").split()) <= set(queued)
     second.send_signal(signal.SIGINT)
-    out, err = second.communicate(timeout=30)
+    out, err = second.communicate(timeout=PATIENCE)
     assert second.returncode == 130, (out, err)
     assert "run the same command again to continue" in err
-    wait_until(lambda: not cluster.ask("squeue", "-h", "-o", "%j").split(), 30)
+    wait_until(lambda: not cluster.ask("squeue", "-h", "-o", "%j").split())
     third = start(*slow, env=environment)
-    out, err = third.communicate(timeout=180)
+    out, err = third.communicate(timeout=PATIENCE)
     assert third.returncode == 0, (out, err)
     assert len(results(tmp_path)) == 24
 
@@ -198,6 +198,33 @@ def test_without_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = fsbench(*DEMO, *SLURM, "--store", tmp_path / "s")
     assert done.code == 1
     assert "'sbatch' is not installed here" in done.err
+    assert left_behind(tmp_path / "s") == []
+
+
+def left_behind(store: Path) -> list[str]:
+    """Jobs and claims in a store, and their folders."""
+    return [path.name for name in ("jobs", "claims") for path in store.glob(f"{name}*/**")]
+
+
+@pytest.mark.parametrize("answer", ["echo 'invalid partition' >&2; exit 1", "echo what"])
+def test_a_refused_submission_leaves_nothing_behind(
+    fake: Path, tmp_path: Path, answer: str
+) -> None:
+    (fake / "sbatch").write_text(f"#!/bin/sh\n{answer}\n")
+    with pytest.raises(EngineError, match=r"invalid partition|answered 'what'"):
+        follow(tmp_path / "s", cells("zero-shot"), Request(), lambda text: None)
+    assert left_behind(tmp_path / "s") == []
+
+
+def test_a_refused_submission_leaves_other_jobs_alone(fake: Path, tmp_path: Path) -> None:
+    store = Store(tmp_path / "s")
+    store.create()
+    other = Job.create(Before.of(store, []), cells("coop"), Settings())
+    (fake / "sbatch").write_text("#!/bin/sh\nexit 1\n")
+    with pytest.raises(EngineError, match="sbatch failed"):
+        follow(store.path, cells("zero-shot"), Request(), lambda text: None)
+    assert [path.name for path in (store.path / "jobs").iterdir()] == [other.name]
+    assert [path.name for path in (store.path / "claims").iterdir()] == [f"job-{other.name}.1"]
 
 
 def test_options_of_another_engine(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.fuzzing.guard import Guard
-from tests.helpers import REPOSITORY
+from tests.helpers import PATIENCE, REPOSITORY
 from tests.own_sets import hub_or_skip
 
 pytest.importorskip("resource", reason="memory is limited with the resource module")
@@ -55,7 +55,7 @@ def reports() -> dict[str, dict[str, Any]]:
     ]
     found = {}
     for process in running:
-        out, err = process.communicate(timeout=60 + CASES // 20)
+        out, err = process.communicate(timeout=PATIENCE + CASES // 20)
         assert process.returncode == 0, f"{out[-500:]}\n{err[-3000:]}"
         found |= {report["name"]: report for report in map(json.loads, out.splitlines())}
     total = sum(report["cases"] for report in found.values())
@@ -64,7 +64,7 @@ def reports() -> dict[str, dict[str, Any]]:
     return found
 
 
-@pytest.mark.timeout(120 + CASES // 10)
+@pytest.mark.timeout(PATIENCE + CASES // 10)
 @pytest.mark.parametrize("name", [name for names in GROUPS.values() for name in names])
 def test_a_reader_uses_a_changed_file_or_refuses_it(
     name: str, reports: dict[str, dict[str, Any]]
@@ -124,7 +124,7 @@ def test_the_guard_sees_what_must_not_happen(tmp_path: Any) -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     counts = [int(line.split()[1]) for line in done.stdout.splitlines()]
     assert counts[0] == 0

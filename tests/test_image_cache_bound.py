@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -137,9 +138,9 @@ def test_half_written_files_of_dead_processes_are_removed(folder: Path) -> None:
 
 
 def source(folder: Path) -> ImageSource:
-    """The images as a fresh process has them."""
+    """The images as a fresh process has them, loaded while they are waited for."""
     photos = Photos(folder)
-    return ImageSource.of(photos, photos.items()["test"], tiny())
+    return ImageSource.of(photos, photos.items()["test"], tiny(), depth=0)
 
 
 def billed(images: ImageSource, augment: Augment | None, epochs: int = 1) -> tuple[Cost, Cost]:
@@ -158,19 +159,23 @@ def billed(images: ImageSource, augment: Augment | None, epochs: int = 1) -> tup
 def test_whoever_comes_second_is_billed_the_decoding(
     folder: Path, monkeypatch: pytest.MonkeyPatch, augment: Augment | None
 ) -> None:
+    passing, lock = [0.0], threading.Lock()
+
     def slow(data: bytes) -> Any:
-        time.sleep(0.1)
+        with lock:
+            passing[0] += 1.0
         return decode(data)
 
     monkeypatch.setattr("fewshot_bench.image_files.decode", slow)
+    monkeypatch.setattr(time, "perf_counter", lambda: passing[0])
     images = source(folder)
     first, passed = billed(images, augment)
-    assert first.wall == pytest.approx(passed.wall, rel=0.1)
+    assert first.wall == passed.wall == COUNT
     for later in (images, *([] if augment else [source(folder)])):
         for epochs in (1, 3):
             second, passed = billed(later, augment, epochs)
-            assert second.wall == pytest.approx(first.wall, rel=0.25)
-            assert passed.wall < first.wall / 2
+            assert second.wall == pytest.approx(COUNT)
+            assert passed.wall == 0
 
 
 def test_the_tally_bills_a_price_once_and_upkeep_never() -> None:

@@ -17,7 +17,7 @@ from fewshot_bench.examination import Outcome
 from fewshot_bench.runner import run_group, run_one
 from fewshot_bench.session import Session
 from fewshot_bench.store import Store
-from tests.helpers import cells
+from tests.helpers import PATIENCE, cells
 
 QUICK_LORA = ("clip-lora.iterations=3", "clip-lora.lr=0.002")
 QUICK_COOP = ("coop.epochs=3", "coop.context_tokens=4")
@@ -116,7 +116,7 @@ def test_a_worker_begins_with_the_parts_that_the_engine_asks_for(
     worker = Worker.start(Slot("cpu/0", "cpu"), Store(tmp_path), Settings(threads=1), events)
     try:
         worker.send([spec], force=False, parts=4, incidents={})
-        while events.get(timeout=120)[1]["event"] != "finished":
+        while events.get(timeout=PATIENCE)[1]["event"] != "finished":
             pass
     finally:
         worker.stop()

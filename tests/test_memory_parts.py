@@ -157,7 +157,7 @@ def test_tasks_are_not_fitted_together_in_parts() -> None:
     ends=st.lists(st.integers(0, 12), min_size=1, max_size=40),
     parts=st.integers(1, 12),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_every_prompt_is_in_one_part(prefix: int, ends: Sequence[int], parts: int) -> None:
     width = max(ends) + 1
     packing = pack(prefix, torch.tensor(ends), width)

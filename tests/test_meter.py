@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -14,7 +15,7 @@ from fewshot_bench.peak_memory import PeakMemory
 from fewshot_bench.record import Record
 from fewshot_bench.runner import run_one
 from fewshot_bench.session import Session
-from tests.helpers import METHODS, cells, quick
+from tests.helpers import METHODS, cells, quick, wait_until
 
 CPU = torch.device("cpu")
 
@@ -128,13 +129,16 @@ def test_only_parameters_with_a_gradient_count_and_once() -> None:
     assert (observer.trained, observer.steps, observer.source) == (3, 2, "observed")
 
 
-def test_peak_memory_sees_what_was_freed() -> None:
+def test_peak_memory_sees_what_was_freed(monkeypatch: pytest.MonkeyPatch) -> None:
     memory = PeakMemory(CPU)
     with memory.watching():
         pass
     before = memory.megabytes
+    looks, look = [], psutil.Process.memory_info
+    monkeypatch.setattr(psutil.Process, "memory_info", lambda p: looks.append(p) or look(p))
     with memory.watching():
         block = torch.ones(64 * 2**20 // 4)
-        time.sleep(0.1)
+        begun = len(looks)
+        wait_until(lambda: len(looks) >= begun + 2)
         del block
     assert memory.megabytes > before + 32

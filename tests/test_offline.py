@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fewshot_bench.store import Store
-from tests.helpers import command, environment
+from tests.helpers import PATIENCE, command, environment
 from tests.preparing import Shop, images, open_shop, tar
 
 PLUGIN = '''
@@ -68,7 +68,7 @@ def run(*arguments: object, **variables: str) -> subprocess.CompletedProcess[str
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=PATIENCE,
         env=environment(**variables),
     )
 
@@ -81,7 +81,11 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
 
 def test_internet_sockets_are_refused_and_others_are_not() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", BLOCKED], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", BLOCKED],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
     )
     assert done.returncode == 0, done.stderr
 

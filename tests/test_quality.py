@@ -23,7 +23,7 @@ CASES = st.tuples(st.integers(1, 40), st.integers(1, 6)).flatmap(
         arrays(np.int64, shape[0], elements=st.integers(0, shape[1] - 1)),
     )
 )
-EXAMPLES = settings(max_examples=80, deadline=None)
+EXAMPLES = settings(max_examples=80)
 
 
 def softmax(row: np.ndarray) -> list[float]:

@@ -168,7 +168,7 @@ def test_records_under_other_conditions_are_named(
 ) -> None:
     store = save(tmp_path, three("dtd", 54.0, **change))
     call = (TABLE, "--only-existing", "--store", store, "-m", "clip-lora", "--shots", 1)
-    text = fsbench("reproduce", *call, "-d", "dtd").out
+    text = fsbench("reproduce", *call, "-d", "dtd", "--precision", "fp32").out
     assert f"not used: 3 records of these cells with {said}" in text
     assert "cells: 1 missing" in text
 
@@ -180,7 +180,7 @@ def test_devices_are_never_averaged(tmp_path: Path) -> None:
     assert line(store)["ours"] == ""
 
 
-@pytest.mark.parametrize("form", ["terminal", "markdown", "csv", "json"])
+@pytest.mark.parametrize("form", ["terminal", "markdown", "latex", "csv", "json"])
 def test_names_from_records_steer_nothing(tmp_path: Path, form: str) -> None:
     bad = record("dtd", 1, None)
     hostile = {"type": "=1+1|<b>\x1b[31m\nEvil", "message": "m", "traceback": ""}
@@ -197,6 +197,21 @@ def test_names_from_records_steer_nothing(tmp_path: Path, form: str) -> None:
     if form == "markdown":
         (line,) = [text for text in done.out.splitlines() if text.startswith("| clip-lora")]
         assert "\\<b\\>" in line
+
+
+def test_latex_has_the_rows_of_the_terminal(tmp_path: Path) -> None:
+    store = save(tmp_path, three("dtd", 50.0))
+    call = (TABLE, "--only-existing", "--store", store, "-m", "clip-lora", "-d", "dtd,eurosat")
+    text = fsbench("reproduce", *call, "--shots", 1, "--format", "latex").out
+    assert "% needs \\usepackage{booktabs}" in text
+    body = text[text.index(r"\endhead") : text.index(r"\bottomrule")]
+    rows = [line.removesuffix(r" \\").split(" & ") for line in body.splitlines()[1:]]
+    assert [row[2:4] for row in rows[:2]] == [["eurosat", "72.3"], ["dtd", "54.3"]]
+    assert rows[1][4:6] == ["50.00", "$-4.30$"]
+    assert "differs ($" not in text
+    assert all(len(row) == 9 for row in rows)
+    assert r"footnotesize cells: 1 differs, 1 missing" in text
+    assert "\n% to run what is missing: fsbench reproduce clip-lora-table3" in text
 
 
 def test_a_local_file_of_the_papers_model_is_named(tmp_path: Path) -> None:

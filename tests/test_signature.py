@@ -14,16 +14,10 @@ from fewshot_bench.cli.signature import cells_of
 from fewshot_bench.errors import UsageError
 from fewshot_bench.plan import Request, expand
 from fewshot_bench.record import Record
+from fewshot_bench.shots import ALL_SHOTS
 from fewshot_bench.signature import commands, parse, problems, signature_of, under_table, write
 from fewshot_bench.signature.model import Choice, Matrix, Named, Pair, Signature
-from fewshot_bench.spec import (
-    IMPORTED,
-    PRECISIONS,
-    PROTOCOLS,
-    TEMPLATE_SETS,
-    VALIDATION,
-    RunSpec,
-)
+from fewshot_bench.spec import IMPORTED, PRECISIONS, PROTOCOLS, TEMPLATE_SETS, VALIDATION, RunSpec
 from tests.compare_records import make, matrix, save
 from tests.helpers import fsbench
 
@@ -43,7 +37,7 @@ def distinct(values: st.SearchStrategy[Any], least: int = 1) -> st.SearchStrateg
 TEXTS = st.text(st.characters(codec=None), max_size=6)
 OPTIONS = st.dictionaries(NAMES, distinct(TEXTS), max_size=2)
 CHOICES = st.builds(Choice, NAMES, TEXTS, OPTIONS.map(lambda found: tuple(found.items())))
-NUMBERS = distinct(st.integers(1, 40)).map(lambda found: tuple(sorted(found)))
+NUMBERS = distinct(st.integers(1, 40) | st.just(ALL_SHOTS)).map(lambda found: tuple(sorted(found)))
 PAIRS = distinct(st.builds(Pair, st.integers(0, 5), st.integers(0, 5))).map(
     lambda found: tuple(sorted(found))
 )
@@ -75,7 +69,7 @@ def test_the_strategy_covers_every_field() -> None:
     plain = Matrix((Choice("a"),), Named("b"), (Named("c"),), (1,), (Pair(1, 1),))
     seen: set[str] = set()
 
-    @settings(max_examples=300, deadline=None, database=None, phases=[Phase.generate])
+    @settings(max_examples=300, database=None, phases=[Phase.generate])
     @given(MATRICES)
     def collect(matrix: Matrix) -> None:
         seen.update(name for name in fields if getattr(matrix, name) != getattr(plain, name))
@@ -84,7 +78,7 @@ def test_the_strategy_covers_every_field() -> None:
     assert seen == fields
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(MATRICES, min_size=1, max_size=3), st.data())
 def test_any_names_come_back_even_from_a_wrapped_line(found: list[Matrix], data: Any) -> None:
     signature = Signature(tuple(found))
@@ -133,7 +127,7 @@ def cells(request: dict[str, Any]) -> list[RunSpec]:
 
 
 @pytest.mark.slow
-@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, suppress_health_check=list(HealthCheck))
 @given(st.lists(REQUESTS, min_size=1, max_size=2), st.data())
 def test_the_commands_compute_exactly_the_cells_of_the_records(found: Any, data: Any) -> None:
     specs = {spec.key(): spec for request in found for spec in cells(request)}
@@ -164,7 +158,7 @@ def test_the_line_of_a_store_is_compact(tmp_path: Path) -> None:
     shown = fsbench("signature", "--store", store)
     line = shown.out.strip()
     assert line.startswith(
-        "fsbench:1|m:coop@1,zero-shot@1|b:tiny|d:dtd,pets|k:1,2,4,8,16|s:1-3|val:min4|tpl:custom"
+        "fsbench:1|m:coop@1,zero-shot@1|b:test|d:dtd,pets|k:1,2,4,8,16|s:1-3|val:min4|tpl:custom"
         "|p:fp32|dev:cpu|x:"
     )
     assert signature_of(records[::-1]) == line

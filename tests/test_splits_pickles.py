@@ -185,14 +185,14 @@ def test_memo_bombs_stay_small(tmp_path: Path) -> None:
     """Lists of lists of one list: written out, 1000 ** 7 values; and one big dict for many."""
     layers = (b"(" + bytes([104, n]) * 1000 + b"l" + bytes([113, n + 1]) for n in range(6))
     content = b"\x80\x02(]q\x00" + b"".join(layers) + b"t"
-    start = time.perf_counter()
+    start = time.process_time()
     refused(tmp_path, content + b".", "expected a dict with lists")
     pairs = b"".join(
         b"X\x04\x00\x00\x00" + struct.pack("<I", 0x61616161 + n) + b"N" for n in range(20)
     )
     shared = b"\x80\x02}q\x00(" + pairs + b"u" + b"cd\nDatum\n)\x81h\x00b" * 2 + b"."
     refused(tmp_path, shared, "a dict of its own")
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 10
 
 
 def test_wrong_attributes(tmp_path: Path, datum: Any) -> None:

@@ -112,7 +112,7 @@ def test_the_image_part_is_what_a_bootstrap_over_images_gives() -> None:
 
 
 @given(seed=st.integers(0, 10**6), seeds=st.integers(1, 4), sets=st.integers(1, 4))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_symmetries(seed: int, seeds: int, sets: int) -> None:
     rng = np.random.default_rng(seed)
     ours, theirs = hits(seed, rng.integers(5, 60, sets).tolist(), seeds)

@@ -35,7 +35,7 @@ tables = st.tuples(st.integers(2, 12), st.integers(3, 7)).flatmap(
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_holm_is_statsmodels_holm(p: list[float]) -> None:
     assert holm(p) == pytest.approx(multipletests(p, method="holm")[1], **EXACT)
 
@@ -48,7 +48,6 @@ def test_holm_of_nothing_and_of_what_is_no_probability() -> None:
 
 
 @given(tables)
-@settings(deadline=None)
 def test_ranks_and_friedman_are_scipys_with_ties(table: np.ndarray) -> None:
     ranks = stats.rankdata(-table, axis=1).mean(axis=0)
     assert average_ranks(table) == pytest.approx(ranks, **EXACT)
@@ -67,7 +66,7 @@ def test_friedman_of_two_methods_counts_signs() -> None:
 
 
 @given(tables.filter(lambda table: table.shape[1] < 5))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_nemenyi_is_scikit_posthocs(table: np.ndarray) -> None:
     oracle = scikit_posthocs.posthoc_nemenyi_friedman(table).to_numpy()
     assert nemenyi(table) == pytest.approx(oracle, **EXACT)
@@ -115,7 +114,6 @@ def test_cliques_are_the_largest_groups_that_are_not_told_apart() -> None:
 
 
 @given(st.lists(st.floats(1, 6), min_size=2, max_size=8), st.floats(0.1, 4))
-@settings(deadline=None)
 def test_every_pair_is_in_a_clique_just_when_it_is_near(ranks: list[float], cd: float) -> None:
     found = cliques(ranks, cd)
     for i, j in itertools.combinations(range(len(ranks)), 2):
@@ -124,7 +122,6 @@ def test_every_pair_is_in_a_clique_just_when_it_is_near(ranks: list[float], cd: 
 
 
 @given(st.lists(st.integers(-40, 40).filter(bool), min_size=1, max_size=12, unique_by=abs))
-@settings(deadline=None)
 def test_signed_rank_is_scipys_exact_test(differences: list[int]) -> None:
     assert signed_rank(differences) == pytest.approx(
         stats.wilcoxon(differences, method="exact").pvalue, **EXACT
@@ -132,7 +129,7 @@ def test_signed_rank_is_scipys_exact_test(differences: list[int]) -> None:
 
 
 @given(st.lists(st.integers(-4, 4), min_size=2, max_size=7).filter(any))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_signed_rank_with_ties_and_zeros_is_the_exact_permutation(differences: list[int]) -> None:
     for zeros in ("pratt", "zsplit"):
         oracle = stats.wilcoxon(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fewshot_bench.errors import StoreError, UsageError
@@ -53,9 +53,7 @@ RECORDS = st.builds(
     notes=OBJECTS,
     error=st.none() | OBJECTS,
 )
-FAST = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+FAST = settings(max_examples=40)
 
 
 @pytest.fixture

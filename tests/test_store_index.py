@@ -280,5 +280,5 @@ class Anything(RuleBasedStateMachine):
         assert listed(self.store) == unindexed(self.store)
 
 
-Anything.TestCase.settings = settings(max_examples=25, stateful_step_count=15, deadline=None)
+Anything.TestCase.settings = settings(max_examples=25, stateful_step_count=15)
 test_whatever_happens = Anything.TestCase

@@ -121,9 +121,12 @@ def test_kill_loses_only_the_cell_in_flight(store: Store) -> None:
         process = start_writer(store, 0, 100_000)
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        time.sleep(draw.uniform(0.0, 0.15))
+        # So many cells further, then somewhere within the next one.
+        lines = [process.stdout.readline() for _ in range(draw.randrange(6))]
+        time.sleep(draw.uniform(0.0, 0.03))
         process.kill()
-        written |= {int(line) for line in process.stdout.read().split("\n")[:-1]}
+        rest = process.stdout.read().split("\n")[:-1]
+        written |= {int(line) for line in [*lines, *rest]}
         process.wait()
         process.stdout.close()
         if round_number % 4 == 3:

@@ -10,7 +10,7 @@ from fewshot_bench import store_merge
 from fewshot_bench.store import Store
 from fewshot_bench.store_files import TEMPORARY
 from fewshot_bench.store_verify import verify
-from tests.helpers import start
+from tests.helpers import PATIENCE, start
 from tests.merging import merge, picks, results
 from tests.store_cases import filled, flip, killed_at, put, result
 
@@ -69,7 +69,7 @@ def test_a_merge_waits_for_another(tmp_path: Path) -> None:
         assert process.stderr is not None
         assert process.stderr.readline().startswith("waiting for another merge")
         assert results(here) == {}
-    out, _ = process.communicate(timeout=30)
+    out, _ = process.communicate(timeout=PATIENCE)
     assert out == f"{one.path}: 1 copied\n"
 
 

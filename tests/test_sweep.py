@@ -163,15 +163,6 @@ def _version(record: Record, version: str) -> Any:
     return dataclasses.replace(record.spec, method_version=version)
 
 
-def test_one_option_gives_bars_from_zero(tmp_path: Path) -> None:
-    store = save(tmp_path / "store", swept(("-o", "rank=1,32", "-o", "matrices=qkv")))
-    shown = fsbench("sweep", "clip-lora", "-o", "rank=1,32", "--store", store).out
-    first, second = (line for line in shown.splitlines() if line.startswith("rank"))
-    assert re.split(r"\s{2,}", first)[:3] == ["rank 1", "75.50", "±0.62"]
-    lengths = [sum(line.count(c) for c in "█▏▎▍▌▋▊▉") for line in (first, second)]
-    assert lengths == [38, 40]
-
-
 def test_conditions_do_not_mix_and_can_be_chosen(tmp_path: Path) -> None:
     records = [*swept(SMALL), *swept(SMALL, val="none"), *swept(SMALL, ("pets",))]
     store = save(tmp_path / "store", records)
@@ -233,6 +224,23 @@ def test_a_sweep_runs_what_is_missing_and_draws_it(tmp_path: Path) -> None:
     again = fsbench("sweep", "coop", *words, *more)
     assert "4 cells: 4 done already, 0 to run" in again.out
     assert "coop on digits, 1-shot  top-1 accuracy" in again.out
+    # Tables of the store do not show what was swept, unless asked for.
+    assert [path.name for path in tmp_path.iterdir()] == ["sweeps"]
+    assert fsbench("run", "-m", "zero-shot", "-d", "digits", *more).code == 0
+    table = fsbench("compare", "--store", tmp_path)
+    assert (table.code, "zero-shot" in table.out, "coop[" in table.out) == (0, True, False)
+    asked = fsbench("compare", "--store", tmp_path / "sweeps")
+    assert (asked.code, asked.out.count("coop[")) == (0, 4)
+    # Both are drawn; named itself, the store of sweeps is the one.
+    assert {row["status"] for row in rows_of(tmp_path, *words[:4])} == {"done"}
+    assert {row["status"] for row in rows_of(tmp_path / "sweeps", *words[:4])} == {"done"}
+
+
+def rows_of(store: Path, *words: object) -> list[dict[str, Any]]:
+    """What is drawn of CoOp."""
+    shown = fsbench("sweep", "coop", *words, "--store", store, "--format", "json")
+    found: list[dict[str, Any]] = json.loads(shown.out)["rows"]
+    return found
 
 
 def test_hostile_names_steer_nothing(tmp_path: Path) -> None:

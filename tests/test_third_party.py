@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers import PATIENCE
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 PLUGIN = REPOSITORY / "tests" / "third_party_plugin"
-TIMEOUT = 300
 
 
 def run(
@@ -27,7 +28,7 @@ def run(
         [str(part) for part in command],
         capture_output=True,
         text=True,
-        timeout=TIMEOUT,
+        timeout=PATIENCE,
         cwd=os.sep,
         env=environment | (env or {}),
         check=False,

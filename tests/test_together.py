@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from fewshot_bench.examination import Outcome
 from fewshot_bench.runner import run_group
 from fewshot_bench.session import Session
 from fewshot_bench.store import Store
-from tests.helpers import cells, children, flags, fsbench, record_files, start, wait_until
+from tests.helpers import PATIENCE, cells, children, flags, fsbench, record_files, start, wait_until
 
 OPTIONS = ("clip-lora.iterations=4", "clip-lora.lr=0.002")
 
@@ -98,9 +97,9 @@ def test_the_command_and_a_killed_worker(tmp_path: Path) -> None:
     process = start(*asked, "--jobs", "1", "--store", tmp_path / "killed")
     wait_until(lambda: bool(children(process.pid)))
     (worker,) = children(process.pid)[:1]
-    time.sleep(3)
+    wait_until(lambda: any((tmp_path / "killed" / "claims").glob("*")))
     os.kill(worker, signal.SIGKILL)
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, (out, err)
     whole = fsbench(*asked, "--store", tmp_path / "whole")
     assert whole.code == 0, whole.err

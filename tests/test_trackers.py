@@ -17,7 +17,7 @@ from fewshot_bench.store import Store
 from fewshot_bench.trackers import switch
 from fewshot_bench.trackers.contents import contents
 from tests.compare_records import inapplicable, make
-from tests.helpers import command, environment, fsbench
+from tests.helpers import PATIENCE, command, environment, fsbench
 
 RUN = ("--dataset", "digits", "--shots", "1", "--seeds", "1", "--limit", "20", "--jobs", "1")
 
@@ -51,7 +51,7 @@ def test_contents_are_all_that_one_looks_for() -> None:
     assert found.metrics["top1"] == 50.0
     assert found.metrics["time.billed_seconds"] == 2.0
     assert found.metrics["footprint.trained"] == 184320
-    assert found.tags["signature"].startswith("fsbench:1|m:coop@1[lr=0.1]|b:tiny#ab|d:dtd|k:1|s:1|")
+    assert found.tags["signature"].startswith("fsbench:1|m:coop@1[lr=0.1]|b:test#ab|d:dtd|k:1|s:1|")
     assert found.tags["split_digest"] == "dtd-1-1"
     assert found.tags["status"] == "done"
     failed = contents(record(None))
@@ -165,7 +165,7 @@ def started(store: Path, *words: object, **variables: str) -> subprocess.Complet
         env={key: value for key, value in environment(**clean).items() if value},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=PATIENCE,
         check=False,
     )
 

@@ -10,6 +10,7 @@ from typing import Any
 from fewshot_bench.audit.model import Audit
 from fewshot_bench.compare.markdown import escape
 from fewshot_bench.compare.tidy import dumped, finite, write_csv
+from fewshot_bench.styles import color_system
 from fewshot_bench.wording import printable
 
 HEADS = ("dataset", "method", "shots", "split_seed", "train_seed", "status", "findings")
@@ -24,7 +25,13 @@ def render_terminal(audit: Audit, *, width: int = 120, styled: bool = False) -> 
 
     buffer = io.StringIO()
     console = Console(
-        file=buffer, width=width, force_terminal=styled, highlight=False, markup=False, emoji=False
+        file=buffer,
+        width=width,
+        force_terminal=styled,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        color_system=color_system(),
     )
 
     def heading(text: str) -> None:

@@ -43,7 +43,8 @@ def command(
     from fewshot_bench.audit.made import audit
     from fewshot_bench.cli.files import terminal_width, write_text
 
-    found = audit(*chosen(store, filters))
+    records, notes, _ = chosen(store, filters)
+    found = audit(records, notes)
     if form == "terminal":
         width = terminal_width() if output is None else None
         text = rendered.render_terminal(found, width=width or WIDTH, styled=width is not None)

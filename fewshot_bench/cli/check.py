@@ -11,6 +11,7 @@ import click
 
 from fewshot_bench import kit_results
 from fewshot_bench.author_frame import class_place
+from fewshot_bench.cli.completion import methods, one_of
 from fewshot_bench.cli.say import say
 from fewshot_bench.errors import UsageError
 from fewshot_bench.kit_results import KitResult
@@ -27,7 +28,7 @@ MARKS = {"passed": "pass", "failed": "FAIL", "skipped": "skip", "expected failur
 
 
 @click.command("check", short_help="Run the conformance kit on a method.")
-@click.argument("method")
+@click.argument("method", shell_complete=one_of(methods))
 @click.option(
     "-o",
     "--option",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import click
 
+from fewshot_bench.cli.completion import methods, one_of
 from fewshot_bench.cli.files import terminal_width, write_text
 from fewshot_bench.cli.filters import chosen_of, filter_options
 from fewshot_bench.cli.options import format_option
@@ -51,6 +52,7 @@ FORMATS = ("terminal", "markdown", "latex", "csv", "json")
 )
 @click.option(
     "--baseline",
+    shell_complete=one_of(methods),
     metavar="METHOD",
     help="Add differences to this method, paired on identical splits.",
 )
@@ -110,7 +112,7 @@ def command(
     check_figure(figure, per_class)
     check_predictions(predictions)
     opened = Store(Path(store))
-    chosen, older = chosen_of(opened, filters, every_version=allow_mixed)
+    chosen, older, unrunnable = chosen_of(opened, filters, every_version=allow_mixed)
     options = Options(
         metric=metric,
         baseline=baseline,
@@ -123,6 +125,7 @@ def command(
         sign_each=form in ("latex", "markdown") and not paper.asked,
         rename=rename,
         notes=older,
+        older=unrunnable,
     )
     outcomes = Outcomes(opened)
     if per_class:

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from fewshot_bench.cli.completion import datasets, several_of, suites
 from fewshot_bench.cli.options import NAMES
 from fewshot_bench.cli.say import say
 from fewshot_bench.data import places
@@ -31,10 +32,13 @@ from fewshot_bench.data.progress import shown
 from fewshot_bench.data.recipe import Recipe
 from fewshot_bench.data.roots import DATA_VARIABLE, data_roots
 from fewshot_bench.errors import ContractError, DataMissingError, FsbenchError, UsageError
+from fewshot_bench.wording import printable
 
 
 @click.command("prepare", short_help="Fetch and unpack public data sets, or say how to get them.")
-@click.argument("names", metavar="NAME[,NAME]|SUITE", type=NAMES)
+@click.argument(
+    "names", metavar="NAME[,NAME]|SUITE", type=NAMES, shell_complete=several_of(datasets, suites)
+)
 @click.option(
     "--root",
     type=click.Path(path_type=Path),
@@ -100,7 +104,7 @@ def _recipes(names: list[str]) -> tuple[dict[str, Recipe | None], list[str]]:
         except FsbenchError as error:
             if len(names) == 1:
                 raise
-            say(f"{name}: cannot be prepared: {error}")
+            click.echo(printable(f"{name}: cannot be prepared: {error}"), err=True)
             failed.append(name)
     return recipes, failed
 

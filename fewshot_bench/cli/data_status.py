@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from fewshot_bench.cli.completion import datasets, several_of, suites
 from fewshot_bench.cli.options import NAMES
 from fewshot_bench.cli.say import say
+from fewshot_bench.styles import color_system
 from fewshot_bench.wording import printable
 
 if TYPE_CHECKING:
@@ -26,7 +28,13 @@ GAP = 2
 
 
 @click.command("status", short_help="Show which data sets are there, and where.")
-@click.argument("names", metavar="[NAME[,NAME]|SUITE]...", type=NAMES, nargs=-1)
+@click.argument(
+    "names",
+    metavar="[NAME[,NAME]|SUITE]...",
+    type=NAMES,
+    shell_complete=several_of(datasets, suites),
+    nargs=-1,
+)
 @click.option(
     "--format",
     "form",
@@ -149,7 +157,7 @@ def _print_table(rows: list[tuple[str, ...]]) -> None:
     for row in rows:
         cells = zip(COLUMNS, map(printable, row), strict=True)
         table.add_row(*(Text(c if n in FOLDED else c.replace(" of ", "\nof ")) for n, c in cells))
-    Console().print(table)
+    Console(color_system=color_system()).print(table)
 
 
 def _plain(rows: list[tuple[str, ...]]) -> list[str]:

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fewshot_bench.cli.completion import datasets, several_of, suites
 from fewshot_bench.cli.options import NAMES
 from fewshot_bench.cli.say import say
 from fewshot_bench.errors import DataMissingError, UsageError
+from fewshot_bench.styles import color_system
 
 if TYPE_CHECKING:
     from fewshot_bench.data.verify import Progress, Report
@@ -23,7 +25,14 @@ MAX_JOBS = 8
 
 
 @click.command("verify", short_help="Check every image, the counts and the split of a data set.")
-@click.argument("names", metavar="NAME[,NAME]|SUITE...", type=NAMES, nargs=-1, required=True)
+@click.argument(
+    "names",
+    metavar="NAME[,NAME]|SUITE...",
+    type=NAMES,
+    shell_complete=several_of(datasets, suites),
+    nargs=-1,
+    required=True,
+)
 @click.option("--strict", is_flag=True, help="Exit with 3 where something differs, too.")
 @click.option(
     "--jobs",
@@ -143,7 +152,8 @@ def _progress(name: str) -> Iterator[Progress]:
     from rich.progress import TimeRemainingColumn as Remaining
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, Remaining(), console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True, color_system=color_system())
+    with Progress(*columns, Remaining(), console=console, transient=True) as bar:
 
         def begin(total: int) -> Callable[[int], None]:
             task: Any = bar.add_task(name, total=total)

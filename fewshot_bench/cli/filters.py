@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fewshot_bench.cli.completion import backbones, datasets, methods, one_of, several_of
 from fewshot_bench.errors import DataMissingError, UsageError
 
 if TYPE_CHECKING:
@@ -21,12 +22,14 @@ _OPTIONS = (
         "--method",
         "-m",
         metavar="NAMES",
+        shell_complete=several_of(methods),
         help="Only these methods, in this order; NAME@VERSION for one that is not the newest.",
     ),
     click.option(
         "--dataset",
         "-d",
         metavar="NAMES",
+        shell_complete=several_of(datasets),
         help="Only these data sets or targets of transfer, in this order.",
     ),
     click.option(
@@ -39,7 +42,12 @@ _OPTIONS = (
     click.option("--protocol", metavar="NAME", help="Only records of this sampling protocol."),
     click.option("--val", metavar="NAME", help="Only records of this validation policy."),
     click.option("--prompts", metavar="NAME", help="Only records of this template set."),
-    click.option("--backbone", metavar="NAME", help="Only records of this backbone."),
+    click.option(
+        "--backbone",
+        metavar="NAME",
+        shell_complete=one_of(backbones),
+        help="Only records of this backbone.",
+    ),
     click.option("--precision", metavar="NAME", help="Only records of this precision."),
     click.option("--device", metavar="NAME", help="Only records of this device."),
     click.option("--limit", metavar="N|none", help="Only runs with this limit on queries."),
@@ -80,11 +88,13 @@ def chosen_of(
     store: Store, values: Mapping[str, str | None], *, every_version: bool = False
 ) -> Shown:
     """The same of an open store; every_version: older ones, too."""
-    from fewshot_bench.compare.versions import Shown, current
+    from fewshot_bench.compare.versions import Shown, current, newest, older_versions
 
     every = read_records(store)
     found = matching(every, values)
-    return Shown(found, ()) if every_version else current(every, found, values["method"])
+    if every_version:
+        return Shown(found, (), older_versions(found, newest(every)))
+    return current(every, found, values["method"])
 
 
 def matching(records: Sequence[Record], values: Mapping[str, str | None]) -> list[Record]:

@@ -6,6 +6,7 @@ from itertools import chain
 
 import click
 
+from fewshot_bench.cli.completion import one_of
 from fewshot_bench.errors import unknown
 from fewshot_bench.registry import Catalog, registry
 from fewshot_bench.wording import printable
@@ -16,7 +17,7 @@ KINDS = ("methods", "datasets", "backbones", "plugins")
 @click.command(
     "list", short_help="List what is registered: methods, datasets, backbones or plugins."
 )
-@click.argument("kind", metavar="|".join(KINDS))
+@click.argument("kind", metavar="|".join(KINDS), shell_complete=one_of(lambda: KINDS))
 def command(kind: str) -> None:
     """List what is registered: methods, datasets, backbones or plugins."""
     if kind not in KINDS:

@@ -94,7 +94,7 @@ def main() -> NoReturn:
         offline.enforce_if_asked()
         code = cli.main(standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message())
+        click.echo(error.format_message(), err=True)
         sys.exit(2)
     except click.UsageError as error:
         _fail(f"{_plain(error)}{_option_hint(error)}", 2)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from fewshot_bench.cli.completion import methods, one_of
 from fewshot_bench.cli.files import write_text
 from fewshot_bench.cli.filters import chosen_of, filter_options
 from fewshot_bench.cli.options import results_option
@@ -42,7 +43,12 @@ from fewshot_bench.wording import size_text
     metavar="N",
     help="Show up to so many small example images of each data set that is on this machine.",
 )
-@click.option("--baseline", metavar="METHOD", help="Add differences to this method.")
+@click.option(
+    "--baseline",
+    metavar="METHOD",
+    shell_complete=one_of(methods),
+    help="Add differences to this method.",
+)
 @click.option(
     "--allow-mixed",
     is_flag=True,
@@ -70,7 +76,7 @@ def command(
     from fewshot_bench.report.build import render
 
     outcomes = Outcomes(Store(store))
-    chosen, older = chosen_of(outcomes.store, filters, every_version=allow_mixed)
+    chosen, older, unrunnable = chosen_of(outcomes.store, filters, every_version=allow_mixed)
     records = outcomes.completed(chosen, [metric, "ece"])
     options = Options(
         metric=metric,
@@ -79,6 +85,7 @@ def command(
         dataset=filters["dataset"],
         store=str(store),
         notes=older,
+        older=unrunnable,
     )
     # Differences are the report's own: they also pair methods of other numbers of shots.
     asked = ReportOptions(title, images, baseline)

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import click
 
+from fewshot_bench.cli.completion import (
+    backbones,
+    datasets,
+    everything,
+    methods,
+    one_of,
+    several_of,
+    suites,
+)
+from fewshot_bench.cli.conditions import Conditions, take_conditions
 from fewshot_bench.cli.config import as_defaults, read_config, save_config
 from fewshot_bench.cli.engines import Engines, engine_options
-from fewshot_bench.cli.options import NAMES, NUMBER, NUMBERS
+from fewshot_bench.cli.options import NAMES, NUMBER, NUMBERS, SHOTS
 from fewshot_bench.cli.running import INTERRUPTED, run_matrix
+from fewshot_bench.defaults import AUTO
 from fewshot_bench.names import join_names
 from fewshot_bench.spec import DEFAULT_STORE, EXIF
 
@@ -39,11 +51,29 @@ _PATH: Any = click.Path(path_type=Path)
     callback=_load_config,
     help="YAML or TOML file with the names of these options.",
 )
-@click.option("--method", "-m", type=NAMES, required=True, help="Methods, all, or FILE.py:CLASS.")
 @click.option(
-    "--dataset", "-d", type=NAMES, required=True, help="Data sets, suites, or FAMILY:ARG."
+    "--method",
+    "-m",
+    type=NAMES,
+    required=True,
+    help="Methods, all, or FILE.py:CLASS.",
+    shell_complete=several_of(methods, everything),
 )
-@click.option("--shots", type=NUMBERS, default="1,2,4,8,16", show_default=True)
+@click.option(
+    "--dataset",
+    "-d",
+    type=NAMES,
+    required=True,
+    help="Data sets, suites, or FAMILY:ARG.",
+    shell_complete=several_of(datasets, suites),
+)
+@click.option(
+    "--shots",
+    type=SHOTS,
+    default="1,2,4,8,16",
+    show_default=True,
+    help="Images per class, or all; a class with fewer gives what it has.",
+)
 @click.option("--seeds", type=NUMBERS, default="1,2,3", show_default=True)
 @click.option(
     "--split-seed", type=NUMBER, help="One support set for all seeds (default: the seed)."
@@ -55,8 +85,20 @@ _PATH: Any = click.Path(path_type=Path)
     metavar="[METHOD.]NAME=VALUE[,VALUE]",
     help="Hyper-parameter; several values expand the matrix. Of two -o for one the last counts.",
 )
-@click.option("--backbone", default="tiny", show_default=True, help="MODEL/TAG[@FILE] or a name.")
-@click.option("--precision", default="fp32", show_default=True, help="fp32, bf16 or fp16.")
+@click.option(
+    "--backbone",
+    shell_complete=one_of(backbones),
+    default=AUTO,
+    show_default=True,
+    help="MODEL/TAG[@FILE] or a name; auto: the toy tiny where all data sets are of the suite demo,"
+    " else ViT-B-16/openai.",
+)
+@click.option(
+    "--precision",
+    default=AUTO,
+    show_default=True,
+    help="fp32, bf16 or fp16; auto: fp32 on a CPU, bf16 or fp16 on CUDA.",
+)
 @click.option(
     "--protocol",
     default="fair",
@@ -73,7 +115,12 @@ _PATH: Any = click.Path(path_type=Path)
     help="Fit on the first half of the classes; evaluate on it (base), on the others (new). "
     "none: on those of --transfer alone.",
 )
-@click.option("--transfer", type=NAMES, help="Evaluate each fit on these data sets or suites too.")
+@click.option(
+    "--transfer",
+    type=NAMES,
+    shell_complete=several_of(datasets, suites),
+    help="Evaluate each fit on these data sets or suites too.",
+)
 @click.option("--classnames", type=_PATH, help="Own class names: one per line, or JSON or YAML.")
 @click.option("--templates", multiple=True, help="Own prompt with {}, or a file of prompts.")
 @click.option("--holdout", type=float, help="Share of own images held out for testing.")
@@ -115,19 +162,26 @@ def command(ctx: click.Context, /, **values: Any) -> None:
     Exit code: 0 all cells done, 1 some failed, 2 wrong usage, 3 data missing.
     """
     target = values.pop("save_config")
-    if target is not None:
-        save_config(target, _saved(values))
     try:
-        code = run_matrix(engines=Engines.take(values), **values)
+        given = dict(values)
+        engines = Engines.take(values)
+        conditions = take_conditions(engines, values)
+        if target is not None:
+            save_config(target, _saved(given, conditions))
+        code = run_matrix(engines=engines, conditions=conditions, **values)
     except KeyboardInterrupt:
         click.echo("stopped before the first cell; run the same command again", err=True)
         code = INTERRUPTED
     ctx.exit(code)
 
 
-def _saved(values: dict[str, Any]) -> dict[str, Any]:
-    """What describes the run; what was only asked of this call (--dry-run ...) is left out."""
+def _saved(values: dict[str, Any], conditions: Conditions) -> dict[str, Any]:
+    """What describes the run; what was only asked of this call (--dry-run ...) is left out.
+
+    In the place of `auto` stands what it was, so that the file gives the same cells anywhere.
+    """
     values = {name: value for name, value in values.items() if name not in _THIS_CALL}
+    values |= dataclasses.asdict(conditions)
     saved = {
         name: list(value) if name in _REPEATED else join_names(map(str, value))
         for name, value in values.items()

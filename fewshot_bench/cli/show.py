@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from fewshot_bench import method_references
+from fewshot_bench.cli.completion import backbones, datasets, methods, one_of
 from fewshot_bench.cli.options import results_option
 from fewshot_bench.cli.say import say
 from fewshot_bench.dataset import ROLES, Dataset, DatasetCard
@@ -21,7 +22,7 @@ from fewshot_bench.wording import printable
 
 
 @click.command("show", short_help="Show a method's hyper-parameters or a data set's card.")
-@click.argument("name")
+@click.argument("name", shell_complete=one_of(methods, datasets, backbones))
 @results_option
 def command(name: str, store: Path) -> None:
     """Show a method's hyper-parameters or a data set's card.
@@ -104,8 +105,7 @@ def _dataset(name: str, store: Path) -> None:
         card = dataset.card()
         pools = dataset.items()
     except DataMissingError as error:
-        say(f"{name}: not available\n{error}")
-        raise click.exceptions.Exit(DataMissingError.exit_code) from None
+        raise DataMissingError(f"{name}: not available: {error}") from error
     counts = {role: len(pools.get(role, ())) for role in ROLES}
     say(f"{card.name}: {card.title}")
     say(f"  classes    {len(card.classnames)}: {_shortened(card)}")

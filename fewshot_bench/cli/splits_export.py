@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fewshot_bench.cli.completion import datasets, one_of
 from fewshot_bench.cli.say import say
 from fewshot_bench.cli.splits_subject import Draws, Subject, draw_options, draws_of
 from fewshot_bench.errors import UsageError, unknown
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command("export", short_help="Write the lists or few-shot picks of a data set to files.")
-@click.argument("name", metavar="NAME")
+@click.argument("name", metavar="NAME", shell_complete=one_of(datasets))
 @draw_options
 @click.option(
     "--format", help="fsbench, coop, index or jsonl (default: coop; fsbench with --shots)."
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     required=True,
     type=click.Path(path_type=Path),
     metavar="FILE|FOLDER",
-    help="Where to write; a folder for several picks.",
+    help="Where to write: a file with the ending of its format, or a folder, which is made.",
 )
 @click.option("--with-test", is_flag=True, help="Write the test list beside the picks, too.")
 @click.option("--force", is_flag=True, help="Replace files that are there.")
@@ -95,8 +96,13 @@ def _targets(files: list[SplitFile], output: Path, format: str) -> list[Path]:
     from fewshot_bench.split_files.writing import ENDINGS
 
     ending = f".{ENDINGS[format]}"
-    into_folder = output.is_dir() or len(files) > 1
-    if not into_folder:
+    new_folder = not output.suffix and not output.exists()
+    if len(files) == 1 and not new_folder and not output.is_dir():
+        if output.suffix != ending and not output.exists():
+            raise UsageError(
+                f"-O {output}: expected a file that ends in {ending} (format {format}), or a "
+                "folder, which has no ending"
+            )
         return [output]
     if output.suffix == ending or output.is_file():
         raise UsageError(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fewshot_bench.cli.completion import datasets, one_of
 from fewshot_bench.cli.say import say
 from fewshot_bench.cli.splits_subject import Subject
 from fewshot_bench.errors import DataMissingError, UsageError
@@ -20,7 +21,13 @@ if TYPE_CHECKING:
 
 @click.command("import", short_help="Take over the lists or few-shot picks of a file.")
 @click.argument("path", metavar="FILE", type=click.Path(path_type=Path))
-@click.option("--dataset", required=True, metavar="NAME", help="The data set it belongs to.")
+@click.option(
+    "--dataset",
+    required=True,
+    metavar="NAME",
+    shell_complete=one_of(datasets),
+    help="The data set it belongs to.",
+)
 @click.option("--shots", type=click.IntRange(1), help="Shots of the picks, if not in the file.")
 @click.option("--seed", type=click.IntRange(0), help="Seed of the picks, if not in the file.")
 @click.option("--name", help="File name for lists, if the file's own is not the data set's.")

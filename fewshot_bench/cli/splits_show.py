@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fewshot_bench.cli.completion import datasets, one_of
 from fewshot_bench.cli.say import say
 from fewshot_bench.cli.splits_subject import Draws, Subject, draw_options, draws_of, file_or_name
 
@@ -27,7 +28,7 @@ PUBLISHED_PICKS = {
 
 
 @click.command("show", short_help="Show the lists and few-shot picks of a data set, or a file.")
-@click.argument("what", metavar="NAME|FILE")
+@click.argument("what", metavar="NAME|FILE", shell_complete=one_of(datasets))
 @draw_options
 def command(what: str, shots: Any, seeds: Any, protocol: str, val: str) -> None:
     """Show the lists and few-shot picks of a data set, or a split file.

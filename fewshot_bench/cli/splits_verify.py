@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fewshot_bench.cli.completion import datasets, one_of
 from fewshot_bench.cli.say import say
 from fewshot_bench.cli.splits_subject import Subject, file_or_name
 from fewshot_bench.errors import DataMissingError, FsbenchError, UsageError
@@ -22,8 +23,13 @@ Check = tuple[str, str, str]
 
 
 @click.command("verify", short_help="Check a data set's lists and picks, or a split file.")
-@click.argument("what", metavar="NAME|SUITE|FILE")
-@click.option("--dataset", metavar="NAME", help="The data set that a file belongs to.")
+@click.argument("what", metavar="NAME|SUITE|FILE", shell_complete=one_of(datasets))
+@click.option(
+    "--dataset",
+    metavar="NAME",
+    shell_complete=one_of(datasets),
+    help="The data set that a file belongs to.",
+)
 def command(what: str, dataset: str | None) -> None:
     """Check a data set's lists and picks, or a split file.
 

@@ -36,5 +36,6 @@ def command(folder: Path, damaged: bool, dry_run: bool) -> None:
     kinds = f": {counted(found, KINDS, '')}" if found.total() else ""
     click.echo(f"{verb} {found.total():,} files, {size_text(size)}{kinds}")
     if problems:
-        click.echo(f"{problems:,} files cannot be removed: check who may write there")
+        text = f"{problems:,} files cannot be removed: check who may write there"
+        click.echo(f"error: {text}", err=True)
         raise click.exceptions.Exit(FOUND)

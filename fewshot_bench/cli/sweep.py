@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from fewshot_bench.cli.completion import datasets, methods, one_of, several_of, suites
+from fewshot_bench.cli.conditions import take_conditions
 from fewshot_bench.cli.drawn import drawn
 from fewshot_bench.cli.engines import Engines
 from fewshot_bench.cli.files import terminal_width, write_bytes, write_text
 from fewshot_bench.cli.options import NAMES, format_option
 from fewshot_bench.cli.run import command as run
 from fewshot_bench.cli.running import INTERRUPTED, run_matrix
-from fewshot_bench.cli.swept import chosen_records, sweep_axes
+from fewshot_bench.cli.swept import chosen_records, own_store, sweep_axes
+from fewshot_bench.defaults import AUTO
 from fewshot_bench.errors import UsageError
 from fewshot_bench.metrics import METRICS, PERCENT
 
@@ -36,7 +39,7 @@ DRAWN = tuple(m.name for m in METRICS.values() if m.unit == PERCENT and m.higher
 
 
 @click.command("sweep", short_help="Ablations: run a method under many options and draw them.")
-@click.argument("method")
+@click.argument("method", shell_complete=one_of(methods))
 @click.option(
     "--option",
     "-o",
@@ -46,7 +49,11 @@ DRAWN = tuple(m.name for m in METRICS.values() if m.unit == PERCENT and m.higher
     help="Several values are swept: columns, then rows, then panels, in this order.",
 )
 @click.option(
-    "--dataset", "-d", type=NAMES, help="Run on these first; left out, only the store is drawn."
+    "--dataset",
+    "-d",
+    type=NAMES,
+    shell_complete=several_of(datasets, suites),
+    help="Run on these first; left out, only the store is drawn.",
 )
 @click.option("--only-existing", is_flag=True, help="Run nothing, draw what the store has.")
 @click.option(
@@ -77,8 +84,9 @@ def command(
 ) -> None:
     """Ablations: run METHOD under every combination of options, and draw the results.
 
-    With --dataset, cells that are not done yet are run as by fsbench run. Two options give heat
-    maps, one gives bars, more give a panel for each combination. Missing cells are shown as such.
+    With --dataset, cells that are not done yet are run as by fsbench run, and kept in STORE/sweeps,
+    apart from the results that tables are made of; both are drawn. Two options give heat maps, one
+    gives a curve, more give a panel for each combination. Missing cells are shown as such.
 
     Exit code: 0; 1 some cells failed; 2 wrong usage; 3 data missing, or nothing to draw.
     """
@@ -92,22 +100,24 @@ def command(
             f"{method}: only the installed version can be run; leave --dataset out, or add "
             "--only-existing"
         )
+    asked = values | {"dataset": dataset, "engines": engines}
     if runs:
+        matrix = {**values, "method": (method,), "dataset": dataset, "option": option}
+        conditions = take_conditions(engines, matrix)
+        asked |= {"backbone": conditions.backbone, "precision": conditions.precision}
         with _apart(form):
-            code = run_matrix(
-                method=(method,), dataset=dataset, option=option, engines=engines, **values
-            )
+            matrix["store"] = own_store(values["store"])
+            code = run_matrix(engines=engines, conditions=conditions, **matrix)
         if code == INTERRUPTED or values["dry_run"]:
             ctx.exit(code)
-    given = {name for name in values if _is_given(ctx, name)}
-    asked = values | {"dataset": dataset, "engines": engines}
+    given = {name for name in values if _is_given(ctx, name) and values[name] != AUTO}
     if runs:
         given = set(asked)
     elif dataset is not None:
         given.add("dataset")
     if _is_given(ctx, "devices"):
         given.add("engines")
-    records, others = chosen_records(axes, asked, given)
+    records, others, _ = chosen_records(axes, asked, given)
     from fewshot_bench.sweep.made import build
 
     found = build(axes.method, axes.swept, records, fixed=axes.fixed, metric=metric, each=each)

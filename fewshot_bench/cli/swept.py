@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewshot_bench.cli.engines import device_of
-from fewshot_bench.cli.filters import read_records
+from fewshot_bench.cli.filters import listed, read_records
 from fewshot_bench.cli.own_data import read_own_data
 from fewshot_bench.compare.versions import Shown, split_version, version_key
 from fewshot_bench.errors import DataMissingError, UsageError
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from fewshot_bench.spec import RunSpec
     from fewshot_bench.sweep.model import Axis
 
+# The store of sweeps within a store of results.
+SWEEPS = "sweeps"
 Test = Callable[["RunSpec"], bool]
 
 
@@ -76,12 +78,27 @@ def sweep_axes(method: str, options: Sequence[str]) -> Axes:
     return Axes(variants[0].method, swept, fixed, configurations, version)
 
 
+def own_store(store: Path) -> Path:
+    """Where a sweep keeps what it computes, apart from the results that tables are made of."""
+    return store if store.name == SWEEPS else store / SWEEPS
+
+
+def _records(store: Path) -> list[Record]:
+    """Those of the sweeps in a store, and of the store itself, each cell once."""
+    folders = dict.fromkeys(folder for folder in (own_store(store), store) if folder.exists())
+    found: dict[str, Record] = {}
+    for folder in folders or (store,):
+        for record in read_records(Store(folder)) if len(folders) < 2 else listed(Store(folder)):
+            found.setdefault(record.spec.key(), record)
+    return list(found.values())
+
+
 def chosen_records(axes: Axes, values: Mapping[str, Any], given: set[str]) -> Shown:
     """The records of these configurations that match the options that were given.
 
     values: options of `fsbench run` by name, and `engines`; DataMissingError when there is none.
     """
-    records = [r for r in read_records(Store(values["store"])) if r.spec.method == axes.method]
+    records = [r for r in _records(values["store"]) if r.spec.method == axes.method]
     mine = [record for record in records if _belongs(record.spec, axes)]
     tests = [test for name in sorted(given) for test in _tests(name, values)]
     found = [record for record in mine if all(test(record.spec) for test in tests)]
@@ -150,7 +167,7 @@ def _tests(name: str, values: Mapping[str, Any]) -> list[Test]:
     if name in ("backbone", "precision", "limit"):
         return [lambda spec: getattr(spec, name) == value]
     if name == "engines":
-        device = device_of(value.devices())
+        device = value.devices()[0].partition(":")[0]
         return [lambda spec: spec.device == device]
     if name == "protocol":
         return _protocol(values)

@@ -34,7 +34,7 @@ class Options:
 
     sign_each: whether every group has a signature of its own, since they may be used apart.
     rename: other names to show, as `OLD=NEW`.
-    notes: what else is to be said under the table.
+    notes: what else is to be said under the table. older: (method, version) that no run computes.
     """
 
     metric: str = "top1"
@@ -48,6 +48,7 @@ class Options:
     sign_each: bool = False
     rename: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    older: frozenset[tuple[str, str]] = frozenset()
 
 
 def build(
@@ -94,7 +95,12 @@ def build(
         if table.baseline is not None:
             found = significance(table, places, table.baseline, answers)
             table = dataclasses.replace(table, significance=found)
-    lines, remarks = commands_of(missing_cells(table), options.store)
+    missing = (
+        spec
+        for spec in missing_cells(table)
+        if (spec.method, spec.method_version) not in options.older
+    )
+    lines, remarks = commands_of(missing, options.store)
     shared = overlap_texts(overlaps(records)).values()
     told = (*options.notes, *notes(table), *shared, *remarks)
     return dataclasses.replace(table, commands=tuple(lines), notes=told)

@@ -29,8 +29,9 @@ _ESCAPES = {
     **{char: f"\\{char}" for char in "&%$#_{}"},
 }
 
+# The first line of every document.
+PACKAGES = "% needs \\usepackage{booktabs}, \\usepackage{textcomp} and \\usepackage[T1]{fontenc}"
 _DASHES = frozenset("-–—")
-_NEEDS = "% needs \\usepackage{booktabs}, \\usepackage{textcomp} and \\usepackage[T1]{fontenc}"
 # More columns than this do not fit into one of two columns of a page.
 _NARROW = 6
 # Where a signature may be broken: after these, and before what is written as %XX.
@@ -45,7 +46,7 @@ def render(table: Table) -> str:
 def write(found: Iterable[Grid], notes: Sequence[str] = (), commands: Sequence[str] = ()) -> str:
     """Grids, notes and commands, wherever they are from."""
     parts = [
-        _NEEDS,
+        PACKAGES,
         *(_grid(grid) for grid in found),
     ]
     parts += [f"\\par\\noindent{{\\footnotesize {escape(note)}\\par}}" for note in notes]
@@ -67,7 +68,7 @@ def write_paper(
     """
     grids = list(found)
     several = len(grids) > 1
-    parts = [_NEEDS]
+    parts = [PACKAGES]
     parts += [f"% note: {printable(note)}" for note in notes]
     parts += [f"% to run: {printable(command)}" for command in commands]
     for grid in grids:

@@ -10,6 +10,7 @@ from fewshot_bench.compare.model import Cell, Group, Row, Table
 from fewshot_bench.compare.statistics import FEWEST
 from fewshot_bench.damaged import SKIPPED
 from fewshot_bench.metrics import METRICS
+from fewshot_bench.spec import TOY, TOY_NOTE, RunSpec
 
 _LISTED = 12
 
@@ -17,8 +18,10 @@ _LISTED = 12
 def notes(table: Table) -> list[str]:
     """Footnotes, the gravest first."""
     return [
+        *toy_notes(row.spec for row in table.rows),
         *_marks(table),
         *_ranges(table),
+        *_short_classes(table),
         *_own_data(table),
         *_skipped(table),
         *_inapplicable(table),
@@ -29,6 +32,11 @@ def notes(table: Table) -> list[str]:
         *_no_harmonic_mean(table),
         *_variances(table),
     ]
+
+
+def toy_notes(specs: Iterable[RunSpec]) -> list[str]:
+    """What stands under every table that has numbers of the embedded backbone."""
+    return [TOY_NOTE] if any(spec.backbone == TOY for spec in specs) else []
 
 
 def _marks(table: Table) -> Iterator[str]:
@@ -51,6 +59,26 @@ def _marks(table: Table) -> Iterator[str]:
             "seeds written a/b: split seed a, training seed b; intervals over seeds treat all runs "
             "as independent and are too narrow where runs share a support set or a training seed"
         )
+
+
+def _short_classes(table: Table) -> Iterator[str]:
+    """Where a support set, or a validation set, has fewer images than its name says."""
+    cells = [cell for cell in _own_cells(table) if cell.shots]
+    train = {
+        f"{_place(cell)}: {cell.short.classes} of {cell.short.of} classes (the smallest gave "
+        f"{cell.short.least})": None
+        for cell in cells
+        if cell.short.classes
+    }
+    if train:
+        yield f"fewer images than the shots, for want of more: {_some(list(train), '; ')}"
+    val = {
+        f"{_place(cell)}: {cell.short.val} of {cell.short.of} classes": None
+        for cell in cells
+        if cell.short.val
+    }
+    if val:
+        yield f"fewer validation images than the policy says: {_some(list(val), '; ')}"
 
 
 def _ranges(table: Table) -> Iterator[str]:
@@ -188,6 +216,10 @@ def _join(values: Iterable[object]) -> str:
 
 def _where(cell: Cell) -> str:
     return f"{cell.row.label} on {cell.group.name}, {cell.shots}-shot"
+
+
+def _place(cell: Cell) -> str:
+    return f"{cell.group.name}, {cell.shots}-shot"
 
 
 def _some(parts: Sequence[str], separator: str = ", ") -> str:

@@ -12,6 +12,7 @@ from fewshot_bench.compare.grid import BEST, SECOND, Entry, Grid
 from fewshot_bench.compare.model import Table
 from fewshot_bench.compare.tables import closing, grids
 from fewshot_bench.signature import broken
+from fewshot_bench.styles import color_system
 from fewshot_bench.wording import printable
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def write(
         width=width or _width(),
         force_terminal=styled,
         no_color=True,
+        color_system=color_system(),
         highlight=False,
         markup=False,
         emoji=False,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from fewshot_bench.compare.select import asked_methods, versioned_names
@@ -21,10 +21,14 @@ Key = tuple[tuple[int, int, str], ...]
 
 
 class Shown(NamedTuple):
-    """Records for a table, and what to say about versions that are not among them."""
+    """Records for a table, and what to say about versions that are not among them.
+
+    older: (method, version) of records that are not of the newest version, which no run computes.
+    """
 
     records: list[Record]
     notes: tuple[str, ...]
+    older: frozenset[tuple[str, str]] = frozenset()
 
 
 def version_key(version: str) -> tuple[Key, str]:
@@ -75,10 +79,19 @@ def current(every: Sequence[Record], chosen: Sequence[Record], methods: str | No
         spec = record.spec
         is_shown = spec.method_version == last[spec.method] or asked & set(versioned_names(spec))
         (shown if is_shown else left).append(record)
-    notes = (*_left_out(left, last), *_older(shown, last))
+    older = older_versions(shown, last)
+    notes = (*_left_out(left, last), *_about_older(older, last))
     if chosen and not shown:
         raise UsageError(f"only results of older versions match: {'; '.join(notes)}")
-    return Shown(shown, notes)
+    return Shown(shown, notes, older)
+
+
+def older_versions(
+    records: Iterable[Record], last: Mapping[str, str]
+) -> frozenset[tuple[str, str]]:
+    """The (method, version) of records that are not of the newest versions."""
+    pairs = {(record.spec.method, record.spec.method_version) for record in records}
+    return frozenset(pair for pair in pairs if pair[1] != last[pair[0]])
 
 
 def _left_out(records: Iterable[Record], last: dict[str, str]) -> Iterable[str]:
@@ -94,11 +107,9 @@ def _left_out(records: Iterable[Record], last: dict[str, str]) -> Iterable[str]:
         )
 
 
-def _older(records: Iterable[Record], last: dict[str, str]) -> Iterable[str]:
-    older = {
-        (r.spec.method, r.spec.method_version)
-        for r in records
-        if r.spec.method_version != last[r.spec.method]
-    }
+def _about_older(older: Iterable[tuple[str, str]], last: dict[str, str]) -> Iterable[str]:
     for method, version in sorted(older):
-        yield f"{short(method)}@{version} is not the newest version, which is {last[method]}"
+        yield (
+            f"{short(method)}@{version} is not the newest version, which is {last[method]}: no "
+            "command computes what it lacks"
+        )

@@ -17,8 +17,8 @@ from typing import Any
 from fewshot_bench.ahead import own_threads
 
 # How long leftovers may take to end by themselves, and child processes once they are killed.
-GRACE_SECONDS = 0.3
-KILL_SECONDS = 3.0
+GRACE_SECONDS = 1.0
+KILL_SECONDS = 30.0
 _ROUNDS = 5
 _PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
 

@@ -165,8 +165,13 @@ class ClusterEngine:
             )
         job.forget_trouble()
         self._done_at_start = done
+        try:
+            self._job = self.system.start(job, min(self.most, len(by_fit(open_cells))))
+        except BaseException:
+            if not self._starts:
+                job.remove()
+            raise
         self._starts += 1
-        self._job = self.system.start(job, min(self.most, len(by_fit(open_cells))))
 
     def _finish(self) -> None:
         """Workers that still wait for something are of no more use, unless others asked for it."""

@@ -17,8 +17,9 @@ from typing import Any
 from fewshot_bench.engines.local import LocalEngine
 from fewshot_bench.engines.protocol import Before, Settings
 from fewshot_bench.errors import FsbenchError, StoreError
+from fewshot_bench.leases import FOLDER as CLAIMS
 from fewshot_bench.leases import Leases
-from fewshot_bench.processes import interrupt_on_sigterm, this_machine
+from fewshot_bench.processes import interrupt_on_signals, this_machine
 from fewshot_bench.record import Record
 from fewshot_bench.spec import RunSpec
 from fewshot_bench.store import Store
@@ -106,14 +107,22 @@ class Job:
         wanted = Leases(self.store, mine.name, self.settings.lease)
         if wanted.claim(self._claim) is None:
             return None
-        mine.leave()
-        shutil.rmtree(mine.folder, ignore_errors=True)
+        mine.remove()
         return dataclasses.replace(self, _wanted=wanted)
 
     def leave(self) -> None:
         """This command waits for it no longer."""
         if self._wanted is not None:
             self._wanted.close()
+
+    def remove(self) -> None:
+        """Take it back: nobody was ever told of it."""
+        self.leave()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        for folder in (self.folder.parent, self.store.path / CLAIMS):
+            with suppress(OSError):
+                # What others have there stays.
+                folder.rmdir()
 
     def open_cells(self) -> list[RunSpec]:
         """Cells that nobody has settled."""
@@ -139,7 +148,7 @@ def take_part(job: Job) -> int:
     Ends when everything is settled, or when others hold the rest and live. SIGTERM (a time limit
     that is near, a job that is preempted) gives claimed cells back.
     """
-    interrupt_on_sigterm()
+    interrupt_on_signals()
     try:
         _take_part(job)
     except KeyboardInterrupt:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from fewshot_bench.engines.groups import Group, by_fit
 from fewshot_bench.engines.protocol import TRIES, EngineError, Settings, lost
-from fewshot_bench.engines.workers import Worker, killed_for_memory
+from fewshot_bench.engines.workers import Worker
 from fewshot_bench.record import Record
 from fewshot_bench.spec import RunSpec
 
@@ -15,6 +16,16 @@ from fewshot_bench.spec import RunSpec
 STILLBORN = 20
 # The same for workers that hang, each of which takes its time.
 STUCK = 3
+
+
+def killed_for_memory() -> int:
+    """How often this machine's kernel has ended a process for lack of memory, if it says so."""
+    try:
+        lines = Path("/proc/vmstat").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    counts = [int(line.split()[1]) for line in lines if line.startswith("oom_kill ")]
+    return counts[0] if counts else 0
 
 
 @dataclass

@@ -13,7 +13,6 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import IO, Any
 
 from fewshot_bench.engines.groups import Group
@@ -28,10 +27,14 @@ SILENT_SECONDS = 60.0
 # its own memory takes up to 0.02.
 IDLE_SHARE = 0.05
 IDLE_SECONDS = 5.0
+# Stands above each stack that faulthandler prints.
+STACK = "(most recent call first)"
 TAIL_CHARACTERS = 6000
 # What a worker says is passed on up to this length per cell.
 PASSED_ON_CHARACTERS = 20_000
-DUMP_SECONDS = 1.0
+# How long an ended process may take to say where it was, and how long it is silent afterwards.
+DUMP_SECONDS = 10.0
+DUMPED_SECONDS = 0.5
 STOP_SECONDS = 10.0
 GIVEN_UP_SECONDS = 30.0
 
@@ -226,8 +229,16 @@ class Worker:
         if hasattr(signal, "SIGUSR1"):
             with suppress(OSError):
                 os.kill(self.process.pid, signal.SIGUSR1)
-            time.sleep(DUMP_SECONDS)
+            self._wait_for_dump()
         self.stop()
+
+    def _wait_for_dump(self) -> None:
+        """Until stacks have come on stderr and nothing more comes."""
+        for _ in range(int(DUMP_SECONDS / DUMPED_SECONDS)):
+            before = self.tail
+            time.sleep(DUMPED_SECONDS)
+            if (STACK in before and before == self.tail) or self.process.poll() is not None:
+                return
 
     def end_what_it_left(self) -> None:
         """Nothing that an ended process started may keep its channel open.
@@ -282,13 +293,3 @@ def _cpu_seconds(pid: int, *, children: bool) -> float:
             with suppress(psutil.Error):
                 used += float(sum(child.cpu_times()[:2]))
     return used
-
-
-def killed_for_memory() -> int:
-    """How often this machine's kernel has ended a process for lack of memory, if it says so."""
-    try:
-        lines = Path("/proc/vmstat").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return 0
-    counts = [int(line.split()[1]) for line in lines if line.startswith("oom_kill ")]
-    return counts[0] if counts else 0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from fewshot_bench.compare.statistics import Estimate
+from fewshot_bench.shots import ALL_SHOTS
 from fewshot_bench.wording import beside_level, printable, signed
 
 LONGEST_NAME, LONGEST_TEXT = 120, 600
@@ -23,6 +25,24 @@ def short(text: str, longest: int = 22) -> str:
         return text
     tail = longest // 3
     return f"{text[: longest - tail - 1]}…{text[-tail:]}"
+
+
+def short_names(labels: Sequence[str], longest: int) -> dict[str, str]:
+    """Short names that differ: where the middle tells two apart, the values of their overrides."""
+    found = {label: short(label, longest) for label in labels}
+    counts = Counter(found.values())
+    for label, shown in found.items():
+        method, bracket, _ = label.partition("[")
+        if counts[shown] > 1 and bracket:
+            others = [other for other in labels if other.startswith(f"{method}[")]
+            shared = set.intersection(*(set(_parts(other)) for other in others))
+            values = [part.partition("=")[2] for part in _parts(label) if part not in shared]
+            found[label] = short(f"{method}[{','.join(values)}]", longest)
+    return found
+
+
+def _parts(label: str) -> list[str]:
+    return label.partition("[")[2].removesuffix("]").split(",")
 
 
 def percent(value: float) -> str:
@@ -75,6 +95,16 @@ def megabytes(value: float) -> str:
 def counted(count: int, one: str, many: str = "") -> str:
     """`1 seed`, `3 seeds`, `1,980 records`."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def shots(count: int) -> str:
+    """`1 shot`, `16 shots`, `all train images`."""
+    return "all train images" if count == ALL_SHOTS else counted(count, "shot")
+
+
+def at_shots(count: int) -> str:
+    """`at 1 shot`, `at 16 shots`, `with all train images`."""
+    return f"{'with' if count == ALL_SHOTS else 'at'} {shots(count)}"
 
 
 def joined(parts: Sequence[str], comma: str = ", ") -> str:

@@ -34,24 +34,24 @@ def render_terminal(report: Report, width: int = 120) -> str:
 
     buffer = io.StringIO()
     console = Console(file=buffer, width=width, highlight=False, markup=False, emoji=False)
-    for text in _opening(report):
+    for text in opening(report):
         console.print(Text(printable(text)))
     console.print()
     console.print(_rich_table(report.lines))
     console.print()
-    for text in _closing(report):
+    for text in closing(report):
         console.print(Text(printable(text)), soft_wrap=True)
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
 
 
 def render_markdown(report: Report) -> str:
     """A section with one table (GitHub's dialect)."""
-    rows = [HEAD, ["---" if name not in NUMERIC else "---:" for name in HEAD]]
-    rows += [[escape(text) for text in row] for row in _rows(report.lines)]
-    table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    first, *opening = _opening(report)
-    closing = "\n".join(f"- {escape(text)}" for text in [*opening, *_closing(report)])
-    return f"### {escape(first)}\n\n{table}\n\n{closing}\n"
+    lines = [HEAD, ["---" if name not in NUMERIC else "---:" for name in HEAD]]
+    lines += [[escape(text) for text in row] for row in rows(report.lines)]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in lines)
+    first, *before = opening(report)
+    below = "\n".join(f"- {escape(text)}" for text in [*before, *closing(report)])
+    return f"### {escape(first)}\n\n{table}\n\n{below}\n"
 
 
 def render_csv(report: Report) -> str:
@@ -81,18 +81,20 @@ def render_json(report: Report) -> str:
         "cells": report.counts(averages=False),
         "means": report.counts(averages=True),
     }
-    rows = [_values(report, line) for line in report.lines]
-    return json.dumps({"meta": meta, "rows": rows}, indent=1, allow_nan=False) + "\n"
+    found = [_values(report, line) for line in report.lines]
+    return json.dumps({"meta": meta, "rows": found}, indent=1, allow_nan=False) + "\n"
 
 
-def _opening(report: Report) -> list[str]:
+def opening(report: Report) -> list[str]:
+    """What was repeated, where it is from, and under which conditions."""
     lines = [f"{report.name}: {report.title}"]
     lines += [f"source: {source}" for source in report.sources]
     lines += [f"here: {text}" for text in report.conditions]
     return lines + [f"differs or is not known: {text}" for text in report.differences]
 
 
-def _closing(report: Report) -> list[str]:
+def closing(report: Report) -> list[str]:
+    """How many lines came to what, notes and next steps."""
     lines = []
     for title, averages in (("cells", False), ("means over data sets", True)):
         counts = report.counts(averages=averages)
@@ -111,12 +113,12 @@ def _rich_table(lines: Sequence[Line]) -> Table:
     for name in HEAD:
         table.add_column(name, justify="right" if name in NUMERIC else "left", overflow="fold")
     ends = [one.method != two.method or one.shots != two.shots for one, two in pairwise(lines)]
-    for row, end in zip(_rows(lines, blank=True), [*ends, False], strict=True):
+    for row, end in zip(rows(lines, blank=True), [*ends, False], strict=True):
         table.add_row(*(Text(printable(text)) for text in row), end_section=end)
     return table
 
 
-def _rows(lines: Sequence[Line], *, blank: bool = False) -> Iterator[list[str]]:
+def rows(lines: Sequence[Line], *, blank: bool = False) -> Iterator[list[str]]:
     """The texts of each line; `blank` leaves out a method and shots that stand above."""
     above: tuple[str, int] | None = None
     for line in lines:

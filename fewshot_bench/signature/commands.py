@@ -13,7 +13,7 @@ from fewshot_bench.names import join_names
 from fewshot_bench.signature.fields import CONDITIONS
 from fewshot_bench.signature.made import matrices, value_text
 from fewshot_bench.signature.model import Choice, Matrix, Named, Pair, Signature
-from fewshot_bench.signature.numbers import numbers
+from fewshot_bench.signature.numbers import numbers, shots_text
 from fewshot_bench.spec import IMPORTED, NO_CLASSES, RunSpec
 
 
@@ -59,7 +59,7 @@ def _matrix(matrix: Matrix, store: str) -> Iterator[str]:
                     words = ["fsbench", "run", *(["--store", store] if store else [])]
                     words += _method_words(choices)
                     words += ["--dataset", _names(datasets), *asked]
-                    words += ["--shots", numbers(matrix.shots), *seeds]
+                    words += ["--shots", shots_text(matrix.shots), *seeds]
                     for part, _, words_of in CONDITIONS:
                         words += words_of(getattr(matrix, part))
                     yield shlex.join(words)

@@ -13,11 +13,11 @@ from fewshot_bench.signature.digests import names_digest, skipped_digest, weight
 from fewshot_bench.signature.model import Choice, Named
 from fewshot_bench.signature.numbers import (
     distinct,
-    numbers,
     pairs_text,
     read_number,
-    read_numbers,
     read_pairs,
+    read_shots,
+    shots_text,
 )
 from fewshot_bench.spec import (
     CLASSES,
@@ -203,7 +203,7 @@ FIELDS = (
         lambda backbone: ["--backbone", backbone.name],
     ),
     Field("d", "datasets", _list(_named), _read_list(_read_named), ("dataset", "revision")),
-    Field("k", "shots", numbers, read_numbers, ("shots",)),
+    Field("k", "shots", shots_text, read_shots, ("shots",)),
     Field("s", "seeds", pairs_text, read_pairs, ("split_seed", "train_seed")),
     # Which picks were imported follows from the store.
     _plain("proto", "protocol", escape, _one_of(*PROTOCOLS, IMPORTED), also=("picks",)),

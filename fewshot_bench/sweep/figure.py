@@ -1,4 +1,4 @@
-"""The sweep as a figure: heat maps, or bars for a single option."""
+"""The sweep as a figure: heat maps, or a curve for a single option."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from fewshot_bench.wording import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from fewshot_bench.compare.statistics import Estimate
 
 FORMATS = ("svg", "png", "pdf")
 # Sizes in inches.
@@ -92,13 +94,14 @@ def _draw_block(figure: Any, sweep: Sweep, panels: Sequence[Panel], places: Sequ
         head = f"{panel.group}, {panel.shots}-shot"
         place.set_title(_text(f"{head}\n{panel.title}" if panel.title else head))
         if sweep.rows is None:
-            _draw_bars(place, sweep, panel)
+            _draw_curve(place, sweep, panel)
         else:
             image = _draw_map(place, sweep, panel, scale) or image
     for place in places[len(panels) :]:
         place.set_axis_off()
     if image is not None:
-        figure.colorbar(image, ax=list(places), shrink=0.7, pad=0.01)
+        bar = figure.colorbar(image, ax=list(places), shrink=0.7, pad=0.01)
+        bar.set_label(_text(f"{METRICS[sweep.metric].title} in %"))
 
 
 def _draw_map(
@@ -141,24 +144,61 @@ def _hatch(place: Axes, left: float, bottom: float) -> None:
     )
 
 
-def _draw_bars(place: Axes, sweep: Sweep, panel: Panel) -> None:
-    """Bars from zero, with 95 % intervals, or with the range of two seeds."""
+def _draw_curve(place: Axes, sweep: Sweep, panel: Panel) -> None:
+    """Points with intervals (of two seeds, the range), joined where neighbors have a number."""
+    values: dict[int, Estimate] = {}
     for j in range(len(sweep.columns.values)):
-        cell = panel.cells[0, j]
-        if cell.estimate is None:
-            place.text(j, 0, shown(cell), ha="center", va="bottom")
-            continue
-        mean, (low, high) = cell.estimate.mean, cell.estimate.bounds
-        place.bar(j, mean, color="#3b528b", width=0.7)
-        if cell.estimate.n > 1:
-            around = [[mean - low], [high - mean]]
-            place.errorbar(j, mean, yerr=around, color="black", capsize=2, linewidth=0.8)
-        place.text(j, high, shown(cell), ha="center", va="bottom", fontsize=7)
-    place.set_xlim(-0.6, len(sweep.columns.values) - 0.4)
-    place.margins(y=0.12)
+        value = panel.cells[0, j].estimate
+        if value is not None:
+            values[j] = value
+    low, high = _limits(sweep, panel)
+    for j, value in values.items():
+        if j + 1 in values:
+            place.plot([j, j + 1], [value.mean, values[j + 1].mean], color="#3b528b")
+        lowest, highest = value.bounds
+        around = [[value.mean - lowest], [highest - value.mean]] if value.n > 1 else None
+        place.errorbar(
+            j, value.mean, yerr=around, color="#3b528b", marker="o", capsize=3, linewidth=0.8
+        )
+    for (_, j), cell in panel.cells.items():
+        at = low if cell.estimate is None else cell.estimate.mean
+        best = cell.estimate is not None and cell.estimate.mean == panel.best
+        place.annotate(
+            shown(cell),
+            (j, at),
+            (4, 4),
+            textcoords="offset points",
+            fontsize=7,
+            weight="bold" if best else "normal",
+        )
+    place.set_ylim(low, high)
+    place.set_xlim(-0.4, len(sweep.columns.values) - 0.3)
+    place.set_ylabel(_text(f"{METRICS[sweep.metric].title} in %"))
     _ticks(place, sweep.columns.name, sweep.columns.values)
+    place.grid(axis="y", linewidth=0.3)
     for side in ("top", "right"):
         place.spines[side].set_visible(False)
+
+
+def _limits(sweep: Sweep, panel: Panel) -> tuple[float, float]:
+    """The axis that panels of one group share: all intervals, with some room; never below 0.
+
+    An interval that is much wider than all means together is cut.
+    """
+    found = [
+        cell.estimate
+        for other in sweep.panels
+        if (other.group, other.shots) == (panel.group, panel.shots)
+        for cell in other.cells.values()
+        if cell.estimate is not None
+    ]
+    if not found:
+        return 0.0, 100.0
+    means = [value.mean for value in found]
+    room = max(max(means) - min(means), 1.0)
+    low = min(max(value.bounds[0], value.mean - room) for value in found) - 0.15 * room
+    high = max(min(value.bounds[1], value.mean + room) for value in found) + 0.15 * room
+    return max(low, 0.0), high
 
 
 def _ticks(place: Axes, name: str, values: Sequence[Any]) -> None:

@@ -1,4 +1,4 @@
-"""The sweep in the terminal: colored blocks with numbers, bars for a single option."""
+"""The sweep in the terminal: colored blocks with numbers, a curve for a single option."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from fewshot_bench.metrics import METRICS
+from fewshot_bench.styles import color_system
 from fewshot_bench.sweep.model import Cell, Panel, Sweep
 from fewshot_bench.wording import printable
 
@@ -14,7 +15,8 @@ if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 WORDS = {"missing": "—", "failed": "failed", "inapplicable": "n/a"}
-BAR = 40
+# Characters of a curve's axis.
+AXIS = 40
 # Characters of a column of a map.
 _NARROWEST, _WIDEST = 9, 24
 # Points of matplotlib's viridis, which stays in order for color-blind readers and in gray.
@@ -29,7 +31,7 @@ def render(sweep: Sweep, *, styled: bool = False, width: int = 120) -> str:
     buffer = io.StringIO()
     console = Console(
         file=buffer, width=width, force_terminal=styled, highlight=False, markup=False, emoji=False,
-        color_system="truecolor" if styled else None,
+        color_system="truecolor" if styled and color_system() else None,
     )  # fmt: skip
     for group, shots in sweep.groups():
         low_high = sweep.range(group, shots)
@@ -56,7 +58,7 @@ def _print_panel(
     if panel.title:
         console.print(Text(printable(panel.title), style="italic"))
     if sweep.rows is None:
-        console.print(_bars(sweep, panel, scale, console.width))
+        console.print(_curve(sweep, panel, scale, console.width))
         return
     for columns in _parts(sweep, console.width):
         console.print(_map(sweep, panel, scale, columns))
@@ -116,34 +118,39 @@ def _map(
     return table
 
 
-def _bars(
+def _curve(
     sweep: Sweep, panel: Panel, scale: tuple[float, float] | None, width: int
 ) -> RenderableType:
-    """Bars from zero: a cut axis would make small differences look large."""
+    """A point per value on an axis from the least number to the largest one, which it names."""
     from rich.table import Table
     from rich.text import Text
 
     grid = Table.grid(padding=(0, 2))
     for overflow in ("fold", "ignore", "ignore", "crop"):
         grid.add_column(overflow=overflow, no_wrap=overflow != "fold")
-    top = max(scale[1], 0.0) if scale else 0.0
     cells = [panel.cells[0, j] for j in range(len(sweep.columns.values))]
     around = [cell.estimate.around() if cell.estimate else "" for cell in cells]
     names = [printable(f"{sweep.columns.name} {value}") for value in sweep.columns.values]
-    # Long names are folded, and a bar gives way before a number does.
+    # Long names are folded, and the axis gives way before a number does.
     taken = min(max(map(len, names)), 20) + max(map(len, around)) + max(map(len, map(shown, cells)))
-    most = min(BAR, max(width - taken - 6, 1))
+    length = min(AXIS, max(width - taken - 6, 12))
     for name, cell, interval in zip(names, cells, around, strict=True):
-        length = max(cell.estimate.mean, 0) / top * most if cell.estimate and top else 0
         style = "bold" if cell.estimate and cell.estimate.mean == panel.best else ""
-        grid.add_row(Text(name), Text(shown(cell), style=style), interval, Text(_bar(length)))
+        point = Text(_point(cell, scale, length))
+        grid.add_row(Text(name), Text(shown(cell), style=style), interval, point)
+    if scale:
+        low, high = (f"{end:.2f}" for end in scale)
+        grid.add_row("", "", "", Text(f"{low}{high:>{length - len(low)}}", style="dim"))
     return grid
 
 
-def _bar(length: float) -> str:
-    whole = int(length)
-    part = " ▏▎▍▌▋▊▉"[int((length - whole) * 8)].strip()
-    return "█" * whole + part
+def _point(cell: Cell, scale: tuple[float, float] | None, length: int) -> str:
+    if cell.estimate is None or scale is None:
+        return ""
+    low, high = scale
+    place = (cell.estimate.mean - low) / (high - low) if high > low else 0.5
+    before = round(place * (length - 1))
+    return f"{'─' * before}●{'─' * (length - 1 - before)}"
 
 
 def shown(cell: Cell) -> str:

@@ -74,6 +74,8 @@ class BadFit:
         if self.how in ("kill", "fork"):
             os.kill(os.getpid(), signal.SIGKILL)
         if self.how == "sleep":
+            with open(os.environ["FSBENCH_TEST_FITS"], "a", encoding="utf-8") as log:
+                log.write("fit\n")
             time.sleep(3600)
         return None
 

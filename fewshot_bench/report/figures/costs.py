@@ -9,7 +9,7 @@ from typing import Any
 
 from fewshot_bench.report import text
 from fewshot_bench.report.figures.style import FAINT, INK, Look
-from fewshot_bench.report.figures.svg import Canvas
+from fewshot_bench.report.figures.svg import Canvas, width_of
 
 # Costs within such a factor need no logarithm.
 NARROW = 3
@@ -50,7 +50,7 @@ def front(points: Sequence[Point]) -> list[Point]:
 def draw(axis: Axis, metric: str, description: str) -> str:
     """One kind of cost, the cheapest on the left."""
     canvas = Canvas(f"cost-{axis.name}", 3.5, 2.9)
-    axes = canvas.figure.add_axes((0.13, 0.15, 0.85, 0.82))
+    axes = canvas.figure.add_axes((0.17, 0.15, 0.81, 0.82))
     _panel(canvas, axes, axis)
     axes.set_ylabel(f"{metric}, %")
     return canvas.svg(f"{metric} against {axis.title}", description)
@@ -123,45 +123,97 @@ _PLACES = (
     ((0.0, -7.0), "center", "top"),
 )
 _ALIGNED = {"left": 0.0, "bottom": 0.0, "center": 0.5, "right": 1.0, "top": 1.0}
+# Names: font size, characters, points from the bottom of one to that of the next.
+_SIZE, _LONGEST, _HEIGHT = 8.0, 20, 10.0
 Box = tuple[float, float, float, float]
 
 
 def _label(canvas: Canvas, axes: Any, points: Sequence[Point], best: Sequence[Point]) -> None:
-    """Names where there is room: the best method's first, then those of the front."""
+    """A name for every point: by it where there is room, else near it with a line to it."""
     order = sorted(points, key=lambda point: (not point.bold, point not in best, -point.value))
     scale = axes.figure.dpi / 72
     # The view is not fitted to the points before something asks for it.
     axes.autoscale_view()
-    frame = axes.get_window_extent()
-    places = [axes.transData.transform((point.cost, point.value)) for point in order]
-    room = 3 * scale
-    taken: list[Box] = [(x - room, y - room, x + room, y + room) for x, y in places]
-    for point, (x, y) in zip(order, places, strict=True):
-        words = text.short(point.label, 16)
-        # DejaVu Sans at 8 points is 4.9 points wide on average, and bold 5.6.
-        width, height = (5.6 if point.bold else 4.9) * len(words) * scale, 9 * scale
-        for offset, across, up in _PLACES:
-            left = x + offset[0] * scale - _ALIGNED[across] * width
-            bottom = y + offset[1] * scale - _ALIGNED[up] * height
-            box = (left, bottom, left + width, bottom + height)
-            inside = left >= frame.x0 and box[2] <= frame.x1 and box[3] <= frame.y1
-            if inside and not any(_meet(box, other) for other in taken):
-                taken.append(box)
-                label = axes.annotate(
-                    words,
-                    (point.cost, point.value),
-                    xytext=offset,
-                    textcoords="offset points",
-                    fontsize=8,
-                    ha=across,
-                    va=up,
-                    color=INK,
-                    fontweight="bold" if point.bold else "normal",
-                )
-                canvas.tag(label, "curve", point.look.css)
-                break
+    extent = axes.get_window_extent()
+    # In points from here on.
+    frame = tuple(end / scale for end in (extent.x0, extent.y0, extent.x1, extent.y1))
+    marks = [axes.transData.transform((point.cost, point.value)) / scale for point in order]
+    names = text.short_names([point.label for point in order], _LONGEST)
+    taken: list[Box] = [(x - 3, y - 3, x + 3, y + 3) for x, y in marks]
+    for point, (x, y) in zip(order, marks, strict=True):
+        words = names[point.label]
+        box, near = _place((x, y), width_of(words, _SIZE, bold=point.bold), frame, taken)
+        taken.append(box)
+        label = axes.annotate(
+            words,
+            (point.cost, point.value),
+            xytext=(box[0] - x, box[1] - y),
+            textcoords="offset points",
+            fontsize=_SIZE,
+            ha="left",
+            va="bottom",
+            color=INK,
+            fontweight="bold" if point.bold else "normal",
+        )
+        canvas.tag(label, "curve", "name", point.look.css)
+        if not near:
+            _lead(canvas, axes, point, (x, y), box)
 
 
-def _meet(one: Box, two: Box) -> bool:
-    """Whether two boxes (left, bottom, right, top) share an area."""
-    return one[0] < two[2] and two[0] < one[2] and one[1] < two[3] and two[1] < one[3]
+def _lead(canvas: Canvas, axes: Any, point: Point, mark: tuple[float, float], box: Box) -> None:
+    """A thin line from a mark to the nearest edge of its name."""
+    x, y = mark
+    end = min(max(x, box[0]), box[2]) - x, min(max(y, box[1]), box[3]) - y
+    line = axes.annotate(
+        "",
+        (point.cost, point.value),
+        xytext=end,
+        textcoords="offset points",
+        arrowprops={
+            "arrowstyle": "-",
+            "color": point.look.sentinel,
+            "linewidth": 0.6,
+            "shrinkA": 0.0,
+            "shrinkB": 0.0,
+        },
+    )
+    canvas.tag(line.arrow_patch, "curve", point.look.css)
+
+
+def _place(
+    mark: tuple[float, float], width: float, frame: tuple[float, ...], taken: Sequence[Box]
+) -> tuple[Box, bool]:
+    """Where a name goes that meets no other and stays in the frame, and whether it is by its mark.
+
+    Far from it the nearest place of a grid; where even there none is left, that with least overlap.
+    """
+    x, y = mark
+    for offset, across, up in _PLACES:
+        left = x + offset[0] - _ALIGNED[across] * width
+        bottom = y + offset[1] - _ALIGNED[up] * _HEIGHT
+        box = (left, bottom, left + width, bottom + _HEIGHT)
+        inside = frame[0] <= left and box[2] <= frame[2] and frame[1] <= bottom
+        if inside and box[3] <= frame[3] and not any(_shared(box, other) for other in taken):
+            return box, True
+    lefts = _steps(frame[0], frame[2] - width, 4.0)
+    bottoms = _steps(frame[1], frame[3] - _HEIGHT, 2.5)
+    grid = [(a, b, a + width, b + _HEIGHT) for a in lefts for b in bottoms]
+
+    def cost(box: Box) -> tuple[float, float]:
+        aside = max(box[0] - x, 0.0, x - box[2]), max(box[1] - y, 0.0, y - box[3])
+        return sum(_shared(box, other) for other in taken), math.hypot(*aside)
+
+    return min(grid, key=cost), False
+
+
+def _steps(first: float, last: float, step: float) -> list[float]:
+    """From first to last; the first alone where there is no room."""
+    count = max(int((last - first) / step), 0)
+    return [first + index * step for index in range(count + 1)]
+
+
+def _shared(one: Box, two: Box) -> float:
+    """The area that two boxes (left, bottom, right, top) share."""
+    width = min(one[2], two[2]) - max(one[0], two[0])
+    height = min(one[3], two[3]) - max(one[1], two[1])
+    return max(width, 0.0) * max(height, 0.0)

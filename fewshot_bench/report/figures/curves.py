@@ -12,11 +12,14 @@ from typing import Any
 from fewshot_bench.compare.statistics import Estimate
 from fewshot_bench.report import text
 from fewshot_bench.report.figures.style import INK, Look
-from fewshot_bench.report.figures.svg import Canvas
+from fewshot_bench.report.figures.svg import Canvas, width_of
 
 BAND = 0.13
 # Vertical room of one label in a figure, in points.
 LABEL_HEIGHT = 11.0
+SIZE, LONGEST = 8.5, 40
+# Points from the axes to a name: a line to it, and the mark before it.
+BESIDE = 22.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,19 +43,22 @@ class Panel:
 def large(panel: Panel, metric: str, description: str) -> str:
     """One panel over the width of the page, with the names at the ends of the lines."""
     canvas = Canvas("curves", 10.4, 4.6)
-    axes = canvas.figure.add_axes((0.055, 0.11, 0.74, 0.82))
+    ends = _ends(panel)
+    names = max((width_of(end.words, SIZE, bold=end.curve.bold) for end in ends), default=0.0)
+    room = (names + BESIDE + 4) / (canvas.figure.get_figwidth() * 72)
+    axes = canvas.figure.add_axes((0.055, 0.11, 1 - 0.055 - room, 0.82))
     shots = shots_of([panel])
     _draw(canvas, axes, panel, shots)
     axes.set_ylabel(f"{metric}, %")
     axes.set_xlabel("shots (images per class)")
-    _label_ends(canvas, axes, panel)
+    _label_ends(canvas, axes, ends)
     return canvas.svg(f"{metric} against shots: {panel.title}", description)
 
 
 def small(panel: Panel, number: int, shots: Sequence[int], metric: str, description: str) -> str:
     """One of the small multiples, with a scale of its own over the shots of all of them."""
     canvas = Canvas(f"panel-{number}", 2.6, 1.9)
-    axes = canvas.figure.add_axes((0.13, 0.17, 0.84, 0.79))
+    axes = canvas.figure.add_axes((0.16, 0.21, 0.81, 0.75))
     _draw(canvas, axes, panel, shots)
     axes.set_xlabel("shots", labelpad=1)
     return canvas.svg(f"{panel.title}: {metric} against shots", description)
@@ -113,21 +119,38 @@ def _limit(axes: Any, panel: Panel) -> None:
         axes.set_ylim(min(means) - room, max(means) + room)
 
 
-def _label_ends(canvas: Canvas, axes: Any, panel: Panel) -> None:
+@dataclass(frozen=True, slots=True)
+class _End:
+    """The last number of a curve, and what stands beside it."""
+
+    curve: Curve
+    mean: float
+    words: str
+
+
+def _ends(panel: Panel) -> list[_End]:
+    """From the lowest to the highest."""
+    found = [(curve, curve.points[-1][1].mean) for curve in panel.curves if curve.points]
+    names = text.short_names([curve.label for curve, _ in found], LONGEST)
+    ends = [
+        _End(curve, mean, f"{names[curve.label]}  {text.percent(mean)}") for curve, mean in found
+    ]
+    return sorted(ends, key=lambda end: end.mean)
+
+
+def _label_ends(canvas: Canvas, axes: Any, ends: Sequence[_End]) -> None:
     """Names beside the last points, moved apart where they would overlap."""
-    ends = [(curve.points[-1][1].mean, curve) for curve in panel.curves if curve.points]
     low, high = axes.get_ylim()
     height = axes.get_position().height * canvas.figure.get_figheight() * 72
     gap = (high - low) * LABEL_HEIGHT / height
     left, right = axes.get_xlim()
-    # Steps to the right are given for five numbers of shots.
-    unit = (right - left) / 4.5
-    ends.sort(key=lambda end: end[0])
-    places = spread([mean for mean, _ in ends], gap, low, high)
-    for (mean, curve), place in zip(ends, places, strict=True):
+    point = (right - left) / (axes.get_position().width * canvas.figure.get_figwidth() * 72)
+    places = spread([end.mean for end in ends], gap, low, high)
+    for end, place in zip(ends, places, strict=True):
+        curve = end.curve
         start = right if [k for k, _ in curve.points] == [0] else right - 0.25
         (line,) = axes.plot(
-            *([start, right, right + 0.12 * unit], [mean, mean, place]),
+            *([start, right, right + 0.5 * BESIDE * point], [end.mean, end.mean, place]),
             color=curve.look.sentinel,
             linewidth=0.7,
             alpha=0.7,
@@ -135,7 +158,7 @@ def _label_ends(canvas: Canvas, axes: Any, panel: Panel) -> None:
         )
         canvas.tag(line, "curve", curve.look.css)
         axes.plot(
-            *([right + 0.17 * unit], [place]),
+            *([right + 0.7 * BESIDE * point], [place]),
             color=curve.look.sentinel,
             marker=curve.look.marker,
             markersize=4.6,
@@ -143,13 +166,13 @@ def _label_ends(canvas: Canvas, axes: Any, panel: Panel) -> None:
             clip_on=False,
         )
         label = axes.text(
-            *(right + 0.24 * unit, place, f"{text.short(curve.label)}  {text.percent(mean)}"),
+            *(right + BESIDE * point, place, end.words),
             color=INK,
             va="center",
-            fontsize=8.5,
+            fontsize=SIZE,
             fontweight="bold" if curve.bold else "normal",
         )
-        canvas.tag(label, "curve", curve.look.css)
+        canvas.tag(label, "curve", "end", curve.look.css)
 
 
 def spread(values: Sequence[float], gap: float, low: float, high: float) -> list[float]:

@@ -27,7 +27,7 @@ class Reliability:
 def draw(method: Reliability, number: int, description: str) -> str:
     """The diagram of one method; the area of a point is the share of queries in its bin."""
     canvas = Canvas(f"reliability-{number}", 1.9, 1.9)
-    axes = canvas.figure.add_axes((0.2, 0.18, 0.77, 0.77))
+    axes = canvas.figure.add_axes((0.2, 0.18, 0.74, 0.77))
     axes.plot([0, 1], [0, 1], color=INK, linewidth=0.8, alpha=0.5, linestyle=(0, (3, 3)))
     color = method.look.sentinel
     axes.plot(method.confidence, method.accuracy, color=color, linewidth=1.2)

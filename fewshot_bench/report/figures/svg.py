@@ -81,6 +81,20 @@ class Canvas:
         return fitted(buffer.getvalue(), self.name, title, description)
 
 
+def width_of(text: str, size: float, *, bold: bool = False) -> float:
+    """Points that a text takes at most: DejaVu Sans is wider than other fonts of a page.
+
+    What it lacks (Chinese, say) is counted by the columns of a terminal.
+    """
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+    from rich.cells import cell_len
+
+    font = FontProperties("DejaVu Sans", weight="bold" if bold else "normal", size=size)
+    width, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
+    return max(float(width), 0.55 * size * cell_len(text))
+
+
 @contextlib.contextmanager
 def drawing() -> Iterator[None]:
     """Matplotlib's settings for the report, whatever the user's own are; without its warnings.

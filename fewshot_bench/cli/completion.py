@@ -1,0 +1,129 @@
+"""What a shell completes: names of methods, data sets, backbones and published tables.
+
+Nothing heavy is imported, and nothing may be printed: it would stand in the line being typed.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import io
+from collections.abc import Callable, Iterable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+Source = Callable[[], Iterable[str]]
+Complete = Callable[[click.Context, click.Parameter, str], "list[CompletionItem | str]"]
+
+
+def one_of(*sources: Source) -> Complete:
+    """Complete a single name."""
+
+    def complete(
+        ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem | str]:
+        return [name for name in _names(sources) if name.startswith(incomplete)]
+
+    return complete
+
+
+def several_of(*sources: Source) -> Complete:
+    """Complete the last name of a comma-separated list, with none that it holds already."""
+
+    def complete(
+        ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem | str]:
+        before, comma, last = incomplete.rpartition(",")
+        given = {name.strip() for name in before.split(",")}
+        found = [n for n in _names(sources) if n.startswith(last.lstrip()) and n not in given]
+        return [f"{before}{comma}{name}" for name in found]
+
+    return complete
+
+
+def methods() -> Iterable[str]:
+    """Registered methods."""
+    from fewshot_bench.registry import registry
+
+    return registry().methods.entries
+
+
+def datasets() -> Iterable[str]:
+    """Registered data sets; families such as `folder:` go on with what nobody knows."""
+    from fewshot_bench.registry import registry
+
+    return (name for name in registry().datasets.entries if not name.endswith(":"))
+
+
+def suites() -> Iterable[str]:
+    """Suites of data sets."""
+    from fewshot_bench.registry import registry
+
+    return registry().suites()
+
+
+def everything() -> Iterable[str]:
+    """The word for all of them."""
+    return ("all",)
+
+
+def backbones() -> Iterable[str]:
+    """Registered backbones, and MODEL/TAG of all weights that open_clip lists."""
+    from fewshot_bench.registry import registry
+
+    return [*registry().backbones.entries, *_pretrained()]
+
+
+def tables() -> Iterable[str]:
+    """Published tables."""
+    from fewshot_bench.published.reproductions import reproductions
+
+    return reproductions()
+
+
+def _names(sources: Iterable[Source]) -> list[str]:
+    """All names in order; of a plug-in that fails, a command says what is wrong, not a shell."""
+    found: list[str] = []
+    for source in sources:
+        nowhere = io.StringIO()
+        with (
+            contextlib.suppress(Exception),
+            contextlib.redirect_stderr(nowhere),
+            contextlib.redirect_stdout(nowhere),
+        ):
+            found += source()
+    return sorted(dict.fromkeys(found))
+
+
+def _pretrained() -> list[str]:
+    """Read, not imported, since open_clip imports torch."""
+    spec = find_spec("open_clip")
+    if spec is None or spec.origin is None:
+        return []
+    tree = ast.parse(Path(spec.origin).with_name("pretrained.py").read_text(encoding="utf-8"))
+    tags: dict[str, list[str]] = {}
+    for node in tree.body:
+        if not isinstance(node, ast.Assign) or not isinstance(node.targets[0], ast.Name):
+            continue
+        name, value = node.targets[0].id, node.value
+        if isinstance(value, ast.Call):
+            tags[name] = _keywords(value)
+        elif name == "_PRETRAINED" and isinstance(value, ast.Dict):
+            return [
+                f"{key.value!s}/{tag}"
+                for key, of in zip(value.keys, value.values, strict=True)
+                if isinstance(key, ast.Constant)
+                for tag in (tags.get(of.id, ()) if isinstance(of, ast.Name) else _keywords(of))
+            ]
+    return []
+
+
+def _keywords(call: ast.expr) -> list[str]:
+    """Names of the arguments of `dict(...)`, where it is one."""
+    return [word.arg for word in call.keywords if word.arg] if isinstance(call, ast.Call) else []

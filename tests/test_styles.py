@@ -1,0 +1,66 @@
+"""NO_COLOR: on a terminal, too, text has neither colors nor bold or underlined words."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.compare_records import make, save
+from tests.helpers import PATIENCE, command, environment
+
+STYLE = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def on_terminal(*words: object, **variables: str) -> str:
+    """What a command writes to a terminal."""
+    side, other = pty.openpty()
+    process = subprocess.Popen(
+        command(*words),
+        **dict.fromkeys(("stdin", "stdout", "stderr"), other),
+        env=environment(TERM="xterm-256color", **variables),
+    )
+    os.close(other)
+    shown = b""
+    while True:
+        try:
+            shown += os.read(side, 4096)
+        except OSError:
+            break
+    os.close(side)
+    assert process.wait(PATIENCE) == 0, shown
+    return shown.decode()
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two methods and two settings of one of them."""
+    records = [
+        make(method, "dtd", 1, seed, 50.0 + seed + place)
+        for place, method in enumerate(("coop", "clip-lora"))
+        for seed in (1, 2, 3)
+    ]
+    return save(tmp_path_factory.mktemp("styles") / "store", records)
+
+
+@pytest.mark.parametrize(
+    "words", [("compare",), ("audit",), ("data", "status"), ("--help",)], ids=" ".join
+)
+def test_no_color_means_no_style_at_all(words: tuple[str, ...], store: Path) -> None:
+    where = ("--store", store) if words[0] in ("compare", "audit") else ()
+    assert not STYLE.search(on_terminal(*words, *where, NO_COLOR="1"))
+    # An empty value is as none.
+    assert bool(STYLE.search(on_terminal(*words, *where, NO_COLOR=""))) == (words != ("--help",))
+
+
+@pytest.mark.slow
+def test_a_bar_moves_without_colors(methods: Any, tmp_path: Path) -> None:
+    words = ("run", "-m", "slow", "-d", "digits", "--shots", "1", "--seeds", "1", "--limit", "20")
+    shown = on_terminal(*words, "--store", tmp_path, NO_COLOR="1")
+    assert not STYLE.search(shown)
+    assert "\x1b[2K" in shown
