@@ -183,7 +183,8 @@ def _drawn_views(
 
     content = {"images": hashlib.sha256(b"".join(_digests(backing))).hexdigest(), "kind": "views"}
     content |= {"order": hashlib.sha256(str(backing.order).encode()).hexdigest()}
-    content |= drawn | {"passes": passes} | encoder_content(backing.source.backbone)
+    content |= drawn | {"passes": passes} | backing.source.turning
+    content |= encoder_content(backing.source.backbone)
     name, lasting = backing.source.name, "instance" not in content
     return backing.store.get(content, compute, backing.meter, name, lasting=lasting)
 
@@ -284,7 +285,7 @@ def _rows(
     compute: Callable[[list[int]], Tensor],
 ) -> Tensor:
     """Features image by image; on the disk too where it can be told what they depend on."""
-    context = kind | encoder_content(backing.source.backbone)
+    context = kind | backing.source.turning | encoder_content(backing.source.backbone)
     name, lasting = backing.source.name, "instance" not in context
     return backing.store.rows.get(context, keys, compute, backing.meter, name, lasting=lasting)
 

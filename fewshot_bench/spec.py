@@ -23,6 +23,7 @@ TOY_TEXT = "a toy: its numbers say nothing about CLIP"
 TOY_NOTE = f"backbone {TOY} is {TOY_TEXT}"
 # Picks from a file instead of a draw.
 IMPORTED = "imported"
+EXIF = ("ignore", "rotate")
 CLASSES = ("all", "base", "new")
 # Asked of a run that evaluates its fits on other data sets alone; no cell has it.
 NO_CLASSES = "none"
@@ -34,6 +35,7 @@ _LATER: Mapping[str, Any] = {
     "target_revision": "",
     "data": {},
     "picks": "",
+    "exif": "ignore",
 }
 # What the fields are that are no text.
 _KINDS: Mapping[str, type] = {
@@ -52,6 +54,7 @@ _WORDS: Mapping[str, tuple[str, ...]] = {
     "prompts": TEMPLATE_SETS,
     "precision": PRECISIONS,
     "classes": CLASSES,
+    "exif": EXIF,
 }
 _NAMES = ("method", "dataset", "backbone")
 # The least of each number; of all of them the longest one, in digits, and the most of a list:
@@ -77,8 +80,9 @@ class RunSpec:
     `target` is another data set that is evaluated on (fitted on `dataset`), `target_revision` its
     lists. `classes` is `all`, or `base` or `new`: fitted on the first half of the classes and
     evaluated on that half, or on the other. `data` holds what was said about a person's own data:
-    `classnames`, `templates`, `holdout`. `picks` is the digest of imported picks (protocol
-    `imported`).
+    `classnames`, `templates`, `holdout`, and `skipped`: data set to the ids of damaged images that
+    are left out. `exif` says whether images are turned as their EXIF orientation asks. `picks` is
+    the digest of imported picks (protocol `imported`).
     """
 
     method: str
@@ -103,6 +107,7 @@ class RunSpec:
     target_revision: str = ""
     data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     picks: str = ""
+    exif: str = "ignore"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able values, in the order of the fields."""
@@ -169,6 +174,11 @@ class RunSpec:
         """The method with its overrides, as tables show it."""
         return method_label(self.method, self.overrides)
 
+    @property
+    def skipped(self) -> int:
+        """How many damaged or missing images are left out."""
+        return sum(len(ids) for ids in self.data.get("skipped", {}).values())
+
     def describe(self) -> str:
         """One line that names the cell."""
         label = method_label(method_references.short(self.method), self.overrides)
@@ -193,6 +203,12 @@ def _check(name: str, value: Any) -> None:
 def _check_own(data: Mapping[str, Any]) -> None:
     """StoreError unless own names and templates are texts and the hold-out is a share."""
     templates, holdout = data.get("templates", []), data.get("holdout", 0.5)
+    skipped = data.get("skipped", {})
+    named = isinstance(skipped, dict) and all(
+        isinstance(ids, list) and all(isinstance(id, str) for id in ids) for ids in skipped.values()
+    )
+    if not named:
+        raise StoreError(f"spec has data {data!r:.60}: expected names of skipped images")
     names = data.get("classnames", [])
     names = list(names.values()) if isinstance(names, dict) else names
     texts = all(

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from fewshot_bench import method_references
+from fewshot_bench.names import split_names
 from fewshot_bench.shots import ALL_SHOTS, LONGEST_NUMBER, WORD
 from fewshot_bench.spec import DEFAULT_STORE, MOST_NUMBERS
 
@@ -16,10 +16,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class Names(click.ParamType[Any]):
-    """A comma-separated list of names.
-
-    A name such as `folder:PATH` may hold no comma; `FILE.py:CLASS` may where that file is there.
-    """
+    """A comma-separated list of names, as `split_names` reads it."""
 
     name = "names"
 
@@ -27,7 +24,7 @@ class Names(click.ParamType[Any]):
         """Text to a tuple of names without blanks around them."""
         if isinstance(value, tuple):
             return value
-        names = tuple(method_references.split(str(value)))
+        names = split_names(str(value))
         if not names:
             self.fail("expected at least one name", param, ctx)
         return names

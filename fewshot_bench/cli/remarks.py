@@ -11,6 +11,7 @@ from fewshot_bench.image_facts import Overlap, overlap_texts
 from fewshot_bench.wording import printable
 
 if TYPE_CHECKING:
+    from fewshot_bench.dataset import Dataset
     from fewshot_bench.spec import RunSpec
     from fewshot_bench.store import Store
 
@@ -45,3 +46,10 @@ def forget_claims(results: Store, settled: Sequence[RunSpec]) -> None:
 
 def _warn(text: str) -> None:
     click.echo(f"warning: {printable(text)}", err=True)
+
+
+def tell_left_out(datasets: Mapping[str, Dataset]) -> None:
+    """What lies with the images of data sets and is not used."""
+    for name, dataset in datasets.items():
+        for line in dataset.card().left_out:
+            click.echo(printable(f"{name}: {line}"))

@@ -23,7 +23,8 @@ from fewshot_bench.cli.engines import Engines, engine_options
 from fewshot_bench.cli.options import NAMES, NUMBER, NUMBERS, SHOTS
 from fewshot_bench.cli.running import INTERRUPTED, run_matrix
 from fewshot_bench.defaults import AUTO
-from fewshot_bench.spec import DEFAULT_STORE
+from fewshot_bench.names import join_names
+from fewshot_bench.spec import DEFAULT_STORE, EXIF
 
 _THIS_CALL = ("dry_run", "force", "retry_failed", "keep_stale", "traceback")
 _REPEATED = ("option", "templates")
@@ -123,6 +124,21 @@ _PATH: Any = click.Path(path_type=Path)
 @click.option("--classnames", type=_PATH, help="Own class names: one per line, or JSON or YAML.")
 @click.option("--templates", multiple=True, help="Own prompt with {}, or a file of prompts.")
 @click.option("--holdout", type=float, help="Share of own images held out for testing.")
+@click.option(
+    "--exif",
+    type=click.Choice(EXIF),
+    default="ignore",
+    show_default=True,
+    help="Turn images as their EXIF orientation asks (rotate), or not, as open_clip.",
+)
+@click.option("--skip-damaged", is_flag=True, help="Go on without images that cannot be used.")
+@click.option(
+    "--keep-split",
+    type=click.Choice(["store", "data"]),
+    default="store",
+    show_default=True,
+    help="Where a split that is made of own images is kept: in the store, or beside the data.",
+)
 @click.option("--limit", type=NUMBER, help="Evaluate on at most N test images (marked in tables).")
 @click.option("--store", type=_PATH, default=DEFAULT_STORE, show_default=True)
 @click.option(
@@ -167,7 +183,7 @@ def _saved(values: dict[str, Any], conditions: Conditions) -> dict[str, Any]:
     values = {name: value for name, value in values.items() if name not in _THIS_CALL}
     values |= dataclasses.asdict(conditions)
     saved = {
-        name: list(value) if name in _REPEATED else ",".join(str(part) for part in value)
+        name: list(value) if name in _REPEATED else join_names(map(str, value))
         for name, value in values.items()
         if isinstance(value, tuple) and value
     }

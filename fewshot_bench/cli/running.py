@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fewshot_bench.cli import remarks
 from fewshot_bench.cli.conditions import Conditions
 from fewshot_bench.cli.engines import Engines
 from fewshot_bench.cli.own_data import read_own_data
 from fewshot_bench.cli.remarks import forget_claims, tell_missing, tell_overlaps, tell_problems
 from fewshot_bench.errors import DataMissingError, UsageError
 from fewshot_bench.image_facts import overlaps
+from fewshot_bench.preflight import check_images, keep_splits
 from fewshot_bench.processes import interrupt_on_signals
 from fewshot_bench.trackers import switch as trackers
 from fewshot_bench.wording import printable
@@ -46,6 +48,9 @@ def request_of(
     classnames: Path | None = None,
     templates: tuple[str, ...] = (),
     holdout: float | None = None,
+    keep_split: str = "store",
+    exif: str = "ignore",
+    skip_damaged: bool = False,
 ) -> Request:
     """What the options of `fsbench run` ask for; UsageError for own data that cannot be used."""
     from fewshot_bench.plan import Request
@@ -68,6 +73,9 @@ def request_of(
         transfer=transfer or (),
         data=read_own_data(classnames, templates, holdout),
         store=store,
+        keep_split=keep_split,
+        exif=exif,
+        skip_damaged=skip_damaged,
     )
 
 
@@ -129,6 +137,7 @@ def run_plan(
     results = Store(store.absolute())
     if not dry_run:
         results.create()
+        keep_splits(plan.datasets.values(), plan.keep_split)
     elif any(part.is_file() for part in (store, *results.path.parents)):
         raise UsageError(f"store '{store}' is not a folder; choose another one with --store DIR")
     # Taken first: what others store from now on is news.
@@ -206,9 +215,7 @@ def _check_room(plan: Any, state: Any, results: Any, engines: Engines, settings:
 
 def _drop_unreadable(plan: Any, state: Any) -> None:
     """Take data sets with missing or corrupt images out of what is left to run, and say so."""
-    from fewshot_bench.preflight import check_images
-
-    bad = check_images(plan.datasets, state.todo, _warn)
+    bad = check_images(plan.datasets, state.todo, _warn, click.echo)
     tell_missing(bad)
     plan.problems.update(bad)
     state.todo[:] = [cell for cell in state.todo if not {cell.dataset, cell.target} & set(bad)]
@@ -227,9 +234,7 @@ def _announce(plan: Any, state: Any, results: Any) -> None:
         click.echo(f"warning: damaged, not used: {damage}", err=True)
     for line in short_lines(plan.cells, plan.datasets):
         click.echo(f"note: {printable(line)}")
-    for name, dataset in plan.datasets.items():
-        for line in dataset.card().left_out:
-            click.echo(printable(f"{name}: {line}"))
+    remarks.tell_left_out(plan.datasets)
     if plan.problems and not (state.todo or state.done or state.failed):
         return
     failed = f", {len(state.failed)} failed before (--retry-failed)" if state.failed else ""

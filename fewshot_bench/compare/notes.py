@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from fewshot_bench.compare.mixing import data_digest
 from fewshot_bench.compare.model import Cell, Group, Row, Table
 from fewshot_bench.compare.statistics import FEWEST
+from fewshot_bench.damaged import SKIPPED
 from fewshot_bench.metrics import METRICS
 from fewshot_bench.spec import TOY, TOY_NOTE, RunSpec
 
@@ -22,6 +23,7 @@ def notes(table: Table) -> list[str]:
         *_ranges(table),
         *_short_classes(table),
         *_own_data(table),
+        *_skipped(table),
         *_inapplicable(table),
         *_failures(table),
         *_holes(table),
@@ -93,11 +95,22 @@ def _own_data(table: Table) -> Iterator[str]:
     """Data sets under a person's own class names, templates or hold-out."""
     found: dict[tuple[str, str], list[str]] = {}
     for cell in _own_cells(table):
-        if cell.own_data:
-            key = data_digest(cell.own_data), ", ".join(cell.own_data)
+        own = [part for part in cell.own_data if part != SKIPPED]
+        if own:
+            key = data_digest(cell.own_data), ", ".join(own)
             found.setdefault(key, []).append(cell.group.dataset)
     for (digest, parts), datasets in found.items():
         yield f"own data {digest}: {_some(list(dict.fromkeys(datasets)))} with own {parts}"
+
+
+def _skipped(table: Table) -> Iterator[str]:
+    """Data sets of which damaged images were left out."""
+    found: dict[str, int] = {}
+    for cell in _own_cells(table):
+        for name, ids in cell.own_data.get(SKIPPED, {}).items():
+            found[name] = max(found.get(name, 0), len(ids))
+    for name, count in found.items():
+        yield f"{count} damaged or missing images of {name} are left out (--skip-damaged)"
 
 
 def _inapplicable(table: Table) -> Iterator[str]:

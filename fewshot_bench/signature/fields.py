@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
 from fewshot_bench.errors import UsageError
-from fewshot_bench.signature.digests import names_digest, weights_digest
+from fewshot_bench.signature.digests import names_digest, skipped_digest, weights_digest
 from fewshot_bench.signature.model import Choice, Named
 from fewshot_bench.signature.numbers import (
     distinct,
@@ -21,6 +21,7 @@ from fewshot_bench.signature.numbers import (
 )
 from fewshot_bench.spec import (
     CLASSES,
+    EXIF,
     IMPORTED,
     PRECISIONS,
     PROTOCOLS,
@@ -211,6 +212,15 @@ FIELDS = (
     _plain("p", "precision", str, _one_of(*PRECISIONS)),
     _plain("dev", "device", escape, unescape),
     _plain("lim", "limit", _written_limit, _limit),
+    Field(
+        "exif",
+        "exif",
+        str,
+        _one_of(*EXIF),
+        ("exif",),
+        attrgetter("exif"),
+        lambda exif: [] if exif == "ignore" else ["--exif", exif],
+    ),
     Field("c", "classes", _list(str), _read_list(_one_of(*CLASSES)), ("classes",)),
     Field("to", "targets", _list(_named), _read_list(_read_named), ("target", "target_revision")),
     Field("hold", "holdout", str, _share, ("data",), _holdout, _option("--holdout")),
@@ -224,6 +234,15 @@ FIELDS = (
         _template_words,
     ),
     Field("names", "classnames", str, _digest, ("data",), names_digest, _names_words),
+    Field(
+        "skip",
+        "skipped",
+        str,
+        _digest,
+        ("data",),
+        skipped_digest,
+        lambda digest: ["--skip-damaged"] if digest else [],
+    ),
     Field("x", "splits", str, _digest),
     Field("has", "has", _written_has, _has),
 )
