@@ -115,8 +115,12 @@ def clip_lora(backbone: OpenClipBackbone, names: tuple[str, ...], dropout: float
     return Step(step, step_of_theirs, gaps)
 
 
-def coop(backbone: OpenClipBackbone, names: tuple[str, ...]) -> Step:
-    """CoOp with 16 shared context tokens before the class name; views are features already."""
+def coop(backbone: OpenClipBackbone, names: tuple[str, ...], *, encode: bool = False) -> Step:
+    """CoOp with 16 shared context tokens before the class name.
+
+    The official step encodes its images. In ours they are features already, as when another run has
+    encoded these views, unless it is to `encode` them as well, as when none has.
+    """
     context, method = Context(1, CPU), CoOp()
     tower = backbone.text_tower()
     start = method.initial_context(len(names), backbone, tower, context)  # type: ignore[arg-type]
@@ -133,7 +137,8 @@ def coop(backbone: OpenClipBackbone, names: tuple[str, ...]) -> Step:
     scaler = context.scaler()
 
     def step() -> None:
-        minimize(model.loss(mine, features, labels), mine_steps, scaler)
+        found = F.normalize(backbone.encode_image(pixels), dim=-1) if encode else features
+        minimize(model.loss(mine, found, labels), mine_steps, scaler)
 
     def step_of_theirs() -> None:
         their_steps.zero_grad()

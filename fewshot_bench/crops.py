@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import itertools
 import math
 from collections import Counter
@@ -75,6 +76,14 @@ class Uniforms:
     def _table(self, number: int) -> Tensor:
         stream = torch.Generator().manual_seed(self._passes[number])
         return torch.rand(self._images, NUMBERS, generator=stream, dtype=torch.float64)
+
+
+def view_key(digest: bytes, seed: int, number: int) -> bytes:
+    """What an image's own view follows from.
+
+    Seeds have views of their own: with shared ones they would look too much alike.
+    """
+    return hashlib.sha256(digest + f"{seed} {number}".encode()).digest()
 
 
 def keyed_chunks(keys: Sequence[bytes], size: int) -> Iterator[Tensor]:

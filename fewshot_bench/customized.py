@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from fewshot_bench.dataset import Dataset, DatasetCard, Stamp, Stamped
+from fewshot_bench.dataset import Dataset, DatasetCard, Keeping, Stamp, Stamped
 from fewshot_bench.errors import UsageError, unknown
 from fewshot_bench.task import Item
 
@@ -49,6 +50,10 @@ class Customized:
     def stamp(self, item: Item) -> Stamp | None:
         """The stamp of the image's file where the data set has stamps."""
         return self.inner.stamp(item) if isinstance(self.inner, Stamped) else None
+
+    def keep_split(self, *, beside: bool = False) -> Path | None:
+        """Keep the split where the data set makes one."""
+        return self.inner.keep_split(beside=beside) if isinstance(self.inner, Keeping) else None
 
     @cached_property
     def _card(self) -> DatasetCard:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from fewshot_bench.data.recipe import Recipe
@@ -131,6 +132,18 @@ class Stamped(Protocol):
 
     def stamp(self, item: Item) -> Stamp | None:
         """The stamp of one item's file; None when it cannot be told."""
+        ...
+
+
+@runtime_checkable
+class Keeping(Protocol):
+    """A data set that makes a split of its own, which has to stay when images come later.
+
+    Its function has a parameter `splits`: the folder with the results where kept splits are.
+    """
+
+    def keep_split(self, *, beside: bool = False) -> Path | None:
+        """Write the split there, or beside the data; returns its file, None without a split."""
         ...
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fewshot_bench.damaged import SKIPPED
 from fewshot_bench.dataset import Dataset, DatasetCard
 from fewshot_bench.errors import ContractError, DataMissingError
 from fewshot_bench.examination import ImageList, Outcome, QueryLists, TaskLists
@@ -25,6 +26,7 @@ from fewshot_bench.question import Question
 from fewshot_bench.record import Record
 from fewshot_bench.registry import registry
 from fewshot_bench.sampling import Picks
+from fewshot_bench.short_classes import short_facts
 from fewshot_bench.spec import IMPORTED, RunSpec, canonical_json
 from fewshot_bench.splits import SPLIT_FIELDS, draw_all_classes, narrowed
 from fewshot_bench.task import Item, Split
@@ -133,13 +135,14 @@ class Examiner:
         """The data set that a cell is evaluated on; own prompts apply to every target."""
         if not spec.target:
             return self.dataset(spec)
-        prompts = {name: value for name, value in spec.data.items() if name == "templates"}
-        return self._open(spec.target, prompts)
+        said = ("templates", SKIPPED)
+        data = {name: value for name, value in spec.data.items() if name in said}
+        return self._open(spec.target, data)
 
     def _open(self, name: str, data: Mapping[str, Any]) -> Dataset:
         key = (name, canonical_json(dict(data)))
         if key not in self._datasets:
-            _keep(self._datasets, key, registry().dataset(name, data), DATASETS_KEPT)
+            _keep(self._datasets, key, registry().dataset(name, data, self._store), DATASETS_KEPT)
         return self._datasets[key]
 
     def _cell(self, spec: RunSpec) -> _Cell:
@@ -207,7 +210,9 @@ class Examiner:
             "templates": list(asked.templates),
             "classnames": list(asked.classnames),
             **self._images(spec, cell),
+            **short_facts(spec, split),
         }
+        facts |= {"skipped": spec.skipped} if spec.skipped else {}
         return facts | ({"fitted_classes": len(fitted.classnames)} if spec.fits_other else {})
 
     def _images(self, spec: RunSpec, cell: _Cell) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_bench.crops import draw_passes, passes_of
+from fewshot_bench.crops import draw_passes, passes_of, view_key
 from fewshot_bench.encoding import ENCODE_BATCH, encode, encoder_content
 from fewshot_bench.feature_store import FeatureStore
 from fewshot_bench.images import ImageSource
@@ -33,6 +33,7 @@ class _Backing:
         phase: str,
         order: list[int],
         batch: Callable[[int], int],
+        seed: int,
     ) -> None:
         self.source = source
         self.store = store
@@ -40,6 +41,7 @@ class _Backing:
         self.phase = phase
         self.order = order
         self.batch = batch
+        self.seed = seed
         self.index = torch.tensor(order)
 
 
@@ -181,7 +183,8 @@ def _drawn_views(
 
     content = {"images": hashlib.sha256(b"".join(_digests(backing))).hexdigest(), "kind": "views"}
     content |= {"order": hashlib.sha256(str(backing.order).encode()).hexdigest()}
-    content |= drawn | {"passes": passes} | encoder_content(backing.source.backbone)
+    content |= drawn | {"passes": passes} | backing.source.turning
+    content |= encoder_content(backing.source.backbone)
     name, lasting = backing.source.name, "instance" not in content
     return backing.store.get(content, compute, backing.meter, name, lasting=lasting)
 
@@ -189,10 +192,10 @@ def _drawn_views(
 def _own_views(
     backing: _Backing, numbers: range, augment: Augment, drawn: dict[str, Any]
 ) -> Tensor:
-    """(numbers * n, width): views that follow from an image's bytes and their number alone."""
+    """(numbers * n, width): views that follow from an image's bytes, the seed and their number."""
     digests = _digests(backing)
     images = [digests[index] for index in backing.order]
-    keys = [_view_key(digest, number) for number in numbers for digest in images]
+    keys = [view_key(digest, backing.seed, number) for number in numbers for digest in images]
 
     def compute(places: list[int]) -> Tensor:
         order = [backing.order[place % len(images)] for place in places]
@@ -206,10 +209,6 @@ def _own_views(
         return encode(backing.source, batches)
 
     return _rows(backing, drawn, keys, compute)
-
-
-def _view_key(digest: bytes, number: int) -> bytes:
-    return hashlib.sha256(digest + number.to_bytes(4, "little")).digest()
 
 
 class ShotsView(ImageView):
@@ -243,20 +242,24 @@ def image_view(
     order: list[int] | None = None,
     labeled: bool = False,
     batch: Callable[[int], int] = int,
+    seed: int = 0,
 ) -> ImageView:
     """A view on `source` in `order` (default: as listed); its encodings are billed to `phase`.
 
-    batch: how many images come at once where so many are asked for; as many by default.
+    batch: how many images come at once where so many are asked for; as many by default. seed: of
+    the images' own augmented views.
     """
     token = next(_TOKENS)
     listed = order if order is not None else list(range(len(source)))
-    _BACKINGS[token] = _Backing(source, store, meter, phase, listed, batch)
+    _BACKINGS[token] = _Backing(source, store, meter, phase, listed, batch, seed)
     return ShotsView(token) if labeled else ImageView(token)
 
 
-def shots_view(source: ImageSource, store: FeatureStore, meter: Meter, *, phase: str) -> ShotsView:
+def shots_view(
+    source: ImageSource, store: FeatureStore, meter: Meter, *, phase: str, seed: int
+) -> ShotsView:
     """A labeled view on the whole source."""
-    view = image_view(source, store, meter, phase=phase, labeled=True)
+    view = image_view(source, store, meter, phase=phase, labeled=True, seed=seed)
     assert isinstance(view, ShotsView)
     return view
 
@@ -282,7 +285,7 @@ def _rows(
     compute: Callable[[list[int]], Tensor],
 ) -> Tensor:
     """Features image by image; on the disk too where it can be told what they depend on."""
-    context = kind | encoder_content(backing.source.backbone)
+    context = kind | backing.source.turning | encoder_content(backing.source.backbone)
     name, lasting = backing.source.name, "instance" not in context
     return backing.store.rows.get(context, keys, compute, backing.meter, name, lasting=lasting)
 

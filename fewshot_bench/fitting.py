@@ -145,8 +145,9 @@ class Fit:
         return Task(
             classnames=self.question.classnames,
             templates=self.question.templates,
-            train=view(train),
-            val=view(val) if len(val) else None,
+            train=view(train, seed=self.spec.train_seed),
+            val=view(val, seed=self.spec.train_seed) if len(val) else None,
+            asked=self.spec.shots,
         )
 
     def evaluate(self, spec: RunSpec) -> Answered:

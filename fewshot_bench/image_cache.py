@@ -33,14 +33,17 @@ DECODERS = ("jpg", "libjpeg_turbo", "zlib", "webp", "jpg_2000", "libtiff")
 ADDRESS = " at 0x"
 
 
-def transform_of(backbone: LoadedBackbone) -> str | None:
-    """All that pixels depend on beside the image files; None where that cannot be told."""
+def transform_of(backbone: LoadedBackbone, also: Mapping[str, str] | None = None) -> str | None:
+    """All that pixels depend on beside the image files; None where that cannot be told.
+
+    also: what is done to images before the backbone's steps.
+    """
     steps = getattr(backbone, "_steps", None)
     described = [_described(step) for step in steps] if steps is not None else [ADDRESS]
     if any(ADDRESS in text for text in described):
         return None
     facts = {"steps": described, "size": list(backbone.image_size), "decoder": decoder()}
-    return json.dumps(facts | {"format": FORMAT}, sort_keys=True)
+    return json.dumps(facts | {"format": FORMAT, **(also or {})}, sort_keys=True)
 
 
 @functools.cache

@@ -17,7 +17,7 @@ from fewshot_bench.cache_folder import DIGESTS, CacheFile
 from fewshot_bench.dataset import Dataset, Stamp, Stamped
 from fewshot_bench.task import Item
 
-FORMAT = 1
+FORMAT = 2
 # As git does: a file that changed this shortly before it was read may change again unseen, where
 # the file system's clock is coarse.
 RACY_SECONDS = 2.0
@@ -29,14 +29,18 @@ RECORD = KEY + SHA + 1
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """The SHA-256 of an image file's bytes, and whether they were seen to decode."""
+    """The SHA-256 of an image file's bytes, and whether they were seen to decode.
+
+    turned: whether the image carries an EXIF orientation other than upright.
+    """
 
     sha: bytes
     decodes: bool
+    turned: bool = False
 
     def packed(self) -> bytes:
         """As it is kept."""
-        return self.sha + bytes([self.decodes])
+        return self.sha + bytes([self.decodes + 2 * self.turned])
 
 
 class DatasetDigests:
@@ -72,7 +76,7 @@ class DatasetDigests:
             return None
         key = _key(item, stamp)
         packed = self._new.get(key) or self._known.get(key)
-        return Known(packed[:SHA], packed[SHA] == 1) if packed else None
+        return Known(packed[:SHA], bool(packed[SHA] & 1), packed[SHA] > 1) if packed else None
 
     def put(self, item: Item, stamp: Stamp | None, known: Known, taken: float) -> None:
         """Note a digest of bytes that were read at `taken` (since 1970), after the stamp."""

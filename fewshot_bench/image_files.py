@@ -8,8 +8,9 @@ import io
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fewshot_bench.ahead import spread
 from fewshot_bench.dataset import Dataset, Stamp, Stamped
@@ -24,6 +25,9 @@ from fewshot_bench.image_digests import (
 )
 from fewshot_bench.image_formats import add_readers
 from fewshot_bench.task import Item
+
+# The EXIF tag that says how a picture is to be turned.
+ORIENTATION = 274
 
 
 def decode(data: bytes) -> Image.Image:
@@ -71,11 +75,20 @@ def deep_problem(image: Image.Image) -> str | None:
     )
 
 
-def unreadable(dataset: Dataset, items: Sequence[Item]) -> tuple[list[str], str]:
-    """`id: reason` for every item that is missing or does not decode.
+class Checked(NamedTuple):
+    """What was found out about images.
 
-    Files that are known by their stamps are not read. Also says why digests cannot be kept.
+    bad: id to reason, of those that are missing or do not decode; turned: how many of the others
+    carry an EXIF orientation; trouble: why that cannot be kept for the next time.
     """
+
+    bad: dict[str, str]
+    turned: int
+    trouble: str
+
+
+def unreadable(dataset: Dataset, items: Sequence[Item]) -> Checked:
+    """Which items cannot be used; files that are known by their stamps are not read."""
     digests = dataset_digests(dataset)
     digests.load()
     check = functools.partial(_problem, dataset, digests)
@@ -88,31 +101,48 @@ def unreadable(dataset: Dataset, items: Sequence[Item]) -> tuple[list[str], str]
         check = functools.partial(_problem, dataset, digests, patient=False)
         found |= dict(zip(young, spread(check, young), strict=True))
     digests.save()
-    return [problem for problem in found.values() if isinstance(problem, str)], digests.problem
+    bad = {item.id: problem for item, problem in found.items() if isinstance(problem, str)}
+    turned = sum(isinstance(known, Known) and known.turned for known in found.values())
+    return Checked(bad, turned, digests.problem)
 
 
 def _problem(
     dataset: Dataset, digests: DatasetDigests, item: Item, patient: bool = True
-) -> str | Stamp | None:
+) -> str | Stamp | Known:
     """Why an image cannot be used; with `patient`, its stamp when it changed a moment ago."""
     stamp = digests.stamp(item)
     known = digests.get(item, stamp)
     if known is not None and known.decodes:
-        return None
+        return known
     taken = now()
     if patient and stamp is not None and is_racy(stamp, taken):
         return stamp
     try:
         data = dataset.read(item)
     except FileNotFoundError:
-        return f"{item.id}: missing"
+        return "missing"
     except Exception as error:
-        return f"{item.id}: cannot be read: {type(error).__name__}: {error}"
-    problem = problem_of(data)
-    if problem is not None:
-        return f"{item.id}: {problem}"
-    digests.put(item, stamp, Known(hashlib.sha256(data).digest(), True), taken)
-    return None
+        return f"cannot be read: {type(error).__name__}: {error}"
+    image = decoded(data)
+    problem = image if isinstance(image, str) else deep_problem(image)
+    if problem is not None or isinstance(image, str):
+        return str(problem)
+    known = Known(hashlib.sha256(data).digest(), True, is_turned(image))
+    digests.put(item, stamp, known, taken)
+    return known
+
+
+def is_turned(image: Image.Image) -> bool:
+    """Whether EXIF asks for a rotation or mirroring; damaged EXIF asks for nothing."""
+    try:
+        return image.getexif().get(ORIENTATION, 1) not in (0, 1)
+    except Exception:
+        return False
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The image as its EXIF orientation asks for it to be shown."""
+    return ImageOps.exif_transpose(image) if is_turned(image) else image
 
 
 class EncodedFiles(ABC):

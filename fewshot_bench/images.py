@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL.Image import Image
 from torch import Tensor
 
 from fewshot_bench.ahead import DEPTH, THREADS, Ahead, spread
@@ -20,28 +21,13 @@ from fewshot_bench.bounded import Bounded
 from fewshot_bench.crops import Cutter, Uniforms, keyed_chunks, pixels_of
 from fewshot_bench.dataset import Dataset
 from fewshot_bench.image_cache import ImageCache, Keeper, transform_of
-from fewshot_bench.image_files import EncodedFiles, ImageFiles
-from fewshot_bench.image_segments import Pixels, Segment
+from fewshot_bench.image_files import EncodedFiles, ImageFiles, in_a_line, upright
+from fewshot_bench.image_segments import Pixels
+from fewshot_bench.loaded_images import Loaded, timed
 from fewshot_bench.meter import Cost, ImageTally
 from fewshot_bench.task import Augment, Item
 
 MEMORY = 1 << 30
-
-
-@dataclasses.dataclass(slots=True)
-class _Loaded:
-    """Images `indices` that were loaded in a thread.
-
-    prices: what each had cost, None for one that was decoded now; serving: what reading the others
-    took; cpu: CPU seconds of decoding; mapped: the file of the cache that `images` lie in.
-    """
-
-    indices: Sequence[int]
-    images: Any
-    prices: list[Cost | None]
-    serving: Cost
-    cpu: float
-    mapped: Segment | None = None
 
 
 class ImageSource:
@@ -59,12 +45,14 @@ class ImageSource:
         labels: Sequence[int] = (),
         *,
         mirrored: bool = True,
+        rotate: bool = False,
         threads: int = THREADS,
         depth: int | None = None,
     ) -> None:
         """`count` images of `files`; labels: their class indices, if they are to have any.
 
-        mirrored: as in a data set's card. `threads` decode; `depth` batches are made ready ahead.
+        mirrored: as in a data set's card; rotate: whether EXIF orientations are applied. `threads`
+        decode; `depth` batches are made ready ahead.
         By default that is `DEPTH`, and none where the backbone computes on the CPU: decoding would
         take time away from it, and what a cached image spares could not be told.
         """
@@ -74,6 +62,8 @@ class ImageSource:
         self._files = files
         self._labels = tuple(labels)
         self._mirrored = mirrored
+        # What is done to images before the backbone's steps; part of whatever is kept of them.
+        self.turning: dict[str, str] = {"exif": "rotate"} if rotate else {}
         self._threads = threads
         self._depth = depth
         self._rgb = Bounded(MEMORY)
@@ -103,7 +93,7 @@ class ImageSource:
     def __len__(self) -> int:
         return self._count
 
-    def _ahead(self, jobs: Iterator[Callable[[], _Loaded]]) -> Ahead[_Loaded]:
+    def _ahead(self, jobs: Iterator[Callable[[], Loaded]]) -> Ahead[Loaded]:
         on_cpu = getattr(self.backbone, "device", torch.device("cpu")).type == "cpu"
         return Ahead(jobs, (0 if on_cpu else DEPTH) if self._depth is None else self._depth)
 
@@ -123,7 +113,7 @@ class ImageSource:
 
     @functools.cached_property
     def _cache(self) -> ImageCache | None:
-        transform = transform_of(self.backbone) if self._files.stamped else None
+        transform = transform_of(self.backbone, self.turning) if self._files.stamped else None
         if transform is None:
             return None
         return ImageCache(transform, self.backbone.image_size, self.name)
@@ -163,7 +153,7 @@ class ImageSource:
             keeper = Keeper(self._cache, self._files, itertools.chain(*chunks))
         loading = self._ahead(functools.partial(self._evaluation_batch, chunk) for chunk in chunks)
         try:
-            for loaded in _timed(loading, tally, functools.partial(self._tallied, "evaluation")):
+            for loaded in timed(loading, tally, functools.partial(self._tallied, "evaluation")):
                 decoded = [i for i, price in enumerate(loaded.prices) if price is None]
                 if decoded:
                     with tally.unbilled():
@@ -177,7 +167,7 @@ class ImageSource:
                 keeper.close()
             tally.problem = keeper.problem or tally.problem
 
-    def _evaluation_batch(self, indices: Sequence[int]) -> _Loaded:
+    def _evaluation_batch(self, indices: Sequence[int]) -> Loaded:
         start = time.perf_counter(), time.thread_time()
         mapped = self._mapped_batch(indices, start)
         if mapped is not None:
@@ -199,13 +189,27 @@ class ImageSource:
 
         def decode(place: int) -> float:
             begun = time.thread_time()
-            pixels[place] = pixels_of(self.backbone.preprocess(self._files.decode(indices[place])))
+            pixels[place] = self._prepared(indices[place])
             return time.thread_time() - begun
 
         cpu = sum(spread(decode, absent, self._threads, 1))
-        return _Loaded(indices, pixels, prices, serving, cpu)
+        return Loaded(indices, pixels, prices, serving, cpu)
 
-    def _mapped_batch(self, indices: Sequence[int], start: tuple[float, float]) -> _Loaded | None:
+    def _picture(self, index: int) -> Image:
+        image = self._files.decode(index)
+        return upright(image) if self.turning else image
+
+    def _prepared(self, index: int) -> Any:
+        """Pixels for evaluation; DataMissingError names an image that the transform refuses."""
+        picture = self._picture(index)
+        try:
+            return pixels_of(self.backbone.preprocess(picture))
+        except Exception as error:
+            size = f"{picture.width} x {picture.height} pixels"
+            reason = f"({size}) does not fit the backbone's transform: {in_a_line(error)}"
+            raise self._files.unusable(index, reason) from error
+
+    def _mapped_batch(self, indices: Sequence[int], start: tuple[float, float]) -> Loaded | None:
         """A batch as it lies in a file of the cache, which saves copying it."""
         if self._cache is None:
             return None
@@ -215,16 +219,16 @@ class ImageSource:
         pixels, segment = found
         prices: list[Cost | None] = [segment.price] * len(indices)
         serving = Cost(time.perf_counter() - start[0], time.thread_time() - start[1])
-        return _Loaded(indices, pixels, prices, serving, 0.0, segment)
+        return Loaded(indices, pixels, prices, serving, 0.0, segment)
 
-    def _keep(self, loaded: _Loaded, decoded: Sequence[int], keeper: Keeper) -> None:
+    def _keep(self, loaded: Loaded, decoded: Sequence[int], keeper: Keeper) -> None:
         """On the disk; in memory where the disk does not take them."""
         for place in decoded:
             index, pixels = loaded.indices[place], loaded.images[place]
             if not keeper.add(index, pixels, self._prices[("evaluation", index)]):
                 self._evaluation.put(index, pixels.copy(), pixels.nbytes)
 
-    def _tallied(self, kind: str, loaded: _Loaded, waited: float, tally: ImageTally) -> None:
+    def _tallied(self, kind: str, loaded: Loaded, waited: float, tally: ImageTally) -> None:
         """Tell the tally what a batch took, and remember what its decoded images had cost."""
         decoded = {i for i, p in zip(loaded.indices, loaded.prices, strict=True) if p is None}
         serving = Cost(min(waited, loaded.serving.wall), loaded.serving.cpu)
@@ -246,7 +250,7 @@ class ImageSource:
         cutter = Cutter(self.backbone.image_size, augment, self._threads)
         begun: Future[Tensor] | None = None
         try:
-            for loaded in _timed(loading, tally, functools.partial(self._tallied, "rgb")):
+            for loaded in timed(loading, tally, functools.partial(self._tallied, "rgb")):
                 start = time.perf_counter()
                 if begun is None:
                     begun = cutter.begin(loaded.images, next(numbers))
@@ -257,7 +261,7 @@ class ImageSource:
         finally:
             loading.close()
 
-    def _rgb_batch(self, indices: Sequence[int]) -> _Loaded:
+    def _rgb_batch(self, indices: Sequence[int]) -> Loaded:
         """The decoded images in RGB, kept in memory within the bound."""
 
         images = [self._rgb.get(index) for index in indices]
@@ -266,27 +270,10 @@ class ImageSource:
 
         def load(place: int) -> float:
             begun = time.thread_time()
-            image = self._files.decode(indices[place]).convert("RGB")
+            image = self._picture(indices[place]).convert("RGB")
             self._rgb.put(indices[place], image, 4 * image.width * image.height)
             images[place], prices[place] = image, None
             return time.thread_time() - begun
 
         cpu = sum(spread(load, absent, self._threads, 1))
-        return _Loaded(indices, images, prices, Cost(), cpu)
-
-
-def _timed(
-    loading: Ahead[_Loaded],
-    tally: ImageTally,
-    count: Callable[[_Loaded, float, ImageTally], None],
-) -> Iterator[_Loaded]:
-    """What is loaded, with the seconds that were waited for it."""
-    while True:
-        start = time.perf_counter()
-        loaded = next(loading, None)
-        waited = time.perf_counter() - start
-        tally.elapsed += waited
-        if loaded is None:
-            return
-        count(loaded, waited, tally)
-        yield loaded
+        return Loaded(indices, images, prices, Cost(), cpu)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fewshot_bench.damaged import open_usable, with_skipped
 from fewshot_bench.dataset import ROLES
+from fewshot_bench.defaults import AUTO, backbone_for
 from fewshot_bench.errors import DataMissingError, PluginError, UsageError, unknown
+from fewshot_bench.imported_picks import imported_picks
 from fewshot_bench.preflight import check_items
 from fewshot_bench.registry import registry
 from fewshot_bench.spec import (
     CLASSES,
     DEFAULT_STORE,
+    EXIF,
     IMPORTED,
     NO_CLASSES,
     PRECISIONS,
@@ -25,7 +29,7 @@ from fewshot_bench.spec import (
     RunSpec,
     canonical_json,
 )
-from fewshot_bench.splits import check_shots
+from fewshot_bench.splits import check_train
 from fewshot_bench.variants import expand_methods
 
 if TYPE_CHECKING:
@@ -48,7 +52,7 @@ class Request:
     seeds: tuple[int, ...] = (1, 2, 3)
     split_seed: int | None = None
     options: tuple[str, ...] = ()
-    backbone: str = "tiny"
+    backbone: str = AUTO
     device: str = "cpu"
     precision: str = "fp32"
     protocol: str = "fair"
@@ -59,6 +63,14 @@ class Request:
     transfer: tuple[str, ...] = ()
     data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     store: Path | None = None
+    keep_split: str = "store"
+    exif: str = "ignore"
+    skip_damaged: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """The store, whether it was named or not."""
+        return self.store or Path(DEFAULT_STORE)
 
 
 @dataclasses.dataclass
@@ -66,19 +78,21 @@ class Plan:
     """Cells in the order in which they run; `problems` says which data sets cannot, and why.
 
     `datasets` holds what is fitted on and what is evaluated on. `left_out` holds what "all" or a
-    suite would stand for were it not broken, by name, with the reason.
+    suite would stand for were it not broken, by name, with the reason. `keep_split` says where
+    splits are kept that data sets made: in the `store`, or beside the `data`.
     """
 
     cells: list[RunSpec]
     datasets: dict[str, Dataset]
     problems: dict[str, str]
     left_out: dict[str, str] = dataclasses.field(default_factory=dict)
+    keep_split: str = "store"
 
 
 def expand(request: Request) -> Plan:
     """Every cell of the request. UsageError for any name or value that is not known."""
     known = registry()
-    plan = Plan([], {}, {})
+    plan = Plan([], {}, {}, keep_split=request.keep_split)
     variants = expand_methods(request.methods, request.options, known, plan.left_out)
     names = known.expand_datasets(request.datasets)
     targets = known.expand_datasets(request.transfer)
@@ -89,14 +103,14 @@ def expand(request: Request) -> Plan:
     if len(names) > 1 and "classnames" in request.data:
         raise UsageError(f"--classnames belong to one data set, and {len(names)} are asked for")
     sources = _opened(names, request.datasets, plan, lambda name: _source(name, request, val))
-    evaluated = _opened(targets, request.transfer, plan, _target)
+    evaluated = _opened(targets, request.transfer, plan, lambda name: _target(name, request))
     if plan.left_out and not (variants and (sources or plan.problems)):
         raise PluginError(f"nothing is left to run: {'; '.join(plan.left_out.values())}")
-    weights = weights_of(request.backbone)
-    picks = _imported(request, plan, sources, val) if sampling == IMPORTED else {}
+    backbone = backbone_for(request.backbone, names, targets)
+    weights = weights_of(backbone)
+    picks = imported_picks(request, plan.datasets, sources, val) if sampling == IMPORTED else {}
     # What shares a fit stands together, and methods vary fast: they share a support set.
-    matrix = itertools.product(sources, request.shots, request.seeds, variants)
-    for name, shots, seed, variant in matrix:
+    for name, shots, seed, variant in product(sources, request.shots, request.seeds, variants):
         split_seed = seed if request.split_seed is None else request.split_seed
         cell = RunSpec(
             method=variant.method,
@@ -104,7 +118,7 @@ def expand(request: Request) -> Plan:
             shots=shots,
             split_seed=split_seed,
             train_seed=seed,
-            backbone=request.backbone,
+            backbone=backbone,
             protocol=sampling,
             val=val,
             prompts=prompts,
@@ -116,13 +130,19 @@ def expand(request: Request) -> Plan:
             revision=sources[name],
             weights=weights,
             method_version=variant.version,
-            data=request.data,
+            data=with_skipped(request.data, plan.datasets, name),
+            exif=request.exif,
             picks=picks.get((name, shots, split_seed), ""),
         )
         parts = [part for part in request.classes if part != NO_CLASSES]
         plan.cells += [dataclasses.replace(cell, classes=part) for part in parts]
         plan.cells += [
-            dataclasses.replace(cell, target=target, target_revision=revision)
+            dataclasses.replace(
+                cell,
+                target=target,
+                target_revision=revision,
+                data=with_skipped(request.data, plan.datasets, name, target),
+            )
             for target, revision in evaluated.items()
             if target != name
         ]
@@ -164,9 +184,19 @@ def _canonical(name: str, dataset: Dataset) -> str:
     return own if ":" in name and own.partition(":")[0] == name.partition(":")[0] else name
 
 
+def _dataset(name: str, data: Mapping[str, Any], request: Request) -> Dataset:
+    """A data set as it is, or without its damaged images where these are to be left out."""
+
+    def open_it(said: Mapping[str, Any]) -> Dataset:
+        dataset: Dataset = registry().dataset(name, said, request.folder)
+        return dataset
+
+    return open_usable(open_it, name, data) if request.skip_damaged else open_it(data)
+
+
 def _source(name: str, request: Request, val: str) -> tuple[Dataset, str]:
     """A data set to fit on, checked, and its revision."""
-    dataset: Dataset = registry().dataset(name, request.data)
+    dataset = _dataset(name, request.data, request)
     pools = dataset.items()
     if not pools.get("train") and pools.get("test"):
         raise UsageError(
@@ -177,16 +207,15 @@ def _source(name: str, request: Request, val: str) -> tuple[Dataset, str]:
         raise DataMissingError(f"{name}: its test pool is empty; fsbench show {name}")
     if val != "none" and "val" in pools and not pools["val"]:
         raise UsageError(f"{name} has no validation images; use --val none")
-    for count in request.shots:
-        check_shots(name, pools, count, val)
+    check_train(name, pools, val)
     if {"base", "new"} & set(request.classes) and len(dataset.card().classnames) < 2:
         raise UsageError(f"{name} has one class, which cannot be halved; leave --classes out")
     return dataset, revision_of(name, dataset)
 
 
-def _target(name: str) -> tuple[Dataset, str]:
+def _target(name: str, request: Request) -> tuple[Dataset, str]:
     """A data set to evaluate on, checked, and its revision."""
-    dataset: Dataset = registry().dataset(name)
+    dataset = _dataset(name, {}, request)
     if not dataset.items().get("test"):
         raise DataMissingError(f"{name}: its test pool is empty; fsbench show {name}")
     return dataset, revision_of(name, dataset)
@@ -204,22 +233,6 @@ def revision_of(name: str, dataset: Dataset) -> str:
     # A set that names no revision is known by all that its card says and that can change a number.
     said = canonical_json([card.classnames, card.custom_templates, card.identities, card.mirrored])
     return hashlib.sha256(f"{lists}\n{said}".encode()).hexdigest()[:16]
-
-
-def _imported(
-    request: Request, plan: Plan, names: Iterable[str], val: str
-) -> dict[tuple[str, int, int], str]:
-    """The digests of imported picks by data set, shots and split seed."""
-    from fewshot_bench.split_files.imported import check_val, load_imported
-
-    store = request.store or Path(DEFAULT_STORE)
-    seeds = request.seeds if request.split_seed is None else (request.split_seed,)
-    digests = {}
-    for name, shots, seed in itertools.product(names, request.shots, seeds):
-        picks = load_imported(store, name, shots, seed, plan.datasets[name].items())
-        check_val(picks, val)
-        digests[name, shots, seed] = picks.digest
-    return digests
 
 
 def weights_of(backbone: str) -> str:
@@ -246,6 +259,7 @@ def _check_request(request: Request) -> None:
         ("precision", request.precision, PRECISIONS),
         ("validation policy", request.val, VALIDATION),
         ("prompt set", request.prompts, TEMPLATE_SETS),
+        ("way with EXIF orientations", request.exif, EXIF),
     ):
         if value is not None and value not in allowed:
             raise unknown(name, value, allowed, "fsbench run --help")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from fewshot_bench.damaged import lost_classes
 from fewshot_bench.dataset import ROLES
 from fewshot_bench.errors import FsbenchError, PluginError
 from fewshot_bench.mistyped import keys
@@ -50,15 +51,26 @@ def check_items(card: DatasetCard, pools: Mapping[str, Sequence[Item]]) -> None:
         )
 
 
+def keep_splits(datasets: Iterable[Dataset], where: str) -> None:
+    """Keep the splits that data sets made of a person's images: in the store or by the data."""
+    from fewshot_bench.dataset import Keeping
+
+    for dataset in datasets:
+        if isinstance(dataset, Keeping):
+            dataset.keep_split(beside=where == "data")
+
+
 def check_images(
     datasets: Mapping[str, Dataset],
     cells: Sequence[RunSpec],
     warn: Callable[[str], None] = lambda text: None,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> dict[str, str]:
     """Decode images that are not known yet; a data set with bad ones gets a problem.
 
     All images of a data set of up to `ALL_CHECKED`, else those that `cells` use. `warn` is told
-    once when what is found out cannot be kept for the next run.
+    once when what is found out cannot be kept for the next run, `tell` of images with an EXIF
+    orientation.
     """
     from fewshot_bench.cache_folder import limit_bytes
     from fewshot_bench.image_files import unreadable
@@ -69,22 +81,41 @@ def check_images(
     used = [name for cell in cells for name in (cell.dataset, cell.target) if name]
     for name in dict.fromkeys(used):
         try:
-            bad, trouble = unreadable(datasets[name], _items(name, datasets, cells))
+            items = _items(name, datasets, cells)
+            bad, turned, trouble = unreadable(datasets[name], items)
         except FsbenchError as error:
             problems[name] = str(error)
             continue
         unkept += [trouble] if trouble else []
+        if turned:
+            tell(_turned(name, turned, len(items), {cell.exif for cell in cells}))
         if bad:
-            rest = len(bad) - UNREADABLE_SHOWN
-            more = f"; and {rest} more" if rest > 0 else ""
-            problems[name] = (
-                f"{name}: {len(bad)} of its images cannot be used: "
-                f"{'; '.join(bad[:UNREADABLE_SHOWN])}{more}; mend or restore these files"
-                f"{_below(datasets[name])} (fsbench data verify {name} lists all)"
-            )
+            problems[name] = _unusable(name, datasets[name], items, bad)
     if unkept:
         warn(unkept[0])
     return problems
+
+
+def _turned(name: str, count: int, total: int, ways: set[str]) -> str:
+    done = "which is applied (--exif rotate)"
+    if "ignore" in ways:
+        done = "which is left alone, as open_clip leaves it (--exif rotate applies it)"
+    return f"{name}: {count:,} of {total:,} images carry an EXIF orientation, {done}"
+
+
+def _unusable(name: str, dataset: Dataset, items: Sequence[Item], bad: Mapping[str, str]) -> str:
+    """What is wrong with images, and what mends it; classes that are lost as a whole first."""
+    lines = [f"{id}: {reason}" for id, reason in bad.items()]
+    rest = len(lines) - UNREADABLE_SHOWN
+    more = f"; and {rest} more" if rest > 0 else ""
+    lost = [f"'{title}' ({count})" for title, count in lost_classes(items, bad)]
+    whole = f", all of the classes {', '.join(lost[:UNREADABLE_SHOWN])} among them" if lost else ""
+    return (
+        f"{name}: {len(lines)} of its images cannot be used{whole}: "
+        f"{'; '.join(lines[:UNREADABLE_SHOWN])}{more}; mend or restore these files"
+        f"{_below(dataset)} (fsbench data verify {name} lists all; --skip-damaged goes on without "
+        "them)"
+    )
 
 
 def _below(dataset: Dataset) -> str:

@@ -162,7 +162,7 @@ def seal_problem(values: Mapping[str, Any]) -> str:
     if stated == actual:
         return ""
     return (
-        f"the record states the digest {stated!r:.14} and its values have {actual:.12}, so it was "
+        f"the record states the digest {stated!s:.12} and its values have {actual:.12}, so it was "
         "changed after it was written"
     )
 

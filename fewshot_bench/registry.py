@@ -16,8 +16,10 @@ import pluggy
 from fewshot_bench import method_code, method_files, method_references
 from fewshot_bench.author_frame import told
 from fewshot_bench.customized import customized
+from fewshot_bench.damaged import SKIPPED, Without
 from fewshot_bench.errors import FsbenchError, PluginError, UsageError, unknown
 from fewshot_bench.method_rules import refuse_broken
+from fewshot_bench.opening import options_of, place_without_family
 from fewshot_bench.plugins import PluginInfo, load_plugins
 
 
@@ -186,10 +188,13 @@ class Registry:
                 left_out[name] = str(error)
         return [name for name in self.methods.names() if name not in left_out], left_out
 
-    def dataset(self, name: str, data: Mapping[str, Any] | None = None) -> Any:
+    def dataset(
+        self, name: str, data: Mapping[str, Any] | None = None, store: Path | None = None
+    ) -> Any:
         """A data set instance for a name or `family:argument`.
 
-        data: what a person says about it: `classnames`, `templates`, `holdout` (`RunSpec.data`).
+        data: what a person says about it: `classnames`, `templates`, `holdout` (`RunSpec.data`),
+        and which images are `skipped`. store: the folder of results, with kept splits (`Keeping`).
         """
         data = data or {}
         family, colon, argument = name.partition(":")
@@ -198,12 +203,12 @@ class Registry:
         if entry is not None and not argument:
             raise UsageError(f"'{name}' lacks what comes after the colon (fsbench list datasets)")
         opener = (entry or self.datasets.find(name)).load()
-        options = {"holdout": data["holdout"]} if "holdout" in data else {}
-        if options and "holdout" not in inspect.signature(opener).parameters:
-            raise UsageError(f"'{name}' comes with its own test images; leave --holdout out")
+        options = options_of(name, opener, data, store)
         with self.blaming(name):
             dataset = opener(argument, **options) if entry is not None else opener(**options)
-        return customized(dataset, data.get("classnames"), data.get("templates"))
+        dataset = customized(dataset, data.get("classnames"), data.get("templates"))
+        skipped = data.get(SKIPPED, {}).get(name)
+        return Without(dataset, tuple(skipped)) if skipped else dataset
 
     @contextmanager
     def blaming(self, name: str) -> Iterator[None]:
@@ -235,7 +240,7 @@ class Registry:
                 self.datasets.refuse_conflict(f"{family}:" if colon else name)
                 known = [*self.datasets.entries, *suites]
                 if Path(name).exists():
-                    raise _place_without_family(name)
+                    raise place_without_family(name)
                 step = "fsbench list datasets; names are separated by commas"
                 raise self.datasets.unknown(name, known, step)
         return list(dict.fromkeys(found))
@@ -247,15 +252,6 @@ class Registry:
             for suite in entry.suites:
                 found.setdefault(suite, []).append(entry.name)
         return found
-
-
-def _place_without_family(name: str) -> UsageError:
-    """The error for a folder or file that is there, under no name of a data set."""
-    family = "folder" if Path(name).is_dir() else "manifest"
-    return UsageError(
-        f"unknown data set '{name}': did you mean '{family}:{name}'? ({name} is a "
-        f"{'folder' if family == 'folder' else 'file'} here; docs/own-data.md)"
-    )
 
 
 @functools.cache

@@ -93,18 +93,21 @@ def _read(path: Path, store: Path | None) -> Kept:
     return Kept(record, arrays["logits"], store)
 
 
-def obstacles(record: Record) -> list[Difference]:
-    """What is known before anything is trained: another version of the method or of the data."""
+def obstacles(record: Record, store: Path | None) -> list[Difference]:
+    """What is known before anything is trained: another version of the method or of the data.
+
+    store: the folder that the record lies in, where that is known.
+    """
     from fewshot_bench.plan import revision_of, weights_of
     from fewshot_bench.registry import registry
 
     spec, known = record.spec, registry()
     cls = known.method_class(spec.method)
     pairs = [("method version", spec.method_version, str(getattr(cls, "version", "1")))]
-    revision = revision_of(spec.dataset, known.dataset(spec.dataset, spec.data))
+    revision = revision_of(spec.dataset, known.dataset(spec.dataset, spec.data, store))
     pairs.append(("revision", spec.revision, revision))
     if spec.target:
-        revision = revision_of(spec.target, known.dataset(spec.target))
+        revision = revision_of(spec.target, known.dataset(spec.target, store=store))
         pairs.append(("target revision", spec.target_revision, revision))
     pairs.append(("weights", spec.weights, weights_of(spec.backbone)))
     return [Difference(*pair) for pair in pairs if pair[1] != pair[2]]

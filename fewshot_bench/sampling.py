@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from fewshot_bench.rng import derive
+from fewshot_bench.shots import ALL_SHOTS
 from fewshot_bench.task import Item
 
 Pools = Mapping[str, tuple[Item, ...]]
@@ -65,12 +66,9 @@ def _clip_lora(draw: Draw) -> Picks:
     rng = random.Random(draw.seed)
     shots, paper = draw.shots, min(draw.shots, 4)
     if draw.val is None:
-        groups = [
-            rng.sample(items, min(shots + paper, len(items)))
-            for items in group(draw.train).values()
-        ]
-        train = tuple(item for picks in groups for item in picks[:shots])
-        paper_val = tuple(item for picks in groups for item in picks[shots:])
+        groups = [_at_once(rng, items, shots, paper) for items in group(draw.train).values()]
+        train = tuple(item for picks, _ in groups for item in picks)
+        paper_val = tuple(item for _, held in groups for item in held)
     else:
         paper_val = _sample_repeat(rng, draw.val, paper)
         train = _sample_repeat(rng, draw.train, shots)
@@ -117,12 +115,27 @@ def _sample(rng: random.Random, pool: Sequence[Item], count: int) -> tuple[Item,
     return tuple(picks)
 
 
+def _at_once(
+    rng: random.Random, items: Sequence[Item], shots: int, held: int
+) -> tuple[Sequence[Item], Sequence[Item]]:
+    """Train and val picks of one class in one draw; train goes first where there are too few."""
+    if len(items) < shots:
+        return _repeated(rng, items, shots), ()
+    picks = rng.sample(items, min(shots + held, len(items)))
+    return picks[:shots], picks[shots:]
+
+
+def _repeated(rng: random.Random, items: Sequence[Item], count: int) -> Sequence[Item]:
+    """`count` of too few images, with replacement; all shots are each image once, as Dassl's 0."""
+    return items if count == ALL_SHOTS else rng.choices(items, k=count)
+
+
 def _sample_repeat(rng: random.Random, pool: Sequence[Item], count: int) -> tuple[Item, ...]:
     """`count` per class; a class with fewer is drawn from with replacement."""
     picks: list[Item] = []
     for items in group(pool).values():
         enough = len(items) >= count
-        picks += rng.sample(items, count) if enough else rng.choices(items, k=count)
+        picks += rng.sample(items, count) if enough else _repeated(rng, items, count)
     return tuple(picks)
 
 

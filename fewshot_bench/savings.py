@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.demand import Demand, Demanding
 from fewshot_bench.registry import registry
+from fewshot_bench.shots import per_class
 from fewshot_bench.spec import RunSpec
 from fewshot_bench.splits import planned_split, split_key
 
@@ -55,7 +56,8 @@ def savings(cells: Sequence[RunSpec], datasets: Mapping[str, Dataset]) -> Saving
             continue
         split = _split(cell, datasets, splits)
         classes = len({item.label for item in split.train})
-        demand = method.demand(cell.shots, classes)
+        shots = per_class(cell.shots, len(split.train), classes)
+        demand = method.demand(shots, classes)
         first = cell.fit_key() not in fitted
         fitted.add(cell.fit_key())
         found.fits += first
@@ -82,7 +84,7 @@ class _Once:
 
     def __init__(self) -> None:
         self._seen: set[tuple[str, str, str]] = set()
-        self._views: dict[tuple[str, str, str], int] = {}
+        self._views: dict[tuple[str, str, str, int], int] = {}
 
     @property
     def images(self) -> int:
@@ -99,7 +101,7 @@ class _Once:
             self._see(cell.dataset, split.val)
         for crop, count in demand.fixed.items():
             for item in split.train:
-                key = (cell.dataset, item.id, crop)
+                key = (cell.dataset, item.id, crop, cell.train_seed)
                 self._views[key] = max(count, self._views.get(key, 0))
 
     def _see(self, dataset: str, items: Iterable[Item]) -> None:

@@ -31,7 +31,7 @@ class Session:
         self.examiner: Examination = examiner or Examiner()
         self.tainted = False
         self._backbones: dict[tuple[str, str], tuple[LoadedBackbone, str]] = {}
-        self._sources: dict[str, ImageSource] = {}
+        self._sources: dict[tuple[str, str], ImageSource] = {}
 
     def distrust(self) -> None:
         """Remember that a plug-in left this process in a state that cannot be undone."""
@@ -56,11 +56,17 @@ class Session:
     def source(self, images: ImageList, spec: RunSpec) -> ImageSource:
         """Decoded images of a list, shared by the cells that use the same one."""
         backbone, _ = self.backbone(spec)
-        if images.handle not in self._sources:
+        key = (images.handle, spec.exif)
+        if key not in self._sources:
             while len(self._sources) >= SOURCES_KEPT:
                 self._sources.pop(next(iter(self._sources)))
             files = self.examiner.files(images)
-            self._sources[images.handle] = ImageSource(
-                files, images.count, backbone, images.labels, mirrored=images.mirrored
+            self._sources[key] = ImageSource(
+                files,
+                images.count,
+                backbone,
+                images.labels,
+                mirrored=images.mirrored,
+                rotate=spec.exif == "rotate",
             )
-        return self._sources[images.handle]
+        return self._sources[key]

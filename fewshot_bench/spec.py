@@ -11,13 +11,19 @@ from typing import Any
 
 from fewshot_bench import method_references
 from fewshot_bench.errors import StoreError
+from fewshot_bench.shots import LONGEST_NUMBER, AllShots, plain, read_shots
 
 PROTOCOLS = ("coop", "clip-lora", "nested")
 VALIDATION = ("none", "min4", "shots", "full")
 PRECISIONS = ("fp32", "bf16", "fp16")
 DEFAULT_STORE = "fsbench-results"
+# The embedded backbone, and what every table of it says.
+TOY = "tiny"
+TOY_TEXT = "a toy: its numbers say nothing about CLIP"
+TOY_NOTE = f"backbone {TOY} is {TOY_TEXT}"
 # Picks from a file instead of a draw.
 IMPORTED = "imported"
+EXIF = ("ignore", "rotate")
 CLASSES = ("all", "base", "new")
 # Asked of a run that evaluates its fits on other data sets alone; no cell has it.
 NO_CLASSES = "none"
@@ -29,6 +35,7 @@ _LATER: Mapping[str, Any] = {
     "target_revision": "",
     "data": {},
     "picks": "",
+    "exif": "ignore",
 }
 # What the fields are that are no text.
 _KINDS: Mapping[str, type] = {
@@ -47,12 +54,13 @@ _WORDS: Mapping[str, tuple[str, ...]] = {
     "prompts": TEMPLATE_SETS,
     "precision": PRECISIONS,
     "classes": CLASSES,
+    "exif": EXIF,
 }
 _NAMES = ("method", "dataset", "backbone")
 # The least of each number; of all of them the longest one, in digits, and the most of a list:
 # a longer one is a slip.
 _LEAST: Mapping[str, int] = {"shots": 0, "split_seed": 0, "train_seed": 0, "limit": 1}
-LONGEST_NUMBER, MOST_NUMBERS = 18, 100_000
+MOST_NUMBERS = 100_000
 
 
 def canonical_json(value: Any) -> str:
@@ -68,11 +76,13 @@ class RunSpec:
     `revision` identifies the data set's lists, `weights` the backbone's weights. Everything that
     can change a number is part of the key.
 
+    `shots` is `ALL_SHOTS` where a cell takes all train images; 0 stands for no support set.
     `target` is another data set that is evaluated on (fitted on `dataset`), `target_revision` its
     lists. `classes` is `all`, or `base` or `new`: fitted on the first half of the classes and
     evaluated on that half, or on the other. `data` holds what was said about a person's own data:
-    `classnames`, `templates`, `holdout`. `picks` is the digest of imported picks (protocol
-    `imported`).
+    `classnames`, `templates`, `holdout`, and `skipped`: data set to the ids of damaged images that
+    are left out. `exif` says whether images are turned as their EXIF orientation asks. `picks` is
+    the digest of imported picks (protocol `imported`).
     """
 
     method: str
@@ -80,7 +90,7 @@ class RunSpec:
     shots: int
     split_seed: int
     train_seed: int
-    backbone: str = "tiny"
+    backbone: str = TOY
     protocol: str = "coop"
     val: str = "min4"
     prompts: str = "custom"
@@ -97,12 +107,13 @@ class RunSpec:
     target_revision: str = ""
     data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     picks: str = ""
+    exif: str = "ignore"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able values, in the order of the fields."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         values |= {"options": dict(self.options), "overrides": dict(self.overrides)}
-        values |= {"data": dict(self.data)}
+        values |= {"data": dict(self.data), "shots": plain(self.shots)}
         return {name: v for name, v in values.items() if name not in _LATER or v != _LATER[name]}
 
     @classmethod
@@ -112,6 +123,7 @@ class RunSpec:
         extra = sorted(set(values) - known)
         if extra:
             raise StoreError(f"spec has unknown fields {extra}; written by a newer fewshot_bench?")
+        values = {name: read_shots(v) if name == "shots" else v for name, v in values.items()}
         for name, value in values.items():
             kind = _KINDS.get(name, str)
             if name == "limit" and value is None:
@@ -162,6 +174,11 @@ class RunSpec:
         """The method with its overrides, as tables show it."""
         return method_label(self.method, self.overrides)
 
+    @property
+    def skipped(self) -> int:
+        """How many damaged or missing images are left out."""
+        return sum(len(ids) for ids in self.data.get("skipped", {}).values())
+
     def describe(self) -> str:
         """One line that names the cell."""
         label = method_label(method_references.short(self.method), self.overrides)
@@ -176,7 +193,8 @@ def _check(name: str, value: Any) -> None:
     nameless = name in ("options", "overrides") and "" in value
     if nameless or (name in _NAMES and not value):
         raise StoreError(f"{found}: expected a name")
-    if name in _LEAST and not _LEAST[name] <= value < 10**LONGEST_NUMBER:
+    every = name == "shots" and isinstance(value, AllShots)
+    if name in _LEAST and not (every or _LEAST[name] <= value < 10**LONGEST_NUMBER):
         raise StoreError(f"{found}: expected at least {_LEAST[name]}, and no huge number")
     if name == "data":
         _check_own(value)
@@ -185,6 +203,12 @@ def _check(name: str, value: Any) -> None:
 def _check_own(data: Mapping[str, Any]) -> None:
     """StoreError unless own names and templates are texts and the hold-out is a share."""
     templates, holdout = data.get("templates", []), data.get("holdout", 0.5)
+    skipped = data.get("skipped", {})
+    named = isinstance(skipped, dict) and all(
+        isinstance(ids, list) and all(isinstance(id, str) for id in ids) for ids in skipped.values()
+    )
+    if not named:
+        raise StoreError(f"spec has data {data!r:.60}: expected names of skipped images")
     names = data.get("classnames", [])
     names = list(names.values()) if isinstance(names, dict) else names
     texts = all(

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.errors import UsageError, unknown
-from fewshot_bench.sampling import SAMPLERS, Draw, Picks, Pools, group, rank, val_shots
+from fewshot_bench.sampling import SAMPLERS, Draw, Picks, Pools, rank
 from fewshot_bench.spec import IMPORTED, PROTOCOLS, VALIDATION, RunSpec
 from fewshot_bench.task import Item, Split
 
@@ -35,7 +35,8 @@ def draw(
     """The support, validation and test items of one cell.
 
     Train picks never depend on the validation policy `val`. Without a `val` pool, validation
-    images are drawn from the train images that were not picked. `limit` keeps at most that many
+    images are drawn from the train images that were not picked. A class that has fewer images than
+    `shots` gives what it has, as the protocol says. `limit` keeps at most that many
     test items, the same ones in whatever order the pool is listed.
     Raises UsageError for unknown names and for numbers out of range.
     """
@@ -121,33 +122,18 @@ def _only(items: Iterable[Item], labels: range) -> tuple[Item, ...]:
     return tuple(replace(i, label=i.label - start) for i in items if i.label in labels)
 
 
-def check_shots(dataset_name: str, pools: Pools, shots: int, val: str = "none") -> None:
-    """UsageError when the smallest class of the train pool has too few images.
+def check_train(dataset_name: str, pools: Pools, val: str = "none") -> None:
+    """UsageError when there are no train images, or when `val` would be all the rest of them.
 
-    Validation images that are held out of train (no `val` pool) are needed as well.
+    A class with fewer images than shots is no error: it gives what it has.
     """
-    classes = group(pools.get("train", ()))
-    if not classes:
+    if not pools.get("train"):
         raise UsageError(
-            f"data set '{dataset_name}' has an empty train pool: expected at least {shots} images "
+            f"data set '{dataset_name}' has an empty train pool: expected at least one image "
             f"per class (fsbench show {dataset_name})"
         )
-    smallest = min(classes.values(), key=len)
     if "val" not in pools and val == "full":
         raise UsageError(_rest_of_train(dataset_name))
-    if "val" not in pools and val != "none":
-        needed = shots + (val_shots(val, shots) or 0)
-        if len(smallest) < needed:
-            raise UsageError(
-                f"{shots} shots on '{dataset_name}' with validation images from its train pool "
-                f"(--val {val}) need {needed} images per class; class '{smallest[0].classname}' "
-                f"has {len(smallest)}; use fewer --shots, or --val none"
-            )
-    if len(smallest) < shots:
-        raise UsageError(
-            f"{shots} shots on '{dataset_name}': class '{smallest[0].classname}' has "
-            f"{len(smallest)} train images; the largest possible is --shots {len(smallest)}"
-        )
 
 
 def _check_request(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol, overload, runtime_checkable
 
 from fewshot_bench.mistyped import number_range, probability
+from fewshot_bench.shots import ALL_SHOTS, per_class
 
 if TYPE_CHECKING:
     import torch
@@ -122,8 +123,8 @@ class Images(Protocol):
         """(count, n, width) frozen features of `count` augmented views of every image.
 
         With `rng` they are drawn: it gives one number per pass, as for `batches`. Without, they
-        are the image's own views from number `start` on, which follow from its bytes and the
-        number: the same for all methods, shots and seeds, each encoded once for all of them.
+        are the image's own views from number `start` on, which follow from its bytes, the seed of
+        training and the number: the same for all methods and shots, each encoded once for them.
         Either way they are billed at their cost.
         """
         ...
@@ -183,12 +184,22 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Task(Vocabulary):
-    """All that a method ever sees. `val` is None when the run's validation policy is `none`."""
+    """All that a method ever sees.
+
+    `val` is None when the run's validation policy is `none`, or when no image is left for it.
+    `asked` is the number of shots that was asked for, where there is one: classes may have fewer.
+    """
 
     train: Shots
     val: Shots | None = None
+    asked: int = ALL_SHOTS
 
     @property
     def shots(self) -> int:
-        """Images per class in the support set, by its size (never below 1)."""
-        return max(1, round(len(self.train) / len(self.classnames)))
+        """Images per class as schedules count them, never below 1.
+
+        The shots asked for, as in the official codes, also where a class has fewer images. For all
+        shots the mean size of a class, so that every image is seen as often as in a task of so many
+        shots.
+        """
+        return max(1, per_class(self.asked, len(self.train), len(self.classnames)))

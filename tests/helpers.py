@@ -86,7 +86,8 @@ def flags(options: Sequence[str]) -> list[str]:
 
 def cells(*methods: str, options: Sequence[str] = (), **request: Any) -> list[RunSpec]:
     """Cells on digits: one shot, one seed, 40 test images unless said otherwise."""
-    values = {"datasets": ("digits",), "shots": (1,), "seeds": (1,), "limit": 40} | request
+    few = {"datasets": ("digits",), "shots": (1,), "seeds": (1,), "limit": 40}
+    values = few | {"backbone": "tiny"} | request
     return expand(Request(methods=methods, options=tuple(options), **values)).cells
 
 

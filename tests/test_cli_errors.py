@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fewshot_bench.cli.main import COMMANDS, cli
-from tests.helpers import PATIENCE, Result, command, environment, fsbench, save_image
+from tests.helpers import PATIENCE, Result, command, environment, fsbench
 
 BASE = ("--method", "zero-shot", "--dataset", "digits", "--shots", "1", "--seeds", "1", "--dry-run")
 
@@ -101,14 +101,6 @@ def test_missing_data_names_the_place_and_the_next_step(tmp_path: Path) -> None:
 def test_missing_weights_file(tmp_path: Path) -> None:
     missing = tmp_path / "weights.pt"
     assert_error(run(tmp_path, "--backbone", f"ViT-B-32/openai@{missing}"), 3, str(missing), "path")
-
-
-def test_more_shots_than_images(tmp_path: Path) -> None:
-    for name in ("cat", "dog"):
-        for index in range(6):
-            save_image(tmp_path / "pets" / name / f"{index}.png", index)
-    result = run(tmp_path, "--dataset", f"folder:{tmp_path / 'pets'}", "--shots", "16")
-    assert_error(result, 2, "16")
 
 
 def test_store_that_is_a_file(tmp_path: Path) -> None:

@@ -44,7 +44,8 @@ def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     run = ("run", "--method", "zero-shot", *FEW, "--store", store)
     first = fsbench(*run, "--seeds", "1,2")
     assert first.code == 0, first
-    lines = first.out.splitlines()
+    said, *lines = first.out.splitlines()
+    assert said.startswith("backbone tiny (")
     assert lines[0] == "2 cells: 0 done already, 2 to run"
     assert re.match(r"\[1/2\] zero-shot on digits, 1-shot, seed 1: \d+\.\d\d % \(", lines[1])
     assert "left" in lines[1]
@@ -101,7 +102,7 @@ def test_a_damaged_data_set_stops_only_itself(photos: Path, tmp_path: Path) -> N
     names = (f"folder:{bad}", f"folder:{good}")
     result = fsbench(
         *("run", "--method", "zero-shot", "--dataset", ",".join(names), "--shots", "1"),
-        *("--seeds", "1", "--jobs", "1", "--store", tmp_path / "store"),
+        *("--seeds", "1", "--jobs", "1", "--backbone", "tiny", "--store", tmp_path / "store"),
     )
     assert result.code == 3, result
     (error,) = [line for line in result.err.splitlines() if line.startswith("error: ")]

@@ -20,6 +20,7 @@ from fewshot_bench.compare.aggregate import Options, build
 from fewshot_bench.errors import UsageError
 from fewshot_bench.plan import Request, expand
 from fewshot_bench.record import Record
+from fewshot_bench.registry import registry
 from fewshot_bench.signature import commands_of
 from fewshot_bench.signature.fields import FIELDS
 from fewshot_bench.spec import RunSpec
@@ -174,11 +175,17 @@ def test_crossed_seeds_are_run_as_they_are_printed(tmp_path: Path) -> None:
     wanted = [
         Request(("tip-adapter",), seeds=(1, 2), split_seed=split, **known) for split in (1, 2)
     ]
+    wanted.append(Request(("zero-shot",), seeds=(1,), **known))
     made = [
-        Record(cell, "done", metrics={"top1": 5.0}) for one in wanted for cell in expand(one).cells
+        Record(
+            cell,
+            "done",
+            metrics={"top1": 5.0},
+            environment={"code": registry().code(cell.method)},
+        )
+        for one in wanted
+        for cell in expand(one).cells
     ]
-    other = Request(("zero-shot",), seeds=(1,), **known)
-    made += [Record(cell, "done", metrics={"top1": 5.0}) for cell in expand(other).cells]
     store = save(tmp_path / "store", made)
     lines = to_run(store)
     assert [line.partition("--seeds ")[2].partition(" --b")[0] for line in lines] == [

@@ -66,7 +66,7 @@ def test_missing_is_never_averaged() -> None:
     text = terminal.render(table)
     assert "—" in text
     assert "no average of coop, 1,4-shot: no result on pets" in text
-    assert "--method coop --dataset pets --shots 1,4 --seeds 1-3 --backbone tiny" in text
+    assert "--method coop --dataset pets --shots 1,4 --seeds 1-3 --backbone test" in text
 
 
 def test_average_needs_the_same_seeds_everywhere() -> None:

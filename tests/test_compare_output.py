@@ -94,5 +94,5 @@ def test_terminal_fits(width: int) -> None:
     grid_rows = [line for line in text.splitlines() if line.startswith("tip-adapter-f ")]
     assert len(grid_rows) in (12, 24)
     # Conditions that hold for all tables are said once, after the last.
-    assert text.count("protocol coop; val min4; prompts custom; backbone tiny;") == 1
+    assert text.count("protocol coop; val min4; prompts custom; backbone test;") == 1
     assert text.rindex("tip-adapter-f ") < text.index("protocol coop;")

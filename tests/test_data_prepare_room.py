@@ -170,3 +170,30 @@ def test_what_cannot_be_written_is_told_in_one_line(shop: Shop, tmp_path: Path) 
     assert result.code == 3
     assert result.err.startswith(f"error: {shop.root}/wares cannot be written (File exists)")
     assert os.listdir(shop.root) == ["wares"]
+
+
+def test_a_body_without_end_stops_at_what_the_recipe_expects(shop: Shop) -> None:
+    content = tar(images(3, 300_000))
+    file = shop.archive(content, length=False, ranges=False, max_unpacked=200_000)
+    shop.sell([file | {"sha256": ""}])
+    result = shop.prepare("wares", "--yes")
+    assert (result.code, "it goes on after 200,000 bytes" in result.out) == (3, True)
+    assert not shop.part().exists()
+
+
+def test_a_body_of_unknown_length_leaves_room_on_the_disk(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**10, 9 * 10**9, 999 * 10**6))
+    monkeypatch.setattr("fewshot_bench.data.download.ROOM_STEP", 1)
+    shop.sell([shop.archive(BIG, length=False, ranges=False)])
+    result = shop.prepare("wares", "--yes")
+    assert (result.code, "1.0 GB are left alone" in result.out) == (3, True)
+
+
+def test_a_refused_archive_is_not_to_be_fetched_again(shop: Shop) -> None:
+    shop.sell([shop.archive(b"no archive at all")])
+    result = shop.prepare()
+    assert result.code == 3
+    assert "download wares.tar.gz from" not in result.out
+    assert "1. get another copy of wares.tar.gz than the one of 127.0.0.1" in result.out

@@ -94,6 +94,14 @@ def test_only_the_first_twenty_are_named(tmp_path: Path) -> None:
     assert "and 80 more" in result.out
 
 
+def test_a_picture_in_lab_colors_is_usable(folder: Path) -> None:
+    colors = Image.new("LAB", (40, 32), (120, 10, 30))
+    colors.save(folder / "train/cat/lab.tiff")
+    result = fsbench("data", "verify", f"folder:{folder}")
+    assert "damaged" not in result.out
+    assert "1 LAB" in result.out
+
+
 def test_formats_modes_rotation_and_single_pixels(folder: Path) -> None:
     save_image(folder / "train/cat/gray.png", 50, mode="L")
     save_image(folder / "train/cat/four.jpg", 51, mode="CMYK")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
 from pathlib import Path
 
@@ -107,6 +108,41 @@ def test_another_name(data: Path) -> None:
     right = data / "imagenet-a"
     with pytest.raises(DataMissingError, match=f"another name than expected: rename it to {right}"):
         open_set("imagenet-a").items()
+
+
+@pytest.mark.parametrize(
+    ("place", "step"),
+    [
+        ("imagenet-a/imagenet-a", "unpacked one level too deep: move the content of"),
+        (
+            "imagenet-adversarial/imagenet-a/imagenet-a",
+            "unpacked one level too deep: move the content",
+        ),
+        ("imagenetA/imagenet-a", "they are in .*/imagenetA/imagenet-a: move its content to"),
+        ("imagenetA", "has another name than expected: rename it to"),
+    ],
+)
+def test_what_is_advised_mends_it(data: Path, place: str, step: str) -> None:
+    write(data / place, "imagenet-a")
+    with pytest.raises(DataMissingError, match=step) as caught:
+        open_set("imagenet-a").items()
+    words = str(caught.value).rpartition("(")[2]
+    target = re.search(r" to (\S+?)[;)]", words)
+    assert target is not None
+    aim = Path(target[1])
+    aim.mkdir(parents=True, exist_ok=True)
+    for folder in sorted((data / place).iterdir()):
+        folder.rename(aim / folder.name)
+    if (data / place).is_dir():
+        (data / place).rmdir()
+    assert open_set("imagenet-a").items()["test"]
+
+
+def test_a_folder_that_holds_nothing_is_not_to_be_renamed(data: Path) -> None:
+    (data / "imagenetA").mkdir(parents=True)
+    with pytest.raises(DataMissingError, match="no images: expected") as caught:
+        open_set("imagenet-a").items()
+    assert "rename" not in str(caught.value)
 
 
 def test_names_of_the_thousand_classes() -> None:

@@ -33,18 +33,30 @@ def add_classes(root: Path, *names: str) -> None:
         add(root, folder, *names)
 
 
+def store() -> Path:
+    return Path(os.environ["RESULTS"])
+
+
 def open_folder(root: Path, **data: Any) -> Any:
-    return registry().dataset(f"folder:{root}", data)
+    return registry().dataset(f"folder:{root}", data, store())
+
+
+def kept() -> list[Path]:
+    """The splits that lie with the results."""
+    return sorted(store().glob("splits/made/*.json"))
 
 
 def ids(root: Path, **data: Any) -> dict[str, list[str]]:
-    pools = open_folder(root, **data).items()
+    """Image names by role, after a run has kept the split."""
+    dataset = open_folder(root, **data)
+    pools = dataset.items()
+    dataset.keep_split()
     return {role: [item.id for item in items] for role, items in pools.items()}
 
 
 @pytest.fixture(autouse=True)
 def _data_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("home")))
+    monkeypatch.setenv("RESULTS", str(tmp_path_factory.mktemp("results")))
 
 
 def test_role_folders(tmp_path: Path) -> None:
@@ -56,7 +68,7 @@ def test_role_folders(tmp_path: Path) -> None:
     assert dataset.card().classnames == ("Cat", "dog")
     assert dataset.card().counts == {"train": 2, "val": 2, "test": 2}
     assert dataset.read(dataset.items()["test"][0])[:4] == b"\x89PNG"
-    assert not (tmp_path / SPLIT_NAME).exists()
+    assert (dataset.keep_split(), kept()) == (None, [])
 
 
 def test_validation_is_held_out_from_train(tmp_path: Path) -> None:
@@ -86,8 +98,9 @@ def test_class_folders_are_split_once_and_added_images_change_nothing(tmp_path: 
     add(tmp_path, "three", *numbered(5))
     assert ids(tmp_path) == before
     assert open_folder(tmp_path).card().revision == revision
-    assert list(json.loads((tmp_path / SPLIT_NAME).read_text())) == ["train", "val", "test"]
-    assert [path.name for path in tmp_path.glob(".*")] == []
+    (path,) = kept()
+    assert list(json.loads(path.read_text())) == ["train", "val", "test"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "three", "two"]
 
 
 @pytest.mark.parametrize("count", [3, 4, 5, 7])
@@ -106,30 +119,34 @@ def test_the_split_does_not_depend_on_where_the_folder_lies(tmp_path: Path) -> N
     assert ids(tmp_path / "x") == ids(tmp_path / "y")
 
 
-def test_a_read_only_folder_keeps_its_split_in_the_user_data_folder(tmp_path: Path) -> None:
-    root = tmp_path / "set"
-    add_classes(root, *numbered(6))
-    root.chmod(0o555)
-    try:
-        before = ids(root)
-        assert not (root / SPLIT_NAME).exists()
-        stored = list(Path(os.environ["XDG_DATA_HOME"]).glob("fsbench/splits/*.json"))
-        assert len(stored) == 1
-        assert str(stored[0]) in open_folder(root).card().notes[0]
-    finally:
-        root.chmod(0o755)
-    add(root, "a", "new.png")
-    assert ids(root) == before
+def test_nothing_is_written_before_a_run_keeps_it(tmp_path: Path) -> None:
+    add_classes(tmp_path, *numbered(6))
+    dataset = open_folder(tmp_path)
+    assert "the first run keeps it" in dataset.card().notes[0]
+    assert (kept(), {path.name for path in tmp_path.iterdir()}) == ([], {"a", "b"})
+    assert dataset.keep_split() == kept()[0]
+    assert f"kept in {kept()[0]}" in open_folder(tmp_path).card().notes[0]
 
 
-def test_nowhere_to_store_the_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_split_beside_the_data_goes_first(tmp_path: Path) -> None:
+    add_classes(tmp_path, *numbered(6))
+    before = open_folder(tmp_path)
+    assert before.keep_split(beside=True) == tmp_path / SPLIT_NAME
+    add(tmp_path, "a", "new.png")
+    assert ids(tmp_path) == {role: [i.id for i in p] for role, p in before.items().items()}
+    assert kept() == []
+
+
+def test_nowhere_to_keep_the_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add_classes(tmp_path / "set", *numbered(6))
     (tmp_path / "file").touch()
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "file"))
+    monkeypatch.setenv("RESULTS", str(tmp_path / "file"))
+    with pytest.raises(UsageError, match=r"cannot be kept at .*choose another --store"):
+        open_folder(tmp_path / "set").keep_split()
     (tmp_path / "set").chmod(0o555)
     try:
-        with pytest.raises(DataMissingError, match="can be stored neither in"):
-            ids(tmp_path / "set")
+        with pytest.raises(UsageError, match="leave --keep-split out"):
+            open_folder(tmp_path / "set").keep_split(beside=True)
     finally:
         (tmp_path / "set").chmod(0o755)
 
@@ -186,8 +203,8 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
     add(tmp_path, "empty")
     with pytest.raises(DataMissingError, match="has no images in it"):
         ids(tmp_path)
-    add(tmp_path, "empty", "a.png", "b.png")
-    with pytest.raises(UsageError, match="'empty' has 2 images: expected 3 or more"):
+    add(tmp_path, "empty", "a.png")
+    with pytest.raises(UsageError, match="'empty' has 1 image: expected 2 or more"):
         ids(tmp_path)
     add(tmp_path, "train/a", "a.png")
     with pytest.raises(UsageError, match="train/ but no test/"):
@@ -214,7 +231,7 @@ def test_one_class_is_refused(tmp_path: Path) -> None:
     add(tmp_path, "only", *numbered(6))
     with pytest.raises(UsageError, match="has 1 class: expected 2 or more"):
         ids(tmp_path)
-    assert not (tmp_path / SPLIT_NAME).exists()
+    assert kept() == []
 
 
 def test_another_holdout_is_another_split(tmp_path: Path) -> None:
@@ -224,8 +241,8 @@ def test_another_holdout_is_another_split(tmp_path: Path) -> None:
     assert [len(other[role]) for role in ("train", "val", "test")] == [12, 8, 20]
     assert other["val"] == usual["val"]
     assert ids(tmp_path, holdout=0.3) == usual
-    files = {path.name for path in tmp_path.glob("*.json")}
-    assert files == {SPLIT_NAME, "fsbench-split-holdout-0.5.json"}
+    other_file, usual_file = kept()
+    assert other_file.name == f"{usual_file.stem}-holdout-0.5.json"
     assert "split 30/20/50 per class" in open_folder(tmp_path, holdout=0.5).card().notes[0]
 
 
@@ -265,6 +282,7 @@ def test_test_images_alone_can_be_evaluated_on(tmp_path: Path) -> None:
 
 def test_what_came_later_is_named(tmp_path: Path) -> None:
     add_classes(tmp_path, *numbered(10))
+    ids(tmp_path)
     assert len(open_folder(tmp_path).card().notes) == 1
     add(tmp_path, "a", "new.png")
     add(tmp_path, "three", *numbered(5))
@@ -274,16 +292,4 @@ def test_what_came_later_is_named(tmp_path: Path) -> None:
     )
     assert "three/00.png" in note
     assert "and 1 more" in note
-    assert f"delete {tmp_path / SPLIT_NAME} to have a new split made" in note
-
-
-def test_stamps_change_with_the_file(tmp_path: Path) -> None:
-    add_classes(tmp_path, *numbered(6))
-    dataset = open_folder(tmp_path)
-    first, second = dataset.items()["train"][:2]
-    before = dataset.stamp(first)
-    assert before.token not in ("", dataset.stamp(second).token)
-    (tmp_path / first.id).write_bytes(b"other")
-    assert (dataset.stamp(first).size, dataset.stamp(first) == before) == (5, False)
-    (tmp_path / first.id).unlink()
-    assert dataset.stamp(first) is None
+    assert f"delete {kept()[0]} to have a new split made" in note

@@ -18,11 +18,6 @@ from tests.helpers import fsbench
 COUNT = 6
 
 
-@pytest.fixture(autouse=True)
-def _data_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("home")))
-
-
 def add(root: Path, *folders: str, ending: str = "png", count: int = COUNT) -> Path:
     """Folders of images that differ."""
     for folder in folders:
@@ -221,3 +216,15 @@ def test_a_link_that_leads_in_circles(tmp_path: Path) -> None:
     (tmp_path / "b" / "again").symlink_to(tmp_path)
     with pytest.raises(UsageError, match="is a link to a folder that it lies in"):
         classes(tmp_path)
+
+
+def test_stamps_change_with_the_file(tmp_path: Path) -> None:
+    add(tmp_path, "a", "b")
+    dataset = registry().dataset(f"folder:{tmp_path}")
+    first, second = dataset.items()["train"][:2]
+    before = dataset.stamp(first)
+    assert before.token not in ("", dataset.stamp(second).token)
+    (tmp_path / first.id).write_bytes(b"other")
+    assert (dataset.stamp(first).size, dataset.stamp(first) == before) == (5, False)
+    (tmp_path / first.id).unlink()
+    assert dataset.stamp(first) is None

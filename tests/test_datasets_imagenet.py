@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import tarfile
@@ -252,7 +253,7 @@ def test_two_classes_may_have_one_name(data: Path, tmp_path: Path) -> None:
     assert card.classnames == ("missile", "missile")
     assert card.identities == ("n03773504", "n04008634")
     chosen = ("-m", "zero-shot", "-d", "imagenet", "--shots", "1", "--seeds", "1")
-    ran = fsbench("run", *chosen, "--store", tmp_path / "store")
+    ran = fsbench("run", *chosen, "--backbone", "tiny", "--store", tmp_path / "store")
     assert ran.code == 0, ran.err
 
 
@@ -265,3 +266,32 @@ def test_a_local_file_of_names_is_compared(data: Path) -> None:
     card = open_set("imagenet").card()
     assert card.classnames[1] == "goldfish"
     assert any("n01443537 'gold fish' instead of 'goldfish'" in note for note in card.notes)
+
+
+@pytest.mark.parametrize("above", ["", "imagenet", "imagenet-object-localization-challenge"])
+def test_the_layout_of_kaggle(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, above: str
+) -> None:
+    base = write_imagenet(data)
+    expected = open_set("imagenet").items()
+    root = tmp_path / "kaggle" / above
+    images = root / "ILSVRC" / "Data" / "CLS-LOC"
+    images.parent.mkdir(parents=True)
+    base.rename(images)
+    lines = ["ImageId,PredictionString"]
+    for path in sorted((images / "val").glob("*/*")):
+        lines.append(f"{path.stem},{path.parent.name} 1 2 3 4 {path.parent.name} 5 6 7 8 ")
+        path.rename(images / "val" / path.name)
+        with contextlib.suppress(OSError):
+            path.parent.rmdir()
+    table = root / "LOC_val_solution.csv"
+    table.write_text("\n".join(lines))
+    monkeypatch.setenv("FSBENCH_DATA", str(tmp_path / "kaggle"))
+    dataset = open_set("imagenet")
+    assert dataset.items() == expected
+    item = dataset.items()["test"][0]
+    assert dataset.read(item) == (images / "val" / Path(item.id).name).read_bytes()
+    assert dataset.stamp(item) is not None
+    table.write_text("\n".join(lines[:-1]))
+    with pytest.raises(DataMissingError, match=r"of which .*LOC_val_solution\.csv has no line"):
+        open_set("imagenet").items()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -21,7 +22,7 @@ Rows = list[dict[str, Any]]
 
 @pytest.fixture(autouse=True)
 def _data_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("home")))
+    monkeypatch.setenv("RESULTS", str(tmp_path_factory.mktemp("results")))
 
 
 def images(root: Path, count: int = COUNT) -> Rows:
@@ -58,12 +59,25 @@ def write(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     return path
 
 
+def store() -> Path:
+    return Path(os.environ["RESULTS"])
+
+
+def kept() -> list[Path]:
+    """The splits that lie with the results."""
+    return sorted(store().glob("splits/made/*.json"))
+
+
 def opened(path: Path, **data: Any) -> Any:
-    return registry().dataset(f"manifest:{path}", data)
+    return registry().dataset(f"manifest:{path}", data, store())
 
 
 def ids(path: Path, **data: Any) -> dict[str, list[str]]:
-    return {role: [i.id for i in items] for role, items in opened(path, **data).items().items()}
+    """Image names by role, after a run has kept the split."""
+    dataset = opened(path, **data)
+    pools = dataset.items()
+    dataset.keep_split()
+    return {role: [item.id for item in items] for role, items in pools.items()}
 
 
 def every(path: Path) -> list[str]:
@@ -116,16 +130,17 @@ def test_a_made_split_is_kept(tmp_path: Path) -> None:
     path = write(tmp_path / "list.csv", without(images(tmp_path), "label"))
     before = ids(path)
     assert [len(before[role]) for role in ("train", "val", "test")] == [10, 4, 6]
-    kept = tmp_path / "list.csv.fsbench-split.json"
-    assert list(json.loads(kept.read_text())) == ["train", "val", "test"]
-    assert str(kept) in opened(path).card().notes[0]
+    (found,) = kept()
+    assert list(json.loads(found.read_text())) == ["train", "val", "test"]
+    assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["list.csv"]
+    assert str(found) in opened(path).card().notes[0]
     shuffled = without(images(tmp_path), "label")[::-1]
     assert {r: sorted(p) for r, p in ids(write(path, shuffled)).items()} == {
         role: sorted(pool) for role, pool in before.items()
     }
     half = ids(path, holdout=0.5)
     assert len(half["test"]) == 10
-    assert (tmp_path / "list.csv.fsbench-split-holdout-0.5.json").is_file()
+    assert kept()[0].name == f"{found.stem}-holdout-0.5.json"
 
 
 @pytest.mark.parametrize("change", ["added", "removed", "renamed"])
@@ -143,9 +158,9 @@ def test_a_manifest_that_changed_since(tmp_path: Path, change: str) -> None:
     write(path, rows)
     with pytest.raises(UsageError, match="has changed since its split") as caught:
         ids(path)
-    for part in (path, f"{path}.fsbench-split.json", "delete the split file"):
+    for part in (path, kept()[0], "delete the split file"):
         assert str(part) in str(caught.value)
-    (tmp_path / "list.csv.fsbench-split.json").unlink()
+    kept()[0].unlink()
     assert len(every(path)) == len(rows)
 
 
@@ -162,7 +177,7 @@ def test_missing_pools_are_held_out_of_train(tmp_path: Path) -> None:
     assert [len(no_val[role]) for role in ("train", "val", "test")] == [8, 2, 10]
     no_test = ids(write(tmp_path / "b.csv", with_splits(rows, "train", "val")))
     assert [len(no_test[role]) for role in ("train", "val", "test")] == [6, 10, 4]
-    assert (tmp_path / "b.csv.fsbench-split.json").is_file()
+    assert len(kept()) == 1
     assert no_test == ids(tmp_path / "b.csv")
     write(tmp_path / "b.csv", with_splits(rows, "val", "train"))
     with pytest.raises(UsageError, match="has another label, class or split there"):
@@ -182,7 +197,7 @@ BAD = {
     "kinds": ([("a.png", "0"), ("b.png", "x")], r"0 \(line 2\) and 'x' \(line 3\)"),
     "address": ([("https://x.org/a.png", "x")], r"\(line 2\) is an address"),
     "one class": ([("a.png", "x"), ("b.png", "x"), ("c.png", "x")], "has 1 class"),
-    "few": ([("a.png", "x"), ("b.png", "y")], "class 'x' has 1 image: expected 3 or more"),
+    "few": ([("a.png", "x"), ("b.png", "y")], "class 'x' has 1 image: expected 2 or more"),
     "control": ([("a.png", "x\ty")], r"'x\\ty' \(line 2\): expected text in UTF-8"),
 }
 

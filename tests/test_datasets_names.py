@@ -32,22 +32,26 @@ def shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("written", "name"),
     [
-        ("a", "a"),
-        ("a/", "a"),
-        ("./a", "a"),
-        ("a//train/0.tar ; ./a/test/*.tar;", "a/train/0.tar;a/test/*.tar"),
-        ("training=./a/train/;test=a/test", "train=a/train;test=a/test"),
+        ("a", "HERE/a"),
+        ("a/", "HERE/a"),
+        ("./a", "HERE/a"),
+        ("link", "HERE/a"),
+        ("a//train/0.tar ; ./a/test/*.tar;", "HERE/a/train/0.tar;HERE/a/test/*.tar"),
+        ("link/train/*.tar;a/test/*.tar", "HERE/a/train/*.tar;HERE/a/test/*.tar"),
+        ("training=./a/train/;test=a/test", "train=HERE/a/train;test=HERE/a/test"),
     ],
 )
 def test_names_of_shards(shards: Path, written: str, name: str) -> None:
+    (shards.parent / "link").symlink_to(shards)
     card = opened(f"wds:{written}").card()
-    assert card.name == f"wds:{name}"
+    assert card.name == f"wds:{name.replace('HERE', str(shards.parent))}"
     again = opened(card.name)
     assert (again.card(), again.items()) == (card, opened(f"wds:{written}").items())
 
 
 def test_names_of_folders_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path)
     write_set(tmp_path, "dtd")
     image_folder(tmp_path / "pets")
     rows = [f"{n}.png,{('x', 'y')[n % 2]}" for n in range(10)]
@@ -55,9 +59,10 @@ def test_names_of_folders_and_files(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for number in range(10):
         put(tmp_path / f"{number}.png", picture(number))
     for family, path in (("coop", "dtd"), ("folder", "pets"), ("manifest", "list.csv")):
-        written = [path, f"./{path}", f"pets/../{path}"]
+        whole = str(tmp_path / path)
+        written = [path, f"./{path}", f"pets/../{path}", whole, f"link/{path}"]
         written += [] if family == "manifest" else [f"{path}/"]
-        assert {opened(f"{family}:{text}").card().name for text in written} == {f"{family}:{path}"}
+        assert {opened(f"{family}:{text}").card().name for text in written} == {f"{family}:{whole}"}
 
 
 def test_names_of_saved_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +77,7 @@ def test_names_of_saved_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     hub.Dataset.from_dict(cells, features=hub.Features(kinds)).save_to_disk("pets")
     for query in ("", "?label=label"):
         names = {opened(f"hf:{path}{query}").card().name for path in ("pets", "pets/", "./pets")}
-        assert names == {f"hf:pets{query}"}
+        assert names == {f"hf:{tmp_path / 'pets'}{query}"}
 
 
 def test_prompts_beside_the_shards_are_part_of_the_revision(shards: Path) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import pytest
+
 from fewshot_bench.store import Store
-from tests.helpers import fsbench, image_folder
+from tests.helpers import fsbench, image_folder, save_image
 from tests.own_sets import hub_or_skip, picture, samples, write_shard
 
-QUICK = ("-m", "zero-shot", "--shots", 1, "--seeds", 1, "--limit", 4)
+QUICK = ("-m", "zero-shot", "--shots", 1, "--seeds", 1, "--limit", 4, "--backbone", "tiny")
 
 
 def manifest(root: Path) -> Path:
@@ -72,8 +74,46 @@ def test_the_three_options(tmp_path: Path) -> None:
         "holdout": 0.4,
     }
     assert record.spec.key() != dataclasses.replace(record.spec, data={}).key()
-    assert (root / "fsbench-split-holdout-0.4.json").is_file()
+    (kept,) = (store / "splits" / "made").iterdir()
+    assert kept.name.endswith("-holdout-0.4.json")
+    assert {path.name for path in root.iterdir()} == {"cat", "dog"}
     names.write_text("Katze\n")
     result = fsbench(*arguments)
     assert result.code == 2
     assert "--classnames has 1 names" in result.err
+
+
+def test_one_folder_under_any_spelling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = image_folder(tmp_path / "pets", train=6) / "train"
+    (tmp_path / "link").symlink_to(root)
+    store = tmp_path / "store"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for text in ("pets/train", "./pets/train/", "pets/../link", root, "~/pets/train", "~/link"):
+        result = fsbench("run", *QUICK, "-d", f"folder:{text}", "--store", store)
+        assert (result.code, result.err) == (0, "")
+    monkeypatch.chdir(root)
+    result = fsbench("run", *QUICK, "-d", "folder:.", "--store", store)
+    assert "1 done already, 0 to run" in result.out
+    (record,) = Store(store).records()
+    assert record.spec.dataset == "folder:~/pets/train"
+    for text in ("folder:.", f"folder:{root}", "folder:~/pets/train"):
+        assert fsbench("compare", "--store", store, "-d", text).code == 0
+
+
+def test_only_a_run_writes_and_never_into_the_data(tmp_path: Path) -> None:
+    root, store = image_folder(tmp_path / "pets", train=6) / "train", tmp_path / "store"
+    name = f"folder:{root}"
+    for words in (("show", name), ("data", "verify", name), ("data", "status", name)):
+        assert fsbench(*words).code == 0
+    assert fsbench("run", *QUICK, "-d", name, "--store", store, "--dry-run").code == 0
+    assert (store.exists(), {path.name for path in root.iterdir()}) == (False, {"cat", "dog"})
+    assert fsbench("run", *QUICK, "-d", name, "--store", store).code == 0
+    assert {path.name for path in root.iterdir()} == {"cat", "dog"}
+    assert f"kept in {store}" in fsbench("show", name, "--store", store).out
+    save_image(root / "cat" / "late.jpg", 999)
+    result = fsbench("run", *QUICK, "-d", name, "--store", store)
+    assert "1 done already" in result.out
+    other = ("--keep-split", "data", "--store", tmp_path / "other")
+    assert fsbench("run", *QUICK, "-d", name, *other).code == 0
+    assert (root / "fsbench-split.json").is_file()

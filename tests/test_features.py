@@ -150,6 +150,20 @@ def test_views_are_cached_under_what_was_drawn(backbone: object) -> None:
     torch.testing.assert_close(first.norm(dim=-1), torch.ones(3, 2))
 
 
+def test_seeds_have_views_of_their_own(backbone: object, tmp_path: Path) -> None:
+    store, meter = FeatureStore(tmp_path), Meter(CPU)
+
+    def views(seed: int) -> Tensor:
+        view = image_view(source(backbone), store, meter, phase="encode_support", seed=seed)
+        with accounted(store, meter), meter.phase("fit"):
+            return view.views(3, SMALL)
+
+    first = views(1)
+    assert not torch.equal(first, views(2))
+    assert torch.equal(first, views(1))
+    assert meter.images_computed == 2 * first.shape[0] * first.shape[1]
+
+
 def test_fixed_views_follow_from_the_image_and_are_encoded_once(
     backbone: object, tmp_path: Path
 ) -> None:

@@ -35,7 +35,7 @@ def test_a_second_run_reads_nothing(folder: Path) -> None:
     second, read, tally = evaluated(folder)
     assert torch.equal(first, second)
     assert (read, tally.decoded, tally.cached) == ([], 0, COUNT)
-    assert unreadable(Photos(folder), Photos(folder).items()["test"]) == ([], "")
+    assert unreadable(Photos(folder), Photos(folder).items()["test"]) == ({}, 0, "")
     third, read, _ = evaluated(folder, order=[7, 0, 7, 3])
     assert torch.equal(third, first[[7, 0, 7, 3]])
     assert not read
@@ -143,7 +143,7 @@ def test_a_file_that_changed_just_now_is_not_known_by_its_stamp(
         path.touch()
     slept, sleep = [], time.sleep
     monkeypatch.setattr(time, "sleep", lambda seconds: slept.append(seconds) or sleep(seconds))
-    assert unreadable(Photos(folder), Photos(folder).items()["test"]) == ([], "")
+    assert unreadable(Photos(folder), Photos(folder).items()["test"]) == ({}, 0, "")
     assert sum(slept) <= 2.1, "each image is waited for on its own"
     assert evaluated(folder)[1] == []
 

@@ -56,6 +56,7 @@ class Run:
         log.unlink(missing_ok=True)
         self.result: Result = fsbench(
             *("run", "--method", "zero-shot", "--dataset", f"counted:{root}", "--shots", "1"),
+            *("--backbone", "tiny"),
             *("--seeds", "1", "--val", "none", "--store", store, "--jobs", "1"),
         )
         text = log.read_text(encoding="utf-8") if log.is_file() else ""
@@ -108,6 +109,7 @@ def test_a_corrupt_image_is_named_in_every_run(root: Path, tmp_path: Path) -> No
         for _ in range(2):
             result = fsbench(
                 *("run", "--method", "zero-shot", "--dataset", f"counted:{root}"),
+                *("--backbone", "tiny"),
                 *("--shots", "1", "--seeds", "1", "--val", "none", "--store", tmp_path),
             )
             assert result.code == 3

@@ -133,3 +133,16 @@ def test_the_command_says_what_sharing_saves(tmp_path: Any) -> None:
     assert "18 cells: 0 done already, 18 to run" in result.out
     assert "frozen encoder: 1,3" in result.out
     assert "times fewer; through adapted encoders: " in result.out
+
+
+def test_training_seeds_see_views_of_their_own_on_one_support_set() -> None:
+    # Training-free, on one support set: nothing but the views can differ.
+    def logits(seed: int) -> torch.Tensor:
+        asked = {"datasets": ("digits",), "shots": (1,), "seeds": (seed,), "split_seed": 1}
+        (cell,) = cells("tip-adapter", limit=60, **asked)
+        found = run_one(cell, Session(None)).logits
+        assert found is not None
+        return found
+
+    assert torch.equal(logits(1), logits(1))
+    assert not torch.equal(logits(1), logits(2))

@@ -41,7 +41,7 @@ def photos(tmp_path: Path) -> Path:
 def request(photos: Path, *methods: str, **more: Any) -> Request:
     """One seed and shot on the folder."""
     values = {"datasets": (f"folder:{photos}",), "shots": (1,), "seeds": (1,), "val": "none"}
-    return Request(methods, **values | more)
+    return Request(methods, **{"backbone": "tiny"} | values | more)
 
 
 def compute(photos: Path, *methods: str, **more: Any) -> list[Record]:
@@ -93,7 +93,7 @@ def test_cells_of_other_images_are_computed_again(photos: Path, role: str) -> No
 
 def test_a_run_says_so_and_computes(photos: Path) -> None:
     words = ("run", "-m", "zero-shot", "-d", f"folder:{photos}", "--shots", 1, "--seeds", 1)
-    words += ("--store", photos.parent / "s")
+    words += ("--backbone", "tiny", "--store", photos.parent / "s")
     assert fsbench(*words).code == 0
     before = list(Store(photos.parent / "s").records())
     others(photos, "test")
@@ -194,7 +194,7 @@ def test_test_images_that_were_fitted_on_are_named(photos: Path) -> None:
     text = f"folder:{photos}: 2 of 6 test images are also among the train or validation images"
     done = fsbench(
         *("run", "-m", "zero-shot,tip-adapter", "-d", f"folder:{photos}", "--shots", 1),
-        *("--seeds", 1, "--val", "none", "--store", store),
+        *("--seeds", 1, "--val", "none", "--backbone", "tiny", "--store", store),
     )
     assert done.err.count("byte for byte") == 1
     assert f"warning: {text}, byte for byte (in all cells)\n" in done.err

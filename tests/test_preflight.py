@@ -95,7 +95,7 @@ def test_images_that_would_turn_white_are_refused(tmp_path: Path) -> None:
     Image.fromarray(values // 300).save(root / "test" / "cat" / "dark.png")
     found = fsbench(
         *("run", "-m", "zero-shot", "-d", f"folder:{root}", "--shots", "1", "--seeds", "1"),
-        *("--store", tmp_path / "store"),
+        *("--backbone", "tiny", "--store", tmp_path / "store"),
     )
     assert found.code == 3
     assert "test/cat/deep.png: more than 8 bits" in found.err

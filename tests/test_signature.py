@@ -14,16 +14,10 @@ from fewshot_bench.cli.signature import cells_of
 from fewshot_bench.errors import UsageError
 from fewshot_bench.plan import Request, expand
 from fewshot_bench.record import Record
+from fewshot_bench.shots import ALL_SHOTS
 from fewshot_bench.signature import commands, parse, problems, signature_of, under_table, write
 from fewshot_bench.signature.model import Choice, Matrix, Named, Pair, Signature
-from fewshot_bench.spec import (
-    IMPORTED,
-    PRECISIONS,
-    PROTOCOLS,
-    TEMPLATE_SETS,
-    VALIDATION,
-    RunSpec,
-)
+from fewshot_bench.spec import IMPORTED, PRECISIONS, PROTOCOLS, TEMPLATE_SETS, VALIDATION, RunSpec
 from tests.compare_records import make, matrix, save
 from tests.helpers import fsbench
 
@@ -43,7 +37,7 @@ def distinct(values: st.SearchStrategy[Any], least: int = 1) -> st.SearchStrateg
 TEXTS = st.text(st.characters(codec=None), max_size=6)
 OPTIONS = st.dictionaries(NAMES, distinct(TEXTS), max_size=2)
 CHOICES = st.builds(Choice, NAMES, TEXTS, OPTIONS.map(lambda found: tuple(found.items())))
-NUMBERS = distinct(st.integers(1, 40)).map(lambda found: tuple(sorted(found)))
+NUMBERS = distinct(st.integers(1, 40) | st.just(ALL_SHOTS)).map(lambda found: tuple(sorted(found)))
 PAIRS = distinct(st.builds(Pair, st.integers(0, 5), st.integers(0, 5))).map(
     lambda found: tuple(sorted(found))
 )
@@ -164,7 +158,7 @@ def test_the_line_of_a_store_is_compact(tmp_path: Path) -> None:
     shown = fsbench("signature", "--store", store)
     line = shown.out.strip()
     assert line.startswith(
-        "fsbench:1|m:coop@1,zero-shot@1|b:tiny|d:dtd,pets|k:1,2,4,8,16|s:1-3|val:min4|tpl:custom"
+        "fsbench:1|m:coop@1,zero-shot@1|b:test|d:dtd,pets|k:1,2,4,8,16|s:1-3|val:min4|tpl:custom"
         "|p:fp32|dev:cpu|x:"
     )
     assert signature_of(records[::-1]) == line

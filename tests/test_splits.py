@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from fewshot_bench import Item, Split, UsageError
 from fewshot_bench.sampling import group
+from fewshot_bench.shots import ALL_SHOTS
 from fewshot_bench.spec import PROTOCOLS, VALIDATION
-from fewshot_bench.splits import check_shots, draw
+from fewshot_bench.splits import check_train, draw
 
 Pools = dict[str, tuple[Item, ...]]
 ANY_PROTOCOL = pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -64,7 +65,7 @@ def any_pools(draw_value: st.DrawFn) -> Pools:
 requests = {
     "pools": any_pools(),
     "protocol": st.sampled_from(PROTOCOLS),
-    "shots": st.integers(1, 17),
+    "shots": st.integers(1, 17) | st.just(ALL_SHOTS),
     "seed": st.integers(0, 2**40),
     "val": st.sampled_from(VALIDATION),
 }
@@ -92,8 +93,38 @@ def test_every_class_gives_its_shots(
     assert set(picked) == set(pool)
     for label, items in picked.items():
         short = len(pool[label]) < shots
-        assert len(items) == (len(pool[label]) if short and protocol != "clip-lora" else shots)
+        repeated = protocol == "clip-lora" and shots != ALL_SHOTS
+        assert len(items) == (len(pool[label]) if short and not repeated else shots)
         assert short or len(set(items)) == shots
+
+
+@settings(max_examples=150)
+@given(**{**requests, "val": st.sampled_from(["none", "min4", "shots"])})
+def test_validation_that_is_held_out_takes_what_the_support_set_leaves(
+    pools: Pools, protocol: str, shots: int, seed: int, val: str
+) -> None:
+    without = {role: items for role, items in pools.items() if role != "val"}
+    split = pick(without, protocol, shots, seed, val)
+    picked, held, pool = group(split.train), group(split.val), group(without["train"])
+    assert set(picked) == set(pool)
+    assert split.train == pick(without, protocol, shots, seed, "none").train
+    assert not set(ids(split.train)) & set(ids(split.val))
+    asked = {"none": 0, "min4": min(shots, 4), "shots": shots}[val]
+    for label, items in pool.items():
+        left = len(items) - len(set(picked[label]))
+        assert len(set(picked[label])) == min(shots, len(items)) or protocol == "clip-lora"
+        # Of a class that was drawn from with replacement, what is left is not validated on.
+        taken = min(asked, left) if len(items) >= shots or protocol != "clip-lora" else 0
+        assert len(set(held.get(label, ()))) == taken or (protocol, val) == ("clip-lora", "shots")
+
+
+@ANY_PROTOCOL
+def test_a_class_with_one_image_trains_on_it_and_validates_on_none(protocol: str) -> None:
+    pools = make_pools(classes=2, train=20)
+    single = tuple(i for i in pools["train"] if i.label == 0 or i.id.endswith("/3.jpg"))
+    split = pick({"train": single, "test": pools["test"]}, protocol, 16)
+    assert {item.id for item in split.train if item.label == 1} == {"train/1/3.jpg"}
+    assert [item.label for item in split.val] == [0] * 4
 
 
 @settings(max_examples=150)
@@ -221,14 +252,9 @@ def test_a_policy_that_needs_validation_images_says_so() -> None:
     assert pick(pools, "clip-lora", val="none").val == ()
 
 
-def test_check_shots_names_the_class_and_the_largest_possible() -> None:
-    pools = make_pools(classes=2, train=5)
-    pools["train"] = pools["train"][:-2]
-    check_shots("toy", pools, 3)
-    with pytest.raises(UsageError) as caught:
-        check_shots("toy", pools, 4)
-    assert str(caught.value) == (
-        "4 shots on 'toy': class 'class 1' has 3 train images; the largest possible is --shots 3"
-    )
+def test_a_data_set_without_train_images_is_refused() -> None:
+    check_train("toy", make_pools(classes=2, train=1))
     with pytest.raises(UsageError, match="empty train pool"):
-        check_shots("toy", {"train": ()}, 1)
+        check_train("toy", {"train": ()})
+    with pytest.raises(UsageError, match="rest of train"):
+        check_train("toy", {"train": make_pools()["train"]}, "full")

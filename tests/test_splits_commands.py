@@ -168,7 +168,6 @@ def test_wrong_requests(small: str, tmp_path: Path) -> None:
     assert "add --shots" in refused(2, *export, "--format", "index")
     assert "leave --shots out" in refused(2, *export, "--shots", "1", "--format", "coop")
     assert "expected a folder" in refused(2, *export, "--shots", "1", "--seeds", "1,2")
-    assert "the largest possible is --shots 2" in refused(2, *export, "--shots", "3")
     assert "unknown protocol 'cop'" in refused(2, *export, "--shots", "1", "--protocol", "cop")
     assert "add --shots" in refused(2, *export, "--seeds", "1")
     assert "--with-test" in refused(2, *export, "--with-test")

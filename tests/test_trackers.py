@@ -51,7 +51,7 @@ def test_contents_are_all_that_one_looks_for() -> None:
     assert found.metrics["top1"] == 50.0
     assert found.metrics["time.billed_seconds"] == 2.0
     assert found.metrics["footprint.trained"] == 184320
-    assert found.tags["signature"].startswith("fsbench:1|m:coop@1[lr=0.1]|b:tiny#ab|d:dtd|k:1|s:1|")
+    assert found.tags["signature"].startswith("fsbench:1|m:coop@1[lr=0.1]|b:test#ab|d:dtd|k:1|s:1|")
     assert found.tags["split_digest"] == "dtd-1-1"
     assert found.tags["status"] == "done"
     failed = contents(record(None))

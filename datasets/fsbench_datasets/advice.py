@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from functools import partial
 from pathlib import Path
 
@@ -52,6 +52,28 @@ def _problem(entry: PublicSet, roots: Sequence[Path], probes: Sequence[str]) -> 
     if root is not None:
         return f"they are in {elsewhere}: set FSBENCH_DATA to {root}"
     return misnamed(entry, roots) or f"they are in {elsewhere}: move its content to {expected[0]}"
+
+
+def unlisted_problem(entry: PublicSet, roots: Sequence[Path], holds: Callable[[Path], bool]) -> str:
+    """The same for a set without lists; `holds`: whether class folders are in a folder."""
+    named = {_squashed(part) for part in _parts(entry)} | _aliases(entry)
+    named.discard("")
+    near = [f for root in roots for f in subfolders(root) if _squashed(f.name) in named]
+    near += [root for root in roots if _squashed(root.name) in named]
+    elsewhere = _first(near, holds)
+    if elsewhere is None:
+        return folder_problem(entry, roots) if not near else ""
+    expected = places(roots, entry.images)
+    above = [place for place in expected if place in elsewhere.parents]
+    if elsewhere in expected:
+        return ""
+    if above:
+        step = f"unpacked one level too deep: move the content of {elsewhere} to {above[0]}"
+    elif elsewhere.parent in roots:
+        step = misnamed(entry, roots) or f"they are in {elsewhere}: rename it to {expected[0]}"
+    else:
+        step = f"they are in {elsewhere}: move its content to {expected[0]}"
+    return f"{step}; otherwise fsbench data prepare {entry.name}"
 
 
 def misnamed(entry: PublicSet, roots: Iterable[Path]) -> str:
@@ -110,12 +132,17 @@ def root_above(folder: Path, relatives: Sequence[str]) -> Path | None:
 
 def displaced(roots: Iterable[Path], probes: Sequence[str]) -> Path | None:
     """The folder below a root from which all of these relative paths exist; None when not found."""
+    return _first(roots, lambda folder: all(file_size(folder / probe) >= 0 for probe in probes))
+
+
+def _first(roots: Iterable[Path], holds: Callable[[Path], bool]) -> Path | None:
+    """The first folder that `holds` says yes to, the roots themselves included."""
     waiting = deque((root, 0) for root in roots if root.is_dir())
     for _ in range(SEARCH_FOLDERS):
         if not waiting:
             return None
         folder, depth = waiting.popleft()
-        if all(file_size(folder / probe) >= 0 for probe in probes):
+        if holds(folder):
             return folder
         if depth < SEARCH_DEPTH:
             waiting.extend((below, depth + 1) for below in subfolders(folder))

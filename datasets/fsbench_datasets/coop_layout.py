@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from fewshot_bench import DataMissingError, DatasetCard, UsageError, load_split
+from fewshot_bench import (
+    DataMissingError,
+    DatasetCard,
+    UsageError,
+    load_split,
+    one_place,
+    one_spelling,
+)
 from fsbench_datasets.advice import displaced, listed, public_steps, root_above
 from fsbench_datasets.catalog import by_split_file
 from fsbench_datasets.catalog_entry import PublicSet
@@ -89,7 +95,7 @@ def _absent(entry: PublicSet, roots: Sequence[Path]) -> tuple[str, str]:
 
 def open_coop(argument: str) -> ListedImages:
     """A folder that holds one split file of CoOp's schema, and images in it or one level below."""
-    folder = Path(argument).expanduser()
+    folder = one_place(argument)
     if not folder.is_dir():
         problem = "is a file" if folder.exists() else "does not exist"
         raise DataMissingError(
@@ -97,7 +103,7 @@ def open_coop(argument: str) -> ListedImages:
         )
     split_file = _only_split_file(argument, folder)
     entry = by_split_file(split_file.name)
-    name = f"coop:{os.path.normpath(argument)}"
+    name = f"coop:{one_spelling(folder)}"
     known = entry.card(name) if entry else DatasetCard(name, folder.resolve().name, ())
     steps = Steps(
         "",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +16,8 @@ from fewshot_bench import (
     UsageError,
     file_stamp,
     load_split,
+    one_place,
+    one_spelling,
 )
 from fsbench_datasets.class_folders import Found, find_images
 from fsbench_datasets.disk import file_size
@@ -29,7 +30,7 @@ from fsbench_datasets.split_file import (
     revision_of,
     shortened,
 )
-from fsbench_datasets.stored import split_places, store_split, stored_split
+from fsbench_datasets.stored import SplitPlaces, kept_note
 
 SPLIT_NAME = "fsbench-split.json"
 
@@ -40,19 +41,23 @@ class ImageFolder:
 
     `find_images` says which are its classes.
 
-    holdout: the share of each class that is held out where there are no test folders.
+    holdout: the share of each class that is held out where there are no test folders; splits: the
+    folder where splits are kept that were made so; lenient: whether images that a kept split lists
+    may be missing.
     """
 
     name: str
     root: Path
     holdout: float | None = None
+    splits: Path | None = None
+    lenient: bool = False
 
     def card(self) -> DatasetCard:
         """Class names are those of the folders, in case-sensitive order."""
         pools, notes = self._lists
         return DatasetCard(
             self.name,
-            self.root.resolve().name,
+            self.root.name,
             classnames_of(pools),
             counts=counts_of(pools),
             revision=self._revision,
@@ -72,6 +77,16 @@ class ImageFolder:
     def stamp(self, item: Item) -> Stamp | None:
         """The stamp of the image file; None when it is missing."""
         return file_stamp(self.root / item.id)
+
+    def keep_split(self, *, beside: bool = False) -> Path | None:
+        """Keep a split that was made here; None where the folders are the split."""
+        if "test" in self._found.pools:
+            return None
+        return self._places.keep(self._lists[0], beside=beside)
+
+    @property
+    def _places(self) -> SplitPlaces:
+        return SplitPlaces.of(self.root / SPLIT_NAME, self.root, self.holdout, self.splits)
 
     @cached_property
     def _revision(self) -> str:
@@ -103,41 +118,46 @@ class ImageFolder:
         return pools, note
 
     def _kept(self) -> tuple[Pools, tuple[str, ...]]:
-        """The split that was made once, and what came to the folder since."""
-        places = split_places(self.root / SPLIT_NAME, self.root, self.holdout)
-        stored = stored_split(places)
+        """The split that is kept, and what came to the folder since; or a new one."""
+        note = share_note("val" in self._found.pools, self.holdout)
+        stored = self._places.found()
         if stored is None:
-            stored = store_split(places, self._made()[0])
+            return self._made()[0], (kept_note(note, None),)
         pools = load_split(stored)
         check_classes(self.name, pools)
         listed = {item.id for role in ROLES for item in pools[role]}
-        for id in sorted(listed):
+        for id in () if self.lenient else sorted(listed):
             path = self.root / id
             if path.is_symlink() and not path.exists():
                 raise DataMissingError(
-                    f"{path} is a link to nothing: mend the link, or remove it and {stored} to "
-                    "have a new split made"
+                    f"{path} is a link to nothing: mend the link (--skip-damaged goes on without "
+                    f"it), or remove it and {stored} to have a new split made"
                 )
             if not path.is_file():
                 raise DataMissingError(
                     f"'{id}' is listed in {stored} and not in {self.root}: expected every listed "
-                    "image (put it back, or delete the split file to have a new split made)"
+                    "image (put it back; --skip-damaged goes on without it; or delete the split "
+                    "file to have a new split made)"
                 )
-        note = f"{share_note('val' in self._found.pools, self.holdout)}, kept in {stored}"
-        return pools, (note, *_later(self._found.pools, listed, stored))
+        return pools, (kept_note(note, stored), *_later(self._found.pools, listed, stored))
 
 
-def open_folder(argument: str, holdout: float | None = None) -> ImageFolder:
+def open_folder(
+    argument: str,
+    holdout: float | None = None,
+    splits: Path | None = None,
+    lenient: bool = False,
+) -> ImageFolder:
     """The data set for `folder:PATH`."""
-    root = Path(argument).expanduser()
+    root = one_place(argument)
     if not root.is_dir():
         problem = "is a file" if root.exists() else "does not exist"
         raise DataMissingError(
             f"folder:{argument}: {root} {problem}, expected a folder with one folder per class"
         )
-    name = f"folder:{os.path.normpath(argument)}"
+    name = f"folder:{one_spelling(root)}"
     check_holdout(name, holdout)
-    return ImageFolder(name, root, holdout)
+    return ImageFolder(name, root, holdout, splits, lenient)
 
 
 def _later(found: Pools, listed: set[str], stored: Path) -> Iterator[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
-import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from fewshot_bench import DataMissingError, Stamp, UsageError
+from fewshot_bench import DataMissingError, Stamp, UsageError, one_place, one_spelling
 from fsbench_datasets.hub_columns import (
     Table,
     check_images,
@@ -51,7 +50,7 @@ class Place:
         if Path(argument).expanduser().is_dir():
             whole, mark = argument, ""
         chosen = _query(argument, query) if mark else {}
-        folder = Path(whole).expanduser()
+        folder = one_place(whole)
         if folder.is_dir():
             return cls(folder, "", None, None, chosen)
         if folder.exists():
@@ -71,8 +70,8 @@ class Place:
         """The argument with a folder's path written shortest."""
         if self.folder is None:
             return argument
-        whole, mark, query = argument.partition("?") if self.chosen else (argument, "", "")
-        return f"{os.path.normpath(whole)}{mark}{query}"
+        _, mark, query = argument.partition("?") if self.chosen else ("", "", "")
+        return f"{one_spelling(self.folder)}{mark}{query}"
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,10 @@ from fsbench_datasets.catalog_entry import PublicSet
 from fsbench_datasets.disk import is_image, subfolders
 from fsbench_datasets.imagenet_devkit import DEVKIT
 from fsbench_datasets.imagenet_sources import (
+    SOLUTION,
     TRAIN_TAR,
     VAL_TAR,
+    FlatFolder,
     Folders,
     Source,
     TrainArchive,
@@ -29,6 +31,8 @@ from fsbench_datasets.synsets import local_names_note, synset_names
 SYNSET = re.compile(r"n\d{8}")
 # The validation images are what is tested on; validation images are held out of train.
 FOLDERS = {"train": "train", "test": "val"}
+# The folder with train/ and val/ in Kaggle's archive, and the name of the archive.
+KAGGLE, COMPETITION = "ILSVRC/Data/CLS-LOC", "imagenet-object-localization-challenge"
 ARCHIVES = {"train": TRAIN_TAR, "test": VAL_TAR}
 
 
@@ -96,10 +100,14 @@ class ImageNet:
         return source
 
     def _find(self, role: str) -> Source | None:
-        """Class folders where there are any, else the archive."""
+        """Class folders where there are any, else what Kaggle gives, else the archive."""
         for base in self.bases:
-            if any(SYNSET.fullmatch(f.name) for f in subfolders(base / FOLDERS[role])):
-                return Folders(base / FOLDERS[role])
+            folder = base / FOLDERS[role]
+            if any(SYNSET.fullmatch(f.name) for f in subfolders(folder)):
+                return Folders(folder)
+            table = _solution(base)
+            if role == "test" and table is not None and any(map(is_image, _listed(folder))):
+                return FlatFolder(folder, table)
         archive = next((a for f in self.archives if (a := f / ARCHIVES[role]).is_file()), None)
         if archive is None:
             return None
@@ -156,18 +164,30 @@ class ImageNet:
         return DataMissingError(f"data set '{self.known.name}': {what} ({steps})")
 
 
+def _solution(base: Path) -> Path | None:
+    """Kaggle's table of validation classes, in the folder of the images or in one above it."""
+    return next((t for f in (base, *base.parents[:3]) if (t := f / SOLUTION).is_file()), None)
+
+
+def _listed(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:
+        return []
+
+
 def _unsorted(folder: Path) -> str:
     """What is wrong with a folder that is there and has no class folders."""
-    try:
-        names = sorted(os.listdir(folder))
-    except OSError:
+    if not folder.is_dir():
         return ""
+    names = _listed(folder)
     if any(name.endswith(".tar") for name in names):
         return f"{folder} holds archives: unpack each into a folder of its name"
     if any(map(is_image, names)):
         return (
             f"{folder} holds images directly: sort them into one folder per class, or put "
-            f"{VAL_TAR} and {DEVKIT} beside it and remove the folder"
+            f"{VAL_TAR} and {DEVKIT} beside it and remove the folder, or put Kaggle's {SOLUTION} "
+            "beside it"
         )
     kind = f"holds '{names[0]}', no class folder" if names else "is empty"
     return f"{folder} {kind}: unpack the archive again into folders named by synset"
@@ -175,7 +195,10 @@ def _unsorted(folder: Path) -> str:
 
 def open_imagenet(entry: PublicSet, roots: Sequence[Path]) -> ImageNet:
     """ImageNet, searched for below every data root."""
-    bases = places(roots, (*entry.images, ""))
+    kaggle = [
+        f"{above}/{KAGGLE}" if above else KAGGLE for above in (*entry.folders, "", COMPETITION)
+    ]
+    bases = places(roots, (*entry.images, "", *kaggle))
     archives = places(roots, (*entry.folders, *entry.images, ""))
     step = partial(_step, entry, roots)
     return ImageNet(entry.card(), bases, archives, step)

@@ -8,7 +8,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from fewshot_bench import DataMissingError, DatasetCard, Item, Stamp, file_stamp
-from fsbench_datasets.advice import folder_problem
+from fsbench_datasets.advice import unlisted_problem
 from fsbench_datasets.catalog_entry import PublicSet
 from fsbench_datasets.disk import subfolders
 from fsbench_datasets.places import places
@@ -132,7 +132,10 @@ def open_variant(entry: PublicSet, roots: Sequence[Path]) -> Variant:
 
 
 def _step(entry: PublicSet, roots: Sequence[Path]) -> str:
-    return folder_problem(entry, roots) or (
+    known = numbered_synsets() if entry.layout == "numbers" else synset_names()
+    return unlisted_problem(
+        entry, roots, lambda folder: any(below.name in known for below in subfolders(folder))
+    ) or (
         f"fsbench data prepare {entry.name} fetches them or says how to get them: "
         f"{entry.sources[0]}"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,8 @@ from fsbench_datasets.tar_index import Part, tar_index
 
 TRAIN_TAR = "ILSVRC2012_img_train.tar"
 VAL_TAR = "ILSVRC2012_img_val.tar"
+# In the folder that Kaggle's ILSVRC/ lies in.
+SOLUTION = "LOC_val_solution.csv"
 VAL_NAME = re.compile(r"ILSVRC2012_val_(\d+)\.JPEG", re.IGNORECASE)
 
 
@@ -143,6 +146,56 @@ class ValArchive:
     @cached_property
     def _part(self) -> Part:
         return tar_index(self.place, nested=False)[""]
+
+
+@dataclass(frozen=True)
+class FlatFolder:
+    """Validation images in one folder; their classes stand in the table that Kaggle gives along."""
+
+    place: Path
+    table: Path
+
+    def classes(self) -> Mapping[str, Sequence[str]]:
+        """Images by the synset of their line; DataMissingError for one that has none."""
+        synsets = solution_synsets(self.table)
+        found: dict[str, list[str]] = {}
+        for name in sorted(filter(is_image, os.listdir(self.place))):
+            check_plain(name, self.place)
+            synset = synsets.get(name.rpartition(".")[0])
+            if synset is None:
+                raise DataMissingError(
+                    f"{self.place} holds '{name}', of which {self.table} has no line: expected the "
+                    "images of the validation set alone"
+                )
+            found.setdefault(synset, []).append(name)
+        check_synsets(list(found), self.table)
+        return dict(sorted(found.items()))
+
+    def read(self, synset: str, name: str) -> bytes:
+        """The file's content."""
+        return (self.place / name).read_bytes()
+
+    def stamp(self, synset: str, name: str) -> Stamp | None:
+        """The file's stamp."""
+        return file_stamp(self.place / name)
+
+
+def solution_synsets(table: Path) -> dict[str, str]:
+    """Image name without its ending to synset, from lines such as `ILSVRC2012_val_1,n01 85 1 9`."""
+    try:
+        lines = table.read_text("utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        raise DataMissingError(f"{table} cannot be read: {error}") from None
+    found = {}
+    for number, line in enumerate(lines, 1):
+        name, comma, boxes = line.partition(",")
+        synset = boxes.strip().partition(" ")[0]
+        if not line.strip() or (number == 1 and name.strip() == "ImageId"):
+            continue
+        if not comma or not synset:
+            raise DataMissingError(f"{table}, line {number}: expected ImageId,PredictionString")
+        found[name.strip()] = synset
+    return found
 
 
 def _images(part: Part, place: Path) -> list[str]:

@@ -9,7 +9,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fewshot_bench import DataMissingError, Pools, Stamp, UsageError, file_stamp
+from fewshot_bench import (
+    DataMissingError,
+    Pools,
+    Stamp,
+    UsageError,
+    file_stamp,
+    one_place,
+    one_spelling,
+)
 from fsbench_datasets.disk import file_size
 from fsbench_datasets.labels import (
     NAME_KEYS,
@@ -21,9 +29,9 @@ from fsbench_datasets.labels import (
 )
 from fsbench_datasets.manifest_rows import Record, read_records
 from fsbench_datasets.own_set import Listing, OwnSet
-from fsbench_datasets.pools import UNSPLIT, check_classes, check_holdout, complete, share_note
+from fsbench_datasets.pools import UNSPLIT, check_holdout, complete, share_note
 from fsbench_datasets.split_file import lines_of, shortened
-from fsbench_datasets.stored import apply_split, split_places, store_split, stored_split
+from fsbench_datasets.stored import SplitPlaces, apply_split, kept_note
 
 PATHS = ("path", "image", "file", "filename", "filepath", "impath")
 LABEL, SPLIT = "label", "split"
@@ -35,6 +43,7 @@ class Manifest:
 
     name: str
     path: Path
+    lenient: bool = False
 
     def listing(self) -> Listing:
         """The rows, checked; DataMissingError says how many files are absent."""
@@ -42,10 +51,11 @@ class Manifest:
         labeled = label_rows(self.name, rows)
         sizes = [file_size(self._base / row.id) for row in rows]
         missing = [row.id for row, size in zip(rows, sizes, strict=True) if size < 0]
-        if missing:
+        if missing and not self.lenient:
             raise DataMissingError(
                 f"{self.name}: {len(missing)} of {len(rows)} images are not there: "
-                f"{shortened(missing)}; paths are relative to {self._base}"
+                f"{shortened(missing)}; paths are relative to {self._base} "
+                "(--skip-damaged goes on without them)"
             )
         return Listing(labeled, lines_of(sizes), folder=str(self._base))
 
@@ -64,39 +74,55 @@ class Manifest:
 
 @dataclass(frozen=True)
 class KeptSplit:
-    """Completes the lists of a manifest; test images that are made are kept beside it."""
+    """Completes the lists of a manifest; test images that are made can be kept."""
 
     name: str
     path: Path
     holdout: float | None
+    splits: Path | None
 
     def __call__(self, given: Pools) -> tuple[Pools, str]:
         """All three pools and a note."""
-        base = given.get("train") or given.get(UNSPLIT)
-        if given.get("test") or not base:
+        if not _is_made(given):
             return complete(self.name, given, self.holdout)
-        beside = self.path.with_name(f"{self.path.name}.fsbench-split.json")
-        places = split_places(beside, self.path, self.holdout)
-        stored = stored_split(places)
-        if stored is None:
-            pools, _ = complete(self.name, given, self.holdout)
-            check_classes(self.name, pools)
-            stored = store_split(places, pools)
         note = share_note(bool(given.get("val")), self.holdout)
-        return apply_split(stored, self.path, given), f"{note}, kept in {stored}"
+        stored = self._places.found()
+        if stored is None:
+            return complete(self.name, given, self.holdout)[0], kept_note(note, None)
+        return apply_split(stored, self.path, given), kept_note(note, stored)
+
+    def keep(self, given: Pools, made: Pools, *, beside: bool) -> Path | None:
+        """Keep the pools that were made of the lists; None where nothing was made."""
+        return self._places.keep(made, beside=beside) if _is_made(given) else None
+
+    @property
+    def _places(self) -> SplitPlaces:
+        beside = self.path.with_name(f"{self.path.name}.fsbench-split.json")
+        return SplitPlaces.of(beside, self.path, self.holdout, self.splits)
 
 
-def open_manifest(argument: str, holdout: float | None = None) -> OwnSet:
+def _is_made(given: Pools) -> bool:
+    """Whether test images are held out of what is listed."""
+    return bool(not given.get("test") and (given.get("train") or given.get(UNSPLIT)))
+
+
+def open_manifest(
+    argument: str,
+    holdout: float | None = None,
+    splits: Path | None = None,
+    lenient: bool = False,
+) -> OwnSet:
     """The data set for `manifest:FILE`."""
-    path = Path(argument).expanduser()
-    name = f"manifest:{os.path.normpath(argument)}"
+    path = one_place(argument)
+    name = f"manifest:{one_spelling(path)}"
     if not path.is_file():
         problem = "is a folder" if path.is_dir() else "does not exist"
         raise DataMissingError(
             f"{name}: {path} {problem}, expected a .csv, .tsv, .jsonl, .json or .parquet file"
         )
     check_holdout(name, holdout)
-    return OwnSet(name, path.stem, Manifest(name, path), KeptSplit(name, path, holdout))
+    kept = KeptSplit(name, path, holdout, splits)
+    return OwnSet(name, path.stem, Manifest(name, path, lenient), kept)
 
 
 def read_rows(name: str, path: Path) -> list[Row]:

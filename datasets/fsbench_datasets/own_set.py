@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from fewshot_bench import SIMPLE_TEMPLATES, DatasetCard, Item, Pools, Stamp, UsageError
 from fsbench_datasets.labels import Labeled
@@ -58,6 +59,15 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
+class Keeper(Protocol):
+    """A way to complete lists whose outcome can be kept in a file."""
+
+    def keep(self, given: Pools, made: Pools, *, beside: bool) -> Path | None:
+        """Keep `made` of what was `given`; returns the file."""
+        ...
+
+
 @dataclass(frozen=True)
 class OwnSet:
     """The data set of a source.
@@ -101,6 +111,12 @@ class OwnSet:
     def stamp(self, item: Item) -> Stamp | None:
         """The stamp of one image; None when there is none."""
         return self.source.stamp(item.id)
+
+    def keep_split(self, *, beside: bool = False) -> Path | None:
+        """Keep a split that was made here, where the source is one whose splits are kept."""
+        if not isinstance(self.complete, Keeper):
+            return None
+        return self.complete.keep(self._listing.labeled.pools, self._lists[0], beside=beside)
 
     def unnamed(self) -> OwnSet:
         """The same data set, with placeholders where the source has labels without names."""

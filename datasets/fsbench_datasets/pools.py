@@ -110,14 +110,13 @@ def check_classes(name: str, pools: Pools) -> None:
 
 
 def _made(name: str, share: float, validation: bool, classname: str, count: int) -> tuple[int, int]:
-    """At least one image for every pool that is made, and one is left to train on."""
-    least, roles = (3, "train, val and test") if validation else (2, "train and test")
-    if count < least:
+    """At least one image to train on and one to test; of two, none is for validation."""
+    if count < 2:
         raise UsageError(
-            f"{name}: class '{classname}' has {count} image{'s' if count > 1 else ''}: expected "
-            f"{least} or more, one each for {roles} (add images, or say which are train and test)"
+            f"{name}: class '{classname}' has {count} image: expected 2 or more, one each for "
+            "train and test (add images, or say which are train and test)"
         )
-    val = _part(count, VAL_SHARE) if validation else 0
+    val = _part(count, VAL_SHARE) if validation and count > 2 else 0
     return val, min(_part(count, share), count - val - 1)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fewshot_bench import DataMissingError, UsageError
+from fewshot_bench import DataMissingError, UsageError, one_spelling
 from fsbench_datasets.pools import ROLE_NAMES, UNSPLIT
 from fsbench_datasets.split_file import shortened
 
@@ -65,13 +65,17 @@ def title_of(argument: str) -> str:
 
 
 def canonical(argument: str) -> str:
-    """The argument as it is written shortest: no blanks, no `./`, no slash at the end."""
+    """One text for the argument, however its paths are written."""
     parts = [_split(text.strip()) for text in argument.split(";") if text.strip()]
     return ";".join(f"{role}={_plain(path)}" if role else _plain(path) for role, path in parts)
 
 
 def _plain(pattern: str) -> str:
-    return pattern if "://" in pattern else os.path.normpath(pattern)
+    if "://" in pattern:
+        return pattern
+    whole = os.path.abspath(os.path.expanduser(pattern))
+    fixed = _fixed(whole)
+    return os.path.normpath(f"{one_spelling(os.path.realpath(fixed))}{whole[len(fixed) :]}")
 
 
 def _split(text: str) -> tuple[str, str]:

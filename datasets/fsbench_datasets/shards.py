@@ -112,7 +112,8 @@ class Shards:
 
 def open_shards(argument: str, holdout: float | None = None) -> OwnSet:
     """The data set for `wds:PATTERN`."""
-    name = f"wds:{canonical(argument)}"
+    argument = canonical(argument)
+    name = f"wds:{argument}"
     check_holdout(name, holdout)
     return OwnSet(
         name, title_of(argument), Shards(name, argument), partial(complete, name, holdout=holdout)

@@ -1,11 +1,11 @@
-"""Splits that are made once and kept: beside the data, or in the user's data folder."""
+"""Splits that are made once and kept: with the results, or beside the data."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from fewshot_bench import DataMissingError, Item, Pools, UsageError, save_split
@@ -13,48 +13,59 @@ from fsbench_datasets.pools import TEST_SHARE
 from fsbench_datasets.split_file import ROLES
 
 
-def split_places(beside: Path, subject: Path, holdout: float | None) -> tuple[Path, Path]:
-    """Where a split is kept: `beside` (named .json), or in the user's data folder.
+@dataclass(frozen=True)
+class SplitPlaces:
+    """Where a split may be kept; a file beside the data goes first.
 
-    subject: the folder or file that was split. Another share than the default one has another
-    file, so that two splits are never taken for one another.
+    kept: None where no results are known.
     """
-    suffix = "" if holdout in (None, TEST_SHARE) else f"-holdout-{holdout!r}"
-    base = os.environ.get("XDG_DATA_HOME", "")
-    home = Path(base) if base else Path.home() / ".local" / "share"
-    key = hashlib.sha256(os.fsencode(subject.resolve())).hexdigest()[:32]
-    return (
-        beside.with_name(f"{beside.stem}{suffix}.json"),
-        home / "fsbench" / "splits" / f"{key}{suffix}.json",
-    )
 
+    beside: Path
+    kept: Path | None
 
-def stored_split(places: tuple[Path, Path]) -> Path | None:
-    """The kept split, if there is one."""
-    return next((path for path in places if path.is_file()), None)
+    @classmethod
+    def of(
+        cls, beside: Path, subject: Path, holdout: float | None, splits: Path | None
+    ) -> SplitPlaces:
+        """beside: a name that ends in .json; subject: the folder or file that is split.
 
+        splits: the folder of kept splits. Another share than the default one has another file, so
+        that two splits are never taken for one another.
+        """
+        suffix = "" if holdout in (None, TEST_SHARE) else f"-holdout-{holdout!r}"
+        key = hashlib.sha256(os.fsencode(subject.resolve())).hexdigest()[:16]
+        kept = splits / f"{subject.resolve().name}-{key}{suffix}.json" if splits else None
+        return cls(beside.with_name(f"{beside.stem}{suffix}.json"), kept)
 
-def store_split(places: tuple[Path, Path], pools: Pools) -> Path:
-    """Write the split to the first place that can be written to; DataMissingError if none can."""
-    failure = OSError(errno.EROFS, os.strerror(errno.EROFS))
-    for path in places:
-        if _marked_read_only(path.parent):
-            continue
+    def found(self) -> Path | None:
+        """The kept split, if there is one."""
+        places = (self.beside, self.kept)
+        return next((path for path in places if path is not None and path.is_file()), None)
+
+    def keep(self, pools: Pools, *, beside: bool) -> Path | None:
+        """Write the split, unless one is kept; returns its file, None where no results are known.
+
+        UsageError where the folder cannot be written to; its mark is respected by root too.
+        """
+        found = self.found()
+        target = self.beside if beside else self.kept
+        if found is not None or target is None:
+            return found
         try:
-            save_split(path, pools)
+            if beside and not target.parent.stat().st_mode & 0o222:
+                raise PermissionError("the folder is read-only")
+            save_split(target, pools)
         except OSError as error:
-            failure = error
-        else:
-            return path
-    raise DataMissingError(
-        f"the split can be stored neither in {places[0].parent} nor in {places[1].parent} "
-        f"({failure}): make one writable, or set XDG_DATA_HOME"
-    )
+            other = "leave --keep-split out" if beside else "choose another --store"
+            raise UsageError(
+                f"the split cannot be kept at {target} ({error.strerror or error}): {other}"
+            ) from None
+        return target
 
 
-def _marked_read_only(folder: Path) -> bool:
-    """Whether nobody has write permission; the mark is respected even where root could write."""
-    return folder.is_dir() and not folder.stat().st_mode & 0o222
+def kept_note(note: str, stored: Path | None) -> str:
+    """How the pools were made, and where that is kept."""
+    return f"{note}, kept in {stored}" if stored else f"{note}; the first run keeps it"
 
 
 def apply_split(path: Path, source: Path, given: Pools) -> Pools:

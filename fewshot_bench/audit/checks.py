@@ -9,10 +9,13 @@ from fewshot_bench.audit.apart import checked, reached
 from fewshot_bench.audit.coverage import ZERO_SHOT, few_seeds, other_cells
 from fewshot_bench.audit.facts import number, selection
 from fewshot_bench.audit.findings import Records, cells_of, datasets_of, finding_of, labels_of
-from fewshot_bench.audit.model import Finding, some, spread
+from fewshot_bench.audit.model import Finding, Level, some, spread
 from fewshot_bench.compare.mixing import digest, own_data
+from fewshot_bench.defaults import DEMO
 from fewshot_bench.image_facts import overlap_texts, overlaps
 from fewshot_bench.record import Record
+from fewshot_bench.registry import registry
+from fewshot_bench.spec import TOY, TOY_NOTE
 
 # Incidents after which a time says nothing about the method.
 _SLOWED = {"out-of-memory": "retried after out of memory", "retried": "the worker was lost once"}
@@ -138,6 +141,17 @@ def limited(records: Records) -> Iterator[Finding]:
         yield finding_of("finding", "limit", text, 0, found)
 
 
+def toy(records: Records) -> Iterator[Finding]:
+    """Numbers of the embedded backbone, which is there to try the tool on the demo's data sets."""
+    found = [record for record in records if record.spec.backbone == TOY]
+    if found:
+        demo = registry().suites().get(DEMO, [])
+        named = {name for r in found for name in (r.spec.dataset, r.spec.target) if name}
+        level: Level = "note" if named <= set(demo) else "finding"
+        text = f"{TOY_NOTE}: {labels_of(found)} on {datasets_of(found)}"
+        yield finding_of(level, "toy-backbone", text, 0, found)
+
+
 def mirroring(records: Records) -> Iterator[Finding]:
     """Data sets whose images are never mirrored."""
     found = [record for record in records if record.split.get("mirrored") is False]
@@ -213,6 +227,7 @@ CHECKS: tuple[Callable[[Records], Iterator[Finding]], ...] = (
     reached,
     unfair_validation,
     configurations_per_dataset,
+    toy,
     limited,
     failed,
     happened,

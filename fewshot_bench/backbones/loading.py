@@ -22,6 +22,7 @@ from fewshot_bench import offline
 from fewshot_bench.backbones.config_files import CONFIG, check_config, check_room, read_config
 from fewshot_bench.backbones.open_clip import OpenClipBackbone
 from fewshot_bench.backbones.protocol import LoadedBackbone
+from fewshot_bench.backbones.weights import HUB, Source, check_source, is_here, source_of
 from fewshot_bench.errors import DataMissingError, FsbenchError, UsageError, suggestion, unknown
 from fewshot_bench.registry import registry
 
@@ -96,12 +97,40 @@ def identity(name: str) -> str:
     return _sha256(file) if file else ""
 
 
+def check_weights(name: str) -> None:
+    """DataMissingError, after one request, where weights are not here and cannot be fetched."""
+    source = _source(name)
+    if source is not None:
+        check_source(name, source)
+
+
+def needs_fetching(name: str) -> bool:
+    """Whether weights are to come over the network; no request is made."""
+    source = _source(name)
+    return source is not None and not is_here(source)
+
+
+def _source(name: str) -> Source | None:
+    """Where weights come from that are in no file of the person's."""
+    if name in registry().backbones.entries or name.startswith("local-dir:"):
+        return None
+    if name.startswith(HUB):
+        return source_of(name, {})
+    import open_clip
+
+    parsed = parse(name)
+    if parsed.file is not None:
+        return None
+    return source_of(name, open_clip.get_pretrained_cfg(parsed.model, parsed.tag))
+
+
 def load(name: str, device: str = "cpu", precision: str = "fp32") -> LoadedBackbone:
     """The backbone `name` on `device`; DataMissingError when its weights are not to be had."""
     if name in registry().backbones.entries:
         loaded: LoadedBackbone = registry().backbones.find(name).load()(device, precision)
         return loaded
     check(name)
+    check_weights(name)
     if name.startswith(("hf-hub:", "local-dir:")):
         return _build(name, lambda model: model, device, precision, model_name=name)
     parsed = parse(name)
@@ -194,14 +223,16 @@ def _check_activation(name: str, model: Any, quick: bool | None) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence open_clip's log lines about building a model without weights."""
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)
+    """Silence log lines about models without weights and requests that are tried again.
+
+    What they end in is an error of ours, in one line.
+    """
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
         yield
     finally:
-        root.setLevel(level)
+        logging.disable(level)
 
 
 @contextmanager
@@ -211,13 +242,13 @@ def _weights_errors(name: str) -> Iterator[None]:
     except (FsbenchError, torch.OutOfMemoryError):
         raise
     except Exception as error:
-        first = str(error).strip().splitlines()[0][:300] if str(error).strip() else ""
+        first = " ".join(str(error).split())
         step = "check the network or the file"
         if offline.is_on():
             step = "--offline allows no download: run once without it, or check the file"
         raise DataMissingError(
-            f"backbone '{name}': its weights cannot be loaded ({type(error).__name__}: {first}); "
-            f"{step}, or use --backbone tiny, which needs neither"
+            f"backbone '{name}': its weights cannot be loaded ({type(error).__name__}: "
+            f"{first:.300}); {step}, or use --backbone tiny, which needs neither"
         ) from error
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from fewshot_bench.defaults import AUTO
+
 METHODS = ("zero-shot", "linear-probe", "tip-adapter", "tip-adapter-f", "coop", "clip-lora")
 DATASETS = ("digits", "letters", "shapes")
 SHOTS = (1, 4)
@@ -23,9 +25,20 @@ def command(ctx: click.Context, store: Path) -> None:
     hyper-parameters at their defaults, and compares them. Takes about two minutes on two cores.
     """
     from fewshot_bench.cli import compare
+    from fewshot_bench.cli.conditions import conditions_of
+    from fewshot_bench.cli.engines import Engines
     from fewshot_bench.cli.running import run_matrix
 
-    code = run_matrix(method=METHODS, dataset=DATASETS, shots=SHOTS, seeds=(1,), store=store)
+    engines = Engines()
+    code = run_matrix(
+        method=METHODS,
+        dataset=DATASETS,
+        shots=SHOTS,
+        seeds=(1,),
+        store=store,
+        engines=engines,
+        conditions=conditions_of(engines, AUTO, AUTO, DATASETS),
+    )
     if code:
         ctx.exit(code)
     ctx.invoke(

@@ -15,6 +15,7 @@ from fewshot_bench.errors import UsageError, unknown
 from fewshot_bench.trackers import switch as trackers
 
 if TYPE_CHECKING:
+    from fewshot_bench.cli.conditions import Conditions
     from fewshot_bench.engines.protocol import Before, Engine, Settings
     from fewshot_bench.store import Store
 
@@ -163,26 +164,37 @@ class Engines:
 
     def _automatic(self) -> str:
         if self.engine != "local":
-            return "cpu" if self.gpus in ("", "0") else "cuda"
-        import torch
+            # The machine at hand may be a login node; what workers ask for decides.
+            return "cuda" if self._asks_gpus() else "cpu"
+        from fewshot_bench.defaults import cuda_is_there
 
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return "cuda" if cuda_is_there() else "cpu"
 
-    def settings(
-        self, backbone: str, devices: tuple[str, ...], force: bool, code: str = ""
-    ) -> Settings:
+    def _asks_gpus(self) -> bool:
+        """Whether workers get GPUs, by `--gpus` or another directive of Slurm."""
+        found = self.gpus.split(",")
+        for text in self.sbatch:
+            name, _, value = text.lstrip("-").partition("=")
+            if name.startswith("gpus"):
+                found += value.split(",")
+            elif name == "gres" or name.startswith("tres-per"):
+                found += [part for part in value.split(",") if "gpu" in part]
+        return any(map(_is_some, found))
+
+    def settings(self, conditions: Conditions, force: bool, code: str = "") -> Settings:
         """How cells are run."""
         from fewshot_bench.engines.local import slots
         from fewshot_bench.engines.protocol import Settings
 
         if self.engine == "local":
-            count, threads = slots(backbone, devices[0].partition(":")[0], self.jobs, len(devices))
+            devices = len(conditions.devices)
+            count, threads = slots(conditions.backbone, conditions.device, self.jobs, devices)
         else:
             # Threads as on this machine unless told otherwise: they can change the last digits.
-            count, threads = self.jobs or 1, slots(backbone, "cpu", 1)[1]
+            count, threads = self.jobs or 1, slots(conditions.backbone, "cpu", 1)[1]
         given = {"timeout": self.timeout, "hang": self.hang_after, "lease": self.lease}
         return Settings(
-            devices=devices,
+            devices=conditions.devices,
             slots=count,
             threads=self.threads or threads,
             force=force,
@@ -251,9 +263,9 @@ def _say(text: str) -> None:
     click.echo(text, err=True)
 
 
-def device_of(devices: tuple[str, ...]) -> str:
-    """The kind of device, as cells know it."""
-    return devices[0].partition(":")[0]
+def _is_some(asked: str) -> bool:
+    """Whether a number of GPUs such as `2`, `0.5` or `a100:2` is not zero."""
+    return asked.rpartition(":")[2].strip("0. ") != ""
 
 
 def _check_present(names: tuple[str, ...]) -> None:

@@ -51,6 +51,7 @@ _OPTIONS = (
     click.option("--precision", metavar="NAME", help="Only records of this precision."),
     click.option("--device", metavar="NAME", help="Only records of this device."),
     click.option("--limit", metavar="N|none", help="Only runs with this limit on queries."),
+    click.option("--exif", metavar="WORD", help="Only runs that ignore EXIF, or rotate by it."),
     click.option("--weights", metavar="PREFIX", help="Only records of these backbone weights."),
     click.option("--revision", metavar="PREFIX", help="Only records of this data set revision."),
     click.option(

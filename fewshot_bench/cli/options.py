@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from fewshot_bench import method_references
-from fewshot_bench.spec import DEFAULT_STORE, LONGEST_NUMBER, MOST_NUMBERS
+from fewshot_bench.names import split_names
+from fewshot_bench.shots import ALL_SHOTS, LONGEST_NUMBER, WORD
+from fewshot_bench.spec import DEFAULT_STORE, MOST_NUMBERS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class Names(click.ParamType[Any]):
-    """A comma-separated list of names.
-
-    A name such as `folder:PATH` may hold no comma; `FILE.py:CLASS` may where that file is there.
-    """
+    """A comma-separated list of names, as `split_names` reads it."""
 
     name = "names"
 
@@ -26,16 +24,20 @@ class Names(click.ParamType[Any]):
         """Text to a tuple of names without blanks around them."""
         if isinstance(value, tuple):
             return value
-        names = tuple(method_references.split(str(value)))
+        names = split_names(str(value))
         if not names:
             self.fail("expected at least one name", param, ctx)
         return names
 
 
 class Numbers(click.ParamType[Any]):
-    """A comma-separated list of whole numbers and ranges: `1,2,4`, `1-3`."""
+    """A comma-separated list of whole numbers and ranges: `1,2,4`, `1-3`; of some words too."""
 
     name = "numbers"
+
+    def __init__(self, words: Mapping[str, int] | None = None) -> None:
+        """words: what stands for a number."""
+        self.words = words or {}
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Text to a tuple of numbers."""
@@ -43,6 +45,9 @@ class Numbers(click.ParamType[Any]):
             return value
         numbers: list[int] = []
         for part in str(value).split(","):
+            if part.strip() in self.words:
+                numbers.append(self.words[part.strip()])
+                continue
             first, dash, last = part.strip().partition("-")
             ends = [first, last] if dash else [first]
             if max(map(len, ends)) > LONGEST_NUMBER and all(map(_is_number, ends)):
@@ -52,7 +57,10 @@ class Numbers(click.ParamType[Any]):
                     ctx,
                 )
             if not all(map(_is_number, ends)) or int(ends[-1]) < int(first):
-                self.fail(f"'{value}' is no list of whole numbers such as 1,2,4 or 1-3", param, ctx)
+                words = "".join(f" or {word}" for word in self.words)
+                self.fail(
+                    f"'{value}' is no list of whole numbers such as 1,2,4 or 1-3{words}", param, ctx
+                )
             if int(ends[-1]) - int(first) >= MOST_NUMBERS:
                 self.fail(f"'{value}': expected at most {MOST_NUMBERS:,} numbers", param, ctx)
             numbers += range(int(first), int(ends[-1]) + 1)
@@ -83,6 +91,7 @@ def _is_number(text: str) -> bool:
 NAMES = Names()
 NUMBER = Number()
 NUMBERS = Numbers()
+SHOTS = Numbers({WORD: ALL_SHOTS})
 
 
 def format_option(formats: Sequence[str], text: str) -> Callable[[Command], Command]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,36 +15,113 @@ from fewshot_bench.spec import RunSpec
 from fewshot_bench.styles import color_system
 from fewshot_bench.wording import printable
 
+MOST_SHOTS = 100
+# In a pipe a cell is told about after this many seconds, then after twice as many, ... at most
+# an hour apart.
+FIRST_SECONDS, LONGEST_SECONDS = 60.0, 3600.0
+# A pace is no pace before it was watched for this long.
+WATCHED_SECONDS = 1.0
+DRAWN_SECONDS = 0.1
+# Below this many columns there is little room for a bar.
+NARROW = 70
+
+
+class Pace:
+    """How fast the fit of one cell goes, from its first sign of progress on."""
+
+    def __init__(self, done: int, now: float) -> None:
+        self.began = now
+        self.done = self._first = done
+        self.total = 0
+        self._now = now
+
+    def told(self, done: int, total: int, now: float) -> None:
+        """It is at step `done` of `total`."""
+        self.done, self.total, self._now = done, total, now
+
+    @property
+    def seconds(self) -> float:
+        """How long it was watched."""
+        return self._now - self.began
+
+    def seconds_left(self) -> float | None:
+        """Expected seconds until its last step; None before there is a pace."""
+        steps = self.done - self._first
+        if steps <= 0 or self.seconds < WATCHED_SECONDS:
+            return None
+        return self.seconds / steps * max(self.total - self.done, 0)
+
+    def text(self) -> str:
+        """`step 120/500, 3 min left`."""
+        left = self.seconds_left()
+        rest = "" if left is None else f", {duration(left)} left"
+        return f"step {self.done:,}/{self.total:,}{rest}"
+
 
 class Estimate:
-    """Time left, from the cells that are finished: seconds per method, scaled by shots."""
+    """Time left, from the cells that are finished: seconds per method, scaled by shots.
+
+    Cells that run are known by their pace, and before the first one is finished, so are the others.
+    """
 
     def __init__(self, cells: Sequence[RunSpec], jobs: int) -> None:
         self._jobs = max(1, min(jobs, len(cells)))
         self._left = {cell.key(): cell for cell in cells}
         self._seen: dict[str, list[tuple[int, float]]] = {}
+        self._running: dict[str, Pace] = {}
+
+    def inside(self, cell: RunSpec, done: int, total: int, now: float) -> Pace:
+        """Learn how far a cell is; one that is tried again starts anew."""
+        pace = self._running.get(cell.key())
+        if pace is None or done < pace.done:
+            pace = self._running[cell.key()] = Pace(done, now)
+        pace.told(done, total, now)
+        return pace
 
     def finished(self, cell: RunSpec, seconds: float) -> None:
         """Learn what a cell took."""
         self._left.pop(cell.key(), None)
-        self._seen.setdefault(cell.label, []).append((cell.shots, seconds))
+        self._running.pop(cell.key(), None)
+        self._seen.setdefault(cell.label, []).append((_shots(cell), seconds))
 
     def seconds_left(self) -> float | None:
-        """Expected seconds for the cells that are left; None before the first one ends."""
-        if not self._seen:
+        """Expected seconds for the cells that are left; None where nothing is known yet."""
+        left = {key: pace.seconds_left() for key, pace in self._running.items()}
+        known = {key: seconds for key, seconds in left.items() if seconds is not None}
+        seen = self._seen or self._ahead(known)
+        if not seen:
             return None
-        return sum(self._expected(cell) for cell in self._left.values()) / self._jobs
+        total = 0.0
+        for key, cell in self._left.items():
+            total += known[key] if key in known else _expected(cell, seen)
+        return total / self._jobs
 
-    def _expected(self, cell: RunSpec) -> float:
-        seen = self._seen.get(cell.label)
-        if seen is None:
-            rates = [s / shots for runs in self._seen.values() for shots, s in runs]
-            return cell.shots * sum(rates) / len(rates)
-        same = [seconds for shots, seconds in seen if shots == cell.shots]
-        if same:
-            return sum(same) / len(same)
-        shots, seconds = min(seen, key=lambda run: abs(run[0] - cell.shots))
-        return seconds * cell.shots / shots
+    def _ahead(self, left: Mapping[str, float]) -> dict[str, list[tuple[int, float]]]:
+        """What cells that run will have taken."""
+        found: dict[str, list[tuple[int, float]]] = {}
+        for key, seconds in left.items():
+            cell = self._left[key]
+            whole = self._running[key].seconds + seconds
+            found.setdefault(cell.label, []).append((_shots(cell), whole))
+        return found
+
+
+def _expected(cell: RunSpec, seen: Mapping[str, list[tuple[int, float]]]) -> float:
+    """What a cell takes; seen: (shots, seconds) of others by method."""
+    own = seen.get(cell.label)
+    if own is None:
+        rates = [seconds / shots for runs in seen.values() for shots, seconds in runs]
+        return _shots(cell) * sum(rates) / len(rates)
+    same = [seconds for shots, seconds in own if shots == _shots(cell)]
+    if same:
+        return sum(same) / len(same)
+    shots, seconds = min(own, key=lambda run: abs(run[0] - _shots(cell)))
+    return seconds * _shots(cell) / shots
+
+
+def _shots(cell: RunSpec) -> int:
+    """All train images of a class count as some that are not known before a cell has taken them."""
+    return min(cell.shots, MOST_SHOTS)
 
 
 def duration(seconds: float) -> str:
@@ -57,13 +135,31 @@ def duration(seconds: float) -> str:
 class Display:
     """Tells about cells as they run; subclasses are final and differ in how."""
 
-    def __init__(self, cells: Sequence[RunSpec], jobs: int = 1) -> None:
+    def __init__(
+        self,
+        cells: Sequence[RunSpec],
+        jobs: int = 1,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.estimate = Estimate(cells, jobs)
         self.total = len(cells)
         self.done = 0
+        self._clock = clock
+        self._next: dict[str, float] = {}
 
     def inside(self, cell: RunSpec, done: int, total: int) -> None:
-        """Progress within the fit of one cell."""
+        """Progress within the fit of one cell, which may be told often."""
+        if total > 0:
+            now = self._clock()
+            self.moved(cell, self.estimate.inside(cell, done, total, now), now)
+
+    def moved(self, cell: RunSpec, pace: Pace, now: float) -> None:
+        """A line for a cell that runs long, the more rarely the longer it runs."""
+        due = self._next.setdefault(cell.key(), pace.began + FIRST_SECONDS)
+        if now >= due:
+            wait = min(max(now - pace.began, FIRST_SECONDS), LONGEST_SECONDS)
+            self._next[cell.key()] = now + wait
+            click.echo(printable(f"{cell.describe()}: {pace.text()}"))
 
     def finish(self, record: Record) -> None:
         """A cell has its record."""
@@ -82,18 +178,25 @@ class Display:
 class LiveDisplay(Display):
     """One bar that moves within cells too; outcomes scroll above it."""
 
-    def __init__(self, cells: Sequence[RunSpec], jobs: int, bar: Any, task: Any) -> None:
-        super().__init__(cells, jobs)
+    def __init__(
+        self,
+        cells: Sequence[RunSpec],
+        jobs: int,
+        bar: Any,
+        task: Any,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(cells, jobs, clock)
         self._bar = bar
         self._task = task
-        self._drawn = 0.0
+        self._drawn = float("-inf")
 
-    def inside(self, cell: RunSpec, done: int, total: int) -> None:
+    def moved(self, cell: RunSpec, pace: Pace, now: float) -> None:
         """Move the bar, at most ten times a second."""
-        now = time.monotonic()
-        if now - self._drawn > 0.1 and total:
+        if now - self._drawn >= DRAWN_SECONDS:
             self._drawn = now
-            self._update(cell.describe(), self.done + done / total)
+            share = min(pace.done / pace.total, 1.0)
+            self._update(f"{pace.text()}: {cell.describe()}", self.done + share)
 
     def show(self, record: Record, seconds: float) -> None:
         """Print the outcome above the bar."""
@@ -104,8 +207,10 @@ class LiveDisplay(Display):
 
     def _update(self, text: str, completed: float) -> None:
         left = self.estimate.seconds_left()
-        rest = f"{duration(left)} left" if left is not None else "estimating"
-        self._bar.update(self._task, completed=completed, done=self.done, cell=text, rest=rest)
+        rest = f"{duration(left)} left in all" if left is not None else "estimating"
+        self._bar.update(
+            self._task, completed=completed, done=self.done, cell=printable(text), rest=rest
+        )
 
 
 def outcome(record: Record) -> str:
@@ -132,13 +237,17 @@ def display(cells: Sequence[RunSpec], jobs: int, *, live: bool) -> Iterator[Disp
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
+    from rich.table import Column
 
+    # On a narrow terminal the name of the cell is cut, and nothing else.
+    rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")
     columns = (
-        BarColumn(),
+        BarColumn(bar_width=20 if shutil.get_terminal_size().columns >= NARROW else 4),
         TextColumn("{task.fields[done]}/{task.total} cells"),
         TextColumn("{task.fields[rest]}"),
-        TextColumn("{task.fields[cell]}", markup=False),
+        TextColumn("{task.fields[cell]}", markup=False, table_column=rest),
     )
-    with Progress(*columns, console=Console(color_system=color_system())) as bar:
+    console = Console(color_system=color_system())
+    with Progress(*columns, console=console, expand=True) as bar:
         task = bar.add_task("cells", total=len(cells), done=0, cell="", rest="estimating")
         yield LiveDisplay(cells, jobs, bar, task)

@@ -11,6 +11,7 @@ from fewshot_bench.image_facts import Overlap, overlap_texts
 from fewshot_bench.wording import printable
 
 if TYPE_CHECKING:
+    from fewshot_bench.dataset import Dataset
     from fewshot_bench.spec import RunSpec
     from fewshot_bench.store import Store
 
@@ -19,6 +20,12 @@ def tell_problems(problems: Mapping[str, str]) -> None:
     """Name data sets of which it cannot be told whether their images changed; by name, why."""
     for name, problem in problems.items():
         _warn(f"whether images of {name} changed since cells were computed is not known: {problem}")
+
+
+def tell_missing(problems: Mapping[str, str]) -> None:
+    """Name data sets that cannot be used, with why; by name."""
+    for problem in problems.values():
+        click.echo(f"error: {printable(problem)}", err=True)
 
 
 def tell_overlaps(found: Sequence[Overlap], told: Sequence[str] = ()) -> Sequence[str]:
@@ -39,3 +46,10 @@ def forget_claims(results: Store, settled: Sequence[RunSpec]) -> None:
 
 def _warn(text: str) -> None:
     click.echo(f"warning: {printable(text)}", err=True)
+
+
+def tell_left_out(datasets: Mapping[str, Dataset]) -> None:
+    """What lies with the images of data sets and is not used."""
+    for name, dataset in datasets.items():
+        for line in dataset.card().left_out:
+            click.echo(printable(f"{name}: {line}"))

@@ -23,11 +23,13 @@ from fewshot_bench.cli.completion import (
     suites,
     tables,
 )
-from fewshot_bench.cli.engines import Engines, device_of, engine_options
+from fewshot_bench.cli.conditions import conditions_of_paper, precision_in
+from fewshot_bench.cli.engines import Engines, engine_options
 from fewshot_bench.cli.files import terminal_width
 from fewshot_bench.cli.filters import listed
 from fewshot_bench.cli.options import NAMES, NUMBERS, format_option
 from fewshot_bench.cli.running import INTERRUPTED, run_plan
+from fewshot_bench.defaults import AUTO
 from fewshot_bench.errors import UsageError, unknown
 from fewshot_bench.spec import DEFAULT_STORE, PRECISIONS
 from fewshot_bench.wording import printable
@@ -80,7 +82,10 @@ _NO_RUN = "--only-existing runs nothing; leave it out, or leave out"
     help="Another backbone than the paper's: shown, not compared.",
 )
 @click.option(
-    "--precision", default="fp32", show_default=True, help="fp32, bf16 or fp16; named if other."
+    "--precision",
+    default=AUTO,
+    show_default=True,
+    help="fp32, bf16 or fp16; auto: the paper's on CUDA, fp32 on a CPU.",
 )
 @click.option("--limit", type=click.IntRange(1), help="At most N test images: shown, not compared.")
 @click.option("--store", type=click.Path(path_type=Path), default=DEFAULT_STORE, show_default=True)
@@ -149,25 +154,28 @@ def _reproduce(
         raise UsageError(f"{names}: only the installed version can be run; add --only-existing")
     chosen = cells(table, wanted)
     code, problems = 0, {}
-    if only_existing and not store.is_dir():
-        click.echo(
-            f"warning: there is no store '{printable(str(store))}': all is missing", err=True
-        )
-    if not only_existing:
-        devices = engines.devices()
+    backbone = backbone_of(table, wanted)
+    if only_existing:
+        if not store.is_dir():
+            click.echo(
+                f"warning: there is no store '{printable(str(store))}': all is missing", err=True
+            )
+        precision = precision_in(store, backbone, wanted.precision)
+        wanted = dataclasses.replace(wanted, precision=precision)
+    else:
         from fewshot_bench.reproduce.planning import plan
 
-        backbone = backbone_of(table, wanted)
-        planned = plan(chosen, wanted, backbone, device_of(devices), store)
+        conditions = conditions_of_paper(engines, backbone, wanted.precision, table.precision)
+        wanted = dataclasses.replace(wanted, precision=conditions.precision)
+        planned = plan(chosen, wanted, backbone, conditions.device, store)
         # Data sets that are not there are part of the answer, not errors.
         problems, planned.problems = planned.problems, {}
         with contextlib.redirect_stdout(sys.stdout if form == "terminal" else sys.stderr):
             code = run_plan(
                 planned,
                 store=store,
-                backbone=backbone,
+                conditions=conditions,
                 engines=engines,
-                devices=devices,
                 dry_run=dry_run,
                 retry_failed=retry_failed,
                 keep_stale=keep_stale,
@@ -193,8 +201,9 @@ def _wanted(values: Mapping[str, Any]) -> Wanted:
     seeds = values["seeds"]
     if len(set(seeds)) != len(seeds):
         raise UsageError(f"seeds {list(seeds)}: a value stands there twice")
-    if values["precision"] not in PRECISIONS:
-        raise unknown("precision", values["precision"], PRECISIONS, "fsbench reproduce --help")
+    allowed = (AUTO, *PRECISIONS)
+    if values["precision"] not in allowed:
+        raise unknown("precision", values["precision"], allowed, "fsbench reproduce --help")
     pairs = [split_version(name) for name in values["method"] or ()]
     return Wanted(
         methods=tuple(name for name, _ in pairs),

@@ -41,7 +41,7 @@ def command(ctx: click.Context, record: str, store: Path, anyway: bool) -> None:
         click.echo(f"  {printable(text)}")
     if kept.problem:
         click.echo(f"not used: {kept.problem}", err=True)
-    changed = rerun.obstacles(kept.record)
+    changed = rerun.obstacles(kept.record, kept.store)
     for one in changed:
         click.echo(f"warning: {one.name} was {one.then}, is {one.now}", err=True)
     if changed and not anyway:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,14 @@ from fewshot_bench.cli.completion import (
     several_of,
     suites,
 )
+from fewshot_bench.cli.conditions import Conditions, take_conditions
 from fewshot_bench.cli.config import as_defaults, read_config, save_config
 from fewshot_bench.cli.engines import Engines, engine_options
-from fewshot_bench.cli.options import NAMES, NUMBER, NUMBERS
+from fewshot_bench.cli.options import NAMES, NUMBER, NUMBERS, SHOTS
 from fewshot_bench.cli.running import INTERRUPTED, run_matrix
-from fewshot_bench.spec import DEFAULT_STORE
+from fewshot_bench.defaults import AUTO
+from fewshot_bench.names import join_names
+from fewshot_bench.spec import DEFAULT_STORE, EXIF
 
 _THIS_CALL = ("dry_run", "force", "retry_failed", "keep_stale", "traceback")
 _REPEATED = ("option", "templates")
@@ -63,7 +67,13 @@ _PATH: Any = click.Path(path_type=Path)
     help="Data sets, suites, or FAMILY:ARG.",
     shell_complete=several_of(datasets, suites),
 )
-@click.option("--shots", type=NUMBERS, default="1,2,4,8,16", show_default=True)
+@click.option(
+    "--shots",
+    type=SHOTS,
+    default="1,2,4,8,16",
+    show_default=True,
+    help="Images per class, or all; a class with fewer gives what it has.",
+)
 @click.option("--seeds", type=NUMBERS, default="1,2,3", show_default=True)
 @click.option(
     "--split-seed", type=NUMBER, help="One support set for all seeds (default: the seed)."
@@ -78,11 +88,17 @@ _PATH: Any = click.Path(path_type=Path)
 @click.option(
     "--backbone",
     shell_complete=one_of(backbones),
-    default="tiny",
+    default=AUTO,
     show_default=True,
-    help="MODEL/TAG[@FILE] or a name.",
+    help="MODEL/TAG[@FILE] or a name; auto: the toy tiny where all data sets are of the suite demo,"
+    " else ViT-B-16/openai.",
 )
-@click.option("--precision", default="fp32", show_default=True, help="fp32, bf16 or fp16.")
+@click.option(
+    "--precision",
+    default=AUTO,
+    show_default=True,
+    help="fp32, bf16 or fp16; auto: fp32 on a CPU, bf16 or fp16 on CUDA.",
+)
 @click.option(
     "--protocol",
     default="fair",
@@ -108,6 +124,21 @@ _PATH: Any = click.Path(path_type=Path)
 @click.option("--classnames", type=_PATH, help="Own class names: one per line, or JSON or YAML.")
 @click.option("--templates", multiple=True, help="Own prompt with {}, or a file of prompts.")
 @click.option("--holdout", type=float, help="Share of own images held out for testing.")
+@click.option(
+    "--exif",
+    type=click.Choice(EXIF),
+    default="ignore",
+    show_default=True,
+    help="Turn images as their EXIF orientation asks (rotate), or not, as open_clip.",
+)
+@click.option("--skip-damaged", is_flag=True, help="Go on without images that cannot be used.")
+@click.option(
+    "--keep-split",
+    type=click.Choice(["store", "data"]),
+    default="store",
+    show_default=True,
+    help="Where a split that is made of own images is kept: in the store, or beside the data.",
+)
 @click.option("--limit", type=NUMBER, help="Evaluate on at most N test images (marked in tables).")
 @click.option("--store", type=_PATH, default=DEFAULT_STORE, show_default=True)
 @click.option(
@@ -131,21 +162,28 @@ def command(ctx: click.Context, /, **values: Any) -> None:
     Exit code: 0 all cells done, 1 some failed, 2 wrong usage, 3 data missing.
     """
     target = values.pop("save_config")
-    if target is not None:
-        save_config(target, _saved(values))
     try:
-        code = run_matrix(engines=Engines.take(values), **values)
+        given = dict(values)
+        engines = Engines.take(values)
+        conditions = take_conditions(engines, values)
+        if target is not None:
+            save_config(target, _saved(given, conditions))
+        code = run_matrix(engines=engines, conditions=conditions, **values)
     except KeyboardInterrupt:
         click.echo("stopped before the first cell; run the same command again", err=True)
         code = INTERRUPTED
     ctx.exit(code)
 
 
-def _saved(values: dict[str, Any]) -> dict[str, Any]:
-    """What describes the run; what was only asked of this call (--dry-run ...) is left out."""
+def _saved(values: dict[str, Any], conditions: Conditions) -> dict[str, Any]:
+    """What describes the run; what was only asked of this call (--dry-run ...) is left out.
+
+    In the place of `auto` stands what it was, so that the file gives the same cells anywhere.
+    """
     values = {name: value for name, value in values.items() if name not in _THIS_CALL}
+    values |= dataclasses.asdict(conditions)
     saved = {
-        name: list(value) if name in _REPEATED else ",".join(str(part) for part in value)
+        name: list(value) if name in _REPEATED else join_names(map(str, value))
         for name, value in values.items()
         if isinstance(value, tuple) and value
     }

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fewshot_bench.cli.engines import Engines, device_of
+from fewshot_bench.cli import remarks
+from fewshot_bench.cli.conditions import Conditions
+from fewshot_bench.cli.engines import Engines
 from fewshot_bench.cli.own_data import read_own_data
-from fewshot_bench.cli.remarks import forget_claims, tell_overlaps, tell_problems
+from fewshot_bench.cli.remarks import forget_claims, tell_missing, tell_overlaps, tell_problems
 from fewshot_bench.errors import DataMissingError, UsageError
 from fewshot_bench.image_facts import overlaps
+from fewshot_bench.preflight import check_images, keep_splits
 from fewshot_bench.processes import interrupt_on_signals
 from fewshot_bench.trackers import switch as trackers
 from fewshot_bench.wording import printable
@@ -27,7 +30,7 @@ INTERRUPTED = 130
 
 
 def request_of(
-    devices: tuple[str, ...],
+    conditions: Conditions,
     *,
     method: tuple[str, ...],
     dataset: tuple[str, ...],
@@ -36,8 +39,6 @@ def request_of(
     store: Path,
     split_seed: int | None = None,
     option: tuple[str, ...] = (),
-    backbone: str = "tiny",
-    precision: str = "fp32",
     protocol: str = "fair",
     val: str | None = None,
     prompts: str | None = None,
@@ -47,6 +48,9 @@ def request_of(
     classnames: Path | None = None,
     templates: tuple[str, ...] = (),
     holdout: float | None = None,
+    keep_split: str = "store",
+    exif: str = "ignore",
+    skip_damaged: bool = False,
 ) -> Request:
     """What the options of `fsbench run` ask for; UsageError for own data that cannot be used."""
     from fewshot_bench.plan import Request
@@ -58,9 +62,9 @@ def request_of(
         seeds=seeds,
         split_seed=split_seed,
         options=option,
-        backbone=backbone,
-        device=device_of(devices),
-        precision=precision,
+        backbone=conditions.backbone,
+        device=conditions.device,
+        precision=conditions.precision,
         protocol=protocol,
         val=val,
         prompts=prompts,
@@ -69,14 +73,17 @@ def request_of(
         transfer=transfer or (),
         data=read_own_data(classnames, templates, holdout),
         store=store,
+        keep_split=keep_split,
+        exif=exif,
+        skip_damaged=skip_damaged,
     )
 
 
 def run_matrix(
     *,
     store: Path,
-    backbone: str = "tiny",
-    engines: Engines | None = None,
+    conditions: Conditions,
+    engines: Engines,
     dry_run: bool = False,
     force: bool = False,
     retry_failed: bool = False,
@@ -90,15 +97,12 @@ def run_matrix(
 
     interrupt_on_signals()
     trackers.switch_on(track or (), store)
-    engines = engines or Engines()
-    devices = engines.devices()
-    request = request_of(devices, store=store, backbone=backbone, **matrix)
+    request = request_of(conditions, store=store, **matrix)
     return run_plan(
         planning.expand(request),
         store=store,
-        backbone=backbone,
+        conditions=conditions,
         engines=engines,
-        devices=devices,
         dry_run=dry_run,
         force=force,
         retry_failed=retry_failed,
@@ -111,9 +115,8 @@ def run_plan(
     plan: Plan,
     *,
     store: Path,
-    backbone: str,
+    conditions: Conditions,
     engines: Engines,
-    devices: tuple[str, ...],
     dry_run: bool = False,
     force: bool = False,
     retry_failed: bool = False,
@@ -128,10 +131,13 @@ def run_plan(
     from fewshot_bench.store import Store
 
     interrupt_on_signals()
+    click.echo(conditions.text())
+    tell_missing(plan.problems)
     # Absolute, since a plug-in may change the working directory.
     results = Store(store.absolute())
     if not dry_run:
         results.create()
+        keep_splits(plan.datasets.values(), plan.keep_split)
     elif any(part.is_file() for part in (store, *results.path.parents)):
         raise UsageError(f"store '{store}' is not a folder; choose another one with --store DIR")
     # Taken first: what others store from now on is news.
@@ -142,13 +148,19 @@ def run_plan(
     state = resume(plan, results, installed, images, **wanted)
     tell_problems(images.problems)
     # Workers leave what is done unless they are told that it is not.
-    settings = engines.settings(backbone, devices, force or state.again, installed.identity())
+    settings = engines.settings(conditions, force or state.again, installed.identity())
     if dry_run:
         _announce(plan, state, results)
         _announce_work(plan, state)
-        click.echo(_needs(plan, state).text(min(settings.workers, len(state.todo))))
+        if state.todo or not plan.problems:
+            click.echo(_needs(plan, state).text(min(settings.workers, len(state.todo))))
+        _announce_weights(conditions.backbone)
         engines.describe(results, len(state.todo), click.echo)
         return _exit_code(plan, failed=0)
+    if state.todo and engines.engine == "local":
+        from fewshot_bench.backbones import loading
+
+        loading.check_weights(conditions.backbone)
     _check_room(plan, state, results, engines, settings)
     with engines.build(results, settings, before) as engine:
         engine.warm(len(state.todo))
@@ -202,10 +214,9 @@ def _check_room(plan: Any, state: Any, results: Any, engines: Engines, settings:
 
 
 def _drop_unreadable(plan: Any, state: Any) -> None:
-    """Take data sets with missing or corrupt images out of what is left to run."""
-    from fewshot_bench.preflight import check_images
-
-    bad = check_images(plan.datasets, state.todo, _warn)
+    """Take data sets with missing or corrupt images out of what is left to run, and say so."""
+    bad = check_images(plan.datasets, state.todo, _warn, click.echo)
+    tell_missing(bad)
     plan.problems.update(bad)
     state.todo[:] = [cell for cell in state.todo if not {cell.dataset, cell.target} & set(bad)]
 
@@ -215,21 +226,31 @@ def _warn(text: str) -> None:
 
 
 def _announce(plan: Any, state: Any, results: Any) -> None:
+    from fewshot_bench.short_classes import short_lines
+
     for reason in plan.left_out.values():
         _warn(f"left out: {reason}")
-    for problem in plan.problems.values():
-        click.echo(f"error: {printable(problem)}", err=True)
     for damage in results.damaged:
         click.echo(f"warning: damaged, not used: {damage}", err=True)
-    for name, dataset in plan.datasets.items():
-        for line in dataset.card().left_out:
-            click.echo(printable(f"{name}: {line}"))
+    for line in short_lines(plan.cells, plan.datasets):
+        click.echo(f"note: {printable(line)}")
+    remarks.tell_left_out(plan.datasets)
+    if plan.problems and not (state.todo or state.done or state.failed):
+        return
     failed = f", {len(state.failed)} failed before (--retry-failed)" if state.failed else ""
     for line in state.about_stale():
         click.echo(line)
     click.echo(
         f"{len(plan.cells)} cells: {len(state.done)} done already, {len(state.todo)} to run{failed}"
     )
+
+
+def _announce_weights(backbone: str) -> None:
+    """For --dry-run, which asks no other machine."""
+    from fewshot_bench.backbones import loading
+
+    if loading.needs_fetching(backbone):
+        click.echo(f"the weights of {printable(backbone)} are not on this machine: to be fetched")
 
 
 def _announce_work(plan: Any, state: Any) -> None:

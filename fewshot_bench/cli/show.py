@@ -10,19 +10,21 @@ import click
 
 from fewshot_bench import method_references
 from fewshot_bench.cli.completion import backbones, datasets, methods, one_of
+from fewshot_bench.cli.options import results_option
 from fewshot_bench.cli.say import say
 from fewshot_bench.dataset import ROLES, Dataset, DatasetCard
 from fewshot_bench.errors import DataMissingError, unknown
 from fewshot_bench.method import hyperparameters
 from fewshot_bench.method_rules import broken_rules
 from fewshot_bench.registry import registry
-from fewshot_bench.spec import DEFAULT_STORE, TEMPLATE_SETS
+from fewshot_bench.spec import TEMPLATE_SETS
 from fewshot_bench.wording import printable
 
 
 @click.command("show", short_help="Show a method's hyper-parameters or a data set's card.")
 @click.argument("name", shell_complete=one_of(methods, datasets, backbones))
-def command(name: str) -> None:
+@results_option
+def command(name: str, store: Path) -> None:
     """Show a method's hyper-parameters or a data set's card.
 
     NAME may also be a record's file (NAME.json): its result, or why its cell failed.
@@ -35,13 +37,13 @@ def command(name: str) -> None:
         return
     family = f"{name.partition(':')[0]}:"
     if name in known.datasets.entries or (":" in name and family in known.datasets.entries):
-        _dataset(name)
+        _dataset(name, store)
         return
     if name in known.backbones.entries:
         say(f"{name}: backbone, registered by {known.backbones.entries[name].origin}")
         return
     if name.endswith(".json"):
-        _record(name)
+        _record(name, store)
         return
     names = [*known.methods.entries, *known.datasets.entries, *known.backbones.entries]
     step = "fsbench list methods, fsbench list datasets"
@@ -81,13 +83,13 @@ def _hyperparameters(cls: type) -> None:
             say(f"      source: {field.source}")
 
 
-def _record(name: str) -> None:
+def _record(name: str, store: Path) -> None:
     """What a cell gave, or why it gave nothing, with the whole traceback."""
     from fewshot_bench.cli.failures import reasons, trace_lines
     from fewshot_bench.cli.progress import outcome
     from fewshot_bench.rerun import find
 
-    record = find(name, Path(DEFAULT_STORE)).record
+    record = find(name, store).record
     say(outcome(record))
     for reason in reasons([record]):
         if reason.frame:
@@ -97,9 +99,9 @@ def _record(name: str) -> None:
         say(f"  incident   {incident.get('kind')}: {incident.get('text')}")
 
 
-def _dataset(name: str) -> None:
+def _dataset(name: str, store: Path) -> None:
     try:
-        dataset: Dataset = registry().dataset(name)
+        dataset: Dataset = registry().dataset(name, store=store)
         card = dataset.card()
         pools = dataset.items()
     except DataMissingError as error:

@@ -75,6 +75,7 @@ def command(
 def cells_of(line: str) -> list[RunSpec]:
     """The cells that an `fsbench run` line computes here, as `fsbench run` would see them."""
     from fewshot_bench import plan
+    from fewshot_bench.cli.conditions import take_conditions
     from fewshot_bench.cli.engines import Engines
     from fewshot_bench.cli.run import command as run
     from fewshot_bench.cli.running import request_of
@@ -85,7 +86,8 @@ def cells_of(line: str) -> list[RunSpec]:
         *("dry_run", "force", "retry_failed", "keep_stale", "traceback", "save_config", "track"),
     ):
         values.pop(name, None)
-    expanded = plan.expand(request_of(engines.devices(), **values))
+    conditions = take_conditions(engines, values)
+    expanded = plan.expand(request_of(conditions, **values))
     for problem in expanded.problems.values():
         click.echo(f"error: {printable(problem)}", err=True)
     return expanded.cells

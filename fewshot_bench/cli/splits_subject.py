@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from fewshot_bench.cli.options import NUMBERS
+from fewshot_bench.cli.options import NUMBERS, SHOTS
 from fewshot_bench.dataset import ROLES
 from fewshot_bench.errors import DataMissingError, unknown
 from fewshot_bench.registry import registry
@@ -50,10 +50,10 @@ class Draws:
 
     def of(self, subject: Subject) -> Iterator[Split]:
         """The splits of a data set; UsageError for what cannot be drawn from it."""
-        from fewshot_bench.splits import check_shots, draw
+        from fewshot_bench.splits import check_train, draw
 
+        check_train(subject.name, subject.pools, self.val)
         for shots in self.shots:
-            check_shots(subject.name, subject.pools, shots, self.val)
             for seed in self.seeds:
                 yield draw(
                     subject.name,
@@ -84,7 +84,7 @@ def draw_options(command: Command) -> Command:
         click.option(
             "--seeds", type=NUMBERS, help="Seeds of the picks (default: 1,2,3; with --shots)."
         ),
-        click.option("--shots", type=NUMBERS, help="Few-shot picks with this many images a class."),
+        click.option("--shots", type=SHOTS, help="Few-shot picks with this many images a class."),
     ):
         command = option(command)
     return command

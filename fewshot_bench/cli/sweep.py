@@ -12,6 +12,7 @@ import click
 from click.core import ParameterSource
 
 from fewshot_bench.cli.completion import datasets, methods, one_of, several_of, suites
+from fewshot_bench.cli.conditions import take_conditions
 from fewshot_bench.cli.drawn import drawn
 from fewshot_bench.cli.engines import Engines
 from fewshot_bench.cli.files import terminal_width, write_bytes, write_text
@@ -19,6 +20,7 @@ from fewshot_bench.cli.options import NAMES, format_option
 from fewshot_bench.cli.run import command as run
 from fewshot_bench.cli.running import INTERRUPTED, run_matrix
 from fewshot_bench.cli.swept import chosen_records, own_store, sweep_axes
+from fewshot_bench.defaults import AUTO
 from fewshot_bench.errors import UsageError
 from fewshot_bench.metrics import METRICS, PERCENT
 
@@ -98,16 +100,17 @@ def command(
             f"{method}: only the installed version can be run; leave --dataset out, or add "
             "--only-existing"
         )
+    asked = values | {"dataset": dataset, "engines": engines}
     if runs:
+        matrix = {**values, "method": (method,), "dataset": dataset, "option": option}
+        conditions = take_conditions(engines, matrix)
+        asked |= {"backbone": conditions.backbone, "precision": conditions.precision}
         with _apart(form):
-            here = values | {"store": own_store(values["store"])}
-            code = run_matrix(
-                method=(method,), dataset=dataset, option=option, engines=engines, **here
-            )
+            matrix["store"] = own_store(values["store"])
+            code = run_matrix(engines=engines, conditions=conditions, **matrix)
         if code == INTERRUPTED or values["dry_run"]:
             ctx.exit(code)
-    given = {name for name in values if _is_given(ctx, name)}
-    asked = values | {"dataset": dataset, "engines": engines}
+    given = {name for name in values if _is_given(ctx, name) and values[name] != AUTO}
     if runs:
         given = set(asked)
     elif dataset is not None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewshot_bench.cli.engines import device_of
 from fewshot_bench.cli.filters import listed, read_records
 from fewshot_bench.cli.own_data import read_own_data
 from fewshot_bench.compare.versions import Shown, split_version, version_key
@@ -168,7 +167,7 @@ def _tests(name: str, values: Mapping[str, Any]) -> list[Test]:
     if name in ("backbone", "precision", "limit"):
         return [lambda spec: getattr(spec, name) == value]
     if name == "engines":
-        device = device_of(value.devices())
+        device = value.devices()[0].partition(":")[0]
         return [lambda spec: spec.device == device]
     if name == "protocol":
         return _protocol(values)

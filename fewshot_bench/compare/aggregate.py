@@ -132,13 +132,17 @@ def _every_name(rows: Rows) -> set[str]:
     return {name for row, _ in rows.values() for name in method_names(row.spec)}
 
 
+# Values that go without saying.
+USUAL = (("limit", ("none",)), ("exif", ("ignore",)))
+
+
 def _conditions(records: Sequence[Record]) -> dict[str, tuple[str, ...]]:
     found = {}
     for name in CONDITIONS:
         values = tuple(sorted({condition(record.spec, name) for record in records}))
         if name == "weights":
             values = tuple(value[:12] for value in values if value)
-        if values and not (name == "limit" and values == ("none",)):
+        if values and (name, values) not in USUAL:
             found[name] = values
     own = tuple(sorted({own_data(record.spec) for record in records if record.spec.data}))
     return found | ({"own data": own} if own else {})

@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from fewshot_bench.compare.mixing import digest
-from fewshot_bench.compare.model import Cell, Group, Row, Seed, Status
+from fewshot_bench.compare.model import Cell, Group, Row, Seed, Short, Status
 from fewshot_bench.compare.statistics import Estimate, estimate
 from fewshot_bench.errors import UsageError
 from fewshot_bench.metrics import METRICS
 from fewshot_bench.record import Record
+
+_SMALLEST = ("smallest_class", "short_val")
 
 Columns = Callable[[Sequence[Record]], Mapping[str, Any]]
 
@@ -63,6 +65,7 @@ def own_cell(
         billed=_mean(done, "timings", "billed_seconds"),
         memory=max(_numbers(done, "footprint", "peak_memory_mb"), default=None),
         verified=_verified(done),
+        short=_short(done),
         extra=extra_columns(columns, records),
     )
 
@@ -159,3 +162,13 @@ def _verified(records: Sequence[Record]) -> bool | None:
     if not found or found == {None}:
         return None
     return found == {True}
+
+
+def _short(records: Sequence[Record]) -> Short:
+    """Of records that have it, and a support set."""
+    found = []
+    for split in (record.split for record in records if record.spec.shots):
+        classes = split.get("fitted_classes") or split.get("classes")
+        values = (split.get("short_classes"), classes, *map(split.get, _SMALLEST))
+        found.append(Short(*(int(_number(value) or 0) for value in values)))
+    return max(found, key=lambda one: (one.classes, one.val), default=Short())

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from fewshot_bench.compare.grid import BEST, MISSING, SECOND, Entry, Grid, Line
 from fewshot_bench.compare.mixing import assign_rows
 from fewshot_bench.compare.model import Group, Row, Table
+from fewshot_bench.compare.notes import toy_notes
 from fewshot_bench.compare.statistics import Estimate, estimate
+from fewshot_bench.compare.tidy import marks_of
 from fewshot_bench.errors import StoreError
 from fewshot_bench.record import Record
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 HEADS = (
     *("dataset", "method", "shots", "label", "classname", "images", "n_seeds"),
     *("accuracy_mean", "accuracy_ci95", "accuracy_min", "accuracy_max", "precision_mean"),
-    "f1_mean",
+    *("f1_mean", "marks"),
 )
 # Of more classes than twice this, tables show so many of the lowest and of the highest.
 ENDS = 5
@@ -79,8 +81,9 @@ def build_classes(table: Table, records: Sequence[Record], outcomes: Outcomes) -
         for score in _scores(group, row, shots, found.get((group.label, row.label, shots), []))
     ]
     several = "records are" if absent > 1 else "record is"
-    notes = (f"{absent} finished {several} left out: no logits that can be used",)
-    return ClassTable(table, tuple(scores), notes if absent else ())
+    lacking = [f"{absent} finished {several} left out: no logits that can be used"]
+    notes = toy_notes(row.spec for row in table.rows) + (lacking if absent else [])
+    return ClassTable(table, tuple(scores), tuple(notes))
 
 
 def _scores(
@@ -209,6 +212,7 @@ def _values(score: ClassScore) -> tuple[Any, ...]:
         *(score.accuracy.n, _six(score.accuracy.mean), _six(score.accuracy.half)),
         *map(_six, (score.accuracy.least, score.accuracy.most)),
         *(_six(value.mean if value else None) for value in (score.precision, score.f1)),
+        marks_of(score.row),
     )
 
 

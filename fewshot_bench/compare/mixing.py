@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from fewshot_bench.compare.model import Row
+from fewshot_bench.damaged import SKIPPED
 from fewshot_bench.errors import UsageError
 from fewshot_bench.image_facts import images, images_scope, test_images, test_scope
 from fewshot_bench.method_references import short_names
@@ -24,6 +25,7 @@ CONDITIONS = (
     "device",
     "limit",
     "weights",
+    "exif",
 )
 # Why two records of one split state other images, and what to do.
 OTHER_IMAGES = "the files of the data set were other ones"
@@ -46,7 +48,11 @@ def condition(spec: RunSpec, name: str) -> str:
 
 def own_data(spec: RunSpec) -> str:
     """A short digest of a person's own class names, templates and hold-out; `none` without."""
-    return data_digest(spec.data) if spec.data else "none"
+    skipped = spec.data.get(SKIPPED, {}).get(spec.dataset)
+    # What is left out of a target shows in its revision.
+    data = {name: value for name, value in spec.data.items() if name != SKIPPED}
+    data |= {SKIPPED: skipped} if skipped else {}
+    return data_digest(data) if data else "none"
 
 
 def data_digest(data: Mapping[str, Any]) -> str:

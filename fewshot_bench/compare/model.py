@@ -87,6 +87,19 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class Short:
+    """How many classes gave fewer images than the shots, of how many; `least` is what one gave.
+
+    `val` counts those with fewer validation images than the policy says. The most of any seed.
+    """
+
+    classes: int = 0
+    of: int = 0
+    least: int = 0
+    val: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Cell:
     """One method in one group at one number of shots, over its seeds.
 
@@ -111,6 +124,7 @@ class Cell:
     billed: float | None = None
     memory: float | None = None
     verified: bool | None = None
+    short: Short = Short()
     extra: Mapping[str, Any] = field(default_factory=dict)
     delta: Estimate | None = None
     no_delta: str = ""

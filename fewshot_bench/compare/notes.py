@@ -8,7 +8,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from fewshot_bench.compare.mixing import data_digest
 from fewshot_bench.compare.model import Cell, Group, Row, Table
 from fewshot_bench.compare.statistics import FEWEST
+from fewshot_bench.damaged import SKIPPED
 from fewshot_bench.metrics import METRICS
+from fewshot_bench.spec import TOY, TOY_NOTE, RunSpec
 
 _LISTED = 12
 
@@ -16,9 +18,12 @@ _LISTED = 12
 def notes(table: Table) -> list[str]:
     """Footnotes, the gravest first."""
     return [
+        *toy_notes(row.spec for row in table.rows),
         *_marks(table),
         *_ranges(table),
+        *_short_classes(table),
         *_own_data(table),
+        *_skipped(table),
         *_inapplicable(table),
         *_failures(table),
         *_holes(table),
@@ -27,6 +32,11 @@ def notes(table: Table) -> list[str]:
         *_no_harmonic_mean(table),
         *_variances(table),
     ]
+
+
+def toy_notes(specs: Iterable[RunSpec]) -> list[str]:
+    """What stands under every table that has numbers of the embedded backbone."""
+    return [TOY_NOTE] if any(spec.backbone == TOY for spec in specs) else []
 
 
 def _marks(table: Table) -> Iterator[str]:
@@ -51,6 +61,26 @@ def _marks(table: Table) -> Iterator[str]:
         )
 
 
+def _short_classes(table: Table) -> Iterator[str]:
+    """Where a support set, or a validation set, has fewer images than its name says."""
+    cells = [cell for cell in _own_cells(table) if cell.shots]
+    train = {
+        f"{_place(cell)}: {cell.short.classes} of {cell.short.of} classes (the smallest gave "
+        f"{cell.short.least})": None
+        for cell in cells
+        if cell.short.classes
+    }
+    if train:
+        yield f"fewer images than the shots, for want of more: {_some(list(train), '; ')}"
+    val = {
+        f"{_place(cell)}: {cell.short.val} of {cell.short.of} classes": None
+        for cell in cells
+        if cell.short.val
+    }
+    if val:
+        yield f"fewer validation images than the policy says: {_some(list(val), '; ')}"
+
+
 def _ranges(table: Table) -> Iterator[str]:
     """Why there is no interval beside some numbers."""
     found = (cell.estimates.get(table.metric) for cell in table.cells.values())
@@ -65,11 +95,22 @@ def _own_data(table: Table) -> Iterator[str]:
     """Data sets under a person's own class names, templates or hold-out."""
     found: dict[tuple[str, str], list[str]] = {}
     for cell in _own_cells(table):
-        if cell.own_data:
-            key = data_digest(cell.own_data), ", ".join(cell.own_data)
+        own = [part for part in cell.own_data if part != SKIPPED]
+        if own:
+            key = data_digest(cell.own_data), ", ".join(own)
             found.setdefault(key, []).append(cell.group.dataset)
     for (digest, parts), datasets in found.items():
         yield f"own data {digest}: {_some(list(dict.fromkeys(datasets)))} with own {parts}"
+
+
+def _skipped(table: Table) -> Iterator[str]:
+    """Data sets of which damaged images were left out."""
+    found: dict[str, int] = {}
+    for cell in _own_cells(table):
+        for name, ids in cell.own_data.get(SKIPPED, {}).items():
+            found[name] = max(found.get(name, 0), len(ids))
+    for name, count in found.items():
+        yield f"{count} damaged or missing images of {name} are left out (--skip-damaged)"
 
 
 def _inapplicable(table: Table) -> Iterator[str]:
@@ -175,6 +216,10 @@ def _join(values: Iterable[object]) -> str:
 
 def _where(cell: Cell) -> str:
     return f"{cell.row.label} on {cell.group.name}, {cell.shots}-shot"
+
+
+def _place(cell: Cell) -> str:
+    return f"{cell.group.name}, {cell.shots}-shot"
 
 
 def _some(parts: Sequence[str], separator: str = ", ") -> str:

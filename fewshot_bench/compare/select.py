@@ -9,6 +9,7 @@ from fewshot_bench import method_references
 from fewshot_bench.compare.mixing import code, code_of, condition, own_data
 from fewshot_bench.compare.model import Seed
 from fewshot_bench.errors import UsageError, unknown
+from fewshot_bench.names import spelled_once, split_names
 from fewshot_bench.record import Record
 from fewshot_bench.spec import RunSpec, method_label
 
@@ -104,6 +105,9 @@ def _by_name(records: Sequence[Record], kind: str, text: str) -> Callable[[Recor
     of = _NAMES[kind]
     known = {name for record in records for name in of(record)}
     wanted = asked_methods(text, records) if kind == "method" else split_list(text, known)
+    if kind == "dataset":
+        wanted = list(split_names(text)) if "\\" in text else wanted
+        wanted = [name if name in known else spelled_once(name) for name in wanted]
     for name in wanted:
         if name not in known:
             raise unknown(_KINDS[kind], name, known, "only what is in the store can be compared")

@@ -13,9 +13,11 @@ from typing import Any
 
 from fewshot_bench.compare.columns import sorted_rows
 from fewshot_bench.compare.mixing import data_digest
-from fewshot_bench.compare.model import Cell, Table
+from fewshot_bench.compare.model import Cell, Row, Table
 from fewshot_bench.compare.statistics import FEWEST, Estimate
 from fewshot_bench.metrics import METRICS, PERCENT, Metric
+from fewshot_bench.shots import plain
+from fewshot_bench.spec import TOY
 from fewshot_bench.wording import printable
 
 FIRST = (
@@ -61,7 +63,7 @@ def write_json(about: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> 
 
 def dumped(document: Mapping[str, Any]) -> str:
     """JSON on several lines that steers no terminal; not-a-number values are an error."""
-    text = json.dumps(document, indent=1, allow_nan=False, default=str, ensure_ascii=False)
+    text = json.dumps(plain(document), indent=1, allow_nan=False, default=str, ensure_ascii=False)
     return "\n".join(map(_escaped, text.split("\n"))) + "\n"
 
 
@@ -115,8 +117,9 @@ def _row(table: Table, cell: Cell) -> dict[str, Any]:
         "failed": cell.failed,
         "errors": list(cell.errors),
         "reason": cell.reason,
-        "marks": list(cell.row.marks),
+        "marks": marks_of(cell.row),
         "split_verified": cell.verified,
+        "short_classes": cell.short.classes,
         "baseline": table.baseline,
         "delta_metric": table.metric if table.baseline else None,
         "delta_mean": _mean(cell.delta),
@@ -127,6 +130,11 @@ def _row(table: Table, cell: Cell) -> dict[str, Any]:
         **{name: getattr(spec, name) for name in _CONDITIONS},
         **_special(table, cell),
     }
+
+
+def marks_of(row: Row) -> list[str]:
+    """What notes say under tables that have some."""
+    return [*row.marks, *(["toy backbone"] if row.spec.backbone == TOY else [])]
 
 
 def _tested(table: Table, cell: Cell) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import os
 import re
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,8 @@ from urllib.parse import urlsplit
 
 from fewshot_bench import offline
 from fewshot_bench.data.digests import CHUNK, difference
+from fewshot_bench.data.extract import MAX_UNPACKED
+from fewshot_bench.data.free_space import ROOM_STEP, StopError, refuse_full, refuse_no_room
 from fewshot_bench.data.http import (
     SourceError,
     TemporaryError,
@@ -49,10 +50,6 @@ class Progress(Protocol):
 
     def say(self, line: str) -> None:
         """A line that stays."""
-
-
-class StopError(DataMissingError):
-    """No other source can help: the disk is full, or a person has to agree first."""
 
 
 def fetch(file: RemoteFile, target: Path, progress: Progress, most: int = 0) -> str:
@@ -152,12 +149,13 @@ def _attempt(file: RemoteFile, url: str, part: Part, progress: Progress, most: i
         if not have:
             _refuse_html(file, response, first)
         _refuse_size(file, origin, have, most)
-        _refuse_full(file, part, origin.size, have)
+        refuse_full(file, part, origin.size, have)
         if not have:
             _start(file, part, origin)
         progress.begin(file.name, origin.size, have)
-        bound = origin.size or file.size or (have + most if most else 0)
-        _write(file, part, first, chunks, progress, bound)
+        bound = origin.size or file.size or _expected_most(file)
+        bound = min(bound, have + most) if most and not origin.size and not file.size else bound
+        _write(file, part, first, chunks, progress, bound, sized=bool(origin.size))
     got = size_of(part.bytes)
     if not got:
         raise SourceError("the answer is empty")
@@ -165,6 +163,11 @@ def _attempt(file: RemoteFile, url: str, part: Part, progress: Progress, most: i
         if got > origin.size:
             part.drop()
         raise TemporaryError(f"the connection was cut after {got:,} of {origin.size:,} bytes")
+
+
+def _expected_most(file: RemoteFile) -> int:
+    """Bytes that a file of unknown size may have: an archive is no larger than what it holds."""
+    return (file.max_unpacked if file.unpack else 0) or MAX_UNPACKED
 
 
 def _continues(response: Any, origin: Origin, have: int) -> bool:
@@ -213,22 +216,6 @@ def _refuse_html(file: RemoteFile, response: Any, first: bytes) -> None:
         )
 
 
-def _refuse_full(file: RemoteFile, part: Part, size: int, have: int) -> None:
-    """StopError when the rest of the file, or what it unpacks to, has no room on the disk.
-
-    Archives of images unpack to about their own size.
-    """
-    folder = part.bytes.parent
-    folder.mkdir(parents=True, exist_ok=True)
-    needed = size - have + (size if file.unpack else 0)
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise StopError(
-            f"{file.name} needs {size_text(needed)} in {folder} and {size_text(free)} are free: "
-            "make room, or choose another disk with --root"
-        )
-
-
 def _chunks(response: Any) -> Iterator[bytes]:
     while True:
         try:
@@ -254,9 +241,15 @@ def _write(
     chunks: Iterator[bytes],
     progress: Progress,
     bound: int,
+    *,
+    sized: bool,
 ) -> None:
-    """Append what comes; SourceError where it is more than `bound` bytes (0: any number)."""
+    """Append what comes; SourceError where it is more than `bound` bytes (0: any number).
+
+    sized: whether there was room for all of it when it began; else the disk is watched.
+    """
     written = size_of(part.bytes)
+    checked = ROOM_STEP
     with part.bytes.open("ab", buffering=0) as out:
         chunk = first
         while chunk:
@@ -272,6 +265,10 @@ def _write(
                     raise cannot_write(file, part.bytes, error) from None
             progress.advance(len(chunk))
             chunk = next(chunks, b"")
+            checked += len(chunk)
+            if checked >= ROOM_STEP and not sized:
+                refuse_no_room(file, part)
+                checked = 0
 
 
 def cannot_write(file: RemoteFile, path: Path, error: OSError) -> StopError:

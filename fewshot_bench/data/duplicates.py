@@ -35,7 +35,9 @@ def thumbnail(image: Image.Image) -> Bytes:
     """(17, 17) gray values of a decoded image, each the mean of its part of the picture."""
     from PIL import Image as Pillow
 
-    gray = image if image.mode == "L" else image.convert("L")
+    # Pillow converts LAB to RGB alone.
+    colors = image.convert("RGB") if image.mode == "LAB" else image
+    gray = colors if colors.mode == "L" else colors.convert("L")
     return np.asarray(gray.resize((SIDE, SIDE), Pillow.Resampling.BOX), dtype=np.uint8)
 
 

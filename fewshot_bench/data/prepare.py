@@ -10,13 +10,9 @@ from pathlib import Path
 
 from fewshot_bench.data import places
 from fewshot_bench.data.digests import difference, verified_as
-from fewshot_bench.data.download import (
-    Progress,
-    StopError,
-    fetch,
-    source_host,
-)
+from fewshot_bench.data.download import Progress, fetch, source_host
 from fewshot_bench.data.extract import unpack
+from fewshot_bench.data.free_space import StopError
 from fewshot_bench.data.members import DamagedError, UnsafeError
 from fewshot_bench.data.partial import note_of, source_of
 from fewshot_bench.data.recipe import Recipe, RemoteFile
@@ -46,13 +42,18 @@ class Outcome:
     """What became of one file.
 
     missing: whether it has still to be got. by_hand: whether getting it by hand helps; it does not
-    where the disk is full.
+    where the disk is full. refused: whether what came is of no use, and another copy is needed.
     """
 
     file: RemoteFile
     text: str
     missing: bool = False
     by_hand: bool = False
+    refused: bool = False
+
+
+class RefusedError(DataMissingError):
+    """An archive came, and is damaged or unsafe: the same one again would help nobody."""
 
 
 def missing_files(dataset: str, recipe: Recipe, target: Target) -> list[RemoteFile]:
@@ -81,6 +82,8 @@ def prepare(dataset: str, recipe: Recipe, target: Target, progress: Progress) ->
             outcome = Outcome(file, _prepare_file(dataset, file, target, progress))
         except StopError as error:
             outcome = Outcome(file, str(error), missing=True)
+        except RefusedError as error:
+            outcome = Outcome(file, str(error), missing=True, refused=True)
         except DataMissingError as error:
             outcome = Outcome(file, str(error), missing=True, by_hand=True)
         except OSError as error:
@@ -149,11 +152,11 @@ def _prepare_file(dataset: str, file: RemoteFile, target: Target, progress: Prog
             came_from = source_of(archive)
             problem = _bad_archive(file, archive, error)
             if not came_from or file.digests:
-                raise DataMissingError(problem) from None
+                raise RefusedError(problem) from None
             left = tuple(url for url in left if url != came_from)
             _remove(archive)
             if not left:
-                raise DataMissingError(problem) from None
+                raise RefusedError(problem) from None
             progress.say(problem)
 
 
@@ -265,6 +268,14 @@ def steps(dataset: str, recipe: Recipe, outcomes: Sequence[Outcome], target: Tar
         if file.urls and not any(file.name in step for step in recipe.by_hand):
             archive = places.archive_path(target.root, dataset, file)
             lines.append(f"download {file.name} from {file.urls[0]} to {archive}")
+    for outcome in missing:
+        if outcome.refused:
+            archive = places.archive_path(target.root, dataset, outcome.file)
+            hosts = ", ".join(dict.fromkeys(map(source_host, outcome.file.urls))) or "where it was"
+            lines.append(
+                f"get another copy of {outcome.file.name} than the one of {hosts}, which is of no "
+                f"use, and put it at {archive}"
+            )
     waiting = any(needs_agreement(outcome.file) for outcome in missing if not outcome.by_hand)
     agree = " --yes" if waiting and not target.large else ""
     return [*lines, f"then run: fsbench data prepare {dataset}{agree}"]

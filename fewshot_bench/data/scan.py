@@ -16,14 +16,13 @@ import numpy as np
 from fewshot_bench.data.duplicates import SIDE, Bytes, has_contrast, thumbnail
 from fewshot_bench.dataset import Dataset
 from fewshot_bench.image_digests import DatasetDigests, Known, dataset_digests, now
-from fewshot_bench.image_files import decoded, deep_problem, in_a_line
+from fewshot_bench.image_files import decoded, deep_problem, in_a_line, is_turned
 from fewshot_bench.task import Item
 
 if TYPE_CHECKING:
     from PIL import Image
 
 CHUNK = 256
-ORIENTATION = 274
 # Multi-picture JPEG: the first picture is an ordinary JPEG.
 SAME_FORMAT = {"MPO": "JPEG"}
 
@@ -147,7 +146,7 @@ def _look(dataset: Dataset, digests: DatasetDigests, item: Item) -> Look | str:
         return f"damaged: {in_a_line(error)}"
     if isinstance(look, str):
         return look
-    known = Known(look.digest, True)
+    known = Known(look.digest, True, look.turned)
     if digests.get(item, stamp) != known:
         digests.put(item, stamp, known, taken)
     return look
@@ -161,17 +160,9 @@ def _seen(image: Image.Image, content: bytes) -> Look:
         form,
         image.mode,
         image.size,
-        _is_turned(image),
+        is_turned(image),
         gray if gray is not None and has_contrast(gray) else None,
     )
-
-
-def _is_turned(image: Image.Image) -> bool:
-    """Whether EXIF asks for a rotation or mirroring; damaged EXIF asks for nothing."""
-    try:
-        return image.getexif().get(ORIENTATION, 1) not in (0, 1)
-    except Exception:
-        return False
 
 
 def _format_of(extension: str) -> str | None:

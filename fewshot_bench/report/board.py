@@ -110,7 +110,7 @@ def bars(headline: Headline) -> list[Bar | None] | None:
 def results(headline: Headline, group: Group, number: int) -> Grid:
     """Methods by shots in one group: the numbers behind a panel."""
     columns = [Column("method", False)]
-    columns += [Column(f"{text.counted(k, 'shot')}") for k in group.shots]
+    columns += [Column(text.shots(k)) for k in group.shots]
     marks = [_marked([headline.table.cell(group, row, k) for row in headline.table.rows], headline)
              for k in group.shots]  # fmt: skip
     lines = []
@@ -136,9 +136,9 @@ def by_dataset(headline: Headline) -> Grid | None:
     order = ordered(headline)
     place = {c.row.label: index for index, c in enumerate(headline.contestants)}
     lines = [line(c, [column[place[c.row.label]] for column in found]) for c in order]
-    shots = text.counted(headline.shots, "shot")
+    where = text.at_shots(headline.shots)
     caption = (
-        f"{METRICS[table.metric].title} in % at {shots} (methods without shots: their only number)"
+        f"{METRICS[table.metric].title} in % {where} (methods without shots: their only number)"
     )
     return Grid("by-dataset", caption, columns, lines, True)
 

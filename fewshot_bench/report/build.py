@@ -13,6 +13,7 @@ from typing import Any
 from fewshot_bench.audit.made import audit
 from fewshot_bench.compare.baseline import with_baseline
 from fewshot_bench.compare.model import Table
+from fewshot_bench.compare.notes import toy_notes
 from fewshot_bench.metrics import METRICS
 from fewshot_bench.outcomes import Outcomes
 from fewshot_bench.record import Record
@@ -27,6 +28,7 @@ from fewshot_bench.report.predictions import Predictions
 from fewshot_bench.report.problems import failures, holes
 from fewshot_bench.report.provenance import provenance
 from fewshot_bench.report.verdict import subject, verdict
+from fewshot_bench.shots import ALL_SHOTS
 from fewshot_bench.wording import printable
 
 MOST_IMAGES = 48
@@ -119,16 +121,20 @@ def _context(
 
 
 def _more_shots(chosen: Headline) -> str:
-    """Larger numbers of shots than the headline's."""
-    larger = [str(shots) for shots in chosen.group.shots if shots > chosen.shots]
-    return f"{text.joined(larger)} shots" if larger else ""
+    """Larger numbers of shots than the headline's: `At 4 and 8 shots`."""
+    larger = [shots for shots in chosen.group.shots if shots > chosen.shots]
+    counted = [str(shots) for shots in larger if shots != ALL_SHOTS]
+    parts = [f"at {text.joined(counted)} shots"] if counted else []
+    parts += [text.at_shots(ALL_SHOTS)] if ALL_SHOTS in larger else []
+    return text.joined(parts).capitalize()
 
 
 def _marks(table: Table) -> list[str]:
     """What a reader must know before any number: unfair validation, limited runs."""
     unfair = [text.name(row.label) for row in table.rows if row.spec.val == "full"]
     limits = sorted({row.spec.limit for row in table.rows if row.spec.limit is not None})
-    found = [
+    found = [f"{note[0].upper()}{note[1:]}." for note in toy_notes(row.spec for row in table.rows)]
+    found += [
         f"Limited to {limit} test images per data set: these are not the data sets' accuracies."
         for limit in limits
     ]

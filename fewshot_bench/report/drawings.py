@@ -176,7 +176,8 @@ def _lean(found: reliability.Reliability) -> str:
 def _told(found: curves.Panel) -> str:
     """The ends of the curves in words; the table below the figures has all numbers."""
     parts: Sequence[str] = [
-        f"{curve.label} {text.percent(curve.points[-1][1].mean)} % at {curve.points[-1][0]} shots"
+        f"{curve.label} {text.percent(curve.points[-1][1].mean)} % "
+        f"{text.at_shots(curve.points[-1][0])}"
         for curve in sorted(found.curves, key=lambda curve: -curve.points[-1][1].mean)
     ]
     return "; ".join(parts)

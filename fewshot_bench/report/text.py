@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from fewshot_bench.compare.statistics import Estimate
+from fewshot_bench.shots import ALL_SHOTS
 from fewshot_bench.wording import beside_level, printable, signed
 
 LONGEST_NAME, LONGEST_TEXT = 120, 600
@@ -94,6 +95,16 @@ def megabytes(value: float) -> str:
 def counted(count: int, one: str, many: str = "") -> str:
     """`1 seed`, `3 seeds`, `1,980 records`."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def shots(count: int) -> str:
+    """`1 shot`, `16 shots`, `all train images`."""
+    return "all train images" if count == ALL_SHOTS else counted(count, "shot")
+
+
+def at_shots(count: int) -> str:
+    """`at 1 shot`, `at 16 shots`, `with all train images`."""
+    return f"{'with' if count == ALL_SHOTS else 'at'} {shots(count)}"
 
 
 def joined(parts: Sequence[str], comma: str = ", ") -> str:

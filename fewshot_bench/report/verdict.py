@@ -61,8 +61,8 @@ def subject(headline: Headline) -> str:
     else:
         where = f" on {text.name(members[0].dataset if group.scope == 'H' else members[0].label)}"
     metric = METRICS[headline.table.metric].title
-    shots = text.counted(headline.shots, "shot")
-    return f"{metric}{kinds.get(group.scope, '')}{where} at {shots}"
+    shots = text.at_shots(headline.shots)
+    return f"{metric}{kinds.get(group.scope, '')}{where} {shots}"
 
 
 def _result(headline: Headline, pairs: Pairs) -> str:

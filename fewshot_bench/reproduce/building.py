@@ -11,6 +11,7 @@ from fewshot_bench.reproduce.cells import Cell, Wanted
 from fewshot_bench.reproduce.judging import Circumstances, Judged, average, judge
 from fewshot_bench.reproduce.matching import Matches
 from fewshot_bench.reproduce.model import Line, Report
+from fewshot_bench.spec import TOY, TOY_NOTE
 
 OTHER_VERSION = " (--method NAME@VERSION --only-existing shows another version)"
 SAME_SETS = "means are over the data sets that both sides have, as the line says"
@@ -88,6 +89,7 @@ def _differences(table: Reproduction, wanted: Wanted, cells: Sequence[Cell]) -> 
             f"backbone {backbone_of(table, wanted)}: NOT the paper's {table.backbone}, so that "
             "nothing is compared"
         )
+        found += [TOY_NOTE] if wanted.backbone == TOY else []
     elif "@" in wanted.backbone:
         found.append(f"backbone {wanted.backbone}: a local file, taken for the paper's weights")
     if wanted.precision != table.precision:

@@ -9,10 +9,11 @@ import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
+from fewshot_bench.names import join_names
 from fewshot_bench.signature.fields import CONDITIONS
 from fewshot_bench.signature.made import matrices, value_text
 from fewshot_bench.signature.model import Choice, Matrix, Named, Pair, Signature
-from fewshot_bench.signature.numbers import numbers
+from fewshot_bench.signature.numbers import numbers, shots_text
 from fewshot_bench.spec import IMPORTED, NO_CLASSES, RunSpec
 
 
@@ -58,7 +59,7 @@ def _matrix(matrix: Matrix, store: str) -> Iterator[str]:
                     words = ["fsbench", "run", *(["--store", store] if store else [])]
                     words += _method_words(choices)
                     words += ["--dataset", _names(datasets), *asked]
-                    words += ["--shots", numbers(matrix.shots), *seeds]
+                    words += ["--shots", shots_text(matrix.shots), *seeds]
                     for part, _, words_of in CONDITIONS:
                         words += words_of(getattr(matrix, part))
                     yield shlex.join(words)
@@ -113,7 +114,7 @@ def _own_names(matrix: Matrix) -> list[Sequence[Named]]:
 
 def _names(values: Sequence[Named]) -> str:
     """Each name once, also where its lists are of several revisions."""
-    return ",".join(dict.fromkeys(value.name for value in values))
+    return join_names(dict.fromkeys(value.name for value in values))
 
 
 def _problems(matrix: Matrix) -> Iterator[str]:
@@ -146,16 +147,16 @@ def _unsaid(matrix: Matrix) -> Iterator[str]:
     for choice in matrix.methods:
         for name, values in choice.options:
             yield from _unsaid_option(choice.method, name, values)
-    names = [one.name for one in (*matrix.datasets, *matrix.targets)]
-    names += [choice.method for choice in matrix.methods]
-    yield from _unsaid_names(names)
+    yield from _unsaid_methods(choice.method for choice in matrix.methods)
+    yield from _unsaid_names(one.name for one in (*matrix.datasets, *matrix.targets))
     yield from _unsaid_texts((matrix.backbone.name, matrix.device, *matrix.templates))
 
 
 def _unsaid_cell(spec: RunSpec) -> Iterator[str]:
     for name, value in spec.overrides.items():
         yield from _unsaid_option(spec.method, name, [value_text(value)])
-    yield from _unsaid_names(filter(None, (spec.dataset, spec.target, spec.method)))
+    yield from _unsaid_methods([spec.method])
+    yield from _unsaid_names(filter(None, (spec.dataset, spec.target)))
     yield from _unsaid_texts((spec.backbone, spec.device, *spec.data.get("templates", ())))
     if spec.shots < 1:
         yield f"no command can ask for {spec.shots} shots"
@@ -170,6 +171,12 @@ def _unsaid_option(method: str, name: str, values: Iterable[str]) -> Iterator[st
 
 
 def _unsaid_names(names: Iterable[str]) -> Iterator[str]:
+    for name in dict.fromkeys(names):
+        if not name.isprintable():
+            yield f"no command can say the name {name!r}"
+
+
+def _unsaid_methods(names: Iterable[str]) -> Iterator[str]:
     for name in dict.fromkeys(names):
         if "," in name or name != name.strip() or "=" in name or not name.isprintable():
             yield f"no command can say the name {name!r}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
+from fewshot_bench.damaged import SKIPPED
 from fewshot_bench.spec import RunSpec, canonical_json
 
 DIGITS = 6
@@ -29,3 +30,9 @@ def names_digest(spec: RunSpec) -> str:
     """Of a person's own class names; empty without."""
     names = spec.data.get("classnames")
     return "" if names is None else short(canonical_json(names))
+
+
+def skipped_digest(spec: RunSpec) -> str:
+    """Of the names of damaged images that are left out; empty without."""
+    skipped = spec.data.get(SKIPPED)
+    return short(canonical_json(skipped)) if skipped else ""

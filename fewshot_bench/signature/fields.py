@@ -9,18 +9,19 @@ from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
 from fewshot_bench.errors import UsageError
-from fewshot_bench.signature.digests import names_digest, weights_digest
+from fewshot_bench.signature.digests import names_digest, skipped_digest, weights_digest
 from fewshot_bench.signature.model import Choice, Named
 from fewshot_bench.signature.numbers import (
     distinct,
-    numbers,
     pairs_text,
     read_number,
-    read_numbers,
     read_pairs,
+    read_shots,
+    shots_text,
 )
 from fewshot_bench.spec import (
     CLASSES,
+    EXIF,
     IMPORTED,
     PRECISIONS,
     PROTOCOLS,
@@ -202,7 +203,7 @@ FIELDS = (
         lambda backbone: ["--backbone", backbone.name],
     ),
     Field("d", "datasets", _list(_named), _read_list(_read_named), ("dataset", "revision")),
-    Field("k", "shots", numbers, read_numbers, ("shots",)),
+    Field("k", "shots", shots_text, read_shots, ("shots",)),
     Field("s", "seeds", pairs_text, read_pairs, ("split_seed", "train_seed")),
     # Which picks were imported follows from the store.
     _plain("proto", "protocol", escape, _one_of(*PROTOCOLS, IMPORTED), also=("picks",)),
@@ -211,6 +212,15 @@ FIELDS = (
     _plain("p", "precision", str, _one_of(*PRECISIONS)),
     _plain("dev", "device", escape, unescape),
     _plain("lim", "limit", _written_limit, _limit),
+    Field(
+        "exif",
+        "exif",
+        str,
+        _one_of(*EXIF),
+        ("exif",),
+        attrgetter("exif"),
+        lambda exif: [] if exif == "ignore" else ["--exif", exif],
+    ),
     Field("c", "classes", _list(str), _read_list(_one_of(*CLASSES)), ("classes",)),
     Field("to", "targets", _list(_named), _read_list(_read_named), ("target", "target_revision")),
     Field("hold", "holdout", str, _share, ("data",), _holdout, _option("--holdout")),
@@ -224,6 +234,15 @@ FIELDS = (
         _template_words,
     ),
     Field("names", "classnames", str, _digest, ("data",), names_digest, _names_words),
+    Field(
+        "skip",
+        "skipped",
+        str,
+        _digest,
+        ("data",),
+        skipped_digest,
+        lambda digest: ["--skip-damaged"] if digest else [],
+    ),
     Field("x", "splits", str, _digest),
     Field("has", "has", _written_has, _has),
 )

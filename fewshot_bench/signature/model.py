@@ -73,6 +73,8 @@ class Matrix:
     templates: tuple[str, ...] = ()
     classnames: str = ""
     splits: str = ""
+    exif: str = "ignore"
+    skipped: str = ""
     has: tuple[int, int] | None = None
 
     @property

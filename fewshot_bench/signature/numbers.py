@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
+from fewshot_bench.shots import ALL_SHOTS, LONGEST_NUMBER, WORD
 from fewshot_bench.signature.model import Pair
-from fewshot_bench.spec import LONGEST_NUMBER, MOST_NUMBERS
+from fewshot_bench.spec import MOST_NUMBERS
 
 
 def numbers(values: Iterable[int]) -> str:
@@ -32,6 +33,20 @@ def read_numbers(text: str) -> tuple[int, ...]:
             raise ValueError(f"ranges of at most {MOST_NUMBERS:,} numbers in all")
         found += range(start, stop + 1)
     return distinct(found)
+
+
+def shots_text(shots: Iterable[int]) -> str:
+    """Numbers, and `all` last."""
+    shots = set(shots)
+    counted = numbers(shots - {ALL_SHOTS})
+    return ",".join([*([counted] if counted else []), *([WORD] if ALL_SHOTS in shots else [])])
+
+
+def read_shots(text: str) -> tuple[int, ...]:
+    counted, comma, last = text.rpartition(",")
+    if last != WORD:
+        return read_numbers(text)
+    return (*(read_numbers(counted) if comma else ()), ALL_SHOTS)
 
 
 def read_number(text: str) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 from fewshot_bench.dataset import ROLES
 from fewshot_bench.errors import DataMissingError, UsageError
 from fewshot_bench.names import plain_text
+from fewshot_bench.shots import ALL_SHOTS, WORD
 from fewshot_bench.split_files.coop import Pools
 from fewshot_bench.task import Item, digest_of
 from fewshot_bench.wording import shown
@@ -23,7 +24,7 @@ TITLES: Mapping[str, str] = {
     "pickle": "few-shot cache of CoOp (pickle, read without executing it)",
 }
 DRAWS_ONLY = ("index", "pickle")
-SETTING = re.compile(r"shot_(\d{1,6})-seed_(\d{1,9})")
+SETTING = re.compile(r"shot_(\d{1,6}|all)-seed_(\d{1,9})")
 
 
 @dataclass(frozen=True)
@@ -79,12 +80,16 @@ def with_setting(file: SplitFile, shots: int | None, seed: int | None) -> SplitF
                 f"--{option} {given}: {file.path} says {own}; leave --{option} out, or correct it"
             )
     named = SETTING.search(file.path.stem)
-    by_name = (int(named[1]), int(named[2])) if named else (None, None)
+    by_name = _setting_of(*named.groups()) if named else (None, None)
     values = [
         next((value for value in candidates if value is not None), None)
         for candidates in ((file.shots, shots, by_name[0]), (file.seed, seed, by_name[1]))
     ]
     return replace(file, shots=values[0], seed=values[1])
+
+
+def _setting_of(shots: str, seed: str) -> tuple[int, int]:
+    return ALL_SHOTS if shots == WORD else int(shots), int(seed)
 
 
 def unusable(path: Path, problem: str, expected: str) -> DataMissingError:

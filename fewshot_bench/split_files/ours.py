@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fewshot_bench.dataset import ROLES
+from fewshot_bench.shots import ALL_SHOTS, plain, read_shots
 from fewshot_bench.split_files.model import SplitFile, item_of, unusable
 from fewshot_bench.task import Item
 from fewshot_bench.wording import shown
@@ -28,7 +29,7 @@ def ours_text(file: SplitFile) -> str:
         "dataset": file.dataset,
         "revision": file.revision,
         "protocol": file.protocol,
-        "shots": file.shots,
+        "shots": plain(file.shots),
         "seed": file.seed,
         "digest": file.digest,
     }
@@ -53,8 +54,8 @@ def ours_from(path: Path, content: dict[str, Any]) -> SplitFile:
         if not isinstance(content.get(name), str):
             raise unusable(path, f"has {name} {shown(content.get(name))}", EXPECTED)
     for name in NUMBERS:
-        value = content.get(name)
-        if value is not None and (type(value) is not int or value < 0):
+        value = content.get(name) if name == "seed" else read_shots(content.get(name))
+        if value not in (None, ALL_SHOTS) and (type(value) is not int or value < 0):
             raise unusable(path, f"has {name} {shown(value)}", "a number from 0, or null")
     roles = [role for role in ROLES if role in content]
     if roles[:1] != ["train"]:
@@ -69,7 +70,7 @@ def ours_from(path: Path, content: dict[str, Any]) -> SplitFile:
         dataset=content["dataset"],
         revision=content["revision"],
         protocol=content["protocol"],
-        shots=content.get("shots"),
+        shots=read_shots(content.get("shots")),
         seed=content.get("seed"),
         stated=content["digest"],
     )

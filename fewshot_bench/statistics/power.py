@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fewshot_bench.errors import UsageError
 from fewshot_bench.statistics.effects import Spread
@@ -16,9 +16,13 @@ from fewshot_bench.statistics.quadrature import gauss_legendre
 
 NORMAL = 1e5
 """Degrees of freedom above which Student's t is taken for normal: 1e-5 of the result."""
-TOLERANCE = 1e-12
+TOLERANCE = 1e-10
 # What is left out of the chi distribution at either end, and of the normal one beyond so many.
-NEGLECTED, FARTHEST, NODES = 1e-15, 9.0, 200
+NEGLECTED, FARTHEST, NODES = 1e-15, 9.0, 100
+# So many nodes are enough over the estimates of a standard error.
+ESTIMATES = 40
+
+_Floats = NDArray[np.float64]
 
 
 def detectable(
@@ -35,13 +39,16 @@ def detectable(
     "can't be seen" with these seeds and images: more often than one time in five the test misses
     them. With `seeds` or `images` (per data set) the same is asked of a plan, from the variances
     that were observed.
-    The variances come from few seeds, so the answer is a rough one: with 3 seeds on one data set
-    the truth may well be half or twice as large.
+    The variances come from few seeds, and are as often too small as too large: the answer is so
+    much larger that over many such estimates the power is on average the one asked for
+    (`noncentrality` with `estimated`). A single answer stays a rough one: with 3 seeds on one data
+    set the difference that is truly found with that power may well be half or twice as large.
     A plan for one seed is for the conditional comparison of one. UsageError for more seeds planned
     from one, which says nothing about seed noise.
     """
     error, freedom = planned_error(spreads, seeds=seeds, images=images)
-    return error * noncentrality(freedom, level=level, power=power)
+    _, estimated = planned_error(spreads)
+    return error * noncentrality(freedom, level=level, power=power, estimated=estimated)
 
 
 def planned_error(
@@ -71,27 +78,65 @@ def _planned(name: str, found: Spread, seeds: int | None, images: int | None) ->
     return dataclasses.replace(found, seeds=count, images=size, seed=seed, image=image)
 
 
-def noncentrality(freedom: float, *, level: float = 0.05, power: float = 0.8) -> float:
+def noncentrality(
+    freedom: float, *, level: float = 0.05, power: float = 0.8, estimated: float = math.inf
+) -> float:
     """By how many standard errors a difference must be off 0: the noncentral t's parameter.
 
     Two-sided test with Student's t of `freedom` degrees (Cohen 1988, Statistical power analysis).
+    estimated: degrees of freedom of the standard error that it is multiplied with, where that is an
+    estimate. The power then is the mean over such estimates, s = sigma chi / sqrt(estimated), with
+    the difference in units of s: with 2 degrees, one power of 80 % in units of sigma would be 65 %.
     UsageError unless 0 < level < power < 1.
     """
     if not 0 < level < power < 1:
         raise UsageError(f"level {level} and power {power}: expected 0 < level < power < 1")
     missed = _missed(freedom, level)
+    ratios, weights = _estimates(estimated)
+
+    def too_small(shift: float) -> bool:
+        return float(weights @ missed(shift * ratios)) > 1 - power
+
     far = 4.0
-    while missed(far) > 1 - power:
+    while too_small(far):
         far *= 2
     near = 0.0
     while far - near > TOLERANCE * far:
         middle = (near + far) / 2
-        near, far = (middle, far) if missed(middle) > 1 - power else (near, middle)
+        near, far = (middle, far) if too_small(middle) else (near, middle)
     return (near + far) / 2
 
 
-def _missed(freedom: float, level: float) -> Callable[[float], float]:
-    """The chance that a noncentral t lies within the test's limits, by its noncentrality.
+def _estimates(freedom: float) -> tuple[_Floats, _Floats]:
+    """Estimated standard errors by the true one, chi / sqrt(freedom), and their weights."""
+    if freedom > NORMAL:
+        return np.ones(1), np.ones(1)
+    nodes, weights = gauss_legendre(ESTIMATES)
+    lowest, highest = _range(freedom)
+    ratios = lowest + (highest - lowest) * nodes
+    found = weights * (highest - lowest) * _density(freedom, ratios)
+    return ratios, found / found.sum()
+
+
+def _range(freedom: float) -> tuple[float, float]:
+    from scipy import special
+
+    found = np.sqrt(special.chdtri(freedom, [1 - NEGLECTED, NEGLECTED]) / freedom)
+    return float(found[0]), float(found[1])
+
+
+def _density(freedom: float, ratio: _Floats) -> _Floats:
+    """Of chi / sqrt(freedom)."""
+    from scipy import special
+
+    half = freedom / 2
+    constant = math.log(2) + half * math.log(half) - float(special.gammaln(half))
+    found: _Floats = np.exp(constant + (freedom - 1) * np.log(ratio) - half * ratio**2)
+    return found
+
+
+def _missed(freedom: float, level: float) -> Callable[[_Floats], _Floats]:
+    """The chances that a noncentral t lies within the test's limits, by its noncentrality (n,).
 
     Integrated over the estimated standard error by the true one, which is chi / sqrt(freedom):
     scipy's own noncentral t answers nan for some few degrees of freedom. (Its `quad` and `brentq`
@@ -101,23 +146,22 @@ def _missed(freedom: float, level: float) -> Callable[[float], float]:
 
     limit = float(special.stdtrit(freedom, 1 - level / 2))
 
-    def given(shift: float, ratio: Any) -> Any:
-        return special.ndtr(limit * ratio - shift) - special.ndtr(-limit * ratio - shift)
+    def given(shift: _Floats, ratio: _Floats) -> _Floats:
+        found: _Floats = special.ndtr(limit * ratio - shift) - special.ndtr(-limit * ratio - shift)
+        return found
 
     if freedom > NORMAL:
-        return lambda shift: float(given(shift, 1.0))
-    half = freedom / 2
-    constant = math.log(2) + half * math.log(half) - float(special.gammaln(half))
-    lowest, highest = np.sqrt(special.chdtri(freedom, [1 - NEGLECTED, NEGLECTED]) / freedom)
+        return lambda shifts: given(shifts, np.ones(1))
+    lowest, highest = _range(freedom)
     nodes, weights = gauss_legendre(NODES)
 
-    def missed(shift: float) -> float:
+    def missed(shifts: _Floats) -> _Floats:
         # Below and above these ratios the chance is 0 and 1.
-        start = max(lowest, (shift - FARTHEST) / limit)
-        end = max(start, min(highest, (shift + FARTHEST) / limit))
-        ratio = start + (end - start) * nodes
-        density = np.exp(constant + (freedom - 1) * np.log(ratio) - half * ratio**2)
-        between = (end - start) * (weights @ (density * given(shift, ratio)))
-        return float(between + special.chdtrc(freedom, freedom * end**2))
+        start = np.maximum(lowest, (shifts - FARTHEST) / limit)
+        end = np.maximum(start, np.minimum(highest, (shifts + FARTHEST) / limit))
+        ratio = start[:, None] + (end - start)[:, None] * nodes
+        inside = (_density(freedom, ratio) * given(shifts[:, None], ratio)) @ weights
+        found: _Floats = (end - start) * inside + special.chdtrc(freedom, freedom * end**2)
+        return found
 
     return missed

@@ -17,6 +17,7 @@ from fewshot_bench.compare.mixing import (
     own_data,
 )
 from fewshot_bench.compare.model import AVERAGE, Seed
+from fewshot_bench.compare.notes import toy_notes
 from fewshot_bench.compare.statistics import estimate
 from fewshot_bench.errors import UsageError
 from fewshot_bench.image_facts import images, images_scope, test_images, test_scope
@@ -62,7 +63,7 @@ def build(
         fixed=dict(fixed or {}),
         panels=panels,
         conditions={name: condition(records[0].spec, name) for name in CONDITIONS},
-        notes=(*_notes(panels), _CHOSEN),
+        notes=(*toy_notes(record.spec for record in records[:1]), *_notes(panels), _CHOSEN),
         signature=signature_of(records),
     )
 

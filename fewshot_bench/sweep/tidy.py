@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 from fewshot_bench.compare.tidy import write_csv
+from fewshot_bench.shots import plain
+from fewshot_bench.spec import TOY
 from fewshot_bench.sweep.model import Sweep
 
 
@@ -29,6 +31,7 @@ def rows(sweep: Sweep) -> list[dict[str, Any]]:
                     "n_seeds": 0 if value is None else value.n,
                     "status": cell.status,
                     "missing": list(cell.missing),
+                    "marks": ["toy backbone"] if sweep.conditions["backbone"] == TOY else [],
                 }
             )
     return found
@@ -55,4 +58,5 @@ def render_json(sweep: Sweep) -> str:
         "notes": list(sweep.notes),
         "signature": sweep.signature,
     }
-    return json.dumps({"meta": meta, "rows": rows(sweep)}, indent=1, allow_nan=False) + "\n"
+    document = plain({"meta": meta, "rows": rows(sweep)})
+    return json.dumps(document, indent=1, allow_nan=False) + "\n"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fewshot_bench.record import Record, code_digest
+from fewshot_bench.shots import per_class
 from fewshot_bench.signature import signature_of
 from fewshot_bench.wording import printable
 
@@ -42,13 +43,20 @@ def contents(record: Record) -> Contents:
         name=printable(spec.describe(), LONGEST),
         method=printable(spec.label, LONGEST),
         status=record.status,
-        step=spec.shots,
+        step=_step(record),
         parameters=dict(_parameters(record)),
         metrics={
             printable(name, LONGEST_NAME): float(v) for name, v in _metrics(record) if _is_finite(v)
         },
         tags={name: printable(str(v), LONGEST) for name, v in _tags(record) if v not in (None, "")},
     )
+
+
+def _step(record: Record) -> int:
+    """The shots; for all of them the mean size of a class."""
+    split = record.split
+    classes = split.get("fitted_classes") or split.get("classes") or 1
+    return per_class(record.spec.shots, split.get("train") or 0, classes)
 
 
 def _parameters(record: Record) -> Iterator[tuple[str, int | float | str | bool]]:

@@ -57,7 +57,8 @@ class ClipLora:
 
     Differences from the official code: the task's templates are averaged when there are several
     (it reads the first one); the dropout mask of tokens that all prompts share is drawn once for
-    all classes, since the shared prefix is computed once; with a frozen image encoder its
+    all classes, since the shared prefix is computed once; logits are scaled by the backbone's own
+    scale, where it writes 100 (the same for OpenAI's weights); with a frozen image encoder its
     augmented views are encoded ahead of training.
     """
 
@@ -143,7 +144,7 @@ class ClipLora:
         return [LoraClassifier(model, one, backbone) for one in apart(adapter)]
 
     def _check_together(self, tasks: Sequence[Task], contexts: Sequence[RunContext]) -> None:
-        kinds = {(task.classnames, task.templates, len(task.train)) for task in tasks}
+        kinds = {(t.classnames, t.templates, len(t.train), t.shots) for t in tasks}
         if len(kinds) > 1 or len(tasks) != len(contexts):
             raise UsageError(
                 f"{self.name}: {len(tasks)} tasks of {len(kinds)} kinds for {len(contexts)} "

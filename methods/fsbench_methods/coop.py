@@ -115,7 +115,7 @@ class CoOp:
     """Context optimization (Zhou et al. 2022): M context vectors are learned, the rest is frozen.
 
     The frozen image encoder sees a new augmented view of every support image in every epoch; views
-    are encoded ahead of training, each once for all shots and seeds. `class_views` bounds how many
+    are encoded ahead of training, each once for all shots of a seed. `class_views` bounds how many
     there are: up to fifty times cheaper, at some cost in accuracy (docs/performance.md). SGD,
     cosine per epoch after one epoch at a constant low rate (Dassl's ConstantWarmupScheduler around
     CosineAnnealingLR(T_max=epochs)): epoch 0 runs at `warmup_lr`, epoch e >= 1 at
@@ -125,7 +125,7 @@ class CoOp:
     """
 
     name: ClassVar[str] = "coop"
-    version: ClassVar[str] = "3"
+    version: ClassVar[str] = "4"
 
     context_tokens: int = hyper(
         16,

@@ -88,12 +88,13 @@ class TipAdapter:
     one-hot labels. beta and alpha are searched on the official grid of 200 x 20 points on the
     run's validation set, with one configuration for all data sets: the defaults are the medians of
     the official per-data-set table. The official code searches the whole validation split, and
-    the test set on ImageNet; that is the deviation. Without validation data `init_beta` and
-    `init_alpha` are used as they are.
+    the test set on ImageNet; that is one deviation. The other is the scale of the zero-shot logits:
+    the backbone's own, where the official code writes 100 (the same for OpenAI's weights). Without
+    validation data `init_beta` and `init_alpha` are used as they are.
     """
 
     name: ClassVar[str] = "tip-adapter"
-    version: ClassVar[str] = "3"
+    version: ClassVar[str] = "4"
     tied_to_classes: ClassVar[str] = TIED
 
     views: int = _views()
@@ -126,11 +127,13 @@ class TipAdapterF:
     with AdamW on one fresh augmented view per epoch at `init_beta` and `init_alpha`; then beta
     and alpha are searched as for `tip-adapter`. The last epoch is kept: the official code keeps
     the epoch that is best on the test set, which its author calls a mistake (issue 11);
-    `select_epoch=val` chooses it on validation data instead. EuroSAT's 100 epochs are `epochs`.
+    `select_epoch=val` chooses it on validation data instead. The scale of the zero-shot logits is
+    the backbone's own, where the official code writes 100 (the same for OpenAI's weights).
+    EuroSAT's 100 epochs are `epochs`.
     """
 
     name: ClassVar[str] = "tip-adapter-f"
-    version: ClassVar[str] = "3"
+    version: ClassVar[str] = "4"
     tied_to_classes: ClassVar[str] = TIED
 
     views: int = _views()
