@@ -107,7 +107,7 @@ def test_a_cache_that_cannot_be_written_is_told_once(
     assert len(first) == COUNT
     assert "are not kept" in tally.problem
     photos = Photos(folder)
-    problems, trouble = unreadable(photos, photos.items()["test"])
+    problems, _, trouble = unreadable(photos, photos.items()["test"])
     assert not problems
     assert "digests of images are not kept" in trouble
     said: list[str] = []
