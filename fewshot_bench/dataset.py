@@ -56,7 +56,7 @@ class DatasetCard:
 
     def __post_init__(self) -> None:
         """ContractError for a text where several belong, a template without {}, unknown pools."""
-        for name in ("classnames", "sources", "notes", "class_ids"):
+        for name in ("classnames", "sources", "notes", "class_ids", "left_out"):
             texts(f"DatasetCard.{name}", getattr(self, name))
         texts("DatasetCard.custom_templates", self.custom_templates, contain="{}")
         for name in ("counts", "expected_counts"):

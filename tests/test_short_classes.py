@@ -53,7 +53,7 @@ def run(tmp_path: Path) -> Run:
     """Run into one store and give what was printed."""
 
     def command(*arguments: object) -> str:
-        base = ("--seeds", 1, "--store", tmp_path / "store")
+        base = ("--seeds", 1, "--backbone", "tiny", "--store", tmp_path / "store")
         found = fsbench("run", "--method", "zero-shot,tip-adapter", *base, *arguments)
         assert found.code == 0, found
         return found.out
@@ -188,7 +188,7 @@ def test_picks_of_all_shots_go_to_a_file_and_back(pets: str, tmp_path: Path) -> 
     taken = fsbench("splits", "import", path, "--dataset", pets, *store)
     assert taken.code == 0, taken
     asked = ("-d", pets, "--shots", "all", "--seeds", 1, "--protocol", "imported")
-    found = fsbench("run", "-m", "zero-shot", *asked, *store)
+    found = fsbench("run", "--backbone", "tiny", "-m", "zero-shot", *asked, *store)
     assert found.code == 0, found
     (record,) = records(tmp_path)
     assert record.split["train"] == 14
@@ -196,7 +196,7 @@ def test_picks_of_all_shots_go_to_a_file_and_back(pets: str, tmp_path: Path) -> 
 
 def test_a_sweep_over_all_shots_is_drawn(pets: str, tmp_path: Path) -> None:
     base = ("sweep", "tip-adapter", "-o", "init_alpha=0.5,1", "-d", pets, "--seeds", 1)
-    store = ("--store", tmp_path / "store", "--shots", "all")
+    store = ("--backbone", "tiny", "--store", tmp_path / "store", "--shots", "all")
     found = fsbench(*base, *store)
     assert found.code == 0, found
     assert "all-shot" in found.out

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import re
+import struct
 import subprocess
+import termios
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +20,10 @@ from tests.helpers import PATIENCE, command, environment
 STYLE = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def on_terminal(*words: object, **variables: str) -> str:
+def on_terminal(*words: object, width: int = 120, **variables: str) -> str:
     """What a command writes to a terminal."""
     side, other = pty.openpty()
+    fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 30, width, 0, 0))
     process = subprocess.Popen(
         command(*words),
         **dict.fromkeys(("stdin", "stdout", "stderr"), other),
@@ -64,3 +68,15 @@ def test_a_bar_moves_without_colors(methods: Any, tmp_path: Path) -> None:
     shown = on_terminal(*words, "--store", tmp_path, NO_COLOR="1")
     assert not STYLE.search(shown)
     assert "\x1b[2K" in shown
+
+
+@pytest.mark.parametrize("columns", [50, 80, 120])
+def test_a_narrow_terminal_breaks_between_words(columns: int) -> None:
+    shown = on_terminal("data", "status", width=columns, NO_COLOR="1").splitlines()
+    table = shown[: shown.index("next steps:")]
+    # A word that is longer than a line (a path) has one of its own.
+    assert all(len(line) <= columns or len(line.split()) == 1 for line in table[2:])
+    words = " ".join(table).split()
+    for word in ("oxford_flowers", "imagenet-sketch", "1,281,167/0/50,000"):
+        assert any(word in found for found in words), table
+    assert "not there" in " ".join(words)

@@ -7,11 +7,13 @@ import os
 import sys
 from dataclasses import asdict
 from itertools import chain
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from fewshot_bench.cli.completion import datasets, several_of, suites
+from fewshot_bench.cli.files import terminal_width
 from fewshot_bench.cli.options import NAMES
 from fewshot_bench.cli.say import say
 from fewshot_bench.styles import color_system
@@ -25,6 +27,8 @@ NUMBERS = frozenset(("classes", "size"))
 FOLDED = frozenset(("data set", "verified", "folder"))
 UNKNOWN = "-"
 GAP = 2
+# Columns of a terminal below which the table would break within words.
+_NARROW = 110
 
 
 @click.command("status", short_help="Show which data sets are there, and where.")
@@ -143,6 +147,10 @@ def _print_table(rows: list[tuple[str, ...]]) -> None:
         for line in _plain(rows):
             say(line)
         return
+    width = terminal_width()
+    if width is not None and width < _NARROW:
+        _print_stacked(rows, width)
+        return
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -158,6 +166,16 @@ def _print_table(rows: list[tuple[str, ...]]) -> None:
         cells = zip(COLUMNS, map(printable, row), strict=True)
         table.add_row(*(Text(c if n in FOLDED else c.replace(" of ", "\nof ")) for n, c in cells))
     Console(color_system=color_system()).print(table)
+
+
+def _print_stacked(rows: list[tuple[str, ...]], width: int) -> None:
+    """A line per data set, and what is known of it below, broken between words."""
+    for name, *values in rows:
+        known = [f"{head} {value}" for head, value in zip(COLUMNS[1:], values, strict=True)]
+        say(name)
+        text = ", ".join(known)
+        for line in wrap(text, width - 2, break_long_words=False, break_on_hyphens=False):
+            say(f"  {line}")
 
 
 def _plain(rows: list[tuple[str, ...]]) -> list[str]:

@@ -23,7 +23,7 @@ def write_text(path: Path | None, text: str) -> None:
         write_bytes(path, data)
 
 
-def terminal_width(least: int = 60) -> int | None:
+def terminal_width(least: int = 40) -> int | None:
     """The columns of the terminal that stdout is, at least so many; None where it is none."""
     if not sys.stdout.isatty():
         return None
