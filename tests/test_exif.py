@@ -33,10 +33,11 @@ def turned(source: Path, target: Path, *, pixels: bool) -> Path:
 
 @pytest.fixture
 def upright(tmp_path: Path) -> Path:
-    for role, count in (("train", 4), ("val", 2), ("test", 6)):
+    for first, role, count in ((0, "train", 4), (100, "val", 2), (200, "test", 6)):
         for label, name in enumerate(("cat", "dog")):
             for index in range(count):
-                save_image(tmp_path / "upright" / role / name / f"{index}.png", 50 * label + index)
+                path = tmp_path / "upright" / role / name / f"{index}.png"
+                save_image(path, first + 50 * label + index)
     return tmp_path / "upright"
 
 

@@ -44,11 +44,10 @@ def test_a_second_run_reads_nothing(folder: Path) -> None:
 def test_images_that_decode_are_not_checked_again(folder: Path) -> None:
     (folder / "03.png").write_bytes(b"no image")
     photos = Photos(folder)
-    (problem,), _ = unreadable(photos, photos.items()["test"])
-    assert problem.startswith("03.png: ")
+    assert list(unreadable(photos, photos.items()["test"]).bad) == ["03.png"]
     assert len(photos.reads) == COUNT
     again = Photos(folder)
-    assert len(unreadable(again, again.items()["test"])[0]) == 1
+    assert len(unreadable(again, again.items()["test"]).bad) == 1
     assert again.reads == ["03.png"]
 
 
@@ -181,6 +180,15 @@ def test_errors_name_the_image_and_come_in_order(folder: Path, depth: int) -> No
     assert len(next(batches)) == 4
     with pytest.raises(DataMissingError, match=r"'05\.png' does not decode"):
         next(batches)
+
+
+def test_an_image_that_the_transform_refuses_is_named(folder: Path) -> None:
+    save_image(folder / "05.png", 5, (3000, 2))
+    backbone, half = load_tiny(), (0.5, 0.5, 0.5)
+    transform = image_transform(32, is_train=False, mean=half, std=half, resize_mode="longest")
+    backbone.image_size, backbone._steps = (32, 32), transform.transforms[:-2]
+    with pytest.raises(DataMissingError, match=r"'05\.png' \(3000 x 2 pixels\) does not fit"):
+        evaluated(folder, backbone)
 
 
 def test_several_processes_at_once(folder: Path) -> None:
