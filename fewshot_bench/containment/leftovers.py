@@ -45,7 +45,10 @@ class Threads:
 
     def left(self) -> list[str]:
         """Names of those that run on after `GRACE_SECONDS`; nothing can end them."""
-        new = [t for t in threading.enumerate() if t not in self._before and not _lasting(t)]
+        # `threading` lists a thread that it did not start once that thread asks who it is.
+        known = self._unlisted_before
+        new = [t for t in threading.enumerate() if t not in self._before and t.ident not in known]
+        new = [thread for thread in new if not _lasting(thread)]
         end = time.monotonic() + GRACE_SECONDS
         for thread in new:
             with suppress(RuntimeError):

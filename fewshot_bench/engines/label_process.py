@@ -43,7 +43,7 @@ class Seat:
         numbers = ",".join(str(end.fileno()) for end in theirs)
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", MODULE, str(store), str(os.getpid()), numbers],
+                [sys.executable, "-P", "-m", MODULE, str(store), str(os.getpid()), numbers],
                 stdin=subprocess.DEVNULL,
                 stdout=stderr,
                 stderr=stderr,

@@ -112,7 +112,7 @@ class Worker:
             descriptors = ",".join(map(str, seat.descriptors))
             process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "fewshot_bench.engines.worker", str(store.path)),
+                    *(sys.executable, "-P", "-m", "fewshot_bench.engines.worker", str(store.path)),
                     *(slot.device, str(settings.threads or 0), str(os.getpid()), descriptors),
                 ],
                 stdin=subprocess.PIPE,
