@@ -46,6 +46,7 @@ OTHER: dict[str, Any] = {
     "classes": "base",
     "target": "pets",
     "data": {"holdout": 0.25},
+    "exif": "rotate",
 }
 FOLLOWS = {"options", "method_version", "revision", "target_revision", "weights", "picks"}
 

@@ -151,7 +151,7 @@ def test_what_is_changed_is_put_back_and_named(
     with guarded("outside", check, lambda: found.append(True)):
         outcome = run(how, session)
     assert UNDONE[how] in said(outcome)
-    assert (list(check), found, outcome.tainted) == ([], [], False)
+    assert (list(check), found, outcome.tainted) == ([], [], False), said(outcome)
     assert torch.equal(logits(run_one(cells("zero-shot")[0], session)), clean)
 
 

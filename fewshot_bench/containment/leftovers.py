@@ -41,7 +41,7 @@ class Threads:
         """Names of threads that ran before and are neither the harness's own nor a library's."""
         here = threading.current_thread(), threading.main_thread()
         listed = [t for t in self._before if t.is_alive() and t not in here and not _lasting(t)]
-        return sorted(t.name for t in listed) + _numbers(self._unlisted_before & _unlisted())
+        return sorted(t.name for t in listed) + _numbers(self._unlisted_before - _FIRST)
 
     def left(self) -> list[str]:
         """Names of those that run on after `GRACE_SECONDS`; nothing can end them."""
@@ -63,6 +63,10 @@ class Threads:
 def _unlisted() -> set[int]:
     """Threads that run Python code and that `threading` did not start."""
     return set(sys._current_frames()) - {thread.ident or 0 for thread in threading.enumerate()}
+
+
+# What started this process may have its own (a test runner, an embedding program).
+_FIRST = _unlisted()
 
 
 def _numbers(threads: Iterable[int]) -> list[str]:
