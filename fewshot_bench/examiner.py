@@ -54,13 +54,13 @@ class _Cell:
 class Examiner:
     """Opens data sets, draws splits and marks answers, in the process that calls it.
 
-    store: the folder of the results, with imported splits. separate: whether this process runs no
-    code of methods, which the records say.
+    store: the folder of the results, with imported splits. anonymous: errors name images by their
+    numbers, since they reach code that must not see ids.
     """
 
-    def __init__(self, store: Path | None = None, *, separate: bool = False) -> None:
+    def __init__(self, store: Path | None = None, *, anonymous: bool = False) -> None:
         self._store = store
-        self._separate = separate
+        self._anonymous = anonymous
         self._datasets: OrderedDict[tuple[str, str], Dataset] = OrderedDict()
         self._cells: OrderedDict[Any, _Cell] = OrderedDict()
         self._lists: OrderedDict[str, ImageFiles] = OrderedDict()
@@ -100,9 +100,6 @@ class Examiner:
 
     def settle(self, record: Record, answers: np.ndarray | None) -> Outcome:
         """The outcome of a cell, with its metrics, from logits in the order of the queries."""
-        if self._separate:
-            environment = {**record.environment, "labels": SEPARATE}
-            record = replace(record, environment=environment)
         if answers is None:
             return Outcome(self._with_names(record))
         import numpy as np
@@ -184,7 +181,7 @@ class Examiner:
         key = (id(dataset), items)
         handle = self._handles.setdefault(key, secrets.token_hex(8))
         if handle not in self._lists:
-            files = ImageFiles(dataset, items, handle if self._separate else "")
+            files = ImageFiles(dataset, items, handle if self._anonymous else "")
             _keep(self._lists, handle, files, LISTS_KEPT)
             known = self._lists
             self._handles = {key: name for key, name in self._handles.items() if name in known}

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from fewshot_bench.spec import RunSpec
 
 GROUP = "fewshot_bench"
+# Full names, joined by commas, of the only plug-ins that a process imports; unset for all of them.
+ONLY = "FSBENCH_ONLY_PLUGINS"
 hookspec = pluggy.HookspecMarker(GROUP)
 hookimpl = pluggy.HookimplMarker(GROUP)
 
@@ -89,9 +91,12 @@ def load_plugins() -> tuple[pluggy.PluginManager, tuple[PluginInfo, ...]]:
     # Always there: whether one is on may be decided later, and in other processes.
     manager.register(trackers, name="fewshot-bench:trackers")
     points, infos = _entry_points()
+    only = os.environ.get(ONLY)
     for point in points:
         distribution = _distribution(point.dist)
         name, error = f"{distribution}:{point.name}", None
+        if only is not None and name not in only.split(","):
+            continue
         try:
             manager.register(point.load(), name=name)
             manager.check_pending()

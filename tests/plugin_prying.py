@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import dataclasses
 import gc
 import json
 import sys
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 import fewshot_bench.quality
-from fewshot_bench import Backbone, Images, RunContext, RunSpec, Task, hookimpl
+from fewshot_bench import Backbone, Images, Record, RunContext, RunSpec, Task, hookimpl
 
 SHOWN = 10_000
 
@@ -44,6 +45,35 @@ class Flattering(Tensor):
         """Every operation gives a tensor of ones."""
         with torch._C.DisableTorchFunctionSubclass():
             return torch.ones_like(args[0].as_subclass(Tensor))
+
+
+def examiner_of_caller() -> tuple[Any, RunSpec]:
+    """What asks the other process, and the cell, found in the frames of the harness."""
+    frame: Any = sys._getframe(1)
+    while not ("self" in frame.f_locals and hasattr(frame.f_locals["self"], "session")):
+        frame = frame.f_back
+    fit = frame.f_locals["self"]
+    return fit.session.examiner, frame.f_locals["spec"]
+
+
+def ask_for_another_cell() -> None:
+    """The support set of other picks, which might hold what is asked here."""
+    examiner, spec = examiner_of_caller()
+    examiner.task(dataclasses.replace(spec, split_seed=spec.split_seed + 1))
+
+
+def hand_in_for_another() -> None:
+    """A result of a rival."""
+    examiner, spec = examiner_of_caller()
+    rival = dataclasses.replace(spec, method="zero-shot", options={}, overrides={})
+    examiner.settle(Record(rival, "failed"), None)
+
+
+def hand_in_first(shape: tuple[int, int]) -> None:
+    """A result by itself, to learn from its metrics."""
+    examiner, spec = examiner_of_caller()
+    outcome = examiner.settle(Record(spec, "done"), np.zeros(shape, np.float32))
+    assert not outcome.record.metrics
 
 
 def patch_later() -> None:
@@ -87,6 +117,12 @@ class Answers:
         if self.how == "hunt":
             Path(self.report).write_text(json.dumps(hunted(len(queries))), encoding="utf-8")
         found = 100 * queries.features @ self.weights.T
+        if self.how == "other-cell":
+            ask_for_another_cell()
+        if self.how == "rival":
+            hand_in_for_another()
+        if self.how == "twice":
+            hand_in_first((len(found), found.shape[1]))
         if self.how == "subclass":
             return found.as_subclass(Flattering)  # type: ignore[no-any-return]
         return found.to("meta") if self.how == "meta" else found

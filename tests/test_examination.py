@@ -215,16 +215,58 @@ def test_a_cell_whose_label_process_is_killed_is_tried_again(
     assert [incident["kind"] for incident in record.incidents] == ["retried"]
 
 
-def test_plugins_without_data_sets_are_not_imported_among_labels(prying: None) -> None:
-    blocked = label_process._without_methods()["FSBENCH_DISABLE_PLUGINS"].split(",")
-    assert MODULE in blocked
-    assert "builtin_methods" in blocked
-    assert "builtin_datasets" not in blocked
+@pytest.mark.parametrize("how", ["other-cell", "rival"])
+def test_questions_about_cells_of_others_are_refused(
+    prying: None, photos: Path, tmp_path: Path, how: str
+) -> None:
+    tampering, zero = on(photos, "prying", "zero-shot", options=(f"how={how}",))
+    (record,) = run(tmp_path, [tampering])
+    assert record.status == "failed"
+    assert record.error is not None
+    assert record.error["type"] == "ContractError"
+    assert "is no cell that this process was given" in record.error["message"]
+    assert Store(tmp_path).get(zero.key()) is None
+
+
+def test_a_cell_is_marked_once(prying: None, photos: Path, tmp_path: Path) -> None:
+    (record,) = run(tmp_path, on(photos, "prying", options=("how=twice",)))
+    assert record.status == "failed"
+    assert record.error is not None
+    assert "handed in a result by itself" in record.error["message"]
+    assert not record.metrics
+
+
+def test_of_plug_ins_those_with_the_data_sets_alone_are_among_labels(
+    prying: None, photos: Path
+) -> None:
+    assert label_process.needed_plugins(on(photos, "prying")) == ["fewshot-bench:builtin_datasets"]
+    assert label_process.needed_plugins(cells("prying")) == ["fewshot-bench:builtin_datasets"]
+
+
+def test_a_method_that_comes_with_the_data_set_is_not_called_separate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "plugin"
+    folder.mkdir()
+    helpers.install_methods(folder, "fsbench_both", "plugin_both.py")
+    monkeypatch.syspath_prepend(str(folder))
+    before = os.environ.get("PYTHONPATH")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(folder), before))))
+    registry.cache_clear()
+    try:
+        own, other = cells("both", "zero-shot", datasets=("bothdata",), limit=None)
+        apart = cells("both")[0]
+        assert label_process.needed_plugins([own]) == ["fsbench_both:fsbench_both"]
+        records = run(tmp_path / "store", [own, other, apart])
+        said = [done(record).environment.get("labels") for record in records]
+        assert said == [None, "separate", "separate"]
+    finally:
+        registry.cache_clear()
 
 
 def test_queries_are_shuffled_alike_everywhere(photos: Path) -> None:
     (spec,) = on(photos, "zero-shot")
-    one, other = Examiner(separate=True), Examiner(separate=True)
+    one, other = Examiner(anonymous=True), Examiner(anonymous=True)
     images = [examiner.queries(spec).images for examiner in (one, other)]
     assert images[0].labels == images[1].labels == ()
     digests = [e.files(i).digests for e, i in zip((one, other), images, strict=True)]

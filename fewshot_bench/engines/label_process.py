@@ -1,28 +1,31 @@
 """The process that holds labels, beside each worker: it reads images, marks answers, stores.
 
-`Seat` starts it, for the engine; `main` is the process. No code of a method runs in it: plug-ins
-that bring no data set are not even imported.
+`Seat` starts it, for the engine; `main` is the process. No code of a method runs in it: of
+plug-ins, those alone are imported that bring a data set of the cells at hand.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from fewshot_bench import offline
+from fewshot_bench import kit_results, offline, plugins
 from fewshot_bench.ahead import THREADS
 from fewshot_bench.engines.messages import Closed, receive, send
-from fewshot_bench.examiner import Examiner
+from fewshot_bench.errors import ContractError
+from fewshot_bench.examiner import SEPARATE, Examiner
 from fewshot_bench.processes import die_with
-from fewshot_bench.record import Record
+from fewshot_bench.record import Record, code_digest
+from fewshot_bench.registry import registry
 from fewshot_bench.spec import RunSpec
 from fewshot_bench.store import Store
 
@@ -30,6 +33,8 @@ MODULE = "fewshot_bench.engines.label_process"
 # As many as there are threads that read images at once, and one for all else.
 CHANNELS = THREADS + 1
 STOP_SECONDS = 10.0
+# The distribution whose data sets and methods are apart: plug-ins of its own.
+OWN = "fewshot-bench"
 
 
 class Seat:
@@ -38,16 +43,17 @@ class Seat:
     def __init__(self, store: Path, environment: Mapping[str, str], stderr: Any) -> None:
         """Start it; `descriptors` are the worker's ends, which `started` closes here."""
         pairs = [socket.socketpair() for _ in range(CHANNELS)]
+        self._number = 0
         self._ends = [mine for mine, _ in pairs]
         theirs = [other for _, other in pairs]
         numbers = ",".join(str(end.fileno()) for end in theirs)
         try:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-m", MODULE, str(store), str(os.getpid()), numbers],
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=stderr,
                 stderr=stderr,
-                env={**environment, **_without_methods(), "OMP_NUM_THREADS": "1"},
+                env={**environment, plugins.ONLY: "", "OMP_NUM_THREADS": "1"},
                 pass_fds=[end.fileno() for end in theirs],
                 start_new_session=True,
             )
@@ -65,12 +71,30 @@ class Seat:
         for end in self._ends:
             end.close()
 
+    def expect(self, cells: Sequence[RunSpec]) -> int:
+        """The worker gets these cells: questions about others are refused from now on.
+
+        Returns the number of these cells, by which the worker begins with them.
+        """
+        self._number += 1
+        told = {"plugins": needed_plugins(cells), "cells": _facts(cells), "number": self._number}
+        text = json.dumps(told) + "\n"
+        # A process that has gone is noticed by the worker.
+        with suppress(OSError, ValueError):
+            assert self.process.stdin is not None
+            self.process.stdin.write(text.encode())
+            self.process.stdin.flush()
+        return self._number
+
     def left(self) -> None:
         """The worker has ended: what it had handed in is stored, then this process ends too."""
         try:
             self.process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             self.stop()
+        if self.process.stdin is not None:
+            with suppress(OSError):
+                self.process.stdin.close()
 
     def stop(self) -> None:
         """End the process now."""
@@ -79,16 +103,35 @@ class Seat:
             self.process.wait(STOP_SECONDS)
 
 
-def _without_methods() -> dict[str, str]:
-    """Leaves out the plug-ins that bring no data set: their code has no business among labels."""
-    from fewshot_bench.registry import registry
+def needed_plugins(cells: Iterable[RunSpec]) -> list[str]:
+    """Full names of the plug-ins that bring the data sets of cells.
 
-    known = registry()
-    bringing = {entry.origin.partition(",")[0] for entry in known.datasets.entries.values()}
-    needed = {info.name for info in known.plugins if info.full_name in bringing}
-    others = {info.name for info in known.plugins} - needed
-    blocked = [*filter(None, os.environ.get("FSBENCH_DISABLE_PLUGINS", "").split(",")), *others]
-    return {"FSBENCH_DISABLE_PLUGINS": ",".join(sorted(set(blocked)))}
+    The code of others has no business among labels.
+    """
+    known = registry().datasets.entries
+    found = set()
+    for name in {name for cell in cells for name in (cell.dataset, cell.target) if name}:
+        family, colon, _ = name.partition(":")
+        entry = known.get(f"{family}:" if colon else name) or known.get(name)
+        if entry is not None:
+            found.add(entry.origin.partition(",")[0])
+    return sorted(found)
+
+
+def _facts(cells: Sequence[RunSpec]) -> dict[str, dict[str, Any]]:
+    """By key, what records say of a cell's method that its own process could say falsely.
+
+    kit: the conformance kit's result for the code of digest `code`. separate: whether no code of
+    the distribution that the method comes from runs among labels.
+    """
+    facts = {}
+    for cell in cells:
+        code = registry().code(cell.method)
+        own = {name.partition(":")[0] for name in needed_plugins([cell])} - {OWN}
+        kit = kit_results.of_record(cell.method)
+        separate = code["distribution"] not in own
+        facts[cell.key()] = {"kit": kit, "code": code["digest"], "separate": separate}
+    return facts
 
 
 class _Desk:
@@ -96,8 +139,32 @@ class _Desk:
 
     def __init__(self, store: Path) -> None:
         self._store = Store(store)
-        self._examiner = Examiner(store, separate=True)
-        self._lock = threading.RLock()
+        self._examiner = Examiner(store, anonymous=True)
+        self._lock = threading.Condition()
+        self._expected: dict[str, dict[str, Any]] = {}
+        self._settled: set[str] = set()
+        self._number = 0
+
+    def expect(self, told: Mapping[str, Any]) -> None:
+        """What the engine says of the cells that its worker gets."""
+        with self._lock:
+            before = set(filter(None, os.environ.get(plugins.ONLY, "").split(",")))
+            if not before >= set(told["plugins"]):
+                os.environ[plugins.ONLY] = ",".join(sorted(before | set(told["plugins"])))
+                registry.cache_clear()
+            self._expected, self._settled = dict(told["cells"]), set()
+            self._number = told["number"]
+            self._lock.notify_all()
+
+    def _cell(self, spec: RunSpec) -> dict[str, Any]:
+        """What the engine said of a cell; ContractError for one that the worker did not get."""
+        key = spec.key()
+        if key not in self._expected:
+            raise ContractError(
+                f"{spec.describe()} is no cell that this process was given: a plug-in asked for "
+                "another one"
+            )
+        return self._expected[key]
 
     def serve(self, channel: socket.socket) -> None:
         """Answer over one channel until the other end goes."""
@@ -116,6 +183,10 @@ class _Desk:
         if operation == "read":
             return {}, self._examiner.listed(values["handle"]).read(values["index"])
         with self._lock:
+            if operation == "begin":
+                # The engine has said, or is about to say, which cells these are.
+                self._lock.wait_for(lambda: self._number >= values["number"])
+                return {}, b""
             if operation == "digests":
                 files = self._examiner.listed(values["handle"])
                 digests = b"".join(files.digests)
@@ -123,7 +194,9 @@ class _Desk:
             if operation == "settle":
                 self._settle(values, body)
                 return {}, b""
-            return self._lists(operation, RunSpec.from_dict(values["spec"])), b""
+            spec = RunSpec.from_dict(values["spec"])
+            self._cell(spec)
+            return self._lists(operation, spec), b""
 
     def _lists(self, operation: str, spec: RunSpec) -> dict[str, Any]:
         if operation == "questions":
@@ -134,13 +207,44 @@ class _Desk:
         return dataclasses.asdict(self._examiner.queries(spec))
 
     def _settle(self, values: Mapping[str, Any], body: bytes) -> None:
+        """Mark and store a cell, once: who could try twice could find labels by trying."""
         import numpy as np
 
         record, answers = Record.from_dict(values["record"]), None
+        key, told = record.spec.key(), self._cell(record.spec)
         if values["shape"] is not None:
             answers = np.frombuffer(body, dtype=np.float32).reshape(values["shape"])
-        done = self._examiner.settle(record, answers)
+        if key in self._settled:
+            record, answers = _handed_in_twice(record), None
+        done = self._examiner.settle(_with_facts(record, told), answers)
         self._store.write(done.record, done.logits, done.labels, done.ids)
+        self._settled.add(key)
+
+
+def _with_facts(record: Record, told: Mapping[str, Any]) -> Record:
+    """A record with what the engine says of the code, and not the process that ran it."""
+    environment = dict(record.environment)
+    if "kit" in environment:
+        environment["kit"] = told["kit"] if code_digest(record) == told["code"] else None
+    if told["separate"]:
+        environment["labels"] = SEPARATE
+    return dataclasses.replace(record, environment=environment)
+
+
+def _handed_in_twice(record: Record) -> Record:
+    error = {
+        "type": "ContractError",
+        "message": f"{record.spec.method} handed in a result by itself; return logits instead",
+        "traceback": "",
+        "expected": True,
+    }
+    return Record(
+        record.spec,
+        "failed",
+        environment=record.environment,
+        error=error,
+        incidents=record.incidents,
+    )
 
 
 def _told(error: Exception) -> dict[str, str]:
@@ -165,8 +269,17 @@ def main() -> None:
     folder, parent, numbers = sys.argv[1:]
     die_with(int(parent))
     offline.enforce_if_asked()
-    with _served(_Desk(Path(folder)), [int(number) for number in numbers.split(",")]):
+    desk = _Desk(Path(folder))
+
+    def listen() -> None:
+        for line in sys.stdin:
+            desk.expect(json.loads(line))
+
+    threading.Thread(target=listen, daemon=True).start()
+    with _served(desk, [int(number) for number in numbers.split(",")]):
         pass
+    # The thread that reads what the engine says would hold up an ordinary end.
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ from fewshot_bench.image_files import EncodedFiles, numbered
 from fewshot_bench.question import Question
 from fewshot_bench.record import Record
 from fewshot_bench.spec import RunSpec
-from fewshot_bench.store import Store
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,17 +31,20 @@ SHA = 32
 class RemoteExaminer:
     """Asks the process that holds labels; see `examiner.Examination`."""
 
-    def __init__(self, descriptors: Sequence[int], store: Store) -> None:
+    def __init__(self, descriptors: Sequence[int]) -> None:
         self._earlier: dict[str, list[Mapping[str, str]]] = {}
-        self._store = store
         self._process = os.getpid()
         self._free: queue.LifoQueue[socket.socket] = queue.LifoQueue()
         for number in descriptors:
             os.set_inheritable(number, False)
             self._free.put(socket.socket(fileno=number))
 
-    def begin(self, earlier: Mapping[str, Sequence[Mapping[str, str]]]) -> None:
-        """Cells come; earlier: incidents of their tries in other processes, by key."""
+    def begin(self, number: int, earlier: Mapping[str, Sequence[Mapping[str, str]]]) -> None:
+        """Cells come, those that the engine announced to the other process under this number.
+
+        earlier: incidents of their tries in other processes, by key.
+        """
+        self.ask("begin", number=number)
         self._earlier = {key: list(incidents) for key, incidents in earlier.items()}
 
     def note(self, key: str, kind: str, text: str) -> None:
@@ -91,7 +93,7 @@ class RemoteExaminer:
         return _RemoteFiles(images, self)
 
     def settle(self, record: Record, answers: np.ndarray | None) -> Outcome:
-        """Hand in a cell, which is marked and stored; the outcome holds the stored record.
+        """Hand in a cell, which is marked and stored; the outcome has no metrics.
 
         What was noted of it before stands before its own incidents.
         """
@@ -100,8 +102,7 @@ class RemoteExaminer:
         shape = None if answers is None else answers.shape
         body = b"" if answers is None else answers.tobytes()
         self.ask("settle", body, record=record.to_dict(), shape=shape)
-        stored = self._store.get(record.spec.key())
-        return Outcome(record if stored is None else stored)
+        return Outcome(record)
 
 
 class _RemoteFiles(EncodedFiles):

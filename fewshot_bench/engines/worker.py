@@ -79,7 +79,7 @@ def main() -> None:
     answers.keep_beating()
     trackers.write_into(Path(folder))
     store = Store(Path(folder))
-    examiner = RemoteExaminer([int(number) for number in descriptors.split(",")], store)
+    examiner = RemoteExaminer([int(number) for number in descriptors.split(",")])
     try:
         _serve(store, device, int(threads), answers, examiner)
     except FsbenchError as error:
@@ -102,7 +102,7 @@ def _serve(
     answers.send("idle")
     for line in sys.stdin:
         request = json.loads(line)
-        examiner.begin(request["incidents"])
+        examiner.begin(request["number"], request["incidents"])
         if not _compute(request, store, session, answers, examiner):
             # What a plug-in left behind must not reach another cell, nor keep this process alive.
             os._exit(0)
@@ -134,7 +134,9 @@ def _compute(
         record, trusted = outcome.record, trusted and not outcome.tainted
         answers.send("finished", key=record.spec.key())
         following = todo[number] if number < len(todo) else None
-        trusted &= _hook(hooks.run_finished, following, examiner, record=record)
+        # As it was stored; what computed it has no metrics.
+        stored = store.get(record.spec.key()) or record
+        trusted &= _hook(hooks.run_finished, following, examiner, record=stored)
         if following is None:
             break
         if not trusted and following.fit_key() != record.spec.fit_key():

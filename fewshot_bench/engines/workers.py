@@ -169,8 +169,10 @@ class Worker:
         """Hand over cells; a worker that is gone is noticed by its reader."""
         self.cells, self.parts, self.idle, self.started = list(cells), parts, False, False
         self._new_cell()
+        number = self.seat.expect(cells)
         specs = [cell.to_dict() for cell in cells]
         request = {"specs": specs, "force": force, "parts": parts, "incidents": incidents}
+        request["number"] = number
         text = json.dumps(request) + "\n"
         # Its reader closes the channel of a process that is gone.
         with suppress(OSError, ValueError):
