@@ -70,7 +70,7 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, PACKAGE, None)
     result = fsbench("show", "textile")
     assert result.code == 3
-    assert "pip install 'fewshot-bench[textile]'" in result.out
+    assert "pip install 'fewshot-bench[textile]'" in result.err
     with pytest.raises(UsageError, match="leave --holdout out"):
         registry().dataset("textile", {"holdout": 0.3})
 

@@ -71,11 +71,16 @@ def canonical(argument: str) -> str:
 
 
 def _plain(pattern: str) -> str:
-    if "://" in pattern:
+    if _elsewhere(pattern):
         return pattern
     whole = os.path.abspath(os.path.expanduser(pattern))
     fixed = _fixed(whole)
     return os.path.normpath(f"{one_spelling(os.path.realpath(fixed))}{whole[len(fixed) :]}")
+
+
+def _elsewhere(pattern: str) -> bool:
+    """A stream or a program's output, which is no place on this machine."""
+    return "://" in pattern or pattern.startswith("pipe:")
 
 
 def _split(text: str) -> tuple[str, str]:
@@ -88,7 +93,7 @@ def _split(text: str) -> tuple[str, str]:
 def _part(name: str, text: str) -> tuple[str, str]:
     """Explicit role and absolute pattern."""
     role, pattern = _split(text)
-    if "://" in pattern or pattern.startswith("pipe:"):
+    if _elsewhere(pattern):
         raise UsageError(f"{name}: '{pattern}': expected files on this machine (download them)")
     return role, os.path.abspath(os.path.expanduser(pattern))
 
