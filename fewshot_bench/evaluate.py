@@ -20,8 +20,21 @@ def plain_logits(logits: object, queries: int, classes: int) -> np.ndarray:
     """
     if not isinstance(logits, Tensor):
         raise ContractError(f"logits() returned {type(logits).__name__}, expected a tensor")
-    with torch._C.DisableTorchFunctionSubclass():
-        plain = _on_the_host(logits)
+    try:
+        with torch._C.DisableTorchFunctionSubclass():
+            return _read(logits, queries, classes)
+    except ContractError:
+        raise
+    except Exception as error:
+        # Fake or wrapped by a transform: torch refuses each in another place.
+        raise ContractError(
+            f"logits() returned a tensor that cannot be read ({type(error).__name__}: "
+            f"{_reason(error)}); return a plain dense one"
+        ) from error
+
+
+def _read(logits: Tensor, queries: int, classes: int) -> np.ndarray:
+    plain = _on_the_host(logits)
     if tuple(plain.shape) != (queries, classes):
         raise ContractError(
             f"logits() returned shape {tuple(plain.shape)}, expected ({queries}, {classes}): "
@@ -39,15 +52,39 @@ def plain_logits(logits: object, queries: int, classes: int) -> np.ndarray:
 
 def _on_the_host(logits: Tensor) -> Tensor:
     """Float32 values in host memory of our own, as a plain tensor."""
+    if logits.is_nested:
+        raise ContractError(
+            "logits() returned a tensor that cannot be read (it is nested); return a dense one"
+        )
     kind = f"{logits.layout}, {logits.dtype}"
     if logits.layout != torch.strided or logits.is_quantized or logits.is_complex():
         raise ContractError(f"logits() returned a tensor of {kind}; return dense real numbers")
+    _refuse_freed(logits)
     try:
         found = Tensor.to(Tensor.detach(logits), device="cpu", dtype=torch.float32, copy=True)
     except (RuntimeError, NotImplementedError) as error:
-        reason = " ".join(str(error).split())[:120]
         raise ContractError(
-            f"logits() returned values on device '{logits.device}' that cannot be read ({reason}); "
-            "return them on the backbone's device"
+            f"logits() returned a tensor that cannot be read (on device '{logits.device}': "
+            f"{_reason(error)}); return a plain dense one on the backbone's device"
         ) from error
     return Tensor.as_subclass(found, Tensor).contiguous()
+
+
+def _refuse_freed(logits: Tensor) -> None:
+    """ContractError where the memory is smaller than the tensor: a copy would end the process."""
+    if not logits.numel():
+        return
+    reach = sum(
+        (size - 1) * stride for size, stride in zip(logits.shape, logits.stride(), strict=True)
+    )
+    needed = (logits.storage_offset() + reach + 1) * logits.element_size()
+    held = logits.untyped_storage().nbytes()
+    if held < needed:
+        raise ContractError(
+            f"logits() returned a tensor that cannot be read (its storage holds {held} of {needed} "
+            "bytes: it was freed or resized); return one that keeps its values"
+        )
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:120]

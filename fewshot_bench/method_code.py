@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.machinery
+import importlib.util
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -135,13 +136,29 @@ def _with_beside(file: Path) -> Mapping[str, Path]:
         for name in _imports(todo.pop()):
             module, package = file.parent / f"{name}.py", file.parent / name
             new = {}
+            # As the import does: a folder without `__init__.py` comes after a module of its name.
             if (package / "__init__.py").is_file():
                 new = {f"{name}/{inner}": path for inner, path in _below(package)}
             elif module.is_file():
                 new = {module.name: module}
+            elif _is_bare_package(name, package):
+                new = {f"{name}/{inner}": path for inner, path in _below(package)}
             todo += [path for inner, path in new.items() if inner not in found]
             found |= new
     return found
+
+
+def _is_bare_package(name: str, folder: Path) -> bool:
+    """Whether `import name` gets this folder without `__init__.py`, and no package elsewhere."""
+    if not folder.is_dir():
+        return False
+    loaded = sys.modules.get(name)
+    try:
+        spec = importlib.util.find_spec(name) if loaded is None else loaded.__spec__
+    except (ImportError, ValueError):
+        return False
+    places = spec.submodule_search_locations if spec is not None and not spec.has_location else ()
+    return any(os.path.realpath(place) == os.path.realpath(folder) for place in places or ())
 
 
 def _imports(file: Path) -> set[str]:

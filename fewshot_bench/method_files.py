@@ -130,7 +130,9 @@ def _refuse_shadowed(path: Path) -> None:
     for name in method_code.modules_beside(path):
         loaded = getattr(sys.modules.get(name), "__file__", None)
         spec = importlib.machinery.PathFinder.find_spec(name)
-        got = loaded or (spec.origin if spec is not None else None)
+        # A folder without `__init__.py` has no origin; the first of its places goes first.
+        places = list(spec.submodule_search_locations or ()) if spec is not None else []
+        got = loaded or (spec.origin if spec is not None else None) or next(iter(places), None)
         if name in sys.builtin_module_names or not _lies_in(got, path.parent):
             raise PluginError(
                 f"'{path.name}' imports '{name}', which lies beside it, but would get another one"

@@ -58,9 +58,16 @@ def refuse_broken(name: str, method: type, origin: str) -> None:
 
     origin: who registered it.
     """
-    reasons = [rule.reason for rule in broken_rules(method, name)] or cannot_be_built(method)
+    by = f" ({origin})" if origin != name else ""
+    try:
+        reasons = [rule.reason for rule in broken_rules(method, name)] or cannot_be_built(method)
+    except (Exception, SystemExit) as error:
+        # A metaclass may raise on any attribute.
+        kind = type(error).__name__
+        raise PluginError(
+            f"method '{name}'{by}: its class cannot be examined: {kind}: {error}"
+        ) from error
     if reasons:
-        by = f" ({origin})" if origin != name else ""
         raise PluginError(f"method '{name}'{by}: {'; '.join(reasons)} (fsbench check {name})")
 
 

@@ -157,7 +157,10 @@ class Registry:
         target = entry.load()
         if not isinstance(target, type):
             raise PluginError(f"method '{name}' ({entry.origin}) is {target!r}, expected a class")
-        method_code.note_import(target.__module__)
+        try:
+            method_code.note_import(target.__module__)
+        except (Exception, SystemExit) as error:
+            raise PluginError(f"method '{name}' ({entry.origin}): {told(error, name)}") from error
         return target
 
     def code(self, name: str) -> dict[str, str]:

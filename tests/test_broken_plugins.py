@@ -113,6 +113,31 @@ BROKEN = {
     "leaves": ("import sys\nsys.exit(3)\n", "SystemExit: 3"),
     "leaves in its class": (HEAD.replace("{module}", "fsbench_gone"), "fsbench_gone"),
     "no dataclass": (HEAD + WRONG["no dataclass"][0], "not decorated"),
+    "class that answers nothing": (
+        HEAD
+        + """
+class Silent(type):
+    def __getattribute__(cls, name):
+        raise LookupError("ask me nothing")
+
+class Mine(metaclass=Silent):
+    pass
+""",
+        "LookupError: ask me nothing",
+    ),
+    "class without a name of its own": (
+        HEAD
+        + """
+class Shy(type):
+    @property
+    def __name__(cls):
+        raise LookupError("no name for you")
+
+class Mine(metaclass=Shy):
+    pass
+""",
+        "its class cannot be examined: LookupError: no name for you",
+    ),
     "no class": (HEAD + "Mine = 3\n", "expected a class"),
     "not a name": (HEAD.replace('"mine"', "3"), "expected a name"),
     "suites": (

@@ -104,7 +104,7 @@ def test_values_mean_what_they_say(tmp_path: Path) -> None:
     assert result.code == 0, result
     # 1e-3 is the float that -o lr=0.001 gives: together they are one cell.
     again = dry(tmp_path, "--config", written(tmp_path, text), "-o", "lr=0.001,1e-3")
-    assert "1 cells: " in again.out
+    assert "1 cell: " in again.out
 
 
 @pytest.mark.parametrize("suffix", ["yaml", "toml"])

@@ -63,6 +63,13 @@ def test_what_the_harness_refuses_names_where_fit_begins(tmp_path: Path) -> None
     assert re.search(r"at \S*failing\.py:\d+ in fit", said)
 
 
+@pytest.mark.usefixtures("methods")
+def test_what_is_wrong_with_logits_is_not_placed_in_fit(tmp_path: Path) -> None:
+    said = failed(tmp_path / "store", "-m", "bad-logits", "-o", "bad-logits.how=list")
+    assert "ContractError: logits() returned list" in said
+    assert not re.search(r"^ +at ", said, re.MULTILINE)
+
+
 def sleeping(file: IO[str]) -> None:
     """Dump where this process is, as one that hangs does before it is ended."""
     faulthandler.dump_traceback(file)

@@ -160,6 +160,33 @@ def test_logits_of_other_kinds_are_refused_or_become_float32() -> None:
             plain_logits(wrong, 2, 2)
 
 
+def unreadable() -> Iterator[tuple[str, Any]]:
+    """Tensors of which torch fails to read the values, each in another place."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    freed = torch.zeros(2, 2)
+    freed.untyped_storage().resize_(0)
+    yield "freed", freed
+    part = torch.zeros(4, 2)[2:]
+    part.untyped_storage().resize_(16)
+    yield "freed", part
+    with FakeTensorMode():
+        yield "", torch.zeros(2, 2)
+    wrapped: list[Any] = []
+    torch.vmap(lambda one: wrapped.append(one) or one)(torch.zeros(3, 2, 2))
+    yield "", wrapped[0]
+    yield "nested", torch.nested.nested_tensor([torch.zeros(2), torch.zeros(2)])
+
+
+@pytest.mark.filterwarnings("ignore:.*nested tensors:UserWarning")
+def test_a_tensor_without_values_is_refused_before_it_is_copied() -> None:
+    for why, wrong in unreadable():
+        with pytest.raises(ContractError, match=f"a tensor that cannot be read .*{why}") as refused:
+            plain_logits(wrong, 2, 2)
+        assert "file an issue" not in str(refused.value)
+
+
 def test_a_damaged_query_is_named_in_the_record(prying: None, tmp_path: Path) -> None:
     folder = helpers.image_folder(tmp_path / "pets")
     (spec,) = on(folder, "zero-shot")

@@ -88,6 +88,23 @@ CLASS = "class Method:\n    pass\n"
             "digested_three/part.py",
             "digested_four.py",
         ),
+        # A folder without `__init__.py` beside a module that imports from it.
+        (
+            "digested_eight",
+            {
+                "digested_eight.py": f"from digested_nine.core import answer\n{CLASS}",
+                "digested_nine/core.py": "answer = 1\n",
+            },
+            "digested_nine/core.py",
+            "digested_ten/core.py",
+        ),
+        # The import gets an installed package, not the folder of that name.
+        (
+            "digested_eleven",
+            {"digested_eleven.py": f"import hypothesis\n{CLASS}", "hypothesis/core.py": ""},
+            "digested_eleven.py",
+            "hypothesis/core.py",
+        ),
         # Where packages are installed, what lies beside a module is not its own.
         (
             "digested_five",

@@ -14,6 +14,7 @@ from fewshot_bench import method_references
 from fewshot_bench.compare.aggregate import build
 from fewshot_bench.compare.select import select
 from fewshot_bench.errors import FsbenchError, PluginError, UsageError
+from fewshot_bench.method_code import source_digest
 from fewshot_bench.method_files import load
 from fewshot_bench.plan import Request, expand
 from fewshot_bench.record import code_digest
@@ -124,6 +125,19 @@ def test_modules_beside_the_file_are_its_own(tmp_path: Path) -> None:
     with pytest.raises(FsbenchError, match=r"'json'.*another name"):
         load(f"{installed}:Edited")
     assert before
+
+
+def test_a_folder_without_init_beside_the_file_is_its_own(tmp_path: Path) -> None:
+    text = method_source("from bare_beside_it.core import SCALE")
+    file = write(tmp_path / "a" / "lora.py", text)
+    write(tmp_path / "a" / "bare_beside_it" / "core.py", "SCALE = 100.0\n")
+    before = source_digest(registry().method_class(f"{file}:Edited"))
+    write(tmp_path / "a" / "bare_beside_it" / "core.py", "SCALE = 10.0\n")
+    assert source_digest(registry().method_class(f"{file}:Edited")) != before
+    other = write(tmp_path / "b" / "lora.py", text)
+    write(tmp_path / "b" / "bare_beside_it" / "core.py", "SCALE = 1.0\n")
+    with pytest.raises(FsbenchError, match=r"bare_beside_it.*another name"):
+        load(f"{other}:Edited")
 
 
 @pytest.mark.slow

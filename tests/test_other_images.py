@@ -99,9 +99,9 @@ def test_a_run_says_so_and_computes(photos: Path) -> None:
     others(photos, "test")
     done = fsbench(*words)
     assert f"1 cell was computed with images of folder:{photos} that are other ones" in done.out
-    assert "1 cells: 0 done already, 1 to run" in done.out
+    assert "1 cell: 0 done already, 1 to run" in done.out
     assert list(Store(photos.parent / "s").records()) != before
-    assert "1 cells: 1 done already, 0 to run" in fsbench(*words).out
+    assert "1 cell: 1 done already, 0 to run" in fsbench(*words).out
 
 
 def test_a_resized_copy_of_a_set_whose_revision_leaves_sizes_out(

@@ -193,7 +193,7 @@ def test_holes_and_conditions_are_parts_of_the_line() -> None:
 
 def test_what_a_line_cannot_say_it_names(tmp_path: Path) -> None:
     scattered = [make(dataset=f"d{i}", shots=2**s, seed=n) for i, s, n in _diagonal(9)]
-    named = make("a,b", overrides={"x": "1,2"}, options={"x": "1,2"}, dataset="own")
+    named = make("a=b", overrides={"x": "1,2"}, options={"x": "1,2"}, dataset="own")
     named = dataclasses.replace(
         named, spec=dataclasses.replace(named.spec, data={"classnames": ["a"], "holdout": 0.2})
     )
@@ -201,7 +201,7 @@ def test_what_a_line_cannot_say_it_names(tmp_path: Path) -> None:
         (scattered, "the commands compute 729 cells, of which the table has 9"),
         ([named], "own class names"),
         ([named], "no command can say x='1,2'"),
-        ([named], "no command can say the name 'a,b'"),
+        ([named], "no command can say the name 'a=b'"),
         ([make(protocol="imported")], "fsbench splits import"),
     ):
         shown = fsbench("signature", signature_of(records))

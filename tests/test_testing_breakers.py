@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from fewshot_bench.testing import (
     parametrize_with_checks,
     run_checks,
 )
-from tests.breakers import BREAKERS, Head
+from tests.breakers import BREAKERS, Head, Linear, rebuilt
 from tests.breakers_learning import ChangesProcess, Prints
 
 
@@ -76,3 +77,28 @@ def test_expected_failures_become_strict_xfails() -> None:
     assert [case.id for case in marked] == ["head-check_prints_nothing"]
     (mark,) = marked[0].marks
     assert mark.kwargs == {"strict": True, "reason": "a progress line"}
+
+
+@dataclass
+class Listed(Linear):
+    """A classifier whose `tensors` is no mapping."""
+
+    def tensors(self) -> Any:
+        return [self.weight, self.bias]
+
+
+@dataclass(frozen=True)
+class ListsTensors(Head):
+    fit = rebuilt(Listed)
+
+
+def test_tensors_that_are_no_mapping_break_one_rule() -> None:
+    results = {result.name: result for result in run_checks(ListsTensors())}
+    broken = {name: one.reason for name, one in results.items() if one.outcome == "failed"}
+    assert list(broken) == ["check_fit_returns_a_classifier"]
+    assert "tensors() returned list" in broken["check_fit_returns_a_classifier"]
+    skipped = results["check_tensors_are_detached_and_finite"]
+    assert (skipped.outcome, skipped.reason) == (
+        "skipped",
+        "needs the mapping that tensors() must return",
+    )

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from fewshot_bench.store import Store
 
 LONGEST_REASON = 600
+# The class that `logits` is of is in no record: `fit`, which made it, would be the wrong place.
+_ABOUT_LOGITS = re.compile(r"logits\(\)|\S+\.logits\b")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
@@ -63,7 +65,7 @@ def _reason(record: Record) -> Reason:
     kind, message = str(error.get("type") or "?"), str(error.get("message") or "").strip()
     text = printable(f"{kind}: {message}" if message else kind, LONGEST_REASON)
     frame = author_frame(trace, _packages(record.spec))
-    if not frame and kind == "ContractError":
+    if not frame and kind == "ContractError" and not _ABOUT_LOGITS.match(message):
         frame = _fit(record.spec.method)
     return Reason(text, frame, trace)
 

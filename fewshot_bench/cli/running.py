@@ -240,9 +240,8 @@ def _announce(plan: Any, state: Any, results: Any) -> None:
     failed = f", {len(state.failed)} failed before (--retry-failed)" if state.failed else ""
     for line in state.about_stale():
         click.echo(line)
-    click.echo(
-        f"{len(plan.cells)} cells: {len(state.done)} done already, {len(state.todo)} to run{failed}"
-    )
+    cells = "1 cell" if len(plan.cells) == 1 else f"{len(plan.cells)} cells"
+    click.echo(f"{cells}: {len(state.done)} done already, {len(state.todo)} to run{failed}")
 
 
 def _announce_weights(backbone: str) -> None:

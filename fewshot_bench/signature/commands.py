@@ -78,7 +78,7 @@ def _each_method_once(choices: Sequence[Choice]) -> list[list[Choice]]:
 
 
 def _method_words(choices: Sequence[Choice]) -> list[str]:
-    words = ["--method", ",".join(choice.method for choice in choices)]
+    words = ["--method", join_names(choice.method for choice in choices)]
     for choice in choices:
         for name, values in choice.options:
             words += ["-o", f"{choice.method}.{name}={','.join(values)}"]
@@ -149,6 +149,8 @@ def _unsaid(matrix: Matrix) -> Iterator[str]:
             yield from _unsaid_option(choice.method, name, values)
     yield from _unsaid_methods(choice.method for choice in matrix.methods)
     yield from _unsaid_names(one.name for one in (*matrix.datasets, *matrix.targets))
+    if matrix.templates:
+        yield from _unsaid_prompts(matrix.prompts)
     yield from _unsaid_texts((matrix.backbone.name, matrix.device, *matrix.templates))
 
 
@@ -158,6 +160,8 @@ def _unsaid_cell(spec: RunSpec) -> Iterator[str]:
     yield from _unsaid_methods([spec.method])
     yield from _unsaid_names(filter(None, (spec.dataset, spec.target)))
     yield from _unsaid_texts((spec.backbone, spec.device, *spec.data.get("templates", ())))
+    if spec.data.get("templates"):
+        yield from _unsaid_prompts(spec.prompts)
     if spec.shots < 1:
         yield f"no command can ask for {spec.shots} shots"
 
@@ -178,8 +182,14 @@ def _unsaid_names(names: Iterable[str]) -> Iterator[str]:
 
 def _unsaid_methods(names: Iterable[str]) -> Iterator[str]:
     for name in dict.fromkeys(names):
-        if "," in name or name != name.strip() or "=" in name or not name.isprintable():
+        if name != name.strip() or "=" in name or not name.isprintable():
             yield f"no command can say the name {name!r}"
+
+
+def _unsaid_prompts(prompts: str) -> Iterator[str]:
+    """Own templates stand for the custom prompts, and for no others."""
+    if prompts != "custom":
+        yield f"no command can ask for own prompt templates and --prompts {prompts} at once"
 
 
 def _unsaid_texts(texts: Iterable[str]) -> Iterator[str]:

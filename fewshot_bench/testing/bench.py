@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from fewshot_bench.images import ImageSource
 from fewshot_bench.meter import Meter
 from fewshot_bench.rng import isolated
 from fewshot_bench.task import Item, Task
+from fewshot_bench.testing.failure import CheckSkipped
 from fewshot_bench.testing.observe import Observation, observed
 from fewshot_bench.testing.toy_backbone import toy_backbone
 from fewshot_bench.testing.toy_images import (
@@ -75,9 +76,16 @@ class Fit:
         self.views.append(view)
         return view
 
+    def stored(self) -> Mapping[str, Tensor]:
+        """What `tensors` returns; CheckSkipped where that is no mapping, which one check says."""
+        found = self.classifier.tensors()
+        if not isinstance(found, Mapping):
+            raise CheckSkipped("needs the mapping that tensors() must return")
+        return found
+
     def tensors(self) -> list[Tensor]:
         """The stored tensors that lie where the backbone is."""
-        stored = self.classifier.tensors().values()
+        stored = self.stored().values()
         return [tensor for tensor in stored if tensor.device == self.backbone.device]
 
 

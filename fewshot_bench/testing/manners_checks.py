@@ -45,7 +45,7 @@ def check_follows_the_device(bench: Bench) -> None:
         made = bench.first if device == bench.device else fit(bench.method, Setting(), device)
         expected = made.backbone.device
         found = {"logits": made.logits.device}
-        found |= {name: t.device for name, t in made.classifier.tensors().items()}
+        found |= {name: t.device for name, t in made.stored().items()}
         wrong = {name: str(where) for name, where in found.items() if where != expected}
         require(not wrong, f"on {expected}, these are elsewhere: {wrong}; use ctx.device")
 
