@@ -76,7 +76,7 @@ def test_a_set_that_cannot_be_opened_does_not_stop_the_others(
     result = shop.prepare("gone,wares")
     assert result.code == 3
     assert "gone: cannot be prepared: " in result.err
-    assert "no disk" in result.out
+    assert "no disk" in result.err
     assert result.err.endswith("error: gone cannot be prepared: the reason stands above\n")
     assert shop.tree() == below("wares", TREE)
 
