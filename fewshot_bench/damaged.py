@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from fewshot_bench.dataset import Dataset, DatasetCard, Keeping, Stamp, Stamped, all_items
+from fewshot_bench.errors import DataMissingError
 from fewshot_bench.task import Item
-from fewshot_bench.wording import few
+from fewshot_bench.wording import FEW, few, shortened
 
 # In `RunSpec.data`: data set to the ids of its images that are left out.
 SKIPPED = "skipped"
@@ -67,7 +68,14 @@ def open_usable(
     from fewshot_bench.image_files import unreadable
 
     whole: Dataset = open_it({**data, SKIPPED: {name: []}})
-    bad = list(unreadable(whole, [item for _, item in all_items(whole)]).bad)
+    found = unreadable(whole, [item for _, item in all_items(whole)]).bad
+    lost = lost_in_training(whole, found)
+    if lost:
+        raise DataMissingError(
+            f"{name}: {lost} are damaged or missing: mend them, or remove the "
+            "class (its folder, or its lines in the manifest)"
+        )
+    bad = list(found)
     dataset: Dataset = open_it({**data, SKIPPED: {name: bad}} if bad else data)
     return dataset
 
@@ -79,6 +87,18 @@ def with_skipped(
     found = {name: dataset for name in names if (dataset := datasets.get(name)) is not None}
     skipped = {n: list(d.skipped) for n, d in found.items() if isinstance(d, Without)}
     return {**data, SKIPPED: skipped} if skipped else data
+
+
+def lost_in_training(dataset: Dataset, bad: Mapping[str, str]) -> str:
+    """`all 10 images of class 'cow'`: the classes that would have no train images left."""
+    whole = dict(lost_classes([item for _, item in all_items(dataset)], bad))
+    lost = [
+        f"all {whole[title]:,} images of class '{title}'"
+        if title in whole
+        else f"all {count:,} train images of class '{title}'"
+        for title, count in lost_classes(dataset.items().get("train", ()), bad)
+    ]
+    return ", ".join(shortened(lost, FEW))
 
 
 def lost_classes(items: Sequence[Item], bad: Mapping[str, str]) -> list[tuple[str, int]]:

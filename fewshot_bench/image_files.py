@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fewshot_bench.ahead import spread
@@ -63,16 +64,25 @@ def problem_of(data: bytes) -> str | None:
 
 
 def deep_problem(image: Image.Image) -> str | None:
-    """Why an image of more than 8 bits cannot be used: Pillow cuts its values off at 255."""
+    """Why the values of an image are not those of 8 bits: Pillow cuts them to 0 to 255."""
     if image.mode[:1] not in ("I", "F"):
         return None
-    _, highest = image.getextrema()
-    if not isinstance(highest, int | float) or highest <= 255:
-        return None
-    return (
-        f"more than 8 bits (mode {image.mode}, values up to {highest:g}): they would be cut off at "
-        "255 and look white; convert it to 8 bits"
-    )
+    values = np.asarray(image)
+    lowest, highest = values.min(), values.max()
+    said = f"(mode {image.mode}, values from {lowest:g} to {highest:g})"
+    if not np.isfinite(values).all():
+        return f"values that are no numbers {said}; convert it to 8 bits"
+    if highest > 255:
+        return (
+            f"more than 8 bits {said}: they would be cut off at 255 and look white; "
+            "convert it to 8 bits"
+        )
+    if highest <= 1 or lowest < 0 or (values != np.rint(values)).any():
+        return (
+            f"not the values of 8 bits {said}: they would be cut to whole numbers from 0 to 255 "
+            "and look black; scale it to 0 to 255 and convert it to 8 bits"
+        )
+    return None
 
 
 class Checked(NamedTuple):

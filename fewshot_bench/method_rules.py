@@ -46,11 +46,16 @@ def broken_rules(method: type, registered: str = "") -> list[BrokenRule]:
     fields, name, fit = STATIC
     # A method that is run from a file goes by its path.
     registered = registered if NAME.fullmatch(registered) else ""
-    return [
-        *(BrokenRule(fields, reason) for reason in field_problems(method)),
-        *(BrokenRule(name, reason) for reason in name_problems(method, registered)),
-        *(BrokenRule(fit, reason) for reason in fit_problems(method)),
-    ]
+    try:
+        return [
+            *(BrokenRule(fields, reason) for reason in field_problems(method)),
+            *(BrokenRule(name, reason) for reason in name_problems(method, registered)),
+            *(BrokenRule(fit, reason) for reason in fit_problems(method)),
+        ]
+    except (Exception, SystemExit) as error:
+        # A metaclass may raise on any attribute.
+        kind = type(error).__name__
+        return [BrokenRule(fields, f"its class cannot be examined: {kind}: {error}")]
 
 
 def refuse_broken(name: str, method: type, origin: str) -> None:
@@ -59,14 +64,7 @@ def refuse_broken(name: str, method: type, origin: str) -> None:
     origin: who registered it.
     """
     by = f" ({origin})" if origin != name else ""
-    try:
-        reasons = [rule.reason for rule in broken_rules(method, name)] or cannot_be_built(method)
-    except (Exception, SystemExit) as error:
-        # A metaclass may raise on any attribute.
-        kind = type(error).__name__
-        raise PluginError(
-            f"method '{name}'{by}: its class cannot be examined: {kind}: {error}"
-        ) from error
+    reasons = [rule.reason for rule in broken_rules(method, name)] or cannot_be_built(method)
     if reasons:
         raise PluginError(f"method '{name}'{by}: {'; '.join(reasons)} (fsbench check {name})")
 

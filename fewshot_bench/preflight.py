@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from fewshot_bench.damaged import lost_classes
+from fewshot_bench.damaged import lost_in_training
 from fewshot_bench.dataset import ROLES
 from fewshot_bench.errors import FsbenchError, PluginError
 from fewshot_bench.mistyped import keys
@@ -51,12 +51,16 @@ def check_items(card: DatasetCard, pools: Mapping[str, Sequence[Item]]) -> None:
         )
 
 
-def keep_splits(datasets: Iterable[Dataset], where: str) -> None:
-    """Keep the splits that data sets made of a person's images: in the store or by the data."""
+def keep_splits(datasets: Mapping[str, Dataset], where: str, *, but: Container[str] = ()) -> None:
+    """Keep the splits that data sets made of a person's images: in the store or by the data.
+
+    Before the first cell, whose worker reads them, and after the images were checked: one that is
+    to be mended or removed must not be in a split that stays. but: data sets with such images.
+    """
     from fewshot_bench.dataset import Keeping
 
-    for dataset in datasets:
-        if isinstance(dataset, Keeping):
+    for name, dataset in datasets.items():
+        if name not in but and isinstance(dataset, Keeping):
             dataset.keep_split(beside=where == "data")
 
 
@@ -90,7 +94,7 @@ def check_images(
         if turned:
             tell(_turned(name, turned, len(items), {cell.exif for cell in cells}))
         if bad:
-            problems[name] = _unusable(name, datasets[name], items, bad)
+            problems[name] = _unusable(name, datasets[name], bad)
     if unkept:
         warn(unkept[0])
     return problems
@@ -103,18 +107,19 @@ def _turned(name: str, count: int, total: int, ways: set[str]) -> str:
     return f"{name}: {count:,} of {total:,} images carry an EXIF orientation, {done}"
 
 
-def _unusable(name: str, dataset: Dataset, items: Sequence[Item], bad: Mapping[str, str]) -> str:
+def _unusable(name: str, dataset: Dataset, bad: Mapping[str, str]) -> str:
     """What is wrong with images, and what mends it; classes that are lost as a whole first."""
     lines = [f"{id}: {reason}" for id, reason in bad.items()]
     rest = len(lines) - UNREADABLE_SHOWN
     more = f"; and {rest} more" if rest > 0 else ""
-    lost = [f"'{title}' ({count})" for title, count in lost_classes(items, bad)]
-    whole = f", all of the classes {', '.join(lost[:UNREADABLE_SHOWN])} among them" if lost else ""
+    lost = lost_in_training(dataset, bad)
+    whole = f", {lost} among them" if lost else ""
+    # Nothing can be trained on a class without images.
+    skip = "" if lost else "; --skip-damaged goes on without them"
     return (
         f"{name}: {len(lines)} of its images cannot be used{whole}: "
         f"{'; '.join(lines[:UNREADABLE_SHOWN])}{more}; mend or restore these files"
-        f"{_below(dataset)} (fsbench data verify {name} lists all; --skip-damaged goes on without "
-        "them)"
+        f"{_below(dataset)} (fsbench data verify {name} lists all{skip})"
     )
 
 

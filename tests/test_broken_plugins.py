@@ -159,6 +159,8 @@ def test_all_other_methods_run(what: str, install: Any, tmp_path: Path) -> None:
     assert "fsbench_mine" in warnings[0]
     assert reason in refused("run", "-m", "mine", *FEW, tmp_path)
     assert reason in refused("run", "-m", "all,mine", *FEW, tmp_path)
+    for command in ("show", "check"):
+        assert "Traceback" not in fsbench(command, "mine").err
     good(fsbench("show", "coop"))
     good(fsbench("list", "methods"))
     good(fsbench("sweep", "coop", "-o", "epochs=1,2", *FEW, tmp_path))

@@ -12,6 +12,7 @@ import pytest
 
 from fewshot_bench.compare.model import AVERAGE
 from fewshot_bench.errors import DataMissingError, UsageError
+from fewshot_bench.names import spelled_once
 from tests.compare_records import make, matrix, read_csv, run_compare, save
 
 
@@ -107,3 +108,22 @@ def test_nothing_heavy_is_imported() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_relative_places_with_commas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("com,ma", "plain"):
+        (tmp_path / name).mkdir()
+    spelled = [spelled_once(f"folder:{name}") for name in ("com,ma", "plain")]
+    records = [make("coop", name) for name in (*spelled, "dtd")]
+    folder = save(tmp_path / "store", records)
+    for asked, names in (
+        ("folder:com,ma", spelled[:1]),
+        (spelled[0], spelled[:1]),
+        ("dtd,folder:plain,folder:com,ma", ["dtd", *spelled[::-1]]),
+        ("folder:com\\,ma,dtd", [spelled[0], "dtd"]),
+    ):
+        found = run_compare("--store", folder, "-d", asked, "--format", "csv")
+        assert found.exit_code == 0, found.exception
+        shown = [row["dataset"] for row in read_csv(found.output)]
+        assert list(dict.fromkeys(name for name in shown if name != "average")) == names

@@ -96,3 +96,16 @@ def test_terminal_fits(width: int) -> None:
     # Conditions that hold for all tables are said once, after the last.
     assert text.count("protocol coop; val min4; prompts custom; backbone test;") == 1
     assert text.rindex("tip-adapter-f ") < text.index("protocol coop;")
+
+
+def test_titles_break_where_their_parts_end() -> None:
+    spec = {"overrides": {"views": 1}, "options": {"views": 1}, "limit": 40}
+    shown = terminal.render(build([make("tip-adapter", **spec)]), width=50)
+    lines = [line.split("  ")[0].rstrip() for line in shown.splitlines()]
+    start = lines.index("tip-adapter")
+    assert lines[start + 1 : start + 3] == ["[views=1]", "(limited to 40)"]
+    spec = {"overrides": {"rank": 16, "encoder": "vision"}, "options": {}}
+    shown = terminal.render(build([make("clip-lora", **spec)]), width=50)
+    lines = [line.split("  ")[0].rstrip() for line in shown.splitlines()]
+    start = lines.index("clip-lora")
+    assert lines[start + 1 : start + 4] == ["[encoder=vision,", "rank=16]", ""]

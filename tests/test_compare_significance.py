@@ -243,3 +243,32 @@ def test_a_metric_without_images(store: Path) -> None:
     document = compared(store, "--format", "json", "--metric", "ece")
     assert document["meta"]["standings"] == []
     assert len(document["meta"]["rankings"]) == 2
+
+
+def test_damaged_logits_are_not_used_for_any_number(store: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(store, copy)
+    shutil.rmtree(copy / "outcomes", ignore_errors=True)
+    opened = Store(copy)
+    for record in list(opened.records()):
+        spec = record.spec
+        if (spec.method, spec.dataset, spec.shots) == ("tip-adapter", "dtd", 16):
+            opened.file(spec.key()).with_suffix(".npz").write_bytes(b"damaged")
+    done = fsbench("compare", "--store", copy, "--baseline", "linear-probe", "--format", "json")
+    assert (done.code, done.err.count("not used: ")) == (0, 3)
+    place = ("tip-adapter", "dtd", 16)
+    (row,) = (
+        row
+        for row in json.loads(done.out)["rows"]
+        if (row["method"], row["dataset"], row["shots"]) == place
+    )
+    assert (row["top1_mean"], row["delta_mean"], row["n_seeds"]) == (None, None, 0)
+
+
+def test_damaged_logits_alone(tmp_path: Path) -> None:
+    fill(tmp_path, datasets=1, methods=2, shots=(4,), seeds=(1,), queries=20, classes=5)
+    shutil.rmtree(tmp_path / "outcomes", ignore_errors=True)
+    for path in (tmp_path / "records").rglob("*.npz"):
+        path.write_bytes(b"damaged")
+    done = fsbench("compare", "--store", tmp_path, "--baseline", "linear-probe")
+    assert (done.code, "fsbench store verify" in done.err) == (3, True)

@@ -80,3 +80,12 @@ def test_noise_from_two_seeds_is_not_known_for_one_cell() -> None:
     assert half_width([cell]) is None
     assert half_width([cell] * 3) is not None
     assert half_width([parts(spread([50.0, 51, 52]), spread([]), 1000, 1, random=True)]) is not None
+
+
+@pytest.mark.parametrize("form", ["terminal", "markdown", "latex"])
+def test_the_layout_of_papers_has_neither_range_nor_note(store: Path, form: str) -> None:
+    words = ("--layout", "paper", "--format", form)
+    shown = run_compare("--store", store, *words).output
+    assert "31.4" in shown
+    assert "23.92" not in shown
+    assert "two seeds" not in shown

@@ -101,5 +101,7 @@ def test_a_folder_without_its_family(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for name in ("clothes", "./clothes", str(tmp_path / "clothes")):
         result = fsbench("run", "-m", "zero-shot", "-d", name)
         assert (result.code, f"did you mean 'folder:{name}'?" in result.err) == (2, True)
+        shown = fsbench("show", name)
+        assert (shown.code, f"did you mean 'folder:{name}'?" in shown.err) == (2, True)
     result = fsbench("run", "-m", "zero-shot", "-d", "list.csv")
     assert "did you mean 'manifest:list.csv'?" in result.err

@@ -212,6 +212,10 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
     add(tmp_path, "test/b", "a.png")
     with pytest.raises(UsageError, match="class 'b' of the test images has no train images"):
         ids(tmp_path)
+    for index in range(7):
+        add(tmp_path / "bare", f"{index}")
+    with pytest.raises(DataMissingError, match=r"6 more: 1, .* and 1 more"):
+        ids(tmp_path / "bare")
 
 
 def test_two_validation_folders(tmp_path: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from fewshot_bench.image_files import deep_problem
 from fewshot_bench.preflight import check_images
 from fewshot_bench.spec import RunSpec
 from tests.helpers import cells, fsbench, image_folder, save_image
@@ -82,7 +84,7 @@ def test_many_bad_images_are_shortened(pets: Counted) -> None:
     for path in (pets.root / "train").rglob("*.jpg"):
         path.write_bytes(b"")
     (problem,) = check_images({"digits": pets}, [cell()]).values()
-    assert "digits: 8 of its images cannot be used: train/cat/0.jpg: " in problem
+    assert "digits: 8 of its images cannot be used, all 4 train images of class 'cat', " in problem
     assert "train/cat/0.jpg: the file is empty;" in problem
     assert "; and 3 more; mend or restore these files" in problem
     assert problem.endswith("(fsbench data verify digits lists all)")
@@ -101,3 +103,49 @@ def test_images_that_would_turn_white_are_refused(tmp_path: Path) -> None:
     assert "test/cat/deep.png: more than 8 bits" in found.err
     assert "dark.png" not in found.err
     assert "results in" not in found.out
+
+
+@pytest.mark.parametrize("ending", ["tif", "png"])
+@pytest.mark.parametrize(("scale", "mended"), [(1.0, False), (0.5, False), (200.0, True)])
+def test_images_that_would_turn_black_are_refused(
+    tmp_path: Path, ending: str, scale: float, mended: bool
+) -> None:
+    root = image_folder(tmp_path / "deep")
+    values = np.linspace(0, scale, 32 * 32).reshape(32, 32)
+    whole = np.rint(values).astype(np.uint16)
+    kept = values.astype(np.float32) if ending == "tif" and not mended else whole
+    if ending == "tif" and mended:
+        kept = whole.astype(np.float32)
+    Image.fromarray(kept).save(root / "test" / "cat" / f"deep.{ending}")
+    for words in (
+        ("data", "verify", f"folder:{root}"),
+        (*("run", "-m", "zero-shot", "-d", f"folder:{root}", "--shots", 1, "--seeds", 1),)
+        + ("--backbone", "tiny", "--store", tmp_path / "store"),
+    ):
+        found = fsbench(*words)
+        said = f"test/cat/deep.{ending}: not the values of 8 bits" in found.out + found.err
+        assert said == (not mended), found
+
+
+@pytest.mark.parametrize("value", [0.5, 100.5, -3.0, math.nan, math.inf])
+def test_values_that_are_not_whole_numbers_of_8_bits(value: float) -> None:
+    values = np.full((8, 8), 100, np.float32)
+    assert deep_problem(Image.fromarray(values)) is None
+    values[0, 0] = value
+    assert deep_problem(Image.fromarray(values))
+
+
+def test_a_refused_run_keeps_no_split(tmp_path: Path) -> None:
+    root, store = tmp_path / "pets", tmp_path / "store"
+    for name in ("cat", "dog"):
+        for index in range(10):
+            save_image(root / name / f"{index}.png", index + 100 * (name == "dog"))
+    bad = root / "dog" / "3.png"
+    bad.write_bytes(b"no image")
+    words = ("run", "-m", "zero-shot", "-d", f"folder:{root}", "--shots", 1, "--seeds", 1)
+    words = (*words, "--backbone", "tiny", "--store", store)
+    assert fsbench(*words).code == 3
+    bad.unlink()
+    mended = fsbench(*words)
+    assert (mended.code, mended.err) == (0, "")
+    assert len(list((store / "splits" / "made").iterdir())) == 1

@@ -59,6 +59,8 @@ MATRICES = st.builds(
     holdout=st.just("") | st.floats(0, 1, exclude_min=True, exclude_max=True).map(str),
     templates=distinct(NAMES, 0),
     classnames=DIGESTS,
+    exif=st.sampled_from(["ignore", "rotate"]),
+    skipped=DIGESTS,
     splits=DIGESTS,
     has=st.none() | st.tuples(st.integers(0, 99), st.integers(0, 9999)),
 )

@@ -41,10 +41,12 @@ def test_what_was_damaged_after_the_split_was_kept(tmp_path: Path) -> None:
     assert found[1].spec.data == {"skipped": {f"folder:{root}": ["cat/3.png", "dog/4.png"]}}
     assert found[0].spec.key() != found[1].spec.key()
     refused = fsbench("compare", "--store", store)
-    assert (refused.code, "records differ in" in refused.err) == (2, True)
+    assert (refused.code, "records differ in skipped images" in refused.err) == (2, True)
     table = fsbench("compare", "--store", store, "--own-data", "none")
     assert (table.code, "left out" in table.out) == (0, False)
     table = fsbench("compare", "--store", store, "--allow-mixed")
+    assert "skipped images=" in table.out
+    assert "own data" not in table.out
     assert f"2 damaged or missing images of folder:{root} are left out" in table.out
     assert split.is_file()
 
@@ -75,9 +77,21 @@ def test_a_class_that_is_lost_as_a_whole(tmp_path: Path) -> None:
     for path in (root / "cow").iterdir():
         path.write_bytes(b"")
     code, _, err = run(root, store)
-    assert (code, "all of the classes 'cow' (10) among them" in err) == (3, True)
+    assert (code, "all 10 images of class 'cow' among them" in err) == (3, True)
+    assert "--skip-damaged" not in err
     code, _, err = run(root, store, "--skip-damaged")
-    assert (code, "class 'cow' has no train images" in err) == (2, True)
+    assert code == 3
+    assert "all 10 images of class 'cow' are damaged or missing: mend them, or remove" in err
+
+
+def test_a_class_that_is_lost_in_training(tmp_path: Path) -> None:
+    root, store = image_folder(tmp_path / "set"), tmp_path / "store"
+    for path in (root / "train" / "cat").iterdir():
+        path.write_bytes(b"")
+    for words in ((), ("--skip-damaged",)):
+        code, _, err = run(root, store, *words)
+        assert (code, "all 4 train images of class 'cat'" in err) == (3, True)
+        assert "goes on without them" not in err
 
 
 def test_a_manifest_that_lists_what_is_gone(tmp_path: Path) -> None:

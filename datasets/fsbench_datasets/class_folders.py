@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fewshot_bench import DataMissingError, Item, Pools, UsageError
-from fsbench_datasets.folder_tree import Tree, ending, read_tree, unread_lines
+from fsbench_datasets.folder_tree import Tree, ending, read_tree, refuse_empty, unread_lines
 from fsbench_datasets.labels import in_order, tidy_name, twin_names
 from fsbench_datasets.own_set import twins_refused
 from fsbench_datasets.pools import ROLE_NAMES, UNSPLIT
@@ -49,6 +49,7 @@ def find_images(name: str, root: Path) -> Found:
     top = _unwrapped(tree)
     roles, beside = _role_folders(root, top)
     classes = _classes(root, top, roles)
+    refuse_empty(root, [folder.tree for folder in classes])
     named = _named(name, classes)
     labels = {text: label for label, text in enumerate(sorted(set(named)))}
     pools: dict[str, list[Item]] = {role: [] for role in roles or {UNSPLIT: top}}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,10 +53,9 @@ class Tree:
             yield from folder.walk()
 
     def leaves(self, root: Path) -> list[Tree]:
-        """The folders of images in it or below it: its classes.
+        """The folders of images in it or below it, and the empty ones: its classes.
 
-        UsageError for a folder with images both in it and below it, DataMissingError for one
-        without any image.
+        UsageError for a folder with images both in it and below it.
         """
         if not self.holds_images and self.below:
             return [leaf for folder in self.below for leaf in folder.leaves(root)]
@@ -67,11 +66,10 @@ class Tree:
                 "images in class folders alone (move the ones or the others away, or hide a folder "
                 "by a dot before its name)"
             )
-        if not self.images:
-            raise DataMissingError(self._without_images(root))
         return [self]
 
-    def _without_images(self, root: Path) -> str:
+    def without_images(self, root: Path) -> str:
+        """Why it is no class."""
         folder = root / self.path
         if self.unread:
             return (
@@ -122,6 +120,15 @@ def _read(root: Path, path: str, above: tuple[tuple[int, int], ...]) -> Tree:
 def ending(name: str) -> str:
     """The ending of a file name, in lower case."""
     return name.rpartition(".")[2].lower() if "." in name else ""
+
+
+def refuse_empty(root: Path, classes: Sequence[Tree]) -> None:
+    """DataMissingError for classes without any image that can be read: all of them at once."""
+    empty = [folder for folder in classes if not folder.images]
+    if empty:
+        others = [folder.path for folder in empty[1:]]
+        more = f"; the same holds for {len(others):,} more: {shortened(others)}" if others else ""
+        raise DataMissingError(f"{empty[0].without_images(root)}{more}")
 
 
 def unread_lines(folders: list[Tree]) -> Iterator[str]:

@@ -15,7 +15,7 @@ from fewshot_bench.cli.options import format_option
 from fewshot_bench.cli.paper import Paper, check_figure, paper_options, write_figure
 from fewshot_bench.cli.predictions import check_predictions, write_predictions
 from fewshot_bench.compare.columns import SORTS
-from fewshot_bench.errors import PluginError, StoreError, UsageError
+from fewshot_bench.errors import DataMissingError, PluginError, StoreError, UsageError
 from fewshot_bench.metrics import METRICS
 from fewshot_bench.outcomes import Outcomes
 from fewshot_bench.store import Store
@@ -135,7 +135,9 @@ def command(
         text = _render_classes(table, chosen, outcomes, form, output, older)
     else:
         chosen = outcomes.completed(chosen, _needed(form, options))
-        table = build(chosen, options, _columns(), _answers(outcomes, chosen, options))
+        answers = _answers(outcomes, chosen, options)
+        chosen = _usable(chosen, outcomes)
+        table = build(chosen, options, _columns(), answers)
         width = _terminal(output)
         text = paper.render(table, form, **width) if paper.asked else _render(table, form, output)
     if figure is not None:
@@ -162,6 +164,19 @@ def _answers(outcomes: Outcomes, records: Sequence[Record], options: Any) -> Any
             return None
 
     return answer
+
+
+def _usable(records: Sequence[Record], outcomes: Outcomes) -> list[Record]:
+    """Those whose logits are not known to be damaged: numbers of the others are not to be had."""
+    damaged = {damage.path for damage in outcomes.damaged}
+    store = outcomes.store
+    found = [r for r in records if store.file(r.spec.key()).with_suffix(".npz") not in damaged]
+    if not found:
+        raise DataMissingError(
+            f"the logits of all {len(records)} records are damaged ({outcomes.damaged[0]}); "
+            f"fsbench store verify --store '{store.path}'"
+        )
+    return found
 
 
 def _needed(form: str, options: Options) -> set[str]:

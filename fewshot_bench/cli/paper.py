@@ -92,12 +92,15 @@ class Paper:
     def render(self, table: Table, form: str, *, styled: bool, width: int | None) -> str:
         """The table in this layout."""
         from fewshot_bench.compare import latex, markdown, terminal, tidy
+        from fewshot_bench.compare.notes import RANGES
         from fewshot_bench.compare.paper import paper_grids, paper_rows
         from fewshot_bench.compare.tables import closing
 
         if form == "csv":
             return tidy.write_csv(paper_rows(table), ("shots", "part", "fitted_on", "method"))
         notes, commands = closing(table, terminal.COMMANDS if form == "terminal" else None)
+        # Its numbers stand without intervals and ranges.
+        notes = [note for note in notes if note != RANGES]
         grids = list(paper_grids(table))
         if form == "latex":
             return latex.write_paper(grids, notes, commands, label=self.label, caption=self.caption)

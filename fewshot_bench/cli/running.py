@@ -137,7 +137,6 @@ def run_plan(
     results = Store(store.absolute())
     if not dry_run:
         results.create()
-        keep_splits(plan.datasets.values(), plan.keep_split)
     elif any(part.is_file() for part in (store, *results.path.parents)):
         raise UsageError(f"store '{store}' is not a folder; choose another one with --store DIR")
     # Taken first: what others store from now on is news.
@@ -165,6 +164,7 @@ def run_plan(
     with engines.build(results, settings, before) as engine:
         engine.warm(len(state.todo))
         _drop_unreadable(plan, state)
+        keep_splits(plan.datasets, plan.keep_split, but=plan.problems)
         _announce(plan, state, results)
         shared = tell_overlaps(images.overlaps(state.todo))
         troubles = len(trackers.problems())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import os
 from pathlib import Path
 
 import click
@@ -16,6 +17,7 @@ from fewshot_bench.dataset import ROLES, Dataset, DatasetCard
 from fewshot_bench.errors import DataMissingError, unknown
 from fewshot_bench.method import hyperparameters
 from fewshot_bench.method_rules import broken_rules
+from fewshot_bench.opening import place_without_family
 from fewshot_bench.registry import registry
 from fewshot_bench.spec import TEMPLATE_SETS
 from fewshot_bench.wording import printable
@@ -45,6 +47,8 @@ def command(name: str, store: Path) -> None:
     if name.endswith(".json"):
         _record(name, store)
         return
+    if os.path.exists(name):
+        raise place_without_family(name)
     names = [*known.methods.entries, *known.datasets.entries, *known.backbones.entries]
     step = "fsbench list methods, fsbench list datasets"
     raise unknown("name", name, names, "; ".join([step, *known.methods.failed]))

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 from fewshot_bench.cli.filters import listed, read_records
 from fewshot_bench.cli.own_data import read_own_data
 from fewshot_bench.compare.versions import Shown, split_version, version_key
+from fewshot_bench.damaged import SKIPPED
 from fewshot_bench.errors import DataMissingError, UsageError
 from fewshot_bench.method_references import short
+from fewshot_bench.names import spelled_once
 from fewshot_bench.spec import NO_CLASSES, canonical_json
 from fewshot_bench.store import Store
 from fewshot_bench.wording import few
@@ -148,11 +150,7 @@ def _tests(name: str, values: Mapping[str, Any]) -> list[Test]:
     """What an option of `fsbench run` asks of a cell."""
     value: Any = values.get(name)
     if name == "dataset":
-        from fewshot_bench.registry import registry
-
-        # Names that only the store knows are data sets too.
-        suites = registry().suites()
-        names = {one for name in value for one in suites.get(name, [name])}
+        names = _datasets(value)
         return [lambda spec: spec.dataset in names]
     if name == "classes" and NO_CLASSES in value:
         return [lambda spec: bool(spec.target)]
@@ -163,7 +161,8 @@ def _tests(name: str, values: Mapping[str, Any]) -> list[Test]:
     if name == "split_seed":
         return [lambda spec: spec.split_seed == (spec.train_seed if value is None else value)]
     if name == "transfer":
-        return [lambda spec: spec.target in ("", *(value or ()))]
+        targets = _datasets(value or ())
+        return [lambda spec: not spec.target or spec.target in targets]
     if name in ("backbone", "precision", "limit"):
         return [lambda spec: getattr(spec, name) == value]
     if name == "engines":
@@ -175,8 +174,20 @@ def _tests(name: str, values: Mapping[str, Any]) -> list[Test]:
         return [lambda spec: getattr(spec, name) == value] if value else []
     if name in ("classnames", "templates", "holdout"):
         data = read_own_data(values["classnames"], values["templates"], values["holdout"])
-        return [lambda spec: dict(spec.data) == data]
+        return [lambda spec: {n: v for n, v in spec.data.items() if n != SKIPPED} == data]
+    if name == "skip_damaged" and not value:
+        return [lambda spec: SKIPPED not in spec.data]
     return []
+
+
+def _datasets(names: Sequence[str]) -> set[str]:
+    """Those of suites one by one, and places as records spell them."""
+    from fewshot_bench.registry import registry
+
+    # Names that only the store knows are data sets too.
+    suites = registry().suites()
+    listed = {one for name in names for one in suites.get(name, [name])}
+    return listed | {spelled_once(name) for name in listed}
 
 
 def _protocol(values: Mapping[str, Any]) -> list[Test]:

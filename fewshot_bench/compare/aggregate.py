@@ -12,7 +12,16 @@ from fewshot_bench.compare.columns import check_columns
 from fewshot_bench.compare.derived import average, harmonic, without_counterpart
 from fewshot_bench.compare.groups import table_groups
 from fewshot_bench.compare.missing import missing_cells
-from fewshot_bench.compare.mixing import CONDITIONS, assign_rows, condition, own_data, refuse_mixed
+from fewshot_bench.compare.mixing import (
+    CONDITIONS,
+    OWN_DATA,
+    SKIPPED_IMAGES,
+    assign_rows,
+    condition,
+    own_data,
+    refuse_mixed,
+    said_data,
+)
 from fewshot_bench.compare.model import Cell, Group, Row, Scope, Table
 from fewshot_bench.compare.naming import Names
 from fewshot_bench.compare.notes import notes
@@ -20,6 +29,7 @@ from fewshot_bench.compare.pairing import Answers, Places, Rows, by_place
 from fewshot_bench.compare.select import method_names, place, split_list
 from fewshot_bench.compare.significance import significance
 from fewshot_bench.compare.variation import variations
+from fewshot_bench.damaged import SKIPPED
 from fewshot_bench.image_facts import overlap_texts, overlaps
 from fewshot_bench.metrics import METRICS
 from fewshot_bench.record import Record
@@ -144,8 +154,13 @@ def _conditions(records: Sequence[Record]) -> dict[str, tuple[str, ...]]:
             values = tuple(value[:12] for value in values if value)
         if values and (name, values) not in USUAL:
             found[name] = values
-    own = tuple(sorted({own_data(record.spec) for record in records if record.spec.data}))
-    return found | ({"own data": own} if own else {})
+    specs = [record.spec for record in records if record.spec.data]
+    own = {said_data(spec) for spec in specs} - {"none"}
+    left_out = {own_data(s) for s in specs if s.data.get(SKIPPED, {}).get(s.dataset)}
+    for name, digests in ((OWN_DATA, own), (SKIPPED_IMAGES, left_out)):
+        if digests:
+            found[name] = tuple(sorted(digests))
+    return found
 
 
 def _all_cells(table: Table, rows: Rows, places: Places, columns: Columns | None) -> Cells:

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from fewshot_bench.compare.model import AVERAGE, Group, Scope, Seed
-from fewshot_bench.compare.select import place, split_list
+from fewshot_bench.compare.select import asked_datasets, place
 from fewshot_bench.errors import UsageError
 from fewshot_bench.record import Record
 from fewshot_bench.spec import RunSpec
@@ -55,7 +55,7 @@ def _ordered(groups: Iterable[Group], names: str | None) -> list[Group]:
     """As asked; else by data set (itself, base, new, H), and the transfers after all others."""
     groups = list(groups)
     known = {name for group in groups for name in _names(group)}
-    wanted = split_list(names, known) if names else []
+    wanted = asked_datasets(names, known) if names else []
 
     def key(group: Group) -> tuple[int, bool, str, int, str]:
         asked = min(place(wanted, name) for name in _names(group))

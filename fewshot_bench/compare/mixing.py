@@ -27,6 +27,8 @@ CONDITIONS = (
     "weights",
     "exif",
 )
+# Conditions of a data set, both chosen by `--own-data`.
+OWN_DATA, SKIPPED_IMAGES = "own data", "skipped images"
 # Why two records of one split state other images, and what to do.
 OTHER_IMAGES = "the files of the data set were other ones"
 IMAGES_ADVICE = (
@@ -50,9 +52,20 @@ def own_data(spec: RunSpec) -> str:
     """A short digest of a person's own class names, templates and hold-out; `none` without."""
     skipped = spec.data.get(SKIPPED, {}).get(spec.dataset)
     # What is left out of a target shows in its revision.
-    data = {name: value for name, value in spec.data.items() if name != SKIPPED}
+    data = without_skipped(spec.data)
     data |= {SKIPPED: skipped} if skipped else {}
     return data_digest(data) if data else "none"
+
+
+def said_data(spec: RunSpec) -> str:
+    """The digest of own data alone, whatever images are left out; `none` without."""
+    data = without_skipped(spec.data)
+    return data_digest(data) if data else "none"
+
+
+def without_skipped(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What was said about own data, without the images that are left out of it."""
+    return {name: value for name, value in data.items() if name != SKIPPED}
 
 
 def data_digest(data: Mapping[str, Any]) -> str:
@@ -79,7 +92,7 @@ def _mixed(name: str, counts: Counter[str], advice: str) -> UsageError:
 
 
 def _local_advice(name: str, counts: Counter[str]) -> str:
-    if name == "own data":
+    if name in (OWN_DATA, SKIPPED_IMAGES):
         return f"choose one with --own-data {counts.most_common(1)[0][0]}"
     if name in ("images", "test images"):
         return f"{OTHER_IMAGES}: {IMAGES_ADVICE}"
@@ -144,7 +157,9 @@ def _target_scope(record: Record) -> Hashable:
 
 
 _LOCAL: tuple[tuple[str, Callable[[Record], Hashable], Callable[[Record], str]], ...] = (
-    ("own data", lambda record: f"'{record.spec.dataset}'", lambda record: own_data(record.spec)),
+    (OWN_DATA, lambda record: f"'{record.spec.dataset}'", lambda record: said_data(record.spec)),
+    # Asked where own data is the same, so that only the images differ.
+    (SKIPPED_IMAGES, lambda r: f"'{r.spec.dataset}'", lambda record: own_data(record.spec)),
     ("revision", lambda record: f"'{record.spec.dataset}'", lambda record: record.spec.revision),
     ("target revision", _target_scope, lambda record: record.spec.target_revision),
     ("split digest", _split_scope, lambda record: digest(record)[:12]),
@@ -221,7 +236,8 @@ def _labeled(record: Record) -> list[tuple[str, Hashable, str]]:
     spec = record.spec
     found: list[tuple[str, Hashable, str]] = [
         ("code", _row_name(record), code(record)),
-        ("own data", spec.dataset, own_data(spec)),
+        (OWN_DATA, spec.dataset, said_data(spec)),
+        (SKIPPED_IMAGES, (spec.dataset, said_data(spec)), own_data(spec)),
         ("revision", spec.dataset, spec.revision),
     ]
     if spec.target:

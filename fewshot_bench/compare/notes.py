@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
-from fewshot_bench.compare.mixing import data_digest
+from fewshot_bench.compare.mixing import data_digest, without_skipped
 from fewshot_bench.compare.model import Cell, Group, Row, Table
 from fewshot_bench.compare.statistics import FEWEST
 from fewshot_bench.damaged import SKIPPED
@@ -13,6 +13,10 @@ from fewshot_bench.metrics import METRICS
 from fewshot_bench.spec import TOY, TOY_NOTE, RunSpec
 
 _LISTED = 12
+RANGES = (
+    "(a–b) are the two seeds: an interval from two says nothing (Student's t with one "
+    "degree of freedom); run three or more"
+)
 
 
 def notes(table: Table) -> list[str]:
@@ -85,19 +89,16 @@ def _ranges(table: Table) -> Iterator[str]:
     """Why there is no interval beside some numbers."""
     found = (cell.estimates.get(table.metric) for cell in table.cells.values())
     if any(value and 1 < value.n < FEWEST for value in found):
-        yield (
-            "(a–b) are the two seeds: an interval from two says nothing (Student's t with one "
-            "degree of freedom); run three or more"
-        )
+        yield RANGES
 
 
 def _own_data(table: Table) -> Iterator[str]:
     """Data sets under a person's own class names, templates or hold-out."""
     found: dict[tuple[str, str], list[str]] = {}
     for cell in _own_cells(table):
-        own = [part for part in cell.own_data if part != SKIPPED]
+        own = without_skipped(cell.own_data)
         if own:
-            key = data_digest(cell.own_data), ", ".join(own)
+            key = data_digest(own), ", ".join(own)
             found.setdefault(key, []).append(cell.group.dataset)
     for (digest, parts), datasets in found.items():
         yield f"own data {digest}: {_some(list(dict.fromkeys(datasets)))} with own {parts}"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 
 from fewshot_bench import method_references
-from fewshot_bench.compare.mixing import code, code_of, condition, own_data
+from fewshot_bench.compare.mixing import code, code_of, condition, own_data, said_data
 from fewshot_bench.compare.model import Seed
 from fewshot_bench.errors import UsageError, unknown
 from fewshot_bench.names import spelled_once, split_names
@@ -96,6 +96,14 @@ def asked_methods(text: str, records: Sequence[Record]) -> list[str]:
     return [n if n in known else method_references.canonical(n) for n in wanted]
 
 
+def asked_datasets(text: str, known: Set[str]) -> list[str]:
+    """The data sets of a comma list as `fsbench run` reads it, places as records spell them."""
+    listed, places = split_list(text, known), split_names(text)
+    if text not in known and ("\\" in text or any("," in name for name in places)):
+        listed = list(places)
+    return [name if name in known else spelled_once(name) for name in listed]
+
+
 def _dataset_names(spec: RunSpec) -> tuple[str, ...]:
     """By what `--dataset` finds a cell: the data set, the target, and how the table shows it."""
     return tuple(name for name in (spec.dataset, spec.target, spec.evaluated) if name)
@@ -104,10 +112,10 @@ def _dataset_names(spec: RunSpec) -> tuple[str, ...]:
 def _by_name(records: Sequence[Record], kind: str, text: str) -> Callable[[Record], bool]:
     of = _NAMES[kind]
     known = {name for record in records for name in of(record)}
-    wanted = asked_methods(text, records) if kind == "method" else split_list(text, known)
     if kind == "dataset":
-        wanted = list(split_names(text)) if "\\" in text else wanted
-        wanted = [name if name in known else spelled_once(name) for name in wanted]
+        wanted = asked_datasets(text, known)
+    else:
+        wanted = asked_methods(text, records) if kind == "method" else split_list(text, known)
     for name in wanted:
         if name not in known:
             raise unknown(_KINDS[kind], name, known, "only what is in the store can be compared")
@@ -143,7 +151,8 @@ def _by_code(records: Sequence[Record], text: str) -> Callable[[Record], bool]:
 
 def _values(spec: RunSpec, name: str) -> tuple[str, ...]:
     if name == "own_data":
-        return (own_data(spec),)
+        said = said_data(spec)
+        return (own_data(spec), *([said] if said != "none" else []))
     if name == "revision" and spec.target:
         return spec.revision, spec.target_revision
     return (condition(spec, name),)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 COMMANDS = 8
 PLAIN_WIDTH = 120
 GAP = 2
+_BREAKS = re.compile(r"(?<=[ ,=])|(?=\[)")
 _STYLES = {BEST: "bold", SECOND: "underline"}
 
 
@@ -146,8 +148,20 @@ def _rich_table(grid: Grid, columns: Sequence[Column], width: int) -> RichTable:
         table.add_column(column[0], justify="right", overflow="fold")
     for index, line in enumerate(grid.lines):
         cells = [column[index + 1] for column in columns]
-        table.add_row(Text(clean(line.title)), *cells)
+        table.add_row(Text(_in_lines(clean(line.title), width)), *cells)
     return table
+
+
+def _in_lines(title: str, width: int) -> str:
+    """A title broken after blanks, commas and equal signs, and before square brackets."""
+    from rich.cells import cell_len
+
+    lines = [""]
+    for part in _BREAKS.split(title):
+        if lines[-1] and cell_len(f"{lines[-1]}{part}".rstrip()) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def _entry(entry: Entry) -> Text:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fewshot_bench.compare.columns import sorted_rows
-from fewshot_bench.compare.mixing import data_digest
+from fewshot_bench.compare.mixing import OWN_DATA, data_digest, without_skipped
 from fewshot_bench.compare.model import Cell, Row, Table
 from fewshot_bench.compare.statistics import FEWEST, Estimate
 from fewshot_bench.metrics import METRICS, PERCENT, Metric
@@ -169,8 +169,9 @@ def _special(table: Table, cell: Cell) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if any(other.scope != "all" for other in table.groups):
         found = {"scope": group.scope, "fitted_on": group.dataset, "target": group.target}
-    if "own data" in table.conditions:
-        found["own_data"] = data_digest(cell.own_data) if cell.own_data else ""
+    if OWN_DATA in table.conditions:
+        own = without_skipped(cell.own_data)
+        found["own_data"] = data_digest(own) if own else ""
     return found
 
 

@@ -10,11 +10,14 @@ from typing import Any
 from fewshot_bench.compare.cells import refuse_duplicates, series_of
 from fewshot_bench.compare.mixing import (
     CONDITIONS,
+    OWN_DATA,
+    SKIPPED_IMAGES,
     STALE_ADVICE,
     code,
     condition,
     digest,
     own_data,
+    said_data,
 )
 from fewshot_bench.compare.model import AVERAGE, Seed
 from fewshot_bench.compare.notes import toy_notes
@@ -86,7 +89,8 @@ def _refuse_mixed(records: Sequence[Record]) -> None:
         )
     local: tuple[tuple[str, Callable[[Record], Any], Callable[[Record], str]], ...] = (
         ("revision", lambda r: r.spec.dataset, lambda r: r.spec.revision),
-        ("own data", lambda r: r.spec.dataset, lambda r: own_data(r.spec)),
+        (OWN_DATA, lambda r: r.spec.dataset, lambda r: said_data(r.spec)),
+        (SKIPPED_IMAGES, lambda r: r.spec.dataset, lambda r: own_data(r.spec)),
         ("split", lambda r: (r.spec.evaluated, r.spec.shots, r.spec.split_seed), digest),
         ("images", images_scope, images),
         ("test images", test_scope, test_images),
