@@ -35,8 +35,11 @@ def steers(text: str) -> set[str]:
 def test_tables_do_not_steer_the_terminal(module: Any) -> None:
     records = [make(STEERING, STEERING, shots=shots) for shots in (1, 2)]
     table = build([*records, make("coop", STEERING, shots=1, seed=2)])
-    assert table.commands
-    assert not steers(module.render(table))
+    shown = module.render(table)
+    # Such a name cannot be typed: it stands in a note, where a command would have been.
+    assert not table.commands
+    assert "no command can say the name" in " ".join(shown.split())
+    assert not steers(shown)
 
 
 def test_json_keeps_the_names_and_csv_replaces_them() -> None:
