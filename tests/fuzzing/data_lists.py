@@ -64,7 +64,7 @@ def _open_manifest(folder: Path, file: Path) -> bool:
 def _kept_splits(folder: Path) -> list[Seed]:
     free = next(seed for seed in _manifests(folder) if seed.path == "n.jsonl")
     (folder / free.path).write_bytes(free.content)
-    _open(f"manifest:{folder / free.path}")
+    registry().dataset(f"manifest:{folder / free.path}").keep_split(beside=True)
     return seeds_in(folder, ("*.fsbench-split.json", "json"))
 
 
