@@ -35,13 +35,15 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session", autouse=True)
 def interruptible() -> None:
-    """Tests that are started in the background of a script ignore SIGINT, as would what they start.
+    """Tests that a script starts in the background, or with nohup, do not ignore its signals.
 
-    Python's own handler is what a person at a terminal has; programs that are started get the
-    system's.
+    What they start would ignore them too. A person at a terminal has Python's own handler of
+    SIGINT; programs that are started get the system's.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -27,6 +27,7 @@ VALUES = st.recursive(
     max_leaves=6,
 )
 OBJECTS = st.dictionaries(NAMES, VALUES, max_size=3)
+METRICS = st.dictionaries(NAMES, st.floats(-1e6, 1e6) | st.integers(-(10**6), 10**6), max_size=3)
 # A specification has no empty names.
 WORDS = st.text(min_size=1, max_size=12)
 OPTIONS = st.dictionaries(WORDS, VALUES, max_size=3)
@@ -46,7 +47,7 @@ RECORDS = st.builds(
     spec=SPECS,
     status=st.sampled_from(["done", "failed"]),
     split=OBJECTS,
-    metrics=OBJECTS,
+    metrics=METRICS,
     footprint=OBJECTS,
     timings=OBJECTS,
     environment=OBJECTS,
