@@ -105,7 +105,18 @@ class Shop:
         return self.root / "downloads" / dataset / f"{name}.part"
 
 
-_HOW = {"kind", "cut", "cuts", "failure", "failures", "redirect", "ranges", "pause", "piece"} | {
+_HOW = {
+    "kind",
+    "cut",
+    "cuts",
+    "failure",
+    "failures",
+    "redirect",
+    "ranges",
+    "pause",
+    "hold",
+    "piece",
+} | {
     "etag",
     "modified",
     "length",
