@@ -70,10 +70,11 @@ def on_terminal(columns: int, *arguments: str) -> list[str]:
 def test_a_terminal_gets_a_table_of_its_width(data: Path) -> None:
     write_dtd(data)
     shown = on_terminal(72, "status", "dtd")[2:]
-    assert max(map(len, shown)) <= 72
+    # The folder is one word, which may be wider than the terminal; then facts stand in lines.
+    assert max(len(line) for line in shown if str(data) not in line) <= 72
     assert "…" not in "".join(shown)
-    assert any(re.search(r"^dtd +ready +2 +8/4/6 +", line) for line in shown)
-    assert any(re.search(r"^ +of 47 +of 2,820/1,128/1,692 ", line) for line in shown)
+    for fact in ("dtd", "ready", "8/4/6", "of 47", "2,820/1,128/1,692"):
+        assert any(fact in line for line in shown), fact
 
 
 def test_a_terminal_sees_the_progress_of_a_verification(data: Path) -> None:

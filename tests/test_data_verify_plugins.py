@@ -174,4 +174,5 @@ def test_a_run_need_not_read_what_was_verified(plugin: Any, tmp_path: Path) -> N
     made = toy(tmp_path)
     plugin(Old(made.pools, made.content))
     assert verify("toy").code == 0
-    assert unreadable(Old(made.pools, {}), made.pools["test"]) == ([], "")
+    checked = unreadable(Old(made.pools, {}), made.pools["test"])
+    assert (checked.bad, checked.trouble) == ({}, "")

@@ -212,7 +212,7 @@ def test_a_folder_of_parquet_files(tmp_path: Path) -> None:
 def test_sets_that_cannot_be_had(tmp_path: Path) -> None:
     result = fsbench("show", "hf:nobody/nothing@v1:small")
     assert result.code == 3
-    assert "hf:nobody/nothing@v1:small cannot be loaded" in result.out
+    assert "hf:nobody/nothing@v1:small cannot be loaded" in result.err
     with pytest.raises(DataMissingError, match="is no folder here and no name on the hub"):
         opened(f"{tmp_path}/nowhere")
     (tmp_path / "file").touch()
