@@ -74,11 +74,13 @@ def test_lists_are_exported_byte_for_byte(dtd: None, tmp_path: Path) -> None:
     assert digests(shown) == [PUBLISHED.lists_sha256]
 
 
-@pytest.mark.parametrize("format", ["fsbench", "coop", "jsonl"])
+@pytest.mark.parametrize(
+    ("format", "name"), [("fsbench", "a.json"), ("coop", "b.json"), ("jsonl", "c.jsonl")]
+)
 def test_lists_in_every_format_are_the_published_ones(
-    dtd: None, tmp_path: Path, format: str
+    dtd: None, tmp_path: Path, format: str, name: str
 ) -> None:
-    target = tmp_path / "lists.txt"
+    target = tmp_path / name
     assert PUBLISHED.lists_sha256 in done("export", "dtd", "--format", format, "-O", target)
     assert "equal to the published lists of dtd" in done("show", target)
     verified = done("verify", target, "--dataset", "dtd")
