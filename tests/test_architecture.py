@@ -36,7 +36,7 @@ STORES += ("leases",)
 STORES += ("outcomes", "outcome_packs")
 LIGHT = ("record", "spec", "plan", "plugins", "registry", "errors", "store", *STORES)
 LIGHT += ("offline", "secret_values", "metrics")
-MAX_LINES = 300
+MAX_LINES = 500
 
 
 def name_of(path: Path) -> str:
