@@ -1,6 +1,7 @@
 """One harness for few-shot adaptation of vision-language models. Plug-ins import from here."""
 
 from fewshot_bench.allocator import free_memory
+from fewshot_bench.api.options import Option
 from fewshot_bench.backbones.protocol import (
     Adapter,
     Backbone,
@@ -65,6 +66,7 @@ __all__ = [
     "Method",
     "NotApplicableError",
     "NumericalError",
+    "Option",
     "PackedPrompts",
     "Pools",
     "Preparable",

@@ -14,7 +14,7 @@ from fewshot_bench.engines import cluster as cluster_engine
 from fewshot_bench.engines import slurm
 from fewshot_bench.engines.cluster import ClusterEngine
 from fewshot_bench.engines.job import Job
-from fewshot_bench.engines.protocol import Before, EngineError, Settings, lost
+from fewshot_bench.engines.protocol import EngineError, Settings, StoreSnapshot, lost
 from fewshot_bench.engines.slurm import Request, Slurm
 from fewshot_bench.record import Record
 from fewshot_bench.spec import RunSpec
@@ -147,7 +147,7 @@ def test_the_controller_is_gone(
 def test_whose_workers_are_gone_on_with(fake: Path, tmp_path: Path, other: str) -> None:
     (cell,), store = cells("zero-shot"), Store(tmp_path / "s")
     store.create()
-    job = Job.create(Before.of(store, [cell]), [cell], Settings())
+    job = Job.create(StoreSnapshot.of(store, [cell]), [cell], Settings())
     Slurm(store, Request()).start(job, 1)
     if other != "alive":
         job.leave()
@@ -221,7 +221,7 @@ def test_a_refused_submission_leaves_nothing_behind(
 def test_a_refused_submission_leaves_other_jobs_alone(fake: Path, tmp_path: Path) -> None:
     store = Store(tmp_path / "s")
     store.create()
-    other = Job.create(Before.of(store, []), cells("coop"), Settings())
+    other = Job.create(StoreSnapshot.of(store, []), cells("coop"), Settings())
     (fake / "sbatch").write_text("#!/bin/sh\nexit 1\n")
     with pytest.raises(EngineError, match="sbatch failed"):
         follow(store.path, cells("zero-shot"), Request(), lambda text: None)

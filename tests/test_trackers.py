@@ -198,11 +198,11 @@ def test_jobs_on_other_machines_know_the_trackers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from fewshot_bench.engines.job import Job
-    from fewshot_bench.engines.protocol import Before, Settings
+    from fewshot_bench.engines.protocol import Settings, StoreSnapshot
 
     store = Store(tmp_path)
     store.create()
-    job = Job.create(Before.of(store, []), [], Settings(track="tensorboard,mlflow"))
+    job = Job.create(StoreSnapshot.of(store, []), [], Settings(track="tensorboard,mlflow"))
     again = Job.read(store, job.name).settings
     assert again == job.settings
     assert again.environment()[switch.VARIABLE] == "tensorboard,mlflow"

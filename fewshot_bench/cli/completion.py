@@ -80,6 +80,13 @@ def backbones() -> Iterable[str]:
     return [*registry().backbones.entries, *_pretrained()]
 
 
+def engines() -> Iterable[str]:
+    """Registered engines."""
+    from fewshot_bench.registry import registry
+
+    return registry().engines.entries
+
+
 def tables() -> Iterable[str]:
     """Published tables."""
     from fewshot_bench.published.reproductions import reproductions

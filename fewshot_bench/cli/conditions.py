@@ -14,7 +14,7 @@ from fewshot_bench.spec import PRECISIONS, TOY, TOY_TEXT
 from fewshot_bench.wording import printable
 
 if TYPE_CHECKING:
-    from fewshot_bench.cli.engines import Engines
+    from fewshot_bench.engines.choice import EngineChoice
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Conditions:
 
 
 def conditions_of(
-    engines: Engines,
+    engines: EngineChoice,
     backbone: str,
     precision: str,
     datasets: Iterable[str],
@@ -51,11 +51,11 @@ def conditions_of(
         raise unknown("precision", precision, (AUTO, *PRECISIONS), "fsbench run --help")
     chosen = backbone_for(backbone, datasets, targets)
     devices = engines.devices()
-    here = engines.engine == "local"
+    here = engines.here
     return Conditions(chosen, devices, precision_for(precision, devices, here=here))
 
 
-def take_conditions(engines: Engines, values: dict[str, Any]) -> Conditions:
+def take_conditions(engines: EngineChoice, values: dict[str, Any]) -> Conditions:
     """Take what belongs to them out of the options of `fsbench run`, and resolve it."""
     backbone, precision = values.pop("backbone"), values.pop("precision")
     return conditions_of(
@@ -63,7 +63,9 @@ def take_conditions(engines: Engines, values: dict[str, Any]) -> Conditions:
     )
 
 
-def conditions_of_paper(engines: Engines, backbone: str, precision: str, paper: str) -> Conditions:
+def conditions_of_paper(
+    engines: EngineChoice, backbone: str, precision: str, paper: str
+) -> Conditions:
     """On CUDA the precision of the paper, unless another one is named."""
     on_cuda = precision == AUTO and not engines.devices()[0].startswith("cpu")
     return conditions_of(engines, backbone, paper if on_cuda else precision, ())

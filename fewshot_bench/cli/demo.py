@@ -26,10 +26,10 @@ def command(ctx: click.Context, store: Path) -> None:
     """
     from fewshot_bench.cli import compare
     from fewshot_bench.cli.conditions import conditions_of
-    from fewshot_bench.cli.engines import Engines
     from fewshot_bench.cli.running import run_matrix
+    from fewshot_bench.engines.choice import EngineChoice
 
-    engines = Engines()
+    engines = EngineChoice.of()
     code = run_matrix(
         method=METHODS,
         dataset=DATASETS,

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from fewshot_bench.store import Store
 
 
+def to_stderr(text: str) -> None:
+    """Print a line of an engine for the person who waits."""
+    click.echo(printable(text), err=True)
+
+
 def tell_problems(problems: Mapping[str, str]) -> None:
     """Name data sets of which it cannot be told whether their images changed; by name, why."""
     for name, problem in problems.items():

@@ -24,7 +24,7 @@ from fewshot_bench.cli.completion import (
     tables,
 )
 from fewshot_bench.cli.conditions import conditions_of_paper, precision_in
-from fewshot_bench.cli.engines import Engines, engine_options
+from fewshot_bench.cli.engines import engine_options, take_engine
 from fewshot_bench.cli.files import terminal_width
 from fewshot_bench.cli.filters import listed
 from fewshot_bench.cli.options import NAMES, NUMBERS, format_option
@@ -108,7 +108,7 @@ def command(ctx: click.Context, /, **values: Any) -> None:
 
     Exit code: 0 the table was printed, 1 some cells failed, 2 wrong usage.
     """
-    engines = Engines.take(values)
+    engines = take_engine(values)
     if values["name"] is None:
         _list()
         return
@@ -127,7 +127,7 @@ def _list() -> None:
 
 def _reproduce(
     ctx: click.Context,
-    engines: Engines,
+    engines: EngineChoice,
     *,
     name: str,
     only_existing: bool,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +13,13 @@ import click
 
 from fewshot_bench.cli import remarks
 from fewshot_bench.cli.conditions import Conditions
-from fewshot_bench.cli.engines import Engines
 from fewshot_bench.cli.own_data import read_own_data
 from fewshot_bench.cli.remarks import forget_claims, tell_missing, tell_overlaps, tell_problems
+from fewshot_bench.engines.choice import EngineChoice, hook_environment
 from fewshot_bench.errors import DataMissingError, UsageError
 from fewshot_bench.image_facts import overlaps
 from fewshot_bench.preflight import check_images, keep_splits
 from fewshot_bench.processes import interrupt_on_signals
-from fewshot_bench.trackers import switch as trackers
 from fewshot_bench.wording import printable
 
 if TYPE_CHECKING:
@@ -83,20 +83,18 @@ def run_matrix(
     *,
     store: Path,
     conditions: Conditions,
-    engines: Engines,
+    engines: EngineChoice,
     dry_run: bool = False,
     force: bool = False,
     retry_failed: bool = False,
     keep_stale: bool = False,
     traceback: bool = False,
-    track: tuple[str, ...] | None = None,
     **matrix: Any,
 ) -> int:
     """Expand, check, run and report; returns the exit code. matrix: as `request_of` takes it."""
     from fewshot_bench import plan as planning
 
     interrupt_on_signals()
-    trackers.switch_on(track or (), store)
     request = request_of(conditions, store=store, **matrix)
     return run_plan(
         planning.expand(request),
@@ -116,7 +114,7 @@ def run_plan(
     *,
     store: Path,
     conditions: Conditions,
-    engines: Engines,
+    engines: EngineChoice,
     dry_run: bool = False,
     force: bool = False,
     retry_failed: bool = False,
@@ -124,13 +122,15 @@ def run_plan(
     traceback: bool = False,
 ) -> int:
     """Run what the store does not hold of a plan, and report; returns the exit code."""
-    from fewshot_bench.engines.protocol import Before
+    from fewshot_bench.engines.protocol import EngineSetup, StoreSnapshot
     from fewshot_bench.image_state import ImageState
     from fewshot_bench.outcomes import Outcomes
+    from fewshot_bench.registry import registry
     from fewshot_bench.resuming import Code, resume
     from fewshot_bench.store import Store
 
     interrupt_on_signals()
+    variables = engines.worker_environment(store)
     click.echo(conditions.text())
     tell_missing(plan.problems)
     # Absolute, since a plug-in may change the working directory.
@@ -140,37 +140,47 @@ def run_plan(
     elif any(part.is_file() for part in (store, *results.path.parents)):
         raise UsageError(f"store '{store}' is not a folder; choose another one with --store DIR")
     # Taken first: what others store from now on is news.
-    before = Before.of(results, plan.cells)
+    before = StoreSnapshot.of(results, plan.cells)
     installed = Code.of(cell.method for cell in plan.cells)
     images = ImageState(plan.datasets, results.path)
     wanted = {"force": force, "retry_failed": retry_failed, "keep_stale": keep_stale}
     state = resume(plan, results, installed, images, **wanted)
     tell_problems(images.problems)
     # Workers leave what is done unless they are told that it is not.
-    settings = engines.settings(conditions, force or state.again, installed.identity())
+    settings = engines.settings(
+        backbone=conditions.backbone,
+        devices=conditions.devices,
+        force=force or bool(state.again),
+        code=installed.identity(),
+        variables=variables,
+    )
+    setup = EngineSetup(results, settings, before, engines.options, remarks.to_stderr)
     if dry_run:
         _announce(plan, state, results)
         _announce_work(plan, state)
         if state.todo or not plan.problems:
             click.echo(_needs(plan, state).text(min(settings.workers, len(state.todo))))
         _announce_weights(conditions.backbone)
-        engines.describe(results, len(state.todo), click.echo)
+        preview = engines.build(setup).preview(len(state.todo))
+        if preview:
+            click.echo(preview)
         return _exit_code(plan, failed=0)
-    if state.todo and engines.engine == "local":
+    if state.todo and engines.here:
         from fewshot_bench.backbones import loading
 
         loading.check_weights(conditions.backbone)
     _check_room(plan, state, results, engines, settings)
-    with engines.build(results, settings, before) as engine:
+    with hook_environment(results, variables), engines.build(setup) as engine:
         engine.warm(len(state.todo))
         _drop_unreadable(plan, state)
         keep_splits(plan.datasets, plan.keep_split, but=plan.problems)
         _announce(plan, state, results)
         shared = tell_overlaps(images.overlaps(state.todo))
-        troubles = len(trackers.problems())
         code, finished = _run(plan, state, engine)
+        warnings = registry().hooks.run_warnings(store=results.path)
     _tell_failures(state, finished, results, whole=traceback)
-    _tell_troubles(trackers.problems()[troubles:])
+    for text in chain.from_iterable(warnings):
+        _warn(text)
     _tell_other_code(installed, finished)
     tell_overlaps(overlaps(finished), shared)
     # Logits that were just written are read quickly; later `compare` and `report` need not.
@@ -180,13 +190,6 @@ def run_plan(
     if code != INTERRUPTED and (state.todo or state.done):
         click.echo(f"results in {store}; fsbench compare --store {store}")
     return code
-
-
-def _tell_troubles(troubles: list[str]) -> None:
-    """What trackers failed at; no result depends on it."""
-    if troubles:
-        where = trackers.folder() / trackers.PROBLEMS
-        _warn(f"{len(troubles)} cells were not tracked: {troubles[-1]}; all of them in {where}")
 
 
 def _tell_other_code(code: Any, finished: Sequence[Record]) -> None:
@@ -202,13 +205,13 @@ def _needs(plan: Any, state: Any) -> Any:
     return needs(state.todo, plan.datasets)
 
 
-def _check_room(plan: Any, state: Any, results: Any, engines: Engines, settings: Any) -> None:
+def _check_room(plan: Any, state: Any, results: Any, engines: EngineChoice, settings: Any) -> None:
     from fewshot_bench import room
 
     if state.todo:
         needed = _needs(plan, state)
         room.check_disk(results.path, needed.disk)
-        if engines.engine == "local":
+        if engines.here:
             workers = min(settings.workers, len(state.todo))
             room.check_memory(workers, needed.worker, len(settings.devices))
 

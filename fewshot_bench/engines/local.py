@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from types import TracebackType
 from typing import Any
 
 from fewshot_bench.engines.closing import let_hooks_end
@@ -23,10 +22,12 @@ from fewshot_bench.engines.groups import LOOKED_AT, Choice, Group, by_fit, joine
 from fewshot_bench.engines.losses import Losses
 from fewshot_bench.engines.protocol import (
     TRIES,
-    Before,
+    Engine,
     EngineError,
+    EngineSetup,
     Progress,
     Settings,
+    StoreSnapshot,
     lost,
 )
 from fewshot_bench.engines.worker import finished
@@ -60,7 +61,7 @@ def slots(backbone: str, device: str, jobs: int | None, devices: int = 1) -> tup
 
 
 @dataclass
-class LocalEngine:
+class LocalEngine(Engine):
     """Runs cells in worker processes; start it early, workers load while others check.
 
     before: what the store held when the cells were planned (taken when `run` begins if absent).
@@ -70,7 +71,7 @@ class LocalEngine:
 
     store: Store
     settings: Settings = field(default_factory=Settings)
-    before: Before | None = None
+    before: StoreSnapshot | None = None
     run_id: str = ""
     linger: float | None = None
     _events: queue.Queue[Event] = field(default_factory=queue.Queue)
@@ -94,15 +95,8 @@ class LocalEngine:
         """How many cells can run at once."""
         return self.settings.workers
 
-    def __enter__(self) -> LocalEngine:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None = None,
-        error: BaseException | None = None,
-        trace: TracebackType | None = None,
-    ) -> None:
+    def close(self) -> None:
+        """Stop the workers and give back what they claimed."""
         try:
             for worker in self._workers:
                 worker.stop()
@@ -127,7 +121,7 @@ class LocalEngine:
         run; what is written stays.
         """
         if self.before is None:
-            self.before = Before.of(self.store, cells)
+            self.before = StoreSnapshot.of(self.store, cells)
         order = sorted(cells, key=lambda cell: -cell.shots) if self.workers > 1 else list(cells)
         self._waiting = joined(by_fit(order), self.settings.together)
         open_cells = len(cells)
@@ -217,7 +211,7 @@ class LocalEngine:
         assert self.before is not None
         left = []
         for cell in group:
-            record = self.before.settled(cell)
+            record = self.before.new_record(cell)
             if record is None:
                 left.append(cell)
             else:
@@ -290,6 +284,11 @@ class LocalEngine:
                 self._fail(record)
         self._waiting[:0] = again
         self._release(worker)
+
+
+def build(setup: EngineSetup) -> LocalEngine:
+    """The engine `local`."""
+    return LocalEngine(setup.store, setup.settings, setup.before)
 
 
 def _as_error(event: dict[str, Any]) -> FsbenchError:

@@ -1,4 +1,4 @@
-"""Ray: actors that claim cells from the store, each with a worker process that keeps its backbone.
+"""The engine `ray`: actors that claim cells from the store, each with a worker process that keeps its backbone.
 
 Needs `pip install 'fewshot-bench[ray]'`, and a store that every node sees.
 """
@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fewshot_bench.engines.cluster import State
+from fewshot_bench import offline
+from fewshot_bench.engines.cluster import DistributedEngine, State, System
 from fewshot_bench.engines.job import Job, take_part_quietly
-from fewshot_bench.engines.protocol import EngineError
+from fewshot_bench.engines.protocol import EngineError, EngineSetup
 from fewshot_bench.errors import UsageError
 from fewshot_bench.store import Store
 
@@ -33,7 +34,7 @@ class Host:
 
 
 @dataclass
-class Ray:
+class Ray(System):
     """Workers of one job as actors; address: of a running cluster, empty to find or start one."""
 
     store: Store
@@ -150,3 +151,13 @@ def _knock(address: str) -> None:
     if colon and port.isdigit():
         with socket.create_connection((host, int(port)), KNOCK_SECONDS):
             return
+
+
+def build(setup: EngineSetup) -> DistributedEngine:
+    """The engine of these options; UsageError under --offline."""
+    if offline.is_on():
+        raise UsageError("--engine ray talks over the network, which --offline forbids")
+    given = setup.options
+    cpus = float(given["cpus"] or setup.settings.threads or 1)
+    system = Ray(setup.store, given["gpus"], cpus, given["ray_address"])
+    return DistributedEngine(setup, system, given["array"])

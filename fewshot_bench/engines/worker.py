@@ -17,13 +17,13 @@ from typing import IO, Any
 
 from fewshot_bench import offline
 from fewshot_bench.ahead import start_own
+from fewshot_bench.engines.protocol import STORE
 from fewshot_bench.engines.remote_examiner import RemoteExaminer
 from fewshot_bench.errors import FsbenchError
 from fewshot_bench.processes import die_with
 from fewshot_bench.record import Record
 from fewshot_bench.spec import RunSpec
 from fewshot_bench.store import Store
-from fewshot_bench.trackers import switch as trackers
 from fewshot_bench.wording import few
 
 PROGRESS_SECONDS = 0.2
@@ -77,7 +77,7 @@ def main() -> None:
     answers = _Answers(_private_stdout())
     _say_where_when_asked()
     answers.keep_beating()
-    trackers.write_into(Path(folder))
+    os.environ[STORE] = folder
     store = Store(Path(folder))
     examiner = RemoteExaminer([int(number) for number in descriptors.split(",")])
     try:
