@@ -179,6 +179,11 @@ class Registry:
     plugins: tuple[PluginInfo, ...]
     hooks: pluggy.HookRelay
 
+    @property
+    def catalogs(self) -> tuple[Catalog, ...]:
+        """All catalogs."""
+        return (self.methods, self.datasets, self.backbones, self.engines, self.options)
+
     def method(self, name: str) -> Entry:
         """The entry of a registered method, or of one in a file (`path/to/file.py:ClassName`)."""
         if name in self.methods.entries or not method_references.is_meant(name):

@@ -75,11 +75,12 @@ class Option:
         nothing: Any = () if self.multiple else False if self.flag else None
         return nothing if self.default is None else self.default
 
-    def _read(self, given: object) -> Any:
+    def _read(self, given: Any) -> Any:
         if self.flag:
             return str(given).casefold() in ("1", "true", "yes", "on")
         try:
-            value = self.type(given if isinstance(given, str) else str(given))
+            listed = isinstance(given, list | tuple)
+            value = self.type(",".join(map(str, given)) if listed else str(given))
         except ValueError as error:
             expected = _EXPECTED.get(self.type, "")  # type: ignore[call-overload]
             raise self._refused(given, f"expected {expected}" if expected else str(error)) from None

@@ -1,4 +1,4 @@
-"""Options of commands that run cells: where and how, and those that engines and plug-ins declare."""
+"""Options of commands that run cells: where, how, and what engines and plug-ins declare."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class RunCommand(click.Command):
 
 
 def _refuse_taken(names: set[str]) -> None:
-    """Options that have the name of the command's own can be used by nobody, nor can their engine."""
+    """An option with the name of one of the command's own is refused, and its engine with it."""
     for catalog in (registry().options, registry().engines):
         for entry in list(catalog.entries.values()):
             taken = [option.name for option in entry.options if f"--{option.name}" in names]
@@ -129,8 +129,8 @@ def _helps(declared: list[tuple[str, Option]]) -> Iterator[str]:
         default = f"  [default: {option.default}]" if option.default else ""
         variable = f"  [env: {option.env}]" if option.env else ""
         texts.setdefault(f"{option.help}{default}{variable}", []).append(engine)
-    for text, engines in texts.items():
-        names = ", ".join(filter(None, engines))
+    for text, declarers in texts.items():
+        names = ", ".join(filter(None, declarers))
         yield f"{names}: {text}" if names else text
 
 

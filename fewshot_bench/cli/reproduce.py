@@ -35,6 +35,7 @@ from fewshot_bench.spec import DEFAULT_STORE, PRECISIONS
 from fewshot_bench.wording import printable
 
 if TYPE_CHECKING:
+    from fewshot_bench.engines.choice import EngineChoice
     from fewshot_bench.published.reproductions import Reproduction
     from fewshot_bench.record import Record
     from fewshot_bench.reproduce.cells import Cell, Wanted
@@ -270,7 +271,7 @@ def _counts(chosen: list[Cell]) -> dict[str, Mapping[str, int]]:
 def _again(ctx: click.Context) -> str:
     """The same call with what chooses cells and how they run, to be shown."""
     words = ["fsbench", "reproduce", str(ctx.params["name"])]
-    for param in ctx.command.params:
+    for param in ctx.command.get_params(ctx):
         name = param.name or ""
         given = ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE
         if not given or name in _THIS_CALL:

@@ -1,4 +1,4 @@
-"""The engine that a command runs its cells with: `EngineChoice`, from names and options to `Engine`.
+"""`EngineChoice`: the engine that a command runs its cells with, from names and options.
 
 Everything that can be wrong with the options is found before anything is planned.
 """

@@ -192,10 +192,8 @@ class DistributedEngine(Engine):
 
     def _let_hooks_end(self) -> None:
         """`run_finished` follows the storing of a record: workers may be at that of their last."""
-        end = time.monotonic() + HOOK_SECONDS
-        while (
-            self.setup.settings.variables and self.system.state().alive and time.monotonic() < end
-        ):
+        end = time.monotonic() + HOOK_SECONDS if self.setup.settings.variables else 0.0
+        while time.monotonic() < end and self.system.state().alive:
             time.sleep(1.0)
 
 

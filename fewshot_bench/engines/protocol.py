@@ -38,8 +38,8 @@ class Settings:
     worker, None to leave them to torch. timeout: seconds that a cell may take. hang: seconds
     without a sign of life after which a worker is ended. lease: seconds after which a claim of a
     dead machine ends. together: how many seeds are fitted in one pass. variables: what plug-ins
-    hand to workers (`worker_environment`). code: what identifies the methods' code, so that workers of an earlier command
-    that have imported other code are not taken for this one's.
+    hand to workers (`worker_environment`). code: what identifies the methods' code, so that workers
+    of an earlier command that have imported other code are not taken for this one's.
     """
 
     devices: tuple[str, ...] = ("cpu",)
@@ -89,8 +89,8 @@ class Engine(ABC):
     def run(self, cells: Sequence[RunSpec], progress: Progress) -> Iterator[Record]:
         """Compute the cells; yields each record once it is stored, also those of other writers.
 
-        `progress(cell, done, total)` reports the steps of a cell, where they are known. FsbenchError
-        where nothing can go on; what is stored stays.
+        `progress(cell, done, total)` reports the steps of a cell, where they are known.
+        FsbenchError where nothing can go on; what is stored stays.
         """
 
     def preview(self, cells: int) -> str:

@@ -1,4 +1,4 @@
-"""The engine `ray`: actors that claim cells from the store, each with a worker process that keeps its backbone.
+"""The engine `ray`: actors that claim cells, each with a worker process that keeps its backbone.
 
 Needs `pip install 'fewshot-bench[ray]'`, and a store that every node sees.
 """
