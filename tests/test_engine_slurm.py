@@ -12,9 +12,15 @@ import pytest
 
 from fewshot_bench.engines import cluster as cluster_engine
 from fewshot_bench.engines import slurm
-from fewshot_bench.engines.cluster import ClusterEngine
+from fewshot_bench.engines.cluster import DistributedEngine
 from fewshot_bench.engines.job import Job
-from fewshot_bench.engines.protocol import EngineError, Settings, StoreSnapshot, lost
+from fewshot_bench.engines.protocol import (
+    EngineError,
+    EngineSetup,
+    Settings,
+    StoreSnapshot,
+    lost,
+)
 from fewshot_bench.engines.slurm import Request, Slurm
 from fewshot_bench.record import Record
 from fewshot_bench.spec import RunSpec
@@ -111,8 +117,8 @@ def follow(
     """Run cells through Slurm; `told` hears what its jobs do."""
     opened = Store(store)
     opened.create()
-    engine = ClusterEngine(opened, Settings(), Slurm(opened, request), 1, say=told)
-    with engine:
+    setup = EngineSetup(opened, say=told)
+    with DistributedEngine(setup, Slurm(opened, request)) as engine:
         return list(engine.run(specs, lambda *_: None))
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import click
 
 from fewshot_bench.api.options import Option
-from fewshot_bench.cli.completion import engines, one_of
+from fewshot_bench.cli.completion import engines, one_of, silence
 from fewshot_bench.cli.options import NAMES
 from fewshot_bench.engines.choice import DEFAULT, EngineChoice
 from fewshot_bench.registry import registry
@@ -86,6 +87,8 @@ class RunCommand(click.Command):
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         """Its own options and the declared ones."""
         own = super().get_params(ctx)
+        with silence() if ctx.resilient_parsing else nullcontext():
+            registry()
         _refuse_taken({name for param in own for name in param.opts})
         place = [param.name for param in own].index(_LAST) + 1
         return [*own[:place], *map(_parameter, _declared().values()), *own[place:]]
