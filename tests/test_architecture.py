@@ -114,7 +114,7 @@ RULES = {
     "testing": {"cli", "runner", "engines", "store", "compare", "plan"},
     "runner": {"cli", "engines", "compare", "plan", "testing"},
     "memory": {"cli", "runner", "engines", "compare", "plan", "testing", "store", "record"},
-    "engines": {"cli", "compare", "plan", "testing"},
+    "engines": {"cli", "compare", "testing"},
     "features": {"cli", "runner", "engines", "store", "plan", "registry", "compare", "record"},
     "images": {"cli", "runner", "engines", "store", "plan", "registry", "compare", "record"},
     "meter": {"cli", "runner", "engines", "store", "plan", "registry", "compare", "record"},

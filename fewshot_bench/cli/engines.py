@@ -15,7 +15,7 @@ from fewshot_bench.errors import UsageError, unknown
 from fewshot_bench.trackers import switch as trackers
 
 if TYPE_CHECKING:
-    from fewshot_bench.cli.conditions import Conditions
+    from fewshot_bench.engines.conditions import Conditions
     from fewshot_bench.engines.protocol import Before, Engine, Settings
     from fewshot_bench.store import Store
 
