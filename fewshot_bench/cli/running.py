@@ -13,8 +13,8 @@ import click
 
 from fewshot_bench.cli.say import say
 from fewshot_bench.engines import progress
-from fewshot_bench.engines.conditions import Conditions
-from fewshot_bench.engines.matrix import INTERRUPTED, EngineChoice, ThisCall
+from fewshot_bench.engines.conditions import Conditions, EngineChoice
+from fewshot_bench.engines.matrix import INTERRUPTED, ThisCall
 from fewshot_bench.processes import interrupt_on_signals
 from fewshot_bench.wording import printable
 

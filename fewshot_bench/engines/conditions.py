@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fewshot_bench.defaults import AUTO, backbone_for, precision_for
 from fewshot_bench.errors import unknown
@@ -14,7 +14,8 @@ from fewshot_bench.spec import PRECISIONS, TOY, TOY_TEXT
 from fewshot_bench.wording import printable
 
 if TYPE_CHECKING:
-    from fewshot_bench.cli.engines import Engines
+    from fewshot_bench.engines.protocol import Before, Engine, Settings
+    from fewshot_bench.store import Store
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,33 @@ class Conditions:
         )
 
 
+class EngineChoice(Protocol):
+    """Which engine runs cells, and its options."""
+
+    @property
+    def engine(self) -> str:
+        """Its name."""
+        ...
+
+    def devices(self) -> tuple[str, ...]:
+        """The devices, `auto` resolved."""
+        ...
+
+    def settings(self, conditions: Conditions, force: bool, code: str = "") -> Settings:
+        """How cells are run."""
+        ...
+
+    def build(self, store: Store, settings: Settings, before: Before) -> Engine:
+        """The engine."""
+        ...
+
+    def describe(self, store: Store, cells: int, say: Callable[[str], None]) -> None:
+        """For a dry run."""
+        ...
+
+
 def conditions_of(
-    engines: Engines,
+    engines: EngineChoice,
     backbone: str,
     precision: str,
     datasets: Iterable[str],
@@ -55,7 +81,7 @@ def conditions_of(
     return Conditions(chosen, devices, precision_for(precision, devices, here=here))
 
 
-def take_conditions(engines: Engines, values: dict[str, Any]) -> Conditions:
+def take_conditions(engines: EngineChoice, values: dict[str, Any]) -> Conditions:
     """Take what belongs to them out of the options of `fsbench run`, and resolve it."""
     backbone, precision = values.pop("backbone"), values.pop("precision")
     return conditions_of(
@@ -63,7 +89,9 @@ def take_conditions(engines: Engines, values: dict[str, Any]) -> Conditions:
     )
 
 
-def conditions_of_paper(engines: Engines, backbone: str, precision: str, paper: str) -> Conditions:
+def conditions_of_paper(
+    engines: EngineChoice, backbone: str, precision: str, paper: str
+) -> Conditions:
     """On CUDA the precision of the paper, unless another one is named."""
     on_cuda = precision == AUTO and not engines.devices()[0].startswith("cpu")
     return conditions_of(engines, backbone, paper if on_cuda else precision, ())

@@ -7,13 +7,13 @@ run ends, the records that it has stored stay, and the next one goes on with wha
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from fewshot_bench.engines.conditions import Conditions
+from fewshot_bench.engines.conditions import Conditions, EngineChoice
 from fewshot_bench.engines.reporting import Reporter
 from fewshot_bench.errors import DataMissingError, UsageError
 from fewshot_bench.image_facts import Overlap, overlap_texts, overlaps
@@ -21,7 +21,7 @@ from fewshot_bench.preflight import check_images, keep_splits
 from fewshot_bench.trackers import switch as trackers
 
 if TYPE_CHECKING:
-    from fewshot_bench.engines.protocol import Before, Engine, Settings
+    from fewshot_bench.engines.protocol import Engine, Settings
     from fewshot_bench.plan import Plan, Request
     from fewshot_bench.record import Record
     from fewshot_bench.resuming import Code, Resume
@@ -29,31 +29,6 @@ if TYPE_CHECKING:
     from fewshot_bench.store import Store
 
 INTERRUPTED = 130
-
-
-class EngineChoice(Protocol):
-    """Which engine runs cells, and its options."""
-
-    @property
-    def engine(self) -> str:
-        """Its name."""
-        ...
-
-    def devices(self) -> tuple[str, ...]:
-        """The devices, `auto` resolved."""
-        ...
-
-    def settings(self, conditions: Conditions, force: bool, code: str = "") -> Settings:
-        """How cells are run."""
-        ...
-
-    def build(self, store: Store, settings: Settings, before: Before) -> Engine:
-        """The engine."""
-        ...
-
-    def describe(self, store: Store, cells: int, say: Callable[[str], None]) -> None:
-        """For a dry run."""
-        ...
 
 
 @dataclass(frozen=True)
