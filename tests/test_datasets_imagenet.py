@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import re
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fsbench_datasets.imagenet_devkit import kit_synsets
+from fsbench_datasets.synsets import synset_names
 
 from fewshot_bench import DataMissingError
 from fewshot_bench.dataset import all_items
@@ -194,22 +196,27 @@ def test_damaged_archives(
     assert (shown.code, "Traceback" in shown.err) == (3, False)
 
 
-@pytest.mark.parametrize("content", [b"", b"MATLAB 5.0 MAT-file" + bytes(109), bytes(128)])
-def test_a_damaged_table_of_classes(archives: Path, content: bytes) -> None:
-    truth = ("ILSVRC2012_validation_ground_truth.txt", b"1\n")
-    put(archives / DEVKIT, tar_of([("meta.mat", content), truth]))
-    with pytest.raises(DataMissingError, match=r"development kit .* cannot be used: meta\.mat"):
+def test_a_class_number_that_the_kit_cannot_hold(archives: Path) -> None:
+    put(archives / DEVKIT, tar_of([("ILSVRC2012_validation_ground_truth.txt", b"1000\n1001")]))
+    with pytest.raises(DataMissingError, match=r"line 2 is '1001', expected 1 to 1000"):
         open_set("imagenet").items()
 
 
-def test_a_class_number_that_the_table_lacks(archives: Path) -> None:
-    with tarfile.open(archives / DEVKIT) as kit:
-        table = kit.extractfile("ILSVRC2012_devkit_t12/data/meta.mat")
-        assert table is not None
-        files = [("meta.mat", table.read()), ("ILSVRC2012_validation_ground_truth.txt", b"1000\n7")]
-    put(archives / DEVKIT, tar_of(files))
-    with pytest.raises(DataMissingError, match=r"line 2 is '7', no class of meta\.mat"):
-        open_set("imagenet").items()
+def test_the_numbers_of_the_kit() -> None:
+    """Facts of ILSVRC2012 that are written down elsewhere: some numbers, and what images show.
+
+    The digest is that of the WNIDs of the kit's own meta.mat, in the order of its ILSVRC2012_ID.
+    """
+    synsets = kit_synsets()
+    assert list(synsets) == [str(number) for number in range(1, 1001)]
+    assert sorted(synsets.values()) == list(synset_names())
+    assert [synsets[str(n)] for n in (1, 2, 3)] == ["n02119789", "n02100735", "n02110185"]
+    assert synset_names()[synsets["1000"]] == "dumbbell"
+    # The first four numbers of the list of the validation images, and their classes.
+    shown = [synset_names()[synsets[n]] for n in ("490", "361", "171", "822")]
+    assert shown == ["sea snake", "mountain", "Shetland Sheepdog", "soup bowl"]
+    lines = "".join(f"{synset}\n" for synset in synsets.values())
+    assert hashlib.sha256(lines.encode()).hexdigest().startswith("e85e4969a881deb8a8ba3593")
 
 
 def unsorted_val(base: Path) -> None:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 import struct
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-from fsbench_datasets.mat_file import read_records
 
 from fewshot_bench import DataMissingError, UsageError
 from fewshot_bench.data.extract import unpack
@@ -42,38 +38,6 @@ def test_notes_that_are_nested_deep(tmp_path: Path) -> None:
     assert part.origin() is None
     assert source_of(tmp_path / "x.zip") == ""
     assert _read(tmp_path / ".lock") is None
-
-
-def matlab(**options: Any) -> bytes:
-    """A file as scipy writes it."""
-    from scipy.io import savemat
-
-    kinds = [("ILSVRC2012_ID", "f8"), ("WNID", object), ("words", object)]
-    rows = [(number, f"n{number:08d}", "ä word") for number in range(1, 8)]
-    out = io.BytesIO()
-    savemat(out, {"other": 1, "synsets": np.array(rows, dtype=kinds).reshape(-1, 1)}, **options)
-    return out.getvalue()
-
-
-@pytest.mark.parametrize("compressed", [False, True])
-def test_matlab_files(compressed: bool) -> None:
-    """The same as scipy's reader, which ends the process on some damaged files."""
-    content = matlab(do_compression=compressed)
-    found = read_records(content, "synsets", ("ILSVRC2012_ID", "WNID"), 10**6)
-    assert found == [(number, f"n{number:08d}") for number in range(1, 8)]
-    with pytest.raises(ValueError, match="no 'nothing'"):
-        read_records(content, "nothing", (), 10**6)
-    with pytest.raises(ValueError, match="have the fields"):
-        read_records(content, "synsets", ("no",), 10**6)
-    if compressed:
-        with pytest.raises(ValueError, match="expands to more"):
-            read_records(content, "synsets", ("WNID",), 100)
-    for end in range(0, len(content), 7):
-        try:
-            read_records(content[:end], "synsets", ("WNID",), 10**6)
-        except ValueError:
-            continue
-        pytest.fail(f"cut at {end}")
 
 
 def test_a_parquet_file_with_names_that_are_no_text(tmp_path: Path) -> None:

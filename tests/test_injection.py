@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from fewshot_bench.cache_folder import cache_root
-from fewshot_bench.cli.progress import outcome
 from fewshot_bench.cli.say import say
 from fewshot_bench.compare import latex, markdown, terminal, tidy
 from fewshot_bench.compare.aggregate import build
+from fewshot_bench.engines.progress import outcome
 from fewshot_bench.segment_format import pack_description
 from fewshot_bench.split_files.imported import imported_path
 from fewshot_bench.store import Store

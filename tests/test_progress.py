@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 
-from fewshot_bench.cli.progress import Display, Estimate, LiveDisplay, Pace
+from fewshot_bench.engines.progress import Display, Estimate, LiveDisplay, Pace
 from fewshot_bench.record import Record
 from fewshot_bench.spec import RunSpec
 

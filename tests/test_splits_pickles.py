@@ -124,11 +124,11 @@ def test_nothing_is_executed(tmp_path: Path, datum: Any) -> None:
 
 def test_code_of_a_class_named_datum_is_not_run(tmp_path: Path) -> None:
     """The name alone is allowed: the class is never looked up, and is called with nothing."""
-    refused(tmp_path, b"cos\nDatum\n(S'touch x'\ntR.", "calls a function")
+    refused(tmp_path, b"cos\nDatum\n(S'touch x'\ntR.", "builds something else")
     refused(tmp_path, b"(cos\nDatum\nS'touch x'\no.", "builds something else")
     refused(tmp_path, b"\x80\x02cos\nDatum\n" + STRING + b"\x85\x81.", "builds something else")
     refused(tmp_path, b"ccopyreg\n_reconstructor\n(cos\nDatum\ncos\nDatum\nNtR.", "calls a funct")
-    refused(tmp_path, b"\x80\x02ccopyreg\n_reconstructor\n.", "as a value")
+    refused(tmp_path, b"\x80\x02ccopyreg\n_reconstructor\n.", "expected a dict with lists")
 
 
 def test_old_style_objects(tmp_path: Path) -> None:
@@ -151,17 +151,22 @@ def test_old_style_objects(tmp_path: Path) -> None:
         (b"(lp0\nL" + b"9" * 5000 + b"L\na.", "is damaged"),
         (b"\x80\x09N.", "protocol 9, expected 0 to 5"),
         (b"\x80\x02N.garbage", "7 bytes after its end"),
-        (b"\x80\x02NN.", "leaves 2 values"),
-        (b"\x80\x02.", "leaves 0 values"),
-        (b"\x80\x02h\x00.", "takes back a value"),
-        (b"\x80\x02}K\x01K\x02s.", "a key that is no string"),
-        (b"\x80\x02}(" + STRING + b"u.", "a key without a value"),
-        (b"\x80\x02Na.", "none|there is none"),
-        (b"\x80\x02]e.", "a mark that is not there"),
-        (b"\x80\x02]q\x00h\x00a.", "stores a container in itself"),
-        (b"\x80\x02]q\x00]q\x01h\x00ah\x00Na.", "changes a container"),
-        (b"\x80\x02]" + b"\x85" * 20 + b".", "nested more than 8"),
-        (b"\x80\x02" + b"]" * 20_000 + b"a" * 19_999 + b".", "more than 10,000 values open"),
+        (b"\x80\x02NN.", "has None"),
+        (b"\x80\x02.", "is damaged"),
+        (b"\x80\x02h\x00.", "is damaged"),
+        (b"\x80\x02}K\x01K\x02s.", r"the keys \[1\]"),
+        (b"\x80\x02}(" + STRING + b"u.", "is damaged"),
+        (b"\x80\x02Na.", "is damaged"),
+        (b"\x80\x02]e.", "is damaged"),
+        (b"\x80\x02]q\x00h\x00a.", "expected a dict with lists"),
+        (b"\x80\x02]q\x00]q\x01h\x00ah\x00Na.", "expected a dict with lists"),
+        (b"\x80\x02]" + b"\x85" * 20 + b".", "not the arguments of a call"),
+        (b"\x80\x02" + b"]" * 20_000 + b"a" * 19_999 + b".", "expected a dict with lists"),
+        (b"\x80\x02]2.", "operation DUP"),
+        (b"\x80\x02]r\xff\xff\xff\x7f.", "keeps a value as number 2,147,483,647"),
+        (b"]p99999999999\n.", "keeps a value as number 99,999,999,999"),
+        (b"\x80\x04\x95" + b"\xff" * 7 + b"\x7fN.", "a frame of"),
+        (b"\x80\x02)K\x01s.", "not the arguments of a call"),
         (b"\x80\x02]" + b"]a" * 5 + b".", "expected a dict with lists"),
         (b"\x80\x02}" + STRING + b"]s.", r"the keys \['a'\]"),
         (b"(dS'train'\nNs.", "None under 'train'"),
@@ -183,16 +188,47 @@ def test_every_truncation_is_refused(tmp_path: Path, datum: Any) -> None:
 
 def test_memo_bombs_stay_small(tmp_path: Path) -> None:
     """Lists of lists of one list: written out, 1000 ** 7 values; and one big dict for many."""
-    layers = (b"(" + bytes([104, n]) * 1000 + b"l" + bytes([113, n + 1]) for n in range(6))
-    content = b"\x80\x02(]q\x00" + b"".join(layers) + b"t"
-    start = time.process_time()
-    refused(tmp_path, content + b".", "expected a dict with lists")
+    layers = b"".join(b"(" + bytes([104, n]) * 1000 + b"l" + bytes([113, n + 1]) for n in range(6))
     pairs = b"".join(
         b"X\x04\x00\x00\x00" + struct.pack("<I", 0x61616161 + n) + b"N" for n in range(20)
     )
     shared = b"\x80\x02}q\x00(" + pairs + b"u" + b"cd\nDatum\n)\x81h\x00b" * 2 + b"."
-    refused(tmp_path, shared, "a dict of its own")
+    start = time.process_time()
+    refused(tmp_path, b"\x80\x02]q\x00" + layers + b".", "expected a dict with lists")
+    refused(tmp_path, b"\x80\x02(]q\x00" + layers + b"t.", "not the arguments of a call")
+    refused(tmp_path, shared, "has Datum")
     assert time.process_time() - start < 10
+
+
+def test_tuples_that_share_their_parts_are_no_keys(tmp_path: Path) -> None:
+    """The hash of such a tuple takes 1000 ** 7 steps."""
+    layers = b"".join(b"(" + bytes([104, n]) * 1000 + b"t" + bytes([113, n + 1]) for n in range(6))
+    start = time.process_time()
+    for keys in (layers, layers.replace(b"t", b"tR"), layers.replace(b"t", b"t\x81")):
+        refused(tmp_path, b"\x80\x02})q\x00" + keys + b"Ns.", "arguments of a call|is damaged")
+    refused(tmp_path, b"\x80\x02}c_\nDatum\n)q\x00\x81" + layers + b"Ns.", "arguments of a call")
+    assert time.process_time() - start < 10
+
+
+def test_a_thousand_mentions_of_a_dict_are_one_dict(tmp_path: Path) -> None:
+    state = b"}q\x00(X\x07\x00\x00\x00_impathX\x01\x00\x00\x00aX\x06\x00\x00\x00_labelK\x01"
+    state += b"X\x0a\x00\x00\x00_classnameX\x01\x00\x00\x00bu"
+    records = (
+        b"cd\nDatum\n)\x81" + (b"h\x00b" if number else state + b"b") for number in range(1000)
+    )
+    content = b"\x80\x02}X\x05\x00\x00\x00train](" + b"".join(records) + b"es."
+    assert read(tmp_path, content).lists["train"] == (Item("a", 1, "b"),) * 1000
+
+
+def test_deep_nesting_is_no_crash(tmp_path: Path) -> None:
+    count = 200_000
+    opened = (b"cd\nDatum\n)\x81}" + STRING) * count
+    refused(
+        tmp_path, b"\x80\x02" + opened + b"N" + b"sb" * count + b".", "expected a dict with lists"
+    )
+    refused(
+        tmp_path, b"\x80\x02" + (b"}" + STRING) * count + b"N" + b"s" * count + b".", "the keys"
+    )
 
 
 def test_wrong_attributes(tmp_path: Path, datum: Any) -> None:

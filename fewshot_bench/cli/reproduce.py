@@ -23,14 +23,16 @@ from fewshot_bench.cli.completion import (
     suites,
     tables,
 )
-from fewshot_bench.cli.conditions import conditions_of_paper, precision_in
 from fewshot_bench.cli.engines import engine_options, take_engine
 from fewshot_bench.cli.files import terminal_width
 from fewshot_bench.cli.filters import listed
 from fewshot_bench.cli.options import NAMES, NUMBERS, format_option
-from fewshot_bench.cli.running import INTERRUPTED, run_plan
+from fewshot_bench.cli.running import TerminalReporter
 from fewshot_bench.defaults import AUTO
+from fewshot_bench.engines.conditions import conditions_of_paper, precision_in
+from fewshot_bench.engines.matrix import INTERRUPTED, ThisCall, run_plan
 from fewshot_bench.errors import UsageError, unknown
+from fewshot_bench.processes import interrupt_on_signals
 from fewshot_bench.spec import DEFAULT_STORE, PRECISIONS
 from fewshot_bench.wording import printable
 
@@ -172,15 +174,10 @@ def _reproduce(
         # Data sets that are not there are part of the answer, not errors.
         problems, planned.problems = planned.problems, {}
         with contextlib.redirect_stdout(sys.stdout if form == "terminal" else sys.stderr):
-            code = run_plan(
-                planned,
-                store=store,
-                conditions=conditions,
-                engines=engines,
-                dry_run=dry_run,
-                retry_failed=retry_failed,
-                keep_stale=keep_stale,
-            )
+            interrupt_on_signals()
+            call = ThisCall(dry_run=dry_run, retry_failed=retry_failed, keep_stale=keep_stale)
+            ended = run_plan(planned, store, conditions, engines, TerminalReporter(), call)
+            code = ended.exit_code
         # Images that turned out to be missing or damaged are named by the run.
         problems |= planned.problems
         if dry_run and problems:

@@ -17,12 +17,12 @@ from fewshot_bench.cli.completion import (
     several_of,
     suites,
 )
-from fewshot_bench.cli.conditions import Conditions, take_conditions
 from fewshot_bench.cli.config import as_defaults, read_config, save_config
 from fewshot_bench.cli.engines import DECLARED, RunCommand, engine_options, take_engine
 from fewshot_bench.cli.options import NAMES, NUMBER, NUMBERS, SHOTS
 from fewshot_bench.cli.running import INTERRUPTED, run_matrix
 from fewshot_bench.defaults import AUTO
+from fewshot_bench.engines.conditions import Conditions, take_conditions
 from fewshot_bench.names import join_names
 from fewshot_bench.spec import DEFAULT_STORE, EXIF
 
@@ -167,7 +167,7 @@ def command(ctx: click.Context, /, **values: Any) -> None:
         conditions = take_conditions(engines, values)
         if target is not None:
             save_config(target, _saved(given, conditions))
-        code = run_matrix(engines=engines, conditions=conditions, **values)
+        code = run_matrix(conditions, engines, values)
     except KeyboardInterrupt:
         click.echo("stopped before the first cell; run the same command again", err=True)
         code = INTERRUPTED

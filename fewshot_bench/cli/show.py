@@ -101,8 +101,8 @@ def _hyperparameters(cls: type) -> None:
 
 def _record(name: str, store: Path) -> None:
     """What a cell gave, or why it gave nothing, with the whole traceback."""
-    from fewshot_bench.cli.failures import reasons, trace_lines
-    from fewshot_bench.cli.progress import outcome
+    from fewshot_bench.engines.failures import reasons, trace_lines
+    from fewshot_bench.engines.progress import outcome
     from fewshot_bench.rerun import find
 
     record = find(name, store).record

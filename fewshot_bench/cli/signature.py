@@ -75,17 +75,15 @@ def command(
 def cells_of(line: str) -> list[RunSpec]:
     """The cells that an `fsbench run` line computes here, as `fsbench run` would see them."""
     from fewshot_bench import plan
-    from fewshot_bench.cli.conditions import take_conditions
     from fewshot_bench.cli.engines import take_engine
     from fewshot_bench.cli.run import command as run
     from fewshot_bench.cli.running import request_of
+    from fewshot_bench.engines.conditions import take_conditions
 
     values: dict[str, Any] = dict(run.make_context("run", shlex.split(line)[2:]).params)
     engines = take_engine(values)
-    for name in (*("dry_run", "force", "retry_failed", "keep_stale", "traceback", "save_config"),):
-        values.pop(name, None)
     conditions = take_conditions(engines, values)
-    expanded = plan.expand(request_of(conditions, **values))
+    expanded = plan.expand(request_of(conditions, values))
     for problem in expanded.problems.values():
         click.echo(f"error: {printable(problem)}", err=True)
     return expanded.cells

@@ -12,7 +12,6 @@ import click
 from click.core import ParameterSource
 
 from fewshot_bench.cli.completion import datasets, methods, one_of, several_of, suites
-from fewshot_bench.cli.conditions import take_conditions
 from fewshot_bench.cli.drawn import drawn
 from fewshot_bench.cli.engines import RunCommand, take_engine
 from fewshot_bench.cli.files import terminal_width, write_bytes, write_text
@@ -21,6 +20,7 @@ from fewshot_bench.cli.run import command as run
 from fewshot_bench.cli.running import INTERRUPTED, run_matrix
 from fewshot_bench.cli.swept import chosen_records, own_store, sweep_axes
 from fewshot_bench.defaults import AUTO
+from fewshot_bench.engines.conditions import take_conditions
 from fewshot_bench.errors import UsageError
 from fewshot_bench.metrics import METRICS, PERCENT
 
@@ -109,7 +109,7 @@ def command(
         asked |= {"backbone": conditions.backbone, "precision": conditions.precision}
         with _apart(form):
             matrix["store"] = own_store(values["store"])
-            code = run_matrix(engines=engines, conditions=conditions, **matrix)
+            code = run_matrix(conditions, engines, matrix)
         if code == INTERRUPTED or values["dry_run"]:
             ctx.exit(code)
     given = {name for name in values if _is_given(ctx, name) and values[name] != AUTO}

@@ -18,6 +18,7 @@ from fewshot_bench.errors import PluginError, UsageError, unknown
 from fewshot_bench.registry import Entry, registry
 
 if TYPE_CHECKING:
+    from fewshot_bench.engines.conditions import Conditions
     from fewshot_bench.engines.protocol import Engine, EngineSetup, Settings
     from fewshot_bench.store import Store
 
@@ -128,20 +129,18 @@ class EngineChoice:
 
     def settings(
         self,
-        *,
-        backbone: str,
-        devices: tuple[str, ...],
+        conditions: Conditions,
         force: bool = False,
         code: str = "",
         variables: Mapping[str, str] | None = None,
     ) -> Settings:
-        """How cells of this backbone are run."""
+        """How cells are run under these conditions."""
         from fewshot_bench.engines.local import slots
         from fewshot_bench.engines.protocol import Settings
 
-        kind = devices[0].partition(":")[0]
+        backbone, devices = conditions.backbone, conditions.devices
         if self.here:
-            count, threads = slots(backbone, kind, self.jobs, len(devices))
+            count, threads = slots(backbone, conditions.device, self.jobs, len(devices))
         else:
             # Threads as on this machine unless told otherwise: they can change the last digits.
             count, threads = self.jobs or 1, slots(backbone, "cpu", 1)[1]

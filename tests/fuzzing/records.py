@@ -8,10 +8,10 @@ from pathlib import Path
 
 from fewshot_bench.audit import rendered
 from fewshot_bench.audit.made import audit
-from fewshot_bench.cli.progress import outcome
 from fewshot_bench.compare import latex, markdown, terminal, tidy
 from fewshot_bench.compare.aggregate import Options, build
 from fewshot_bench.compare.classes import class_names
+from fewshot_bench.engines.progress import outcome
 from fewshot_bench.errors import UsageError
 from fewshot_bench.record import Record, digest_of_values
 from fewshot_bench.store import Store

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import html
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
-
-import click
 
 from fewshot_bench.record import Record
 from fewshot_bench.spec import RunSpec
@@ -140,11 +140,13 @@ class Display:
         cells: Sequence[RunSpec],
         jobs: int = 1,
         clock: Callable[[], float] = time.monotonic,
+        say: Callable[[str], None] = print,
     ) -> None:
         self.estimate = Estimate(cells, jobs)
         self.total = len(cells)
         self.done = 0
         self._clock = clock
+        self._say = say
         self._next: dict[str, float] = {}
 
     def inside(self, cell: RunSpec, done: int, total: int) -> None:
@@ -159,7 +161,7 @@ class Display:
         if now >= due:
             wait = min(max(now - pace.began, FIRST_SECONDS), LONGEST_SECONDS)
             self._next[cell.key()] = now + wait
-            click.echo(printable(f"{cell.describe()}: {pace.text()}"))
+            self._say(printable(f"{cell.describe()}: {pace.text()}"))
 
     def finish(self, record: Record) -> None:
         """A cell has its record."""
@@ -172,7 +174,7 @@ class Display:
         """Print the outcome of a cell."""
         left = self.estimate.seconds_left()
         rest = f", {duration(left)} left" if left else ""
-        click.echo(f"[{self.done}/{self.total}] {outcome(record)} ({seconds:.1f} s{rest})")
+        self._say(f"[{self.done}/{self.total}] {outcome(record)} ({seconds:.1f} s{rest})")
 
 
 class LiveDisplay(Display):
@@ -185,8 +187,9 @@ class LiveDisplay(Display):
         bar: Any,
         task: Any,
         clock: Callable[[], float] = time.monotonic,
+        say: Callable[[str], None] = print,
     ) -> None:
-        super().__init__(cells, jobs, clock)
+        super().__init__(cells, jobs, clock, say)
         self._bar = bar
         self._task = task
         self._drawn = float("-inf")
@@ -229,11 +232,75 @@ def _outcome(record: Record) -> str:
     return f"FAILED, {error.get('type')}: {first[0] if first else ''}"
 
 
+class SilentDisplay(Display):
+    """Shows nothing."""
+
+    def moved(self, cell: RunSpec, pace: Pace, now: float) -> None:
+        """Nothing."""
+
+    def show(self, record: Record, seconds: float) -> None:
+        """Nothing."""
+
+
+class NotebookDisplay(LiveDisplay):
+    """A bar of HTML below the cell of a notebook; outcomes stand above it."""
+
+    def show(self, record: Record, seconds: float) -> None:
+        """Print the outcome, and move the bar."""
+        self._say(f"{outcome(record)} ({seconds:.1f} s)")
+        self._update(record.spec.describe(), self.done)
+
+
+class NotebookBar:
+    """What `LiveDisplay` moves, as an output of IPython that is replaced in place."""
+
+    def __init__(self, total: int) -> None:
+        # Not required: a notebook brings it.
+        shown = import_module("IPython.display")
+        self._html = shown.HTML
+        self._total = total
+        first = self._html(self._text(0, 0, "", "estimating"))
+        self._handle = shown.display(first, display_id=True)
+
+    def update(self, task: Any, *, completed: float, done: int, cell: str, rest: str) -> None:
+        """Replace the bar."""
+        self._handle.update(self._html(self._text(completed, done, cell, rest)))
+
+    def _text(self, completed: float, done: int, cell: str, rest: str) -> str:
+        said = html.escape(f"{done}/{self._total} cells, {rest}")
+        return (
+            f'<progress max="{self._total}" value="{completed:.2f}"></progress> {said} '
+            f"<small>{html.escape(cell)}</small>"
+        )
+
+
 @contextmanager
-def display(cells: Sequence[RunSpec], jobs: int, *, live: bool) -> Iterator[Display]:
-    """A bar when `live`, else plain lines."""
+def silent(cells: Sequence[RunSpec], jobs: int) -> Iterator[Display]:
+    """Nothing is shown."""
+    yield SilentDisplay(cells, jobs)
+
+
+@contextmanager
+def notebook(cells: Sequence[RunSpec], jobs: int, say: Callable[[str], None]) -> Iterator[Display]:
+    """A bar in a notebook, where there is something to run."""
+    if cells:
+        yield NotebookDisplay(cells, jobs, NotebookBar(len(cells)), None, say=say)
+    else:
+        yield SilentDisplay(cells, jobs)
+
+
+@contextmanager
+def display(
+    cells: Sequence[RunSpec],
+    jobs: int,
+    *,
+    live: bool,
+    say: Callable[[str], None],
+    stderr: bool = False,
+) -> Iterator[Display]:
+    """A bar when `live`, on stdout or stderr, else plain lines that `say` prints."""
     if not live:
-        yield Display(cells, jobs)
+        yield Display(cells, jobs, say=say)
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
@@ -247,7 +314,7 @@ def display(cells: Sequence[RunSpec], jobs: int, *, live: bool) -> Iterator[Disp
         TextColumn("{task.fields[rest]}"),
         TextColumn("{task.fields[cell]}", markup=False, table_column=rest),
     )
-    console = Console(color_system=color_system())
+    console = Console(color_system=color_system(), stderr=stderr)
     with Progress(*columns, console=console, expand=True) as bar:
         task = bar.add_task("cells", total=len(cells), done=0, cell="", rest="estimating")
         yield LiveDisplay(cells, jobs, bar, task)

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
 from fewshot_bench.author_frame import author_frame, definition, short_path, top_module
 from fewshot_bench.errors import FsbenchError
 from fewshot_bench.registry import registry
@@ -90,20 +88,19 @@ def _packages(spec: RunSpec) -> Iterator[str]:
             yield top_module(entry.target)
 
 
-def tell_failures(records: Sequence[Record], store: Store, *, whole: bool) -> None:
-    """Print why cells failed on stderr; `whole` adds the tracebacks."""
+def failure_lines(records: Sequence[Record], store: Store, *, whole: bool) -> list[str]:
+    """Why cells failed, line by line, empty where none did; `whole` adds the tracebacks."""
     found = reasons(records)
     count = sum(len(reason.cells) for reason in found)
     if not found:
-        return
-    click.echo(f"{count} cell{'s' if count > 1 else ''} failed:", err=True)
+        return []
+    lines = [f"{count} cell{'s' if count > 1 else ''} failed:"]
     for reason in found if whole else found[:MANY]:
-        for line in _paragraph(reason, store, whole):
-            click.echo(printable(line), err=True)
+        lines += _paragraph(reason, store, whole)
     if len(found) > MANY and not whole:
-        click.echo(f"and {len(found) - MANY} more reasons", err=True)
+        lines.append(f"and {len(found) - MANY} more reasons")
     step = "" if whole else "fsbench show RECORD, or run --traceback, prints the whole; "
-    click.echo(f"({step}--retry-failed computes these cells again)", err=True)
+    return [*lines, f"({step}--retry-failed computes these cells again)"]
 
 
 def _paragraph(reason: Reason, store: Store, whole: bool) -> Iterator[str]:
