@@ -10,10 +10,10 @@ from typing import Any
 import click
 
 from fewshot_bench.api.options import Option
+from fewshot_bench.api.registry import registry
 from fewshot_bench.cli.completion import engines, one_of, silence
 from fewshot_bench.cli.options import NAMES
 from fewshot_bench.engines.choice import DEFAULT, EngineChoice
-from fewshot_bench.registry import registry
 
 _OPTIONS = (
     click.option(

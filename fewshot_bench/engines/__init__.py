@@ -10,10 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fewshot_bench.engines.cluster import DistributedEngine, State, System
-    from fewshot_bench.engines.job import Job, take_part
-    from fewshot_bench.engines.local import LocalEngine
-    from fewshot_bench.engines.protocol import (
+    from fewshot_bench.engines.base import (
         Engine,
         EngineError,
         EngineSetup,
@@ -22,6 +19,9 @@ if TYPE_CHECKING:
         StoreSnapshot,
         lost,
     )
+    from fewshot_bench.engines.distributed import DistributedEngine, State, System
+    from fewshot_bench.engines.job import Job, take_part
+    from fewshot_bench.engines.local import LocalEngine
 
 __all__ = [
     "DistributedEngine",

@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewshot_bench import determinism, offline
 from fewshot_bench.api.options import Option, values_of
-from fewshot_bench.errors import PluginError, UsageError, unknown
-from fewshot_bench.registry import Entry, registry
+from fewshot_bench.api.registry import Entry, registry
+from fewshot_bench.utils import determinism, offline
+from fewshot_bench.utils.errors import PluginError, UsageError, unknown
 
 if TYPE_CHECKING:
+    from fewshot_bench.engines.base import Engine, EngineSetup, Settings
     from fewshot_bench.engines.conditions import Conditions
-    from fewshot_bench.engines.protocol import Engine, EngineSetup, Settings
-    from fewshot_bench.store import Store
+    from fewshot_bench.store.store import Store
 
 DEFAULT = "local"
 
@@ -106,7 +106,7 @@ class EngineChoice:
                 for option in self.entry.options
             )
             return "cuda" if any(asks) else "cpu"
-        from fewshot_bench.defaults import cuda_is_there
+        from fewshot_bench.api.defaults import cuda_is_there
 
         return "cuda" if cuda_is_there() else "cpu"
 
@@ -135,8 +135,8 @@ class EngineChoice:
         variables: Mapping[str, str] | None = None,
     ) -> Settings:
         """How cells are run under these conditions."""
+        from fewshot_bench.engines.base import Settings
         from fewshot_bench.engines.local import slots
-        from fewshot_bench.engines.protocol import Settings
 
         backbone, devices = conditions.backbone, conditions.devices
         if self.here:
@@ -160,7 +160,7 @@ class EngineChoice:
 
     def build(self, setup: EngineSetup) -> Engine:
         """The engine; PluginError where its plug-in gives something else."""
-        from fewshot_bench.engines.protocol import Engine
+        from fewshot_bench.engines.base import Engine
 
         engine = self.entry.load()(setup)
         if not isinstance(engine, Engine):
@@ -179,7 +179,7 @@ def run_options() -> list[Option]:
 @contextmanager
 def hook_environment(store: Store, variables: Mapping[str, str]) -> Iterator[None]:
     """While cells run, the command's own hooks see what those of workers see."""
-    from fewshot_bench.engines.protocol import STORE
+    from fewshot_bench.engines.base import STORE
 
     wanted = {**variables, STORE: str(store.path)}
     before = {name: os.environ.get(name) for name in wanted}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fewshot_bench.api.options import Option
-from fewshot_bench.plugins import Register, hookimpl
+from fewshot_bench.api.plugins import Register, hookimpl
 
 
 def _is_some(asked: object) -> bool:
@@ -58,5 +58,5 @@ RAY = (
 def register_engines(register: Register) -> None:
     """Register this machine, Slurm and Ray."""
     register("local", "fewshot_bench.engines.local:build")
-    register("slurm", "fewshot_bench.engines.slurm:build", options=SLURM, elsewhere=True)
-    register("ray", "fewshot_bench.engines.ray:build", options=RAY, elsewhere=True)
+    register("slurm", "fewshot_bench.plugins.cluster.slurm:build", options=SLURM, elsewhere=True)
+    register("ray", "fewshot_bench.plugins.cluster.ray:build", options=RAY, elsewhere=True)

@@ -1,0 +1,87 @@
+"""The trackers as a plug-in: its option, the variables for its workers, and what a record starts.
+
+`run_finished` writes to each tracker that is on; a tracker that fails is noted in a file, and the
+command warns of it at its end.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fewshot_bench import Option, Record, hookimpl
+from fewshot_bench.plugins.trackers import switch
+from fewshot_bench.utils.text import printable
+
+if TYPE_CHECKING:
+    from fewshot_bench.api.plugins import Register
+
+OPTION = Option(
+    "track",
+    "Trackers to write every cell to: tensorboard, wandb, mlflow.",
+    switch.names_of,
+    default=(),
+    env=switch.VARIABLE,
+    metavar="NAMES",
+)
+# Problems of earlier runs, by store; the rest is this run's.
+_earlier: dict[Path, int] = {}
+
+
+@hookimpl
+def register_options(register: Register) -> None:
+    """Add `--track`."""
+    register(OPTION)
+
+
+@hookimpl
+def worker_environment(store: Path, options: Mapping[str, Any]) -> dict[str, str]:
+    """Name the trackers to workers; UsageError for one that cannot be used."""
+    _earlier[store] = len(switch.problems(store))
+    return switch.switch_on(options[OPTION.key], store)
+
+
+@hookimpl
+def run_finished(record: Record) -> None:
+    """Write to each tracker that is on; one that fails is noted, and stops nothing else."""
+    troubles = []
+    for name in switch.asked():
+        try:
+            from fewshot_bench.plugins.trackers.contents import contents
+
+            module = importlib.import_module(f"fewshot_bench.plugins.trackers.{name}_tracker")
+            folder = switch.folder() / name
+            folder.mkdir(parents=True, exist_ok=True)
+            module.track(contents(record), folder)
+        except (Exception, SystemExit) as error:
+            troubles.append(f"{name}: {type(error).__name__}: {error}")
+    for text in troubles:
+        try:
+            _note(switch.folder(), text, record.spec.key())
+        except OSError as error:
+            # The worker prints it, and keeps the result.
+            raise OSError(f"not tracked: {text}; nor noted: {error}") from error
+
+
+@hookimpl
+def run_warnings(store: Path) -> Sequence[str]:
+    """Cells that were not tracked in this run; no result depends on it."""
+    troubles = switch.problems(store)[_earlier.get(store, 0) :]
+    if not troubles:
+        return ()
+    where = switch.folder(store) / switch.PROBLEMS
+    return (f"{len(troubles)} cells were not tracked: {troubles[-1]}; all of them in {where}",)
+
+
+def _note(folder: Path, text: str, key: str) -> None:
+    """Append a line; several workers may do so at once."""
+    line = printable(f"{text} (cell {key[:12]})", 1000) + "\n"
+    folder.mkdir(parents=True, exist_ok=True)
+    place = os.open(folder / switch.PROBLEMS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        os.write(place, line.encode("utf-8", "backslashreplace"))
+    finally:
+        os.close(place)

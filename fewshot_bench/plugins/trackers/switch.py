@@ -1,0 +1,89 @@
+"""Which trackers are on, and where they write: variables that workers are handed.
+
+`switch_on` checks in the command what can be checked before anything is computed; `asked`, `folder`
+and `problems` read the variables, in whichever process.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from fewshot_bench import UsageError
+from fewshot_bench.utils import offline
+from fewshot_bench.utils.errors import unknown
+from fewshot_bench.utils.names import split_names
+
+VARIABLE = "FSBENCH_TRACK"
+FOLDER_VARIABLE = "FSBENCH_TRACK_DIR"
+STORE_VARIABLE = "FSBENCH_STORE"
+MLFLOW_VARIABLE = "MLFLOW_TRACKING_URI"
+PROBLEMS = "problems.txt"
+# Name of a tracker, which is also that of its extra, to the module that it needs.
+PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
+
+
+def names_of(text: str) -> tuple[str, ...]:
+    """Trackers by name; UsageError for one that is not known."""
+    names = split_names(text)
+    for name in names:
+        if name not in PACKAGES:
+            raise unknown("tracker", name, PACKAGES, f"--track or {VARIABLE}")
+    return tuple(dict.fromkeys(names))
+
+
+def asked() -> tuple[str, ...]:
+    """The trackers that are on in this process."""
+    return names_of(os.environ.get(VARIABLE, ""))
+
+
+def switch_on(names: Sequence[str], store: Path) -> dict[str, str]:
+    """The variables for workers; UsageError for a package or a folder that cannot be used."""
+    for name in names:
+        spec = find_spec(PACKAGES[name])
+        # A folder of that name, such as W&B's own `wandb`, is found too, and has no origin.
+        if spec is None or spec.origin is None:
+            raise UsageError(
+                f"tracker '{name}' needs a package that is not installed: "
+                f"pip install 'fewshot-bench[{name}]', or leave --track {name} out"
+            )
+    address = os.environ.get(MLFLOW_VARIABLE, "")
+    if "mlflow" in names and offline.is_on() and "://" in address and address[:5] != "file:":
+        raise UsageError(
+            f"{MLFLOW_VARIABLE} names another machine ({urlsplit(address).hostname}), and "
+            "--offline allows no connection: unset it to write to the store"
+        )
+    if not names:
+        return {}
+    _check_folder(folder(store))
+    return {VARIABLE: ",".join(names)}
+
+
+def _check_folder(place: Path) -> None:
+    """UsageError unless the folder of trackers is there, or can be made."""
+    place = place.absolute()
+    found = next(part for part in (place, *place.parents) if part.exists())
+    if not found.is_dir() or not os.access(found, os.W_OK | os.X_OK):
+        raise UsageError(
+            f"trackers cannot write to '{place}': '{found}' is "
+            f"{'not writable' if found.is_dir() else 'not a folder'}; name another folder with "
+            f"{FOLDER_VARIABLE}, or leave --track out"
+        )
+
+
+def folder(store: Path | None = None) -> Path:
+    """Where trackers write: FSBENCH_TRACK_DIR, or beside the results of the store."""
+    beside = (store or Path(os.environ.get(STORE_VARIABLE) or ".")) / "tracking"
+    return Path(os.environ.get(FOLDER_VARIABLE) or beside)
+
+
+def problems(store: Path | None = None) -> list[str]:
+    """What went wrong in trackers, one line each, oldest first."""
+    path = folder(store) / PROBLEMS
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
