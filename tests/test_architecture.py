@@ -206,7 +206,7 @@ def test_every_hook_is_documented() -> None:
 
 
 def test_every_field_of_a_cell_is_in_signatures_and_commands() -> None:
-    """A new field of RunSpec needs a line in FIELDS, and one in tests/test_commands.py."""
+    """A new field of RunSpec needs a line in FIELDS, and one in tests/analysis/test_commands.py."""
     known = {name for field in FIELDS for name in field.of}
     assert known == {field.name for field in dataclasses.fields(RunSpec)}
 

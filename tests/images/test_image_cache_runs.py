@@ -23,7 +23,7 @@ TRAIN, TEST = 2, 30
 def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The images, with the plug-in installed here and in processes that are started."""
     folder = tmp_path_factory.mktemp("counted")
-    source = Path(__file__).parent / "plugin_photos.py"
+    source = Path(__file__).parents[1] / "plugin_photos.py"
     shutil.copy(source, folder / f"{MODULE}.py")
     info = folder / f"{MODULE}-1.0.dist-info"
     info.mkdir()

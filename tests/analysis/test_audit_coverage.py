@@ -9,8 +9,8 @@ import pytest
 from fewshot_bench.analysis.audit.made import audit
 from fewshot_bench.analysis.audit.rendered import render_terminal
 from fewshot_bench.api.record import Record
+from tests.analysis.test_audit import changed, complete, coop, fair, said
 from tests.compare_records import make, matrix
-from tests.test_audit import changed, complete, coop, fair, said
 
 
 def shotless(datasets: tuple[str, ...] = ("dtd", "pets")) -> list[Record]:

@@ -13,7 +13,7 @@ import pytest
 from fewshot_bench.api.registry import registry
 from tests.data_states import own_roots, row, status
 from tests.helpers import environment, fsbench, save_image, start
-from tests.test_data_verify import SPLIT, different_images, write_dtd
+from tests.plugins.test_data_verify import SPLIT, different_images, write_dtd
 
 
 @pytest.fixture(autouse=True)

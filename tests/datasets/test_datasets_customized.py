@@ -110,7 +110,7 @@ def test_templates(tmp_path: Path) -> None:
 
 
 def test_shares() -> None:
-    # Those that cannot be are refused by the data set: tests/test_holdout.py.
+    # Those that cannot be are refused by the data set: tests/splits/test_holdout.py.
     assert read(holdout=0.25) == {"holdout": 0.25}
 
 

@@ -23,7 +23,7 @@ from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.utils.rng import generator
 from tests.image_cases import tiny
-from tests.test_features import Memory
+from tests.images.test_features import Memory
 
 HALF = (0.5, 0.5, 0.5)
 KINDS = (

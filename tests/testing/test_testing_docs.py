@@ -18,7 +18,7 @@ from fewshot_bench.api.method_rules import ABOUT
 from fewshot_bench.api.plugins import Hooks
 from fewshot_bench.testing import all_checks, check_method
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 GUIDE = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
 EXAMPLE = ROOT / "tests" / "third_party_plugin" / "fsbench_prototype" / "method.py"
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.analysis.test_sweep import swept
 from tests.compare_records import save
 from tests.helpers import fsbench
-from tests.test_sweep import swept
 
 
 def test_one_option_gives_a_curve_whose_axis_fits_the_numbers(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from fewshot_bench.backbones.embedded import load_tiny
 from fewshot_bench.images.augment import Uniforms, draw_crops
 from fewshot_bench.images.decode import decode, unreadable
 from fewshot_bench.images.loader import ImageSource
-from tests.test_features import Memory
+from tests.images.test_features import Memory
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from tests.helpers import fsbench
+from tests.plugins.test_report import HOSTILE, hostile
 from tests.report_pages import report, store_of
 from tests.synthetic_store import fill
-from tests.test_report import HOSTILE, hostile
 
 NEEDED = os.environ.get("FSBENCH_TEST_BROWSER") == "1"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")

@@ -152,7 +152,7 @@ def test_a_missing_cell_of_all_shots_is_named_by_a_command(
 
 
 def test_all_shots_leave_no_image_for_validation_that_is_held_out(tmp_path: Path) -> None:
-    from tests.test_transfer import SETS
+    from tests.runner.test_transfer import SETS
 
     cell = RunSpec("zero-shot", "wide", ALL_SHOTS, 1, 1)
     for protocol in PROTOCOLS:

@@ -187,7 +187,7 @@ def test_a_thread_that_is_left_taints_the_process(reckless: Any, clean: torch.Te
 def test_a_closed_descriptor_taints_the_process(reckless: Any, tmp_path: Path) -> None:
     code = (
         "import os, sys\n"
-        "from tests.test_containment import *\n"
+        "from tests.runner.test_containment import *\n"
         "outcome = run('descriptor', Session())\n"
         "os.write(2, b'still there')\n"
         "print(outcome.tainted, said(outcome))\n"

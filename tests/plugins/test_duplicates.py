@@ -13,7 +13,7 @@ from PIL import Image, ImageEnhance
 
 from fewshot_bench.plugins.data import duplicates
 from tests.helpers import fsbench, image_folder
-from tests.test_data_verify import different_images, lines, verify
+from tests.plugins.test_data_verify import different_images, lines, verify
 
 
 @pytest.fixture(autouse=True)

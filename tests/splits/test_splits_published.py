@@ -22,7 +22,7 @@ from fewshot_bench.splits.published import (
     verified_split,
 )
 
-LISTS = Path(__file__).parent / "data" / "coop_lists.json.xz"
+LISTS = Path(__file__).parents[1] / "data" / "coop_lists.json.xz"
 NAMES = sorted(published_splits())
 
 

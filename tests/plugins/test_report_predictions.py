@@ -17,10 +17,10 @@ from fewshot_bench.plugins.report.pairs import Pair, compared
 from fewshot_bench.plugins.report.predictions import Predictions
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.store.store import Store
+from tests.analysis.test_compare_crossed import CROSSED, fill_crossed
 from tests.helpers import fsbench
 from tests.report_pages import IDS, LABELS, Page, answers, record, report, store_of
 from tests.synthetic_store import fill
-from tests.test_compare_crossed import CROSSED, fill_crossed
 
 
 def logits_of(store: Path, record: Record) -> Path:

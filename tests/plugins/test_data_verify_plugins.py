@@ -18,7 +18,7 @@ from fewshot_bench.splits import compared
 from fewshot_bench.splits import published as picks
 from fewshot_bench.splits.draw import draw
 from tests.helpers import save_image
-from tests.test_data_verify import lines, states, verify
+from tests.plugins.test_data_verify import lines, states, verify
 
 
 @pytest.fixture(autouse=True)

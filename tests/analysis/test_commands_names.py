@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from fewshot_bench.analysis.signature import commands_of
 from fewshot_bench.api.spec import PRECISIONS, PROTOCOLS, TEMPLATE_SETS, VALIDATION, RunSpec
 from fewshot_bench.cli.run import command as run_command
-from tests.test_commands import distinct
+from tests.analysis.test_commands import distinct
 
 Identity = tuple[Any, ...]
 

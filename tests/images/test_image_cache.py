@@ -197,7 +197,7 @@ def test_several_processes_at_once(folder: Path) -> None:
         "print(evaluated(Path(sys.argv[1]))[0].double().sum().item())"
     )
     command = [sys.executable, "-c", code, str(folder)]
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     env = environment(PYTHONPATH=str(root))
     started = [
         subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root, env=env)

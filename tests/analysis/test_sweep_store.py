@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from fewshot_bench.utils.names import spelled_once
+from tests.analysis.test_sweep import SMALL, rows, swept
 from tests.compare_records import save
 from tests.helpers import fsbench, image_folder
-from tests.test_sweep import SMALL, rows, swept
 
 
 def test_cells_of_the_store_and_of_its_sweeps_are_drawn_together(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from fewshot_bench.api.record import Record
 from fewshot_bench.plugins.trackers import switch
 from fewshot_bench.plugins.trackers.contents import contents
 from tests.compare_records import make
-from tests.test_trackers import told, tracking
+from tests.plugins.test_trackers import told, tracking
 
 __all__ = ["tracking"]
 NAMES = (

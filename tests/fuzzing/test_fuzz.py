@@ -1,7 +1,8 @@
 """Readers of files meet files that were changed at random: they use them or refuse them in a line.
 
-`FSBENCH_FUZZ=100000 python -m pytest -s tests/test_fuzz.py` tries that many, and prints per reader
-how many there were, how many were used, passed over and refused. `FSBENCH_FUZZ_SEED` gives others.
+`FSBENCH_FUZZ=100000 python -m pytest -s tests/fuzzing/test_fuzz.py` tries that many, and prints per
+reader how many there were, how many were used, passed over and refused. `FSBENCH_FUZZ_SEED` gives
+others.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from fewshot_bench.splits.published import picks_digest, published_splits
 from fewshot_bench.splits.reading import read_split_file
 from tests.helpers import fsbench
 from tests.split_trees import DTD_FILE, SMALL, dtd_bytes, write_dtd, write_small
-from tests.test_splits_published import real_pools
+from tests.splits.test_splits_published import real_pools
 
 # indices/eurosat/shot_1-seed_1.json of https://github.com/linzhiqiu/cross_modal_adaptation:
 # folder, then number of the image and its position in the list, for train and for val.
