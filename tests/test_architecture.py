@@ -282,8 +282,10 @@ def test_the_wheel_holds_the_three_packages(tmp_path: Path) -> None:
         "fewshot_bench/plugins/report/page/report.html",
         "fewshot_bench/plugins/report/page/script.js",
         "fsbench_datasets/demo/letters.npz",
+        "fsbench_datasets/catalog.toml",
         "fsbench_datasets/imagenet_classes.txt",
         "fsbench_datasets/imagenet_devkit_classes.txt",
+        "fsbench_datasets/recipes.toml",
     ):
         assert needed in names
     assert wheel.stat().st_size < 8 * 2**20

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from fsbench_datasets.catalog import PUBLIC_SETS, public_set
-from fsbench_datasets.catalog_eleven import ELEVEN
 
 from fewshot_bench import Preparable, Stamped
 from fewshot_bench.api.dataset import all_items
@@ -82,7 +81,7 @@ def test_suites() -> None:
 
 
 def test_catalog_agrees_with_published_digests() -> None:
-    assert {e.name: (e.split_file, e.classes) for e in ELEVEN if e.split_file} == {
+    assert {e.name: (e.split_file, e.classes) for e in PUBLIC_SETS if e.split_file} == {
         name: (split.file, split.classes) for name, split in published_splits().items()
     }
 

@@ -6,9 +6,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
+from typing import Literal, get_args, get_origin, get_type_hints
 from urllib.parse import urlsplit
 
 import pytest
+from fsbench_datasets.catalog import public_set
 
 from fewshot_bench import Recipe, RemoteFile
 from fewshot_bench.api.dataset import Preparable
@@ -42,6 +44,25 @@ def test_there_is_a_recipe_for_the_eleven_and_the_four_variants() -> None:
     for name in (*ELEVEN, *OOD):
         assert recipe(name).files
         check_recipe(name, recipe(name).files)
+
+
+@pytest.mark.parametrize("name", [*ELEVEN, *OOD])
+def test_the_tables_hold_values_of_the_right_kinds(name: str) -> None:
+    found = (public_set(name), recipe(name), *recipe(name).files)
+    for facts in found:
+        for field, hint in get_type_hints(type(facts)).items():
+            value = getattr(facts, field)
+            if get_origin(hint) is tuple:
+                assert isinstance(value, tuple)
+                assert all(isinstance(one, get_args(hint)[0]) for one in value)
+            elif get_origin(hint) is Literal:
+                assert value in get_args(hint)
+            elif field == "counts":
+                assert all(type(count) is int for count in value.values())
+            elif hint in (bool, int):
+                assert type(value) is hint
+            else:
+                assert isinstance(value, hint)
 
 
 @pytest.mark.parametrize("name", published_splits())

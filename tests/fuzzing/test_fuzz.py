@@ -28,7 +28,7 @@ GROUPS = {
         *("records", "records with their own key", "logits", "split files", "splits verify"),
         *("splits import", "imported splits", "manifests", "kept splits"),
         *("folders with a split file", "aircraft lists", "imagenet archives"),
-        *("imagenet class table", "webdataset shards", "kept index", "configs"),
+        *("webdataset shards", "kept index", "configs"),
         *("class names and prompts", "saved configs", "archives", "notes of downloads"),
         *("plug-in metadata", "outcomes", "signatures"),
     ),
