@@ -1,1 +1,1 @@
-"""Contracts of plug-ins and records, and the registry of what plug-ins bring."""
+"""Contracts of methods, data sets, backbones, records and metrics, and the registry of plug-ins."""

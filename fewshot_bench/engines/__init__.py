@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 _MODULES = {
-    **dict.fromkeys(("DistributedEngine", "State", "System"), "cluster"),
+    **dict.fromkeys(("DistributedEngine", "State", "System"), "distributed"),
     **dict.fromkeys(("Job", "take_part"), "job"),
     "LocalEngine": "local",
 }
@@ -49,5 +49,5 @@ _MODULES = {
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(f"{__name__}.{_MODULES.get(name, 'protocol')}")
+    module = importlib.import_module(f"{__name__}.{_MODULES.get(name, 'base')}")
     return getattr(module, name)
