@@ -192,7 +192,7 @@ def _datasets(names: Sequence[str]) -> set[str]:
 
 def _protocol(values: Mapping[str, Any]) -> list[Test]:
     """A preset stands for the sampling, the validation and the prompts."""
-    from fewshot_bench.runner.request import PRESETS
+    from fewshot_bench.api.spec import PRESETS
 
     name = values["protocol"]
     if name not in PRESETS:

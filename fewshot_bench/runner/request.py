@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.damaged import open_usable, with_skipped
-from fewshot_bench.api.dataset import ROLES
+from fewshot_bench.api.dataset import ROLES, TEMPLATE_SETS
 from fewshot_bench.api.defaults import AUTO, backbone_for
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import (
@@ -20,9 +20,7 @@ from fewshot_bench.api.spec import (
     IMPORTED,
     NO_CLASSES,
     PRECISIONS,
-    PROTOCOLS,
-    TEMPLATE_SETS,
-    VALIDATION,
+    PRESETS,
     RunSpec,
     canonical_json,
 )
@@ -30,16 +28,11 @@ from fewshot_bench.runner.imported_picks import imported_picks
 from fewshot_bench.runner.preflight import check_items
 from fewshot_bench.runner.variants import expand_methods
 from fewshot_bench.splits.draw import check_train
+from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
 from fewshot_bench.utils.errors import DataMissingError, PluginError, UsageError, unknown
 
 if TYPE_CHECKING:
     from fewshot_bench.api.dataset import Dataset
-
-# A preset fixes the sampling protocol, the validation policy and the prompts at once.
-PRESETS: Mapping[str, tuple[str, str, str]] = {
-    "fair": ("coop", "min4", "custom"),
-    "clip-lora-paper": ("clip-lora", "none", "simple"),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,10 +239,12 @@ def weights_of(backbone: str) -> str:
 def _protocol(request: Request) -> tuple[str, str, str]:
     if request.protocol in PRESETS:
         sampling, val, prompts = PRESETS[request.protocol]
-    elif request.protocol in (*PROTOCOLS, IMPORTED):
-        sampling, val, prompts = request.protocol, "min4", "custom"
+    elif request.protocol == IMPORTED:
+        sampling, val, prompts = IMPORTED, "min4", "custom"
+    elif request.protocol in SAMPLERS:
+        sampling, val, prompts = request.protocol, SAMPLERS[request.protocol].val, "custom"
     else:
-        known = [*PRESETS, *PROTOCOLS, IMPORTED]
+        known = [*PRESETS, *SAMPLERS, IMPORTED]
         raise unknown("protocol", request.protocol, known, "see docs/protocols.md")
     return sampling, request.val or val, request.prompts or prompts
 
