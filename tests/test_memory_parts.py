@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fewshot_bench import UsageError
 from fewshot_bench.backbones.layout import pack
 from fewshot_bench.context import Context
 from fewshot_bench.work import Work, counting
@@ -144,12 +143,6 @@ def test_work_counts_what_is_encoded_twice() -> None:
         tokens.append(work.text_tokens)
     prefix = model.prompts[0].packing.layout.prefix  # type: ignore[attr-defined]
     assert tokens[1] == 2 * (tokens[0] + prefix)
-
-
-def test_tasks_are_not_fitted_together_in_parts() -> None:
-    task = random_task(BACKBONE)
-    with pytest.raises(UsageError, match="one by one"):
-        ClipLora(iterations=1).fit_together([task, task], BACKBONE, [context(2), context(2)])
 
 
 @given(
