@@ -24,7 +24,6 @@ from fewshot_bench.dataset import (
     Stamped,
     file_stamp,
 )
-from fewshot_bench.demand import Demand
 from fewshot_bench.errors import (
     ContractError,
     DataMissingError,
@@ -56,7 +55,6 @@ __all__ = [
     "DataMissingError",
     "Dataset",
     "DatasetCard",
-    "Demand",
     "FsbenchError",
     "FusedAdapter",
     "ImageTower",

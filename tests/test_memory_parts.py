@@ -39,7 +39,7 @@ def same(loss: Tensor) -> Tensor:
 def lora_step(method: ClipLora, task: Any, parts: int) -> tuple[LowRank, Any]:
     """Gradients after one step, and what the dropout draws next."""
     ctx = context()
-    model = method.model(task, BACKBONE, ctx).within_memory(7, 1, CPU, parts)
+    model = method.model(task, BACKBONE, ctx).within_memory(7, CPU, parts)
     adapter = method.adapter(model, CPU, ctx)
     rng = torch.Generator().manual_seed(5)
     for _, b in adapter.factors.values():
@@ -118,7 +118,7 @@ def test_parts_hold_a_share_of_the_tokens() -> None:
     method = ClipLora(encoder="vision", dropout=0.0)
     kept = {}
     for parts in (2, 14):
-        model = method.model(task, BACKBONE, context()).within_memory(7, 1, CPU, parts)
+        model = method.model(task, BACKBONE, context()).within_memory(7, CPU, parts)
         adapter, sizes = method.adapter(model, CPU, context()), [0]
 
         def keep(tensor: Tensor, sizes: list[int] = sizes) -> Tensor:
@@ -135,7 +135,7 @@ def test_parts_hold_a_share_of_the_tokens() -> None:
 def test_work_counts_what_is_encoded_twice() -> None:
     task, tokens = random_task(BACKBONE), []
     for parts in (2, 4):
-        model = ClipLora().model(task, BACKBONE, context()).within_memory(7, 1, CPU, parts)
+        model = ClipLora().model(task, BACKBONE, context()).within_memory(7, CPU, parts)
         adapter, work = ClipLora().adapter(model, CPU, context()), Work()
         with counting(work):
             model.backward(task.train.pixels[:7], task.train.labels[:7], adapter, same)

@@ -128,6 +128,7 @@ def run_plan(
     from fewshot_bench.image_state import ImageState
     from fewshot_bench.outcomes import Outcomes
     from fewshot_bench.resuming import Code, resume
+    from fewshot_bench.savings import encodings_saved
     from fewshot_bench.store import Store
 
     interrupt_on_signals()
@@ -150,7 +151,6 @@ def run_plan(
     settings = engines.settings(conditions, force or state.again, installed.identity())
     if dry_run:
         _announce(plan, state, results)
-        _announce_work(plan, state)
         if state.todo or not plan.problems:
             click.echo(_needs(plan, state).text(min(settings.workers, len(state.todo))))
         _announce_weights(conditions.backbone)
@@ -177,6 +177,8 @@ def run_plan(
     with suppress(KeyboardInterrupt):
         Outcomes(results).prepare(finished if code != INTERRUPTED else [])
     forget_claims(results, [*state.done, *(record.spec for record in finished)])
+    if saved := encodings_saved(finished):
+        click.echo(saved)
     if code != INTERRUPTED and (state.todo or state.done):
         click.echo(f"results in {store}; fsbench compare --store {store}")
     return code
@@ -250,14 +252,6 @@ def _announce_weights(backbone: str) -> None:
 
     if loading.needs_fetching(backbone):
         click.echo(f"the weights of {printable(backbone)} are not on this machine: to be fetched")
-
-
-def _announce_work(plan: Any, state: Any) -> None:
-    from fewshot_bench.savings import savings
-
-    text = savings(state.todo, plan.datasets).text()
-    if text:
-        click.echo(text)
 
 
 def _run(plan: Any, state: Any, engine: Any) -> tuple[int, list[Record]]:

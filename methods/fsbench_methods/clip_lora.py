@@ -15,7 +15,6 @@ from torch import Tensor
 from fewshot_bench import (
     Augment,
     Backbone,
-    Demand,
     RunContext,
     Task,
     hyper,
@@ -104,17 +103,6 @@ class ClipLora:
     def quick(self) -> ClipLora:
         """A short schedule for the conformance kit."""
         return replace(self, iterations=2)
-
-    def demand(self, shots: int, classes: int) -> Demand:
-        """Batches and queries through adapted encoders; fresh views where the vision is frozen."""
-        images, steps = shots * classes, self.iterations * shots
-        if self.encoder != "text":
-            epochs, rest = divmod(steps, steps_per_epoch(images, self.batch_size, drop_last=False))
-            return Demand(
-                queries=False, adapted=epochs * images + min(images, rest * self.batch_size)
-            )
-        epochs = math.ceil(steps / steps_per_epoch(images, self.batch_size, drop_last=False))
-        return Demand(fixed={"scale 0.08": epochs})
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> LoraClassifier:
         """Trains the updates for `iterations` steps per shot."""
