@@ -22,9 +22,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from fewshot_bench.outcome_packs import FOLDER
-from fewshot_bench.store import Store
-from fewshot_bench.store_index import INDEX
+from fewshot_bench.store.index import INDEX
+from fewshot_bench.store.prediction_packs import FOLDER
+from fewshot_bench.store.store import Store
 from tests.synthetic_store import fill
 
 COMMANDS: dict[str, Sequence[str]] = {
