@@ -20,7 +20,6 @@ from fewshot_bench.api.dataset import (
     Stamped,
     file_stamp,
 )
-from fewshot_bench.api.demand import Demand
 from fewshot_bench.api.method import Classifier, Method, RunContext, Transferable, hyper
 from fewshot_bench.api.plugins import hookimpl
 from fewshot_bench.api.recipe import Recipe, RemoteFile
@@ -55,7 +54,6 @@ __all__ = [
     "DataMissingError",
     "Dataset",
     "DatasetCard",
-    "Demand",
     "FsbenchError",
     "FusedAdapter",
     "ImageTower",

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from fewshot_bench.api.record_kinds import kind_problems
 from fewshot_bench.api.spec import RunSpec, canonical_json
 from fewshot_bench.utils.errors import StoreError
 
-SCHEMA = 2
+SCHEMA = 1
 Status = Literal["done", "failed", "inapplicable"]
 STATUSES = ("done", "failed", "inapplicable")
 OBJECTS = ("spec", "split", "metrics", "footprint", "timings", "environment", "digests")
@@ -24,9 +24,8 @@ class Record:
     """One cell's outcome.
 
     split: `digest`, `protocol`, `train`, `val`, `test` (counts), `verified` (published picks),
-        `classnames` (of the columns of the logits; old records have none).
-    metrics: those of `quality.metrics`, to six digits; empty when the cell failed, and only
-        `top1`, `macro_accuracy`, `nll` and `n` in records that are older than the others.
+        `classnames` (of the columns of the logits).
+    metrics: those of `quality.metrics`, to six digits; empty when the cell failed.
     footprint: `trained`, `trained_source` (observed or declared), `stored`, `backbone`
         (parameters), `peak_memory_mb`, `images_seen`, `steps`, and `selection`
         (configurations, labels).
@@ -55,7 +54,7 @@ class Record:
 
     @property
     def logits_digest(self) -> str:
-        """That of the arrays beside the record; empty where it has none, or is of schema 1."""
+        """That of the arrays beside the record; empty where it has none."""
         return str(self.digests.get("logits") or "")
 
     def to_dict(self) -> dict[str, Any]:
@@ -84,7 +83,9 @@ class Record:
         """The inverse of `to_dict`; StoreError when a key or a type is not as expected."""
         if not isinstance(values, dict):
             raise StoreError(f"record is a {type(values).__name__}, expected an object")
-        values = migrated(values)
+        schema = values.get("schema")
+        if schema != SCHEMA or isinstance(schema, bool):
+            raise StoreError(f"record has schema {schema!r}, this version reads {SCHEMA}")
         missing = [key for key in KEYS if key not in values]
         if missing:
             raise StoreError(f"record lacks {missing}")
@@ -127,12 +128,12 @@ def code_digest(record: Record) -> str | None:
 
 
 def sealed(record: Record, logits_digest: str | None) -> Record:
-    """The record in the newest schema with its digests; ValueError or TypeError if it is not JSON.
+    """The record with its digests; ValueError or TypeError if it is not JSON.
 
     logits_digest: that of the arrays beside it, if there are any.
     """
     digests = {} if logits_digest is None else {"logits": logits_digest}
-    record = dataclasses.replace(record, digests=digests, schema=SCHEMA)
+    record = dataclasses.replace(record, digests=digests)
     own = digest_of_values(json.loads(record.to_json()))
     return dataclasses.replace(record, digests={**digests, "record": own})
 
@@ -147,13 +148,7 @@ def unsealed(values: Any) -> Record:
 
 
 def seal_problem(values: Mapping[str, Any]) -> str:
-    """What speaks against the digest that the values of a file state of themselves, or nothing.
-
-    Records of schema 1 state none.
-    """
-    if values["schema"] == 1:
-        known = sorted({"digests", "incidents"} & set(values))
-        return f"the record has schema 1, which has no {known}, so it was changed" if known else ""
+    """The problem with the digest that the values of a file state of themselves, or nothing."""
     stated = values["digests"].get("record")
     try:
         actual = digest_of_values(values)
@@ -171,26 +166,3 @@ def digest_of_values(values: Mapping[str, Any]) -> str:
     """SHA-256 of a record's values, however they are laid out, without this digest itself."""
     digests = {name: value for name, value in values["digests"].items() if name != "record"}
     return hashlib.sha256(canonical_json({**values, "digests": digests}).encode()).hexdigest()
-
-
-def migrated(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The values of a record of any schema as those of the newest; StoreError where there is none.
-
-    What an old record cannot say stays empty: a record of schema 1 has no digests.
-    """
-    schema = values.get("schema")
-    if isinstance(schema, bool) or not isinstance(schema, int) or not 1 <= schema <= SCHEMA:
-        raise StoreError(
-            f"record has schema {schema!r}, this version reads 1 to {SCHEMA}; upgrade fewshot_bench"
-        )
-    for number in range(schema, SCHEMA):
-        values = MIGRATIONS[number](values)
-    return values
-
-
-def _from_1(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {**values, "schema": 2, "incidents": [], "digests": {}}
-
-
-# Schema number to the step that leads to the next one.
-MIGRATIONS: Mapping[int, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = {1: _from_1}

@@ -31,15 +31,6 @@ EXIF = ("ignore", "rotate")
 CLASSES = ("all", "base", "new")
 # Asked of a run that evaluates its fits on other data sets alone; no cell has it.
 NO_CLASSES = "none"
-# Fields that came later: they stand in a record, and in its key, where they are not the default.
-_LATER: Mapping[str, Any] = {
-    "classes": "all",
-    "target": "",
-    "target_revision": "",
-    "data": {},
-    "picks": "",
-    "exif": "ignore",
-}
 # What the fields are that are no text.
 _KINDS: Mapping[str, type] = {
     "shots": int,
@@ -114,8 +105,7 @@ class RunSpec:
         """Plain JSON-able values, in the order of the fields."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         values |= {"options": dict(self.options), "overrides": dict(self.overrides)}
-        values |= {"data": dict(self.data), "shots": plain(self.shots)}
-        return {name: v for name, v in values.items() if name not in _LATER or v != _LATER[name]}
+        return values | {"data": dict(self.data), "shots": plain(self.shots)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunSpec:
@@ -153,10 +143,6 @@ class RunSpec:
     def _fit_key(self) -> str:
         classes = "base" if self.classes == "new" else self.classes
         return dataclasses.replace(self, target="", target_revision="", classes=classes).key()
-
-    def kin_key(self) -> str:
-        """Equal for cells that differ in their seeds and in what is evaluated alone."""
-        return dataclasses.replace(self, split_seed=0, train_seed=0, picks="").fit_key()
 
     @property
     def fits_other(self) -> bool:

@@ -16,16 +16,14 @@ def block_flops(block: Block, layout: Layout, *, pooled: bool) -> int:
     return products + _attention(block, layout, pooled=pooled)
 
 
-def gradient_flops(
-    cost: int, block: Block, layout: Layout, runs: int, pooled: bool, *, into: bool
-) -> int:
+def gradient_flops(cost: int, block: Block, layout: Layout, pooled: bool, *, into: bool) -> int:
     """The backward pass of a block of frozen weights whose forward pass took `cost`.
 
     Every product has one gradient product, that of its input; attention has twice its own. Where
     nothing before the block is trained (`into` is False), q, k and v have none.
     """
-    gradient = cost + runs * _attention(block, layout, pooled=pooled)
-    return gradient if into else gradient - runs * _qkv(block, layout, pooled=pooled)
+    gradient = cost + _attention(block, layout, pooled=pooled)
+    return gradient if into else gradient - _qkv(block, layout, pooled=pooled)
 
 
 def _tokens(layout: Layout) -> int:

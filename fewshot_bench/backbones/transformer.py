@@ -1,9 +1,8 @@
 """CLIP's residual blocks over packed tokens, with the updates of an optional adapter.
 
-Tokens of all runs lie in one (runs * t, width) matrix: `runs` is 1, or the number of adapters that
-are trained side by side over the same frozen weights. Only attention looks at the layout; products
-run over all tokens at once. The last block is computed for the pooled tokens alone, since nobody
-reads the others.
+All tokens lie in one (t, width) matrix. Only attention looks at the layout; products run over all
+tokens at once. The last block is computed for the pooled tokens alone, since nobody reads the
+others.
 """
 
 from __future__ import annotations
@@ -33,29 +32,28 @@ def run_blocks(
     *,
     recompute: bool = False,
 ) -> Tensor:
-    """Tokens (runs, t, width) through all blocks; returns the pooled rows (runs, n, width).
+    """Tokens (t, width) through all blocks; returns the pooled rows (n, width).
 
     `recompute` keeps only the input of each block for the backward pass and computes the rest
     again: the same numbers, in a fraction of the memory, for a third more work.
     """
-    runs, last = len(x), len(blocks) - 1
-    x = x.flatten(0, 1)
+    last = len(blocks) - 1
     fused = adapter if isinstance(adapter, FusedAdapter) else None
     recompute = recompute and torch.is_grad_enabled()
     forward = backward = 0
     for layer, block in enumerate(blocks):
-        step = _Pass(block, encoder, layer, adapter, fused, layout, runs)
+        step = _Pass(block, encoder, layer, adapter, fused, layout)
         run = step.pooled if layer == last else step.full
         before = x.requires_grad
         x = _replayed(run, x, fused) if recompute else run(x)
-        cost = runs * block_flops(block, layout, pooled=layer == last)
+        cost = block_flops(block, layout, pooled=layer == last)
         forward += cost
         if x.requires_grad:
-            backward += gradient_flops(cost, block, layout, runs, layer == last, into=before)
+            backward += gradient_flops(cost, block, layout, layer == last, into=before)
             backward += cost if recompute else 0
     count(flops=forward)
     count_backward(x, backward)
-    return x.view(runs, -1, x.shape[-1])
+    return x
 
 
 def _replayed(run: Callable[[Tensor], Tensor], x: Tensor, fused: FusedAdapter | None) -> Tensor:
@@ -89,24 +87,20 @@ class _Pass:
     adapter: Adapter | None
     fused: FusedAdapter | None
     layout: Layout
-    runs: int
 
     def full(self, x: Tensor) -> Tensor:
-        """All tokens (runs * t, width) through the block."""
+        """All tokens (t, width) through the block."""
         qkv = self._product(("q", "k", "v"), self._norm(x, 1))
         x = _plus(x, self._product(("o",), self._attend(qkv)))
         return _plus(x, self._mlp(self._norm(x, 2)))
 
     def pooled(self, x: Tensor) -> Tensor:
-        """The block for the pooled tokens only: (runs * n, width)."""
+        """The block for the pooled tokens only: (n, width)."""
         normed = self._norm(x, 1)
-        q = self._product(("q",), self._pool(normed))
+        q = self._product(("q",), normed[self.layout.pooled])
         attended = self._attend_pooled(q, self._product(("k", "v"), normed))
-        x = _plus(self._pool(x), self._product(("o",), attended))
+        x = _plus(x[self.layout.pooled], self._product(("o",), attended))
         return _plus(x, self._mlp(self._norm(x, 2)))
-
-    def _pool(self, x: Tensor) -> Tensor:
-        return x.view(self.runs, -1, x.shape[-1])[:, self.layout.pooled].flatten(0, 1)
 
     def _norm(self, x: Tensor, index: int) -> Tensor:
         parts, name = self.block.parts, f"ln_{index}"
@@ -142,20 +136,20 @@ class _Pass:
         return any(self.fused.adapts(Site(self.encoder, self.layer, one)) for one in matrices)
 
     def _attend(self, qkv: Tensor) -> Tensor:
-        """(runs * t, 3 width) to (runs * t, width)."""
+        """(t, 3 width) to (t, width)."""
         if self.layout.causal:
-            return attend(qkv, self.layout, self.block.heads, self.runs)
+            return attend(qkv, self.layout, self.block.heads)
         return self._everywhere(*qkv.chunk(3, dim=-1))
 
     def _attend_pooled(self, q: Tensor, kv: Tensor) -> Tensor:
-        """One query per sequence: (runs * n, width)."""
+        """One query per sequence: (n, width)."""
         if self.layout.causal:
-            return attend_pooled(q, kv, self.layout, self.block.heads, self.runs)
+            return attend_pooled(q, kv, self.layout, self.block.heads)
         return self._everywhere(q, *kv.chunk(2, dim=-1))
 
     def _everywhere(self, *parts: Tensor) -> Tensor:
         """Sequences of one length without a mask."""
-        count, heads = self.runs * self.layout.groups[0].count, self.block.heads
+        count, heads = self.layout.groups[0].count, self.block.heads
         q, k, v = (x.view(count, -1, heads, x.shape[-1] // heads).transpose(1, 2) for x in parts)
         mixed = F.scaled_dot_product_attention(q, k, v)
         return mixed.transpose(1, 2).reshape(len(parts[0]), -1)

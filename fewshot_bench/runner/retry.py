@@ -98,7 +98,7 @@ def _tried(
         fit = Fit(spec, session, progress, parts, incidents)
         incidents = fit.incidents
         try:
-            return fit.alone()
+            return fit.run()
         finally:
             divisible = fit.context.divisible
     except BaseException as error:
