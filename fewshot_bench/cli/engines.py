@@ -40,13 +40,6 @@ _OPTIONS = (
     ),
     click.option("--threads", type=click.IntRange(1), help="CPU threads of each worker."),
     click.option(
-        "--together",
-        type=click.IntRange(1),
-        default=1,
-        show_default=True,
-        help="Fit up to N seeds in one pass, where the method can; equal up to rounding.",
-    ),
-    click.option(
         "--timeout", type=click.FloatRange(0, min_open=True), help="Seconds that a cell may take."
     ),
     click.option(

@@ -37,16 +37,15 @@ class Settings:
     devices: one worker per slot of each; slots: workers per device; threads: CPU threads of each
     worker, None to leave them to torch. timeout: seconds that a cell may take. hang: seconds
     without a sign of life after which a worker is ended. lease: seconds after which a claim of a
-    dead machine ends. together: how many seeds are fitted in one pass. variables: what plug-ins
-    hand to workers (`worker_environment`). code: what identifies the methods' code, so that workers
-    of an earlier command that have imported other code are not taken for this one's.
+    dead machine ends. variables: what plug-ins hand to workers (`worker_environment`). code: what
+    identifies the methods' code, so that workers of an earlier command that have imported other
+    code are not taken for this one's.
     """
 
     devices: tuple[str, ...] = ("cpu",)
     slots: int = 1
     threads: int | None = None
     force: bool = False
-    together: int = 1
     timeout: float | None = None
     hang: float = HANG_SECONDS
     lease: float = LEASE_SECONDS

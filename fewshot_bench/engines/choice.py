@@ -36,7 +36,6 @@ class EngineChoice:
     device_names: tuple[str, ...] = ("auto",)
     jobs: int | None = None
     threads: int | None = None
-    together: int = 1
     timeout: float | None = None
     hang_after: float | None = None
     lease: float | None = None
@@ -150,7 +149,6 @@ class EngineChoice:
             slots=count,
             threads=self.threads or threads,
             force=force,
-            together=self.together,
             deterministic=self.deterministic or determinism.asked(),
             offline=offline.is_on(),
             variables=variables or {},

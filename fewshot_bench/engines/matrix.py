@@ -87,6 +87,7 @@ def run_plan(
     """Run what the store in `folder` does not hold of a plan, and report."""
     from fewshot_bench.api.registry import registry
     from fewshot_bench.engines.base import EngineSetup, StoreSnapshot
+    from fewshot_bench.runner.estimate import encodings_saved
     from fewshot_bench.runner.image_state import ImageState
     from fewshot_bench.runner.resuming import Code, resume
     from fewshot_bench.store.predictions import Outcomes
@@ -134,6 +135,8 @@ def run_plan(
     with suppress(KeyboardInterrupt):
         Outcomes(store).prepare([] if interrupted else finished)
     _forget_claims(state, finished, store)
+    if saved := encodings_saved(finished):
+        reporter.info(saved)
     if not interrupted and (state.todo or state.done):
         reporter.results(folder)
     failed = len(state.failed) + sum(record.status == "failed" for record in finished)
@@ -156,7 +159,6 @@ def _dry_run(
     plan: Plan, state: Resume, conditions: Conditions, setup: EngineSetup, reporter: Reporter
 ) -> None:
     _announce(plan, state, setup.store, reporter)
-    _announce_work(plan, state, reporter)
     if state.todo or not plan.problems:
         workers = min(setup.settings.workers, len(state.todo))
         reporter.info(_needs(plan, state).text(workers))
@@ -217,14 +219,6 @@ def _announce_weights(backbone: str, reporter: Reporter) -> None:
 
     if loading.needs_fetching(backbone):
         reporter.info(f"the weights of {backbone} are not on this machine: to be fetched")
-
-
-def _announce_work(plan: Plan, state: Resume, reporter: Reporter) -> None:
-    from fewshot_bench.runner.estimate import savings
-
-    text = savings(state.todo, plan.datasets).text()
-    if text:
-        reporter.info(text)
 
 
 def _run(
