@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from fewshot_bench.api import method_references
+from fewshot_bench.api import method_files as method_references
 from fewshot_bench.api.dataset import TEMPLATE_SETS
 from fewshot_bench.api.shots import LONGEST_NUMBER, AllShots, plain, read_shots
 from fewshot_bench.utils.errors import StoreError

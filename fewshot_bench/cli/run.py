@@ -26,7 +26,7 @@ from fewshot_bench.cli.options import NAMES, NUMBER, NUMBERS, SHOTS
 from fewshot_bench.cli.running import INTERRUPTED, run_matrix
 from fewshot_bench.engines.conditions import Conditions, take_conditions
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
-from fewshot_bench.utils.names import join_names
+from fewshot_bench.utils.text import join_names
 
 _THIS_CALL = ("dry_run", "force", "retry_failed", "keep_stale", "traceback")
 _REPEATED = ("option", "templates")
