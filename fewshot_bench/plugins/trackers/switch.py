@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from fewshot_bench import UsageError
 from fewshot_bench.utils import offline
 from fewshot_bench.utils.errors import unknown
-from fewshot_bench.utils.names import split_names
+from fewshot_bench.utils.text import split_names
 
 VARIABLE = "FSBENCH_TRACK"
 FOLDER_VARIABLE = "FSBENCH_TRACK_DIR"
