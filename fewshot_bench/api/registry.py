@@ -236,7 +236,7 @@ class Registry:
         return target
 
     def code(self, name: str) -> dict[str, str]:
-        """What identifies the code of a method that this process runs; it stands in a record.
+        """Identity of a method's code in this process, as records hold it.
 
         `distribution` and `version` of the plug-in that registered it, `digest` of its source.
         """
