@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from fewshot_bench.profiling.cost import Work, counting
+from fewshot_bench.profiling.cost import Cost, counting
 from fewshot_bench.profiling.peak_memory import PeakMemory
 from fewshot_bench.utils.allocator import give_back_memory
 
@@ -75,9 +75,9 @@ def peak_megabytes(work: Run) -> float:
     return memory.megabytes - before
 
 
-def work_of(run: Run) -> Work:
+def work_of(run: Run) -> Cost:
     """What encoders did in one call."""
-    done = Work()
+    done = Cost()
     with counting(done):
         run()
     return done

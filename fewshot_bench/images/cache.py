@@ -24,7 +24,7 @@ from fewshot_bench.api.backbone import LoadedBackbone
 from fewshot_bench.images.decode import EncodedFiles
 from fewshot_bench.images.segment_format import SHA
 from fewshot_bench.images.segments import Pixels, Segment, SegmentWriter, open_segment
-from fewshot_bench.profiling.meter import Cost
+from fewshot_bench.profiling.cost import Cost
 from fewshot_bench.utils import cache_dir as cache_folder
 from fewshot_bench.utils.cache_dir import IMAGES, CacheFile
 

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from fewshot_bench.images.segments import Segment
-from fewshot_bench.profiling.meter import Cost, ImageTally
+from fewshot_bench.profiling.cost import Cost
+from fewshot_bench.profiling.meter import ImageCost
 from fewshot_bench.utils.prefetch import Ahead
 
 
@@ -30,8 +31,8 @@ class Loaded:
 
 def timed(
     loading: Ahead[Loaded],
-    tally: ImageTally,
-    count: Callable[[Loaded, float, ImageTally], None],
+    tally: ImageCost,
+    count: Callable[[Loaded, float, ImageCost], None],
 ) -> Iterator[Loaded]:
     """What is loaded, with the seconds that were waited for it."""
     while True:

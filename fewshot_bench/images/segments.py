@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from fewshot_bench.images.segment_format import SHA, pack_description, read_description
-from fewshot_bench.profiling.meter import Cost
+from fewshot_bench.profiling.cost import Cost
 from fewshot_bench.utils.prefetch import spread
 
 CHUNK_BYTES = 1 << 20

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fewshot_bench.api.task import Item, Task
 from fewshot_bench.images.decode import ImageFiles
-from fewshot_bench.images.feature_store import FeatureStore
+from fewshot_bench.images.feature_cache import FeatureCache
 from fewshot_bench.images.features import image_view
 from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.profiling.meter import Meter
@@ -220,5 +220,5 @@ def _view(source: ImageSource, order: Sequence[int] | None = None, labeled: bool
     """A view as the runner hands it over; its cost is measured and dropped."""
     meter = Meter(source.backbone.device)
     indices = None if order is None else list(order)
-    store = FeatureStore(None)
+    store = FeatureCache(None)
     return image_view(source, store, meter, phase="fit", order=indices, labeled=labeled)

@@ -16,8 +16,7 @@ from fewshot_bench import DataMissingError, DatasetCard, Item, UsageError
 from fewshot_bench.backbones import loading
 from fewshot_bench.images.cache_entries import entries
 from fewshot_bench.images.decode import ImageFiles
-from fewshot_bench.images.feature_rows import tensors_digest
-from fewshot_bench.images.feature_store import FeatureStore
+from fewshot_bench.images.feature_cache import FeatureCache, tensors_digest
 from fewshot_bench.images.segment_format import pack_description
 from fewshot_bench.images.segments import open_segment
 from fewshot_bench.utils.cache_dir import IMAGES, CacheFile
@@ -77,7 +76,7 @@ def test_features_of_another_shape_are_not_used(tmp_path: Path) -> None:
             path.write_bytes(save({"features": features}, meta | change))
         meter = Meter(torch.device("cpu"))
         with meter.phase("encode_support"):
-            FeatureStore(tmp_path).get({"a": 1}, compute, meter)
+            FeatureCache(tmp_path).get({"a": 1}, compute, meter)
     assert len(asked) == 4
 
 
