@@ -16,7 +16,7 @@ from fewshot_bench import DataMissingError, DatasetCard, Item, UsageError
 from fewshot_bench.backbones import loading
 from fewshot_bench.images.cache_entries import entries
 from fewshot_bench.images.decode import ImageFiles
-from fewshot_bench.images.feature_cache import FeatureCache, tensors_digest
+from fewshot_bench.images.feature_cache import FeatureCache, numbered, tensors_digest
 from fewshot_bench.images.segment_format import pack_description
 from fewshot_bench.images.segments import open_segment
 from fewshot_bench.utils.cache_dir import IMAGES, CacheFile
@@ -66,18 +66,22 @@ def test_features_of_another_shape_are_not_used(tmp_path: Path) -> None:
 
     asked: list[int] = []
 
-    def compute() -> torch.Tensor:
-        asked.append(1)
+    def compute(places: list[int]) -> torch.Tensor:
+        asked.append(len(places))
         return features
 
-    for change in ({}, {"cost": "3"}, {"cost": '{"wall": "x"}'}, {"cost": DEEP}):
+    changes: list[dict[str, str]] = [{"cost": "3"}, {"cost": '{"wall": "x"}'}, {"cost": DEEP}]
+    shape = {"sha256": tensors_digest(features.view(3, 4))}
+    for change in ({}, shape, *changes, {}):
         for path in tmp_path.rglob("*.safetensors"):
-            meta = {"key": path.stem, "sha256": tensors_digest(features), "dataset": ""}
-            path.write_bytes(save({"features": features}, meta | change))
+            with safe_open(path, framework="pt") as file:
+                meta = file.metadata()
+                tensors = {name: file.get_tensor(name) for name in ("features", "keys")}
+            path.write_bytes(save(tensors, meta | change))
         meter = Meter(torch.device("cpu"))
         with meter.phase("encode_support"):
-            FeatureCache(tmp_path).get({"a": 1}, compute, meter)
-    assert len(asked) == 4
+            FeatureCache(tmp_path).rows({"a": 1}, numbered(4), compute, meter)
+    assert asked == [4] * 5
 
 
 CONFIG = {
