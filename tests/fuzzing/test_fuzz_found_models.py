@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save
 
 from fewshot_bench import DataMissingError, DatasetCard, Item, UsageError
