@@ -9,12 +9,16 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from fewshot_bench.api import method_references
+from fewshot_bench.api import method_files as method_references
+from fewshot_bench.api.dataset import TEMPLATE_SETS
 from fewshot_bench.api.shots import LONGEST_NUMBER, AllShots, plain, read_shots
 from fewshot_bench.utils.errors import StoreError
 
-PROTOCOLS = ("coop", "clip-lora", "nested")
-VALIDATION = ("none", "min4", "shots", "full")
+# A preset fixes the sampling protocol, the validation policy and the prompts at once.
+PRESETS: Mapping[str, tuple[str, str, str]] = {
+    "fair": ("coop", "min4", "custom"),
+    "clip-lora-paper": ("clip-lora", "none", "simple"),
+}
 PRECISIONS = ("fp32", "bf16", "fp16")
 DEFAULT_STORE = "fsbench-results"
 # The embedded backbone, and what every table of it says.
@@ -27,7 +31,6 @@ EXIF = ("ignore", "rotate")
 CLASSES = ("all", "base", "new")
 # Asked of a run that evaluates its fits on other data sets alone; no cell has it.
 NO_CLASSES = "none"
-TEMPLATE_SETS = ("simple", "custom", "ensemble")
 # What the fields are that are no text.
 _KINDS: Mapping[str, type] = {
     "shots": int,
@@ -40,14 +43,12 @@ _KINDS: Mapping[str, type] = {
 }
 # Fields that are one of a few words, with these.
 _WORDS: Mapping[str, tuple[str, ...]] = {
-    "protocol": (*PROTOCOLS, IMPORTED),
-    "val": VALIDATION,
-    "prompts": TEMPLATE_SETS,
+    "prompts": tuple(TEMPLATE_SETS),
     "precision": PRECISIONS,
     "classes": CLASSES,
     "exif": EXIF,
 }
-_NAMES = ("method", "dataset", "backbone")
+_NAMES = ("method", "dataset", "backbone", "protocol", "val")
 # The least of each number; of all of them the longest one, in digits, and the most of a list:
 # a longer one is a slip.
 _LEAST: Mapping[str, int] = {"shots": 0, "split_seed": 0, "train_seed": 0, "limit": 1}
@@ -145,7 +146,7 @@ class RunSpec:
 
     @property
     def fits_other(self) -> bool:
-        """Whether the fit sees other classes than the evaluation."""
+        """True when the fit sees other classes than the evaluation."""
         return bool(self.target) or self.classes == "new"
 
     @property
@@ -162,7 +163,7 @@ class RunSpec:
 
     @property
     def skipped(self) -> int:
-        """How many damaged or missing images are left out."""
+        """The number of damaged or missing images that are left out."""
         return sum(len(ids) for ids in self.data.get("skipped", {}).values())
 
     def describe(self) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewshot_bench.backbones.layout import Group, Layout
+from fewshot_bench.backbones.packing import Group, Layout
 
 
 def attend(qkv: Tensor, layout: Layout, heads: int) -> Tensor:

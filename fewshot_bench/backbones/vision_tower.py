@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fewshot_bench.api.backbone import Adapter, Site
-from fewshot_bench.backbones.blocks import Block, read_blocks, same_tensors
-from fewshot_bench.backbones.layout import Layout
-from fewshot_bench.backbones.transformer import run_blocks
+from fewshot_bench.backbones.packing import Layout
+from fewshot_bench.backbones.transformer import Block, read_blocks, run_blocks, same_tensors
 from fewshot_bench.profiling.cost import count, count_backward
 from fewshot_bench.utils.errors import UnsupportedBackboneError
 
@@ -77,7 +76,7 @@ class VisionTower:
         return self.blocks[site.within(self.layers).layer].weight(site.matrix)
 
     def equals(self, other: VisionTower) -> bool:
-        """Whether both hold the same weights."""
+        """True when both hold the same weights."""
         return same_tensors(self, other)
 
     def with_deltas(self, deltas: dict[Site, Tensor]) -> VisionTower:

@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewshot_bench.api.incidents import Incidents
 from fewshot_bench.api.method import Classifier, Method
-from fewshot_bench.api.record import Record
+from fewshot_bench.api.record import Incidents, Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.api.task import Task

@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 
-from fewshot_bench.api.incidents import Incidents
-from fewshot_bench.api.record import Record, Status
+from fewshot_bench.api.record import Incidents, Record, Status
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.images.features import open_views

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from fewshot_bench.backbones.layout import pack
+from fewshot_bench.backbones.packing import pack
 from fewshot_bench.profiling.cost import Cost, count, count_backward, counting, not_counted
 from tests.reference.toy import SIZE, random_backbone, relative_gap
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fewshot_bench.backbones.layout import pack
+from fewshot_bench.backbones.packing import pack
 from fewshot_bench.profiling.cost import Cost, counting
 from fewshot_bench.runner.context import Context
 from tests.reference.toy import random_backbone, random_task, relative_gap

@@ -12,8 +12,9 @@ import yaml
 from fewshot_bench import Task
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.shots import ALL_SHOTS
-from fewshot_bench.api.spec import PROTOCOLS, RunSpec
+from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.splits.draw import draw_cell
+from fewshot_bench.splits.sampling import SAMPLERS
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import StoreError
 from tests.helpers import fsbench, save_image
@@ -63,7 +64,7 @@ def records(tmp_path: Path) -> list[Record]:
     return list(Store(tmp_path / "store").records())
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", sorted(SAMPLERS))
 def test_a_class_with_too_few_images_gives_them_all(
     pets: str, protocol: str, run: Run, tmp_path: Path
 ) -> None:
@@ -153,7 +154,7 @@ def test_all_shots_leave_no_image_for_validation_that_is_held_out(tmp_path: Path
     from tests.runner.test_transfer import SETS
 
     cell = RunSpec("zero-shot", "wide", ALL_SHOTS, 1, 1)
-    for protocol in PROTOCOLS:
+    for protocol in sorted(SAMPLERS):
         spec = RunSpec("zero-shot", "wide", ALL_SHOTS, 1, 1, protocol=protocol)
         split = draw_cell(spec, SETS["wide"].items())
         assert (set(split.train), split.val) == (set(SETS["wide"].items()["train"]), ())
