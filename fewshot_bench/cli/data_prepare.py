@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
-import filelock
 
 from fewshot_bench.api.recipe import Recipe
 from fewshot_bench.api.roots import DATA_VARIABLE, data_roots
@@ -32,6 +33,7 @@ from fewshot_bench.plugins.data.prepare import (
 )
 from fewshot_bench.plugins.data.progress import shown
 from fewshot_bench.utils.errors import ContractError, DataMissingError, FsbenchError, UsageError
+from fewshot_bench.utils.locks import exclusive
 from fewshot_bench.utils.text import printable
 
 
@@ -133,18 +135,15 @@ def _held(root: Path, writing: bool) -> Iterator[None]:
 @contextmanager
 def _locked(root: Path) -> Iterator[None]:
     """One `prepare` at a time on one data root; a lock ends with its process."""
-    lock = filelock.FileLock(root / places.LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        say("waiting for another fsbench data prepare to end")
-        lock.acquire()
-    except NotImplementedError:
-        say("files on this disk cannot be locked: run one fsbench data prepare at a time")
-    try:
+    with ExitStack() as stack:
+        try:
+            waiting = partial(say, "waiting for another fsbench data prepare to end")
+            stack.enter_context(exclusive(root, places.LOCK, waiting))
+        except OSError as error:
+            if error.errno != errno.ENOTSUP:
+                raise
+            say("files on this disk cannot be locked: run one fsbench data prepare at a time")
         yield
-    finally:
-        lock.release()
 
 
 def _target(root: Path | None, yes: bool, keep_archives: bool) -> Target:
