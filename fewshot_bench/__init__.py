@@ -36,6 +36,7 @@ from fewshot_bench.errors import (
 )
 from fewshot_bench.image_formats import image_endings, image_remedy
 from fewshot_bench.method import Classifier, Method, RunContext, Transferable, hyper
+from fewshot_bench.metrics import Metric
 from fewshot_bench.names import one_place, one_spelling
 from fewshot_bench.plugins import hookimpl
 from fewshot_bench.record import Record
@@ -63,6 +64,7 @@ __all__ = [
     "Images",
     "Item",
     "Method",
+    "Metric",
     "NotApplicableError",
     "NumericalError",
     "PackedPrompts",

@@ -1,10 +1,10 @@
-"""Metrics of predictions: each is defined, computed and shown by one `Metric`; a new one is added here.
+"""Metrics of predictions: definition, computation, rounding and direction of each in one `Metric`.
 
-`METRICS` holds the built-in ones, which `rounded` computes for a record, and `fsbench store verify` and
-`compare` again; plug-ins register others (`registry.Registry.metric`), which are computed from stored
-logits. All is in float64. A prediction is the class with the highest logit, of equal ones that with the
-lowest index; probabilities are the softmax of the logits, without any temperature. numpy is imported
-by what computes, so that names and titles are had without it.
+`METRICS` holds the built-in ones, which `rounded` computes for a record; a new one is added here
+alone. Plug-ins register others (`Registry.metric`), which are computed from stored logits. All is
+in float64. A prediction is the class with the highest logit, of equal ones that with the lowest
+index; probabilities are the softmax of the logits, without any temperature. numpy is imported by
+what computes, so that names and titles are had without it.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class Metric:
     `logits` (n, classes) and `labels` (n,), say. short: the head of a narrow column. digits: those
     behind the decimal point in tables. scores: where the value is a mean over images, gives one
     number per image (n,) whose mean is the value, of a metric in percent a hundredth of it; with it
-    differences are tested. source: the digest of the code of a plug-in's metric; set by the registry.
+    differences are tested. source: the digest of the code of a plug-in's metric (the registry's).
     """
 
     name: str
@@ -181,8 +181,8 @@ class Metric:
         number = found.item() if getattr(found, "shape", None) == () else found
         if not isinstance(number, int | float) or not math.isfinite(number):
             raise ContractError(
-                f"metric '{self.name}' gave {' '.join(repr(found).split()):.80} for logits of shape "
-                f"{answers.logits.shape}: expected one finite number"
+                f"metric '{self.name}' gave {' '.join(repr(found).split()):.80} for logits of "
+                f"shape {answers.logits.shape}: expected one finite number"
             )
         return float(number)
 
@@ -222,7 +222,7 @@ class Metric:
 
 
 def needs(function: Callable[..., Any]) -> set[str]:
-    """The parameters that a metric's function asks for; what has a default is the function's own."""
+    """The parameters that a metric's function asks for: those without a default."""
     parameters = inspect.signature(function).parameters.values()
     variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return {p.name for p in parameters if p.default is p.empty and p.kind not in variable}
@@ -409,3 +409,5 @@ _ALL = (
     ),
 )
 METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _ALL}
+# Those that every finished record has; the others came later, and old records stay without.
+ALWAYS = frozenset({"top1", "macro_accuracy", "nll", "n"})

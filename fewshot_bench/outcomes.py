@@ -92,7 +92,7 @@ class Outcomes:
     record's `digests.logits` is the one that an outcome was computed from, its accuracy is that of
     the record, and the logits have not been written since; records without digests (schema 1) are
     computed each time. A store that cannot be written is read without it.
-    `damaged` lists logits that could not be used. metrics: of plug-ins, had beside the built-in ones.
+    `damaged` lists logits that could not be used. metrics: of plug-ins, beside the built-in ones.
     """
 
     store: Store
@@ -162,8 +162,8 @@ class Outcomes:
 
     def _named(self, entry: Entry) -> dict[str, float | int]:
         """The metrics of an entry by their names, those of plug-ins as their code is now."""
-        every = (*METRICS.values(), *self.metrics)
-        return {m.name: entry.metrics[_key(m)] for m in every if _key(m) in entry.metrics}
+        keys = {_key(m): m.name for m in (*METRICS.values(), *self.metrics)} | {"n": "n"}
+        return {keys[key]: value for key, value in entry.metrics.items() if key in keys}
 
     def _cached(self, record: Record) -> Entry | None:
         """The entry of a record, unless it lacks metrics that the record lacks as well."""
@@ -217,7 +217,8 @@ class Outcomes:
             values = rounded(logits, labels, wanted) if wanted else {}
         except ContractError as error:
             raise ContractError(f"{error} ({record.spec.describe()})") from error
-        values = {_key(metric): values[metric.name] for metric in wanted}
+        keys = {metric.name: _key(metric) for metric in wanted}
+        values = {keys.get(name, name): value for name, value in values.items()}
         return Entry(self._queries_of(ids, labels), logits.argmax(axis=1), logits.shape[1], values)
 
     def _arrays(self, record: Record) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

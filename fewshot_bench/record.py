@@ -25,7 +25,7 @@ class Record:
 
     split: `digest`, `protocol`, `train`, `val`, `test` (counts), `verified` (published picks),
         `classnames` (of the columns of the logits; old records have none).
-    metrics: those of `quality.metrics`, to six digits; empty when the cell failed, and only
+    metrics: those of `metrics.rounded`, to six digits; empty when the cell failed, and only
         `top1`, `macro_accuracy`, `nll` and `n` in records that are older than the others.
     footprint: `trained`, `trained_source` (observed or declared), `stored`, `backbone`
         (parameters), `peak_memory_mb`, `images_seen`, `steps`, and `selection`

@@ -19,6 +19,7 @@ from fewshot_bench.customized import customized
 from fewshot_bench.damaged import SKIPPED, Without
 from fewshot_bench.errors import FsbenchError, PluginError, UsageError, unknown
 from fewshot_bench.method_rules import refuse_broken
+from fewshot_bench.metrics import METRICS, Metric
 from fewshot_bench.opening import options_of, place_without_family
 from fewshot_bench.plugins import PluginInfo, load_plugins
 
@@ -51,7 +52,7 @@ class Entry:
 
 @dataclass
 class Catalog:
-    """All names of one kind (method, data set, backbone).
+    """All names of one kind (method, data set, backbone, metric).
 
     entries: the names that one plug-in alone registered. conflicts: for each other name why it
     cannot be used. failed: what plug-ins say that register nothing.
@@ -141,6 +142,7 @@ class Registry:
     methods: Catalog
     datasets: Catalog
     backbones: Catalog
+    metrics: Catalog
     plugins: tuple[PluginInfo, ...]
     hooks: pluggy.HookRelay
 
@@ -179,6 +181,24 @@ class Registry:
             "version": info.version if info else "",
             "digest": digest,
         }
+
+    def metric(self, name: str) -> Metric:
+        """A built-in metric, or one of a plug-in; PluginError where that is none."""
+        if name in METRICS:
+            return METRICS[name]
+        self.metrics.refuse_conflict(name)
+        if name not in self.metrics.entries:
+            known = [*METRICS, *self.metrics.entries]
+            raise self.metrics.unknown(name, known, "fsbench list metrics")
+        entry = self.metrics.entries[name]
+        found = entry.load()
+        if not isinstance(found, Metric) or found.name != name:
+            raise PluginError(
+                f"metric '{name}' ({entry.origin}) is {found!r:.80}, expected a Metric of that name"
+            )
+        module = entry.target.partition(":")[0] if isinstance(entry.target, str) else ""
+        source = method_code.note_import(module or found.compute.__module__)
+        return replace(found, source=source or entry.origin)
 
     def all_methods(self) -> tuple[list[str], dict[str, str]]:
         """The methods that `all` stands for, and by name why the broken ones are left out."""
@@ -264,17 +284,22 @@ def registry() -> Registry:
     methods = Catalog("method", "methods")
     datasets = Catalog("data set", "datasets")
     backbones = Catalog("backbone", "backbones")
+    metrics = Catalog("metric", "metrics")
     failed = _fill(manager, "register_methods", methods)
     failed |= _fill(manager, "register_datasets", datasets)
     failed |= _fill(manager, "register_backbones", backbones)
+    failed |= _fill(manager, "register_metrics", metrics)
+    for name in METRICS.keys() & metrics.entries.keys():
+        origin = metrics.entries.pop(name).origin
+        metrics.conflicts[name] = f"metric '{name}' is built in; the one of {origin} is left out"
     for entry in methods.entries.values():
         if isinstance(entry.target, str):
             # Plug-ins may have imported a part of their package; the rest follows when it is used.
             method_code.note_import(entry.target.partition(":")[0])
     infos = tuple(replace(i, error=i.error or failed.get(i.full_name)) for i in infos)
-    for catalog in (methods, datasets, backbones):
+    for catalog in (methods, datasets, backbones, metrics):
         catalog.failed = tuple(info.problem for info in infos if info.error)
-    return Registry(methods, datasets, backbones, infos, manager.hook)
+    return Registry(methods, datasets, backbones, metrics, infos, manager.hook)
 
 
 def _fill(manager: pluggy.PluginManager, hook: str, catalog: Catalog) -> dict[str, str]:

@@ -137,9 +137,9 @@ def _count_problems(record: Record, arrays: Arrays) -> Iterator[str]:
 def _metric_problems(record: Record, arrays: Arrays) -> Iterator[str]:
     if any(_value_problems(arrays)):
         return
-    from fewshot_bench import quality
+    from fewshot_bench.metrics import measured
 
-    for name, value in quality.metrics(arrays["logits"], arrays["labels"]).items():
+    for name, value in measured(arrays["logits"], arrays["labels"]).items():
         if name not in record.metrics and name not in ALWAYS:
             continue
         stated = record.metrics.get(name)

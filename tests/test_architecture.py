@@ -132,7 +132,6 @@ LOWER = (
     *("segment_format", "cache_folder", "cache_entries", "ahead", "crops"),
     *(
         "metrics",
-        "quality",
         "names",
         "offline",
         "room",

@@ -18,7 +18,7 @@ from fewshot_bench.engines.protocol import Settings
 from fewshot_bench.errors import ContractError
 from fewshot_bench.evaluate import plain_logits
 from fewshot_bench.examiner import Examiner
-from fewshot_bench.quality import rounded_metrics
+from fewshot_bench.metrics import rounded
 from fewshot_bench.record import Record
 from fewshot_bench.registry import registry
 from fewshot_bench.runner import run_one
@@ -106,11 +106,12 @@ def test_metrics_are_those_of_the_stored_array(
     records = run(tmp_path, [tampering, zero])
     for record in map(done, records):
         arrays = Store(tmp_path).logits(record.spec.key())
-        expected = rounded_metrics(arrays["logits"], arrays["labels"])
+        expected = rounded(arrays["logits"], arrays["labels"])
         assert record.metrics == expected
     assert records[0].metrics["top1"] == records[1].metrics["top1"]
     told = [incident["text"] for incident in records[0].incidents]
-    assert any("fewshot_bench.quality.metrics.__code__" in text for text in told) == (how == "code")
+    name = "fewshot_bench.metrics.measured.__code__"
+    assert any(name in text for text in told) == (how == "code")
     assert not records[1].incidents
 
 

@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fewshot_bench import quality
 from fewshot_bench.errors import StoreError
-from fewshot_bench.metrics import ALWAYS, METRICS
+from fewshot_bench.metrics import ALWAYS, METRICS, measured
 from fewshot_bench.outcome_packs import FOLDER, load_pack
 from fewshot_bench.outcomes import Outcomes
 from fewshot_bench.record import Record
@@ -49,7 +48,7 @@ def check(store: Store, outcomes: Outcomes) -> None:
         assert found.hits.dtype == bool
         assert (found.hits == (logits.argmax(1) == labels)).all()
         assert found.classes == logits.shape[1]
-        assert dict(found.metrics) == pytest.approx(quality.metrics(logits, labels), abs=2e-6)
+        assert dict(found.metrics) == pytest.approx(measured(logits, labels), abs=2e-6)
 
 
 def test_the_same_from_the_logits_and_from_what_is_kept(tmp_path: Path) -> None:

@@ -8,18 +8,19 @@ import click
 
 from fewshot_bench.cli.completion import one_of
 from fewshot_bench.errors import unknown
+from fewshot_bench.metrics import METRICS
 from fewshot_bench.registry import Catalog, registry
 from fewshot_bench.wording import printable
 
-KINDS = ("methods", "datasets", "backbones", "plugins")
+KINDS = ("methods", "datasets", "backbones", "metrics", "plugins")
 
 
 @click.command(
-    "list", short_help="List what is registered: methods, datasets, backbones or plugins."
+    "list", short_help="List what is registered: methods, datasets, backbones, metrics or plugins."
 )
 @click.argument("kind", metavar="|".join(KINDS), shell_complete=one_of(lambda: KINDS))
 def command(kind: str) -> None:
-    """List what is registered: methods, datasets, backbones or plugins."""
+    """List what is registered: methods, datasets, backbones, metrics or plugins."""
     if kind not in KINDS:
         raise unknown("kind", kind, KINDS, "fsbench list --help")
     if kind == "plugins":
@@ -28,6 +29,8 @@ def command(kind: str) -> None:
         _datasets()
     elif kind == "backbones":
         _backbones()
+    elif kind == "metrics":
+        _metrics()
     else:
         _entries(registry().methods)
     _warn_broken()
@@ -55,6 +58,15 @@ def _backbones() -> None:
     )
 
 
+def _metrics() -> None:
+    known = registry().metrics
+    width = max(map(len, (*METRICS, *known.entries)))
+    for name, metric in METRICS.items():
+        click.echo(f"{name:<{width}}  {metric.quantity}")
+    for name in known.names():
+        click.echo(printable(f"{name:<{width}}  {known.entries[name].origin.split(',')[0]}"))
+
+
 def _plugins() -> None:
     for info in registry().plugins:
         state = f"FAILED: {info.error}" if info.error else "ok"
@@ -63,6 +75,9 @@ def _plugins() -> None:
 
 def _warn_broken() -> None:
     known = registry()
-    conflicts = [c.conflicts.values() for c in (known.methods, known.datasets, known.backbones)]
+    conflicts = [
+        catalog.conflicts.values()
+        for catalog in (known.methods, known.datasets, known.backbones, known.metrics)
+    ]
     for text in (*known.methods.failed, *chain.from_iterable(conflicts)):
         click.echo(f"warning: {printable(text)}", err=True)

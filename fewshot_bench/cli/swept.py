@@ -20,6 +20,7 @@ from fewshot_bench.store import Store
 from fewshot_bench.wording import few
 
 if TYPE_CHECKING:
+    from fewshot_bench.metrics import Metric
     from fewshot_bench.record import Record
     from fewshot_bench.spec import RunSpec
     from fewshot_bench.sweep.model import Axis
@@ -111,6 +112,15 @@ def chosen_records(axes: Axes, values: Mapping[str, Any], given: set[str]) -> Sh
             "with --dataset NAMES, or name another --store"
         )
     return Shown(found, tuple(_others(axes, records)))
+
+
+def with_metric(records: Sequence[Record], metric: Metric, store: Path) -> list[Record]:
+    """The records with a plug-in's metric, where one of the two stores has their logits."""
+    from fewshot_bench.outcomes import Outcomes
+
+    for folder in dict.fromkeys((own_store(store), store)):
+        records = Outcomes(Store(folder), [metric]).completed(records, [metric.name])
+    return list(records)
 
 
 def _others(axes: Axes, records: Sequence[Record]) -> Iterator[str]:

@@ -12,6 +12,7 @@ from fewshot_bench.compare.classes import class_names
 from fewshot_bench.compare.mixing import assign_rows
 from fewshot_bench.compare.model import Group, Seed, Table
 from fewshot_bench.errors import StoreError
+from fewshot_bench.metrics import confidences
 from fewshot_bench.outcomes import Outcomes
 from fewshot_bench.record import Record
 
@@ -95,8 +96,6 @@ class Predictions:
         return found
 
     def _of(self, record: Record) -> _Answers:
-        from fewshot_bench import quality
-
         outcome = self.outcomes.of(record)
         logits = self.outcomes.store.logits(record.spec.key())["logits"]
         names = class_names([record], outcome.classes)
@@ -108,7 +107,7 @@ class Predictions:
         values = [
             (prediction, names[prediction], confidence)
             for prediction, confidence in zip(
-                outcome.predictions.tolist(), quality.confidences(logits).tolist(), strict=True
+                outcome.predictions.tolist(), confidences(logits).tolist(), strict=True
             )
         ]
         return _Answers(images, values, names)

@@ -14,7 +14,6 @@ from fewshot_bench.audit.made import audit
 from fewshot_bench.compare.baseline import with_baseline
 from fewshot_bench.compare.model import Table
 from fewshot_bench.compare.notes import toy_notes
-from fewshot_bench.metrics import METRICS
 from fewshot_bench.outcomes import Outcomes
 from fewshot_bench.record import Record
 from fewshot_bench.report import board, comparisons, text
@@ -89,7 +88,7 @@ def _context(
         "title": text.name(options.title),
         "subject": subject(chosen),
         "more_shots": _more_shots(chosen),
-        "metric": METRICS[table.metric].title,
+        "metric": table.main.title,
         "table": table,
         "signature": text.message(table.signature(chosen.group.seeds)),
         "line": printable(found.signature),

@@ -24,6 +24,7 @@ from fewshot_bench.compare.notes import toy_notes
 from fewshot_bench.compare.statistics import estimate
 from fewshot_bench.errors import UsageError
 from fewshot_bench.image_facts import images, images_scope, test_images, test_scope
+from fewshot_bench.metrics import METRICS, Metric
 from fewshot_bench.record import Record
 from fewshot_bench.signature import signature_of
 from fewshot_bench.spec import canonical_json
@@ -40,7 +41,7 @@ def build(
     records: Sequence[Record],
     *,
     fixed: Mapping[str, Any] | None = None,
-    metric: str = "top1",
+    metric: Metric = METRICS["top1"],
     each: bool = False,
 ) -> Sweep:
     """The panels of records of one method; UsageError when they differ in their conditions.
@@ -56,7 +57,7 @@ def build(
         spec = record.spec
         chosen = {name: spec.options[name] for name in names}
         found[spec.evaluated, spec.shots, canonical_json(chosen)].append(record)
-    panels = tuple(_panels(found, records, (columns, rows, others), metric, each))
+    panels = tuple(_panels(found, records, (columns, rows, others), metric.name, each))
     return Sweep(
         method=method,
         metric=metric,
