@@ -1,4 +1,4 @@
-"""A plug-in whose method harms the process that it runs in; `tests/test_containment.py` uses it."""
+"""A plug-in whose method harms the process that it runs in, for `tests/runner/test_containment.py`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from PIL import ImageFile
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-import fewshot_bench.evaluate as scoring
+import fewshot_bench.runner.evaluate as scoring
 from fewshot_bench import Backbone, Images, RunContext, Task, hookimpl
 
 FOREVER = 3600

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from fewshot_bench.defaults import AUTO
+from fewshot_bench.api.defaults import AUTO
 
 METHODS = ("zero-shot", "linear-probe", "tip-adapter", "tip-adapter-f", "coop", "clip-lora")
 DATASETS = ("digits", "letters", "shapes")
@@ -25,20 +25,13 @@ def command(ctx: click.Context, store: Path) -> None:
     hyper-parameters at their defaults, and compares them. Takes about two minutes on two cores.
     """
     from fewshot_bench.cli import compare
-    from fewshot_bench.cli.conditions import conditions_of
     from fewshot_bench.cli.engines import Engines
     from fewshot_bench.cli.running import run_matrix
+    from fewshot_bench.engines.conditions import conditions_of
 
     engines = Engines()
-    code = run_matrix(
-        method=METHODS,
-        dataset=DATASETS,
-        shots=SHOTS,
-        seeds=(1,),
-        store=store,
-        engines=engines,
-        conditions=conditions_of(engines, AUTO, AUTO, DATASETS),
-    )
+    asked = {"method": METHODS, "dataset": DATASETS, "shots": SHOTS, "seeds": (1,), "store": store}
+    code = run_matrix(conditions_of(engines, AUTO, AUTO, DATASETS), engines, asked)
     if code:
         ctx.exit(code)
     ctx.invoke(

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from fewshot_bench.errors import UsageError
-from fewshot_bench.metrics import METRICS, Metric
-from fewshot_bench.names import split_names
-from fewshot_bench.shots import ALL_SHOTS, LONGEST_NUMBER, WORD
-from fewshot_bench.spec import DEFAULT_STORE, MOST_NUMBERS
+from fewshot_bench.api.metrics import METRICS, Metric
+from fewshot_bench.api.shots import ALL_SHOTS, LONGEST_NUMBER, WORD
+from fewshot_bench.api.spec import DEFAULT_STORE, MOST_NUMBERS
+from fewshot_bench.utils.errors import UsageError
+from fewshot_bench.utils.names import split_names
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -97,7 +97,7 @@ class MetricName(click.ParamType[Any]):
         """The name as it is; UsageError for an unknown metric, or one that cannot be taken."""
         if value in self.names:
             return value
-        from fewshot_bench.registry import registry
+        from fewshot_bench.api.registry import registry
 
         metric = registry().metric(value)
         if self.fits is not None and not self.fits(metric):

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import click
 
+from fewshot_bench.api.metrics import METRICS, PERCENT, Metric
 from fewshot_bench.cli.completion import methods, one_of
 from fewshot_bench.cli.files import write_text
 from fewshot_bench.cli.filters import chosen_of, filter_options
 from fewshot_bench.cli.options import MetricName, results_option
 from fewshot_bench.cli.say import say
-from fewshot_bench.metrics import METRICS, PERCENT, Metric
-from fewshot_bench.outcomes import Outcomes
-from fewshot_bench.store import Store
-from fewshot_bench.wording import size_text
+from fewshot_bench.store.predictions import Outcomes
+from fewshot_bench.store.store import Store
+from fewshot_bench.utils.text import size_text
 
 
 def _is_shown(metric: Metric) -> bool:
@@ -81,10 +81,10 @@ def command(
     shots, paired tests, ranks, costs, calibration, hard classes, where every number is from, and
     what failed or is missing. The filters are those of 'fsbench compare'.
     """
-    from fewshot_bench.compare.aggregate import Options, build
-    from fewshot_bench.registry import registry
-    from fewshot_bench.report.build import Options as ReportOptions
-    from fewshot_bench.report.build import render
+    from fewshot_bench.analysis.table.build import Options, build
+    from fewshot_bench.api.registry import registry
+    from fewshot_bench.plugins.report.build import Options as ReportOptions
+    from fewshot_bench.plugins.report.build import render
 
     known = {**METRICS, metric: registry().metric(metric)}
     outcomes = Outcomes(Store(store), [one for one in known.values() if one.source])

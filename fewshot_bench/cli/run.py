@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from fewshot_bench.api.defaults import AUTO
+from fewshot_bench.api.spec import DEFAULT_STORE, EXIF
 from fewshot_bench.cli.completion import (
     backbones,
     datasets,
@@ -17,14 +19,12 @@ from fewshot_bench.cli.completion import (
     several_of,
     suites,
 )
-from fewshot_bench.cli.conditions import Conditions, take_conditions
 from fewshot_bench.cli.config import as_defaults, read_config, save_config
 from fewshot_bench.cli.engines import Engines, engine_options
 from fewshot_bench.cli.options import NAMES, NUMBER, NUMBERS, SHOTS
 from fewshot_bench.cli.running import INTERRUPTED, run_matrix
-from fewshot_bench.defaults import AUTO
-from fewshot_bench.names import join_names
-from fewshot_bench.spec import DEFAULT_STORE, EXIF
+from fewshot_bench.engines.conditions import Conditions, take_conditions
+from fewshot_bench.utils.names import join_names
 
 _THIS_CALL = ("dry_run", "force", "retry_failed", "keep_stale", "traceback")
 _REPEATED = ("option", "templates")
@@ -168,7 +168,7 @@ def command(ctx: click.Context, /, **values: Any) -> None:
         conditions = take_conditions(engines, values)
         if target is not None:
             save_config(target, _saved(given, conditions))
-        code = run_matrix(engines=engines, conditions=conditions, **values)
+        code = run_matrix(conditions, engines, values)
     except KeyboardInterrupt:
         click.echo("stopped before the first cell; run the same command again", err=True)
         code = INTERRUPTED

@@ -1,0 +1,123 @@
+"""Why cells failed: one paragraph per reason, with the author's frame and the record."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fewshot_bench.api.author_frame import author_frame, definition, short_path, top_module
+from fewshot_bench.api.registry import registry
+from fewshot_bench.utils.errors import FsbenchError
+from fewshot_bench.utils.text import FEW, MANY, printable, shortened
+
+if TYPE_CHECKING:
+    from fewshot_bench.api.record import Record
+    from fewshot_bench.api.spec import RunSpec
+    from fewshot_bench.store.store import Store
+
+LONGEST_REASON = 600
+# The class that `logits` is of is in no record: `fit`, which made it, would be the wrong place.
+_ABOUT_LOGITS = re.compile(r"logits\(\)|\S+\.logits\b")
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+
+
+@dataclass
+class Reason:
+    """What one or several cells failed for; `error` is that of the first."""
+
+    text: str
+    frame: str
+    trace: str
+    cells: list[RunSpec] = field(default_factory=list)
+
+    @property
+    def where(self) -> str:
+        """The cell, or its method and the data sets of all cells."""
+        first = self.cells[0]
+        if len(self.cells) == 1:
+            return first.describe()
+        names = dict.fromkeys(cell.evaluated for cell in self.cells)
+        return (
+            f"{first.label} on {', '.join(shortened(list(names), FEW))} ({len(self.cells)} cells)"
+        )
+
+
+def reasons(records: Iterable[Record]) -> list[Reason]:
+    """The failures among records; one method, place and message, but for numbers, is one reason."""
+    found: dict[tuple[str, ...], Reason] = {}
+    for record in records:
+        if record.status == "failed":
+            reason = _reason(record)
+            alike = _NUMBER.sub("0", reason.text)
+            known = found.setdefault((record.spec.label, reason.frame, alike), reason)
+            known.cells.append(record.spec)
+    return list(found.values())
+
+
+def _reason(record: Record) -> Reason:
+    error = record.error or {}
+    trace = str(error.get("traceback") or "")
+    kind, message = str(error.get("type") or "?"), str(error.get("message") or "").strip()
+    text = printable(f"{kind}: {message}" if message else kind, LONGEST_REASON)
+    frame = author_frame(trace, _packages(record.spec))
+    if not frame and kind == "ContractError" and not _ABOUT_LOGITS.match(message):
+        frame = _fit(record.spec.method)
+    return Reason(text, frame, trace)
+
+
+def _fit(method: str) -> str:
+    """Where a method's `fit` begins: what the harness refuses leaves no frame of the author's."""
+    try:
+        return definition(getattr(registry().method_class(method), "fit", None))
+    except FsbenchError:
+        return ""
+
+
+def _packages(spec: RunSpec) -> Iterator[str]:
+    """The top-level modules of the code that a cell ran: its method's and its data sets'."""
+    known = registry()
+    families = [f"{name.partition(':')[0]}:" for name in (spec.dataset, spec.target) if name]
+    datasets = [known.datasets.entries.get(name) for name in (*families, spec.dataset, spec.target)]
+    if ".py:" in spec.method:
+        yield Path(spec.method.rpartition(":")[0]).stem
+    for entry in (known.methods.entries.get(spec.method), *datasets):
+        if entry is not None:
+            yield top_module(entry.target)
+
+
+def failure_lines(records: Sequence[Record], store: Store, *, whole: bool) -> list[str]:
+    """Why cells failed, line by line, empty where none did; `whole` adds the tracebacks."""
+    found = reasons(records)
+    count = sum(len(reason.cells) for reason in found)
+    if not found:
+        return []
+    lines = [f"{count} cell{'s' if count > 1 else ''} failed:"]
+    for reason in found if whole else found[:MANY]:
+        lines += _paragraph(reason, store, whole)
+    if len(found) > MANY and not whole:
+        lines.append(f"and {len(found) - MANY} more reasons")
+    step = "" if whole else "fsbench show RECORD, or run --traceback, prints the whole; "
+    return [*lines, f"({step}--retry-failed computes these cells again)"]
+
+
+def _paragraph(reason: Reason, store: Store, whole: bool) -> Iterator[str]:
+    yield f"  {reason.where}: {reason.text}"
+    if reason.frame:
+        yield f"      at {reason.frame}"
+    paths = [short_path(str(_file(store, cell))) for cell in reason.cells]
+    more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+    yield f"      record: {paths[0]}{more}"
+    if whole:
+        yield from trace_lines(reason)
+
+
+def trace_lines(reason: Reason) -> Iterator[str]:
+    """The whole traceback, set off from what is said about it."""
+    yield from (f"      | {line}" for line in reason.trace.rstrip().splitlines())
+
+
+def _file(store: Store, cell: RunSpec) -> Path:
+    return store.file(cell.key())

@@ -1,0 +1,319 @@
+"""Run a matrix of cells: plan it, check it, run what the store lacks, report.
+
+`run_matrix` and `run_plan` are the entries, for the command line and the library alike. However a
+run ends, the records that it has stored stay, and the next one goes on with what is missing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fewshot_bench.api.image_facts import Overlap, overlap_texts, overlaps
+from fewshot_bench.engines.conditions import Conditions, EngineChoice
+from fewshot_bench.engines.reporting import Reporter
+from fewshot_bench.plugins.trackers import switch as trackers
+from fewshot_bench.runner.preflight import check_images, keep_splits
+from fewshot_bench.utils.errors import DataMissingError, UsageError
+
+if TYPE_CHECKING:
+    from fewshot_bench.api.record import Record
+    from fewshot_bench.engines.base import Engine, Settings
+    from fewshot_bench.runner.request import Plan, Request
+    from fewshot_bench.runner.resources import Needs
+    from fewshot_bench.runner.resuming import Code, Resume
+    from fewshot_bench.store.store import Store
+
+INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class ThisCall:
+    """What is asked of one call, and is no part of what cells are.
+
+    traceback: whether the whole tracebacks of failed cells are reported.
+    """
+
+    dry_run: bool = False
+    force: bool = False
+    retry_failed: bool = False
+    keep_stale: bool = False
+    traceback: bool = False
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run of a plan ended; `failed` counts cells, those of earlier runs too."""
+
+    plan: Plan
+    failed: int = 0
+    interrupted: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        """That of the command line."""
+        if self.interrupted:
+            return INTERRUPTED
+        if self.plan.problems:
+            return DataMissingError.exit_code
+        return 1 if self.failed else 0
+
+
+def run_matrix(
+    request: Request,
+    conditions: Conditions,
+    engines: EngineChoice,
+    reporter: Reporter,
+    call: ThisCall | None = None,
+    track: Sequence[str] = (),
+) -> Ended:
+    """Expand, check, run and report. UsageError, before anything runs, for what is not known."""
+    from fewshot_bench.runner.request import expand
+
+    with _tracking(track, request.folder):
+        return run_plan(expand(request), request.folder, conditions, engines, reporter, call)
+
+
+@contextmanager
+def _tracking(names: Sequence[str], store: Path) -> Iterator[None]:
+    """Trackers are on inside alone: another call in this process may ask for others."""
+    kept = {name: os.environ.get(name) for name in (trackers.VARIABLE, trackers.FOLDER_VARIABLE)}
+    try:
+        trackers.switch_on(names, store)
+        yield
+    finally:
+        for name, value in kept.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def run_plan(
+    plan: Plan,
+    folder: Path,
+    conditions: Conditions,
+    engines: EngineChoice,
+    reporter: Reporter,
+    call: ThisCall | None = None,
+) -> Ended:
+    """Run what the store in `folder` does not hold of a plan, and report."""
+    from fewshot_bench.engines.base import Before
+    from fewshot_bench.runner.image_state import ImageState
+    from fewshot_bench.runner.resuming import Code, resume
+    from fewshot_bench.store.predictions import Outcomes
+
+    call = call or ThisCall()
+    reporter.info(conditions.text())
+    _report_unusable(plan.problems, reporter)
+    store = _opened(folder, call)
+    # Snapshot the store first, so that records written by other runs from here on are noticed.
+    before = Before.of(store, plan.cells)
+    installed = Code.of(cell.method for cell in plan.cells)
+    images = ImageState(plan.datasets, store.path)
+    wanted = {"force": call.force, "retry_failed": call.retry_failed, "keep_stale": call.keep_stale}
+    state = resume(plan, store, installed, images, **wanted)
+    _report_unknown_images(images.problems, reporter)
+    # Workers leave what is done unless they are told that it is not.
+    settings = engines.settings(conditions, call.force or state.again, installed.identity())
+    if call.dry_run:
+        _dry_run(plan, state, store, conditions, engines, settings, reporter)
+        return Ended(plan)
+    if state.todo and engines.engine == "local":
+        from fewshot_bench.backbones import loading
+
+        loading.check_weights(conditions.backbone)
+    _check_room(plan, state, store, engines, settings)
+    with engines.build(store, settings, before) as engine:
+        engine.warm(len(state.todo))
+        _drop_unreadable(plan, state, reporter)
+        keep_splits(plan.datasets, plan.keep_split, but=plan.problems)
+        _announce(plan, state, store, reporter)
+        shared = _report_overlaps(images.overlaps(state.todo), reporter)
+        troubles = len(trackers.problems())
+        interrupted, finished = _run(plan, state, engine, reporter)
+    _report_failures(state, finished, store, reporter, whole=call.traceback)
+    _report_troubles(trackers.problems()[troubles:], reporter)
+    _report_other_code(installed, finished, reporter)
+    _report_overlaps(overlaps(finished), reporter, shared)
+    # Logits that were just written are read quickly; later `compare` and `report` need not.
+    with suppress(KeyboardInterrupt):
+        Outcomes(store).prepare([] if interrupted else finished)
+    _forget_claims(state, finished, store)
+    if not interrupted and (state.todo or state.done):
+        reporter.results(folder)
+    failed = len(state.failed) + sum(record.status == "failed" for record in finished)
+    return Ended(plan, failed, interrupted)
+
+
+def _opened(folder: Path, call: ThisCall) -> Store:
+    """The store, which a dry run does not make; absolute, since a plug-in may change directory."""
+    from fewshot_bench.store.store import Store
+
+    store = Store(folder.absolute())
+    if not call.dry_run:
+        store.create()
+    elif any(part.is_file() for part in (store.path, *store.path.parents)):
+        raise UsageError(f"store '{folder}' is not a folder; choose another one with --store DIR")
+    return store
+
+
+def _dry_run(
+    plan: Plan,
+    state: Resume,
+    store: Store,
+    conditions: Conditions,
+    engines: EngineChoice,
+    settings: Settings,
+    reporter: Reporter,
+) -> None:
+    _announce(plan, state, store, reporter)
+    _announce_work(plan, state, reporter)
+    if state.todo or not plan.problems:
+        workers = min(settings.workers, len(state.todo))
+        reporter.info(_needs(plan, state).text(workers))
+    _announce_weights(conditions.backbone, reporter)
+    engines.describe(store, len(state.todo), reporter.info)
+
+
+def _needs(plan: Plan, state: Resume) -> Needs:
+    from fewshot_bench.runner.resources import needs
+
+    return needs(state.todo, plan.datasets)
+
+
+def _check_room(
+    plan: Plan, state: Resume, store: Store, engines: EngineChoice, settings: Settings
+) -> None:
+    from fewshot_bench.runner import resources as room
+
+    if state.todo:
+        needed = _needs(plan, state)
+        room.check_disk(store.path, needed.disk)
+        if engines.engine == "local":
+            workers = min(settings.workers, len(state.todo))
+            room.check_memory(workers, needed.worker, len(settings.devices))
+
+
+def _drop_unreadable(plan: Plan, state: Resume, reporter: Reporter) -> None:
+    """Take data sets with missing or corrupt images out of what is left to run, and report it."""
+    bad = check_images(plan.datasets, state.todo, reporter.warning, reporter.info)
+    _report_unusable(bad, reporter)
+    plan.problems.update(bad)
+    state.todo[:] = [cell for cell in state.todo if not {cell.dataset, cell.target} & set(bad)]
+
+
+def _announce(plan: Plan, state: Resume, store: Store, reporter: Reporter) -> None:
+    from fewshot_bench.splits.short_classes import short_lines
+
+    for reason in plan.left_out.values():
+        reporter.warning(f"left out: {reason}")
+    for damage in store.damaged:
+        reporter.warning(f"damaged, not used: {damage}")
+    for line in short_lines(plan.cells, plan.datasets):
+        reporter.info(f"note: {line}")
+    for name, dataset in plan.datasets.items():
+        for line in dataset.card().left_out:
+            reporter.info(f"{name}: {line}")
+    if plan.problems and not (state.todo or state.done or state.failed):
+        return
+    failed = f", {len(state.failed)} failed before (--retry-failed)" if state.failed else ""
+    for line in state.about_stale():
+        reporter.info(line)
+    cells = "1 cell" if len(plan.cells) == 1 else f"{len(plan.cells)} cells"
+    reporter.info(f"{cells}: {len(state.done)} done already, {len(state.todo)} to run{failed}")
+
+
+def _announce_weights(backbone: str, reporter: Reporter) -> None:
+    """For a dry run, which asks no other machine."""
+    from fewshot_bench.backbones import loading
+
+    if loading.needs_fetching(backbone):
+        reporter.info(f"the weights of {backbone} are not on this machine: to be fetched")
+
+
+def _announce_work(plan: Plan, state: Resume, reporter: Reporter) -> None:
+    from fewshot_bench.runner.estimate import savings
+
+    text = savings(state.todo, plan.datasets).text()
+    if text:
+        reporter.info(text)
+
+
+def _run(
+    plan: Plan, state: Resume, engine: Engine, reporter: Reporter
+) -> tuple[bool, list[Record]]:
+    """Whether it was interrupted, and the records that came in."""
+    finished: list[Record] = []
+    try:
+        with reporter.progress(state.todo, engine.workers) as shown:
+            for record in engine.run(state.todo, shown.inside):
+                shown.finish(record)
+                finished.append(record)
+    except KeyboardInterrupt:
+        reporter.notice(
+            f"stopped: {len(state.done) + len(finished)} of {len(plan.cells)} cells are done and "
+            "kept; run the same command again to continue"
+        )
+        return True, finished
+    return False, finished
+
+
+def _report_failures(
+    state: Resume, finished: Sequence[Record], store: Store, reporter: Reporter, *, whole: bool
+) -> None:
+    """Why cells failed: those of this run, and those that it left alone since they had."""
+    from fewshot_bench.engines.failures import failure_lines
+
+    before = [store.get(cell.key()) for cell in state.failed]
+    reporter.failures(failure_lines([*filter(None, before), *finished], store, whole=whole))
+
+
+def _report_troubles(troubles: Sequence[str], reporter: Reporter) -> None:
+    """What trackers failed at; no result depends on it."""
+    if troubles:
+        where = trackers.folder() / trackers.PROBLEMS
+        reporter.warning(
+            f"{len(troubles)} cells were not tracked: {troubles[-1]}; all of them in {where}"
+        )
+
+
+def _report_other_code(code: Code, finished: Sequence[Record], reporter: Reporter) -> None:
+    """What was edited while it ran, or was computed by another run meanwhile with older code."""
+    text = code.about(finished)
+    if text:
+        reporter.warning(text)
+
+
+def _report_unusable(problems: Mapping[str, str], reporter: Reporter) -> None:
+    for problem in problems.values():
+        reporter.unusable(problem)
+
+
+def _report_unknown_images(problems: Mapping[str, str], reporter: Reporter) -> None:
+    for name, problem in problems.items():
+        reporter.warning(
+            f"whether images of {name} changed since cells were computed is not known: {problem}"
+        )
+
+
+def _report_overlaps(
+    found: Sequence[Overlap], reporter: Reporter, reported: Sequence[str] = ()
+) -> Sequence[str]:
+    """Name data sets of which test images are fitted on, unless that was reported before."""
+    texts = overlap_texts(found)
+    for name, text in texts.items():
+        if name not in reported:
+            reporter.warning(text)
+    return list(texts)
+
+
+def _forget_claims(state: Resume, finished: Sequence[Record], store: Store) -> None:
+    """What a killed run had claimed is of no use once it is settled."""
+    from fewshot_bench.store.leases import Leases
+
+    settled = [*state.done, *(record.spec for record in finished)]
+    Leases(store, "").forget(cell.fit_key() for cell in settled)

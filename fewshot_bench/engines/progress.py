@@ -1,0 +1,320 @@
+"""How a running matrix is shown: one live bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import html
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.utils.styles import color_system
+from fewshot_bench.utils.text import printable
+
+MOST_SHOTS = 100
+# In a pipe a cell is told about after this many seconds, then after twice as many, ... at most
+# an hour apart.
+FIRST_SECONDS, LONGEST_SECONDS = 60.0, 3600.0
+# A pace is no pace before it was watched for this long.
+WATCHED_SECONDS = 1.0
+DRAWN_SECONDS = 0.1
+# Below this many columns there is little room for a bar.
+NARROW = 70
+
+
+class Pace:
+    """How fast the fit of one cell goes, from its first sign of progress on."""
+
+    def __init__(self, done: int, now: float) -> None:
+        self.began = now
+        self.done = self._first = done
+        self.total = 0
+        self._now = now
+
+    def told(self, done: int, total: int, now: float) -> None:
+        """It is at step `done` of `total`."""
+        self.done, self.total, self._now = done, total, now
+
+    @property
+    def seconds(self) -> float:
+        """How long it was watched."""
+        return self._now - self.began
+
+    def seconds_left(self) -> float | None:
+        """Expected seconds until its last step; None before there is a pace."""
+        steps = self.done - self._first
+        if steps <= 0 or self.seconds < WATCHED_SECONDS:
+            return None
+        return self.seconds / steps * max(self.total - self.done, 0)
+
+    def text(self) -> str:
+        """`step 120/500, 3 min left`."""
+        left = self.seconds_left()
+        rest = "" if left is None else f", {duration(left)} left"
+        return f"step {self.done:,}/{self.total:,}{rest}"
+
+
+class Estimate:
+    """Time left, from the cells that are finished: seconds per method, scaled by shots.
+
+    Cells that run are known by their pace, and before the first one is finished, so are the others.
+    """
+
+    def __init__(self, cells: Sequence[RunSpec], jobs: int) -> None:
+        self._jobs = max(1, min(jobs, len(cells)))
+        self._left = {cell.key(): cell for cell in cells}
+        self._seen: dict[str, list[tuple[int, float]]] = {}
+        self._running: dict[str, Pace] = {}
+
+    def inside(self, cell: RunSpec, done: int, total: int, now: float) -> Pace:
+        """Learn how far a cell is; one that is tried again starts anew."""
+        pace = self._running.get(cell.key())
+        if pace is None or done < pace.done:
+            pace = self._running[cell.key()] = Pace(done, now)
+        pace.told(done, total, now)
+        return pace
+
+    def finished(self, cell: RunSpec, seconds: float) -> None:
+        """Learn what a cell took."""
+        self._left.pop(cell.key(), None)
+        self._running.pop(cell.key(), None)
+        self._seen.setdefault(cell.label, []).append((_shots(cell), seconds))
+
+    def seconds_left(self) -> float | None:
+        """Expected seconds for the cells that are left; None where nothing is known yet."""
+        left = {key: pace.seconds_left() for key, pace in self._running.items()}
+        known = {key: seconds for key, seconds in left.items() if seconds is not None}
+        seen = self._seen or self._ahead(known)
+        if not seen:
+            return None
+        total = 0.0
+        for key, cell in self._left.items():
+            total += known[key] if key in known else _expected(cell, seen)
+        return total / self._jobs
+
+    def _ahead(self, left: Mapping[str, float]) -> dict[str, list[tuple[int, float]]]:
+        """What cells that run will have taken."""
+        found: dict[str, list[tuple[int, float]]] = {}
+        for key, seconds in left.items():
+            cell = self._left[key]
+            whole = self._running[key].seconds + seconds
+            found.setdefault(cell.label, []).append((_shots(cell), whole))
+        return found
+
+
+def _expected(cell: RunSpec, seen: Mapping[str, list[tuple[int, float]]]) -> float:
+    """What a cell takes; seen: (shots, seconds) of others by method."""
+    own = seen.get(cell.label)
+    if own is None:
+        rates = [seconds / shots for runs in seen.values() for shots, seconds in runs]
+        return _shots(cell) * sum(rates) / len(rates)
+    same = [seconds for shots, seconds in own if shots == _shots(cell)]
+    if same:
+        return sum(same) / len(same)
+    shots, seconds = min(own, key=lambda run: abs(run[0] - _shots(cell)))
+    return seconds * _shots(cell) / shots
+
+
+def _shots(cell: RunSpec) -> int:
+    """All train images of a class count as some that are not known before a cell has taken them."""
+    return min(cell.shots, MOST_SHOTS)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person reads them: 45 s, 3 min, 2 h 10 min."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+class Display:
+    """Tells about cells as they run; subclasses are final and differ in how."""
+
+    def __init__(
+        self,
+        cells: Sequence[RunSpec],
+        jobs: int = 1,
+        clock: Callable[[], float] = time.monotonic,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        self.estimate = Estimate(cells, jobs)
+        self.total = len(cells)
+        self.done = 0
+        self._clock = clock
+        self._say = say
+        self._next: dict[str, float] = {}
+
+    def inside(self, cell: RunSpec, done: int, total: int) -> None:
+        """Progress within the fit of one cell, which may be told often."""
+        if total > 0:
+            now = self._clock()
+            self.moved(cell, self.estimate.inside(cell, done, total, now), now)
+
+    def moved(self, cell: RunSpec, pace: Pace, now: float) -> None:
+        """A line for a cell that runs long, the more rarely the longer it runs."""
+        due = self._next.setdefault(cell.key(), pace.began + FIRST_SECONDS)
+        if now >= due:
+            wait = min(max(now - pace.began, FIRST_SECONDS), LONGEST_SECONDS)
+            self._next[cell.key()] = now + wait
+            self._say(printable(f"{cell.describe()}: {pace.text()}"))
+
+    def finish(self, record: Record) -> None:
+        """A cell has its record."""
+        seconds = float(record.timings.get("elapsed_seconds", 0.0))
+        self.estimate.finished(record.spec, seconds)
+        self.done += 1
+        self.show(record, seconds)
+
+    def show(self, record: Record, seconds: float) -> None:
+        """Print the outcome of a cell."""
+        left = self.estimate.seconds_left()
+        rest = f", {duration(left)} left" if left else ""
+        self._say(f"[{self.done}/{self.total}] {outcome(record)} ({seconds:.1f} s{rest})")
+
+
+class LiveDisplay(Display):
+    """One bar that moves within cells too; outcomes scroll above it."""
+
+    def __init__(
+        self,
+        cells: Sequence[RunSpec],
+        jobs: int,
+        bar: Any,
+        task: Any,
+        clock: Callable[[], float] = time.monotonic,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        super().__init__(cells, jobs, clock, say)
+        self._bar = bar
+        self._task = task
+        self._drawn = float("-inf")
+
+    def moved(self, cell: RunSpec, pace: Pace, now: float) -> None:
+        """Move the bar, at most ten times a second."""
+        if now - self._drawn >= DRAWN_SECONDS:
+            self._drawn = now
+            share = min(pace.done / pace.total, 1.0)
+            self._update(f"{pace.text()}: {cell.describe()}", self.done + share)
+
+    def show(self, record: Record, seconds: float) -> None:
+        """Print the outcome above the bar."""
+        self._bar.console.print(
+            f"{outcome(record)} ({seconds:.1f} s)", markup=False, highlight=False
+        )
+        self._update(record.spec.describe(), self.done)
+
+    def _update(self, text: str, completed: float) -> None:
+        left = self.estimate.seconds_left()
+        rest = f"{duration(left)} left in all" if left is not None else "estimating"
+        self._bar.update(
+            self._task, completed=completed, done=self.done, cell=printable(text), rest=rest
+        )
+
+
+def outcome(record: Record) -> str:
+    """One printable line: the cell and its top-1 in percent, or why there is no number."""
+    return printable(f"{record.spec.describe()}: {_outcome(record)}")
+
+
+def _outcome(record: Record) -> str:
+    if record.status == "done":
+        top1 = record.metrics.get("top1")
+        return f"{top1:.2f} %" if isinstance(top1, int | float) else "done"
+    error = record.error or {}
+    first = str(error.get("message", "")).strip().splitlines()
+    if record.status == "inapplicable":
+        return f"n/a, {' '.join(first)}"
+    return f"FAILED, {error.get('type')}: {first[0] if first else ''}"
+
+
+class SilentDisplay(Display):
+    """Shows nothing."""
+
+    def moved(self, cell: RunSpec, pace: Pace, now: float) -> None:
+        """Nothing."""
+
+    def show(self, record: Record, seconds: float) -> None:
+        """Nothing."""
+
+
+class NotebookDisplay(LiveDisplay):
+    """A bar of HTML below the cell of a notebook; outcomes stand above it."""
+
+    def show(self, record: Record, seconds: float) -> None:
+        """Print the outcome, and move the bar."""
+        self._say(f"{outcome(record)} ({seconds:.1f} s)")
+        self._update(record.spec.describe(), self.done)
+
+
+class NotebookBar:
+    """What `LiveDisplay` moves, as an output of IPython that is replaced in place."""
+
+    def __init__(self, total: int) -> None:
+        # Not required: a notebook brings it.
+        shown = import_module("IPython.display")
+        self._html = shown.HTML
+        self._total = total
+        first = self._html(self._text(0, 0, "", "estimating"))
+        self._handle = shown.display(first, display_id=True)
+
+    def update(self, task: Any, *, completed: float, done: int, cell: str, rest: str) -> None:
+        """Replace the bar."""
+        self._handle.update(self._html(self._text(completed, done, cell, rest)))
+
+    def _text(self, completed: float, done: int, cell: str, rest: str) -> str:
+        said = html.escape(f"{done}/{self._total} cells, {rest}")
+        return (
+            f'<progress max="{self._total}" value="{completed:.2f}"></progress> {said} '
+            f"<small>{html.escape(cell)}</small>"
+        )
+
+
+@contextmanager
+def silent(cells: Sequence[RunSpec], jobs: int) -> Iterator[Display]:
+    """Nothing is shown."""
+    yield SilentDisplay(cells, jobs)
+
+
+@contextmanager
+def notebook(cells: Sequence[RunSpec], jobs: int, say: Callable[[str], None]) -> Iterator[Display]:
+    """A bar in a notebook, where there is something to run."""
+    if cells:
+        yield NotebookDisplay(cells, jobs, NotebookBar(len(cells)), None, say=say)
+    else:
+        yield SilentDisplay(cells, jobs)
+
+
+@contextmanager
+def display(
+    cells: Sequence[RunSpec],
+    jobs: int,
+    *,
+    live: bool,
+    say: Callable[[str], None],
+    stderr: bool = False,
+) -> Iterator[Display]:
+    """A bar when `live`, on stdout or stderr, else plain lines that `say` prints."""
+    if not live:
+        yield Display(cells, jobs, say=say)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+    from rich.table import Column
+
+    # On a narrow terminal the name of the cell is cut, and nothing else.
+    rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")
+    columns = (
+        BarColumn(bar_width=20 if shutil.get_terminal_size().columns >= NARROW else 4),
+        TextColumn("{task.fields[done]}/{task.total} cells"),
+        TextColumn("{task.fields[rest]}"),
+        TextColumn("{task.fields[cell]}", markup=False, table_column=rest),
+    )
+    console = Console(color_system=color_system(), stderr=stderr)
+    with Progress(*columns, console=console, expand=True) as bar:
+        task = bar.add_task("cells", total=len(cells), done=0, cell="", rest="estimating")
+        yield LiveDisplay(cells, jobs, bar, task)

@@ -1,0 +1,130 @@
+"""Where the messages of a run go: to a terminal, to a notebook, or to Python's warnings.
+
+`Reporter` is what a run reports to; the command line has one of its own. No message is lost: what
+a quiet `CallReporter` does not print is a warning or an exception.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TextIO
+
+from fewshot_bench.utils.text import printable
+
+if TYPE_CHECKING:
+    from fewshot_bench.api.spec import RunSpec
+    from fewshot_bench.engines.progress import Display
+
+
+_PACKAGE = str(Path(__file__).parents[1])
+
+
+class FsbenchWarning(UserWarning):
+    """Something about a run that its caller should know, and that does not stop it."""
+
+
+class Reporter(Protocol):
+    """Takes what a run reports; texts may hold names from files."""
+
+    def info(self, text: str) -> None:
+        """How the run goes."""
+        ...
+
+    def notice(self, text: str) -> None:
+        """What belongs beside the results, such as how to go on after an interrupt."""
+        ...
+
+    def warning(self, text: str) -> None:
+        """What may be wrong with results."""
+        ...
+
+    def unusable(self, text: str) -> None:
+        """Why a data set cannot be used."""
+        ...
+
+    def failures(self, lines: Sequence[str]) -> None:
+        """Why cells failed."""
+        ...
+
+    def results(self, folder: Path) -> None:
+        """Where the results lie, at the end of a run."""
+        ...
+
+    def progress(self, cells: Sequence[RunSpec], workers: int) -> AbstractContextManager[Display]:
+        """What shows the cells as they run."""
+        ...
+
+
+class CallReporter:
+    """Reports a call from Python: progress on stderr or in the notebook, faults as warnings.
+
+    shown: whether progress is shown; None shows it, on a terminal and in a notebook as a bar, and
+    elsewhere as plain lines.
+    """
+
+    def __init__(self, shown: bool | None = None) -> None:
+        self._shown = shown is not False
+
+    def info(self, text: str) -> None:
+        """A line where progress is shown."""
+        if self._shown:
+            print("\n".join(map(printable, text.split("\n"))), file=_stream(), flush=True)
+
+    def notice(self, text: str) -> None:
+        """The same."""
+        self.info(text)
+
+    def warning(self, text: str) -> None:
+        """A warning at the line that called the library."""
+        _warn(printable(text))
+
+    def unusable(self, text: str) -> None:
+        """The same."""
+        self.warning(text)
+
+    def failures(self, lines: Sequence[str]) -> None:
+        """One warning of several lines."""
+        if lines:
+            _warn("\n".join(map(printable, lines)))
+
+    def results(self, folder: Path) -> None:
+        """Nothing: they are what the call returns."""
+
+    def progress(self, cells: Sequence[RunSpec], workers: int) -> AbstractContextManager[Display]:
+        """A bar or lines, or nothing."""
+        from fewshot_bench.engines import progress
+
+        if not self._shown:
+            return progress.silent(cells, workers)
+        if in_notebook():
+            return progress.notebook(cells, workers, self.info)
+        return progress.display(
+            cells, workers, live=_is_terminal(sys.stderr), say=self.info, stderr=True
+        )
+
+
+def in_notebook() -> bool:
+    """Whether this process serves a notebook, which shows HTML."""
+    shell = sys.modules.get("IPython")
+    found = shell.get_ipython() if shell is not None else None
+    return hasattr(found, "kernel")
+
+
+def _stream() -> TextIO:
+    return sys.stdout if in_notebook() else sys.stderr
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    return stream is not None and stream.isatty()
+
+
+def _warn(text: str) -> None:
+    """A warning that names the first line outside of this package."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, FsbenchWarning, stacklevel=level)

@@ -1,0 +1,154 @@
+"""Methods with their hyper-parameters, from what a person typed."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from fewshot_bench.api.method import (
+    Hyperparameter,
+    configuration,
+    find_parameter,
+    hyperparameters,
+    parse_value,
+)
+from fewshot_bench.api.method_references import canonical
+from fewshot_bench.api.method_rules import refuse_broken
+from fewshot_bench.api.registry import Registry
+from fewshot_bench.utils.errors import FsbenchError, PluginError, UsageError, unknown
+
+_FILE_OPTION = re.compile(r"(.+\.py:[^\W\d]\w*)\.([\w-]+)=(.*)", re.DOTALL)
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """A method with one set of hyper-parameters."""
+
+    method: str
+    options: Mapping[str, Any]
+    overrides: Mapping[str, Any]
+    version: str
+
+
+def expand_methods(
+    methods: Iterable[str],
+    options: Iterable[str],
+    known: Registry,
+    left_out: dict[str, str] | None = None,
+) -> list[Variant]:
+    """Every method with every combination of the values that `options` give.
+
+    options: `[method.]name=value[,value]`; of several for one parameter the last counts.
+    left_out: takes what `all` does not stand for, as it is broken, by name, with the reason.
+    UsageError for names and values that are not known, PluginError for a broken method by name.
+    """
+    names = _method_names(methods, known, {} if left_out is None else left_out)
+    settings = [_setting(option) for option in options]
+    used: set[int] = set()
+    variants = []
+    for name in names:
+        cls = known.method_class(name)
+        refuse_broken(name, cls, known.method(name).origin)
+        chosen: dict[str, list[Any]] = {}
+        for index, (owner, parameter, texts) in enumerate(settings):
+            if owner not in ("", name) or (owner == "" and not _has(cls, parameter)):
+                continue
+            used.add(index)
+            field = find_parameter(name, cls, parameter)
+            chosen[field.name] = [parse_value(name, field, text) for text in texts]
+        variants += [
+            _variant(name, cls, dict(zip(chosen, values, strict=True)))
+            for values in itertools.product(*chosen.values())
+        ]
+    for index, (owner, parameter, _) in enumerate(settings):
+        if index not in used:
+            _refuse_setting(owner, parameter, names, known)
+    return list({(v.method, repr(sorted(v.options.items()))): v for v in variants}.values())
+
+
+def _method_names(requested: Iterable[str], known: Registry, left_out: dict[str, str]) -> list[str]:
+    names: list[str] = []
+    for name in requested:
+        if name == "all":
+            usable, broken = known.all_methods()
+            names += usable
+            left_out |= broken
+        else:
+            names.append(known.method(name).name)
+    return list(dict.fromkeys(names))
+
+
+def _setting(option: str) -> tuple[str, str, list[str]]:
+    """`[method.]name=value[,value]` in its parts."""
+    in_file = _FILE_OPTION.fullmatch(option)
+    if in_file is not None:
+        # What stands in a path separates nothing.
+        owner, parameter, value = in_file.groups()
+        return canonical(owner.strip()), parameter, [text.strip() for text in value.split(",")]
+    name, equals, value = option.partition("=")
+    if not equals or not name.strip():
+        raise UsageError(
+            f"option '{option}': expected name=value, for example -o rank=4 or -o clip-lora.rank=4"
+        )
+    owner, dot, parameter = name.strip().rpartition(".")
+    texts = [text.strip() for text in value.split(",")] if "," in value else [value]
+    return (owner if dot else "", parameter, texts)
+
+
+def _has(cls: type, parameter: str) -> bool:
+    return parameter.replace("-", "_") in {field.name for field in hyperparameters(cls)}
+
+
+def _refuse_setting(owner: str, parameter: str, names: list[str], known: Registry) -> None:
+    if owner:
+        raise UsageError(
+            f"option {owner}.{parameter}: method '{owner}' is not among those that run "
+            f"({', '.join(names)})"
+        )
+    if len(names) == 1:
+        find_parameter(names[0], known.method_class(names[0]), parameter)
+    every = {field.name for name in names for field in hyperparameters(known.method_class(name))}
+    raise unknown(
+        f"hyper-parameter of {', '.join(names)}", parameter, every, f"fsbench show {names[0]}"
+    )
+
+
+def _variant(name: str, cls: type, chosen: Mapping[str, Any]) -> Variant:
+    fields = hyperparameters(cls)
+    options = configuration(_built(name, cls, chosen))
+    for field in fields:
+        options[field.name] = _plain_option(name, field, options[field.name])
+    defaults = {field.name: field.default for field in fields}
+    overrides = {key: value for key, value in chosen.items() if value != defaults[key]}
+    return Variant(name, options, overrides, str(getattr(cls, "version", "1")))
+
+
+def _built(name: str, cls: type, chosen: Mapping[str, Any]) -> Any:
+    """An instance; UsageError for values that the class itself does not take."""
+    try:
+        return cls(**chosen)
+    except FsbenchError:
+        raise
+    except Exception as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in chosen.items())
+        raise UsageError(
+            f"method '{name}' refuses {given}: {type(error).__name__}: {error} "
+            f"(fsbench show {name})"
+        ) from error
+
+
+def _plain_option(method: str, field: Hyperparameter, value: Any) -> Any:
+    """A value as it stands in the record, so that 1 and 1.0 of a float are one configuration."""
+    if field.type is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    finite = not isinstance(value, float) or math.isfinite(value)
+    if finite and isinstance(value, str | int | float | bool | type(None)):
+        return value
+    raise PluginError(
+        f"method '{method}': hyper-parameter {field.name} is {value!r}, expected a number, a "
+        "string, a boolean or None; its author should use one of these types"
+    )

@@ -1,0 +1,101 @@
+"""`fsbench audit` as a command: its exit codes, its formats, and hostile records."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from fewshot_bench.analysis.audit.made import audit
+from fewshot_bench.analysis.audit.rendered import (
+    render_csv,
+    render_json,
+    render_markdown,
+    render_terminal,
+)
+from tests.audit_records import complete, fair, respec
+from tests.compare_records import make, save
+from tests.helpers import fsbench
+
+
+def test_strict_fails_where_there_is_a_finding(tmp_path: Path) -> None:
+    store = save(tmp_path / "store", [*fair(), *respec(val="full")])
+    assert fsbench("audit", "--store", store).code == 0
+    assert fsbench("audit", "--store", store, "--strict").code == 1
+    filtered = fsbench("audit", "--store", store, "--strict", "--val", "min4")
+    assert filtered.code == 0, filtered.out
+    assert "12 cells: no findings" in filtered.out
+    assert fsbench("audit", "--store", store, "--val", "nothing").code == 2
+    assert fsbench("audit", "--store", tmp_path / "none").code == 3
+
+
+def test_findings_come_first_and_the_signature_last(tmp_path: Path) -> None:
+    store = save(tmp_path / "store", respec(val="full"))
+    lines = fsbench("audit", "--store", store).out.splitlines()
+    assert lines[0].startswith("12 cells: ")
+    assert lines[1].startswith("! unfair validation: coop")
+    assert lines[-1].startswith("fsbench:1|")
+    assert max(map(len, lines[:-1])) <= 120
+
+
+HOSTILE = '=cmd|"x"\x1b[2J<b>_&%$#{}`'
+
+
+def test_hostile_names_steer_nothing(tmp_path: Path) -> None:
+    incident = ({"kind": "\x1b[31m", "text": "=1+1\n\x07"},)
+    records = [complete(make(HOSTILE, seed=seed), incidents=incident) for seed in (1, 2, 3)]
+    store = save(tmp_path / "store", records)
+    texts = {
+        form: fsbench("audit", "--store", store, "--format", form).out
+        for form in ("terminal", "markdown", "csv", "json")
+    }
+    for text in texts.values():
+        assert all(character.isprintable() or character == "\n" for character in text)
+    rows = list(csv.DictReader(io.StringIO(texts["csv"])))
+    assert all(not value.startswith("=") for row in rows for value in row.values())
+    assert "<b>" not in texts["markdown"]
+    document = json.loads(texts["json"])
+    assert document["cells"][0]["method"] == HOSTILE
+    assert {finding["level"] for finding in document["findings"]} == {"finding", "note"}
+
+
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=4,
+)
+PARTS = {
+    "split": ("digest", "val", "train", "templates", "mirrored", "test"),
+    "footprint": ("selection", "trained", "trained_source", "steps"),
+    "environment": ("packages", "load", "cpus", "commit", "dirty", "weights_digest", "threads"),
+    "notes": ("fitted_together",),
+}
+
+
+@settings(max_examples=40, phases=[Phase.generate])
+@given(st.data())
+def test_records_with_values_of_other_kinds_are_read(data: st.DataObject) -> None:
+    records = []
+    for record in fair(("coop",))[:3]:
+        parts = {
+            part: data.draw(st.dictionaries(st.sampled_from(names), JUNK))
+            for part, names in PARTS.items()
+        }
+        records.append(complete(record, **parts, incidents=({"kind": "x"},)))
+    found = audit(records)
+    for render in (render_terminal, render_markdown, render_csv, render_json):
+        assert render(found)
+
+
+def test_csv_has_one_line_per_cell_with_the_kinds_of_findings(tmp_path: Path) -> None:
+    store = save(tmp_path / "store", respec(val="full"))
+    target = tmp_path / "audit.csv"
+    assert fsbench("audit", "--store", store, "--format", "csv", "-O", target).code == 0
+    rows = list(csv.DictReader(target.open(encoding="utf-8")))
+    assert len(rows) == 12
+    assert {row["val_labels_allowed"] for row in rows} == {"188"}
+    assert all(("val-full" in row["findings"]) == (row["method"] == "coop") for row in rows)

@@ -1,0 +1,241 @@
+"""Commands that are printed: `run` understands them, and they say exactly the cells."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import shlex
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fewshot_bench.analysis.signature import commands_of
+from fewshot_bench.analysis.signature.fields import FIELDS
+from fewshot_bench.analysis.table.build import Options, build
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.registry import registry
+from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.cli.own_data import read_own_data
+from fewshot_bench.cli.signature import cells_of
+from fewshot_bench.runner.request import Request, expand
+from fewshot_bench.utils.errors import UsageError
+from tests.compare_records import make, run_compare, save
+from tests.helpers import fsbench
+from tests.own_sets import picture
+
+# Another value of every field that a command gives; the rest follows from data, weights and code.
+OTHER: dict[str, Any] = {
+    "method": "other",
+    "dataset": "pets",
+    "shots": 2,
+    "split_seed": 7,
+    "train_seed": 7,
+    "backbone": "ViT-B-16/openai",
+    "protocol": "nested",
+    "val": "none",
+    "prompts": "simple",
+    "precision": "bf16",
+    "device": "cuda",
+    "limit": 40,
+    "overrides": {"rank": 2},
+    "classes": "base",
+    "target": "pets",
+    "data": {"holdout": 0.25},
+    "exif": "rotate",
+}
+FOLLOWS = {"options", "method_version", "revision", "target_revision", "weights", "picks"}
+
+
+def distinct(values: st.SearchStrategy[Any], most: int = 3) -> st.SearchStrategy[Any]:
+    return st.lists(values, min_size=1, max_size=most, unique=True).map(tuple)
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(RunSpec)])
+def test_every_field_of_a_cell_is_in_the_commands(field: str) -> None:
+    """A new field belongs in FIELDS of signature/fields.py, and here."""
+    assert field in {name for one in FIELDS for name in one.of}
+    assert (field in OTHER) != (field in FOLLOWS)
+    if field in OTHER:
+        one = make().spec
+        other = dataclasses.replace(one, **{field: OTHER[field]})
+        assert commands_of([one])[0] != commands_of([other])[0]
+
+
+def test_every_part_of_own_data_is_in_the_commands() -> None:
+    """Each part is an option of `read_own_data`, but for what --skip-damaged finds out."""
+    parts = {one.part: one.words for one in FIELDS if "data" in one.of}
+    assert parts.pop("skipped")("abc") == ["--skip-damaged"]
+    assert set(inspect.signature(read_own_data).parameters) == set(parts)
+
+
+@pytest.fixture(scope="module")
+def own_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set whose path a shell must have in quotes, with a file of class names beside it."""
+    root = tmp_path_factory.mktemp("own") / "it's $HOME & more"
+    for label, name in enumerate(("a", "b", "c")):
+        (root / name).mkdir(parents=True)
+        for number in range(30):
+            (root / name / f"{number}.png").write_bytes(picture(30 * label + number))
+    (root.parent / "names.json").write_text(json.dumps(["x y", "z", "é"]), encoding="utf-8")
+    return root
+
+
+ASKED: list[dict[str, Any]] = [
+    {},
+    {"classes": ("base", "new")},
+    {"classes": ("all", "new")},
+    {"transfer": ("letters",)},
+    {"transfer": ("letters", "digits"), "classes": ("none",)},
+]
+OWN: list[dict[str, Any]] = [
+    {},
+    {"holdout": 0.25},
+    {"templates": ["it's a {}."], "holdout": 0.5},
+    {"classnames": ["x y", "z", "é"]},
+]
+REQUESTS = st.fixed_dictionaries(
+    {
+        "methods": st.sampled_from([("zero-shot",), ("clip-lora", "zero-shot"), ("coop",)]),
+        "options": st.sampled_from([(), ("rank=1,2", "matrices=q,qv"), ("lr=1e-5,0.001",)]),
+        "datasets": st.sampled_from([("digits",), ("digits", "letters"), ("OWN",)]),
+        "shots": distinct(st.sampled_from([1, 2, 4])),
+        "seeds": distinct(st.integers(0, 4)),
+        "split_seed": st.none() | st.integers(0, 2),
+        "protocol": st.sampled_from(["fair", "clip-lora-paper", "nested"]),
+        "val": st.sampled_from([None, "none", "shots"]),
+        "precision": st.sampled_from(["fp32", "bf16"]),
+        "limit": st.none() | st.just(40),
+        "asked": st.sampled_from(ASKED),
+        "data": st.sampled_from(OWN),
+    }
+)
+
+
+def cells(wanted: dict[str, Any], folder: Path) -> list[RunSpec]:
+    """The cells of a request; none of one that `run` refuses."""
+    values = {key: value for key, value in wanted.items() if key not in ("asked", "data")}
+    if values["datasets"] == ("OWN",):
+        values |= {"datasets": (f"folder:{folder}",), "data": wanted["data"]}
+    try:
+        return expand(Request(**values, **wanted["asked"])).cells
+    except UsageError:
+        return []
+
+
+def identity(spec: RunSpec) -> str:
+    """What a cell is, without what a run finds out itself."""
+    plain = dataclasses.replace(spec, revision="", target_revision="", picks="")
+    return plain.key()
+
+
+def missing(records: list[Record]) -> tuple[list[str], set[str]]:
+    """The commands of a table, and the cells that it has places for and the records have not."""
+    table = build(records, Options(allow_mixed=True))
+    expected = set()
+    for cell in table.cells.values():
+        group = cell.group
+        for seed in () if group.derived or not cell.expected else cell.missing_seeds:
+            spec = dataclasses.replace(
+                cell.row.spec,
+                dataset=group.dataset,
+                target=group.target,
+                classes=group.scope if group.scope in ("base", "new") else "all",
+                shots=cell.shots,
+                split_seed=seed.split,
+                train_seed=seed.train,
+                data=cell.own_data,
+            )
+            # Own templates replace the custom prompts: beside others no command can ask for them.
+            if spec.prompts == "custom" or "templates" not in spec.data:
+                expected.add(identity(spec))
+    return list(table.commands), expected
+
+
+@settings(max_examples=30, suppress_health_check=list(HealthCheck))
+@given(st.lists(REQUESTS, min_size=1, max_size=3), st.data())
+def test_the_commands_of_any_store_say_exactly_what_is_missing(
+    own_folder: Path, wanted: Any, data: Any
+) -> None:
+    specs = {spec.key(): spec for one in wanted for spec in cells(one, own_folder)}
+    if not specs:
+        return
+    gone = data.draw(st.sets(st.sampled_from(sorted(specs)), max_size=min(8, len(specs) - 1)))
+    records = [Record(spec, "done") for key, spec in specs.items() if key not in gone]
+    lines, expected = missing(records)
+    names = shlex.join(["--classnames", str(own_folder.parent / "names.json")])
+    said = [line.replace("--classnames FILE", names) for line in lines]
+    again = Counter(identity(cell) for line in said for cell in cells_of(line))
+    assert set(again) == expected
+    assert set(again.values()) <= {1}
+
+
+def test_crossed_seeds_are_run_as_they_are_printed(tmp_path: Path) -> None:
+    """The commands are run, and then nothing is missing."""
+    known: dict[str, Any] = {"datasets": ("digits",), "shots": (1,), "limit": 20}
+    wanted = [
+        Request(("tip-adapter",), seeds=(1, 2), split_seed=split, **known) for split in (1, 2)
+    ]
+    wanted.append(Request(("zero-shot",), seeds=(1,), **known))
+    made = [
+        Record(
+            cell,
+            "done",
+            metrics={"top1": 5.0},
+            environment={"code": registry().code(cell.method)},
+        )
+        for one in wanted
+        for cell in expand(one).cells
+    ]
+    store = save(tmp_path / "store", made)
+    lines = to_run(store)
+    assert [line.partition("--seeds ")[2].partition(" --b")[0] for line in lines] == [
+        "2 --split-seed 1",
+        "1,2 --split-seed 2",
+    ]
+    for line in lines:
+        done = fsbench(*shlex.split(line)[1:])
+        assert done.code == 0, done.err
+        assert " 0 done already" in done.out
+    assert to_run(store) == []
+
+
+def to_run(store: Path) -> list[str]:
+    """The commands that `compare` prints."""
+    shown = json.loads(fsbench("compare", "--store", str(store), "--format", "json").out)
+    return list(shown["meta"]["missing_commands"])
+
+
+def test_transfers_alone_are_one_command() -> None:
+    """A fit is not evaluated again on its own data set, which may not even be in the store."""
+    plain = [make(name, "digits", backbone="tiny") for name in ("coop", "zero-shot")]
+    transfer = make("coop", "digits", backbone="tiny", target="letters")
+    (line,) = build([*plain, transfer]).commands
+    assert "--transfer letters --classes none" in line
+    assert [cell.target for cell in cells_of(line)] == ["letters"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--classes", "none"), "leaves nothing to evaluate: add --transfer"),
+        (("--classes", "none,base"), "leaves nothing to evaluate"),
+        (("--classes", "none,all", "--transfer", "letters"), "leave --classes out"),
+    ],
+)
+def test_nothing_to_evaluate_is_refused(words: tuple[str, ...], said: str) -> None:
+    shown = fsbench("run", "-m", "zero-shot", "-d", "digits", *words, "--dry-run")
+    assert shown.code == 2
+    assert said in shown.err
+
+
+def test_what_no_command_can_say_is_a_note(tmp_path: Path) -> None:
+    records = [make("a=b"), make("coop", seed=2), make("coop", seed=3)]
+    shown = run_compare("--store", save(tmp_path / "store", records))
+    assert "no command can say the name 'a=b'" in shown.output
+    assert "--method a" not in shown.output
+    assert "--method coop" in shown.output

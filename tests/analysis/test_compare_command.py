@@ -1,0 +1,129 @@
+"""The command `fsbench compare`: filters, files, errors, speed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fewshot_bench.analysis.table.model import AVERAGE
+from fewshot_bench.utils.errors import DataMissingError, UsageError
+from fewshot_bench.utils.names import spelled_once
+from tests.compare_records import make, matrix, read_csv, run_compare, save
+
+
+def test_command_filters_and_writes(tmp_path: Path) -> None:
+    folder = save(tmp_path / "store", matrix())
+    target = tmp_path / "table.csv"
+    words = ("--store", folder, "--method", "zero-shot", "--shots", "4", "--seeds", "2,1")
+    result = run_compare(*words, "--format", "csv", "-O", target)
+    assert (result.exit_code, result.output) == (0, "")
+    lines = read_csv(target.read_text())
+    assert [line["dataset"] for line in lines] == ["dtd", "pets", AVERAGE]
+    assert {line["n_seeds"] for line in lines} == {"2"}
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["table.csv"]
+    result = run_compare("--store", folder, "-O", tmp_path / "absent" / "x")
+    assert isinstance(result.exception, UsageError)
+
+
+def test_command_keeps_the_asked_order(tmp_path: Path) -> None:
+    folder = save(tmp_path / "store", matrix())
+    words = ("--store", folder, "--method", "zero-shot,coop", "--dataset", "pets,dtd")
+    rows = json.loads(run_compare(*words, "--format", "json").output)["rows"]
+    assert list(dict.fromkeys(row["method"] for row in rows)) == ["zero-shot", "coop"]
+    assert list(dict.fromkeys(row["dataset"] for row in rows)) == ["pets", "dtd", AVERAGE]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--method", "zero_shot"), "did you mean 'zero-shot'"),
+        (("--dataset", "dtdd"), "did you mean 'dtd'"),
+        (("--shots", "3"), "unknown number of shots '3'"),
+        (("--seeds", "9"), "unknown seed '9'"),
+        (("--val", "min"), "did you mean 'min4'"),
+        (("--baseline", "zero-shoot"), "did you mean 'zero-shot'"),
+    ],
+)
+def test_unknown_names(tmp_path: Path, words: tuple[str, str], message: str) -> None:
+    folder = save(tmp_path / "store", matrix())
+    error = run_compare("--store", folder, *words).exception
+    assert isinstance(error, UsageError)
+    assert error.exit_code == 2
+    assert message in str(error)
+    assert "\n" not in str(error)
+
+
+def test_mixed_store_can_be_filtered(tmp_path: Path) -> None:
+    folder = save(tmp_path / "store", [*matrix(), make("other", val="full")])
+    assert isinstance(run_compare("--store", folder).exception, UsageError)
+    assert run_compare("--store", folder, "--val", "min4").exit_code == 0
+    assert run_compare("--store", folder, "--allow-mixed").exit_code == 0
+
+
+def test_empty_and_damaged_stores(tmp_path: Path) -> None:
+    for folder in (tmp_path / "absent", save(tmp_path / "empty", [])):
+        error = run_compare("--store", folder).exception
+        assert isinstance(error, DataMissingError)
+        assert error.exit_code == 3
+        assert "fsbench run" in str(error)
+    folder = save(tmp_path / "damaged", matrix())
+    next(folder.rglob("*.json")).write_text("{")
+    result = run_compare("--store", folder)
+    assert result.exit_code == 0
+    assert "not used: " in result.output
+    assert isinstance(run_compare("--store", next(folder.rglob("*.json"))).exception, UsageError)
+
+
+def test_two_thousand_records_in_two_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+    datasets = [f"data{number}" for number in range(11)]
+    methods = [f"method-{number}" for number in range(12)]
+    records = matrix(methods, datasets, (1, 2, 4, 8, 16))
+    folder = save(tmp_path / "store", [*records, *matrix(["more"], datasets[:7], (1,), (1,))])
+    assert len(records) == 1980
+    code = "import sys; from fewshot_bench.cli.compare import command; command(sys.argv[1:])"
+    words = [sys.executable, "-c", code, "--store", str(folder), "--baseline", "method-0"]
+    seconds = []
+    for _ in range(3):
+        before = os.times()
+        subprocess.run(words, check=True, capture_output=True)
+        after = os.times()
+        used = after.children_user + after.children_system
+        seconds.append(used - before.children_user - before.children_system)
+    assert min(seconds) < 2.0
+
+
+def test_nothing_heavy_is_imported() -> None:
+    code = (
+        "import sys; import fewshot_bench.cli.compare, fewshot_bench.store.store, "
+        "fewshot_bench.analysis.table.build, fewshot_bench.analysis.formats.terminal; "
+        "print([m for m in ('torch', 'numpy', 'scipy', 'rich') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_relative_places_with_commas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("com,ma", "plain"):
+        (tmp_path / name).mkdir()
+    spelled = [spelled_once(f"folder:{name}") for name in ("com,ma", "plain")]
+    records = [make("coop", name) for name in (*spelled, "dtd")]
+    folder = save(tmp_path / "store", records)
+    for asked, names in (
+        ("folder:com,ma", spelled[:1]),
+        (spelled[0], spelled[:1]),
+        ("dtd,folder:plain,folder:com,ma", ["dtd", *spelled[::-1]]),
+        ("folder:com\\,ma,dtd", [spelled[0], "dtd"]),
+    ):
+        found = run_compare("--store", folder, "-d", asked, "--format", "csv")
+        assert found.exit_code == 0, found.exception
+        shown = [row["dataset"] for row in read_csv(found.output)]
+        assert list(dict.fromkeys(name for name in shown if name != "average")) == names

@@ -1,0 +1,70 @@
+"""What may stand in one table, and how rows are told apart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from fewshot_bench.analysis.formats import latex, markdown, terminal, tidy
+from fewshot_bench.analysis.table.build import Options, build
+from fewshot_bench.utils.errors import UsageError
+from tests.compare_records import cell, make, read_csv
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("protocol", "nested"),
+        ("val", "full"),
+        ("prompts", "simple"),
+        ("backbone", "ViT-B-16"),
+        ("precision", "bf16"),
+        ("device", "cuda"),
+        ("limit", 10),
+        ("weights", "abc"),
+    ],
+)
+def test_mixed_conditions_are_refused(name: str, value: Any) -> None:
+    records = [make(), make("zero-shot", **{name: value})]
+    with pytest.raises(UsageError, match=rf"{name}.*'{value}' in 1.*--{name}.*--allow-mixed"):
+        build(records)
+    table = build(records, Options(allow_mixed=True))
+    labels = [row.label for row in table.rows]
+    assert f"zero-shot {name}={value}" in labels
+    assert all(cell(table, "dtd", label, 1).status == "done" for label in labels)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"digest": "other"}, "split digest"),
+        ({"revision": "2"}, "revision"),
+        ({"options": {"rank": 4}}, "options"),
+    ],
+)
+def test_local_differences_are_refused(change: dict[str, Any], word: str) -> None:
+    records = [make(options={"rank": 2}), make("coop", **{"options": {"rank": 2}, **change})]
+    if word == "split digest":
+        records[1] = make("zero-shot", **change)
+    with pytest.raises(UsageError, match=word):
+        build(records)
+    assert len(build(records, Options(allow_mixed=True)).rows) == 2
+
+
+def test_marks_stand_in_every_table() -> None:
+    table = build([make(val="full", limit=10)])
+    for text in (terminal.render(table), markdown.render(table), latex.render(table)):
+        assert "unfair validation" in text
+        assert "limited to 10" in text
+    assert read_csv(tidy.render_csv(table))[0]["marks"] == "unfair validation;limited to 10"
+
+
+def test_overrides_label_their_row() -> None:
+    table = build([make(), make(overrides={"rank": 4}, options={"rank": 4})])
+    assert [row.label for row in table.rows] == ["coop", "coop[rank=4]"]
+
+
+def test_versions_of_two_methods_are_no_difference() -> None:
+    records = [make(method_version="3"), make("zero-shot", method_version="1")]
+    assert [row.label for row in build(records).rows] == ["coop", "zero-shot"]

@@ -1,0 +1,136 @@
+"""Several training seeds on one support set are no draws of their own for the tests."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from fewshot_bench.analysis.statistics.paired import compare_paired
+from fewshot_bench.store.store import Store
+from fewshot_bench.utils.errors import UsageError
+from tests.helpers import fsbench
+from tests.synthetic_store import Images, done_record, predicted, specification
+
+Run = tuple[int, int]
+SPLITS, TRAINS = (1, 2, 3), (1, 2)
+CROSSED = tuple(itertools.product(SPLITS, TRAINS))
+
+
+def fill_crossed(store: Path, runs: Sequence[Run], *, other_images: bool = False) -> None:
+    """Two methods on dtd; other_images: every support set has test images of its own."""
+    opened = Store(store)
+    opened.create()
+    for method, (split, train) in itertools.product(("linear-probe", "coop"), runs):
+        images = Images.draw("dtd", 120, 5)
+        if other_images:
+            images = dataclasses.replace(images, ids=[f"{split}/{name}" for name in images.ids])
+        spec = specification(method, "dtd", 4, split, "all")
+        arrays = predicted(dataclasses.replace(spec, train_seed=10 * split + train), images)
+        record = done_record(spec, arrays, 0)
+        spec = dataclasses.replace(spec, train_seed=train)
+        record = dataclasses.replace(record, spec=spec)
+        opened.write(record, arrays["logits"], arrays["labels"], arrays["ids"])
+
+
+def compared(store: Path) -> Any:
+    done = fsbench("compare", "--store", store, "--baseline", "linear-probe", "--format", "json")
+    assert done.code == 0, done
+    return json.loads(done.out)
+
+
+def hits(store: Path, method: str) -> dict[Run, np.ndarray]:
+    opened, found = Store(store), {}
+    for record in opened.records():
+        if record.spec.method == method:
+            arrays = opened.logits(record.spec.key())
+            right = arrays["logits"].argmax(axis=1) == arrays["labels"]
+            found[record.spec.split_seed, record.spec.train_seed] = right.astype(float)
+    return found
+
+
+def test_support_sets_are_the_seeds_of_the_test(tmp_path: Path) -> None:
+    """By hand: a two-way table of support sets by images, and the part of training seeds."""
+    fill_crossed(tmp_path, CROSSED)
+    document = compared(tmp_path)
+    (row,) = [r for r in document["rows"] if (r["dataset"], r["method"]) == ("dtd", "coop")]
+    ours, theirs = hits(tmp_path, "coop"), hits(tmp_path, "linear-probe")
+    gaps = np.array([[100 * (ours[s, t] - theirs[s, t]) for t in TRAINS] for s in SPLITS])
+    mean, by_split = gaps.mean(), gaps.mean(axis=(1, 2))
+    table = gaps.mean(axis=1)
+    rest = table - by_split[:, None] - table.mean(axis=0) + mean
+    square = (rest**2).sum() / (2 * 119)
+    image = 3 * table.mean(axis=0).var(ddof=1) - square
+    means = gaps.mean(axis=2)
+    residual = means - means.mean(axis=0) - means.mean(axis=1)[:, None] + mean
+    training = (3 * means.mean(axis=0).var(ddof=1) - (residual**2).sum() / 2) / (3 * 2)
+    variance = by_split.var(ddof=1) / 3 + max(0, training) + max(0, image / (3 * 120))
+    assert row["test_difference"] == pytest.approx(mean, abs=1e-6)
+    assert row["test_seeds"] == 3
+    (found,) = document["meta"]["standings"]
+    expected = compare_paired(
+        {"": list(ours.values())}, {"": [theirs[r] for r in ours]}, {"": [*ours]}
+    )
+    assert expected.error**2 == pytest.approx(variance)
+    for name in ("difference", "low", "high", "p"):
+        assert found[name] == pytest.approx(getattr(expected, name), abs=1e-9)
+    half = stats.t.ppf(0.975, expected.freedom) * np.sqrt(variance)
+    assert found["high"] - found["difference"] == pytest.approx(half)
+
+
+def simulated(rng: np.random.Generator) -> list[list[np.ndarray]]:
+    """Two equal methods; support sets make a difference to each, and training hardly any."""
+    hard, sides = rng.normal(0.8, 1.4, 300), []
+    for _ in range(2):
+        luck = {split: 0.25 * rng.normal() for split in SPLITS}
+        rest = [rng.normal(size=300) for _ in CROSSED]
+        pairs = zip(CROSSED, rest, strict=True)
+        sides.append([(hard + luck[s] + noise > 0).astype(float) for (s, _), noise in pairs])
+    return sides
+
+
+def test_the_level_holds_for_crossed_seeds() -> None:
+    rng, crossed, naive = np.random.default_rng(0), 0, 0
+    for _ in range(500):
+        ours, theirs = simulated(rng)
+        crossed += compare_paired({"": ours}, {"": theirs}, {"": CROSSED}).p < 0.05
+        naive += compare_paired({"": ours}, {"": theirs}).p < 0.05
+    assert stats.binom.sf(crossed - 1, 500, 0.07) > 1e-3
+    assert naive > 75
+
+
+def test_runs_of_one_support_set_each_are_as_without_runs() -> None:
+    ours, theirs = simulated(np.random.default_rng(1))
+    plain = compare_paired({"": ours}, {"": theirs})
+    for runs in (
+        [(s, s) for s in range(6)],
+        [(s, 1) for s in range(6)],
+        [(1, t) for t in range(6)],
+    ):
+        assert compare_paired({"": ours}, {"": theirs}, {"": runs}) == plain
+    with pytest.raises(UsageError, match="1 pairs of seeds for 6 runs"):
+        compare_paired({"": ours}, {"": theirs}, {"": [(1, 1)]})
+
+
+def test_notes_say_what_crossed_seeds_mean(tmp_path: Path) -> None:
+    fill_crossed(tmp_path / "crossed", CROSSED)
+    fill_crossed(tmp_path / "single", [(1, 1), (1, 2)])
+    notes = [" ".join(compared(tmp_path / name)["meta"]["notes"]) for name in ("crossed", "single")]
+    assert "too narrow where runs share a support set" in notes[0]
+    assert "all runs have the support set of split seed 1" in notes[1]
+
+
+def test_variances_are_of_the_same_test_images(tmp_path: Path) -> None:
+    fill_crossed(tmp_path, CROSSED, other_images=True)
+    document = compared(tmp_path)
+    found = document["meta"]["variances"]
+    assert [one["components"] for one in found] == [None, None]
+    assert {one["problem"] for one in found} == {"the test images differ between seeds"}
+    assert "variance not split: the test images differ" in " ".join(document["meta"]["notes"])

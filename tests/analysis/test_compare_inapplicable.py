@@ -1,0 +1,161 @@
+"""What cannot be asked of a method: n/a with its reason, never a number, a hole or a failure."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from fewshot_bench.analysis.formats import latex, markdown, terminal, tidy
+from fewshot_bench.analysis.table.build import Options, build
+from fewshot_bench.analysis.table.model import Table
+from fewshot_bench.api.record import Record
+from tests.compare_records import TIED, cell, halves, inapplicable, make, read_csv
+
+NOTE = f"n/a linear-probe: {TIED}"
+DERIVED = ("dtd (H)", "pets (H)", "average (new)", "average (H)")
+
+
+def store() -> list[Record]:
+    """coop everywhere; linear-probe on base classes alone."""
+    records = []
+    for name in ("dtd", "pets"):
+        for seed in (1, 2):
+            records += halves("coop", name, seed, 60, 40)
+            records.append(make("linear-probe", name, 1, seed, 80.0, classes="base"))
+            records.append(inapplicable("linear-probe", name, 1, seed, classes="new"))
+    return records
+
+
+def line_of(text: str, grid: str) -> str:
+    """The line of linear-probe in the grid of this name."""
+    after = text.split(grid, 1)[1].splitlines()
+    return next(line for line in after if "linear-probe" in line)
+
+
+def test_cells_and_what_is_derived_from_them() -> None:
+    table = build(store())
+    for label in ("dtd (new)", "pets (new)", *DERIVED):
+        found = cell(table, label, "linear-probe", 1)
+        assert (found.status, found.reason) == ("inapplicable", TIED)
+        assert (found.estimates, found.missing_seeds, found.failed) == ({}, (), 0)
+    assert cell(table, "average (base)", "linear-probe", 1).estimates["top1"].mean == 80
+    assert cell(table, "average (new)", "coop", 1).estimates["top1"].mean == 40
+
+
+def test_one_note_per_method_and_nothing_to_run() -> None:
+    table = build(store())
+    assert table.notes[-1] == NOTE
+    assert len(table.notes) == 2
+    assert table.commands == ()
+
+
+def test_every_text_format_shows_it() -> None:
+    table = build(store())
+    for render in (terminal.render, markdown.render, latex.render):
+        text = render(table)
+        flat = " ".join(text.replace("\\", "").split())
+        assert flat.count(NOTE) == 1
+        for grid in ("dtd (new)", "dtd (H)", "average (new)", "average (H)"):
+            line = line_of(text, grid)
+            assert line.count("n/a") == 4
+            assert "—" not in line
+            assert "---" not in line
+            assert not any(char.isdigit() for char in line)
+        assert "80.00" in line_of(text, "dtd (base)")
+
+
+def test_csv_and_json_have_the_reason_and_no_number() -> None:
+    table = build(store(), columns=lambda records: {"count": len(records)})
+    rows = json.loads(tidy.render_json(table))["rows"]
+    found = [row for row in rows if row["status"] == "inapplicable"]
+    assert {row["dataset"] for row in found} == {"dtd (new)", "pets (new)", *DERIVED}
+    for row in found:
+        assert row["reason"] == TIED
+        assert row["n_seeds"] == row["failed"] == 0
+        for name in ("top1_mean", "top1_ci95", "macro_accuracy", "billed_seconds", "count"):
+            assert row[name] is None
+    for line in read_csv(tidy.render_csv(table)):
+        if line["status"] == "inapplicable":
+            assert line["top1_mean"] == line["trained_params"] == line["missing_seeds"] == ""
+            assert line["reason"] == TIED
+    assert line_of(terminal.render(table), "dtd (new)").count("n/a") == 5
+
+
+def test_it_is_no_hole_where_seeds_are_missing() -> None:
+    records = [r for r in store() if r.status != "inapplicable" or r.spec.split_seed == 1]
+    table = build(records)
+    assert (cell(table, "dtd (new)", "linear-probe", 1).missing_seeds, table.commands) == ((), ())
+
+
+def test_it_outranks_what_is_missing_beside_it() -> None:
+    records = [r for r in store() if not _is(r, "pets", "inapplicable")]
+    table = build(records)
+    assert cell(table, "pets (new)", "linear-probe", 1).status == "missing"
+    found = cell(table, "average (new)", "linear-probe", 1)
+    assert (found.status, found.reason) == ("inapplicable", TIED)
+    assert "--dataset pets --classes new" in table.commands[0]
+
+
+def _is(record: Record, dataset: str, status: str) -> bool:
+    return (record.spec.dataset, record.status) == (dataset, status)
+
+
+@pytest.mark.parametrize("baseline", ["linear-probe", "coop"])
+def test_differences(baseline: str) -> None:
+    table = build(store(), Options(baseline=baseline))
+    other = "coop" if baseline == "linear-probe" else "linear-probe"
+    assert cell(table, "dtd (base)", other, 1).delta is not None
+    for label in ("dtd (new)", "dtd (H)", "average (H)"):
+        assert cell(table, label, other, 1).delta is None
+        text = terminal.render(table).split(f"{label}  difference", 1)[1]
+        (line,) = [line for line in text.splitlines() if line.startswith(other)][:1]
+        assert line.split() == [other, "n/a"]
+    assert "no difference" not in "\n".join(table.notes)
+
+
+def test_rows_of_one_method_and_reason_share_a_note() -> None:
+    records = [
+        *halves("coop", "dtd", 1, 60, 40),
+        inapplicable("coop", "dtd", classes="new", overrides={"csc": True}, options={"csc": True}),
+        inapplicable("linear-probe", "dtd", classes="new"),
+        inapplicable("linear-probe", "dtd", classes="new", overrides={"c": 1}, options={"c": 1}),
+    ]
+    assert _na_notes(build(records)) == [
+        f"n/a coop[csc=True]: {TIED}",
+        f"n/a linear-probe, linear-probe[c=1]: {TIED}",
+    ]
+
+
+def test_two_reasons_are_two_notes() -> None:
+    records = [
+        inapplicable("lp", "dtd", target="pets"),
+        inapplicable("lp", "dtd", target="cars", reason="cars has other classes"),
+    ]
+    table = build(records)
+    assert _na_notes(table) == ["n/a lp: cars has other classes", f"n/a lp: {TIED}"]
+    found = cell(table, "average (transfer)", "lp", 1)
+    assert (found.status, found.reason) == ("inapplicable", f"cars has other classes; {TIED}")
+
+
+def _na_notes(table: Table) -> list[str]:
+    return [note for note in table.notes if note.startswith("n/a")]
+
+
+def test_a_failure_beside_it_is_still_named() -> None:
+    records = [
+        inapplicable("lp", "dtd", classes="new"),
+        make("lp", "dtd", seed=2, top1=None, classes="new"),
+    ]
+    table = build(records)
+    assert cell(table, "dtd (new)", "lp", 1).status == "inapplicable"
+    assert any("1 failed" in note for note in table.notes)
+
+
+def test_numbers_beside_it_are_partial() -> None:
+    records = [make("lp", classes="new"), inapplicable("lp", seed=2, classes="new")]
+    table = build(records)
+    found = cell(table, "dtd (new)", "lp", 1)
+    assert (found.status, found.estimates["top1"].n) == ("partial", 1)
+    assert found.reason == f"{TIED} (seeds 2)"
+    assert f"lp on dtd (new), 1-shot: 1 ({TIED} (seeds 2))" in "\n".join(table.notes)

@@ -1,0 +1,111 @@
+"""Markup: what the terminal, Markdown, LaTeX, CSV and JSON show."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from fewshot_bench.analysis.formats import latex, markdown, terminal, tidy
+from fewshot_bench.analysis.table.build import build
+from fewshot_bench.analysis.table.model import AVERAGE
+from tests.compare_records import make, matrix, read_csv
+
+FIRST = (
+    "dataset,method,shots,n_seeds,top1_mean,top1_ci95,trained_params,billed_seconds,peak_memory_mb"
+)
+HOSTILE = r"a_b&c%d#e$f\g~h^i{j}k|l"
+
+
+def test_best_and_second_per_column() -> None:
+    tops = {"a": 90.0, "b": 80.0, "c": 80.001, "d": 70.0}
+    table = build([make(name, top1=top1) for name, top1 in tops.items()])
+    text = latex.render(table)
+    assert r"\textbf{90.00}" in text
+    assert text.count(r"\underline{80.00}") == 2
+    assert "<u>80.00</u>" in markdown.render(table)
+    styled = terminal.render(table, styled=True)
+    assert "\x1b[1m90.00\x1b[0m" in styled
+    assert "\x1b[4m80.00\x1b[0m" in styled
+    assert "textbf" not in latex.render(build([make()]))
+
+
+def test_latex_escapes_hostile_names() -> None:
+    text = latex.render(build([make(HOSTILE, dataset=HOSTILE)]))
+    escaped = latex.escape(HOSTILE)
+    assert escaped == (
+        r"a\_b\&c\%d\#e\$f\textbackslash{}g\textasciitilde{}h\textasciicircum{}i\{j\}k\textbar{}l"
+    )
+    assert escaped in text
+    rows = [line for line in text.splitlines() if line.startswith(r"a\_b")]
+    assert [len(re.findall(r"(?<!\\)&", row)) for row in rows] == [4]
+    assert latex.escape("x\n\\end{table}\x1b\u4e00") == r"x \textbackslash{}end\{table\}??"
+
+
+def test_markdown_escapes_hostile_names() -> None:
+    text = markdown.render(build([make("a|b\n*c*<script>", dataset="`x`")]))
+    row = next(line for line in text.splitlines() if line.startswith(r"| a\|b"))
+    assert len(re.findall(r"(?<!\\)\|", row)) == 6
+    assert "<script>" not in text
+
+
+def test_csv_is_tidy_and_safe() -> None:
+    table = build(matrix(methods=("=1+1", "+x", "-y", "@z", "ok,\"'")))
+    text = tidy.render_csv(table)
+    assert text.startswith(FIRST + ",")
+    lines = read_csv(text)
+    assert len(lines) == 5 * 3 * 2
+    assert {line["method"] for line in lines} == {"'=1+1", "'+x", "'-y", "'@z", "ok,\"'"}
+    assert {line["dataset"] for line in lines} == {"dtd", "pets", AVERAGE}
+    for line in lines:
+        assert int(line["n_seeds"]) == 3
+        assert 0 < float(line["top1_mean"]) < 100
+        assert float(line["top1_ci95"]) >= 0
+        assert line["trained_params"] == "184320"
+        assert line["errors"] == line["reason"] == line["limit"] == ""
+
+
+def test_json_has_rows_and_meta() -> None:
+    table = build(matrix(), columns=lambda records: {"carbon": float("nan"), "k": len(records)})
+    document = json.loads(tidy.render_json(table))
+    assert ",".join(list(document["rows"][0])[:9]) == FIRST
+    assert document["rows"][0]["k"] == 3
+    assert document["rows"][0]["carbon"] is None
+    assert document["meta"]["conditions"]["val"] == ["min4"]
+
+
+def test_plugin_columns_are_shown() -> None:
+    table = build(matrix(), columns=lambda records: {"joules|J": len(records)})
+    assert "joules|J" in terminal.render(table)
+    assert r"joules\|J" in markdown.render(table)
+
+
+def test_control_characters_do_not_reach_the_terminal() -> None:
+    assert "\x1b" not in terminal.render(build([make("evil\x1b[2J")]))
+
+
+@pytest.mark.parametrize("width", [100, 120])
+def test_terminal_fits(width: int) -> None:
+    methods = ("clip-lora", "coop", "linear-probe", "tip-adapter", "tip-adapter-f", "zero-shot")
+    table = build(matrix(methods, [f"d{i}" for i in range(11)], (1, 2, 4, 8, 16)))
+    text = terminal.render(table, width=width)
+    assert max(map(len, text.splitlines())) <= width
+    grid_rows = [line for line in text.splitlines() if line.startswith("tip-adapter-f ")]
+    assert len(grid_rows) in (12, 24)
+    # Conditions that hold for all tables are said once, after the last.
+    assert text.count("protocol coop; val min4; prompts custom; backbone test;") == 1
+    assert text.rindex("tip-adapter-f ") < text.index("protocol coop;")
+
+
+def test_titles_break_where_their_parts_end() -> None:
+    spec = {"overrides": {"views": 1}, "options": {"views": 1}, "limit": 40}
+    shown = terminal.render(build([make("tip-adapter", **spec)]), width=50)
+    lines = [line.split("  ")[0].rstrip() for line in shown.splitlines()]
+    start = lines.index("tip-adapter")
+    assert lines[start + 1 : start + 3] == ["[views=1]", "(limited to 40)"]
+    spec = {"overrides": {"rank": 16, "encoder": "vision"}, "options": {}}
+    shown = terminal.render(build([make("clip-lora", **spec)]), width=50)
+    lines = [line.split("  ")[0].rstrip() for line in shown.splitlines()]
+    start = lines.index("clip-lora")
+    assert lines[start + 1 : start + 4] == ["[encoder=vision,", "rank=16]", ""]

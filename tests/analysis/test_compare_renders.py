@@ -1,0 +1,196 @@
+"""Tables in the programs that read them: pdflatex, a Markdown renderer, pandas."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from fewshot_bench.analysis.signature import parse, signature_of
+from fewshot_bench.api.record import Record
+from fewshot_bench.store.store import Store
+from tests.compare_records import make, run_compare, save
+from tests.helpers import PATIENCE, fsbench
+from tests.synthetic_store import fill
+
+NAMES = (
+    r"a_b & 50% #1 $x$ \input{/etc/passwd}",
+    "{un}balanced} ~^",
+    "\"quoted\" 'names' `x` <b>|</b>",
+    "[4pt] é ß ÿ — ± → \u4e00",
+    "\\\\ \\end{tabular} %",
+    "-\u00ad\u00a0-- ?` !` << >> ,,",
+    *(chr(code) for code in range(0xA1, 0x100) if chr(code).isprintable()),
+)
+DOCUMENT = r"""\documentclass{article}
+\usepackage{booktabs}
+\usepackage{textcomp}
+\usepackage[T1]{fontenc}
+\usepackage{longtable}
+\extrafloats{200}
+\begin{document}
+%s
+\end{document}
+"""
+# Of the numbers that are there; pandas has no plain type for whole numbers or booleans with gaps.
+TYPES = {
+    "shots": "int64",
+    "n_seeds": "int64",
+    "top1_mean": "float64",
+    "top1_min": "float64",
+    "top1_max": "float64",
+    "billed_seconds": "float64",
+    "ece": "float64",
+    "failed": "int64",
+    "split_verified": "bool",
+}
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store whose method, data set and class names are out to break things."""
+    store = fill(tmp_path_factory.mktemp("odd") / "s", 1, 1, (1, 2), (1, 2), 60, len(NAMES))
+    for record in list(store.records()):
+        arrays = store.logits(record.spec.key())
+        for number, name in enumerate(NAMES[:6]):
+            spec = dataclasses.replace(record.spec, method=name, dataset=NAMES[5 - number])
+            split = {**record.split, "classnames": list(NAMES)}
+            renamed = dataclasses.replace(record, spec=spec, split=split)
+            store.write(renamed, arrays["logits"], arrays["labels"], arrays["ids"])
+    return store.path
+
+
+def words(store: Path, form: str, per_class: bool) -> tuple[str | Path, ...]:
+    options = ("--per-class",) if per_class else ("--columns", "ece,nll,peak")
+    return ("--store", store, "--format", form, *options)
+
+
+def needs(*programs: str) -> pytest.MarkDecorator:
+    """Skip where a program is not installed, unless this is where the test must run."""
+    missing = [name for name in programs if shutil.which(name) is None]
+    must = os.environ.get("FSBENCH_TEST_LATEX") == "1"
+    return pytest.mark.skipif(bool(missing) and not must, reason=f"not installed: {missing}")
+
+
+@needs("pdflatex")
+@pytest.mark.parametrize("per_class", [False, True])
+def test_latex_compiles(odd: Path, tmp_path: Path, per_class: bool) -> None:
+    log = typeset(tmp_path, run_compare(*words(odd, "latex", per_class)).output)
+    assert (tmp_path / "table.pdf").stat().st_size > 1000
+    for trouble in ("Undefined control sequence", "Missing character", "LaTeX Error"):
+        assert trouble not in log
+
+
+@needs("pdflatex")
+def test_a_published_table_compiles(tmp_path: Path) -> None:
+    words = ("clip-lora-table3", "--only-existing", "--store", tmp_path / "none")
+    body = fsbench("reproduce", *words, "--format", "latex").out
+    log = typeset(tmp_path, body)
+    for trouble in ("Undefined control sequence", "Missing character", "LaTeX Error"):
+        assert trouble not in log
+
+
+def typeset(folder: Path, body: str) -> str:
+    """What pdflatex says about the document that it makes `table.pdf` of."""
+    (folder / "table.tex").write_text(DOCUMENT % body)
+    quiet = ("-halt-on-error", "-interaction=nonstopmode", "-no-shell-escape")
+    done = ran(folder, "pdflatex", *quiet, "table.tex")
+    log = done.stdout.decode("latin-1")
+    assert done.returncode == 0, log[-3000:]
+    return log
+
+
+def ran(folder: Path, *command: str) -> subprocess.CompletedProcess[bytes]:
+    """A program that ended in time, in this folder."""
+    return subprocess.run(command, cwd=folder, capture_output=True, check=False, timeout=PATIENCE)
+
+
+@needs("pdflatex", "pdftotext")
+def test_a_signature_copied_from_the_pdf_is_read_again(tmp_path: Path) -> None:
+    options = {"text": "a--b---c,,d -- \u4e00" * 9, "lr": 1e-5}
+    record = make("a--b", "p,,q--", overrides=options, options=options)
+    store = save(tmp_path / "store", [record, make("a--b", "p,,q--", seed=2)])
+    typeset(tmp_path, run_compare("--store", store, "--format", "latex").output)
+    done = ran(tmp_path, "pdftotext", "-enc", "UTF-8", "table.pdf", "-")
+    assert done.returncode == 0, done.stderr
+    text = done.stdout.decode()
+    assert "a--b" in text
+    pasted = text[text.index("fsbench:1") :].partition("\n\n")[0]
+    assert parse(pasted) == parse(signature_of(list(Store(store).records())))
+
+
+class Seen(HTMLParser):
+    """What a page has: its tags, and the text of the cells of its tables."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.cells: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.tags.add(tag)
+        if tag in ("td", "th"):
+            self.cells.append("")
+
+    def handle_data(self, data: str) -> None:
+        if self.cells:
+            self.cells[-1] += data
+
+
+@pytest.mark.parametrize("per_class", [False, True])
+def test_markdown_renders(odd: Path, per_class: bool) -> None:
+    from markdown_it import MarkdownIt
+
+    text = run_compare(*words(odd, "markdown", per_class)).output
+    seen = Seen(MarkdownIt("commonmark").enable("table").render(text))
+    allowed = {"h3", "p", "table", "thead", "tbody", "tr", "th", "td", "strong", "u", "ul", "li"}
+    assert seen.tags - allowed <= {"pre", "code"}
+    for name in (NAMES[0], NAMES[2], NAMES[4]):
+        assert any(" ".join(name.split()) in cell for cell in seen.cells), name
+
+
+@pytest.mark.parametrize("form", ["csv", "json"])
+def test_pandas_reads_the_right_types(tmp_path: Path, form: str) -> None:
+    pandas = pytest.importorskip("pandas")
+    store = fill(tmp_path / "s", 2, 2, (1, 2), (1, 2), 40, 5, failed=1)
+    text = run_compare("--store", store.path, "--format", form).output
+    frame = frame_of(pandas, text, form)
+    for name, kind in TYPES.items():
+        known = pandas.Series(frame[name].dropna().tolist())
+        assert known.dtype == kind, name
+        assert frame[name].dtype in (kind, "float64", "object"), name
+    assert frame["top1_mean"].notna().sum() == 11
+    assert pandas.api.types.is_string_dtype(frame["method"]) or frame["method"].dtype == object
+
+
+@pytest.mark.parametrize("form", ["csv", "json"])
+def test_pandas_reads_classes(odd: Path, form: str) -> None:
+    pandas = pytest.importorskip("pandas")
+    frame = frame_of(pandas, run_compare(*words(odd, form, True)).output, form)
+    assert frame["label"].dtype == "int64"
+    assert frame["accuracy_mean"].dtype == "float64"
+    assert len(frame) == 7 * 2 * len(set(frame["label"]))
+    assert NAMES[0] in set(frame["classname"])
+
+
+def frame_of(pandas, text: str, form: str):  # type: ignore[no-untyped-def]
+    """The rows as a data frame."""
+    if form == "csv":
+        return pandas.read_csv(io.StringIO(text))
+    return pandas.DataFrame(json.loads(text)["rows"])
+
+
+def test_a_name_that_is_a_number_or_nothing_stays_text(tmp_path: Path) -> None:
+    records: list[Record] = [make("1e5"), make("NA"), make("true")]
+    folder = save(tmp_path / "s", records)
+    rows = json.loads(run_compare("--store", folder, "--format", "json").output)["rows"]
+    assert {row["method"] for row in rows} == {"1e5", "NA", "true"}
+    assert len(list(Store(folder).records())) == 3

@@ -1,0 +1,274 @@
+"""`compare --baseline`: differences are tested, over seeds and test images."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fewshot_bench.analysis.statistics.multiple import holm
+from fewshot_bench.analysis.statistics.paired import compare_paired
+from fewshot_bench.analysis.statistics.ranks import average_ranks, friedman, signed_rank
+from fewshot_bench.analysis.table.build import build
+from fewshot_bench.analysis.table.layout import grids
+from fewshot_bench.analysis.table.significance import Ranking, Significance
+from fewshot_bench.api.record import Record
+from fewshot_bench.store.store import Store
+from tests.compare_records import make
+from tests.helpers import fsbench
+from tests.synthetic_store import done_record, fill, predicted, specification
+
+OTHERS = ("clip-adapter", "tip-adapter")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six data sets, three methods, two numbers of shots, three seeds."""
+    folder = tmp_path_factory.mktemp("six")
+    fill(folder, datasets=6, methods=3, shots=(1, 16), queries=300, classes=6)
+    return folder
+
+
+def compared(store: Path, *more: str) -> Any:
+    """The JSON table against the linear probe."""
+    done = fsbench("compare", "--store", store, "--baseline", "linear-probe", *more)
+    assert done.code == 0, done
+    return json.loads(done.out)
+
+
+def hits(store: Path, method: str, shots: int) -> dict[str, list[np.ndarray]]:
+    """By data set, per seed, in the order of the images' names: read from the archives."""
+    found: dict[str, dict[int, np.ndarray]] = {}
+    opened = Store(store)
+    for record in opened.records():
+        spec = record.spec
+        if (spec.method, spec.shots) == (method, shots):
+            arrays = opened.logits(spec.key())
+            right = arrays["logits"].argmax(axis=1) == arrays["labels"]
+            order = np.argsort(arrays["ids"])
+            found.setdefault(spec.dataset, {})[spec.split_seed] = right[order].astype(float)
+    return {name: [per[s] for s in sorted(per)] for name, per in sorted(found.items())}
+
+
+def test_every_number_follows_from_the_logits(store: Path) -> None:
+    document = compared(store, "--format", "json")
+    for shots in (1, 16):
+        base = hits(store, "linear-probe", shots)
+        expected = {name: compare_paired(hits(store, name, shots), base) for name in OTHERS}
+        adjusted = dict(zip(OTHERS, holm([expected[name].p for name in OTHERS]), strict=True))
+        single = {
+            (name, group): compare_paired({group: scores}, {group: base[group]})
+            for name in OTHERS
+            for group, scores in hits(store, name, shots).items()
+        }
+        told = dict(zip(single, holm([one.p for one in single.values()]), strict=True))
+        rows = {
+            (row["method"], row["dataset"]): row
+            for row in document["rows"]
+            if row["shots"] == shots
+        }
+        standings = {
+            one["method"]: one for one in document["meta"]["standings"] if one["shots"] == shots
+        }
+        for name in OTHERS:
+            found, want = standings[name], expected[name]
+            for key in ("difference", "low", "high", "p"):
+                assert found[key] == pytest.approx(getattr(want, key), abs=1e-9)
+            assert found["p_holm"] == pytest.approx(adjusted[name], abs=1e-12)
+            gaps = [single[name, group].difference for group in base]
+            assert found["wilcoxon_p"] == pytest.approx(signed_rank(gaps))
+            assert found["datasets"] == 6
+            won = [d for d in base if told[name, d] < 0.05 and single[name, d].difference > 0]
+            lost = [d for d in base if told[name, d] < 0.05 and single[name, d].difference < 0]
+            assert (found["wins"], found["losses"]) == (len(won), len(lost))
+            assert found["ties"] == 6 - len(won) - len(lost)
+            for group in base:
+                row = rows[name, group]
+                assert row["test_p"] == pytest.approx(single[name, group].p, abs=1e-12)
+                assert row["test_p_holm"] == pytest.approx(told[name, group], abs=1e-12)
+                assert row["test_difference"] == pytest.approx(row["delta_mean"], abs=3e-6)
+            assert rows[name, "average"]["test_p"] == pytest.approx(want.p, abs=1e-12)
+
+
+def test_ranks(store: Path) -> None:
+    document = compared(store, "--format", "json")
+    (ranking,) = [one for one in document["meta"]["rankings"] if one["shots"] == 16]
+    names = ["clip-adapter", "linear-probe", "tip-adapter"]
+    means = [[np.mean(s) for s in hits(store, name, 16).values()] for name in names]
+    scores = np.array(means).T
+    expected = dict(zip(names, average_ranks(scores), strict=True))
+    assert dict(zip(ranking["rows"], ranking["ranks"], strict=True)) == pytest.approx(expected)
+    assert ranking["ranks"] == sorted(ranking["ranks"])
+    assert ranking["p"] == pytest.approx(friedman(scores)[1])
+    # Demsar's table: q = 2.343 for three methods.
+    assert ranking["critical"] == pytest.approx(2.343 * np.sqrt(3 * 4 / (6 * 6)), abs=1e-3)
+
+
+@pytest.mark.parametrize("form", ["terminal", "markdown", "latex"])
+def test_tables_for_people(store: Path, form: str) -> None:
+    done = fsbench("compare", "--store", store, "--baseline", "linear-probe", "--format", form)
+    assert done.code == 0, done
+    for words in ("significance, 16-shot", "win/tie/loss", "Wilcoxon p", "ranks, 1-shot"):
+        assert words in done.out
+    assert "smallest differences" in done.out
+    assert "missed more than one time in" in " ".join(done.out.split())
+
+
+def test_types_in_csv(store: Path) -> None:
+    done = fsbench("compare", "--store", store, "--baseline", "linear-probe", "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(done.out)))
+    tested = [row for row in rows if row["test_p"]]
+    assert len(tested) == len(OTHERS) * 2 * 7
+    assert all(0 <= float(row["test_p"]) <= float(row["test_p_holm"]) <= 1 for row in tested)
+    assert {row["method"] for row in rows if not row["test_p"]} == {"linear-probe"}
+
+
+def test_logits_that_are_gone_are_left_out(store: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(store, copy)
+    shutil.rmtree(copy / "outcomes", ignore_errors=True)
+    opened = Store(copy)
+    for record in list(opened.records()):
+        if (record.spec.method, record.spec.dataset) == ("tip-adapter", "dtd"):
+            opened.file(record.spec.key()).with_suffix(".npz").unlink()
+    standings = compared(copy, "--format", "json")["meta"]["standings"]
+    out = {one["method"]: (one["datasets"], one["left_out"]) for one in standings}
+    assert out == {"clip-adapter": (6, []), "tip-adapter": (5, ["dtd"])}
+    rows = compared(copy, "--format", "json")["rows"]
+    averages = {r["method"]: r for r in rows if (r["dataset"], r["shots"]) == ("average", 16)}
+    # The average is over six data sets, the test over five of them: they are not of one thing.
+    assert averages["tip-adapter"]["test_p"] is None
+    assert averages["tip-adapter"]["delta_n"] == averages["clip-adapter"]["test_seeds"] == 3
+    done = fsbench("compare", "--store", copy, "--baseline", "linear-probe")
+    assert "5 of 6" in done.out
+
+
+def test_one_seed_says_what_it_is_about(tmp_path: Path) -> None:
+    fill(tmp_path, datasets=1, methods=2, shots=(4,), seeds=(1,), queries=200, classes=5)
+    done = fsbench("compare", "--store", tmp_path, "--baseline", "linear-probe")
+    assert "ONE SEED: about these fits" in " ".join(done.out.split())
+    (one,) = compared(tmp_path, "--format", "json")["meta"]["standings"]
+    assert (one["conditional"], one["wilcoxon_p"]) == (True, None)
+
+
+def test_methods_that_never_differ_say_nothing_about_what_can_be_seen(tmp_path: Path) -> None:
+    """A second method with the very predictions of the baseline, and a third that differs."""
+    fill(tmp_path, datasets=1, methods=3, shots=(4,), queries=100, classes=5)
+    opened = Store(tmp_path)
+    for record in [r for r in opened.records() if r.spec.method == "linear-probe"]:
+        arrays = opened.logits(record.spec.key())
+        for method in ("copy", "other"):
+            twin = replace(record, spec=replace(record.spec, method=method))
+            opened.write(twin, arrays["logits"], arrays["labels"], arrays["ids"])
+    only = ("--method", "linear-probe,copy,other", "--format", "json")
+    document = compared(tmp_path, *only)
+    assert {one["p"] for one in document["meta"]["standings"]} == {1.0}
+    assert document["meta"]["detectable"] == []
+    (one,) = compared(tmp_path, "--format", "json")["meta"]["detectable"]
+    (alone,) = compared(
+        tmp_path, "--method", "linear-probe,clip-adapter,tip-adapter", "--format", "json"
+    )["meta"]["detectable"]
+    assert one == alone
+    assert one["points"] > 0
+
+
+def test_one_method_is_one_method(tmp_path: Path) -> None:
+    fill(tmp_path, datasets=1, methods=2, shots=(4,), queries=50, classes=5)
+    done = fsbench("compare", "--store", tmp_path, "--baseline", "linear-probe")
+    assert "correction over 1 method method " in " ".join(done.out.split())
+
+
+def test_more_groups_of_ranks_than_letters() -> None:
+    """40 methods in a row, each told apart from those three places away."""
+    names = [f"m{place}" for place in range(40)]
+    records = [make(name, "dtd", seed=1) for name in names]
+    cliques = tuple(tuple(names[place : place + 3]) for place in range(38))
+    ranking = Ranking(1, 200, tuple(names), tuple(map(float, range(1, 41))), 0.0, 3.0, cliques)
+    table = replace(build(records), significance=Significance(rankings=(ranking,)), baseline="m0")
+    (grid,) = [grid for grid in grids(table) if grid.name.startswith("ranks")]
+    assert "methods with a number in common" in grid.caption
+    assert [line.costs[1] for line in grid.lines[:4]] == ["1", "1–2", "1–3", "2–4"]
+    assert all(line.costs[1] for line in grid.lines)
+
+
+def crossed(store: Path, pairs: list[tuple[int, int]]) -> list[Record]:
+    """Records of one method whose split and training seeds are those."""
+
+    from tests.synthetic_store import Images
+
+    opened, images = Store(store), Images.draw("dtd", 200, 5)
+    opened.create()
+    made = []
+    for split, train in pairs:
+        spec = specification("linear-probe", "dtd", 4, split, "all")
+        arrays = predicted(replace(spec, split_seed=10 * split + train), images)
+        record = done_record(spec, arrays, 0)
+        spec = replace(spec, split_seed=split, train_seed=train)
+        record = replace(record, spec=spec)
+        made.append(opened.write(record, arrays["logits"], arrays["labels"], arrays["ids"]))
+    return made
+
+
+def test_crossed_seeds_split_the_variance(tmp_path: Path) -> None:
+    pairs = [(split, train) for split in (1, 2, 3) for train in (1, 2)]
+    crossed(tmp_path, pairs)
+    done = fsbench("compare", "--store", tmp_path, "--format", "json")
+    assert done.code == 0, done
+    (one,) = json.loads(done.out)["meta"]["variances"]
+    parts = one["components"]
+    assert set(parts) >= {"support", "training", "sampling", "residual"}
+    assert parts["freedoms"] == [2, 1, 2]
+    done = fsbench("compare", "--store", tmp_path)
+    assert "where the numbers vary from" in done.out
+
+
+def test_seeds_that_are_not_all_crossed(tmp_path: Path) -> None:
+    crossed(tmp_path, [(1, 1), (1, 2), (2, 1)])
+    done = fsbench("compare", "--store", tmp_path, "--format", "json")
+    (one,) = json.loads(done.out)["meta"]["variances"]
+    assert one["components"] is None
+    assert "2/2" in one["problem"]
+    said = " ".join(fsbench("compare", "--store", tmp_path).out.split())
+    assert "variance not split: no score for split seed" in said
+
+
+def test_a_metric_without_images(store: Path) -> None:
+    document = compared(store, "--format", "json", "--metric", "ece")
+    assert document["meta"]["standings"] == []
+    assert len(document["meta"]["rankings"]) == 2
+
+
+def test_damaged_logits_are_not_used_for_any_number(store: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(store, copy)
+    shutil.rmtree(copy / "outcomes", ignore_errors=True)
+    opened = Store(copy)
+    for record in list(opened.records()):
+        spec = record.spec
+        if (spec.method, spec.dataset, spec.shots) == ("tip-adapter", "dtd", 16):
+            opened.file(spec.key()).with_suffix(".npz").write_bytes(b"damaged")
+    done = fsbench("compare", "--store", copy, "--baseline", "linear-probe", "--format", "json")
+    assert (done.code, done.err.count("not used: ")) == (0, 3)
+    place = ("tip-adapter", "dtd", 16)
+    (row,) = (
+        row
+        for row in json.loads(done.out)["rows"]
+        if (row["method"], row["dataset"], row["shots"]) == place
+    )
+    assert (row["top1_mean"], row["delta_mean"], row["n_seeds"]) == (None, None, 0)
+
+
+def test_damaged_logits_alone(tmp_path: Path) -> None:
+    fill(tmp_path, datasets=1, methods=2, shots=(4,), seeds=(1,), queries=20, classes=5)
+    shutil.rmtree(tmp_path / "outcomes", ignore_errors=True)
+    for path in (tmp_path / "records").rglob("*.npz"):
+        path.write_bytes(b"damaged")
+    done = fsbench("compare", "--store", tmp_path, "--baseline", "linear-probe")
+    assert (done.code, "fsbench store verify" in done.err) == (3, True)

@@ -1,0 +1,309 @@
+"""Signature lines: from records to the line, to commands, and back to the same cells."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, assume, given, settings
+from hypothesis import strategies as st
+
+from fewshot_bench.analysis.signature import (
+    commands,
+    parse,
+    problems,
+    signature_of,
+    under_table,
+    write,
+)
+from fewshot_bench.analysis.signature.model import Choice, Matrix, Named, Pair, Signature
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.shots import ALL_SHOTS
+from fewshot_bench.api.spec import (
+    IMPORTED,
+    PRECISIONS,
+    PROTOCOLS,
+    TEMPLATE_SETS,
+    VALIDATION,
+    RunSpec,
+)
+from fewshot_bench.cli.signature import cells_of
+from fewshot_bench.runner.request import Request, expand
+from fewshot_bench.utils.errors import UsageError
+from tests.compare_records import make, matrix, save
+from tests.helpers import fsbench
+
+ISSUE = (
+    "fsbench:1|m:clip-lora@1|b:ViT-B-16/openai#a1b2|d:dtd#9f3c"
+    "|k:16|s:1-3|val:min4|tpl:custom|p:bf16"
+)
+NAMES = st.text(st.characters(codec=None), min_size=1, max_size=12)
+DIGESTS = st.text("0123456789abcdef", max_size=6)
+NAMED = st.builds(Named, NAMES, DIGESTS)
+
+
+def distinct(values: st.SearchStrategy[Any], least: int = 1) -> st.SearchStrategy[Any]:
+    return st.lists(values, min_size=least, max_size=3, unique=True).map(tuple)
+
+
+TEXTS = st.text(st.characters(codec=None), max_size=6)
+OPTIONS = st.dictionaries(NAMES, distinct(TEXTS), max_size=2)
+CHOICES = st.builds(Choice, NAMES, TEXTS, OPTIONS.map(lambda found: tuple(found.items())))
+NUMBERS = distinct(st.integers(1, 40) | st.just(ALL_SHOTS)).map(lambda found: tuple(sorted(found)))
+PAIRS = distinct(st.builds(Pair, st.integers(0, 5), st.integers(0, 5))).map(
+    lambda found: tuple(sorted(found))
+)
+MATRICES = st.builds(
+    Matrix,
+    methods=distinct(CHOICES),
+    backbone=NAMED,
+    datasets=distinct(NAMED),
+    shots=NUMBERS,
+    seeds=PAIRS,
+    val=st.sampled_from(VALIDATION),
+    prompts=st.sampled_from(TEMPLATE_SETS),
+    precision=st.sampled_from(PRECISIONS),
+    device=st.sampled_from(["", "cpu", "cuda"]) | NAMES,
+    protocol=st.sampled_from((*PROTOCOLS, IMPORTED)),
+    limit=st.none() | st.integers(1, 99),
+    classes=st.sampled_from([("all",), ("base", "new"), ()]),
+    targets=distinct(NAMED, 0),
+    holdout=st.just("") | st.floats(0, 1, exclude_min=True, exclude_max=True).map(str),
+    templates=distinct(NAMES, 0),
+    classnames=DIGESTS,
+    exif=st.sampled_from(["ignore", "rotate"]),
+    skipped=DIGESTS,
+    splits=DIGESTS,
+    has=st.none() | st.tuples(st.integers(0, 99), st.integers(0, 9999)),
+)
+
+
+def test_the_strategy_covers_every_field() -> None:
+    fields = {field.name for field in dataclasses.fields(Matrix)}
+    plain = Matrix((Choice("a"),), Named("b"), (Named("c"),), (1,), (Pair(1, 1),))
+    seen: set[str] = set()
+
+    @settings(max_examples=300, database=None, phases=[Phase.generate])
+    @given(MATRICES)
+    def collect(matrix: Matrix) -> None:
+        seen.update(name for name in fields if getattr(matrix, name) != getattr(plain, name))
+
+    collect()
+    assert seen == fields
+
+
+@settings(max_examples=150)
+@given(st.lists(MATRICES, min_size=1, max_size=3), st.data())
+def test_any_names_come_back_even_from_a_wrapped_line(found: list[Matrix], data: Any) -> None:
+    signature = Signature(tuple(found))
+    line = write(signature)
+    assert line.isascii()
+    assert " " not in line
+    assert parse(line) == signature
+    place = data.draw(st.integers(0, len(line)))
+    assert parse(f" {line[:place]}\n  {line[place:]}") == signature
+
+
+@given(st.text(max_size=60) | st.text("mbdks:|,#@[]=/%-0a", max_size=40).map("fsbench:1|".__add__))
+def test_what_is_no_signature_is_refused_in_one_way(text: str) -> None:
+    with pytest.raises(UsageError, match="signature"):
+        parse(text)
+
+
+REQUESTS = st.builds(
+    dict,
+    methods=st.sampled_from([("zero-shot",), ("clip-lora", "zero-shot"), ("coop", "clip-lora")]),
+    options=st.sampled_from(
+        [
+            ("clip-lora.rank=1,2,4", "clip-lora.matrices=q,qv,qkvo"),
+            ("clip-lora.lr=1e-5,0.001", "coop.epochs=3"),
+            ("clip-lora.scaling=linear",),
+        ]
+    ),
+    datasets=st.sampled_from([("digits",), ("digits", "letters")]),
+    shots=distinct(st.sampled_from([1, 2, 4])),
+    seeds=distinct(st.integers(0, 5)),
+    split_seed=st.none() | st.integers(0, 3),
+    protocol=st.sampled_from(["fair", "clip-lora-paper", "nested"]),
+    val=st.sampled_from([None, "none", "shots"]),
+    precision=st.sampled_from(["fp32", "bf16"]),
+    limit=st.none() | st.just(40),
+    asked=st.sampled_from(
+        [{}, {"classes": ("base", "new")}, {"transfer": ("letters",)}, {"classes": ("all", "new")}]
+    ),
+)
+
+
+def cells(request: dict[str, Any]) -> list[RunSpec]:
+    own = {key: value for key, value in request.items() if key not in ("asked", "options")}
+    options = tuple(o for o in request["options"] if o.partition(".")[0] in own["methods"])
+    return expand(Request(options=options, **own, **request["asked"])).cells
+
+
+@pytest.mark.slow
+@settings(max_examples=30, suppress_health_check=list(HealthCheck))
+@given(st.lists(REQUESTS, min_size=1, max_size=2), st.data())
+def test_the_commands_compute_exactly_the_cells_of_the_records(found: Any, data: Any) -> None:
+    specs = {spec.key(): spec for request in found for spec in cells(request)}
+    left_out = data.draw(st.sets(st.sampled_from(sorted(specs)), max_size=3))
+    kept = {key: spec for key, spec in specs.items() if key not in left_out}
+    assume(kept)
+    signature = parse(signature_of([Record(spec, "done") for spec in kept.values()]))
+    again = {cell.key() for line in commands(signature) for cell in cells_of(line)}
+    if problems(signature):
+        assert set(kept) <= again
+    else:
+        assert set(kept) == again
+
+
+def test_the_line_of_the_issue_is_the_command_that_it_says() -> None:
+    assert write(parse(ISSUE)) == ISSUE
+    shown = fsbench("signature", ISSUE)
+    assert (shown.code, shown.err) == (0, "")
+    assert shown.out == (
+        "fsbench run --method clip-lora --dataset dtd --shots 16 --seeds 1-3 --backbone "
+        "ViT-B-16/openai --protocol coop --val min4 --prompts custom --precision bf16\n"
+    )
+
+
+def test_the_line_of_a_store_is_compact(tmp_path: Path) -> None:
+    records = matrix(shots=(1, 2, 4, 8, 16))
+    store = save(tmp_path / "store", records)
+    shown = fsbench("signature", "--store", store)
+    line = shown.out.strip()
+    assert line.startswith(
+        "fsbench:1|m:coop@1,zero-shot@1|b:test|d:dtd,pets|k:1,2,4,8,16|s:1-3|val:min4|tpl:custom"
+        "|p:fp32|dev:cpu|x:"
+    )
+    assert signature_of(records[::-1]) == line
+    one = fsbench("signature", "--store", store, "--method", "coop", "--seeds", "1").out
+    assert "|m:coop@1|" in one
+    assert "|s:1|" in one
+
+
+@pytest.mark.parametrize("width", [1, 7, 40, 500])
+def test_under_a_table_it_is_broken_to_fit(width: int) -> None:
+    records = matrix()
+    lines = under_table(records, width)
+    assert max(map(len, lines)) <= width
+    assert parse("\n".join(lines)) == parse(signature_of(records))
+    assert under_table([]) == []
+
+
+def test_other_images_give_another_line() -> None:
+    records = matrix()
+    other = dataclasses.replace(records[0], split={"digest": "other"})
+    assert signature_of(records) != signature_of([other, *records[1:]])
+
+
+def test_holes_and_conditions_are_parts_of_the_line() -> None:
+    records = [*matrix(("coop",), ("dtd",)), *matrix(("coop",), ("pets",), (1,), (1,))]
+    line = signature_of([*records, make(val="full", limit=60)])
+    found = parse(line).matrices
+    assert [m.val for m in found].count("full") == 1
+    assert sum(m.count for m in found) == len(records) + 1
+    assert any("--limit 60" in text and "--val full" in text for text in commands(parse(line)))
+
+
+def test_what_a_line_cannot_say_it_names(tmp_path: Path) -> None:
+    scattered = [make(dataset=f"d{i}", shots=2**s, seed=n) for i, s, n in _diagonal(9)]
+    named = make("a=b", overrides={"x": "1,2"}, options={"x": "1,2"}, dataset="own")
+    named = dataclasses.replace(
+        named, spec=dataclasses.replace(named.spec, data={"classnames": ["a"], "holdout": 0.2})
+    )
+    for records, text in (
+        (scattered, "the commands compute 729 cells, of which the table has 9"),
+        ([named], "own class names"),
+        ([named], "no command can say x='1,2'"),
+        ([named], "no command can say the name 'a=b'"),
+        ([make(protocol="imported")], "fsbench splits import"),
+    ):
+        shown = fsbench("signature", signature_of(records))
+        assert shown.code == 0
+        assert text in shown.err
+
+
+HIDDEN = "a\x1b[2Jb\n\u202e"
+
+
+@pytest.mark.parametrize(
+    ("record", "text"),
+    [
+        (make(overrides={"x": HIDDEN}, options={"x": HIDDEN}), "no command can say x="),
+        (make(HIDDEN), "no command can say the name 'a"),
+        (make(dataset=HIDDEN), "no command can say the name 'a"),
+        (make(backbone=HIDDEN), "no command can show 'a"),
+        (make(data={"templates": [HIDDEN + "{}"]}), "no command can show 'a"),
+    ],
+)
+def test_a_command_that_cannot_be_shown_as_it_is_is_named(record: Record, text: str) -> None:
+    """Characters that steer a terminal are replaced, and then the command is another one."""
+    shown = fsbench("signature", signature_of([record]))
+    assert shown.code == 0
+    assert text in shown.err
+    assert all(c.isprintable() or c == "\n" for c in shown.out + shown.err)
+
+
+def test_numbers_without_end_are_read_again() -> None:
+    records = [make(seed=seed) for seed in range(20_001)]
+    assert parse(signature_of(records)).matrices[0].count == len(records)
+
+
+def _diagonal(count: int) -> list[tuple[int, int, int]]:
+    return [(i, i, i) for i in range(count)]
+
+
+def test_check_tells_what_is_not_the_same_here() -> None:
+    line = signature_of([Record(cells(DIGITS)[0], "done")])
+    assert fsbench("signature", "--check", line).code == 0
+    other = line.replace("zero-shot@1", "zero-shot@11").replace("b:tiny#", "b:tiny#0")
+    shown = fsbench("signature", "--check", other)
+    assert shown.code == 1
+    assert "differs: version of zero-shot: 11 in the line, 1 here" in shown.err
+    assert "differs: weights of tiny" in shown.err
+
+
+def test_check_where_no_data_is_here_says_so() -> None:
+    line = "fsbench:1|m:zero-shot@1|b:tiny|d:folder:/nowhere/at/all|k:1|s:1"
+    shown = fsbench("signature", "--check", line)
+    assert shown.code == 1
+    assert "error: folder:/nowhere/at/all" in shown.err
+    assert "differs: cells: 1 in the line, 0 here" in shown.err
+    assert "begins no signature" not in shown.err
+    assert shown.out.endswith("here: 1 difference\n")
+
+
+DIGITS = {
+    "methods": ("zero-shot",),
+    "datasets": ("digits",),
+    "shots": (1,),
+    "seeds": (1,),
+    "options": (),
+    "asked": {},
+}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--check"], "--check needs a signature"),
+        ([ISSUE, "--method", "coop"], "--method chooses records of a store"),
+        (["fsbench:2|m:a"], "newer fewshot_bench"),
+        ([ISSUE.replace("k:16", "k:99999999999999999999")], "field 'k:99999999999999999999'"),
+        ([ISSUE.replace("k:16", "k:1-999999")], "ranges of at most"),
+        ([ISSUE.replace("k:16", "k:0-60000,70000-140000")], "ranges of at most"),
+        ([ISSUE + "|lim:1,2"], "field 'lim:1,2': expected one whole number"),
+        ([ISSUE + "|has:1-3/5"], "field 'has:1-3/5': expected one whole number"),
+        ([ISSUE.replace("s:1-3", "s:1-3/2")], "field 's:1-3/2': expected one whole number"),
+        ([ISSUE + "|val:none"], "field 'val' stands twice"),
+        ([ISSUE + "|zz:none"], "unknown field 'zz:none'"),
+        ([ISSUE + "||val:none"], "field 'val' stands for all parts and for one of them"),
+        ([ISSUE.replace("m:clip-lora@1", "m:")], "field 'm' is empty"),
+    ],
+)
+def test_wrong_lines_are_one_error(words: list[str], said: str) -> None:
+    shown = fsbench("signature", *words)
+    assert shown.code == 2
+    assert said in shown.err

@@ -1,0 +1,44 @@
+"""The sweep in terminals of any width: numbers are never cut, nor left out."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from fewshot_bench.analysis.sweep.made import build
+from fewshot_bench.analysis.sweep.model import Axis, Sweep
+from fewshot_bench.analysis.sweep.terminal import render
+from tests.compare_records import make
+
+RANKS = tuple(range(1, 25))
+
+
+def wide(rows: int) -> Sweep:
+    """24 columns, the number of a cell its rank; rows: how many values the second option has."""
+    axes = [Axis("rank", RANKS, 2)]
+    matrices = [f"{number} and a long value of an option" for number in range(rows)]
+    if rows:
+        axes.append(Axis("matrices", tuple(matrices), matrices[0]))
+    records = []
+    for matrix in matrices or ["q"]:
+        for rank in RANKS:
+            options = {"rank": rank, "matrices": matrix}
+            metric = 50.0 + rank
+            records += [make("clip-lora", "dtd", 4, 1, metric, options=options)]
+            records += [make("clip-lora", "dtd", 4, 2, metric + 0.5, options=options)]
+    return build("clip-lora", axes, records)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 300])
+@pytest.mark.parametrize("rows", [0, 2])
+@pytest.mark.parametrize("styled", [False, True])
+def test_every_number_is_there_in_any_width(width: int, rows: int, styled: bool) -> None:
+    text = re.sub(r"\x1b\[[\d;]*m", "", render(wide(rows), styled=styled, width=width))
+    body = text.partition("\n* ")[0].partition("\n")[2]
+    assert max(map(len, body.splitlines())) <= width
+    without = re.sub(r"\(\S+–\S+\)|±\S+", "", body)
+    numbers = re.findall(r"(?<![\d.])\d\d\.\d\d(?![\d.])", without)
+    expected = [*RANKS] * rows if rows else [*RANKS, min(RANKS), max(RANKS)]
+    # The ends of a curve's axis are numbers, too.
+    assert sorted(numbers) == sorted(f"{50.25 + rank:.2f}" for rank in expected)

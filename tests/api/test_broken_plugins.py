@@ -1,0 +1,254 @@
+"""Broken plug-ins harm themselves alone; broken classes are refused before anything is planned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fewshot_bench.api.method_rules import broken_rules, cannot_be_built
+from fewshot_bench.api.registry import Catalog, registry
+from fewshot_bench.utils.errors import PluginError
+from tests.helpers import Result, fsbench
+
+FEW = ("-d", "digits", "--shots", "1", "--seeds", "1", "--dry-run", "--store")
+HEAD = """
+from __future__ import annotations
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+import dataclasses
+from fewshot_bench import hookimpl
+if TYPE_CHECKING:
+    from elsewhere import Kind
+
+@hookimpl
+def register_methods(register):
+    register("mine", "{module}:Mine")
+
+class Base:
+    def fit(self, task, backbone, ctx):
+        raise RuntimeError("never called")
+"""
+FROZEN = "@dataclass(frozen=True)\nclass Mine(Base):\n    name: ClassVar[str] = 'mine'\n"
+# What a class may do wrong, and a part of what is said about it.
+WRONG = {
+    "no dataclass": ("class Mine(Base):\n    name = 'mine'\n", "not decorated with @dataclass"),
+    "not frozen": ("@dataclass\nclass Mine(Base):\n    name: ClassVar[str] = 'mine'\n", "frozen"),
+    "no default": (FROZEN + "    rate: float\n", "Mine.rate has no default"),
+    "no type": (FROZEN + "    momentum = 0.9\n", "without being a field: annotate"),
+    "other type": (FROZEN + "    rates: tuple[float, ...] = (0.1,)\n", "annotate rates as int"),
+    "any type": (FROZEN + "    rate: Any = 0.1\n", "annotate rate as int"),
+    "wrong type": (FROZEN + "    rate: int = 0.5\n", "annotate rate as int"),
+    "unknown type": (FROZEN + "    rate: Kind = 1\n", "name 'Kind' is not defined"),
+    "mutable": (
+        FROZEN + "    rates: list[float] = field(default_factory=list)\n",
+        "can be changed in place",
+    ),
+    "not finite": (FROZEN + "    rate: float = float('inf')\n", "is not finite"),
+    "not given": (FROZEN + "    rate: float = field(default=1.0, init=False)\n", "init=False"),
+    "no name": ("@dataclass(frozen=True)\nclass Mine(Base):\n    rate: float = 1\n", "no name"),
+    "other name": (FROZEN.replace("'mine'", "'other'"), "registered as 'mine'"),
+    "bad name": (FROZEN.replace("'mine'", "'My Method'"), "expected lower-case letters"),
+    "name is a field": (FROZEN.replace("ClassVar[str]", "str"), "annotated as a field"),
+    "no fit": (FROZEN.replace("(Base)", ""), "Mine has no fit"),
+    "fit takes less": (FROZEN + "    def fit(self, task): ...\n", "write def fit(self, task,"),
+    "raises": (FROZEN + "    def __post_init__(self): {}['x']\n", "cannot be built from its"),
+}
+
+
+def refused(*arguments: object) -> str:
+    """What a command that ends with exit code 2 says, on one line."""
+    result = fsbench(*arguments)
+    assert result.code == 2, result
+    assert len(result.err.strip().splitlines()) == 1
+    assert "Traceback" not in result.err
+    return result.err
+
+
+def good(result: Result) -> Result:
+    """The result of a command that succeeds."""
+    assert result.code == 0, result
+    return result
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_broken_class_is_refused_at_once(what: str, install: Any, tmp_path: Path) -> None:
+    source, reason = WRONG[what]
+    install("mine", HEAD + source)
+    said = refused("run", "-m", "mine", *FEW, tmp_path / "store")
+    assert reason in said
+    assert "fsbench check mine" in said
+    assert "fsbench_mine.py:" in said
+    assert not (tmp_path / "store").exists()
+    checked = fsbench("check", "mine")
+    assert checked.code == 1
+    assert reason in " ".join(checked.out.split())
+    assert "_MISSING_TYPE" not in checked.out
+
+
+def test_show_says_what_is_broken(install: Any) -> None:
+    install("mine", HEAD + FROZEN + "    rate: float\n")
+    shown = good(fsbench("show", "mine"))
+    assert "rate (no default)   [float]" in shown.out
+    assert "_MISSING_TYPE" not in shown.out + shown.err
+    assert "Mine.rate has no default" in shown.err
+    assert "fsbench check mine" in shown.err
+
+
+def test_show_prints_a_class_that_is_no_dataclass(install: Any) -> None:
+    install("mine", HEAD + "class Mine(Base):\n    'What it is.'\n    name = 'mine'\n")
+    shown = good(fsbench("show", "mine"))
+    assert "What it is." in shown.out
+    assert "not decorated with @dataclass(frozen=True)" in shown.err
+
+
+BROKEN = {
+    "does not import": ("import a_module_that_does_not_exist\n", "a_module_that_does_not_exist"),
+    "raises in its hook": (
+        HEAD.replace("    register(", "    raise LookupError('no list')\n    register("),
+        "register_methods: LookupError: no list",
+    ),
+    "class does not import": (HEAD, "has no attribute 'Mine'"),
+    "leaves": ("import sys\nsys.exit(3)\n", "SystemExit: 3"),
+    "leaves in its class": (HEAD.replace("{module}", "fsbench_gone"), "fsbench_gone"),
+    "no dataclass": (HEAD + WRONG["no dataclass"][0], "not decorated"),
+    "class that answers nothing": (
+        HEAD
+        + """
+class Silent(type):
+    def __getattribute__(cls, name):
+        raise LookupError("ask me nothing")
+
+class Mine(metaclass=Silent):
+    pass
+""",
+        "LookupError: ask me nothing",
+    ),
+    "class without a name of its own": (
+        HEAD
+        + """
+class Shy(type):
+    @property
+    def __name__(cls):
+        raise LookupError("no name for you")
+
+class Mine(metaclass=Shy):
+    pass
+""",
+        "its class cannot be examined: LookupError: no name for you",
+    ),
+    "no class": (HEAD + "Mine = 3\n", "expected a class"),
+    "not a name": (HEAD.replace('"mine"', "3"), "expected a name"),
+    "suites": (
+        HEAD.replace("methods", "datasets").replace(")\n\nclass", ", suites='demo')\n\nclass"),
+        "expected suites=('demo',)",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_all_other_methods_run(what: str, install: Any, tmp_path: Path) -> None:
+    source, reason = BROKEN[what]
+    install("mine", source)
+    result = good(fsbench("run", "-m", "all", *FEW, tmp_path))
+    assert "6 cells: 0 done already, 6 to run" in result.out
+    warnings = [line for line in result.err.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == 1, result.err
+    assert reason in warnings[0]
+    assert "fsbench_mine" in warnings[0]
+    assert reason in refused("run", "-m", "mine", *FEW, tmp_path)
+    assert reason in refused("run", "-m", "all,mine", *FEW, tmp_path)
+    for command in ("show", "check"):
+        assert "Traceback" not in fsbench(command, "mine").err
+    good(fsbench("show", "coop"))
+    good(fsbench("list", "methods"))
+    good(fsbench("sweep", "coop", "-o", "epochs=1,2", *FEW, tmp_path))
+
+
+def test_two_plugins_with_one_name_cost_that_name_alone(install: Any, tmp_path: Path) -> None:
+    install("one", HEAD + FROZEN)
+    install("two", HEAD + FROZEN)
+    result = good(fsbench("run", "-m", "all", *FEW, tmp_path))
+    assert "6 cells" in result.out
+    assert "two plug-ins register the method 'mine'" in result.err
+    for command in (["run", "-m", "mine", *FEW, tmp_path], ["show", "mine"], ["check", "mine"]):
+        said = refused(*command)
+        assert "fsbench_one.py:" in said
+        assert "fsbench_two.py:" in said
+    listed = good(fsbench("list", "methods"))
+    assert "zero-shot" in listed.out
+    assert "mine" not in listed.out
+    assert "two plug-ins register the method 'mine'" in listed.err
+
+
+def test_two_plugins_with_one_backbone_are_named(install: Any, tmp_path: Path) -> None:
+    source = HEAD.replace("methods", "backbones")
+    install("one", source)
+    install("two", source)
+    run = ("run", "-m", "zero-shot", *FEW, tmp_path, "--backbone")
+    assert "two plug-ins register the backbone 'mine'" in refused(*run, "mine")
+    good(fsbench(*run, "tiny"))
+    assert "two plug-ins register" in good(fsbench("list", "backbones")).err
+
+
+def test_a_plugin_that_fails_gives_a_name_back() -> None:
+    catalog = Catalog("method", "methods")
+    catalog._plugin = "one:a"
+    catalog.register("mine", "one:Mine")
+    catalog._plugin = "two:b"
+    catalog.register("mine", "two:Mine")
+    with pytest.raises(PluginError, match="two plug-ins"):
+        catalog.find("mine")
+    catalog.forget("two:b")
+    assert catalog.find("mine").target == "one:Mine"
+
+
+DATASETS = """
+from fewshot_bench import DatasetCard, hookimpl
+
+@hookimpl
+def register_datasets(register):
+    register("broken", "{module}:Broken", suites=("demo", "own"))
+
+class Broken:
+    def __init__(self):
+        INIT
+    def card(self):
+        return DatasetCard("broken", "Broken", ("a", "b"), ("{}",), ("a {}.",), "MIT", "1")
+    def items(self):
+        raise KeyError("no such list")
+    def read(self, item):
+        raise NotImplementedError
+"""
+LATE = DATASETS.replace("INIT", "pass")
+WRONG_SETS = {
+    "does not import": (LATE.replace("class Broken", "class Other"), "no attribute 'Broken'"),
+    "raises at once": (DATASETS.replace("INIT", "{}['x']"), "KeyError: 'x', at"),
+    "raises in items": (LATE, "KeyError: 'no such list', at"),
+    "leaves": (DATASETS.replace("INIT", "raise SystemExit(3)"), "SystemExit: 3"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG_SETS)
+def test_all_other_data_sets_of_a_suite_run(what: str, install: Any, tmp_path: Path) -> None:
+    source, reason = WRONG_SETS[what]
+    install("mine", source)
+    run = ("run", "-m", "zero-shot", "--shots", "1", "--seeds", "1", "--dry-run", "--store")
+    result = good(fsbench(*run, tmp_path, "-d", "demo"))
+    assert "3 cells: 0 done already" in result.out
+    assert result.err.count("warning: ") == 1
+    assert reason in result.err
+    assert "fsbench_mine.py:" in result.err
+    assert reason in refused(*run, tmp_path, "-d", "broken")
+    assert reason in refused(*run, tmp_path, "-d", "demo,broken")
+    assert reason in refused(*run, tmp_path, "-d", "own")
+    good(fsbench("list", "datasets"))
+    good(fsbench(*run, tmp_path, "-d", "digits", "--transfer", "demo"))
+
+
+@pytest.mark.parametrize("name", registry().methods.names())
+def test_built_in_methods_break_no_static_rule(name: str) -> None:
+    kind = registry().method_class(name)
+    assert broken_rules(kind, name) == []
+    assert cannot_be_built(kind) == []

@@ -1,0 +1,83 @@
+"""Values of records: all are under the digest, and those of another kind are refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fewshot_bench.api.record import digest_of_values
+from fewshot_bench.store.store import Store
+from fewshot_bench.store.verify import DAMAGED, verify
+from tests.store_cases import filled, put
+
+
+def test_whatever_stands_in_a_record_is_under_its_digest(tmp_path: Path) -> None:
+    store = filled(tmp_path / "s", [1])
+    (path,) = store.root.rglob("*.json")
+    whole = json.loads(path.read_text())
+    for place in places(whole):
+        values = json.loads(json.dumps(whole))
+        inner = values
+        for name in place[:-1]:
+            inner = inner[name]
+        inner[place[-1]] = changed(inner[place[-1]])
+        path.write_text(json.dumps(values))
+        again = Store(store.path)
+        assert list(again.records()) == [], place
+        assert [damage.path for damage in again.damaged] == [path]
+
+
+def places(values: Any) -> list[tuple[Any, ...]]:
+    """The way to every value that holds no others."""
+    pairs = values.items() if isinstance(values, dict) else enumerate(values)
+    found = []
+    for name, value in pairs:
+        inner = places(value) if isinstance(value, dict | list) and value else [()]
+        found += [(name, *rest) for rest in inner]
+    return found
+
+
+def changed(value: object) -> object:
+    if isinstance(value, bool) or value is None:
+        return "changed"
+    if isinstance(value, int | float):
+        return value + 1
+    return f"{value}x" if isinstance(value, str) else ["changed"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda v: v["split"].update(classnames=[["a"], {"b": 1}]), "split.classnames is"),
+        (lambda v: v["split"].update(classnames="ab"), "expected a list of texts"),
+        (lambda v: v["split"].update(templates=[1]), "split.templates is"),
+        (lambda v: v["split"].update(test="7"), "expected a whole number from 0"),
+        (lambda v: v["split"].update(train=-1), "split.train is -1"),
+        (lambda v: v["metrics"].update(top1="50"), "metrics.top1 is '50', expected a finite"),
+        (lambda v: v["metrics"].update(ece=None), "metrics.ece is None"),
+        (lambda v: v["timings"].update(billed_seconds=-5), "billed_seconds is -5"),
+        (lambda v: v["footprint"].update(trained="many"), "footprint.trained is 'many'"),
+        (lambda v: v.update(incidents=[{"kind": 1, "text": "x"}]), "incidents[0].kind is 1"),
+        (lambda v: v["digests"].update(logits=[]), "digests.logits is []"),
+    ],
+)
+def test_values_of_another_kind_are_refused_by_all_readers(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object], said: str
+) -> None:
+    """Also where the digest fits them."""
+    store = filled(tmp_path / "s", [1, 2])
+    path = put(store, 2)
+    values = json.loads(path.read_text())
+    values["footprint"] = {}
+    change(values)
+    values["digests"]["record"] = digest_of_values(values)
+    path.write_text(json.dumps(values))
+    assert len(list(store.records())) == 1
+    assert said in store.damaged[0].reason
+    (finding,) = verify(store).findings
+    assert (finding.kind, finding.path) == (DAMAGED, path)
+    assert said in finding.text

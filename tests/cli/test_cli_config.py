@@ -1,0 +1,141 @@
+"""Config files: same names as the options, the same run again, and clear refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import Result, fsbench
+
+YAML = """
+method: [zero-shot, clip-lora]
+dataset: digits
+shots: [1, 2]
+seeds: 1-2
+option:
+  clip-lora: {rank: [1, 2], lr: 1e-3}
+limit: 20
+val: none
+"""
+TOML = """
+method = ["zero-shot", "clip-lora"]
+dataset = "digits"
+shots = [1, 2]
+seeds = "1-2"
+limit = 20
+val = "none"
+[option.clip-lora]
+rank = [1, 2]
+lr = 1e-3
+"""
+
+
+def dry(folder: Path, *arguments: object) -> Result:
+    """A dry run in a store of its own."""
+    return fsbench("run", *arguments, "--dry-run", "--store", folder / "store")
+
+
+def written(folder: Path, text: str, name: str = "run.yaml") -> Path:
+    """A config file."""
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(("name", "text"), [("run.yaml", YAML), ("run.toml", TOML)])
+def test_a_file_gives_the_matrix(tmp_path: Path, name: str, text: str) -> None:
+    result = dry(tmp_path, "--config", written(tmp_path, text, name))
+    assert result.code == 0, result
+    assert "12 cells: " in result.out
+
+
+def test_the_command_line_wins(tmp_path: Path) -> None:
+    result = dry(tmp_path, "--config", written(tmp_path, YAML), "--seeds", "3", "--shots", "1")
+    assert "3 cells: " in result.out
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("method: zero-shot\nshotz: 1\n", "did you mean 'shots'"),
+        ("method: zero-shot\nmethod: coop\n", "'method' stands twice"),
+        ("- method\n", "got a list"),
+        ("method: [a\n", "not valid YAML"),
+        ("method: zero-shot\ndataset: digits\nshots: many\n", "many"),
+        ("method: zero-shot\ndataset: digits\nforce: perhaps\n", "true or false"),
+        ("method: {a: b}\ndataset: digits\n", "single value or a list"),
+        ("method: clip_lora\ndataset: digits\n", "did you mean 'clip-lora'"),
+        ("method: clip-lora\ndataset: digits\noption: {rnak: 2}\n", "did you mean 'rank'"),
+        ("method: clip-lora\ndataset: digits\noption: {rank: 2, rank: 4}\n", "stands twice"),
+    ],
+)
+def test_refusals(tmp_path: Path, text: str, part: str) -> None:
+    result = dry(tmp_path, "--config", written(tmp_path, text))
+    assert result.code == 2, result
+    lines = result.err.splitlines()
+    assert len(lines) == 1, result.err
+    assert lines[0].startswith("error: ")
+    assert part in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "part"),
+    [
+        ("run.toml", 'method = "a"\nmethod = "b"\n', "not valid TOML"),
+        ("run.toml", 'metod = "zero-shot"\n', "did you mean 'method'"),
+        ("run.json", "{}", ".yaml, .yml or .toml"),
+        ("missing.yaml", None, "cannot be read"),
+    ],
+)
+def test_refusals_of_files(tmp_path: Path, name: str, text: str | None, part: str) -> None:
+    path = written(tmp_path, text, name) if text is not None else tmp_path / name
+    result = dry(tmp_path, "--config", path)
+    assert result.code == 2, result
+    assert len(result.err.splitlines()) == 1, result.err
+    assert part in result.err
+
+
+def test_values_mean_what_they_say(tmp_path: Path) -> None:
+    text = (
+        "method: clip-lora\ndataset: digits\nshots: 1\nseeds: 1\noption: {lr: 1e-3}\ndry-run: no\n"
+    )
+    result = dry(tmp_path, "--config", written(tmp_path, text))
+    assert result.code == 0, result
+    # 1e-3 is the float that -o lr=0.001 gives: together they are one cell.
+    again = dry(tmp_path, "--config", written(tmp_path, text), "-o", "lr=0.001,1e-3")
+    assert "1 cell: " in again.out
+
+
+@pytest.mark.parametrize("suffix", ["yaml", "toml"])
+def test_a_saved_file_gives_the_same_cells(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fewshot_bench.runner import request as plan
+
+    seen: list[plan.Request] = []
+    expand = plan.expand
+
+    def remember(request: plan.Request) -> plan.Plan:
+        seen.append(request)
+        return expand(request)
+
+    monkeypatch.setattr(plan, "expand", remember)
+    saved = tmp_path / f"saved.{suffix}"
+    arguments = ("--method", "zero-shot,clip-lora", "--dataset", "digits", "--shots", "1,2")
+    more = ("-o", "clip-lora.rank=1,2", "-o", "lr=1e-3", "--val", "none", "--limit", "20")
+    first = dry(tmp_path, *arguments, *more, "--seeds", "1-2", "--save-config", saved)
+    second = fsbench("run", "--config", saved, "--dry-run")
+    assert (first.code, second.code) == (0, 0), second
+    assert first.out == second.out
+    assert seen[0] == seen[1]
+    assert [cell.key() for cell in expand(seen[0]).cells] == [
+        cell.key() for cell in expand(seen[1]).cells
+    ]
+
+
+def test_a_place_that_cannot_be_saved_to(tmp_path: Path) -> None:
+    arguments = ("--method", "zero-shot", "--dataset", "digits")
+    result = dry(tmp_path, *arguments, "--save-config", tmp_path / "no" / "where.yaml")
+    assert result.code == 2, result
+    assert "cannot be written" in result.err

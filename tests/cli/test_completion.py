@@ -1,0 +1,117 @@
+"""Shell completion: what is typed goes on with names that are known, quickly and without torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fewshot_bench.api.registry import registry
+from fewshot_bench.plugins.reproduce.published import reproductions
+from tests.helpers import METHODS, PATIENCE, environment
+
+COMPLETE = """
+import json, sys, time
+from fewshot_bench.cli.main import main
+sys.argv = ["fsbench"]
+try:
+    main()
+except SystemExit:
+    heavy = [name for name in ("torch", "open_clip", "numpy", "sklearn") if name in sys.modules]
+    print(json.dumps([heavy, time.process_time()]), file=sys.stderr)
+"""
+
+
+def asked(shell: str, *words: str) -> tuple[list[str], list[str], float]:
+    """What a shell is told about the last word; heavy modules, and processor time."""
+    line = " ".join(("fsbench", *words))
+    variables = {
+        "_FSBENCH_COMPLETE": f"{shell}_complete",
+        "COMP_WORDS": line,
+        "COMP_CWORD": words[-1] if shell == "fish" else str(len(words)),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", COMPLETE],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=True,
+        env=environment(**variables),
+    )
+    heavy, seconds = json.loads(done.stderr)
+    lines = done.stdout.splitlines()
+    if shell == "zsh":
+        return lines[1::3], heavy, seconds
+    return [line.partition(",")[2] for line in lines if line], heavy, seconds
+
+
+def completed(*words: str) -> list[str]:
+    """What bash is told."""
+    return asked("bash", *words)[0]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_every_shell_completes_the_last_of_several(shell: str) -> None:
+    found, heavy, seconds = asked(shell, "run", "-m", "zero-shot,tip")
+    assert found == ["zero-shot,tip-adapter", "zero-shot,tip-adapter-f"]
+    assert heavy == []
+    # Half a second is what a person notices; several processes at once may take some more.
+    assert seconds < 1.5
+
+
+def test_what_is_there_already_is_not_offered_again() -> None:
+    found = completed("run", "--method", "coop,")
+    assert found == [f"coop,{name}" for name in sorted({*METHODS, "all"} - {"coop"})]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("run", "-d", "digits,sha"), ["digits,shapes"]),
+        (("run", "-d", "clip-lora"), []),
+        (("run", "-d", "dem"), ["demo"]),
+        (("run", "--transfer", "imagenet-v"), ["imagenet-v2"]),
+        (("compare", "-m", "clip"), ["clip-lora"]),
+        (("compare", "--baseline", "zero"), ["zero-shot"]),
+        (("report", "-d", "eur"), ["eurosat"]),
+        (("check", "clip"), ["clip-lora"]),
+        (("sweep", "clip"), ["clip-lora"]),
+        (("show", "eur"), ["eurosat"]),
+        (("data", "verify", "eur"), ["eurosat"]),
+        (("data", "prepare", "dtd,eur"), ["dtd,eurosat"]),
+        (("splits", "export", "eur"), ["eurosat"]),
+        (("list", "m"), ["methods"]),
+        (("run", "--backbone", "tin"), ["tiny"]),
+        (("repro",), ["reproduce"]),
+    ],
+    ids=" ".join,
+)
+def test_what_a_word_may_become(words: tuple[str, ...], expected: list[str]) -> None:
+    assert completed(*words) == expected
+
+
+def test_all_names_of_a_kind() -> None:
+    datasets = {name for name in registry().datasets.entries if not name.endswith(":")}
+    assert set(completed("run", "-d", "")) == datasets | set(registry().suites())
+    assert completed("reproduce", "clip-lora-t") == [
+        name for name in sorted(reproductions()) if name.startswith("clip-lora-t")
+    ]
+
+
+def test_backbones_are_those_of_open_clip() -> None:
+    import open_clip
+
+    names = {f"{model}/{tag}" for model, tag in open_clip.list_pretrained()}
+    found = {name for name in completed("run", "--backbone", "") if "/" in name}
+    # Those of its variants with another activation are made up as it is imported.
+    assert {name for name in names if "quickgelu" not in name} <= found <= names
+
+
+def test_a_broken_plug_in_says_nothing(methods: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    folder = Path(methods.__file__).parent
+    (folder / "__init__.py").write_text("print('hello')\nraise RuntimeError('broken')\n")
+    assert completed("run", "-m", "coo") == ["coop"]

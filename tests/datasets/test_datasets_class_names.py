@@ -1,0 +1,107 @@
+"""Class names and places that are meant, however they are written: every container alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fewshot_bench import UsageError
+from fewshot_bench.api.registry import registry
+from tests.helpers import fsbench, image_folder
+from tests.own_sets import hub_or_skip, picture, write_shard
+
+
+def manifest(root: Path, *names: str, count: int = 6) -> str:
+    """A table with so many images of each name, one after the other."""
+    lines = ["path,class"]
+    for number in range(count * len(names)):
+        (root / f"{number:02d}.png").write_bytes(picture(number))
+        lines.append(f'{number:02d}.png,"{names[number % len(names)]}"')
+    (root / "list.csv").write_text("\n".join(lines))
+    return f"manifest:{root / 'list.csv'}"
+
+
+def shards(root: Path, *names: str, count: int = 6) -> str:
+    members = []
+    for number in range(count * len(names)):
+        members.append((f"{number:02d}.png", picture(number)))
+        members.append((f"{number:02d}.txt", names[number % len(names)].encode()))
+    write_shard(root / "0.tar", members)
+    return f"wds:{root}"
+
+
+def classnames(name: str, **data: Any) -> tuple[str, ...]:
+    return tuple(registry().dataset(name, data).card().classnames)
+
+
+@pytest.mark.parametrize("container", [manifest, shards])
+def test_blanks_make_no_classes(tmp_path: Path, container: Any) -> None:
+    name = container(tmp_path, "dress", "dress ", " hot  dog", "hot dog")
+    assert classnames(name) == ("dress", "hot dog")
+
+
+@pytest.mark.parametrize("container", [manifest, shards])
+def test_case_makes_no_classes(tmp_path: Path, container: Any) -> None:
+    name = container(tmp_path, "UPPER", "upper", "other")
+    with pytest.raises(UsageError, match="'UPPER' and 'upper' differ in case or blanks alone"):
+        classnames(name)
+    # Names of a person's own tell them apart.
+    assert classnames(name, classnames=["a", "b", "c"]) == ("a", "b", "c")
+
+
+def test_names_beside_the_labels(tmp_path: Path) -> None:
+    write_shard(
+        tmp_path / "0.tar",
+        [
+            (f"{number}.{ending}", content)
+            for number in range(12)
+            for ending, content in (("png", picture(number)), ("cls", str(number % 3).encode()))
+        ],
+    )
+    (tmp_path / "classnames.txt").write_text("Dress\ndress\nshoe\n")
+    with pytest.raises(UsageError, match="differ in case or blanks alone"):
+        classnames(f"wds:{tmp_path}")
+
+
+def test_the_order_of_lines_changes_no_picks(tmp_path: Path) -> None:
+    name = manifest(tmp_path, "b", "a", "a b")
+    lists = registry().dataset(name).items()
+    path = tmp_path / "list.csv"
+    head, *rows = path.read_text().split("\n")
+    path.write_text("\n".join([head, *reversed(rows)]))
+    assert registry().dataset(name).items() == lists
+    assert [item.classname for item in lists["train"]] == sorted(
+        item.classname for item in lists["train"]
+    )
+
+
+def test_a_folder_of_images_has_the_same_picks_everywhere(tmp_path: Path) -> None:
+    hub_or_skip().disable_progress_bars()
+    root = tmp_path / "set"
+    for number in range(48):
+        role, classname = ("train", "test")[number % 2], ("a", "a b", "B")[number % 3]
+        (root / role / classname).mkdir(parents=True, exist_ok=True)
+        (root / role / classname / f"{number:02d}.png").write_bytes(picture(number))
+    files = sorted(path.relative_to(root) for path in root.rglob("*.png"))
+    lines = [f"{file},{file.parts[1]},{file.parts[0]}" for file in files]
+    (root / "list.csv").write_text("\n".join(["path,class,split", *lines]))
+    names = (f"folder:{root}", f"manifest:{root / 'list.csv'}", f"hf:{root}")
+    found = [registry().dataset(name).items() for name in names]
+    (root / "list.csv").unlink()
+    assert found[0] == found[1] == found[2]
+    assert len(found[0]["train"]) + len(found[0]["val"]) == len(found[0]["test"]) == 24
+
+
+def test_a_folder_without_its_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    image_folder(tmp_path / "clothes")
+    (tmp_path / "list.csv").touch()
+    for name in ("clothes", "./clothes", str(tmp_path / "clothes")):
+        result = fsbench("run", "-m", "zero-shot", "-d", name)
+        assert (result.code, f"did you mean 'folder:{name}'?" in result.err) == (2, True)
+        shown = fsbench("show", name)
+        assert (shown.code, f"did you mean 'folder:{name}'?" in shown.err) == (2, True)
+    result = fsbench("run", "-m", "zero-shot", "-d", "list.csv")
+    assert "did you mean 'manifest:list.csv'?" in result.err

@@ -1,0 +1,139 @@
+"""What was found in archives is kept, and never used for an archive that is another one."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from fewshot_bench.api.dataset import all_items
+from fewshot_bench.api.registry import registry
+from tests.dataset_trees import open_set, pack_imagenet, tar_of, write_imagenet
+from tests.own_sets import picture, samples, write_shard
+
+TRAIN = "ILSVRC2012_img_train.tar"
+LABELS = [(f"{key}.cls", str(number % 2).encode()) for number, key in enumerate("abcdef")]
+
+
+@pytest.fixture(autouse=True)
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the kept indexes."""
+    monkeypatch.setenv("FSBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("FSBENCH_DATA", str(tmp_path / "data"))
+    return tmp_path / "cache" / "tar-index"
+
+
+def replaced(path: Path, content: bytes) -> None:
+    """Another file under the name."""
+    other = path.with_name("other")
+    other.write_bytes(content)
+    other.replace(path)
+
+
+def overwritten(path: Path, content: bytes) -> None:
+    """The same file with other content, later than a clock tick."""
+    time.sleep(0.05)
+    path.write_bytes(content)
+
+
+def put_back(path: Path, content: bytes, write: Callable[[Path, bytes], None]) -> None:
+    """Other content of the same size, under the same name and time."""
+    before = path.stat()
+    assert len(content) == before.st_size
+    write(path, content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("write", [replaced, overwritten])
+def test_an_archive_of_the_same_size_and_time_is_read_anew(
+    tmp_path: Path, write: Callable[[Path, bytes], None]
+) -> None:
+    unpacked = write_imagenet(tmp_path / "unpacked")
+    archives = pack_imagenet(unpacked, tmp_path / "data" / "imagenet")
+    open_set("imagenet").items()
+    turned = [
+        (f"{folder.name}.tar", tar_of((path.name, path.read_bytes()) for path in folder.iterdir()))
+        for folder in sorted((unpacked / "train").iterdir())
+    ]
+    put_back(archives / TRAIN, tar_of(turned), write)
+    dataset = open_set("imagenet")
+    for _, item in all_items(dataset):
+        assert dataset.read(item) == (unpacked / item.id).read_bytes()
+
+
+def labeled(order: int) -> list[tuple[str, bytes]]:
+    """Six samples, forwards or backwards; images differ and have one size."""
+    images = [(f"{name[0]}.jpg", bytes([number]) * 9) for number, (name, _) in enumerate(LABELS)]
+    return [*images, *LABELS][::order]
+
+
+def opened(path: Path) -> Any:
+    return registry().dataset(f"wds:{path}", {"classnames": ["x", "y"]})
+
+
+@pytest.mark.parametrize("write", [replaced, overwritten])
+def test_a_shard_of_the_same_size_and_time_is_read_anew(
+    tmp_path: Path, write: Callable[[Path, bytes], None]
+) -> None:
+    path = write_shard(tmp_path / "all.tar", labeled(1))
+    opened(path).items()
+    put_back(path, write_shard(tmp_path / "turned.tar", labeled(-1)).read_bytes(), write)
+    dataset = opened(path)
+    for _, item in all_items(dataset):
+        number = "abcdef".index(item.id.removeprefix("all.tar/")[0])
+        assert dataset.read(item) == bytes([number]) * 9
+
+
+def test_shards_are_walked_once(tmp_path: Path, kept: Path) -> None:
+    for number in range(3):
+        write_shard(tmp_path / "set" / f"{number}.tar", samples(4, 4 * number))
+    first = opened(tmp_path / "set")
+    items, card = first.items(), first.card()
+    assert len(list(kept.iterdir())) == 3
+    with mock.patch("tarfile.open", side_effect=AssertionError("walked again")):
+        again = opened(tmp_path / "set")
+        assert (again.items(), again.card()) == (items, card)
+        for _, item in all_items(again):
+            assert again.read(item) == picture(int(item.id.rpartition("/")[2].partition(".")[0]))
+
+
+def test_a_damaged_index_of_a_shard_is_made_again(tmp_path: Path, kept: Path) -> None:
+    path = write_shard(tmp_path / "all.tar", samples(6))
+    items = opened(path).items()
+    (file,) = kept.iterdir()
+    text = file.read_text("utf-8")
+    row = json.loads(text)["found"][0]
+    assert row[:3] == ["000000", "png", "000000.png"]
+    harms = [
+        text[: len(text) // 2],
+        "[]",
+        json.dumps(json.loads(text) | {"found": 7}),
+        json.dumps(json.loads(text) | {"found": [row[:6]]}),
+        json.dumps(json.loads(text) | {"found": [[*row[:5], True, None]]}),
+        json.dumps(json.loads(text) | {"found": [[*row[:3], 10**9, *row[4:]]]}),
+        json.dumps(json.loads(text) | {"found": [[*row[:3], -1, *row[4:]]]}),
+        re.sub(r'"stamp": "[^"]*"', '"stamp": "1:2:3:4:5"', text),
+    ]
+    for harm in harms:
+        file.write_text(harm, "utf-8")
+        assert opened(path).items() == items
+        assert file.read_text("utf-8") == text
+
+
+def test_the_cache_folder_is_the_one_of_the_harness(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_shard(tmp_path / "all.tar", samples(6))
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("FSBENCH_CACHE", "~/kept")
+    opened(path).items()
+    assert len(list((home / "kept" / "tar-index").iterdir())) == 1

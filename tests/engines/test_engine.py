@@ -1,0 +1,136 @@
+"""The local engine: killed parents, killed workers, and two runs in one store."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.engines.base import Settings
+from fewshot_bench.engines.local import LocalEngine, slots
+from fewshot_bench.store.store import Store
+from tests.helpers import (
+    PATIENCE,
+    assert_sound,
+    cells,
+    children,
+    fsbench,
+    is_running,
+    record_files,
+    start,
+    wait_until,
+)
+
+ONE = Settings(threads=1)
+SECONDS = "seconds=0.1"
+SEEDS = tuple(range(1, 21))
+
+
+def arguments(store: Path) -> tuple[object, ...]:
+    """Twenty short cells."""
+    few = ("--dataset", "digits", "--shots", "1", "--seeds", "1-20", "--limit", "20")
+    return ("run", "--method", "slow", "-o", SECONDS, *few, "--jobs", "2", "--store", store)
+
+
+def specs() -> list[RunSpec]:
+    """The cells of `arguments`."""
+    return cells("slow", options=[SECONDS], seeds=SEEDS, limit=20)
+
+
+def finished(store: Path) -> dict[str, tuple[bytes, int]]:
+    """Files of the cells that are done: a record stands beside its logits."""
+    files = record_files(store)
+    return {name: value for name, value in files.items() if Path(name).stem + ".json" in files}
+
+
+@pytest.mark.slow
+def test_kills_at_any_moment_lose_nothing(methods: Any, tmp_path: Path) -> None:
+    rng = random.Random(0)
+    before: dict[str, tuple[bytes, int]] = {}
+    for kill in range(4):
+        process = start(*arguments(tmp_path), start_new_session=True)
+        # A few cells further, or before the first one where this is a fresh start.
+        target = len(before) + (2 * rng.randrange(1, 3) if kill else 0)
+        wait_until(lambda p=process.pid: bool(children(p)))
+        wait_until(lambda t=target: len(finished(tmp_path)) >= t)
+        workers = children(process.pid)
+        time.sleep(0.15 * rng.random())
+        if kill % 2:
+            process.kill()
+        else:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=PATIENCE)
+        wait_until(lambda w=workers: not any(is_running(pid) for pid in w))
+        after = finished(tmp_path)
+        assert {name: after[name] for name in before} == before
+        before = after
+    assert len(before) < 2 * len(SEEDS)
+    result = fsbench(*arguments(tmp_path))
+    assert result.code == 0, result
+    assert f"{len(before) // 2} done already" in result.out
+    after = finished(tmp_path)
+    assert {name: after[name] for name in before} == before
+    assert_sound(tmp_path, specs())
+    assert not list((tmp_path / "records").rglob(".fsbench-tmp*"))
+
+
+@pytest.mark.slow
+def test_a_lost_worker_costs_its_cell_alone(methods: Any, tmp_path: Path) -> None:
+    bad, good = cells("bad-fit", "zero-shot", options=["how=kill"])
+    with LocalEngine(Store(tmp_path), ONE) as engine:
+        records = {
+            record.spec.method: record for record in engine.run([bad, good], lambda *_: None)
+        }
+    assert records["zero-shot"].status == "done"
+    error = records["bad-fit"].error
+    assert error is not None
+    assert (error["type"], "killed by signal 9 (out of memory?) 2 times" in error["message"]) == (
+        "WorkerLost",
+        True,
+    )
+    assert Store(tmp_path).get(bad.key()) == records["bad-fit"]
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_once_costs_nothing(methods: Any, tmp_path: Path) -> None:
+    todo = cells("slow", options=["seconds=0.6"], seeds=(1, 2, 3))
+    killed: list[int] = []
+
+    def progress(cell: RunSpec, done: int, total: int) -> None:
+        if not killed:
+            killed.append(engine._workers[0].process.pid)
+            os.kill(killed[0], signal.SIGKILL)
+
+    with LocalEngine(Store(tmp_path), ONE) as engine:
+        records = list(engine.run(todo, progress))
+        workers = [worker.process.pid for worker in engine._workers]
+    assert killed
+    assert [record.status for record in records] == ["done"] * 3
+    assert_sound(tmp_path, todo)
+    assert not any(is_running(pid) for pid in workers)
+
+
+@pytest.mark.slow
+def test_two_runs_in_one_store(methods: Any, tmp_path: Path) -> None:
+    both = [start(*arguments(tmp_path)) for _ in range(2)]
+    try:
+        ends = [process.communicate(timeout=PATIENCE) for process in both]
+    finally:
+        for process in both:
+            process.kill()
+    assert [process.returncode for process in both] == [0, 0], ends
+    assert_sound(tmp_path, specs())
+
+
+def test_small_backbones_get_a_worker_per_core() -> None:
+    count, threads = slots("tiny", "cpu", None)
+    assert (count >= 1, threads) == (True, 1)
+    assert slots("tiny", "cpu", 3) == (3, 1)
+    assert slots("ViT-B-16/openai", "cpu", None)[0] == 1
+    assert slots("ViT-B-16/openai", "cuda", None) == (1, None)

@@ -1,0 +1,279 @@
+"""The local engine when workers hang, take too long, or must not be trusted any more."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.engines import process as workers
+from fewshot_bench.engines.base import EngineError, Settings
+from fewshot_bench.engines.label_process import Seat
+from fewshot_bench.engines.local import LocalEngine
+from fewshot_bench.engines.losses import Losses
+from fewshot_bench.engines.process import Slot, Worker
+from fewshot_bench.engines.scheduling import Choice, by_fit, joined
+from fewshot_bench.store.store import Store
+from tests.helpers import (
+    PATIENCE,
+    assert_sound,
+    cells,
+    fsbench,
+    is_running,
+    start,
+)
+
+END = Worker.end
+
+
+class Hurried:
+    """Time as the engine sees it when it looks at workers: it flies while `now` says so."""
+
+    sleep = staticmethod(time.sleep)
+
+    def __init__(self, log: Path) -> None:
+        self.log, self.ahead, self.ended = log, 0.0, 0
+        self.now: Callable[[], bool] = self.fits
+
+    def fits(self) -> bool:
+        """While a fit that left a line in the log is at work."""
+        return self.log.exists() and len(self.log.read_text().split()) > self.ended
+
+    def end(self, worker: Worker, reason: str) -> None:
+        """Count what the engine ends."""
+        self.ended += 1
+        END(worker, reason)
+
+    def monotonic(self) -> float:
+        """Some minutes later at every look."""
+        self.ahead += 150.0 * self.now()
+        return time.monotonic() + self.ahead
+
+
+@pytest.fixture
+def hurried(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Hurried:
+    """The engine's time, which flies when a test says so; the log is that of fits."""
+    found = Hurried(tmp_path_factory.mktemp("fits") / "log")
+    monkeypatch.setenv("FSBENCH_TEST_FITS", str(found.log))
+    monkeypatch.setattr(workers, "time", found)
+    monkeypatch.setattr(Worker, "end", lambda worker, reason: found.end(worker, reason))
+    return found
+
+
+def run(store: Path, todo: list[RunSpec], settings: Settings) -> dict[str, Record]:
+    """Method to record."""
+    with LocalEngine(Store(store), settings) as engine:
+        return {record.spec.method: record for record in engine.run(todo, lambda *_: None)}
+
+
+@pytest.mark.slow
+def test_a_cell_that_takes_too_long(
+    methods: Any, tmp_path: Path, hurried: Hurried, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Heartbeats do not fly with that time.
+    monkeypatch.setattr(workers, "SILENT_SECONDS", math.inf)
+    todo = cells("slow", options=["seconds=3600"]) + cells("zero-shot")
+    records = run(tmp_path, todo, Settings(threads=1, timeout=900, hang=math.inf))
+    assert records["zero-shot"].status == "done"
+    error = records["slow"].error
+    assert error is not None
+    assert (error["type"], error["transient"]) == ("TimeLimit", False)
+    assert "time limit of 900 s" in error["message"]
+    assert "time.sleep" in error["traceback"] or "in fit" in error["traceback"]
+    # It is the cell's own: the same command does not try it again.
+    slow = ("run", "-m", "slow", "-o", "seconds=3600", "-d", "digits", "--shots", "1")
+    done = fsbench(*slow, "--seeds", "1", "--limit", "40", "--store", tmp_path)
+    assert (done.code, "1 failed before" in done.out) == (1, True), done
+
+
+@pytest.mark.slow
+def test_a_worker_that_gives_no_sign_of_life(
+    methods: Any, tmp_path: Path, hurried: Hurried, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Heartbeats do not fly with that time.
+    monkeypatch.setattr(workers, "SILENT_SECONDS", math.inf)
+    todo = cells("bad-fit", options=["how=sleep"]) + cells("zero-shot")
+    records = run(tmp_path, todo, Settings(threads=1, hang=900))
+    assert records["zero-shot"].status == "done"
+    error = records["bad-fit"].error
+    assert error is not None
+    assert (error["type"], error["transient"]) == ("WorkerLost", True)
+    assert "no sign of life 2 times" in error["message"]
+    assert "in fit" in error["traceback"]
+
+
+@pytest.mark.slow
+def test_a_stopped_worker_costs_nothing(
+    methods: Any, tmp_path: Path, hurried: Hurried, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It says nothing any more, however long that is waited for.
+    monkeypatch.setattr(workers, "DUMP_SECONDS", 1.0)
+    todo = cells("slow", options=["seconds=1"], seeds=(1, 2))
+    stopped: list[int] = []
+
+    def progress(cell: RunSpec, done: int, total: int) -> None:
+        if not stopped:
+            stopped.append(engine._workers[0].process.pid)
+            os.kill(stopped[0], signal.SIGSTOP)
+            hurried.now = lambda: is_running(stopped[0])
+
+    with LocalEngine(Store(tmp_path), Settings(threads=1)) as engine:
+        records = list(engine.run(todo, progress))
+    assert stopped
+    assert [record.status for record in records] == ["done", "done"]
+    (retried,) = [record for record in records if record.incidents]
+    assert retried.incidents[0]["kind"] == "retried"
+    assert "no sign of life" in retried.incidents[0]["text"]
+
+
+@pytest.mark.slow
+def test_a_lost_worker_is_tried_again_by_the_next_run(methods: Any, tmp_path: Path) -> None:
+    kill = ("run", "-m", "bad-fit", "-o", "how=kill", "-d", "digits", "--shots", "1")
+    arguments = (*kill, "--seeds", "1", "--limit", "40", "--store", tmp_path)
+    for _ in range(2):
+        done = fsbench(*arguments)
+        assert (done.code, "1 to run" in done.out) == (1, True), done
+
+
+@pytest.mark.slow
+def test_many_runs_compute_each_cell_once(methods: Any, tmp_path: Path) -> None:
+    log = tmp_path / "fits"
+    few = ("--dataset", "digits", "--shots", "1", "--seeds", "1-12", "--limit", "20")
+    store = tmp_path / "store"
+    arguments = ("run", "-m", "slow", "-o", "seconds=0.3", *few, "--jobs", "1", "--store", store)
+    environment = dict(os.environ) | {"FSBENCH_TEST_FITS": str(log)}
+    runs = [start(*arguments, env=environment) for _ in range(4)]
+    try:
+        ends = [process.communicate(timeout=PATIENCE) for process in runs]
+    finally:
+        for process in runs:
+            process.kill()
+    assert [process.returncode for process in runs] == [0] * 4, ends
+    assert log.read_text().split() == ["fit"] * 12
+    assert_sound(store, cells("slow", options=["seconds=0.3"], seeds=tuple(range(1, 13)), limit=20))
+    assert list((store / "claims").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_worker_is_replaced_after_a_thread_was_left(methods: Any, tmp_path: Path) -> None:
+    todo = cells("leaver") + cells("zero-shot", seeds=(1, 2))
+    pids: list[int] = []
+    with LocalEngine(Store(tmp_path), Settings(threads=1)) as engine:
+        found = {}
+        for record in engine.run(todo, lambda *_: None):
+            found[record.spec.method] = record
+            pids += [worker.process.pid for worker in engine._workers]
+    assert len(set(pids)) == 2
+    assert found["zero-shot"].status == "done"
+    kinds = {incident["kind"] for incident in found["leaver"].incidents}
+    assert kinds == {"threads"}, found["leaver"].incidents
+
+
+@pytest.mark.slow
+def test_fits_in_one_request_do_not_share_what_was_left(methods: Any, tmp_path: Path) -> None:
+    settings = Settings(threads=1, together=2)
+    with LocalEngine(Store(tmp_path), settings) as engine:
+        pids = []
+        for record in engine.run(cells("leaver", seeds=(1, 2)), lambda *_: None):
+            # Nothing was lost: the second one is computed by another process for the first time.
+            assert {incident["kind"] for incident in record.incidents} == {"threads"}
+            assert record.status == "done"
+            pids += [worker.process.pid for worker in engine._workers]
+    assert len(set(pids)) == 2
+
+
+@pytest.mark.slow
+def test_a_child_of_a_killed_worker_holds_up_nothing(methods: Any, tmp_path: Path) -> None:
+    records = run(tmp_path, cells("bad-fit", options=["how=fork"]), Settings(threads=1))
+    error = records["bad-fit"].error
+    assert error is not None
+    assert "killed by signal 9" in error["message"]
+
+
+def ended_worker(todo: list[RunSpec]) -> Worker:
+    """A worker that ended at once; its process with labels is of no account here."""
+    process = subprocess.Popen(["true"], text=True)
+    process.wait()
+    return Worker(Slot("cpu/0", "cpu"), process, cast(Seat, None), todo)
+
+
+def test_workers_that_hang_at_once_are_few() -> None:
+    losses = Losses(Settings())
+    worker = ended_worker([])
+    worker.ended = "hang"
+    for _ in range(2):
+        losses.stillborn(worker)
+    with pytest.raises(EngineError, match="no sign of life"):
+        losses.stillborn(worker)
+
+
+def test_fits_that_were_lost_together_are_tried_alone() -> None:
+    losses, both = Losses(Settings()), cells("zero-shot", seeds=(1, 2))
+    worker = ended_worker(both)
+    assert losses.apart(worker) == [[both[0]], [both[1]]]
+    for texts in losses.incidents(both).values():
+        assert texts[0]["text"].endswith("ended with exit code 0; tried again alone")
+
+
+def test_a_worker_goes_on_with_what_it_holds() -> None:
+    spread = cells("zero-shot", "linear-probe", datasets=("digits", "shapes"), seeds=(1, 2))
+    waiting = [[cell] for cell in spread]
+    choice, one, two = Choice(), object(), object()
+    taken: dict[object, list[tuple[str, int]]] = {one: [], two: []}
+    while waiting:
+        for worker in (one, two):
+            group = waiting.pop(choice.index(worker, waiting, [False] * len(waiting)))
+            choice.took(worker, group)
+            taken[worker].append((group[0].dataset, group[0].split_seed))
+    for drawn in taken.values():
+        # Both methods on one support set before the next one.
+        assert drawn[0] == drawn[1]
+        assert drawn[2] == drawn[3]
+    assert len(set(taken[one] + taken[two])) == 4
+
+
+def test_a_group_is_not_taken_where_it_was_lost() -> None:
+    groups = [[cell] for cell in cells("zero-shot", seeds=(1, 2))]
+    assert Choice().index(object(), groups, [True, False]) == 1
+    assert Choice().index(object(), groups, [True, True]) == 0
+
+
+def test_groups_share_a_fit() -> None:
+    both = cells("zero-shot", classes=("base", "new"), seeds=(1, 2, 3))
+    fits = by_fit(both)
+    assert [len(group) for group in fits] == [2, 2, 2]
+    assert [len(group) for group in joined(fits, 2)] == [4, 2]
+
+
+def test_devices(tmp_path: Path) -> None:
+    for devices, words in (
+        ("tpu", "expected auto, cpu, cuda or cuda:N"),
+        ("cpu,cuda:0", "one kind of device"),
+        ("cuda:0,cuda:0", "stands there twice"),
+        ("cuda:0,cuda:99", "CUDA devices; use --devices cpu"),
+    ):
+        done = fsbench(
+            *("run", "-m", "zero-shot", "-d", "digits", "--store", tmp_path),
+            *("--devices", devices, "--dry-run"),
+        )
+        assert (done.code, words in done.err) == (2, True), done
+
+
+def test_slots_see_their_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-x")
+    found = workers.slots_of(("cuda:0", "cuda:1"), 2)
+    assert [slot.device for slot in found] == ["cuda"] * 4
+    visible = [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in found]
+    assert visible == ["4", "GPU-x", "4", "GPU-x"]
+    assert len({slot.name for slot in found}) == 4
+    (only,) = workers.slots_of(("cuda",), 1)
+    assert only.environment == {}

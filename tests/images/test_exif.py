@@ -1,0 +1,96 @@
+"""EXIF orientations: left alone as open_clip does, or applied, and never mixed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fewshot_bench.store.store import Store
+from tests.helpers import fsbench, save_image
+
+METHODS = ("zero-shot", "linear-probe", "tip-adapter")
+QUICK = ("--backbone", "tiny", "--shots", 1, "--seeds", 1)
+QUARTER = 6
+
+
+def turned(source: Path, target: Path, *, pixels: bool) -> Path:
+    """The same pictures, stored lying; with a tag, or as they are shown."""
+    for path in sorted(source.rglob("*.png")):
+        place = target / path.relative_to(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(path) as image:
+            exif = image.getexif()
+            if pixels:
+                image.save(place)
+            else:
+                exif[274] = QUARTER
+                image.transpose(Image.Transpose.ROTATE_90).save(place, exif=exif)
+    return target
+
+
+@pytest.fixture
+def upright(tmp_path: Path) -> Path:
+    for first, role, count in ((0, "train", 4), (100, "val", 2), (200, "test", 6)):
+        for label, name in enumerate(("cat", "dog")):
+            for index in range(count):
+                path = tmp_path / "upright" / role / name / f"{index}.png"
+                save_image(path, first + 50 * label + index)
+    return tmp_path / "upright"
+
+
+def logits(store: Path) -> dict[str, np.ndarray]:
+    opened = Store(store)
+    found = {}
+    for record in opened.records():
+        arrays = opened.logits(record.spec.key())
+        order = np.argsort(arrays["ids"])
+        found[record.spec.method] = arrays["logits"][order]
+    return found
+
+
+def run(root: Path, store: Path, *words: object) -> str:
+    asked = (*QUICK, "-m", ",".join(METHODS), "-d", f"folder:{root}", "--store", store, *words)
+    result = fsbench("run", *asked)
+    assert (result.code, result.err) == (0, "")
+    return result.out
+
+
+def test_rotated_images_are_seen_as_they_are_shown(tmp_path: Path, upright: Path) -> None:
+    lying = turned(upright, tmp_path / "lying", pixels=False)
+    assert "EXIF" not in run(upright, tmp_path / "a")
+    out = run(lying, tmp_path / "b")
+    told = f"folder:{lying}: 24 of 24 images carry an EXIF orientation, which is left alone"
+    assert told in out
+    assert "which is applied" in run(lying, tmp_path / "c", "--exif", "rotate")
+    right, wrong, mended = (logits(tmp_path / name)["zero-shot"] for name in "abc")
+    assert np.array_equal(right, mended)
+    assert not np.allclose(right, wrong, atol=1e-3)
+
+
+def test_the_two_ways_share_nothing_and_do_not_mix(tmp_path: Path, upright: Path) -> None:
+    lying, store = turned(upright, tmp_path / "lying", pixels=False), tmp_path / "store"
+    run(lying, store)
+    assert "0 done already" in run(lying, store, "--exif", "rotate")
+    fresh = tmp_path / "fresh"
+    run(lying, fresh, "--exif", "rotate")
+    both = {r.spec.exif: r for r in Store(store).records() if r.spec.method == "linear-probe"}
+    (alone,) = (r for r in Store(fresh).records() if r.spec.method == "linear-probe")
+    assert both["rotate"].metrics == alone.metrics
+    assert both["rotate"].spec.to_dict()["exif"] == "rotate"
+    assert "exif" not in both["ignore"].spec.to_dict()
+    refused = fsbench("compare", "--store", store)
+    assert (refused.code, "records differ in exif" in refused.err) == (2, True)
+    table = fsbench("compare", "--store", store, "--exif", "rotate")
+    assert (table.code, "exif rotate" in table.out) == (0, True)
+    line = fsbench("signature", "--store", fresh).out
+    assert "exif:rotate" in line
+    assert "--exif rotate" in fsbench("signature", line.split()[0]).out
+
+
+def test_what_is_known_of_a_file_says_whether_it_is_turned(tmp_path: Path, upright: Path) -> None:
+    lying = turned(upright, tmp_path / "lying", pixels=False)
+    for store in ("a", "b"):
+        assert "24 of 24 images carry an EXIF orientation" in run(lying, tmp_path / store)

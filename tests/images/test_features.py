@@ -1,0 +1,277 @@
+"""The feature cache: what its keys cover, damage, and disks that cannot be written."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fewshot_bench import Augment, DatasetCard, Item
+from fewshot_bench.backbones.embedded import load_tiny
+from fewshot_bench.images.feature_store import FeatureStore
+from fewshot_bench.images.features import accounted, image_view
+from fewshot_bench.images.loader import ImageSource
+from fewshot_bench.profiling.meter import Meter
+from fewshot_bench.runner.run import run_one
+from fewshot_bench.runner.session import Session
+from tests.helpers import cells
+
+CPU = torch.device("cpu")
+SMALL = Augment(scale=(0.3, 0.6))
+
+
+@dataclasses.dataclass
+class Memory:
+    """Images by id."""
+
+    files: dict[str, bytes]
+
+    def card(self) -> DatasetCard:
+        """Two classes."""
+        return DatasetCard("memory", "Memory", ("cat", "dog"))
+
+    def items(self) -> Mapping[str, tuple[Item, ...]]:
+        """All of them are in train."""
+        items = tuple(Item(name, i % 2, "cat") for i, name in enumerate(self.files))
+        return {"train": items, "val": (), "test": ()}
+
+    def read(self, item: Item) -> bytes:
+        """One file."""
+        return self.files[item.id]
+
+
+def png(shade: int) -> bytes:
+    """A square that gets darker from a corner on."""
+    stream = io.BytesIO()
+    ramp = np.add.outer(np.arange(40), np.arange(40)).astype(np.uint8)
+    pixels = np.stack([ramp, ramp // 2, np.full_like(ramp, shade)], axis=2)
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+@pytest.fixture(scope="module")
+def backbone() -> object:
+    """The embedded one."""
+    return load_tiny()
+
+
+def source(backbone: object, shades: tuple[int, ...] = (10, 200)) -> ImageSource:
+    """Squares, one per shade."""
+    dataset = Memory({str(index): png(shade) for index, shade in enumerate(shades)})
+    return ImageSource.of(dataset, dataset.items()["train"], backbone)  # type: ignore[arg-type]
+
+
+def encoded(images: ImageSource, folder: Path | None, order: list[int] | None = None) -> Tensor:
+    """Raw features through a fresh store on `folder`, and how many images it took."""
+    meter = Meter(CPU)
+    view = image_view(images, FeatureStore(folder), meter, phase="encode_support", order=order)
+    with meter.phase("fit"):
+        features = view.raw_features
+    encoded.images = meter.images_computed  # type: ignore[attr-defined]
+    return features
+
+
+def taken() -> int:
+    """Images that the last `encoded` had to encode."""
+    return int(encoded.images)  # type: ignore[attr-defined]
+
+
+def test_features_are_encoded_once_and_in_the_order_of_the_view(
+    backbone: object, tmp_path: Path
+) -> None:
+    first = encoded(source(backbone), tmp_path)
+    assert taken() == 2
+    second = encoded(source(backbone), tmp_path, order=[1, 0, 1])
+    assert taken() == 0
+    assert torch.equal(second, first[[1, 0, 1]])
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "other"])
+def test_a_damaged_file_is_computed_again(backbone: object, tmp_path: Path, damage: str) -> None:
+    first = encoded(source(backbone), tmp_path)
+    (path,) = tmp_path.rglob("*.safetensors")
+    data = bytearray(path.read_bytes())
+    if damage == "other":
+        encoded(source(backbone, (50, 60)), tmp_path / "other")
+        data = bytearray(next((tmp_path / "other").rglob("*.safetensors")).read_bytes())
+    elif damage == "flip":
+        data[-3] ^= 1
+    else:
+        data = data[: len(data) // 2] if damage == "cut" else bytearray()
+    path.write_bytes(data)
+    assert torch.equal(encoded(source(backbone), tmp_path), first)
+    assert taken() == 2
+    encoded(source(backbone), tmp_path)
+    assert taken() == 0
+
+
+def test_other_bytes_or_settings_have_other_keys(tmp_path: Path) -> None:
+    encoded(source(load_tiny()), tmp_path)
+    encoded(source(load_tiny(), (10, 201)), tmp_path)
+    assert taken() == 1
+    encoded(source(load_tiny(), (200, 10)), tmp_path)
+    assert taken() == 0
+    encoded(source(load_tiny(precision="bf16")), tmp_path)
+    assert taken() == 2
+    changed = load_tiny()
+    changed._mean = [0.4, 0.5, 0.5]
+    encoded(source(changed), tmp_path)
+    assert taken() == 2
+    other = load_tiny()
+    other.weights_digest = "0" * 64
+    encoded(source(other), tmp_path)
+    assert taken() == 2
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 5
+
+
+def test_views_are_cached_under_what_was_drawn(backbone: object) -> None:
+    store, meter, images = FeatureStore(None), Meter(CPU), source(backbone)
+    view = image_view(images, store, meter, phase="encode_support")
+
+    def views(seed: int, augment: Augment) -> Tensor:
+        with meter.phase("fit"):
+            return view.views(3, augment, torch.Generator().manual_seed(seed))
+
+    first = views(1, Augment())
+    assert first.shape[:2] == (3, 2)
+    assert torch.equal(first, views(1, Augment()))
+    assert meter.images_encoded == 6
+    assert not torch.equal(first, views(2, Augment()))
+    assert not torch.equal(first, views(1, Augment(scale=(0.5, 1.0))))
+    assert meter.images_encoded == 18
+    torch.testing.assert_close(first.norm(dim=-1), torch.ones(3, 2))
+
+
+def test_seeds_have_views_of_their_own(backbone: object, tmp_path: Path) -> None:
+    store, meter = FeatureStore(tmp_path), Meter(CPU)
+
+    def views(seed: int) -> Tensor:
+        view = image_view(source(backbone), store, meter, phase="encode_support", seed=seed)
+        with accounted(store, meter), meter.phase("fit"):
+            return view.views(3, SMALL)
+
+    first = views(1)
+    assert not torch.equal(first, views(2))
+    assert torch.equal(first, views(1))
+    assert meter.images_computed == 2 * first.shape[0] * first.shape[1]
+
+
+def test_fixed_views_follow_from_the_image_and_are_encoded_once(
+    backbone: object, tmp_path: Path
+) -> None:
+    store, meter = FeatureStore(tmp_path), Meter(CPU)
+
+    def views(
+        shades: tuple[int, ...], count: int, augment: Augment = SMALL, **order: Any
+    ) -> Tensor:
+        view = image_view(source(backbone, shades), store, meter, phase="encode_support", **order)
+        with accounted(store, meter), meter.phase("fit"):
+            return view.views(count, augment)
+
+    first = views((10, 200), 3)
+    assert (first.shape[:2], meter.images_computed) == ((3, 2), 6)
+    assert not torch.equal(first[0], first[1])
+    # Another list, another order, more views: what is known is not encoded again.
+    other = views((60, 200, 10), 4, order=[2, 1, 0])
+    assert meter.images_computed == 6 + 2 + 4
+    assert torch.equal(other[:3, :2], first)
+    views((10, 200), 3, Augment(scale=(0.9, 1.0)))
+    assert meter.images_computed == 18
+    # Small batches are filled up to 16, which nobody pays.
+    assert meter.work()["computed"]["images"] == 3 * 16
+    assert meter.work()["billed"]["images"] == 18
+    # One cell pays once for each of them.
+    assert meter.images_encoded == 18
+    again = Meter(CPU)
+    view = image_view(source(backbone), FeatureStore(tmp_path), again, phase="encode_support")
+    with again.phase("fit"):
+        assert torch.equal(view.views(3, SMALL), first)
+    assert (again.images_computed, again.images_encoded) == (0, 6)
+    work = again.work()
+    assert work["computed"] == {"images": 0, "text_tokens": 0, "flops": 0}
+    assert work["billed"]["images"] == 6
+    assert (work["billed"]["flops"] or 0) > 0
+
+
+@pytest.mark.parametrize("count", [1, 5, 31, 40])
+def test_features_do_not_depend_on_who_else_is_encoded(backbone: object, count: int) -> None:
+    shades = tuple(range(40))
+    whole = encoded(source(backbone, shades), None)
+    assert torch.equal(encoded(source(backbone, shades[:count]), None), whole[:count])
+
+
+def test_a_cache_that_cannot_be_written_costs_nothing_else(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("", encoding="utf-8")
+    record = run_one(cells("zero-shot")[0], Session(cache=blocked / "features")).record
+    assert record.status == "done", record.error
+
+
+def test_a_full_disk_costs_nothing_else(
+    backbone: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("fewshot_bench.utils.cache_dir.os.replace", full)
+    assert encoded(source(backbone), tmp_path).shape[0] == 2
+    assert not list(tmp_path.rglob("*.safetensors*"))
+
+
+def test_a_set_without_mirror_images_is_never_flipped(backbone: object) -> None:
+    class Text(Memory):
+        """A set whose mirror images show something else."""
+
+        def card(self) -> DatasetCard:
+            return dataclasses.replace(super().card(), mirrored=False)
+
+    def pixels(kind: type[Memory], flip: float) -> Tensor:
+        gradient = Image.fromarray(np.tile(np.arange(48, dtype=np.uint8) * 5, (48, 1)))
+        buffer = io.BytesIO()
+        gradient.save(buffer, "PNG")
+        dataset = kind({"a": buffer.getvalue()})
+        images = ImageSource.of(dataset, dataset.items()["train"], backbone)  # type: ignore[arg-type]
+        augment = Augment(flip=flip)
+        return next(iter(images.batches(1, [0], augment, [1])))
+
+    assert torch.equal(pixels(Text, 1.0), pixels(Memory, 0.0))
+    assert torch.equal(pixels(Memory, 1.0), pixels(Memory, 0.0).flip(-1))
+
+
+class Turning:
+    """A backbone of a plug-in, which tells nothing about its preprocessing."""
+
+    def __init__(self, inner: object, degrees: int) -> None:
+        self.inner, self.degrees = inner, degrees
+
+    def __getattr__(self, name: str) -> object:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+    def preprocess(self, image: Image.Image) -> Image.Image:
+        return self.inner.preprocess(image).rotate(self.degrees)  # type: ignore[attr-defined, no-any-return]
+
+
+def test_features_of_a_backbone_that_tells_nothing_stay_in_memory(
+    backbone: object, tmp_path: Path
+) -> None:
+    upright = encoded(source(Turning(backbone, 0)), tmp_path)
+    turned = encoded(source(Turning(backbone, 90)), tmp_path)
+    assert not torch.equal(upright, turned)
+    assert not list(tmp_path.rglob("*.safetensors"))
+    one, images, store = Turning(backbone, 0), [], FeatureStore(None)
+    for _ in range(2):
+        meter = Meter(CPU)
+        with meter.phase("fit"):
+            _ = image_view(source(one), store, meter, phase="fit").raw_features
+        images.append(meter.images_computed)
+    assert images == [2, 0]

@@ -1,0 +1,243 @@
+"""The Slurm engine on two real nodes with fake GPUs, one of which dies."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.engines import distributed as cluster_engine
+from fewshot_bench.engines.base import Before, EngineError, Settings, lost
+from fewshot_bench.engines.distributed import ClusterEngine
+from fewshot_bench.engines.job import Job
+from fewshot_bench.plugins.cluster import slurm
+from fewshot_bench.plugins.cluster.slurm import Request, Slurm
+from fewshot_bench.store.store import Store
+from tests.clusters import DEMO, TRACK, local, require, results, run_and_kill, same_as, tracked
+from tests.helpers import PATIENCE, cells, fsbench, start, wait_until
+from tests.slurm_cluster import SlurmCluster, missing
+
+__all__ = ["local"]
+SLURM = ("--engine", "slurm", "--devices", "cpu", "--gpus", "1", "--time", "10", "--array", "2")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[SlurmCluster]:
+    """Two nodes."""
+    require(missing())
+    started = SlurmCluster.somewhere()
+    yield started
+    started.stop()
+    shutil.rmtree(started.folder.parent, ignore_errors=True)
+
+
+@pytest.mark.slow
+def test_a_node_is_killed(cluster: SlurmCluster, local: dict[str, Record], tmp_path: Path) -> None:
+    arguments = (*DEMO, *TRACK, *SLURM, "--partition", "debug", "--lease", "5", "--store", tmp_path)
+    run_and_kill(arguments, tmp_path, lambda: cluster.kill_node("n2"), cluster.environment)
+    same_as(local, tmp_path)
+    tracked(tmp_path)
+    (job,) = (tmp_path / "jobs").iterdir()
+    assert (job / "job.sh").read_text().startswith("#!/bin/sh\n#SBATCH --job-name=fsbench-")
+    assert any(path.name.startswith("worker-") for path in job.iterdir())
+
+
+@pytest.mark.slow
+def test_a_parent_that_is_gone_and_one_that_is_stopped(
+    cluster: SlurmCluster, methods: object, tmp_path: Path
+) -> None:
+    matrix = ("--dataset", "digits", "--shots", "1", "--seeds", "1-24", "--limit", "20")
+    slow = ("run", "--method", "slow", "-o", "seconds=1.5", *matrix, "--store", tmp_path, *SLURM)
+    environment = dict(os.environ) | cluster.environment
+    first = start(*slow, env=environment)
+    wait_until(lambda: len(results(tmp_path)) >= 1)
+    first.kill()
+    first.communicate()
+    jobs = [path.name for path in (tmp_path / "jobs").iterdir()]
+    queued = cluster.ask("squeue", "-h", "-o", "%j").split()
+    assert f"fsbench-{jobs[0]}" in queued
+    second = start(*slow, env=environment)
+    assert second.stdout is not None
+    lines = [second.stdout.readline()]
+    while lines[-1] and not lines[-1].startswith("["):
+        lines.append(second.stdout.readline())
+    assert lines[-1].startswith("[1/"), lines
+    # It goes on with the workers that are there.
+    assert set(cluster.ask("squeue", "-h", "-o", "%j").split()) <= set(queued)
+    second.send_signal(signal.SIGINT)
+    out, err = second.communicate(timeout=PATIENCE)
+    assert second.returncode == 130, (out, err)
+    assert "run the same command again to continue" in err
+    wait_until(lambda: not cluster.ask("squeue", "-h", "-o", "%j").split())
+    third = start(*slow, env=environment)
+    out, err = third.communicate(timeout=PATIENCE)
+    assert third.returncode == 0, (out, err)
+    assert len(results(tmp_path)) == 24
+
+
+FAKE = """#!/bin/sh
+echo "$(basename "$0") $*" >> "$FAKE/calls"
+case "$(basename "$0")" in
+  sbatch) echo 7;;
+  squeue) if [ -e "$FAKE/fails" ]; then echo "Unable to contact slurm controller" >&2; exit 1; fi
+          echo "RUNNING|None";;
+esac
+"""
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Commands of a Slurm that runs nothing; they fail while a file `fails` is there."""
+    folder = tmp_path / "slurm"
+    folder.mkdir()
+    for name in ("sbatch", "squeue", "scancel", "scontrol"):
+        (folder / name).write_text(FAKE)
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("FAKE", str(folder))
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(cluster_engine, "POLL_SECONDS", 0.05)
+    return folder
+
+
+def follow(
+    store: Path, specs: list[RunSpec], request: Request, told: Callable[[str], None]
+) -> list[Record]:
+    """Run cells through Slurm; `told` hears what its jobs do."""
+    opened = Store(store)
+    opened.create()
+    engine = ClusterEngine(opened, Settings(), Slurm(opened, request), 1, say=told)
+    with engine:
+        return list(engine.run(specs, lambda *_: None))
+
+
+def test_the_controller_is_away_for_a_while(fake: Path, tmp_path: Path) -> None:
+    (cell,), store = cells("zero-shot"), Store(tmp_path / "s")
+    (fake / "fails").touch()
+
+    def told(text: str) -> None:
+        if "not known" in text:
+            (fake / "fails").unlink()
+        else:
+            store.write(lost(cell, "elsewhere"))
+
+    (record,) = follow(store.path, [cell], Request(), told)
+    assert record.spec == cell
+    calls = (fake / "calls").read_text()
+    assert calls.count("sbatch") == calls.count("scancel") == 1
+
+
+def test_the_controller_is_gone(
+    fake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm, "PATIENCE_SECONDS", 0.3)
+    (fake / "fails").touch()
+    with pytest.raises(EngineError, match="the same command again follows it"):
+        follow(tmp_path / "s", cells("zero-shot"), Request(), lambda text: None)
+    # Workers that cannot be seen may be at work.
+    assert "scancel" not in (fake / "calls").read_text()
+
+
+@pytest.mark.parametrize("other", ["", "alive", "partition"])
+def test_whose_workers_are_gone_on_with(fake: Path, tmp_path: Path, other: str) -> None:
+    (cell,), store = cells("zero-shot"), Store(tmp_path / "s")
+    store.create()
+    job = Job.create(Before.of(store, [cell]), [cell], Settings())
+    Slurm(store, Request()).start(job, 1)
+    if other != "alive":
+        job.leave()
+
+    def told(text: str) -> None:
+        store.write(lost(cell, "elsewhere"))
+
+    follow(store.path, [cell], Request("gpu" if other == "partition" else ""), told)
+    assert (fake / "calls").read_text().count("sbatch") == (2 if other else 1)
+    assert (store.path / "jobs" / job.name).is_dir()
+    assert len(list((store.path / "jobs").iterdir())) == (2 if other else 1)
+
+
+def test_the_script_is_shown(tmp_path: Path) -> None:
+    asked = ("--partition", "gpu", "--mem", "32G", "--sbatch", "--nice=10")
+    done = fsbench(*DEMO, *SLURM, *asked, "--store", tmp_path, "--dry-run")
+    assert done.code == 0, done
+    for line in (
+        "#SBATCH --array=0-1",
+        "#SBATCH --gpus=1",
+        "#SBATCH --time=10",
+        "#SBATCH --mem=32G",
+        "#SBATCH --nice=10",
+        "#SBATCH --requeue",
+    ):
+        assert line in done.out.splitlines()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--partition", "gpu\n#SBATCH --wrap=id"),
+        ("--partition", "a b"),
+        ("--account", "$(id)"),
+        ("--qos", "x;id"),
+        ("--time", "soon"),
+        ("--sbatch", "id"),
+        ("--sbatch", "--comment=`id`"),
+        ("--constraint", "a'b"),
+    ],
+)
+def test_nothing_gets_into_the_script(option: str, value: str, tmp_path: Path) -> None:
+    done = fsbench(*DEMO, *SLURM, option, value, "--store", tmp_path / "s", "--dry-run")
+    assert (done.code, option in done.err) == (2, True), done
+
+
+def test_without_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    done = fsbench(*DEMO, *SLURM, "--store", tmp_path / "s")
+    assert done.code == 1
+    assert "'sbatch' is not installed here" in done.err
+    assert left_behind(tmp_path / "s") == []
+
+
+def left_behind(store: Path) -> list[str]:
+    """Jobs and claims in a store, and their folders."""
+    return [path.name for name in ("jobs", "claims") for path in store.glob(f"{name}*/**")]
+
+
+@pytest.mark.parametrize("answer", ["echo 'invalid partition' >&2; exit 1", "echo what"])
+def test_a_refused_submission_leaves_nothing_behind(
+    fake: Path, tmp_path: Path, answer: str
+) -> None:
+    (fake / "sbatch").write_text(f"#!/bin/sh\n{answer}\n")
+    with pytest.raises(EngineError, match=r"invalid partition|answered 'what'"):
+        follow(tmp_path / "s", cells("zero-shot"), Request(), lambda text: None)
+    assert left_behind(tmp_path / "s") == []
+
+
+def test_a_refused_submission_leaves_other_jobs_alone(fake: Path, tmp_path: Path) -> None:
+    store = Store(tmp_path / "s")
+    store.create()
+    other = Job.create(Before.of(store, []), cells("coop"), Settings())
+    (fake / "sbatch").write_text("#!/bin/sh\nexit 1\n")
+    with pytest.raises(EngineError, match="sbatch failed"):
+        follow(store.path, cells("zero-shot"), Request(), lambda text: None)
+    assert [path.name for path in (store.path / "jobs").iterdir()] == [other.name]
+    assert [path.name for path in (store.path / "claims").iterdir()] == [f"job-{other.name}.1"]
+
+
+def test_options_of_another_engine(tmp_path: Path) -> None:
+    done = fsbench(*DEMO, "--partition", "gpu", "--store", tmp_path)
+    assert (done.code, "--partition is an option of --engine slurm" in done.err) == (2, True)
+    done = fsbench(*DEMO, "--engine", "slrum", "--store", tmp_path)
+    assert (done.code, "did you mean 'slurm'" in done.err) == (2, True)
+
+
+def test_a_job_that_is_not_there(tmp_path: Path) -> None:
+    done = fsbench("worker", "--store", tmp_path, "--job", "20260101-000000-abcdef")
+    assert (done.code, "no job" in done.err) == (1, True)
+    done = fsbench("worker", "--store", tmp_path, "--job", "../../etc")
+    assert (done.code, "no name of a job" in done.err) == (1, True)

@@ -1,0 +1,150 @@
+"""The published numbers in the package: complete, consistent, and what the sources print."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter, defaultdict
+
+import pytest
+
+from fewshot_bench.api.registry import registry
+from fewshot_bench.plugins.reproduce.numbers import (
+    AVERAGE,
+    LABELS,
+    METRICS,
+    Number,
+    all_numbers,
+    numbers,
+    sources,
+)
+from fewshot_bench.utils.errors import UsageError
+
+SHOTS = (1, 2, 4, 8, 16)
+# CLIP-LoRA Table 3 (ViT-B/16), the paper's own row of means and cells of four methods.
+TABLE3 = {
+    ("clip-lora", "average"): (72.5, 75.5, 77.4, 80.3, 83.0),
+    ("clip-lora", "food101"): (84.3, 83.2, 82.7, 83.1, 84.2),
+    ("coop", "average"): (67.6, 70.8, 74.0, 76.8, 80.0),
+    ("coop[context_init=a photo of a]", "average"): (67.2, 70.5, 73.0, 76.4, 79.0),
+    ("tip-adapter-f", "average"): (70.9, 73.7, 75.6, 78.3, 80.7),
+    ("maple", "average"): (66.4, 70.5, 73.5, 76.4, 78.6),
+}
+
+
+def identity(number: Number) -> tuple[object, ...]:
+    return (
+        *(number.source, number.table, number.name, number.backbone),
+        *(number.dataset, number.shots, number.metric),
+    )
+
+
+def test_every_collected_row_is_accounted_for() -> None:
+    # A collected row gives one accuracy, or, where it has none, one other number.
+    kept = Counter(
+        (number.source, number.table)
+        for number in all_numbers()
+        if number.metric in ("top1", "train_minutes", "trained_params")
+    )
+    for key, source in sources().items():
+        assert source.collected == source.kept + source.left_out, key
+        assert source.kept == kept[key], key
+        assert bool(source.left_out) == bool(source.reason), key
+        assert source.url.startswith("https://"), key
+        assert source.citation, key
+    assert set(kept) <= set(sources())
+    assert sum(source.collected for source in sources().values()) == 4877
+    assert len(all_numbers()) == 5568
+    assert sum(source.left_out for source in sources().values()) == 66
+
+
+def test_no_number_stands_there_twice() -> None:
+    assert [key for key, n in Counter(map(identity, all_numbers())).items() if n > 1] == []
+
+
+def test_values_are_of_the_declared_kinds() -> None:
+    datasets = {*registry().expand_datasets(["all"]), AVERAGE, ""}
+    for number in all_numbers():
+        assert number.metric in METRICS
+        assert number.label in LABELS
+        assert number.dataset in datasets
+        assert number.backbone in ("RN50", "RN101", "ViT-B-16", "ViT-B-32", "ViT-L-14")
+        assert number.shots in (None, 0, *SHOTS)
+        assert (number.shots == 0) == (number.method == "zero-shot")
+        assert math.isfinite(number.value)
+        assert number.metric != "top1" or 0 < number.value < 100
+        assert number.label != "assumed" or "assumed" in number.note
+
+
+def test_means_over_data_sets_are_the_printed_means() -> None:
+    rows: defaultdict[tuple[object, ...], dict[str, float]] = defaultdict(dict)
+    for number in numbers():
+        key = (number.source, number.table, number.name, number.backbone, number.shots)
+        rows[key][number.dataset] = number.value
+    checked = 0
+    for key, row in rows.items():
+        printed = row.pop(AVERAGE, None)
+        if printed is not None and row:
+            assert len(row) == 11, key
+            assert sum(row.values()) / 11 == pytest.approx(printed, abs=0.06), key
+            checked += 1
+    # 168 rows of CLIP-LoRA's Tables 3 to 5, and those of SeMoBridge that have all cells.
+    assert checked > 168
+
+
+def test_the_tables_are_whole() -> None:
+    for table, backbone in (("table3", "ViT-B-16"), ("table4", "ViT-B-32"), ("table5", "ViT-L-14")):
+        found = numbers(source="clip-lora", table=table, backbone=backbone)
+        assert len(found) == 12 * (1 + 11 * len(SHOTS))
+        assert {number.decimals for number in found} == {1}
+    heat = numbers(source="clip-lora", table="figure3-heatmap")
+    assert Counter(number.dataset for number in heat) == dict.fromkeys(
+        ("imagenet", "stanford_cars", "eurosat"), 7 * 3 * 6
+    )
+    assert {number.label for number in heat} == {"figure"}
+
+
+@pytest.mark.parametrize(("name", "dataset"), TABLE3)
+def test_known_rows_of_table_3(name: str, dataset: str) -> None:
+    found = {
+        number.shots: number.value
+        for number in numbers(source="clip-lora", table="table3", dataset=dataset)
+        if number.name == name
+    }
+    assert found == dict(zip(SHOTS, TABLE3[name, dataset], strict=True))
+
+
+def test_known_single_numbers() -> None:
+    (zero_shot,) = numbers(table="table5", method="zero-shot", dataset=AVERAGE)
+    assert (zero_shot.value, zero_shot.seeds) == (72.2, None)
+    (coop,) = numbers(source="coop")
+    assert (coop.dataset, coop.value, coop.sd, coop.seeds) == ("caltech101", 92.0, 0.15, 3)
+    minutes = numbers(table="table1", metric="train_minutes")
+    assert {number.name: number.value for number in minutes} == {
+        "coop": 120,
+        "plot++": 930,
+        "prograd": 200,
+        "clip-lora": 50,
+    }
+    parameters = numbers(source="othoradapt", metric="trained_params")
+    assert [number.value for number in parameters] == [184320, 368640, 737280]
+
+
+def test_options_are_those_of_our_methods() -> None:
+    """The figure's cells are configurations that the harness can run."""
+    from fewshot_bench.runner.variants import expand_methods
+
+    for table in ("figure3-heatmap", "figure3-bars"):
+        for number in numbers(source="clip-lora", table=table, dataset="eurosat"):
+            options = [f"{name}={value}" for name, value in number.options.items()]
+            (variant,) = expand_methods([number.method], options, registry())
+            shown = {name: str(value) for name, value in variant.overrides.items()}
+            assert shown == number.options
+
+
+def test_a_filter_that_nothing_matches_suggests_another() -> None:
+    with pytest.raises(UsageError, match="did you mean 'clip-lora'"):
+        numbers(method="clip_lora")
+    both = numbers(table="table3", method="coop", dataset="dtd", shots=1)
+    assert [number.name for number in both] == ["coop[context_init=a photo of a]", "coop"]
+    assert all(a.table == b.table for a, b in itertools.pairwise(both))

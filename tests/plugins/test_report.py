@@ -1,0 +1,253 @@
+"""What stands in a report: the verdict, the numbers, what is missing, and nothing from outside."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fewshot_bench.analysis.formats.style import Look
+from fewshot_bench.analysis.statistics.multiple import holm
+from fewshot_bench.analysis.statistics.paired import compare_paired
+from fewshot_bench.api.metrics import measured
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.registry import registry
+from fewshot_bench.plugins.report.figures.costs import Point, front
+from fewshot_bench.plugins.report.figures.curves import spread
+from fewshot_bench.store.store import Store
+from tests import compare_records
+from tests.helpers import fsbench, image_folder
+from tests.report_pages import IDS, LABELS, Page, answers, record, report, store_of
+
+HOSTILE = (
+    "<script>window.hit=1</script>",
+    "</title></style><img src=x onerror=window.hit=1>",
+    '"><svg/onload=window.hit=1>',
+    "$\\frac{1}{0}$ & <!-- ]]>",
+    "{{ 7 * 7 }}{% for %}",
+    "\u202egnp.exe\x1b[2J\x00",
+    "javascript:window.hit=1",
+    "x" * 5000,
+)
+
+
+def test_the_first_words_are_the_verdict(tmp_path: Path) -> None:
+    store = store_of(tmp_path / "s", {"coop": 0.5, "clip-lora": 0.8, "tip-adapter": 0.6})
+    text = Page(report(tmp_path, store)).text
+    # 64 of 80 right, 2 more for the second number of shots, 1 for pets, 1 for seeds 1 and 3.
+    expected = 100 * np.mean([66 + seed % 2 + place for seed in (1, 2, 3) for place in (0, 1)]) / 80
+    verdict = text.index(f"clip-lora wins with {expected:.2f} % top-1 accuracy")
+    assert "averaged over 2 data sets at 16 shots" in text[verdict:]
+    assert "It is significantly better than both others; the closest is tip-adapter" in text
+    cost = "trains 184.3 k parameters, takes 4.00 s on cpu and needs up to 103 MB of memory"
+    assert f"One run (one data set, one seed) {cost}. No other method is quicker." in text
+    assert verdict < text.index("Leaderboard")
+
+
+def test_the_numbers_are_those_of_the_statistics_on_the_stored_logits(tmp_path: Path) -> None:
+    store = store_of(tmp_path / "s", {"coop": 0.5, "clip-lora": 0.6, "tip": 0.55})
+    opened = Store(store)
+    hits: dict[str, dict[str, list[np.ndarray]]] = {}
+    errors: dict[str, list[float]] = {}
+    for found in sorted(opened.records(), key=lambda r: r.spec.split_seed):
+        if found.spec.shots == 16:
+            arrays = opened.logits(found.spec.key())
+            predicted = arrays["logits"].argmax(1)
+            by_set = hits.setdefault(found.spec.method, {})
+            by_set.setdefault(found.spec.dataset, []).append(predicted == arrays["labels"])
+            metrics = measured(arrays["logits"], arrays["labels"])
+            errors.setdefault(found.spec.method, []).append(metrics["ece"])
+    pairs = [("clip-lora", "tip"), ("clip-lora", "coop"), ("tip", "coop")]
+    tests = [compare_paired(hits[one], hits[other]) for one, other in pairs]
+    corrected = holm([test.p for test in tests])
+    text = Page(report(tmp_path, store)).text
+    for (_, other), test, p in zip(pairs[:2], tests[:2], corrected[:2], strict=True):
+        shown = "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+        line = f"{other} {np.mean([100 * h.mean() for s in hits[other].values() for h in s]):.2f} ±"
+        difference = f"−{test.difference:.2f} [−{test.high:.2f}, −{test.low:.2f}] {shown} "
+        start = text.index(line)
+        assert difference in text[start : start + 200]
+    for method, values in errors.items():
+        assert f"4.00 s 103 MB {np.mean(values):.1f} " in text[text.index(f"{method} ") :]
+
+
+def test_records_without_logits_have_numbers_and_no_test(tmp_path: Path) -> None:
+    store = compare_records.save(tmp_path / "s", compare_records.matrix())
+    text = Page(report(tmp_path, store)).text
+    assert "Whether its lead is significant cannot be told" in text
+    assert "its logits are not in the store" in text
+    assert "There are no logits that can be used" in text
+
+
+def test_failed_and_missing_cells_are_listed_with_their_errors(tmp_path: Path) -> None:
+    store = store_of(tmp_path / "s", {"coop": 0.5, "maple": 0.8})
+    broken = compare_records.make("prograd", "dtd", 16, 2, None)
+    error = {"type": "NumericalError", "message": "the loss is not finite", "traceback": ""}
+    Store(store).write(dataclasses.replace(broken, error=error))
+    text = Page(report(tmp_path, store)).text
+    assert "1 failed run" in text
+    assert "NumericalError the loss is not finite" in text
+    assert "fsbench run --store" in text
+    assert "prograd" in text[: text.index("Accuracy against shots")], "it is in the leaderboard"
+
+
+def test_without_any_average_there_is_no_winner(tmp_path: Path) -> None:
+    records = [compare_records.make("coop", "dtd"), compare_records.make("maple", "pets")]
+    text = Page(report(tmp_path, compare_records.save(tmp_path / "s", records))).text
+    assert "No winner yet" in text
+    assert "2 cells not complete" in text
+
+
+def test_a_baseline_has_columns_of_its_own(tmp_path: Path) -> None:
+    store = store_of(tmp_path / "s", {"coop": 0.5, "maple": 0.8, "zero": 0.3})
+    page = Page(report(tmp_path, store, "--baseline", "coop"))
+    assert "to coop" in page.text
+    assert "baseline" in page.text
+
+
+def test_zero_shot_is_paired_with_methods_of_any_shots(tmp_path: Path) -> None:
+    store = store_of(tmp_path / "s", {"coop": 0.5, "maple": 0.8})
+    opened = Store(store)
+    for dataset in ("dtd", "pets"):
+        for seed in (1, 2, 3):
+            made = record("zero-shot", dataset, 0, seed, 30)
+            opened.write(made, answers(30), LABELS, IDS)
+    text = Page(report(tmp_path, store)).text
+    assert "It is significantly better than both others" in text
+
+
+def test_mixed_conditions_are_refused_as_in_compare(tmp_path: Path) -> None:
+    records = [compare_records.make("coop"), compare_records.make("maple", val="full")]
+    store = compare_records.save(tmp_path / "s", records)
+    page = tmp_path / "page.html"
+    done = fsbench("report", "--store", store, "-O", page)
+    assert done.code == 2
+    assert "records differ in val" in done.err
+    assert not page.exists()
+    mixed = Page(report(tmp_path, store, "--allow-mixed")).text
+    assert "unfair validation" in mixed
+
+
+def test_bad_input_is_one_line(tmp_path: Path) -> None:
+    assert fsbench("report", "--store", tmp_path / "none").code == 3
+    store = store_of(tmp_path / "s", {"coop": 0.5})
+    wrong = fsbench("report", "--store", store, "--baseline", "cop", "-O", tmp_path / "r.html")
+    assert wrong.code == 2
+    assert "did you mean 'coop'" in wrong.err
+    nowhere = fsbench("report", "--store", store, "-O", tmp_path / "no" / "r.html")
+    assert nowhere.code == 2
+    assert "choose another file with --output" in nowhere.err
+
+
+def test_the_same_store_gives_the_same_bytes(tmp_path: Path) -> None:
+    store = store_of(tmp_path / "s", {"coop": 0.5, "maple": 0.8, "tip": 0.6})
+    assert report(tmp_path, store) == report(tmp_path, store)
+
+
+def test_nothing_is_loaded_from_outside(tmp_path: Path) -> None:
+    page = Page(report(tmp_path, store_of(tmp_path / "s", {"a": 0.5, "b": 0.8, "c": 0.6})))
+    for tag, attributes in page.elements:
+        for name in ("src", "href", "xlink:href", "srcset", "action"):
+            value = attributes.get(name) or ""
+            assert value.startswith(("#", "data:")) or not value, (tag, value)
+    policy = next(a["content"] for a in page.named("meta") if "http-equiv" in a)
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    assert "script-src 'sha256-" in policy
+
+
+def hostile(made: Record) -> Record:
+    names = [*HOSTILE[:3], HOSTILE[5]]
+    return dataclasses.replace(
+        made,
+        split={**made.split, "classnames": names},
+        environment={HOSTILE[0]: HOSTILE[1], "packages": {HOSTILE[2]: HOSTILE[0]}},
+        incidents=[{"kind": HOSTILE[0], "text": HOSTILE[1]}],
+    )
+
+
+def test_names_from_records_are_only_text(tmp_path: Path) -> None:
+    plain = Page(report(tmp_path, store_of(tmp_path / "p", {"a": 0.5, "b": 0.6, "c": 0.7})))
+    methods = {name: 0.3 + 0.07 * place for place, name in enumerate(HOSTILE)}
+    store = store_of(tmp_path / "s", methods, HOSTILE[:4], (1,), hostile)
+    error = {"type": HOSTILE[0], "message": HOSTILE[1], "traceback": HOSTILE[2]}
+    broken = compare_records.make(HOSTILE[0], HOSTILE[2], 1, 9, None)
+    Store(store).write(dataclasses.replace(broken, error=error))
+    html = report(tmp_path, store, "--title", HOSTILE[1])
+    page = Page(html)
+    usual = {tag for tag, _ in plain.elements} | {"pre", "input", "label"}
+    assert {tag for tag, _ in page.elements} <= usual
+    assert len(page.named("script")) == len(page.named("style")) == 1
+    assert not [a for _, attributes in page.elements for a in attributes if a.startswith("on")]
+    assert HOSTILE[0] in page.text
+    assert HOSTILE[4] in page.text
+    assert not re.search("[\x00-\x08\x0b-\x1f\u202e]", html)
+
+
+def test_ids_are_unique_and_references_lead_somewhere(tmp_path: Path) -> None:
+    page = Page(report(tmp_path, store_of(tmp_path / "s", {"a": 0.5, "b": 0.8, "c": 0.6})))
+    ids = Counter(a["id"] for _, a in page.elements if "id" in a)
+    assert [name for name, count in ids.items() if count > 1] == []
+    for _, attributes in page.elements:
+        for name in ("href", "aria-labelledby", "for", "data-filter"):
+            for word in (attributes.get(name) or "").split():
+                if word.startswith("#") or name != "href":
+                    assert word.removeprefix("#") in ids, word
+
+
+def test_every_figure_and_table_says_what_it_is(tmp_path: Path) -> None:
+    page = Page(report(tmp_path, store_of(tmp_path / "s", {"a": 0.5, "b": 0.8, "c": 0.6})))
+    tags = Counter(tag for tag, _ in page.elements)
+    assert tags["svg"] == tags["desc"] > 6
+    assert tags["caption"] == tags["table"] > 6
+    assert all("scope" in attributes for attributes in page.named("th"))
+    assert {"main", "nav", "header", "footer"} <= set(tags)
+
+
+def test_example_images_are_shown_where_the_data_is(tmp_path: Path) -> None:
+    data = image_folder(tmp_path / "photos", test=8)
+    name = f"folder:{data}"
+    items = registry().dataset(name).items()["test"]
+    labels = np.array([item.label for item in items])
+    store = Store(tmp_path / "s")
+    store.create()
+    for method in ("coop", "maple"):
+        logits = np.eye(2, dtype=np.float32)[1 - labels]
+        store.write(
+            compare_records.make(method, name, top1=0.0), logits, labels, [i.id for i in items]
+        )
+    without = Page(report(tmp_path, tmp_path / "s"))
+    assert not without.named("img")
+    page = Page(report(tmp_path, tmp_path / "s", "--images", "3"))
+    images = page.named("img")
+    assert 1 <= len(images) <= 3
+    assert all((image["src"] or "").startswith("data:image/jpeg;base64,") for image in images)
+    assert "dog taken for cat" in page.text
+
+
+@pytest.mark.parametrize("words", [("--metric", "macro_accuracy"), ("--shots", "1")])
+def test_choices_of_the_table_hold_for_the_report(tmp_path: Path, words: tuple[str, ...]) -> None:
+    store = store_of(tmp_path / "s", {"coop": 0.5, "maple": 0.8})
+    text = Page(report(tmp_path, store, *words)).text
+    shown = {"macro_accuracy": "macro accuracy averaged", "1": "at 1 shot"}[words[1]]
+    assert shown in text
+
+
+def test_the_front_holds_what_no_other_method_beats() -> None:
+    def point(label: str, cost: float, value: float) -> Point:
+        return Point(label, Look(0), cost, value)
+
+    points = [point("dear", 9, 80), point("free", 0, 60), point("good", 5, 80), point("bad", 5, 70)]
+    assert [found.label for found in front(points)] == ["free", "good"]
+    assert front([]) == []
+
+
+def test_labels_are_moved_apart_and_kept_in_the_panel() -> None:
+    assert spread([1.0, 5.0], 1, 0, 10) == [1.0, 5.0]
+    assert spread([5.0, 5.0, 5.0], 1, 0, 10) == [4.0, 5.0, 6.0]
+    assert spread([9.9, 10.0], 1, 0, 10) == [9.0, 10.0]
+    assert spread([0.0, 0.1], 1, 0, 10) == [0.0, 1.0]

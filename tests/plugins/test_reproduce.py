@@ -1,0 +1,267 @@
+"""`fsbench reproduce`: published numbers beside records that a store holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fewshot_bench.api.record import Record
+from fewshot_bench.plugins.reproduce.cells import Wanted, cells
+from fewshot_bench.plugins.reproduce.published import reproduction
+from fewshot_bench.splits.published import published_splits
+from tests.compare_records import make, read_csv, save
+from tests.helpers import fsbench
+
+TABLE = "clip-lora-table3"
+PAPER = {"dtd": 54.3, "oxford_pets": 92.3, "eurosat": 72.3}
+IMAGES = {"dtd": 1692, "oxford_pets": 3669, "eurosat": 8100}
+
+
+@functools.cache
+def options(method: str, dataset: str, table: str = TABLE) -> dict[str, Any]:
+    """The full options of the row of this name in a table."""
+    found = [
+        cell
+        for cell in cells(reproduction(table), Wanted(datasets=(dataset,)))
+        if cell.label == method
+    ]
+    return dict(found[0].variant.options)
+
+
+def record(
+    dataset: str, seed: int, top1: float | None, method: str = "clip-lora", **more: Any
+) -> Record:
+    """A record under the conditions of the table, on the published lists."""
+    name, _, _ = method.partition("[")
+    lists = published_splits()[dataset].lists_sha256[:16]
+    spec = {
+        "backbone": "ViT-B-16/openai",
+        "protocol": "clip-lora",
+        "val": "none",
+        "prompts": "simple",
+        "revision": f"file:{lists}",
+        "method_version": "2",
+        "options": options(method, dataset),
+    }
+    made = make(name, dataset, 1, seed, top1, **(spec | more))
+    if top1 is not None:
+        made.metrics["n"] = IMAGES[dataset]
+    return made
+
+
+def three(dataset: str, mean: float, step: float = 0.5, **more: Any) -> list[Record]:
+    return [record(dataset, s, mean + step * (s - 2), **more) for s in (1, 2, 3)]
+
+
+def rows(store: Path, *words: object) -> dict[tuple[str, str], dict[str, str]]:
+    """The CSV's lines of CLIP-LoRA at one shot, by method and data set."""
+    call = (TABLE, "--only-existing", "--format", "csv", "--store", store, "--shots", 1)
+    done = fsbench("reproduce", *call, "-m", "clip-lora", *words)
+    found = {(line["method"], line["dataset"]): line for line in read_csv(done.out)}
+    assert done.code == any(line["status"] == "failed" for line in found.values()), done.err
+    return found
+
+
+def line(store: Path, dataset: str = "dtd", *words: object) -> dict[str, str]:
+    return rows(store, *words)["clip-lora", dataset]
+
+
+def verdict(folder: Path, records: Iterable[Record], *words: object) -> str:
+    return line(save(folder, records), "dtd", *words)["verdict"]
+
+
+def test_agreeing_and_differing_cells(tmp_path: Path) -> None:
+    store = save(tmp_path, [*three("dtd", 54.0), *three("oxford_pets", 95.0, 0.2)])
+    found = rows(store)
+    same = found["clip-lora", "dtd"]
+    assert same["verdict"] == "agrees"
+    assert float(same["paper"]) == 54.3
+    assert float(same["ours"]) == pytest.approx(54.0)
+    assert float(same["difference"]) == pytest.approx(-0.3)
+    # Student's t with 2 degrees of freedom times sd * sqrt(1/3 + 1/3); the rest in quadrature.
+    seeds = 4.30265 * 0.5 * (2 / 3) ** 0.5
+    rest = 1.96**2 * (0.05**2 / 3 + 0.01 * 1e4 / 1692)
+    assert float(same["noise"]) == pytest.approx((seeds**2 + rest) ** 0.5, rel=1e-3)
+    assert float(same["test_sampling"]) == pytest.approx(196 * (0.54 * 0.46 / 1692) ** 0.5, 1e-3)
+    other = found["clip-lora", "oxford_pets"]
+    ratio = 2.7 / float(other["noise"])
+    assert other["verdict"] == f"differs (+2.70, {ratio:.1f} x noise)"
+    assert found["clip-lora", "imagenet"]["verdict"] == "missing"
+    assert found["clip-lora", "imagenet"]["ours"] == ""
+
+
+def test_the_mean_is_over_the_sets_that_both_sides_have(tmp_path: Path) -> None:
+    store = save(tmp_path, [*three("dtd", 54.0), *three("oxford_pets", 92.4, 0.2)])
+    mean = line(store, "average")
+    assert (mean["datasets"], mean["datasets_of"]) == ("2", "11")
+    assert float(mean["paper"]) == pytest.approx((54.3 + 92.3) / 2)
+    assert float(mean["ours"]) == pytest.approx((54.0 + 92.4) / 2)
+    assert float(mean["difference"]) == pytest.approx(-0.1)
+    assert mean["verdict"] == "agrees"
+    text = fsbench("reproduce", TABLE, "--only-existing", "--store", store, "-m", "clip-lora").out
+    assert "mean of 2 of 11 sets" in text
+    assert "means are over the data sets that both sides have" in text
+
+
+def test_too_few_seeds_and_too_much_noise(tmp_path: Path) -> None:
+    assert verdict(tmp_path / "a", three("dtd", 54.0)[:2]) == "incomplete (2 of 3 seeds)"
+    assert verdict(tmp_path / "b", three("dtd", 54.0, 5.0)) == "too noisy to tell"
+    one = [record("dtd", 1, 54.0)]
+    unknown = "too noisy to tell (the spread over seeds is not known: run three or more)"
+    assert verdict(tmp_path / "c", one, "--seeds", 1) == unknown
+    assert line(tmp_path / "c", "dtd", "--seeds", 1)["noise"] == ""
+    two = three("dtd", 54.0)[1:]
+    assert verdict(tmp_path / "d", [record("dtd", 1, None), *two]) == "incomplete (2 of 3 seeds)"
+    assert verdict(tmp_path / "e", [record("dtd", 1, None)]) == "failed (RuntimeError)"
+
+
+def test_a_large_difference_is_told_in_spite_of_noise(tmp_path: Path) -> None:
+    assert verdict(tmp_path, three("dtd", 20.0, 2.0)).startswith("differs (-34.30, ")
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "expected"),
+    [
+        ({"backbone": "tiny"}, ("--backbone", "tiny"), "other backbone"),
+        ({"limit": 10}, ("--limit", 10), "other limit"),
+        ({"revision": "file:0123456789abcdef"}, (), "other data"),
+    ],
+)
+def test_what_must_not_be_compared_is_not(
+    tmp_path: Path, change: dict[str, Any], words: tuple[object, ...], expected: str
+) -> None:
+    store = save(tmp_path, three("dtd", 54.0, **change))
+    found = rows(store, *words)
+    for dataset in ("dtd", "average"):
+        cell = found["clip-lora", dataset]
+        assert (cell["status"], cell["verdict"]) == ("not compared", expected)
+        assert (cell["difference"], cell["noise"], cell["ratio"]) == ("", "", "")
+        assert float(cell["ours"]) == pytest.approx(54.0)
+
+
+def test_other_options_are_not_compared(tmp_path: Path) -> None:
+    changed = options("clip-lora", "dtd") | {"iterations": 7}
+    store = save(tmp_path, three("dtd", 54.0, options=changed))
+    assert line(store)["verdict"] == "missing"
+    assert line(store, "dtd", "-o", "iterations=7")["verdict"] == "other options"
+    same = three("dtd", 54.0)
+    assert verdict(tmp_path / "b", same, "-o", "iterations=500") == "agrees"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"precision": "bf16"}, "precision bf16"),
+        ({"protocol": "coop", "val": "min4"}, "protocol coop, val min4"),
+        ({"method_version": "1"}, "method version 1"),
+        ({"limit": 40}, "limit 40"),
+    ],
+)
+def test_records_under_other_conditions_are_named(
+    tmp_path: Path, change: dict[str, Any], said: str
+) -> None:
+    store = save(tmp_path, three("dtd", 54.0, **change))
+    call = (TABLE, "--only-existing", "--store", store, "-m", "clip-lora", "--shots", 1)
+    text = fsbench("reproduce", *call, "-d", "dtd", "--precision", "fp32").out
+    assert f"not used: 3 records of these cells with {said}" in text
+    assert "cells: 1 missing" in text
+
+
+def test_devices_are_never_averaged(tmp_path: Path) -> None:
+    first, *rest = three("dtd", 54.0)
+    store = save(tmp_path, [record("dtd", 1, 54.0, device="cuda"), first, *rest])
+    assert line(store)["verdict"] == "mixed (records differ in device)"
+    assert line(store)["ours"] == ""
+
+
+@pytest.mark.parametrize("form", ["terminal", "markdown", "latex", "csv", "json"])
+def test_names_from_records_steer_nothing(tmp_path: Path, form: str) -> None:
+    bad = record("dtd", 1, None)
+    hostile = {"type": "=1+1|<b>\x1b[31m\nEvil", "message": "m", "traceback": ""}
+    store = save(tmp_path, [dataclasses.replace(bad, error=hostile)])
+    call = (TABLE, "--only-existing", "--store", store, "-m", "clip-lora", "-d", "dtd")
+    done = fsbench("reproduce", *call, "--shots", 1, "--seeds", 1, "--format", form)
+    assert done.code == 1
+    assert "\x1b" not in done.out
+    if form == "csv":
+        (row,) = read_csv(done.out)
+        assert (row["status"], row["reason"][:2]) == ("failed", "'=")
+    if form == "json":
+        assert json.loads(done.out)["rows"][0]["reason"] == hostile["type"]
+    if form == "markdown":
+        (line,) = [text for text in done.out.splitlines() if text.startswith("| clip-lora")]
+        assert "\\<b\\>" in line
+
+
+def test_latex_has_the_rows_of_the_terminal(tmp_path: Path) -> None:
+    store = save(tmp_path, three("dtd", 50.0))
+    call = (TABLE, "--only-existing", "--store", store, "-m", "clip-lora", "-d", "dtd,eurosat")
+    text = fsbench("reproduce", *call, "--shots", 1, "--format", "latex").out
+    assert "% needs \\usepackage{booktabs}" in text
+    body = text[text.index(r"\endhead") : text.index(r"\bottomrule")]
+    rows = [line.removesuffix(r" \\").split(" & ") for line in body.splitlines()[1:]]
+    assert [row[2:4] for row in rows[:2]] == [["eurosat", "72.3"], ["dtd", "54.3"]]
+    assert rows[1][4:6] == ["50.00", "$-4.30$"]
+    assert "differs ($" not in text
+    assert all(len(row) == 9 for row in rows)
+    assert r"footnotesize cells: 1 differs, 1 missing" in text
+    assert "\n% to run what is missing: fsbench reproduce clip-lora-table3" in text
+
+
+def test_a_local_file_of_the_papers_model_is_named(tmp_path: Path) -> None:
+    name = "ViT-B-16/openai@weights.pt"
+    store = save(tmp_path, three("dtd", 54.0, backbone=name))
+    call = (TABLE, "--only-existing", "--store", store, "-m", "clip-lora", "-d", "dtd")
+    done = fsbench("reproduce", *call, "--shots", 1, "--backbone", name)
+    assert "cells: 1 agrees" in done.out
+    assert f"backbone {name}: a local file, taken for the paper's weights" in done.out
+
+
+def test_zero_shot_needs_one_record(tmp_path: Path) -> None:
+    more = {"prompts": "custom", "method_version": "1", "val": "min4", "protocol": "coop"}
+    zero = record("dtd", 1, 43.8, "zero-shot", **more)
+    store = save(tmp_path, [zero])
+    found = rows(store, "-m", "zero-shot")["zero-shot", "dtd"]
+    # The spread over seeds is none: rounding, and images that other arithmetic decides about.
+    assert float(found["noise"]) == pytest.approx(
+        (1.96**2 * (0.05**2 / 3 + 0.01 * 1e4 / 1692)) ** 0.5, rel=1e-3
+    )
+    assert found["verdict"] == "agrees"
+
+
+def test_json_has_the_types_and_says_what_differs(tmp_path: Path) -> None:
+    store = save(tmp_path, three("dtd", 54.0))
+    call = (TABLE, "--only-existing", "--store", store, "-m", "clip-lora", "--shots", 1)
+    document = json.loads(fsbench("reproduce", *call, "--format", "json").out)
+    by_set = {row["dataset"]: row for row in document["rows"]}
+    assert by_set["dtd"]["shots"] == 1
+    assert by_set["dtd"]["ours"] == pytest.approx(54.0)
+    assert by_set["eurosat"]["ours"] is None
+    assert document["meta"]["cells"] == {"agrees": 1, "missing": 10}
+    assert document["meta"]["differences"] == ["precision fp32, the paper: fp16"]
+    assert "https://arxiv.org/abs/2405.18541v2" in document["meta"]["sources"][0]
+
+
+def test_markdown_is_one_table_and_csv_keeps_formulas_out(tmp_path: Path) -> None:
+    store = save(tmp_path, three("dtd", 54.0))
+    call = (TABLE, "--only-existing", "--store", store, "--shots", 1, "-d", "dtd")
+    text = fsbench("reproduce", *call, "--format", "markdown").out
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({line.replace("\\|", "").count("|") for line in table}) == 1
+    assert "coop\\[context\\_init=a photo of a\\]" in text
+    for row in read_csv(fsbench("reproduce", *call, "--format", "csv").out):
+        assert not any(str(value).startswith(("=", "@")) for value in row.values())
+
+
+def test_a_store_that_is_not_there_is_said(tmp_path: Path) -> None:
+    call = (TABLE, "--only-existing", "--store", tmp_path / "typo", "-d", "dtd", "--shots", 1)
+    done = fsbench("reproduce", *call)
+    assert done.code == 0
+    assert done.err == f"warning: there is no store '{tmp_path / 'typo'}': all is missing\n"
+    assert not (tmp_path / "typo").exists()

@@ -1,0 +1,172 @@
+"""`fsbench reproduce`: what is listed, chosen, refused and run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fewshot_bench.api.spec import PRECISIONS, PROTOCOLS, TEMPLATE_SETS, VALIDATION
+from fewshot_bench.plugins.reproduce.cells import Wanted, cells
+from fewshot_bench.plugins.reproduce.published import reproductions
+from fewshot_bench.store.store import Store
+from tests.compare_records import read_csv
+from tests.dataset_trees import write_set
+from tests.helpers import fsbench
+
+TABLE = "clip-lora-table3"
+NAMES = sorted(reproductions())
+
+
+def test_without_a_name_it_lists_all() -> None:
+    done = fsbench("reproduce")
+    assert done.code == 0
+    assert [line.split()[0] for line in done.out.splitlines()] == list(reproductions())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_row_is_a_configuration_of_ours(name: str) -> None:
+    table = reproductions()[name]
+    found = cells(table, Wanted())
+    assert found
+    assert table.precision in PRECISIONS
+    assert {number.method for number in table.numbers()} == {
+        method for method in table.settings if any(n.method == method for n in table.numbers())
+    }
+    for cell in found:
+        assert cell.number.backbone == table.backbone.partition("/")[0]
+        assert cell.setting.protocol in PROTOCOLS
+        assert cell.setting.val in VALIDATION
+        assert cell.prompts in TEMPLATE_SETS
+        assert not cell.changed
+        assert {n: str(cell.variant.options[n]) for n in cell.number.options} == dict(
+            cell.number.options
+        )
+
+
+def test_options_by_data_set_are_those_of_the_official_code() -> None:
+    found = {
+        (cell.label, cell.number.dataset): cell
+        for cell in cells(reproductions()["tip-adapter-rn50"], Wanted(shots=(16,)))
+    }
+    eurosat = found["tip-adapter-f", "eurosat"]
+    assert eurosat.variant.options["epochs"] == 100
+    assert found["tip-adapter", "oxford_flowers"].variant.options["beta_scale"] == 50.0
+    assert found["tip-adapter", "imagenet"].prompts == "ensemble"
+    assert found["tip-adapter", "dtd"].prompts == "custom"
+    coop = cells(reproductions()[TABLE], Wanted(methods=("coop",), shots=(16,)))
+    epochs = {c.number.dataset: c.variant.options["epochs"] for c in coop if c.label == "coop"}
+    assert epochs["imagenet"] == 50
+    assert {epochs[name] for name in epochs if name != "imagenet"} == {0}
+
+
+def test_rows_are_chosen_by_method_label_and_configuration(tmp_path: Path) -> None:
+    def labels(table: str, *words: str) -> set[str]:
+        call = (table, "--only-existing", "--format", "csv", "--store", tmp_path / "none", *words)
+        done = fsbench("reproduce", *call)
+        assert done.code == 0, done.err
+        return {line["method"] for line in read_csv(done.out)}
+
+    context = "coop[context_init=a photo of a]"
+    assert labels(TABLE, "-m", "coop") == {"coop", context}
+    assert labels(TABLE, "-m", context) == {context}
+    figure = labels("clip-lora-figure3", "--where", "rank=2,4", "--where", "encoder=text")
+    assert "clip-lora[encoder=text,matrices=k,rank=4]" in figure
+    assert len(figure) == 2 * 7
+    assert labels("clip-lora-figure3", "-m", "clip-lora[rank=8]") == {"clip-lora[rank=8]"}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("clip-lora-tabel3",), "did you mean 'clip-lora-table3'"),
+        ((TABLE, "-m", "clip_lora"), "did you mean 'clip-lora'"),
+        ((TABLE, "-d", "digits"), "unknown data set of this table 'digits'"),
+        ((TABLE, "--shots", "3"), "shots 3: this table has 0, 1, 2, 4, 8, 16"),
+        ((TABLE, "--where", "rank=77"), "no row of this table has rank=77"),
+        ((TABLE, "-o", "iterations=1,2"), "several values"),
+        ((TABLE, "-o", "no_such=1"), "unknown hyper-parameter"),
+        ((TABLE, "-m", "coop", "-o", "clip-lora.rank=4"), "not among those that run"),
+        ((TABLE, "-o", "coop.context_init=x"), "is what rows of clip-lora-table3 differ in"),
+        (("clip-lora-figure3", "-o", "rank=4"), "choose rows with --where rank="),
+        ((TABLE, "--precision", "fp64"), "unknown precision"),
+        ((TABLE, "--seeds", "1,1"), "stands there twice"),
+        ((TABLE, "--dry-run"), "--only-existing runs nothing"),
+        (("coop-caltech101", "-m", "coop", "--shots", "1"), "shots 1: this table has 16"),
+    ],
+)
+def test_bad_requests_are_one_line(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+    done = fsbench("reproduce", *words, "--only-existing", "--store", tmp_path / "none")
+    assert (done.code, done.out) == (2, "")
+    assert said in done.err
+    assert done.err.startswith("error: ")
+    assert done.err.count("\n") == 1
+
+
+def test_a_store_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("")
+    done = fsbench("reproduce", TABLE, "--only-existing", "--store", path)
+    assert (done.code, done.out) == (2, "")
+    assert "is not a folder" in done.err
+
+
+def test_only_existing_creates_nothing(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    done = fsbench("reproduce", TABLE, "--only-existing", "--store", store, "-d", "dtd,eurosat")
+    assert done.code == 0
+    assert not store.exists()
+    again = f"fsbench reproduce {TABLE} --dataset dtd,eurosat --store {store}"
+    assert f"to run what is missing: {again}\n" in done.out
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two classes of dtd, and no other data set."""
+    monkeypatch.setenv("FSBENCH_DATA", str(write_set(tmp_path / "data", "dtd")))
+    return tmp_path
+
+
+QUICK = ("--backbone", "tiny", "--devices", "cpu", "--seeds", "1", "--shots", "1")
+CHANGED = ("-o", "clip-lora.iterations=1")
+
+
+@pytest.mark.slow
+def test_it_runs_what_there_is_data_for_and_shows_the_rest(data: Path) -> None:
+    store = data / "store"
+    call = ("reproduce", TABLE, *QUICK, *CHANGED, "-m", "zero-shot,clip-lora", "--store", store)
+    dry = fsbench(*call, "-d", "dtd,eurosat", "--dry-run")
+    assert dry.code == 0
+    assert "2 cells: 0 done already, 2 to run" in dry.out
+    assert "no data for eurosat: 'fsbench data prepare eurosat'" in dry.out
+    assert not store.exists()
+
+    done = fsbench(*call, "-d", "dtd,eurosat", "--format", "csv")
+    assert done.code == 0, done.err
+    assert "2 cells: 0 done already, 2 to run" in done.err
+    lines = {(line["method"], line["dataset"]): line for line in read_csv(done.out)}
+    assert lines["clip-lora", "dtd"]["verdict"] == "other backbone, options, data"
+    assert lines["zero-shot", "dtd"]["verdict"] == "other backbone, data"
+    assert lines["clip-lora", "eurosat"]["verdict"] == "missing (no data)"
+    assert lines["clip-lora", "average"]["datasets"] == "1"
+    specs = {record.spec.method: record.spec for record in Store(store).records()}
+    lora, zero = specs["clip-lora"], specs["zero-shot"]
+    assert (lora.protocol, lora.val, lora.prompts) == ("clip-lora", "none", "simple")
+    assert lora.overrides == {"iterations": 1}
+    assert zero.prompts == "custom"
+
+    again = fsbench(*call, "-d", "dtd,eurosat")
+    assert "2 cells: 2 done already, 0 to run" in again.out
+    assert "backbone tiny: NOT the paper's ViT-B-16/openai" in again.out
+    assert "dtd is not the published data set, or has other lists: 2 test images" in again.out
+    assert "no data for eurosat" in again.out
+
+
+@pytest.mark.slow
+def test_a_failed_cell_is_shown_and_the_exit_code_says_so(data: Path) -> None:
+    store = data / "store"
+    call = ("reproduce", TABLE, *QUICK, "-m", "clip-lora", "-d", "dtd", "--store", store)
+    done = fsbench(*call, "-o", "clip-lora.lr=1e30", "-o", "clip-lora.iterations=5")
+    assert done.code == 1
+    assert "failed (" in done.out
+    assert "--retry-failed" in done.out

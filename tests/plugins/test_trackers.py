@@ -1,0 +1,218 @@
+"""Trackers: what they are told, that nothing leaves the machine, and that they cost no result."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.registry import registry
+from fewshot_bench.plugins.trackers import switch
+from fewshot_bench.plugins.trackers.contents import contents
+from fewshot_bench.store.store import Store
+from tests.compare_records import inapplicable, make
+from tests.helpers import PATIENCE, command, environment, fsbench
+
+RUN = ("--dataset", "digits", "--shots", "1", "--seeds", "1", "--limit", "20", "--jobs", "1")
+
+
+def record(top1: float | None = 50.0) -> Record:
+    made = make("coop", top1=top1, options={"lr": 0.1, "init": None}, overrides={"lr": 0.1})
+    return dataclasses.replace(made, environment={"weights_digest": "ab", "commit": "c" * 40})
+
+
+@pytest.fixture
+def tracking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that trackers write to."""
+    monkeypatch.setenv(switch.FOLDER_VARIABLE, str(tmp_path / "tracking"))
+    for name in (switch.MLFLOW_VARIABLE, "WANDB_MODE", "WANDB_PROJECT", "MLFLOW_EXPERIMENT_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path / "tracking"
+
+
+def told(monkeypatch: pytest.MonkeyPatch, names: str, *records: Record) -> None:
+    """What the harness does once a record is stored."""
+    monkeypatch.setenv(switch.VARIABLE, names)
+    for one in records:
+        registry().hooks.run_finished(record=one)
+
+
+def test_contents_are_all_that_one_looks_for() -> None:
+    found = contents(record())
+    assert found.parameters["option.lr"] == 0.1
+    assert found.parameters["option.init"] == "none"
+    assert found.parameters["dataset"] == "dtd"
+    assert found.metrics["top1"] == 50.0
+    assert found.metrics["time.billed_seconds"] == 2.0
+    assert found.metrics["footprint.trained"] == 184320
+    assert found.tags["signature"].startswith("fsbench:1|m:coop@1[lr=0.1]|b:test#ab|d:dtd|k:1|s:1|")
+    assert found.tags["split_digest"] == "dtd-1-1"
+    assert found.tags["status"] == "done"
+    failed = contents(record(None))
+    assert (failed.tags["error_type"], failed.tags["error_message"]) == ("RuntimeError", "m")
+    assert contents(inapplicable("coop")).tags["status"] == "inapplicable"
+    odd = dataclasses.replace(record(), metrics={"top1": float("nan"), "n": True, "x": "text"})
+    assert not {"top1", "n", "x"} & set(contents(odd).metrics)
+
+
+def test_tensorboard_shows_scalars_by_shots(
+    tracking: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    # The second time in place of the first.
+    told(monkeypatch, "tensorboard", record(10.0), record(), record(None))
+    (place,) = (tracking / "tensorboard").glob("*/*")
+    assert place.parent.name == "coop_lr_0.1_"
+    told(monkeypatch, "tensorboard", record())
+    events = EventAccumulator(str(place)).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("top1")] == [(1, 50.0)]
+    assert "fsbench:1|m:coop" in str(events.Tensors("record/text_summary")[0].tensor_proto)
+    assert "_hparams_/experiment" in events.summary_metadata
+
+
+def test_mlflow_keeps_runs_in_files(tracking: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    told(monkeypatch, "mlflow", record(), record(None))
+    assert switch.problems() == []
+    client = mlflow.MlflowClient((tracking / "mlflow").as_uri())
+    experiment = client.get_experiment_by_name("fewshot-bench")
+    runs = client.search_runs([experiment.experiment_id])
+    assert {run.info.status for run in runs} == {"FINISHED", "FAILED"}
+    done = next(run for run in runs if run.info.status == "FINISHED")
+    assert done.data.metrics["top1"] == 50.0
+    assert done.data.params["option.lr"] == "0.1"
+    assert done.data.tags["split_digest"] == "dtd-1-1"
+
+
+@pytest.mark.slow
+def test_wandb_stays_on_this_machine(tracking: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("FSBENCH_OFFLINE", "1")
+    monkeypatch.setenv("WANDB_MODE", "online")
+    told(monkeypatch, "wandb", record(), record(None))
+    assert switch.problems() == []
+    runs = sorted((tracking / "wandb" / "wandb").glob("offline-run-*/*.wandb"))
+    assert len(runs) == 2
+    assert any(b"billed_seconds" in run.read_bytes() for run in runs)
+
+
+def test_one_that_fails_is_noted_and_stops_no_other(
+    tracking: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorboard")
+    tracking.mkdir()
+    (tracking / "mlflow").write_text("in the way")
+    told(monkeypatch, "mlflow,tensorboard", record())
+    (line,) = switch.problems()
+    assert line.startswith("mlflow: FileExistsError")
+    assert record().spec.key()[:12] in line
+    assert list((tracking / "tensorboard").glob("*/*"))
+
+
+@pytest.mark.parametrize(
+    ("variables", "words", "said"),
+    [
+        ({}, ["--track", "tensorbord"], "unknown tracker 'tensorbord': did you mean 'tensorboard'"),
+        ({"FSBENCH_TRACK": "nothing"}, [], "unknown tracker 'nothing'"),
+        ({}, ["--track", "wandb"], "pip install 'fewshot-bench[wandb]'"),
+        (
+            {"FSBENCH_OFFLINE": "1", "MLFLOW_TRACKING_URI": "http://me:secret@other:5000"},
+            ["--track", "mlflow"],
+            "MLFLOW_TRACKING_URI names another machine (other), and --offline",
+        ),
+        (
+            {"FSBENCH_TRACK_DIR": f"{__file__}/tracking"},
+            ["--track", "tensorboard"],
+            "is not a folder; name another folder with FSBENCH_TRACK_DIR",
+        ),
+    ],
+)
+def test_what_cannot_be_tracked_is_said_before_anything_runs(
+    variables: dict[str, str],
+    words: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # W&B is not there, but a folder of its name, as it leaves them.
+    found = (("mlflow", "__init__.py"), ("tensorboard", "__init__.py"), ("wandb", None))
+    installed = {name: ModuleSpec(name, None, origin=origin) for name, origin in found}
+    monkeypatch.setattr(switch, "find_spec", lambda name: installed.get(name))
+    monkeypatch.setenv(switch.VARIABLE, "")
+    # It cannot be taken back, and other tests of this process have servers.
+    monkeypatch.setattr("fewshot_bench.utils.offline.enforce", lambda: None)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    shown = fsbench("run", "-m", "zero-shot", *RUN, "--store", tmp_path / "store", *words)
+    assert shown.code == 2
+    assert said in shown.err
+    assert not (tmp_path / "store").exists()
+
+
+def started(store: Path, *words: object, **variables: str) -> subprocess.CompletedProcess[str]:
+    clean = {"WANDB_MODE": "", "FSBENCH_TRACK": "", "FSBENCH_TRACK_DIR": ""} | variables
+    run = ("run", "-m", "zero-shot,linear-probe", "-o", "search_steps=0", *RUN, "--store", store)
+    return subprocess.run(
+        command(*words, *run),
+        env={key: value for key, value in environment(**clean).items() if value},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_all_cells_are_tracked_from_workers_and_offline(tmp_path: Path) -> None:
+    for name in switch.PACKAGES.values():
+        pytest.importorskip(name)
+    done = started(tmp_path, "--offline", FSBENCH_TRACK="tensorboard,wandb,mlflow")
+    assert done.returncode == 0, done.stderr
+    assert "not tracked" not in done.stderr
+    tracked = tmp_path / "tracking"
+    assert len(list((tracked / "tensorboard").glob("*/*"))) == 2
+    assert len(list((tracked / "wandb" / "wandb").glob("offline-run-*"))) == 2
+    assert len(list((tracked / "mlflow").glob("*/*/metrics"))) == 2
+
+
+@pytest.mark.slow
+def test_a_tracker_that_fails_costs_no_result(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    (tmp_path / "tracking").mkdir()
+    (tmp_path / "tracking" / "tensorboard").write_text("in the way")
+    done = started(tmp_path, FSBENCH_TRACK="tensorboard")
+    assert done.returncode == 0, done.stderr
+    assert "warning: 2 cells were not tracked: tensorboard: FileExistsError" in done.stderr
+    assert {one.status for one in Store(tmp_path).records()} == {"done"}
+
+
+def test_jobs_on_other_machines_know_the_trackers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fewshot_bench.engines.base import Before, Settings
+    from fewshot_bench.engines.job import Job
+
+    store = Store(tmp_path)
+    store.create()
+    job = Job.create(Before.of(store, []), [], Settings(track="tensorboard,mlflow"))
+    again = Job.read(store, job.name).settings
+    assert again == job.settings
+    assert again.environment()[switch.VARIABLE] == "tensorboard,mlflow"
+    monkeypatch.setenv(switch.VARIABLE, "")
+    monkeypatch.setenv(switch.FOLDER_VARIABLE, "")
+    switch.go_on(again.track, store.path)
+    assert switch.asked() == ("tensorboard", "mlflow")
+    assert switch.folder() == tmp_path / "tracking"
+
+
+def test_contents_are_plain_values() -> None:
+    found: dict[str, Any] = dataclasses.asdict(contents(record()))
+    assert json.loads(json.dumps(found, allow_nan=False)) == found

@@ -1,0 +1,276 @@
+"""Query labels are not where plug-in code runs, and metrics come from the array that is stored."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fewshot_bench.api.metrics import rounded
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.registry import registry
+from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.engines import label_process
+from fewshot_bench.engines.base import Settings
+from fewshot_bench.engines.local import LocalEngine
+from fewshot_bench.runner.evaluate import plain_logits
+from fewshot_bench.runner.examiner import Examiner
+from fewshot_bench.runner.run import run_one
+from fewshot_bench.runner.session import Session
+from fewshot_bench.store.store import Store
+from fewshot_bench.utils.errors import ContractError
+from tests import helpers
+from tests.helpers import cells
+
+MODULE = "fsbench_prying"
+
+
+@pytest.fixture
+def prying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The plug-in, registered here and in processes that are started."""
+    folder = tmp_path / "plugin"
+    folder.mkdir()
+    helpers.install_methods(folder, MODULE, "plugin_prying.py")
+    monkeypatch.syspath_prepend(str(folder))
+    before = os.environ.get("PYTHONPATH")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(folder), before))))
+    registry.cache_clear()
+    yield
+    registry.cache_clear()
+
+
+def run(store: Path, todo: list[RunSpec]) -> list[Record]:
+    """Through worker processes, as `fsbench run` does; in the order of `todo`."""
+    with LocalEngine(Store(store), Settings(threads=1)) as engine:
+        found = {record.spec.key(): record for record in engine.run(todo, lambda *_: None)}
+    return [found[spec.key()] for spec in todo]
+
+
+def on(folder: Path, *methods: str, options: tuple[str, ...] = (), **more: Any) -> list[RunSpec]:
+    """One-shot cells on a folder of photographs."""
+    return cells(*methods, datasets=(f"folder:{folder}",), limit=None, options=options, **more)
+
+
+def done(record: Record) -> Record:
+    """A record that says so."""
+    assert record.status == "done", record.error
+    return record
+
+
+def test_the_process_of_a_method_holds_no_label_and_no_name_of_a_query(
+    prying: None, photos: Path, tmp_path: Path
+) -> None:
+    report = tmp_path / "found.json"
+    (spec,) = on(photos, "prying", options=("how=hunt", f"report={report}"))
+    (record,) = run(tmp_path / "store", [spec])
+    assert done(record).environment["labels"] == "separate"
+    found = json.loads(report.read_text())
+    arrays = Store(tmp_path / "store").logits(spec.key())
+    ids, labels = arrays["ids"].tolist(), arrays["labels"].tolist()
+    assert len(ids) == 12
+    # That the hunt sees what is there: the report's own path, and a training class.
+    assert any(str(report) in text for text in found["texts"])
+    assert any("cat" in text for text in found["texts"])
+    leaks = [text for text in found["texts"] if any(name in text for name in ids)]
+    assert not leaks
+    counts = np.bincount(labels)
+    telling = [
+        numbers
+        for numbers in found["numbers"]
+        if min(numbers) >= 0 and np.array_equal(np.bincount(numbers, minlength=2), counts)
+    ]
+    assert not telling
+
+
+def test_that_hunt_finds_labels_where_they_are(prying: None, photos: Path, tmp_path: Path) -> None:
+    report = tmp_path / "found.json"
+    (spec,) = on(photos, "prying", options=("how=hunt", f"report={report}"))
+    outcome = run_one(spec, Session())
+    assert "labels" not in outcome.record.environment
+    found = json.loads(report.read_text())
+    assert outcome.ids
+    assert any(outcome.ids[0] in text for text in found["texts"])
+
+
+@pytest.mark.parametrize("how", ["code", "subclass"])
+def test_metrics_are_those_of_the_stored_array(
+    prying: None, photos: Path, tmp_path: Path, how: str
+) -> None:
+    tampering, zero = on(photos, "prying", "zero-shot", options=(f"how={how}",))
+    records = run(tmp_path, [tampering, zero])
+    for record in map(done, records):
+        arrays = Store(tmp_path).logits(record.spec.key())
+        expected = rounded(arrays["logits"], arrays["labels"])
+        assert record.metrics == expected
+    assert records[0].metrics["top1"] == records[1].metrics["top1"]
+    told = [incident["text"] for incident in records[0].incidents]
+    name = "fewshot_bench.api.metrics.measured.__code__"
+    assert any(name in text for text in told) == (how == "code")
+    assert not records[1].incidents
+
+
+def test_a_thread_of_one_method_is_not_blamed_on_the_next(
+    prying: None, photos: Path, tmp_path: Path
+) -> None:
+    tampering, zero = on(photos, "prying", "zero-shot", options=("how=thread",))
+    first, second = run(tmp_path, [tampering, zero])
+    assert any("left threads" in incident["text"] for incident in first.incidents)
+    assert not done(second).incidents
+    (alone,) = run(tmp_path / "alone", [zero])
+    assert second.metrics == alone.metrics
+
+
+def test_what_a_hook_replaces_is_put_back_and_named(prying: None, tmp_path: Path) -> None:
+    folder = helpers.image_folder(tmp_path / "pets")
+    (zero,) = on(folder, "zero-shot")
+    (clean,) = run(tmp_path / "clean", [zero])
+    (folder / "patch-in-hook").touch()
+    (record,) = run(tmp_path / "store", [zero])
+    (incident,) = record.incidents
+    assert "a hook of a plug-in, run before this cell, replaced" in incident["text"]
+    assert "torch.nn.functional.normalize" in incident["text"]
+    assert record.metrics == clean.metrics
+
+
+def test_logits_that_cannot_be_read_are_refused(prying: None, photos: Path, tmp_path: Path) -> None:
+    (record,) = run(tmp_path, on(photos, "prying", options=("how=meta",)))
+    assert record.status == "failed"
+    assert record.error is not None
+    assert record.error["type"] == "ContractError"
+    assert "device 'meta'" in record.error["message"]
+
+
+def test_logits_of_other_kinds_are_refused_or_become_float32() -> None:
+    import torch
+
+    exact = plain_logits(torch.tensor([[1, 2], [3, 4]], dtype=torch.int64), 2, 2)
+    assert exact.dtype == np.float32
+    assert exact.tolist() == [[1, 2], [3, 4]]
+    kept = torch.zeros(2, 2)
+    array = plain_logits(kept, 2, 2)
+    kept += 1
+    assert not array.any()
+    for wrong in (torch.zeros(2, 2).to_sparse(), torch.zeros(2, 2, dtype=torch.complex64)):
+        with pytest.raises(ContractError):
+            plain_logits(wrong, 2, 2)
+
+
+def unreadable() -> Iterator[tuple[str, Any]]:
+    """Tensors of which torch fails to read the values, each in another place."""
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    freed = torch.zeros(2, 2)
+    freed.untyped_storage().resize_(0)
+    yield "freed", freed
+    part = torch.zeros(4, 2)[2:]
+    part.untyped_storage().resize_(16)
+    yield "freed", part
+    with FakeTensorMode():
+        yield "", torch.zeros(2, 2)
+    wrapped: list[Any] = []
+    torch.vmap(lambda one: wrapped.append(one) or one)(torch.zeros(3, 2, 2))
+    yield "", wrapped[0]
+    yield "nested", torch.nested.nested_tensor([torch.zeros(2), torch.zeros(2)])
+
+
+@pytest.mark.filterwarnings("ignore:.*nested tensors:UserWarning")
+def test_a_tensor_without_values_is_refused_before_it_is_copied() -> None:
+    for why, wrong in unreadable():
+        with pytest.raises(ContractError, match=f"a tensor that cannot be read .*{why}") as refused:
+            plain_logits(wrong, 2, 2)
+        assert "file an issue" not in str(refused.value)
+
+
+def test_a_damaged_query_is_named_in_the_record(prying: None, tmp_path: Path) -> None:
+    folder = helpers.image_folder(tmp_path / "pets")
+    (spec,) = on(folder, "zero-shot")
+    (folder / "test" / "dog" / "3.jpg").write_bytes(b"no image")
+    (record,) = run(tmp_path / "store", [spec])
+    assert record.status == "failed"
+    assert record.error is not None
+    assert "image 'test/dog/3.jpg'" in record.error["message"]
+
+
+def test_a_cell_whose_label_process_is_killed_is_tried_again(
+    photos: Path, tmp_path: Path, methods: Any
+) -> None:
+    todo = cells("slow", options=["seconds=1"])
+    killed: list[int] = []
+
+    def progress(cell: RunSpec, step: int, total: int) -> None:
+        if not killed:
+            killed.append(engine._workers[0].seat.process.pid)
+            os.kill(killed[0], signal.SIGKILL)
+
+    with LocalEngine(Store(tmp_path), Settings(threads=1)) as engine:
+        (record,) = engine.run(todo, progress)
+    assert killed
+    assert record.status == "done"
+    assert [incident["kind"] for incident in record.incidents] == ["retried"]
+
+
+@pytest.mark.parametrize("how", ["other-cell", "rival"])
+def test_questions_about_cells_of_others_are_refused(
+    prying: None, photos: Path, tmp_path: Path, how: str
+) -> None:
+    tampering, zero = on(photos, "prying", "zero-shot", options=(f"how={how}",))
+    (record,) = run(tmp_path, [tampering])
+    assert record.status == "failed"
+    assert record.error is not None
+    assert record.error["type"] == "ContractError"
+    assert "is no cell that this process was given" in record.error["message"]
+    assert Store(tmp_path).get(zero.key()) is None
+
+
+def test_a_cell_is_marked_once(prying: None, photos: Path, tmp_path: Path) -> None:
+    (record,) = run(tmp_path, on(photos, "prying", options=("how=twice",)))
+    assert record.status == "failed"
+    assert record.error is not None
+    assert "handed in a result by itself" in record.error["message"]
+    assert not record.metrics
+
+
+def test_of_plug_ins_those_with_the_data_sets_alone_are_among_labels(
+    prying: None, photos: Path
+) -> None:
+    assert label_process.needed_plugins(on(photos, "prying")) == ["fewshot-bench:builtin_datasets"]
+    assert label_process.needed_plugins(cells("prying")) == ["fewshot-bench:builtin_datasets"]
+
+
+def test_a_method_that_comes_with_the_data_set_is_not_called_separate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "plugin"
+    folder.mkdir()
+    helpers.install_methods(folder, "fsbench_both", "plugin_both.py")
+    monkeypatch.syspath_prepend(str(folder))
+    before = os.environ.get("PYTHONPATH")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(folder), before))))
+    registry.cache_clear()
+    try:
+        own, other = cells("both", "zero-shot", datasets=("bothdata",), limit=None)
+        apart = cells("both")[0]
+        assert label_process.needed_plugins([own]) == ["fsbench_both:fsbench_both"]
+        records = run(tmp_path / "store", [own, other, apart])
+        said = [done(record).environment.get("labels") for record in records]
+        assert said == [None, "separate", "separate"]
+    finally:
+        registry.cache_clear()
+
+
+def test_queries_are_shuffled_alike_everywhere(photos: Path) -> None:
+    (spec,) = on(photos, "zero-shot")
+    one, other = Examiner(anonymous=True), Examiner(anonymous=True)
+    images = [examiner.queries(spec).images for examiner in (one, other)]
+    assert images[0].labels == images[1].labels == ()
+    digests = [e.files(i).digests for e, i in zip((one, other), images, strict=True)]
+    assert digests[0] == digests[1]
+    listed = Examiner().task(spec).train
+    assert len(listed.labels) == listed.count == 2

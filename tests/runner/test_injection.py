@@ -1,0 +1,170 @@
+"""Names from files and plug-ins stay names: in tables, on the terminal, in paths and in records."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fewshot_bench.analysis.formats import latex, markdown, terminal, tidy
+from fewshot_bench.analysis.table.build import build
+from fewshot_bench.cli.say import say
+from fewshot_bench.engines.progress import outcome
+from fewshot_bench.images.segment_format import pack_description
+from fewshot_bench.splits.imported import imported_path
+from fewshot_bench.store.store import Store
+from fewshot_bench.utils.cache_dir import cache_root
+from tests.compare_records import make
+from tests.helpers import fsbench
+
+STEERING = "a\x1b[2J\x1b]0;x\x07\x9b1m\u202eb\u2028c\ud800"
+SECRET = "hf_abcdefghijklmnop"
+
+
+def steers(text: str) -> set[str]:
+    """Characters of a text that do something to a terminal."""
+    return {c for c in text if not c.isprintable() and c != "\n"}
+
+
+@pytest.mark.parametrize("module", [terminal, markdown, latex])
+def test_tables_do_not_steer_the_terminal(module: Any) -> None:
+    records = [make(STEERING, STEERING, shots=shots) for shots in (1, 2)]
+    table = build([*records, make("coop", STEERING, shots=1, seed=2)])
+    shown = module.render(table)
+    # Such a name cannot be typed: it stands in a note, where a command would have been.
+    assert not table.commands
+    assert "no command can say the name" in " ".join(shown.split())
+    assert not steers(shown)
+
+
+def test_json_keeps_the_names_and_csv_replaces_them() -> None:
+    table = build([make(STEERING)])
+    text = tidy.render_json(table)
+    assert not steers(text)
+    assert json.loads(text)["rows"][0]["method"] == STEERING
+    assert not steers(tidy.render_csv(table))
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t=", "\r", " =", "\uff1d", "\n@"])
+def test_csv_cells_are_no_formulas(start: str) -> None:
+    text = tidy.render_csv(build([make(f"{start}cmd|' /C calc'!A0", f"{start}x")]))
+    for row in csv.DictReader(io.StringIO(text)):
+        for name in ("method", "dataset"):
+            if row[name] != "average":
+                assert row[name].startswith("'")
+        for value in row.values():
+            assert not value.lstrip().startswith(("=", "+", "-", "@", "\uff1d"))
+
+
+@pytest.mark.parametrize("name", ["a;=1+1", "a; @x", "a;b;\uff1d1", 'a";"=1', "a;\t-1"])
+def test_csv_cells_are_no_formulas_where_semicolons_part_them(name: str) -> None:
+    """As in German spreadsheets, and in lists that are joined by semicolons."""
+    text = tidy.render_csv(build([make(name)])) + tidy.write_csv([{"list": ["x", name[2:]]}], ())
+    for row in csv.reader(io.StringIO(text), delimiter=";"):
+        assert not [v for v in row if v.lstrip(' "').startswith(("=", "@", "-", "\uff1d"))], row
+
+
+def test_commands_for_missing_cells_are_quoted() -> None:
+    name = "x; touch $(id) `id` 'y"
+    table = build([make(name), make(name, shots=2, seed=2)])
+    for command in table.commands:
+        assert "'x; touch $(id) `id` '\"'\"'y'" in command
+
+
+def test_outcomes_and_lines_do_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert not steers(outcome(make(STEERING)))
+    assert not steers(outcome(make("coop", STEERING, top1=None)))
+    say(f"{STEERING}\nsecond")
+    out = capsys.readouterr().out
+    assert not steers(out)
+    assert out.endswith("\nsecond\n")
+
+
+def test_cache_files_do_not_steer_the_terminal() -> None:
+    """What a file of the cache says about itself is shown."""
+    path = cache_root() / "images" / ("0" * 16) / f"{'1' * 64}.pixels"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    head = {"shape": [1, 3, 1, 1], "chunk": 1, "checks": [0], "wall": 1, "cpu": 1}
+    path.write_bytes(bytes(3) + pack_description(head | {"dataset": STEERING}, [b"0" * 32]))
+    try:
+        result = fsbench("cache", "ls")
+    finally:
+        path.unlink()
+    assert result.code == 0
+    assert "[2J" in result.out
+    assert not steers(result.out)
+
+
+def test_damaged_records_are_named_without_their_characters(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.write(make())
+    (path,) = tmp_path.glob("records/*/*.json")
+    path.write_text(json.dumps(make().to_dict() | {"status": STEERING}))
+    result = fsbench("compare", "--store", tmp_path)
+    assert result.code == 3
+    assert "not used: " in result.err
+    assert not steers(result.err)
+
+
+@pytest.mark.parametrize("name", ["../../x", "/etc/x", "..", ".", "a/b", "a\0b", "C:\\x", "", "é"])
+def test_names_of_data_sets_stay_in_the_store(tmp_path: Path, name: str) -> None:
+    path = imported_path(tmp_path, name, 1, 1)
+    assert path.parent.parent == tmp_path / "splits"
+    assert path.parent.name not in ("", ".", "..")
+    assert path.name == "shot_1-seed_1.json"
+
+
+@pytest.mark.parametrize("key", ["../x", "0" * 63, "G" * 64, "0" * 64 + "\n", "/" * 64])
+def test_keys_stay_in_the_store(tmp_path: Path, key: str) -> None:
+    with pytest.raises(Exception, match="64 hexadecimal digits"):
+        Store(tmp_path).get(key)
+
+
+def test_secrets_of_the_environment_stand_in_no_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "MY_PASSWORD", "OPENAI_API_KEY"):
+        monkeypatch.setenv(name, f"{SECRET}-{name}")
+    monkeypatch.setenv("SHORT_TOKEN", "coop")
+    error = {
+        "type": "E",
+        "message": f"401 for {SECRET}-HF_TOKEN",
+        "traceback": f"{SECRET}-HF_TOKEN",
+    }
+    record = make(top1=None).to_dict() | {
+        "error": error,
+        "notes": {"a": [f"x {SECRET}-MY_PASSWORD"]},
+        "incidents": [{"kind": "retry", "text": f"{SECRET}-OPENAI_API_KEY"}],
+    }
+    store = Store(tmp_path)
+    stored = store.write(type(make()).from_dict(record))
+    (path,) = tmp_path.glob("records/*/*.json")
+    assert SECRET not in path.read_text()
+    assert stored.error is not None
+    assert stored.error["message"] == "401 for ***"
+    assert stored.spec.method == "coop"
+    assert list(store.records()) == [stored]
+
+
+def test_the_environment_of_a_record_holds_no_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fewshot_bench.utils import environment
+
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    monkeypatch.setenv("FSBENCH_TEST_VARIABLE", "value-of-a-variable")
+    text = json.dumps(environment.describe("cpu"))
+    assert SECRET not in text
+    assert "value-of-a-variable" not in text
+
+
+def test_heads_of_feature_files_that_lie(tmp_path: Path) -> None:
+    """`fsbench cache ls` reads a head of any size only as far as it must."""
+    file = tmp_path / "cache" / "features" / "00" / f"{'2' * 64}.safetensors"
+    file.parent.mkdir(parents=True)
+    for content in (struct.pack("<Q", 2**63), struct.pack("<Q", 9) + b'{"a": 1}'):
+        file.write_bytes(content)
+        assert fsbench("cache", "ls", "--store", tmp_path).code == 0

@@ -1,0 +1,178 @@
+"""What the conformance kit said of a method's code stands in its records, and in the audit."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fewshot_bench.analysis.audit.made import audit
+from fewshot_bench.api.record import Record
+from fewshot_bench.runner import kit_results
+from fewshot_bench.runner.kit_results import KitResult
+from fewshot_bench.store.store import Store
+from fewshot_bench.testing import KIT_VERSION, all_checks
+from tests.audit_records import complete, coop, fair, said
+from tests.compare_records import matrix
+from tests.helpers import fsbench
+
+PLUGIN = """
+from dataclasses import dataclass
+from typing import ClassVar
+from fewshot_bench import hookimpl
+
+@hookimpl
+def register_methods(register):
+    register("mine", "{module}:Mine")
+
+@dataclass(frozen=True)
+class Mine:
+    name: ClassVar[str] = "mine"
+    scale: float = 100.0
+
+    def fit(self, task, backbone, ctx):
+        SAY
+        return Scores(backbone.class_features(task), self.scale)
+
+@dataclass(frozen=True)
+class Scores:
+    weights: object
+    scale: float
+
+    def logits(self, queries):
+        return self.scale * queries.features @ self.weights.T
+
+    def tensors(self):
+        return {"weights": self.weights}
+"""
+FEW = ("-d", "digits", "--shots", "1", "--seeds", "1", "--limit", "20", "--jobs", "1", "--store")
+PASSED = {"version": KIT_VERSION, "failed": []}
+
+
+def records(store: Path, *arguments: object) -> dict[str, Record]:
+    """The records that a run leaves, by method."""
+    result = fsbench("run", "-m", "mine,zero-shot", *FEW, store, *arguments)
+    assert result.code == 0, result
+    return {record.spec.method: record for record in Store(store).records()}
+
+
+def test_records_carry_the_result_for_exactly_this_code(
+    install: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FSBENCH_CACHE", str(tmp_path / "cache"))
+    install("mine", PLUGIN.replace("SAY", "pass"))
+    store = tmp_path / "store"
+    assert records(store)["mine"].environment["kit"] is None
+    assert fsbench("check", "mine", "-o", "scale=50").code == 0
+    assert records(store, "--force")["mine"].environment["kit"] is None
+    checked = fsbench("check", "mine")
+    assert checked.code == 0, checked
+    found = records(store, "--force")
+    kit = found["mine"].environment["kit"]
+    assert kit.items() >= PASSED.items()
+    assert 0 < kit["passed"] <= len(all_checks())
+    assert found["zero-shot"].environment["kit"] is None
+    shown = fsbench("audit", "--store", store)
+    count = kit["passed"]
+    text = " ".join(shown.out.split())
+    assert f"mine passed version {KIT_VERSION} of the kit" in text
+    assert f"({count} of {count} rules)" in text
+    assert "zero-shot never checked by the conformance kit" in text
+    file = next((tmp_path / "plugins").glob("*.py"))
+    file.write_text(file.read_text(encoding="utf-8") + "\n# edited\n", encoding="utf-8")
+    assert records(store, "--force")["mine"].environment["kit"] is None
+
+
+def test_broken_rules_are_named_in_records_and_found_by_the_audit(
+    install: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FSBENCH_CACHE", str(tmp_path / "cache"))
+    install("printing", PLUGIN.replace("SAY", "print('hello')"))
+    checked = fsbench("check", "mine")
+    assert checked.code == 1
+    (line,) = [line for line in checked.out.splitlines() if line.startswith("FAIL")]
+    assert line.startswith("FAIL  check_prints_nothing: wrote 'hello")
+    assert "fsbench_printing.py:" in line
+    kit = records(tmp_path / "store")["mine"].environment["kit"]
+    assert kit["failed"] == ["check_prints_nothing"]
+    shown = fsbench("audit", "--store", tmp_path / "store", "--strict")
+    assert shown.code == 1
+    assert "mine breaks 1 of" in " ".join(shown.out.split())
+
+
+def test_rules_that_are_broken_for_one_reason_share_a_line(install: Any) -> None:
+    install(
+        "mine",
+        "FITS = []\n" + PLUGIN.replace("SAY", "raise FITS.append(1) or RuntimeError('no idea')"),
+    )
+    checked = fsbench("check", "mine")
+    assert checked.code == 1
+    assert len(sys.modules["fsbench_mine"].FITS) < len(all_checks()) / 2
+    (line,) = [line for line in checked.out.splitlines() if line.startswith("FAIL")]
+    assert "RuntimeError: no idea (at " in line
+    assert "fsbench_mine.py:17 in fit)" in line
+    assert "more: " in line
+
+
+def test_a_damaged_result_counts_as_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FSBENCH_CACHE", str(tmp_path))
+    result = KitResult(3, 20, ("check_a",))
+    kit_results.keep("mine", "d", result)
+    assert kit_results.kept("mine", "d") == dataclasses.replace(result, failed=["check_a"])
+    assert kit_results.kept("mine", "e") is None
+    assert kit_results.kept("other", "d") is None
+    assert kit_results.kept("mine", "") is None
+    (file,) = (tmp_path / "kit").iterdir()
+    whole = file.read_text(encoding="utf-8")
+    for damage in ("", "[]", "{}", "null", whole.replace("3", '"3"'), whole.replace('"d"', '"e"')):
+        file.write_text(damage, encoding="utf-8")
+        assert kit_results.kept("mine", "d") is None
+
+
+def hazard(records: list[Record]) -> str:
+    """What the audit says on selection on test data."""
+    return audit(records).hazards[0].text
+
+
+def test_the_audit_says_of_labels_what_the_records_say() -> None:
+    apart = fair(environment={"labels": "separate"})
+    assert f"no test labels in the process of fit and logits: {len(apart)} cells" in hazard(apart)
+    assert f"held test labels is not told: {len(apart)} cells" in hazard(fair())
+    some = [complete(r, environment={"labels": "separate"} if coop(r) else {}) for r in matrix()]
+    count = sum(map(coop, some))
+    assert f"{count} of {len(some)} cells; the others do not say" in hazard(some)
+
+
+def test_the_audit_says_of_the_kit_what_the_records_say() -> None:
+    kit = {"version": 2, "passed": 23, "failed": []}
+    mixed = fair(environment={"kit": kit})
+    mixed[0] = complete(mixed[0], environment={"kit": None})
+    first = mixed[0].spec.method
+    count = sum(record.spec.method == first for record in mixed)
+    text = hazard(mixed)
+    assert f"{first} ({count - 1} of {count} cells)" in text
+    assert "passed version 2 of the kit in this state of its code (23 of 23 rules)" in text
+    assert f"{first} (1 of {count} cells) never checked by the conformance kit" in text
+    broken = fair(environment={"kit": kit | {"passed": 21, "failed": ["check_a", "check_b"]}})
+    (finding,) = said(broken)
+    assert "coop, zero-shot breaks 2 of 23 rules of version 2 of the kit" in finding
+    assert "(check_a, check_b)" in finding
+    assert "coop, zero-shot does not tell whether the conformance kit checked it" in hazard(fair())
+    for nonsense in (
+        {},
+        [],
+        "yes",
+        {"version": 1},
+        kit | {"failed": "all"},
+        kit | {"passed": True},
+    ):
+        assert "never checked" in hazard(fair(environment={"kit": nonsense}))
+
+
+def test_methods_that_replaced_functions_are_named() -> None:
+    incidents = [{"kind": "functions", "text": "replaced evaluate.metrics"}]
+    assert "replaced functions or left threads" in hazard(fair(incidents=incidents))
+    assert "replaced functions" not in hazard(fair())

@@ -1,0 +1,148 @@
+"""Work of a whole matrix: what is shared is done once, as an independent counter sees it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from fewshot_bench.api.record import Record
+from fewshot_bench.runner.estimate import savings
+from fewshot_bench.runner.request import Request, expand
+from fewshot_bench.runner.run import run_one
+from fewshot_bench.runner.session import Session
+from tests.helpers import METHODS, cells, fsbench, quick
+
+FROZEN = tuple(name for name in METHODS if name != "clip-lora")
+
+
+class Patches:
+    """Counts images at the patch embedding, which every one passes."""
+
+    def __init__(self) -> None:
+        self.images = 0
+        self._conv2d = F.conv2d
+
+    def __call__(self, x: Any, *arguments: Any, **options: Any) -> Any:
+        self.images += len(x)
+        return self._conv2d(x, *arguments, **options)
+
+
+@pytest.fixture
+def patches(monkeypatch: pytest.MonkeyPatch) -> Patches:
+    """A counter in the place of torch's convolution."""
+    found = Patches()
+    monkeypatch.setattr("torch.nn.functional.conv2d", found)
+    return found
+
+
+def run(specs: Any, session: Session) -> list[Record]:
+    """All cells, one after the other."""
+    records = [run_one(spec, session).record for spec in specs]
+    assert {record.status for record in records} == {"done"}, [r.error for r in records]
+    return records
+
+
+def total(records: list[Record], kind: str, what: str) -> int:
+    """A count over all records."""
+    return sum(record.footprint["work"][kind][what] for record in records)
+
+
+def test_frozen_methods_encode_every_test_image_once(patches: Patches) -> None:
+    specs = cells(
+        *("zero-shot", "linear-probe", "tip-adapter"),
+        shots=(1, 2, 4),
+        seeds=(1, 2),
+        options=quick(("linear-probe",)),
+        limit=None,
+    )
+    session = Session()
+    session.backbone(specs[0])[0].image_tower()
+    patches.images = 0
+    records = run(specs, session)
+    queries = records[0].split["test"]
+    others = patches.images - queries
+    support = {1: 10, 2: 20, 4: 40}
+    # Keys of ten views and one plain encoding of each support image, validation images beside.
+    assert others <= 2 * sum(count * (10 + 1 + 1) for count in support.values()) + 32
+    assert total(records, "computed", "images") == patches.images
+    per_cell = [record.footprint["work"]["billed"]["images"] for record in records]
+    assert min(per_cell) == queries
+    assert sum(per_cell) > 18 * queries
+
+
+def test_the_plan_tells_what_the_runs_then_do(patches: Patches) -> None:
+    request = Request(
+        *(FROZEN, ("digits",)), shots=(1, 2), seeds=(1, 2), options=quick(FROZEN), limit=60
+    )
+    plan = expand(request)
+    told = savings(plan.cells, plan.datasets)
+    records = run(plan.cells, Session())
+    # Small batches are filled up to 16.
+    assert told.shared <= total(records, "computed", "images") <= told.shared + 8 * 15
+    assert total(records, "billed", "images") == told.alone
+    assert told.silent == []
+    assert told.fits == len(plan.cells)
+
+
+def test_adapted_images_are_told_too() -> None:
+    options = ("clip-lora.iterations=5",)
+    request = Request(("clip-lora",), ("digits",), (2,), (1,), options=options, limit=60)
+    plan = expand(request)
+    told = savings(plan.cells, plan.datasets)
+    (record,) = run(plan.cells, Session())
+    assert (told.alone, told.shared) == (0, 0)
+    assert record.footprint["work"]["computed"]["images"] == told.adapted == 10 * 20 + 60
+
+
+def test_text_is_encoded_once_and_billed_to_everyone() -> None:
+    session = Session()
+    specs = cells("zero-shot", "tip-adapter", shots=(1, 2))
+    records = run(specs, session)
+    assert total(records[1:], "computed", "text_tokens") == 0
+    billed = {record.footprint["work"]["billed"]["text_tokens"] for record in records}
+    assert len(billed) == 1
+    assert billed == {records[0].footprint["work"]["computed"]["text_tokens"]}
+    times = {record.timings["phases"]["encode_text"]["billed"]["wall"] for record in records}
+    assert len(times) == 1
+    assert min(times) > 0
+
+
+@pytest.mark.parametrize("method", ["zero-shot", "coop", "clip-lora"])
+def test_flops_of_a_cell_agree_with_torch(method: str) -> None:
+    options = (*quick((method,)), *(["clip-lora.dropout=0"] if method == "clip-lora" else []))
+    (spec,) = cells(method, shots=(2,), options=options)
+    session = Session()
+    backbone, _ = session.backbone(spec)
+    backbone.image_tower()
+    backbone.text_tower()
+    with FlopCounterMode(display=False) as counter:
+        (record,) = run([spec], session)
+    counted = record.footprint["work"]["computed"]["flops"]
+    assert counted == pytest.approx(counter.get_total_flops(), rel=0.15)
+    assert torch.is_grad_enabled()
+
+
+def test_the_command_says_what_sharing_saves(tmp_path: Any) -> None:
+    asked = ("run", "-m", "zero-shot,clip-lora,linear-probe", "-d", "digits", "--shots", "1,2")
+    result = fsbench(*asked, "--dry-run", "--store", tmp_path)
+    assert result.code == 0, result.err
+    assert "18 cells: 0 done already, 18 to run" in result.out
+    assert "frozen encoder: 1,3" in result.out
+    assert "times fewer; through adapted encoders: " in result.out
+
+
+def test_training_seeds_see_views_of_their_own_on_one_support_set() -> None:
+    # Training-free, on one support set: nothing but the views can differ.
+    def logits(seed: int) -> torch.Tensor:
+        asked = {"datasets": ("digits",), "shots": (1,), "seeds": (seed,), "split_seed": 1}
+        (cell,) = cells("tip-adapter", limit=60, **asked)
+        found = run_one(cell, Session(None)).logits
+        assert found is not None
+        return found
+
+    assert torch.equal(logits(1), logits(1))
+    assert not torch.equal(logits(1), logits(2))

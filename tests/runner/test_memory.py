@@ -1,0 +1,277 @@
+"""A cell that runs out of memory is fitted again with less, and its record says so."""
+
+from __future__ import annotations
+
+import queue
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fewshot_bench.backbones.text_tower import TextTower
+from fewshot_bench.backbones.vision_tower import VisionTower
+from fewshot_bench.engines.base import Settings
+from fewshot_bench.engines.process import Slot, Worker
+from fewshot_bench.runner.examination import Outcome
+from fewshot_bench.runner.run import run_group, run_one
+from fewshot_bench.runner.session import Session
+from fewshot_bench.store.store import Store
+from tests.helpers import PATIENCE, cells
+
+QUICK_LORA = ("clip-lora.iterations=3", "clip-lora.lr=0.002")
+QUICK_COOP = ("coop.epochs=3", "coop.context_tokens=4")
+
+
+@pytest.fixture(scope="module")
+def session() -> Session:
+    """One process's things."""
+    return Session()
+
+
+def told(outcome: Outcome) -> list[str]:
+    """The texts of the incidents about memory."""
+    found = outcome.record.incidents
+    return [incident["text"] for incident in found if incident["kind"] == "out-of-memory"]
+
+
+def done(outcome: Outcome) -> torch.Tensor:
+    """The logits of a cell that is done."""
+    assert outcome.record.status == "done", outcome.record.error
+    assert outcome.logits is not None
+    return outcome.logits
+
+
+@pytest.mark.parametrize("kind", ["cuda", "cublas", "onednn", "cpu", "python", "numpy"])
+def test_a_fit_without_memory_is_tried_again_in_parts(
+    kind: str, session: Session, methods: Any
+) -> None:
+    (spec,) = cells("hungry", options=(f"hungry.kind={kind}", "hungry.needs=8"))
+    methods.HELD.clear()
+    outcome = run_one(spec, session)
+    plain = run_one(cells("hungry", options=("hungry.needs=1",))[0], session)
+    assert torch.equal(done(outcome), done(plain))
+    assert outcome.record.notes["parts"] == 8
+    fits = [text for text in told(outcome) if ".fit " in text]
+    assert [text.rpartition("=")[2] for text in fits] == ["2", "4", "8"]
+    assert not told(plain)
+
+
+def test_what_a_failed_try_held_is_freed_before_the_next(session: Session, methods: Any) -> None:
+    methods.HELD.clear()
+    outcome = run_one(cells("hungry", options=("hungry.needs=8",))[0], session)
+    assert outcome.record.notes["held"] == 0
+    assert len(methods.HELD) == 4
+
+
+def test_a_method_that_does_not_divide_fails_with_what_to_try(
+    session: Session, methods: Any
+) -> None:
+    spec, fine = cells("hungry", options=("hungry.reads=false,true", "hungry.needs=2"))
+    assert not spec.options["reads"]
+    methods.HELD.clear()
+    outcome = run_one(spec, session)
+    error = outcome.record.error
+    assert outcome.record.status == "failed"
+    assert error is not None
+    assert (error["type"], error["expected"]) == ("InsufficientMemoryError", True)
+    for part in ("hungry.fit ran out of memory", "ctx.memory_parts", "Tried to allocate"):
+        assert part in error["message"]
+    for part in ("-o hungry.batch_size=16", "--precision bf16", "another --device", "--jobs"):
+        assert part in error["message"]
+    assert "plugin_methods" in error["traceback"] or "fsbench_misbehaving" in error["traceback"]
+    assert len(methods.HELD) == 1
+    done(run_one(fine, session))
+
+
+def test_no_number_of_parts_is_enough(session: Session, methods: Any) -> None:
+    outcome = run_one(cells("hungry", options=("hungry.needs=1000",))[0], session)
+    assert outcome.record.status == "failed"
+    assert outcome.record.error is not None
+    assert "even in 64 parts" in outcome.record.error["message"]
+    assert len(told(outcome)) == 6
+
+
+def test_other_errors_are_not_tried_again(session: Session, methods: Any) -> None:
+    methods.HELD.clear()
+    options = ("hungry.kind=other", "hungry.needs=2")
+    outcome = run_one(cells("hungry", options=options)[0], session)
+    assert outcome.record.error is not None
+    assert outcome.record.error["type"] == "RuntimeError"
+    assert len(methods.HELD) == 1
+
+
+def test_a_group_begins_with_the_parts_that_it_is_told(session: Session, methods: Any) -> None:
+    (spec,) = cells("hungry", options=("hungry.needs=1",))
+    (outcome,) = run_group([spec], session, parts=4)
+    assert outcome.record.notes["parts"] == 4
+    done(outcome)
+
+
+def test_a_worker_begins_with_the_parts_that_the_engine_asks_for(
+    tmp_path: Path, methods: Any
+) -> None:
+    (spec,) = cells("hungry", options=("hungry.needs=1",))
+    events: queue.Queue[Any] = queue.Queue()
+    worker = Worker.start(Slot("cpu/0", "cpu"), Store(tmp_path), Settings(threads=1), events)
+    try:
+        worker.send([spec], force=False, parts=4, incidents={})
+        while events.get(timeout=PATIENCE)[1]["event"] != "finished":
+            pass
+    finally:
+        worker.stop()
+    (record,) = Store(tmp_path).records()
+    assert (record.status, record.notes["parts"]) == ("done", 4)
+
+
+def test_fits_that_begin_in_parts_are_not_fitted_together(session: Session) -> None:
+    specs = cells("clip-lora", seeds=(1, 2), options=QUICK_LORA)
+    for outcome in run_group(specs, session, parts=2):
+        done(outcome)
+        assert "fitted_together" not in outcome.record.notes
+        assert outcome.record.notes["recomputed"] == ["text", "vision"]
+
+
+@pytest.mark.parametrize(
+    ("method", "tower", "options"),
+    [
+        ("clip-lora", (VisionTower, "encode"), QUICK_LORA),
+        ("clip-lora", (TextTower, "encode_packed"), QUICK_LORA),
+        ("coop", (TextTower, "encode_embeddings"), QUICK_COOP),
+    ],
+    ids=["vision", "text", "coop"],
+)
+def test_blocks_are_recomputed_first_to_the_same_bits(
+    method: str,
+    tower: Any,
+    options: tuple[str, ...],
+    session: Session,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (spec,) = cells(method, shots=(2,), options=options)
+    plain = run_one(spec, session)
+    owner, name = tower
+    whole = getattr(owner, name)
+
+    def short(*args: Any, recompute: bool = False, **named: Any) -> Any:
+        if torch.is_grad_enabled() and not recompute:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return whole(*args, recompute=recompute, **named)
+
+    monkeypatch.setattr(owner, name, short)
+    outcome = run_one(spec, session)
+    assert torch.equal(done(outcome), done(plain))
+    assert "memory_parts=2" in told(outcome)[0]
+    assert outcome.record.footprint["steps"] == plain.record.footprint["steps"]
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "images", "tokens", "parts"),
+    [
+        ("clip-lora", QUICK_LORA, 5, 10**6, 8),
+        ("clip-lora", QUICK_LORA, 20, 23, 4),
+        ("clip-lora", (*QUICK_LORA, "clip-lora.encoder=text"), 20, 14, 16),
+        ("coop", QUICK_COOP, 20, 20, 4),
+    ],
+    ids=["images", "prompts", "prompts alone", "coop"],
+)
+def test_what_is_too_large_at_once_is_done_in_parts(
+    method: str,
+    options: tuple[str, ...],
+    images: int,
+    tokens: int,
+    parts: int,
+    session: Session,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (spec,) = cells(method, shots=(2,), options=options)
+    plain = run_one(spec, session)
+    encode, encode_text = VisionTower.encode, TextTower._encode
+
+    def short(self: VisionTower, pixels: torch.Tensor, *args: Any, **named: Any) -> Any:
+        if torch.is_grad_enabled() and len(pixels) > images:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return encode(self, pixels, *args, **named)
+
+    def short_text(self: TextTower, x: torch.Tensor, *args: Any) -> Any:
+        if x.shape[1] > tokens:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return encode_text(self, x, *args)
+
+    monkeypatch.setattr(VisionTower, "encode", short)
+    monkeypatch.setattr(TextTower, "_encode", short_text)
+    outcome = run_one(spec, session)
+    gap = (done(outcome) - done(plain)).abs().max() / done(plain).abs().max()
+    assert gap < 1e-4
+    assert outcome.record.metrics["top1"] == plain.record.metrics["top1"]
+    fits = [text for text in told(outcome) if ".fit " in text]
+    assert fits[-1].endswith(f"memory_parts={parts}")
+    assert outcome.record.spec == spec
+
+
+def test_queries_come_in_smaller_batches_where_the_fit_was_divided(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (spec,) = cells("clip-lora", options=QUICK_LORA, limit=200)
+    sizes: list[int] = []
+    whole = VisionTower.encode
+
+    def counted(self: VisionTower, pixels: torch.Tensor, *args: Any, **named: Any) -> Any:
+        if not torch.is_grad_enabled():
+            sizes.append(len(pixels))
+        return whole(self, pixels, *args, **named)
+
+    monkeypatch.setattr(VisionTower, "encode", counted)
+    (outcome,) = run_group([spec], session, parts=4)
+    done(outcome)
+    assert sizes == [64, 64, 64, 8]
+    assert told(outcome) == [
+        "clip-lora.logits was given batches of 64 queries instead of 256, since memory was short"
+    ]
+
+
+def test_prediction_without_memory_is_tried_again_in_smaller_batches(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (spec, other) = cells("clip-lora", options=QUICK_LORA, limit=200, classes=("base", "new"))
+    plain = run_one(spec, session)
+    whole = VisionTower.encode
+
+    def short(self: VisionTower, pixels: torch.Tensor, *args: Any, **named: Any) -> Any:
+        if len(pixels) > 40:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return whole(self, pixels, *args, **named)
+
+    monkeypatch.setattr(VisionTower, "encode", short)
+    for outcome in run_group([spec, other], session):
+        done(outcome)
+        (text,) = told(outcome)
+        assert "batches of 32 queries instead of 256" in text
+    outcome = run_one(spec, session)
+    gap = (done(outcome) - done(plain)).abs().max() / done(plain).abs().max()
+    assert gap < 1e-5
+    assert outcome.record.footprint["steps"] == plain.record.footprint["steps"]
+
+
+def test_prediction_that_never_fits_says_what_to_try(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short(self: VisionTower, *args: Any, **named: Any) -> Any:
+        if not torch.is_grad_enabled():
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return whole(self, *args, **named)
+
+    whole = VisionTower.encode
+    monkeypatch.setattr(VisionTower, "encode", short)
+    outcome = run_one(cells("clip-lora", options=QUICK_LORA)[0], session)
+    assert outcome.record.error is not None
+    assert outcome.record.error["type"] == "InsufficientMemoryError"
+    assert (
+        "clip-lora.logits ran out of memory even with 64 times" in outcome.record.error["message"]
+    )
+
+
+def test_a_prediction_without_batches_is_not_tried_again(session: Session, methods: Any) -> None:
+    outcome = run_one(cells("hungry", options=("hungry.needs=0",))[0], session)
+    assert outcome.record.error is not None
+    assert "asks for no batches" in outcome.record.error["message"]

@@ -1,0 +1,254 @@
+"""Results of other image bytes: computed again, not mixed; test images that were fitted on."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from fewshot_bench.api.image_facts import image_facts, overlap_texts, overlaps
+from fewshot_bench.api.record import Record
+from fewshot_bench.runner.image_state import ImageState
+from fewshot_bench.runner.request import Request, expand
+from fewshot_bench.runner.resuming import Code, resume
+from fewshot_bench.runner.run import run_one
+from fewshot_bench.runner.session import Session
+from fewshot_bench.store.store import Store
+from tests.compare_records import matrix, run_compare, save
+from tests.dataset_trees import write_set
+from tests.helpers import cells, fsbench, save_image
+
+KIND = "bmp"
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A folder of images of one size in bytes, no two of which are alike."""
+    root = tmp_path / "photos"
+    number = 0
+    for role, count in (("train", 2), ("val", 2), ("test", 3)):
+        for name in ("cat", "dog"):
+            for index in range(count):
+                number += 1
+                save_image(root / role / name / f"{index}.{KIND}", 1000 + number)
+    return root
+
+
+def request(photos: Path, *methods: str, **more: Any) -> Request:
+    """One seed and shot on the folder."""
+    values = {"datasets": (f"folder:{photos}",), "shots": (1,), "seeds": (1,), "val": "none"}
+    return Request(methods, **{"backbone": "tiny"} | values | more)
+
+
+def compute(photos: Path, *methods: str, **more: Any) -> list[Record]:
+    """Cells that are computed here and stored beside the folder."""
+    store, session = Store(photos.parent / "s"), Session()
+    found = [run_one(spec, session) for spec in expand(request(photos, *methods, **more)).cells]
+    return [store.write(one.record, one.logits, one.labels, one.ids) for one in found]
+
+
+def resumed(photos: Path, *methods: str, keep: bool = False, **more: Any) -> Any:
+    """What a run would do now."""
+    store, plan = Store(photos.parent / "s"), expand(request(photos, *methods, **more))
+    state = ImageState(plan.datasets, store.path)
+    code = Code.of(cell.method for cell in plan.cells)
+    return resume(plan, store, code, state, keep_stale=keep)
+
+
+def others(photos: Path, role: str) -> None:
+    """Other images of as many bytes."""
+    for number, path in enumerate(sorted((photos / role).rglob(f"*.{KIND}"))):
+        before = path.stat().st_size
+        save_image(path, 5000 + number)
+        assert path.stat().st_size == before
+
+
+@pytest.mark.parametrize("role", ["test", "train"])
+def test_cells_of_other_images_are_computed_again(photos: Path, role: str) -> None:
+    (before,) = compute(photos, "zero-shot")
+    assert resumed(photos, "zero-shot").done == [before.spec]
+    others(photos, role)
+    state = resumed(photos, "zero-shot")
+    assert (state.done, state.todo) == ([], [before.spec])
+    assert state.again
+    (line,) = state.about_stale()
+    assert line == (
+        f"1 cell was computed with images of folder:{photos} that are other ones now: computed "
+        "again; --keep-stale keeps them"
+    )
+    kept = resumed(photos, "zero-shot", keep=True)
+    assert (kept.done, kept.todo, kept.again) == ([before.spec], [], False)
+    assert kept.about_stale() == [
+        line.replace("computed again; --keep-stale keeps them", "kept (--keep-stale)")
+    ]
+    (after,) = compute(photos, "zero-shot")
+    assert before.split["images"] != after.split["images"]
+    assert (before.split["test_images"] != after.split["test_images"]) == (role == "test")
+    assert resumed(photos, "zero-shot").todo == []
+
+
+def test_a_run_says_so_and_computes(photos: Path) -> None:
+    words = ("run", "-m", "zero-shot", "-d", f"folder:{photos}", "--shots", 1, "--seeds", 1)
+    words += ("--backbone", "tiny", "--store", photos.parent / "s")
+    assert fsbench(*words).code == 0
+    before = list(Store(photos.parent / "s").records())
+    others(photos, "test")
+    done = fsbench(*words)
+    assert f"1 cell was computed with images of folder:{photos} that are other ones" in done.out
+    assert "1 cell: 0 done already, 1 to run" in done.out
+    assert list(Store(photos.parent / "s").records()) != before
+    assert "1 cell: 1 done already, 0 to run" in fsbench(*words).out
+
+
+def test_a_resized_copy_of_a_set_whose_revision_leaves_sizes_out(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = write_set(photos.parent / "data", "dtd")
+    monkeypatch.setenv("FSBENCH_DATA", str(root))
+    (before,) = compute(photos, "zero-shot", datasets=("dtd",))
+    assert resumed(photos, "zero-shot", datasets=("dtd",)).todo == []
+    for path in root.rglob("*.jpg"):
+        with Image.open(path) as image:
+            image.resize((6, 4)).save(path)
+    assert resumed(photos, "zero-shot", datasets=("dtd",)).todo == [before.spec]
+
+
+def test_what_touches_no_byte_is_no_change(photos: Path) -> None:
+    compute(photos, "zero-shot")
+    for path in photos.rglob(f"*.{KIND}"):
+        shutil.copy(path, path.with_suffix(".aside"))
+        path.with_suffix(".aside").rename(path)
+    assert resumed(photos, "zero-shot").todo == []
+
+
+def test_images_that_cannot_be_read_leave_their_cells(photos: Path) -> None:
+    (record,) = compute(photos, "zero-shot")
+    plan = expand(request(photos, "zero-shot"))
+    next((photos / "test").rglob(f"*.{KIND}")).unlink()
+    state = ImageState(plan.datasets, photos.parent / "s")
+    assert state.changed([record]) == set()
+    assert "cannot be read" in state.problems[f"folder:{photos}"]
+
+
+def test_methods_on_other_images_do_not_stand_in_one_table(photos: Path) -> None:
+    store = photos.parent / "s"
+    compute(photos, "zero-shot")
+    others(photos, "test")
+    compute(photos, "tip-adapter")
+    for words in (["compare"], ["report", "-O", photos.parent / "page.html"]):
+        done = fsbench(*words, "--store", store)
+        assert done.code == 2
+        assert "records differ in images of " in done.err
+        assert "the files of the data set were other ones: give fsbench run again" in done.err
+    audit = fsbench("audit", "--store", store)
+    assert "different test images on" in audit.out
+    assert "all methods had the same images" not in audit.out
+    mixed = fsbench("compare", "--store", store, "--allow-mixed")
+    assert mixed.code == 0
+    assert mixed.out.count("images=") == 4
+    compute(photos, "zero-shot")
+    assert fsbench("compare", "--store", store).code == 0
+    assert "all methods had the same images" in fsbench("audit", "--store", store).out
+
+
+def test_seeds_on_other_test_images_have_no_mean(photos: Path) -> None:
+    compute(photos, "tip-adapter")
+    others(photos, "test")
+    compute(photos, "tip-adapter", seeds=(2,))
+    done = fsbench("compare", "--store", photos.parent / "s")
+    assert done.code == 2
+    assert "records differ in test images of " in done.err
+
+
+def test_methods_may_see_other_validation_images(photos: Path) -> None:
+    """Under another policy the images are other ones, and the test images are the same."""
+    compute(photos, "zero-shot")
+    compute(photos, "tip-adapter", val="min4")
+    store = photos.parent / "s"
+    assert "records differ in val (" in fsbench("compare", "--store", store).err
+    assert "images=" not in fsbench("compare", "--store", store, "--allow-mixed").out
+    assert "test images on" not in fsbench("audit", "--store", store).out
+
+
+def test_records_that_do_not_say_are_shown(tmp_path: Path) -> None:
+    said = {"images": "a" * 64, "test_images": "b" * 64}
+    some = [
+        dataclasses.replace(record, split={**record.split, **(said if number % 2 else {})})
+        for number, record in enumerate(matrix(seeds=(1,), shots=(1,)))
+    ]
+    assert run_compare("--store", save(tmp_path / "s", some)).exit_code == 0
+
+
+def test_test_images_that_were_fitted_on_are_named(photos: Path) -> None:
+    store = photos.parent / "s"
+    for label in ("cat", "dog"):
+        for index in range(2):
+            shutil.copy(
+                photos / "train" / label / f"{index}.{KIND}",
+                photos / "test" / label / f"{index}.{KIND}",
+            )
+    text = f"folder:{photos}: 2 of 6 test images are also among the train or validation images"
+    done = fsbench(
+        *("run", "-m", "zero-shot,tip-adapter", "-d", f"folder:{photos}", "--shots", 1),
+        *("--seeds", 1, "--val", "none", "--backbone", "tiny", "--store", store),
+    )
+    assert done.err.count("byte for byte") == 1
+    assert f"warning: {text}, byte for byte (in all cells)\n" in done.err
+    assert {record.split["overlap"] for record in Store(store).records()} == {2}
+    for words in (["compare"], ["audit"]):
+        assert text in " ".join(fsbench(*words, "--store", store).out.split()), words
+    assert "! " + text[:20] in fsbench("audit", "--store", store).out
+    page = photos.parent / "page.html"
+    assert fsbench("report", "--store", store, "-O", page).code == 0
+    assert "2 of 6 test images are also among" in page.read_text(encoding="utf-8")
+
+
+def test_a_target_that_was_fitted_on_is_named(photos: Path) -> None:
+    other = photos.parent / "other"
+    shutil.copytree(photos, other)
+    others(other, "test")
+    for index in range(2):
+        shutil.copy(
+            photos / "train" / "cat" / f"{index}.{KIND}", other / "test" / "cat" / f"{index}.{KIND}"
+        )
+    found = compute(photos, "zero-shot", transfer=(f"folder:{other}",))
+    assert [record.split["overlap"] for record in found] == [0, 1]
+    texts = overlap_texts(overlaps(found))
+    assert list(texts) == [f"folder:{photos} → folder:{other}"]
+    assert "1 of 6 test images" in next(iter(texts.values()))
+
+
+def test_facts_follow_from_the_bytes_alone() -> None:
+    facts = image_facts([b"a", b"b"], [b"c"], [b"d", b"a", b"c", b"c"])
+    assert facts["overlap"] == 3
+    assert facts["images"] != image_facts([b"b", b"a"], [b"c"], [b"d", b"a", b"c", b"c"])["images"]
+    assert facts["test_images"] == image_facts([], [], [b"d", b"a", b"c", b"c"])["test_images"]
+    assert image_facts([], [], [b"x"])["overlap"] == 0
+
+
+def test_the_record_says_what_the_plan_works_out(photos: Path) -> None:
+    """Both ways to the digest agree, also with validation images and halves of the classes."""
+    more = {"classes": ("base", "new"), "limit": 3, "val": "min4"}
+    found = compute(photos, "zero-shot", **more)
+    state = ImageState(expand(request(photos, "zero-shot")).datasets, photos.parent / "s")
+    assert len(found) == 2
+    assert state.changed(found) == set()
+    other = [dataclasses.replace(r, split={**r.split, "images": "0" * 64}) for r in found]
+    assert state.changed(other) == {record.spec.key() for record in found}
+    specs = [record.spec for record in found]
+    assert state.overlaps(specs) == overlaps(found)
+
+
+def test_sets_without_stamps_are_known_by_their_revision(tmp_path: Path) -> None:
+    (spec,) = cells("zero-shot")
+    outcome = run_one(spec, Session())
+    other = dataclasses.replace(outcome.record, split={**outcome.record.split, "images": "0" * 64})
+    plan = expand(Request(("zero-shot",), (spec.dataset,), (1,), (1,)))
+    state = ImageState(plan.datasets, tmp_path)
+    assert state.changed([other]) == set()
+    assert state.overlaps([spec]) == []
+    assert outcome.record.split["overlap"] == 0

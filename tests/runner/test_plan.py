@@ -1,0 +1,169 @@
+"""From a request to cells: order, presets, settings, and what makes two cells differ."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from fewshot_bench import DatasetCard, Item, UsageError
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.registry import Entry, registry
+from fewshot_bench.runner.preflight import check_images
+from fewshot_bench.runner.request import Request, expand
+from fewshot_bench.runner.resuming import Code, resume
+from fewshot_bench.store.store import Store
+from tests.helpers import cells, fsbench, save_image
+
+
+def test_methods_vary_fastest_and_nothing_stands_twice() -> None:
+    found = cells("zero-shot", "coop", "zero-shot", shots=(1, 2), seeds=(1, 2), limit=None)
+    order = [(cell.shots, cell.train_seed, cell.method) for cell in found]
+    assert order == [(k, s, m) for k in (1, 2) for s in (1, 2) for m in ("zero-shot", "coop")]
+    assert len({cell.key() for cell in found}) == len(found)
+
+
+def test_all_and_suites_are_expanded() -> None:
+    found = cells("all", datasets=("demo", "digits"))
+    assert {cell.dataset for cell in found} == {"digits", "letters", "shapes"}
+    assert {cell.method for cell in found} == set(registry().methods.names())
+    assert len(found) == 3 * len(registry().methods.names())
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        ({}, ("coop", "min4", "custom")),
+        ({"protocol": "clip-lora-paper"}, ("clip-lora", "none", "simple")),
+        ({"protocol": "clip-lora-paper", "val": "full"}, ("clip-lora", "full", "simple")),
+        ({"protocol": "nested", "prompts": "ensemble"}, ("nested", "min4", "ensemble")),
+    ],
+)
+def test_presets(request_: dict[str, str], expected: tuple[str, str, str]) -> None:
+    (cell,) = cells("zero-shot", **request_)
+    assert (cell.protocol, cell.val, cell.prompts) == expected
+
+
+def test_settings_expand_by_type_and_defaults_are_no_overrides() -> None:
+    found = cells("clip-lora", options=["rank=1,2,4", "lr=2e-4", "encoder=text"])
+    assert [cell.options["rank"] for cell in found] == [1, 2, 4]
+    assert found[1].overrides == {"encoder": "text"}
+    assert found[1].options["lr"] == pytest.approx(2e-4)
+    assert found[0].label == "clip-lora[encoder=text,rank=1]"
+
+
+def test_a_setting_goes_to_every_method_that_has_it() -> None:
+    found = cells("zero-shot", "coop", "clip-lora", options=["lr=1e-3", "coop.epochs=2"])
+    overrides = {cell.method: dict(cell.overrides) for cell in found}
+    assert overrides == {
+        "zero-shot": {},
+        "coop": {"lr": 1e-3, "epochs": 2},
+        "clip-lora": {"lr": 1e-3},
+    }
+
+
+@pytest.mark.parametrize("options", [["coop.rank=2"], ["views=2"], ["zero-shot.rank=2"]])
+def test_a_setting_that_nobody_has_is_refused(options: list[str]) -> None:
+    with pytest.raises(UsageError):
+        cells("coop", "clip-lora", options=options)
+
+
+def test_the_last_of_several_settings_counts() -> None:
+    found = cells("clip-lora", options=["rank=1,2", "clip-lora.rank=4"])
+    assert {cell.options["rank"] for cell in found} == {4}
+
+
+def test_a_split_seed_is_shared() -> None:
+    found = cells("zero-shot", seeds=(1, 2), split_seed=7)
+    assert [(cell.split_seed, cell.train_seed) for cell in found] == [(7, 1), (7, 2)]
+
+
+def test_other_images_are_other_cells(tmp_path: Path) -> None:
+    keys = set()
+    for count in (6, 7):
+        for name in ("cat", "dog"):
+            for role in ("train", "test"):
+                save_image(tmp_path / "pets" / role / name / f"{count}.png", count)
+                save_image(tmp_path / "pets" / role / name / "0.png", 1)
+        keys.add(cells("zero-shot", datasets=(f"folder:{tmp_path / 'pets'}",))[0].key())
+    assert len(keys) == 2
+
+
+def test_a_missing_data_set_is_a_problem_and_the_others_stay(tmp_path: Path) -> None:
+    missing = f"folder:{tmp_path / 'no'}"
+    plan = expand(Request(("zero-shot",), (missing, "digits"), shots=(1,), seeds=(1,)))
+    assert list(plan.problems) == [missing]
+    assert [cell.dataset for cell in plan.cells] == ["digits"]
+    assert check_images(plan.datasets, plan.cells) == {}
+
+
+def test_resume_divides_the_cells(tmp_path: Path) -> None:
+    plan = expand(Request(("zero-shot",), ("digits",), shots=(1,), seeds=(1, 2, 3)))
+    store = Store(tmp_path)
+    store.create()
+    done, failed, left = plan.cells
+    code = Code.of(["zero-shot"])
+    mine = {"code": registry().code("zero-shot")}
+    store.write(Record(done, "done", environment=mine), [[1.0, 2.0]], [0], ["a"])
+    error = {"type": "E", "message": "", "traceback": ""}
+    store.write(Record(failed, "failed", environment=mine, error=error))
+    state = resume(plan, store, code)
+    assert (state.done, state.failed, state.todo) == ([done], [failed], [left])
+    assert not state.stale
+    assert resume(plan, store, code, retry_failed=True).todo == [failed, left]
+    assert resume(plan, store, code, force=True).todo == plan.cells
+    edited = Code({"zero-shot": "other"})
+    assert resume(plan, store, edited).todo == plan.cells
+    assert resume(plan, store, edited, keep_stale=True).todo == [left]
+
+
+def test_a_set_without_a_revision_is_known_by_what_its_card_says() -> None:
+    items = (Item("a", 0, "x"), Item("b", 1, "y"))
+
+    @dataclasses.dataclass
+    class Bare:
+        names: tuple[str, ...] = ("x", "y")
+        template: str = "a photo of a {}."
+
+        def card(self) -> DatasetCard:
+            return DatasetCard("bare", "Bare", self.names, (self.template,))
+
+        def items(self) -> dict[str, tuple[Item, ...]]:
+            test = tuple(Item(f"test/{item.id}", item.label, item.classname) for item in items)
+            return {"train": items, "val": (), "test": test}
+
+        def read(self, item: Item) -> bytes:
+            raise FileNotFoundError
+
+    known = registry().datasets.entries
+    found = set()
+    for made in (Bare(), Bare(("x", "z")), Bare(template="{}."), Bare()):
+        known["bare"] = Entry("bare", lambda made=made: made, "test")
+        (cell,) = cells("zero-shot", datasets=("bare",), val="none")
+        found.add(cell.revision)
+    del known["bare"]
+    assert len(found) == 3
+
+
+def test_imported_picks_must_be_those_of_the_validation_policy(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    out = tmp_path / "out"
+    made = fsbench(
+        *("splits", "export", "shapes", "--shots", "2", "--seeds", "1", "--val", "full", "-O", out)
+    )
+    assert made.code == 0, made.err
+    (file,) = [path for path in (out, *out.rglob("*")) if path.is_file()]
+    took = fsbench("splits", "import", file, "--dataset", "shapes", "--store", store)
+    assert took.code == 0, took.err
+    request = {
+        "datasets": ("shapes",),
+        "shots": (2,),
+        "protocol": "imported",
+        "store": store,
+    }
+    with pytest.raises(UsageError, match=r"validation images a class, --val min4 .* --val full"):
+        cells("zero-shot", **request)
+    (cell,) = cells("zero-shot", val="full", **request)
+    assert (cell.protocol, cell.val, len(cell.picks)) == ("imported", "full", 64)
+    assert cells("zero-shot", val="none", **request)

@@ -1,0 +1,151 @@
+"""Which images are checked before a run: all of a small set, and what is used of a large one."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.images.decode import deep_problem
+from fewshot_bench.runner.preflight import check_images
+from tests.helpers import cells, fsbench, image_folder, save_image
+from tests.plugin_photos import Counted
+
+
+@pytest.fixture
+def pets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Counted:
+    """Eight training and six test images; nothing is known of them."""
+    monkeypatch.setenv("FSBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("fewshot_bench.images.digests.RACY_SECONDS", 0.0)
+    monkeypatch.setattr("fewshot_bench.images.decode.RACY_SECONDS", 0.0)
+    for role, count in (("train", 4), ("test", 3)):
+        for name in ("cat", "dog"):
+            for index in range(count):
+                save_image(tmp_path / "pets" / role / name / f"{index}.jpg", 10 * index)
+    return Counted(tmp_path / "pets")
+
+
+def cell(**changes: object) -> RunSpec:
+    """A one-shot cell without validation."""
+    (spec,) = cells("zero-shot", val="none", limit=None)
+    return dataclasses.replace(spec, **changes)  # type: ignore[arg-type]
+
+
+def read(pets: Counted) -> list[str]:
+    """What was read since the last call."""
+    log = pets.root / "reads.log"
+    found = sorted(log.read_text(encoding="utf-8").split()) if log.is_file() else []
+    log.unlink(missing_ok=True)
+    return found
+
+
+def test_all_of_a_small_set_once(pets: Counted) -> None:
+    assert check_images({"digits": pets}, [cell()]) == {}
+    assert len(read(pets)) == 14
+    assert check_images({"digits": pets}, [cell()]) == {}
+    assert read(pets) == []
+
+
+def test_what_cells_use_of_a_large_set(pets: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fewshot_bench.runner.preflight.ALL_CHECKED", 10)
+    assert check_images({"digits": pets}, [cell(), cell(method="coop")]) == {}
+    found = read(pets)
+    assert len(found) == 2 + 6
+    assert sum(name.startswith("test/") for name in found) == 6
+    assert check_images({"digits": pets}, [cell(limit=2, shots=2)]) == {}
+    assert all(name.startswith("train/") for name in read(pets))
+
+
+def test_of_a_target_its_test_images(pets: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fewshot_bench.runner.preflight.ALL_CHECKED", 10)
+    other = Counted(pets.root.parent / "other")
+    for role in ("train", "test"):
+        for name in ("cat", "dog"):
+            for index in range(6):
+                save_image(other.root / role / name / f"{index}.jpg", 7 * index)
+    (other.root / "test" / "dog" / "1.jpg").write_bytes(b"no image")
+    both = {"digits": pets, "other": other}
+    problems = check_images(both, [cell(target="other")])
+    assert list(problems) == ["other"]
+    assert "1 of its images cannot be used: test/dog/1.jpg: " in problems["other"]
+    assert all(name.startswith("train/") for name in read(pets))
+    assert sorted({name.split("/")[0] for name in read(other)}) == ["test"]
+    imported = cell(protocol="imported", picks="0" * 64)
+    assert check_images(both, [imported]) == {}
+    assert all(name.startswith("test/") for name in read(pets))
+
+
+def test_many_bad_images_are_shortened(pets: Counted) -> None:
+    for path in (pets.root / "train").rglob("*.jpg"):
+        path.write_bytes(b"")
+    (problem,) = check_images({"digits": pets}, [cell()]).values()
+    assert "digits: 8 of its images cannot be used, all 4 train images of class 'cat', " in problem
+    assert "train/cat/0.jpg: the file is empty;" in problem
+    assert "; and 3 more; mend or restore these files" in problem
+    assert problem.endswith("(fsbench data verify digits lists all)")
+
+
+def test_images_that_would_turn_white_are_refused(tmp_path: Path) -> None:
+    root = image_folder(tmp_path / "deep")
+    values = np.linspace(5000, 60000, 32 * 32).reshape(32, 32).astype(np.uint16)
+    Image.fromarray(values).save(root / "test" / "cat" / "deep.png")
+    Image.fromarray(values // 300).save(root / "test" / "cat" / "dark.png")
+    found = fsbench(
+        *("run", "-m", "zero-shot", "-d", f"folder:{root}", "--shots", "1", "--seeds", "1"),
+        *("--backbone", "tiny", "--store", tmp_path / "store"),
+    )
+    assert found.code == 3
+    assert "test/cat/deep.png: more than 8 bits" in found.err
+    assert "dark.png" not in found.err
+    assert "results in" not in found.out
+
+
+@pytest.mark.parametrize("ending", ["tif", "png"])
+@pytest.mark.parametrize(("scale", "mended"), [(1.0, False), (0.5, False), (200.0, True)])
+def test_images_that_would_turn_black_are_refused(
+    tmp_path: Path, ending: str, scale: float, mended: bool
+) -> None:
+    root = image_folder(tmp_path / "deep")
+    values = np.linspace(0, scale, 32 * 32).reshape(32, 32)
+    whole = np.rint(values).astype(np.uint16)
+    kept = values.astype(np.float32) if ending == "tif" and not mended else whole
+    if ending == "tif" and mended:
+        kept = whole.astype(np.float32)
+    Image.fromarray(kept).save(root / "test" / "cat" / f"deep.{ending}")
+    for words in (
+        ("data", "verify", f"folder:{root}"),
+        (*("run", "-m", "zero-shot", "-d", f"folder:{root}", "--shots", 1, "--seeds", 1),)
+        + ("--backbone", "tiny", "--store", tmp_path / "store"),
+    ):
+        found = fsbench(*words)
+        said = f"test/cat/deep.{ending}: not the values of 8 bits" in found.out + found.err
+        assert said == (not mended), found
+
+
+@pytest.mark.parametrize("value", [0.5, 100.5, -3.0, math.nan, math.inf])
+def test_values_that_are_not_whole_numbers_of_8_bits(value: float) -> None:
+    values = np.full((8, 8), 100, np.float32)
+    assert deep_problem(Image.fromarray(values)) is None
+    values[0, 0] = value
+    assert deep_problem(Image.fromarray(values))
+
+
+def test_a_refused_run_keeps_no_split(tmp_path: Path) -> None:
+    root, store = tmp_path / "pets", tmp_path / "store"
+    for name in ("cat", "dog"):
+        for index in range(10):
+            save_image(root / name / f"{index}.png", index + 100 * (name == "dog"))
+    bad = root / "dog" / "3.png"
+    bad.write_bytes(b"no image")
+    words = ("run", "-m", "zero-shot", "-d", f"folder:{root}", "--shots", 1, "--seeds", 1)
+    words = (*words, "--backbone", "tiny", "--store", store)
+    assert fsbench(*words).code == 3
+    bad.unlink()
+    mended = fsbench(*words)
+    assert (mended.code, mended.err) == (0, "")
+    assert len(list((store / "splits" / "made").iterdir())) == 1

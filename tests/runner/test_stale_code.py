@@ -1,0 +1,92 @@
+"""Results of code that has been edited since are computed again, and never mixed with others."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fewshot_bench.api.record import Record, code_digest
+from fewshot_bench.store.store import Store
+from tests.plugin_edited import PACKAGE, ran, run_flags, write_package
+
+
+def records(store: Path) -> list[Record]:
+    """Those of the store, by seed."""
+    return sorted(Store(store).records(), key=lambda record: record.spec.train_seed)
+
+
+@pytest.mark.slow
+def test_an_edit_of_the_package_has_cells_computed_again(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    write_package(tmp_path, scale=100.0)
+    ran("run", *run_flags(store, "1,2"), plugins=tmp_path)
+    before = records(store)
+    code = before[0].environment["code"]
+    assert (code["distribution"], code["version"]) == (PACKAGE, "1.0")
+    assert len(code["digest"]) == 64
+
+    same = ran("run", *run_flags(store, "1,2"), plugins=tmp_path)
+    assert "2 done already" in same.out
+    assert "other code" not in same.out
+
+    write_package(tmp_path, scale=3.0)
+    kept = ran("run", *run_flags(store, "1,2"), "--keep-stale", plugins=tmp_path)
+    assert "2 cells were computed with other code of edited: kept" in kept.out
+    assert "2 done already, 0 to run" in kept.out
+    assert records(store) == before
+
+    # One of the two first, as by a run that was killed half way.
+    half = ran("run", *run_flags(store, "2"), plugins=tmp_path)
+    assert "1 cell was computed with other code of edited: computed again" in half.out
+    mixed = records(store)
+    assert mixed[0] == before[0]
+    assert code_digest(mixed[1]) not in (None, code_digest(before[1]))
+    assert mixed[1].metrics["nll"] != before[1].metrics["nll"]
+
+    refused = ran("compare", "--store", store)
+    assert refused.code == 2
+    assert "code of 'edited@1'" in refused.err
+    assert "give fsbench run again" in refused.err
+    assert ran("compare", "--store", store, "--code", code["digest"][:8]).code == 0
+    assert "code of 'edited@1'" in ran("report", "--store", store, "-O", tmp_path / "r.html").err
+    assert "different code of one method" in ran("audit", "--store", store).out
+
+    rest = ran("run", *run_flags(store, "1,2"), plugins=tmp_path)
+    assert "1 cell was computed with other code of edited: computed again; --keep-stale" in rest.out
+    assert "1 done already, 1 to run" in rest.out
+    after = records(store)
+    assert after[1] == mixed[1]
+    assert code_digest(after[0]) == code_digest(after[1])
+    assert ran("compare", "--store", store).code == 0
+
+
+@pytest.mark.slow
+def test_a_failed_cell_of_edited_code_is_tried_again(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    write_package(tmp_path)
+    helper = tmp_path / PACKAGE / "method.py"
+    good = helper.read_text(encoding="utf-8")
+    helper.write_text(good.replace("return Scaled(", "return missing("), encoding="utf-8")
+    assert ran("run", *run_flags(store), plugins=tmp_path).code == 1
+    assert code_digest(records(store)[0]) is not None
+    helper.write_text(good, encoding="utf-8")
+    assert ran("run", *run_flags(store), plugins=tmp_path).code == 0
+    assert [record.status for record in records(store)] == ["done"]
+
+
+@pytest.mark.slow
+def test_a_record_that_does_not_name_its_code_is_stale(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    write_package(tmp_path)
+    ran("run", *run_flags(store), plugins=tmp_path)
+    (path,) = store.glob("records/*/*.json")
+    values = json.loads(path.read_bytes())
+    del values["environment"]["code"]
+    record = Record.from_dict(values)
+    arrays = Store(store).logits(record.spec.key())
+    Store(store).write(record, arrays["logits"], arrays["labels"], arrays["ids"])
+    said = ran("run", *run_flags(store), "--dry-run", plugins=tmp_path)
+    assert "1 cell was computed with unknown code of edited" in said.out
+    assert "0 done already, 1 to run" in said.out

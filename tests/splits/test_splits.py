@@ -1,0 +1,260 @@
+"""Few-shot picks: what each protocol promises, on pools of every shape."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fewshot_bench import Item, Split, UsageError
+from fewshot_bench.api.shots import ALL_SHOTS
+from fewshot_bench.api.spec import PROTOCOLS, VALIDATION
+from fewshot_bench.splits.draw import check_train, draw
+from fewshot_bench.splits.sampling import group
+
+Pools = dict[str, tuple[Item, ...]]
+ANY_PROTOCOL = pytest.mark.parametrize("protocol", PROTOCOLS)
+
+
+def make_pools(classes: int = 3, train: int = 20, val: int = 8, test: int = 10) -> Pools:
+    sizes = {"train": train, "val": val, "test": test}
+    return {
+        role: tuple(
+            Item(f"{role}/{label}/{number}.jpg", label, f"class {label}")
+            for label in range(classes)
+            for number in range(size)
+        )
+        for role, size in sizes.items()
+    }
+
+
+def pick(
+    pools: Pools,
+    protocol: str = "coop",
+    shots: int = 4,
+    seed: int = 1,
+    val: str = "min4",
+    limit: int | None = None,
+) -> Split:
+    return draw("toy", "r1", pools, protocol=protocol, shots=shots, seed=seed, val=val, limit=limit)
+
+
+def ids(items: tuple[Item, ...]) -> list[str]:
+    return [item.id for item in items]
+
+
+@st.composite
+def any_pools(draw_value: st.DrawFn) -> Pools:
+    """Pools with classes of uneven size, in shuffled order, some classes short."""
+    sizes = draw_value(st.lists(st.integers(1, 20), min_size=1, max_size=5))
+    shuffler = random.Random(draw_value(st.integers(0, 10**6)))
+    pools: Pools = {}
+    for role in ("train", "val", "test"):
+        items = [
+            Item(f"{role}/{label}-{number}", label, str(label))
+            for label, size in enumerate(sizes)
+            for number in range(size)
+        ]
+        shuffler.shuffle(items)
+        pools[role] = tuple(items)
+    return pools
+
+
+requests = {
+    "pools": any_pools(),
+    "protocol": st.sampled_from(PROTOCOLS),
+    "shots": st.integers(1, 17) | st.just(ALL_SHOTS),
+    "seed": st.integers(0, 2**40),
+    "val": st.sampled_from(VALIDATION),
+}
+
+
+@settings(max_examples=150)
+@given(**requests)
+def test_train_and_val_are_disjoint_and_come_from_their_pools(
+    pools: Pools, protocol: str, shots: int, seed: int, val: str
+) -> None:
+    split = pick(pools, protocol, shots, seed, val)
+    assert set(split.train) <= set(pools["train"])
+    assert set(split.val) <= set(pools["val"])
+    assert not set(ids(split.train)) & set(ids(split.val))
+    assert split.test == pools["test"]
+
+
+@settings(max_examples=150)
+@given(**requests)
+def test_every_class_gives_its_shots(
+    pools: Pools, protocol: str, shots: int, seed: int, val: str
+) -> None:
+    split = pick(pools, protocol, shots, seed, val)
+    picked, pool = group(split.train), group(pools["train"])
+    assert set(picked) == set(pool)
+    for label, items in picked.items():
+        short = len(pool[label]) < shots
+        repeated = protocol == "clip-lora" and shots != ALL_SHOTS
+        assert len(items) == (len(pool[label]) if short and not repeated else shots)
+        assert short or len(set(items)) == shots
+
+
+@settings(max_examples=150)
+@given(**{**requests, "val": st.sampled_from(["none", "min4", "shots"])})
+def test_validation_that_is_held_out_takes_what_the_support_set_leaves(
+    pools: Pools, protocol: str, shots: int, seed: int, val: str
+) -> None:
+    without = {role: items for role, items in pools.items() if role != "val"}
+    split = pick(without, protocol, shots, seed, val)
+    picked, held, pool = group(split.train), group(split.val), group(without["train"])
+    assert set(picked) == set(pool)
+    assert split.train == pick(without, protocol, shots, seed, "none").train
+    assert not set(ids(split.train)) & set(ids(split.val))
+    asked = {"none": 0, "min4": min(shots, 4), "shots": shots}[val]
+    for label, items in pool.items():
+        left = len(items) - len(set(picked[label]))
+        assert len(set(picked[label])) == min(shots, len(items)) or protocol == "clip-lora"
+        # Of a class that was drawn from with replacement, what is left is not validated on.
+        taken = min(asked, left) if len(items) >= shots or protocol != "clip-lora" else 0
+        assert len(set(held.get(label, ()))) == taken or (protocol, val) == ("clip-lora", "shots")
+
+
+@ANY_PROTOCOL
+def test_a_class_with_one_image_trains_on_it_and_validates_on_none(protocol: str) -> None:
+    pools = make_pools(classes=2, train=20)
+    single = tuple(i for i in pools["train"] if i.label == 0 or i.id.endswith("/3.jpg"))
+    split = pick({"train": single, "test": pools["test"]}, protocol, 16)
+    assert {item.id for item in split.train if item.label == 1} == {"train/1/3.jpg"}
+    assert [item.label for item in split.val] == [0] * 4
+
+
+@settings(max_examples=150)
+@given(**requests)
+def test_the_validation_policy_never_changes_train_picks(
+    pools: Pools, protocol: str, shots: int, seed: int, val: str
+) -> None:
+    split = pick(pools, protocol, shots, seed, val)
+    assert split.train == pick(pools, protocol, shots, seed, "none").train
+
+
+@settings(max_examples=100)
+@given(**requests)
+def test_a_draw_repeats_and_leaves_the_global_generator_alone(
+    pools: Pools, protocol: str, shots: int, seed: int, val: str
+) -> None:
+    state = random.getstate()
+    first = pick(pools, protocol, shots, seed, val)
+    random.seed(99)
+    again = pick(pools, protocol, shots, seed, val)
+    random.setstate(state)
+    assert first == again
+    assert first.digest == again.digest
+
+
+@settings(max_examples=100)
+@given(pools=any_pools(), shots=st.integers(1, 16), seed=st.integers(0, 100))
+def test_nested_shots_contain_each_other(pools: Pools, shots: int, seed: int) -> None:
+    fewer = pick(pools, "nested", shots, seed, "shots")
+    more = pick(pools, "nested", shots + 1, seed, "shots")
+    assert set(fewer.train) <= set(more.train)
+    assert set(fewer.val) <= set(more.val)
+
+
+@settings(max_examples=100)
+@given(pools=any_pools(), shots=st.integers(1, 16), seed=st.integers(0, 100))
+def test_nested_does_not_depend_on_the_order_of_the_lists(
+    pools: Pools, shots: int, seed: int
+) -> None:
+    ordered = {
+        role: tuple(sorted(items, key=lambda item: item.id)) for role, items in pools.items()
+    }
+    first, second = (pick(p, "nested", shots, seed, "full") for p in (pools, ordered))
+    assert (first.train, first.val) == (second.train, second.val)
+
+
+@ANY_PROTOCOL
+def test_seeds_give_different_picks_and_zero_is_one_of_them(protocol: str) -> None:
+    pools = make_pools()
+    draws = {tuple(ids(pick(pools, protocol, seed=seed).train)) for seed in range(5)}
+    assert len(draws) == 5
+
+
+@ANY_PROTOCOL
+@pytest.mark.parametrize(("policy", "count"), [("none", 0), ("min4", 4), ("shots", 6), ("full", 8)])
+def test_validation_policies(protocol: str, policy: str, count: int) -> None:
+    split = pick(make_pools(), protocol, shots=6, val=policy)
+    assert len(split.val) == 3 * count
+
+
+def test_coop_walks_train_then_val_on_one_stream_in_order_of_appearance() -> None:
+    pools = make_pools(classes=2, train=5, val=3)
+    pools["train"] = tuple(reversed(pools["train"]))
+    rng = random.Random(7)
+    expected = [x for label in (1, 0) for x in rng.sample(group(pools["train"])[label], 2)]
+    held = [x for label in (0, 1) for x in rng.sample(group(pools["val"])[label], 2)]
+    split = pick(pools, "coop", 2, 7)
+    assert (list(split.train), list(split.val)) == (expected, held)
+
+
+def test_a_short_class_under_coop_leaves_the_stream_alone() -> None:
+    pools = make_pools(classes=2, train=5)
+    short = tuple(item for item in pools["train"] if item.label == 1 or item.id.endswith("/0.jpg"))
+    split = pick(pools | {"train": short}, "coop", 3, 7)
+    expected = random.Random(7).sample([item for item in short if item.label == 1], 3)
+    assert list(split.train) == [short[0], *expected]
+
+
+def test_clip_lora_walks_val_then_train() -> None:
+    pools = make_pools(classes=1, train=5, val=5)
+    rng = random.Random(3)
+    held = rng.sample(pools["val"], 2)
+    expected = rng.sample(pools["train"], 2)
+    split = pick(pools, "clip-lora", 2, 3)
+    assert (list(split.train), list(split.val)) == (expected, held)
+
+
+def test_clip_lora_repeats_images_of_a_short_class() -> None:
+    split = pick(make_pools(classes=1, train=2), "clip-lora", 8)
+    assert len(split.train) == 8
+    assert len(set(split.train)) <= 2
+
+
+@ANY_PROTOCOL
+def test_limit_keeps_the_same_test_images_in_list_order(protocol: str) -> None:
+    pools = make_pools()
+    limited = pick(pools, protocol, limit=7)
+    assert len(limited.test) == 7
+    assert [item for item in pools["test"] if item in limited.test] == list(limited.test)
+    turned = pick(pools | {"test": tuple(reversed(pools["test"]))}, protocol, limit=7)
+    assert set(turned.test) == set(limited.test)
+    assert limited.train == pick(pools, protocol).train
+    assert pick(pools, protocol, limit=1000).test == pools["test"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"protocol": "coopp"}, "did you mean 'coop'"),
+        ({"val": "min"}, "did you mean 'min4'"),
+        ({"shots": 0}, "shots is 0: expected 1 or more"),
+        ({"seed": -1}, "split seed is -1: expected 0 or more"),
+        ({"limit": 0}, "limit is 0: expected 1 or more"),
+    ],
+)
+def test_requests_out_of_range(change: dict[str, object], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        pick(make_pools(), **change)  # type: ignore[arg-type]
+
+
+def test_a_policy_that_needs_validation_images_says_so() -> None:
+    pools = make_pools(val=0)
+    with pytest.raises(UsageError, match="use --val none"):
+        pick(pools, val="min4")
+    assert pick(pools, "clip-lora", val="none").val == ()
+
+
+def test_a_data_set_without_train_images_is_refused() -> None:
+    check_train("toy", make_pools(classes=2, train=1))
+    with pytest.raises(UsageError, match="empty train pool"):
+        check_train("toy", {"train": ()})
+    with pytest.raises(UsageError, match="rest of train"):
+        check_train("toy", {"train": make_pools()["train"]}, "full")

@@ -1,0 +1,212 @@
+"""What cells predicted, from their logits or from what the store keeps of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fewshot_bench.api.metrics import ALWAYS, METRICS, measured
+from fewshot_bench.api.record import Record
+from fewshot_bench.store.prediction_packs import FOLDER, load_pack
+from fewshot_bench.store.predictions import Outcomes
+from fewshot_bench.store.store import Store
+from fewshot_bench.utils.errors import StoreError
+from tests.helpers import fsbench
+from tests.store_cases import contents, filled, old_store, put, put_failed
+from tests.synthetic_store import fill
+
+
+def packs(store: Store) -> list[Path]:
+    return sorted((store.path / FOLDER).glob("*.pack"))
+
+
+def done(store: Store) -> list[Record]:
+    return [record for record in store.records() if record.status == "done"]
+
+
+def without_later_metrics(store: Store, drop: Iterable[str] = METRICS.keys() - ALWAYS) -> None:
+    """Records as an older version wrote them."""
+    for record in done(store):
+        arrays = store.logits(record.spec.key())
+        metrics = {name: value for name, value in record.metrics.items() if name not in drop}
+        older = dataclasses.replace(record, metrics=metrics)
+        store.write(older, arrays["logits"], arrays["labels"], arrays["ids"])
+
+
+def check(store: Store, outcomes: Outcomes) -> None:
+    """Outcomes are what the logits say, computed here."""
+    for record in done(store):
+        arrays, found = store.logits(record.spec.key()), outcomes.of(record)
+        logits, labels = arrays["logits"], arrays["labels"]
+        assert found.ids == tuple(arrays["ids"].tolist())
+        assert (found.labels == labels).all()
+        assert (found.predictions == logits.argmax(1)).all()
+        assert found.hits.dtype == bool
+        assert (found.hits == (logits.argmax(1) == labels)).all()
+        assert found.classes == logits.shape[1]
+        assert dict(found.metrics) == pytest.approx(measured(logits, labels), abs=2e-6)
+
+
+def test_the_same_from_the_logits_and_from_what_is_kept(tmp_path: Path) -> None:
+    store = fill(tmp_path / "s", 2, 2, (1, 4), (1, 2), queries=60, classes=7, failed=1)
+    check(store, Outcomes(store))
+    assert packs(store) == []
+    Outcomes(store).prepare(store.records())
+    assert len(packs(store)) == 2 * 2 * 2
+    check(store, Outcomes(store))
+    queries = {Outcomes(store).of(r).queries.digest for r in done(store)}
+    assert len(queries) == 2
+    for record in done(store):
+        store.file(record.spec.key()).with_suffix(".npz").unlink()
+    assert len([Outcomes(store).of(record).hits for record in done(store)]) == 15
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: content[:-1],
+        lambda content: content + b"\n",
+        lambda content: content[:-20] + bytes([content[-20] ^ 1]) + content[-19:],
+        lambda content: content.replace(b"outcomes", b"outcomez"),
+        lambda content: content.replace(b'"queries"', b'"queriez"'),
+    ],
+)
+def test_damaged_files_are_computed_again(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    store = filled(tmp_path / "s")
+    Outcomes(store).prepare(store.records())
+    (path,) = packs(store)
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    assert load_pack(path) == {}
+    check(store, Outcomes(store))
+    Outcomes(store).prepare(store.records())
+    assert path.read_bytes() == whole
+
+
+def test_other_logits_have_another_outcome(tmp_path: Path) -> None:
+    store = filled(tmp_path / "s", [1, 2])
+    Outcomes(store).prepare(store.records())
+    put(store, 2, shift=50.0)
+    outcomes = Outcomes(store)
+    check(store, outcomes)
+    outcomes.prepare(store.records())
+    (path,) = packs(store)
+    assert len(load_pack(path)) == 3
+    check(store, Outcomes(store))
+
+
+def test_a_store_that_cannot_be_written_is_read(tmp_path: Path) -> None:
+    store = filled(tmp_path / "s")
+    (store.path / FOLDER).write_text("in the way")
+    before = contents(store.path)
+    outcomes = Outcomes(store)
+    outcomes.prepare(store.records())
+    check(store, outcomes)
+    assert contents(store.path) == before
+
+
+def test_logits_that_cannot_be_used(tmp_path: Path) -> None:
+    store = filled(tmp_path / "s", [1, 2, 3])
+    put_failed(store, 4)
+    absent, broken, other = (store.file(r.spec.key()).with_suffix(".npz") for r in done(store))
+    other.write_bytes(broken.read_bytes())
+    absent.unlink()
+    broken.write_bytes(b"PK")
+    outcomes = Outcomes(store)
+    outcomes.prepare(store.records())
+    assert {damage.path for damage in outcomes.damaged} == {broken, other}
+    for record, text in zip(done(store), ("no logits", "cannot be used", "another"), strict=True):
+        with pytest.raises(StoreError, match=text):
+            outcomes.of(record)
+    assert len(outcomes.damaged) == 2
+    assert broken.read_bytes() == b"PK"
+    assert packs(store) == []
+
+
+def test_metrics_that_a_record_lacks_are_completed(tmp_path: Path) -> None:
+    store = fill(tmp_path / "s", 1, 2, (1,), (1, 2), queries=40, classes=5)
+    before = {record.spec.key(): record.metrics for record in store.records()}
+    without_later_metrics(store)
+    records = list(store.records())
+    assert Outcomes(store).completed(records, ALWAYS - {"n"}) == records
+    assert packs(store) == []
+    for _ in range(2):
+        found = Outcomes(store).completed(records, ["ece"])
+        assert {r.spec.key(): r.metrics for r in found} == before
+        assert packs(store)
+    first = store.file(records[0].spec.key()).with_suffix(".npz")
+    for path in packs(store):
+        path.unlink()
+    first.unlink()
+    assert "ece" not in Outcomes(store).completed(records, ["ece"])[0].metrics
+
+
+def test_entries_without_metrics_do_not_stand_for_records_that_lack_them(tmp_path: Path) -> None:
+    store = fill(tmp_path / "s", 1, 1, (1,), (1,), queries=40, classes=5)
+    Outcomes(store).prepare(store.records())
+    (record,) = store.records()
+    assert next(iter(load_pack(packs(store)[0]).values())).metrics == {}
+    older = dataclasses.replace(record, metrics={"top1": record.metrics["top1"]})
+    assert Outcomes(store).of(older).metrics == record.metrics
+
+
+def test_records_of_the_first_schema(tmp_path: Path) -> None:
+    store = old_store(tmp_path / "s")
+    records = done(store)
+    assert records
+    assert not records[0].digests
+    outcomes = Outcomes(store)
+    for record in outcomes.completed(records, METRICS):
+        assert METRICS.keys() <= record.metrics.keys()
+    check(store, outcomes)
+    assert packs(store) == []
+    shown = fsbench("compare", "--store", store.path, "--metric", "brier")
+    assert shown.code == 0
+    assert "Brier score, lower is better" in shown.out
+    assert "no record has" not in shown.out
+
+
+def test_compare_completes_what_is_shown_and_names_damage(tmp_path: Path) -> None:
+    store = fill(tmp_path / "s", 1, 2, (1,), (1, 2), queries=40, classes=5)
+    without_later_metrics(store)
+    names = ("compare", "--store", store.path, "--metric", "ece")
+    first, again = fsbench(*names), fsbench(*names)
+    assert (first.code, first.out) == (0, again.out)
+    assert "n = 2 seeds" in first.out
+    broken = store.file(next(iter(store.records())).spec.key()).with_suffix(".npz")
+    broken.write_bytes(b"")
+    for path in packs(store):
+        path.unlink()
+    damaged = fsbench(*names)
+    assert f"not used: {broken}" in damaged.err
+    assert "n=1" in damaged.out
+    assert broken.read_bytes() == b""
+
+
+def test_arrays_are_those_of_the_logits_for_any_order_of_queries(tmp_path: Path) -> None:
+    store = filled(tmp_path / "s", [1])
+    (record,) = store.records()
+    arrays = store.logits(record.spec.key())
+    order = np.arange(len(arrays["ids"]))[::-1]
+    turned = dataclasses.replace(record.spec, split_seed=7)
+    store.write(
+        dataclasses.replace(record, spec=turned),
+        *(arrays[name][order] for name in ("logits", "labels", "ids")),
+    )
+    one, other = (Outcomes(store).of(found).queries.digest for found in store.records())
+    assert one != other
+
+
+def test_a_run_keeps_the_outcomes_of_its_cells(tmp_path: Path) -> None:
+    words = ("run", "-m", "zero-shot,tip-adapter", "-d", "digits", "--shots", 1, "--limit", 20)
+    assert fsbench(*words, "--store", tmp_path / "s").code == 0
+    store = Store(tmp_path / "s")
+    kept = {digest: entry for path in packs(store) for digest, entry in load_pack(path).items()}
+    assert kept.keys() == {record.digests["logits"] for record in done(store)}
+    assert len(kept) >= 2
+    check(store, Outcomes(store))

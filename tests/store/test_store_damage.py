@@ -1,0 +1,107 @@
+"""The store meets damaged records and logits: kept aside, never used."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fewshot_bench.api.record import SCHEMA
+from fewshot_bench.store.store import Store
+from fewshot_bench.utils.errors import StoreError
+from tests.store_cases import filled
+from tests.store_records import make, put
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return filled(tmp_path / "results", [])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "null", '{"schema": 1}', "\x00" * 64, "[" * 100_000, '{"schema": NaN}'],
+)
+def test_a_damaged_record_is_kept_and_never_used(store: Store, text: str) -> None:
+    key = put(store, make())
+    path = store.root / key[:2] / f"{key}.json"
+    path.write_text(text)
+    assert list(store.records()) == []
+    assert [damage.path for damage in store.damaged] == [path]
+    assert store.get(key) is None
+    assert path.with_name(f"{path.name}.damaged-1").read_text() == text
+    assert not path.exists()
+    path.write_text(text)
+    assert store.get(key) is None
+    assert path.with_name(f"{path.name}.damaged-2").exists()
+
+
+@pytest.mark.parametrize("change", [("method", "other"), ("shots", 16), ("limit", 5)])
+def test_a_record_under_another_key_is_damaged(store: Store, change: tuple[str, Any]) -> None:
+    key = put(store, make())
+    path = store.root / key[:2] / f"{key}.json"
+    values = json.loads(path.read_text())
+    values["spec"][change[0]] = change[1]
+    path.write_text(json.dumps(values))
+    assert list(store.records()) == []
+    assert "was changed" in str(store.damaged[0])
+    assert store.get(key) is None
+
+
+def test_a_metric_that_is_not_a_number_is_damage(store: Store) -> None:
+    key = put(store, make())
+    path = store.root / key[:2] / f"{key}.json"
+    path.write_text(path.read_text().replace("50.0", "NaN"))
+    assert store.get(key) is None
+    bad = dataclasses.replace(make(2), metrics={"top1": float("nan")})
+    with pytest.raises(StoreError, match="not JSON"):
+        put(store, bad)
+
+
+def test_a_newer_schema_is_refused_and_left_alone(store: Store) -> None:
+    key = put(store, make())
+    path = store.root / key[:2] / f"{key}.json"
+    path.write_text(path.read_text().replace(f'"schema": {SCHEMA}', f'"schema": {SCHEMA + 1}'))
+    with pytest.raises(StoreError, match="upgrade"):
+        store.get(key)
+    assert path.exists()
+
+
+def test_done_without_logits_is_not_done(store: Store) -> None:
+    record = make()
+    store.write(record)
+    assert store.get(record.spec.key()) is None
+    assert not store.complete(record.spec.key())
+    assert "missing" in str(store.damaged[0])
+    failed = store.write(make(2, "failed"))
+    assert store.get(failed.spec.key()) == failed
+    assert not store.complete(failed.spec.key())
+
+
+@pytest.mark.parametrize("cut", [0, 10, -30, None])
+def test_unreadable_logits_are_set_aside(store: Store, cut: int | None) -> None:
+    key = put(store, make(), n=500)
+    path = store.root / key[:2] / f"{key}.npz"
+    data = bytearray(path.read_bytes())
+    if cut is None:
+        data[len(data) // 3] ^= 0xFF
+    path.write_bytes(data if cut is None else data[:cut])
+    assert not store.complete(key)
+    assert path.with_name(f"{path.name}.damaged-1").exists()
+    put(store, make())
+    assert store.complete(key)
+
+
+def test_reading_damaged_logits_says_so(store: Store) -> None:
+    key = put(store, make())
+    (store.root / key[:2] / f"{key}.npz").write_bytes(b"nonsense")
+    with pytest.raises(StoreError, match="damaged"):
+        store.logits(key)
+    pickled = store.root / key[:2] / f"{key}.npz"
+    np.savez_compressed(pickled, logits=np.array([{}], dtype=object), labels=[0], ids=["a"])
+    with pytest.raises(StoreError, match="damaged"):
+        store.logits(key)

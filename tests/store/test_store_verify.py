@@ -1,0 +1,280 @@
+"""`fsbench store verify`: every change of a value that matters is found, and nothing is changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fewshot_bench.api.record import SCHEMA, digest_of_values
+from fewshot_bench.store.store import Store
+from fewshot_bench.store.verify import DAMAGED, DIFFERS, MISSING, NEWER, verify
+from fewshot_bench.utils.files import ARRAYS, TEMPORARY, Damaged, digest_of_arrays, load_arrays
+from fewshot_bench.utils.processes import this_machine
+from tests.helpers import fsbench
+from tests.store_cases import QUERIES, contents, filled, flip, old_store, put, put_failed, result
+
+HOURS = 7200
+
+
+def found(store: Store) -> list[tuple[str, str]]:
+    """Kinds and file names of what verify finds."""
+    return [(finding.kind, finding.path.name) for finding in verify(store).findings]
+
+
+def kinds(store: Store) -> set[str]:
+    return {kind for kind, _ in found(store)}
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], object], seal: bool = True) -> None:
+    """Change a record's values; with `seal` its digest fits them, as if they had been computed."""
+    values = json.loads(path.read_text())
+    change(values)
+    if seal:
+        values["digests"]["record"] = digest_of_values(values)
+    path.write_text(json.dumps(values))
+
+
+def test_a_sound_store(tmp_path: Path) -> None:
+    store = filled(tmp_path / "s")
+    put_failed(store, 9)
+    before = contents(store.path)
+    done = fsbench("store", "verify", "--store", store.path)
+    assert (done.code, done.err) == (0, "")
+    assert done.out == "4 records read in full: 3 done, 1 failed\nall is well\n"
+    assert contents(store.path) == before
+
+
+def test_real_results_are_sound(tmp_path: Path) -> None:
+    words = ("run", "--method", "zero-shot", "--dataset", "digits", "--shots", "1", "--seeds", "1")
+    assert fsbench(*words, "--limit", "40", "--store", tmp_path / "s").code == 0
+    assert found(Store(tmp_path / "s")) == []
+
+
+CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
+    "top1": lambda v: v["metrics"].update(top1=v["metrics"]["top1"] + 1e-5),
+    "macro_accuracy": lambda v: v["metrics"].update(macro_accuracy=1.0),
+    "nll": lambda v: v["metrics"].update(nll=v["metrics"]["nll"] + 1e-5),
+    "n": lambda v: v["metrics"].update(n=QUERIES + 1),
+    "ece": lambda v: v["metrics"].update(ece=v["metrics"]["ece"] + 1e-5),
+    "absent": lambda v: v["metrics"].pop("nll"),
+    "text": lambda v: v["metrics"].update(top1="50"),
+    "bool": lambda v: v["metrics"].update(n=True),
+    "test": lambda v: v["split"].update(test=3),
+    "classes": lambda v: v["split"].update(classes=3),
+    "logits": lambda v: v["digests"].update(logits="0" * 64),
+    "no logits": lambda v: v["digests"].pop("logits"),
+    "key": lambda v: v["spec"].update(shots=2),
+    "failed": lambda v: v.update(status="failed", schema=1),
+    "more": lambda v: v.update(more=1),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_values_that_do_not_follow_from_the_logits(tmp_path: Path, change: str) -> None:
+    store = filled(tmp_path / "s", [1])
+    path = put(store, 2)
+    edit(path, CHANGES[change])
+    assert set(found(store)) == {(DAMAGED, path.name)}
+    done = fsbench("store", "verify", "--store", store.path)
+    assert done.code == 1
+    assert f"damaged: {path}: " in done.out
+    assert "next, damaged: bring such a cell back from another store" in done.out
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda v: v["timings"].update(billed_seconds=0.5),
+        lambda v: v["environment"].update(threads=3),
+        lambda v: v["digests"].pop("record"),
+        lambda v: v.pop("notes"),
+        lambda v: v.update(schema=1),
+    ],
+)
+def test_values_that_nothing_else_tells(tmp_path: Path, change: Any) -> None:
+    store = filled(tmp_path / "s", [1])
+    path = put(store, 2)
+    edit(path, change, seal=False)
+    assert set(found(store)) == {(DAMAGED, path.name)}
+
+
+def replaced(path: Path, **changed: Any) -> None:
+    """Other arrays beside a record, which states their digest."""
+    values = {**load_arrays(path.with_suffix(".npz")), **changed}
+    np.savez_compressed(path.with_suffix(".npz"), **values)
+    edit(path, lambda record: record["digests"].update(logits=digest_of_arrays(values)))
+
+
+@pytest.mark.parametrize(
+    ("array", "value", "said"),
+    [
+        ("logits", np.full((QUERIES, 4), np.nan, np.float32), "30 of 30 rows .* not finite"),
+        ("logits", np.zeros((QUERIES, 4)), "float64"),
+        ("logits", np.zeros((QUERIES, 4, 1), np.float32), "expected .n, classes"),
+        ("labels", np.full(QUERIES, 4), "30 labels are outside of 0 to 3"),
+        ("labels", np.full(QUERIES, -1), "30 labels are outside"),
+        ("labels", np.zeros(QUERIES - 1, np.int64), "labels int64"),
+        ("ids", np.array(["q"] * QUERIES), "29 ids stand there more than once"),
+        ("ids", np.arange(QUERIES), "ids int64"),
+    ],
+)
+def test_arrays_that_no_run_writes(
+    tmp_path: Path, array: str, value: np.ndarray, said: str
+) -> None:
+    store = filled(tmp_path / "s", [1])
+    replaced(put(store, 2), **{array: value})
+    report = verify(store)
+    assert {finding.kind for finding in report.findings} == {DAMAGED}
+    texts = " ".join(finding.text for finding in report.findings)
+    assert re.search(said, texts), texts
+
+
+def meaning(path: Path) -> object:
+    """What a file says, whatever bytes say it; None where it says nothing."""
+    if path.suffix == ".json":
+        try:
+            return json.loads(path.read_bytes())
+        except (ValueError, RecursionError):
+            return None
+    try:
+        read = load_arrays(path)
+    except Damaged:
+        return None
+    return [(read[name].dtype.str, read[name].shape, read[name].tobytes()) for name in ARRAYS]
+
+
+@pytest.mark.parametrize(
+    ("status", "ending"), [("done", ".json"), ("done", ".npz"), ("failed", ".json")]
+)
+def test_changed_bits_at_random_places(tmp_path: Path, status: str, ending: str) -> None:
+    """Each either changes nothing that the file says, or is found."""
+    store = filled(tmp_path / "s", [1])
+    path = (put if status == "done" else put_failed)(store, 2).with_suffix(ending)
+    whole, said = path.read_bytes(), meaning(path)
+    draw, changed = random.Random(5), 0
+    for _ in range(250):
+        flip(path, draw.randrange(len(whole)), draw.randrange(8))
+        differs = meaning(path) != said
+        changed += differs
+        assert bool(found(store)) >= differs
+        path.write_bytes(whole)
+    assert changed > 100
+    assert found(store) == []
+
+
+def test_cut_files(tmp_path: Path) -> None:
+    store = filled(tmp_path / "s", [1])
+    for ending in (".json", ".npz"):
+        path = put(store, 2).with_suffix(ending)
+        whole = path.read_bytes()
+        for length in range(0, len(whole) - 2, 97):
+            path.write_bytes(whole[:length])
+            assert kinds(store) == {DAMAGED}
+        path.write_bytes(whole)
+
+
+def test_swapped_logits(tmp_path: Path) -> None:
+    store = filled(tmp_path / "s", [1])
+    one, other = (put(store, seed).with_suffix(".npz") for seed in (2, 3))
+    first, second = one.read_bytes(), other.read_bytes()
+    one.write_bytes(second)
+    other.write_bytes(first)
+    names = {one.with_suffix(".json").name, other.with_suffix(".json").name}
+    assert set(found(store)) == {(DAMAGED, name) for name in names}
+
+
+def test_done_without_logits(tmp_path: Path) -> None:
+    store = filled(tmp_path / "s", [1])
+    path = put(store, 2)
+    path.with_suffix(".npz").unlink()
+    assert found(store) == [(MISSING, path.name)]
+
+
+def test_other_queries_of_one_split(tmp_path: Path) -> None:
+    store = filled(tmp_path / "s")
+    record, logits, labels = result(4)
+    store.write(record, logits.numpy(), labels, [f"other{number}" for number in range(QUERIES)])
+    assert found(store) == [(DIFFERS, store.file(record.spec.key()).name)]
+
+
+def test_a_newer_record(tmp_path: Path) -> None:
+    store = filled(tmp_path / "s", [1])
+    path = put(store, 2)
+    edit(path, lambda v: v.update(schema=SCHEMA + 1), seal=False)
+    assert found(store) == [(NEWER, path.name)]
+    assert "next, not read: upgrade" in fsbench("store", "verify", "--store", store.path).out
+
+
+def test_what_lies_between_the_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = filled(tmp_path / "s")
+    path = put(store, 4)
+    path.unlink()
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    here = this_machine()
+    for folder in (store.root / "00", store.path, store.path / "splits" / "d"):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{TEMPORARY}~{here}~{dead.pid}~1").write_text("half")
+        (folder / f"{TEMPORARY}~{here}~{os.getpid()}~2").write_text("half")
+    (store.root / "00" / "x.json.damaged-1").write_text("{")
+    (store.root / "00" / "notes.txt").write_text("mine")
+    now = time.time
+    assert "no record" not in kinds(store)
+    monkeypatch.setattr("fewshot_bench.store.remains.time.time", lambda: now() + HOURS)
+    before = contents(store.path)
+    done = fsbench("store", "verify", "--store", store.path)
+    assert (done.code, "all records are well" in done.out) == (0, True)
+    assert "found: 1 no record, 3 left over, 1 set aside" in done.out
+    assert "fsbench store gc --damaged" in done.out
+    assert contents(store.path) == before
+
+
+def test_old_records_are_checked_and_counted(tmp_path: Path) -> None:
+    store = old_store(tmp_path / "s")
+    done = fsbench("store", "verify", "--store", store.path)
+    assert done.code == 0
+    assert "4 records read in full: 3 done, 1 failed" in done.out
+    assert "4 records of older versions have no digests" in done.out
+    (path, *_) = [p for p in store.root.rglob("*.json") if '"done"' in p.read_text()]
+    path.write_text(path.read_text().replace('"nll": 0.4', '"nll": 0.5'))
+    assert found(store) == [(DAMAGED, path.name)]
+
+
+def test_a_record_that_is_written_again_meanwhile_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fewshot_bench.store import check as store_check
+
+    store = filled(tmp_path / "s", [1])
+    load, shifts = store_check.load_arrays, iter([1.0])
+
+    def replaced_meanwhile(path: Path) -> dict[str, np.ndarray]:
+        for shift in shifts:
+            put(store, 1, shift)
+        return load(path)
+
+    monkeypatch.setattr(store_check, "load_arrays", replaced_meanwhile)
+    assert found(store) == []
+    assert next(shifts, None) is None
+
+
+def test_no_store(tmp_path: Path) -> None:
+    for name in ("verify", "gc", "migrate"):
+        done = fsbench("store", name, "--store", tmp_path / "absent")
+        assert (done.code, "does not exist" in done.err) == (3, True)
+        (tmp_path / "file").write_text("x")
+        assert fsbench("store", name, "--store", tmp_path / "file").code == 2
+        done = fsbench("store", name, "--store", tmp_path)
+        assert (done.code, "holds no records" in done.err) == (3, True)
+    assert not (tmp_path / "absent").exists()

@@ -1,0 +1,284 @@
+"""Records and logits that were changed by hand: named, left out, computed again, never believed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fewshot_bench.api.record import Record
+from fewshot_bench.store import index as store_index
+from fewshot_bench.store.index import INDEX
+from fewshot_bench.store.leases import FOLDER as CLAIMS
+from fewshot_bench.store.prediction_packs import FOLDER, sealed
+from fewshot_bench.store.predictions import Outcomes
+from fewshot_bench.store.store import Store
+from fewshot_bench.store.verify import DAMAGED, LEFT_OVER, verify
+from fewshot_bench.utils.files import load_arrays
+from fewshot_bench.utils.processes import this_machine
+from tests.helpers import fsbench
+from tests.store_cases import filled, old_store, put
+
+RUN = ("run", "-m", "zero-shot,tip-adapter", "-d", "digits", "--shots", 1, "--limit", 20)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with the cells of a small run."""
+    store = tmp_path_factory.mktemp("finished") / "s"
+    done = fsbench(*RUN, "--seeds", "1,2", "--store", store)
+    assert done.code == 0, done.err
+    return store
+
+
+@pytest.fixture
+def store(finished: Path, tmp_path: Path) -> Store:
+    """A copy of it that a test may change."""
+    shutil.copytree(finished, tmp_path / "s")
+    return Store(tmp_path / "s")
+
+
+def of_method(store: Store, method: str, seed: int = 1) -> Path:
+    """The record file of a cell."""
+    wanted = {(r.spec.method, r.spec.train_seed): r for r in store.records()}
+    return store.file(wanted[method, seed].spec.key())
+
+
+def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change a record's values by hand; its size and times stay where they can."""
+    times, values = path.stat(), json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values, indent=1) + "\n")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+EDITS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "top1": lambda v: v["metrics"].update(top1=99.0),
+    "last digit": lambda v: v["metrics"].update(top1=v["metrics"]["top1"] + 1e-6),
+    "classnames": lambda v: v["split"]["classnames"].__setitem__(0, "other"),
+    "seconds": lambda v: v["timings"].update(billed_seconds=0.001),
+    "no digest": lambda v: v["digests"].pop("record"),
+    "no digests": lambda v: v.update(digests={}),
+    "other digest": lambda v: v["digests"].update(record="0" * 64),
+    "verified": lambda v: v["split"].update(verified=True),
+    "an old schema": lambda v: v.update(schema=1, metrics=v["metrics"] | {"top1": 99.0}),
+    "huge": lambda v: v["metrics"].update(top1=float("inf")),
+}
+
+
+@pytest.mark.parametrize("change", EDITS)
+def test_a_changed_record_is_left_out(store: Store, change: str) -> None:
+    path = of_method(store, "tip-adapter")
+    edit(path, EDITS[change])
+    assert len(list(store.records())) == 3
+    assert [damage.path for damage in store.damaged] == [path]
+    assert [f.path for f in verify(store).findings if f.kind == DAMAGED] == [path]
+
+
+def test_every_command_names_it(store: Store) -> None:
+    path = of_method(store, "tip-adapter")
+    edit(path, EDITS["top1"])
+    page = store.path.parent / "page.html"
+    for words in (["compare"], ["audit"], ["signature"], ["report", "-O", page]):
+        done = fsbench(*words, "--store", store.path)
+        assert f"not used: {path}: the record states the digest" in done.err, words
+        assert "99.0" not in done.out
+    assert "99.0" not in page.read_text(encoding="utf-8")
+    merged = fsbench("store", "merge", store.path, "--store", store.path.parent / "merged")
+    assert merged.code == 1
+    assert f"not used: {path}: " in merged.out + merged.err
+
+
+@pytest.mark.parametrize("change", ["top1", "classnames"])
+def test_a_run_computes_a_changed_record_again_and_keeps_it_aside(
+    store: Store, change: str
+) -> None:
+    path = of_method(store, "tip-adapter")
+    whole = json.loads(path.read_text())
+    edit(path, EDITS[change])
+    changed = path.read_bytes()
+    done = fsbench(*RUN, "--seeds", "1,2", "--store", store.path)
+    assert done.code == 0
+    aside = path.with_name(f"{path.name}.damaged-1")
+    stated = whole["digests"]["record"][:12]
+    told = f"damaged, not used: {aside}: the record states the digest {stated} and its values have"
+    assert told in done.err
+    assert "4 cells: 3 done already, 1 to run" in done.out
+    assert aside.read_bytes() == changed
+    assert json.loads(path.read_text())["metrics"] == whole["metrics"]
+
+
+def other_logits(path: Path) -> None:
+    arrays = load_arrays(path)
+    np.savez(path, **arrays | {"logits": -arrays["logits"]})
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+@pytest.mark.parametrize("change", [other_logits, cut])
+def test_changed_logits_are_named_and_computed_again(
+    store: Store, change: Callable[[Path], None]
+) -> None:
+    path = of_method(store, "tip-adapter").with_suffix(".npz")
+    before = load_arrays(path)["logits"]
+    change(path)
+    changed = path.read_bytes()
+    for _ in range(2):
+        done = fsbench("compare", "--per-class", "--store", store.path)
+        assert f"not used: {path}: " in done.err
+    with pytest.raises(Exception, match="are damaged"):
+        Store(store.path).logits(path.stem)
+    aside = path.with_name(f"{path.name}.damaged-1")
+    aside.rename(path)
+    done = fsbench(*RUN, "--seeds", "1,2", "--store", store.path)
+    assert f"damaged, not used: {aside}: " in done.err
+    assert aside.read_bytes() == changed
+    assert (load_arrays(path)["logits"] == before).all()
+    assert "not used" not in fsbench("compare", "--per-class", "--store", store.path).err
+
+
+def swap(one: Path, other: Path) -> None:
+    aside = one.with_suffix(".aside")
+    one.rename(aside)
+    other.rename(one)
+    aside.rename(other)
+
+
+def test_swapped_records_are_both_left_out(store: Store) -> None:
+    one, other = of_method(store, "tip-adapter"), of_method(store, "zero-shot")
+    swap(one, other)
+    done = fsbench("compare", "--store", store.path)
+    assert all(
+        f"not used: {path}: its specification has the key" in done.err for path in (one, other)
+    )
+
+
+def test_swapped_logits_are_both_left_out(store: Store) -> None:
+    one, other = of_method(store, "tip-adapter"), of_method(store, "zero-shot")
+    swap(one.with_suffix(".npz"), other.with_suffix(".npz"))
+    for path in FOLDER, INDEX:
+        shutil.rmtree(store.path / path, ignore_errors=True)
+    done = fsbench("compare", "--per-class", "--store", store.path)
+    assert done.err.count("they are not those of the record") == 2
+    done = fsbench(*RUN, "--seeds", "1,2", "--store", store.path)
+    assert "4 cells: 2 done already, 2 to run" in done.out
+
+
+def test_a_record_that_was_copied_under_another_key(store: Store) -> None:
+    one, other = of_method(store, "tip-adapter"), of_method(store, "zero-shot")
+    for ending in (".json", ".npz"):
+        shutil.copy(one.with_suffix(ending), other.with_suffix(ending))
+    assert (
+        f"not used: {other}: its specification has the key"
+        in fsbench("compare", "--store", store.path).err
+    )
+
+
+def test_the_index_is_no_way_around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither where its text is edited, nor where its checksum is made to fit."""
+    for name, value in {"WORTH": 1, "WORTH_SHARE": 0, "SETTLED_SECONDS": 0.02}.items():
+        monkeypatch.setattr(store_index, name, value)
+    store = filled(tmp_path / "s")
+    time.sleep(0.05)
+    expected = list(store.records())
+    index = store.path / INDEX
+    whole = index.read_bytes()
+    changed = re.sub(rb'"top1": [0-9.]+', b'"top1": 99.0', whole)
+    assert changed != whole
+    start = changed.index(b"\n") + 1
+    body = changed[start + 65 :]
+    for content in (changed, changed[:start] + store_index._checksum(body) + body):
+        index.write_bytes(content)
+        assert list(Store(store.path).records()) == expected
+    index.write_bytes(changed[:start] + store_index._checksum(body) + body)
+    assert {(f.kind, f.path) for f in verify(store).findings} == {(DAMAGED, index)}
+    index.unlink()
+    assert verify(store).findings == []
+
+
+def test_predictions_that_were_kept_are_no_way_around(tmp_path: Path) -> None:
+    store = filled(tmp_path / "s", [1])
+    (record,) = store.records()
+    Outcomes(store).prepare([record])
+    expected = Outcomes(store).of(record)
+    (pack,) = (store.path / FOLDER).iterdir()
+    content = pack.read_bytes()
+    right = expected.predictions.astype("<i4").tobytes()
+    assert content.count(right) == 1
+    pack.write_bytes(sealed(content.replace(right, expected.labels.astype("<i4").tobytes())))
+    assert (Outcomes(store).of(record).predictions == expected.predictions).all()
+
+
+def test_a_changed_record_keeps_its_stamp_in_vain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"WORTH": 1, "WORTH_SHARE": 0, "SETTLED_SECONDS": 0.02}.items():
+        monkeypatch.setattr(store_index, name, value)
+    store = filled(tmp_path / "s", [1, 2])
+    path = put(store, 2)
+    time.sleep(0.05)
+    assert len(list(store.records())) == 2
+    before, text = path.stat(), path.read_text()
+    path.write_text(re.sub(r'("top1": )\d', r"\g<1>9", text))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    again = Store(store.path)
+    assert len(list(again.records())) == 1
+    assert [damage.path for damage in again.damaged] == [path]
+
+
+def test_records_without_a_digest_are_used_and_named(tmp_path: Path) -> None:
+    store = old_store(tmp_path / "s")
+    done = fsbench("compare", "--store", store.path)
+    assert done.code == 0
+    assert "not checked: 4 records of an older version without a digest" in done.err
+    assert f"fsbench store migrate --store {store.path} adds them" in done.err
+    assert fsbench("store", "migrate", "--store", store.path).code == 0
+    assert "not checked" not in fsbench("compare", "--store", store.path).err
+
+
+def test_a_record_that_poses_as_an_old_one_is_named(store: Store) -> None:
+    def pose(values: dict[str, Any]) -> None:
+        EDITS["an old schema"](values)
+        del values["digests"], values["incidents"]
+
+    path = of_method(store, "tip-adapter")
+    edit(path, pose)
+    assert "not checked: 1 record of an older" in fsbench("compare", "--store", store.path).err
+    done = fsbench("store", "migrate", "--store", store.path)
+    assert done.code == 1
+    assert "top1 99.0, its logits give" in done.out + done.err
+
+
+def test_a_sound_store_says_nothing(store: Store) -> None:
+    records: list[Record] = list(store.records())
+    assert len(records) == 4
+    assert store.damaged == []
+    assert fsbench("compare", "--per-class", "--store", store.path).err == ""
+
+
+def test_a_finished_run_leaves_no_claim_of_a_killed_one(store: Store) -> None:
+    """The killed one had stored its cells, so that nobody claims them again."""
+    key = next(iter(store.records())).spec.fit_key()
+    claims = store.path / CLAIMS
+    claims.mkdir(exist_ok=True)
+    gone = {"machine": this_machine(), "pid": 2**22 + 1, "started": 1.0, "run": "killed"}
+    gone |= {"token": "t", "seconds": 60.0, "tries": 1}
+    claim = claims / f"{key}.1"
+    claim.write_text(json.dumps(gone))
+    (finding,) = verify(store).findings
+    assert (finding.kind, finding.path) == (LEFT_OVER, claim)
+    done = fsbench(*RUN, "--seeds", "1,2", "--store", store.path)
+    assert "4 done already, 0 to run" in done.out
+    assert list(claims.iterdir()) == []
+    assert verify(store).findings == []

@@ -1,0 +1,27 @@
+"""Numbers in words: what they seem to say is true."""
+
+from __future__ import annotations
+
+import pytest
+
+from fewshot_bench.analysis.table.evidence import probability
+from fewshot_bench.utils.text import signed
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1.234, "+1.23"), (-0.006, "-0.01"), (-0.004, "0.00"), (0.0, "0.00"), (0.004, "0.00")],
+)
+def test_a_difference_that_rounds_to_nothing_has_no_sign(value: float, text: str) -> None:
+    assert signed(value) == text
+
+
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [
+        *((0.3, "0.30"), (0.031, "0.031"), (0.0042, "0.0042"), (1e-5, "<0.0001")),
+        *((0.04999, "0.04999"), (0.0496, "0.0496"), (0.05, "0.050"), (0.0503, "0.0503")),
+    ],
+)
+def test_a_p_value_shows_on_which_side_of_five_percent_it_is(p: float, text: str) -> None:
+    assert probability(p) == text
