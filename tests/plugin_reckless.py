@@ -1,4 +1,4 @@
-"""A plug-in whose method harms the process that it runs in, for `tests/runner/test_containment.py`."""
+"""A plug-in whose method harms its process, for `tests/runner/test_containment.py`."""
 
 from __future__ import annotations
 

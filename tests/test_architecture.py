@@ -55,7 +55,6 @@ LIGHT = ("utils", "api", "splits", "store", "analysis", "cli", "plugins")
 MAX_ENTRIES = 14
 # Left to do: up arrows that are still there. This set only shrinks.
 KNOWN = {
-    ("fewshot_bench/api/damaged.py", "images"),
     ("fewshot_bench/api/plugins.py", "plugins"),
     ("fewshot_bench/cli/completion.py", "plugins"),
     ("fewshot_bench/cli/data_prepare.py", "plugins"),

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fewshot_bench import DataMissingError, DatasetCard, Item, UsageError
-from fewshot_bench.api.customized import customized
+from fewshot_bench.api.dataset_overrides import customized
 from fewshot_bench.api.registry import registry
 from fewshot_bench.cli.own_data import read_own_data
 from tests.helpers import image_folder

@@ -1,72 +1,26 @@
-"""A data set without the images of it that cannot be used (`--skip-damaged`)."""
+"""Data sets opened without the images that cannot be decoded (`--skip-damaged`).
+
+`open_usable` is the entry; a class never loses all of its training images this way.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-from fewshot_bench.api.dataset import Dataset, DatasetCard, Keeping, Stamp, Stamped, all_items
+from fewshot_bench.api.dataset import Dataset, all_items
+from fewshot_bench.api.dataset_overrides import SKIPPED, Without
 from fewshot_bench.api.task import Item
+from fewshot_bench.images.decode import unreadable
 from fewshot_bench.utils.errors import DataMissingError
-from fewshot_bench.utils.text import FEW, few, shortened
-
-# In `RunSpec.data`: data set to the ids of its images that are left out.
-SKIPPED = "skipped"
-
-
-@dataclass(frozen=True)
-class Without:
-    """The data set `inner` without some images; classes and labels stay."""
-
-    inner: Dataset
-    skipped: tuple[str, ...]
-
-    def card(self) -> DatasetCard:
-        """The card with its own counts, and a line on what is left out."""
-        return self._card
-
-    def items(self) -> Mapping[str, tuple[Item, ...]]:
-        """The pools without these images."""
-        return self._pools
-
-    def read(self, item: Item) -> bytes:
-        """The encoded image."""
-        return self.inner.read(item)
-
-    def stamp(self, item: Item) -> Stamp | None:
-        """The stamp of the image's file where the data set has stamps."""
-        return self.inner.stamp(item) if isinstance(self.inner, Stamped) else None
-
-    def keep_split(self, *, beside: bool = False) -> Path | None:
-        """Keep the whole split, so that images that are mended come back to their places."""
-        return self.inner.keep_split(beside=beside) if isinstance(self.inner, Keeping) else None
-
-    @cached_property
-    def _card(self) -> DatasetCard:
-        card = self.inner.card()
-        line = f"damaged or missing images ({len(self.skipped)}): {few(self.skipped)}"
-        counts = {role: len(items) for role, items in self._pools.items()}
-        return replace(card, counts=counts, left_out=(*card.left_out, line))
-
-    @cached_property
-    def _pools(self) -> Mapping[str, tuple[Item, ...]]:
-        gone = set(self.skipped)
-        return {
-            role: tuple(item for item in items if item.id not in gone)
-            for role, items in self.inner.items().items()
-        }
+from fewshot_bench.utils.text import FEW, shortened
 
 
 def open_usable(
     open_it: Callable[[Mapping[str, Any]], Any], name: str, data: Mapping[str, Any]
 ) -> Dataset:
     """A data set without what cannot be used of it; `open_it` opens it by what is said of it."""
-    from fewshot_bench.images.decode import unreadable
-
     whole: Dataset = open_it({**data, SKIPPED: {name: []}})
     found = unreadable(whole, [item for _, item in all_items(whole)]).bad
     lost = lost_in_training(whole, found)

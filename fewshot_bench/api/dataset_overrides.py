@@ -1,4 +1,7 @@
-"""A data set with a person's own class names or prompt templates."""
+"""Data sets that stand for another one: other class names or templates, or without some images.
+
+`customized` and `Without` are the entries; images and labels of the inner data set never change.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,10 @@ from typing import Any, Protocol, runtime_checkable
 from fewshot_bench.api.dataset import Dataset, DatasetCard, Keeping, Stamp, Stamped
 from fewshot_bench.api.task import Item
 from fewshot_bench.utils.errors import UsageError, unknown
+from fewshot_bench.utils.text import few
+
+# In `RunSpec.data`: data set to the ids of its images that are left out.
+SKIPPED = "skipped"
 
 Names = Sequence[str] | Mapping[str, str]
 
@@ -27,20 +34,28 @@ class Nameless(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Customized:
-    """A data set under other class names and templates; images, labels and lists stay."""
+class Override:
+    """A data set that stands for another one: images come from `inner`, card and pools are its own.
+
+    Subclasses are frozen dataclasses with a field `inner`, and give `_card` and `_pools`.
+    """
 
     inner: Dataset
-    classnames: Names | None
-    templates: tuple[str, ...] | None
+
+    @cached_property
+    def _card(self) -> DatasetCard:
+        raise NotImplementedError
+
+    @cached_property
+    def _pools(self) -> Mapping[str, tuple[Item, ...]]:
+        raise NotImplementedError
 
     def card(self) -> DatasetCard:
-        """The card with the names and templates that were given, and notes that say so."""
+        """The card, with a note or line on what was changed."""
         return self._card
 
     def items(self) -> Mapping[str, tuple[Item, ...]]:
-        """The pools, with the names that were given."""
+        """The pools, as they were changed."""
         return self._pools
 
     def read(self, item: Item) -> bytes:
@@ -52,8 +67,40 @@ class Customized:
         return self.inner.stamp(item) if isinstance(self.inner, Stamped) else None
 
     def keep_split(self, *, beside: bool = False) -> Path | None:
-        """Keep the split where the data set makes one."""
+        """Keep the whole split where the data set makes one; left-out images keep their places."""
         return self.inner.keep_split(beside=beside) if isinstance(self.inner, Keeping) else None
+
+
+@dataclass(frozen=True)
+class Without(Override):
+    """The data set `inner` without some images; classes and labels stay."""
+
+    inner: Dataset
+    skipped: tuple[str, ...]
+
+    @cached_property
+    def _card(self) -> DatasetCard:
+        card = self.inner.card()
+        line = f"damaged or missing images ({len(self.skipped)}): {few(self.skipped)}"
+        counts = {role: len(items) for role, items in self._pools.items()}
+        return replace(card, counts=counts, left_out=(*card.left_out, line))
+
+    @cached_property
+    def _pools(self) -> Mapping[str, tuple[Item, ...]]:
+        gone = set(self.skipped)
+        return {
+            role: tuple(item for item in items if item.id not in gone)
+            for role, items in self.inner.items().items()
+        }
+
+
+@dataclass(frozen=True)
+class Customized(Override):
+    """The data set `inner` under other class names or templates; images, labels and lists stay."""
+
+    inner: Dataset
+    classnames: Names | None
+    templates: tuple[str, ...] | None
 
     @cached_property
     def _card(self) -> DatasetCard:
