@@ -17,7 +17,7 @@ import pytest
 from fewshot_bench.api.metrics import GIVEN, METRICS, Answers, Metric
 from fewshot_bench.store.prediction_packs import FOLDER
 from fewshot_bench.store.store import Store
-from tests.helpers import fsbench
+from tests.helpers import REPOSITORY, fsbench
 from tests.synthetic_store import fill
 
 Install = Callable[[str, str], None]
@@ -29,24 +29,9 @@ from fewshot_bench import Metric, hookimpl
 def register_metrics(register):
     register("{name}", "{module}:METRIC")
 """
-TOP3 = (
-    HOOK.replace("{name}", "top3")
-    + """
-
-def hits(logits, labels):
-    best = logits.argsort(axis=1)[:, -3:]
-    return (best == labels[:, None]).any(axis=1)
-
-
-METRIC = Metric(
-    "top3",
-    "top-3 accuracy",
-    lambda logits, labels: 100 * hits(logits, labels).mean(),
-    short="top-3",
-    scores=hits,
-)
-"""
-)
+GUIDE = (REPOSITORY / "docs" / "plugins.md").read_text(encoding="utf-8")
+# The example of the guide, as a module of the name that it has there.
+TOP3 = GUIDE.split("<!-- example: metric -->\n```python\n")[1].split("```\n")[0]
 # Larger where the label's logit is lower: fewer is better, and no percent.
 RANK = (
     HOOK.replace("{name}", "label_rank")
