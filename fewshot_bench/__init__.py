@@ -20,7 +20,6 @@ from fewshot_bench.api.dataset import (
     Stamped,
     file_stamp,
 )
-from fewshot_bench.api.demand import Demand
 from fewshot_bench.api.method import Classifier, Method, RunContext, Transferable, hyper
 from fewshot_bench.api.metrics import Metric
 from fewshot_bench.api.plugins import hookimpl
@@ -31,7 +30,6 @@ from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.api.task import Augment, Images, Item, Shots, Split, Task, Vocabulary
 from fewshot_bench.images.formats import image_endings, image_remedy
 from fewshot_bench.splits.coop import Pools, load_split, save_split
-from fewshot_bench.utils.allocator import free_memory
 from fewshot_bench.utils.cache_dir import cache_root
 from fewshot_bench.utils.errors import (
     ContractError,
@@ -42,7 +40,8 @@ from fewshot_bench.utils.errors import (
     UnsupportedBackboneError,
     UsageError,
 )
-from fewshot_bench.utils.names import one_place, one_spelling
+from fewshot_bench.utils.memory import free_memory
+from fewshot_bench.utils.text import one_place, one_spelling
 from fewshot_bench.utils.version import __version__
 
 __all__ = [
@@ -56,7 +55,6 @@ __all__ = [
     "DataMissingError",
     "Dataset",
     "DatasetCard",
-    "Demand",
     "FsbenchError",
     "FusedAdapter",
     "ImageTower",

@@ -60,12 +60,7 @@ class Adapter(Protocol):
 
 @runtime_checkable
 class FusedAdapter(Adapter, Protocol):
-    """An adapter that updates several matrices on one input at once, and can repeat its draws.
-
-    `runs` is how many adapters it stands for: x then holds the tokens of one after the other.
-    """
-
-    runs: int
+    """An adapter that updates several matrices on one input at once, and can repeat its draws."""
 
     def adapts(self, site: Site) -> bool:
         """Whether there is an update at `site`."""
@@ -110,8 +105,8 @@ class ImageTower(Protocol):
     ) -> Tensor:
         """(b, 3, h, w) pixels to (b, embed) raw features; differentiable in adapter.
 
-        With an adapter of several runs, b is a multiple of them, run by run. `recompute` keeps
-        little for the backward pass and computes it again: the same numbers in less memory.
+        `recompute` keeps little for the backward pass and computes it again: the same numbers in
+        less memory.
         """
         ...
 

@@ -13,7 +13,7 @@ from fewshot_bench.api.task import Item
 from fewshot_bench.utils.mistyped import keys, texts
 
 SIMPLE_TEMPLATES = ("a photo of a {}.",)
-# The seven prompts that CLIP's authors selected for ImageNet; Tip-Adapter uses them, METHODS 1.1.
+# The seven prompts that CLIP's authors selected for ImageNet; Tip-Adapter uses them.
 ENSEMBLE_TEMPLATES = (
     "itap of a {}.",
     "a bad photo of the {}.",
@@ -23,6 +23,12 @@ ENSEMBLE_TEMPLATES = (
     "art of the {}.",
     "a photo of the small {}.",
 )
+# The prompts of each template set; None stands for the data set's own.
+TEMPLATE_SETS: Mapping[str, tuple[str, ...] | None] = {
+    "simple": SIMPLE_TEMPLATES,
+    "custom": None,
+    "ensemble": ENSEMBLE_TEMPLATES,
+}
 ROLES = ("train", "val", "test")
 
 
@@ -68,13 +74,8 @@ class DatasetCard:
         return self.class_ids or self.classnames
 
     def templates(self, prompts: str) -> tuple[str, ...]:
-        """The prompt templates of the set `simple`, `custom` or `ensemble`."""
-        sets = {
-            "simple": SIMPLE_TEMPLATES,
-            "custom": self.custom_templates,
-            "ensemble": ENSEMBLE_TEMPLATES,
-        }
-        return sets[prompts]
+        """The prompts of a template set."""
+        return TEMPLATE_SETS[prompts] or self.custom_templates
 
 
 @runtime_checkable

@@ -409,5 +409,3 @@ _ALL = (
     ),
 )
 METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _ALL}
-# Those that every finished record has; the others came later, and old records stay without.
-ALWAYS = frozenset({"top1", "macro_accuracy", "nll", "n"})

@@ -1,11 +1,17 @@
-"""Names to lazily imported targets, with their origins."""
+"""The registry of this process: methods, data sets and backbones by name, with who registered them.
+
+`registry()` is the entry. Targets are imported on first use; a plug-in that fails harms no other.
+
+    registry().method_class("clip-lora")
+    registry().dataset("folder:photos")
+"""
 
 from __future__ import annotations
 
 import functools
 import importlib
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,14 +19,41 @@ from typing import Any
 
 import pluggy
 
-from fewshot_bench.api import method_code, method_files, method_references
+from fewshot_bench.api import method_code, method_files
+from fewshot_bench.api import method_files as method_references
 from fewshot_bench.api.author_frame import told
 from fewshot_bench.api.dataset_overrides import SKIPPED, Without, customized
 from fewshot_bench.api.method_rules import refuse_broken
 from fewshot_bench.api.metrics import METRICS, Metric
-from fewshot_bench.api.opening import options_of, place_without_family
 from fewshot_bench.api.plugins import PluginInfo, load_plugins
 from fewshot_bench.utils.errors import FsbenchError, PluginError, UsageError, unknown
+
+# Below a store: the splits that data sets make of a person's own images.
+KEPT_SPLITS = Path("splits", "made")
+
+
+def options_of(
+    name: str, opener: Callable[..., Any], data: Mapping[str, Any], store: Path | None
+) -> dict[str, Any]:
+    """The parameters of a data set's function that were asked for, as far as it has them."""
+    known = inspect.signature(opener).parameters
+    options: dict[str, Any] = {"holdout": data["holdout"]} if "holdout" in data else {}
+    if options and "holdout" not in known:
+        raise UsageError(f"'{name}' comes with its own test images; leave --holdout out")
+    if store is not None and "splits" in known:
+        options["splits"] = store / KEPT_SPLITS
+    if name in data.get(SKIPPED, {}) and "lenient" in known:
+        options["lenient"] = True
+    return options
+
+
+def place_without_family(name: str) -> UsageError:
+    """The error for a folder or file that is there, under no name of a data set."""
+    family = "folder" if Path(name).is_dir() else "manifest"
+    return UsageError(
+        f"unknown data set '{name}': did you mean '{family}:{name}'? ({name} is a "
+        f"{'folder' if family == 'folder' else 'file'} here; docs/own-data.md)"
+    )
 
 
 @dataclass(frozen=True, slots=True)

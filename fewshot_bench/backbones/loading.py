@@ -20,9 +20,18 @@ import torch
 
 from fewshot_bench.api.backbone import LoadedBackbone
 from fewshot_bench.api.registry import registry
-from fewshot_bench.backbones.config_files import CONFIG, check_config, check_room, read_config
 from fewshot_bench.backbones.open_clip import OpenClipBackbone
-from fewshot_bench.backbones.weights import HUB, Source, check_source, is_here, source_of
+from fewshot_bench.backbones.weights import (
+    CONFIG,
+    HUB,
+    Source,
+    check_config,
+    check_room,
+    check_source,
+    is_here,
+    read_config,
+    source_of,
+)
 from fewshot_bench.utils import offline
 from fewshot_bench.utils.errors import (
     DataMissingError,

@@ -42,13 +42,6 @@ _OPTIONS = (
     ),
     click.option("--threads", type=click.IntRange(1), help="CPU threads of each worker."),
     click.option(
-        "--together",
-        type=click.IntRange(1),
-        default=1,
-        show_default=True,
-        help="Fit up to N seeds in one pass, where the method can; equal up to rounding.",
-    ),
-    click.option(
         "--timeout", type=click.FloatRange(0, min_open=True), help="Seconds that a cell may take."
     ),
     click.option(
@@ -95,7 +88,6 @@ class Engines:
     device_names: tuple[str, ...] = ("auto",)
     jobs: int | None = None
     threads: int | None = None
-    together: int = 1
     timeout: float | None = None
     hang_after: float | None = None
     lease: float | None = None
@@ -198,7 +190,6 @@ class Engines:
             slots=count,
             threads=self.threads or threads,
             force=force,
-            together=self.together,
             deterministic=self.deterministic or determinism.asked(),
             offline=offline.is_on(),
             track=",".join(trackers.asked()),

@@ -28,7 +28,7 @@ COMMANDS = {
     "rerun": "Repeat the cell of a record and show what differs.",
     "data": "Fetch, list and verify data sets.",
     "splits": "Show, export, import and verify splits.",
-    "store": "Verify, merge, clean and migrate stores of results.",
+    "store": "Verify, merge and clean stores of results.",
     "cache": "Show or remove what is cached.",
     "list": "List what is registered: methods, datasets, backbones or plugins.",
     "worker": "Take part in a job: claim its cells and compute them.",

@@ -12,7 +12,7 @@ from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.api.shots import ALL_SHOTS, LONGEST_NUMBER, WORD
 from fewshot_bench.api.spec import DEFAULT_STORE, MOST_NUMBERS
 from fewshot_bench.utils.errors import UsageError
-from fewshot_bench.utils.names import split_names
+from fewshot_bench.utils.text import split_names
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem

@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
+from fewshot_bench.api.dataset import TEMPLATE_SETS
 from fewshot_bench.api.defaults import AUTO
-from fewshot_bench.api.spec import DEFAULT_STORE, EXIF
+from fewshot_bench.api.spec import DEFAULT_STORE, EXIF, IMPORTED, PRESETS
 from fewshot_bench.cli.completion import (
     backbones,
     datasets,
@@ -24,7 +25,8 @@ from fewshot_bench.cli.engines import Engines, engine_options
 from fewshot_bench.cli.options import NAMES, NUMBER, NUMBERS, SHOTS
 from fewshot_bench.cli.running import INTERRUPTED, run_matrix
 from fewshot_bench.engines.conditions import Conditions, take_conditions
-from fewshot_bench.utils.names import join_names
+from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
+from fewshot_bench.utils.text import join_names
 
 _THIS_CALL = ("dry_run", "force", "retry_failed", "keep_stale", "traceback")
 _REPEATED = ("option", "templates")
@@ -103,10 +105,10 @@ _PATH: Any = click.Path(path_type=Path)
     "--protocol",
     default="fair",
     show_default=True,
-    help="fair, clip-lora-paper, or how picks are drawn: coop, clip-lora, nested, imported.",
+    help=f"{', '.join(PRESETS)}, or how picks are drawn: {', '.join((*SAMPLERS, IMPORTED))}.",
 )
-@click.option("--val", help="Validation policy: none, min4, shots or full (default: protocol's).")
-@click.option("--prompts", help="Template set: simple, custom, ensemble (default: protocol's).")
+@click.option("--val", help=f"Validation policy: {', '.join(VALIDATION)} (default: protocol's).")
+@click.option("--prompts", help=f"Template set: {', '.join(TEMPLATE_SETS)} (default: protocol's).")
 @click.option(
     "--classes",
     type=NAMES,

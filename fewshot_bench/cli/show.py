@@ -9,13 +9,11 @@ from pathlib import Path
 
 import click
 
-from fewshot_bench.api import method_references
-from fewshot_bench.api.dataset import ROLES, Dataset, DatasetCard
+from fewshot_bench.api import method_files as method_references
+from fewshot_bench.api.dataset import ROLES, TEMPLATE_SETS, Dataset, DatasetCard
 from fewshot_bench.api.method import hyperparameters
 from fewshot_bench.api.method_rules import broken_rules
-from fewshot_bench.api.opening import place_without_family
-from fewshot_bench.api.registry import registry
-from fewshot_bench.api.spec import TEMPLATE_SETS
+from fewshot_bench.api.registry import place_without_family, registry
 from fewshot_bench.cli.completion import backbones, datasets, methods, one_of
 from fewshot_bench.cli.options import results_option
 from fewshot_bench.cli.say import say

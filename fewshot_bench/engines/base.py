@@ -31,16 +31,15 @@ class Settings:
     devices: one worker per slot of each; slots: workers per device; threads: CPU threads of each
     worker, None to leave them to torch. timeout: seconds that a cell may take. hang: seconds
     without a sign of life after which a worker is ended. lease: seconds after which a claim of a
-    dead machine ends. together: how many seeds are fitted in one pass. track: trackers,
-    joined by commas. code: what identifies the methods' code, so that workers of an earlier command
-    that have imported other code are not taken for this one's.
+    dead machine ends. track: trackers, joined by commas. code: what identifies the methods' code,
+    so that workers of an earlier command that have imported other code are not taken for this
+    one's.
     """
 
     devices: tuple[str, ...] = ("cpu",)
     slots: int = 1
     threads: int | None = None
     force: bool = False
-    together: int = 1
     timeout: float | None = None
     hang: float = HANG_SECONDS
     lease: float = LEASE_SECONDS

@@ -102,6 +102,7 @@ def run_plan(
 ) -> Ended:
     """Run what the store in `folder` does not hold of a plan, and report."""
     from fewshot_bench.engines.base import Before
+    from fewshot_bench.runner.estimate import encodings_saved
     from fewshot_bench.runner.image_state import ImageState
     from fewshot_bench.runner.resuming import Code, resume
     from fewshot_bench.store.predictions import Outcomes
@@ -143,6 +144,8 @@ def run_plan(
     with suppress(KeyboardInterrupt):
         Outcomes(store).prepare([] if interrupted else finished)
     _forget_claims(state, finished, store)
+    if saved := encodings_saved(finished):
+        reporter.info(saved)
     if not interrupted and (state.todo or state.done):
         reporter.results(folder)
     failed = len(state.failed) + sum(record.status == "failed" for record in finished)
@@ -171,7 +174,6 @@ def _dry_run(
     reporter: Reporter,
 ) -> None:
     _announce(plan, state, store, reporter)
-    _announce_work(plan, state, reporter)
     if state.todo or not plan.problems:
         workers = min(settings.workers, len(state.todo))
         reporter.info(_needs(plan, state).text(workers))
@@ -233,14 +235,6 @@ def _announce_weights(backbone: str, reporter: Reporter) -> None:
 
     if loading.needs_fetching(backbone):
         reporter.info(f"the weights of {backbone} are not on this machine: to be fetched")
-
-
-def _announce_work(plan: Plan, state: Resume, reporter: Reporter) -> None:
-    from fewshot_bench.runner.estimate import savings
-
-    text = savings(state.todo, plan.datasets).text()
-    if text:
-        reporter.info(text)
 
 
 def _run(

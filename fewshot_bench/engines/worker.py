@@ -139,10 +139,6 @@ def _compute(
         trusted &= _hook(hooks.run_finished, following, examiner, record=stored)
         if following is None:
             break
-        if not trusted and following.fit_key() != record.spec.fit_key():
-            # What is left was not fitted by what left something behind.
-            answers.send("retired")
-            break
         # What plug-ins took was no time of the next cell.
         answers.send("started")
         trusted &= _hook(hooks.run_started, following, examiner, spec=following)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
@@ -190,22 +189,6 @@ class Meter:
         billed = self.computed.minus(self._kept)
         billed.add(self._owed)
         return {"billed": billed.to_dict(), "computed": self.computed.to_dict()}
-
-    def share(self, parts: int) -> Meter:
-        """A meter with an equal share of what this one has measured."""
-        meter = copy.deepcopy(self)
-        for costs in (meter._billed, meter._elapsed):
-            for name, cost in costs.items():
-                costs[name] = Cost(cost.wall / parts, cost.cpu / parts)
-        for work in (meter.computed, meter._kept, meter._owed):
-            for field in dataclasses.fields(work):
-                setattr(work, field.name, getattr(work, field.name) // parts)
-        meter.images_seen //= parts
-        meter.images_encoded //= parts
-        images = meter.images
-        images.elapsed /= parts
-        images.decoded, images.cached = images.decoded // parts, images.cached // parts
-        return meter
 
     def timings(self) -> dict[str, Any]:
         """Per phase `billed` and `elapsed` seconds, their totals (wall clock), and the images."""

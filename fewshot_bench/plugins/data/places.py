@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from fewshot_bench.api.recipe import RemoteFile
 from fewshot_bench.utils.errors import ContractError, DataMissingError
 from fewshot_bench.utils.files import whole
-from fewshot_bench.utils.names import leaves
+from fewshot_bench.utils.text import leaves
 
 DOWNLOADS = "downloads"
 TEMPORARY = ".fsbench-"

@@ -1,4 +1,7 @@
-"""How the tokens of many sequences lie in one matrix: a shared prefix, then groups by length."""
+"""Packing of many token sequences into one matrix: a shared prefix first, then groups by length.
+
+Rows of padding are computed but never billed, and no token attends to another sequence.
+"""
 
 from __future__ import annotations
 
