@@ -22,6 +22,7 @@ from fewshot_bench.api.dataset import (
 )
 from fewshot_bench.api.method import Classifier, Method, RunContext, Transferable, hyper
 from fewshot_bench.api.metrics import Metric
+from fewshot_bench.api.options import Option
 from fewshot_bench.api.plugins import hookimpl
 from fewshot_bench.api.recipe import Recipe, RemoteFile
 from fewshot_bench.api.record import Record
@@ -64,6 +65,7 @@ __all__ = [
     "Metric",
     "NotApplicableError",
     "NumericalError",
+    "Option",
     "PackedPrompts",
     "Pools",
     "Preparable",

@@ -108,7 +108,7 @@ WHOLE: Mapping[str, Kind] = {"metrics": NUMBER, "digests": TEXT}
 
 
 def kind_problems(values: Mapping[str, Any]) -> Iterator[str]:
-    """What is of another kind than expected; values: of a record, its parts being objects."""
+    """Fields of another type than expected; values: of a record, its parts being objects."""
     for part, kinds in KINDS.items():
         inner = values.get(part) or {}
         for name, kind in kinds.items():

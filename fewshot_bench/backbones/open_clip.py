@@ -81,13 +81,13 @@ class OpenClipBackbone:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         device: torch.device = next(self.module.parameters()).device
         return device
 
     @property
     def parameters(self) -> int:
-        """How many parameters the backbone has."""
+        """The number of parameters of the backbone."""
         return sum(parameter.numel() for parameter in self.module.parameters())
 
     def preprocess(self, image: Any) -> Any:
@@ -257,7 +257,7 @@ class OpenClipBackbone:
         return sha.hexdigest()
 
     def _towers_match(self) -> bool:
-        """Whether the towers that were handed out still hold the module's weights."""
+        """True when the towers that were handed out still hold the module's weights."""
         dtype, image, text = DTYPES[self.precision], self._image_tower, self._text_tower
         same = True
         if isinstance(image, VisionTower):

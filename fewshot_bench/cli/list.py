@@ -12,15 +12,14 @@ from fewshot_bench.cli.completion import one_of
 from fewshot_bench.utils.errors import unknown
 from fewshot_bench.utils.text import printable
 
-KINDS = ("methods", "datasets", "backbones", "metrics", "plugins")
+KINDS = ("methods", "datasets", "backbones", "metrics", "engines", "plugins")
+_HELP = "List what is registered: methods, datasets, backbones, metrics, engines or plugins."
 
 
-@click.command(
-    "list", short_help="List what is registered: methods, datasets, backbones, metrics or plugins."
-)
+@click.command("list", short_help=_HELP, help=_HELP)
 @click.argument("kind", metavar="|".join(KINDS), shell_complete=one_of(lambda: KINDS))
 def command(kind: str) -> None:
-    """List what is registered: methods, datasets, backbones, metrics or plugins."""
+    """Print one kind of what is registered, and warn of what is broken."""
     if kind not in KINDS:
         raise unknown("kind", kind, KINDS, "fsbench list --help")
     if kind == "plugins":
@@ -31,6 +30,8 @@ def command(kind: str) -> None:
         _backbones()
     elif kind == "metrics":
         _metrics()
+    elif kind == "engines":
+        _entries(registry().engines)
     else:
         _entries(registry().methods)
     _warn_broken()
@@ -75,9 +76,6 @@ def _plugins() -> None:
 
 def _warn_broken() -> None:
     known = registry()
-    conflicts = [
-        catalog.conflicts.values()
-        for catalog in (known.methods, known.datasets, known.backbones, known.metrics)
-    ]
+    conflicts = [catalog.conflicts.values() for catalog in known.catalogs]
     for text in (*known.methods.failed, *chain.from_iterable(conflicts)):
         click.echo(f"warning: {printable(text)}", err=True)

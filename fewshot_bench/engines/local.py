@@ -15,13 +15,21 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from types import TracebackType
 from typing import Any
 
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
-from fewshot_bench.engines.base import TRIES, Before, EngineError, Progress, Settings, lost
+from fewshot_bench.engines.base import (
+    TRIES,
+    Engine,
+    EngineError,
+    EngineSetup,
+    Progress,
+    Settings,
+    StoreSnapshot,
+    lost,
+)
 from fewshot_bench.engines.closing import let_hooks_end
 from fewshot_bench.engines.losses import Losses
 from fewshot_bench.engines.process import Event, Slot, Worker, slots_of
@@ -53,7 +61,7 @@ def slots(backbone: str, device: str, jobs: int | None, devices: int = 1) -> tup
 
 
 @dataclass
-class LocalEngine:
+class LocalEngine(Engine):
     """Runs cells in worker processes; start it early, workers load while others check.
 
     before: what the store held when the cells were planned (taken when `run` begins if absent).
@@ -63,7 +71,7 @@ class LocalEngine:
 
     store: Store
     settings: Settings = field(default_factory=Settings)
-    before: Before | None = None
+    before: StoreSnapshot | None = None
     run_id: str = ""
     linger: float | None = None
     _events: queue.Queue[Event] = field(default_factory=queue.Queue)
@@ -87,15 +95,8 @@ class LocalEngine:
         """How many cells can run at once."""
         return self.settings.workers
 
-    def __enter__(self) -> LocalEngine:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None = None,
-        error: BaseException | None = None,
-        trace: TracebackType | None = None,
-    ) -> None:
+    def close(self) -> None:
+        """Stop the workers and give back what they claimed."""
         try:
             for worker in self._workers:
                 worker.stop()
@@ -120,7 +121,7 @@ class LocalEngine:
         run; what is written stays.
         """
         if self.before is None:
-            self.before = Before.of(self.store, cells)
+            self.before = StoreSnapshot.of(self.store, cells)
         order = sorted(cells, key=lambda cell: -cell.shots) if self.workers > 1 else list(cells)
         self._waiting = by_fit(order)
         open_cells = len(cells)
@@ -205,7 +206,7 @@ class LocalEngine:
         assert self.before is not None
         left = []
         for cell in group:
-            record = self.before.settled(cell)
+            record = self.before.new_record(cell)
             if record is None:
                 left.append(cell)
             else:
@@ -273,6 +274,11 @@ class LocalEngine:
             if left:
                 self._waiting.insert(0, left)
         self._release(worker)
+
+
+def build(setup: EngineSetup) -> LocalEngine:
+    """The engine `local`."""
+    return LocalEngine(setup.store, setup.settings, setup.before)
 
 
 def _as_error(event: dict[str, Any]) -> FsbenchError:

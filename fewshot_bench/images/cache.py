@@ -152,7 +152,7 @@ class ImageCache:
         cache_folder.remove(CacheFile(segment.path, IMAGES, 0, 0.0))
 
     def writer(self, count: int) -> SegmentWriter | None:
-        """Where `count` newly decoded images go; None (see `problem`) when there is no room."""
+        """A writer for `count` newly decoded images; None (see `problem`) when there is no room."""
         need = count * (math.prod(self._shape) + 2 * SHA) + 4096
         try:
             cache_folder.make_room(IMAGES, need, cache_folder.limit_bytes())

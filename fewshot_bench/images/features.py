@@ -36,7 +36,7 @@ _INSTANCES: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 
 
 def encoder_content(backbone: Any) -> dict[str, Any]:
-    """What computes features: weights, preprocessing, and all that rounding depends on."""
+    """Identity of the encoder: weights, preprocessing, and all that rounding depends on."""
     return {
         "weights": backbone.weights_digest,
         "precision": getattr(backbone, "precision", "fp32"),
@@ -49,7 +49,7 @@ def encoder_content(backbone: Any) -> dict[str, Any]:
 
 
 def _preprocessing(backbone: Any) -> dict[str, Any]:
-    """What pixels are made by; where it cannot be told, which backbone of this process it is."""
+    """Identity of the preprocessing; without one, that of the backbone object in this process."""
     transform = transform_of(backbone)
     known = [getattr(backbone, name, None) for name in ("_mean", "_std")]
     if transform is not None and None not in known:
@@ -80,7 +80,7 @@ def _encode_batch(backbone: LoadedBackbone, pixels: Tensor) -> Tensor:
 
 
 def visited(order: Any, count: int) -> list[int]:
-    """Which of `count` images a pass visits, one after the other; all of them by default."""
+    """Indices of the images that a pass visits, in order; all `count` of them by default."""
     return list(range(count)) if order is None else indices("batches: order", order, count)
 
 
@@ -120,7 +120,7 @@ def _generator(what: str, rng: Any) -> None:
 
 
 class _Backing:
-    """What a view stands for; kept apart from the view, which methods hold."""
+    """The source behind a view; kept apart from the view, which methods hold."""
 
     def __init__(
         self,

@@ -72,7 +72,7 @@ def timed(
     tally: ImageTally,
     count: Callable[[Loaded, float, ImageTally], None],
 ) -> Iterator[Loaded]:
-    """What is loaded, with the seconds that were waited for it."""
+    """Yield loaded batches with the seconds spent waiting for each."""
     while True:
         start = time.perf_counter()
         loaded = next(loading, None)

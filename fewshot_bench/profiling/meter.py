@@ -50,7 +50,7 @@ class Cost:
 
 
 class ImageTally:
-    """What getting pixels took in one cell, and what is owed for those that a cache answered.
+    """Image-loading cost of one cell; cache hits are billed at their original price.
 
     elapsed: seconds that passed until pixels were there; decoded, cached: how many images were
     decoded, and how many came decoded from memory or from the disk; problem: why decoded images
@@ -185,7 +185,7 @@ class Meter:
         self._billed[name] = self._billed.get(name, Cost()) + cost
 
     def work(self) -> dict[str, dict[str, int | None]]:
-        """What encoders did in this cell, as it is billed and as it was computed here."""
+        """Encoder cost of this cell, as billed and as computed here."""
         billed = self.computed.minus(self._kept)
         billed.add(self._owed)
         return {"billed": billed.to_dict(), "computed": self.computed.to_dict()}

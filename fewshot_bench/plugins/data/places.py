@@ -16,6 +16,7 @@ from fewshot_bench.utils.text import leaves
 
 DOWNLOADS = "downloads"
 TEMPORARY = ".fsbench-"
+LOCK = f"{TEMPORARY}prepare.lock"
 _PLAIN = re.compile(r"[^A-Za-z0-9._-]+")
 
 
