@@ -216,7 +216,15 @@ class Registry:
     @property
     def catalogs(self) -> tuple[Catalog, ...]:
         """All catalogs."""
-        return (self.methods, self.datasets, self.backbones, self.engines, self.options)
+        kinds = (
+            self.methods,
+            self.datasets,
+            self.backbones,
+            self.metrics,
+            self.engines,
+            self.options,
+        )
+        return kinds
 
     def method(self, name: str) -> Entry:
         """The entry of a registered method, or of one in a file (`path/to/file.py:ClassName`)."""
