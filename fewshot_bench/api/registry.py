@@ -216,7 +216,7 @@ class Registry:
     @property
     def catalogs(self) -> tuple[Catalog, ...]:
         """All catalogs."""
-        kinds = (
+        return (
             self.methods,
             self.datasets,
             self.backbones,
@@ -224,7 +224,6 @@ class Registry:
             self.engines,
             self.options,
         )
-        return kinds
 
     def method(self, name: str) -> Entry:
         """The entry of a registered method, or of one in a file (`path/to/file.py:ClassName`)."""
