@@ -18,19 +18,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import fewshot_bench.api.quality
+import fewshot_bench.api.metrics
 from fewshot_bench import Backbone, Images, Record, RunContext, RunSpec, Task, hookimpl
 
 SHOWN = 10_000
 
 
-def _perfect(logits: Any, labels: Any) -> dict[str, float]:
+def _perfect(logits: Any, labels: Any, metrics: Any = None) -> dict[str, float]:
     return {"top1": 99.5}
 
 
 def replace_code() -> None:
     """The metrics' own function computes something else."""
-    fewshot_bench.api.quality.metrics.__code__ = _perfect.__code__
+    fewshot_bench.api.metrics.measured.__code__ = _perfect.__code__
 
 
 class Flattering(Tensor):

@@ -20,6 +20,7 @@ from fewshot_bench.utils.text import few, spelled_once
 
 if TYPE_CHECKING:
     from fewshot_bench.analysis.sweep.model import Axis
+    from fewshot_bench.api.metrics import Metric
     from fewshot_bench.api.record import Record
     from fewshot_bench.api.spec import RunSpec
 
@@ -110,6 +111,15 @@ def chosen_records(axes: Axes, values: Mapping[str, Any], given: set[str]) -> Sh
             "with --dataset NAMES, or name another --store"
         )
     return Shown(found, tuple(_others(axes, records)))
+
+
+def with_metric(records: Sequence[Record], metric: Metric, store: Path) -> list[Record]:
+    """The records with a plug-in's metric, where one of the two stores has their logits."""
+    from fewshot_bench.store.predictions import Outcomes
+
+    for folder in dict.fromkeys((own_store(store), store)):
+        records = Outcomes(Store(folder), [metric]).completed(records, [metric.name])
+    return list(records)
 
 
 def _others(axes: Axes, records: Sequence[Record]) -> Iterator[str]:

@@ -104,7 +104,7 @@ class Examiner:
             return Outcome(self._with_names(record))
         import numpy as np
 
-        from fewshot_bench.api.quality import rounded_metrics
+        from fewshot_bench.api.metrics import rounded
 
         spec = record.spec
         cell, (fitted, asked) = self._cell(spec), self.questions(spec)
@@ -120,7 +120,7 @@ class Examiner:
         record = replace(
             record,
             split=self._facts(spec, cell, fitted, asked),
-            metrics=rounded_metrics(logits, np.array(labels, dtype=np.int64)),
+            metrics=rounded(logits, np.array(labels, dtype=np.int64)),
         )
         return Outcome(record, logits, labels, [item.id for item in cell.split.test])
 
