@@ -99,7 +99,7 @@ main()
 
 
 def killed_at(moment: int, *words: object) -> bool:
-    """Whether a command was killed when it was about to rename its file number `moment`."""
+    """True when a command was killed just before it renamed its file number `moment`."""
     command = [sys.executable, "-c", KILLED, str(moment), *map(str, words)]
     done = subprocess.run(command, capture_output=True, check=False)
     assert done.returncode in (0, -9), done.stderr.decode()

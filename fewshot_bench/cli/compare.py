@@ -152,7 +152,7 @@ def command(
 
 
 def _answers(outcomes: Outcomes, records: Sequence[Record], options: Any) -> Any:
-    """What reads predictions for tests of differences; None where nothing is to be tested."""
+    """The reader of predictions for tests of differences; None where nothing is to be tested."""
     seeds = {(record.spec.split_seed, record.spec.train_seed) for record in records}
     crossed = len(seeds) > max(len({split for split, _ in seeds}), len({t for _, t in seeds}))
     if not (options.baseline or crossed):
@@ -268,6 +268,6 @@ def _render_classes(
 
 
 def _terminal(output: Path | None) -> _Terminal:
-    """How to write for the terminal, or for a file."""
+    """The renderer for the terminal, or for a file."""
     width = terminal_width() if output is None else None
     return {"styled": width is not None, "width": width}

@@ -158,7 +158,7 @@ def _target(root: Path | None, yes: bool, keep_archives: bool) -> Target:
 
 
 def _recipe(name: str) -> Recipe | None:
-    """What a data set needs; None when it needs nothing or does not say."""
+    """The recipe of a data set; None when it has none."""
     from fewshot_bench.api.dataset import Preparable
     from fewshot_bench.api.registry import registry
 
@@ -198,7 +198,7 @@ def _prepare_one(
 
 
 def _is_there(name: str) -> bool:
-    """Whether a data set whose recipe lists no file finds what it needs."""
+    """True when a data set whose recipe lists no file finds its files."""
     from fewshot_bench.api.registry import registry
 
     try:
@@ -209,7 +209,7 @@ def _is_there(name: str) -> bool:
 
 
 def _agreed(name: str, recipe: Recipe, target: Target) -> bool:
-    """Whether large downloads may start: by --yes, or by asking at a terminal."""
+    """True when large downloads may start: by --yes, or by asking at a terminal."""
     large = [file for file in missing_files(name, recipe, target) if needs_agreement(file)]
     if target.large or not large or not sys.stdin.isatty():
         return target.large
@@ -218,7 +218,7 @@ def _agreed(name: str, recipe: Recipe, target: Target) -> bool:
 
 
 def _describe(name: str, recipe: Recipe | None, target: Target, split_file: Path | None) -> None:
-    """What would be done for one data set."""
+    """The steps for one data set, as text."""
     if recipe is None:
         say(f"{name}: nothing to fetch")
         return
@@ -244,7 +244,7 @@ def _describe(name: str, recipe: Recipe | None, target: Target, split_file: Path
 def _report(
     recipes: dict[str, Recipe | None], missing: list[str], failed: list[str], target: Target
 ) -> None:
-    """What is there now and what to do next; DataMissingError when something is missing."""
+    """Report the state and the next step; DataMissingError when something is missing."""
     there = [name for name in recipes if name not in missing]
     if there:
         say(f"there now: {', '.join(there)}")

@@ -1,4 +1,4 @@
-"""What the commands on stores share: the option, opening a store, and counts as text."""
+"""Shared by the commands on stores: the option, opening a store, and counts as text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is billed, what is counted, and what is measured."""
+"""Billed, computed and measured costs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What cells predicted, from their logits or from what the store keeps of them."""
+"""Predictions of cells, from their logits or from the store's cache."""
 
 from __future__ import annotations
 

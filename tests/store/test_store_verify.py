@@ -141,7 +141,7 @@ def test_arrays_that_no_run_writes(
 
 
 def meaning(path: Path) -> object:
-    """What a file says, whatever bytes say it; None where it says nothing."""
+    """The decoded content of a file; None where it has none."""
     if path.suffix == ".json":
         try:
             return json.loads(path.read_bytes())
