@@ -1,4 +1,4 @@
-"""What a shell completes: names of methods, data sets, backbones and engines.
+"""Shell completion of names of methods, data sets, backbones and engines.
 
 Nothing heavy is imported, and nothing may be printed: it would stand in the line being typed.
 """
