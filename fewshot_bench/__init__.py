@@ -21,6 +21,8 @@ from fewshot_bench.api.dataset import (
     file_stamp,
 )
 from fewshot_bench.api.method import Classifier, Method, RunContext, Transferable, hyper
+from fewshot_bench.api.metrics import Metric
+from fewshot_bench.api.options import Option
 from fewshot_bench.api.plugins import hookimpl
 from fewshot_bench.api.recipe import Recipe, RemoteFile
 from fewshot_bench.api.record import Record
@@ -60,8 +62,10 @@ __all__ = [
     "Images",
     "Item",
     "Method",
+    "Metric",
     "NotApplicableError",
     "NumericalError",
+    "Option",
     "PackedPrompts",
     "Pools",
     "Preparable",

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +26,23 @@ settings.register_profile(
 settings.load_profile("any machine")
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Ends when plug-ins of this checkout are not those that are installed, as after a pull."""
+    project = tomllib.loads((helpers.REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    wanted = project["project"]["entry-points"]["fewshot_bench"]
+    found = {point.name: point.value for point in entry_points(group="fewshot_bench")}
+    missing = [f"{name} = {value}" for name, value in wanted.items() if found.get(name) != value]
+    if missing:
+        pytest.exit(
+            f"not installed as in pyproject.toml: {'; '.join(missing)} "
+            "(pip install --no-deps -e . writes the entry points anew)",
+            returncode=4,
+        )
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """What tests and the processes that they start cache goes to a temporary folder."""
+    """Caches of tests and of the processes that they start lie in a temporary folder."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("cache")
         patch.setenv("FSBENCH_CACHE", str(folder))

@@ -34,7 +34,7 @@ ROLES = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class DatasetCard:
-    """What a person should know about a data set before a number of it is printed.
+    """Facts of a data set that stand beside its numbers: source, counts, class names, templates.
 
     `expected_counts` and `expected_classes` are those of the published set (0: not known), `counts`
     those of this copy. `mirrored` says whether a mirror image still shows its class; where it does
@@ -70,7 +70,7 @@ class DatasetCard:
 
     @property
     def identities(self) -> tuple[str, ...]:
-        """What tells classes apart, by label: `class_ids`, or the names where there are none."""
+        """Identities of the classes by label: `class_ids`, or the names where there are none."""
         return self.class_ids or self.classnames
 
     def templates(self, prompts: str) -> tuple[str, ...]:
@@ -106,7 +106,7 @@ class Dataset(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """What tells without reading that an image file is still the same.
+    """Identity of an image file without reading it: an equal stamp stands for equal bytes.
 
     size: bytes; changed: when the file was last changed, in seconds since 1970; token: differs
     from every other version of the file, and from other files.

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 class RunContext(Protocol):
-    """What the harness lends a method besides the task: named randomness, notes, progress."""
+    """Services for a method besides the task: named random streams, notes, progress."""
 
     @property
     def device(self) -> torch.device:
-        """Where tensors should live."""
+        """Device that tensors belong on."""
         ...
 
     @property

@@ -32,7 +32,7 @@ def parts(name: str) -> tuple[str, str] | None:
 
 
 def is_meant(name: str) -> bool:
-    """Whether a name was written as one of a file, be it complete or not."""
+    """True when a name has the form `file.py:Class`, complete or not."""
     return parts(name) is not None or name.endswith(".py") or ".py:" in name
 
 

@@ -108,7 +108,7 @@ WHOLE: Mapping[str, Kind] = {"metrics": NUMBER, "digests": TEXT}
 
 
 def kind_problems(values: Mapping[str, Any]) -> Iterator[str]:
-    """What is of another kind than expected; values: of a record, its parts being objects."""
+    """Fields of another type than expected; values: of a record, its parts being objects."""
     for part, kinds in KINDS.items():
         inner = values.get(part) or {}
         for name, kind in kinds.items():
@@ -141,7 +141,7 @@ class Record:
 
     split: `digest`, `protocol`, `train`, `val`, `test` (counts), `verified` (published picks),
         `classnames` (of the columns of the logits).
-    metrics: those of `quality.metrics`, to six digits; empty when the cell failed.
+    metrics: those of `metrics.rounded`, to six digits; empty when the cell failed.
     footprint: `trained`, `trained_source` (observed or declared), `stored`, `backbone`
         (parameters), `peak_memory_mb`, `images_seen`, `steps`, and `selection`
         (configurations, labels).

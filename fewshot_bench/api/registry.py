@@ -24,6 +24,8 @@ from fewshot_bench.api import method_files as method_references
 from fewshot_bench.api.author_frame import told
 from fewshot_bench.api.dataset_overrides import SKIPPED, Without, customized
 from fewshot_bench.api.method_rules import refuse_broken
+from fewshot_bench.api.metrics import METRICS, Metric
+from fewshot_bench.api.options import Option
 from fewshot_bench.api.plugins import PluginInfo, load_plugins
 from fewshot_bench.utils.errors import FsbenchError, PluginError, UsageError, unknown
 
@@ -63,6 +65,8 @@ class Entry:
     target: Any
     origin: str
     suites: tuple[str, ...] = ()
+    options: tuple[Option, ...] = ()
+    elsewhere: bool = False
 
     def load(self) -> Any:
         """Import the target; PluginError names the origin when that fails."""
@@ -83,7 +87,7 @@ class Entry:
 
 @dataclass
 class Catalog:
-    """All names of one kind (method, data set, backbone).
+    """All names of one kind (method, data set, backbone, metric).
 
     entries: the names that one plug-in alone registered. conflicts: for each other name why it
     cannot be used. failed: what plug-ins say that register nothing.
@@ -97,7 +101,15 @@ class Catalog:
     _plugin: str = ""
     _claims: list[Entry] = field(default_factory=list)
 
-    def register(self, name: str, target: Any, *, suites: Iterable[str] = ()) -> None:
+    def register(
+        self,
+        name: str,
+        target: Any,
+        *,
+        suites: Iterable[str] = (),
+        options: Iterable[Option] = (),
+        elsewhere: bool = False,
+    ) -> None:
         """Add a name; one that another plug-in adds too can be used by neither."""
         origin = _origin(self._plugin)
         if not isinstance(name, str) or not name.strip():
@@ -112,8 +124,14 @@ class Catalog:
                 f"{self.kind} '{name}' ({origin}): suites={suites!r} is text, expected "
                 f"suites=({suites!r},)"
             )
-        self._claims.append(Entry(name, target, origin, tuple(suites)))
+        _check_options(f"{self.kind} '{name}' ({origin})", options := tuple(options))
+        self._claims.append(Entry(name, target, origin, tuple(suites), options, elsewhere))
         self._settle()
+
+    def register_option(self, option: Option) -> None:
+        """Add an option of commands that run cells."""
+        _check_options(f"{self.kind} ({_origin(self._plugin)})", (option,))
+        self.register(option.name, option.value, options=(option,))
 
     def _settle(self) -> None:
         """Entries and conflicts, by who claims which name."""
@@ -128,6 +146,11 @@ class Catalog:
             for name, found in claims.items()
             if len(found) > 1
         }
+
+    def refuse(self, entry: Entry, reason: str) -> None:
+        """Take out what cannot be used; asking for it raises PluginError with the reason."""
+        del self.entries[entry.name]
+        self.conflicts[entry.name] = f"{self.kind} '{entry.name}' ({entry.origin}): {reason}"
 
     def forget(self, plugin: str) -> None:
         """Take out what a plug-in registered before it failed."""
@@ -155,6 +178,17 @@ class Catalog:
         return unknown(self.kind, name, known, "; ".join([step, *self.failed]))
 
 
+def _check_options(where: str, options: tuple[Option, ...]) -> None:
+    """PluginError for a declaration that cannot be used."""
+    keys = [getattr(option, "key", None) for option in options]
+    for option in options:
+        problem = option.problem() if isinstance(option, Option) else f"{option!r} is no Option"
+        if not problem and keys.count(option.key) > 1:
+            problem = f"option --{option.name} stands there twice"
+        if problem:
+            raise PluginError(f"{where}: {problem}")
+
+
 def _origin(plugin: str) -> str:
     # Not inspect.stack(), which reads source files and takes longer than all else here.
     frame = inspect.currentframe()
@@ -173,8 +207,23 @@ class Registry:
     methods: Catalog
     datasets: Catalog
     backbones: Catalog
+    metrics: Catalog
+    engines: Catalog
+    options: Catalog
     plugins: tuple[PluginInfo, ...]
     hooks: pluggy.HookRelay
+
+    @property
+    def catalogs(self) -> tuple[Catalog, ...]:
+        """All catalogs."""
+        return (
+            self.methods,
+            self.datasets,
+            self.backbones,
+            self.metrics,
+            self.engines,
+            self.options,
+        )
 
     def method(self, name: str) -> Entry:
         """The entry of a registered method, or of one in a file (`path/to/file.py:ClassName`)."""
@@ -196,7 +245,7 @@ class Registry:
         return target
 
     def code(self, name: str) -> dict[str, str]:
-        """What identifies the code of a method that this process runs; it stands in a record.
+        """Identity of a method's code in this process, as records hold it.
 
         `distribution` and `version` of the plug-in that registered it, `digest` of its source.
         """
@@ -211,6 +260,24 @@ class Registry:
             "version": info.version if info else "",
             "digest": digest,
         }
+
+    def metric(self, name: str) -> Metric:
+        """A built-in metric, or one of a plug-in; PluginError where that is none."""
+        if name in METRICS:
+            return METRICS[name]
+        self.metrics.refuse_conflict(name)
+        if name not in self.metrics.entries:
+            known = [*METRICS, *self.metrics.entries]
+            raise self.metrics.unknown(name, known, "fsbench list metrics")
+        entry = self.metrics.entries[name]
+        found = entry.load()
+        if not isinstance(found, Metric) or found.name != name:
+            raise PluginError(
+                f"metric '{name}' ({entry.origin}) is {found!r:.80}, expected a Metric of that name"
+            )
+        module = entry.target.partition(":")[0] if isinstance(entry.target, str) else ""
+        source = method_code.note_import(module or found.compute.__module__)
+        return replace(found, source=source or entry.origin)
 
     def all_methods(self) -> tuple[list[str], dict[str, str]]:
         """The methods that `all` stands for, and by name why the broken ones are left out."""
@@ -303,20 +370,34 @@ def registry() -> Registry:
     methods = Catalog("method", "methods")
     datasets = Catalog("data set", "datasets")
     backbones = Catalog("backbone", "backbones")
+    metrics = Catalog("metric", "metrics")
+    engines = Catalog("engine", "engines")
+    options = Catalog("option", "plugins")
     failed = _fill(manager, "register_methods", methods)
     failed |= _fill(manager, "register_datasets", datasets)
     failed |= _fill(manager, "register_backbones", backbones)
+    failed |= _fill(manager, "register_metrics", metrics)
+    failed |= _fill(manager, "register_engines", engines)
+    failed |= _fill(manager, "register_options", options, options.register_option)
+    for name in METRICS.keys() & metrics.entries.keys():
+        origin = metrics.entries.pop(name).origin
+        metrics.conflicts[name] = f"metric '{name}' is built in; the one of {origin} is left out"
     for entry in methods.entries.values():
         if isinstance(entry.target, str):
             # Plug-ins may have imported a part of their package; the rest follows when it is used.
             method_code.note_import(entry.target.partition(":")[0])
     infos = tuple(replace(i, error=i.error or failed.get(i.full_name)) for i in infos)
-    for catalog in (methods, datasets, backbones):
+    for catalog in (methods, datasets, backbones, metrics, engines, options):
         catalog.failed = tuple(info.problem for info in infos if info.error)
-    return Registry(methods, datasets, backbones, infos, manager.hook)
+    return Registry(methods, datasets, backbones, metrics, engines, options, infos, manager.hook)
 
 
-def _fill(manager: pluggy.PluginManager, hook: str, catalog: Catalog) -> dict[str, str]:
+def _fill(
+    manager: pluggy.PluginManager,
+    hook: str,
+    catalog: Catalog,
+    register: Callable[..., None] | None = None,
+) -> dict[str, str]:
     """Call one plug-in's hook at a time, so that each name knows where it came from.
 
     Returns the plug-ins whose hook failed, with the reason; they register nothing.
@@ -326,7 +407,7 @@ def _fill(manager: pluggy.PluginManager, hook: str, catalog: Catalog) -> dict[st
     for implementation in sorted(implementations, key=_builtin_first):
         catalog._plugin = implementation.plugin_name
         try:
-            implementation.function(register=catalog.register)
+            implementation.function(register=register or catalog.register)
         except (Exception, SystemExit) as error:
             failed[implementation.plugin_name] = f"{hook}: {type(error).__name__}: {error}"
             catalog.forget(implementation.plugin_name)

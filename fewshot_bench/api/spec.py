@@ -146,7 +146,7 @@ class RunSpec:
 
     @property
     def fits_other(self) -> bool:
-        """Whether the fit sees other classes than the evaluation."""
+        """True when the fit sees other classes than the evaluation."""
         return bool(self.target) or self.classes == "new"
 
     @property
@@ -163,7 +163,7 @@ class RunSpec:
 
     @property
     def skipped(self) -> int:
-        """How many damaged or missing images are left out."""
+        """The number of damaged or missing images that are left out."""
         return sum(len(ids) for ids in self.data.get("skipped", {}).values())
 
     def describe(self) -> str:

@@ -29,7 +29,7 @@ class PackedText:
 
     @property
     def tokens(self) -> int:
-        """How many tokens are computed."""
+        """The number of tokens that are computed."""
         return self.packing.tokens
 
     def divide(self, parts: int) -> list[Part]:
@@ -128,7 +128,7 @@ class TextTower:
         return self.blocks[site.within(self.layers).layer].weight(site.matrix)
 
     def equals(self, other: TextTower) -> bool:
-        """Whether both hold the same weights."""
+        """True when both hold the same weights."""
         return same_tensors(self, other)
 
     def with_deltas(self, deltas: dict[Site, Tensor]) -> TextTower:
@@ -137,7 +137,7 @@ class TextTower:
 
 
 def _shared_prefix(tokens: Tensor, end: Tensor) -> int:
-    """How many leading tokens all prompts share, leaving at least one token to each."""
+    """The number of leading tokens that all prompts share, leaving at least one token to each."""
     same = (tokens == tokens[0]).all(dim=0).cumprod(dim=0).sum()
     return min(int(same), int(end.min()))
 

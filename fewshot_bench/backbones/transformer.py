@@ -83,7 +83,7 @@ class Block:
 
 
 def same_tensors(one: Any, other: Any) -> bool:
-    """Whether two towers of one kind hold equal tensors."""
+    """True when two towers of one kind hold equal tensors."""
     if isinstance(one, Tensor):
         places = [(x.data_ptr(), x.dtype, x.shape, x.stride()) for x in (one, other)]
         return places[0] == places[1] or torch.equal(one, other)
@@ -292,7 +292,7 @@ class _Pass:
         return self._product(("proj",), hidden)
 
     def _adapted(self, *matrices: str) -> bool:
-        """Whether an adapter may add to one of these matrices."""
+        """True when an adapter may add to one of these matrices."""
         if self.fused is None:
             return self.adapter is not None
         return any(self.fused.adapts(Site(self.encoder, self.layer, one)) for one in matrices)

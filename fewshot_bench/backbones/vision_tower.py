@@ -76,7 +76,7 @@ class VisionTower:
         return self.blocks[site.within(self.layers).layer].weight(site.matrix)
 
     def equals(self, other: VisionTower) -> bool:
-        """Whether both hold the same weights."""
+        """True when both hold the same weights."""
         return same_tensors(self, other)
 
     def with_deltas(self, deltas: dict[Site, Tensor]) -> VisionTower:

@@ -35,14 +35,14 @@ class Source:
 
     @property
     def step(self) -> str:
-        """How to get the weights with other means."""
+        """The way to get the weights by other means."""
         if self.repository:
             return f"fetch them where there is a network (hf download {self.repository})"
         return f"put {self.url} into {DIRECT}"
 
 
 def source_of(name: str, config: Mapping[str, Any]) -> Source | None:
-    """Where open_clip takes weights from; config: that of the tag, empty for `hf-hub:NAME`."""
+    """The source of open_clip's weights; config: that of the tag, empty for `hf-hub:NAME`."""
     if name.startswith(HUB):
         return Source(name.removeprefix(HUB).partition("@")[0], HUB_FILES)
     if config.get("hf_hub"):
@@ -70,7 +70,7 @@ def check_source(name: str, source: Source) -> None:
 
 
 def is_here(source: Source) -> bool:
-    """Whether one of the files is on this machine, where open_clip looks for it."""
+    """True when one of the files is on this machine, where open_clip looks for it."""
     if source.url:
         return (DIRECT.expanduser() / source.url.rpartition("/")[2]).is_file()
     from huggingface_hub import try_to_load_from_cache

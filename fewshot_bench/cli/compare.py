@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import click
 
-from fewshot_bench.analysis.table.columns import SORTS
-from fewshot_bench.api.metrics import METRICS
+from fewshot_bench.analysis.table.columns import COSTS
+from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.cli.completion import methods, one_of
 from fewshot_bench.cli.files import terminal_width, write_text
 from fewshot_bench.cli.filters import chosen_of, filter_options
-from fewshot_bench.cli.options import format_option
+from fewshot_bench.cli.options import MetricName, format_option
 from fewshot_bench.cli.paper import Paper, check_figure, paper_options, write_figure
 from fewshot_bench.cli.predictions import check_predictions, write_predictions
 from fewshot_bench.store.predictions import Outcomes
@@ -58,7 +58,7 @@ FORMATS = ("terminal", "markdown", "latex", "csv", "json")
 )
 @click.option(
     "--metric",
-    type=click.Choice(list(METRICS)),
+    type=MetricName(),
     default="top1",
     show_default=True,
     help="The metric that is shown and ranked.",
@@ -70,7 +70,7 @@ FORMATS = ("terminal", "markdown", "latex", "csv", "json")
 )
 @click.option(
     "--sort",
-    type=click.Choice(SORTS),
+    type=MetricName(words=COSTS),
     help="Sort every table: the best first by a metric, the cheapest by a cost.",
 )
 @paper_options
@@ -113,8 +113,10 @@ def command(
     check_predictions(predictions)
     opened = Store(Path(store))
     chosen, older, unrunnable = chosen_of(opened, filters, every_version=allow_mixed)
+    known = _metrics({metric, sort or "", *(columns or "").split(",")})
     options = Options(
         metric=metric,
+        metrics=known,
         baseline=baseline,
         allow_mixed=allow_mixed,
         method=filters["method"],
@@ -127,7 +129,7 @@ def command(
         notes=older,
         older=unrunnable,
     )
-    outcomes = Outcomes(opened)
+    outcomes = Outcomes(opened, [one for one in known.values() if one.source])
     if per_class:
         other = {"metric": metric != "top1", "columns": columns, "sort": sort, "baseline": baseline}
         _refuse_beside_classes(other)
@@ -150,7 +152,7 @@ def command(
 
 
 def _answers(outcomes: Outcomes, records: Sequence[Record], options: Any) -> Any:
-    """What reads predictions for tests of differences; None where nothing is to be tested."""
+    """The reader of predictions for tests of differences; None where nothing is to be tested."""
     seeds = {(record.spec.split_seed, record.spec.train_seed) for record in records}
     crossed = len(seeds) > max(len({split for split, _ in seeds}), len({t for _, t in seeds}))
     if not (options.baseline or crossed):
@@ -179,12 +181,21 @@ def _usable(records: Sequence[Record], outcomes: Outcomes) -> list[Record]:
     return found
 
 
+def _metrics(asked: Iterable[str]) -> dict[str, Metric]:
+    """The built-in metrics, and those of plug-ins that were asked for."""
+    from fewshot_bench.api.registry import registry
+
+    known, wanted = registry(), {name.strip() for name in asked}
+    own = [name for name in known.metrics.names() if name in wanted]
+    return {**METRICS, **{name: known.metric(name) for name in own}}
+
+
 def _needed(form: str, options: Options) -> set[str]:
-    """The metrics that an output shows or sorts by; CSV and JSON show all."""
+    """The metrics that an output shows or sorts by; CSV and JSON show all that are known."""
     if form in ("csv", "json"):
-        return set(METRICS)
+        return set(options.metrics)
     asked = {name.strip() for name in (options.columns or "").split(",")}
-    return {options.metric, options.sort, *asked} & set(METRICS)
+    return {options.metric, options.sort, *asked} & set(options.metrics)
 
 
 def _columns() -> Any:
@@ -257,6 +268,6 @@ def _render_classes(
 
 
 def _terminal(output: Path | None) -> _Terminal:
-    """How to write for the terminal, or for a file."""
+    """The renderer for the terminal, or for a file."""
     width = terminal_width() if output is None else None
     return {"styled": width is not None, "width": width}

@@ -21,7 +21,7 @@ from fewshot_bench.cli.completion import (
     suites,
 )
 from fewshot_bench.cli.config import as_defaults, read_config, save_config
-from fewshot_bench.cli.engines import Engines, engine_options
+from fewshot_bench.cli.engines import DECLARED, RunCommand, engine_options, take_engine
 from fewshot_bench.cli.options import NAMES, NUMBER, NUMBERS, SHOTS
 from fewshot_bench.cli.running import INTERRUPTED, run_matrix
 from fewshot_bench.engines.conditions import Conditions, take_conditions
@@ -43,7 +43,9 @@ _PATH: Any = click.Path(path_type=Path)
 
 
 @click.command(
-    "run", short_help="Run methods on data sets: every cell of the matrix that is not done yet."
+    "run",
+    cls=RunCommand,
+    short_help="Run methods on data sets: every cell of the matrix that is not done yet.",
 )
 @click.option(
     "--config",
@@ -143,9 +145,6 @@ _PATH: Any = click.Path(path_type=Path)
 )
 @click.option("--limit", type=NUMBER, help="Evaluate on at most N test images (marked in tables).")
 @click.option("--store", type=_PATH, default=DEFAULT_STORE, show_default=True)
-@click.option(
-    "--track", type=NAMES, help="Tell trackers: tensorboard, wandb, mlflow (or FSBENCH_TRACK)."
-)
 @engine_options
 @click.option("--dry-run", is_flag=True, help="Check and count, run nothing.")
 @click.option("--force", is_flag=True, help="Compute cells again that are done.")
@@ -166,7 +165,7 @@ def command(ctx: click.Context, /, **values: Any) -> None:
     target = values.pop("save_config")
     try:
         given = dict(values)
-        engines = Engines.take(values)
+        engines = take_engine(values)
         conditions = take_conditions(engines, values)
         if target is not None:
             save_config(target, _saved(given, conditions))
@@ -178,11 +177,15 @@ def command(ctx: click.Context, /, **values: Any) -> None:
 
 
 def _saved(values: dict[str, Any], conditions: Conditions) -> dict[str, Any]:
-    """What describes the run; what was only asked of this call (--dry-run ...) is left out.
+    """Options that describe the run, without those of this call alone (--dry-run ...).
 
     In the place of `auto` stands what it was, so that the file gives the same cells anywhere.
     """
-    values = {name: value for name, value in values.items() if name not in _THIS_CALL}
+    values = {
+        name.removeprefix(DECLARED): value
+        for name, value in values.items()
+        if name not in _THIS_CALL
+    }
     values |= dataclasses.asdict(conditions)
     saved = {
         name: list(value) if name in _REPEATED else join_names(map(str, value))

@@ -15,13 +15,21 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from types import TracebackType
 from typing import Any
 
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
-from fewshot_bench.engines.base import TRIES, Before, EngineError, Progress, Settings, lost
+from fewshot_bench.engines.base import (
+    TRIES,
+    Engine,
+    EngineError,
+    EngineSetup,
+    Progress,
+    Settings,
+    StoreSnapshot,
+    lost,
+)
 from fewshot_bench.engines.closing import let_hooks_end
 from fewshot_bench.engines.losses import Losses
 from fewshot_bench.engines.process import Event, Slot, Worker, slots_of
@@ -35,7 +43,7 @@ TICK_SECONDS = 0.5
 
 
 def slots(backbone: str, device: str, jobs: int | None, devices: int = 1) -> tuple[int, int | None]:
-    """How many workers per device, and how many CPU threads each; None leaves threads to torch.
+    """Workers per device, and CPU threads of each; None leaves threads to torch.
 
     A backbone whose loader says `threads = 1` is too small to gain from a second thread: then
     there is one worker per core unless `jobs` says otherwise.
@@ -53,7 +61,7 @@ def slots(backbone: str, device: str, jobs: int | None, devices: int = 1) -> tup
 
 
 @dataclass
-class LocalEngine:
+class LocalEngine(Engine):
     """Runs cells in worker processes; start it early, workers load while others check.
 
     before: what the store held when the cells were planned (taken when `run` begins if absent).
@@ -63,7 +71,7 @@ class LocalEngine:
 
     store: Store
     settings: Settings = field(default_factory=Settings)
-    before: Before | None = None
+    before: StoreSnapshot | None = None
     run_id: str = ""
     linger: float | None = None
     _events: queue.Queue[Event] = field(default_factory=queue.Queue)
@@ -84,18 +92,11 @@ class LocalEngine:
 
     @property
     def workers(self) -> int:
-        """How many cells can run at once."""
+        """The number of cells that can run at once."""
         return self.settings.workers
 
-    def __enter__(self) -> LocalEngine:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None = None,
-        error: BaseException | None = None,
-        trace: TracebackType | None = None,
-    ) -> None:
+    def close(self) -> None:
+        """Stop the workers and give back what they claimed."""
         try:
             for worker in self._workers:
                 worker.stop()
@@ -120,7 +121,7 @@ class LocalEngine:
         run; what is written stays.
         """
         if self.before is None:
-            self.before = Before.of(self.store, cells)
+            self.before = StoreSnapshot.of(self.store, cells)
         order = sorted(cells, key=lambda cell: -cell.shots) if self.workers > 1 else list(cells)
         self._waiting = by_fit(order)
         open_cells = len(cells)
@@ -183,7 +184,7 @@ class LocalEngine:
                     self._send(worker, mine)
 
     def _claim(self, group: Group, worker: Worker) -> Group:
-        """What this engine may compute now of a group; the rest is settled or waited for."""
+        """The cells of a group that this engine may compute now; others are settled or awaited."""
         key = group[0].fit_key()
         lease = self.leases.claim(key)
         if lease is None:
@@ -205,7 +206,7 @@ class LocalEngine:
         assert self.before is not None
         left = []
         for cell in group:
-            record = self.before.settled(cell)
+            record = self.before.new_record(cell)
             if record is None:
                 left.append(cell)
             else:
@@ -219,7 +220,7 @@ class LocalEngine:
         self._idle_since = time.monotonic()
 
     def _look_elsewhere(self) -> None:
-        """What others computed is taken over; what they have dropped is ours to compute."""
+        """Take over cells that others computed, and compute those that they dropped."""
         for group in self._elsewhere[:]:
             self._elsewhere.remove(group)
             left = self._settle(group)
@@ -229,7 +230,7 @@ class LocalEngine:
                 self._elsewhere.append(left)
 
     def _tired(self) -> bool:
-        """Whether there was nothing to do but to wait for others for longer than `linger`."""
+        """True after waiting for others alone for longer than `linger`."""
         if self._waiting or any(worker.cells for worker in self._workers):
             self._idle_since = time.monotonic()
         return self.linger is not None and time.monotonic() - self._idle_since > self.linger
@@ -273,6 +274,11 @@ class LocalEngine:
             if left:
                 self._waiting.insert(0, left)
         self._release(worker)
+
+
+def build(setup: EngineSetup) -> LocalEngine:
+    """The engine `local`."""
+    return LocalEngine(setup.store, setup.settings, setup.before)
 
 
 def _as_error(event: dict[str, Any]) -> FsbenchError:

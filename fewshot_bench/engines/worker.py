@@ -17,8 +17,8 @@ from typing import IO, Any
 
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.engines.base import STORE
 from fewshot_bench.engines.remote_examiner import RemoteExaminer
-from fewshot_bench.plugins.trackers import switch as trackers
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils import offline
 from fewshot_bench.utils.errors import FsbenchError
@@ -58,11 +58,11 @@ class _Answers:
         """Tell that the process lives, from a thread of its own."""
 
         def beat() -> None:
-            from fewshot_bench.utils import turns
+            from fewshot_bench.utils.locks import is_waiting
 
             while True:
                 time.sleep(BEAT_SECONDS)
-                self.send("beat", waiting=turns.waiting())
+                self.send("beat", waiting=is_waiting())
 
         start_own(threading.Thread(target=beat, name="fsbench-heartbeat", daemon=True))
 
@@ -77,7 +77,7 @@ def main() -> None:
     answers = _Answers(_private_stdout())
     _say_where_when_asked()
     answers.keep_beating()
-    trackers.write_into(Path(folder))
+    os.environ[STORE] = folder
     store = Store(Path(folder))
     examiner = RemoteExaminer([int(number) for number in descriptors.split(",")])
     try:

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from fewshot_bench.profiling.meter import Cost
+from fewshot_bench.profiling.cost import Cost
 from fewshot_bench.utils.prefetch import spread
 
 MAGIC = b"fsbench-pixels-1"
@@ -59,7 +59,7 @@ def read_description(path: Path) -> tuple[dict[str, Any], bytes] | None:
 
 
 def _is_sound(head: Mapping[str, Any], digests: int) -> bool:
-    """Whether a head is what `SegmentWriter` writes, for digests of this many bytes."""
+    """True when a head has the form that `SegmentWriter` writes, for digests of this many bytes."""
     shape, chunk, checks = head["shape"], head["chunk"], head["checks"]
     counts = [*shape, chunk, *checks]
     costs = [head["wall"], head["cpu"]]
@@ -106,7 +106,7 @@ class Segment:
     _good: set[int] = field(default_factory=set)
 
     def is_good(self, indices: Sequence[int]) -> bool:
-        """Whether the chunks of these rows are as they were written; each is checked once."""
+        """True when the chunks of these rows are as they were written; each is checked once."""
         unchecked = sorted({index // self.chunk for index in indices} - self._good)
         good = all(spread(self._check, unchecked, size=4))
         if good:

@@ -94,7 +94,7 @@ def give_back_memory() -> None:
 
 
 def free_memory(device: torch.device) -> int:
-    """How many bytes can still be had on a device."""
+    """Free bytes of a device."""
     import torch
 
     if device.type != "cuda":

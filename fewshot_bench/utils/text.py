@@ -17,12 +17,12 @@ BLANK = "\\ "
 
 
 def plain_text(text: str) -> bool:
-    """Whether a name is free of control characters and of bytes that are not UTF-8."""
+    """True when a name is free of control characters and of bytes that are not UTF-8."""
     return not any(unicodedata.category(character) in ("Cc", "Cs") for character in text)
 
 
 def leaves(path: str) -> bool:
-    """Whether a path leads out of the folder that it is relative to, on any system."""
+    """True when a path leads out of the folder that it is relative to, on any system."""
     posix, windows = PurePosixPath(path), PureWindowsPath(path)
     parts = (*posix.parts, *windows.parts)
     return posix.is_absolute() or bool(windows.drive or windows.root) or ".." in parts
@@ -69,7 +69,7 @@ def split_names(text: str) -> tuple[str, ...]:
 
 
 def _length_of_place(parts: Sequence[str]) -> int:
-    """How many parts together are the path of something that is here; 1 where none are."""
+    """The number of parts that together are an existing path; 1 where none are."""
     counts = range(len(parts), 1, -1)
     return next((n for n in counts if _is_place(",".join(parts[:n]))), 1)
 
