@@ -30,7 +30,7 @@ from fewshot_bench.spec import (
     canonical_json,
 )
 from fewshot_bench.splits import check_train
-from fewshot_bench.variants import expand_methods
+from fewshot_bench.variants import Configured, Option, expand_methods
 
 if TYPE_CHECKING:
     from fewshot_bench.dataset import Dataset
@@ -46,12 +46,12 @@ PRESETS: Mapping[str, tuple[str, str, str]] = {
 class Request:
     """What a person asked for; lists span the matrix. None means: as the protocol says."""
 
-    methods: tuple[str, ...]
+    methods: tuple[str | Configured, ...]
     datasets: tuple[str, ...]
     shots: tuple[int, ...] = (1, 2, 4, 8, 16)
     seeds: tuple[int, ...] = (1, 2, 3)
     split_seed: int | None = None
-    options: tuple[str, ...] = ()
+    options: tuple[Option, ...] = ()
     backbone: str = AUTO
     device: str = "cpu"
     precision: str = "fp32"
