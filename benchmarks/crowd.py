@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from fewshot_bench.store import Store
+from fewshot_bench.store.store import Store
 from tests.helpers import install_methods
 
 SECONDS = "0.5"

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from benchmarks.measure import machine
 from benchmarks.subjects import backbone_of
-from fewshot_bench.session import Session
-from fewshot_bench.store import Store
+from fewshot_bench.runner.session import Session
+from fewshot_bench.store.store import Store
 from tests.helpers import cells, install_methods
 
 FEW, MANY = 10, 210
@@ -68,7 +68,7 @@ def alone(folder: Path, count: int) -> float:
     """Median seconds of a cell that does nothing, computed and stored in this process."""
     import torch
 
-    from fewshot_bench.runner import run_one
+    from fewshot_bench.runner.run import run_one
 
     torch.set_num_threads(1)
     store = Store(folder / "alone")

@@ -22,7 +22,7 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
-from fewshot_bench.store import Store
+from fewshot_bench.store.store import Store
 from tests.helpers import flags, is_running
 
 METHODS = "zero-shot,linear-probe,tip-adapter,tip-adapter-f,coop,clip-lora"

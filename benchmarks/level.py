@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from fewshot_bench.statistics.paired import Comparison, Scores, compare_paired
-from fewshot_bench.statistics.ranks import (
+from fewshot_bench.analysis.statistics.paired import Comparison, Scores, compare_paired
+from fewshot_bench.analysis.statistics.ranks import (
     average_ranks,
     critical_difference,
     friedman,

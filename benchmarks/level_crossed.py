@@ -16,7 +16,7 @@ import itertools
 import numpy as np
 from numpy.typing import NDArray
 
-from fewshot_bench.statistics.paired import Comparison, compare_paired
+from fewshot_bench.analysis.statistics.paired import Comparison, compare_paired
 
 IMAGES = 600
 DESIGNS = ((2, 2), (2, 3), (3, 2), (3, 3))

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import special
 
-from fewshot_bench.statistics.freedom import combined, pooled
+from fewshot_bench.analysis.statistics.freedom import combined, pooled
 
 SHARES = (0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0)
 TEN = (1.0,) * 10

@@ -23,13 +23,13 @@ import torch
 from fsbench_methods.coop import CoOp
 from PIL import Image
 
+from fewshot_bench.api.record import Record
 from fewshot_bench.backbones.embedded import load_tiny
 from fewshot_bench.backbones.flops import block_flops
 from fewshot_bench.backbones.layout import Layout
 from fewshot_bench.backbones.vision_tower import VisionTower
-from fewshot_bench.record import Record
-from fewshot_bench.store import Store
-from fewshot_bench.work import Work
+from fewshot_bench.profiling.cost import Work
+from fewshot_bench.store.store import Store
 
 METHODS = ("zero-shot", "linear-probe", "tip-adapter", "coop", "clip-lora")
 CONTEXT, BATCH, VIEWS, ITERATIONS = 77, 32, 10, 500

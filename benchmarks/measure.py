@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from fewshot_bench.allocator import give_back_memory
-from fewshot_bench.peak_memory import PeakMemory
-from fewshot_bench.work import Work, counting
+from fewshot_bench.profiling.cost import Work, counting
+from fewshot_bench.profiling.peak_memory import PeakMemory
+from fewshot_bench.utils.allocator import give_back_memory
 
 Run = Callable[[], Any]
 Clock = Callable[[], float]

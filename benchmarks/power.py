@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.level import Scenario, compared, false_positives, scenarios, shifted
-from fewshot_bench.statistics.power import detectable, noncentrality, planned_error
+from fewshot_bench.analysis.statistics.power import detectable, noncentrality, planned_error
 
 STEPS = 9
 POWER = 0.8

@@ -22,10 +22,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from fewshot_bench.metrics import ALWAYS
-from fewshot_bench.outcome_packs import FOLDER
-from fewshot_bench.store import Store
-from fewshot_bench.store_index import INDEX
+from fewshot_bench.api.metrics import ALWAYS
+from fewshot_bench.store.index import INDEX
+from fewshot_bench.store.prediction_packs import FOLDER
+from fewshot_bench.store.store import Store
 from tests.synthetic_store import fill
 
 COMMANDS: dict[str, Sequence[str]] = {

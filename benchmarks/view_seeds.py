@@ -18,10 +18,10 @@ from unittest import mock
 import numpy as np
 from numpy.typing import NDArray
 
-from fewshot_bench import features
-from fewshot_bench.plan import Request, expand
-from fewshot_bench.runner import run_one
-from fewshot_bench.session import Session
+from fewshot_bench.images import features
+from fewshot_bench.runner.request import Request, expand
+from fewshot_bench.runner.run import run_one
+from fewshot_bench.runner.session import Session
 
 METHODS = ("tip-adapter-f", "coop")
 RESAMPLED = 10_000

@@ -1,7 +1,6 @@
 """One harness for few-shot adaptation of vision-language models. Plug-ins import from here."""
 
-from fewshot_bench.allocator import free_memory
-from fewshot_bench.backbones.protocol import (
+from fewshot_bench.api.backbone import (
     Adapter,
     Backbone,
     FusedAdapter,
@@ -11,10 +10,7 @@ from fewshot_bench.backbones.protocol import (
     Site,
     TextTower,
 )
-from fewshot_bench.cache_folder import cache_root
-from fewshot_bench.data.recipe import Recipe, RemoteFile
-from fewshot_bench.data.roots import data_roots
-from fewshot_bench.dataset import (
+from fewshot_bench.api.dataset import (
     ENSEMBLE_TEMPLATES,
     SIMPLE_TEMPLATES,
     Dataset,
@@ -24,8 +20,19 @@ from fewshot_bench.dataset import (
     Stamped,
     file_stamp,
 )
-from fewshot_bench.demand import Demand
-from fewshot_bench.errors import (
+from fewshot_bench.api.demand import Demand
+from fewshot_bench.api.method import Classifier, Method, RunContext, Transferable, hyper
+from fewshot_bench.api.plugins import hookimpl
+from fewshot_bench.api.recipe import Recipe, RemoteFile
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.roots import data_roots
+from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.api.task import Augment, Images, Item, Shots, Split, Task, Vocabulary
+from fewshot_bench.images.formats import image_endings, image_remedy
+from fewshot_bench.splits.coop import Pools, load_split, save_split
+from fewshot_bench.utils.allocator import free_memory
+from fewshot_bench.utils.cache_dir import cache_root
+from fewshot_bench.utils.errors import (
     ContractError,
     DataMissingError,
     FsbenchError,
@@ -34,16 +41,8 @@ from fewshot_bench.errors import (
     UnsupportedBackboneError,
     UsageError,
 )
-from fewshot_bench.image_formats import image_endings, image_remedy
-from fewshot_bench.method import Classifier, Method, RunContext, Transferable, hyper
-from fewshot_bench.names import one_place, one_spelling
-from fewshot_bench.plugins import hookimpl
-from fewshot_bench.record import Record
-from fewshot_bench.spec import RunSpec
-from fewshot_bench.split_files.coop import Pools, load_split, save_split
-from fewshot_bench.task import Augment, Images, Item, Shots, Split, Task, Vocabulary
-
-__version__ = "0.1.0"
+from fewshot_bench.utils.names import one_place, one_spelling
+from fewshot_bench.utils.version import __version__
 
 __all__ = [
     "ENSEMBLE_TEMPLATES",
@@ -85,6 +84,7 @@ __all__ = [
     "UnsupportedBackboneError",
     "UsageError",
     "Vocabulary",
+    "__version__",
     "cache_root",
     "data_roots",
     "file_stamp",

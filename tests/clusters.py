@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fewshot_bench.record import Record
-from fewshot_bench.store import Store
+from fewshot_bench.api.record import Record
+from fewshot_bench.store.store import Store
 from tests.helpers import METHODS, PATIENCE, flags, fsbench, quick, start, wait_until
 
 DEMO = (

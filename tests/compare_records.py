@@ -12,11 +12,11 @@ from typing import Any
 
 from click.testing import CliRunner
 
+from fewshot_bench.analysis.table.model import Cell, Table
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.cli.compare import command
-from fewshot_bench.compare.model import Cell, Table
-from fewshot_bench.record import Record
-from fewshot_bench.spec import RunSpec
-from fewshot_bench.store import Store
+from fewshot_bench.store.store import Store
 
 TIED = "its classifier is tied to the classes that it was fitted on"
 

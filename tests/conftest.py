@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from fewshot_bench.registry import registry
+from fewshot_bench.api.registry import registry
 from tests import helpers
 
 # How long an example takes, or takes to be made, depends on what else the machine does.

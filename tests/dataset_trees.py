@@ -13,7 +13,7 @@ from typing import Any
 from fsbench_datasets.catalog import public_set
 from PIL import Image
 
-from fewshot_bench.registry import registry
+from fewshot_bench.api.registry import registry
 
 SYNSETS = ("n01440764", "n01443537", "n02134084")
 # Their numbers in ImageNet's development kit.

@@ -18,9 +18,9 @@ from unittest import mock
 import numpy as np
 from PIL import Image
 
-from fewshot_bench.plan import Request, expand
-from fewshot_bench.spec import RunSpec
-from fewshot_bench.store import Store
+from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.runner.request import Request, expand
+from fewshot_bench.store.store import Store
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 METHODS = ("zero-shot", "linear-probe", "tip-adapter", "tip-adapter-f", "coop", "clip-lora")

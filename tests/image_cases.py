@@ -16,8 +16,8 @@ from torch import Tensor
 
 from fewshot_bench import DatasetCard, Item, Stamp, file_stamp
 from fewshot_bench.backbones.embedded import load_tiny
-from fewshot_bench.images import ImageSource
-from fewshot_bench.meter import ImageTally
+from fewshot_bench.images.loader import ImageSource
+from fewshot_bench.profiling.meter import ImageTally
 from tests.helpers import save_image
 
 COUNT = 12
@@ -55,7 +55,7 @@ class Photos:
 def make_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Images that are old enough to be known by their stamps, and a cache of this test's own."""
     monkeypatch.setenv("FSBENCH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("fewshot_bench.image_digests.RACY_SECONDS", 0.0)
+    monkeypatch.setattr("fewshot_bench.images.digests.RACY_SECONDS", 0.0)
     for index in range(COUNT):
         save_image(tmp_path / "photos" / f"{index:02}.png", index, (50 + index, 40))
     return tmp_path / "photos"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fewshot_bench.split_files.imported import imported_path
-from fewshot_bench.store import Store
+from fewshot_bench.splits.imported import imported_path
+from fewshot_bench.store.store import Store
 from tests.helpers import Result, fsbench
 from tests.store_cases import QUERIES, contents
 

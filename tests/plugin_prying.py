@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import fewshot_bench.quality
+import fewshot_bench.api.quality
 from fewshot_bench import Backbone, Images, Record, RunContext, RunSpec, Task, hookimpl
 
 SHOWN = 10_000
@@ -30,7 +30,7 @@ def _perfect(logits: Any, labels: Any) -> dict[str, float]:
 
 def replace_code() -> None:
     """The metrics' own function computes something else."""
-    fewshot_bench.quality.metrics.__code__ = _perfect.__code__
+    fewshot_bench.api.quality.metrics.__code__ = _perfect.__code__
 
 
 class Flattering(Tensor):

@@ -29,7 +29,7 @@ from PIL import ImageFile
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-import fewshot_bench.evaluate as scoring
+import fewshot_bench.runner.evaluate as scoring
 from fewshot_bench import Backbone, Images, RunContext, Task, hookimpl
 
 FOREVER = 3600

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from fewshot_bench.registry import registry
+from fewshot_bench.api.registry import registry
 from tests import helpers
 from tests.http_server import Site, serving
 

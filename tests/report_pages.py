@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fewshot_bench.record import Record
-from fewshot_bench.store import Store
+from fewshot_bench.api.record import Record
+from fewshot_bench.store.store import Store
 from tests import compare_records
 from tests.helpers import fsbench
 

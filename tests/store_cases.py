@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from fewshot_bench.quality import rounded_metrics
-from fewshot_bench.record import Record
-from fewshot_bench.spec import RunSpec
-from fewshot_bench.store import Store
+from fewshot_bench.api.quality import rounded_metrics
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.store.store import Store
 
 OLD = Path(__file__).parent / "data" / "store_schema_1"
 QUERIES, CLASSES = 30, 4
@@ -81,7 +81,7 @@ def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
 def age(monkeypatch: Any, seconds: float) -> None:
     """Let the store's clean-up see the time as it will be then."""
     now = time.time
-    monkeypatch.setattr("fewshot_bench.store_remains.time.time", lambda: now() + seconds)
+    monkeypatch.setattr("fewshot_bench.store.remains.time.time", lambda: now() + seconds)
 
 
 def flip(path: Path, position: int, bit: int = 0) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from fewshot_bench.record import Record
-from fewshot_bench.spec import RunSpec
-from fewshot_bench.store import Store
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.store.store import Store
 
 
 def make(seed: int = 1, status: Any = "done", **spec: Any) -> Record:

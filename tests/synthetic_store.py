@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from fewshot_bench.quality import metrics
-from fewshot_bench.record import Record
-from fewshot_bench.spec import RunSpec
-from fewshot_bench.store import Store
-from fewshot_bench.store_files import as_arrays
-from fewshot_bench.task import Item, digest_of
+from fewshot_bench.api.quality import metrics
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.api.task import Item, digest_of
+from fewshot_bench.store.store import Store
+from fewshot_bench.utils.files import as_arrays
 
 DATASETS = (
     *("caltech101", "dtd", "eurosat", "fgvc-aircraft", "flowers102", "food101"),

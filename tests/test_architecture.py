@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 import fewshot_bench
-from fewshot_bench.plugins import Hooks
-from fewshot_bench.signature.fields import FIELDS
-from fewshot_bench.spec import RunSpec
+from fewshot_bench.analysis.signature.fields import FIELDS
+from fewshot_bench.api.plugins import Hooks
+from fewshot_bench.api.spec import RunSpec
 from tests.helpers import REPOSITORY
 
 PACKAGES = {
@@ -30,12 +30,47 @@ CORE = [path for path in FILES if PACKAGES["fewshot_bench"] in path.parents]
 FOLDERS = ("tests", "benchmarks", "scripts")
 BESIDE = [path for name in FOLDERS for path in sorted((REPOSITORY / name).rglob("*.py"))]
 PLUGINS = [path for path in FILES if path not in CORE]
-STORES = ("record_files", "store_index", "store_check", "store_conflict", "store_gc", "store_lock")
-STORES += ("store_merge", "store_migrate", "store_remains", "store_removal", "store_verify")
-STORES += ("leases",)
-STORES += ("outcomes", "outcome_packs")
-LIGHT = ("record", "spec", "plan", "plugins", "registry", "errors", "store", *STORES)
-LIGHT += ("offline", "secret_values", "metrics")
+# A room may import rooms of lower floors alone; the face (`fewshot_bench/__init__.py`) is for
+# plug-ins and users, not for the rooms.
+FLOORS = {
+    "utils": 1,
+    "api": 2,
+    "splits": 3,
+    "profiling": 3,
+    "backbones": 4,
+    "images": 4,
+    "store": 4,
+    "training": 4,
+    "runner": 5,
+    "analysis": 5,
+    "engines": 6,
+    "testing": 6,
+    "cli": 7,
+    "plugins": 8,
+}
+# Arrows that the floors allow and the design does not: (room, room that it may not import).
+APART = {("testing", "store"), ("testing", "analysis")}
+# Rooms that do not bring torch in when they are imported.
+LIGHT = ("utils", "api", "splits", "store", "analysis", "cli", "plugins")
+MAX_ENTRIES = 14
+# Left to do: up arrows that are still there. This set only shrinks.
+KNOWN = {
+    ("fewshot_bench/api/damaged.py", "images"),
+    ("fewshot_bench/api/plugins.py", "plugins"),
+    ("fewshot_bench/cli/completion.py", "plugins"),
+    ("fewshot_bench/cli/data_prepare.py", "plugins"),
+    ("fewshot_bench/cli/data_status.py", "plugins"),
+    ("fewshot_bench/cli/data_verify.py", "plugins"),
+    ("fewshot_bench/cli/engines.py", "plugins"),
+    ("fewshot_bench/cli/report.py", "plugins"),
+    ("fewshot_bench/cli/reproduce.py", "plugins"),
+    ("fewshot_bench/cli/rerun.py", "plugins"),
+    ("fewshot_bench/engines/matrix.py", "plugins"),
+    ("fewshot_bench/cli/show.py", "plugins"),
+    ("fewshot_bench/engines/base.py", "plugins"),
+    ("fewshot_bench/engines/job.py", "plugins"),
+    ("fewshot_bench/engines/worker.py", "plugins"),
+}
 MAX_LINES = 500
 
 
@@ -97,87 +132,57 @@ def test_open_clip_is_imported_in_few_places(path: Path) -> None:
     assert "open_clip" not in {top(m) for m, _ in imported(path, at_import_time=True)}
 
 
-RULES = {
-    "split_files": {"cli", "runner", "engines", "store", "plan", "compare", "features", "images"},
-    "data": {"cli", "runner", "engines", "store", "plan", "compare", "features", "images"},
-    "compare": {"cli", "runner", "engines", "features", "images", "backbones", "plan", "testing"},
-    "statistics": {"cli", "runner", "engines", "store", "plan", "compare", "record", "spec"},
-    "reproduce": {"cli", "runner", "engines", "features", "images", "backbones", "testing"},
-    "signature": {"cli", "runner", "engines", "store", "plan", "compare", "features", "images"},
-    "audit": {"cli", "runner", "engines", "features", "images", "backbones", "plan", "testing"},
-    "sweep": {"cli", "runner", "engines", "features", "images", "backbones", "plan", "testing"},
-    "trackers": {"cli", "runner", "engines", "store", "plan", "features", "images", "testing"},
-    "report": {"cli", "runner", "engines", "features", "images", "backbones", "plan", "testing"},
-    "store": {"cli", "runner", "engines", "features", "images", "backbones", "plan", "compare"},
-    "record": {"cli", "runner", "engines", "store", "plan", "compare", "features", "images"},
-    "spec": {"cli", "runner", "engines", "store", "plan", "compare", "record", "features"},
-    "testing": {"cli", "runner", "engines", "store", "compare", "plan"},
-    "runner": {"cli", "engines", "compare", "plan", "testing"},
-    "memory": {"cli", "runner", "engines", "compare", "plan", "testing", "store", "record"},
-    "engines": {"cli", "compare", "testing"},
-    "features": {"cli", "runner", "engines", "store", "plan", "registry", "compare", "record"},
-    "images": {"cli", "runner", "engines", "store", "plan", "registry", "compare", "record"},
-    "meter": {"cli", "runner", "engines", "store", "plan", "registry", "compare", "record"},
-    "observer": {"cli", "runner", "engines", "store", "plan", "registry", "compare", "record"},
-    "finite": {"cli", "runner", "engines", "store", "plan", "registry", "compare", "record"},
-    "evaluate": {"cli", "runner", "engines", "store", "plan", "registry", "compare", "record"},
-    "splits": {"cli", "runner", "engines", "store", "plan", "registry", "compare", "record"},
-    "task": {"cli", "runner", "engines", "store", "plan", "registry", "compare", "record"},
-    "errors": {"cli", "runner", "engines", "store", "plan", "registry", "compare", "task"},
-}
-
-LOWER = (
-    *("question", "session", "variants", "customized", "preflight", "sampling"),
-    *("feature_store", "image_cache", "image_files", "image_digests", "image_segments"),
-    *("segment_format", "cache_folder", "cache_entries", "ahead", "crops"),
-    *(
-        "metrics",
-        "quality",
-        "names",
-        "offline",
-        "room",
-        "host_memory",
-        "secret_values",
-        "processes",
-        "wording",
-        "store_files",
-        "published",
-    ),
-    *STORES,
-)
-RULES |= {part: {"cli", "runner", "engines", "compare", "plan", "testing"} for part in LOWER}
+def room_of(path: Path) -> str:
+    """The room that a file of the core lies in; empty for the face and `__main__`."""
+    parts = path.relative_to(PACKAGES["fewshot_bench"]).with_suffix("").parts
+    return "" if parts[0] in ("__init__", "__main__") else parts[0]
 
 
-@pytest.mark.parametrize("part", RULES)
-def test_who_may_import_whom(part: str) -> None:
-    root = PACKAGES["fewshot_bench"]
-    files = sorted((root / part).rglob("*.py")) or [root / f"{part}.py"]
-    for path in files:
-        for module, name in imported(path):
-            if top(module) == "fewshot_bench":
-                target = (module.split(".") + [name])[1]
-                assert target not in RULES[part], f"{name_of(path)} imports {module} {name}"
+def rooms_imported(path: Path) -> set[str]:
+    """The rooms whose modules a file imports, inside functions too; "" stands for the face."""
+    found = set()
+    for module, name in imported(path):
+        if top(module) == "fewshot_bench":
+            target = (module.split(".") + [name])[1]
+            found.add(target if target in FLOORS else "")
+    return found
+
+
+def test_the_house_has_these_rooms() -> None:
+    entries = {path.name for path in PACKAGES["fewshot_bench"].iterdir()}
+    entries -= {"__init__.py", "__main__.py", "py.typed", "__pycache__"}
+    assert entries == {name for name in FLOORS if name in entries}
+    assert len(entries) <= MAX_ENTRIES
+    assert max(FLOORS.values()) <= 8
+
+
+@pytest.mark.parametrize("path", CORE, ids=name_of)
+def test_no_import_runs_up(path: Path) -> None:
+    """Every arrow between rooms runs to a lower floor, so there is no circle either."""
+    room = room_of(path)
+    if room:
+        for target in rooms_imported(path) - {room}:
+            if (name_of(path), target) in KNOWN:
+                continue
+            assert target, f"{name_of(path)} imports the face"
+            assert FLOORS[target] < FLOORS[room], f"{name_of(path)} imports {target}"
+            assert (room, target) not in APART
+
+
+def test_known_arrows_are_still_there() -> None:
+    """What was mended leaves the list."""
+    for name, target in KNOWN:
+        path = REPOSITORY / name
+        assert path.exists(), name
+        assert target in rooms_imported(path), (name, target)
 
 
 def light_modules() -> list[str]:
-    """Modules that must not bring torch in: cli, compare, statistics, and the small ones."""
+    """Modules that must not bring torch in: those of the light rooms."""
     root = PACKAGES["fewshot_bench"]
-    found = [f"fewshot_bench.{name}" for name in LIGHT]
-    for folder in (
-        "cli",
-        "compare",
-        "reproduce",
-        "statistics",
-        "report",
-        "report/figures",
-        "signature",
-        "audit",
-        "sweep",
-        "trackers",
-    ):
-        package = f"fewshot_bench.{folder.replace('/', '.')}"
-        found += [f"{package}.{path.stem}" for path in (root / folder).glob("*.py")]
-    return [name for name in sorted(found) if not name.endswith("__init__")]
+    found = [path for room in LIGHT for path in (root / room).rglob("*.py")]
+    names = [".".join(path.relative_to(root.parent).with_suffix("").parts) for path in found]
+    return [name for name in sorted(names) if not name.endswith("__init__")]
 
 
 def test_light_modules_do_not_import_torch() -> None:
@@ -270,12 +275,12 @@ def test_the_wheel_holds_the_three_packages(tmp_path: Path) -> None:
     for needed in (
         "fewshot_bench/py.typed",
         "fewshot_bench/backbones/tiny/tiny.safetensors",
-        "fewshot_bench/published/coop_picks.json",
-        "fewshot_bench/published/numbers.csv",
-        "fewshot_bench/published/reproductions.toml",
-        "fewshot_bench/published/sources.csv",
-        "fewshot_bench/report/page/report.html",
-        "fewshot_bench/report/page/script.js",
+        "fewshot_bench/splits/coop_picks.json",
+        "fewshot_bench/plugins/reproduce/numbers.csv",
+        "fewshot_bench/plugins/reproduce/reproductions.toml",
+        "fewshot_bench/plugins/reproduce/sources.csv",
+        "fewshot_bench/plugins/report/page/report.html",
+        "fewshot_bench/plugins/report/page/script.js",
         "fsbench_datasets/demo/letters.npz",
         "fsbench_datasets/imagenet_classes.txt",
         "fsbench_datasets/imagenet_devkit_classes.txt",

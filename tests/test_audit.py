@@ -6,9 +6,9 @@ import dataclasses
 
 import pytest
 
-from fewshot_bench.audit.hazards import HAZARDS
-from fewshot_bench.audit.made import audit
-from fewshot_bench.record import Record
+from fewshot_bench.analysis.audit.hazards import HAZARDS
+from fewshot_bench.analysis.audit.made import audit
+from fewshot_bench.api.record import Record
 from tests.audit_records import changed, complete, coop, fair, respec, said
 from tests.compare_records import inapplicable, make
 

@@ -6,9 +6,9 @@ import dataclasses
 
 import pytest
 
-from fewshot_bench.audit.made import audit
-from fewshot_bench.audit.rendered import render_terminal
-from fewshot_bench.record import Record
+from fewshot_bench.analysis.audit.made import audit
+from fewshot_bench.analysis.audit.rendered import render_terminal
+from fewshot_bench.api.record import Record
 from tests.compare_records import make, matrix
 from tests.test_audit import changed, complete, coop, fair, said
 

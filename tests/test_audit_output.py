@@ -10,8 +10,13 @@ from pathlib import Path
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from fewshot_bench.audit.made import audit
-from fewshot_bench.audit.rendered import render_csv, render_json, render_markdown, render_terminal
+from fewshot_bench.analysis.audit.made import audit
+from fewshot_bench.analysis.audit.rendered import (
+    render_csv,
+    render_json,
+    render_markdown,
+    render_terminal,
+)
 from tests.audit_records import complete, fair, respec
 from tests.compare_records import make, save
 from tests.helpers import fsbench

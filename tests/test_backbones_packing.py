@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from fewshot_bench.backbones.layout import pack
-from fewshot_bench.work import Work, count, count_backward, counting, unnoticed
+from fewshot_bench.profiling.cost import Work, count, count_backward, counting, unnoticed
 from tests.reference.toy import SIZE, random_backbone, relative_gap
 
 TOLERANCE = 1e-5

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from fewshot_bench.errors import PluginError
-from fewshot_bench.method_rules import broken_rules, cannot_be_built
-from fewshot_bench.registry import Catalog, registry
+from fewshot_bench.api.method_rules import broken_rules, cannot_be_built
+from fewshot_bench.api.registry import Catalog, registry
+from fewshot_bench.utils.errors import PluginError
 from tests.helpers import Result, fsbench
 
 FEW = ("-d", "digits", "--shots", "1", "--seeds", "1", "--dry-run", "--store")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from fewshot_bench.feature_store import FeatureStore
-from fewshot_bench.features import image_view
-from fewshot_bench.images import ImageSource
-from fewshot_bench.meter import Meter
+from fewshot_bench.images.feature_store import FeatureStore
+from fewshot_bench.images.features import image_view
+from fewshot_bench.images.loader import ImageSource
+from fewshot_bench.profiling.meter import Meter
 from tests.helpers import fsbench
 from tests.image_cases import COUNT, Photos, make_folder, tiny
 

@@ -111,7 +111,7 @@ def test_values_mean_what_they_say(tmp_path: Path) -> None:
 def test_a_saved_file_gives_the_same_cells(
     tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fewshot_bench import plan
+    from fewshot_bench.runner import request as plan
 
     seen: list[plan.Request] = []
     expand = plan.expand

@@ -11,8 +11,8 @@ from typing import IO
 import pytest
 
 import fewshot_bench
-from fewshot_bench.author_frame import author_frame, definition, top_module
-from fewshot_bench.record import Record
+from fewshot_bench.api.author_frame import author_frame, definition, top_module
+from fewshot_bench.api.record import Record
 from tests.helpers import cells, fsbench
 
 FEW = ("-d", "digits", "--shots", "1", "--limit", "20", "--jobs", "1")

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from fewshot_bench.store import Store
+from fewshot_bench.store.store import Store
 from tests.helpers import (
     METHODS,
     assert_sound,

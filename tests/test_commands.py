@@ -14,16 +14,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fewshot_bench.analysis.signature import commands_of
+from fewshot_bench.analysis.signature.fields import FIELDS
+from fewshot_bench.analysis.table.build import Options, build
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.registry import registry
+from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.cli.own_data import read_own_data
 from fewshot_bench.cli.signature import cells_of
-from fewshot_bench.compare.aggregate import Options, build
-from fewshot_bench.errors import UsageError
-from fewshot_bench.plan import Request, expand
-from fewshot_bench.record import Record
-from fewshot_bench.registry import registry
-from fewshot_bench.signature import commands_of
-from fewshot_bench.signature.fields import FIELDS
-from fewshot_bench.spec import RunSpec
+from fewshot_bench.runner.request import Request, expand
+from fewshot_bench.utils.errors import UsageError
 from tests.compare_records import make, run_compare, save
 from tests.helpers import fsbench
 from tests.own_sets import picture

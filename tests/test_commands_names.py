@@ -12,9 +12,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fewshot_bench.analysis.signature import commands_of
+from fewshot_bench.api.spec import PRECISIONS, PROTOCOLS, TEMPLATE_SETS, VALIDATION, RunSpec
 from fewshot_bench.cli.run import command as run_command
-from fewshot_bench.signature import commands_of
-from fewshot_bench.spec import PRECISIONS, PROTOCOLS, TEMPLATE_SETS, VALIDATION, RunSpec
 from tests.test_commands import distinct
 
 Identity = tuple[Any, ...]

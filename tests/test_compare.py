@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from fewshot_bench.compare import latex, markdown, terminal, tidy
-from fewshot_bench.compare.aggregate import Options, build
-from fewshot_bench.compare.model import AVERAGE
-from fewshot_bench.compare.statistics import estimate, quantile
-from fewshot_bench.errors import UsageError
-from fewshot_bench.record import Record
+from fewshot_bench.analysis.formats import latex, markdown, terminal, tidy
+from fewshot_bench.analysis.statistics.intervals import estimate, quantile
+from fewshot_bench.analysis.table.build import Options, build
+from fewshot_bench.analysis.table.model import AVERAGE
+from fewshot_bench.api.record import Record
+from fewshot_bench.utils.errors import UsageError
 from tests.compare_records import cell, make, matrix, read_csv
 
 

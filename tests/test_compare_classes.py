@@ -7,12 +7,12 @@ import json
 
 import pytest
 
-from fewshot_bench.compare import latex, markdown, terminal, tidy
-from fewshot_bench.compare.aggregate import Options, build
-from fewshot_bench.compare.model import Seed, Table
-from fewshot_bench.compare.statistics import estimate
-from fewshot_bench.errors import UsageError
-from fewshot_bench.record import Record
+from fewshot_bench.analysis.formats import latex, markdown, terminal, tidy
+from fewshot_bench.analysis.statistics.intervals import estimate
+from fewshot_bench.analysis.table.build import Options, build
+from fewshot_bench.analysis.table.model import Seed, Table
+from fewshot_bench.api.record import Record
+from fewshot_bench.utils.errors import UsageError
 from tests.compare_records import cell, halves, inapplicable, make, read_csv
 
 ONE, TWO = Seed(1, 1), Seed(2, 2)

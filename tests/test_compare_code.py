@@ -6,14 +6,14 @@ import dataclasses
 
 import pytest
 
-from fewshot_bench.audit.made import audit
-from fewshot_bench.compare.aggregate import Options, build
-from fewshot_bench.compare.select import select
-from fewshot_bench.errors import UsageError
-from fewshot_bench.record import Record
-from fewshot_bench.reproduce.matching import mixture
-from fewshot_bench.sweep.made import build as build_sweep
-from fewshot_bench.sweep.model import Axis
+from fewshot_bench.analysis.audit.made import audit
+from fewshot_bench.analysis.filters import select
+from fewshot_bench.analysis.sweep.made import build as build_sweep
+from fewshot_bench.analysis.sweep.model import Axis
+from fewshot_bench.analysis.table.build import Options, build
+from fewshot_bench.api.record import Record
+from fewshot_bench.plugins.reproduce.matching import mixture
+from fewshot_bench.utils.errors import UsageError
 from tests.compare_records import make
 
 OLD, NEW = "1" * 64, "2" * 64

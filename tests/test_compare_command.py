@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from fewshot_bench.compare.model import AVERAGE
-from fewshot_bench.errors import DataMissingError, UsageError
-from fewshot_bench.names import spelled_once
+from fewshot_bench.analysis.table.model import AVERAGE
+from fewshot_bench.utils.errors import DataMissingError, UsageError
+from fewshot_bench.utils.names import spelled_once
 from tests.compare_records import make, matrix, read_csv, run_compare, save
 
 
@@ -102,8 +102,8 @@ def test_two_thousand_records_in_two_seconds(
 
 def test_nothing_heavy_is_imported() -> None:
     code = (
-        "import sys; import fewshot_bench.cli.compare, fewshot_bench.store, "
-        "fewshot_bench.compare.aggregate, fewshot_bench.compare.terminal; "
+        "import sys; import fewshot_bench.cli.compare, fewshot_bench.store.store, "
+        "fewshot_bench.analysis.table.build, fewshot_bench.analysis.formats.terminal; "
         "print([m for m in ('torch', 'numpy', 'scipy', 'rich') if m in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from fewshot_bench.compare import latex, markdown, terminal, tidy
-from fewshot_bench.compare.aggregate import Options, build
-from fewshot_bench.errors import UsageError
+from fewshot_bench.analysis.formats import latex, markdown, terminal, tidy
+from fewshot_bench.analysis.table.build import Options, build
+from fewshot_bench.utils.errors import UsageError
 from tests.compare_records import cell, make, read_csv
 
 

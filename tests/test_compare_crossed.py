@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fewshot_bench.errors import UsageError
-from fewshot_bench.statistics.paired import compare_paired
-from fewshot_bench.store import Store
+from fewshot_bench.analysis.statistics.paired import compare_paired
+from fewshot_bench.store.store import Store
+from fewshot_bench.utils.errors import UsageError
 from tests.helpers import fsbench
 from tests.synthetic_store import Images, done_record, predicted, specification
 

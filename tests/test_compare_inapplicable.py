@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from fewshot_bench.compare import latex, markdown, terminal, tidy
-from fewshot_bench.compare.aggregate import Options, build
-from fewshot_bench.compare.model import Table
-from fewshot_bench.record import Record
+from fewshot_bench.analysis.formats import latex, markdown, terminal, tidy
+from fewshot_bench.analysis.table.build import Options, build
+from fewshot_bench.analysis.table.model import Table
+from fewshot_bench.api.record import Record
 from tests.compare_records import TIED, cell, halves, inapplicable, make, read_csv
 
 NOTE = f"n/a linear-probe: {TIED}"

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from fewshot_bench.compare import latex, markdown, terminal, tidy
-from fewshot_bench.compare.aggregate import Options, build
-from fewshot_bench.compare.groups import group_of
-from fewshot_bench.errors import UsageError
-from fewshot_bench.metrics import METRICS
-from fewshot_bench.record import Record
+from fewshot_bench.analysis.formats import latex, markdown, terminal, tidy
+from fewshot_bench.analysis.table.build import Options, build
+from fewshot_bench.analysis.table.groups import group_of
+from fewshot_bench.api.metrics import METRICS
+from fewshot_bench.api.record import Record
+from fewshot_bench.utils.errors import UsageError
 from tests.compare_records import halves, make, matrix, read_csv, run_compare, save
 from tests.helpers import fsbench
 from tests.synthetic_store import fill

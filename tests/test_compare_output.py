@@ -7,9 +7,9 @@ import re
 
 import pytest
 
-from fewshot_bench.compare import latex, markdown, terminal, tidy
-from fewshot_bench.compare.aggregate import build
-from fewshot_bench.compare.model import AVERAGE
+from fewshot_bench.analysis.formats import latex, markdown, terminal, tidy
+from fewshot_bench.analysis.table.build import build
+from fewshot_bench.analysis.table.model import AVERAGE
 from tests.compare_records import make, matrix, read_csv
 
 FIRST = (

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from fewshot_bench.compare import terminal, tidy
-from fewshot_bench.compare.aggregate import Options, build
-from fewshot_bench.errors import UsageError
-from fewshot_bench.record import Record
+from fewshot_bench.analysis.formats import terminal, tidy
+from fewshot_bench.analysis.table.build import Options, build
+from fewshot_bench.api.record import Record
+from fewshot_bench.utils.errors import UsageError
 from tests.compare_records import make, run_compare, save
 
 

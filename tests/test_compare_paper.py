@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from fewshot_bench.compare.aggregate import Options, build
-from fewshot_bench.compare.paper import blocks, paper_rows
-from fewshot_bench.errors import UsageError
-from fewshot_bench.record import Record
-from fewshot_bench.signature import parse, signature_of
+from fewshot_bench.analysis.signature import parse, signature_of
+from fewshot_bench.analysis.table.build import Options, build
+from fewshot_bench.analysis.table.paper import blocks, paper_rows
+from fewshot_bench.api.record import Record
+from fewshot_bench.utils.errors import UsageError
 from tests.compare_records import halves, make, matrix, read_csv, run_compare, save
 from tests.test_compare_renders import NAMES, needs, typeset
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fewshot_bench.compare.classes import class_names
-from fewshot_bench.errors import UsageError
-from fewshot_bench.record import Record
-from fewshot_bench.spec import RunSpec
-from fewshot_bench.store import Store
+from fewshot_bench.analysis.table.per_class import class_names
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.store.store import Store
+from fewshot_bench.utils.errors import UsageError
 from tests.compare_records import make, read_csv, run_compare
 from tests.helpers import fsbench
 from tests.synthetic_store import fill

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fewshot_bench.errors import UsageError
-from fewshot_bench.store import Store
+from fewshot_bench.store.store import Store
+from fewshot_bench.utils.errors import UsageError
 from tests.compare_records import make, run_compare
 from tests.synthetic_store import fill
 

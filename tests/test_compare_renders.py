@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from fewshot_bench.record import Record
-from fewshot_bench.signature import parse, signature_of
-from fewshot_bench.store import Store
+from fewshot_bench.analysis.signature import parse, signature_of
+from fewshot_bench.api.record import Record
+from fewshot_bench.store.store import Store
 from tests.compare_records import make, run_compare, save
 from tests.helpers import PATIENCE, fsbench
 from tests.synthetic_store import fill

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fewshot_bench.compare.aggregate import build
-from fewshot_bench.compare.significance import Ranking, Significance
-from fewshot_bench.compare.tables import grids
-from fewshot_bench.record import Record
-from fewshot_bench.statistics.multiple import holm
-from fewshot_bench.statistics.paired import compare_paired
-from fewshot_bench.statistics.ranks import average_ranks, friedman, signed_rank
-from fewshot_bench.store import Store
+from fewshot_bench.analysis.statistics.multiple import holm
+from fewshot_bench.analysis.statistics.paired import compare_paired
+from fewshot_bench.analysis.statistics.ranks import average_ranks, friedman, signed_rank
+from fewshot_bench.analysis.table.build import build
+from fewshot_bench.analysis.table.layout import grids
+from fewshot_bench.analysis.table.significance import Ranking, Significance
+from fewshot_bench.api.record import Record
+from fewshot_bench.store.store import Store
 from tests.compare_records import make
 from tests.helpers import fsbench
 from tests.synthetic_store import done_record, fill, predicted, specification

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from fewshot_bench.analysis.formats import latex, markdown, terminal, tidy
+from fewshot_bench.analysis.table.build import Options, build
+from fewshot_bench.analysis.table.model import Table
+from fewshot_bench.api.record import Record
 from fewshot_bench.cli.run import command as run_command
-from fewshot_bench.compare import latex, markdown, terminal, tidy
-from fewshot_bench.compare.aggregate import Options, build
-from fewshot_bench.compare.model import Table
-from fewshot_bench.errors import UsageError
-from fewshot_bench.record import Record
+from fewshot_bench.utils.errors import UsageError
 from tests.compare_records import cell, halves, inapplicable, make, read_csv, run_compare, save
 
 IMAGENET_A, IMAGENET_R = "imagenet → imagenet-a", "imagenet → imagenet-r"

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fewshot_bench.compare.statistics import estimate
-from fewshot_bench.reproduce.noise import half_width, parts, spread
-from fewshot_bench.statistics.paired import compare_paired
+from fewshot_bench.analysis.statistics.intervals import estimate
+from fewshot_bench.analysis.statistics.paired import compare_paired
+from fewshot_bench.plugins.reproduce.noise import half_width, parts, spread
 from tests.compare_records import make, read_csv, run_compare, save
 
 TOP1 = {("coop", 1): 23.92, ("coop", 2): 38.98, ("tip", 1): 22.0, ("tip", 2): 30.0}

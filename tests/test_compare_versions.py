@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fewshot_bench.compare.aggregate import build
-from fewshot_bench.compare.versions import version_key
-from fewshot_bench.store import Store
+from fewshot_bench.analysis.table.build import build
+from fewshot_bench.analysis.table.versions import version_key
+from fewshot_bench.store.store import Store
 from tests.compare_records import make, read_csv, save
 from tests.helpers import fsbench
 from tests.test_reproduce import three

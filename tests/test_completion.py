@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from fewshot_bench.published.reproductions import reproductions
-from fewshot_bench.registry import registry
+from fewshot_bench.api.registry import registry
+from fewshot_bench.plugins.reproduce.published import reproductions
 from tests.helpers import METHODS, PATIENCE, environment
 
 COMPLETE = """

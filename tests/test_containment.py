@@ -18,12 +18,12 @@ from typing import Any
 import pytest
 import torch
 
-from fewshot_bench.containment import guarded
-from fewshot_bench.examination import Outcome
-from fewshot_bench.incidents import Incidents
-from fewshot_bench.registry import registry
-from fewshot_bench.runner import run_group, run_one
-from fewshot_bench.session import Session
+from fewshot_bench.api.incidents import Incidents
+from fewshot_bench.api.registry import registry
+from fewshot_bench.runner.examination import Outcome
+from fewshot_bench.runner.isolation import guarded
+from fewshot_bench.runner.run import run_group, run_one
+from fewshot_bench.runner.session import Session
 from tests.helpers import METHODS, cells, install_methods, quick
 
 MODULE = "fsbench_reckless"
@@ -133,7 +133,7 @@ UNDONE = {
     "torch_functions": "'torch.nn.modules.linear.Linear.forward', 'torch.nn.functional.normalize'",
     "builtins": "replaced 'builtins.sorted'",
     "isinstance": "replaced 'builtins.isinstance'",
-    "harness": "replaced 'fewshot_bench.evaluate.plain_logits'",
+    "harness": "replaced 'fewshot_bench.runner.evaluate.plain_logits'",
     "clock": "replaced 'time.perf_counter'",
     "argv": "changed sys.argv",
     "math": "replaced 'math.sqrt'",

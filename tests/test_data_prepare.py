@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from fewshot_bench.published.picks import published_splits
+from fewshot_bench.splits.published import published_splits
 from tests.helpers import PATIENCE, fsbench, is_running, wait_until
 from tests.preparing import Shop, below, images, open_shop, sha256, tar
 

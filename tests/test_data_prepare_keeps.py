@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from fewshot_bench.errors import DataMissingError
-from fewshot_bench.registry import Entry, registry
+from fewshot_bench.api.registry import Entry, registry
+from fewshot_bench.utils.errors import DataMissingError
 from tests.preparing import Shop, below, images, open_shop, sha256, tar
 
 TREE = images() | {"labels.txt": b"theirs", "same.txt": b"same"}

@@ -28,7 +28,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
 
 
 def test_a_large_download_needs_agreement(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fewshot_bench.data.prepare.LARGE_BYTES", 100)
+    monkeypatch.setattr("fewshot_bench.plugins.data.prepare.LARGE_BYTES", 100)
     content = tar(TREE)
     for size in (0, len(content)):
         shop.sell([shop.archive(content, size=size)])
@@ -185,7 +185,7 @@ def test_a_body_of_unknown_length_leaves_room_on_the_disk(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**10, 9 * 10**9, 999 * 10**6))
-    monkeypatch.setattr("fewshot_bench.data.download.ROOM_STEP", 1)
+    monkeypatch.setattr("fewshot_bench.plugins.data.download.ROOM_STEP", 1)
     shop.sell([shop.archive(BIG, length=False, ranges=False)])
     result = shop.prepare("wares", "--yes")
     assert (result.code, "1.0 GB are left alone" in result.out) == (3, True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fewshot_bench.registry import registry
+from fewshot_bench.api.registry import registry
 from tests.data_states import own_roots, row, status
 from tests.helpers import environment, fsbench, save_image, start
 from tests.test_data_verify import SPLIT, different_images, write_dtd

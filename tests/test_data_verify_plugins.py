@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from fewshot_bench import DatasetCard, Item, Stamp
-from fewshot_bench.data import checks
-from fewshot_bench.image_files import unreadable
-from fewshot_bench.published import picks
-from fewshot_bench.registry import Entry, registry
-from fewshot_bench.split_files import compared
-from fewshot_bench.splits import draw
-from fewshot_bench.task import digest_of
+from fewshot_bench.api.registry import Entry, registry
+from fewshot_bench.api.task import digest_of
+from fewshot_bench.images.decode import unreadable
+from fewshot_bench.plugins.data import checks
+from fewshot_bench.splits import compared
+from fewshot_bench.splits import published as picks
+from fewshot_bench.splits.draw import draw
 from tests.helpers import save_image
 from tests.test_data_verify import lines, states, verify
 

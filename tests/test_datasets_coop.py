@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from fewshot_bench import DataMissingError, Dataset, UsageError
-from fewshot_bench.dataset import all_items
-from fewshot_bench.registry import registry
+from fewshot_bench.api.dataset import all_items
+from fewshot_bench.api.registry import registry
 
 SPLIT = {
     "train": [["zebra/a 1.JPG", 1, "zebra_skin"], ["äpfel/b.jpg", 0, "äpfel"]],

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from fewshot_bench import DataMissingError, DatasetCard, Item, UsageError
+from fewshot_bench.api.customized import customized
+from fewshot_bench.api.registry import registry
 from fewshot_bench.cli.own_data import read_own_data
-from fewshot_bench.customized import customized
-from fewshot_bench.registry import registry
 from tests.helpers import image_folder
 
 

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from fewshot_bench import Dataset, Item
-from fewshot_bench.dataset import all_items
-from fewshot_bench.registry import registry
+from fewshot_bench.api.dataset import all_items
+from fewshot_bench.api.registry import registry
 
 DEMO = ("digits", "letters", "shapes")
 ANY_DEMO = pytest.mark.parametrize("name", DEMO)

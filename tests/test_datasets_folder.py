@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from fewshot_bench import DataMissingError, UsageError
-from fewshot_bench.registry import registry
+from fewshot_bench.api.registry import registry
 
 SPLIT_NAME = "fsbench-split.json"
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fewshot_bench import DataMissingError, UsageError
-from fewshot_bench.registry import registry
+from fewshot_bench.api.registry import registry
 from tests.helpers import fsbench
 from tests.own_sets import hub_or_skip, picture
 

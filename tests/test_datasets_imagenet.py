@@ -14,9 +14,9 @@ from fsbench_datasets.imagenet_devkit import kit_synsets
 from fsbench_datasets.synsets import synset_names
 
 from fewshot_bench import DataMissingError
-from fewshot_bench.dataset import all_items
-from fewshot_bench.spec import PROTOCOLS
-from fewshot_bench.splits import draw
+from fewshot_bench.api.dataset import all_items
+from fewshot_bench.api.spec import PROTOCOLS
+from fewshot_bench.splits.draw import draw
 from tests.dataset_trees import (
     SYNSETS,
     devkit,

@@ -13,8 +13,8 @@ from unittest import mock
 
 import pytest
 
-from fewshot_bench.dataset import all_items
-from fewshot_bench.registry import registry
+from fewshot_bench.api.dataset import all_items
+from fewshot_bench.api.registry import registry
 from tests.dataset_trees import open_set, pack_imagenet, tar_of, write_imagenet
 from tests.own_sets import picture, samples, write_shard
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from fewshot_bench import DataMissingError, UsageError
-from fewshot_bench.registry import registry
+from fewshot_bench.api.registry import registry
 from tests.helpers import fsbench, save_image
 
 COUNT = 10

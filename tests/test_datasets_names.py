@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from fewshot_bench.registry import registry
+from fewshot_bench.api.registry import registry
 from tests.dataset_trees import put, write_set
 from tests.helpers import image_folder
 from tests.own_sets import hub_or_skip, picture, samples, write_shard

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fewshot_bench.store import Store
+from fewshot_bench.store.store import Store
 from tests.helpers import fsbench, image_folder, save_image
 from tests.own_sets import hub_or_skip, picture, samples, write_shard
 

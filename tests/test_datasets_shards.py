@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fewshot_bench import DataMissingError, UsageError
-from fewshot_bench.registry import registry
+from fewshot_bench.api.registry import registry
 from tests.own_sets import Members, picture, samples, write_shard
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from fewshot_bench.api.spec import TOY_NOTE
 from fewshot_bench.cli.config import read_config
-from fewshot_bench.plan import Request, expand
-from fewshot_bench.spec import TOY_NOTE
+from fewshot_bench.runner.request import Request, expand
 from tests.compare_records import make, read_csv, save
 from tests.helpers import Result, command, environment, fsbench, image_folder
 
@@ -116,7 +116,7 @@ def test_the_precision_follows_the_device(
 def test_a_cell_is_recorded_as_it_was_computed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fewshot_bench import plan
+    from fewshot_bench.runner import request as plan
 
     seen: list[Any] = []
     planned = plan.expand

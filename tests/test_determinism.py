@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from fewshot_bench import determinism
-from fewshot_bench.containment import guarded
-from fewshot_bench.incidents import Incidents
-from fewshot_bench.runner import run_one
-from fewshot_bench.session import Session
+from fewshot_bench.api.incidents import Incidents
+from fewshot_bench.runner.isolation import guarded
+from fewshot_bench.runner.run import run_one
+from fewshot_bench.runner.session import Session
+from fewshot_bench.utils import determinism
 from tests.helpers import cells, quick
 
 TRAINED = ("linear-probe", "tip-adapter-f", "coop", "clip-lora")

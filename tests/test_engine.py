@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.engines.base import Settings
 from fewshot_bench.engines.local import LocalEngine, slots
-from fewshot_bench.engines.protocol import Settings
-from fewshot_bench.spec import RunSpec
-from fewshot_bench.store import Store
+from fewshot_bench.store.store import Store
 from tests.helpers import (
     PATIENCE,
     assert_sound,

@@ -13,16 +13,16 @@ from typing import Any, cast
 
 import pytest
 
-from fewshot_bench.engines import workers
-from fewshot_bench.engines.groups import Choice, by_fit, joined
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.engines import process as workers
+from fewshot_bench.engines.base import EngineError, Settings
 from fewshot_bench.engines.label_process import Seat
 from fewshot_bench.engines.local import LocalEngine
 from fewshot_bench.engines.losses import Losses
-from fewshot_bench.engines.protocol import EngineError, Settings
-from fewshot_bench.engines.workers import Slot, Worker
-from fewshot_bench.record import Record
-from fewshot_bench.spec import RunSpec
-from fewshot_bench.store import Store
+from fewshot_bench.engines.process import Slot, Worker
+from fewshot_bench.engines.scheduling import Choice, by_fit, joined
+from fewshot_bench.store.store import Store
 from tests.helpers import (
     PATIENCE,
     assert_sound,

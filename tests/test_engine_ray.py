@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fewshot_bench.record import Record
+from fewshot_bench.api.record import Record
 from tests.clusters import DEMO, TRACK, local, require, run_and_kill, same_as, tracked
 from tests.helpers import fsbench
 

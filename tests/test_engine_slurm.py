@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from fewshot_bench.engines import cluster as cluster_engine
-from fewshot_bench.engines import slurm
-from fewshot_bench.engines.cluster import ClusterEngine
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.engines import distributed as cluster_engine
+from fewshot_bench.engines.base import Before, EngineError, Settings, lost
+from fewshot_bench.engines.distributed import ClusterEngine
 from fewshot_bench.engines.job import Job
-from fewshot_bench.engines.protocol import Before, EngineError, Settings, lost
-from fewshot_bench.engines.slurm import Request, Slurm
-from fewshot_bench.record import Record
-from fewshot_bench.spec import RunSpec
-from fewshot_bench.store import Store
+from fewshot_bench.plugins.cluster import slurm
+from fewshot_bench.plugins.cluster.slurm import Request, Slurm
+from fewshot_bench.store.store import Store
 from tests.clusters import DEMO, TRACK, local, require, results, run_and_kill, same_as, tracked
 from tests.helpers import PATIENCE, cells, fsbench, start, wait_until
 from tests.slurm_cluster import SlurmCluster, missing

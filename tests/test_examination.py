@@ -12,19 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fewshot_bench.api.quality import rounded_metrics
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.registry import registry
+from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.engines import label_process
+from fewshot_bench.engines.base import Settings
 from fewshot_bench.engines.local import LocalEngine
-from fewshot_bench.engines.protocol import Settings
-from fewshot_bench.errors import ContractError
-from fewshot_bench.evaluate import plain_logits
-from fewshot_bench.examiner import Examiner
-from fewshot_bench.quality import rounded_metrics
-from fewshot_bench.record import Record
-from fewshot_bench.registry import registry
-from fewshot_bench.runner import run_one
-from fewshot_bench.session import Session
-from fewshot_bench.spec import RunSpec
-from fewshot_bench.store import Store
+from fewshot_bench.runner.evaluate import plain_logits
+from fewshot_bench.runner.examiner import Examiner
+from fewshot_bench.runner.run import run_one
+from fewshot_bench.runner.session import Session
+from fewshot_bench.store.store import Store
+from fewshot_bench.utils.errors import ContractError
 from tests import helpers
 from tests.helpers import cells
 
@@ -110,7 +110,9 @@ def test_metrics_are_those_of_the_stored_array(
         assert record.metrics == expected
     assert records[0].metrics["top1"] == records[1].metrics["top1"]
     told = [incident["text"] for incident in records[0].incidents]
-    assert any("fewshot_bench.quality.metrics.__code__" in text for text in told) == (how == "code")
+    assert any("fewshot_bench.api.quality.metrics.__code__" in text for text in told) == (
+        how == "code"
+    )
     assert not records[1].incidents
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fewshot_bench.store import Store
+from fewshot_bench.store.store import Store
 from tests.helpers import fsbench, save_image
 
 METHODS = ("zero-shot", "linear-probe", "tip-adapter")

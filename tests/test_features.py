@@ -16,12 +16,12 @@ from torch import Tensor
 
 from fewshot_bench import Augment, DatasetCard, Item
 from fewshot_bench.backbones.embedded import load_tiny
-from fewshot_bench.feature_store import FeatureStore
-from fewshot_bench.features import accounted, image_view
-from fewshot_bench.images import ImageSource
-from fewshot_bench.meter import Meter
-from fewshot_bench.runner import run_one
-from fewshot_bench.session import Session
+from fewshot_bench.images.feature_store import FeatureStore
+from fewshot_bench.images.features import accounted, image_view
+from fewshot_bench.images.loader import ImageSource
+from fewshot_bench.profiling.meter import Meter
+from fewshot_bench.runner.run import run_one
+from fewshot_bench.runner.session import Session
 from tests.helpers import cells
 
 CPU = torch.device("cpu")
@@ -221,7 +221,7 @@ def test_a_full_disk_costs_nothing_else(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("fewshot_bench.cache_folder.os.replace", full)
+    monkeypatch.setattr("fewshot_bench.utils.cache_dir.os.replace", full)
     assert encoded(source(backbone), tmp_path).shape[0] == 2
     assert not list(tmp_path.rglob("*.safetensors*"))
 

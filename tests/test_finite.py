@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from fewshot_bench import NumericalError
-from fewshot_bench.context import Context
-from fewshot_bench.finite import MOST_OVERFLOWS, FiniteNumbers
-from fewshot_bench.observer import ParameterObserver
-from fewshot_bench.runner import run_one
-from fewshot_bench.session import Session
-from fewshot_bench.store import Store
+from fewshot_bench.profiling.finite import MOST_OVERFLOWS, FiniteNumbers
+from fewshot_bench.profiling.observer import ParameterObserver
+from fewshot_bench.runner.context import Context
+from fewshot_bench.runner.run import run_one
+from fewshot_bench.runner.session import Session
+from fewshot_bench.store.store import Store
 from tests.helpers import cells, flags, fsbench, quick
 
 CPU = torch.device("cpu")

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fewshot_bench.errors import FsbenchError, StoreError
-from fewshot_bench.record import Record
-from fewshot_bench.registry import registry
-from fewshot_bench.spec import RunSpec
-from fewshot_bench.store import Store
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.registry import registry
+from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.store.store import Store
+from fewshot_bench.utils.errors import FsbenchError, StoreError
 from tests.compare_records import make
 from tests.fuzzing.hostile import DEEP
 from tests.helpers import fsbench

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from fewshot_bench import DataMissingError, UsageError
-from fewshot_bench.data.extract import unpack
-from fewshot_bench.data.lock import _read
-from fewshot_bench.data.members import DamagedError
-from fewshot_bench.data.partial import Part, source_of
-from fewshot_bench.registry import registry
+from fewshot_bench.api.registry import registry
+from fewshot_bench.plugins.data.extract import unpack
+from fewshot_bench.plugins.data.lock import _read
+from fewshot_bench.plugins.data.members import DamagedError
+from fewshot_bench.plugins.data.partial import Part, source_of
 from tests.fuzzing.hostile import DEEP
 from tests.helpers import fsbench
 from tests.preparing import zipped

@@ -14,13 +14,13 @@ from safetensors.torch import save
 
 from fewshot_bench import DataMissingError, DatasetCard, Item, UsageError
 from fewshot_bench.backbones import loading
-from fewshot_bench.cache_entries import entries
-from fewshot_bench.cache_folder import IMAGES, CacheFile
-from fewshot_bench.feature_rows import tensors_digest
-from fewshot_bench.feature_store import FeatureStore
-from fewshot_bench.image_files import ImageFiles
-from fewshot_bench.image_segments import open_segment
-from fewshot_bench.segment_format import pack_description
+from fewshot_bench.images.cache_entries import entries
+from fewshot_bench.images.decode import ImageFiles
+from fewshot_bench.images.feature_rows import tensors_digest
+from fewshot_bench.images.feature_store import FeatureStore
+from fewshot_bench.images.segment_format import pack_description
+from fewshot_bench.images.segments import open_segment
+from fewshot_bench.utils.cache_dir import IMAGES, CacheFile
 from tests.fuzzing.hostile import DEEP
 from tests.own_sets import picture
 
@@ -63,7 +63,7 @@ def test_features_of_another_shape_are_not_used(tmp_path: Path) -> None:
     """The same bytes under another shape, or a cost that is no number, are a damaged file."""
     features = torch.arange(12.0).view(4, 3)
     assert tensors_digest(features) != tensors_digest(features.view(3, 4))
-    from fewshot_bench.meter import Meter
+    from fewshot_bench.profiling.meter import Meter
 
     asked: list[int] = []
 

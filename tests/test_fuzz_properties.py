@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fewshot_bench.analysis.formats import latex, markdown, tidy
 from fewshot_bench.cli.config import read_config, save_config
-from fewshot_bench.compare import latex, markdown, tidy
-from fewshot_bench.data.extract import safe_path
-from fewshot_bench.data.members import UnsafeError
-from fewshot_bench.errors import UsageError
-from fewshot_bench.names import leaves
-from fewshot_bench.split_files.imported import safe_name
-from fewshot_bench.split_files.pickled import Datum, Refused, plain
-from fewshot_bench.wording import printable
+from fewshot_bench.plugins.data.extract import safe_path
+from fewshot_bench.plugins.data.members import UnsafeError
+from fewshot_bench.splits.imported import safe_name
+from fewshot_bench.splits.pickled import Datum, Refused, plain
+from fewshot_bench.utils.errors import UsageError
+from fewshot_bench.utils.names import leaves
+from fewshot_bench.utils.text import printable
 
 ANY = st.text(st.characters(), max_size=60)
 PARTS = st.sampled_from(["..", ".", "", "a", "/", "\\", "C:", "~", "\0", "b c", "é", "\n"])

@@ -13,9 +13,9 @@ from fsbench_methods.training import minimize
 
 from fewshot_bench import Vocabulary
 from fewshot_bench.backbones.embedded import load_tiny
-from fewshot_bench.context import Context
-from fewshot_bench.runner import run_one
-from fewshot_bench.session import Session
+from fewshot_bench.runner.context import Context
+from fewshot_bench.runner.run import run_one
+from fewshot_bench.runner.session import Session
 from tests.helpers import METHODS, cells, quick
 
 pytestmark = [

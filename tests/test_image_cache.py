@@ -15,9 +15,9 @@ from open_clip.transform import image_transform
 
 from fewshot_bench import DataMissingError, Item
 from fewshot_bench.backbones.embedded import load_tiny
-from fewshot_bench.image_cache import transform_of
-from fewshot_bench.image_files import unreadable
-from fewshot_bench.images import ImageSource
+from fewshot_bench.images.cache import transform_of
+from fewshot_bench.images.decode import unreadable
+from fewshot_bench.images.loader import ImageSource
 from tests.helpers import PATIENCE, environment, save_image
 from tests.image_cases import COUNT, Photos, evaluated, make_folder, published, segments, tiny
 
@@ -86,7 +86,7 @@ def test_another_size_or_transform_is_another_cache(folder: Path) -> None:
 
 def test_another_decoder_is_another_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluated(folder)
-    monkeypatch.setattr("fewshot_bench.image_cache.decoder", lambda: ("pillow 0",))
+    monkeypatch.setattr("fewshot_bench.images.cache.decoder", lambda: ("pillow 0",))
     assert len(evaluated(folder)[1]) == COUNT
 
 
@@ -134,10 +134,10 @@ def test_a_damaged_index_is_built_again(folder: Path, damage: bytes | None) -> N
 def test_a_file_that_changed_just_now_is_not_known_by_its_stamp(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fewshot_bench.image_digests.RACY_SECONDS", 60.0)
+    monkeypatch.setattr("fewshot_bench.images.digests.RACY_SECONDS", 60.0)
     evaluated(folder)
     assert len(evaluated(folder)[1]) == COUNT
-    monkeypatch.setattr("fewshot_bench.image_digests.RACY_SECONDS", 2.0)
+    monkeypatch.setattr("fewshot_bench.images.digests.RACY_SECONDS", 2.0)
     for path in folder.iterdir():
         path.touch()
     slept, sleep = [], time.sleep

@@ -15,14 +15,14 @@ import pytest
 import torch
 
 from fewshot_bench import Augment, UsageError
-from fewshot_bench.cache_folder import limit_bytes
-from fewshot_bench.crops import draw_passes
-from fewshot_bench.image_cache import ImageCache
-from fewshot_bench.image_files import decode, unreadable
-from fewshot_bench.images import ImageSource
-from fewshot_bench.meter import Cost, ImageTally, Meter
-from fewshot_bench.preflight import check_images
-from fewshot_bench.store_files import temporary_name
+from fewshot_bench.images.augment import draw_passes
+from fewshot_bench.images.cache import ImageCache
+from fewshot_bench.images.decode import decode, unreadable
+from fewshot_bench.images.loader import ImageSource
+from fewshot_bench.profiling.meter import Cost, ImageTally, Meter
+from fewshot_bench.runner.preflight import check_images
+from fewshot_bench.utils.cache_dir import limit_bytes
+from fewshot_bench.utils.files import temporary_name
 from tests.helpers import cells, save_image
 from tests.image_cases import COUNT, Photos, evaluated, make_folder, segments, tiny
 
@@ -78,7 +78,7 @@ def test_a_bound_that_is_no_number(monkeypatch: pytest.MonkeyPatch, value: str) 
 def test_the_disk_is_never_filled(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage: Any = shutil.disk_usage(folder)
     full = type(usage)(10**12, 10**12 - 10**9, 10**9)
-    monkeypatch.setattr("fewshot_bench.cache_folder.shutil.disk_usage", lambda _: full)
+    monkeypatch.setattr("fewshot_bench.utils.cache_dir.shutil.disk_usage", lambda _: full)
     _, _, tally = evaluated(folder)
     assert "no room" in tally.problem
     assert not segments(folder)
@@ -90,7 +90,7 @@ def test_a_write_that_fails_costs_nothing_else(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("fewshot_bench.image_segments.os.replace", full)
+    monkeypatch.setattr("fewshot_bench.images.segments.os.replace", full)
     _, _, tally = evaluated(folder)
     assert "No space left" in tally.problem
     assert not [p for p in (folder.parent / "cache" / "images").rglob("*") if p.is_file()]
@@ -166,7 +166,7 @@ def test_whoever_comes_second_is_billed_the_decoding(
             passing[0] += 1.0
         return decode(data)
 
-    monkeypatch.setattr("fewshot_bench.image_files.decode", slow)
+    monkeypatch.setattr("fewshot_bench.images.decode.decode", slow)
     monkeypatch.setattr(time, "perf_counter", lambda: passing[0])
     images = source(folder)
     first, passed = billed(images, augment)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fewshot_bench.registry import registry
+from fewshot_bench.api.registry import registry
 from tests.helpers import Result, fsbench, save_image
 
 MODULE = "fsbench_counted_photos"

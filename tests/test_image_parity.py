@@ -15,13 +15,13 @@ from PIL import Image
 
 from fewshot_bench import Augment
 from fewshot_bench.backbones.embedded import load_tiny
-from fewshot_bench.crops import Uniforms, draw_crops, draw_passes
-from fewshot_bench.feature_store import FeatureStore
-from fewshot_bench.features import image_view, open_views
-from fewshot_bench.image_files import decode
-from fewshot_bench.images import ImageSource
-from fewshot_bench.meter import Meter
-from fewshot_bench.rng import generator
+from fewshot_bench.images.augment import Uniforms, draw_crops, draw_passes
+from fewshot_bench.images.decode import decode
+from fewshot_bench.images.feature_store import FeatureStore
+from fewshot_bench.images.features import image_view, open_views
+from fewshot_bench.images.loader import ImageSource
+from fewshot_bench.profiling.meter import Meter
+from fewshot_bench.utils.rng import generator
 from tests.image_cases import tiny
 from tests.test_features import Memory
 

@@ -14,9 +14,9 @@ from torchvision.transforms import RandomResizedCrop
 
 from fewshot_bench import Augment, DataMissingError
 from fewshot_bench.backbones.embedded import load_tiny
-from fewshot_bench.crops import Uniforms, draw_crops
-from fewshot_bench.image_files import decode, unreadable
-from fewshot_bench.images import ImageSource
+from fewshot_bench.images.augment import Uniforms, draw_crops
+from fewshot_bench.images.decode import decode, unreadable
+from fewshot_bench.images.loader import ImageSource
 from tests.test_features import Memory
 
 

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from fewshot_bench.cache_folder import cache_root
+from fewshot_bench.analysis.formats import latex, markdown, terminal, tidy
+from fewshot_bench.analysis.table.build import build
 from fewshot_bench.cli.say import say
-from fewshot_bench.compare import latex, markdown, terminal, tidy
-from fewshot_bench.compare.aggregate import build
 from fewshot_bench.engines.progress import outcome
-from fewshot_bench.segment_format import pack_description
-from fewshot_bench.split_files.imported import imported_path
-from fewshot_bench.store import Store
+from fewshot_bench.images.segment_format import pack_description
+from fewshot_bench.splits.imported import imported_path
+from fewshot_bench.store.store import Store
+from fewshot_bench.utils.cache_dir import cache_root
 from tests.compare_records import make
 from tests.helpers import fsbench
 
@@ -152,7 +152,7 @@ def test_secrets_of_the_environment_stand_in_no_record(
 
 
 def test_the_environment_of_a_record_holds_no_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fewshot_bench import environment
+    from fewshot_bench.utils import environment
 
     monkeypatch.setenv("HF_TOKEN", SECRET)
     monkeypatch.setenv("FSBENCH_TEST_VARIABLE", "value-of-a-variable")

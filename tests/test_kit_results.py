@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from fewshot_bench import kit_results
-from fewshot_bench.audit.made import audit
-from fewshot_bench.kit_results import KitResult
-from fewshot_bench.record import Record
-from fewshot_bench.store import Store
+from fewshot_bench.analysis.audit.made import audit
+from fewshot_bench.api.record import Record
+from fewshot_bench.runner import kit_results
+from fewshot_bench.runner.kit_results import KitResult
+from fewshot_bench.store.store import Store
 from fewshot_bench.testing import KIT_VERSION, all_checks
 from tests.audit_records import complete, coop, fair, said
 from tests.compare_records import matrix

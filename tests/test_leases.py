@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fewshot_bench import leases as leases_module
-from fewshot_bench.errors import StoreError
-from fewshot_bench.leases import CLOCK, FOLDER, Leases
-from fewshot_bench.processes import is_running, started
-from fewshot_bench.store import Store
+from fewshot_bench.store import leases as leases_module
+from fewshot_bench.store.leases import CLOCK, FOLDER, Leases
+from fewshot_bench.store.store import Store
+from fewshot_bench.utils.errors import StoreError
+from fewshot_bench.utils.processes import is_running, started
 from tests.helpers import PATIENCE, wait_until
 
 KEY = "ab" * 32
@@ -63,8 +63,8 @@ def test_claims_to_finished_work_are_forgotten_unless_their_holder_lives(tmp_pat
 HOLD = """
 import sys
 from pathlib import Path
-from fewshot_bench.leases import Leases
-from fewshot_bench.store import Store
+from fewshot_bench.store.leases import Leases
+from fewshot_bench.store.store import Store
 held = Leases(Store(Path(sys.argv[1])), sys.argv[3])
 print(held.claim(sys.argv[2]).holder.tries, flush=True)
 sys.stdin.readline()

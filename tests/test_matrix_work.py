@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from fewshot_bench.plan import Request, expand
-from fewshot_bench.record import Record
-from fewshot_bench.runner import run_one
-from fewshot_bench.savings import savings
-from fewshot_bench.session import Session
+from fewshot_bench.api.record import Record
+from fewshot_bench.runner.estimate import savings
+from fewshot_bench.runner.request import Request, expand
+from fewshot_bench.runner.run import run_one
+from fewshot_bench.runner.session import Session
 from tests.helpers import METHODS, cells, fsbench, quick
 
 FROZEN = tuple(name for name in METHODS if name != "clip-lora")

@@ -11,12 +11,12 @@ import torch
 
 from fewshot_bench.backbones.text_tower import TextTower
 from fewshot_bench.backbones.vision_tower import VisionTower
-from fewshot_bench.engines.protocol import Settings
-from fewshot_bench.engines.workers import Slot, Worker
-from fewshot_bench.examination import Outcome
-from fewshot_bench.runner import run_group, run_one
-from fewshot_bench.session import Session
-from fewshot_bench.store import Store
+from fewshot_bench.engines.base import Settings
+from fewshot_bench.engines.process import Slot, Worker
+from fewshot_bench.runner.examination import Outcome
+from fewshot_bench.runner.run import run_group, run_one
+from fewshot_bench.runner.session import Session
+from fewshot_bench.store.store import Store
 from tests.helpers import PATIENCE, cells
 
 QUICK_LORA = ("clip-lora.iterations=3", "clip-lora.lr=0.002")

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from fewshot_bench import UsageError
 from fewshot_bench.backbones.layout import pack
-from fewshot_bench.context import Context
-from fewshot_bench.work import Work, counting
+from fewshot_bench.profiling.cost import Work, counting
+from fewshot_bench.runner.context import Context
 from tests.reference.toy import random_backbone, random_task, relative_gap
 
 CPU = torch.device("cpu")

@@ -9,12 +9,12 @@ import psutil
 import pytest
 import torch
 
-from fewshot_bench.meter import Cost, Meter
-from fewshot_bench.observer import ParameterObserver
-from fewshot_bench.peak_memory import PeakMemory
-from fewshot_bench.record import Record
-from fewshot_bench.runner import run_one
-from fewshot_bench.session import Session
+from fewshot_bench.api.record import Record
+from fewshot_bench.profiling.meter import Cost, Meter
+from fewshot_bench.profiling.observer import ParameterObserver
+from fewshot_bench.profiling.peak_memory import PeakMemory
+from fewshot_bench.runner.run import run_one
+from fewshot_bench.runner.session import Session
 from tests.helpers import METHODS, cells, quick, wait_until
 
 CPU = torch.device("cpu")

@@ -10,17 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fewshot_bench import method_references
-from fewshot_bench.compare.aggregate import build
-from fewshot_bench.compare.select import select
-from fewshot_bench.errors import FsbenchError, PluginError, UsageError
-from fewshot_bench.method_code import source_digest
-from fewshot_bench.method_files import load
-from fewshot_bench.plan import Request, expand
-from fewshot_bench.record import code_digest
-from fewshot_bench.registry import registry
-from fewshot_bench.signature import parse, signature_of
-from fewshot_bench.store import Store
+from fewshot_bench.analysis.filters import select
+from fewshot_bench.analysis.signature import parse, signature_of
+from fewshot_bench.analysis.table.build import build
+from fewshot_bench.api import method_references
+from fewshot_bench.api.method_code import source_digest
+from fewshot_bench.api.method_files import load
+from fewshot_bench.api.record import code_digest
+from fewshot_bench.api.registry import registry
+from fewshot_bench.runner.request import Request, expand
+from fewshot_bench.store.store import Store
+from fewshot_bench.utils.errors import FsbenchError, PluginError, UsageError
 from tests.compare_records import make
 from tests.helpers import fsbench
 from tests.plugin_edited import method_source, ran

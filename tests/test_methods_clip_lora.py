@@ -14,7 +14,7 @@ from fsbench_methods.lora_layers import LowRank
 from torch import Tensor
 
 from fewshot_bench import Site, UsageError
-from fewshot_bench.context import Context
+from fewshot_bench.runner.context import Context
 from tests.reference import clip_lora as reference
 from tests.reference.toy import CPU, context, random_backbone, random_task, relative_gap
 

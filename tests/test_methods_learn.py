@@ -12,7 +12,7 @@ from fsbench_methods.linear_probe import LinearProbe
 from fsbench_methods.tip_adapter import TipAdapter, TipAdapterF
 from fsbench_methods.zero_shot import ZeroShot
 
-from fewshot_bench.method import hyperparameters
+from fewshot_bench.api.method import hyperparameters
 from fewshot_bench.testing.bench import Fit, Setting, fit
 from tests.reference.encoders import image_features, text_features
 from tests.reference.toy import random_backbone, random_task, relative_gap

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fewshot_bench import Augment, ContractError, DatasetCard, Item, Shots, Site
-from fewshot_bench.backbones.protocol import ENCODERS, MATRICES
-from fewshot_bench.context import Context
-from fewshot_bench.errors import FsbenchError
-from fewshot_bench.preflight import check_items
+from fewshot_bench.api.backbone import ENCODERS, MATRICES
+from fewshot_bench.runner.context import Context
+from fewshot_bench.runner.preflight import check_items
 from fewshot_bench.testing import Bench, toy_backbone
+from fewshot_bench.utils.errors import FsbenchError
 from tests.breakers import Head
 
 CPU = torch.device("cpu")

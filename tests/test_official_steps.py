@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import official, subjects
 from benchmarks.measure import in_pairs, work_of
 from fewshot_bench import Vocabulary
-from fewshot_bench.context import Context
+from fewshot_bench.runner.context import Context
 from tests.reference.toy import random_backbone, relative_gap
 
 CPU = torch.device("cpu")

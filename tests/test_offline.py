@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fewshot_bench.store import Store
+from fewshot_bench.store.store import Store
 from tests.helpers import PATIENCE, command, environment
 from tests.preparing import Shop, images, open_shop, tar
 

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from fewshot_bench.image_facts import image_facts, overlap_texts, overlaps
-from fewshot_bench.image_state import ImageState
-from fewshot_bench.plan import Request, expand
-from fewshot_bench.record import Record
-from fewshot_bench.resuming import Code, resume
-from fewshot_bench.runner import run_one
-from fewshot_bench.session import Session
-from fewshot_bench.store import Store
+from fewshot_bench.api.image_facts import image_facts, overlap_texts, overlaps
+from fewshot_bench.api.record import Record
+from fewshot_bench.runner.image_state import ImageState
+from fewshot_bench.runner.request import Request, expand
+from fewshot_bench.runner.resuming import Code, resume
+from fewshot_bench.runner.run import run_one
+from fewshot_bench.runner.session import Session
+from fewshot_bench.store.store import Store
 from tests.compare_records import matrix, run_compare, save
 from tests.dataset_trees import write_set
 from tests.helpers import cells, fsbench, save_image

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fewshot_bench import quality
-from fewshot_bench.errors import StoreError
-from fewshot_bench.metrics import ALWAYS, METRICS
-from fewshot_bench.outcome_packs import FOLDER, load_pack
-from fewshot_bench.outcomes import Outcomes
-from fewshot_bench.record import Record
-from fewshot_bench.store import Store
+from fewshot_bench.api import quality
+from fewshot_bench.api.metrics import ALWAYS, METRICS
+from fewshot_bench.api.record import Record
+from fewshot_bench.store.prediction_packs import FOLDER, load_pack
+from fewshot_bench.store.predictions import Outcomes
+from fewshot_bench.store.store import Store
+from fewshot_bench.utils.errors import StoreError
 from tests.helpers import fsbench
 from tests.store_cases import contents, filled, old_store, put, put_failed
 from tests.synthetic_store import fill

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from fewshot_bench.outcomes import Outcomes
-from fewshot_bench.store import Store
+from fewshot_bench.store.predictions import Outcomes
+from fewshot_bench.store.store import Store
 from tests.synthetic_store import fill
 
 

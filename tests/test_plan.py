@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from fewshot_bench import DatasetCard, Item, UsageError
-from fewshot_bench.plan import Request, expand
-from fewshot_bench.preflight import check_images
-from fewshot_bench.record import Record
-from fewshot_bench.registry import Entry, registry
-from fewshot_bench.resuming import Code, resume
-from fewshot_bench.store import Store
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.registry import Entry, registry
+from fewshot_bench.runner.preflight import check_images
+from fewshot_bench.runner.request import Request, expand
+from fewshot_bench.runner.resuming import Code, resume
+from fewshot_bench.store.store import Store
 from tests.helpers import cells, fsbench, save_image
 
 

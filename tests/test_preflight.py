@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fewshot_bench.image_files import deep_problem
-from fewshot_bench.preflight import check_images
-from fewshot_bench.spec import RunSpec
+from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.images.decode import deep_problem
+from fewshot_bench.runner.preflight import check_images
 from tests.helpers import cells, fsbench, image_folder, save_image
 from tests.plugin_photos import Counted
 
@@ -21,8 +21,8 @@ from tests.plugin_photos import Counted
 def pets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Counted:
     """Eight training and six test images; nothing is known of them."""
     monkeypatch.setenv("FSBENCH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("fewshot_bench.image_digests.RACY_SECONDS", 0.0)
-    monkeypatch.setattr("fewshot_bench.image_files.RACY_SECONDS", 0.0)
+    monkeypatch.setattr("fewshot_bench.images.digests.RACY_SECONDS", 0.0)
+    monkeypatch.setattr("fewshot_bench.images.decode.RACY_SECONDS", 0.0)
     for role, count in (("train", 4), ("test", 3)):
         for name in ("cat", "dog"):
             for index in range(count):
@@ -52,7 +52,7 @@ def test_all_of_a_small_set_once(pets: Counted) -> None:
 
 
 def test_what_cells_use_of_a_large_set(pets: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fewshot_bench.preflight.ALL_CHECKED", 10)
+    monkeypatch.setattr("fewshot_bench.runner.preflight.ALL_CHECKED", 10)
     assert check_images({"digits": pets}, [cell(), cell(method="coop")]) == {}
     found = read(pets)
     assert len(found) == 2 + 6
@@ -62,7 +62,7 @@ def test_what_cells_use_of_a_large_set(pets: Counted, monkeypatch: pytest.Monkey
 
 
 def test_of_a_target_its_test_images(pets: Counted, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fewshot_bench.preflight.ALL_CHECKED", 10)
+    monkeypatch.setattr("fewshot_bench.runner.preflight.ALL_CHECKED", 10)
     other = Counted(pets.root.parent / "other")
     for role in ("train", "test"):
         for name in ("cat", "dog"):

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.engines.progress import Display, Estimate, LiveDisplay, Pace
-from fewshot_bench.record import Record
-from fewshot_bench.spec import RunSpec
 
 
 def cell(shots: int = 16, seed: int = 1, method: str = "coop") -> RunSpec:

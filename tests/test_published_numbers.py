@@ -8,8 +8,8 @@ from collections import Counter, defaultdict
 
 import pytest
 
-from fewshot_bench.errors import UsageError
-from fewshot_bench.published.numbers import (
+from fewshot_bench.api.registry import registry
+from fewshot_bench.plugins.reproduce.numbers import (
     AVERAGE,
     LABELS,
     METRICS,
@@ -18,7 +18,7 @@ from fewshot_bench.published.numbers import (
     numbers,
     sources,
 )
-from fewshot_bench.registry import registry
+from fewshot_bench.utils.errors import UsageError
 
 SHOTS = (1, 2, 4, 8, 16)
 # CLIP-LoRA Table 3 (ViT-B/16), the paper's own row of means and cells of four methods.
@@ -132,7 +132,7 @@ def test_known_single_numbers() -> None:
 
 def test_options_are_those_of_our_methods() -> None:
     """The figure's cells are configurations that the harness can run."""
-    from fewshot_bench.variants import expand_methods
+    from fewshot_bench.runner.variants import expand_methods
 
     for table in ("figure3-heatmap", "figure3-bars"):
         for number in numbers(source="clip-lora", table=table, dataset="eurosat"):

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.metrics import f1_score, log_loss, precision_score, recall_score
 
-from fewshot_bench import quality
-from fewshot_bench.metrics import ALWAYS, METRICS
-from fewshot_bench.store_check import ABSOLUTE
+from fewshot_bench.api import quality
+from fewshot_bench.api.metrics import ALWAYS, METRICS
+from fewshot_bench.store.check import ABSOLUTE
 
 CASES = st.tuples(st.integers(1, 40), st.integers(1, 6)).flatmap(
     lambda shape: st.tuples(

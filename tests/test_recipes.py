@@ -11,11 +11,11 @@ from urllib.parse import urlsplit
 import pytest
 
 from fewshot_bench import Recipe, RemoteFile
-from fewshot_bench.data.http import direct
-from fewshot_bench.data.places import check_recipe
-from fewshot_bench.dataset import Preparable
-from fewshot_bench.published.picks import published_splits
-from fewshot_bench.registry import registry
+from fewshot_bench.api.dataset import Preparable
+from fewshot_bench.api.registry import registry
+from fewshot_bench.plugins.data.http import direct
+from fewshot_bench.plugins.data.places import check_recipe
+from fewshot_bench.splits.published import published_splits
 from tests.preparing import Shop, Tree, open_shop, sha256, tar, zipped
 
 OOD = ("imagenet-v2", "imagenet-sketch", "imagenet-a", "imagenet-r")

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from fewshot_bench.record import digest_of_values
-from fewshot_bench.store import Store
-from fewshot_bench.store_verify import DAMAGED, verify
+from fewshot_bench.api.record import digest_of_values
+from fewshot_bench.store.store import Store
+from fewshot_bench.store.verify import DAMAGED, verify
 from tests.store_cases import filled, put
 
 

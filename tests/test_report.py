@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fewshot_bench import quality
-from fewshot_bench.record import Record
-from fewshot_bench.registry import registry
-from fewshot_bench.report.figures.costs import Point, front
-from fewshot_bench.report.figures.curves import spread
-from fewshot_bench.report.figures.style import Look
-from fewshot_bench.statistics.multiple import holm
-from fewshot_bench.statistics.paired import compare_paired
-from fewshot_bench.store import Store
+from fewshot_bench.analysis.formats.style import Look
+from fewshot_bench.analysis.statistics.multiple import holm
+from fewshot_bench.analysis.statistics.paired import compare_paired
+from fewshot_bench.api import quality
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.registry import registry
+from fewshot_bench.plugins.report.figures.costs import Point, front
+from fewshot_bench.plugins.report.figures.curves import spread
+from fewshot_bench.store.store import Store
 from tests import compare_records
 from tests.helpers import fsbench, image_folder
 from tests.report_pages import IDS, LABELS, Page, answers, record, report, store_of

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fewshot_bench.store import Store
+from fewshot_bench.store.store import Store
 from tests.report_pages import IDS, LABELS, QUERIES, answers, record, report
 from tests.synthetic_store import fill
 from tests.test_report_browser import browser, opened

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fewshot_bench.compare.aggregate import Options, build
-from fewshot_bench.outcomes import Outcomes
-from fewshot_bench.record import Record
-from fewshot_bench.report.headline import headline
-from fewshot_bench.report.pairs import Pair, compared
-from fewshot_bench.report.predictions import Predictions
-from fewshot_bench.store import Store
+from fewshot_bench.analysis.table.build import Options, build
+from fewshot_bench.api.record import Record
+from fewshot_bench.plugins.report.headline import headline
+from fewshot_bench.plugins.report.pairs import Pair, compared
+from fewshot_bench.plugins.report.predictions import Predictions
+from fewshot_bench.store.predictions import Outcomes
+from fewshot_bench.store.store import Store
 from tests.helpers import fsbench
 from tests.report_pages import IDS, LABELS, Page, answers, record, report, store_of
 from tests.synthetic_store import fill

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from fewshot_bench.record import Record
-from fewshot_bench.report.text import p_value
-from fewshot_bench.store import Store
+from fewshot_bench.api.record import Record
+from fewshot_bench.plugins.report.text import p_value
+from fewshot_bench.store.store import Store
 from tests.report_pages import IDS, LABELS, QUERIES, Page, answers, record, report, store_of
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from fewshot_bench.published.picks import published_splits
-from fewshot_bench.published.reproductions import reproduction
-from fewshot_bench.record import Record
-from fewshot_bench.reproduce.cells import Wanted, cells
+from fewshot_bench.api.record import Record
+from fewshot_bench.plugins.reproduce.cells import Wanted, cells
+from fewshot_bench.plugins.reproduce.published import reproduction
+from fewshot_bench.splits.published import published_splits
 from tests.compare_records import make, read_csv, save
 from tests.helpers import fsbench
 

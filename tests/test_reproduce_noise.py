@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fewshot_bench.published.numbers import AVERAGE, numbers
-from fewshot_bench.registry import registry
-from fewshot_bench.reproduce.noise import Parts, Spread, binomial, half_width, parts, spread
+from fewshot_bench.api.registry import registry
+from fewshot_bench.plugins.reproduce.noise import Parts, Spread, binomial, half_width, parts, spread
+from fewshot_bench.plugins.reproduce.numbers import AVERAGE, numbers
 
 
 def test_one_cell_is_students_interval_of_a_difference() -> None:

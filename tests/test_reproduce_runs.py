@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from fewshot_bench.published.reproductions import reproductions
-from fewshot_bench.reproduce.cells import Wanted, cells
-from fewshot_bench.spec import PRECISIONS, PROTOCOLS, TEMPLATE_SETS, VALIDATION
-from fewshot_bench.store import Store
+from fewshot_bench.api.spec import PRECISIONS, PROTOCOLS, TEMPLATE_SETS, VALIDATION
+from fewshot_bench.plugins.reproduce.cells import Wanted, cells
+from fewshot_bench.plugins.reproduce.published import reproductions
+from fewshot_bench.store.store import Store
 from tests.compare_records import read_csv
 from tests.dataset_trees import write_set
 from tests.helpers import fsbench

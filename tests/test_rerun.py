@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from fewshot_bench.bug_report import variables
-from fewshot_bench.record import Record, digest_of_values
-from fewshot_bench.runner import run_one
-from fewshot_bench.session import Session
-from fewshot_bench.store import Store
-from fewshot_bench.store_files import load_arrays
+from fewshot_bench.api.record import Record, digest_of_values
+from fewshot_bench.cli.bug_report import variables
+from fewshot_bench.runner.run import run_one
+from fewshot_bench.runner.session import Session
+from fewshot_bench.store.store import Store
+from fewshot_bench.utils.files import load_arrays
 from tests.helpers import cells, fsbench, quick, record_files
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from fewshot_bench.examination import Outcome
-from fewshot_bench.images import ImageSource
-from fewshot_bench.registry import registry
-from fewshot_bench.runner import run_one
-from fewshot_bench.session import Session
+from fewshot_bench.api.registry import registry
+from fewshot_bench.images.loader import ImageSource
+from fewshot_bench.runner.examination import Outcome
+from fewshot_bench.runner.run import run_one
+from fewshot_bench.runner.session import Session
 from tests.helpers import METHODS, cells, quick
 
 
@@ -59,7 +59,7 @@ def test_all_methods_of_a_cell_have_one_split(session: Session) -> None:
 def test_logits_are_in_the_order_of_the_split(session: Session) -> None:
     (spec,) = cells("zero-shot")
     outcome = run_one(spec, session)
-    from fewshot_bench.splits import draw_cell
+    from fewshot_bench.splits.draw import draw_cell
 
     dataset = registry().dataset(spec.dataset)
     split = draw_cell(spec, dataset.items())

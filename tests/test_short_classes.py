@@ -10,14 +10,14 @@ import pytest
 import yaml
 
 from fewshot_bench import Task
-from fewshot_bench.errors import StoreError
-from fewshot_bench.plan import Request, expand
-from fewshot_bench.record import Record
-from fewshot_bench.savings import savings
-from fewshot_bench.shots import ALL_SHOTS
-from fewshot_bench.spec import PROTOCOLS, RunSpec
-from fewshot_bench.splits import draw_cell
-from fewshot_bench.store import Store
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.shots import ALL_SHOTS
+from fewshot_bench.api.spec import PROTOCOLS, RunSpec
+from fewshot_bench.runner.estimate import savings
+from fewshot_bench.runner.request import Request, expand
+from fewshot_bench.splits.draw import draw_cell
+from fewshot_bench.store.store import Store
+from fewshot_bench.utils.errors import StoreError
 from tests.helpers import fsbench, save_image
 
 SIZES = {"cat": 9, "dog": 8, "emu": 1}

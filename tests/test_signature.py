@@ -10,14 +10,28 @@ import pytest
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
+from fewshot_bench.analysis.signature import (
+    commands,
+    parse,
+    problems,
+    signature_of,
+    under_table,
+    write,
+)
+from fewshot_bench.analysis.signature.model import Choice, Matrix, Named, Pair, Signature
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.shots import ALL_SHOTS
+from fewshot_bench.api.spec import (
+    IMPORTED,
+    PRECISIONS,
+    PROTOCOLS,
+    TEMPLATE_SETS,
+    VALIDATION,
+    RunSpec,
+)
 from fewshot_bench.cli.signature import cells_of
-from fewshot_bench.errors import UsageError
-from fewshot_bench.plan import Request, expand
-from fewshot_bench.record import Record
-from fewshot_bench.shots import ALL_SHOTS
-from fewshot_bench.signature import commands, parse, problems, signature_of, under_table, write
-from fewshot_bench.signature.model import Choice, Matrix, Named, Pair, Signature
-from fewshot_bench.spec import IMPORTED, PRECISIONS, PROTOCOLS, TEMPLATE_SETS, VALIDATION, RunSpec
+from fewshot_bench.runner.request import Request, expand
+from fewshot_bench.utils.errors import UsageError
 from tests.compare_records import make, matrix, save
 from tests.helpers import fsbench
 

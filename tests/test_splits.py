@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fewshot_bench import Item, Split, UsageError
-from fewshot_bench.sampling import group
-from fewshot_bench.shots import ALL_SHOTS
-from fewshot_bench.spec import PROTOCOLS, VALIDATION
-from fewshot_bench.splits import check_train, draw
+from fewshot_bench.api.shots import ALL_SHOTS
+from fewshot_bench.api.spec import PROTOCOLS, VALIDATION
+from fewshot_bench.splits.draw import check_train, draw
+from fewshot_bench.splits.sampling import group
 
 Pools = dict[str, tuple[Item, ...]]
 ANY_PROTOCOL = pytest.mark.parametrize("protocol", PROTOCOLS)

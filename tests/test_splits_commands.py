@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fewshot_bench.published.picks import published_splits
+from fewshot_bench.splits.published import published_splits
 from tests.helpers import REPOSITORY, fsbench
 from tests.split_trees import DTD_FILE, SMALL, dtd_bytes, write_dtd, write_small
 

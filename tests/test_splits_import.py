@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from fewshot_bench import DataMissingError, Item
-from fewshot_bench.published.picks import picks_digest, published_splits
-from fewshot_bench.registry import registry
-from fewshot_bench.split_files.checks import check_positions
-from fewshot_bench.split_files.imported import imported_path, load_imported, safe_name
-from fewshot_bench.split_files.mapping import find_items, mapped
-from fewshot_bench.split_files.reading import read_split_file
+from fewshot_bench.api.registry import registry
+from fewshot_bench.splits.checks import check_positions
+from fewshot_bench.splits.imported import imported_path, load_imported, safe_name
+from fewshot_bench.splits.mapping import find_items, mapped
+from fewshot_bench.splits.published import picks_digest, published_splits
+from fewshot_bench.splits.reading import read_split_file
 from tests.helpers import fsbench
 from tests.split_trees import DTD_FILE, SMALL, dtd_bytes, write_dtd, write_small
 from tests.test_splits_published import real_pools

@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 
 from fewshot_bench import Item, Split
-from fewshot_bench.published.picks import (
+from fewshot_bench.splits.draw import draw
+from fewshot_bench.splits.published import (
     published_splits,
     verified_file,
     verified_picks,
     verified_split,
 )
-from fewshot_bench.splits import draw
 
 LISTS = Path(__file__).parent / "data" / "coop_lists.json.xz"
 NAMES = sorted(published_splits())

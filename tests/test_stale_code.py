@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fewshot_bench.record import Record, code_digest
-from fewshot_bench.store import Store
+from fewshot_bench.api.record import Record, code_digest
+from fewshot_bench.store.store import Store
 from tests.plugin_edited import PACKAGE, ran, run_flags, write_package
 
 

@@ -15,10 +15,10 @@ from scipy import stats
 
 from benchmarks.level import Scenario, compared, scenarios
 from benchmarks.level_parts import PROPORTIONS, levels
-from fewshot_bench.errors import UsageError
-from fewshot_bench.statistics.effects import spread
-from fewshot_bench.statistics.freedom import combined, pooled
-from fewshot_bench.statistics.paired import Comparison, compare_paired
+from fewshot_bench.analysis.statistics.effects import spread
+from fewshot_bench.analysis.statistics.freedom import combined, pooled
+from fewshot_bench.analysis.statistics.paired import Comparison, compare_paired
+from fewshot_bench.utils.errors import UsageError
 
 Side = dict[str, list[NDArray[np.float64]]]
 EXACT = {"rel": 1e-9, "abs": 1e-9}

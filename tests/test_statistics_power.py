@@ -18,10 +18,10 @@ from statsmodels.stats.power import TTestPower
 
 from benchmarks.level import Scenario, compared, false_positives
 from benchmarks.power import planned_power
-from fewshot_bench.errors import UsageError
-from fewshot_bench.statistics.paired import compare_paired
-from fewshot_bench.statistics.power import detectable, noncentrality, planned_error
-from fewshot_bench.statistics.variance import components, sampling_variance
+from fewshot_bench.analysis.statistics.paired import compare_paired
+from fewshot_bench.analysis.statistics.power import detectable, noncentrality, planned_error
+from fewshot_bench.analysis.statistics.variance import components, sampling_variance
+from fewshot_bench.utils.errors import UsageError
 from tests.helpers import REPOSITORY
 
 EXACT = {"rel": 1e-9, "abs": 1e-9}

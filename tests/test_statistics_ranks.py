@@ -14,9 +14,8 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from fewshot_bench.errors import UsageError
-from fewshot_bench.statistics.multiple import holm
-from fewshot_bench.statistics.ranks import (
+from fewshot_bench.analysis.statistics.multiple import holm
+from fewshot_bench.analysis.statistics.ranks import (
     Wins,
     average_ranks,
     cliques,
@@ -26,6 +25,7 @@ from fewshot_bench.statistics.ranks import (
     signed_rank,
     wins,
 )
+from fewshot_bench.utils.errors import UsageError
 
 EXACT = {"rel": 1e-9, "abs": 1e-9}
 

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fewshot_bench.errors import StoreError, UsageError
-from fewshot_bench.record import Record
-from fewshot_bench.spec import RunSpec
-from fewshot_bench.store import TEMPORARY, Store
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.store.store import TEMPORARY, Store
+from fewshot_bench.utils.errors import StoreError, UsageError
 from tests.store_cases import filled
 from tests.store_records import make, put, written
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fewshot_bench.errors import StoreError
-from fewshot_bench.record import SCHEMA
-from fewshot_bench.store import Store
+from fewshot_bench.api.record import SCHEMA
+from fewshot_bench.store.store import Store
+from fewshot_bench.utils.errors import StoreError
 from tests.store_cases import filled
 from tests.store_records import make, put
 

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from fewshot_bench import store_gc
+from fewshot_bench.engines.base import Before, Settings
 from fewshot_bench.engines.job import Job
-from fewshot_bench.engines.protocol import Before, Settings
-from fewshot_bench.leases import Leases
-from fewshot_bench.processes import this_machine
-from fewshot_bench.store import Store
-from fewshot_bench.store_files import TEMPORARY
-from fewshot_bench.store_index import INDEX
-from fewshot_bench.store_verify import verify
+from fewshot_bench.store import gc as store_gc
+from fewshot_bench.store.index import INDEX
+from fewshot_bench.store.leases import Leases
+from fewshot_bench.store.store import Store
+from fewshot_bench.store.verify import verify
+from fewshot_bench.utils.files import TEMPORARY
+from fewshot_bench.utils.processes import this_machine
 from tests.helpers import fsbench
 from tests.store_cases import age, contents, filled, put, put_failed
 

@@ -17,11 +17,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from fewshot_bench import store_index
-from fewshot_bench.record import Record
-from fewshot_bench.store import Store
-from fewshot_bench.store_files import TEMPORARY
-from fewshot_bench.store_index import INDEX, Index
+from fewshot_bench.api.record import Record
+from fewshot_bench.store import index as store_index
+from fewshot_bench.store.index import INDEX, Index
+from fewshot_bench.store.store import Store
+from fewshot_bench.utils.files import TEMPORARY
 from tests.store_cases import filled, old_store, put, put_failed
 
 # Above a tick of the file system's clock.
@@ -56,7 +56,7 @@ def unindexed(store: Store) -> tuple[list[Record], list[str]]:
 
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The record files that are opened from now on."""
-    from fewshot_bench import store as module
+    from fewshot_bench.store import store as module
 
     opened: list[Path] = []
     read = module.read_content

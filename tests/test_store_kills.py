@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from fewshot_bench import store_files as store_module
-from fewshot_bench.errors import StoreError
-from fewshot_bench.processes import this_machine
-from fewshot_bench.store import TEMPORARY, Store
+from fewshot_bench.store.store import TEMPORARY, Store
+from fewshot_bench.utils import files as store_module
+from fewshot_bench.utils.errors import StoreError
+from fewshot_bench.utils.processes import this_machine
 from tests.store_cases import filled
 from tests.store_records import make, put
 
@@ -84,10 +84,10 @@ def test_a_kill_while_replacing(
 WRITER = """
 import sys
 import numpy as np
-from fewshot_bench.record import SCHEMA, Record
-from fewshot_bench.processes import this_machine
-from fewshot_bench.spec import RunSpec
-from fewshot_bench.store import Store
+from fewshot_bench.api.record import SCHEMA, Record
+from fewshot_bench.utils.processes import this_machine
+from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.store.store import Store
 store = Store(sys.argv[1])
 first, last = int(sys.argv[2]), int(sys.argv[3])
 print("ready", flush=True)

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fewshot_bench.record import SCHEMA
-from fewshot_bench.split_files.imported import imported_path, load_imported
-from fewshot_bench.store import Store
-from fewshot_bench.store_verify import verify
+from fewshot_bench.api.record import SCHEMA
+from fewshot_bench.splits.imported import imported_path, load_imported
+from fewshot_bench.store.store import Store
+from fewshot_bench.store.verify import verify
 from tests.helpers import fsbench
 from tests.merging import IDS, merge, picks, results
 from tests.store_cases import contents, filled, flip, old_store, put, put_failed, result

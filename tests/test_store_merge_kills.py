@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from fewshot_bench import store_merge
-from fewshot_bench.store import Store
-from fewshot_bench.store_files import TEMPORARY
-from fewshot_bench.store_verify import verify
+from fewshot_bench.store import merge as store_merge
+from fewshot_bench.store.store import Store
+from fewshot_bench.store.verify import verify
+from fewshot_bench.utils.files import TEMPORARY
 from tests.helpers import PATIENCE, start
 from tests.merging import merge, picks, results
 from tests.store_cases import filled, flip, killed_at, put, result
@@ -61,7 +61,7 @@ def test_merges_at_once_overwrite_nothing(tmp_path: Path) -> None:
 
 
 def test_a_merge_waits_for_another(tmp_path: Path) -> None:
-    from fewshot_bench.store_lock import alone
+    from fewshot_bench.utils.store_lock import alone
 
     one, here = filled(tmp_path / "a", [1]), filled(tmp_path / "b", [])
     with alone(here.path, lambda: None):

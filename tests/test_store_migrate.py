@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from fewshot_bench import store_migrate
-from fewshot_bench.record import SCHEMA
-from fewshot_bench.store import Store
-from fewshot_bench.store_check import Cell
-from fewshot_bench.store_files import digest_of_arrays
-from fewshot_bench.store_verify import verify
+from fewshot_bench.api.record import SCHEMA
+from fewshot_bench.store import migrate as store_migrate
+from fewshot_bench.store.check import Cell
+from fewshot_bench.store.store import Store
+from fewshot_bench.store.verify import verify
+from fewshot_bench.utils.files import digest_of_arrays
 from tests.helpers import fsbench
 from tests.store_cases import OLD, contents, killed_at, old_store, put
 

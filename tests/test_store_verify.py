@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fewshot_bench.processes import this_machine
-from fewshot_bench.record import SCHEMA, digest_of_values
-from fewshot_bench.store import Store
-from fewshot_bench.store_files import ARRAYS, TEMPORARY, Damaged, digest_of_arrays, load_arrays
-from fewshot_bench.store_verify import DAMAGED, DIFFERS, MISSING, NEWER, verify
+from fewshot_bench.api.record import SCHEMA, digest_of_values
+from fewshot_bench.store.store import Store
+from fewshot_bench.store.verify import DAMAGED, DIFFERS, MISSING, NEWER, verify
+from fewshot_bench.utils.files import ARRAYS, TEMPORARY, Damaged, digest_of_arrays, load_arrays
+from fewshot_bench.utils.processes import this_machine
 from tests.helpers import fsbench
 from tests.store_cases import QUERIES, contents, filled, flip, old_store, put, put_failed, result
 
@@ -231,7 +231,7 @@ def test_what_lies_between_the_records(tmp_path: Path, monkeypatch: pytest.Monke
     (store.root / "00" / "notes.txt").write_text("mine")
     now = time.time
     assert "no record" not in kinds(store)
-    monkeypatch.setattr("fewshot_bench.store_remains.time.time", lambda: now() + HOURS)
+    monkeypatch.setattr("fewshot_bench.store.remains.time.time", lambda: now() + HOURS)
     before = contents(store.path)
     done = fsbench("store", "verify", "--store", store.path)
     assert (done.code, "all records are well" in done.out) == (0, True)
@@ -254,7 +254,7 @@ def test_old_records_are_checked_and_counted(tmp_path: Path) -> None:
 def test_a_record_that_is_written_again_meanwhile_is_no_damage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fewshot_bench import store_check
+    from fewshot_bench.store import check as store_check
 
     store = filled(tmp_path / "s", [1])
     load, shifts = store_check.load_arrays, iter([1.0])

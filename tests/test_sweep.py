@@ -16,13 +16,13 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image
 
-from fewshot_bench.record import Record
-from fewshot_bench.registry import registry
-from fewshot_bench.signature import parse
-from fewshot_bench.sweep.made import build
-from fewshot_bench.sweep.model import Axis
-from fewshot_bench.sweep.terminal import render
-from fewshot_bench.variants import expand_methods
+from fewshot_bench.analysis.signature import parse
+from fewshot_bench.analysis.sweep.made import build
+from fewshot_bench.analysis.sweep.model import Axis
+from fewshot_bench.analysis.sweep.terminal import render
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.registry import registry
+from fewshot_bench.runner.variants import expand_methods
 from tests.compare_records import make, save
 from tests.helpers import fsbench
 

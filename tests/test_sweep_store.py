@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fewshot_bench.names import spelled_once
+from fewshot_bench.utils.names import spelled_once
 from tests.compare_records import save
 from tests.helpers import fsbench, image_folder
 from tests.test_sweep import SMALL, rows, swept

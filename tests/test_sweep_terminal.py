@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from fewshot_bench.sweep.made import build
-from fewshot_bench.sweep.model import Axis, Sweep
-from fewshot_bench.sweep.terminal import render
+from fewshot_bench.analysis.sweep.made import build
+from fewshot_bench.analysis.sweep.model import Axis, Sweep
+from fewshot_bench.analysis.sweep.terminal import render
 from tests.compare_records import make
 
 RANKS = tuple(range(1, 25))

@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fewshot_bench import store_index
-from fewshot_bench.leases import FOLDER as CLAIMS
-from fewshot_bench.outcome_packs import FOLDER, sealed
-from fewshot_bench.outcomes import Outcomes
-from fewshot_bench.processes import this_machine
-from fewshot_bench.record import Record
-from fewshot_bench.store import Store
-from fewshot_bench.store_files import load_arrays
-from fewshot_bench.store_index import INDEX
-from fewshot_bench.store_verify import DAMAGED, LEFT_OVER, verify
+from fewshot_bench.api.record import Record
+from fewshot_bench.store import index as store_index
+from fewshot_bench.store.index import INDEX
+from fewshot_bench.store.leases import FOLDER as CLAIMS
+from fewshot_bench.store.prediction_packs import FOLDER, sealed
+from fewshot_bench.store.predictions import Outcomes
+from fewshot_bench.store.store import Store
+from fewshot_bench.store.verify import DAMAGED, LEFT_OVER, verify
+from fewshot_bench.utils.files import load_arrays
+from fewshot_bench.utils.processes import this_machine
 from tests.helpers import fsbench
 from tests.store_cases import filled, old_store, put
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from fewshot_bench.errors import UsageError
 from fewshot_bench.testing import (
     CheckFailure,
     all_checks,
@@ -17,6 +16,7 @@ from fewshot_bench.testing import (
     parametrize_with_checks,
     run_checks,
 )
+from fewshot_bench.utils.errors import UsageError
 from tests.breakers import BREAKERS, Head, Linear, rebuilt
 from tests.breakers_learning import ChangesProcess, Prints
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from fewshot_bench.registry import registry
+from fewshot_bench.api.registry import registry
 from fewshot_bench.testing import parametrize_with_checks, quick
 
 # Few steps: the rules are about conduct. CoOp starts from words, since the toy's text encoder is

@@ -13,9 +13,9 @@ from types import ModuleType
 import pytest
 
 from fewshot_bench import Augment, DatasetCard
-from fewshot_bench.backbones.protocol import ENCODERS, MATRICES
-from fewshot_bench.method_rules import ABOUT
-from fewshot_bench.plugins import Hooks
+from fewshot_bench.api.backbone import ENCODERS, MATRICES
+from fewshot_bench.api.method_rules import ABOUT
+from fewshot_bench.api.plugins import Hooks
 from fewshot_bench.testing import all_checks, check_method
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -7,7 +7,7 @@ import types
 from typing import Any
 
 from fewshot_bench import Item, Task
-from fewshot_bench.images import ImageSource
+from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.testing.bench import QUERIES, Setting, _files, _prepare, _view
 from fewshot_bench.testing.toy_images import ToyDataset
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 from fsbench_methods.clip_lora import ClipLora
 
-from fewshot_bench.engines.groups import by_fit, joined
-from fewshot_bench.examination import Outcome
-from fewshot_bench.runner import run_group
-from fewshot_bench.session import Session
-from fewshot_bench.store import Store
+from fewshot_bench.engines.scheduling import by_fit, joined
+from fewshot_bench.runner.examination import Outcome
+from fewshot_bench.runner.run import run_group
+from fewshot_bench.runner.session import Session
+from fewshot_bench.store.store import Store
 from tests.helpers import PATIENCE, cells, children, flags, fsbench, record_files, start, wait_until
 
 OPTIONS = ("clip-lora.iterations=4", "clip-lora.lr=0.002")

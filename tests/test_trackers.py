@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from fewshot_bench.record import Record
-from fewshot_bench.registry import registry
-from fewshot_bench.store import Store
-from fewshot_bench.trackers import switch
-from fewshot_bench.trackers.contents import contents
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.registry import registry
+from fewshot_bench.plugins.trackers import switch
+from fewshot_bench.plugins.trackers.contents import contents
+from fewshot_bench.store.store import Store
 from tests.compare_records import inapplicable, make
 from tests.helpers import PATIENCE, command, environment, fsbench
 
@@ -148,7 +148,7 @@ def test_what_cannot_be_tracked_is_said_before_anything_runs(
     monkeypatch.setattr(switch, "find_spec", lambda name: installed.get(name))
     monkeypatch.setenv(switch.VARIABLE, "")
     # It cannot be taken back, and other tests of this process have servers.
-    monkeypatch.setattr("fewshot_bench.offline.enforce", lambda: None)
+    monkeypatch.setattr("fewshot_bench.utils.offline.enforce", lambda: None)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     shown = fsbench("run", "-m", "zero-shot", *RUN, "--store", tmp_path / "store", *words)
@@ -197,8 +197,8 @@ def test_a_tracker_that_fails_costs_no_result(tmp_path: Path) -> None:
 def test_jobs_on_other_machines_know_the_trackers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from fewshot_bench.engines.base import Before, Settings
     from fewshot_bench.engines.job import Job
-    from fewshot_bench.engines.protocol import Before, Settings
 
     store = Store(tmp_path)
     store.create()

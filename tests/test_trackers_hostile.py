@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from fewshot_bench.record import Record
-from fewshot_bench.trackers import switch
-from fewshot_bench.trackers.contents import contents
+from fewshot_bench.api.record import Record
+from fewshot_bench.plugins.trackers import switch
+from fewshot_bench.plugins.trackers.contents import contents
 from tests.compare_records import make
 from tests.test_trackers import told, tracking
 

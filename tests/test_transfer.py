@@ -13,13 +13,13 @@ import torch
 from PIL import Image
 
 from fewshot_bench import DatasetCard, Item, UsageError
-from fewshot_bench.examiner import Examiner
-from fewshot_bench.plan import Request, expand
-from fewshot_bench.registry import Entry, registry
-from fewshot_bench.runner import run_group, run_one
-from fewshot_bench.session import Session
-from fewshot_bench.splits import draw_all_classes, draw_cell
-from fewshot_bench.store import Store
+from fewshot_bench.api.registry import Entry, registry
+from fewshot_bench.runner.examiner import Examiner
+from fewshot_bench.runner.request import Request, expand
+from fewshot_bench.runner.run import run_group, run_one
+from fewshot_bench.runner.session import Session
+from fewshot_bench.splits.draw import draw_all_classes, draw_cell
+from fewshot_bench.store.store import Store
 from tests.helpers import cells, flags, fsbench, quick
 
 COLORS = ("red", "green", "blue", "yellow", "gray", "black")

@@ -13,17 +13,17 @@ import pytest
 import torch
 
 from fewshot_bench import DatasetCard, Item
-from fewshot_bench.customized import customized
+from fewshot_bench.api.customized import customized
+from fewshot_bench.api.registry import registry
+from fewshot_bench.engines.base import Settings
 from fewshot_bench.engines.local import LocalEngine
-from fewshot_bench.engines.protocol import Settings
-from fewshot_bench.errors import NotApplicableError, PluginError
-from fewshot_bench.preflight import check_items
-from fewshot_bench.question import Question, answering
-from fewshot_bench.registry import registry
-from fewshot_bench.runner import run_group, run_one
-from fewshot_bench.session import Session
-from fewshot_bench.splits import draw_all_classes, narrowed
-from fewshot_bench.store import Store
+from fewshot_bench.runner.classes import Question, answering
+from fewshot_bench.runner.preflight import check_items
+from fewshot_bench.runner.run import run_group, run_one
+from fewshot_bench.runner.session import Session
+from fewshot_bench.splits.draw import draw_all_classes, narrowed
+from fewshot_bench.store.store import Store
+from fewshot_bench.utils.errors import NotApplicableError, PluginError
 from tests import plugin_transfer
 from tests.helpers import cells, record_files
 

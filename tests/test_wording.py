@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fewshot_bench.compare.evidence import probability
-from fewshot_bench.wording import signed
+from fewshot_bench.analysis.table.evidence import probability
+from fewshot_bench.utils.text import signed
 
 
 @pytest.mark.parametrize(

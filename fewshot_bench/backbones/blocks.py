@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_bench.errors import UnsupportedBackboneError
+from fewshot_bench.utils.errors import UnsupportedBackboneError
 
 QUICK = 1.702
 _NAMES = {

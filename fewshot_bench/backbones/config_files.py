@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fewshot_bench.errors import DataMissingError, UsageError
+from fewshot_bench.utils.errors import DataMissingError, UsageError
 
 CONFIG = "open_clip_config.json"
 # Above any published model; a vocabulary may have a million words.

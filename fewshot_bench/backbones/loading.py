@@ -18,13 +18,19 @@ from typing import Any
 
 import torch
 
-from fewshot_bench import offline
+from fewshot_bench.api.backbone import LoadedBackbone
+from fewshot_bench.api.registry import registry
 from fewshot_bench.backbones.config_files import CONFIG, check_config, check_room, read_config
 from fewshot_bench.backbones.open_clip import OpenClipBackbone
-from fewshot_bench.backbones.protocol import LoadedBackbone
 from fewshot_bench.backbones.weights import HUB, Source, check_source, is_here, source_of
-from fewshot_bench.errors import DataMissingError, FsbenchError, UsageError, suggestion, unknown
-from fewshot_bench.registry import registry
+from fewshot_bench.utils import offline
+from fewshot_bench.utils.errors import (
+    DataMissingError,
+    FsbenchError,
+    UsageError,
+    suggestion,
+    unknown,
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from fewshot_bench.errors import ContractError
+from fewshot_bench.utils.errors import ContractError
 
 
 def split_transform(transform: Any, name: str) -> tuple[list[Any], list[float], list[float]]:

@@ -12,15 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_bench.allocator import keep_freed_memory
+from fewshot_bench.api.backbone import ImageTower, TextTower
+from fewshot_bench.api.task import Vocabulary
 from fewshot_bench.backbones.module_facts import activation_name, split_transform
-from fewshot_bench.backbones.protocol import ImageTower, TextTower
 from fewshot_bench.backbones.text_tower import TextTower as FunctionalTextTower
 from fewshot_bench.backbones.text_tower import read_text_tower
 from fewshot_bench.backbones.vision_tower import VisionTower, read_vision_tower
-from fewshot_bench.errors import UnsupportedBackboneError, UsageError
-from fewshot_bench.task import Vocabulary
-from fewshot_bench.work import count, shared_text, unnoticed
+from fewshot_bench.profiling.cost import count, shared_text, unnoticed
+from fewshot_bench.utils.allocator import keep_freed_memory
+from fewshot_bench.utils.errors import UnsupportedBackboneError, UsageError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 TEXT_CHUNK = 512

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from fewshot_bench.plugins import hookimpl
+from fewshot_bench.api.plugins import hookimpl
 
 
 @hookimpl

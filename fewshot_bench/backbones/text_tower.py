@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fewshot_bench.api.backbone import Adapter, Site
 from fewshot_bench.backbones.blocks import Block, read_blocks, same_tensors
 from fewshot_bench.backbones.layout import Packing, Part, pack
-from fewshot_bench.backbones.protocol import Adapter, Site
 from fewshot_bench.backbones.transformer import run_blocks
 from fewshot_bench.backbones.vision_tower import merge
-from fewshot_bench.errors import UnsupportedBackboneError
-from fewshot_bench.work import count, count_backward
+from fewshot_bench.profiling.cost import count, count_backward
+from fewshot_bench.utils.errors import UnsupportedBackboneError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from fewshot_bench.api.backbone import Adapter, Encoder, FusedAdapter, Site
 from fewshot_bench.backbones.attention import attend, attend_pooled
 from fewshot_bench.backbones.blocks import Block, quick_gelu, quick_mlp
 from fewshot_bench.backbones.flops import block_flops, gradient_flops
 from fewshot_bench.backbones.layout import Layout
-from fewshot_bench.backbones.protocol import Adapter, Encoder, FusedAdapter, Site
-from fewshot_bench.work import count, count_backward
+from fewshot_bench.profiling.cost import count, count_backward
 
 
 def run_blocks(

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fewshot_bench.api.backbone import Adapter, Site
 from fewshot_bench.backbones.blocks import Block, read_blocks, same_tensors
 from fewshot_bench.backbones.layout import Layout
-from fewshot_bench.backbones.protocol import Adapter, Site
 from fewshot_bench.backbones.transformer import run_blocks
-from fewshot_bench.errors import UnsupportedBackboneError
-from fewshot_bench.work import count, count_backward
+from fewshot_bench.profiling.cost import count, count_backward
+from fewshot_bench.utils.errors import UnsupportedBackboneError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fewshot_bench import offline
-from fewshot_bench.errors import DataMissingError
+from fewshot_bench.utils import offline
+from fewshot_bench.utils.errors import DataMissingError
 
 SECONDS = 10
 HUB = "hf-hub:"

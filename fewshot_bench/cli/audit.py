@@ -8,7 +8,7 @@ import click
 
 from fewshot_bench.cli.filters import chosen, filter_options
 from fewshot_bench.cli.options import format_option, results_option
-from fewshot_bench.errors import FsbenchError
+from fewshot_bench.utils.errors import FsbenchError
 
 FORMATS = ("terminal", "markdown", "csv", "json")
 WIDTH = 120
@@ -39,8 +39,8 @@ def command(
 
     Exit code: 0; 1 with --strict when there is a finding; 2 wrong usage, 3 store absent or empty.
     """
-    from fewshot_bench.audit import rendered
-    from fewshot_bench.audit.made import audit
+    from fewshot_bench.analysis.audit import rendered
+    from fewshot_bench.analysis.audit.made import audit
     from fewshot_bench.cli.files import terminal_width, write_text
 
     records, notes, _ = chosen(store, filters)

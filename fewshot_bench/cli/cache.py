@@ -9,12 +9,12 @@ from typing import Any
 
 import click
 
+from fewshot_bench.api.spec import DEFAULT_STORE
 from fewshot_bench.cli.groups import Suggesting
 from fewshot_bench.cli.options import NAMES
 from fewshot_bench.cli.say import say
-from fewshot_bench.errors import FsbenchError, UsageError, unknown
-from fewshot_bench.spec import DEFAULT_STORE
-from fewshot_bench.wording import size_text
+from fewshot_bench.utils.errors import FsbenchError, UsageError, unknown
+from fewshot_bench.utils.text import size_text
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _PATH: Any = click.Path(path_type=Path)
@@ -36,7 +36,7 @@ def command() -> None:
 @_STORE
 def list_files(store: Path) -> None:
     """List decoded images, digests of image files and features, the latest used first."""
-    from fewshot_bench.cache_entries import entries
+    from fewshot_bench.images.cache_entries import entries
 
     found = sorted(entries(_files(_kinds(None), store)), key=lambda entry: -entry.file.used)
     rows = [("kind", "data set", "images", "size", "last used", "file")]
@@ -66,7 +66,7 @@ def list_files(store: Path) -> None:
 @_STORE
 def size(store: Path) -> None:
     """Show how much of each kind there is, where, and the bound of decoded images."""
-    from fewshot_bench.cache_folder import IMAGES, LIMIT_VARIABLE, files, folder_of, limit_bytes
+    from fewshot_bench.utils.cache_dir import IMAGES, LIMIT_VARIABLE, files, folder_of, limit_bytes
 
     for kind in _kinds(None):
         folder = folder_of(kind, store)
@@ -85,8 +85,8 @@ def size(store: Path) -> None:
 @_STORE
 def remove_files(kind: tuple[str, ...] | None, older: str | None, store: Path) -> None:
     """Remove what is cached, without asking: it is computed again when it is needed."""
-    from fewshot_bench.cache_folder import remove
-    from fewshot_bench.store_files import is_stale
+    from fewshot_bench.utils.cache_dir import remove
+    from fewshot_bench.utils.files import is_stale
 
     before = time.time() - _seconds(older) if older else float("inf")
     chosen = [
@@ -104,7 +104,7 @@ def remove_files(kind: tuple[str, ...] | None, older: str | None, store: Path) -
 
 
 def _kinds(chosen: tuple[str, ...] | None) -> tuple[str, ...]:
-    from fewshot_bench.cache_folder import KINDS
+    from fewshot_bench.utils.cache_dir import KINDS
 
     for kind in chosen or ():
         if kind not in KINDS:
@@ -113,7 +113,7 @@ def _kinds(chosen: tuple[str, ...] | None) -> tuple[str, ...]:
 
 
 def _files(kinds: tuple[str, ...], store: Path) -> list[Any]:
-    from fewshot_bench.cache_folder import files, folder_of
+    from fewshot_bench.utils.cache_dir import files, folder_of
 
     return [file for kind in kinds for file in files(kind, folder_of(kind, store))]
 

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fewshot_bench import kit_results
-from fewshot_bench.author_frame import class_place
+from fewshot_bench.api.author_frame import class_place
+from fewshot_bench.api.method import find_parameter, parse_value
+from fewshot_bench.api.method_code import running_digest
+from fewshot_bench.api.method_rules import STATIC, BrokenRule, broken_rules, cannot_be_built
+from fewshot_bench.api.registry import registry
 from fewshot_bench.cli.completion import methods, one_of
 from fewshot_bench.cli.say import say
-from fewshot_bench.errors import UsageError
-from fewshot_bench.kit_results import KitResult
-from fewshot_bench.method import find_parameter, parse_value
-from fewshot_bench.method_code import running_digest
-from fewshot_bench.method_rules import STATIC, BrokenRule, broken_rules, cannot_be_built
-from fewshot_bench.registry import registry
-from fewshot_bench.wording import FEW, printable, shortened
+from fewshot_bench.runner import kit_results
+from fewshot_bench.runner.kit_results import KitResult
+from fewshot_bench.utils.errors import UsageError
+from fewshot_bench.utils.text import FEW, printable, shortened
 
 if TYPE_CHECKING:
     from fewshot_bench.testing import CheckResult

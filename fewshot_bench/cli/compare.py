@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import click
 
+from fewshot_bench.analysis.table.columns import SORTS
+from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.cli.completion import methods, one_of
 from fewshot_bench.cli.files import terminal_width, write_text
 from fewshot_bench.cli.filters import chosen_of, filter_options
 from fewshot_bench.cli.options import format_option
 from fewshot_bench.cli.paper import Paper, check_figure, paper_options, write_figure
 from fewshot_bench.cli.predictions import check_predictions, write_predictions
-from fewshot_bench.compare.columns import SORTS
-from fewshot_bench.errors import DataMissingError, PluginError, StoreError, UsageError
-from fewshot_bench.metrics import METRICS
-from fewshot_bench.outcomes import Outcomes
-from fewshot_bench.store import Store
+from fewshot_bench.store.predictions import Outcomes
+from fewshot_bench.store.store import Store
+from fewshot_bench.utils.errors import DataMissingError, PluginError, StoreError, UsageError
 
 if TYPE_CHECKING:
-    from fewshot_bench.compare.aggregate import Options
-    from fewshot_bench.compare.model import Table
-    from fewshot_bench.record import Record
+    from fewshot_bench.analysis.table.build import Options
+    from fewshot_bench.analysis.table.model import Table
+    from fewshot_bench.api.record import Record
 
 
 class _Terminal(TypedDict):
@@ -105,7 +105,7 @@ def command(
     are separated by commas: --method coop,clip-lora --shots 1,16. Cells that do not exist are shown
     as missing, with the command that would run them.
     """
-    from fewshot_bench.compare.aggregate import Options, build
+    from fewshot_bench.analysis.table.build import Options, build
 
     paper = Paper(layout == "paper", label or "", caption or "")
     paper.check(form, {"columns": columns, "per-class": per_class})
@@ -189,7 +189,7 @@ def _needed(form: str, options: Options) -> set[str]:
 
 def _columns() -> Any:
     """The plug-ins' extra columns, or None when no plug-in has any."""
-    from fewshot_bench.registry import registry
+    from fewshot_bench.api.registry import registry
 
     hooks = registry().hooks
     if not hooks.table_columns.get_hookimpls():
@@ -215,7 +215,7 @@ def _refuse_beside_classes(asked: Mapping[str, object]) -> None:
 
 
 def _render(table: Table, form: str, output: Path | None) -> str:
-    from fewshot_bench.compare import latex, markdown, terminal, tidy
+    from fewshot_bench.analysis.formats import latex, markdown, terminal, tidy
 
     if form == "terminal":
         return terminal.render(table, **_terminal(output))
@@ -240,7 +240,8 @@ def _render_classes(
     output: Path | None,
     older: Sequence[str],
 ) -> str:
-    from fewshot_bench.compare import classes, latex, markdown, terminal, tidy
+    from fewshot_bench.analysis.formats import latex, markdown, terminal, tidy
+    from fewshot_bench.analysis.table import per_class as classes
 
     found = classes.build_classes(table, records, outcomes)
     notes = (*older, *found.notes)

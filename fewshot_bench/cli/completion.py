@@ -49,21 +49,21 @@ def several_of(*sources: Source) -> Complete:
 
 def methods() -> Iterable[str]:
     """Registered methods."""
-    from fewshot_bench.registry import registry
+    from fewshot_bench.api.registry import registry
 
     return registry().methods.entries
 
 
 def datasets() -> Iterable[str]:
     """Registered data sets; families such as `folder:` go on with what nobody knows."""
-    from fewshot_bench.registry import registry
+    from fewshot_bench.api.registry import registry
 
     return (name for name in registry().datasets.entries if not name.endswith(":"))
 
 
 def suites() -> Iterable[str]:
     """Suites of data sets."""
-    from fewshot_bench.registry import registry
+    from fewshot_bench.api.registry import registry
 
     return registry().suites()
 
@@ -75,14 +75,14 @@ def everything() -> Iterable[str]:
 
 def backbones() -> Iterable[str]:
     """Registered backbones, and MODEL/TAG of all weights that open_clip lists."""
-    from fewshot_bench.registry import registry
+    from fewshot_bench.api.registry import registry
 
     return [*registry().backbones.entries, *_pretrained()]
 
 
 def tables() -> Iterable[str]:
     """Published tables."""
-    from fewshot_bench.published.reproductions import reproductions
+    from fewshot_bench.plugins.reproduce.published import reproductions
 
     return reproductions()
 

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from fewshot_bench.cli.plain_yaml import load_plain
-from fewshot_bench.errors import UsageError, suggestion
+from fewshot_bench.utils.errors import UsageError, suggestion
 
 
 def read_config(path: Path) -> dict[str, Any]:

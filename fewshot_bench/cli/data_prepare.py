@@ -11,13 +11,15 @@ from typing import Any
 
 import click
 
+from fewshot_bench.api.recipe import Recipe
+from fewshot_bench.api.roots import DATA_VARIABLE, data_roots
 from fewshot_bench.cli.completion import datasets, several_of, suites
 from fewshot_bench.cli.options import NAMES
 from fewshot_bench.cli.say import say
-from fewshot_bench.data import places
-from fewshot_bench.data.digests import known_digests
-from fewshot_bench.data.lock import locked
-from fewshot_bench.data.prepare import (
+from fewshot_bench.plugins.data import places
+from fewshot_bench.plugins.data.digests import known_digests
+from fewshot_bench.plugins.data.lock import locked
+from fewshot_bench.plugins.data.prepare import (
     Target,
     check_writable,
     give_split,
@@ -28,11 +30,9 @@ from fewshot_bench.data.prepare import (
     steps,
     would_write,
 )
-from fewshot_bench.data.progress import shown
-from fewshot_bench.data.recipe import Recipe
-from fewshot_bench.data.roots import DATA_VARIABLE, data_roots
-from fewshot_bench.errors import ContractError, DataMissingError, FsbenchError, UsageError
-from fewshot_bench.wording import printable
+from fewshot_bench.plugins.data.progress import shown
+from fewshot_bench.utils.errors import ContractError, DataMissingError, FsbenchError, UsageError
+from fewshot_bench.utils.text import printable
 
 
 @click.command("prepare", short_help="Fetch and unpack public data sets, or say how to get them.")
@@ -65,7 +65,7 @@ def command(
     What is there already, in the layout of CoOp, CLIP-LoRA or torchvision, is not fetched again.
     Broken downloads go on where they stopped. Nothing is asked unless you sit at a terminal.
     """
-    from fewshot_bench.registry import registry
+    from fewshot_bench.api.registry import registry
 
     chosen = registry().expand_datasets(names)
     if split_file is not None and len(chosen) != 1:
@@ -143,8 +143,8 @@ def _target(root: Path | None, yes: bool, keep_archives: bool) -> Target:
 
 def _recipe(name: str) -> Recipe | None:
     """What a data set needs; None when it needs nothing or does not say."""
-    from fewshot_bench.dataset import Preparable
-    from fewshot_bench.registry import registry
+    from fewshot_bench.api.dataset import Preparable
+    from fewshot_bench.api.registry import registry
 
     try:
         dataset = registry().dataset(name)
@@ -183,7 +183,7 @@ def _prepare_one(
 
 def _is_there(name: str) -> bool:
     """Whether a data set whose recipe lists no file finds what it needs."""
-    from fewshot_bench.registry import registry
+    from fewshot_bench.api.registry import registry
 
     try:
         registry().dataset(name).items()

@@ -16,11 +16,11 @@ from fewshot_bench.cli.completion import datasets, several_of, suites
 from fewshot_bench.cli.files import terminal_width
 from fewshot_bench.cli.options import NAMES
 from fewshot_bench.cli.say import say
-from fewshot_bench.styles import color_system
-from fewshot_bench.wording import printable
+from fewshot_bench.utils.styles import color_system
+from fewshot_bench.utils.text import printable
 
 if TYPE_CHECKING:
-    from fewshot_bench.data.status import Status
+    from fewshot_bench.plugins.data.status import Status
 
 COLUMNS = ("data set", "state", "classes", "train/val/test", "size", "verified", "folder")
 NUMBERS = frozenset(("classes", "size"))
@@ -52,7 +52,7 @@ def command(names: tuple[tuple[str, ...], ...], form: str) -> None:
 
     Without names: every registered data set. No image is opened; fsbench data verify does that.
     """
-    from fewshot_bench.registry import registry
+    from fewshot_bench.api.registry import registry
 
     known = registry()
     everything = [name for name in known.datasets.entries if not name.endswith(":")]
@@ -71,16 +71,16 @@ def command(names: tuple[tuple[str, ...], ...], form: str) -> None:
 
 
 def _status(name: str) -> Status:
-    from fewshot_bench.containment import contained
-    from fewshot_bench.data.status import status_of
-    from fewshot_bench.registry import registry
+    from fewshot_bench.api.registry import registry
+    from fewshot_bench.plugins.data.status import status_of
+    from fewshot_bench.runner.isolation import contained
 
     with contained():
         return status_of(name, registry().dataset)
 
 
 def _roots_line() -> str:
-    from fewshot_bench.data.roots import DATA_VARIABLE, data_roots
+    from fewshot_bench.api.roots import DATA_VARIABLE, data_roots
 
     places = [f"{root}{'' if root.is_dir() else ' (does not exist)'}" for root in data_roots()]
     value = os.environ.get(DATA_VARIABLE, "")
@@ -103,7 +103,7 @@ def _steps(found: list[Status]) -> list[str]:
 
 
 def _row(status: Status) -> tuple[str, ...]:
-    from fewshot_bench.wording import size_text
+    from fewshot_bench.utils.text import size_text
 
     size = UNKNOWN if status.bytes is None else size_text(status.bytes)
     return (
@@ -125,7 +125,7 @@ def _classes(status: Status) -> str:
 
 
 def _counts(status: Status) -> str:
-    from fewshot_bench.data.checks import role_counts, slashed
+    from fewshot_bench.plugins.data.checks import role_counts, slashed
 
     found = slashed(role_counts(status.counts)) if status.counts else UNKNOWN
     expected = slashed(role_counts(status.expected_counts)) if status.expected_counts else found
@@ -193,7 +193,7 @@ def _plain(rows: list[tuple[str, ...]]) -> list[str]:
 
 
 def _as_json(found: list[Status]) -> str:
-    from fewshot_bench.data.roots import DATA_VARIABLE, data_roots
+    from fewshot_bench.api.roots import DATA_VARIABLE, data_roots
 
     content: dict[str, Any] = {
         "variable": DATA_VARIABLE,

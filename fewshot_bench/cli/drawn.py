@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import click
 
-from fewshot_bench.wording import printable
+from fewshot_bench.utils.text import printable
 
 # What matplotlib says of a character that its font does not have.
 GLYPH = "missing from font"

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fewshot_bench import determinism, offline
 from fewshot_bench.cli.options import NAMES
-from fewshot_bench.errors import UsageError, unknown
-from fewshot_bench.trackers import switch as trackers
+from fewshot_bench.plugins.trackers import switch as trackers
+from fewshot_bench.utils import determinism, offline
+from fewshot_bench.utils.errors import UsageError, unknown
 
 if TYPE_CHECKING:
+    from fewshot_bench.engines.base import Before, Engine, Settings
     from fewshot_bench.engines.conditions import Conditions
-    from fewshot_bench.engines.protocol import Before, Engine, Settings
-    from fewshot_bench.store import Store
+    from fewshot_bench.store.store import Store
 
 ENGINES = ("local", "slurm", "ray")
 _SLURM = "Slurm: "
@@ -166,7 +166,7 @@ class Engines:
         if self.engine != "local":
             # The machine at hand may be a login node; what workers ask for decides.
             return "cuda" if self._asks_gpus() else "cpu"
-        from fewshot_bench.defaults import cuda_is_there
+        from fewshot_bench.api.defaults import cuda_is_there
 
         return "cuda" if cuda_is_there() else "cpu"
 
@@ -183,8 +183,8 @@ class Engines:
 
     def settings(self, conditions: Conditions, force: bool, code: str = "") -> Settings:
         """How cells are run."""
+        from fewshot_bench.engines.base import Settings
         from fewshot_bench.engines.local import slots
-        from fewshot_bench.engines.protocol import Settings
 
         if self.engine == "local":
             devices = len(conditions.devices)
@@ -212,7 +212,7 @@ class Engines:
             from fewshot_bench.engines.local import LocalEngine
 
             return LocalEngine(store, settings, before)
-        from fewshot_bench.engines.cluster import ClusterEngine
+        from fewshot_bench.engines.distributed import ClusterEngine
 
         system = self._system(store)
         most = self.array or 1
@@ -220,12 +220,12 @@ class Engines:
 
     def _system(self, store: Store) -> Any:
         if self.engine == "slurm":
-            from fewshot_bench.engines.slurm import Slurm
+            from fewshot_bench.plugins.cluster.slurm import Slurm
 
             request = self._request()
             request.directives()
             return Slurm(store, request)
-        from fewshot_bench.engines.ray import Ray
+        from fewshot_bench.plugins.cluster.ray import Ray
 
         try:
             gpus = float(self.gpus or 0)
@@ -234,7 +234,7 @@ class Engines:
         return Ray(store, gpus, float(self.cpus or self.threads or 1), self.ray_address)
 
     def _request(self) -> Any:
-        from fewshot_bench.engines.slurm import Request
+        from fewshot_bench.plugins.cluster.slurm import Request
 
         return Request(
             partition=self.partition,
@@ -252,7 +252,7 @@ class Engines:
         """For --dry-run: the script that Slurm would be given."""
         if self.engine == "slurm" and cells:
             from fewshot_bench.engines.job import FOLDER
-            from fewshot_bench.engines.slurm import script
+            from fewshot_bench.plugins.cluster.slurm import script
 
             folder: Path = store.path / FOLDER / "NAME"
             workers = min(self.array or 1, cells)

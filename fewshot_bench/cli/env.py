@@ -15,7 +15,7 @@ def command(as_json: bool) -> None:
 
     Values of environment variables that look like a secret are hidden.
     """
-    from fewshot_bench.bug_report import collect
+    from fewshot_bench.cli.bug_report import collect
 
     found = collect()
     if as_json:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from fewshot_bench.errors import UsageError
+from fewshot_bench.utils.errors import UsageError
 
 
 def write_text(path: Path | None, text: str) -> None:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fewshot_bench.cli.completion import backbones, datasets, methods, one_of, several_of
-from fewshot_bench.errors import DataMissingError, UsageError
+from fewshot_bench.utils.errors import DataMissingError, UsageError
 
 if TYPE_CHECKING:
-    from fewshot_bench.compare.versions import Shown
-    from fewshot_bench.record import Record
-    from fewshot_bench.store import Store
+    from fewshot_bench.analysis.table.versions import Shown
+    from fewshot_bench.api.record import Record
+    from fewshot_bench.store.store import Store
 
 LISTED = ("method", "dataset", "classes", "shots", "seeds")
 _OPTIONS = (
@@ -79,7 +79,7 @@ def chosen(folder: Path, values: dict[str, str | None]) -> Shown:
 
     Of every method the newest version, unless `--method NAME@VERSION` asks for another one.
     """
-    from fewshot_bench.store import Store
+    from fewshot_bench.store.store import Store
 
     return chosen_of(Store(folder), values)
 
@@ -88,7 +88,7 @@ def chosen_of(
     store: Store, values: Mapping[str, str | None], *, every_version: bool = False
 ) -> Shown:
     """The same of an open store; every_version: older ones, too."""
-    from fewshot_bench.compare.versions import Shown, current, newest, older_versions
+    from fewshot_bench.analysis.table.versions import Shown, current, newest, older_versions
 
     every = read_records(store)
     found = matching(every, values)
@@ -99,7 +99,7 @@ def chosen_of(
 
 def matching(records: Sequence[Record], values: Mapping[str, str | None]) -> list[Record]:
     """Those that match, in any version."""
-    from fewshot_bench.compare.select import select
+    from fewshot_bench.analysis.filters import select
 
     names = {name: values[name] for name in LISTED}
     conditions = {name: text for name, text in values.items() if name not in LISTED}

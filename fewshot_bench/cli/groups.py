@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from fewshot_bench.errors import suggestion
+from fewshot_bench.utils.errors import suggestion
 
 
 class Suggesting(click.Group):

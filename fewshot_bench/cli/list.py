@@ -6,10 +6,10 @@ from itertools import chain
 
 import click
 
+from fewshot_bench.api.registry import Catalog, registry
 from fewshot_bench.cli.completion import one_of
-from fewshot_bench.errors import unknown
-from fewshot_bench.registry import Catalog, registry
-from fewshot_bench.wording import printable
+from fewshot_bench.utils.errors import unknown
+from fewshot_bench.utils.text import printable
 
 KINDS = ("methods", "datasets", "backbones", "plugins")
 

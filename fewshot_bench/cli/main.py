@@ -9,10 +9,11 @@ from typing import NoReturn
 
 import click
 
-from fewshot_bench import __version__, offline
 from fewshot_bench.cli.groups import Suggesting
-from fewshot_bench.errors import DataMissingError, FsbenchError, UsageError
-from fewshot_bench.wording import LONGEST_MESSAGE, printable
+from fewshot_bench.utils import offline
+from fewshot_bench.utils.errors import DataMissingError, FsbenchError, UsageError
+from fewshot_bench.utils.text import LONGEST_MESSAGE, printable
+from fewshot_bench.utils.version import __version__
 
 # Short helps stand here so that `fsbench --help` imports no subcommand; a test compares them.
 COMMANDS = {
@@ -53,7 +54,7 @@ class Commands(Suggesting):
         return self._from_plugins().get(cmd_name)
 
     def _from_plugins(self) -> dict[str, click.Command]:
-        from fewshot_bench.registry import registry
+        from fewshot_bench.api.registry import registry
 
         extra = click.Group("plugins")
         try:

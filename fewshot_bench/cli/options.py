@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 import click
 
-from fewshot_bench.names import split_names
-from fewshot_bench.shots import ALL_SHOTS, LONGEST_NUMBER, WORD
-from fewshot_bench.spec import DEFAULT_STORE, MOST_NUMBERS
+from fewshot_bench.api.shots import ALL_SHOTS, LONGEST_NUMBER, WORD
+from fewshot_bench.api.spec import DEFAULT_STORE, MOST_NUMBERS
+from fewshot_bench.utils.names import split_names
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fewshot_bench.cli.plain_yaml import load_plain
-from fewshot_bench.errors import UsageError
+from fewshot_bench.utils.errors import UsageError
 
 FORMATS = (".txt", ".json", ".yaml", ".yml")
 

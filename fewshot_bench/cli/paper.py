@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from fewshot_bench.analysis.table.figure import FORMATS
 from fewshot_bench.cli.drawn import drawn
 from fewshot_bench.cli.files import write_bytes
 from fewshot_bench.cli.predictions import check_file
-from fewshot_bench.compare.figure import FORMATS
-from fewshot_bench.errors import UsageError
+from fewshot_bench.utils.errors import UsageError
 
 if TYPE_CHECKING:
-    from fewshot_bench.compare.model import Table
+    from fewshot_bench.analysis.table.model import Table
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 LAYOUTS = ("groups", "paper")
@@ -91,10 +91,10 @@ class Paper:
 
     def render(self, table: Table, form: str, *, styled: bool, width: int | None) -> str:
         """The table in this layout."""
-        from fewshot_bench.compare import latex, markdown, terminal, tidy
-        from fewshot_bench.compare.notes import RANGES
-        from fewshot_bench.compare.paper import paper_grids, paper_rows
-        from fewshot_bench.compare.tables import closing
+        from fewshot_bench.analysis.formats import latex, markdown, terminal, tidy
+        from fewshot_bench.analysis.table.layout import closing
+        from fewshot_bench.analysis.table.notes import RANGES
+        from fewshot_bench.analysis.table.paper import paper_grids, paper_rows
 
         if form == "csv":
             return tidy.write_csv(paper_rows(table), ("shots", "part", "fitted_on", "method"))
@@ -124,7 +124,7 @@ def check_figure(path: Path | None, per_class: bool) -> None:
 
 def write_figure(path: Path, table: Table) -> None:
     """Draw the file, and say on stderr what is in it."""
-    from fewshot_bench.compare.figure import draw, panels
+    from fewshot_bench.analysis.table.figure import draw, panels
 
     count = len(panels(table))
     if not count:

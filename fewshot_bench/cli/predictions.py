@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fewshot_bench.cli.files import replaced
-from fewshot_bench.errors import UsageError
+from fewshot_bench.utils.errors import UsageError
 
 if TYPE_CHECKING:
-    from fewshot_bench.compare.model import Table
-    from fewshot_bench.outcomes import Outcomes
-    from fewshot_bench.record import Record
+    from fewshot_bench.analysis.table.model import Table
+    from fewshot_bench.api.record import Record
+    from fewshot_bench.store.predictions import Outcomes
 
 ENDINGS = (".csv", ".parquet")
 Block = Mapping[str, list[Any]]
@@ -43,7 +43,7 @@ def write_predictions(
     path: Path, table: Table, records: Sequence[Record], outcomes: Outcomes
 ) -> None:
     """Write the file, and say on stderr what is in it."""
-    from fewshot_bench.compare.predictions import Predictions
+    from fewshot_bench.analysis.table.predictions import Predictions
 
     outcomes.prepare(records)
     found = Predictions(table, outcomes)
@@ -75,7 +75,7 @@ def _chained(first: Block, others: Iterator[Block]) -> Iterator[Block]:
 
 
 def _write_csv(path: Path, columns: Mapping[str, type], blocks: Iterable[Block]) -> int:
-    from fewshot_bench.compare.tidy import field
+    from fewshot_bench.analysis.formats.tidy import field
 
     rows = 0
     with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:

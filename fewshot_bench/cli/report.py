@@ -11,9 +11,9 @@ from fewshot_bench.cli.files import write_text
 from fewshot_bench.cli.filters import chosen_of, filter_options
 from fewshot_bench.cli.options import results_option
 from fewshot_bench.cli.say import say
-from fewshot_bench.outcomes import Outcomes
-from fewshot_bench.store import Store
-from fewshot_bench.wording import size_text
+from fewshot_bench.store.predictions import Outcomes
+from fewshot_bench.store.store import Store
+from fewshot_bench.utils.text import size_text
 
 
 @click.command("report", short_help="Write a report about a store as one HTML file.")
@@ -71,9 +71,9 @@ def command(
     shots, paired tests, ranks, costs, calibration, hard classes, where every number is from, and
     what failed or is missing. The filters are those of 'fsbench compare'.
     """
-    from fewshot_bench.compare.aggregate import Options, build
-    from fewshot_bench.report.build import Options as ReportOptions
-    from fewshot_bench.report.build import render
+    from fewshot_bench.analysis.table.build import Options, build
+    from fewshot_bench.plugins.report.build import Options as ReportOptions
+    from fewshot_bench.plugins.report.build import render
 
     outcomes = Outcomes(Store(store))
     chosen, older, unrunnable = chosen_of(outcomes.store, filters, every_version=allow_mixed)

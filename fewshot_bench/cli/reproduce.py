@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from fewshot_bench.api.defaults import AUTO
+from fewshot_bench.api.spec import DEFAULT_STORE, PRECISIONS
 from fewshot_bench.cli.completion import (
     backbones,
     datasets,
@@ -28,19 +30,17 @@ from fewshot_bench.cli.files import terminal_width
 from fewshot_bench.cli.filters import listed
 from fewshot_bench.cli.options import NAMES, NUMBERS, format_option
 from fewshot_bench.cli.running import TerminalReporter
-from fewshot_bench.defaults import AUTO
 from fewshot_bench.engines.conditions import conditions_of_paper, precision_in
 from fewshot_bench.engines.matrix import INTERRUPTED, ThisCall, run_plan
-from fewshot_bench.errors import UsageError, unknown
-from fewshot_bench.processes import interrupt_on_signals
-from fewshot_bench.spec import DEFAULT_STORE, PRECISIONS
-from fewshot_bench.wording import printable
+from fewshot_bench.utils.errors import UsageError, unknown
+from fewshot_bench.utils.processes import interrupt_on_signals
+from fewshot_bench.utils.text import printable
 
 if TYPE_CHECKING:
-    from fewshot_bench.published.reproductions import Reproduction
-    from fewshot_bench.record import Record
-    from fewshot_bench.reproduce.cells import Cell, Wanted
-    from fewshot_bench.reproduce.model import Report
+    from fewshot_bench.api.record import Record
+    from fewshot_bench.plugins.reproduce.cells import Cell, Wanted
+    from fewshot_bench.plugins.reproduce.model import Report
+    from fewshot_bench.plugins.reproduce.published import Reproduction
 
 FORMATS = ("terminal", "markdown", "latex", "csv", "json")
 _THIS_CALL = ("name", "only_existing", "dry_run", "retry_failed", "keep_stale", "form")
@@ -118,7 +118,7 @@ def command(ctx: click.Context, /, **values: Any) -> None:
 
 
 def _list() -> None:
-    from fewshot_bench.published.reproductions import reproductions
+    from fewshot_bench.plugins.reproduce.published import reproductions
 
     known = reproductions()
     width = max(map(len, known))
@@ -140,10 +140,10 @@ def _reproduce(
     store: Path,
     **values: Any,
 ) -> int:
-    from fewshot_bench.published.reproductions import reproduction
-    from fewshot_bench.reproduce.advice import no_data
-    from fewshot_bench.reproduce.building import backbone_of
-    from fewshot_bench.reproduce.cells import cells
+    from fewshot_bench.plugins.reproduce.advice import no_data
+    from fewshot_bench.plugins.reproduce.building import backbone_of
+    from fewshot_bench.plugins.reproduce.cells import cells
+    from fewshot_bench.plugins.reproduce.published import reproduction
 
     beside = {"--dry-run": dry_run, "--retry-failed": retry_failed, "--keep-stale": keep_stale}
     asked = [option for option, given in beside.items() if given]
@@ -165,7 +165,7 @@ def _reproduce(
         precision = precision_in(store, backbone, wanted.precision)
         wanted = dataclasses.replace(wanted, precision=precision)
     else:
-        from fewshot_bench.reproduce.planning import plan
+        from fewshot_bench.plugins.reproduce.planning import plan
 
         conditions = conditions_of_paper(engines, backbone, wanted.precision, table.precision)
         wanted = dataclasses.replace(wanted, precision=conditions.precision)
@@ -191,9 +191,9 @@ def _reproduce(
 
 
 def _wanted(values: Mapping[str, Any]) -> Wanted:
-    from fewshot_bench.compare.versions import split_version
-    from fewshot_bench.registry import registry
-    from fewshot_bench.reproduce.cells import Wanted
+    from fewshot_bench.analysis.table.versions import split_version
+    from fewshot_bench.api.registry import registry
+    from fewshot_bench.plugins.reproduce.cells import Wanted
 
     seeds = values["seeds"]
     if len(set(seeds)) != len(seeds):
@@ -224,8 +224,8 @@ def _report(
     absent: Sequence[str],
     again: str,
 ) -> Report:
-    from fewshot_bench.reproduce.advice import advice
-    from fewshot_bench.reproduce.building import build
+    from fewshot_bench.plugins.reproduce.advice import advice
+    from fewshot_bench.plugins.reproduce.building import build
 
     report = build(table, wanted, chosen, _records(store), _counts(chosen), absent)
     steps = advice(report.lines, absent, again)
@@ -233,7 +233,7 @@ def _report(
 
 
 def _render(report: Report, form: str) -> str:
-    from fewshot_bench.reproduce import latex, tables
+    from fewshot_bench.plugins.reproduce import latex, tables
 
     if form == "terminal":
         return tables.render_terminal(report, _width())
@@ -248,7 +248,7 @@ def _render(report: Report, form: str) -> str:
 
 def _records(folder: Path) -> list[Record]:
     """What is in the store; one that does not exist holds nothing. Damage is named on stderr."""
-    from fewshot_bench.store import Store
+    from fewshot_bench.store.store import Store
 
     store = Store(folder)
     if store.path.exists() and not store.path.is_dir():
@@ -258,7 +258,7 @@ def _records(folder: Path) -> list[Record]:
 
 def _counts(chosen: list[Cell]) -> dict[str, Mapping[str, int]]:
     """Images per role of each published data set, as its card knows them."""
-    from fewshot_bench.registry import registry
+    from fewshot_bench.api.registry import registry
 
     names = dict.fromkeys(cell.number.dataset for cell in chosen)
     return {name: registry().dataset(name).card().expected_counts for name in names}

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from fewshot_bench.errors import FsbenchError, UsageError
-from fewshot_bench.record import Record
-from fewshot_bench.spec import DEFAULT_STORE
-from fewshot_bench.wording import printable, shown
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.spec import DEFAULT_STORE
+from fewshot_bench.utils.errors import FsbenchError, UsageError
+from fewshot_bench.utils.text import printable, shown
 
 
 @click.command("rerun", short_help="Repeat the cell of a record and show what differs.")
@@ -31,8 +31,8 @@ def command(ctx: click.Context, record: str, store: Path, anyway: bool) -> None:
 
     Exit code: 0 same result or same predictions, 1 different, 2 wrong usage, 3 data missing.
     """
-    from fewshot_bench import rerun
-    from fewshot_bench.signature import commands_of
+    from fewshot_bench.analysis.signature import commands_of
+    from fewshot_bench.plugins.reproduce import rerun
 
     kept = rerun.find(record, store)
     spec = kept.record.spec

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from fewshot_bench.api.defaults import AUTO
+from fewshot_bench.api.spec import DEFAULT_STORE, EXIF
 from fewshot_bench.cli.completion import (
     backbones,
     datasets,
@@ -21,10 +23,8 @@ from fewshot_bench.cli.config import as_defaults, read_config, save_config
 from fewshot_bench.cli.engines import Engines, engine_options
 from fewshot_bench.cli.options import NAMES, NUMBER, NUMBERS, SHOTS
 from fewshot_bench.cli.running import INTERRUPTED, run_matrix
-from fewshot_bench.defaults import AUTO
 from fewshot_bench.engines.conditions import Conditions, take_conditions
-from fewshot_bench.names import join_names
-from fewshot_bench.spec import DEFAULT_STORE, EXIF
+from fewshot_bench.utils.names import join_names
 
 _THIS_CALL = ("dry_run", "force", "retry_failed", "keep_stale", "traceback")
 _REPEATED = ("option", "templates")

@@ -15,12 +15,12 @@ from fewshot_bench.cli.say import say
 from fewshot_bench.engines import progress
 from fewshot_bench.engines.conditions import Conditions, EngineChoice
 from fewshot_bench.engines.matrix import INTERRUPTED, ThisCall
-from fewshot_bench.processes import interrupt_on_signals
-from fewshot_bench.wording import printable
+from fewshot_bench.utils.processes import interrupt_on_signals
+from fewshot_bench.utils.text import printable
 
 if TYPE_CHECKING:
-    from fewshot_bench.plan import Request
-    from fewshot_bench.spec import RunSpec
+    from fewshot_bench.api.spec import RunSpec
+    from fewshot_bench.runner.request import Request
 
 __all__ = ["INTERRUPTED", "TerminalReporter", "call_of", "request_of", "run_matrix"]
 _NAMES = {"method": "methods", "dataset": "datasets", "option": "options"}
@@ -67,7 +67,7 @@ def request_of(conditions: Conditions, values: Mapping[str, Any]) -> Request:
     UsageError for own data that cannot be used.
     """
     from fewshot_bench.cli.own_data import read_own_data
-    from fewshot_bench.plan import Request
+    from fewshot_bench.runner.request import Request
 
     named = {_NAMES.get(name, name): value for name, value in values.items()}
     known = {field.name for field in fields(Request)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from fewshot_bench.wording import printable
+from fewshot_bench.utils.text import printable
 
 
 def say(text: str) -> None:

@@ -9,18 +9,18 @@ from pathlib import Path
 
 import click
 
-from fewshot_bench import method_references
+from fewshot_bench.api import method_references
+from fewshot_bench.api.dataset import ROLES, Dataset, DatasetCard
+from fewshot_bench.api.method import hyperparameters
+from fewshot_bench.api.method_rules import broken_rules
+from fewshot_bench.api.opening import place_without_family
+from fewshot_bench.api.registry import registry
+from fewshot_bench.api.spec import TEMPLATE_SETS
 from fewshot_bench.cli.completion import backbones, datasets, methods, one_of
 from fewshot_bench.cli.options import results_option
 from fewshot_bench.cli.say import say
-from fewshot_bench.dataset import ROLES, Dataset, DatasetCard
-from fewshot_bench.errors import DataMissingError, unknown
-from fewshot_bench.method import hyperparameters
-from fewshot_bench.method_rules import broken_rules
-from fewshot_bench.opening import place_without_family
-from fewshot_bench.registry import registry
-from fewshot_bench.spec import TEMPLATE_SETS
-from fewshot_bench.wording import printable
+from fewshot_bench.utils.errors import DataMissingError, unknown
+from fewshot_bench.utils.text import printable
 
 
 @click.command("show", short_help="Show a method's hyper-parameters or a data set's card.")
@@ -91,7 +91,7 @@ def _record(name: str, store: Path) -> None:
     """What a cell gave, or why it gave nothing, with the whole traceback."""
     from fewshot_bench.engines.failures import reasons, trace_lines
     from fewshot_bench.engines.progress import outcome
-    from fewshot_bench.rerun import find
+    from fewshot_bench.plugins.reproduce.rerun import find
 
     record = find(name, store).record
     say(outcome(record))
@@ -146,7 +146,7 @@ def _expected(card: DatasetCard, role: str, count: int) -> str:
 
 
 def _verified(card: DatasetCard, dataset: Dataset) -> str:
-    from fewshot_bench.published.picks import verified_split
+    from fewshot_bench.splits.published import verified_split
 
     verdict = verified_split(dataset.items(), card.name)
     return {

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fewshot_bench.api.spec import DEFAULT_STORE
 from fewshot_bench.cli.filters import chosen, filter_options
-from fewshot_bench.errors import FsbenchError, UsageError
-from fewshot_bench.spec import DEFAULT_STORE
-from fewshot_bench.wording import printable
+from fewshot_bench.utils.errors import FsbenchError, UsageError
+from fewshot_bench.utils.text import printable
 
 if TYPE_CHECKING:
-    from fewshot_bench.signature.model import Matrix, Signature
-    from fewshot_bench.spec import RunSpec
+    from fewshot_bench.analysis.signature.model import Matrix, Signature
+    from fewshot_bench.api.spec import RunSpec
 
 
 @click.command("signature", short_help="Write the signature of records, or read one as a command.")
@@ -44,7 +44,7 @@ def command(
 
     Exit code: 0, or 1 when --check finds a difference; 2 wrong usage, 3 data missing.
     """
-    from fewshot_bench.signature import commands, parse, problems, signature_of
+    from fewshot_bench.analysis.signature import commands, parse, problems, signature_of
 
     if line is None:
         if check:
@@ -74,11 +74,11 @@ def command(
 
 def cells_of(line: str) -> list[RunSpec]:
     """The cells that an `fsbench run` line computes here, as `fsbench run` would see them."""
-    from fewshot_bench import plan
     from fewshot_bench.cli.engines import Engines
     from fewshot_bench.cli.run import command as run
     from fewshot_bench.cli.running import request_of
     from fewshot_bench.engines.conditions import take_conditions
+    from fewshot_bench.runner import request as plan
 
     values: dict[str, Any] = dict(run.make_context("run", shlex.split(line)[2:]).params)
     engines = Engines.take(values)
@@ -91,8 +91,8 @@ def cells_of(line: str) -> list[RunSpec]:
 
 def _differences(signature: Signature, lines: list[str]) -> Iterator[str]:
     """What is not here as the line says: versions of methods, weights, revisions."""
-    from fewshot_bench.record import Record
-    from fewshot_bench.signature import parse, signature_of
+    from fewshot_bench.analysis.signature import parse, signature_of
+    from fewshot_bench.api.record import Record
 
     cells = {cell.key(): cell for line in lines for cell in cells_of(line)}
     # Where the data is not here there is no cell, and no line of none.

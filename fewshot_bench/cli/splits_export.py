@@ -11,10 +11,10 @@ import click
 from fewshot_bench.cli.completion import datasets, one_of
 from fewshot_bench.cli.say import say
 from fewshot_bench.cli.splits_subject import Draws, Subject, draw_options, draws_of
-from fewshot_bench.errors import UsageError, unknown
+from fewshot_bench.utils.errors import UsageError, unknown
 
 if TYPE_CHECKING:
-    from fewshot_bench.split_files.model import SplitFile
+    from fewshot_bench.splits.model import SplitFile
 
 
 @click.command("export", short_help="Write the lists or few-shot picks of a data set to files.")
@@ -50,7 +50,7 @@ def command(
     setting are: files named shot_16-seed_1.json in a folder, or one file.
     """
     from fewshot_bench.cli.splits_subject import opened
-    from fewshot_bench.split_files.writing import ENDINGS, refuse_existing, text_of
+    from fewshot_bench.splits.writing import ENDINGS, refuse_existing, text_of
 
     draws = draws_of(shots, seeds, protocol, val)
     format = format or ("coop" if draws is None else "fsbench")
@@ -68,14 +68,14 @@ def command(
 
 
 def _lists(subject: Subject) -> SplitFile:
-    from fewshot_bench.split_files.model import SplitFile
+    from fewshot_bench.splits.model import SplitFile
 
     revision = subject.card.revision
     return SplitFile(Path(), "", subject.lists, dataset=subject.name, revision=revision)
 
 
 def _picks(subject: Subject, draws: Draws, with_test: bool) -> Iterator[SplitFile]:
-    from fewshot_bench.split_files.model import SplitFile
+    from fewshot_bench.splits.model import SplitFile
 
     for split in draws.of(subject):
         lists = {"train": split.train, "val": split.val}
@@ -93,7 +93,7 @@ def _picks(subject: Subject, draws: Draws, with_test: bool) -> Iterator[SplitFil
 
 def _targets(files: list[SplitFile], output: Path, format: str) -> list[Path]:
     """One path per file; UsageError when several files were to become one."""
-    from fewshot_bench.split_files.writing import ENDINGS
+    from fewshot_bench.splits.writing import ENDINGS
 
     ending = f".{ENDINGS[format]}"
     new_folder = not output.suffix and not output.exists()
@@ -112,8 +112,8 @@ def _targets(files: list[SplitFile], output: Path, format: str) -> list[Path]:
 
 
 def _file_name(file: SplitFile, ending: str) -> str:
-    from fewshot_bench.published.picks import published_splits
-    from fewshot_bench.split_files.imported import safe_name
+    from fewshot_bench.splits.imported import safe_name
+    from fewshot_bench.splits.published import published_splits
 
     if file.is_draw:
         return f"shot_{file.shots}-seed_{file.seed}{ending}"
@@ -124,8 +124,8 @@ def _file_name(file: SplitFile, ending: str) -> str:
 
 
 def _write(subject: Subject, file: SplitFile, path: Path, content: bytes, *, force: bool) -> None:
-    from fewshot_bench.published.picks import verified_file
-    from fewshot_bench.split_files.writing import place
+    from fewshot_bench.splits.published import verified_file
+    from fewshot_bench.splits.writing import place
 
     place(path, content, force=force)
     counts = ", ".join(f"{len(items)} {role}" for role, items in file.lists.items())

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fewshot_bench.api.spec import DEFAULT_STORE, IMPORTED, PROTOCOLS
 from fewshot_bench.cli.completion import datasets, one_of
 from fewshot_bench.cli.say import say
 from fewshot_bench.cli.splits_subject import Subject
-from fewshot_bench.errors import DataMissingError, UsageError
-from fewshot_bench.spec import DEFAULT_STORE, IMPORTED, PROTOCOLS
+from fewshot_bench.utils.errors import DataMissingError, UsageError
 
 if TYPE_CHECKING:
-    from fewshot_bench.split_files.model import SplitFile
+    from fewshot_bench.splits.model import SplitFile
 
 
 @click.command("import", short_help="Take over the lists or few-shot picks of a file.")
@@ -53,10 +53,10 @@ def command(
     Lists (CoOp's split file) go where the data set looks for them. Picks of any format go into the
     store, for fsbench run --protocol imported.
     """
-    from fewshot_bench.registry import registry
-    from fewshot_bench.split_files.checks import check_digest
-    from fewshot_bench.split_files.model import with_setting
-    from fewshot_bench.split_files.reading import read_split_file
+    from fewshot_bench.api.registry import registry
+    from fewshot_bench.splits.checks import check_digest
+    from fewshot_bench.splits.model import with_setting
+    from fewshot_bench.splits.reading import read_split_file
 
     registry().expand_datasets([dataset])
     file = with_setting(read_split_file(path), shots, seed)
@@ -80,10 +80,10 @@ def _refuse_other_name(file: SplitFile, dataset: str) -> None:
 
 
 def _import_lists(file: SplitFile, dataset: str, name: str | None, force: bool) -> None:
-    from fewshot_bench.data.roots import data_roots
-    from fewshot_bench.published.picks import verified_file, verified_split
-    from fewshot_bench.split_files.coop import coop_text, pools_from
-    from fewshot_bench.split_files.writing import place
+    from fewshot_bench.api.roots import data_roots
+    from fewshot_bench.splits.coop import coop_text, pools_from
+    from fewshot_bench.splits.published import verified_file, verified_split
+    from fewshot_bench.splits.writing import place
 
     target = data_roots()[0] / "splits" / _list_name(file, dataset, name)
     if file.format == "coop":
@@ -110,7 +110,7 @@ def _import_lists(file: SplitFile, dataset: str, name: str | None, force: bool) 
 def _in_use(file: SplitFile, dataset: str, target: Path) -> str:
     """Whether the data set reads the lists that were just imported."""
     from fewshot_bench.cli.splits_subject import opened
-    from fewshot_bench.split_files.model import lists_digest
+    from fewshot_bench.splits.model import lists_digest
 
     try:
         pools = opened(dataset).pools
@@ -123,7 +123,7 @@ def _in_use(file: SplitFile, dataset: str, target: Path) -> str:
 
 def _list_name(file: SplitFile, dataset: str, name: str | None) -> str:
     """The file name under which a data set looks for its lists."""
-    from fewshot_bench.published.picks import published_splits
+    from fewshot_bench.splits.published import published_splits
 
     if name is not None and (Path(name).name != name or name in ("", ".", "..")):
         raise UsageError(f"--name {name}: expected a file name without a folder")
@@ -141,7 +141,7 @@ def _list_name(file: SplitFile, dataset: str, name: str | None) -> str:
 
 def _refuse_other_lists(file: SplitFile, dataset: str) -> None:
     """UsageError for the published lists of another data set."""
-    from fewshot_bench.published.picks import published_splits
+    from fewshot_bench.splits.published import published_splits
 
     for name, known in published_splits().items():
         if name != dataset and known.lists_sha256 == file.digest:
@@ -150,9 +150,9 @@ def _refuse_other_lists(file: SplitFile, dataset: str) -> None:
 
 def _import_picks(file: SplitFile, dataset: str, store: Path, force: bool) -> None:
     from fewshot_bench.cli.splits_subject import opened
-    from fewshot_bench.split_files.imported import imported_path
-    from fewshot_bench.split_files.ours import ours_text
-    from fewshot_bench.split_files.writing import place
+    from fewshot_bench.splits.imported import imported_path
+    from fewshot_bench.splits.ours import ours_text
+    from fewshot_bench.splits.writing import place
 
     shots, seed = _setting(file)
     subject = opened(dataset)
@@ -196,8 +196,8 @@ def _setting(file: SplitFile) -> tuple[int, int]:
 
 def _checked(file: SplitFile, subject: Subject) -> SplitFile:
     """The picks as items of the data set; DataMissingError when they cannot be used."""
-    from fewshot_bench.split_files import checks
-    from fewshot_bench.split_files.mapping import mapped
+    from fewshot_bench.splits import checks
+    from fewshot_bench.splits.mapping import mapped
 
     found = mapped(file, subject.pools, subject.name)
     checks.check_overlap(found)
@@ -209,9 +209,9 @@ def _checked(file: SplitFile, subject: Subject) -> SplitFile:
 def _comparison(file: SplitFile, found: SplitFile, subject: Subject) -> list[tuple[str, str]]:
     """What there is to know of imported picks: published or not, and how near our own draws are."""
     from fewshot_bench.cli.splits_show import PUBLISHED_PICKS
-    from fewshot_bench.published.picks import verified_picks
-    from fewshot_bench.split_files.checks import check_positions
-    from fewshot_bench.split_files.compared import as_split, likeness
+    from fewshot_bench.splits.checks import check_positions
+    from fewshot_bench.splits.compared import as_split, likeness
+    from fewshot_bench.splits.published import verified_picks
 
     rows = [(name, likeness(found, subject.pools, name)) for name in PROTOCOLS]
     split = as_split(found, subject.name, "coop")

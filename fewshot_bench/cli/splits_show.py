@@ -12,8 +12,8 @@ from fewshot_bench.cli.say import say
 from fewshot_bench.cli.splits_subject import Draws, Subject, draw_options, draws_of, file_or_name
 
 if TYPE_CHECKING:
-    from fewshot_bench.split_files.model import SplitFile
-    from fewshot_bench.task import Split
+    from fewshot_bench.api.task import Split
+    from fewshot_bench.splits.model import SplitFile
 
 PUBLISHED_LISTS = {
     None: "no published lists to compare with",
@@ -52,8 +52,8 @@ def line(label: str, text: str) -> None:
 
 def show_lists(subject: Subject) -> None:
     """The lists of a data set."""
-    from fewshot_bench.published.picks import verified_split
-    from fewshot_bench.split_files.model import lists_digest
+    from fewshot_bench.splits.model import lists_digest
+    from fewshot_bench.splits.published import verified_split
 
     say(f"{subject.name}: {subject.card.title}, {len(subject.card.classnames)} classes")
     for role, items in subject.lists.items():
@@ -66,8 +66,8 @@ def show_lists(subject: Subject) -> None:
 
 def show_draw(split: Split, val: str) -> None:
     """The picks of one setting."""
-    from fewshot_bench.published.picks import picks_digest, verified_picks
-    from fewshot_bench.split_files.model import lists_digest
+    from fewshot_bench.splits.model import lists_digest
+    from fewshot_bench.splits.published import picks_digest, verified_picks
 
     title = f"{split.shots}-shot, seed {split.seed}, protocol {split.protocol}, val {val}"
     say(f"{split.dataset}: {title}")
@@ -88,9 +88,9 @@ def _dataset(name: str, draws: Draws | None) -> None:
 
 
 def _file(path: Path) -> None:
-    from fewshot_bench.split_files.checks import check_digest
-    from fewshot_bench.split_files.model import TITLES, with_setting
-    from fewshot_bench.split_files.reading import read_split_file
+    from fewshot_bench.splits.checks import check_digest
+    from fewshot_bench.splits.model import TITLES, with_setting
+    from fewshot_bench.splits.reading import read_split_file
 
     file = with_setting(read_split_file(path), None, None)
     check_digest(file)
@@ -114,7 +114,7 @@ def _kind(file: SplitFile) -> str:
 
 
 def _published(path: Path, file: SplitFile) -> str:
-    from fewshot_bench.published.picks import published_splits, verified_file
+    from fewshot_bench.splits.published import published_splits, verified_file
 
     if file.is_draw:
         return "import it to compare its images with the published picks (fsbench splits import)"

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from fewshot_bench.api.dataset import ROLES
+from fewshot_bench.api.registry import registry
+from fewshot_bench.api.spec import VALIDATION
 from fewshot_bench.cli.options import NUMBERS, SHOTS
-from fewshot_bench.dataset import ROLES
-from fewshot_bench.errors import DataMissingError, unknown
-from fewshot_bench.registry import registry
-from fewshot_bench.spec import VALIDATION
+from fewshot_bench.utils.errors import DataMissingError, unknown
 
 if TYPE_CHECKING:
-    from fewshot_bench.dataset import DatasetCard
-    from fewshot_bench.split_files.coop import Pools
-    from fewshot_bench.task import Split
+    from fewshot_bench.api.dataset import DatasetCard
+    from fewshot_bench.api.task import Split
+    from fewshot_bench.splits.coop import Pools
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 FILE_ENDINGS = (".json", ".jsonl", ".pkl", ".pickle")
@@ -50,7 +50,7 @@ class Draws:
 
     def of(self, subject: Subject) -> Iterator[Split]:
         """The splits of a data set; UsageError for what cannot be drawn from it."""
-        from fewshot_bench.splits import check_train, draw
+        from fewshot_bench.splits.draw import check_train, draw
 
         check_train(subject.name, subject.pools, self.val)
         for shots in self.shots:

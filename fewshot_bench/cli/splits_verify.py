@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fewshot_bench.api.registry import registry
 from fewshot_bench.cli.completion import datasets, one_of
 from fewshot_bench.cli.say import say
 from fewshot_bench.cli.splits_subject import Subject, file_or_name
-from fewshot_bench.errors import DataMissingError, FsbenchError, UsageError
-from fewshot_bench.registry import registry
+from fewshot_bench.utils.errors import DataMissingError, FsbenchError, UsageError
 
 if TYPE_CHECKING:
-    from fewshot_bench.split_files.compared import PublishedDraw
-    from fewshot_bench.split_files.model import SplitFile
+    from fewshot_bench.splits.compared import PublishedDraw
+    from fewshot_bench.splits.model import SplitFile
 
 OK, FAILED, OPEN = "ok", "FAILED", "-"
 Check = tuple[str, str, str]
@@ -80,10 +80,10 @@ def _print(state: str, name: str, text: str) -> None:
 
 def _of_dataset(name: str) -> Iterator[Check]:
     from fewshot_bench.cli.splits_subject import opened
-    from fewshot_bench.published.picks import verified_split
-    from fewshot_bench.split_files import checks
-    from fewshot_bench.split_files.compared import published_draws
-    from fewshot_bench.split_files.model import SplitFile, lists_digest
+    from fewshot_bench.splits import checks
+    from fewshot_bench.splits.compared import published_draws
+    from fewshot_bench.splits.model import SplitFile, lists_digest
+    from fewshot_bench.splits.published import verified_split
 
     subject = opened(name)
     whole = SplitFile(Path(name), "", subject.lists, dataset=name)
@@ -101,7 +101,7 @@ def _of_dataset(name: str) -> Iterator[Check]:
 
 def _published_draw(drawn: PublishedDraw) -> str:
     """How a draw compares with the published one."""
-    from fewshot_bench.split_files.model import lists_digest
+    from fewshot_bench.splits.model import lists_digest
 
     setting, split = f"{drawn.shots}-shot, seed {drawn.seed}", drawn.split
     if split is None:
@@ -111,9 +111,9 @@ def _published_draw(drawn: PublishedDraw) -> str:
 
 
 def _of_file(path: Path, dataset: str | None) -> Iterator[Check]:
-    from fewshot_bench.split_files import checks
-    from fewshot_bench.split_files.model import TITLES, with_setting
-    from fewshot_bench.split_files.reading import read_split_file
+    from fewshot_bench.splits import checks
+    from fewshot_bench.splits.model import TITLES, with_setting
+    from fewshot_bench.splits.reading import read_split_file
 
     try:
         file = with_setting(read_split_file(path), None, None)
@@ -139,8 +139,8 @@ def _of_file(path: Path, dataset: str | None) -> Iterator[Check]:
 def _against(file: SplitFile, name: str) -> Iterator[Check]:
     """A file beside the data set that it belongs to."""
     from fewshot_bench.cli.splits_subject import opened
-    from fewshot_bench.split_files import checks
-    from fewshot_bench.split_files.mapping import mapped
+    from fewshot_bench.splits import checks
+    from fewshot_bench.splits.mapping import mapped
 
     subject = opened(name)
     try:
@@ -163,9 +163,9 @@ def _against(file: SplitFile, name: str) -> Iterator[Check]:
 
 
 def _setting_checks(found: SplitFile, subject: Subject) -> Iterator[Check]:
-    from fewshot_bench.published.picks import verified_picks
-    from fewshot_bench.split_files import checks
-    from fewshot_bench.split_files.compared import as_split
+    from fewshot_bench.splits import checks
+    from fewshot_bench.splits.compared import as_split
+    from fewshot_bench.splits.published import verified_picks
 
     if found.shots is None or found.seed is None:
         yield (
@@ -187,7 +187,7 @@ def _setting_checks(found: SplitFile, subject: Subject) -> Iterator[Check]:
 
 def _published(file: SplitFile, name: str) -> Check:
     """Lists beside the published ones of their data set, or of the one that they belong to."""
-    from fewshot_bench.published.picks import published_splits
+    from fewshot_bench.splits.published import published_splits
 
     known = published_splits()
     expected = name or next((n for n, p in known.items() if p.file == file.path.name), "")

@@ -12,7 +12,7 @@ import click
 from fewshot_bench.cli.store_options import FOUND, counted, show, store_option, waiting
 
 if TYPE_CHECKING:
-    from fewshot_bench.store import Store
+    from fewshot_bench.store.store import Store
 
 _PATH: Any = click.Path(path_type=Path)
 
@@ -28,9 +28,9 @@ def command(sources: tuple[Path, ...], folder: Path, dry_run: bool) -> None:
     different results of one cell are shown and left as they are. The exit code is 1 when there was
     such a conflict, or a file that cannot be used.
     """
-    from fewshot_bench.store import Store
-    from fewshot_bench.store_lock import alone
-    from fewshot_bench.store_merge import CONFLICT, UNUSABLE, check_sources
+    from fewshot_bench.store.merge import CONFLICT, UNUSABLE, check_sources
+    from fewshot_bench.store.store import Store
+    from fewshot_bench.utils.store_lock import alone
 
     check_sources(sources, folder)
     store = Store(folder)
@@ -49,7 +49,7 @@ def command(sources: tuple[Path, ...], folder: Path, dry_run: bool) -> None:
 
 
 def _merged(source: Path, store: Store, dry_run: bool) -> Counter[str]:
-    from fewshot_bench.store_merge import OUTCOMES, merge
+    from fewshot_bench.store.merge import OUTCOMES, merge
 
     found: Counter[str] = Counter()
     for step in merge(source, store, dry_run=dry_run):

@@ -19,9 +19,9 @@ def command(folder: Path, dry_run: bool) -> None:
     Records whose logits do not agree with them are named and left as they are; the exit code is 1
     then. A command that was stopped is given again.
     """
-    from fewshot_bench.record import SCHEMA
-    from fewshot_bench.store_lock import alone
-    from fewshot_bench.store_migrate import migrate
+    from fewshot_bench.api.record import SCHEMA
+    from fewshot_bench.store.migrate import migrate
+    from fewshot_bench.utils.store_lock import alone
 
     store = opened(folder)
     done = left = 0

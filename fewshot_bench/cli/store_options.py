@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fewshot_bench.errors import DataMissingError, UsageError
-from fewshot_bench.spec import DEFAULT_STORE
+from fewshot_bench.api.spec import DEFAULT_STORE
+from fewshot_bench.utils.errors import DataMissingError, UsageError
 
 if TYPE_CHECKING:
-    from fewshot_bench.store import Store
+    from fewshot_bench.store.store import Store
 
 _PATH: Any = click.Path(path_type=Path)
 FOUND = 1
@@ -30,7 +30,7 @@ store_option = click.option(
 
 def opened(folder: Path) -> Store:
     """A store that is there; UsageError and DataMissingError when it is not."""
-    from fewshot_bench.store import Store
+    from fewshot_bench.store.store import Store
 
     store = Store(folder)
     if folder.exists() and not folder.is_dir():

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fewshot_bench.api.record import STATUSES, Record
 from fewshot_bench.cli.filters import filter_options, matching, read_records
 from fewshot_bench.cli.options import NAMES
 from fewshot_bench.cli.say import say
 from fewshot_bench.cli.store_options import FOUND, opened, store_option, waiting
-from fewshot_bench.errors import UsageError, unknown
-from fewshot_bench.record import STATUSES, Record
-from fewshot_bench.wording import MANY, size_text
+from fewshot_bench.utils.errors import UsageError, unknown
+from fewshot_bench.utils.text import MANY, size_text
 
 if TYPE_CHECKING:
-    from fewshot_bench.store import Store
-    from fewshot_bench.store_removal import Chosen
+    from fewshot_bench.store.removal import Chosen
+    from fewshot_bench.store.store import Store
 
 SHORTEST_KEY = 4
 
@@ -47,7 +47,7 @@ def command(
 
     Exit code: 0; 1 when a record could not be removed; 2 wrong usage, or nothing was confirmed.
     """
-    from fewshot_bench.store_lock import alone
+    from fewshot_bench.utils.store_lock import alone
 
     if not keys and not status and not any(filters.values()):
         raise UsageError(
@@ -73,7 +73,7 @@ def _chosen(
     status: Sequence[str] | None,
     filters: dict[str, str | None],
 ) -> list[Chosen]:
-    from fewshot_bench.store_removal import Chosen
+    from fewshot_bench.store.removal import Chosen
 
     for name in status or ():
         if name not in STATUSES:
@@ -128,7 +128,7 @@ def _confirm(count: int) -> None:
 
 def _removed(store: Store, found: Sequence[Chosen]) -> int:
     """Remove them; returns how many are still there."""
-    from fewshot_bench.store_removal import remove
+    from fewshot_bench.store.removal import remove
 
     left = size = 0
     for one, problem in remove(store, found):

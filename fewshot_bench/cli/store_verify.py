@@ -20,8 +20,8 @@ def command(folder: Path) -> None:
     """
     from collections import Counter
 
-    from fewshot_bench.record import STATUSES
-    from fewshot_bench.store_verify import NEXT, REMAINS, verify
+    from fewshot_bench.api.record import STATUSES
+    from fewshot_bench.store.verify import NEXT, REMAINS, verify
 
     report = verify(opened(folder))
     for finding in report.findings:

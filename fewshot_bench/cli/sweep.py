@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from fewshot_bench.api.defaults import AUTO
+from fewshot_bench.api.metrics import METRICS, PERCENT
 from fewshot_bench.cli.completion import datasets, methods, one_of, several_of, suites
 from fewshot_bench.cli.drawn import drawn
 from fewshot_bench.cli.engines import Engines
@@ -19,13 +21,11 @@ from fewshot_bench.cli.options import NAMES, format_option
 from fewshot_bench.cli.run import command as run
 from fewshot_bench.cli.running import INTERRUPTED, run_matrix
 from fewshot_bench.cli.swept import chosen_records, own_store, sweep_axes
-from fewshot_bench.defaults import AUTO
 from fewshot_bench.engines.conditions import take_conditions
-from fewshot_bench.errors import UsageError
-from fewshot_bench.metrics import METRICS, PERCENT
+from fewshot_bench.utils.errors import UsageError
 
 if TYPE_CHECKING:
-    from fewshot_bench.sweep.model import Sweep
+    from fewshot_bench.analysis.sweep.model import Sweep
 
 FIGURES = (".svg", ".png", ".pdf")
 TEXTS = {".csv": "csv", ".json": "json"}
@@ -118,7 +118,7 @@ def command(
     if _is_given(ctx, "devices"):
         given.add("engines")
     records, others, _ = chosen_records(axes, asked, given)
-    from fewshot_bench.sweep.made import build
+    from fewshot_bench.analysis.sweep.made import build
 
     found = build(axes.method, axes.swept, records, fixed=axes.fixed, metric=metric, each=each)
     found = dataclasses.replace(found, notes=(*others, *found.notes))
@@ -154,7 +154,7 @@ def _write(sweep: Sweep, form: str, output: Path | None) -> None:
         return
     suffix = output.suffix.lower()
     if suffix in FIGURES:
-        from fewshot_bench.sweep.figure import draw
+        from fewshot_bench.analysis.sweep.figure import draw
 
         write_bytes(output, drawn(lambda: draw(sweep, suffix[1:]), suffix))
     else:
@@ -162,7 +162,7 @@ def _write(sweep: Sweep, form: str, output: Path | None) -> None:
 
 
 def _text(sweep: Sweep, form: str) -> str:
-    from fewshot_bench.sweep import terminal, tidy
+    from fewshot_bench.analysis.sweep import terminal, tidy
 
     if form == "terminal":
         width = terminal_width()

@@ -8,21 +8,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fewshot_bench.analysis.table.versions import Shown, split_version, version_key
+from fewshot_bench.api.damaged import SKIPPED
+from fewshot_bench.api.method_references import short
+from fewshot_bench.api.spec import NO_CLASSES, canonical_json
 from fewshot_bench.cli.filters import listed, read_records
 from fewshot_bench.cli.own_data import read_own_data
-from fewshot_bench.compare.versions import Shown, split_version, version_key
-from fewshot_bench.damaged import SKIPPED
-from fewshot_bench.errors import DataMissingError, UsageError
-from fewshot_bench.method_references import short
-from fewshot_bench.names import spelled_once
-from fewshot_bench.spec import NO_CLASSES, canonical_json
-from fewshot_bench.store import Store
-from fewshot_bench.wording import few
+from fewshot_bench.store.store import Store
+from fewshot_bench.utils.errors import DataMissingError, UsageError
+from fewshot_bench.utils.names import spelled_once
+from fewshot_bench.utils.text import few
 
 if TYPE_CHECKING:
-    from fewshot_bench.record import Record
-    from fewshot_bench.spec import RunSpec
-    from fewshot_bench.sweep.model import Axis
+    from fewshot_bench.analysis.sweep.model import Axis
+    from fewshot_bench.api.record import Record
+    from fewshot_bench.api.spec import RunSpec
 
 # The store of sweeps within a store of results.
 SWEEPS = "sweeps"
@@ -49,10 +49,10 @@ def sweep_axes(method: str, options: Sequence[str]) -> Axes:
 
     method: a name, or NAME@VERSION for results of a version that is not the installed one.
     """
-    from fewshot_bench.method import hyperparameters
-    from fewshot_bench.registry import registry
-    from fewshot_bench.sweep.model import Axis
-    from fewshot_bench.variants import expand_methods
+    from fewshot_bench.analysis.sweep.model import Axis
+    from fewshot_bench.api.method import hyperparameters
+    from fewshot_bench.api.registry import registry
+    from fewshot_bench.runner.variants import expand_methods
 
     known = registry()
     method, version = split_version(method)
@@ -182,7 +182,7 @@ def _tests(name: str, values: Mapping[str, Any]) -> list[Test]:
 
 def _datasets(names: Sequence[str]) -> set[str]:
     """Those of suites one by one, and places as records spell them."""
-    from fewshot_bench.registry import registry
+    from fewshot_bench.api.registry import registry
 
     # Names that only the store knows are data sets too.
     suites = registry().suites()
@@ -192,7 +192,7 @@ def _datasets(names: Sequence[str]) -> set[str]:
 
 def _protocol(values: Mapping[str, Any]) -> list[Test]:
     """A preset stands for the sampling, the validation and the prompts."""
-    from fewshot_bench.plan import PRESETS
+    from fewshot_bench.runner.request import PRESETS
 
     name = values["protocol"]
     if name not in PRESETS:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from fewshot_bench.spec import DEFAULT_STORE
+from fewshot_bench.api.spec import DEFAULT_STORE
 
 
 @click.command("worker", short_help="Take part in a job: claim its cells and compute them.")
@@ -20,6 +20,6 @@ def command(ctx: click.Context, store: Path, job: str) -> None:
     computed by one of them. Ends when all cells are settled or held by others who live.
     """
     from fewshot_bench.engines.job import Job, take_part
-    from fewshot_bench.store import Store
+    from fewshot_bench.store.store import Store
 
     ctx.exit(take_part(Job.read(Store(store.absolute()), job)))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from fewshot_bench.engines.workers import Event, Worker
+from fewshot_bench.engines.process import Event, Worker
 
 # Seconds that hooks get after the last record; results are stored by then.
 HOOK_SECONDS = 60.0

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fewshot_bench.defaults import AUTO, backbone_for, precision_for
-from fewshot_bench.errors import unknown
-from fewshot_bench.spec import PRECISIONS, TOY, TOY_TEXT
-from fewshot_bench.wording import printable
+from fewshot_bench.api.defaults import AUTO, backbone_for, precision_for
+from fewshot_bench.api.spec import PRECISIONS, TOY, TOY_TEXT
+from fewshot_bench.utils.errors import unknown
+from fewshot_bench.utils.text import printable
 
 if TYPE_CHECKING:
-    from fewshot_bench.engines.protocol import Before, Engine, Settings
-    from fewshot_bench.store import Store
+    from fewshot_bench.engines.base import Before, Engine, Settings
+    from fewshot_bench.store.store import Store
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def precision_in(store: Path, backbone: str, precision: str) -> str:
     """A name as it is; for `auto` that of most records of the backbone in a store."""
     if precision != AUTO:
         return precision
-    from fewshot_bench.store import Store
+    from fewshot_bench.store.store import Store
 
     specs = [record.spec for record in Store(store).records()] if store.is_dir() else []
     counts = Counter(spec.precision for spec in specs if spec.backbone == backbone)

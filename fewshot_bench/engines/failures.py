@@ -8,15 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fewshot_bench.author_frame import author_frame, definition, short_path, top_module
-from fewshot_bench.errors import FsbenchError
-from fewshot_bench.registry import registry
-from fewshot_bench.wording import FEW, MANY, printable, shortened
+from fewshot_bench.api.author_frame import author_frame, definition, short_path, top_module
+from fewshot_bench.api.registry import registry
+from fewshot_bench.utils.errors import FsbenchError
+from fewshot_bench.utils.text import FEW, MANY, printable, shortened
 
 if TYPE_CHECKING:
-    from fewshot_bench.record import Record
-    from fewshot_bench.spec import RunSpec
-    from fewshot_bench.store import Store
+    from fewshot_bench.api.record import Record
+    from fewshot_bench.api.spec import RunSpec
+    from fewshot_bench.store.store import Store
 
 LONGEST_REASON = 600
 # The class that `logits` is of is in no record: `fit`, which made it, would be the wrong place.

@@ -14,17 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.engines.base import Before, Settings
 from fewshot_bench.engines.local import LocalEngine
-from fewshot_bench.engines.protocol import Before, Settings
-from fewshot_bench.errors import FsbenchError, StoreError
-from fewshot_bench.leases import FOLDER as CLAIMS
-from fewshot_bench.leases import Leases
-from fewshot_bench.processes import interrupt_on_signals, this_machine
-from fewshot_bench.record import Record
-from fewshot_bench.spec import RunSpec
-from fewshot_bench.store import Store
-from fewshot_bench.store_files import write_whole
-from fewshot_bench.trackers import switch as trackers
+from fewshot_bench.plugins.trackers import switch as trackers
+from fewshot_bench.store.leases import FOLDER as CLAIMS
+from fewshot_bench.store.leases import Leases
+from fewshot_bench.store.store import Store
+from fewshot_bench.utils.errors import FsbenchError, StoreError
+from fewshot_bench.utils.files import write_whole
+from fewshot_bench.utils.processes import interrupt_on_signals, this_machine
 
 FOLDER = "jobs"
 # How long a worker that has nothing left waits for what others hold, in times of a lease.

@@ -18,16 +18,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from fewshot_bench import kit_results, offline, plugins
-from fewshot_bench.ahead import THREADS
+from fewshot_bench.api import plugins
+from fewshot_bench.api.record import Record, code_digest
+from fewshot_bench.api.registry import registry
+from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.engines.messages import Closed, receive, send
-from fewshot_bench.errors import ContractError
-from fewshot_bench.examiner import SEPARATE, Examiner
-from fewshot_bench.processes import die_with
-from fewshot_bench.record import Record, code_digest
-from fewshot_bench.registry import registry
-from fewshot_bench.spec import RunSpec
-from fewshot_bench.store import Store
+from fewshot_bench.runner import kit_results
+from fewshot_bench.runner.examiner import SEPARATE, Examiner
+from fewshot_bench.store.store import Store
+from fewshot_bench.utils import offline
+from fewshot_bench.utils.errors import ContractError
+from fewshot_bench.utils.prefetch import THREADS
+from fewshot_bench.utils.processes import die_with
 
 MODULE = "fewshot_bench.engines.label_process"
 # As many as there are threads that read images at once, and one for all else.

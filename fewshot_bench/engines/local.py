@@ -18,25 +18,18 @@ from functools import partial
 from types import TracebackType
 from typing import Any
 
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.registry import registry
+from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.engines.base import TRIES, Before, EngineError, Progress, Settings, lost
 from fewshot_bench.engines.closing import let_hooks_end
-from fewshot_bench.engines.groups import LOOKED_AT, Choice, Group, by_fit, joined
 from fewshot_bench.engines.losses import Losses
-from fewshot_bench.engines.protocol import (
-    TRIES,
-    Before,
-    EngineError,
-    Progress,
-    Settings,
-    lost,
-)
+from fewshot_bench.engines.process import Event, Slot, Worker, slots_of
+from fewshot_bench.engines.scheduling import LOOKED_AT, Choice, Group, by_fit, joined
 from fewshot_bench.engines.worker import finished
-from fewshot_bench.engines.workers import Event, Slot, Worker, slots_of
-from fewshot_bench.errors import FsbenchError, StoreError
-from fewshot_bench.leases import Leases
-from fewshot_bench.record import Record
-from fewshot_bench.registry import registry
-from fewshot_bench.spec import RunSpec
-from fewshot_bench.store import Store
+from fewshot_bench.store.leases import Leases
+from fewshot_bench.store.store import Store
+from fewshot_bench.utils.errors import FsbenchError, StoreError
 
 TICK_SECONDS = 0.5
 

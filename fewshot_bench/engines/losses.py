@@ -6,11 +6,11 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fewshot_bench.engines.groups import Group, by_fit
-from fewshot_bench.engines.protocol import TRIES, EngineError, Settings, lost
-from fewshot_bench.engines.workers import Worker
-from fewshot_bench.record import Record
-from fewshot_bench.spec import RunSpec
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.engines.base import TRIES, EngineError, Settings, lost
+from fewshot_bench.engines.process import Worker
+from fewshot_bench.engines.scheduling import Group, by_fit
 
 # Workers in a row that end before they are ready: then something is wrong with all of them.
 STILLBORN = 20

@@ -13,20 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fewshot_bench.api.image_facts import Overlap, overlap_texts, overlaps
 from fewshot_bench.engines.conditions import Conditions, EngineChoice
 from fewshot_bench.engines.reporting import Reporter
-from fewshot_bench.errors import DataMissingError, UsageError
-from fewshot_bench.image_facts import Overlap, overlap_texts, overlaps
-from fewshot_bench.preflight import check_images, keep_splits
-from fewshot_bench.trackers import switch as trackers
+from fewshot_bench.plugins.trackers import switch as trackers
+from fewshot_bench.runner.preflight import check_images, keep_splits
+from fewshot_bench.utils.errors import DataMissingError, UsageError
 
 if TYPE_CHECKING:
-    from fewshot_bench.engines.protocol import Engine, Settings
-    from fewshot_bench.plan import Plan, Request
-    from fewshot_bench.record import Record
-    from fewshot_bench.resuming import Code, Resume
-    from fewshot_bench.room import Needs
-    from fewshot_bench.store import Store
+    from fewshot_bench.api.record import Record
+    from fewshot_bench.engines.base import Engine, Settings
+    from fewshot_bench.runner.request import Plan, Request
+    from fewshot_bench.runner.resources import Needs
+    from fewshot_bench.runner.resuming import Code, Resume
+    from fewshot_bench.store.store import Store
 
 INTERRUPTED = 130
 
@@ -72,7 +72,7 @@ def run_matrix(
     track: Sequence[str] = (),
 ) -> Ended:
     """Expand, check, run and report. UsageError, before anything runs, for what is not known."""
-    from fewshot_bench.plan import expand
+    from fewshot_bench.runner.request import expand
 
     with _tracking(track, request.folder):
         return run_plan(expand(request), request.folder, conditions, engines, reporter, call)
@@ -101,10 +101,10 @@ def run_plan(
     call: ThisCall | None = None,
 ) -> Ended:
     """Run what the store in `folder` does not hold of a plan, and report."""
-    from fewshot_bench.engines.protocol import Before
-    from fewshot_bench.image_state import ImageState
-    from fewshot_bench.outcomes import Outcomes
-    from fewshot_bench.resuming import Code, resume
+    from fewshot_bench.engines.base import Before
+    from fewshot_bench.runner.image_state import ImageState
+    from fewshot_bench.runner.resuming import Code, resume
+    from fewshot_bench.store.predictions import Outcomes
 
     call = call or ThisCall()
     reporter.info(conditions.text())
@@ -151,7 +151,7 @@ def run_plan(
 
 def _opened(folder: Path, call: ThisCall) -> Store:
     """The store, which a dry run does not make; absolute, since a plug-in may change directory."""
-    from fewshot_bench.store import Store
+    from fewshot_bench.store.store import Store
 
     store = Store(folder.absolute())
     if not call.dry_run:
@@ -180,7 +180,7 @@ def _dry_run(
 
 
 def _needs(plan: Plan, state: Resume) -> Needs:
-    from fewshot_bench.room import needs
+    from fewshot_bench.runner.resources import needs
 
     return needs(state.todo, plan.datasets)
 
@@ -188,7 +188,7 @@ def _needs(plan: Plan, state: Resume) -> Needs:
 def _check_room(
     plan: Plan, state: Resume, store: Store, engines: EngineChoice, settings: Settings
 ) -> None:
-    from fewshot_bench import room
+    from fewshot_bench.runner import resources as room
 
     if state.todo:
         needed = _needs(plan, state)
@@ -207,7 +207,7 @@ def _drop_unreadable(plan: Plan, state: Resume, reporter: Reporter) -> None:
 
 
 def _announce(plan: Plan, state: Resume, store: Store, reporter: Reporter) -> None:
-    from fewshot_bench.short_classes import short_lines
+    from fewshot_bench.splits.short_classes import short_lines
 
     for reason in plan.left_out.values():
         reporter.warning(f"left out: {reason}")
@@ -236,7 +236,7 @@ def _announce_weights(backbone: str, reporter: Reporter) -> None:
 
 
 def _announce_work(plan: Plan, state: Resume, reporter: Reporter) -> None:
-    from fewshot_bench.savings import savings
+    from fewshot_bench.runner.estimate import savings
 
     text = savings(state.todo, plan.datasets).text()
     if text:
@@ -313,7 +313,7 @@ def _report_overlaps(
 
 def _forget_claims(state: Resume, finished: Sequence[Record], store: Store) -> None:
     """What a killed run had claimed is of no use once it is settled."""
-    from fewshot_bench.leases import Leases
+    from fewshot_bench.store.leases import Leases
 
     settled = [*state.done, *(record.spec for record in finished)]
     Leases(store, "").forget(cell.fit_key() for cell in settled)

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
-from fewshot_bench.record import Record
-from fewshot_bench.spec import RunSpec
-from fewshot_bench.styles import color_system
-from fewshot_bench.wording import printable
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.utils.styles import color_system
+from fewshot_bench.utils.text import printable
 
 MOST_SHOTS = 100
 # In a pipe a cell is told about after this many seconds, then after twice as many, ... at most

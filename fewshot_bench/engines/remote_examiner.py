@@ -13,14 +13,14 @@ import socket
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fewshot_bench import errors
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.engines.messages import Closed, receive, send
-from fewshot_bench.errors import FsbenchError, StoreError
-from fewshot_bench.examination import ImageList, Outcome, QueryLists, TaskLists
-from fewshot_bench.image_files import EncodedFiles, numbered
-from fewshot_bench.question import Question
-from fewshot_bench.record import Record
-from fewshot_bench.spec import RunSpec
+from fewshot_bench.images.decode import EncodedFiles, numbered
+from fewshot_bench.runner.classes import Question
+from fewshot_bench.runner.examination import ImageList, Outcome, QueryLists, TaskLists
+from fewshot_bench.utils import errors
+from fewshot_bench.utils.errors import FsbenchError, StoreError
 
 if TYPE_CHECKING:
     import numpy as np

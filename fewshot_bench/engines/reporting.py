@@ -13,11 +13,11 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TextIO
 
-from fewshot_bench.wording import printable
+from fewshot_bench.utils.text import printable
 
 if TYPE_CHECKING:
+    from fewshot_bench.api.spec import RunSpec
     from fewshot_bench.engines.progress import Display
-    from fewshot_bench.spec import RunSpec
 
 
 _PACKAGE = str(Path(__file__).parents[1])

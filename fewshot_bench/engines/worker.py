@@ -15,16 +15,16 @@ from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
 
-from fewshot_bench import offline
-from fewshot_bench.ahead import start_own
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.engines.remote_examiner import RemoteExaminer
-from fewshot_bench.errors import FsbenchError
-from fewshot_bench.processes import die_with
-from fewshot_bench.record import Record
-from fewshot_bench.spec import RunSpec
-from fewshot_bench.store import Store
-from fewshot_bench.trackers import switch as trackers
-from fewshot_bench.wording import few
+from fewshot_bench.plugins.trackers import switch as trackers
+from fewshot_bench.store.store import Store
+from fewshot_bench.utils import offline
+from fewshot_bench.utils.errors import FsbenchError
+from fewshot_bench.utils.prefetch import start_own
+from fewshot_bench.utils.processes import die_with
+from fewshot_bench.utils.text import few
 
 PROGRESS_SECONDS = 0.2
 BEAT_SECONDS = 2.0
@@ -58,7 +58,7 @@ class _Answers:
         """Tell that the process lives, from a thread of its own."""
 
         def beat() -> None:
-            from fewshot_bench import turns
+            from fewshot_bench.utils import turns
 
             while True:
                 time.sleep(BEAT_SECONDS)
@@ -93,8 +93,8 @@ def _serve(
     import torch
 
     # What every cell needs, imported while the engine still checks its data.
-    import_module("fewshot_bench.runner")
-    from fewshot_bench.session import Session
+    import_module("fewshot_bench.runner.run")
+    from fewshot_bench.runner.session import Session
 
     if threads:
         torch.set_num_threads(threads)
@@ -113,8 +113,8 @@ def _compute(
     request: Any, store: Store, session: Any, answers: _Answers, examiner: RemoteExaminer
 ) -> bool:
     """Compute the cells of a request; returns whether this process can be trusted with more."""
-    from fewshot_bench.registry import registry
-    from fewshot_bench.runner import run_group
+    from fewshot_bench.api.registry import registry
+    from fewshot_bench.runner.run import run_group
 
     hooks = registry().hooks
     cells = [RunSpec.from_dict(values) for values in request["specs"]]
@@ -159,7 +159,7 @@ def _hook(
 
     Returns whether all of them are back.
     """
-    from fewshot_bench.containment.functions import Functions
+    from fewshot_bench.runner.isolation.functions import Functions
 
     functions = Functions()
     tell(hook, **arguments)
@@ -173,7 +173,7 @@ def _hook(
 
 def finished(record: Record) -> None:
     """Tell plug-ins that a record is stored."""
-    from fewshot_bench.registry import registry
+    from fewshot_bench.api.registry import registry
 
     tell(registry().hooks.run_finished, record=record)
 

@@ -12,14 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewshot_bench.context import Context
-from fewshot_bench.feature_store import FeatureStore
-from fewshot_bench.features import image_view
-from fewshot_bench.image_files import ImageFiles
-from fewshot_bench.images import ImageSource
-from fewshot_bench.meter import Meter
-from fewshot_bench.rng import isolated
-from fewshot_bench.task import Item, Task
+from fewshot_bench.api.task import Item, Task
+from fewshot_bench.images.decode import ImageFiles
+from fewshot_bench.images.feature_store import FeatureStore
+from fewshot_bench.images.features import image_view
+from fewshot_bench.images.loader import ImageSource
+from fewshot_bench.profiling.meter import Meter
+from fewshot_bench.runner.context import Context
 from fewshot_bench.testing.failure import CheckSkipped
 from fewshot_bench.testing.observe import Observation, observed
 from fewshot_bench.testing.toy_backbone import toy_backbone
@@ -32,6 +31,7 @@ from fewshot_bench.testing.toy_images import (
     dataset_of,
     draw,
 )
+from fewshot_bench.utils.rng import isolated
 
 SHOTS = 4
 VALIDATION = 2

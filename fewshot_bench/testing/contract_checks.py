@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from fewshot_bench.method_rules import field_problems, fit_problems, name_problems
+from fewshot_bench.api.method_rules import field_problems, fit_problems, name_problems
 from fewshot_bench.testing.bench import Bench, Fit
 from fewshot_bench.testing.failure import CheckFailure, require
 

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fewshot_bench.author_frame import author_frame, class_place, definition, top_module
-from fewshot_bench.errors import unknown
-from fewshot_bench.method_rules import STATIC
+from fewshot_bench.api.author_frame import author_frame, class_place, definition, top_module
+from fewshot_bench.api.method_rules import STATIC
 from fewshot_bench.testing import contract_checks, learning_checks, manners_checks
 from fewshot_bench.testing.bench import Bench, Fit
 from fewshot_bench.testing.failure import CheckFailure, CheckSkipped
 from fewshot_bench.testing.observe import single_threaded
+from fewshot_bench.utils.errors import unknown
 
 # Raised when a rule is added, removed or judges otherwise: records say which one a method passed.
 KIT_VERSION = 1

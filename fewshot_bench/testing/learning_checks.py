@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fewshot_bench.method import Transferable
-from fewshot_bench.rng import isolated
-from fewshot_bench.task import Vocabulary
+from fewshot_bench.api.method import Transferable
+from fewshot_bench.api.task import Vocabulary
 from fewshot_bench.testing.bench import Bench, Fit
 from fewshot_bench.testing.contract_checks import as_floats, require_close, require_rows
 from fewshot_bench.testing.failure import CheckSkipped, require
 from fewshot_bench.testing.observe import not_stored
+from fewshot_bench.utils.rng import isolated
 
 ABOVE_CHANCE = 0.25
 SLACK = 0.1

@@ -7,8 +7,8 @@ import functools
 import math
 from typing import TYPE_CHECKING, Any
 
-from fewshot_bench.rng import generator, isolated
 from fewshot_bench.testing.toy_images import CLASSNAMES, SIZE, TEMPLATES, draw, prompts
+from fewshot_bench.utils.rng import generator, isolated
 
 if TYPE_CHECKING:
     import torch

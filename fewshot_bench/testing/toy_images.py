@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fewshot_bench.dataset import DatasetCard
-from fewshot_bench.rng import generator
-from fewshot_bench.task import Augment, Item
+from fewshot_bench.api.dataset import DatasetCard
+from fewshot_bench.api.task import Augment, Item
+from fewshot_bench.utils.rng import generator
 
 if TYPE_CHECKING:
     import torch

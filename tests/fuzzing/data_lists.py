@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from fewshot_bench.registry import registry
+from fewshot_bench.api.registry import registry
 from tests import dataset_trees, own_sets
 from tests.fuzzing.subject import Seed, Subject, seeds_in
 from tests.split_trees import write_small

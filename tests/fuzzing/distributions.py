@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from fewshot_bench.registry import registry
+from fewshot_bench.api.registry import registry
 from tests.fuzzing.commands import run
 from tests.fuzzing.subject import Seed, Subject
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from fewshot_bench.data.extract import unpack
-from fewshot_bench.data.lock import _read as read_lock
-from fewshot_bench.data.members import DamagedError, UnsafeError
-from fewshot_bench.data.partial import Origin, Part, source_of
-from fewshot_bench.data.verified import passed, recall, remember
-from fewshot_bench.dataset import DatasetCard
+from fewshot_bench.api.dataset import DatasetCard
+from fewshot_bench.plugins.data.extract import unpack
+from fewshot_bench.plugins.data.lock import _read as read_lock
+from fewshot_bench.plugins.data.members import DamagedError, UnsafeError
+from fewshot_bench.plugins.data.partial import Origin, Part, source_of
+from fewshot_bench.plugins.data.verified import passed, recall, remember
 from tests.fuzzing.subject import Seed, Subject, seeds_in
 from tests.preparing import tar, zipped
 

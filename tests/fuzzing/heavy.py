@@ -19,18 +19,18 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
-from fewshot_bench import cache_folder
+from fewshot_bench.api.dataset import DatasetCard, Stamp
+from fewshot_bench.api.registry import registry
+from fewshot_bench.api.task import Item
 from fewshot_bench.backbones import loading
-from fewshot_bench.cache_entries import entries
-from fewshot_bench.cache_folder import DIGESTS, FEATURES, IMAGES
-from fewshot_bench.dataset import DatasetCard, Stamp
-from fewshot_bench.feature_store import FeatureStore
-from fewshot_bench.image_digests import DatasetDigests, Known
-from fewshot_bench.image_files import ImageFiles, decoded, deep_problem
-from fewshot_bench.image_segments import SegmentWriter, open_segment
-from fewshot_bench.meter import Cost, Meter
-from fewshot_bench.registry import registry
-from fewshot_bench.task import Item
+from fewshot_bench.images.cache_entries import entries
+from fewshot_bench.images.decode import ImageFiles, decoded, deep_problem
+from fewshot_bench.images.digests import DatasetDigests, Known
+from fewshot_bench.images.feature_store import FeatureStore
+from fewshot_bench.images.segments import SegmentWriter, open_segment
+from fewshot_bench.profiling.meter import Cost, Meter
+from fewshot_bench.utils import cache_dir as cache_folder
+from fewshot_bench.utils.cache_dir import DIGESTS, FEATURES, IMAGES
 from tests.fuzzing.subject import Seed, Subject, seeds_in
 from tests.own_sets import hub_package
 

@@ -6,15 +6,15 @@ import json
 from contextlib import suppress
 from pathlib import Path
 
-from fewshot_bench.audit import rendered
-from fewshot_bench.audit.made import audit
-from fewshot_bench.compare import latex, markdown, terminal, tidy
-from fewshot_bench.compare.aggregate import Options, build
-from fewshot_bench.compare.classes import class_names
+from fewshot_bench.analysis.audit import rendered
+from fewshot_bench.analysis.audit.made import audit
+from fewshot_bench.analysis.formats import latex, markdown, terminal, tidy
+from fewshot_bench.analysis.table.build import Options, build
+from fewshot_bench.analysis.table.per_class import class_names
+from fewshot_bench.api.record import Record, digest_of_values
 from fewshot_bench.engines.progress import outcome
-from fewshot_bench.errors import UsageError
-from fewshot_bench.record import Record, digest_of_values
-from fewshot_bench.store import Store
+from fewshot_bench.store.store import Store
+from fewshot_bench.utils.errors import UsageError
 from tests.compare_records import make
 from tests.fuzzing.commands import assert_plain
 from tests.fuzzing.subject import Seed, Subject, seeds_in

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from fewshot_bench.errors import FsbenchError
+from fewshot_bench.utils.errors import FsbenchError
 from tests.fuzzing.guard import SECONDS, Guard, Hang, limit_memory
 from tests.fuzzing.mutate import mutated
 from tests.fuzzing.subject import Seed, Subject

@@ -5,13 +5,13 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from fewshot_bench.errors import FsbenchError
-from fewshot_bench.outcome_packs import sealed
-from fewshot_bench.outcomes import Outcomes
-from fewshot_bench.record import Record
-from fewshot_bench.signature import commands, parse, signature_of
-from fewshot_bench.store import Store
-from fewshot_bench.wording import printable
+from fewshot_bench.analysis.signature import commands, parse, signature_of
+from fewshot_bench.api.record import Record
+from fewshot_bench.store.prediction_packs import sealed
+from fewshot_bench.store.predictions import Outcomes
+from fewshot_bench.store.store import Store
+from fewshot_bench.utils.errors import FsbenchError
+from fewshot_bench.utils.text import printable
 from tests.compare_records import make
 from tests.fuzzing.subject import Seed, Subject, seeds_in
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from fewshot_bench import Augment, Task
 from fewshot_bench.backbones.open_clip import OpenClipBackbone
-from fewshot_bench.context import Context
-from fewshot_bench.rng import isolated
+from fewshot_bench.runner.context import Context
+from fewshot_bench.utils.rng import isolated
 
 CPU = torch.device("cpu")
 SIZE = 16

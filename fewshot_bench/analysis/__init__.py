@@ -1,0 +1,1 @@
+"""From records to numbers that are shown: tables, statistics, audits, sweeps."""

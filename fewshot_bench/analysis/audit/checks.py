@@ -1,0 +1,251 @@
+"""What one reads off the records of a comparison: selection, seeds, limits, incidents."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+
+from fewshot_bench.analysis.audit.apart import checked, reached
+from fewshot_bench.analysis.audit.coverage import ZERO_SHOT, few_seeds, other_cells
+from fewshot_bench.analysis.audit.facts import number, selection
+from fewshot_bench.analysis.audit.findings import (
+    Records,
+    cells_of,
+    datasets_of,
+    finding_of,
+    labels_of,
+)
+from fewshot_bench.analysis.audit.model import Finding, Level, some, spread
+from fewshot_bench.analysis.conditions import digest, own_data
+from fewshot_bench.api.defaults import DEMO
+from fewshot_bench.api.image_facts import overlap_texts, overlaps
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.registry import registry
+from fewshot_bench.api.spec import TOY, TOY_NOTE
+
+# Incidents after which a time says nothing about the method.
+_SLOWED = {"out-of-memory": "retried after out of memory", "retried": "the worker was lost once"}
+
+
+def unfair_validation(records: Records) -> Iterator[Finding]:
+    """The whole validation set holds far more labels than the support set."""
+    found = [record for record in records if record.spec.val == "full"]
+    if found:
+        ratios = [
+            record.split["val"] / record.split["train"]
+            for record in found
+            if number(record.split.get("val")) and number(record.split.get("train"))
+        ]
+        much = f", up to {max(ratios):,.1f} times the support labels" if ratios else ""
+        text = f"unfair validation: {labels_of(found)} chose on the full validation set of "
+        yield finding_of("finding", "val-full", f"{text}{datasets_of(found)}{much}", 3, found)
+
+
+def untold(records: Records) -> Iterator[Finding]:
+    """Results that do not say which images they are of."""
+    done = [record for record in records if record.status == "done"]
+    bare = [record for record in done if not digest(record)]
+    if bare:
+        text = f"no digest of the support set, which could be any: {labels_of(bare)} on "
+        yield finding_of(
+            "finding", "no-split", f"{text}{datasets_of(bare)} ({cells_of(bare)})", 5, bare
+        )
+    lists = [record for record in done if not record.spec.revision]
+    if lists:
+        text = f"no revision of the lists of images: {datasets_of(lists)} ({cells_of(lists)})"
+        yield finding_of("note", "no-revision", text, 14, lists)
+
+
+def validation_used(records: Records) -> Iterator[Finding]:
+    """Who compared how many configurations on how many validation labels, and who none."""
+    used: defaultdict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        if selection(record)["configurations"] is not None:
+            used[record.spec.label].append(record)
+    chose = {
+        label: found
+        for label, found in used.items()
+        if any(selection(record)["configurations"] for record in found)
+    }
+    for label, found in sorted(chose.items()):
+        configurations = spread([selection(record)["configurations"] for record in found])
+        labels = spread([selection(record)["labels"] for record in found])
+        text = f"{label} compared {configurations} configurations on {labels} validation labels"
+        yield finding_of("note", "selection", text, 15, found)
+    none = sorted(set(used) - set(chose))
+    if chose and none:
+        text = f"no validation labels were used by {some(none)}: the last checkpoint counts"
+        yield finding_of("note", "selection", text, 7)
+
+
+def configurations_per_dataset(records: Records) -> Iterator[Finding]:
+    """One method under other options on some data sets or shots than on others."""
+    places: defaultdict[str, defaultdict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for record in records:
+        spec = record.spec
+        places[spec.method][spec.label].add(f"{spec.evaluated}, {spec.shots}-shot")
+    for method, labels in sorted(places.items()):
+        if len({frozenset(found) for found in labels.values()}) > 1:
+            parts = [f"{label} on {some(sorted(on), 3)}" for label, on in sorted(labels.items())]
+            text = f"{method} has not one configuration everywhere: {some(parts, 4)}"
+            mine = [record for record in records if record.spec.method == method]
+            yield finding_of("finding", "per-dataset-options", text, 2, mine)
+        elif len(labels) > 1:
+            text = (
+                f"{len(labels)} configurations of {method} stand here with test results: the best "
+                "of them would be chosen on test data"
+            )
+            yield finding_of("note", "several-configurations", text, 1)
+
+
+def overrides(records: Records) -> Iterator[Finding]:
+    """Options that are not the method's defaults."""
+    found = [record for record in records if record.spec.overrides]
+    if found:
+        text = f"overridden defaults: {labels_of(found)}"
+        yield finding_of("note", "overrides", text, 8, found)
+
+
+def fitted_on(records: Records) -> Iterator[Finding]:
+    """Test images that a method was fitted on."""
+    for evaluated, text in overlap_texts(overlaps(records)).items():
+        found = [r for r in records if r.spec.evaluated == evaluated and r.split.get("overlap")]
+        yield finding_of("finding", "overlap", text, 1, found)
+
+
+def unpublished(records: Records) -> Iterator[Finding]:
+    """Picks that are not those that were published, and settings for which none were."""
+    wrong = [record for record in records if record.split.get("verified") is False]
+    if wrong:
+        text = f"not the published picks: {datasets_of(wrong)} ({len(wrong)} cells)"
+        yield finding_of("finding", "not-published", text, 5, wrong)
+    none = [r for r in records if r.split.get("digest") and r.split.get("verified") is None]
+    if none:
+        text = f"no picks are published to compare with: {datasets_of(none)} ({len(none)} cells)"
+        yield finding_of("note", "no-published-split", text, 5, none)
+
+
+def no_zero_shot(records: Records) -> Iterator[Finding]:
+    """A gain over zero-shot mixes prompt and method unless zero-shot has the same prompts."""
+    sets = {_prompts(record) for record in records}
+    have = {_prompts(record) for record in records if record.spec.method == ZERO_SHOT}
+    if sets - have:
+        parts = [f"{prompts} on {dataset}" for dataset, prompts, _ in sorted(sets - have)]
+        text = f"no zero-shot result under the same prompts: {some(parts, 4)}"
+        yield finding_of("note", "no-zero-shot", text, 4)
+
+
+def _prompts(record: Record) -> tuple[str, str, str]:
+    return record.spec.evaluated, record.spec.prompts, own_data(record.spec)
+
+
+def limited(records: Records) -> Iterator[Finding]:
+    """Accuracy on a part of the test images is not the data set's accuracy."""
+    for limit in sorted({r.spec.limit for r in records if r.spec.limit is not None}):
+        found = [record for record in records if record.spec.limit == limit]
+        text = f"limited to {limit} images: {labels_of(found)} on {datasets_of(found)}"
+        yield finding_of("finding", "limit", text, 0, found)
+
+
+def toy(records: Records) -> Iterator[Finding]:
+    """Numbers of the embedded backbone, which is there to try the tool on the demo's data sets."""
+    found = [record for record in records if record.spec.backbone == TOY]
+    if found:
+        demo = registry().suites().get(DEMO, [])
+        named = {name for r in found for name in (r.spec.dataset, r.spec.target) if name}
+        level: Level = "note" if named <= set(demo) else "finding"
+        text = f"{TOY_NOTE}: {labels_of(found)} on {datasets_of(found)}"
+        yield finding_of(level, "toy-backbone", text, 0, found)
+
+
+def mirroring(records: Records) -> Iterator[Finding]:
+    """Data sets whose images are never mirrored."""
+    found = [record for record in records if record.split.get("mirrored") is False]
+    if found:
+        text = (
+            f"images are never mirrored: {datasets_of(found)} (a mirror image shows another class)"
+        )
+        yield finding_of("note", "mirroring", text, 9, found)
+
+
+def happened(records: Records) -> Iterator[Finding]:
+    """Incidents by kind and method."""
+    found: defaultdict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        for kind in dict.fromkeys(str(i.get("kind", "?")) for i in record.incidents):
+            found[kind].append(record)
+    for kind, cells in sorted(found.items()):
+        what = f"{_SLOWED[kind]}: time not comparable" if kind in _SLOWED else f"incident '{kind}'"
+        one = next(i for i in cells[0].incidents if str(i.get("kind", "?")) == kind)
+        text = f"{what}: {labels_of(cells)} on {datasets_of(cells)} ({cells_of(cells)}; "
+        yield finding_of("finding", kind, f"{text}{str(one.get('text', ''))[:160]})", 0, cells)
+
+
+def failed(records: Records) -> Iterator[Finding]:
+    """Cells without a result."""
+    lost = [record for record in records if record.status == "failed"]
+    if lost:
+        kinds = Counter(str((record.error or {}).get("type") or "?") for record in lost)
+        why = some([f"{count} x {kind}" for kind, count in kinds.most_common()])
+        text = f"{cells_of(lost)} failed: {labels_of(lost)} on {datasets_of(lost)} ({why})"
+        yield finding_of("finding", "failed", text, 0, lost)
+    never = [record for record in records if record.status == "inapplicable"]
+    if never:
+        reasons = some({str((record.error or {}).get("message") or "") for record in never}, 2)
+        yield finding_of("note", "inapplicable", f"n/a: {labels_of(never)} ({reasons})", 0, never)
+
+
+def costs(records: Records) -> Iterator[Finding]:
+    """What keeps times and parameters from being measured alike."""
+    declared = [r for r in records if r.footprint.get("trained_source") == "declared"]
+    if declared:
+        text = f"trained parameters declared, not observed: {labels_of(declared)}"
+        yield finding_of("note", "declared-parameters", text, 11, declared)
+    shared = [r for r in records if (number(r.notes.get("fitted_together")) or 1) > 1]
+    if shared:
+        text = f"fitted together, time shared equally: {labels_of(shared)}"
+        yield finding_of("note", "fitted-together", text, 0, shared)
+    busy = [record for record in records if _is_busy(record)]
+    if busy:
+        text = f"times of a busy machine (more load than processors): {cells_of(busy)}"
+        yield finding_of("note", "busy", text, 0, busy)
+
+
+def _is_busy(record: Record) -> bool:
+    load, cpus = record.environment.get("load"), number(record.environment.get("cpus"))
+    return isinstance(load, int | float) and cpus is not None and load > cpus
+
+
+def provenance(records: Records) -> Iterator[Finding]:
+    """Results that no commit reproduces, and records that a change would not be seen of."""
+    dirty = [record for record in records if record.environment.get("dirty")]
+    if dirty:
+        text = f"made with uncommitted changes of fewshot_bench: {cells_of(dirty)}"
+        yield finding_of("finding", "dirty", text, 0, dirty)
+    bare = [record for record in records if not record.digests.get("record")]
+    if bare:
+        text = f"without a digest, so that a change would not be seen: {cells_of(bare)}"
+        yield finding_of("note", "no-digest", f"{text} (fsbench store migrate)", 13, bare)
+
+
+CHECKS: tuple[Callable[[Records], Iterator[Finding]], ...] = (
+    checked,
+    reached,
+    unfair_validation,
+    configurations_per_dataset,
+    toy,
+    limited,
+    failed,
+    happened,
+    untold,
+    unpublished,
+    fitted_on,
+    other_cells,
+    few_seeds,
+    provenance,
+    overrides,
+    validation_used,
+    no_zero_shot,
+    mirroring,
+    costs,
+)

@@ -1,0 +1,214 @@
+"""Where cells of one comparison were made differently."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from fewshot_bench.analysis.audit.model import Finding, Level, some
+from fewshot_bench.analysis.conditions import (
+    IMAGES_ADVICE,
+    OTHER_IMAGES,
+    STALE_ADVICE,
+    code,
+    code_of,
+    digest,
+    own_data,
+)
+from fewshot_bench.analysis.formats.tidy import finite
+from fewshot_bench.api.image_facts import images, images_scope, test_images, test_scope
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.spec import canonical_json
+
+EVERYWHERE = ""
+Scope = Callable[[Record], tuple[str, ...]]
+
+
+class Same(NamedTuple):
+    """What must be equal. scope: among which records; its first part is shown as the place.
+
+    value: text, empty where a record does not say; `why` follows the values.
+    """
+
+    hazard: int
+    kind: str
+    what: str
+    scope: Scope
+    value: Callable[[Record], str]
+    why: str = ""
+    level: Level = "finding"
+
+
+def _all(record: Record) -> tuple[str, ...]:
+    return (EVERYWHERE,)
+
+
+def _dataset(record: Record) -> tuple[str, ...]:
+    return (record.spec.dataset,)
+
+
+def _images(record: Record) -> tuple[str, ...]:
+    spec = record.spec
+    return (spec.evaluated, str(spec.shots), str(spec.split_seed))
+
+
+def _policy(record: Record) -> tuple[str, ...]:
+    return (*_images(record), record.spec.val)
+
+
+def _split(record: Record) -> tuple[str, ...]:
+    """What a split follows from: where that differs already, digests have to."""
+    spec = record.spec
+    return (*_policy(record), spec.protocol, str(spec.limit), spec.revision, own_data(spec))
+
+
+def _images_of(record: Record) -> tuple[str, ...]:
+    return (record.spec.evaluated, str(images_scope(record)))
+
+
+def _test_images_of(record: Record) -> tuple[str, ...]:
+    return (record.spec.evaluated, str(test_scope(record)))
+
+
+def _prompts(record: Record) -> tuple[str, ...]:
+    return (record.spec.evaluated, record.spec.prompts, own_data(record.spec))
+
+
+def _device(record: Record) -> tuple[str, ...]:
+    return (EVERYWHERE, record.spec.device)
+
+
+def _method(record: Record) -> tuple[str, ...]:
+    return (EVERYWHERE, record.spec.method)
+
+
+def _label(record: Record) -> tuple[str, ...]:
+    return (EVERYWHERE, record.spec.label, record.spec.method_version)
+
+
+def _done_method(record: Record) -> tuple[str, ...]:
+    return (EVERYWHERE, code_of(record))
+
+
+def _code(record: Record) -> str:
+    return code(record) if record.status == "done" else ""
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def _of_split(name: str) -> Callable[[Record], str]:
+    return lambda record: _text(record.split.get(name))
+
+
+def _of_machine(name: str) -> Callable[[Record], str]:
+    return lambda record: _text(record.environment.get(name))
+
+
+def _templates(record: Record) -> str:
+    found = record.split.get("templates")
+    return canonical_json(finite(found)) if found else ""
+
+
+def _limit(record: Record) -> str:
+    return "all" if record.spec.limit is None else f"{record.spec.limit} images"
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+
+
+def _options(record: Record) -> str:
+    return _short(canonical_json(dict(record.spec.options)))
+
+
+def _weights(record: Record) -> str:
+    return _text(record.environment.get("weights_digest") or record.spec.weights)[:12]
+
+
+_OTHER = f"{OTHER_IMAGES}; {IMAGES_ADVICE}"
+_TIMES = "times cannot be compared"
+SAME = (
+    Same(3, "validation", "validation labels", _images, lambda r: f"val {r.spec.val}"),
+    Same(3, "validation", "numbers of validation labels", _policy, _of_split("val")),
+    Same(4, "templates", "template sets", _dataset, lambda r: r.spec.prompts),
+    Same(4, "templates", "prompts under one name", _prompts, _templates),
+    Same(5, "sampling", "sampling protocols", _dataset, lambda r: r.spec.protocol),
+    Same(5, "split", "splits", _split, lambda r: digest(r)[:12]),
+    Same(5, "images", "images of one split", _images_of, lambda r: images(r)[:12], _OTHER),
+    Same(5, "images", "test images", _test_images_of, lambda r: test_images(r)[:12], _OTHER),
+    Same(9, "augmentation", "mirroring", _dataset, _of_split("mirrored")),
+    Same(12, "precision", "precisions", _all, lambda r: r.spec.precision),
+    Same(14, "revision", "lists of images", _dataset, lambda r: r.spec.revision),
+    Same(14, "own-data", "names, templates or hold-out", _dataset, lambda r: own_data(r.spec)),
+    Same(0, "limit", "numbers of test images", _all, _limit),
+    Same(0, "backbone", "backbones", _all, lambda r: r.spec.backbone),
+    Same(0, "weights", "weights", lambda r: (EVERYWHERE, r.spec.backbone), _weights),
+    Same(0, "device", "devices", _all, lambda r: r.spec.device, _TIMES),
+    Same(0, "machine", "machines", _device, _of_machine("device_name"), _TIMES),
+    Same(0, "threads", "numbers of threads", _all, _of_machine("threads"), _TIMES, "note"),
+    Same(0, "determinism", "modes of determinism", _all, _of_machine("determinism")),
+    Same(0, "method-version", "versions of one method", _method, lambda r: r.spec.method_version),
+    Same(0, "method-origin", "packages with one method", _method, _of_machine("method_origin")),
+    Same(0, "method-code", "code of one method", _done_method, _code, STALE_ADVICE),
+    Same(0, "options", "defaults under one name", _label, _options),
+    Same(0, "versions", "versions of fewshot_bench", _all, _of_machine("fewshot_bench")),
+    Same(0, "versions", "commits", _all, lambda r: _text(r.environment.get("commit"))[:12]),
+    Same(0, "versions", "versions of Python", _all, _of_machine("python")),
+)  # fmt: skip
+
+
+def differences(records: Sequence[Record]) -> Iterator[Finding]:
+    """A finding for everything that is not the same where it has to be."""
+    for same in (*SAME, *_packages(records)):
+        yield from _differing(records, same)
+
+
+def _packages(records: Sequence[Record]) -> list[Same]:
+    found = [record.environment.get("packages") for record in records]
+    names = sorted({name for packages in found if isinstance(packages, dict) for name in packages})
+    return [Same(0, "versions", f"versions of {name}", _all, _version_of(name)) for name in names]
+
+
+def _version_of(name: str) -> Callable[[Record], str]:
+    def version(record: Record) -> str:
+        packages = record.environment.get("packages")
+        return _text(packages.get(name)) if isinstance(packages, dict) else ""
+
+    return version
+
+
+def _differing(records: Sequence[Record], same: Same) -> Iterator[Finding]:
+    """One finding for all places where the same methods differ in the same way."""
+    groups: defaultdict[tuple[str, ...], defaultdict[str, list[Record]]]
+    groups = defaultdict(lambda: defaultdict(list))
+    for record in records:
+        value = same.value(record)
+        if value:
+            groups[same.scope(record)][value].append(record)
+    places: defaultdict[str, list[str]] = defaultdict(list)
+    cells: defaultdict[str, list[str]] = defaultdict(list)
+    for scope, values in groups.items():
+        if len(values) > 1:
+            text = _described(values, same)
+            places[text].append(scope[0])
+            cells[text] += [r.spec.key() for found in values.values() for r in found]
+    for text, where in places.items():
+        on = f" on {some(where)}" if where[0] else ""
+        why = f": {same.why}" if same.why else ""
+        line = f"different {same.what}{on}: {text}{why}"
+        yield Finding(same.level, same.kind, line, same.hazard, tuple(cells[text]))
+
+
+def _described(values: dict[str, list[Record]], same: Same) -> str:
+    """`v1 (coop), v2 (clip-lora)`; long values and digests of splits by who has which alone."""
+    parts = []
+    for value in sorted(values):
+        labels = some(sorted({record.spec.label for record in values[value]}), 4)
+        # What differs from one place to the next would give a line for each.
+        told = "" if same.kind == "split" else f"{value:.60} "
+        parts.append(f"{told}({labels})")
+    return ", ".join(parts)

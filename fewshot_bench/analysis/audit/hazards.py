@@ -1,0 +1,75 @@
+"""The known hazards to a fair comparison, and what the records say about each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fewshot_bench.analysis.audit.apart import labels_text
+from fewshot_bench.analysis.audit.facts import images_billed, number, selection
+from fewshot_bench.analysis.audit.model import Answer, Finding, some, spread
+from fewshot_bench.api.record import Record
+
+# Number to its name and what is so unless a finding says otherwise.
+HAZARDS = {
+    1: ("selection on test data", "{labels}"),
+    2: ("options per data set", "one configuration per method over all data sets and shots"),
+    3: ("validation data", "all methods were allowed the same: {val}"),
+    4: ("templates", "all methods had the same prompts: {prompts}"),
+    5: ("few-shot sampling", "all methods had the same images: protocol {protocol}"),
+    6: ("seeds", "{seeds}"),
+    7: (
+        "checkpoint rule",
+        "last checkpoint, unless a method chose on validation, which is counted",
+    ),
+    8: (
+        "training budget",
+        "{steps} steps, {images} images encoded, tests too; overrides are named",
+    ),
+    9: ("augmentation", "views come from the harness; mirroring belongs to the data set"),
+    10: ("prompt ensembles", "text features are averaged at unit length, for all methods alike"),
+    11: ("trained parameters", "observed at the optimizer: {trained}"),
+    12: ("precision", "all cells in {precision}"),
+    13: ("copied numbers", "{records} records, all computed by this harness"),
+    14: ("versions of data sets", "no data set in two revisions"),
+    15: ("tuning breadth", "configurations compared within a cell are counted: {tried}"),
+}
+
+
+def answers(records: Sequence[Record], findings: Sequence[Finding]) -> tuple[Answer, ...]:
+    """Every hazard with its answer, in order."""
+    told = _told(records)
+    found = []
+    for number_, (name, text) in HAZARDS.items():
+        mine = [finding for finding in findings if finding.hazard == number_]
+        grave = [finding.text for finding in mine if finding.level == "finding"]
+        if grave:
+            text = "; ".join(grave)
+        else:
+            text = "; ".join([text.format(**told), *(finding.text for finding in mine)])
+        found.append(Answer(number_, name, text, bool(grave)))
+    return tuple(found)
+
+
+def _told(records: Sequence[Record]) -> dict[str, str]:
+    """What the texts are filled with; braces in a value would not be read again."""
+    specs = [record.spec for record in records]
+    # What has no shots is not repeated over seeds.
+    seeds = {(spec.split_seed, spec.train_seed) for spec in specs if spec.shots}
+    tried = [selection(record)["configurations"] for record in records]
+    return {
+        "labels": labels_text(records),
+        "val": some(sorted({spec.val for spec in specs})),
+        "prompts": some(sorted({spec.prompts for spec in specs})),
+        "protocol": some(sorted({spec.protocol for spec in specs})),
+        "precision": some(sorted({spec.precision for spec in specs})),
+        "seeds": f"{len(seeds) or 'no'} seed{'s' if len(seeds) != 1 else ''}",
+        "steps": _range(records, "steps"),
+        "images": spread([images_billed(record) for record in records]) or "unknown",
+        "trained": _range(records, "trained"),
+        "records": f"{len(records):,}",
+        "tried": spread(tried) or "unknown",
+    }
+
+
+def _range(records: Sequence[Record], name: str) -> str:
+    return spread([number(record.footprint.get(name)) for record in records]) or "unknown"

@@ -1,0 +1,271 @@
+"""What must be equal for numbers to stand in one table, and what to do when it is not."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+from fewshot_bench.analysis.table.model import Row
+from fewshot_bench.api.damaged import SKIPPED
+from fewshot_bench.api.image_facts import images, images_scope, test_images, test_scope
+from fewshot_bench.api.method_references import short_names
+from fewshot_bench.api.record import Record, code_digest
+from fewshot_bench.api.spec import RunSpec, canonical_json, method_label
+from fewshot_bench.utils.errors import UsageError
+
+# Conditions of the whole table, each with an option of `compare` of the same name.
+CONDITIONS = (
+    "protocol",
+    "val",
+    "prompts",
+    "backbone",
+    "precision",
+    "device",
+    "limit",
+    "weights",
+    "exif",
+)
+# Conditions of a data set, both chosen by `--own-data`.
+OWN_DATA, SKIPPED_IMAGES = "own data", "skipped images"
+# Why two records of one split state other images, and what to do.
+OTHER_IMAGES = "the files of the data set were other ones"
+IMAGES_ADVICE = (
+    "give fsbench run again, which computes again what other images gave, or remove the records "
+    "of the others (fsbench store rm)"
+)
+UNKNOWN = "unknown"
+STALE_ADVICE = (
+    "give fsbench run again, which computes again what other code has computed, or remove the "
+    "older records (fsbench store rm)"
+)
+
+
+def condition(spec: RunSpec, name: str) -> str:
+    """A condition as text: what the table shows and the option of its name takes."""
+    value = getattr(spec, name)
+    return "none" if value is None else str(value)
+
+
+def own_data(spec: RunSpec) -> str:
+    """A short digest of a person's own class names, templates and hold-out; `none` without."""
+    skipped = spec.data.get(SKIPPED, {}).get(spec.dataset)
+    # What is left out of a target shows in its revision.
+    data = without_skipped(spec.data)
+    data |= {SKIPPED: skipped} if skipped else {}
+    return data_digest(data) if data else "none"
+
+
+def said_data(spec: RunSpec) -> str:
+    """The digest of own data alone, whatever images are left out; `none` without."""
+    data = without_skipped(spec.data)
+    return data_digest(data) if data else "none"
+
+
+def without_skipped(data: Mapping[str, Any]) -> dict[str, Any]:
+    """What was said about own data, without the images that are left out of it."""
+    return {name: value for name, value in data.items() if name != SKIPPED}
+
+
+def data_digest(data: Mapping[str, Any]) -> str:
+    """The first 12 digits of the SHA-256 of what was said about a person's own data."""
+    return hashlib.sha256(canonical_json(dict(data)).encode()).hexdigest()[:12]
+
+
+def refuse_mixed(records: Sequence[Record]) -> None:
+    """Raise UsageError unless all records were made under one set of conditions."""
+    for name in CONDITIONS:
+        counts = Counter(condition(record.spec, name) for record in records)
+        if len(counts) > 1:
+            raise _mixed(name, counts, f"choose one with --{name} {counts.most_common(1)[0][0]}")
+    for scope, name, counts in _local_conflicts(records):
+        raise _mixed(f"{name} of {scope}", counts, _local_advice(name, counts))
+
+
+def _mixed(name: str, counts: Counter[str], advice: str) -> UsageError:
+    values = ", ".join(f"'{value}' in {count} records" for value, count in sorted(counts.items()))
+    return UsageError(
+        f"records differ in {name} ({values}), expected one value in a table: {advice}, "
+        "or show them as separate rows with --allow-mixed"
+    )
+
+
+def _local_advice(name: str, counts: Counter[str]) -> str:
+    if name in (OWN_DATA, SKIPPED_IMAGES):
+        return f"choose one with --own-data {counts.most_common(1)[0][0]}"
+    if name in ("images", "test images"):
+        return f"{OTHER_IMAGES}: {IMAGES_ADVICE}"
+    if name in ("revision", "target revision"):
+        return "choose one with --revision PREFIX"
+    if name == "code":
+        chosen = counts.most_common(1)[0][0]
+        return f"{STALE_ADVICE}, choose one with --code {chosen}"
+    return "run the older cells again with --force"
+
+
+def code(record: Record) -> str:
+    """The first digits of the digest of the method's code; `unknown` where a record has none."""
+    return (code_digest(record) or UNKNOWN)[:12]
+
+
+def code_of(record: Record) -> str:
+    """Among which records the code must be one: those of a method in one version."""
+    return f"'{record.spec.method}@{record.spec.method_version}'"
+
+
+def _code_scope(record: Record) -> Hashable:
+    # What failed has no number that could be mixed with others.
+    return code_of(record) if record.status == "done" else id(record)
+
+
+def _local_conflicts(records: Sequence[Record]) -> list[tuple[str, str, Counter[str]]]:
+    """Differences inside one data set, one split or one method: (scope, name, counts)."""
+    found = []
+    for name, scope, value in _LOCAL:
+        groups: defaultdict[Hashable, Counter[str]] = defaultdict(Counter)
+        for record in records:
+            groups[scope(record)][value(record)] += 1
+        found += [(str(key), name, counts) for key, counts in groups.items() if len(counts) > 1]
+    return found
+
+
+def _split_name(record: Record) -> str:
+    spec = record.spec
+    return f"'{spec.evaluated}', {spec.shots}-shot, split seed {spec.split_seed}"
+
+
+def digest(record: Record) -> str:
+    """The digest of the record's split; empty when it has none (a cell that failed early)."""
+    return str(record.split.get("digest") or "")
+
+
+def _split_scope(record: Record) -> Hashable:
+    return _split_name(record) if digest(record) else id(record)
+
+
+def _images_scope(record: Record) -> Hashable:
+    return _split_name(record) if images(record) and digest(record) else id(record)
+
+
+def _test_scope(record: Record) -> Hashable:
+    return f"'{record.spec.evaluated}'" if test_images(record) else id(record)
+
+
+def _target_scope(record: Record) -> Hashable:
+    return f"'{record.spec.target}'" if record.spec.target else id(record)
+
+
+_LOCAL: tuple[tuple[str, Callable[[Record], Hashable], Callable[[Record], str]], ...] = (
+    (OWN_DATA, lambda record: f"'{record.spec.dataset}'", lambda record: said_data(record.spec)),
+    # Asked where own data is the same, so that only the images differ.
+    (SKIPPED_IMAGES, lambda r: f"'{r.spec.dataset}'", lambda record: own_data(record.spec)),
+    ("revision", lambda record: f"'{record.spec.dataset}'", lambda record: record.spec.revision),
+    ("target revision", _target_scope, lambda record: record.spec.target_revision),
+    ("split digest", _split_scope, lambda record: digest(record)[:12]),
+    ("images", _images_scope, lambda record: images(record)[:12]),
+    ("test images", _test_scope, lambda record: test_images(record)[:12]),
+    ("code", _code_scope, code),
+    ("options", lambda record: f"'{_row_name(record)}'", lambda r: canonical_json(r.spec.options)),
+)
+
+
+def assign_rows(records: Sequence[Record]) -> dict[str, tuple[Row, list[Record]]]:
+    """Records by row label: the method with its overrides, and what differs between records."""
+    differing = [
+        name for name in CONDITIONS if len({condition(record.spec, name) for record in records}) > 1
+    ]
+    labels = _local_labels(records)
+    names = _method_names(records)
+    rows: dict[str, tuple[Row, list[Record]]] = {}
+    for record in records:
+        parts = [f"{name}={_short(name, condition(record.spec, name))}" for name in differing]
+        spec = record.spec
+        name = method_label(names[spec.method, spec.method_version], spec.overrides)
+        label = " ".join([name, *parts, *labels[id(record)]])
+        rows.setdefault(label, (Row(label, record.spec), []))[1].append(record)
+    return rows
+
+
+def _method_names(records: Sequence[Record]) -> dict[tuple[str, str], str]:
+    """By method and version, `clip-lora`, or `clip-lora@1` where another version is there too."""
+    versions: defaultdict[str, set[str]] = defaultdict(set)
+    for record in records:
+        versions[record.spec.method].add(record.spec.method_version)
+    short = short_names(versions)
+    return {
+        (method, version): f"{short[method]}@{version}" if len(found) > 1 else short[method]
+        for method, found in versions.items()
+        for version in found
+    }
+
+
+def _row_name(record: Record) -> str:
+    """Method, version and overrides, which make a row of their own."""
+    spec = record.spec
+    return method_label(f"{spec.method}@{spec.method_version}", spec.overrides)
+
+
+def _short(name: str, value: str) -> str:
+    return value[:12] if name == "weights" else value
+
+
+def _local_labels(records: Sequence[Record]) -> dict[int, list[str]]:
+    """Per record, the parts of its label that tell apart own data, revisions, splits, options."""
+    by_label: defaultdict[str, list[Record]] = defaultdict(list)
+    values: defaultdict[tuple[str, Hashable], set[str]] = defaultdict(set)
+    for record in records:
+        by_label[_row_name(record)].append(record)
+        for name, scope, value in _labeled(record):
+            values[name, scope].add(value)
+    labels: dict[int, list[str]] = {}
+    for record in records:
+        labels[id(record)] = [
+            f"{name}={value[:12]}"
+            for name, scope, value in _labeled(record)
+            if len(values[name, scope]) > 1
+        ]
+    for group in by_label.values():
+        for record, part in zip(group, _differing_options(group), strict=True):
+            labels[id(record)] += part
+    return labels
+
+
+def _labeled(record: Record) -> list[tuple[str, Hashable, str]]:
+    """What may tell a record from others: (name, where it must be equal, value)."""
+    spec = record.spec
+    found: list[tuple[str, Hashable, str]] = [
+        ("code", _row_name(record), code(record)),
+        (OWN_DATA, spec.dataset, said_data(spec)),
+        (SKIPPED_IMAGES, (spec.dataset, said_data(spec)), own_data(spec)),
+        ("revision", spec.dataset, spec.revision),
+    ]
+    if spec.target:
+        found.append(("target revision", spec.target, spec.target_revision))
+    if digest(record):
+        found.append(("split", _conditions_of_split(record), digest(record)))
+    if digest(record) and images(record):
+        found.append(("images", images_scope(record), images(record)))
+    if test_images(record):
+        found.append(("test images", test_scope(record), test_images(record)))
+    return found
+
+
+def _conditions_of_split(record: Record) -> Hashable:
+    spec = record.spec
+    conditions = (spec.protocol, spec.val, spec.limit, spec.revision, spec.target_revision)
+    return (_split_name(record), *conditions, own_data(spec))
+
+
+def _differing_options(group: Sequence[Record]) -> list[list[str]]:
+    if len({canonical_json(record.spec.options) for record in group}) == 1:
+        return [[] for _ in group]
+    values = [
+        {name: canonical_json(value) for name, value in record.spec.options.items()}
+        for record in group
+    ]
+    names = sorted({name for options in values for name in options})
+    differing = [name for name in names if len({options.get(name) for options in values}) > 1]
+    return [
+        [f"{name}={options[name]}" for name in differing if name in options] for options in values
+    ]

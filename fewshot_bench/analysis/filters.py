@@ -1,0 +1,162 @@
+"""Filters: which records go into a table."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+
+from fewshot_bench.analysis.conditions import code, code_of, condition, own_data, said_data
+from fewshot_bench.analysis.table.model import Seed
+from fewshot_bench.api import method_references
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.spec import RunSpec, method_label
+from fewshot_bench.utils.errors import UsageError, unknown
+from fewshot_bench.utils.names import spelled_once, split_names
+
+_COMMA = re.compile(r",(?![^\[\]]*\])")
+_NAMES: Mapping[str, Callable[[Record], tuple[str, ...]]] = {
+    "method": lambda record: method_names(record.spec),
+    "dataset": lambda record: _dataset_names(record.spec),
+    "classes": lambda record: (record.spec.classes,),
+    "shots": lambda record: (str(record.spec.shots),),
+    "seeds": lambda record: (str(Seed(record.spec.split_seed, record.spec.train_seed)),),
+}
+_KINDS = {
+    "method": "method",
+    "dataset": "data set",
+    "classes": "classes",
+    "shots": "number of shots",
+    "seeds": "seed",
+}
+_PREFIXES = ("weights", "revision", "own_data")
+
+
+def select(
+    records: Sequence[Record],
+    names: Mapping[str, str | None],
+    conditions: Mapping[str, str | None],
+) -> list[Record]:
+    """The records that match every filter; UsageError for a value that no record has.
+
+    names: comma lists for `method`, `dataset`, `classes`, `shots` and `seeds`; conditions: one
+    value each for the table's conditions, a prefix being enough for `weights`, `revision` (of the
+    data set or of the target), `own_data` and `code`, which leaves other methods alone.
+    """
+    tests = [_by_name(records, kind, text) for kind, text in names.items() if text]
+    tests += [_by_condition(records, name, text) for name, text in conditions.items() if text]
+    chosen = [record for record in records if all(test(record) for test in tests)]
+    if records and not chosen:
+        given = {**names, **conditions}
+        asked = ", ".join(f"{_option(name)} {text}" for name, text in given.items() if text)
+        raise UsageError(f"no record matches {asked} together; leave out one of them")
+    return chosen
+
+
+def split_list(text: str, known: Iterable[str]) -> list[str]:
+    """The names in a comma list; commas inside brackets, or of a known name, do not separate."""
+    if text in set(known):
+        return [text]
+    return [part.strip() for part in _COMMA.split(text) if part.strip()]
+
+
+def order(names: str | None, found: Iterable[str]) -> list[str]:
+    """`found` in the order of the comma list that asked for them, else sorted."""
+    found = sorted(set(found))
+    if not names:
+        return found
+    wanted = split_list(names, found)
+    return sorted(found, key=lambda name: place(wanted, name))
+
+
+def place(wanted: Sequence[str], name: str) -> int:
+    """Where a name stands in a list; after its end when it is not there."""
+    return wanted.index(name) if name in wanted else len(wanted)
+
+
+def method_names(spec: RunSpec) -> tuple[str, ...]:
+    """By what `--method` finds a cell: method and label, with or without its version.
+
+    Of a method in a file shorter paths, too.
+    """
+    own = spec.method, *method_references.aliases(spec.method)
+    return (*own, spec.label, *versioned_names(spec))
+
+
+def versioned_names(spec: RunSpec) -> tuple[str, ...]:
+    """`clip-lora@1` and `clip-lora@1[rank=4]`: the names that ask for this version."""
+    own = spec.method, *method_references.aliases(spec.method)
+    named = [f"{name}@{spec.method_version}" for name in own]
+    return (*named, *(method_label(name, spec.overrides) for name in named if spec.overrides))
+
+
+def asked_methods(text: str, records: Sequence[Record]) -> list[str]:
+    """The methods of a comma list, as `method_names` has them where they are there."""
+    known = {name for record in records for name in method_names(record.spec)}
+    wanted = split_list(text, known)
+    return [n if n in known else method_references.canonical(n) for n in wanted]
+
+
+def asked_datasets(text: str, known: Set[str]) -> list[str]:
+    """The data sets of a comma list as `fsbench run` reads it, places as records spell them."""
+    listed, places = split_list(text, known), split_names(text)
+    if text not in known and ("\\" in text or any("," in name for name in places)):
+        listed = list(places)
+    return [name if name in known else spelled_once(name) for name in listed]
+
+
+def _dataset_names(spec: RunSpec) -> tuple[str, ...]:
+    """By what `--dataset` finds a cell: the data set, the target, and how the table shows it."""
+    return tuple(name for name in (spec.dataset, spec.target, spec.evaluated) if name)
+
+
+def _by_name(records: Sequence[Record], kind: str, text: str) -> Callable[[Record], bool]:
+    of = _NAMES[kind]
+    known = {name for record in records for name in of(record)}
+    if kind == "dataset":
+        wanted = asked_datasets(text, known)
+    else:
+        wanted = asked_methods(text, records) if kind == "method" else split_list(text, known)
+    for name in wanted:
+        if name not in known:
+            raise unknown(_KINDS[kind], name, known, "only what is in the store can be compared")
+    return lambda record: not wanted or any(name in wanted for name in of(record))
+
+
+def _by_condition(records: Sequence[Record], name: str, text: str) -> Callable[[Record], bool]:
+    if name == "code":
+        return _by_code(records, text)
+
+    def matches(record: Record) -> bool:
+        values = _values(record.spec, name)
+        if name in _PREFIXES:
+            return any(value.startswith(text) for value in values)
+        return text in values
+
+    if not any(map(matches, records)):
+        known = {value for record in records for value in _values(record.spec, name)}
+        raise unknown(
+            name.replace("_", " "), text, known, "only what is in the store can be compared"
+        )
+    return matches
+
+
+def _by_code(records: Sequence[Record], text: str) -> Callable[[Record], bool]:
+    """Records of the code of that digest; methods that have none of it stay as they are."""
+    having = {code_of(record) for record in records if code(record).startswith(text[:12])}
+    if not having:
+        known = {code(record) for record in records}
+        raise unknown("code", text, known, "only what is in the store can be compared")
+    return lambda r: code_of(r) not in having or code(r).startswith(text[:12])
+
+
+def _values(spec: RunSpec, name: str) -> tuple[str, ...]:
+    if name == "own_data":
+        said = said_data(spec)
+        return (own_data(spec), *([said] if said != "none" else []))
+    if name == "revision" and spec.target:
+        return spec.revision, spec.target_revision
+    return (condition(spec, name),)
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

@@ -1,0 +1,18 @@
+"""One line that says which cells a table is of, and under which conditions; and back again."""
+
+from fewshot_bench.analysis.signature.commands import commands, commands_of, problems
+from fewshot_bench.analysis.signature.line import parse, write
+from fewshot_bench.analysis.signature.made import signature_of, splits_digest
+from fewshot_bench.analysis.signature.under import broken, under_table
+
+__all__ = [
+    "broken",
+    "commands",
+    "commands_of",
+    "parse",
+    "problems",
+    "signature_of",
+    "splits_digest",
+    "under_table",
+    "write",
+]

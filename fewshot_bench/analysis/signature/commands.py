@@ -1,0 +1,198 @@
+"""From a signature, or from cells, to the commands that compute them.
+
+All `fsbench run` commands that are printed anywhere are written here.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+
+from fewshot_bench.analysis.signature.fields import CONDITIONS
+from fewshot_bench.analysis.signature.made import matrices, value_text
+from fewshot_bench.analysis.signature.model import Choice, Matrix, Named, Pair, Signature
+from fewshot_bench.analysis.signature.numbers import numbers, shots_text
+from fewshot_bench.api.spec import IMPORTED, NO_CLASSES, RunSpec
+from fewshot_bench.utils.names import join_names
+
+
+def commands(signature: Signature, store: str = "") -> list[str]:
+    """`fsbench run` lines that together compute every cell of the signature, and no other.
+
+    `problems` names the exceptions.
+    """
+    return _lines(signature.matrices, store)
+
+
+def commands_of(specs: Iterable[RunSpec], store: str = "") -> tuple[list[str], list[str]]:
+    """`fsbench run` lines that compute each of these cells once and no other; what is to be known.
+
+    Cells that no command can say are left out, and named.
+    """
+    unsaid: dict[str, None] = {}
+    sayable = []
+    for spec in specs:
+        found = list(_unsaid_cell(spec))
+        unsaid |= dict.fromkeys(found)
+        sayable += [] if found else [spec]
+    made = matrices(sayable)
+    texts = [text for matrix in made for text in _remarks(matrix)]
+    return _lines(made, store), [*unsaid, *dict.fromkeys(texts)]
+
+
+def _lines(made: Iterable[Matrix], store: str) -> list[str]:
+    return list(dict.fromkeys(line for matrix in made for line in _matrix(matrix, store)))
+
+
+def problems(signature: Signature) -> list[str]:
+    """What a line and its commands cannot say, one sentence each."""
+    found = [text for matrix in signature.matrices for text in _problems(matrix)]
+    return list(dict.fromkeys(found))
+
+
+def _matrix(matrix: Matrix, store: str) -> Iterator[str]:
+    for choices in _each_method_once(matrix.methods):
+        for seeds in _seed_options(matrix.seeds):
+            for asked in _asked(matrix):
+                for datasets in _own_names(matrix):
+                    words = ["fsbench", "run", *(["--store", store] if store else [])]
+                    words += _method_words(choices)
+                    words += ["--dataset", _names(datasets), *asked]
+                    words += ["--shots", shots_text(matrix.shots), *seeds]
+                    for part, _, words_of in CONDITIONS:
+                        words += words_of(getattr(matrix, part))
+                    yield shlex.join(words)
+
+
+def _each_method_once(choices: Sequence[Choice]) -> list[list[Choice]]:
+    """One command takes one product of options for a method."""
+    rounds: list[list[Choice]] = []
+    for choice in choices:
+        free = [r for r in rounds if choice.method not in {other.method for other in r}]
+        if free:
+            free[0].append(choice)
+        else:
+            rounds.append([choice])
+    return rounds
+
+
+def _method_words(choices: Sequence[Choice]) -> list[str]:
+    words = ["--method", join_names(choice.method for choice in choices)]
+    for choice in choices:
+        for name, values in choice.options:
+            words += ["-o", f"{choice.method}.{name}={','.join(values)}"]
+    return words
+
+
+def _seed_options(pairs: Sequence[Pair]) -> Iterator[list[str]]:
+    by_split = groupby(sorted(pairs), key=lambda pair: pair.split)
+    trains = {split: [pair.train for pair in group] for split, group in by_split}
+    equal = [split for split, seeds in trains.items() if seeds == [split]]
+    if equal:
+        yield ["--seeds", numbers(equal)]
+    for split, seeds in trains.items():
+        if seeds != [split]:
+            yield ["--seeds", numbers(seeds), "--split-seed", str(split)]
+
+
+def _asked(matrix: Matrix) -> Iterator[list[str]]:
+    """Transfers come with the data set itself or alone; halves of the classes are another fit."""
+    parts = list(matrix.classes)
+    if matrix.targets:
+        alone = [] if "all" in parts else ["--classes", NO_CLASSES]
+        yield ["--transfer", _names(matrix.targets), *alone]
+        parts = [part for part in parts if part != "all"]
+    if parts:
+        yield [] if parts == ["all"] else ["--classes", ",".join(parts)]
+
+
+def _own_names(matrix: Matrix) -> list[Sequence[Named]]:
+    """A run takes class names for one data set only."""
+    return [[one] for one in matrix.datasets] if matrix.classnames else [matrix.datasets]
+
+
+def _names(values: Sequence[Named]) -> str:
+    """Each name once, also where its lists are of several revisions."""
+    return join_names(dict.fromkeys(value.name for value in values))
+
+
+def _problems(matrix: Matrix) -> Iterator[str]:
+    if matrix.has:
+        some, total = matrix.has
+        yield f"the commands compute {total:,} cells, of which the table has {some:,}"
+    yield from _remarks(matrix)
+    yield from _unsaid(matrix)
+    versions: dict[str, set[str]] = {}
+    for choice in matrix.methods:
+        versions.setdefault(choice.method, set()).add(choice.version)
+    for method, known in versions.items():
+        if len(known) > 1:
+            yield f"{method} of versions {', '.join(sorted(known))}: a command runs the one here"
+
+
+def _remarks(matrix: Matrix) -> Iterator[str]:
+    """What must be there, or be put into the commands, before they are run."""
+    if matrix.classnames:
+        yield (
+            f"own class names (digest {matrix.classnames}) are too long for a command: put their "
+            "file in the place of FILE"
+        )
+    if matrix.protocol == IMPORTED:
+        yield "the picks were imported: put them into the store first (fsbench splits import)"
+
+
+def _unsaid(matrix: Matrix) -> Iterator[str]:
+    """Names and values that a command would split, strip, or show as something else."""
+    for choice in matrix.methods:
+        for name, values in choice.options:
+            yield from _unsaid_option(choice.method, name, values)
+    yield from _unsaid_methods(choice.method for choice in matrix.methods)
+    yield from _unsaid_names(one.name for one in (*matrix.datasets, *matrix.targets))
+    if matrix.templates:
+        yield from _unsaid_prompts(matrix.prompts)
+    yield from _unsaid_texts((matrix.backbone.name, matrix.device, *matrix.templates))
+
+
+def _unsaid_cell(spec: RunSpec) -> Iterator[str]:
+    for name, value in spec.overrides.items():
+        yield from _unsaid_option(spec.method, name, [value_text(value)])
+    yield from _unsaid_methods([spec.method])
+    yield from _unsaid_names(filter(None, (spec.dataset, spec.target)))
+    yield from _unsaid_texts((spec.backbone, spec.device, *spec.data.get("templates", ())))
+    if spec.data.get("templates"):
+        yield from _unsaid_prompts(spec.prompts)
+    if spec.shots < 1:
+        yield f"no command can ask for {spec.shots} shots"
+
+
+def _unsaid_option(method: str, name: str, values: Iterable[str]) -> Iterator[str]:
+    if not name.isidentifier():
+        yield f"{method}: no command can say the option {name!r}"
+    for value in values:
+        if "," in value or value != value.strip() or not value.isprintable():
+            yield f"{method}: no command can say {name}={value!r}"
+
+
+def _unsaid_names(names: Iterable[str]) -> Iterator[str]:
+    for name in dict.fromkeys(names):
+        if not name.isprintable():
+            yield f"no command can say the name {name!r}"
+
+
+def _unsaid_methods(names: Iterable[str]) -> Iterator[str]:
+    for name in dict.fromkeys(names):
+        if name != name.strip() or "=" in name or not name.isprintable():
+            yield f"no command can say the name {name!r}"
+
+
+def _unsaid_prompts(prompts: str) -> Iterator[str]:
+    """Own templates stand for the custom prompts, and for no others."""
+    if prompts != "custom":
+        yield f"no command can ask for own prompt templates and --prompts {prompts} at once"
+
+
+def _unsaid_texts(texts: Iterable[str]) -> Iterator[str]:
+    for text in texts:
+        if not text.isprintable():
+            yield f"no command can show {text!r}"

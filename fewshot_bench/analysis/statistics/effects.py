@@ -1,0 +1,162 @@
+"""Paired differences of one data set as seeds by images: their mean and where they vary from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fewshot_bench.utils.errors import UsageError
+
+Scores = Sequence[ArrayLike]
+"""Per seed an array (images,): the same images in the same order for all seeds of a data set."""
+Runs = Sequence[tuple[int, int]]
+"""Per array the split seed (of the support set) and the training seed of the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """What paired differences of one data set vary by: two-way random effects, seeds by images.
+
+    All in points (100 x score) and points squared. The three estimates are unbiased and therefore
+    can be negative; `error` of their sum is used as it is, a reader is shown `max(0, ...)`.
+
+    difference: mean over seeds and images.
+    seed: variance between seeds (support set and training), without test images in it; None for
+        one seed, which says nothing about other seeds.
+    image: variance between test images that all seeds share; with one seed, all of it.
+    interaction: variance that is of one seed and one image; 0 for one seed.
+    training: variance of `difference` by a new draw of training seeds, where all support sets were
+        trained with the same `trainings` of them; else 0, and it is in `seed`.
+    """
+
+    seeds: int
+    images: int
+    difference: float
+    seed: float | None
+    image: float
+    interaction: float
+    training: float = 0.0
+    trainings: int = 1
+
+    @property
+    def seed_part(self) -> float:
+        """Variance of `difference` by a new draw of seeds: that of the seeds' means by their n.
+
+        The seeds' means differ by the interaction too, so its share is in here, once.
+        """
+        if self.seed is None:
+            return 0.0
+        return (self.seed + self.interaction / self.images) / self.seeds
+
+    @property
+    def image_part(self) -> float:
+        """Variance of `difference` by a new draw of images, for what all seeds share."""
+        return self.image / self.images
+
+    @property
+    def image_square(self) -> float:
+        """Square of the image part by its degrees of freedom, images - 1, for Satterthwaite's sum.
+
+        Not the squares of the two mean squares that it is the difference of: where images share
+        nothing they are far larger than it, and few degrees of freedom would be claimed for a part
+        that is next to 0 (the level was 1.9 % then).
+        """
+        return max(0.0, self.image_part) ** 2 / (self.images - 1)
+
+
+def spread(
+    ours: Scores, theirs: Scores, dataset: str = "this data set", runs: Runs | None = None
+) -> Spread:
+    """Mean and variances of the differences `ours - theirs` of one data set.
+
+    ours, theirs: per seed an array (images,); the n-th of both are of the same support set.
+    runs: needed where several of them have one support set, and then are no draws of their own.
+    UsageError unless both have the same seeds and images, at least two images, and are finite.
+    """
+    difference = 100.0 * (_matrix(ours, dataset) - _matrix(theirs, dataset, like=_shape(ours)))
+    if runs is None:
+        return spread_of(difference)
+    if len(runs) != len(difference):
+        raise UsageError(
+            f"{len(runs)} pairs of seeds for {len(difference)} runs on '{dataset}': expected one "
+            "pair for each"
+        )
+    return spread_of_runs(difference, runs)
+
+
+def spread_of_runs(values: NDArray[np.float64], runs: Runs) -> Spread:
+    """The spread of runs (runs, images) of which several may have one support set.
+
+    Support sets are the draws then, each with the mean of its runs. Training seeds that all of them
+    share shift them together, which their variance does not show: that is a part of its own, from
+    the table of support sets by training seeds. With one support set its runs are the draws.
+    """
+    splits = sorted({split for split, _ in runs})
+    if len(splits) in (1, len(runs)):
+        return spread_of(values)
+    rows = [[place for place, (own, _) in enumerate(runs) if own == split] for split in splits]
+    found = spread_of(np.stack([values[row].mean(axis=0) for row in rows]))
+    means = {run: float(row.mean()) for run, row in zip(runs, values, strict=True)}
+    trains = sorted({train for _, train in runs})
+    shared = [train for train in trains if all((split, train) in means for split in splits)]
+    if len(shared) < 2:
+        return found
+    # Training seeds take the place of images here: the same table of two random effects.
+    table = spread_of(np.array([[means[split, train] for train in shared] for split in splits]))
+    return replace(found, training=max(0.0, table.image_part), trainings=len(shared))
+
+
+def spread_of(values: NDArray[np.float64]) -> Spread:
+    """The same from a matrix (seeds, images), in the unit of its values.
+
+    Mean squares of the two-way table without replication and their expectations: Searle, Casella
+    and McCulloch 1992, section 4.3 and table 4.9.
+    """
+    seeds, images = values.shape
+    grand = float(values.mean())
+    centered = values - grand
+    by_seed, by_image = centered.mean(axis=1), centered.mean(axis=0)
+    image_square = seeds * float(by_image @ by_image) / (images - 1)
+    if seeds == 1:
+        return Spread(1, images, grand, None, image_square, 0.0)
+    rest = centered - by_image - by_seed[:, None]
+    interaction = float(np.einsum("si,si->", rest, rest)) / ((seeds - 1) * (images - 1))
+    seed_square = images * float(by_seed @ by_seed) / (seeds - 1)
+    return Spread(
+        seeds=seeds,
+        images=images,
+        difference=grand,
+        seed=(seed_square - interaction) / images,
+        image=(image_square - interaction) / seeds,
+        interaction=interaction,
+    )
+
+
+def _shape(scores: Scores) -> tuple[int, ...]:
+    return len(scores), *(np.shape(scores[0]) if len(scores) else ())
+
+
+def _matrix(
+    scores: Scores, dataset: str, like: tuple[int, ...] | None = None
+) -> NDArray[np.float64]:
+    """(seeds, images); UsageError for what cannot be compared."""
+    rows = [np.asarray(row, dtype=np.float64) for row in scores]
+    shapes = sorted({row.shape for row in rows})
+    if len(shapes) != 1 or len(shapes[0]) != 1 or shapes[0][0] < 2:
+        raise UsageError(
+            f"scores of '{dataset}' have the shapes {shapes}: expected for every seed one number "
+            "for each of the same two or more test images"
+        )
+    found = np.stack(rows)
+    if like is not None and found.shape != like:
+        raise UsageError(
+            f"scores of '{dataset}' are of {like[0]} seeds x {like[1]} images and of "
+            f"{found.shape[0]} x {found.shape[1]}: expected the same seeds and images of both "
+            "methods; leave out the seeds that only one has"
+        )
+    if not np.isfinite(found).all():
+        raise UsageError(f"scores of '{dataset}' are not all finite: leave that record out")
+    return found

@@ -1,0 +1,104 @@
+"""Means over seeds with Student's t-intervals, or with the range of two."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from fewshot_bench.utils.text import signed
+
+CONFIDENCE = 0.95
+# Of two values the interval is 12.7 standard errors wide on each side: it says nothing.
+FEWEST = 3
+Key = TypeVar("Key", bound=Hashable)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean over `n` values, of which `least` and `most` are the extremes.
+
+    half: half-width of the interval; None for fewer than `FEWEST` values.
+    """
+
+    mean: float
+    half: float | None
+    n: int
+    least: float
+    most: float
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """What is drawn around the mean: the interval, or the range of fewer values."""
+        if self.half is None:
+            return self.least, self.most
+        return self.mean - self.half, self.mean + self.half
+
+    def around(self, digits: int = 2, *, sign: bool = False) -> str:
+        """The same as it stands behind the mean: `±0.31`, of two `(23.92–38.98)`; empty for one.
+
+        sign: of differences, whose range is `(-0.30 to +2.70)`.
+        """
+        if self.half is not None:
+            return f"±{self.half:.{digits}f}"
+        if self.n < 2:
+            return ""
+        if sign:
+            return f"({signed(self.least, digits)} to {signed(self.most, digits)})"
+        return f"({self.least:.{digits}f}–{self.most:.{digits}f})"
+
+
+def estimate(values: Sequence[float]) -> Estimate | None:
+    """The mean, its two-sided t-interval where there are enough values; None without any."""
+    n = len(values)
+    if n == 0:
+        return None
+    mean = math.fsum(values) / n
+    least, most = min(values), max(values)
+    if n < FEWEST:
+        return Estimate(mean, None, n, least, most)
+    variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
+    return Estimate(mean, quantile(n - 1) * math.sqrt(variance / n), n, least, most)
+
+
+@functools.cache
+def quantile(freedom: int) -> float:
+    """Student's t that leaves 2.5 % above it, for the given whole degrees of freedom.
+
+    Solves A(t|v) = 0.95 by bisection over the angle arctan(t / sqrt(v)); written out because
+    importing scipy takes longer than a whole table.
+    """
+    low, high = 0.0, math.pi / 2
+    for _ in range(80):
+        middle = (low + high) / 2
+        if _two_sided(middle, freedom) < CONFIDENCE:
+            low = middle
+        else:
+            high = middle
+    return math.sqrt(freedom) * math.tan(low)
+
+
+def _two_sided(angle: float, freedom: int) -> float:
+    """Probability of |t| below sqrt(v) tan(angle): Abramowitz and Stegun 26.7.3 and 26.7.4."""
+    odd = freedom % 2
+    term = total = math.cos(angle) if odd else 1.0
+    for step in range(2 + odd, freedom, 2):
+        term *= math.cos(angle) ** 2 * (step - 1) / step
+        total += term
+    if not odd:
+        return math.sin(angle) * total
+    if freedom == 1:
+        return 2 * angle / math.pi
+    return 2 / math.pi * (angle + math.sin(angle) * total)
+
+
+def paired(
+    ours: Mapping[Key, float],
+    theirs: Mapping[Key, float],
+    same: Mapping[Key, bool],
+) -> Estimate | None:
+    """Mean difference over the seeds that both have, where `same` says that the splits agree."""
+    seeds = [seed for seed in ours if seed in theirs and same.get(seed, False)]
+    return estimate([ours[seed] - theirs[seed] for seed in seeds])

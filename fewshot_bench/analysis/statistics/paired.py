@@ -1,0 +1,167 @@
+"""Two methods on the same splits and test images: difference, 95 % interval and p-value.
+
+What is asked. D data sets with equal weight; the difference in expected accuracy, over support
+sets and training as well as over test images. The data sets themselves are not drawn: nothing here
+speaks about others (the rank tests in `ranks` take them as draws).
+
+Model. The difference of seed s on image i of a data set is `m + a_s + b_i + e_si`: seed noise
+(support set and training), image noise that all seeds share, and what is of one seed and one image.
+The mean over S seeds and I images has the variance `A/S + B/I + E/(S I)`.
+
+Why not a bootstrap alone.
+- The paired bootstrap over test images (Efron and Tibshirani 1993) of seed-averaged differences has
+  the variance `B/I + E/(S I)`: it takes these S seeds for granted. With seed noise of the size seen
+  in few-shot tables it rejects true nulls far more often than at 5 %. Bouthillier et al. 2021
+  ("Accounting for variance in machine learning benchmarks") show how large what it leaves out is.
+- Resampling seeds and images independently, the pigeonhole bootstrap (Owen 2007; McCullagh 2000),
+  counts E about three times, and A only (S - 1)/S times: two thirds of it for three seeds.
+- A t-test over the S seed means has no image part (the images are the same for all seeds), and
+  over D data sets that are taken as draws it answers another question.
+
+What is done. A bootstrap's variance of a mean needs no resampling: with infinitely many resamples
+it is the plug-in variance, and its mean squares are had in closed form. The seed part is the
+variance of the seeds' means by S, `A/S + E/(S I)`; the image part is the bootstrap variance over
+images less the interaction that the seed part already has, `B/I`. Their sum is the unbiased
+`(MS_seed + MS_image - MS_rest) / (S I)`, summed over data sets and divided by D^2. The statistic is
+referred to Student's t, whose freedom comes from Satterthwaite's (1946) formula with the change for
+few seeds that `freedom` explains. The sum is not raised to the bootstrap's variance where it is
+below: that would make the level as low as 2 % where seeds do not matter. p-value and interval come
+from one distribution: the interval leaves out 0 exactly when p < 0.05.
+
+Where several training seeds were run on each support set, these runs are not independent. Support
+sets are the seeds then, each with the mean of its runs, and where they share their training seeds
+the variance between these is a part of its own, `T/K`, with K - 1 degrees of freedom.
+
+With one seed nothing is known about seed noise, and the comparison is conditional on that seed:
+the image part alone, as in a paired t-test over images (McNemar's test without its correction,
+for hits). The result says so in `conditional`. A small p then says that these two fitted
+classifiers differ, not that the methods do.
+
+References: Efron and Tibshirani 1993, An introduction to the bootstrap, ch. 6; Owen 2007, The
+pigeonhole bootstrap; Satterthwaite 1946, An approximate distribution of estimates of variance
+components; Demsar 2006, Statistical comparisons of classifiers over multiple data sets;
+Benavoli, Corani and Mangili 2016, Should we really use post-hoc tests based on mean-ranks?
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fewshot_bench.analysis.statistics.effects import Runs, Scores, Spread, spread
+from fewshot_bench.analysis.statistics.freedom import combined, pooled
+from fewshot_bench.utils.errors import UsageError
+
+__all__ = ["Comparison", "Scores", "compare_paired", "compare_spreads"]
+
+LEVEL = 0.05
+# Below it (two seeds have 1) the interval of Student's t is too wide to say anything.
+LEAST_FREEDOM = 2
+TINY = 1e-9  # of the difference: below it a standard error is rounding, not variance
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The mean difference over data sets, in points (100 x score), with what it rests on.
+
+    low, high: 95 % interval. p: two-sided, for no difference.
+    datasets: how many; seeds: of the data set with the fewest, or its support sets where several
+        runs have one; images: of all data sets together.
+    conditional: whether a data set has only one seed, so that seed noise is not in the interval.
+    error, freedom: standard error in points and degrees of freedom of Student's t. Where nothing
+        varies (every image of a tiny test set won by one side), nothing can be told: p is 1 and
+        the interval is all that a difference in accuracy can be.
+    spreads: by data set, the variances that the error comes from.
+    """
+
+    difference: float
+    low: float
+    high: float
+    p: float
+    datasets: int
+    seeds: int
+    images: int
+    conditional: bool
+    error: float
+    freedom: float
+    spreads: Mapping[str, Spread]
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the interval says anything: not with one degree of freedom, or less than two."""
+        return self.error > 0 and self.freedom >= LEAST_FREEDOM
+
+
+def compare_paired(
+    ours: Mapping[str, Scores],
+    theirs: Mapping[str, Scores],
+    runs: Mapping[str, Runs] | None = None,
+) -> Comparison:
+    """Compare two methods over the same data sets, seeds and test images.
+
+    ours, theirs: by data set, per seed an array (images,) of hits (0 or 1) or other scores of which
+    more is better; the n-th seed of both was fitted on the same support set. Data sets may differ
+    in their numbers of seeds and images and count equally.
+    runs: by data set the split and training seed of each array; needed where several training seeds
+    have one support set, since these are not draws of their own.
+    UsageError unless both have the same data sets, seeds and images.
+    """
+    if set(ours) != set(theirs):
+        odd = ", ".join(sorted(set(ours) ^ set(theirs)))
+        raise UsageError(
+            f"only one of the two methods has scores on {odd}: expected the same data sets of "
+            "both; run what is missing or leave these out"
+        )
+    runs = runs or {}
+    return compare_spreads(
+        {name: spread(ours[name], theirs[name], name, runs.get(name)) for name in ours}
+    )
+
+
+def compare_spreads(spreads: Mapping[str, Spread]) -> Comparison:
+    """The same from the variances of each data set, in points (one data set of several, say)."""
+    from scipy import special
+
+    if not spreads:
+        raise UsageError("no data set to compare on: expected at least one that both methods have")
+    found = list(spreads.values())
+    difference = math.fsum(each.difference for each in found) / len(found)
+    error, freedom = error_of(found)
+    p, half = 1.0, 0.0
+    if error <= TINY * max(1.0, abs(difference)):
+        error = 0.0
+    if error:
+        p = float(2 * special.stdtr(freedom, -abs(difference) / error))
+        half = error * float(special.stdtrit(freedom, 1 - LEVEL / 2))
+    low, high = difference - half, difference + half
+    if difference and not half:
+        high = max(100.0, abs(difference))
+        low = -high
+    return Comparison(
+        difference=difference,
+        low=low,
+        high=high,
+        p=p,
+        datasets=len(found),
+        seeds=min(each.seeds for each in found),
+        images=sum(each.images for each in found),
+        conditional=any(each.seed is None for each in found),
+        error=error,
+        freedom=freedom,
+        spreads=dict(spreads),
+    )
+
+
+def error_of(spreads: Sequence[Spread]) -> tuple[float, float]:
+    """Standard error of the mean difference over data sets, in points, and its freedom."""
+    weight = 1 / len(spreads) ** 2
+    parts = [weight * max(0.0, each.seed_part) for each in spreads]
+    parts += [weight * each.training for each in spreads]
+    seed = math.fsum(parts)
+    image = max(0.0, weight * math.fsum(each.image_part for each in spreads))
+    square = weight**2 * math.fsum(each.image_square for each in spreads)
+    freedoms = [max(1, each.seeds - 1) for each in spreads]
+    freedoms += [max(1, each.trainings - 1) for each in spreads]
+    freedom = combined(seed, pooled(parts, freedoms), image, square)
+    return math.sqrt(seed + image), freedom

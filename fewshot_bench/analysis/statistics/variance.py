@@ -1,0 +1,92 @@
+"""Where a method's accuracy varies from: support set, training seed, and test images."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from fewshot_bench.analysis.statistics.effects import Scores, spread_of
+from fewshot_bench.utils.errors import UsageError
+
+Seeds = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Components:
+    """Variances in points squared; their roots are standard deviations in points.
+
+    support: between support sets (`split_seed`), training: between training seeds (`train_seed`),
+    residual: what is of one support set with one training seed (and of the test images, as far as
+    runs err on different ones). sampling: between test sets of this size, shared by all runs.
+    clipped: names of those whose unbiased estimate was negative, and which are 0 here.
+    freedoms: degrees of freedom of support, training and residual: few, so the estimates are rough.
+    """
+
+    support: float
+    training: float
+    sampling: float
+    residual: float
+    clipped: tuple[str, ...]
+    freedoms: tuple[int, int, int]
+
+    @property
+    def total(self) -> float:
+        """Variance of one run with a new support set, training seed and test set."""
+        return self.support + self.training + self.sampling + self.residual
+
+
+def components(values: Mapping[Seeds, float], sampling: float) -> Components:
+    """Split the variance of one method's scores on one data set.
+
+    values: by (split_seed, train_seed) a score in points, for every support set with every training
+    seed. sampling: variance by the test images, from `sampling_variance`.
+    Analysis of variance with two random effects, crossed, without replication (Searle, Casella and
+    McCulloch 1992, table 4.9). UsageError unless two or more of both seeds are there, all crossed:
+    with gaps the mean squares would no longer separate.
+    """
+    splits = sorted({split for split, _ in values})
+    trains = sorted({train for _, train in values})
+    _check(values, splits, trains)
+    table = np.array([[values[split, train] for train in trains] for split in splits])
+    rows, columns = table.shape
+    # Training seeds take the place of images here: the same table of two random effects.
+    found = spread_of(table)
+    raw = {"support": found.seed or 0.0, "training": found.image, "sampling": float(sampling)}
+    kept = {name: max(0.0, value) for name, value in raw.items()}
+    return Components(
+        **kept,
+        residual=found.interaction,
+        clipped=tuple(name for name, value in raw.items() if value < 0),
+        freedoms=(rows - 1, columns - 1, (rows - 1) * (columns - 1)),
+    )
+
+
+def sampling_variance(scores: Scores) -> float:
+    """Variance of a method's accuracy in points squared by the draw of its test images.
+
+    scores: per run an array (images,) of hits. With several runs it is the part that all share;
+    what they do not share is in the residual of `components` already. Can come out negative when
+    runs share next to nothing. One run has both in one number.
+    """
+    return spread_of(100.0 * np.stack([np.asarray(row, dtype=float) for row in scores])).image_part
+
+
+def _check(values: Mapping[Seeds, float], splits: list[int], trains: list[int]) -> None:
+    if len(splits) < 2 or len(trains) < 2:
+        raise UsageError(
+            f"{len(splits)} split seeds and {len(trains)} training seeds: expected two or more of "
+            "both, crossed (fsbench run with --split-seed 1, then 2, ..., and the same --seeds)"
+        )
+    gaps = [pair for pair in itertools.product(splits, trains) if pair not in values]
+    if gaps:
+        shown = ", ".join(f"{split}/{train}" for split, train in gaps[:5])
+        more = f" and {len(gaps) - 5} more" if len(gaps) > 5 else ""
+        raise UsageError(
+            f"no score for split seed/training seed {shown}{more}: expected every split seed with "
+            "every training seed; run what is missing or leave out that seed"
+        )
+    if not np.isfinite(list(values.values())).all():
+        raise UsageError("scores are not all finite: leave out the seeds of that record")

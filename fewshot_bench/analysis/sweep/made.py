@@ -1,0 +1,200 @@
+"""Records to panels: mean over seeds, then data sets where all of them have all seeds."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from fewshot_bench.analysis.conditions import (
+    CONDITIONS,
+    OWN_DATA,
+    SKIPPED_IMAGES,
+    STALE_ADVICE,
+    code,
+    condition,
+    digest,
+    own_data,
+    said_data,
+)
+from fewshot_bench.analysis.signature import signature_of
+from fewshot_bench.analysis.statistics.intervals import estimate
+from fewshot_bench.analysis.sweep.model import Axis, Cell, Panel, Status, Sweep
+from fewshot_bench.analysis.table.cells import refuse_duplicates, series_of
+from fewshot_bench.analysis.table.model import AVERAGE, Seed
+from fewshot_bench.analysis.table.notes import toy_notes
+from fewshot_bench.api.image_facts import images, images_scope, test_images, test_scope
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.spec import canonical_json
+from fewshot_bench.utils.errors import UsageError
+
+# By the data set, the shots and the values of all options.
+Found = Mapping[tuple[str, int, str], list[Record]]
+_CHOSEN = "the best of these cells is chosen on test data: report the sweep, not its maximum alone"
+
+
+def build(
+    method: str,
+    axes: Sequence[Axis],
+    records: Sequence[Record],
+    *,
+    fixed: Mapping[str, Any] | None = None,
+    metric: str = "top1",
+    each: bool = False,
+) -> Sweep:
+    """The panels of records of one method; UsageError when they differ in their conditions.
+
+    axes: options with several values: the first one gives the columns, the second the rows, the
+    others a panel for each combination. each: a panel for every data set, not only the average.
+    """
+    _refuse_mixed(records)
+    columns, rows, others = axes[0], axes[1] if len(axes) > 1 else None, tuple(axes[2:])
+    found: defaultdict[tuple[str, int, str], list[Record]] = defaultdict(list)
+    names = [axis.name for axis in axes]
+    for record in records:
+        spec = record.spec
+        chosen = {name: spec.options[name] for name in names}
+        found[spec.evaluated, spec.shots, canonical_json(chosen)].append(record)
+    panels = tuple(_panels(found, records, (columns, rows, others), metric, each))
+    return Sweep(
+        method=method,
+        metric=metric,
+        columns=columns,
+        rows=rows,
+        others=others,
+        fixed=dict(fixed or {}),
+        panels=panels,
+        conditions={name: condition(records[0].spec, name) for name in CONDITIONS},
+        notes=(*toy_notes(record.spec for record in records[:1]), *_notes(panels), _CHOSEN),
+        signature=signature_of(records),
+    )
+
+
+def _refuse_mixed(records: Sequence[Record]) -> None:
+    for name in CONDITIONS:
+        counts = Counter(condition(record.spec, name) for record in records)
+        if len(counts) > 1:
+            values = ", ".join(f"'{value}' in {n} records" for value, n in sorted(counts.items()))
+            raise UsageError(
+                f"records differ in {name} ({values}), expected one value in a sweep: choose one "
+                f"with --{name} {counts.most_common(1)[0][0]}, or another --store"
+            )
+    codes = Counter(code(record) for record in records if record.status == "done")
+    if len(codes) > 1:
+        values = ", ".join(f"'{value}' in {n} records" for value, n in sorted(codes.items()))
+        raise UsageError(
+            f"records differ in the code of {records[0].spec.method} ({values}), expected one in a "
+            f"sweep: {STALE_ADVICE}"
+        )
+    local: tuple[tuple[str, Callable[[Record], Any], Callable[[Record], str]], ...] = (
+        ("revision", lambda r: r.spec.dataset, lambda r: r.spec.revision),
+        (OWN_DATA, lambda r: r.spec.dataset, lambda r: said_data(r.spec)),
+        (SKIPPED_IMAGES, lambda r: r.spec.dataset, lambda r: own_data(r.spec)),
+        ("split", lambda r: (r.spec.evaluated, r.spec.shots, r.spec.split_seed), digest),
+        ("images", images_scope, images),
+        ("test images", test_scope, test_images),
+    )
+    for name, scope, value in local:
+        seen: dict[Any, str] = {}
+        for record in records:
+            text = value(record)
+            if text and seen.setdefault(scope(record), text) != text:
+                raise UsageError(
+                    f"records of {record.spec.evaluated} differ in {name}: expected the same "
+                    "images in all cells of a sweep; run the older ones again with --force"
+                )
+
+
+def _panels(
+    found: Found,
+    records: Sequence[Record],
+    axes: tuple[Axis, Axis | None, tuple[Axis, ...]],
+    metric: str,
+    each: bool,
+) -> Iterator[Panel]:
+    columns, rows, others = axes
+    names = list(dict.fromkeys(sorted(record.spec.evaluated for record in records)))
+    plain = [n for n in names if any(r.spec.evaluated == n and _is_plain(r) for r in records)]
+    groups: list[tuple[str, list[str]]] = [(AVERAGE, plain)] if len(plain) > 1 else []
+    if each or not groups:
+        groups += [(name, [name]) for name in names]
+    shots = sorted({record.spec.shots for record in records})
+    combinations = list(itertools.product(*(axis.values for axis in others)))
+    for (group, members), k, values in itertools.product(groups, shots, combinations):
+        fixed = dict(zip((axis.name for axis in others), values, strict=True))
+        seeds = {seed_of(r) for r in records if r.spec.shots == k and r.spec.evaluated in members}
+        if not seeds:
+            continue
+        cells = {}
+        for i, row in enumerate(rows.values if rows else (None,)):
+            for j, column in enumerate(columns.values):
+                options = {**fixed, **({rows.name: row} if rows else {}), columns.name: column}
+                key = canonical_json(options)
+                mine = [found.get((name, k, key), []) for name in members]
+                cells[i, j] = _cell(options, members, mine, seeds, metric)
+        yield Panel(group, k, fixed, cells)
+
+
+def _is_plain(record: Record) -> bool:
+    return record.spec.classes == "all" and not record.spec.target
+
+
+def seed_of(record: Record) -> Seed:
+    """The pair of seeds of a record."""
+    return Seed(record.spec.split_seed, record.spec.train_seed)
+
+
+def _cell(
+    options: Mapping[str, Any],
+    members: Sequence[str],
+    records: Sequence[Sequence[Record]],
+    seeds: Iterable[Seed],
+    metric: str,
+) -> Cell:
+    """One combination; of several data sets only where each has every seed."""
+    wanted = sorted(seeds)
+    series = [_series(found, metric) for found in records]
+    missing = tuple(
+        f"{name} seed {seed}"
+        for name, values in zip(members, series, strict=True)
+        for seed in wanted
+        if seed not in values
+    )
+    flat = [record for found in records for record in found]
+    if missing and (len(members) > 1 or not any(series)):
+        return Cell(options, _status(flat), None, missing)
+    means = [
+        sum(values[seed] for values in series) / len(series) for seed in wanted if seed in series[0]
+    ]
+    return Cell(options, "partial" if missing else "done", estimate(means), missing)
+
+
+def _series(records: Iterable[Record], metric: str) -> dict[Seed, float]:
+    found = list(records)
+    refuse_duplicates(found)
+    return series_of({seed_of(r): r for r in found if r.status == "done"}, metric)
+
+
+def _status(records: Sequence[Record]) -> Status:
+    if any(record.status == "failed" for record in records):
+        return "failed"
+    never = records and all(record.status == "inapplicable" for record in records)
+    return "inapplicable" if never else "missing"
+
+
+def _notes(panels: Sequence[Panel]) -> Iterator[str]:
+    cells = [cell for panel in panels for cell in panel.cells.values()]
+    counts: Counter[str] = Counter(cell.status for cell in cells)
+    for status, text in (
+        (
+            "missing",
+            "missing: no result of some data set or seed (--dataset NAMES runs them); "
+            "not interpolated",
+        ),
+        ("failed", "failed; run again with --retry-failed"),
+        ("partial", "over fewer seeds than the others (marked *)"),
+        ("inapplicable", "not applicable to this method"),
+    ):
+        if counts[status]:
+            yield f"{counts[status]} of {len(cells)} cells {text}"

@@ -1,0 +1,181 @@
+"""The sweep in the terminal: colored blocks with numbers, a curve for a single option."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from fewshot_bench.analysis.sweep.model import Cell, Panel, Sweep
+from fewshot_bench.api.metrics import METRICS
+from fewshot_bench.utils.styles import color_system
+from fewshot_bench.utils.text import printable
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+WORDS = {"missing": "—", "failed": "failed", "inapplicable": "n/a"}
+# Characters of a curve's axis.
+AXIS = 40
+# Characters of a column of a map.
+_NARROWEST, _WIDEST = 9, 24
+# Points of matplotlib's viridis, which stays in order for color-blind readers and in gray.
+_SCALE = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
+
+
+def render(sweep: Sweep, *, styled: bool = False, width: int = 120) -> str:
+    """All panels, notes and the signature; `styled` adds the colors of a terminal."""
+    from rich.console import Console
+    from rich.text import Text
+
+    buffer = io.StringIO()
+    console = Console(
+        file=buffer, width=width, force_terminal=styled, highlight=False, markup=False, emoji=False,
+        color_system="truecolor" if styled and color_system() else None,
+    )  # fmt: skip
+    for group, shots in sweep.groups():
+        low_high = sweep.range(group, shots)
+        scale = f", {low_high[0]:.2f} to {low_high[1]:.2f}" if low_high else ""
+        head = f"{sweep.title} on {group}, {shots}-shot"
+        caption = f"  {METRICS[sweep.metric].title}{scale}"
+        console.print(Text.assemble((printable(head), "bold"), printable(caption)))
+        for panel in sweep.panels:
+            if (panel.group, panel.shots) == (group, shots):
+                _print_panel(console, sweep, panel, low_high)
+        console.print()
+    for note in sweep.notes:
+        console.print(Text(f"* {printable(note)}"))
+    console.print(Text(printable(sweep.told_conditions), style="dim"))
+    console.print(Text(sweep.signature, style="dim"), soft_wrap=True)
+    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
+
+
+def _print_panel(
+    console: Console, sweep: Sweep, panel: Panel, scale: tuple[float, float] | None
+) -> None:
+    from rich.text import Text
+
+    if panel.title:
+        console.print(Text(printable(panel.title), style="italic"))
+    if sweep.rows is None:
+        console.print(_curve(sweep, panel, scale, console.width))
+        return
+    for columns in _parts(sweep, console.width):
+        console.print(_map(sweep, panel, scale, columns))
+
+
+def _parts(sweep: Sweep, width: int) -> Iterator[list[int]]:
+    """The columns of a map as they fit side by side: what is cut would be another number."""
+    part: list[int] = []
+    left = width - _label(sweep)
+    for j in range(len(sweep.columns.values)):
+        needed = _width(sweep, j) + 1
+        if part and needed > left:
+            yield part
+            part, left = [], width - _label(sweep)
+        part.append(j)
+        left -= needed
+    yield part
+
+
+def _label(sweep: Sweep) -> int:
+    """Characters of the column of the rows' values."""
+    assert sweep.rows is not None
+    texts = [_head(sweep), *(printable(str(value)) for value in sweep.rows.values)]
+    return min(max(map(len, texts)), _WIDEST)
+
+
+def _head(sweep: Sweep) -> str:
+    assert sweep.rows is not None
+    return printable(f"{sweep.rows.name} \\ {sweep.columns.name}")
+
+
+def _width(sweep: Sweep, column: int) -> int:
+    """Characters of a column: that of a number, or more for its value."""
+    return min(max(_NARROWEST, len(printable(str(sweep.columns.values[column])))), _WIDEST)
+
+
+def _map(
+    sweep: Sweep, panel: Panel, scale: tuple[float, float] | None, columns: list[int]
+) -> RenderableType:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    assert sweep.rows is not None
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0)
+    table.add_column(Text(_head(sweep)), width=_label(sweep), overflow="fold")
+    for j in columns:
+        title = Text(printable(str(sweep.columns.values[j])))
+        table.add_column(title, justify="center", width=_width(sweep, j), overflow="fold")
+    for i, row in enumerate(sweep.rows.values):
+        cells = [panel.cells[i, j] for j in columns]
+        blocks = [
+            Text(shown(cell).center(_width(sweep, j)), style=_style(cell, scale, panel.best))
+            for cell, j in zip(cells, columns, strict=True)
+        ]
+        table.add_row(Text(printable(str(row))), *blocks)
+    return table
+
+
+def _curve(
+    sweep: Sweep, panel: Panel, scale: tuple[float, float] | None, width: int
+) -> RenderableType:
+    """A point per value on an axis from the least number to the largest one, which it names."""
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 2))
+    for overflow in ("fold", "ignore", "ignore", "crop"):
+        grid.add_column(overflow=overflow, no_wrap=overflow != "fold")
+    cells = [panel.cells[0, j] for j in range(len(sweep.columns.values))]
+    around = [cell.estimate.around() if cell.estimate else "" for cell in cells]
+    names = [printable(f"{sweep.columns.name} {value}") for value in sweep.columns.values]
+    # Long names are folded, and the axis gives way before a number does.
+    taken = min(max(map(len, names)), 20) + max(map(len, around)) + max(map(len, map(shown, cells)))
+    length = min(AXIS, max(width - taken - 6, 12))
+    for name, cell, interval in zip(names, cells, around, strict=True):
+        style = "bold" if cell.estimate and cell.estimate.mean == panel.best else ""
+        point = Text(_point(cell, scale, length))
+        grid.add_row(Text(name), Text(shown(cell), style=style), interval, point)
+    if scale:
+        low, high = (f"{end:.2f}" for end in scale)
+        grid.add_row("", "", "", Text(f"{low}{high:>{length - len(low)}}", style="dim"))
+    return grid
+
+
+def _point(cell: Cell, scale: tuple[float, float] | None, length: int) -> str:
+    if cell.estimate is None or scale is None:
+        return ""
+    low, high = scale
+    place = (cell.estimate.mean - low) / (high - low) if high > low else 0.5
+    before = round(place * (length - 1))
+    return f"{'─' * before}●{'─' * (length - 1 - before)}"
+
+
+def shown(cell: Cell) -> str:
+    """The mean with two decimals, `*` where it is over fewer seeds; a word where there is none."""
+    if cell.estimate is None:
+        return WORDS[cell.status]
+    return f"{cell.estimate.mean:.2f}{'*' if cell.status == 'partial' else ''}"
+
+
+def _style(cell: Cell, scale: tuple[float, float] | None, best: float | None) -> str:
+    if cell.estimate is None or scale is None:
+        return "dim"
+    low, high = scale
+    place = (cell.estimate.mean - low) / (high - low) if high > low else 1.0
+    red, green, blue = color(place)
+    ink = "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 128 else "white"
+    bold = "bold underline " if cell.estimate.mean == best else ""
+    return f"{bold}{ink} on rgb({red},{green},{blue})"
+
+
+def color(place: float) -> tuple[int, int, int]:
+    """A color of the scale for a number from 0 to 1."""
+    position = min(max(place, 0.0), 1.0) * (len(_SCALE) - 1)
+    index = min(int(position), len(_SCALE) - 2)
+    share = position - index
+    pairs = zip(_SCALE[index], _SCALE[index + 1], strict=True)
+    red, green, blue = (round(a + share * (b - a)) for a, b in pairs)
+    return red, green, blue

@@ -1,0 +1,240 @@
+"""Records to the one table model: cells over seeds, averages over groups, differences."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fewshot_bench.analysis.conditions import (
+    CONDITIONS,
+    OWN_DATA,
+    SKIPPED_IMAGES,
+    assign_rows,
+    condition,
+    own_data,
+    refuse_mixed,
+    said_data,
+)
+from fewshot_bench.analysis.filters import method_names, place, split_list
+from fewshot_bench.analysis.signature import commands_of, signature_of
+from fewshot_bench.analysis.table.baseline import with_baseline
+from fewshot_bench.analysis.table.cells import Columns, extra_columns, own_cell, seed_of
+from fewshot_bench.analysis.table.columns import check_columns
+from fewshot_bench.analysis.table.derived import average, harmonic, without_counterpart
+from fewshot_bench.analysis.table.groups import table_groups
+from fewshot_bench.analysis.table.missing import missing_cells
+from fewshot_bench.analysis.table.model import Cell, Group, Row, Scope, Table
+from fewshot_bench.analysis.table.naming import Names
+from fewshot_bench.analysis.table.notes import notes
+from fewshot_bench.analysis.table.pairing import Answers, Places, Rows, by_place
+from fewshot_bench.analysis.table.significance import significance
+from fewshot_bench.analysis.table.variation import variations
+from fewshot_bench.api.damaged import SKIPPED
+from fewshot_bench.api.image_facts import overlap_texts, overlaps
+from fewshot_bench.api.metrics import METRICS
+from fewshot_bench.api.record import Record
+
+Cells = dict[tuple[str, str, int], Cell]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Options:
+    """What a table is asked to show; `method`, `dataset` and `columns` are comma lists in order.
+
+    sign_each: whether every group has a signature of its own, since they may be used apart.
+    rename: other names to show, as `OLD=NEW`.
+    notes: what else is to be said under the table. older: (method, version) that no run computes.
+    """
+
+    metric: str = "top1"
+    baseline: str | None = None
+    allow_mixed: bool = False
+    method: str | None = None
+    dataset: str | None = None
+    store: str = "fsbench-results"
+    columns: str | None = None
+    sort: str = ""
+    sign_each: bool = False
+    rename: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    older: frozenset[tuple[str, str]] = frozenset()
+
+
+def build(
+    records: Sequence[Record],
+    options: Options | None = None,
+    columns: Columns | None = None,
+    answers: Answers | None = None,
+) -> Table:
+    """The table of these records; UsageError when they must not stand in one table.
+
+    columns: extra columns by title for the records of one line (hook `table_columns`).
+    answers: what records predicted, image by image; with it differences are tested.
+    """
+    options = options or Options()
+    groups = table_groups(records, options.dataset, harmonic=_has_harmonic_mean(options.metric))
+    if not options.allow_mixed:
+        refuse_mixed(records)
+    rows = assign_rows(records)
+    names = Names.read(options.rename, rows, groups)
+    labels = {label: names.row(label, row.spec.method) for label, (row, _) in rows.items()}
+    rows, groups = names.rows(rows), names.groups(groups)
+    table = Table(
+        rows=tuple(_ordered_rows(rows, options.method)),
+        groups=groups,
+        shots=tuple(sorted({record.spec.shots for record in records})),
+        seeds=tuple(sorted({seed_of(record) for record in records})),
+        metric=options.metric,
+        conditions=_conditions(records),
+        records=len(records),
+        cells={},
+        sort=options.sort,
+        signatures=_signatures(records, groups if options.sign_each else ()),
+        names=names,
+    )
+    places = by_place(rows)
+    cells = _all_cells(table, rows, places, columns)
+    table = dataclasses.replace(table, cells=cells, row_extra=_row_extra(table, rows, columns))
+    titles = {title for extra in table.row_extra.values() for title in extra}
+    table = dataclasses.replace(table, columns=check_columns(options.columns, titles))
+    if options.baseline:
+        table = with_baseline(table, labels.get(options.baseline, options.baseline))
+    if answers is not None:
+        table = dataclasses.replace(table, variations=tuple(variations(table, places, answers)))
+        if table.baseline is not None:
+            found = significance(table, places, table.baseline, answers)
+            table = dataclasses.replace(table, significance=found)
+    missing = (
+        spec
+        for spec in missing_cells(table)
+        if (spec.method, spec.method_version) not in options.older
+    )
+    lines, remarks = commands_of(missing, options.store)
+    shared = overlap_texts(overlaps(records)).values()
+    told = (*options.notes, *notes(table), *shared, *remarks)
+    return dataclasses.replace(table, commands=tuple(lines), notes=told)
+
+
+def _signatures(records: Sequence[Record], groups: Sequence[Group]) -> dict[str, str]:
+    found = {"": signature_of(records)}
+    for group in groups:
+        own = [record for record in records if record.spec.evaluated == group.label]
+        found[group.label] = signature_of(own) if own else found[""]
+    return found
+
+
+def _has_harmonic_mean(metric: str) -> bool:
+    return METRICS[metric].higher_is_better
+
+
+def _ordered_rows(rows: Rows, names: str | None) -> list[Row]:
+    wanted = split_list(names, _every_name(rows)) if names else []
+
+    def key(row: Row) -> tuple[int, str, str]:
+        first = min(place(wanted, name) for name in method_names(row.spec))
+        return first, row.spec.label if names else row.spec.method, row.label
+
+    return sorted((row for row, _ in rows.values()), key=key)
+
+
+def _every_name(rows: Rows) -> set[str]:
+    return {name for row, _ in rows.values() for name in method_names(row.spec)}
+
+
+# Values that go without saying.
+USUAL = (("limit", ("none",)), ("exif", ("ignore",)))
+
+
+def _conditions(records: Sequence[Record]) -> dict[str, tuple[str, ...]]:
+    found = {}
+    for name in CONDITIONS:
+        values = tuple(sorted({condition(record.spec, name) for record in records}))
+        if name == "weights":
+            values = tuple(value[:12] for value in values if value)
+        if values and (name, values) not in USUAL:
+            found[name] = values
+    specs = [record.spec for record in records if record.spec.data]
+    own = {said_data(spec) for spec in specs} - {"none"}
+    left_out = {own_data(s) for s in specs if s.data.get(SKIPPED, {}).get(s.dataset)}
+    for name, digests in ((OWN_DATA, own), (SKIPPED_IMAGES, left_out)):
+        if digests:
+            found[name] = tuple(sorted(digests))
+    return found
+
+
+def _all_cells(table: Table, rows: Rows, places: Places, columns: Columns | None) -> Cells:
+    own = _own_data(rows)
+    cells: Cells = {}
+    table = dataclasses.replace(table, cells=cells)
+    for row in table.rows:
+        has = {record.spec.shots > 0 for record in rows[row.label][1]}
+        for group, shots in _in_order_of_need(table):
+            key = (group.label, row.label, shots)
+            if group.derived:
+                cell = _derived(table, group, row, shots)
+            else:
+                members = places.get((row.label, group.label, shots), [])
+                cell = own_cell(group, row, shots, members, table.metric, columns)
+                data = own.get((row.label, group.dataset), own["", group.dataset])
+                cell = dataclasses.replace(cell, own_data=data)
+            # A method without shots has a column of its own.
+            cells[key] = dataclasses.replace(cell, expected=(shots > 0) in has)
+    return cells
+
+
+def _in_order_of_need(table: Table) -> list[tuple[Group, int]]:
+    """Groups by shots, what is derived after what it is derived from."""
+    groups = sorted(table.groups, key=lambda group: (group.scope == "H", group.average))
+    return [(group, shots) for shots in table.shots for group in groups if shots in group.shots]
+
+
+def _own_data(rows: Rows) -> dict[tuple[str, str], Mapping[str, Any]]:
+    """What was said about a person's own data, by row and data set; under row "" by any row."""
+    found: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for label, (_, members) in rows.items():
+        for record in members:
+            found[label, record.spec.dataset] = record.spec.data
+            found.setdefault(("", record.spec.dataset), record.spec.data)
+    return found
+
+
+def _derived(table: Table, group: Group, row: Row, shots: int) -> Cell:
+    if group.scope != "H":
+        cells = [table.cell(member, row, shots) for member in table.members(group)]
+        return average(group, row, shots, cells, table.metric)
+    base, new = _half(table, group, "base"), _half(table, group, "new")
+    halves = (table.cell(base, row, shots), table.cell(new, row, shots))
+    cell = harmonic(group, row, shots, halves, table.metric)
+    odd = _without_counterpart(table, base, new)
+    if odd and cell.status != "inapplicable":
+        return without_counterpart(group, row, shots, odd)
+    return cell
+
+
+def _half(table: Table, group: Group, scope: Scope) -> Group:
+    """Base or new of the same data set, or the average of these, as a harmonic mean."""
+    key = (scope, group.dataset, group.average)
+    return next(g for g in table.groups if (g.scope, g.dataset, g.average) == key)
+
+
+def _without_counterpart(table: Table, base: Group, new: Group) -> list[Group]:
+    """Members of one average whose data set is not in the other."""
+    sides = table.members(base), table.members(new)
+    both = {group.dataset for group in sides[0]} & {group.dataset for group in sides[1]}
+    return [group for side in sides for group in side if group.dataset not in both]
+
+
+def _row_extra(
+    table: Table, rows: Rows, columns: Columns | None
+) -> dict[tuple[str, str], Mapping[str, Any]]:
+    if columns is None:
+        return {}
+    found = {}
+    for label, (_, members) in rows.items():
+        for group in table.groups:
+            parts = table.members(group) if group.average else (group,)
+            names = {part.label for part in parts}
+            records = [record for record in members if record.spec.evaluated in names]
+            found[group.label, label] = extra_columns(columns, records)
+    return found

@@ -1,0 +1,152 @@
+"""What stands beside the main metric in a table, and in which order its lines stand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from fewshot_bench.analysis.filters import split_list
+from fewshot_bench.analysis.table.model import Cell, Group, Row, Table
+from fewshot_bench.api.metrics import METRICS
+from fewshot_bench.utils.errors import UsageError, unknown
+
+CURVE = "curve"
+# Name to head. Costs are of a whole line: a range over its shots.
+COSTS: Mapping[str, str] = {"trained": "trained", "billed": "billed s", "peak": "peak MB"}
+SORTS = (*METRICS, *COSTS)
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_NO_VALUE = "·"
+
+
+def check_columns(text: str | None, titles: Iterable[str]) -> tuple[str, ...] | None:
+    """The names in a comma list; None where nothing was asked. UsageError for an unknown one.
+
+    titles: those of the plug-ins' columns.
+    """
+    if text is None:
+        return None
+    known = {*METRICS, *COSTS, CURVE, *titles}
+    names = split_list(text, known)
+    for name in names:
+        if name not in known:
+            raise unknown("column", name, known, "fsbench compare --help")
+    if not names:
+        raise UsageError(f"no column in '{text}'; expected a comma list of {', '.join(known)}")
+    return tuple(dict.fromkeys(names))
+
+
+def metric_columns(table: Table) -> list[str]:
+    """The metrics that stand beside the main one, a column for every number of shots each."""
+    return [name for name in table.columns or () if name in METRICS and name != table.metric]
+
+
+def text_columns(table: Table, titles: Sequence[str], curves: bool) -> list[str]:
+    """The columns of one text per line: by default the costs and the plug-ins' titles.
+
+    curves: whether learning curves belong to the default.
+    """
+    if table.columns is not None:
+        return [name for name in table.columns if name not in METRICS]
+    return [*([CURVE] if curves else []), *COSTS, *titles]
+
+
+def sorted_rows(table: Table, group: Group, shots: int | None = None) -> list[Row]:
+    """The rows of a group's table: as they are, or the best first of what was asked for.
+
+    Of a metric the value at these or the most shots counts, of a cost the largest. Rows without
+    come last.
+    """
+    if not table.sort:
+        return list(table.rows)
+    best_high = table.sort in METRICS and METRICS[table.sort].higher_is_better
+
+    def key(row: Row) -> tuple[bool, float]:
+        line = table.line(group, row) if shots is None else [table.cell(group, row, shots)]
+        values = _values(line, table.sort)
+        if not values:
+            return True, 0.0
+        value = values[-1] if table.sort in METRICS else max(values)
+        return False, -value if best_high else value
+
+    return sorted(table.rows, key=key)
+
+
+def _values(cells: Sequence[Cell], name: str) -> list[float]:
+    if name in METRICS:
+        return [cell.estimates[name].mean for cell in cells if name in cell.estimates]
+    attribute = {"trained": "trained", "billed": "billed", "peak": "memory"}[name]
+    found = (getattr(cell, attribute) for cell in cells)
+    return [value for value in found if value is not None]
+
+
+def curve_head(table: Table, group: Group) -> str:
+    """`curve`, with the values that its lowest and highest block stand for."""
+    values = _curve_values(table, group)
+    if not values:
+        return CURVE
+    write = METRICS[table.metric].text
+    return f"{CURVE} {write(min(values))}–{write(max(values))}"
+
+
+def curve(table: Table, group: Group, row: Row) -> str:
+    """A block per number of shots above zero, all lines of a group on one scale."""
+    values = _curve_values(table, group)
+    cells = [table.cell(group, row, shots) for shots in group.shots if shots]
+    if not any(table.metric in cell.estimates for cell in cells):
+        return ""
+    low, high = min(values), max(values)
+    return "".join(_block(cell, table.metric, low, high) for cell in cells)
+
+
+def has_curve(table: Table, group: Group) -> bool:
+    """Whether there are numbers of shots to draw a curve over, and values at two of them."""
+    shots = [
+        number
+        for number in group.shots
+        if number and any(table.metric in cell.estimates for cell in _cells(table, group, [number]))
+    ]
+    return len(shots) > 1
+
+
+def _cells(table: Table, group: Group, shots: Iterable[int]) -> list[Cell]:
+    return [table.cell(group, row, number) for number in shots for row in table.rows]
+
+
+def _curve_values(table: Table, group: Group) -> list[float]:
+    cells = _cells(table, group, [number for number in group.shots if number])
+    return [cell.estimates[table.metric].mean for cell in cells if table.metric in cell.estimates]
+
+
+def _block(cell: Cell, metric: str, low: float, high: float) -> str:
+    if metric not in cell.estimates:
+        return _NO_VALUE
+    share = (cell.estimates[metric].mean - low) / (high - low) if high > low else 0.5
+    return _BLOCKS[min(int(share * len(_BLOCKS)), len(_BLOCKS) - 1)]
+
+
+def cost_range(values: Sequence[float | None], write: Callable[[float], str]) -> str:
+    """One number, or the range from the least to the most; empty where none is known."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return ""
+    low, high = write(min(known)), write(max(known))
+    return low if low == high else f"{low}–{high}"
+
+
+def count(value: float) -> str:
+    """A count with thousands separated."""
+    return f"{value:,.0f}"
+
+
+def seconds(value: float) -> str:
+    """Seconds with about three digits."""
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def costs(cells: Sequence[Cell]) -> dict[str, str]:
+    """The costs of a line by name; empty text for what is not known."""
+    memory = max((cell.memory for cell in cells if cell.memory is not None), default=None)
+    return {
+        "trained": cost_range([cell.trained for cell in cells], count),
+        "billed": cost_range([cell.billed for cell in cells], seconds),
+        "peak": "" if memory is None else count(memory),
+    }

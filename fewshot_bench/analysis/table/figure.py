@@ -1,0 +1,146 @@
+"""Accuracy over shots as a figure: a panel per data set, the average first.
+
+After figure 3 of CoOp (Zhou et al., IJCV 2022).
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from fewshot_bench.analysis.formats.style import COLORS, LINES, MARKERS
+from fewshot_bench.analysis.table.model import Group, Row, Table
+from fewshot_bench.api.metrics import METRICS
+from fewshot_bench.utils.text import printable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+FORMATS = (".pdf", ".svg", ".png")
+_ACROSS = 4
+# Inches of a panel, of the legend's line, and entries of the legend in a line.
+_WIDTH, _HEIGHT, _LEGEND, _ENTRIES = 2.7, 2.2, 0.25, 4
+_BAND = 0.12
+# The same file for the same records; text stays text.
+_SETTINGS: Any = {
+    "svg.hashsalt": "fsbench",
+    "svg.fonttype": "none",
+    "pdf.fonttype": 42,
+    "font.size": 8,
+    # A dollar sign in a name begins no formula.
+    "text.parse_math": False,
+}
+
+
+def panels(table: Table) -> list[Group]:
+    """What is drawn: averages of several, then everything else that has a number."""
+    averages = [g for g in table.groups if g.average and len(table.members(g)) > 1]
+    others = [group for group in table.groups if not group.average]
+    return [group for group in (*averages, *others) if _has_number(table, group)]
+
+
+def draw(table: Table, form: str) -> bytes:
+    """The file: `pdf`, `svg` or `png`. Missing cells are gaps, never interpolated."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    found = panels(table)
+    across = min(_ACROSS, len(found))
+    down = math.ceil(len(found) / across)
+    below = math.ceil(len(table.rows) / min(_ENTRIES, across * 2))
+    size = (across * _WIDTH, down * _HEIGHT + below * _LEGEND + 0.2)
+    with matplotlib.rc_context(_SETTINGS):
+        figure = Figure(figsize=size, layout="constrained")
+        grid: Any = figure.subplots(down, across, squeeze=False)
+        places = [axes for line in grid for axes in line]
+        for place, group in zip(places, found, strict=False):
+            _draw_panel(place, table, group)
+        for place in places[len(found) :]:
+            place.set_axis_off()
+        for line in grid:
+            line[0].set_ylabel(METRICS[table.metric].quantity)
+        handles, labels = _legend(places[: len(found)])
+        columns = min(_ENTRIES, across * 2, max(len(labels), 1))
+        figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=form, dpi=200, metadata=_about(table, form))
+    return buffer.getvalue()
+
+
+def _about(table: Table, form: str) -> dict[str, Any]:
+    """The signature, where it is no part of the picture, and no date."""
+    line = table.signatures.get("", "")
+    names = {"svg": ("Description", "Date"), "pdf": ("Subject", "CreationDate")}
+    if form not in names:
+        return {"Description": line}
+    return {names[form][0]: line, names[form][1]: None}
+
+
+def _legend(places: Sequence[Axes]) -> tuple[list[Any], list[str]]:
+    """Each method once, in the order of the table, whichever panels it is in."""
+    found: dict[str, Any] = {}
+    for place in places:
+        for handle, label in zip(*place.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    return list(found.values()), list(found)
+
+
+def _draw_panel(place: Axes, table: Table, group: Group) -> None:
+    shots = [number for number in group.shots if number]
+    for index, row in enumerate(table.rows):
+        style = {
+            "color": COLORS[index % len(COLORS)][0],
+            "linestyle": LINES[index // len(COLORS) % len(LINES)],
+            "label": _text(row.title),
+            "linewidth": 1.2,
+        }
+        marker = MARKERS[index % len(MARKERS)]
+        _draw_row(place, table, group, row, shots, style, marker)
+    place.set_title(_text(group.name))
+    place.set_xlabel("shots (images per class)")
+    place.set_xticks(group.shots, list(map(str, group.shots)))
+    place.grid(color="#dddddd", linewidth=0.5)
+    place.set_axisbelow(True)
+    for side in ("top", "right"):
+        place.spines[side].set_visible(False)
+
+
+def _draw_row(
+    place: Axes,
+    table: Table,
+    group: Group,
+    row: Row,
+    shots: Sequence[int],
+    style: dict[str, Any],
+    marker: str,
+) -> None:
+    """A line with its band; a method without shots is a star at zero."""
+    values = {k: table.cell(group, row, k).estimates.get(table.metric) for k in group.shots}
+    known = {k: value for k, value in values.items() if value is not None}
+    if not known:
+        return
+    if list(known) == [0]:
+        place.plot([0], [known[0].mean], **style | {"marker": "*", "linestyle": "", "zorder": 3})
+        return
+    nan = math.nan
+    means = [known[k].mean if k in known else nan for k in shots]
+    bounds = [known[k].bounds if k in known else (nan, nan) for k in shots]
+    low, high = zip(*bounds, strict=True)
+    place.plot(shots, means, marker=marker, markersize=3.5, markeredgewidth=0, **style)
+    place.fill_between(shots, low, high, color=style["color"], alpha=_BAND, linewidth=0)
+
+
+def _has_number(table: Table, group: Group) -> bool:
+    return any(
+        table.metric in table.cell(group, row, shots).estimates
+        for row in table.rows
+        for shots in group.shots
+    )
+
+
+def _text(text: str) -> str:
+    """Text without control characters; a name that begins with `_` is shown in the legend too."""
+    shown = printable(text)
+    return f"\u200b{shown}" if shown.startswith("_") else shown

@@ -1,0 +1,124 @@
+"""The groups of a table: what was evaluated, harmonic means of base and new, averages."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from fewshot_bench.analysis.filters import asked_datasets, place
+from fewshot_bench.analysis.table.model import AVERAGE, Group, Scope, Seed
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.utils.errors import UsageError
+
+_ORDER: Sequence[Scope] = ("all", "base", "new", "H", "transfer")
+# Base and new are two halves of one experiment: what one has, the other is expected to have.
+_KIND: Mapping[Scope, str] = {
+    "all": "plain",
+    "base": "halves",
+    "new": "halves",
+    "H": "halves",
+    "transfer": "transfer",
+}
+
+
+def group_of(spec: RunSpec) -> Group:
+    """The group of a record's cell, without the shots and seeds of the table."""
+    scopes: Mapping[str, Scope] = {"all": "all", "base": "base", "new": "new"}
+    scope = "transfer" if spec.target else scopes[spec.classes]
+    return Group(spec.evaluated, scope, spec.dataset, spec.target)
+
+
+def table_groups(
+    records: Sequence[Record], names: str | None, *, harmonic: bool = True
+) -> tuple[Group, ...]:
+    """What was evaluated and its harmonic means, in order, then the averages of each scope.
+
+    names: the comma list that was asked for; it gives the order of the data sets. harmonic: whether
+    harmonic means of base and new belong to it.
+    Raises UsageError when one name would stand for two groups.
+    """
+    found = {group_of(record.spec) for record in records}
+    both = {group.dataset for group in found if group.scope == "base"} & {
+        group.dataset for group in found if group.scope == "new"
+    }
+    if harmonic:
+        found |= {Group(f"{dataset} (H)", "H", dataset) for dataset in both}
+    ordered = _ordered(found, names)
+    groups = [*ordered, *_averages(ordered)]
+    _refuse_ambiguous(records, groups)
+    return tuple(_with_axes(records, groups))
+
+
+def _ordered(groups: Iterable[Group], names: str | None) -> list[Group]:
+    """As asked; else by data set (itself, base, new, H), and the transfers after all others."""
+    groups = list(groups)
+    known = {name for group in groups for name in _names(group)}
+    wanted = asked_datasets(names, known) if names else []
+
+    def key(group: Group) -> tuple[int, bool, str, int, str]:
+        asked = min(place(wanted, name) for name in _names(group))
+        transferred = group.scope == "transfer"
+        return asked, transferred, group.dataset, _ORDER.index(group.scope), group.target
+
+    return sorted(groups, key=key)
+
+
+def _names(group: Group) -> tuple[str, ...]:
+    return group.label, group.dataset, group.target
+
+
+def _averages(groups: Sequence[Group]) -> list[Group]:
+    """One average per scope; all but that over plain data sets only where there are several."""
+    found = []
+    for scope in _ORDER:
+        members = [group for group in groups if group.scope == scope]
+        sources = list(dict.fromkeys(group.dataset for group in members))
+        if scope == "all" and members:
+            found.append(Group(AVERAGE, scope, average=True))
+        elif scope == "transfer" and len(sources) > 1:
+            averages = [_from_source(source) for source in sources]
+            found += [g for g in averages if sum(map(g.averages, members)) > 1]
+        elif len(members) > 1:
+            found.append(Group(f"{AVERAGE} ({scope})", scope, average=True))
+    return found
+
+
+def _from_source(source: str) -> Group:
+    return Group(f"{AVERAGE} (transfer from {source})", "transfer", source, average=True)
+
+
+def _refuse_ambiguous(records: Sequence[Record], groups: Sequence[Group]) -> None:
+    """A label stands for one group; `dtd (base)` may be the name of a folder, too."""
+    meanings: defaultdict[str, set[tuple[str, ...]]] = defaultdict(set)
+    for group in groups:
+        if group.derived:
+            meanings[group.label].add((group.scope, group.dataset, str(group.average)))
+    for record in records:
+        spec = record.spec
+        meanings[spec.evaluated].add((spec.dataset, spec.classes, spec.target))
+    for label, meaning in meanings.items():
+        if len(meaning) > 1:
+            raise UsageError(
+                f"'{label}' stands for two things in this table, one of them a data set of that "
+                "name: rename that data set, or choose with --dataset or --classes"
+            )
+
+
+def _with_axes(records: Sequence[Record], groups: Sequence[Group]) -> list[Group]:
+    """The groups with the shots and seeds that their kind of evaluation has in the records."""
+    shots: defaultdict[str, set[int]] = defaultdict(set)
+    seeds: defaultdict[str, set[Seed]] = defaultdict(set)
+    for record in records:
+        kind = _KIND[group_of(record.spec).scope]
+        shots[kind].add(record.spec.shots)
+        seeds[kind].add(Seed(record.spec.split_seed, record.spec.train_seed))
+    return [
+        dataclasses.replace(
+            group,
+            shots=tuple(sorted(shots[_KIND[group.scope]])),
+            seeds=tuple(sorted(seeds[_KIND[group.scope]])),
+        )
+        for group in groups
+    ]

@@ -1,0 +1,194 @@
+"""The table model that every output is rendered from."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from fewshot_bench.analysis.statistics.intervals import Estimate
+from fewshot_bench.api.spec import RunSpec
+
+if TYPE_CHECKING:
+    from fewshot_bench.analysis.table.naming import Names
+    from fewshot_bench.analysis.table.significance import Significance
+    from fewshot_bench.analysis.table.variation import Variation
+
+AVERAGE = "average"
+Status = Literal["done", "partial", "failed", "missing", "inapplicable"]
+Scope = Literal["all", "base", "new", "H", "transfer"]
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class Seed:
+    """The pair of seeds of a run; tables show one number when both are equal."""
+
+    split: int
+    train: int
+
+    def __str__(self) -> str:
+        return str(self.split) if self.split == self.train else f"{self.split}/{self.train}"
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """What one block of the table is about: what was evaluated, or what is derived from such.
+
+    `scope` is the kind of evaluation: all classes, the base or the new ones, the harmonic mean of
+    these two (H), or transfer from `dataset`, which was fitted on, to `target`. An average is over
+    groups of one scope; its `dataset` is empty except where transfers from several are averaged
+    apart. `shots` and `seeds` are those of the kind of evaluation: what the table expects here.
+    `shown` is another name that was asked for.
+    """
+
+    label: str
+    scope: Scope
+    dataset: str = ""
+    target: str = ""
+    average: bool = False
+    shots: tuple[int, ...] = ()
+    seeds: tuple[Seed, ...] = ()
+    shown: str = ""
+
+    @property
+    def name(self) -> str:
+        """What tables show: the label, unless it was renamed."""
+        return self.shown or self.label
+
+    @property
+    def derived(self) -> bool:
+        """Whether it is computed from other groups; no run makes it."""
+        return self.average or self.scope == "H"
+
+    def averages(self, other: Group) -> bool:
+        """Whether this is an average that `other` goes into."""
+        same = not other.average and other.scope == self.scope
+        return self.average and same and self.dataset in ("", other.dataset)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table: a method as configured, under one set of conditions."""
+
+    label: str
+    spec: RunSpec
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """What a reader must know before comparing this row with another."""
+        unfair = ("unfair validation",) if self.spec.val == "full" else ()
+        limited = (f"limited to {self.spec.limit}",) if self.spec.limit is not None else ()
+        return unfair + limited
+
+    @property
+    def title(self) -> str:
+        """The label with its marks."""
+        return f"{self.label} ({', '.join(self.marks)})" if self.marks else self.label
+
+
+@dataclass(frozen=True, slots=True)
+class Short:
+    """How many classes gave fewer images than the shots, of how many; `least` is what one gave.
+
+    `val` counts those with fewer validation images than the policy says. The most of any seed.
+    """
+
+    classes: int = 0
+    of: int = 0
+    least: int = 0
+    val: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One method in one group at one number of shots, over its seeds.
+
+    `series` holds each metric per seed, `splits` the split's digest per seed, `own_data` what was
+    said about a person's own data (`classnames`, `templates`, `holdout`); `no_delta` is the reason
+    why a difference to the baseline cannot be asked for.
+    """
+
+    group: Group
+    row: Row
+    shots: int
+    status: Status
+    estimates: Mapping[str, Estimate] = field(default_factory=dict)
+    series: Mapping[str, Mapping[Seed, float]] = field(default_factory=dict)
+    splits: Mapping[Seed, Hashable] = field(default_factory=dict)
+    missing_seeds: tuple[Seed, ...] = ()
+    failed: int = 0
+    errors: tuple[str, ...] = ()
+    reason: str = ""
+    expected: bool = True
+    trained: float | None = None
+    billed: float | None = None
+    memory: float | None = None
+    verified: bool | None = None
+    short: Short = Short()
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    delta: Estimate | None = None
+    no_delta: str = ""
+    own_data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Methods x shots in every group: what was evaluated, then the averages.
+
+    `columns` are those that were asked for (None: the usual ones), `sort` is the metric or cost
+    that every group's lines are sorted by. `significance` is there with a baseline and logits.
+    `signatures` are lines that `signature.parse` reads: under "" that of all records, and where it
+    was asked for those of the groups under their labels.
+    """
+
+    rows: tuple[Row, ...]
+    groups: tuple[Group, ...]
+    shots: tuple[int, ...]
+    seeds: tuple[Seed, ...]
+    metric: str
+    conditions: Mapping[str, tuple[str, ...]]
+    records: int
+    cells: Mapping[tuple[str, str, int], Cell]
+    row_extra: Mapping[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
+    baseline: str | None = None
+    notes: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()
+    columns: tuple[str, ...] | None = None
+    sort: str = ""
+    signatures: Mapping[str, str] = field(default_factory=dict)
+    significance: Significance | None = None
+    variations: tuple[Variation, ...] = ()
+    names: Names = field(default_factory=lambda: _no_names())
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """What was evaluated, as it is shown."""
+        return tuple(group.name for group in self.groups if not group.derived)
+
+    def shown(self, label: str) -> str:
+        """What is shown for the label of a group."""
+        return next((group.name for group in self.groups if group.label == label), label)
+
+    def members(self, average: Group) -> tuple[Group, ...]:
+        """The groups that go into an average."""
+        return tuple(group for group in self.groups if average.averages(group))
+
+    def cell(self, group: Group, row: Row, shots: int) -> Cell:
+        """The cell of a group, a row and a number of shots of the group."""
+        return self.cells[group.label, row.label, shots]
+
+    def line(self, group: Group, row: Row) -> list[Cell]:
+        """The cells of a group and a row, by shots."""
+        return [self.cell(group, row, shots) for shots in group.shots]
+
+    def signature(self, seeds: tuple[Seed, ...]) -> str:
+        """The conditions that numbers over these seeds share, for the line under them."""
+        parts = [f"{name} {'|'.join(values)}" for name, values in self.conditions.items()]
+        records = f"{self.records} record{'s' if self.records != 1 else ''}"
+        return "; ".join([*parts, records, f"seeds {','.join(map(str, seeds))}"])
+
+
+def _no_names() -> Names:
+    from fewshot_bench.analysis.table.naming import Names
+
+    return Names()

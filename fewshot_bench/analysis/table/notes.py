@@ -1,0 +1,229 @@
+"""In words: marks, failed and missing cells, what cannot be asked, and missing averages."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+
+from fewshot_bench.analysis.conditions import data_digest, without_skipped
+from fewshot_bench.analysis.statistics.intervals import FEWEST
+from fewshot_bench.analysis.table.model import Cell, Group, Row, Table
+from fewshot_bench.api.damaged import SKIPPED
+from fewshot_bench.api.metrics import METRICS
+from fewshot_bench.api.spec import TOY, TOY_NOTE, RunSpec
+
+_LISTED = 12
+RANGES = (
+    "(a–b) are the two seeds: an interval from two says nothing (Student's t with one "
+    "degree of freedom); run three or more"
+)
+
+
+def notes(table: Table) -> list[str]:
+    """Footnotes, the gravest first."""
+    return [
+        *toy_notes(row.spec for row in table.rows),
+        *_marks(table),
+        *_ranges(table),
+        *_short_classes(table),
+        *_own_data(table),
+        *_skipped(table),
+        *_inapplicable(table),
+        *_failures(table),
+        *_holes(table),
+        *_seeds(table),
+        *_without(table),
+        *_no_harmonic_mean(table),
+        *_variances(table),
+    ]
+
+
+def toy_notes(specs: Iterable[RunSpec]) -> list[str]:
+    """What stands under every table that has numbers of the embedded backbone."""
+    return [TOY_NOTE] if any(spec.backbone == TOY for spec in specs) else []
+
+
+def _marks(table: Table) -> Iterator[str]:
+    unfair = [row.label for row in table.rows if row.spec.val == "full"]
+    if unfair:
+        yield (
+            f"unfair validation: {_some(unfair)} chose on the full validation set, "
+            "many more labels than the shots"
+        )
+    for limit in sorted({row.spec.limit for row in table.rows if row.spec.limit is not None}):
+        yield f"limited run: only {limit} queries per data set; not the data set's accuracy"
+    splits = {seed.split for seed in table.seeds}
+    if len(splits) == 1 and len(table.seeds) > 1:
+        yield (
+            f"all runs have the support set of split seed {min(splits)}: intervals and tests say "
+            "nothing about other support sets"
+        )
+    elif any(seed.split != seed.train for seed in table.seeds):
+        yield (
+            "seeds written a/b: split seed a, training seed b; intervals over seeds treat all runs "
+            "as independent and are too narrow where runs share a support set or a training seed"
+        )
+
+
+def _short_classes(table: Table) -> Iterator[str]:
+    """Where a support set, or a validation set, has fewer images than its name says."""
+    cells = [cell for cell in _own_cells(table) if cell.shots]
+    train = {
+        f"{_place(cell)}: {cell.short.classes} of {cell.short.of} classes (the smallest gave "
+        f"{cell.short.least})": None
+        for cell in cells
+        if cell.short.classes
+    }
+    if train:
+        yield f"fewer images than the shots, for want of more: {_some(list(train), '; ')}"
+    val = {
+        f"{_place(cell)}: {cell.short.val} of {cell.short.of} classes": None
+        for cell in cells
+        if cell.short.val
+    }
+    if val:
+        yield f"fewer validation images than the policy says: {_some(list(val), '; ')}"
+
+
+def _ranges(table: Table) -> Iterator[str]:
+    """Why there is no interval beside some numbers."""
+    found = (cell.estimates.get(table.metric) for cell in table.cells.values())
+    if any(value and 1 < value.n < FEWEST for value in found):
+        yield RANGES
+
+
+def _own_data(table: Table) -> Iterator[str]:
+    """Data sets under a person's own class names, templates or hold-out."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for cell in _own_cells(table):
+        own = without_skipped(cell.own_data)
+        if own:
+            key = data_digest(own), ", ".join(own)
+            found.setdefault(key, []).append(cell.group.dataset)
+    for (digest, parts), datasets in found.items():
+        yield f"own data {digest}: {_some(list(dict.fromkeys(datasets)))} with own {parts}"
+
+
+def _skipped(table: Table) -> Iterator[str]:
+    """Data sets of which damaged images were left out."""
+    found: dict[str, int] = {}
+    for cell in _own_cells(table):
+        for name, ids in cell.own_data.get(SKIPPED, {}).items():
+            found[name] = max(found.get(name, 0), len(ids))
+    for name, count in found.items():
+        yield f"{count} damaged or missing images of {name} are left out (--skip-damaged)"
+
+
+def _inapplicable(table: Table) -> Iterator[str]:
+    """One line per method and reason."""
+    found: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+    for cell in _own_cells(table):
+        if cell.status == "inapplicable":
+            found[cell.row.spec.method, cell.reason].append(cell.row.label)
+    for (_, reason), labels in found.items():
+        yield f"n/a {', '.join(dict.fromkeys(labels))}: {reason}"
+
+
+def _failures(table: Table) -> Iterator[str]:
+    failed = [cell for cell in _own_cells(table) if cell.failed]
+    if failed:
+        total = sum(cell.failed for cell in failed)
+        parts = [f"{_where(cell)}: {cell.failed} x {', '.join(cell.errors)}" for cell in failed]
+        yield f"{total} failed (!; run again with --retry-failed): {_some(parts, '; ')}"
+
+
+def _holes(table: Table) -> Iterator[str]:
+    absent = [cell for cell in _own_cells(table) if cell.status == "missing"]
+    if absent:
+        parts = [f"{_where(cell)}{': ' if cell.reason else ''}{cell.reason}" for cell in absent]
+        yield f"{len(absent)} cells missing (—): {_some(parts, '; ')}"
+    without = [_where(cell) for cell in table.cells.values() if _lacks_difference(table, cell)]
+    if without:
+        yield f"no difference, for want of identical splits with a result: {_some(without, '; ')}"
+
+
+def _lacks_difference(table: Table, cell: Cell) -> bool:
+    if table.baseline is None or cell.row.label == table.baseline or cell.group.derived:
+        return False
+    return cell.delta is None and not cell.no_delta and table.metric in cell.estimates
+
+
+def _seeds(table: Table) -> Iterator[str]:
+    """Cells whose numbers are over fewer seeds than others of their kind, by what is usual."""
+    parts: defaultdict[str, list[str]] = defaultdict(list)
+    for cell in table.cells.values():
+        values = cell.series.get(table.metric, {})
+        if values and len(values) < len(cell.group.seeds) and not cell.group.average:
+            why = f" ({cell.reason})" if cell.reason else ""
+            usual = _join(cell.group.seeds)
+            parts[usual].append(f"{_where(cell)}: {_join(values)}{why}")
+    for usual, found in parts.items():
+        yield f"cells with other seeds than {usual}: {_some(found, '; ')}"
+
+
+def _without(table: Table) -> Iterator[str]:
+    """Why there is no average, or no harmonic mean."""
+    found = [
+        f"no {_derived(group, row.label)}, {_join(shots)}-shot: {reason}"
+        for group in table.groups
+        if group.derived
+        for row in table.rows
+        for reason, shots in _reasons(table, group, row).items()
+    ]
+    yield from found[:_LISTED]
+    if len(found) > _LISTED:
+        yield f"{len(found) - _LISTED} more averages missing; reasons in --format json"
+
+
+def _no_harmonic_mean(table: Table) -> Iterator[str]:
+    scopes = {group.scope for group in table.groups}
+    if {"base", "new"} <= scopes and not METRICS[table.metric].higher_is_better:
+        yield f"no harmonic mean of base and new: it is one of accuracies, not of {table.metric}"
+
+
+def _variances(table: Table) -> Iterator[str]:
+    """Cells with several support sets and training seeds that are not all crossed."""
+    parts = [
+        f"{one.row} on {table.shown(one.group)}, {one.shots}-shot: variance not split: "
+        f"{one.problem}"
+        for one in table.variations
+        if one.problem
+    ]
+    if parts:
+        yield _some(parts, "; ")
+
+
+def _reasons(table: Table, group: Group, row: Row) -> dict[str, list[int]]:
+    reasons: defaultdict[str, list[int]] = defaultdict(list)
+    for cell in table.line(group, row):
+        if cell.reason and cell.expected and cell.status == "missing":
+            reasons[cell.reason].append(cell.shots)
+    return reasons
+
+
+def _derived(group: Group, method: str) -> str:
+    if group.average:
+        return f"{group.name} of {method}"
+    return f"harmonic mean of {method} on {group.name.removesuffix(' (H)')}"
+
+
+def _own_cells(table: Table) -> Iterator[Cell]:
+    return (cell for cell in table.cells.values() if not cell.group.derived and cell.expected)
+
+
+def _join(values: Iterable[object]) -> str:
+    return ",".join(map(str, values))
+
+
+def _where(cell: Cell) -> str:
+    return f"{cell.row.label} on {cell.group.name}, {cell.shots}-shot"
+
+
+def _place(cell: Cell) -> str:
+    return f"{cell.group.name}, {cell.shots}-shot"
+
+
+def _some(parts: Sequence[str], separator: str = ", ") -> str:
+    more = len(parts) - _LISTED
+    shown = separator.join(parts[:_LISTED])
+    return f"{shown}{separator}and {more} more" if more > 0 else shown

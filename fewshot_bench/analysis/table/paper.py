@@ -1,0 +1,163 @@
+"""The layout of papers: methods in lines, data sets in columns, the average last, by shots."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from fewshot_bench.analysis.formats.grid import Entry, Grid, Line
+from fewshot_bench.analysis.table.columns import sorted_rows
+from fewshot_bench.analysis.table.evidence import evidence
+from fewshot_bench.analysis.table.layout import difference, marks, ranked_column, stars
+from fewshot_bench.analysis.table.model import AVERAGE, Group, Row, Scope, Table
+from fewshot_bench.api.metrics import METRICS
+
+_SCOPES: dict[Scope, str] = {
+    "all": "",
+    "base": ", base classes",
+    "new": ", new classes",
+    "H": ", harmonic mean of base and new classes",
+    "transfer": ", transfer",
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Block:
+    """The groups that stand side by side at one number of shots."""
+
+    shots: int
+    scope: Scope
+    groups: tuple[Group, ...]
+    source: str = ""
+
+    @property
+    def title(self) -> str:
+        """`4-shot, new classes`."""
+        source = f" from {self.source}" if self.source else ""
+        return f"{self.shots}-shot{_SCOPES[self.scope]}{source}"
+
+
+def blocks(table: Table) -> Iterator[Block]:
+    """One per number of shots and kind of evaluation; of transfers one per source."""
+    for shots in table.shots:
+        for scope in _SCOPES:
+            members = [g for g in table.groups if g.scope == scope and shots in g.shots]
+            plain = [group for group in members if not group.average]
+            sources = (
+                dict.fromkeys(group.dataset for group in plain) if scope == "transfer" else [""]
+            )
+            for source in sources:
+                own = [group for group in plain if source in ("", group.dataset)]
+                means = [
+                    group
+                    for group in members
+                    if group.average
+                    and len(table.members(group)) > 1
+                    and set(table.members(group)) == set(own)
+                ]
+                if own:
+                    yield Block(shots, scope, (*own, *means[:1]), table.names.of(source))
+
+
+def paper_grids(table: Table) -> Iterator[Grid]:
+    """A grid of means per block, then those of the differences to a baseline."""
+    found = list(blocks(table))
+    yield from (_values(table, block) for block in found)
+    if table.baseline is not None:
+        yield from (_differences(table, block) for block in found)
+    yield from evidence(table)
+
+
+def paper_rows(table: Table) -> list[dict[str, Any]]:
+    """The means as they stand in the grids; None where there is none."""
+    found = list(blocks(table))
+    heads = dict.fromkeys(head for block in found for head in _heads(table, block))
+    rows = []
+    for block in found:
+        for row in _lines(table, block):
+            cells = [table.cell(group, row, block.shots) for group in block.groups]
+            values = {
+                head: round(cell.estimates[table.metric].mean, 6)
+                for head, cell in zip(_heads(table, block), cells, strict=True)
+                if table.metric in cell.estimates
+            }
+            first = {"shots": block.shots, "part": block.scope, "fitted_on": block.source}
+            rows.append({**first, "method": row.label, **{h: values.get(h) for h in heads}})
+    return rows
+
+
+def _values(table: Table, block: Block) -> Grid:
+    rows = _lines(table, block)
+    usual = _usual(table, block, rows)
+    columns = [
+        ranked_column(table, group, rows, block.shots, usual, table.metric)
+        for group in block.groups
+    ]
+    seeds = f"mean over {usual} {'seed' if usual == 1 else 'seeds'}" if usual else "no results"
+    caption = f"{METRICS[table.metric].quantity}, {seeds}{marks(table)}"
+    # The number of seeds stands in the caption, and beside cells that have fewer.
+    return _grid(table, block, block.title, caption, rows, columns, usual)
+
+
+def _differences(table: Table, block: Block) -> Grid:
+    rows = [row for row in _lines(table, block) if row.label != table.baseline]
+    metric = METRICS[table.metric]
+    columns = [
+        [difference(table, table.cell(group, row, block.shots), metric) for row in rows]
+        for group in block.groups
+    ]
+    caption = (
+        f"difference to {table.baseline} in {metric.difference}, paired over seeds on identical "
+        f"splits{stars(table)}{marks(table)}"
+    )
+    return _grid(table, block, block.title, caption, rows, columns, 0)
+
+
+def _grid(
+    table: Table,
+    block: Block,
+    title: str,
+    caption: str,
+    rows: Sequence[Row],
+    columns: Sequence[Sequence[Entry]],
+    usual: int,
+) -> Grid:
+    lines = [
+        Line(row.title, tuple(_plain(column[index], usual) for column in columns), ())
+        for index, row in enumerate(rows)
+    ]
+    signature = table.signatures.get("", "")
+    footer = table.signature(block.groups[0].seeds)
+    return Grid(title, caption, _heads(table, block), (), tuple(lines), footer, signature=signature)
+
+
+def _plain(entry: Entry, usual: int) -> Entry:
+    """Without its interval, for which many columns leave no room; `n=1` is said by the caption."""
+    said = usual == 1 and entry.short == "n=1"
+    plain = dataclasses.replace(entry, around="")
+    return dataclasses.replace(plain, suffix="", short="") if said else plain
+
+
+def _lines(table: Table, block: Block) -> list[Row]:
+    """The rows that have a place here, in the order of the last column."""
+    return [
+        row
+        for row in sorted_rows(table, block.groups[-1], block.shots)
+        if any(table.cell(group, row, block.shots).expected for group in block.groups)
+    ]
+
+
+def _usual(table: Table, block: Block, rows: Sequence[Row]) -> int:
+    cells = [table.cell(group, row, block.shots) for group in block.groups for row in rows]
+    counts = [cell.estimates[table.metric].n for cell in cells if table.metric in cell.estimates]
+    return max(sorted(set(counts), reverse=True), key=counts.count, default=0)
+
+
+def _heads(table: Table, block: Block) -> tuple[str, ...]:
+    """The data sets by name; what they are asked stands in the title."""
+    return tuple(
+        table.names.new.get(group.label)
+        or table.names.of(AVERAGE if group.average else group.target or group.dataset)
+        for group in block.groups
+    )

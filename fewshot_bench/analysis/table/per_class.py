@@ -1,0 +1,220 @@
+"""How well single classes are told: per method and number of shots, over the seeds."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fewshot_bench.analysis.conditions import assign_rows
+from fewshot_bench.analysis.formats.grid import BEST, MISSING, SECOND, Entry, Grid, Line
+from fewshot_bench.analysis.formats.tidy import marks_of
+from fewshot_bench.analysis.statistics.intervals import Estimate, estimate
+from fewshot_bench.analysis.table.model import Group, Row, Table
+from fewshot_bench.analysis.table.notes import toy_notes
+from fewshot_bench.api.record import Record
+from fewshot_bench.utils.errors import StoreError
+
+if TYPE_CHECKING:
+    from fewshot_bench.store.predictions import Outcome, Outcomes
+
+HEADS = (
+    *("dataset", "method", "shots", "label", "classname", "images", "n_seeds"),
+    *("accuracy_mean", "accuracy_ci95", "accuracy_min", "accuracy_max", "precision_mean"),
+    *("f1_mean", "marks"),
+)
+# Of more classes than twice this, tables show so many of the lowest and of the highest.
+ENDS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class ClassScore:
+    """One class in one cell of the table, all numbers in percent; None where there is none.
+
+    label: its index. accuracy: the share of its images that is predicted right. precision: over
+    the seeds that predicted it at all.
+    """
+
+    group: Group
+    row: Row
+    shots: int
+    label: int
+    name: str
+    images: int
+    accuracy: Estimate
+    precision: Estimate | None
+    f1: Estimate | None
+
+
+@dataclass(frozen=True, slots=True)
+class ClassTable:
+    """The scores of all classes, in the order of the table, and of which records there are none."""
+
+    table: Table
+    scores: tuple[ClassScore, ...]
+    notes: tuple[str, ...]
+
+
+def build_classes(table: Table, records: Sequence[Record], outcomes: Outcomes) -> ClassTable:
+    """Scores of every class that has images. records: those that the table was built from."""
+    outcomes.prepare(records)
+    found: defaultdict[tuple[str, str, int], list[tuple[Record, Outcome]]] = defaultdict(list)
+    absent = 0
+    for label, (_, members) in table.names.rows(assign_rows(records)).items():
+        for record in members:
+            if record.status != "done":
+                continue
+            try:
+                outcome = outcomes.of(record)
+            except StoreError:
+                absent += 1
+                continue
+            found[record.spec.evaluated, label, record.spec.shots].append((record, outcome))
+    scores = [
+        score
+        for group in table.groups
+        if not group.derived
+        for row in table.rows
+        for shots in group.shots
+        for score in _scores(group, row, shots, found.get((group.label, row.label, shots), []))
+    ]
+    several = "records are" if absent > 1 else "record is"
+    lacking = [f"{absent} finished {several} left out: no logits that can be used"]
+    notes = toy_notes(row.spec for row in table.rows) + (lacking if absent else [])
+    return ClassTable(table, tuple(scores), tuple(notes))
+
+
+def _scores(
+    group: Group, row: Row, shots: int, cells: Sequence[tuple[Record, Outcome]]
+) -> Iterator[ClassScore]:
+    if not cells:
+        return
+    names = class_names([record for record, _ in cells], cells[0][1].classes)
+    seeds = [outcome.per_class for _, outcome in cells]
+    columns = zip(
+        *(zip(*(getattr(s, part).tolist() for s in seeds), strict=True) for part in _PARTS),
+        strict=True,
+    )
+    for label, (images, accuracy, precision, f1) in enumerate(columns):
+        mean = _estimate(accuracy)
+        if mean is not None:
+            precise = _estimate(precision), _estimate(f1)
+            yield ClassScore(group, row, shots, label, names[label], int(images[0]), mean, *precise)
+
+
+_PARTS = ("images", "accuracy", "precision", "f1")
+
+
+def _estimate(values: Sequence[float]) -> Estimate | None:
+    return estimate([value for value in values if not math.isnan(value)])
+
+
+def class_names(records: Sequence[Record], classes: int) -> list[str]:
+    """The names of the classes that records are about, by label; of old records numbers.
+
+    A name that several classes have is followed by the label.
+    """
+    stated = [record.split.get("classnames") for record in records]
+    stated += [r.spec.data.get("classnames") for r in records if r.spec.evaluated == r.spec.dataset]
+    for names in stated:
+        if isinstance(names, list | tuple) and len(names) == classes:
+            times = Counter(names)
+            return [
+                f"{name} #{label}" if times[name] > 1 else str(name)
+                for label, name in enumerate(names)
+            ]
+    return [f"class {label}" for label in range(classes)]
+
+
+def class_grids(found: ClassTable) -> Iterator[Grid]:
+    """A grid per data set: the classes that are told worst and best, methods side by side.
+
+    Each method at the most shots that it has; classes by their mean over the methods.
+    """
+    for group in found.table.groups:
+        scores = [score for score in found.scores if score.group.label == group.label]
+        if scores:
+            yield _grid(found.table, group, scores)
+
+
+def _grid(table: Table, group: Group, scores: Sequence[ClassScore]) -> Grid:
+    most = {score.row.label: score.shots for score in scores}
+    shown = [score for score in scores if score.shots == most[score.row.label]]
+    by_class: defaultdict[int, dict[str, ClassScore]] = defaultdict(dict)
+    for score in shown:
+        by_class[score.label][score.row.label] = score
+    ordered = sorted(by_class, key=lambda label: (_mean(by_class[label]), label))
+    total = len(ordered)
+    if total > 2 * ENDS:
+        ordered = ordered[:ENDS] + ordered[-ENDS:]
+    usual = max(most.values())
+    rows = [row for row in table.rows if row.label in most]
+    heads = [_head(row, most[row.label], usual) for row in rows]
+    counts = [score.accuracy.n for score in shown]
+    n = max(sorted(set(counts)), key=counts.count)
+    part = f", the {ENDS} lowest and highest of {total} classes" if total > 2 * ENDS else ""
+    return Grid(
+        name=f"{group.name}, classes",
+        caption=(
+            f"accuracy of single classes in %, {usual}-shot, mean over {n} "
+            f"{'seed' if n == 1 else 'seeds'}{part} by the mean over methods"
+        ),
+        shots=tuple(heads),
+        costs=(),
+        lines=tuple(_line(by_class[label], rows, n) for label in ordered),
+        footer=table.signature(group.seeds),
+        first="class (images)",
+    )
+
+
+def _mean(scores: dict[str, ClassScore]) -> float:
+    return math.fsum(score.accuracy.mean for score in scores.values()) / len(scores)
+
+
+def _head(row: Row, shots: int, usual: int) -> str:
+    return row.title if shots == usual else f"{row.title} ({shots}-shot)"
+
+
+def _line(scores: dict[str, ClassScore], rows: Sequence[Row], usual: int) -> Line:
+    """Best and second of a class are ranked, as they are shown."""
+    first = next(iter(scores.values()))
+    texts = {label: f"{score.accuracy.mean:.1f}" for label, score in scores.items()}
+    ranked = sorted({float(text) for text in texts.values()}, reverse=True)
+    entries = []
+    for row in rows:
+        score = scores.get(row.label)
+        if score is None:
+            entries.append(Entry(MISSING))
+            continue
+        rank = ranked.index(float(texts[row.label])) + 1 if len(texts) > 1 else 0
+        fewer = f"n={score.accuracy.n}" if score.accuracy.n != usual else ""
+        entries.append(
+            Entry(
+                texts[row.label],
+                suffix=f"({fewer})" if fewer else "",
+                rank=rank if rank in (BEST, SECOND) else 0,
+                short=fewer,
+            )
+        )
+    return Line(f"{first.name} ({first.images:,})", tuple(entries), ())
+
+
+def class_rows(found: ClassTable) -> list[dict[str, Any]]:
+    """All scores as tidy rows, for CSV and JSON; six decimals, None where there is no number."""
+    return [dict(zip(HEADS, _values(score), strict=True)) for score in found.scores]
+
+
+def _values(score: ClassScore) -> tuple[Any, ...]:
+    return (
+        *(score.group.name, score.row.label, score.shots, score.label, score.name, score.images),
+        *(score.accuracy.n, _six(score.accuracy.mean), _six(score.accuracy.half)),
+        *map(_six, (score.accuracy.least, score.accuracy.most)),
+        *(_six(value.mean if value else None) for value in (score.precision, score.f1)),
+        marks_of(score.row),
+    )
+
+
+def _six(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)

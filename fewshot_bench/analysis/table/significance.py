@@ -1,0 +1,253 @@
+"""Whether rows differ from the baseline: paired tests on identical splits, one by one and in all.
+
+Every number of shots is a family of its own: p-values over all data sets are adjusted over the
+rows (Holm 1979), those of single data sets over rows and data sets.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from fewshot_bench.analysis.table.model import Cell, Group, Row, Table
+from fewshot_bench.analysis.table.pairing import BY_IMAGE, Answers, Places, by_seed, paired_spread
+from fewshot_bench.api.metrics import METRICS
+
+if TYPE_CHECKING:
+    from fewshot_bench.analysis.statistics.effects import Spread
+    from fewshot_bench.analysis.statistics.paired import Comparison
+
+LEVEL = 0.05
+# Over fewer data sets Wilcoxon's test cannot reach 5 %.
+SIGNED_RANK_FROM = 6
+# Ranks over fewer data sets say nothing.
+RANKED_FROM = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """A row against the baseline, in one group or over all; `adjusted` is its p after Holm."""
+
+    row: str
+    shots: int
+    group: str
+    result: Comparison
+    adjusted: float
+
+    @property
+    def significant(self) -> bool:
+        """Whether the two are told apart at 5 %, after the correction."""
+        return self.adjusted < LEVEL
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A row against the baseline over all data sets at one number of shots.
+
+    wins, ties, losses: data sets, by their adjusted p-values. signed_rank: Wilcoxon's p over data
+    sets, None for fewer than six. left_out: data sets without common seeds, splits and logits.
+    """
+
+    overall: Contrast
+    wins: int
+    ties: int
+    losses: int
+    signed_rank: float | None
+    left_out: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Rows that have a number on every data set, by their average rank over these (1 is best).
+
+    p: Friedman's. critical: Nemenyi's critical difference at 5 %. cliques: rows, best first, that
+    it does not tell apart.
+    """
+
+    shots: int
+    datasets: int
+    rows: tuple[str, ...]
+    ranks: tuple[float, ...]
+    p: float
+    critical: float
+    cliques: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Detectable:
+    """Differences on a data set below `points` are missed more than one time in five.
+
+    For the row whose standard error is the median of those that are compared, with its `seeds`.
+    Rows that never differ from the baseline by seed or image say nothing about it.
+    """
+
+    group: str
+    shots: int
+    points: float
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Significance:
+    """All comparisons of a table with its baseline."""
+
+    contrasts: tuple[Contrast, ...] = ()
+    standings: tuple[Standing, ...] = ()
+    rankings: tuple[Ranking, ...] = ()
+    detectable: tuple[Detectable, ...] = ()
+
+    def of(self, cell: Cell) -> Contrast | None:
+        """The contrast of one cell of the table; for an average that of all its data sets."""
+        if cell.group.scope != "all":
+            return None
+        label = "" if cell.group.average else cell.group.label
+        return self._by_place.get((label, cell.row.label, cell.shots))
+
+    @functools.cached_property
+    def _by_place(self) -> dict[tuple[str, str, int], Contrast]:
+        # An average is over all data sets, so a test over some of them is not one of it.
+        overall = (one.overall for one in self.standings if not one.left_out)
+        return {(one.group, one.row, one.shots): one for one in (*self.contrasts, *overall)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Paired:
+    """A row beside the baseline at one number of shots: variances by data set."""
+
+    row: Row
+    spreads: dict[str, Spread]
+    left_out: tuple[str, ...]
+
+
+def significance(table: Table, places: Places, baseline: str, answers: Answers) -> Significance:
+    """Compare every row with the row labelled `baseline`; empty for metrics without images."""
+    if table.metric not in BY_IMAGE:
+        return Significance(rankings=tuple(_rankings(table)))
+    contrasts: list[Contrast] = []
+    standings: list[Standing] = []
+    found_detectable: list[Detectable] = []
+    for shots in table.shots:
+        found = [
+            _paired(table, places, row, baseline, shots, answers)
+            for row in table.rows
+            if row.label != baseline
+        ]
+        found = [pair for pair in found if pair.spreads]
+        single = _single(found, shots)
+        contrasts += single
+        standings += _standings(found, single, shots)
+        found_detectable += _detectable(found, shots)
+    return Significance(
+        tuple(contrasts), tuple(standings), tuple(_rankings(table)), tuple(found_detectable)
+    )
+
+
+def plain_groups(table: Table, shots: int) -> list[Group]:
+    """What was evaluated on all classes of its own data set, at this number of shots."""
+    return [g for g in table.groups if g.scope == "all" and not g.average and shots in g.shots]
+
+
+def _paired(
+    table: Table, places: Places, row: Row, baseline: str, shots: int, answers: Answers
+) -> _Paired:
+    spreads, left_out = {}, []
+    for group in plain_groups(table, shots):
+        ours, theirs = (
+            by_seed(places.get((label, group.label, shots), ())) for label in (row.label, baseline)
+        )
+        found = paired_spread(ours, theirs, answers, table.metric, group.label)
+        if isinstance(found, str):
+            left_out.append(group.label)
+        else:
+            spreads[group.label] = found
+    return _Paired(row, spreads, tuple(left_out))
+
+
+def _single(found: Sequence[_Paired], shots: int) -> list[Contrast]:
+    """Every row on every data set alone, as one family."""
+    from fewshot_bench.analysis.statistics.multiple import holm
+    from fewshot_bench.analysis.statistics.paired import compare_spreads
+
+    places = [(pair.row.label, label) for pair in found for label in pair.spreads]
+    results = [compare_spreads({k: one}) for pair in found for k, one in pair.spreads.items()]
+    adjusted = holm([result.p for result in results])
+    return [
+        Contrast(row, shots, label, result, p)
+        for (row, label), result, p in zip(places, results, adjusted, strict=True)
+    ]
+
+
+def _standings(
+    found: Sequence[_Paired], single: Sequence[Contrast], shots: int
+) -> Iterator[Standing]:
+    from fewshot_bench.analysis.statistics.multiple import holm
+    from fewshot_bench.analysis.statistics.paired import compare_spreads
+    from fewshot_bench.analysis.statistics.ranks import signed_rank, wins
+
+    results = [compare_spreads(pair.spreads) for pair in found]
+    adjusted = holm([result.p for result in results])
+    by_row: defaultdict[str, list[Contrast]] = defaultdict(list)
+    for contrast in single:
+        by_row[contrast.row].append(contrast)
+    for pair, result, p in zip(found, results, adjusted, strict=True):
+        own = by_row[pair.row.label]
+        counts = wins([replace(c.result, p=c.adjusted) for c in own], LEVEL)
+        gaps = [c.result.difference for c in own]
+        yield Standing(
+            overall=Contrast(pair.row.label, shots, "", result, p),
+            wins=counts.win,
+            ties=counts.tie,
+            losses=counts.loss,
+            signed_rank=signed_rank(gaps) if len(gaps) >= SIGNED_RANK_FROM else None,
+            left_out=pair.left_out,
+        )
+
+
+def _detectable(found: Sequence[_Paired], shots: int) -> Iterator[Detectable]:
+    from fewshot_bench.analysis.statistics.paired import TINY
+    from fewshot_bench.analysis.statistics.power import detectable, planned_error
+
+    by_set: defaultdict[str, list[Spread]] = defaultdict(list)
+    for pair in found:
+        for label, spread in pair.spreads.items():
+            by_set[label].append(spread)
+    for label, spreads in by_set.items():
+        errors = [(planned_error({label: spread})[0], spread) for spread in spreads]
+        varying = sorted(((e, s) for e, s in errors if e > TINY), key=lambda pair: pair[0])
+        if varying:
+            _, middle = varying[len(varying) // 2]
+            yield Detectable(label, shots, detectable({label: middle}), middle.seeds)
+
+
+def _rankings(table: Table) -> Iterator[Ranking]:
+    from fewshot_bench.analysis.statistics.ranks import (
+        average_ranks,
+        cliques,
+        critical_difference,
+        friedman,
+    )
+
+    sign = 1.0 if METRICS[table.metric].higher_is_better else -1.0
+    for shots in table.shots:
+        groups = plain_groups(table, shots)
+        whole = {}
+        for row in table.rows:
+            cells = [table.cell(group, row, shots) for group in groups]
+            means = [c.estimates[table.metric].mean for c in cells if table.metric in c.estimates]
+            if len(means) == len(groups):
+                whole[row.label] = [sign * mean for mean in means]
+        if len(groups) < RANKED_FROM or len(whole) < 2:
+            continue
+        scores = list(zip(*whole.values(), strict=True))
+        ranks = average_ranks(scores)
+        order = sorted(range(len(whole)), key=lambda place: float(ranks[place]))
+        names = [list(whole)[place] for place in order]
+        values = [float(ranks[place]) for place in order]
+        critical = critical_difference(len(whole), len(groups))
+        told = cliques(values, critical)
+        p = friedman(scores)[1]
+        same = tuple(tuple(names[place] for place in clique) for clique in told)
+        yield Ranking(shots, len(groups), tuple(names), tuple(values), p, critical, same)

@@ -1,0 +1,93 @@
+"""Where in a plug-in author's own files something happened, from the text of a traceback."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sysconfig
+import traceback
+from collections.abc import Iterable
+from pathlib import Path, PurePath
+
+# As Python prints an exception, and (no comma) as a process that is ended says where it was.
+_FRAME = re.compile(r'^ +File "([^"\n]+)", line (\d+)(,?) in (.+)$', re.MULTILINE)
+_OURS = Path(__file__).parents[1].as_posix()
+_PYTHON = Path(sysconfig.get_path("stdlib")).as_posix()
+# Folders of installed packages and of Python itself, on this machine or another one.
+_LIBRARY = re.compile(r"/(?:site|dist)-packages/|/lib/python3[.\d]*/")
+
+
+def author_frame(trace: str, packages: Iterable[str]) -> str:
+    """`file:line in function` of the last frame in a module of `packages`, as a traceback names it.
+
+    packages: top-level names of modules, as `top_module` gives them. Where none of them occurs, the
+    last frame outside of the harness, Python and installed libraries; empty where there is none.
+    """
+    found = _frames(trace)
+    names = set(filter(None, packages))
+    own = [frame for frame in found if names & _modules(frame[0])]
+    if not own:
+        own = [frame for frame in found if not _is_library(frame[0])]
+    if not own:
+        return ""
+    file, line, function = own[-1]
+    return f"{short_path(file)}:{line} in {function}"
+
+
+def told(error: BaseException, target: object) -> str:
+    """Type, message and frame of what the code behind a registered `target` raised."""
+    trace = "".join(traceback.format_exception(error))
+    frame = author_frame(trace, [top_module(target)])
+    return f"{type(error).__name__}: {error}{f', at {frame}' if frame else ''}"
+
+
+def top_module(target: object) -> str:
+    """The top-level module of what was registered: a class, a function, or "module:attribute"."""
+    module = target.partition(":")[0] if isinstance(target, str) else _module_of(target)
+    return module.partition(".")[0]
+
+
+def definition(function: object) -> str:
+    """`file:line in function` where a function begins; empty where its source is unknown."""
+    code = getattr(inspect.unwrap(function), "__code__", None) if callable(function) else None
+    return f"{short_path(code.co_filename)}:{code.co_firstlineno} in {code.co_name}" if code else ""
+
+
+def class_place(kind: type) -> str:
+    """`file:line` where a class is written; empty where its source is unknown."""
+    try:
+        return f"{short_path(inspect.getfile(kind))}:{inspect.getsourcelines(kind)[1]}"
+    except (OSError, TypeError):
+        return ""
+
+
+def short_path(file: str) -> str:
+    """A path relative to the working directory where it lies below."""
+    try:
+        return Path(file).relative_to(Path.cwd()).as_posix()
+    except (ValueError, OSError):
+        return file
+
+
+def _frames(trace: str) -> list[tuple[str, str, str]]:
+    """File, line and function; the innermost frame is the last one."""
+    found = _FRAME.findall(trace)
+    dumped = [frame for frame in found if not frame[2]]
+    raised = [frame for frame in found if frame[2]]
+    return [(file, line, name.strip()) for file, line, _, name in (*dumped[::-1], *raised)]
+
+
+def _modules(file: str) -> set[str]:
+    """Names that a file's top-level module may have; its path is all that is known of it."""
+    path = PurePath(file)
+    return {*path.parts[:-1], path.stem} if path.suffix == ".py" else set()
+
+
+def _is_library(file: str) -> bool:
+    path = PurePath(file).as_posix()
+    own = path.startswith((f"{_OURS}/", f"{_PYTHON}/"))
+    return own or path.startswith("<") or _LIBRARY.search(path) is not None
+
+
+def _module_of(target: object) -> str:
+    return str(getattr(target, "__module__", ""))

@@ -1,0 +1,96 @@
+"""What a record says of the bytes of the images that its cell used, and where it must be the same.
+
+`split["images"]` is a digest of all images, `split["test_images"]` of those of the test, and
+`split["overlap"]` counts test images that have the bytes of an image that was fitted on, or that
+was given for validation. Older records lack some of these.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.spec import RunSpec, canonical_json
+
+
+def image_facts(
+    train: Sequence[bytes], val: Sequence[bytes], test: Sequence[bytes]
+) -> dict[str, Any]:
+    """The three, from the SHA-256 of every image in the order of the lists."""
+    parts = [hashlib.sha256(b"".join(part)).hexdigest() for part in (train, val, test)]
+    fitted = {*train, *val}
+    return {
+        "images": hashlib.sha256("".join(parts).encode()).hexdigest(),
+        "test_images": parts[2],
+        "overlap": sum(image in fitted for image in test),
+    }
+
+
+def images(record: Record) -> str:
+    """The digest of all images of a record; empty where it does not say."""
+    return _text(record.split.get("images"))
+
+
+def test_images(record: Record) -> str:
+    """The digest of its test images; empty where it does not say."""
+    return _text(record.split.get("test_images"))
+
+
+def images_scope(record: Record) -> Hashable:
+    """Equal for records that must have the same images: those of one split."""
+    return record.spec.evaluated, _text(record.split.get("digest"))
+
+
+def test_scope(record: Record) -> Hashable:
+    """Equal for records that must have the same test images, whatever they were fitted on."""
+    spec = record.spec
+    own = canonical_json(dict(spec.data))
+    return spec.evaluated, spec.limit, spec.revision, spec.target_revision, own
+
+
+class Overlap(NamedTuple):
+    """How many of the test images of a cell were fitted on."""
+
+    spec: RunSpec
+    shared: int
+    test: int
+
+
+def overlaps(records: Iterable[Record]) -> list[Overlap]:
+    """Those of the records that say it."""
+    found = []
+    for record in records:
+        count, test = record.split.get("overlap"), record.split.get("test")
+        if isinstance(count, int) and isinstance(test, int):
+            found.append(Overlap(record.spec, count, test))
+    return found
+
+
+def overlap_texts(found: Iterable[Overlap]) -> dict[str, str]:
+    """By what is evaluated, in words, where test images were fitted on."""
+    by_set: defaultdict[str, list[Overlap]] = defaultdict(list)
+    for one in found:
+        by_set[one.spec.evaluated].append(one)
+    texts = {}
+    for evaluated, cells in by_set.items():
+        most = max(cells, key=lambda one: one.shared)
+        having = sum(one.shared > 0 for one in cells)
+        if having:
+            texts[evaluated] = (
+                f"{evaluated}: {most.shared:,} of {most.test:,} test images are also among the "
+                f"train or validation images, byte for byte ({_cells(having, len(cells))})"
+            )
+    return texts
+
+
+def _cells(having: int, total: int) -> str:
+    if having == total:
+        return "in all cells" if total > 1 else f"{total} cell"
+    return f"or fewer, in {having:,} of {total:,} cells"
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""

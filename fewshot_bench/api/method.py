@@ -1,0 +1,245 @@
+"""The contracts of a method and of the classifier that it returns."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
+
+from fewshot_bench.utils.errors import ContractError, UsageError, suggestion, unknown
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from fewshot_bench.api.backbone import Backbone
+    from fewshot_bench.api.task import Images, Task, Vocabulary
+
+
+class RunContext(Protocol):
+    """What the harness lends a method besides the task: named randomness, notes, progress."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where tensors should live."""
+        ...
+
+    @property
+    def precision(self) -> str:
+        """`fp32`, `bf16` or `fp16`; autocast is entered through `autocast()`."""
+        ...
+
+    @property
+    def memory_parts(self) -> int:
+        """1 at first; 2, 4, ... 64 when `fit` is tried again because memory ran out.
+
+        Divide the work into about this many parts, so that less is held at once, and change
+        nothing else. A method that never reads it is not tried again.
+        """
+        ...
+
+    def rng(self, name: str) -> torch.Generator:
+        """A fresh CPU generator for the named stream of this cell (same name, same stream)."""
+        ...
+
+    def autocast(self) -> typing.ContextManager[None]:
+        """Context in which encoder work runs at the run's precision."""
+        ...
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """Gradient scaler for the run's precision; does nothing unless it is fp16 on CUDA."""
+        ...
+
+    def progress(self, done: int, total: int) -> None:
+        """Tell how far `fit` is; may be called as often as convenient."""
+        ...
+
+    def note(self, **values: object) -> None:
+        """Keep JSON-able facts in the record (chosen C, alpha, beta ...)."""
+        ...
+
+    def count_selection(self, configurations: int, labels: int) -> None:
+        """Declare that `configurations` were compared on `labels` labeled validation images."""
+        ...
+
+    def declare_trained(self, parameters: int) -> None:
+        """Declare trained parameters of a solver that has no torch optimizer."""
+        ...
+
+
+@runtime_checkable
+class Classifier(Protocol):
+    """A fitted method."""
+
+    def logits(self, queries: Images) -> Tensor:
+        """(n, classes) finite scores, one row per query, independent of the rest of the batch."""
+        ...
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """All that must be kept beside the backbone to predict."""
+        ...
+
+
+@runtime_checkable
+class Transferable(Protocol):
+    """A classifier that can answer for classes that it was not fitted on (base-to-new, transfer).
+
+    A method whose classifiers never can says why in an attribute or property `tied_to_classes`;
+    tables then show that reason instead of a number, and no time is spent on a fit.
+    """
+
+    def for_classes(self, vocabulary: Vocabulary) -> Classifier:
+        """A classifier for other class names and templates, with what was learned.
+
+        NotApplicableError with a reason where that makes no sense for this classifier.
+        """
+        ...
+
+
+@runtime_checkable
+class Method(Protocol):
+    """A frozen dataclass whose fields are the hyper-parameters."""
+
+    name: ClassVar[str]
+
+    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Classifier:
+        """Adapt to `task` and return a classifier; the backbone is left as it was found."""
+        ...
+
+
+@runtime_checkable
+class Together(Protocol):
+    """A method that can fit several tasks in one pass (`fsbench run --together`)."""
+
+    def fit_together(
+        self, tasks: Sequence[Task], backbone: Backbone, contexts: Sequence[RunContext]
+    ) -> Sequence[Classifier]:
+        """One classifier per task, each as `fit` gives it alone, up to rounding.
+
+        May raise where these tasks do not go together: then each is fitted alone.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Hyperparameter:
+    """One field of a method: what `fsbench show` prints and `-o name=value` is parsed by."""
+
+    name: str
+    type: Any
+    default: Any
+    help: str
+    unit: str
+    source: str
+
+    @property
+    def type_name(self) -> str:
+        """The type as a person would write it."""
+        if typing.get_origin(self.type) is Literal:
+            return "|".join(str(choice) for choice in typing.get_args(self.type))
+        return getattr(self.type, "__name__", str(self.type))
+
+
+def hyper(default: Any, help: str, *, unit: str = "", source: str = "") -> Any:
+    """A documented hyper-parameter, to be used as a dataclass field's default."""
+    metadata = {"help": help, "unit": unit, "source": source}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def hyperparameters(method: type) -> tuple[Hyperparameter, ...]:
+    """The hyper-parameters of a method class, in the order of its fields."""
+    if not dataclasses.is_dataclass(method):
+        raise ContractError(
+            f"method {method.__name__} is not a dataclass: decorate it with @dataclass(frozen=True)"
+        )
+    hints = typing.get_type_hints(method)
+    found = []
+    for field in dataclasses.fields(method):
+        default = field.default
+        if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        meta = field.metadata
+        found.append(
+            Hyperparameter(
+                field.name,
+                hints[field.name],
+                default,
+                str(meta.get("help", "")),
+                str(meta.get("unit", "")),
+                str(meta.get("source", "")),
+            )
+        )
+    return tuple(found)
+
+
+_TRUE = {"true", "yes", "on", "1"}
+_FALSE = {"false", "no", "off", "0"}
+
+
+def parse_value(owner: str, parameter: Hyperparameter, text: str) -> Any:
+    """Read `text` as a value of the parameter's type; UsageError names the type and the default."""
+    try:
+        return _parse(parameter.type, text.strip())
+    except ValueError:
+        options = typing.get_args(parameter.type)
+        hint = ""
+        if typing.get_origin(parameter.type) is Literal:
+            hint = suggestion(text, [str(choice) for choice in options])
+        raise UsageError(
+            f"{owner}: {parameter.name}={text!r} is not {parameter.type_name}{hint} "
+            f"(default {parameter.default!r}; fsbench show {owner})"
+        ) from None
+
+
+def _parse(kind: Any, text: str) -> Any:
+    origin = typing.get_origin(kind)
+    if origin is Literal:
+        for choice in typing.get_args(kind):
+            if text == str(choice):
+                return choice
+        raise ValueError(text)
+    if origin in (typing.Union, types.UnionType):
+        return _parse_union(typing.get_args(kind), text)
+    if kind is bool:
+        if text.casefold() in _TRUE | _FALSE:
+            return text.casefold() in _TRUE
+        raise ValueError(text)
+    if kind is int:
+        return int(text)
+    if kind is float:
+        number = float(text)
+        if not math.isfinite(number):
+            raise ValueError(text)
+        return number
+    if kind is str:
+        return text
+    raise ValueError(text)
+
+
+def _parse_union(options: tuple[Any, ...], text: str) -> Any:
+    if type(None) in options and text.casefold() in ("none", ""):
+        return None
+    for option in options:
+        if option is not type(None):
+            try:
+                return _parse(option, text)
+            except ValueError:
+                continue
+    raise ValueError(text)
+
+
+def find_parameter(owner: str, method: type, name: str) -> Hyperparameter:
+    """The hyper-parameter `name` of a method; UsageError suggests the closest one."""
+    known = {parameter.name: parameter for parameter in hyperparameters(method)}
+    normal = name.replace("-", "_")
+    if normal not in known:
+        raise unknown(f"hyper-parameter of {owner}", name, known, f"fsbench show {owner}")
+    return known[normal]
+
+
+def configuration(method: Any) -> dict[str, Any]:
+    """All hyper-parameters of a method instance by name."""
+    return {field.name: getattr(method, field.name) for field in dataclasses.fields(method)}

@@ -1,0 +1,156 @@
+"""Methods from a file of their own, imported once: `path/to/file.py:ClassName`."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import importlib.machinery
+import importlib.util
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+from fewshot_bench.api import method_code
+from fewshot_bench.api.method_references import canonical, parts
+from fewshot_bench.utils.errors import PluginError, UsageError, suggestion
+
+EXAMPLE = "path/to/file.py:ClassName"
+# As the author has them; more would be no help.
+MOST_NAMED = 8
+
+
+def load(name: str) -> type:
+    """The class that a reference names.
+
+    UsageError where there is no such file or class, PluginError where the file cannot be imported.
+    """
+    found = parts(canonical(name))
+    if found is None:
+        raise UsageError(_incomplete(name))
+    path, cls = Path(found[0]), found[1]
+    if not path.is_file():
+        raise UsageError(_absent(path))
+    module = _imported(path)
+    value = getattr(module, cls, None)
+    if value is None:
+        classes = _classes(path)
+        raise UsageError(
+            f"'{path}' has no class '{cls}'{suggestion(cls, classes)}{_listed(classes)}"
+        )
+    if not isinstance(value, type) or not callable(getattr(value, "fit", None)):
+        kind = "class without fit(task, backbone, ctx)" if isinstance(value, type) else "no class"
+        raise PluginError(
+            f"'{cls}' in '{path}' is no method ({kind}): expected a frozen dataclass with fit; "
+            "docs/plugins.md shows a whole one"
+        )
+    return value
+
+
+def _incomplete(name: str) -> str:
+    file, _, cls = name.partition(".py")
+    path = Path(os.path.expanduser(f"{file}.py"))
+    if cls.strip(":"):
+        return f"method '{name}': '{cls.strip(':')}' names no class; expected {EXAMPLE}"
+    if not path.is_file():
+        return _absent(path)
+    classes = _classes(path)
+    example = f"{file}.py:{classes[0]}" if classes else EXAMPLE
+    return f"method '{name}' names a file and no class in it: expected {example}{_listed(classes)}"
+
+
+def _absent(path: Path) -> str:
+    try:
+        there = [entry.name for entry in path.parent.glob("*.py")]
+    except OSError:
+        there = []
+    if path.is_dir():
+        return f"'{path}' is a folder: expected a method as {EXAMPLE}"
+    where = "" if path.parent.is_dir() else f" ('{path.parent}' is no folder)"
+    return f"there is no file '{path}'{where or suggestion(path.name, there)}; expected {EXAMPLE}"
+
+
+def _classes(path: Path) -> list[str]:
+    """The classes of a file, those with `fit` if there are any."""
+    try:
+        body = ast.parse(path.read_bytes()).body
+    except (OSError, ValueError, SyntaxError):
+        return []
+    found = [node for node in body if isinstance(node, ast.ClassDef)]
+    fitting = [
+        node.name
+        for node in found
+        if any(isinstance(part, ast.FunctionDef) and part.name == "fit" for part in node.body)
+    ]
+    return fitting or [node.name for node in found]
+
+
+def _listed(classes: Sequence[str]) -> str:
+    return f" (classes there: {', '.join(classes[:MOST_NAMED])})" if classes else ""
+
+
+@functools.cache
+def _imported(path: Path) -> ModuleType:
+    """The module of a file; nothing is written beside it, and its bytes are what is recorded."""
+    name = f"fsbench_file_{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}"
+    try:
+        source = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"'{path}' cannot be read: {error.strerror}") from None
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    # At the end, so that nothing beside the file stands in for what is installed.
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    _refuse_shadowed(path)
+    # Dataclasses look their module up.
+    sys.modules[name] = module
+    try:
+        exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__)
+        if path.read_bytes() != source:
+            raise PluginError(f"'{path}' was changed while it was imported; run again")
+    except PluginError:
+        del sys.modules[name]
+        raise
+    except (Exception, SystemExit) as error:
+        del sys.modules[name]
+        raise PluginError(
+            f"'{path}' cannot be imported: {type(error).__name__}: {error}{_place(path, error)}"
+        ) from error
+    method_code.note_import(name)
+    return module
+
+
+def _refuse_shadowed(path: Path) -> None:
+    """PluginError where a module beside the file would not be the one that it gets."""
+    for name in method_code.modules_beside(path):
+        loaded = getattr(sys.modules.get(name), "__file__", None)
+        spec = importlib.machinery.PathFinder.find_spec(name)
+        # A folder without `__init__.py` has no origin; the first of its places goes first.
+        places = list(spec.submodule_search_locations or ()) if spec is not None else []
+        got = loaded or (spec.origin if spec is not None else None) or next(iter(places), None)
+        if name in sys.builtin_module_names or not _lies_in(got, path.parent):
+            raise PluginError(
+                f"'{path.name}' imports '{name}', which lies beside it, but would get another one"
+                f" ({got or 'built into Python'}): give the module in '{path.parent}' another name"
+            )
+
+
+def _lies_in(file: str | None, folder: Path) -> bool:
+    return file is not None and Path(os.path.realpath(file)).is_relative_to(folder)
+
+
+def _place(path: Path, error: BaseException) -> str:
+    """The author's line that failed; of a syntax error Python's own text says it."""
+    if isinstance(error, SyntaxError):
+        return ""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if _lies_in(frame.filename, path.parent)]
+    if not own:
+        return ""
+    last = own[-1]
+    return f" ({Path(last.filename).name}:{last.lineno} in {last.name}: {last.line})"

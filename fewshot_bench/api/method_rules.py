@@ -1,0 +1,198 @@
+"""What a method's class must be before anything is run: the rules that need no fit.
+
+The conformance kit and `fsbench run` share them. `broken_rules` is the entry point.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+import re
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from fewshot_bench.api.method import Hyperparameter, hyperparameters, parse_value
+from fewshot_bench.utils.errors import FsbenchError, PluginError
+
+TYPES = "int, float, str, bool, Literal[...] or one of them | None"
+NAME = re.compile(r"[a-z0-9][a-z0-9._+-]*")
+# What the harness reads of a class; none of it is a hyper-parameter.
+ABOUT = ("name", "version", "trains", "tied_to_classes")
+ARGUMENTS = ("task", "backbone", "ctx")
+# The checks of the kit that these rules belong to.
+STATIC = (
+    "check_hyperparameters_are_typed_fields",
+    "check_name_is_a_class_variable",
+    "check_fit_returns_a_classifier",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenRule:
+    """A rule of the kit, by the name of its check, and how a class breaks it."""
+
+    check: str
+    reason: str
+
+
+def broken_rules(method: type, registered: str = "") -> list[BrokenRule]:
+    """What is wrong with a method's class, in the order in which an author would mend it.
+
+    registered: the name that it is registered under; "" where that is not known.
+    """
+    fields, name, fit = STATIC
+    # A method that is run from a file goes by its path.
+    registered = registered if NAME.fullmatch(registered) else ""
+    try:
+        return [
+            *(BrokenRule(fields, reason) for reason in field_problems(method)),
+            *(BrokenRule(name, reason) for reason in name_problems(method, registered)),
+            *(BrokenRule(fit, reason) for reason in fit_problems(method)),
+        ]
+    except (Exception, SystemExit) as error:
+        # A metaclass may raise on any attribute.
+        kind = type(error).__name__
+        return [BrokenRule(fields, f"its class cannot be examined: {kind}: {error}")]
+
+
+def refuse_broken(name: str, method: type, origin: str) -> None:
+    """PluginError with the kit's sentences when a method's class breaks a rule, or cannot be made.
+
+    origin: who registered it.
+    """
+    by = f" ({origin})" if origin != name else ""
+    reasons = [rule.reason for rule in broken_rules(method, name)] or cannot_be_built(method)
+    if reasons:
+        raise PluginError(f"method '{name}'{by}: {'; '.join(reasons)} (fsbench check {name})")
+
+
+def cannot_be_built(method: type) -> list[str]:
+    """Why a method cannot be made from its defaults; empty where it can."""
+    try:
+        method()
+    except (Exception, SystemExit) as error:
+        kind = type(error).__name__
+        return [f"{method.__name__} cannot be built from its defaults: {kind}: {error}"]
+    return []
+
+
+def field_problems(method: type) -> Iterator[str]:
+    """Hyper-parameters are typed fields of a frozen dataclass, each with a default."""
+    name = method.__name__
+    if not getattr(getattr(method, "__dataclass_params__", None), "frozen", False):
+        yield f"{name} is not decorated with @dataclass(frozen=True)"
+        return
+    try:
+        parameters = hyperparameters(method)
+    except (Exception, SystemExit) as error:
+        yield (
+            f"the types of {name}'s fields cannot be read: {type(error).__name__}: {error}; "
+            "import what they name at run time"
+        )
+        return
+    stray = sorted(_stray_attributes(method))
+    if stray:
+        yield (
+            f"{name}.{', '.join(stray)} is set on the class without being a field: annotate "
+            "it (rate: float = hyper(...)), or mark a constant as ClassVar"
+        )
+    kinds = {field.name: field for field in dataclasses.fields(method)}
+    for parameter in parameters:
+        problem = _field_problem(name, parameter, given=kinds[parameter.name].init)
+        if problem:
+            yield f"{name}.{parameter.name}{problem}"
+
+
+def _field_problem(owner: str, parameter: Hyperparameter, *, given: bool) -> str:
+    default, name = parameter.default, parameter.name
+    if default is dataclasses.MISSING:
+        return " has no default; `fsbench run` builds a method from its defaults"
+    if not given:
+        return " has init=False, so that it cannot be given; compute it in `fit`"
+    if isinstance(default, list | dict | set | bytearray):
+        return f": default {default!r} can be changed in place; {_typed(name)}"
+    if isinstance(default, float) and not math.isfinite(default):
+        return f": default {default!r} is not finite, and a record holds finite numbers alone"
+    if not _round_trips(owner, parameter):
+        return f": default {default!r} cannot be given as -o {name}=...; {_typed(name)}"
+    return ""
+
+
+def _typed(name: str) -> str:
+    return f"annotate {name} as {TYPES}"
+
+
+def _round_trips(owner: str, parameter: Hyperparameter) -> bool:
+    default = parameter.default
+    if not isinstance(default, str | int | float | bool | None):
+        return False
+    try:
+        return bool(parse_value(owner, parameter, str(default)) == default)
+    except FsbenchError:
+        return False
+
+
+def _stray_attributes(method: type) -> set[str]:
+    """Public plain values on the class that are neither fields nor ClassVars."""
+    known = {*ABOUT, *(field.name for field in dataclasses.fields(method))}
+    for base in method.__mro__:
+        hints = vars(base).get("__annotations__", {})
+        known |= {name for name, hint in hints.items() if "ClassVar" in str(hint)}
+    plain = (int, float, str, bool, tuple, list, dict, type(None))
+    return {
+        name
+        for base in method.__mro__
+        for name, value in vars(base).items()
+        if not name.startswith("_") and name not in known and isinstance(value, plain)
+    }
+
+
+def name_problems(method: type, registered: str = "") -> Iterator[str]:
+    """`name` is a ClassVar[str] in lower case, as it is written on the command line."""
+    kind, name = method.__name__, getattr(method, "name", None)
+    if name is None:
+        example = registered or "my-method"
+        yield f"{kind} has no name; write name: ClassVar[str] = {example!r}"
+    elif not isinstance(name, str) or NAME.fullmatch(name) is None or name == "all":
+        yield f"{kind}.name is {name!r}, expected lower-case letters, digits and hyphens"
+    elif registered and name != registered:
+        yield f"{kind}.name is {name!r}, but it is registered as {registered!r}: use one name"
+    fields = getattr(method, "__dataclass_fields__", {})
+    for about in ABOUT[:2]:
+        if about in fields and not _is_class_variable(method, about):
+            value = getattr(method, about, "")
+            yield (
+                f"{kind}.{about} is annotated as a field; write {about}: ClassVar[str] = {value!r}"
+            )
+
+
+def _is_class_variable(method: type, name: str) -> bool:
+    try:
+        hint = typing.get_type_hints(method, include_extras=True).get(name)
+    except Exception:
+        # What cannot be read is named as a broken rule of the fields.
+        return True
+    return hint in (None, ClassVar) or typing.get_origin(hint) is ClassVar
+
+
+def fit_problems(method: type) -> Iterator[str]:
+    """`fit` is a function of a task, a backbone and a context."""
+    expected = f"write def fit(self, {', '.join(ARGUMENTS)})"
+    fit: Any = getattr(method, "fit", None)
+    if not callable(fit):
+        yield f"{method.__name__} has no fit; {expected}"
+        return
+    if inspect.isabstract(method):
+        names = ", ".join(sorted(getattr(method, "__abstractmethods__", ())))
+        yield f"{method.__name__} is abstract: it does not define {names}"
+    bound = isinstance(inspect.getattr_static(method, "fit"), staticmethod | classmethod)
+    try:
+        inspect.signature(fit).bind(*ARGUMENTS, *([] if bound else ["self"]))
+    except TypeError:
+        yield f"{method.__name__}.fit takes {inspect.signature(fit)}; {expected}"
+    except ValueError:
+        # A function whose signature Python does not know is tried when it is called.
+        return

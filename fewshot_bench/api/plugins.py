@@ -1,0 +1,149 @@
+"""Hook specifications and the plug-in manager."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+if TYPE_CHECKING:
+    import click
+
+    from fewshot_bench.api.record import Record
+    from fewshot_bench.api.spec import RunSpec
+
+GROUP = "fewshot_bench"
+# Full names, joined by commas, of the only plug-ins that a process imports; unset for all of them.
+ONLY = "FSBENCH_ONLY_PLUGINS"
+hookspec = pluggy.HookspecMarker(GROUP)
+hookimpl = pluggy.HookimplMarker(GROUP)
+
+Register = Callable[..., None]
+
+
+class Hooks:
+    """Every hook that a plug-in may implement."""
+
+    @hookspec
+    def register_methods(self, register: Register) -> None:
+        """Call `register("name", "package.module:Class")` for each method; nothing is imported."""
+
+    @hookspec
+    def register_datasets(self, register: Register) -> None:
+        """Call `register("name", "package.module:factory")` for each data set.
+
+        The factory takes no argument. With `register("prefix:", ...)` it takes the text after the
+        colon (`folder:PATH`). `suites=("demo",)` adds the name to suites.
+        """
+
+    @hookspec
+    def register_backbones(self, register: Register) -> None:
+        """Call `register("name", "package.module:load")`; `load(device, precision)` -> backbone."""
+
+    @hookspec
+    def register_commands(self, cli: click.Group) -> None:
+        """Add click commands to `fsbench`."""
+
+    @hookspec
+    def run_started(self, spec: RunSpec) -> None:
+        """A cell is about to be computed."""
+
+    @hookspec
+    def run_finished(self, record: Record) -> None:
+        """A cell's record was written; failures included."""
+
+    @hookspec
+    def table_columns(self, records: Sequence[Record]) -> dict[str, object] | None:
+        """Extra `compare` columns: {title: value} for the records of one table row."""
+
+
+@dataclass(frozen=True, slots=True)
+class PluginInfo:
+    """One entry point: where it comes from and, if it could not be imported, why."""
+
+    name: str
+    target: str
+    distribution: str
+    error: str | None
+    version: str = ""
+
+    @property
+    def full_name(self) -> str:
+        """Distribution and entry point: how the manager knows it."""
+        return f"{self.distribution}:{self.name}"
+
+    @property
+    def problem(self) -> str:
+        """One sentence on why it could not be loaded."""
+        return f"plug-in {self.full_name} ({self.target}) was not loaded: {self.error}"
+
+
+def load_plugins() -> tuple[pluggy.PluginManager, tuple[PluginInfo, ...]]:
+    """Import every entry point of the group; one that fails is reported and harms nothing else."""
+    manager = pluggy.PluginManager(GROUP)
+    manager.add_hookspecs(Hooks)
+    from fewshot_bench.plugins.trackers import plugin as trackers
+
+    # Always there: whether one is on may be decided later, and in other processes.
+    manager.register(trackers, name="fewshot-bench:trackers")
+    points, infos = _entry_points()
+    only = os.environ.get(ONLY)
+    for point in points:
+        distribution = _distribution(point.dist)
+        name, error = f"{distribution}:{point.name}", None
+        if only is not None and name not in only.split(","):
+            continue
+        try:
+            manager.register(point.load(), name=name)
+            manager.check_pending()
+        except (Exception, SystemExit) as failure:
+            error = f"{type(failure).__name__}: {failure}"
+            if manager.has_plugin(name):
+                manager.unregister(name=name)
+        version = _version(point.dist)
+        infos.append(PluginInfo(point.name, point.value, distribution, error, version))
+    return manager, tuple(infos)
+
+
+def _entry_points() -> tuple[list[Any], list[PluginInfo]]:
+    """The entry points of the group, and the distributions whose own could not be read."""
+    broken: list[PluginInfo] = []
+    try:
+        points = list(importlib.metadata.entry_points(group=GROUP))
+    except Exception:
+        points = _each_alone(broken)
+    blocked = set(filter(None, os.environ.get("FSBENCH_DISABLE_PLUGINS", "").split(",")))
+    unique = {(point.name, point.value): point for point in points if point.name not in blocked}
+    return [unique[key] for key in sorted(unique)], broken
+
+
+def _each_alone(broken: list[PluginInfo]) -> list[Any]:
+    """As `entry_points` does, without those distributions that it fails at."""
+    points: list[Any] = []
+    for distribution in importlib.metadata.distributions():
+        try:
+            points += distribution.entry_points.select(group=GROUP)
+        except Exception as error:
+            reason = f"entry points cannot be read: {type(error).__name__}: {error}"
+            broken.append(PluginInfo("?", "?", _distribution(distribution), reason))
+    return points
+
+
+def _distribution(distribution: Any) -> str:
+    """The name of a distribution; where its metadata are damaged, the folder that they lie in."""
+    try:
+        return str(distribution.name)
+    except Exception:
+        return str(getattr(distribution, "_path", "unknown"))
+
+
+def _version(distribution: Any) -> str:
+    """The version of a distribution; empty where its metadata are damaged."""
+    try:
+        return str(distribution.version)
+    except Exception:
+        return ""

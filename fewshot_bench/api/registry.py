@@ -1,0 +1,301 @@
+"""Names to lazily imported targets, with their origins."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pluggy
+
+from fewshot_bench.api import method_code, method_files, method_references
+from fewshot_bench.api.author_frame import told
+from fewshot_bench.api.customized import customized
+from fewshot_bench.api.damaged import SKIPPED, Without
+from fewshot_bench.api.method_rules import refuse_broken
+from fewshot_bench.api.opening import options_of, place_without_family
+from fewshot_bench.api.plugins import PluginInfo, load_plugins
+from fewshot_bench.utils.errors import FsbenchError, PluginError, UsageError, unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One registered name: its target "module:attribute" (or object) and who registered it."""
+
+    name: str
+    target: Any
+    origin: str
+    suites: tuple[str, ...] = ()
+
+    def load(self) -> Any:
+        """Import the target; PluginError names the origin when that fails."""
+        if not isinstance(self.target, str):
+            return self.target
+        module, _, attribute = self.target.partition(":")
+        try:
+            value: Any = importlib.import_module(module)
+            for part in attribute.split("."):
+                value = getattr(value, part)
+        except (Exception, SystemExit) as error:
+            raise PluginError(
+                f"'{self.name}' cannot be loaded from '{self.target}' ({self.origin}): "
+                f"{type(error).__name__}: {error}"
+            ) from error
+        return value
+
+
+@dataclass
+class Catalog:
+    """All names of one kind (method, data set, backbone).
+
+    entries: the names that one plug-in alone registered. conflicts: for each other name why it
+    cannot be used. failed: what plug-ins say that register nothing.
+    """
+
+    kind: str
+    listing: str
+    entries: dict[str, Entry] = field(default_factory=dict)
+    conflicts: dict[str, str] = field(default_factory=dict)
+    failed: tuple[str, ...] = ()
+    _plugin: str = ""
+    _claims: list[Entry] = field(default_factory=list)
+
+    def register(self, name: str, target: Any, *, suites: Iterable[str] = ()) -> None:
+        """Add a name; one that another plug-in adds too can be used by neither."""
+        origin = _origin(self._plugin)
+        if not isinstance(name, str) or not name.strip():
+            raise PluginError(f"{self.kind} {name!r} ({origin}): expected a name first")
+        if not isinstance(target, str) and not callable(target):
+            raise PluginError(
+                f"{self.kind} '{name}' ({origin}): target {target!r} is neither "
+                "'module:attribute' nor a callable"
+            )
+        if isinstance(suites, str):
+            raise PluginError(
+                f"{self.kind} '{name}' ({origin}): suites={suites!r} is text, expected "
+                f"suites=({suites!r},)"
+            )
+        self._claims.append(Entry(name, target, origin, tuple(suites)))
+        self._settle()
+
+    def _settle(self) -> None:
+        """Entries and conflicts, by who claims which name."""
+        claims: dict[str, list[Entry]] = {}
+        for entry in self._claims:
+            claims.setdefault(entry.name, []).append(entry)
+        self.entries = {name: found[0] for name, found in claims.items() if len(found) == 1}
+        self.conflicts = {
+            name: f"two plug-ins register the {self.kind} '{name}': "
+            f"{' and '.join(entry.origin for entry in found)}; uninstall one, or disable its "
+            "entry point with FSBENCH_DISABLE_PLUGINS"
+            for name, found in claims.items()
+            if len(found) > 1
+        }
+
+    def forget(self, plugin: str) -> None:
+        """Take out what a plug-in registered before it failed."""
+        self._claims = [e for e in self._claims if not e.origin.startswith(f"{plugin},")]
+        self._settle()
+
+    def names(self) -> list[str]:
+        """Names that can be used, sorted, families (`folder:`) included."""
+        return sorted(self.entries)
+
+    def find(self, name: str) -> Entry:
+        """The entry of a name, or UsageError with the closest one."""
+        self.refuse_conflict(name)
+        if name not in self.entries:
+            raise self.unknown(name, self.entries, f"fsbench list {self.listing}")
+        return self.entries[name]
+
+    def refuse_conflict(self, name: str) -> None:
+        """PluginError when two plug-ins claim a name: which one is meant cannot be known."""
+        if name in self.conflicts:
+            raise PluginError(self.conflicts[name])
+
+    def unknown(self, name: str, known: Iterable[str], step: str) -> UsageError:
+        """The error for a name that is not there; a plug-in that failed may have had it."""
+        return unknown(self.kind, name, known, "; ".join([step, *self.failed]))
+
+
+def _origin(plugin: str) -> str:
+    # Not inspect.stack(), which reads source files and takes longer than all else here.
+    frame = inspect.currentframe()
+    while frame is not None:
+        filename = frame.f_code.co_filename
+        if filename != __file__ and "pluggy" not in filename:
+            return f"{plugin}, {filename}:{frame.f_lineno}"
+        frame = frame.f_back
+    return plugin
+
+
+@dataclass(frozen=True)
+class Registry:
+    """Everything that plug-ins registered."""
+
+    methods: Catalog
+    datasets: Catalog
+    backbones: Catalog
+    plugins: tuple[PluginInfo, ...]
+    hooks: pluggy.HookRelay
+
+    def method(self, name: str) -> Entry:
+        """The entry of a registered method, or of one in a file (`path/to/file.py:ClassName`)."""
+        if name in self.methods.entries or not method_references.is_meant(name):
+            return self.methods.find(name)
+        own = method_references.canonical(name)
+        return Entry(own, method_files.load(name), own)
+
+    def method_class(self, name: str) -> type:
+        """The class of a method."""
+        entry = self.method(name)
+        target = entry.load()
+        if not isinstance(target, type):
+            raise PluginError(f"method '{name}' ({entry.origin}) is {target!r}, expected a class")
+        try:
+            method_code.note_import(target.__module__)
+        except (Exception, SystemExit) as error:
+            raise PluginError(f"method '{name}' ({entry.origin}): {told(error, name)}") from error
+        return target
+
+    def code(self, name: str) -> dict[str, str | bool]:
+        """What identifies the code of a method that this process runs; it stands in a record.
+
+        `registered`: whether a plug-in registered it, with the plug-in's `distribution` and
+        `version`; `digest` of its source.
+        """
+        plugin = self.method(name).origin.partition(",")[0]
+        info = next((info for info in self.plugins if info.full_name == plugin), None)
+        try:
+            digest = method_code.running_digest(self.method_class(name))
+        except PluginError:
+            digest = ""
+        return {
+            "registered": name in self.methods.entries,
+            "distribution": info.distribution if info else "",
+            "version": info.version if info else "",
+            "digest": digest,
+        }
+
+    def all_methods(self) -> tuple[list[str], dict[str, str]]:
+        """The methods that `all` stands for, and by name why the broken ones are left out."""
+        left_out = dict(zip(self.methods.failed, self.methods.failed, strict=True))
+        left_out |= self.methods.conflicts
+        for name in self.methods.names():
+            try:
+                refuse_broken(name, self.method_class(name), self.methods.find(name).origin)
+            except PluginError as error:
+                left_out[name] = str(error)
+        return [name for name in self.methods.names() if name not in left_out], left_out
+
+    def dataset(
+        self, name: str, data: Mapping[str, Any] | None = None, store: Path | None = None
+    ) -> Any:
+        """A data set instance for a name or `family:argument`.
+
+        data: what a person says about it: `classnames`, `templates`, `holdout` (`RunSpec.data`),
+        and which images are `skipped`. store: the folder of results, with kept splits (`Keeping`).
+        """
+        data = data or {}
+        family, colon, argument = name.partition(":")
+        entry = self.datasets.entries.get(f"{family}:") if colon else None
+        self.datasets.refuse_conflict(f"{family}:" if colon else name)
+        if entry is not None and not argument:
+            raise UsageError(f"'{name}' lacks what comes after the colon (fsbench list datasets)")
+        opener = (entry or self.datasets.find(name)).load()
+        options = options_of(name, opener, data, store)
+        with self.blaming(name):
+            dataset = opener(argument, **options) if entry is not None else opener(**options)
+        dataset = customized(dataset, data.get("classnames"), data.get("templates"))
+        skipped = data.get(SKIPPED, {}).get(name)
+        return Without(dataset, tuple(skipped)) if skipped else dataset
+
+    @contextmanager
+    def blaming(self, name: str) -> Iterator[None]:
+        """PluginError with the place for what the code of a data set raises inside.
+
+        Errors that say themselves what to do, and those of the system (no permission), go through.
+        """
+        try:
+            yield
+        except (FsbenchError, OSError):
+            raise
+        except (Exception, SystemExit) as error:
+            family, colon, _ = name.partition(":")
+            entry = self.datasets.find(f"{family}:" if colon else name)
+            reason = told(error, entry.target)
+            raise PluginError(f"data set '{name}' ({entry.origin}) failed: {reason}") from error
+
+    def expand_datasets(self, names: Iterable[str]) -> list[str]:
+        """Replace suites by their members; unknown names raise UsageError."""
+        suites = self.suites()
+        found: list[str] = []
+        for name in names:
+            family, colon, _ = name.partition(":")
+            if name in suites:
+                found += suites[name]
+            elif name in self.datasets.entries or (colon and f"{family}:" in self.datasets.entries):
+                found.append(name)
+            else:
+                self.datasets.refuse_conflict(f"{family}:" if colon else name)
+                known = [*self.datasets.entries, *suites]
+                if Path(name).exists():
+                    raise place_without_family(name)
+                step = "fsbench list datasets; names are separated by commas"
+                raise self.datasets.unknown(name, known, step)
+        return list(dict.fromkeys(found))
+
+    def suites(self) -> dict[str, list[str]]:
+        """Suite name to data set names, in order of registration."""
+        found: dict[str, list[str]] = {}
+        for entry in self.datasets.entries.values():
+            for suite in entry.suites:
+                found.setdefault(suite, []).append(entry.name)
+        return found
+
+
+@functools.cache
+def registry() -> Registry:
+    """The registry of this process, built from the installed entry points on first use."""
+    manager, infos = load_plugins()
+    methods = Catalog("method", "methods")
+    datasets = Catalog("data set", "datasets")
+    backbones = Catalog("backbone", "backbones")
+    failed = _fill(manager, "register_methods", methods)
+    failed |= _fill(manager, "register_datasets", datasets)
+    failed |= _fill(manager, "register_backbones", backbones)
+    for entry in methods.entries.values():
+        if isinstance(entry.target, str):
+            # Plug-ins may have imported a part of their package; the rest follows when it is used.
+            method_code.note_import(entry.target.partition(":")[0])
+    infos = tuple(replace(i, error=i.error or failed.get(i.full_name)) for i in infos)
+    for catalog in (methods, datasets, backbones):
+        catalog.failed = tuple(info.problem for info in infos if info.error)
+    return Registry(methods, datasets, backbones, infos, manager.hook)
+
+
+def _fill(manager: pluggy.PluginManager, hook: str, catalog: Catalog) -> dict[str, str]:
+    """Call one plug-in's hook at a time, so that each name knows where it came from.
+
+    Returns the plug-ins whose hook failed, with the reason; they register nothing.
+    """
+    failed = {}
+    implementations = getattr(manager.hook, hook).get_hookimpls()
+    for implementation in sorted(implementations, key=_builtin_first):
+        catalog._plugin = implementation.plugin_name
+        try:
+            implementation.function(register=catalog.register)
+        except (Exception, SystemExit) as error:
+            failed[implementation.plugin_name] = f"{hook}: {type(error).__name__}: {error}"
+            catalog.forget(implementation.plugin_name)
+    return failed
+
+
+def _builtin_first(implementation: pluggy.HookImpl) -> tuple[bool, str]:
+    name = implementation.plugin_name
+    return (not name.startswith("fewshot"), name)

@@ -1,0 +1,297 @@
+"""A worker process as its engine sees it: what it does, what it says, and whether it lives."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.engines.base import Settings
+from fewshot_bench.engines.label_process import Seat
+from fewshot_bench.engines.scheduling import Group
+from fewshot_bench.store.store import Store
+
+# Seconds without a heartbeat and without CPU time: stopped, or swapped out for good.
+SILENT_SECONDS = 60.0
+# A process that uses less of a core than this over at least so many seconds does nothing; watching
+# its own memory takes up to 0.02.
+IDLE_SHARE = 0.05
+IDLE_SECONDS = 5.0
+# Stands above each stack that faulthandler prints.
+STACK = "(most recent call first)"
+TAIL_CHARACTERS = 6000
+# What a worker says is passed on up to this length per cell.
+PASSED_ON_CHARACTERS = 20_000
+# How long an ended process may take to say where it was, and how long it is silent afterwards.
+DUMP_SECONDS = 10.0
+DUMPED_SECONDS = 0.5
+STOP_SECONDS = 10.0
+GIVEN_UP_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place for one worker: its device, and what its process sees of the machine's devices."""
+
+    name: str
+    device: str
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+def slots_of(devices: tuple[str, ...], per_device: int) -> list[Slot]:
+    """One slot after the other, over the devices in turn.
+
+    A worker on one of several CUDA devices sees that one alone.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    entries = [entry.strip() for entry in visible.split(",") if entry.strip()]
+    found = []
+    for number in range(per_device):
+        for device in devices:
+            kind, _, index = device.partition(":")
+            own = {}
+            if index:
+                chosen = entries[int(index)] if int(index) < len(entries) else index
+                own = {"CUDA_VISIBLE_DEVICES": chosen}
+            found.append(Slot(f"{device}/{number}", kind, own))
+    return found
+
+
+Event = tuple["Worker", dict[str, Any] | None]
+
+
+@dataclass(eq=False)
+class Worker:
+    """One worker process, and the cells that it still has to finish; the first one is running."""
+
+    slot: Slot
+    process: subprocess.Popen[str]
+    seat: Seat
+    cells: Group = field(default_factory=list)
+    parts: int = 1
+    # Fits whose leases its engine holds for it.
+    claimed: set[str] = field(default_factory=set)
+    fatal: dict[str, Any] | None = None
+    ready: bool = False
+    idle: bool = False
+    # Whether it said that it must not compute the rest of its cells.
+    retired: bool = False
+    # Whether its backbone is loaded, so that the time of its first cell runs.
+    started: bool = False
+    # Why the engine has ended it, if it has: "timeout" or "hang".
+    ended: str = ""
+    tail: str = ""
+    _reader: threading.Thread | None = None
+    _events: queue.Queue[Event] = field(default_factory=queue.Queue)
+    _ended_at: float = 0.0
+    _passed_on: int = 0
+    _since: float = 0.0
+    _beat: float = 0.0
+    _sign: float = 0.0
+    _cpu: float = 0.0
+
+    @classmethod
+    def start(
+        cls, slot: Slot, store: Store, settings: Settings, events: queue.Queue[Event]
+    ) -> Worker:
+        """A new process; what it says arrives as `events`, None when it has ended."""
+        environment = {**os.environ, **slot.environment, **settings.environment()}
+        reading, writing = os.pipe()
+        try:
+            seat = Seat(store.path, environment, writing)
+            descriptors = ",".join(map(str, seat.descriptors))
+            process = subprocess.Popen(
+                [
+                    *(sys.executable, "-P", "-m", "fewshot_bench.engines.worker", str(store.path)),
+                    *(slot.device, str(settings.threads or 0), str(os.getpid()), descriptors),
+                ],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=writing,
+                text=True,
+                encoding="utf-8",
+                errors="replace",
+                env=environment,
+                pass_fds=seat.descriptors,
+                start_new_session=True,
+            )
+            seat.started()
+        finally:
+            os.close(writing)
+        said_stream = os.fdopen(reading, encoding="utf-8", errors="replace")
+        worker = cls(slot, process, seat, _events=events)
+        worker._alive()
+        said = threading.Thread(target=worker._listen, args=(said_stream,), daemon=True)
+        said.start()
+        worker._reader = threading.Thread(target=worker._read, args=(said,), daemon=True)
+        worker._reader.start()
+        return worker
+
+    def _read(self, said: threading.Thread) -> None:
+        with _stream(self.process.stdout) as stream:
+            for line in stream:
+                try:
+                    event = json.loads(line)
+                    event["event"]
+                except (ValueError, TypeError, KeyError):
+                    # Something wrote into the channel; it is no event of ours.
+                    continue
+                self._events.put((self, event))
+        self.process.wait()
+        with suppress(OSError):
+            _stream(self.process.stdin).close()
+        self.seat.left()
+        said.join(DUMP_SECONDS)
+        self._events.put((self, None))
+
+    def _listen(self, stream: IO[str]) -> None:
+        """Pass on what the processes say on stderr, up to a length, and keep the end of it."""
+        with stream:
+            for line in stream:
+                self.tail = (self.tail + line)[-TAIL_CHARACTERS:]
+                self._passed_on += len(line)
+                if not self.ended and self._passed_on <= PASSED_ON_CHARACTERS:
+                    with suppress(OSError, ValueError):
+                        sys.stderr.write(line)
+                        sys.stderr.flush()
+
+    def send(self, cells: Group, force: bool, parts: int, incidents: Mapping[str, Any]) -> None:
+        """Hand over cells; a worker that is gone is noticed by its reader."""
+        self.cells, self.parts, self.idle, self.started = list(cells), parts, False, False
+        self._new_cell()
+        number = self.seat.expect(cells)
+        specs = [cell.to_dict() for cell in cells]
+        request = {"specs": specs, "force": force, "parts": parts, "incidents": incidents}
+        request["number"] = number
+        text = json.dumps(request) + "\n"
+        # Its reader closes the channel of a process that is gone.
+        with suppress(OSError, ValueError):
+            stream = _stream(self.process.stdin)
+            stream.write(text)
+            stream.flush()
+
+    def finished(self, key: str) -> RunSpec | None:
+        """The cell of `key` has its record; the next one begins. None for one that it never had."""
+        for cell in self.cells:
+            if cell.key() == key:
+                self.cells.remove(cell)
+                self._new_cell()
+                return cell
+        return None
+
+    def _new_cell(self) -> None:
+        self.tail, self._passed_on = "", 0
+        self._since = time.monotonic()
+        self._alive()
+
+    def _alive(self) -> None:
+        self._beat = self._sign = time.monotonic()
+
+    def beat(self, event: Mapping[str, Any]) -> None:
+        """A sign that the process lives. Progress, and waiting for another process, is life too."""
+        now = time.monotonic()
+        if event["event"] == "started":
+            self.started, self._since = True, now
+        if event.get("waiting"):
+            # Waiting for others is no time of this cell.
+            self._since += now - self._beat
+        self._beat = now
+        if event["event"] != "beat" or event.get("waiting"):
+            self._sign = now
+
+    def overdue(self, timeout: float | None, hang: float) -> str:
+        """Why this process should be ended: "timeout", "hang", or nothing."""
+        if self.ended or (self.ready and not self.cells):
+            return ""
+        now = time.monotonic()
+        if timeout is not None and self.started and now - self._since > timeout:
+            return "timeout"
+        passed = now - self._sign
+        pids = self.process.pid, self.seat.process.pid
+        used = sum(_cpu_seconds(pid, children=passed > SILENT_SECONDS / 2) for pid in pids)
+        if used - self._cpu > IDLE_SHARE * max(passed, IDLE_SECONDS):
+            self._cpu, self._sign = used, now
+            return ""
+        silent = now - self._beat > SILENT_SECONDS and passed > SILENT_SECONDS
+        return "hang" if silent or passed > hang else ""
+
+    def end(self, reason: str) -> None:
+        """End the process, which says first where it was."""
+        self.ended, self._ended_at = reason, time.monotonic()
+        if hasattr(signal, "SIGUSR1"):
+            with suppress(OSError):
+                os.kill(self.process.pid, signal.SIGUSR1)
+            self._wait_for_dump()
+        self.stop()
+
+    def _wait_for_dump(self) -> None:
+        """Until stacks have come on stderr and nothing more comes."""
+        for _ in range(int(DUMP_SECONDS / DUMPED_SECONDS)):
+            before = self.tail
+            time.sleep(DUMPED_SECONDS)
+            if (STACK in before and before == self.tail) or self.process.poll() is not None:
+                return
+
+    def end_what_it_left(self) -> None:
+        """Nothing that an ended process started may keep its channel open.
+
+        One that was ended and does not go (it hangs in a driver) is given up.
+        """
+        reading = self._reader is not None and self._reader.is_alive()
+        if self.process.poll() is not None:
+            if reading:
+                self._kill_group()
+        elif self.ended and time.monotonic() - self._ended_at > GIVEN_UP_SECONDS:
+            self._events.put((self, None))
+
+    def _kill_group(self) -> None:
+        with suppress(OSError):
+            if hasattr(os, "killpg"):
+                os.killpg(self.process.pid, signal.SIGKILL)
+
+    def stop(self) -> None:
+        """End the process and what it has started, now."""
+        self._kill_group()
+        self.process.kill()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(STOP_SECONDS)
+        self.seat.left()
+        if self._reader is not None:
+            # It closes the pipes.
+            self._reader.join(2 * DUMP_SECONDS)
+
+    def how_it_ended(self) -> str:
+        """In words."""
+        code = self.process.returncode
+        if code is not None and code < 0:
+            return f"killed by signal {-code}{' (out of memory?)' if code == -9 else ''}"
+        return f"ended with exit code {code}"
+
+
+def _stream(stream: IO[str] | None) -> IO[str]:
+    assert stream is not None
+    return stream
+
+
+def _cpu_seconds(pid: int, *, children: bool) -> float:
+    """CPU time of a process and of those that it waited for; with `children`, of the others too."""
+    import psutil
+
+    used = 0.0
+    with suppress(psutil.Error, OSError):
+        process = psutil.Process(pid)
+        used = float(sum(process.cpu_times()))
+        for child in process.children(recursive=True) if children else ():
+            with suppress(psutil.Error):
+                used += float(sum(child.cpu_times()[:2]))
+    return used

@@ -1,0 +1,82 @@
+"""Which cells go to a worker as one piece, and which piece suits which worker."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fewshot_bench.api.spec import RunSpec
+
+# How far ahead a worker looks for what suits it.
+LOOKED_AT = 400
+# Cells of one fit go to one worker, which fits once.
+Group = list[RunSpec]
+
+
+def by_fit(cells: Sequence[RunSpec]) -> list[Group]:
+    """Cells in groups that share a fit, in the order of each group's first cell."""
+    groups: dict[str, Group] = {}
+    for cell in cells:
+        groups.setdefault(cell.fit_key(), []).append(cell)
+    return list(groups.values())
+
+
+def joined(groups: Sequence[Group], most: int) -> list[Group]:
+    """Up to `most` groups of the same method and settings on other seeds become one."""
+    whole_groups: list[Group] = []
+    open_groups: dict[str, tuple[Group, int]] = {}
+    for group in groups:
+        kin = group[0].kin_key()
+        whole, count = open_groups.get(kin, ([], most))
+        if count >= most:
+            whole, count = [], 0
+            whole_groups.append(whole)
+        whole += group
+        open_groups[kin] = whole, count + 1
+    return whole_groups
+
+
+def held_by(cell: RunSpec) -> tuple[Any, Any]:
+    """What a worker keeps after a cell: its backbone and data set, and with them its support set.
+
+    Cells with an equal second part find their support images decoded and encoded in the worker.
+    """
+    loaded = cell.backbone, cell.precision, cell.dataset, tuple(sorted(map(str, cell.data.items())))
+    half = "all" if cell.classes == "all" else "half"
+    drawn = cell.protocol, cell.shots, cell.split_seed, cell.val, half, cell.picks
+    return loaded, (loaded, drawn)
+
+
+class Choice:
+    """Which group a worker takes next: what it holds first, then what nobody else holds."""
+
+    def __init__(self) -> None:
+        self._held: dict[object, tuple[Any, Any]] = {}
+
+    def took(self, worker: object, group: Group) -> None:
+        """A worker computes a group and holds its data from now on."""
+        self._held[worker] = held_by(group[0])
+
+    def gone(self, worker: object) -> None:
+        """A worker has ended."""
+        self._held.pop(worker, None)
+
+    def index(self, worker: object, waiting: Sequence[Group], avoid: Sequence[bool]) -> int:
+        """The place in `waiting` of the group that suits best; earlier ones win where equal.
+
+        avoid: per group, whether it was lost in the place where this worker runs.
+        """
+        mine, my_draw = self._held.get(worker, (None, None))
+        others = {drawn for who, (_, drawn) in self._held.items() if who is not worker}
+
+        def rank(place: int) -> tuple[bool, int, int]:
+            loaded, drawn = held_by(waiting[place][0])
+            if drawn == my_draw:
+                tier = 0
+            elif drawn in others:
+                tier = 3
+            else:
+                tier = 1 if loaded == mine else 2
+            return avoid[place], tier, place
+
+        return min(range(min(len(waiting), LOOKED_AT)), key=rank)

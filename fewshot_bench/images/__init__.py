@@ -1,0 +1,1 @@
+"""Images as pixels and as frozen features: decoded, batched, augmented, cached."""

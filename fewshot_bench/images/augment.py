@@ -1,0 +1,168 @@
+"""Random resized crops and flips: what is drawn for an image depends on its pass, not its batch."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fewshot_bench.api.task import Augment
+from fewshot_bench.utils.prefetch import in_background, spread
+
+ATTEMPTS = 10
+NUMBERS = 2 * ATTEMPTS + 3
+BICUBIC = Image.Resampling.BICUBIC
+
+
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """A box (left, top, right, bottom) in pixels of the source image, and whether to mirror it."""
+
+    box: tuple[int, int, int, int]
+    mirrored: bool
+
+
+def draw_passes(count: int, rng: torch.Generator) -> tuple[int, ...]:
+    """The seeds of the next `count` passes over a set of images: one number of `rng` each."""
+    return tuple(int(torch.randint(2**62, (1,), generator=rng)) for _ in range(count))
+
+
+def passes_of(order: Sequence[int]) -> list[int]:
+    """For every place of `order`, how often its image stood before: the pass that it belongs to."""
+    seen: Counter[int] = Counter()
+    found = []
+    for index in order:
+        found.append(seen[index])
+        seen[index] += 1
+    return found
+
+
+class Uniforms:
+    """Numbers in [0, 1) for the crop of each image in each pass.
+
+    Those of an image come from the seed of the pass and the image's place in its source alone.
+    Methods that take equally many passes from one named stream see the same crops, whatever their
+    batches and their order.
+    """
+
+    def __init__(self, images: int, passes: Sequence[int]) -> None:
+        self._images = images
+        self._passes = passes
+
+    def of(self, indices: Sequence[int], passes: Sequence[int]) -> Tensor:
+        """(b, NUMBERS) float64 for images `indices` in these passes."""
+        rows = [self._table(p)[i] for i, p in zip(indices, passes, strict=True)]
+        return torch.stack(rows) if rows else torch.empty(0, NUMBERS, dtype=torch.float64)
+
+    def chunks(self, chunks: Sequence[Sequence[int]]) -> Iterator[Tensor]:
+        """The numbers of one chunk of images after the other, each visit in a pass of its own."""
+        visits = passes_of(list(itertools.chain(*chunks)))
+        sizes = itertools.accumulate((len(chunk) for chunk in chunks), initial=0)
+        for chunk, start in zip(chunks, sizes, strict=False):
+            yield self.of(chunk, visits[start : start + len(chunk)])
+
+    @functools.lru_cache(maxsize=4)  # noqa: B019 (lives as long as one pass over the images)
+    def _table(self, number: int) -> Tensor:
+        stream = torch.Generator().manual_seed(self._passes[number])
+        return torch.rand(self._images, NUMBERS, generator=stream, dtype=torch.float64)
+
+
+def view_key(digest: bytes, seed: int, number: int) -> bytes:
+    """What an image's own view follows from.
+
+    Seeds have views of their own: with shared ones they would look too much alike.
+    """
+    return hashlib.sha256(digest + f"{seed} {number}".encode()).digest()
+
+
+def keyed_chunks(keys: Sequence[bytes], size: int) -> Iterator[Tensor]:
+    """(b, NUMBERS) numbers in [0, 1) for each `size` keys, those of a row from its key alone."""
+    stream = torch.Generator()
+    for start in range(0, len(keys), size):
+        chunk = keys[start : start + size]
+        rows = torch.empty(len(chunk), NUMBERS, dtype=torch.float64)
+        for row, key in zip(rows, chunk, strict=True):
+            stream.manual_seed(int.from_bytes(key[:8], "little") & (2**63 - 1))
+            row.uniform_(generator=stream)
+        yield rows
+
+
+def draw_crops(sizes: list[tuple[int, int]], augment: Augment, uniforms: Tensor) -> list[Crop]:
+    """One crop per (width, height), distributed as torchvision's RandomResizedCrop and flip.
+
+    Area share uniform in `augment.scale`, log of the aspect ratio uniform; up to ten attempts to
+    fit, then the largest central crop within the ratio's bounds. `uniforms` (n, NUMBERS) in [0, 1).
+    """
+    share, aspect = uniforms[:, :ATTEMPTS], uniforms[:, ATTEMPTS : 2 * ATTEMPTS]
+    place, mirrored = uniforms[:, -3:-1], uniforms[:, -1] < augment.flip
+    extent = torch.tensor(sizes, dtype=torch.float64)
+    low, high = augment.scale
+    area = extent.prod(dim=1, keepdim=True) * (low + (high - low) * share)
+    first, last = (math.log(bound) for bound in augment.ratio)
+    ratio = torch.exp(first + (last - first) * aspect)
+    width, height = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
+    fits = (width > 0) & (width <= extent[:, :1]) & (height > 0) & (height <= extent[:, 1:])
+    choice = fits.int().argmax(dim=1, keepdim=True)
+    sizes_drawn = torch.cat([width.gather(1, choice), height.gather(1, choice)], dim=1)
+    corner = ((extent - sizes_drawn + 1) * place).floor()
+    boxes = torch.cat([corner, corner + sizes_drawn], dim=1).int().tolist()
+    good = fits.any(dim=1).tolist()
+    return [
+        Crop(tuple(boxes[i]) if good[i] else _central(sizes[i], augment.ratio), mirror)
+        for i, mirror in enumerate(mirrored.tolist())
+    ]
+
+
+def _central(size: tuple[int, int], ratio: tuple[float, float]) -> tuple[int, int, int, int]:
+    width, height = size
+    if width / height < ratio[0]:
+        height = round(width / ratio[0])
+    elif width / height > ratio[1]:
+        width = round(height * ratio[1])
+    left, top = (size[0] - width) // 2, (size[1] - height) // 2
+    return left, top, left + width, top + height
+
+
+def mirror(pixels: Tensor, crops: list[Crop]) -> Tensor:
+    """Flip the rows (b, 3, h, w) whose crop is mirrored."""
+    chosen = torch.tensor([crop.mirrored for crop in crops])
+    return torch.where(chosen[:, None, None, None], pixels.flip(-1), pixels)
+
+
+class Cutter:
+    """Cuts random crops of batches, resized to one size (height, width)."""
+
+    def __init__(self, size: tuple[int, int], augment: Augment, threads: int) -> None:
+        self._height, self._width = size
+        self._augment = augment
+        self._threads = threads
+
+    def begin(self, images: Sequence[Image.Image], uniforms: Tensor) -> Future[Tensor]:
+        """uint8 (b, 3, h, w): a crop of every image, cut in a thread."""
+        crops = draw_crops([image.size for image in images], self._augment, uniforms)
+        return in_background(lambda: self._cut(images, crops))
+
+    def _cut(self, images: Sequence[Image.Image], crops: list[Crop]) -> Tensor:
+        pairs = list(zip(images, crops, strict=True))
+        return mirror(torch.stack(spread(self._cropped, pairs, self._threads, 4)), crops)
+
+    def _cropped(self, pair: tuple[Image.Image, Crop]) -> Tensor:
+        image, crop = pair
+        part = image.crop(crop.box).resize((self._width, self._height), BICUBIC)
+        return torch.from_numpy(pixels_of(part))
+
+
+def pixels_of(image: Image.Image) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """RGB pixels as (3, h, w)."""
+    return np.array(image).transpose(2, 0, 1)

@@ -1,0 +1,259 @@
+"""The encoded image files of a data set: read, told apart by their digests, decoded."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from fewshot_bench.api.dataset import Dataset, Stamp, Stamped
+from fewshot_bench.api.task import Item
+from fewshot_bench.images.digests import (
+    RACY_SECONDS,
+    DatasetDigests,
+    Known,
+    dataset_digests,
+    is_racy,
+    now,
+)
+from fewshot_bench.images.formats import add_readers
+from fewshot_bench.utils.errors import DataMissingError
+from fewshot_bench.utils.prefetch import spread
+
+# The EXIF tag that says how a picture is to be turned.
+ORIENTATION = 274
+
+
+def decode(data: bytes) -> Image.Image:
+    """The PIL image of an encoded file, fully read; any error when it is damaged."""
+    add_readers()
+    image = Image.open(io.BytesIO(data))
+    image.load()
+    return image
+
+
+def decoded(data: bytes) -> Image.Image | str:
+    """The PIL image of an encoded file, or in one line why there is none."""
+    if not data:
+        return "the file is empty"
+    try:
+        return decode(data)
+    except UnidentifiedImageError:
+        return f"no known image format (it starts with {data[:8]!r})"
+    except Exception as error:
+        return in_a_line(error)
+
+
+def in_a_line(error: BaseException) -> str:
+    """The kind of an error and what it says."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def problem_of(data: bytes) -> str | None:
+    """Why an encoded image cannot be used, in one line; None when it can."""
+    found = decoded(data)
+    return found if isinstance(found, str) else deep_problem(found)
+
+
+def deep_problem(image: Image.Image) -> str | None:
+    """Why the values of an image are not those of 8 bits: Pillow cuts them to 0 to 255."""
+    if image.mode[:1] not in ("I", "F"):
+        return None
+    values = np.asarray(image)
+    lowest, highest = values.min(), values.max()
+    said = f"(mode {image.mode}, values from {lowest:g} to {highest:g})"
+    if not np.isfinite(values).all():
+        return f"values that are no numbers {said}; convert it to 8 bits"
+    if highest > 255:
+        return (
+            f"more than 8 bits {said}: they would be cut off at 255 and look white; "
+            "convert it to 8 bits"
+        )
+    if highest <= 1 or lowest < 0 or (values != np.rint(values)).any():
+        return (
+            f"not the values of 8 bits {said}: they would be cut to whole numbers from 0 to 255 "
+            "and look black; scale it to 0 to 255 and convert it to 8 bits"
+        )
+    return None
+
+
+class Checked(NamedTuple):
+    """What was found out about images.
+
+    bad: id to reason, of those that are missing or do not decode; turned: how many of the others
+    carry an EXIF orientation; trouble: why that cannot be kept for the next time.
+    """
+
+    bad: dict[str, str]
+    turned: int
+    trouble: str
+
+
+def unreadable(dataset: Dataset, items: Sequence[Item]) -> Checked:
+    """Which items cannot be used; files that are known by their stamps are not read."""
+    digests = dataset_digests(dataset)
+    digests.load()
+    check = functools.partial(_problem, dataset, digests)
+    found = dict(zip(items, spread(check, items), strict=True))
+    young = [item for item, problem in found.items() if isinstance(problem, Stamp)]
+    if young:
+        # A moment later their stamps can be trusted, and the next run need not read them.
+        latest = max(p.changed for p in found.values() if isinstance(p, Stamp))
+        time.sleep(min(RACY_SECONDS, max(0.0, latest + RACY_SECONDS - now() + 0.01)))
+        check = functools.partial(_problem, dataset, digests, patient=False)
+        found |= dict(zip(young, spread(check, young), strict=True))
+    digests.save()
+    bad = {item.id: problem for item, problem in found.items() if isinstance(problem, str)}
+    turned = sum(isinstance(known, Known) and known.turned for known in found.values())
+    return Checked(bad, turned, digests.problem)
+
+
+def _problem(
+    dataset: Dataset, digests: DatasetDigests, item: Item, patient: bool = True
+) -> str | Stamp | Known:
+    """Why an image cannot be used; with `patient`, its stamp when it changed a moment ago."""
+    stamp = digests.stamp(item)
+    known = digests.get(item, stamp)
+    if known is not None and known.decodes:
+        return known
+    taken = now()
+    if patient and stamp is not None and is_racy(stamp, taken):
+        return stamp
+    try:
+        data = dataset.read(item)
+    except FileNotFoundError:
+        return "missing"
+    except Exception as error:
+        return f"cannot be read: {type(error).__name__}: {error}"
+    image = decoded(data)
+    problem = image if isinstance(image, str) else deep_problem(image)
+    if problem is not None or isinstance(image, str):
+        return str(problem)
+    known = Known(hashlib.sha256(data).digest(), True, is_turned(image))
+    digests.put(item, stamp, known, taken)
+    return known
+
+
+def is_turned(image: Image.Image) -> bool:
+    """Whether EXIF asks for a rotation or mirroring; damaged EXIF asks for nothing."""
+    try:
+        return image.getexif().get(ORIENTATION, 1) not in (0, 1)
+    except Exception:
+        return False
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The image as its EXIF orientation asks for it to be shown."""
+    return ImageOps.exif_transpose(image) if is_turned(image) else image
+
+
+class EncodedFiles(ABC):
+    """The encoded files of some images, by number; DataMissingError names one that is unusable."""
+
+    name: str
+    stamped: bool
+    problem: str = ""
+
+    @property
+    @abstractmethod
+    def digests(self) -> tuple[bytes, ...]:
+        """The SHA-256 of every file; one that is known by its stamp is not read."""
+
+    @abstractmethod
+    def read(self, index: int) -> bytes:
+        """The encoded file."""
+
+    @abstractmethod
+    def title(self, index: int) -> str:
+        """An image as errors name it."""
+
+    def decode(self, index: int) -> Image.Image:
+        """The image as PIL decodes it, if the file is still the one of `digests`."""
+        data = self.read(index)
+        if "digests" in vars(self) and hashlib.sha256(data).digest() != self.digests[index]:
+            raise DataMissingError(
+                f"{self.name}: {self.title(index)} changed while it was in use; "
+                "run again when the files stay as they are"
+            )
+        found = decoded(data)
+        if isinstance(found, str):
+            raise self.unusable(index, f"does not decode: {found}")
+        return found
+
+    def unusable(self, index: int, reason: str) -> DataMissingError:
+        """The error for an image that cannot be used."""
+        return DataMissingError(
+            f"{self.name}: {self.title(index)} {reason}; "
+            "restore the file, or remove it from the split"
+        )
+
+
+class ImageFiles(EncodedFiles):
+    """The files of some items of a data set.
+
+    handle: replaces ids and paths in errors, where these go to code that must not see them.
+    """
+
+    def __init__(self, dataset: Dataset, items: Sequence[Item], handle: str = "") -> None:
+        self.name = dataset.card().name
+        self.stamped = isinstance(dataset, Stamped)
+        self._dataset = dataset
+        self._items = items
+        self._handle = handle
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @functools.cached_property
+    def digests(self) -> tuple[bytes, ...]:
+        """The SHA-256 of every file; one that is known by its stamp is not read."""
+        known = dataset_digests(self._dataset)
+        known.load()
+        found = spread(lambda index: self._digest(index, known), range(len(self._items)))
+        known.save()
+        self.problem = known.problem
+        return tuple(found)
+
+    def _digest(self, index: int, known: DatasetDigests) -> bytes:
+        item = self._items[index]
+        stamp = known.stamp(item)
+        before = known.get(item, stamp)
+        if before is not None:
+            return before.sha
+        taken = now()
+        sha = hashlib.sha256(self.read(index)).digest()
+        known.put(item, stamp, Known(sha, False), taken)
+        return sha
+
+    def read(self, index: int) -> bytes:
+        """The encoded file."""
+        try:
+            return self._dataset.read(self._items[index])
+        except OSError as error:
+            reason = error.strerror or type(error).__name__ if self._handle else error
+            raise self.unusable(index, f"cannot be read: {reason}") from error
+        except Exception as error:
+            if not self._handle:
+                raise
+            raise self.unusable(index, f"cannot be read: {type(error).__name__}") from error
+
+    def title(self, index: int) -> str:
+        """The image with its id, or with its number where there is a handle."""
+        return numbered(self._handle, index) if self._handle else self.named(index)
+
+    def named(self, index: int) -> str:
+        """The image with its id."""
+        return f"image '{self._items[index].id}'"
+
+
+def numbered(handle: str, index: int) -> str:
+    """An image by its number; `Examiner.settle` puts the id there."""
+    return f"image {handle}#{index}"

@@ -1,0 +1,300 @@
+"""The views of images that methods hold; frozen features behind them are encoded once."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fewshot_bench.api.task import Augment
+from fewshot_bench.images.augment import draw_passes, passes_of, view_key
+from fewshot_bench.images.encoding import ENCODE_BATCH, encode, encoder_content
+from fewshot_bench.images.feature_store import FeatureStore
+from fewshot_bench.images.loader import ImageSource
+from fewshot_bench.images.view_arguments import check_batches, check_views, labeled, visited
+from fewshot_bench.profiling.cost import counting, sharing
+from fewshot_bench.profiling.meter import Meter
+
+
+class _Backing:
+    """What a view stands for; kept apart from the view, which methods hold."""
+
+    def __init__(
+        self,
+        source: ImageSource,
+        store: FeatureStore,
+        meter: Meter,
+        phase: str,
+        order: list[int],
+        batch: Callable[[int], int],
+        seed: int,
+    ) -> None:
+        self.source = source
+        self.store = store
+        self.meter = meter
+        self.phase = phase
+        self.order = order
+        self.batch = batch
+        self.seed = seed
+        self.index = torch.tensor(order)
+
+
+# A view carries a number and nothing else: no path, label or source hangs on it. What the number
+# stands for is kept here until the cell ends, where a method's own objects do not lead.
+_TOKENS = itertools.count(1)
+_BACKINGS: dict[int, _Backing] = {}
+_BATCHES: dict[int, Iterator[Any]] = {}
+
+
+def _backing(view: ImageView) -> _Backing:
+    return _BACKINGS[view._token]
+
+
+@contextmanager
+def open_views() -> Iterator[None]:
+    """Views that are made inside answer inside only; leaving forgets what they stand for."""
+    views, batches = set(_BACKINGS), set(_BATCHES)
+    try:
+        yield
+    finally:
+        for token in set(_BACKINGS) - views:
+            del _BACKINGS[token]
+        for token in set(_BATCHES) - batches:
+            _BATCHES.pop(token, None)
+
+
+class _Batches:
+    """An iterator over batches that leads nowhere either."""
+
+    __slots__ = ("_token",)
+
+    def __init__(self, batches: Iterator[Any]) -> None:
+        self._token = next(_TOKENS)
+        _BATCHES[self._token] = batches
+
+    def __iter__(self) -> _Batches:
+        return self
+
+    def __next__(self) -> Any:
+        batches = _BATCHES.get(self._token)
+        if batches is None:
+            raise StopIteration
+        try:
+            return next(batches)
+        except BaseException:
+            _BATCHES.pop(self._token, None)
+            raise
+
+    def __del__(self) -> None:
+        _BATCHES.pop(self._token, None)
+
+
+class ImageView:
+    """Unlabeled images for a method (see `fewshot_bench.Images`)."""
+
+    __slots__ = ("_token",)
+
+    def __init__(self, token: int) -> None:
+        self._token = token
+
+    def __len__(self) -> int:
+        return len(_backing(self).order)
+
+    def batches(
+        self,
+        size: int,
+        *,
+        order: Tensor | None = None,
+        augment: Augment | None = None,
+        rng: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+    ) -> Iterator[Tensor]:
+        """Normalized pixels (b, 3, h, w); see `fewshot_bench.Images.batches`."""
+        backing = _backing(self)
+        check_batches(size, augment, rng)
+        indices = [backing.order[place] for place in visited(order, len(backing.order))]
+        backing.meter.images_seen += len(indices)
+        passes: tuple[int, ...] = ()
+        if augment is not None and rng is not None:
+            passes = draw_passes(1 + max(passes_of(indices), default=0), rng)
+        tally = backing.meter.images
+        pixels = backing.source.batches(backing.batch(size), indices, augment, passes, tally)
+        return _Batches(_moved(pixels, device))
+
+    @property
+    def raw_features(self) -> Tensor:
+        """(n, width) features of the frozen backbone before normalization."""
+        backing = _backing(self)
+        source = backing.source
+
+        def compute(places: list[int]) -> Tensor:
+            tally = backing.meter.images
+            return encode(source, source.batches(ENCODE_BATCH, places, tally=tally))
+
+        with backing.meter.phase(backing.phase):
+            features = _rows(backing, {"kind": "evaluation"}, _digests(backing), compute)
+        return features[backing.index].to(source.backbone.device)
+
+    @property
+    def features(self) -> Tensor:
+        """(n, width) unit-length features of the frozen backbone."""
+        return F.normalize(self.raw_features, dim=-1)
+
+    def views(
+        self,
+        count: int,
+        augment: Augment,
+        rng: torch.Generator | None = None,
+        *,
+        normalize: bool = True,
+        start: int = 0,
+    ) -> Tensor:
+        """(count, n, width) features of augmented views; see `fewshot_bench.Images.views`."""
+        backing = _backing(self)
+        check_views(count, augment, rng, start)
+        augment = backing.source.allowed(augment)
+        drawn = {"scale": augment.scale, "ratio": augment.ratio, "flip": augment.flip}
+        with backing.meter.phase(backing.phase):
+            if rng is None:
+                numbers = range(start, start + count)
+                flat = _own_views(backing, numbers, augment, drawn | {"kind": "own views"})
+            else:
+                flat = _drawn_views(backing, draw_passes(count, rng), augment, drawn)
+        features = flat.to(backing.source.backbone.device)
+        features = features.view(count, len(backing.order), features.shape[-1])
+        return F.normalize(features, dim=-1) if normalize else features.clone()
+
+
+def _drawn_views(
+    backing: _Backing, passes: tuple[int, ...], augment: Augment, drawn: dict[str, Any]
+) -> Tensor:
+    """(passes * n, width): one view per image and pass, kept as they are asked for."""
+
+    def compute() -> Tensor:
+        repeated, tally = backing.order * len(passes), backing.meter.images
+        batches = backing.source.batches(ENCODE_BATCH, repeated, augment, passes, tally)
+        return encode(backing.source, batches)
+
+    content = {"images": hashlib.sha256(b"".join(_digests(backing))).hexdigest(), "kind": "views"}
+    content |= {"order": hashlib.sha256(str(backing.order).encode()).hexdigest()}
+    content |= drawn | {"passes": passes} | backing.source.turning
+    content |= encoder_content(backing.source.backbone)
+    name, lasting = backing.source.name, "instance" not in content
+    return backing.store.get(content, compute, backing.meter, name, lasting=lasting)
+
+
+def _own_views(
+    backing: _Backing, numbers: range, augment: Augment, drawn: dict[str, Any]
+) -> Tensor:
+    """(numbers * n, width): views that follow from an image's bytes, the seed and their number."""
+    digests = _digests(backing)
+    images = [digests[index] for index in backing.order]
+    keys = [view_key(digest, backing.seed, number) for number in numbers for digest in images]
+
+    def compute(places: list[int]) -> Tensor:
+        order = [backing.order[place % len(images)] for place in places]
+        batches = backing.source.batches(
+            ENCODE_BATCH,
+            order,
+            augment,
+            tally=backing.meter.images,
+            keys=[keys[place] for place in places],
+        )
+        return encode(backing.source, batches)
+
+    return _rows(backing, drawn, keys, compute)
+
+
+class ShotsView(ImageView):
+    """Labeled images for a method (see `fewshot_bench.Shots`)."""
+
+    __slots__ = ()
+
+    # The arguments of `ImageView.batches`, and `labels`.
+    def batches(self, size: int, *, labels: bool = False, **passed: Any) -> Iterator[Any]:
+        """Pixels, or with `labels` (pixels, labels); see `fewshot_bench.Shots.batches`."""
+        pixels = super().batches(size, **passed)
+        if not labels:
+            return pixels
+        listed, order = self.labels, passed.get("order")
+        places = torch.tensor(visited(order, len(listed)), dtype=torch.int64, device=listed.device)
+        return _Batches(labeled(pixels, listed[places]))
+
+    @property
+    def labels(self) -> Tensor:
+        """(n,) int64 class indices, on the backbone's device."""
+        backing = _backing(self)
+        return backing.source.labels[backing.index].to(backing.source.backbone.device)
+
+
+def image_view(
+    source: ImageSource,
+    store: FeatureStore,
+    meter: Meter,
+    *,
+    phase: str,
+    order: list[int] | None = None,
+    labeled: bool = False,
+    batch: Callable[[int], int] = int,
+    seed: int = 0,
+) -> ImageView:
+    """A view on `source` in `order` (default: as listed); its encodings are billed to `phase`.
+
+    batch: how many images come at once where so many are asked for; as many by default. seed: of
+    the images' own augmented views.
+    """
+    token = next(_TOKENS)
+    listed = order if order is not None else list(range(len(source)))
+    _BACKINGS[token] = _Backing(source, store, meter, phase, listed, batch, seed)
+    return ShotsView(token) if labeled else ImageView(token)
+
+
+def shots_view(
+    source: ImageSource, store: FeatureStore, meter: Meter, *, phase: str, seed: int
+) -> ShotsView:
+    """A labeled view on the whole source."""
+    view = image_view(source, store, meter, phase=phase, labeled=True, seed=seed)
+    assert isinstance(view, ShotsView)
+    return view
+
+
+@contextmanager
+def accounted(store: FeatureStore, meter: Meter) -> Iterator[None]:
+    """Count what encoders do inside; class prompts are encoded once, shared and billed."""
+
+    def shared(backbone: Any, prompts: Sequence[str], compute: Callable[[], Tensor]) -> Tensor:
+        content = encoder_content(backbone) | {"kind": "text", "prompts": list(prompts)}
+        with meter.phase("encode_text"):
+            features = store.get(content, lambda: compute().cpu(), meter, "prompts", images=False)
+        return features.to(backbone.device, copy=True)
+
+    with counting(meter.computed), sharing(shared):
+        yield
+
+
+def _rows(
+    backing: _Backing,
+    kind: dict[str, Any],
+    keys: Sequence[bytes],
+    compute: Callable[[list[int]], Tensor],
+) -> Tensor:
+    """Features image by image; on the disk too where it can be told what they depend on."""
+    context = kind | backing.source.turning | encoder_content(backing.source.backbone)
+    name, lasting = backing.source.name, "instance" not in context
+    return backing.store.rows.get(context, keys, compute, backing.meter, name, lasting=lasting)
+
+
+def _digests(backing: _Backing) -> tuple[bytes, ...]:
+    with backing.meter.images.unbilled():
+        return backing.source.digests
+
+
+def _moved(batches: Iterator[Tensor], device: torch.device | str | None) -> Iterator[Tensor]:
+    for pixels in batches:
+        yield pixels if device is None else pixels.to(device)

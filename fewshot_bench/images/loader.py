@@ -1,0 +1,279 @@
+"""The images of some items as batches of pixels, for evaluation and for training."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from typing import Any
+
+import numpy as np
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+from fewshot_bench.api.backbone import LoadedBackbone
+from fewshot_bench.api.dataset import Dataset
+from fewshot_bench.api.task import Augment, Item
+from fewshot_bench.images.augment import Cutter, Uniforms, keyed_chunks, pixels_of
+from fewshot_bench.images.cache import ImageCache, Keeper, transform_of
+from fewshot_bench.images.decode import EncodedFiles, ImageFiles, in_a_line, upright
+from fewshot_bench.images.loaded import Loaded, timed
+from fewshot_bench.images.segments import Pixels
+from fewshot_bench.profiling.meter import Cost, ImageTally
+from fewshot_bench.utils.bounded import Bounded
+from fewshot_bench.utils.prefetch import DEPTH, THREADS, Ahead, spread
+
+MEMORY = 1 << 30
+
+
+class ImageSource:
+    """The images of some items under a backbone's transform; keeps `MEMORY` bytes of each kind.
+
+    Where the data set can tell whether a file changed (`Stamped`), evaluation images are kept
+    decoded in the user's cache folder as well.
+    """
+
+    def __init__(
+        self,
+        files: EncodedFiles,
+        count: int,
+        backbone: LoadedBackbone,
+        labels: Sequence[int] = (),
+        *,
+        mirrored: bool = True,
+        rotate: bool = False,
+        threads: int = THREADS,
+        depth: int | None = None,
+    ) -> None:
+        """`count` images of `files`; labels: their class indices, if they are to have any.
+
+        mirrored: as in a data set's card; rotate: whether EXIF orientations are applied. `threads`
+        decode; `depth` batches are made ready ahead.
+        By default that is `DEPTH`, and none where the backbone computes on the CPU: decoding would
+        take time away from it, and what a cached image spares could not be told.
+        """
+        self.backbone = backbone
+        self.name = files.name
+        self._count = count
+        self._files = files
+        self._labels = tuple(labels)
+        self._mirrored = mirrored
+        # What is done to images before the backbone's steps; part of whatever is kept of them.
+        self.turning: dict[str, str] = {"exif": "rotate"} if rotate else {}
+        self._threads = threads
+        self._depth = depth
+        self._rgb = Bounded(MEMORY)
+        self._evaluation = Bounded(MEMORY)
+        self._prices: dict[tuple[str, int], Cost] = {}
+
+    @classmethod
+    def of(
+        cls,
+        dataset: Dataset,
+        items: Sequence[Item],
+        backbone: LoadedBackbone,
+        threads: int = THREADS,
+        depth: int | None = None,
+    ) -> ImageSource:
+        """Labeled images of a data set in this process."""
+        return cls(
+            ImageFiles(dataset, tuple(items)),
+            len(items),
+            backbone,
+            [item.label for item in items],
+            mirrored=dataset.card().mirrored,
+            threads=threads,
+            depth=depth,
+        )
+
+    def __len__(self) -> int:
+        return self._count
+
+    def _ahead(self, jobs: Iterator[Callable[[], Loaded]]) -> Ahead[Loaded]:
+        on_cpu = getattr(self.backbone, "device", torch.device("cpu")).type == "cpu"
+        return Ahead(jobs, (0 if on_cpu else DEPTH) if self._depth is None else self._depth)
+
+    def allowed(self, augment: Augment) -> Augment:
+        """The augmentation without flips where a mirror image would show another class."""
+        return augment if self._mirrored else dataclasses.replace(augment, flip=0.0)
+
+    @property
+    def labels(self) -> Tensor:
+        """(n,) int64 class indices; empty for images without labels."""
+        return torch.tensor(self._labels, dtype=torch.int64)
+
+    @property
+    def digests(self) -> tuple[bytes, ...]:
+        """The SHA-256 of every image file, in order."""
+        return self._files.digests
+
+    @functools.cached_property
+    def _cache(self) -> ImageCache | None:
+        transform = transform_of(self.backbone, self.turning) if self._files.stamped else None
+        if transform is None:
+            return None
+        return ImageCache(transform, self.backbone.image_size, self.name)
+
+    def batches(
+        self,
+        size: int,
+        order: Sequence[int],
+        augment: Augment | None = None,
+        passes: Sequence[int] = (),
+        tally: ImageTally | None = None,
+        *,
+        keys: Sequence[bytes] = (),
+    ) -> Iterator[Tensor]:
+        """Normalized pixels of the images `order`, in batches of `size`, on the device.
+
+        With `augment`, `passes` holds a seed for the first, second ... time that an image stands in
+        `order` (`crops.draw_passes`), or `keys` one key per place of `order`, from which its crop
+        follows. `tally` is told what it took. DataMissingError names an image that cannot be used.
+        """
+        tally = tally or ImageTally()
+        chunks = [order[start : start + size] for start in range(0, len(order), size)]
+        if augment is None:
+            pixels = self._evaluation_batches(chunks, tally)
+        else:
+            drawn = Uniforms(len(self), passes).chunks(chunks)
+            numbers = drawn if passes else keyed_chunks(keys, size)
+            pixels = self._augmented_batches(chunks, self.allowed(augment), numbers, tally)
+        for batch in pixels:
+            yield self.backbone.normalize(batch)
+
+    def _evaluation_batches(
+        self, chunks: Sequence[Sequence[int]], tally: ImageTally
+    ) -> Iterator[Tensor]:
+        """uint8 (b, 3, h, w) of the published evaluation transform."""
+        with tally.unbilled():
+            keeper = Keeper(self._cache, self._files, itertools.chain(*chunks))
+        loading = self._ahead(functools.partial(self._evaluation_batch, chunk) for chunk in chunks)
+        try:
+            for loaded in timed(loading, tally, functools.partial(self._tallied, "evaluation")):
+                decoded = [i for i, price in enumerate(loaded.prices) if price is None]
+                if decoded:
+                    with tally.unbilled():
+                        self._keep(loaded, decoded, keeper)
+                yield torch.from_numpy(loaded.images)
+                if loaded.mapped is not None:
+                    loaded.mapped.release()
+        finally:
+            loading.close()
+            with tally.unbilled():
+                keeper.close()
+            tally.problem = keeper.problem or tally.problem
+
+    def _evaluation_batch(self, indices: Sequence[int]) -> Loaded:
+        start = time.perf_counter(), time.thread_time()
+        mapped = self._mapped_batch(indices, start)
+        if mapped is not None:
+            return mapped
+        height, width = self.backbone.image_size
+        pixels: Pixels = np.empty((len(indices), 3, height, width), np.uint8)
+        prices: list[Cost | None] = [None] * len(indices)
+        for place, index in enumerate(indices):
+            kept = self._evaluation.get(index)
+            if kept is not None:
+                pixels[place], prices[place] = kept, self._prices[("evaluation", index)]
+        absent = [place for place, price in enumerate(prices) if price is None]
+        if self._cache is not None and absent:
+            digests = {place: self._files.digests[indices[place]] for place in absent}
+            for place, price in self._cache.take(digests, pixels).items():
+                prices[place] = price
+        serving = Cost(time.perf_counter() - start[0], time.thread_time() - start[1])
+        absent = [place for place, price in enumerate(prices) if price is None]
+
+        def decode(place: int) -> float:
+            begun = time.thread_time()
+            pixels[place] = self._prepared(indices[place])
+            return time.thread_time() - begun
+
+        cpu = sum(spread(decode, absent, self._threads, 1))
+        return Loaded(indices, pixels, prices, serving, cpu)
+
+    def _picture(self, index: int) -> Image:
+        image = self._files.decode(index)
+        return upright(image) if self.turning else image
+
+    def _prepared(self, index: int) -> Any:
+        """Pixels for evaluation; DataMissingError names an image that the transform refuses."""
+        picture = self._picture(index)
+        try:
+            return pixels_of(self.backbone.preprocess(picture))
+        except Exception as error:
+            size = f"{picture.width} x {picture.height} pixels"
+            reason = f"({size}) does not fit the backbone's transform: {in_a_line(error)}"
+            raise self._files.unusable(index, reason) from error
+
+    def _mapped_batch(self, indices: Sequence[int], start: tuple[float, float]) -> Loaded | None:
+        """A batch as it lies in a file of the cache, which saves copying it."""
+        if self._cache is None:
+            return None
+        found = self._cache.run_of([self._files.digests[index] for index in indices])
+        if found is None:
+            return None
+        pixels, segment = found
+        prices: list[Cost | None] = [segment.price] * len(indices)
+        serving = Cost(time.perf_counter() - start[0], time.thread_time() - start[1])
+        return Loaded(indices, pixels, prices, serving, 0.0, segment)
+
+    def _keep(self, loaded: Loaded, decoded: Sequence[int], keeper: Keeper) -> None:
+        """On the disk; in memory where the disk does not take them."""
+        for place in decoded:
+            index, pixels = loaded.indices[place], loaded.images[place]
+            if not keeper.add(index, pixels, self._prices[("evaluation", index)]):
+                self._evaluation.put(index, pixels.copy(), pixels.nbytes)
+
+    def _tallied(self, kind: str, loaded: Loaded, waited: float, tally: ImageTally) -> None:
+        """Tell the tally what a batch took, and remember what its decoded images had cost."""
+        decoded = {i for i, p in zip(loaded.indices, loaded.prices, strict=True) if p is None}
+        serving = Cost(min(waited, loaded.serving.wall), loaded.serving.cpu)
+        for index in decoded:
+            wall = (waited - serving.wall) / len(decoded)
+            self._prices[(kind, index)] = Cost(wall, loaded.cpu / len(decoded))
+        keys = [(id(self), kind, index) for index in loaded.indices]
+        tally.served(dict(zip(keys, loaded.prices, strict=True)), serving)
+
+    def _augmented_batches(
+        self,
+        chunks: Sequence[Sequence[int]],
+        augment: Augment,
+        numbers: Iterator[Tensor],
+        tally: ImageTally,
+    ) -> Iterator[Tensor]:
+        """uint8 (b, 3, h, w) of random crops, each batch cut while the one before it is in use."""
+        loading = self._ahead(functools.partial(self._rgb_batch, chunk) for chunk in chunks)
+        cutter = Cutter(self.backbone.image_size, augment, self._threads)
+        begun: Future[Tensor] | None = None
+        try:
+            for loaded in timed(loading, tally, functools.partial(self._tallied, "rgb")):
+                start = time.perf_counter()
+                if begun is None:
+                    begun = cutter.begin(loaded.images, next(numbers))
+                pixels, following = begun.result(), loading.peek()
+                begun = cutter.begin(following.images, next(numbers)) if following else None
+                tally.elapsed += time.perf_counter() - start
+                yield pixels
+        finally:
+            loading.close()
+
+    def _rgb_batch(self, indices: Sequence[int]) -> Loaded:
+        """The decoded images in RGB, kept in memory within the bound."""
+
+        images = [self._rgb.get(index) for index in indices]
+        prices = [self._prices.get(("rgb", index)) for index in indices]
+        absent = [place for place, image in enumerate(images) if image is None]
+
+        def load(place: int) -> float:
+            begun = time.thread_time()
+            image = self._picture(indices[place]).convert("RGB")
+            self._rgb.put(indices[place], image, 4 * image.width * image.height)
+            images[place], prices[place] = image, None
+            return time.thread_time() - begun
+
+        cpu = sum(spread(load, absent, self._threads, 1))
+        return Loaded(indices, images, prices, Cost(), cpu)

@@ -1,0 +1,150 @@
+"""Files of decoded images: mapped into memory, checked on first use, and written in one go.
+
+`segment_format` says how they are laid out.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+import zlib
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fewshot_bench.images.segment_format import SHA, pack_description, read_description
+from fewshot_bench.profiling.meter import Cost
+from fewshot_bench.utils.prefetch import spread
+
+CHUNK_BYTES = 1 << 20
+BLOCK = 4096
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+
+
+def check_of(data: bytes | memoryview) -> int:
+    """CRC-32 of the sum of every block of `BLOCK` bytes, of the sums over blocks, and of the rest.
+
+    It finds what disks do to files (flipped bits, lost or misplaced blocks) as fast as memory is
+    read, which a cryptographic digest does not.
+    """
+    values = np.frombuffer(data, np.uint8)
+    whole = len(values) // BLOCK * BLOCK
+    words = values[:whole].view("<u8").reshape(-1, BLOCK // 8)
+    blocks = zlib.crc32(words.sum(axis=1, dtype=np.uint64).data)
+    across = zlib.crc32(words.sum(axis=0, dtype=np.uint64).data, blocks)
+    return zlib.crc32(values[whole:].data, across)
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """One file: rows (n, 3, h, w), checked by chunks on first use, and what a row had cost."""
+
+    path: Path
+    rows: Pixels
+    digests: tuple[bytes, ...]
+    chunk: int
+    checks: tuple[int, ...]
+    price: Cost
+    mapped: mmap.mmap
+    _good: set[int] = field(default_factory=set)
+
+    def is_good(self, indices: Sequence[int]) -> bool:
+        """Whether the chunks of these rows are as they were written; each is checked once."""
+        unchecked = sorted({index // self.chunk for index in indices} - self._good)
+        good = all(spread(self._check, unchecked, size=4))
+        if good:
+            self._good.update(unchecked)
+        return good
+
+    def _check(self, number: int) -> bool:
+        part = self.rows[number * self.chunk : (number + 1) * self.chunk]
+        return check_of(part.data) == self.checks[number]
+
+    def release(self) -> None:
+        """Let go of the memory behind the mapping; what is read again is mapped again.
+
+        Otherwise a process that reads a large cache seems to need as much memory.
+        """
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self.mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def open_segment(path: Path, transform: str, shape: tuple[int, ...]) -> Segment | None:
+    """A segment of images `shape` under `transform`; None when it is damaged or another's."""
+    read = read_description(path)
+    if read is None:
+        return None
+    head, joined = read
+    if head.get("transform") != transform or tuple(head["shape"][1:]) != shape:
+        return None
+    try:
+        with path.open("rb") as file:
+            # A private mapping: arrays on it may be handed to torch, and never reach the file.
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        values = np.frombuffer(mapped, np.uint8, math.prod(head["shape"]))
+    except (OSError, ValueError):
+        return None
+    count = head["shape"][0]
+    price = Cost(head["wall"] / count, head["cpu"] / count)
+    digests = tuple(joined[start : start + SHA] for start in range(0, len(joined), SHA))
+    rows: Pixels = values.reshape(head["shape"])
+    return Segment(path, rows, digests, head["chunk"], tuple(head["checks"]), price, mapped)
+
+
+class SegmentWriter:
+    """A segment of images `shape` that is being written to the temporary file `path`."""
+
+    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
+        self.digests: list[bytes] = []
+        self.cost = Cost()
+        self._shape = shape
+        self._chunk = max(1, CHUNK_BYTES // math.prod(shape))
+        self._path = path
+        self._file = path.open("xb")
+        self._written: set[bytes] = set()
+        self._pending: list[bytes] = []
+        self._checks: list[int] = []
+
+    def add(self, digest: bytes, pixels: Pixels, price: Cost) -> None:
+        """Append one image, unless it is here; OSError when the disk is full."""
+        if digest in self._written:
+            return
+        self._written.add(digest)
+        data = np.ascontiguousarray(pixels).tobytes()
+        self._file.write(data)
+        self._pending.append(data)
+        self.digests.append(digest)
+        self.cost += price
+        if len(self.digests) % self._chunk == 0:
+            self._end_chunk()
+
+    def _end_chunk(self) -> None:
+        self._checks.append(check_of(b"".join(self._pending)))
+        self._pending.clear()
+
+    def finish(self, path: Path, about: dict[str, Any]) -> None:
+        """Write what describes the rows, and give the file its name; OSError on a full disk."""
+        if len(self.digests) % self._chunk:
+            self._end_chunk()
+        facts = {
+            "shape": [len(self.digests), *self._shape],
+            "chunk": self._chunk,
+            "checks": self._checks,
+            "wall": self.cost.wall,
+            "cpu": self.cost.cpu,
+        }
+        self._file.write(pack_description(facts | about, self.digests))
+        self._file.close()
+        os.replace(self._path, path)
+
+    def abandon(self) -> None:
+        """Close and remove the temporary file, where it is still there."""
+        with suppress(OSError):
+            self._file.close()
+        with suppress(OSError):
+            self._path.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Engines that compute cells on other machines: Slurm and Ray."""

@@ -1,0 +1,152 @@
+"""Ray: actors that claim cells from the store, each with a worker process that keeps its backbone.
+
+Needs `pip install 'fewshot-bench[ray]'`, and a store that every node sees.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fewshot_bench.engines.base import EngineError
+from fewshot_bench.engines.distributed import State
+from fewshot_bench.engines.job import Job, take_part_quietly
+from fewshot_bench.store.store import Store
+from fewshot_bench.utils.errors import UsageError
+
+# How often Ray itself starts a lost actor again, on another node where there is one.
+RESTARTS = 3
+KNOCK_SECONDS = 5.0
+
+
+class Host:
+    """The actor: takes part in a job until nothing is left of it."""
+
+    def take_part(self, store: str, job: str) -> str:
+        """Returns why it gave up, or nothing."""
+        return take_part_quietly(Job.read(Store(Path(store)), job))
+
+
+@dataclass
+class Ray:
+    """Workers of one job as actors; address: of a running cluster, empty to find or start one."""
+
+    store: Store
+    gpus: float = 0.0
+    cpus: float = 1.0
+    address: str = ""
+    name: str = "ray"
+    # What each actor will say, and the actor.
+    _actors: dict[Any, Any] = field(default_factory=dict)
+    _trouble: list[str] = field(default_factory=list)
+    _ours: bool = False
+
+    def start(self, job: Job, workers: int) -> Job:
+        """Start actors; EngineError where the cluster cannot be reached or lacks what is asked."""
+        ray = self._connected()
+        have = ray.cluster_resources()
+        for name, asked in (("GPU", self.gpus), ("CPU", self.cpus)):
+            if asked > have.get(name, 0):
+                raise EngineError(
+                    f"the Ray cluster has {have.get(name, 0):g} {name}s, a worker asks for "
+                    f"{asked:g}; see --gpus and --threads"
+                )
+        self._end_actors()
+        actor = ray.remote(Host).options(
+            num_cpus=self.cpus,
+            num_gpus=self.gpus,
+            max_restarts=RESTARTS,
+            max_task_retries=RESTARTS,
+        )
+        for _ in range(workers):
+            host = actor.remote()
+            self._actors[host.take_part.remote(str(self.store.path), job.name)] = host
+        return job
+
+    def state(self) -> State:
+        """How many actors are at work, and what the others said."""
+        ray = self._connected()
+        results = list(self._actors)
+        done, left = [], results
+        if results:
+            done, left = ray.wait(results, num_returns=len(results), timeout=0, fetch_local=False)
+        for result in done:
+            try:
+                said = str(ray.get(result))
+            except Exception as error:
+                said = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            if said and said not in self._trouble:
+                self._trouble.append(said)
+            # One that only idles would keep its resources from others.
+            with suppress(Exception):
+                ray.kill(self._actors.pop(result))
+        text = f"{len(left)} workers" if left else ""
+        return State(len(left), text, tuple(self._trouble))
+
+    def cancel(self) -> None:
+        """End the actors, and Ray where this process started it."""
+        self._end_actors()
+        if self._ours:
+            import ray
+
+            ray.shutdown()
+            self._ours = False
+
+    def _end_actors(self) -> None:
+        if self._actors:
+            import ray
+
+            for actor in self._actors.values():
+                with suppress(Exception):
+                    ray.kill(actor)
+            self._actors.clear()
+
+    def _connected(self) -> Any:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        try:
+            import ray
+        except ImportError:
+            raise UsageError(
+                "--engine ray needs Ray: pip install 'fewshot-bench[ray]' on every node"
+            ) from None
+        if not ray.is_initialized():
+            self._connect(ray)
+        return ray
+
+    def _connect(self, ray: Any) -> None:
+        # Nodes import what this process imports.
+        paths = os.pathsep.join(dict.fromkeys(path for path in sys.path if path))
+        options: dict[str, Any] = {
+            "log_to_driver": False,
+            "runtime_env": {"env_vars": {"PYTHONPATH": paths}},
+        }
+        address = self.address or os.environ.get("RAY_ADDRESS", "")
+        try:
+            if address:
+                _knock(address)
+                ray.init(address=address, **options)
+                return
+            with suppress(ConnectionError):
+                ray.init(address="auto", **options)
+                return
+            ray.init(include_dashboard=False, **options)
+            self._ours = True
+        except Exception as error:
+            said = " ".join(str(error).split())[:300]
+            raise EngineError(
+                f"cannot reach Ray{f' at {address}' if address else ''} ({type(error).__name__}: "
+                f"{said}); check --ray-address, or leave it out to start Ray here"
+            ) from error
+
+
+def _knock(address: str) -> None:
+    """ConnectionError when nothing listens there; Ray itself would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        with socket.create_connection((host, int(port)), KNOCK_SECONDS):
+            return

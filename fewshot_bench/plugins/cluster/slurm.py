@@ -1,0 +1,254 @@
+"""Slurm: one job array of workers that claim cells from the store; needs no accounting."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fewshot_bench.engines.base import EngineError
+from fewshot_bench.engines.distributed import State
+from fewshot_bench.engines.job import FOLDER, Job
+from fewshot_bench.store.store import Store
+from fewshot_bench.utils.errors import FsbenchError, UsageError
+from fewshot_bench.utils.files import write_whole
+
+# Seconds before the time limit at which a worker is told to give its cells back.
+NOTICE_SECONDS = 60
+ANSWER_SECONDS = 60.0
+# How long the controller may be out of reach; workers need it for nothing.
+PATIENCE_SECONDS = 600.0
+ARRAY = "#SBATCH --array="
+IDS = "slurm.txt"
+SCRIPT = "job.sh"
+# What may stand in a directive: nothing that ends it, opens another one or means something to sh.
+_WORD = re.compile(r"[A-Za-z0-9_.,:@+=\[\]/-]+")
+_TIME = re.compile(r"\d+|\d+:\d\d(:\d\d)?|\d+-\d+(:\d\d){0,2}")
+_WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED")
+_GONE = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "BOOT_FAIL", "DEADLINE")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of Slurm for each worker; empty values are left to the cluster."""
+
+    partition: str = ""
+    gpus: str = ""
+    time: str = ""
+    cpus: int | None = None
+    memory: str = ""
+    account: str = ""
+    qos: str = ""
+    constraint: str = ""
+    more: tuple[str, ...] = ()
+
+    def directives(self) -> list[str]:
+        """`--name=value` of each; UsageError for what is no single plain word."""
+        named = {
+            "partition": self.partition,
+            "gpus": self.gpus,
+            "time": self.time,
+            "cpus-per-task": "" if self.cpus is None else str(self.cpus),
+            "mem": self.memory,
+            "account": self.account,
+            "qos": self.qos,
+            "constraint": self.constraint,
+        }
+        found = [f"--{name}={_checked(name, value)}" for name, value in named.items() if value]
+        if self.time and not _TIME.fullmatch(self.time):
+            raise UsageError(
+                f"--time '{self.time}': expected minutes, H:MM:SS or D-HH:MM:SS, such as 4:00:00"
+            )
+        for text in self.more:
+            if not re.fullmatch(r"--[a-z-]+(=.+)?", text, re.DOTALL):
+                raise UsageError(f"--sbatch '{text}': expected --name or --name=value")
+            _checked("sbatch", text)
+            found.append(text)
+        return found
+
+
+def _checked(name: str, value: str) -> str:
+    if not _WORD.fullmatch(value):
+        raise UsageError(
+            f"--{name} '{value}': expected letters, digits and any of _ . , : @ + = [ ] / -"
+        )
+    return value
+
+
+def script(folder: Path, store: Path, name: str, workers: int, request: Request) -> str:
+    """The batch script of a job; UsageError for a path that Slurm cannot be given."""
+    for path in (folder, store, Path(sys.executable)):
+        if re.search(r"[\n\r\"\\]", str(path)):
+            raise UsageError(f"'{path}': Slurm cannot be given a path with quotes or line ends")
+    log = str(folder).replace("%", "%%")
+    lines = [
+        "#!/bin/sh",
+        f"#SBATCH --job-name=fsbench-{name}",
+        f"{ARRAY}0-{workers - 1}",
+        f'#SBATCH --output="{log}/worker-%a.log"',
+        "#SBATCH --open-mode=append",
+        "#SBATCH --requeue",
+        f"#SBATCH --signal=B:TERM@{NOTICE_SECONDS}",
+        "#SBATCH --ntasks=1",
+        *(f"#SBATCH {directive}" for directive in request.directives()),
+        "",
+    ]
+    command = [sys.executable, "-m", "fewshot_bench", "worker"]
+    command += ["--store", str(store), "--job", name]
+    return "\n".join([*lines, f"exec {shlex.join(command)}", ""])
+
+
+@dataclass
+class Slurm:
+    """Workers of one job as one or more job arrays."""
+
+    store: Store
+    request: Request
+    name: str = "slurm"
+    ids: list[str] = field(default_factory=list)
+    _heard: float = 0.0
+
+    def start(self, job: Job, workers: int) -> Job:
+        """Submit an array, or go on with one that an earlier call submitted for these cells."""
+        self._heard = time.monotonic()
+        if not self.ids:
+            earlier, self.ids = self._still_queued(job)
+            if earlier is not None:
+                return earlier
+        text = script(job.folder, self.store.path, job.name, workers, self.request)
+        path = job.folder / SCRIPT
+        try:
+            write_whole(path, text.encode())
+        except OSError as error:
+            raise self.store.cannot_write(path, error) from error
+        said = _ask("sbatch", "--parsable", str(path))
+        number = said.strip().partition(";")[0]
+        if not number.isdigit():
+            raise EngineError(f"sbatch answered '{said.strip()[:200]}', expected a job's number")
+        self.ids.append(number)
+        with suppress(OSError):
+            write_whole(job.folder / IDS, "\n".join(self.ids).encode())
+        return job
+
+    def state(self) -> State:
+        """From squeue; what it no longer knows has ended."""
+        name = f"job {','.join(self.ids)}"
+        try:
+            rows = _queue(self.ids)
+        except EngineError as error:
+            if time.monotonic() - self._heard > PATIENCE_SECONDS:
+                raise EngineError(
+                    f"{error}, for {PATIENCE_SECONDS / 60:g} minutes now; {name} was left as it "
+                    "is, and the same command again follows it"
+                ) from error
+            return State(1, f"{name}: not known at the moment ({error})")
+        self._heard = time.monotonic()
+        counts = Counter(state for state, _ in rows if state not in _GONE)
+        reasons = sorted({reason for state, reason in rows if state in _WAITING and reason})
+        text = ", ".join(f"{count} {state.lower()}" for state, count in sorted(counts.items()))
+        waits = [reason for reason in reasons if reason not in ("None", "Priority", "Resources")]
+        if waits:
+            text += f" ({', '.join(waits)})"
+        alive = sum(counts.values())
+        return State(alive, f"{name}: {text}" if text else "", () if alive else self._why())
+
+    def cancel(self) -> None:
+        """End all that was submitted."""
+        if self.ids:
+            with suppress(EngineError):
+                _ask("scancel", *self.ids)
+
+    def _why(self) -> tuple[str, ...]:
+        """How the jobs ended, as long as Slurm remembers them."""
+        found = []
+        for number in self.ids:
+            with suppress(EngineError):
+                for line in _ask("scontrol", "show", "job", number, "-o").splitlines():
+                    words = dict(word.partition("=")[::2] for word in line.split())
+                    state, reason = words.get("JobState", ""), words.get("Reason", "None")
+                    if state and state != "COMPLETED":
+                        code = words.get("ExitCode", "")
+                        found.append(f"{state.lower()}, reason {reason}, exit code {code}")
+        return tuple(dict.fromkeys(found))
+
+    def _still_queued(self, job: Job) -> tuple[Job | None, list[str]]:
+        """A job for all of these cells, submitted alike, whose command has ended; its arrays."""
+        if job.settings.force:
+            return None, []
+        for path in sorted((self.store.path / FOLDER).glob(f"*/{IDS}"), reverse=True):
+            with suppress(FsbenchError, OSError):
+                earlier = Job.read(self.store, path.parent.name)
+                numbers = path.read_text(encoding="ascii").split()
+                there = {cell.key() for cell in earlier.open_cells()}
+                # Looked at second, since its workers go on.
+                covered = there >= {cell.key() for cell in job.open_cells()}
+                if (
+                    earlier.settings == job.settings
+                    and covered
+                    and self._asked_the_same(earlier)
+                    and any(state not in _GONE for state, _ in _queue(numbers))
+                ):
+                    taken = earlier.taken_over(job)
+                    if taken is not None:
+                        return taken, numbers
+        return None, []
+
+    def _asked_the_same(self, earlier: Job) -> bool:
+        """Whether a job was submitted as this one would be, but for the number of workers."""
+        ours = script(earlier.folder, self.store.path, earlier.name, 1, self.request)
+        theirs = (earlier.folder / SCRIPT).read_text(encoding="utf-8")
+        first, second = (
+            [line for line in text.splitlines() if not line.startswith(ARRAY)]
+            for text in (ours, theirs)
+        )
+        return first == second
+
+
+def _queue(ids: Sequence[str]) -> list[tuple[str, str]]:
+    """State and reason of every task of the jobs that Slurm still has."""
+    rows = []
+    for number in ids:
+        if not number.isdigit():
+            continue
+        try:
+            said = _ask("squeue", "--noheader", "--array", f"--jobs={number}", "--format=%T|%r")
+        except EngineError as error:
+            if "nvalid job id" in str(error):
+                continue
+            raise
+        for line in said.splitlines():
+            state, _, reason = line.strip().partition("|")
+            if state:
+                rows.append((state, reason))
+    return rows
+
+
+def _ask(*command: str) -> str:
+    """What a command of Slurm answers; EngineError with its reason when it fails."""
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=ANSWER_SECONDS,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise EngineError(
+            f"'{command[0]}' is not installed here; --engine slurm needs a machine of the cluster "
+            "(or leave --engine out)"
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise EngineError(f"{command[0]} gave no answer in {ANSWER_SECONDS:g} s") from None
+    if done.returncode:
+        said = " ".join((done.stderr or done.stdout).split())[:400]
+        raise EngineError(f"{command[0]} failed: {said or f'exit code {done.returncode}'}")
+    return done.stdout

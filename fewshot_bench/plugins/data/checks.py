@@ -1,0 +1,154 @@
+"""Checks of a data set's lists against what is known of it; nothing is read from its images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from fewshot_bench.api.dataset import ROLES, DatasetCard
+from fewshot_bench.api.task import Item, digest_of
+from fewshot_bench.splits.compared import published_draws
+from fewshot_bench.splits.coop import Pools
+from fewshot_bench.splits.published import (
+    PublishedSplit,
+    published_splits,
+    verified_file,
+    verified_split,
+)
+from fewshot_bench.utils.text import shortened
+
+OK: Final = "ok"
+DIFFERS: Final = "differs"
+FAILED: Final = "FAILED"
+State = Literal["ok", "differs", "FAILED"]
+
+INCOMPARABLE = "not the published split: numbers cannot be compared with published ones"
+
+
+@dataclass(frozen=True)
+class Check:
+    """The outcome of one check: one line, and details that are shown below it."""
+
+    name: str
+    state: State
+    text: str
+    details: tuple[str, ...] = ()
+
+
+def list_checks(card: DatasetCard, pools: Pools) -> Iterator[Check]:
+    """The pools and their counts, and where lists are published, split, split file and draws."""
+    yield _labels(card, pools)
+    yield _counts(card, pools)
+    name = published_name(card.name, pools)
+    if name is not None:
+        yield from _published(name, card, pools)
+
+
+def published_name(name: str, pools: Pools) -> str | None:
+    """The published split that a data set is to be held against, by its name or by its lists."""
+    known = published_splits()
+    if name in known:
+        return name
+    digest = digest_of((role, pools.get(role, ())) for role in ROLES)
+    return next((other for other, split in known.items() if split.lists_sha256 == digest), None)
+
+
+def is_published(card: DatasetCard, pools: Pools) -> bool:
+    """Whether the lists of a data set are published ones."""
+    name = published_name(card.name, pools)
+    return name is not None and verified_split(pools, name) is True
+
+
+def expected_classes(card: DatasetCard) -> int | None:
+    """How many classes the published set has; None when that is not known."""
+    known = published_splits().get(card.name)
+    return card.expected_classes or (known.classes if known else None)
+
+
+def role_counts(counts: Mapping[str, int]) -> tuple[int, ...]:
+    """Images in train, val and test; a role that is not there has none."""
+    return tuple(counts.get(role, 0) for role in ROLES)
+
+
+def pool_counts(pools: Pools) -> tuple[int, ...]:
+    """Images in train, val and test."""
+    return role_counts({role: len(pools.get(role, ())) for role in ROLES})
+
+
+def slashed(counts: tuple[int, ...]) -> str:
+    """Counts as they are shown: 2,820/1,128/1,692."""
+    return "/".join(f"{count:,}" for count in counts)
+
+
+def _labels(card: DatasetCard, pools: Pools) -> Check:
+    total = sum(pool_counts(pools))
+    if not total:
+        return Check("lists", FAILED, "no images are listed in train, val or test")
+    wrong = [
+        f"{role} {item.id}: label {item.label}, class name '{item.classname}'"
+        for role in ROLES
+        for item in pools.get(role, ())
+        if not _has_label(card.classnames, item)
+    ]
+    if wrong:
+        text = f"{len(wrong):,} images have a label or class name that is not in the class list"
+        return Check("lists", FAILED, text, shortened(wrong))
+    loaded = [role for role in ROLES if pools.get(role)]
+    return Check("lists", OK, f"{', '.join(loaded)} loaded; every label is in the class list")
+
+
+def _has_label(names: tuple[str, ...], item: Item) -> bool:
+    return 0 <= item.label < len(names) and names[item.label] == item.classname
+
+
+def _counts(card: DatasetCard, pools: Pools) -> Check:
+    classes, found = len(card.classnames), pool_counts(pools)
+    text = f"{classes:,} classes, {slashed(found)} images (train/val/test)"
+    if not card.expected_counts:
+        return Check("counts", OK, f"{text}; no published counts to compare with")
+    expected, known = role_counts(card.expected_counts), expected_classes(card)
+    if found == expected and known in (None, classes):
+        return Check("counts", OK, f"{text}, as published")
+    published = slashed(expected) if known is None else f"{known:,} classes, {slashed(expected)}"
+    return Check("counts", DIFFERS, f"{text}; published: {published}; {INCOMPARABLE}")
+
+
+def _published(name: str, card: DatasetCard, pools: Pools) -> Iterator[Check]:
+    known = published_splits()[name]
+    if verified_split(pools, name):
+        yield Check("split", OK, f"equals the published lists of {name}")
+        yield from _split_file(name, known, card)
+    else:
+        yield Check("split", DIFFERS, f"the lists differ from {known.file}: {INCOMPARABLE}")
+    yield _draws(name, known, pools)
+
+
+def _split_file(name: str, known: PublishedSplit, card: DatasetCard) -> Iterator[Check]:
+    """The bytes of the split file, where it lies in the folder of the images or above it."""
+    folder = Path(card.folder)
+    places = [folder, *folder.resolve().parents[:2]] if card.folder else []
+    path = next((place / known.file for place in places if (place / known.file).is_file()), None)
+    if path is None:
+        return
+    if verified_file(path.read_bytes(), name):
+        yield Check("split file", OK, f"{known.file} is the published file, byte for byte")
+    else:
+        text = (
+            f"{path} has the published paths and labels, but is not the published file: its class "
+            "names or its formatting differ"
+        )
+        yield Check("split file", DIFFERS, text)
+
+
+def _draws(name: str, known: PublishedSplit, pools: Pools) -> Check:
+    draws = list(published_draws(name, "", pools))
+    wrong = [f"{one.shots}/{one.seed}" for one in draws if not one.equal]
+    total = len(known.picks)
+    if not wrong:
+        return Check("draws", OK, f"all {total} published few-shot draws are reproduced")
+    text = f"{total - len(wrong)} of {total} published few-shot draws are reproduced"
+    if len(wrong) < total:
+        text += f"; not those of shots/seed {', '.join(wrong)}"
+    return Check("draws", DIFFERS, text)

@@ -1,0 +1,216 @@
+"""Unpacking archives that nobody vouches for: whole and inside one folder, or not at all."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from fewshot_bench.plugins.data.members import (
+    DamagedError,
+    Member,
+    UnsafeError,
+    damage_told,
+    members_of,
+)
+from fewshot_bench.utils.names import leaves, plain_text
+
+CHUNK = 2**20
+MAX_MEMBERS = 2_000_000
+MAX_UNPACKED = 200 * 10**9
+# Archives of images hardly shrink; small ones may hold text that does.
+MAX_RATIO = 50
+RATIO_FLOOR = 16 * 2**20
+MAX_NAME_BYTES = 255
+MAX_PATH_BYTES = 1024
+
+
+def _ignore(count: int) -> None:
+    """Tell nobody."""
+
+
+@dataclass
+class _Unpacking:
+    """What was unpacked so far, and the bounds that hold for all of it."""
+
+    target: Path
+    strip: PurePosixPath
+    most: int
+    advance: Callable[[int], None]
+    members: int = 0
+    written: int = 0
+    files: set[PurePosixPath] = field(default_factory=set)
+    links: list[tuple[PurePosixPath, PurePosixPath]] = field(default_factory=list)
+
+
+def unpack(
+    archive: Path,
+    target: Path,
+    *,
+    strip: str = "",
+    inner: tuple[str, ...] = (),
+    most: int = 0,
+    advance: Callable[[int], None] = _ignore,
+) -> int:
+    """Unpack `archive` into the new folder `target`; returns the number of files.
+
+    Members below `strip` lose it, others are left out. Archives named in `inner` (by member path)
+    are unpacked beside themselves and removed. Raises DamagedError, UnsafeError or OSError, and
+    then nothing of `target` is left. Links inside become copies; file modes are the usual ones.
+    """
+    if target.exists():
+        shutil.rmtree(target)
+    target.mkdir(parents=True)
+    state = _Unpacking(target, PurePosixPath(strip), most or MAX_UNPACKED, advance)
+    try:
+        _unpack_one(archive, state)
+        for name in inner:
+            _unpack_inner(name, state)
+        if not state.files:
+            raise DamagedError(f"it holds no file below {strip}" if strip else "it holds no file")
+    except BaseException:
+        shutil.rmtree(target, ignore_errors=True)
+        raise
+    return len(state.files)
+
+
+def _unpack_inner(name: str, state: _Unpacking) -> None:
+    place = _below(PurePosixPath(name), state.strip)
+    if place not in state.files or place is None:
+        raise DamagedError(f"it holds no {name}")
+    path = state.target / place
+    state.files.discard(place)
+    folder = _Unpacking(
+        path.parent, PurePosixPath(), state.most, state.advance, state.members, state.written
+    )
+    try:
+        _unpack_one(path, folder)
+    except DamagedError as error:
+        raise DamagedError(f"{name} inside: {error}") from None
+    path.unlink()
+    state.members, state.written = folder.members, folder.written
+    state.files |= {place.parent / file for file in folder.files}
+
+
+def _unpack_one(archive: Path, state: _Unpacking) -> None:
+    allowed = max(RATIO_FLOOR, MAX_RATIO * archive.stat().st_size)
+    limit = min(state.most, state.written + allowed)
+    with damage_told():
+        for member in members_of(archive, 2 * limit + RATIO_FLOOR):
+            state.members += 1
+            if state.members > MAX_MEMBERS:
+                raise UnsafeError(f"it has more than {MAX_MEMBERS:,} members")
+            _unpack_member(member, state, limit)
+    _copy_links(state, limit)
+
+
+def _unpack_member(member: Member, state: _Unpacking, limit: int) -> None:
+    path = safe_path(member.name)
+    if member.kind == "special file":
+        raise UnsafeError(f"member {member.name!a} is a device, pipe or the like")
+    link = _link_target(member, path) if "link" in member.kind else None
+    place = _below(path, state.strip)
+    if place is None or place == PurePosixPath() or _is_junk(place):
+        return
+    if member.kind == "folder":
+        _make_folder(state.target / place, member.name)
+    elif link is not None:
+        aim = _below(link, state.strip)
+        if aim is None:
+            raise UnsafeError(f"the link {member.name!a} leads to {member.target!a}, outside")
+        state.links.append((place, aim))
+    else:
+        if place in state.files:
+            raise UnsafeError(f"member {member.name!a} is there twice")
+        state.files.add(place)
+        _write(member, state.target / place, state, limit)
+
+
+def safe_path(name: str) -> PurePosixPath:
+    """The relative path of a member; UnsafeError when it leads out or is no plain name."""
+    if not plain_text(name):
+        raise UnsafeError(f"the name {name[:200]!a} has control characters or is not UTF-8")
+    if "\\" in name:
+        raise UnsafeError(f"the name {name[:200]!a} has a backslash")
+    path = PurePosixPath(name)
+    if not name or leaves(name):
+        raise UnsafeError(f"member {name[:200]!a} leads out of the folder")
+    lengths = [len(part.encode()) for part in path.parts]
+    if len(name.encode()) > MAX_PATH_BYTES or max(lengths, default=0) > MAX_NAME_BYTES:
+        raise UnsafeError(f"the name {name[:60]!a}... is too long")
+    return path
+
+
+def _link_target(member: Member, path: PurePosixPath) -> PurePosixPath:
+    """The member that a link stands for; UnsafeError when it leads out."""
+    target = PurePosixPath(member.target)
+    start = path.parent.parts if member.kind == "symbolic link" else ()
+    parts: list[str] = list(start)
+    for part in target.parts:
+        if part != "..":
+            parts.append(part)
+        elif parts:
+            parts.pop()
+        else:
+            parts = [".."]
+            break
+    if not parts or target.is_absolute() or ".." in parts:
+        raise UnsafeError(f"the link {member.name!a} leads to {member.target!a}, outside")
+    return safe_path("/".join(parts))
+
+
+def _below(path: PurePosixPath, folder: PurePosixPath) -> PurePosixPath | None:
+    return path.relative_to(folder) if path.is_relative_to(folder) else None
+
+
+def _is_junk(path: PurePosixPath) -> bool:
+    """Whether macOS left a member there that is no part of the data."""
+    return any(part in ("__MACOSX", ".DS_Store") or part.startswith("._") for part in path.parts)
+
+
+def _make_folder(folder: Path, name: str) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UnsafeError(f"member {name!a} needs a folder where a file is") from None
+
+
+def _write(member: Member, path: Path, state: _Unpacking, limit: int) -> None:
+    if member.content is None:
+        raise DamagedError(f"member {member.name!a} has no content")
+    _make_folder(path.parent, member.name)
+    try:
+        out = path.open("xb", buffering=0)
+    except (FileExistsError, IsADirectoryError):
+        raise UnsafeError(f"member {member.name!a} is there twice") from None
+    before = state.written
+    with out:
+        while chunk := member.content.read(CHUNK):
+            state.written += len(chunk)
+            if state.written > limit:
+                raise UnsafeError(f"it unpacks to more than {limit:,} bytes, the limit for it")
+            view = memoryview(chunk)
+            while view:
+                view = view[out.write(view) :]
+            state.advance(len(chunk))
+    if state.written - before != member.size:
+        raise DamagedError(f"member {member.name!a} is cut short")
+
+
+def _copy_links(state: _Unpacking, limit: int) -> None:
+    for place, aim in state.links:
+        if place in state.files:
+            raise UnsafeError(f"member {str(place)!a} is there twice")
+        if aim not in state.files:
+            raise UnsafeError(f"the link {str(place)!a} leads to no file of the archive")
+        path = state.target / place
+        state.written += (state.target / aim).stat().st_size
+        if state.written > limit:
+            raise UnsafeError(f"it unpacks to more than {limit:,} bytes, the limit for it")
+        _make_folder(path.parent, str(place))
+        if path.exists():
+            raise UnsafeError(f"member {str(place)!a} is there twice")
+        shutil.copyfile(state.target / aim, path)
+        state.files.add(place)
+    state.links.clear()

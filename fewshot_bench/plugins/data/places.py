@@ -1,0 +1,145 @@
+"""Where the files of a recipe go below a data root, and whether they are there."""
+
+from __future__ import annotations
+
+import filecmp
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+
+from fewshot_bench.api.recipe import RemoteFile
+from fewshot_bench.utils.errors import ContractError, DataMissingError
+from fewshot_bench.utils.files import whole
+from fewshot_bench.utils.names import leaves
+
+DOWNLOADS = "downloads"
+TEMPORARY = ".fsbench-"
+_PLAIN = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+def check_recipe(dataset: str, files: Iterable[RemoteFile]) -> None:
+    """ContractError unless every path of a recipe is relative and stays below the root."""
+    for file in files:
+        if not file.name or file.name != PurePosixPath(file.name).name or leaves(file.name):
+            raise ContractError(f"data set '{dataset}': '{file.name}' is no plain file name")
+        for path in (file.place, *file.provides, *file.alternatives):
+            if path in ("", ".") or leaves(path):
+                raise ContractError(
+                    f"data set '{dataset}' places '{file.name}' at '{path}': expected a relative "
+                    "path below the data root"
+                )
+
+
+def archive_path(root: Path, dataset: str, file: RemoteFile) -> Path:
+    """Where a download is kept until it is placed; a file put there by hand is used as well."""
+    return root / DOWNLOADS / _PLAIN.sub("_", dataset) / file.name
+
+
+def found_at(file: RemoteFile, roots: Iterable[Path]) -> Path | None:
+    """Where a file's content is already, in any accepted layout; None when it is missing."""
+    for root in roots:
+        if pending(file, root) is not None:
+            continue
+        wanted = file.provides or (f"{file.place}/" if file.unpack else file.place,)
+        for paths in (wanted, *((path,) for path in file.alternatives)):
+            found = [_filled_below(root, path) for path in paths]
+            if None not in found:
+                return found[0]
+    return None
+
+
+def _filled_below(root: Path, path: str) -> Path | None:
+    """Where a path below a root is filled; the root may be the path's first folder itself."""
+    first, _, rest = path.partition("/")
+    below = [root / path]
+    if rest and os.path.basename(os.path.abspath(root)) == first:
+        below.append(root / rest)
+    return next((place for place in below if _filled(place, path.endswith("/"))), None)
+
+
+def _filled(path: Path, folder: bool) -> bool:
+    try:
+        if path.is_file():
+            return not folder
+        return any(not name.startswith(TEMPORARY) for name in os.listdir(path))
+    except OSError:
+        return False
+
+
+def unpacking(file: RemoteFile, root: Path) -> Path:
+    """The folder that an archive is unpacked into first: beside the final files, on their disk."""
+    return root / file.place / f"{TEMPORARY}unpacking-{_PLAIN.sub('_', file.name)}"
+
+
+def _unpacked(file: RemoteFile, root: Path) -> Path:
+    return root / file.place / f"{TEMPORARY}unpacked-{_PLAIN.sub('_', file.name)}"
+
+
+def pending(file: RemoteFile, root: Path) -> Path | None:
+    """What was unpacked whole and not all placed yet (a killed run)."""
+    if not file.unpack:
+        return None
+    folder = _unpacked(file, root)
+    if folder.is_symlink():
+        raise DataMissingError(f"{folder} is a link: remove it")
+    return folder if folder.is_dir() else None
+
+
+def place_unpacked(file: RemoteFile, root: Path) -> list[str]:
+    """Move what was unpacked to its place, member by member; may be repeated after a kill.
+
+    A file that is there already stays. Returns the names, below the place, of those that differ
+    from the archive's. A member is moved whole or not at all, so what is there and among the
+    unpacked members as well was never put there by this merge.
+    """
+    members = _unpacked(file, root)
+    if not members.is_dir():
+        unpacking(file, root).rename(members)
+    kept = [path.relative_to(members).as_posix() for path in _merge(members, root / file.place)]
+    shutil.rmtree(members)
+    return kept
+
+
+def _merge(source: Path, target: Path) -> Iterator[Path]:
+    """Move all members for whose place there is nothing; yields those that differ from a file."""
+    target.mkdir(exist_ok=True)
+    for entry in sorted(source.iterdir()):
+        destination = target / entry.name
+        if entry.is_dir() and destination.is_symlink():
+            raise DataMissingError(
+                f"{destination} is a link, and nothing is unpacked through links: move it away"
+            )
+        elif entry.is_dir() and destination.is_dir():
+            yield from _merge(entry, destination)
+        elif not os.path.lexists(destination):
+            entry.replace(destination)
+        elif entry.is_dir() != destination.is_dir():
+            kind = "a folder" if entry.is_dir() else "a file"
+            raise DataMissingError(f"{destination} is in the way: expected {kind}; move it away")
+        elif not same_content(entry, destination):
+            yield entry
+
+
+def same_content(one: Path, other: Path) -> bool:
+    """Whether two files have the same bytes; False when one is not there."""
+    try:
+        return filecmp.cmp(one, other, shallow=False)
+    except FileNotFoundError:
+        return False
+
+
+def place_file(path: Path, root: Path, file: RemoteFile, *, keep: bool) -> None:
+    """Put a single file where it belongs, at once; `keep` leaves `path` where it is."""
+    target = root / file.place
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.is_dir():
+        raise DataMissingError(f"{target} is in the way: expected a file; move it away")
+    if not keep and path.stat().st_dev == target.parent.stat().st_dev:
+        path.replace(target)
+        return
+    with whole(target) as temporary:
+        shutil.copyfile(path, temporary)
+    if not keep:
+        path.unlink()

@@ -1,0 +1,291 @@
+"""Fetch what a recipe lists, check it, and put it where it belongs; what is there is left alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fewshot_bench.api.recipe import Recipe, RemoteFile
+from fewshot_bench.plugins.data import places
+from fewshot_bench.plugins.data.digests import difference, verified_as
+from fewshot_bench.plugins.data.download import Progress, fetch, source_host
+from fewshot_bench.plugins.data.extract import unpack
+from fewshot_bench.plugins.data.free_space import StopError
+from fewshot_bench.plugins.data.members import DamagedError, UnsafeError
+from fewshot_bench.plugins.data.partial import note_of, source_of
+from fewshot_bench.utils.errors import DataMissingError, UsageError
+from fewshot_bench.utils.files import FULL
+from fewshot_bench.utils.text import few, size_text
+
+LARGE_BYTES = 2 * 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where data goes, and what was agreed to.
+
+    roots: folders in which data is looked for, `root` among them. large: whether downloads of
+    more than LARGE_BYTES may start. keep_archives: whether downloaded archives stay.
+    """
+
+    root: Path
+    roots: tuple[Path, ...]
+    large: bool = False
+    keep_archives: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one file.
+
+    missing: whether it has still to be got. by_hand: whether getting it by hand helps; it does not
+    where the disk is full. refused: whether what came is of no use, and another copy is needed.
+    """
+
+    file: RemoteFile
+    text: str
+    missing: bool = False
+    by_hand: bool = False
+    refused: bool = False
+
+
+class RefusedError(DataMissingError):
+    """An archive came, and is damaged or unsafe: the same one again would help nobody."""
+
+
+def missing_files(dataset: str, recipe: Recipe, target: Target) -> list[RemoteFile]:
+    """The files that are neither in place nor downloaded."""
+    return [
+        file
+        for file in recipe.files
+        if places.found_at(file, target.roots) is None
+        and places.pending(file, target.root) is None
+        and not places.archive_path(target.root, dataset, file).is_file()
+    ]
+
+
+def would_write(dataset: str, recipe: Recipe, target: Target) -> bool:
+    """Whether there is anything to fetch or to place."""
+    by_hand = [file for file in missing_files(dataset, recipe, target) if not file.urls]
+    left = [file for file in recipe.files if file not in by_hand]
+    return any(places.found_at(file, target.roots) is None for file in left)
+
+
+def prepare(dataset: str, recipe: Recipe, target: Target, progress: Progress) -> list[Outcome]:
+    """Work through all files of a recipe; one that fails does not stop the others."""
+    outcomes = []
+    for file in recipe.files:
+        try:
+            outcome = Outcome(file, _prepare_file(dataset, file, target, progress))
+        except StopError as error:
+            outcome = Outcome(file, str(error), missing=True)
+        except RefusedError as error:
+            outcome = Outcome(file, str(error), missing=True, refused=True)
+        except DataMissingError as error:
+            outcome = Outcome(file, str(error), missing=True, by_hand=True)
+        except OSError as error:
+            outcome = Outcome(file, _cannot_write(file, error), missing=True)
+        progress.say(f"{file.name}: {outcome.text}" if not outcome.missing else outcome.text)
+        outcomes.append(outcome)
+    return outcomes
+
+
+def check_writable(root: Path) -> None:
+    """DataMissingError unless files can be made in a data root, or in the folder it will be in."""
+    folder = root
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir():
+        raise DataMissingError(f"{folder} is a file: expected a folder for data; choose --root")
+    # The mark is respected even where the superuser could write.
+    if not folder.stat().st_mode & 0o222 or not os.access(folder, os.W_OK | os.X_OK):
+        raise DataMissingError(f"{folder} is read-only: choose a folder to write to with --root")
+
+
+def give_split(dataset: str, recipe: Recipe, target: Target, path: Path, *, other: bool) -> str:
+    """Put a local file where the split file belongs; returns what was done, in words.
+
+    UsageError when there is no such place, and unless `other` when the file is not the published
+    one or another file is in its place.
+    """
+    split = next((file for file in recipe.files if file.split), None)
+    if split is None:
+        raise UsageError(f"data set '{dataset}' has no split file: leave --split-file out")
+    if not path.is_file():
+        raise UsageError(f"--split-file {path}: expected a file")
+    place = target.root / split.place
+    replaced = os.path.lexists(place) and not places.same_content(path, place)
+    problem = difference(replace(split, size=0), path)
+    if problem and not other:
+        raise UsageError(
+            f"--split-file {path} is not the published {split.name}: {problem} (to use it all the "
+            "same, add --yes; its numbers cannot be compared with published ones)"
+        )
+    if replaced and not other:
+        raise UsageError(
+            f"--split-file {path}: {place} is there and differs: add --yes to replace it, or move "
+            "it away"
+        )
+    places.place_file(path, target.root, split, keep=True)
+    return f"{split.name}: taken from {path}{', in place of another file' if replaced else ''}"
+
+
+def _prepare_file(dataset: str, file: RemoteFile, target: Target, progress: Progress) -> str:
+    if places.pending(file, target.root) is not None:
+        kept = places.place_unpacked(file, target.root)
+        _tidy(places.archive_path(target.root, dataset, file), target)
+        place = target.root / file.place
+        return f"placed in {place} (unpacked by an earlier call){_kept(kept)}"
+    found = places.found_at(file, target.roots)
+    if found is not None:
+        return f"already at {found}{_own_split(file, found)}"
+    archive = places.archive_path(target.root, dataset, file)
+    left = file.urls
+    while True:
+        source = _obtain(dataset, replace(file, urls=left), archive, target, progress)
+        try:
+            return f"{source}, {_put(file, archive, target, progress)}"
+        except (DamagedError, UnsafeError) as error:
+            came_from = source_of(archive)
+            problem = _bad_archive(file, archive, error)
+            if not came_from or file.digests:
+                raise RefusedError(problem) from None
+            left = tuple(url for url in left if url != came_from)
+            _remove(archive)
+            if not left:
+                raise RefusedError(problem) from None
+            progress.say(problem)
+
+
+def _own_split(file: RemoteFile, found: Path) -> str:
+    """What to say of a split file that is there and not the published one."""
+    problem = difference(replace(file, size=0), found) if file.split and found.is_file() else None
+    return f", not the published file: {problem} (to replace it, remove it)" if problem else ""
+
+
+def _obtain(
+    dataset: str, file: RemoteFile, archive: Path, target: Target, progress: Progress
+) -> str:
+    """Have the download on the disk and checked; returns where it came from, in words."""
+    if archive.is_file():
+        progress.begin(f"{file.name} (checking)", archive.stat().st_size)
+        problem = difference(file, archive, progress.advance)
+        if problem is None:
+            return f"from {archive}, {verified_as(file)}"
+        if not source_of(archive):
+            raise DataMissingError(f"{archive} is another file: {problem} (delete or replace it)")
+        _remove(archive)
+    if not file.urls:
+        raise DataMissingError(f"{file.name} is missing and has to be got by hand")
+    most = 0 if target.large else LARGE_BYTES
+    source = fetch(file, archive, progress, most)
+    return f"from {source_host(source)}, {verified_as(file)}"
+
+
+def _put(file: RemoteFile, archive: Path, target: Target, progress: Progress) -> str:
+    """Move a checked download to its place; returns where, in words."""
+    if not file.unpack:
+        keep = target.keep_archives or not source_of(archive)
+        places.place_file(archive, target.root, file, keep=keep)
+        _tidy(archive, target)
+        return f"at {target.root / file.place}"
+    count = _unpack(file, archive, target, progress)
+    kept = places.place_unpacked(file, target.root)
+    _tidy(archive, target)
+    return f"{count:,} files in {target.root / file.place}{_kept(kept)}"
+
+
+def _kept(names: Sequence[str]) -> str:
+    """What to say of files that were there before and stay."""
+    if not names:
+        return ""
+    return f"; kept {len(names):,} that were there and differ from the archive's: {few(names)}"
+
+
+def _unpack(file: RemoteFile, archive: Path, target: Target, progress: Progress) -> int:
+    folder = places.unpacking(file, target.root)
+    progress.begin(f"{file.name} (unpacking)", archive.stat().st_size)
+    try:
+        return unpack(
+            archive,
+            folder,
+            strip=file.strip,
+            inner=file.inner,
+            most=file.max_unpacked,
+            advance=progress.advance,
+        )
+    except BaseException as error:
+        with suppress(OSError):
+            folder.parent.rmdir()
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise StopError(
+                f"{file.name}: the disk is full ({folder.parent}): the archive is kept at "
+                f"{archive}; make room, then run the same command again"
+            ) from None
+        raise
+
+
+def _bad_archive(file: RemoteFile, archive: Path, error: Exception) -> str:
+    kind = "is refused" if isinstance(error, UnsafeError) else "is damaged"
+    end = "nothing of it was unpacked"
+    if file.digests or not source_of(archive):
+        end += f"; it is kept at {archive}: replace or delete it"
+    else:
+        end += " and it was removed"
+    return f"{file.name} {kind}: {error} ({end})"
+
+
+def _cannot_write(file: RemoteFile, error: OSError) -> str:
+    where = f" ({error.filename})" if error.filename else ""
+    return f"{file.name} cannot be placed: {error.strerror or error}{where}"
+
+
+def _tidy(archive: Path, target: Target) -> None:
+    """Remove a download that is not needed any more; what a person put there stays."""
+    if source_of(archive) and not target.keep_archives:
+        _remove(archive)
+
+
+def _remove(archive: Path) -> None:
+    archive.unlink(missing_ok=True)
+    note_of(archive).unlink(missing_ok=True)
+    for folder in (archive.parent, archive.parent.parent):
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def steps(dataset: str, recipe: Recipe, outcomes: Sequence[Outcome], target: Target) -> list[str]:
+    """What a person can do about missing files, one step per line."""
+    missing = [outcome for outcome in outcomes if outcome.missing]
+    if not missing:
+        return []
+    helped = [outcome.file for outcome in missing if outcome.by_hand]
+    lines = list(recipe.by_hand) if helped else []
+    for file in helped:
+        if file.urls and not any(file.name in step for step in recipe.by_hand):
+            archive = places.archive_path(target.root, dataset, file)
+            lines.append(f"download {file.name} from {file.urls[0]} to {archive}")
+    for outcome in missing:
+        if outcome.refused:
+            archive = places.archive_path(target.root, dataset, outcome.file)
+            hosts = ", ".join(dict.fromkeys(map(source_host, outcome.file.urls))) or "where it was"
+            lines.append(
+                f"get another copy of {outcome.file.name} than the one of {hosts}, which is of no "
+                f"use, and put it at {archive}"
+            )
+    waiting = any(needs_agreement(outcome.file) for outcome in missing if not outcome.by_hand)
+    agree = " --yes" if waiting and not target.large else ""
+    return [*lines, f"then run: fsbench data prepare {dataset}{agree}"]
+
+
+def needs_agreement(file: RemoteFile) -> bool:
+    """Whether a person has to agree before a file is downloaded, as far as its size is known."""
+    return bool(file.urls) and file.size > LARGE_BYTES
+
+
+def shown_size(file: RemoteFile) -> str:
+    """A file's size as a person reads it."""
+    return size_text(file.size) if file.size else "size not known"

@@ -1,0 +1,176 @@
+"""What is there of a data set, told from its lists and file sizes; no image is decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from fewshot_bench.api.dataset import Dataset, DatasetCard, Preparable, Stamped, all_items
+from fewshot_bench.api.roots import data_roots
+from fewshot_bench.api.task import Item
+from fewshot_bench.plugins.data.checks import expected_classes
+from fewshot_bench.plugins.data.places import found_at
+from fewshot_bench.plugins.data.verified import Verified, recall
+from fewshot_bench.utils.errors import DataMissingError, FsbenchError, PluginError
+
+READY = "ready"
+NO_SPLIT = "split file missing"
+NO_IMAGES = "images missing"
+SOME_IMAGES = "some images missing"
+ABSENT = "not there"
+UNUSABLE = "cannot be used"
+BROKEN = "broken plug-in"
+# Of images whose data set cannot tell whether they are there.
+MOST_READ = 50
+
+Listed = list[tuple[str, Item]]
+
+
+@dataclass(frozen=True)
+class Status:
+    """One data set: its state, and what is known of it.
+
+    counts: images per role, empty where the lists are not there; bytes: size of all image files,
+    None when the data set does not tell; verified: the last verification that passed, and
+    `current` says whether it was of this very revision; step: what to do next, empty when ready;
+    `plain` says of a set that can be fetched that it is not there, and that the step is only that.
+    """
+
+    name: str
+    state: str
+    step: str = ""
+    classes: int | None = None
+    expected_classes: int | None = None
+    counts: dict[str, int] = field(default_factory=dict)
+    expected_counts: dict[str, int] = field(default_factory=dict)
+    bytes: int | None = None
+    folder: str = ""
+    verified: Verified | None = None
+    current: bool = False
+    plain: bool = False
+
+
+def status_of(name: str, open_it: Callable[[str], Dataset]) -> Status:
+    """The status of one data set; whatever it raises becomes a state and a step."""
+    status = Status(name, BROKEN)
+    try:
+        dataset = open_it(name)
+        status = replace(status, state=UNUSABLE)
+        card = dataset.card()
+        status = _known(name, card)
+        try:
+            listed = list(all_items(dataset))
+        except DataMissingError as error:
+            state, step = _missing_state(dataset, card), _step(name, error)
+            plain = state == ABSENT and isinstance(dataset, Preparable) and not _finds(step)
+            return replace(status, state=state, step=step, plain=plain)
+        return _listed(status, dataset, card, listed)
+    except DataMissingError as error:
+        opened = status.state == UNUSABLE or _path_exists(name)
+        state = UNUSABLE if opened else ABSENT
+        return replace(status, state=state, step=_step(name, error))
+    except (Exception, SystemExit) as error:
+        return _failed(status, error)
+
+
+def _path_exists(name: str) -> bool:
+    """Whether there is something at the path of a name such as `folder:PATH`."""
+    _, colon, argument = name.partition(":")
+    return bool(colon) and Path(argument).expanduser().exists()
+
+
+def _step(name: str, error: FsbenchError) -> str:
+    """What an error says, without the name of the data set in front."""
+    return str(error).removeprefix(f"data set '{name}': ").removeprefix(f"{name}: ")
+
+
+def _finds(step: str) -> bool:
+    """Whether a step names something that is there below a data root (to be renamed, say)."""
+    roots = [root for root in data_roots() if root.is_dir()]
+    return any(str(path) in step for root in roots for path in root.iterdir())
+
+
+def _failed(status: Status, error: BaseException) -> Status:
+    if isinstance(error, FsbenchError) and not isinstance(error, PluginError):
+        return replace(status, state=UNUSABLE, step=_step(status.name, error))
+    if isinstance(error, PermissionError):
+        step = f"'{error.filename}': permission denied; make it readable for this user"
+        return replace(status, state=UNUSABLE, step=step)
+    text = str(error) if isinstance(error, PluginError) else f"{type(error).__name__}: {error}"
+    return replace(status, state=BROKEN, step=f"{text} (its author has to mend it)")
+
+
+def _known(name: str, card: DatasetCard) -> Status:
+    return Status(
+        name,
+        ABSENT,
+        classes=len(card.classnames) if card.counts else None,
+        expected_classes=expected_classes(card),
+        counts=dict(card.counts),
+        expected_counts=dict(card.expected_counts),
+        folder=card.folder,
+    )
+
+
+def _listed(status: Status, dataset: Dataset, card: DatasetCard, listed: Listed) -> Status:
+    """The status of a data set whose lists load, by the stamps of its images."""
+    counts: dict[str, int] = {}
+    for role, _ in listed:
+        counts[role] = counts.get(role, 0) + 1
+    status = replace(status, state=READY, counts=counts, classes=len(card.classnames))
+    status = _with_sizes(status, dataset, listed)
+    verified = recall(status.name, card)
+    current = verified is not None and bool(card.revision) and verified.revision == card.revision
+    return replace(status, verified=verified, current=current)
+
+
+def _with_sizes(status: Status, dataset: Dataset, listed: Listed) -> Status:
+    if not isinstance(dataset, Stamped):
+        return status
+    stamps = [(item, dataset.stamp(item)) for _, item in listed]
+    unknown = [item for item, stamp in stamps if stamp is None]
+    missing = _missing(dataset, unknown)
+    sizes = sum(stamp.size for _, stamp in stamps if stamp is not None)
+    total = sizes if len(missing) == len(unknown) else None
+    if not missing:
+        return replace(status, bytes=total)
+    state = SOME_IMAGES if len(missing) < len(listed) else NO_IMAGES
+    step = (
+        f"{len(missing):,} of {len(listed):,} images are missing, the first is '{missing[0]}': "
+        f"put them back (fsbench data verify {status.name} lists them)"
+    )
+    return replace(status, state=state, step=step, bytes=total)
+
+
+def _missing(dataset: Dataset, unknown: Sequence[Item]) -> list[str]:
+    """Ids of images that are not there, among those of which nothing is known without reading.
+
+    At most MOST_READ images that are there are read: the others are taken to be there.
+    """
+    missing, read = [], 0
+    for item in unknown:
+        if read == MOST_READ:
+            break
+        try:
+            dataset.read(item)
+            read += 1
+        except FileNotFoundError:
+            missing.append(item.id)
+        except Exception:
+            # Whatever else is wrong with it, fsbench data verify tells.
+            read += 1
+    return missing
+
+
+def _missing_state(dataset: Any, card: DatasetCard) -> str:
+    """Which part is missing of a data set whose pools do not load."""
+    if card.counts:
+        return SOME_IMAGES if card.folder else NO_IMAGES
+    files = dataset.recipe().files if isinstance(dataset, Preparable) else ()
+    images = any(found_at(file, data_roots()) for file in files if not file.split)
+    if not (images or card.folder):
+        return ABSENT
+    # A set whose recipe has no split file (ImageNet) lacks images or archives.
+    return NO_SPLIT if not files or any(file.split for file in files) else SOME_IMAGES

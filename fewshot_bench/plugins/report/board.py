@@ -1,0 +1,231 @@
+"""The leaderboard and the tables of results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fewshot_bench.analysis.formats.grid import INAPPLICABLE, MISSING
+from fewshot_bench.analysis.formats.style import MARKERS
+from fewshot_bench.analysis.statistics.intervals import Estimate
+from fewshot_bench.analysis.table.model import Cell, Group
+from fewshot_bench.api.metrics import METRICS
+from fewshot_bench.plugins.report import text
+from fewshot_bench.plugins.report.grid import Column, Field, Grid, Line
+from fewshot_bench.plugins.report.headline import Contestant, Headline
+from fewshot_bench.plugins.report.pairs import Pair, Pairs
+
+# The characters that look like matplotlib's markers, in the same order.
+MARKS = dict(zip(MARKERS, "●■▲◆▼✚✖◀▶⬟⬢★", strict=True))
+NOTHING = Field(MISSING, css="none")
+LONGEST_REASON = 80
+_DIFFERENCE = "difference in points over the seeds that both have, with its 95 % interval"
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """Where a mean and its interval lie on a scale from 0 to 100 that all lines share."""
+
+    at: float
+    low: float
+    high: float
+
+
+def line(contestant: Contestant, fields: Sequence[Field], css: str = "") -> Line:
+    """A line about a method, with its mark."""
+    look = contestant.look
+    name = Field(contestant.label)
+    return Line([name, *fields], MARKS[look.marker], look.variable, f"{look.css} {css}".strip())
+
+
+def ordered(headline: Headline) -> list[Contestant]:
+    """The best first, then those without a number."""
+    return [*headline.ranked, *(c for c in headline.contestants if not c.cell)]
+
+
+def leaderboard(headline: Headline, pairs: Pairs) -> Grid:
+    """Accuracy, the difference to the best (and the baseline) with p, costs, calibration."""
+    ranked = headline.ranked
+    best = ranked[0] if ranked else None
+    baseline = _baseline(headline)
+    columns = [
+        Column("method", False),
+        Column("accuracy, %", hint="mean ± 95 % t-interval over seeds, or the range of two"),
+        Column("to the best", hint=_DIFFERENCE),
+        Column("p", hint="paired test over seeds and test images, corrected after Holm"),
+        *(
+            [Column(f"to {baseline.label}", hint="difference in points, as well")]
+            if baseline
+            else []
+        ),
+        *([Column("p ", hint="of the difference to the baseline")] if baseline else []),
+        Column("trained", hint="parameters that the optimizer was seen to train"),
+        Column("time", hint="of a run, a mean; what a cache saved is added again (billed time)"),
+        Column("memory", hint="largest peak of any run"),
+        Column("ECE, %", hint="expected calibration error, 15 bins; lower is better"),
+    ]
+    lines = []
+    for contestant in ordered(headline):
+        cell = contestant.cell
+        pair = pairs.of(best, contestant) if best and contestant is not best else None
+        lead = contestant is best
+        fields = [
+            _accuracy(headline, contestant),
+            Field("best", 0.0, "lead") if lead else _behind(headline, contestant, pair),
+            Field("") if lead else p_field(pair),
+        ]
+        if baseline:
+            own = pairs.of(contestant, baseline) if contestant is not baseline else None
+            same = contestant is baseline
+            fields += [Field("baseline", 0.0) if same else _ahead(own)]
+            fields += [Field("") if same else p_field(own)]
+        error = headline.calibration_error(contestant, headline.group) if cell else None
+        fields += [*costs(cell), NOTHING if error is None else Field(f"{error:.1f}", error)]
+        lines.append(line(contestant, fields, "best" if lead else ""))
+    name = METRICS[headline.table.metric].title
+    return Grid("leaderboard", f"Leaderboard by {name}, the best first", columns, lines, True)
+
+
+def bars(headline: Headline) -> list[Bar | None] | None:
+    """Where means and intervals lie between the least and the most of all, line by line.
+
+    None with a baseline, whose columns take the room.
+    """
+    values = [headline.estimate(c) if c.cell else None for c in ordered(headline)]
+    known = [value for value in values if value]
+    if not known or headline.table.baseline:
+        return None
+    low = min(value.bounds[0] for value in known)
+    high = max(value.bounds[1] for value in known)
+
+    def place(value: float) -> float:
+        return 100 * (value - low) / (high - low) if high > low else 50.0
+
+    def bar(value: Estimate) -> Bar:
+        return Bar(place(value.mean), *map(place, value.bounds))
+
+    return [bar(value) if value else None for value in values]
+
+
+def results(headline: Headline, group: Group, number: int) -> Grid:
+    """Methods by shots in one group: the numbers behind a panel."""
+    columns = [Column("method", False)]
+    columns += [Column(text.shots(k)) for k in group.shots]
+    marks = [_marked([headline.table.cell(group, row, k) for row in headline.table.rows], headline)
+             for k in group.shots]  # fmt: skip
+    lines = []
+    for index, contestant in enumerate(headline.contestants):
+        lines.append(line(contestant, [column[index] for column in marks]))
+    caption = f"{text.name(group.label)}: {METRICS[headline.table.metric].title} in %, by shots"
+    return Grid(f"results-{number}", caption, columns, lines)
+
+
+def by_dataset(headline: Headline) -> Grid | None:
+    """Methods by data sets at the headline's shots, as papers print it; None for one data set."""
+    if len(headline.members) < 2:
+        return None
+    columns = [Column("method", False)]
+    columns.append(Column("average"))
+    columns += [Column(text.short(group.label, 24)) for group in headline.members]
+    table = headline.table
+    groups = [headline.group, *headline.members]
+    found = []
+    for group in groups:
+        cells = [cell_at(headline, contestant, group) for contestant in headline.contestants]
+        found.append(_marked(cells, headline, short=True))
+    order = ordered(headline)
+    place = {c.row.label: index for index, c in enumerate(headline.contestants)}
+    lines = [line(c, [column[place[c.row.label]] for column in found]) for c in order]
+    where = text.at_shots(headline.shots)
+    caption = (
+        f"{METRICS[table.metric].title} in % {where} (methods without shots: their only number)"
+    )
+    return Grid("by-dataset", caption, columns, lines, True)
+
+
+def costs(cell: Cell | None) -> list[Field]:
+    """Trained parameters, billed time and peak memory of a cell."""
+    if cell is None:
+        return [NOTHING] * 3
+    writers = (text.parameters, text.duration, text.megabytes)
+    values = (cell.trained, cell.billed, cell.memory)
+    return [
+        NOTHING if value is None else Field(write(value), value)
+        for write, value in zip(writers, values, strict=True)
+    ]
+
+
+def _baseline(headline: Headline) -> Contestant | None:
+    name = headline.table.baseline
+    return next((c for c in headline.ranked if c.row.label == name), None)
+
+
+def cell_at(headline: Headline, contestant: Contestant, group: Group) -> Cell:
+    """The cell of a contestant in a group, at its shots."""
+    return headline.table.cell(group, contestant.row, contestant.shots)
+
+
+def _accuracy(headline: Headline, contestant: Contestant) -> Field:
+    if contestant.cell is None:
+        return Field(MISSING, css="none")
+    estimate = headline.estimate(contestant)
+    fewer = f" (n={estimate.n})" if estimate.n < len(headline.group.seeds) else ""
+    return Field(f"{text.interval(estimate)}{fewer}", estimate.mean)
+
+
+def _behind(headline: Headline, contestant: Contestant, pair: Pair | None) -> Field:
+    """The difference to the best; of a method without a number what it lacks."""
+    if contestant.cell is None:
+        return Field(text.short(headline.why_not(contestant), LONGEST_REASON), css="none reason")
+    if pair is None:
+        return NOTHING
+    return _range(pair.turned())
+
+
+def _ahead(pair: Pair | None) -> Field:
+    return NOTHING if pair is None else _range(pair)
+
+
+def _range(pair: Pair) -> Field:
+    interval = f"[{text.gap(pair.low)}, {text.gap(pair.high)}]" if pair.bounded else ""
+    return Field(text.gap(pair.difference), pair.difference, detail=interval)
+
+
+def p_field(pair: Pair | None) -> Field:
+    """A corrected p-value; marked where the two are not told apart."""
+    if pair is None:
+        return NOTHING
+    tie = "" if pair.significant else "tie"
+    return Field(plain_p(pair.p), pair.p, tie)
+
+
+def plain_p(p: float) -> str:
+    """A p-value without its equals sign."""
+    return text.p_value(p).removeprefix("= ")
+
+
+def _marked(cells: Sequence[Cell], headline: Headline, short: bool = False) -> list[Field]:
+    """Fields of one column, the best in bold."""
+    metric = headline.table.metric
+    means = [cell.estimates[metric].mean for cell in cells if metric in cell.estimates]
+    most = text.percent(max(means)) if len(means) > 1 else ""
+    fields = []
+    for cell in cells:
+        value = cell.estimates.get(metric)
+        if value is None:
+            fields.append(_without(cell))
+            continue
+        shown = text.percent(value.mean)
+        words = shown if short else text.interval(value)
+        if value.n < len(cell.group.seeds):
+            words += f" (n={value.n})"
+        fields.append(Field(words, value.mean, "best" if shown == most else ""))
+    return fields
+
+
+def _without(cell: Cell) -> Field:
+    if cell.status == "inapplicable":
+        return Field(INAPPLICABLE, css="none")
+    if cell.status == "failed":
+        return Field("failed", css="failed")
+    return Field(MISSING if cell.expected else "", css="none")

@@ -1,0 +1,176 @@
+"""The report as one HTML text: asks for predictions, draws, and fills the template."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+from fewshot_bench.analysis.audit.made import audit
+from fewshot_bench.analysis.formats.style import variables
+from fewshot_bench.analysis.table.baseline import with_baseline
+from fewshot_bench.analysis.table.model import Table
+from fewshot_bench.analysis.table.notes import toy_notes
+from fewshot_bench.api.metrics import METRICS
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.shots import ALL_SHOTS
+from fewshot_bench.plugins.report import board, comparisons, text
+from fewshot_bench.plugins.report.drawings import Drawings
+from fewshot_bench.plugins.report.drilldown import drills
+from fewshot_bench.plugins.report.figures.svg import drawing
+from fewshot_bench.plugins.report.headline import Headline, headline
+from fewshot_bench.plugins.report.pairs import compared
+from fewshot_bench.plugins.report.predictions import Predictions
+from fewshot_bench.plugins.report.problems import failures, holes
+from fewshot_bench.plugins.report.provenance import provenance
+from fewshot_bench.plugins.report.verdict import subject, verdict
+from fewshot_bench.store.predictions import Outcomes
+from fewshot_bench.utils.text import printable
+
+MOST_IMAGES = 48
+MOST_COMMANDS, MOST_NOTES, MOST_NAMES = 20, 60, 5
+_PAGE = "fewshot_bench.plugins.report.page"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a person asked for: `title` over the page, `images` per data set, `baseline` by name."""
+
+    title: str = "Few-shot benchmark report"
+    images: int = 0
+    baseline: str | None = None
+
+
+def render(table: Table, records: Sequence[Record], outcomes: Outcomes, options: Options) -> str:
+    """The page about a table and the records that it was built from; outcomes: of their store.
+
+    The same store, records and options give the same text. No record and no logits are changed.
+    UsageError for a baseline that is not in the table.
+    """
+    if options.baseline:
+        label = with_baseline(table, options.baseline).baseline
+        table = dataclasses.replace(table, baseline=label)
+    chosen = headline(table, records)
+    predictions = Predictions(outcomes, _needed(chosen))
+    return _fill(_context(chosen, records, predictions, options))
+
+
+def _needed(chosen: Headline) -> list[Record]:
+    """The finished records behind the headline."""
+    return [
+        record
+        for contestant in chosen.ranked
+        for group in chosen.members
+        for record in chosen.records_of(contestant, group).values()
+    ]
+
+
+def _context(
+    chosen: Headline, records: Sequence[Record], predictions: Predictions, options: Options
+) -> dict[str, Any]:
+    table = chosen.table
+    pairs = compared(chosen, predictions)
+    found = audit(records)
+    with drawing():
+        figures = Drawings(chosen, predictions)
+        pictures = {
+            "large": figures.large(),
+            "panels": figures.panels(),
+            "costs": figures.costs(),
+            "ranks": figures.ranks(),
+            "reliability": figures.reliability(),
+        }
+    groups = [g for g in table.groups if not g.average or len(table.members(g)) > 1]
+    return {
+        "title": text.name(options.title),
+        "subject": subject(chosen),
+        "more_shots": _more_shots(chosen),
+        "metric": METRICS[table.metric].title,
+        "table": table,
+        "signature": text.message(table.signature(chosen.group.seeds)),
+        "line": printable(found.signature),
+        "marks": _marks(table),
+        "verdict": verdict(chosen, pairs),
+        "pairs": pairs,
+        "leaderboard": board.leaderboard(chosen, pairs),
+        "bars": board.bars(chosen),
+        "legend": figures.legend(),
+        "hidden": figures.hidden,
+        "by_dataset": board.by_dataset(chosen),
+        "results": [board.results(chosen, group, n) for n, group in enumerate(groups)],
+        "against": comparisons.against_best(chosen, pairs),
+        "matrix": comparisons.matrix(chosen, pairs),
+        "calibration": figures.calibration(),
+        "drills": drills(chosen, predictions, min(options.images, MOST_IMAGES)),
+        "images": options.images,
+        "provenance": provenance(table, records, found),
+        "findings": [text.message(each.text) for each in found.findings if each.level == "finding"],
+        "failures": failures(records),
+        "holes": holes(table),
+        "unread": [text.message(problem) for problem in predictions.problems[:MOST_NOTES]],
+        "unread_count": len(predictions.problems),
+        "notes": [text.message(note) for note in table.notes[:MOST_NOTES]],
+        "commands": [printable(command) for command in table.commands[:MOST_COMMANDS]],
+        "more_commands": max(0, len(table.commands) - MOST_COMMANDS),
+        **pictures,
+    }
+
+
+def _more_shots(chosen: Headline) -> str:
+    """Larger numbers of shots than the headline's: `At 4 and 8 shots`."""
+    larger = [shots for shots in chosen.group.shots if shots > chosen.shots]
+    counted = [str(shots) for shots in larger if shots != ALL_SHOTS]
+    parts = [f"at {text.joined(counted)} shots"] if counted else []
+    parts += [text.at_shots(ALL_SHOTS)] if ALL_SHOTS in larger else []
+    return text.joined(parts).capitalize()
+
+
+def _marks(table: Table) -> list[str]:
+    """What a reader must know before any number: unfair validation, limited runs."""
+    unfair = [text.name(row.label) for row in table.rows if row.spec.val == "full"]
+    limits = sorted({row.spec.limit for row in table.rows if row.spec.limit is not None})
+    found = [f"{note[0].upper()}{note[1:]}." for note in toy_notes(row.spec for row in table.rows)]
+    found += [
+        f"Limited to {limit} test images per data set: these are not the data sets' accuracies."
+        for limit in limits
+    ]
+    if unfair:
+        names = text.joined(unfair[:MOST_NAMES])
+        more = f" and {len(unfair) - MOST_NAMES} more" if len(unfair) > MOST_NAMES else ""
+        found.append(
+            f"Unfair validation: {names}{more} chose on the full validation set, which has many "
+            "more labels than the shots."
+        )
+    return found
+
+
+def _fill(context: Mapping[str, Any]) -> str:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader("fewshot_bench.plugins.report", "page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    script = _own("script.js")
+    # Only this very script may run, whatever else got into the page.
+    allowed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template("report.html").render(
+        context,
+        script=Markup(script),
+        script_digest=allowed,
+        style=Markup(_own("style.css")),
+        light=Markup(variables(dark=False)),
+        dark=Markup(variables(dark=True)),
+    )
+
+
+def _own(name: str) -> str:
+    return (resources.files(_PAGE) / name).read_text(encoding="utf-8")

@@ -1,0 +1,189 @@
+"""Every figure of the page with what is said about it to a reader who cannot see it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fewshot_bench.analysis.table.significance import RANKED_FROM
+from fewshot_bench.api.metrics import METRICS
+from fewshot_bench.plugins.report import calibration, text
+from fewshot_bench.plugins.report.board import MARKS, NOTHING, line
+from fewshot_bench.plugins.report.figures import costs, curves, ranks, reliability
+from fewshot_bench.plugins.report.grid import Column, Field, Grid
+from fewshot_bench.plugins.report.headline import Contestant, Headline
+from fewshot_bench.plugins.report.predictions import Predictions
+from fewshot_bench.plugins.report.series import cost_axes, drawn, panel
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A figure: `svg` is markup of our own, `title` and `caption` are plain text."""
+
+    svg: Any
+    title: str
+    caption: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An entry of the legend."""
+
+    label: str
+    mark: str
+    color: str
+    css: str
+
+
+class Drawings:
+    """The figures of one headline; made inside of `figures.svg.drawing()`."""
+
+    def __init__(self, chosen: Headline, predictions: Predictions) -> None:
+        self._chosen = chosen
+        self._predictions = predictions
+        self._drawn = drawn(chosen)
+        self._metric = METRICS[chosen.table.metric].title
+
+    @property
+    def hidden(self) -> int:
+        """How many methods are in tables only."""
+        return len(self._chosen.contestants) - len(self._drawn)
+
+    def legend(self) -> list[Key]:
+        """The methods in the figures, in the order of the leaderboard."""
+        return [
+            Key(c.label, MARKS[c.look.marker], c.look.variable, c.look.css) for c in self._drawn
+        ]
+
+    def large(self) -> Picture | None:
+        """The headline's group against shots; None where nothing can be drawn."""
+        found = panel(self._chosen, self._chosen.group, self._drawn)
+        if not found.curves or not curves.shots_of([found]):
+            return None
+        told = _told(found)
+        return Picture(_markup(curves.large(found, self._metric, told)), found.title)
+
+    def panels(self) -> list[Picture]:
+        """Small multiples: every group but the large one, if there is more than that."""
+        table = self._chosen.table
+        groups = [g for g in table.groups if not g.average or len(table.members(g)) > 1]
+        groups = [g for g in groups if g is not self._chosen.group]
+        panels = [panel(self._chosen, group, self._drawn) for group in groups]
+        panels = [found for found in panels if found.curves]
+        shots = curves.shots_of(panels)
+        return [
+            Picture(
+                _markup(curves.small(found, number, shots, self._metric, _told(found))),
+                found.title,
+            )
+            for number, found in enumerate(panels)
+        ]
+
+    def costs(self) -> list[Picture]:
+        """Accuracy against each kind of cost."""
+        pictures = []
+        for axis in cost_axes(self._chosen, self._drawn):
+            names = [point.label for point in costs.front(axis.points)]
+            caption = f"On the front: {text.joined(names)}."
+            svg = costs.draw(axis, self._metric, caption)
+            pictures.append(Picture(_markup(svg), "", caption))
+        return pictures
+
+    def ranks(self) -> Picture | str:
+        """The critical-difference diagram, or why there is none."""
+        import numpy as np
+
+        from fewshot_bench.analysis.statistics import ranks as statistics
+
+        chosen, methods = self._chosen, self._drawn_with_numbers()
+        if len(methods) < 3 or len(chosen.members) < RANKED_FROM:
+            return (
+                "Ranks need at least three methods with a result on every one of at least "
+                f"{RANKED_FROM} data sets."
+            )
+        metric = chosen.table.metric
+        scores = np.array(
+            [
+                [chosen.table.cell(g, c.row, c.shots).estimates[metric].mean for c in methods]
+                for g in chosen.members
+            ]
+        )
+        found = np.asarray(statistics.average_ranks(scores), dtype=float)
+        statistic, p = statistics.friedman(scores)
+        gap = float(statistics.critical_difference(len(methods), len(chosen.members)))
+        cliques = [tuple(clique) for clique in statistics.cliques(found, gap)]
+        order = np.argsort(found, kind="stable")
+        told = "; ".join(f"{methods[i].label} {found[i]:.2f}" for i in order)
+        bars = [text.joined([methods[i].label for i in clique]) for clique in cliques]
+        groups = f" Not told apart: {'; '.join(bars)}." if bars else ""
+        caption = (
+            f"Friedman test over {len(chosen.members)} data sets: χ² = {float(statistic):.1f}, "
+            f"p {text.p_value(float(p))}. Critical difference {gap:.2f} (Nemenyi, 5 %)."
+        )
+        description = f"{caption} Average ranks (1 is best): {told}.{groups}"
+        looks = [c.look for c in methods]
+        labels = [c.label for c in methods]
+        svg = ranks.draw(labels, looks, found.tolist(), gap, cliques, description)
+        return Picture(_markup(svg), "", caption)
+
+    def reliability(self) -> list[Picture]:
+        """A reliability diagram per method whose logits can be used."""
+        notes = {}
+        for contestant in self._drawn_with_numbers():
+            error = self._chosen.calibration_error(contestant, self._chosen.group)
+            notes[contestant.row.label] = "" if error is None else f"ECE {error:.1f} %"
+        found = calibration.reliabilities(self._chosen, self._predictions, notes)
+        pictures = []
+        for number, (contestant, diagram) in enumerate(found):
+            svg = reliability.draw(diagram, number, f"{_lean(diagram)} {diagram.note}".strip())
+            pictures.append(Picture(_markup(svg), contestant.label, _lean(diagram)))
+        return pictures
+
+    def calibration(self) -> Grid | None:
+        """Calibration errors per data set; None where none is known."""
+        methods = self._drawn_with_numbers()
+        values = {
+            c.row.label: [self._chosen.calibration_error(c, g) for g in self._chosen.members]
+            for c in methods
+        }
+        if not any(value is not None for found in values.values() for value in found):
+            return None
+        columns = [Column("method", False)]
+        columns += [Column(text.short(group.label, 24)) for group in self._chosen.members]
+        lines = [line(c, list(map(_error, values[c.row.label]))) for c in methods]
+        caption = "Expected calibration error in % (15 bins of equal width), a mean over seeds"
+        return Grid("calibration-table", caption, columns, lines, True)
+
+    def _drawn_with_numbers(self) -> list[Contestant]:
+        return [contestant for contestant in self._drawn if contestant.cell]
+
+
+def _error(value: float | None) -> Field:
+    return NOTHING if value is None else Field(f"{value:.1f}")
+
+
+def _lean(found: reliability.Reliability) -> str:
+    """Whether a method is surer than it is right, on average over its bins."""
+    parts = zip(found.share, found.confidence, found.accuracy, strict=True)
+    gap = 100 * math.fsum(share * (sure - right) for share, sure, right in parts)
+    if abs(gap) < 0.5:
+        return "As sure as it is right."
+    return f"{'Overconfident' if gap > 0 else 'Underconfident'} by {abs(gap):.1f} points."
+
+
+def _told(found: curves.Panel) -> str:
+    """The ends of the curves in words; the table below the figures has all numbers."""
+    parts: Sequence[str] = [
+        f"{curve.label} {text.percent(curve.points[-1][1].mean)} % "
+        f"{text.at_shots(curve.points[-1][0])}"
+        for curve in sorted(found.curves, key=lambda curve: -curve.points[-1][1].mean)
+    ]
+    return "; ".join(parts)
+
+
+def _markup(svg: str) -> Any:
+    from markupsafe import Markup
+
+    return Markup(svg)

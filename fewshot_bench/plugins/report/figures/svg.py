@@ -1,0 +1,162 @@
+"""From a matplotlib figure to inline SVG: small, in the page's colours, and read aloud."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
+
+from fewshot_bench.analysis.formats.style import FAINT, INK, replaced_colors
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SVG = "http://www.w3.org/2000/svg"
+LINK = "{http://www.w3.org/1999/xlink}href"
+MARK = "fsb"
+SETTINGS: dict[str, Any] = {
+    # Text stays text, and the same figure gives the same names of markers and clips.
+    "svg.fonttype": "none",
+    "svg.hashsalt": "fewshot_bench",
+    # A dollar sign in a name is a dollar sign.
+    "text.parse_math": False,
+    "text.usetex": False,
+    "font.family": "DejaVu Sans",
+    "font.size": 9.0,
+    "axes.titlesize": 9.5,
+    "axes.labelsize": 9.0,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.labelsize": 8.0,
+    "ytick.labelsize": 8.0,
+    "xtick.major.size": 3.0,
+    "ytick.major.size": 0.0,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.6,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "savefig.facecolor": "none",
+    "axes.unicode_minus": True,
+}
+_LONG = re.compile(r"-?\d+\.\d{3,}(?:e-?\d+)?")
+_FONT = re.compile(r"font: ?(?:[a-z0-9]+ )*?([\d.]+)px [^;]*")
+_MARK = re.compile(rf"{MARK}-([a-z0-9_]+)-\d+")
+_COLORS = re.compile("|".join(replaced_colors()))
+
+
+class Canvas:
+    """A figure under the report's settings; `tag` gives parts of it a class on the page."""
+
+    def __init__(self, name: str, width: float, height: float) -> None:
+        """width and height in inches of 72 CSS units."""
+        from matplotlib.figure import Figure
+
+        self.name = name
+        self.figure: Figure = Figure(figsize=(width, height))
+        self._tags = 0
+
+    def tag(self, artist: Any, *classes: str) -> None:
+        """Give what is drawn CSS classes (letters and digits)."""
+        self._tags += 1
+        artist.set_gid(f"{MARK}-{'_'.join(classes)}-{self._tags}")
+
+    def svg(self, title: str, description: str) -> str:
+        """The figure as an element to stand in HTML; title and description are read aloud."""
+        buffer = io.StringIO()
+        self.figure.savefig(buffer, format="svg", metadata={"Date": None})
+        return fitted(buffer.getvalue(), self.name, title, description)
+
+
+def width_of(text: str, size: float, *, bold: bool = False) -> float:
+    """Points that a text takes at most: DejaVu Sans is wider than other fonts of a page.
+
+    What it lacks (Chinese, say) is counted by the columns of a terminal.
+    """
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import text_to_path
+    from rich.cells import cell_len
+
+    font = FontProperties("DejaVu Sans", weight="bold" if bold else "normal", size=size)
+    width, _, _ = text_to_path.get_text_width_height_descent(text, font, ismath=False)
+    return max(float(width), 0.55 * size * cell_len(text))
+
+
+@contextlib.contextmanager
+def drawing() -> Iterator[None]:
+    """Matplotlib's settings for the report, whatever the user's own are; without its warnings.
+
+    A glyph that the font lacks concerns the layout alone: the browser has its own fonts.
+    """
+    import matplotlib
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with matplotlib.rc_context():
+            matplotlib.rcdefaults()
+            matplotlib.rcParams.update(SETTINGS)
+            yield
+
+
+def fitted(text: str, name: str, title: str, description: str) -> str:
+    """Matplotlib's SVG for the page: CSS variables for colours, no fonts, ids of its own."""
+    ElementTree.register_namespace("", SVG)
+    root = ElementTree.fromstring(text)
+    for parent in list(root.iter()):
+        for child in list(parent):
+            # Its style would hold for the whole page.
+            if child.tag in (f"{{{SVG}}}metadata", f"{{{SVG}}}style"):
+                parent.remove(child)
+    for element in root.iter():
+        _fit(element, name)
+    root.attrib.pop("width", None)
+    root.attrib.pop("height", None)
+    root.attrib.pop("version", None)
+    root.set("role", "img")
+    root.set("aria-labelledby", f"{name}-title {name}-desc")
+    for tag, content in (("desc", description), ("title", title)):
+        child = ElementTree.Element(f"{{{SVG}}}{tag}", {"id": f"{name}-{tag}"})
+        child.text = content
+        root.insert(0, child)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _fit(element: ElementTree.Element, name: str) -> None:
+    for key, value in list(element.attrib.items()):
+        if key == "id":
+            _rename(element, name, value)
+        elif key == LINK:
+            del element.attrib[key]
+            element.set("href", f"#{name}-{value.removeprefix('#')}")
+        elif key == "clip-path":
+            element.set(key, value.replace("url(#", f"url(#{name}-"))
+        else:
+            value = _LONG.sub(lambda found: f"{float(found[0]):.2f}".rstrip("0").rstrip("."), value)
+            value = _COLORS.sub(lambda found: replaced_colors()[found[0]], value)
+            element.set(key, " ".join(_FONT.sub(r"font-size: \1px", value).split()))
+    if element.tag != f"{{{SVG}}}text":
+        element.text = None
+    element.tail = None
+
+
+def _rename(element: ElementTree.Element, name: str, value: str) -> None:
+    """Classes for what was tagged, an id for what is referred to, nothing for the rest."""
+    del element.attrib["id"]
+    mark = _MARK.fullmatch(value)
+    if mark:
+        element.set("class", mark[1].replace("_", " "))
+    elif element.tag != f"{{{SVG}}}g":
+        element.set("id", f"{name}-{value}")

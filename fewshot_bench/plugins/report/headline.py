@@ -1,0 +1,123 @@
+"""What the first screen is about: one group at one number of shots, and who takes part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from fewshot_bench.analysis.conditions import assign_rows
+from fewshot_bench.analysis.formats.style import Look
+from fewshot_bench.analysis.statistics.intervals import Estimate
+from fewshot_bench.analysis.table.cells import seed_of
+from fewshot_bench.analysis.table.model import Cell, Group, Row, Scope, Seed, Table
+from fewshot_bench.api.record import Record
+from fewshot_bench.plugins.report import text
+
+_SCOPES: Sequence[Scope] = ("all", "H", "transfer", "new", "base")
+
+
+@dataclass(frozen=True, slots=True)
+class Contestant:
+    """A row of the table with its cell in the headline; `cell` is None without a number there.
+
+    `label` is the method as the report writes it, with marks that not all rows have;
+    `shots` are those it is compared at: the headline's, or 0 for a method without a support set.
+    """
+
+    row: Row
+    label: str
+    look: Look
+    shots: int
+    cell: Cell | None
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The group and the number of shots that the first screen compares the methods at.
+
+    `members` are the groups that are averaged, or the group itself. `contestants` are in the
+    table's order, `ranked` those with a number, the best first. `records` are the finished ones
+    by what was evaluated, row, shots and seeds.
+    """
+
+    table: Table
+    group: Group
+    members: tuple[Group, ...]
+    shots: int
+    contestants: tuple[Contestant, ...]
+    records: Mapping[tuple[str, str, int, Seed], Record]
+
+    @property
+    def ranked(self) -> list[Contestant]:
+        """Contestants with a number, the best first."""
+        present = [contestant for contestant in self.contestants if contestant.cell]
+        return sorted(present, key=lambda contestant: -self.estimate(contestant).mean)
+
+    def estimate(self, contestant: Contestant) -> Estimate:
+        """Mean and interval of the table's metric; only of a contestant with a number."""
+        assert contestant.cell is not None
+        return contestant.cell.estimates[self.table.metric]
+
+    def records_of(self, contestant: Contestant, group: Group) -> dict[Seed, Record]:
+        """The finished records behind a member's number, by seed."""
+        key = group.label, contestant.row.label, contestant.shots
+        found = {seed: self.records.get((*key, seed)) for seed in group.seeds}
+        return {seed: record for seed, record in found.items() if record}
+
+    def why_not(self, contestant: Contestant) -> str:
+        """What a contestant without a number lacks."""
+        cell = self.table.cell(self.group, contestant.row, contestant.shots)
+        missing = f"failed: {', '.join(cell.errors)}" if cell.failed else "no result"
+        return text.message(cell.reason or missing)
+
+    def calibration_error(self, contestant: Contestant, group: Group) -> float | None:
+        """The mean over seeds in percent, as a table of it says; None where there is none."""
+        cell = self.table.cell(group, contestant.row, contestant.shots)
+        known = cell.estimates.get("ece")
+        return known.mean if known else None
+
+
+def headline(table: Table, records: Sequence[Record]) -> Headline:
+    """Choose the group that says most, and the shots at which most methods have a number there.
+
+    Plain data sets go before base-to-new and transfer, an average before single data sets, and of
+    several numbers of shots with as many methods the largest. Methods without shots take part with
+    their only number.
+    """
+    group = min(table.groups, key=lambda g: (_SCOPES.index(g.scope), not g.average))
+    same = len({row.marks for row in table.rows}) == 1
+    labels = {row.label: text.name(row.label if same else row.title) for row in table.rows}
+    best: tuple[Contestant, ...] = ()
+    chosen = 0
+    for shots in group.shots:
+        found = tuple(
+            _contestant(table, group, row, shots, labels[row.label], Look(place))
+            for place, row in enumerate(table.rows)
+        )
+        if not best or _present(found) >= _present(best):
+            best, chosen = found, shots
+    members = table.members(group) if group.average else (group,)
+    return Headline(table, group, members, chosen, best, _located(records))
+
+
+def _present(found: Sequence[Contestant]) -> int:
+    return sum(contestant.cell is not None for contestant in found)
+
+
+def _contestant(
+    table: Table, group: Group, row: Row, shots: int, label: str, look: Look
+) -> Contestant:
+    cell = table.cell(group, row, shots)
+    if not cell.expected and 0 in group.shots:
+        cell = table.cell(group, row, 0)
+    number = cell if table.metric in cell.estimates else None
+    return Contestant(row, label, look, cell.shots, number)
+
+
+def _located(records: Sequence[Record]) -> dict[tuple[str, str, int, Seed], Record]:
+    return {
+        (record.spec.evaluated, label, record.spec.shots, seed_of(record)): record
+        for label, (_, members) in assign_rows(records).items()
+        for record in members
+        if record.status == "done"
+    }

@@ -1,0 +1,173 @@
+"""Which methods are told apart: paired comparisons over the same test images."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fewshot_bench.analysis.table.pairing import BY_IMAGE, paired_spread
+from fewshot_bench.analysis.table.significance import LEVEL, SIGNED_RANK_FROM
+from fewshot_bench.plugins.report.headline import Contestant, Headline
+from fewshot_bench.plugins.report.predictions import Predictions
+
+if TYPE_CHECKING:
+    from fewshot_bench.analysis.statistics.paired import Comparison
+
+# More pairs than this are not all tested: the correction would leave nothing to see.
+MOST_PAIRS = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One comparison, first minus second in points; `p` is corrected after Holm, `raw` is not.
+
+    won, lost: on how many data sets alone the first is significantly better, or worse.
+    conditional: there is one seed, and the comparison is about these very fits.
+    bounded: whether low and high say anything; not with two seeds.
+    visible: the least difference that the uncorrected test finds four times in five.
+    signed_rank: Wilcoxon's p over data sets, None for fewer than six.
+    """
+
+    difference: float
+    low: float
+    high: float
+    p: float
+    raw: float
+    datasets: int
+    won: int
+    lost: int
+    conditional: bool
+    bounded: bool
+    visible: float
+    signed_rank: float | None
+
+    @property
+    def significant(self) -> bool:
+        """Whether the two are told apart at 5 %."""
+        return self.p < LEVEL
+
+    @property
+    def better(self) -> bool:
+        """Whether the first is significantly better."""
+        return self.significant and self.difference > 0
+
+    @property
+    def worse(self) -> bool:
+        """Whether the first is significantly worse."""
+        return self.significant and self.difference < 0
+
+    @property
+    def tied(self) -> int:
+        """On how many data sets the two are not told apart."""
+        return self.datasets - self.won - self.lost
+
+    def turned(self) -> Pair:
+        """The same comparison, second minus first."""
+        return dataclasses.replace(
+            self,
+            difference=-self.difference,
+            low=-self.high,
+            high=-self.low,
+            won=self.lost,
+            lost=self.won,
+        )
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Comparisons by the labels of both rows; `family` is how many p-values were corrected.
+
+    `why` says why there is none at all, else it is empty; `reasons` why two have none.
+    """
+
+    found: Mapping[tuple[str, str], Pair]
+    family: int
+    reasons: Mapping[tuple[str, str], str]
+    why: str = ""
+
+    def of(self, ours: Contestant, theirs: Contestant) -> Pair | None:
+        """The comparison ours minus theirs; None where none could be made."""
+        key = ours.row.label, theirs.row.label
+        if key in self.found:
+            return self.found[key]
+        other = self.found.get((key[1], key[0]))
+        return other.turned() if other else None
+
+
+def compared(headline: Headline, predictions: Predictions) -> Pairs:
+    """Every two contestants on the images of the headline, corrected together after Holm.
+
+    All pairs are in the family, so that the correction also covers that the winner, and who comes
+    next, were found by looking at the same numbers. Only where there are too many pairs for that,
+    the winner alone is compared.
+    """
+    from fewshot_bench.analysis.statistics.multiple import holm
+
+    if headline.group.scope == "H":
+        return Pairs({}, 0, {}, "a harmonic mean has no value per image, so no paired test")
+    if headline.table.metric not in BY_IMAGE:
+        return Pairs({}, 0, {}, f"{headline.table.metric} has no value per image")
+    ranked = headline.ranked
+    keys, results, reasons = [], [], {}
+    for ours, theirs in _pairs(ranked):
+        key = ours.row.label, theirs.row.label
+        result = _compared(headline, predictions, ours, theirs)
+        if isinstance(result, str):
+            reasons[key] = result
+            continue
+        keys.append(key)
+        results.append(result)
+    corrected = holm([result.p for result in results])
+    pairs = map(_pair, results, corrected)
+    found = dict(zip(keys, pairs, strict=True))
+    why = next(iter(reasons.values()), "") if not found else ""
+    return Pairs(found, len(results), reasons, why)
+
+
+def _pair(found: Comparison, corrected: float) -> Pair:
+    from fewshot_bench.analysis.statistics.paired import compare_spreads
+    from fewshot_bench.analysis.statistics.power import detectable
+    from fewshot_bench.analysis.statistics.ranks import signed_rank, wins
+
+    single = [compare_spreads({name: part}) for name, part in found.spreads.items()]
+    counts = wins(single, LEVEL)
+    gaps = [part.difference for part in single]
+    return Pair(
+        difference=found.difference,
+        low=found.low,
+        high=found.high,
+        p=float(corrected),
+        raw=found.p,
+        datasets=found.datasets,
+        won=counts.win,
+        lost=counts.loss,
+        conditional=found.conditional,
+        bounded=found.bounded,
+        visible=detectable(found.spreads),
+        signed_rank=signed_rank(gaps) if len(gaps) >= SIGNED_RANK_FROM else None,
+    )
+
+
+def _pairs(ranked: Sequence[Contestant]) -> Iterable[tuple[Contestant, Contestant]]:
+    if len(ranked) * (len(ranked) - 1) // 2 > MOST_PAIRS:
+        return [(ranked[0], other) for other in ranked[1:]]
+    return itertools.combinations(ranked, 2)
+
+
+def _compared(
+    headline: Headline, predictions: Predictions, ours: Contestant, theirs: Contestant
+) -> Comparison | str:
+    """Ours minus theirs over all members, or why they cannot be compared on one of them."""
+    from fewshot_bench.analysis.statistics.paired import compare_spreads
+
+    spreads = {}
+    for group in headline.members:
+        records = headline.records_of(ours, group), headline.records_of(theirs, group)
+        found = paired_spread(*records, predictions.of, headline.table.metric, group.label)
+        if isinstance(found, str):
+            return f"{found} on {group.label}"
+        spreads[group.label] = found
+    return compare_spreads(spreads)

@@ -1,0 +1,74 @@
+"""What the methods predicted, what of it could not be used, and how sure they were."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from fewshot_bench.api.record import Record
+from fewshot_bench.store.predictions import Outcome, Outcomes
+from fewshot_bench.utils.errors import StoreError
+from fewshot_bench.utils.files import Damaged, check_digest, load_arrays
+
+if TYPE_CHECKING:
+    import numpy as np
+
+THREADS = 2
+ABSENT = "its logits are not in the store"
+
+
+class Predictions:
+    """The outcomes of finished records by cell; `problems` says what could not be used, and why.
+
+    Damaged logits are named and left where they are.
+    """
+
+    def __init__(self, outcomes: Outcomes, records: Iterable[Record]) -> None:
+        self.problems: list[str] = []
+        self._store = outcomes.store
+        self._known: dict[str, Outcome] = {}
+        records = list(records)
+        outcomes.prepare(records)
+        for record in records:
+            try:
+                self._known[record.spec.key()] = outcomes.of(record)
+            except StoreError:
+                reasons = {damage.path: damage.reason for damage in outcomes.damaged}
+                reason = reasons.get(self._store.file(record.spec.key()).with_suffix(".npz"))
+                unusable = f"its logits cannot be used: {reason}" if reason else ABSENT
+                self.problems.append(f"{record.spec.describe()}: {unusable}")
+
+    def of(self, record: Record) -> Outcome | None:
+        """The outcome of a record; None when its logits are not there or cannot be used."""
+        return self._known.get(record.spec.key())
+
+    def confidences(self, records: Iterable[Record]) -> dict[str, np.ndarray]:
+        """By key the highest probability of each image (n,), of the records with an outcome.
+
+        Outcomes may be cached: logits that went away since then, or changed, are among the
+        problems, and the record is left out.
+        """
+        wanted = [record for record in records if self.of(record)]
+        with ThreadPoolExecutor(THREADS) as pool:
+            found = list(pool.map(self._confidences, wanted))
+        kept = {}
+        for record, values in zip(wanted, found, strict=True):
+            if isinstance(values, str):
+                what = "predictions are known, confidence is not"
+                self.problems.append(f"{record.spec.describe()}: {what}: {values}")
+            else:
+                kept[record.spec.key()] = values
+        return kept
+
+    def _confidences(self, record: Record) -> np.ndarray | str:
+        from fewshot_bench.api.quality import confidences
+
+        try:
+            arrays = load_arrays(self._store.file(record.spec.key()).with_suffix(".npz"))
+            check_digest(arrays, record.logits_digest)
+        except FileNotFoundError:
+            return ABSENT
+        except Damaged as error:
+            return f"its logits cannot be used: {error}"
+        return confidences(arrays["logits"])

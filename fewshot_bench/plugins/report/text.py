@@ -1,0 +1,117 @@
+"""Numbers and names as the report writes them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from fewshot_bench.analysis.statistics.intervals import Estimate
+from fewshot_bench.api.shots import ALL_SHOTS
+from fewshot_bench.utils.text import beside_level, printable, signed
+
+LONGEST_NAME, LONGEST_TEXT = 120, 600
+MINUTE, HOUR = 60, 3600
+
+
+def name(text: str) -> str:
+    """A name from a record on one line, without characters that steer what is around it."""
+    return printable(text, LONGEST_NAME)
+
+
+def short(text: str, longest: int = 22) -> str:
+    """A name that fits into a figure; the middle of a long one goes."""
+    text = printable(text)
+    if len(text) <= longest:
+        return text
+    tail = longest // 3
+    return f"{text[: longest - tail - 1]}…{text[-tail:]}"
+
+
+def short_names(labels: Sequence[str], longest: int) -> dict[str, str]:
+    """Short names that differ: where the middle tells two apart, the values of their overrides."""
+    found = {label: short(label, longest) for label in labels}
+    counts = Counter(found.values())
+    for label, shown in found.items():
+        method, bracket, _ = label.partition("[")
+        if counts[shown] > 1 and bracket:
+            others = [other for other in labels if other.startswith(f"{method}[")]
+            shared = set.intersection(*(set(_parts(other)) for other in others))
+            values = [part.partition("=")[2] for part in _parts(label) if part not in shared]
+            found[label] = short(f"{method}[{','.join(values)}]", longest)
+    return found
+
+
+def _parts(label: str) -> list[str]:
+    return label.partition("[")[2].removesuffix("]").split(",")
+
+
+def percent(value: float) -> str:
+    """A percentage with two decimals, without its sign."""
+    return f"{value:.2f}"
+
+
+def gap(value: float) -> str:
+    """A difference in points, with a true minus sign."""
+    return signed(value).replace("-", "−")
+
+
+def interval(value: Estimate) -> str:
+    """Mean and interval, `78.12 ± 0.31`, or the range of two seeds; the mean alone for one seed."""
+    return f"{percent(value.mean)} {value.around().replace('±', '± ')}".rstrip()
+
+
+def p_value(p: float) -> str:
+    """A p-value with its relation: `= 0.012`, `< 0.001`.
+
+    One that would be rounded to 5 % has as many digits as show on which side of it it is.
+    """
+    if p < 0.001:
+        return "< 0.001"
+    return f"= {beside_level(p, 3 if p < 0.1 else 2)}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours, with about two or three digits."""
+    if seconds < MINUTE:
+        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.1f} s"
+    if seconds < HOUR:
+        return f"{seconds / MINUTE:.1f} min"
+    return f"{seconds / HOUR:.1f} h"
+
+
+def parameters(count: float) -> str:
+    """A number of parameters: 512, 184.3 k, 8.2 M."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count:.0f}"
+
+
+def megabytes(value: float) -> str:
+    """Memory in MB or GB (powers of 1,000)."""
+    return f"{value / 1000:.2f} GB" if value >= 1000 else f"{value:.0f} MB"
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """`1 seed`, `3 seeds`, `1,980 records`."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
+def shots(count: int) -> str:
+    """`1 shot`, `16 shots`, `all train images`."""
+    return "all train images" if count == ALL_SHOTS else counted(count, "shot")
+
+
+def at_shots(count: int) -> str:
+    """`at 1 shot`, `at 16 shots`, `with all train images`."""
+    return f"{'with' if count == ALL_SHOTS else 'at'} {shots(count)}"
+
+
+def joined(parts: Sequence[str], comma: str = ", ") -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join([comma.join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+def message(words: str) -> str:
+    """Text from a record that may be long: errors, options, versions."""
+    return printable(words, LONGEST_TEXT)

@@ -1,0 +1,119 @@
+"""Small example images of what is mixed up, where the data set is on this machine."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fewshot_bench.api.record import Record
+from fewshot_bench.store.predictions import Outcome
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SIDE, QUALITY = 96, 70
+# All images of a report together, as base64 text.
+MOST_BYTES = 2_000_000
+# Larger pictures are not decoded: a small one can claim any size.
+MOST_PIXELS = 50_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Thumbnail:
+    """An image as a data URI, its class, and what it was taken for in how many of the seeds."""
+
+    uri: str
+    label: str
+    taken: str
+    times: int
+    seeds: int
+
+
+@dataclass
+class Budget:
+    """How many images a data set may show, and how many bytes are left for all of them."""
+
+    images: int
+    left: int = MOST_BYTES
+
+
+def thumbnails(
+    record: Record,
+    outcomes: Sequence[Outcome],
+    names: Sequence[str],
+    mixed: Sequence[tuple[int, int, int]],
+    budget: Budget,
+) -> list[Thumbnail]:
+    """Images of the pairs in `mixed`, in turn, those first that most seeds got wrong.
+
+    None where the data set cannot be opened; an image that cannot be read is left out.
+    """
+    dataset = _opened(record)
+    items = _items(dataset)
+    wrong = [_wrong(outcomes, label, taken) for label, taken, _ in mixed]
+    found: list[Thumbnail] = []
+    for place in range(max(map(len, wrong), default=0)):
+        for (label, taken, _), places in zip(mixed, wrong, strict=True):
+            if len(found) >= budget.images or place >= len(places):
+                continue
+            index, times = places[place]
+            uri = _uri(dataset, items.get(outcomes[0].ids[index]))
+            if uri and len(uri) <= budget.left:
+                budget.left -= len(uri)
+                found.append(Thumbnail(uri, names[label], names[taken], times, len(outcomes)))
+    return found
+
+
+def _opened(record: Record) -> Any:
+    """The data set that a record was evaluated on; None where it cannot be opened here.
+
+    Whatever goes wrong in a plug-in or on the disk, the report is written without examples.
+    """
+    from fewshot_bench.api.registry import registry
+
+    spec = record.spec
+    try:
+        return registry().dataset(spec.target or spec.dataset, {} if spec.target else spec.data)
+    except Exception:
+        return None
+
+
+def _items(dataset: Any) -> dict[str, Any]:
+    """The test images by id; nothing where a plug-in or the disk fails."""
+    try:
+        return {item.id: item for item in dataset.items().get("test", ())} if dataset else {}
+    except Exception:
+        return {}
+
+
+def _wrong(outcomes: Sequence[Outcome], label: int, taken: int) -> list[tuple[int, int]]:
+    """(index, times) of the images of `label` that were taken for `taken`."""
+    import numpy as np
+
+    times: np.ndarray = sum(
+        ((o.labels == label) & (o.predictions == taken)).astype(np.int64) for o in outcomes
+    )
+    order = np.argsort(-times, kind="stable")
+    return [(int(index), int(times[index])) for index in order if times[index]]
+
+
+def _uri(dataset: Any, item: Any) -> str:
+    from PIL import Image
+
+    if item is None:
+        return ""
+    try:
+        with Image.open(io.BytesIO(dataset.read(item))) as image:
+            if image.width * image.height > MOST_PIXELS:
+                return ""
+            small = image.convert("RGB")
+        small.thumbnail((SIDE, SIDE))
+        buffer = io.BytesIO()
+        small.save(buffer, "JPEG", quality=QUALITY, optimize=True)
+    except Exception:
+        # A plug-in's reader and the decoders raise what they like; the example is left out.
+        return ""
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"

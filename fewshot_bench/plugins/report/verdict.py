@@ -1,0 +1,172 @@
+"""The report's first words: who wins, whether that is significant, and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fewshot_bench.api.metrics import METRICS
+from fewshot_bench.plugins.report import text
+from fewshot_bench.plugins.report.cost_words import cost
+from fewshot_bench.plugins.report.headline import Contestant, Headline
+from fewshot_bench.plugins.report.pairs import Pair, Pairs
+
+# Names that a sentence lists; the rest are counted.
+LISTED = 3
+_UNBROKEN = "\N{NO-BREAK SPACE}"
+
+Tested = list[tuple[Contestant, Pair]]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`winner` and what follows its name, then whole `sentences`, each of a line of its own."""
+
+    winner: str
+    result: str
+    sentences: Sequence[str] = ()
+
+
+def verdict(headline: Headline, pairs: Pairs) -> Verdict:
+    """The verdict in plain sentences with numbers."""
+    ranked = headline.ranked
+    if not ranked:
+        words = (
+            "no method has a result in every cell that would be compared; "
+            "what is missing is listed at the end."
+        )
+        return Verdict("No winner yet", words)
+    sentences = [
+        _significance(ranked, pairs),
+        cost(headline, pairs),
+        _against_baseline(headline, pairs),
+        _not_ranked(headline),
+    ]
+    return Verdict(ranked[0].label, _result(headline, pairs), list(filter(None, sentences)))
+
+
+def subject(headline: Headline) -> str:
+    """What the first screen is about: `top-1 accuracy averaged over 11 data sets at 16 shots`."""
+    group, members = headline.group, headline.members
+    kinds = {
+        "H": ", the harmonic mean of base and new classes,",
+        "base": " of base classes",
+        "new": " of new classes",
+        "transfer": " in transfer",
+    }
+    if len(members) > 1:
+        where = f" averaged over {text.counted(len(members), 'data set')}"
+    elif group.average and not members:
+        where = " on average"
+    else:
+        where = f" on {text.name(members[0].dataset if group.scope == 'H' else members[0].label)}"
+    metric = METRICS[headline.table.metric].title
+    shots = text.at_shots(headline.shots)
+    return f"{metric}{kinds.get(group.scope, '')}{where} {shots}"
+
+
+def _result(headline: Headline, pairs: Pairs) -> str:
+    best, others = headline.ranked[0], headline.ranked[1:]
+    estimate = headline.estimate(best)
+    half = " (one seed)"
+    if estimate.half is not None:
+        half = f" (±{_UNBROKEN}{text.percent(estimate.half)}, 95 % interval, {estimate.n} seeds)"
+    elif estimate.n > 1:
+        half = f" ({' and '.join(map(text.percent, estimate.bounds))}, two seeds)"
+    shown = text.percent(estimate.mean)
+    level = [c.label for c in others if text.percent(headline.estimate(c).mean) == shown]
+    found = [pairs.of(best, other) for other in others]
+    if not others:
+        verb = "is the only one with a result:"
+    elif level:
+        verb = f"is level with {_listed(level)} at"
+    elif all(pair and pair.better and not pair.conditional for pair in found):
+        verb = "wins with"
+    else:
+        verb = "is ahead with"
+    return f"{verb} {shown} % {subject(headline)}{half}."
+
+
+def _significance(ranked: Sequence[Contestant], pairs: Pairs) -> str:
+    best, others = ranked[0], ranked[1:]
+    if not others:
+        return "There is nothing to compare it with."
+    if pairs.why:
+        return f"Whether its lead is significant cannot be told: {pairs.why}."
+    tested = [(other, pair) for other in others if (pair := pairs.of(best, other))]
+    ties = [(other, pair) for other, pair in tested if not pair.significant]
+    clear = [(other, pair) for other, pair in tested if pair.better]
+    worse = [_gap(other, pair) for other, pair in tested if pair.worse]
+    parts = [*_not_better(ties), *_better(clear, len(others))]
+    if worse:
+        parts.append(
+            f"On the seeds that both have it is significantly worse than {_listed(worse)}."
+        )
+    if any(pair.conditional for _, pair in tested):
+        parts.append(
+            "There is only one seed to compare: this is about these fits, not about the methods."
+        )
+    visible = [pair.visible for _, pair in ties if pair.visible]
+    if visible:
+        parts.append(
+            f"A true difference below about {text.percent(min(visible))} points would be missed "
+            "here more than one time in five."
+        )
+    unknown = [other.label for other in others if not pairs.of(best, other)]
+    if unknown:
+        parts.append(f"Not compared for want of paired predictions: {_listed(unknown)}.")
+    return " ".join(parts)
+
+
+def _not_better(ties: Tested) -> list[str]:
+    if not ties:
+        return []
+    return [f"It is not significantly better than {_listed([_gap(*pair) for pair in ties])}."]
+
+
+def _better(clear: Tested, others: int) -> list[str]:
+    """Over whom the lead is significant; others: how many methods it could be over."""
+    if not clear:
+        return []
+    if len(clear) == 1:
+        return [f"It is significantly better than {_gap(*clear[0])}."]
+    if len(clear) < others:
+        return [f"It is significantly better than {_listed([other.label for other, _ in clear])}."]
+    every = "both others" if others == 2 else f"all {others} others"
+    return [f"It is significantly better than {every}; the closest is {_gap(*clear[0])}."]
+
+
+def _gap(other: Contestant, pair: Pair) -> str:
+    p = f"p {text.p_value(pair.p)}".replace(" ", _UNBROKEN)
+    return f"{other.label} ({text.gap(pair.difference)} points, {p})"
+
+
+def _against_baseline(headline: Headline, pairs: Pairs) -> str:
+    """How many methods are better than the baseline; nothing where none was asked for."""
+    rows = [c for c in headline.contestants if c.row.label == headline.table.baseline]
+    if not rows:
+        return ""
+    baseline = rows[0]
+    tested = [pair for c in headline.ranked if (pair := pairs.of(c, baseline))]
+    if not tested:
+        return f"Nothing could be compared with the baseline {baseline.label}."
+    better, worse = sum(pair.better for pair in tested), sum(pair.worse for pair in tested)
+    same = len(tested) - better - worse
+    counts = [(better, "significantly better"), (worse, "significantly worse")]
+    counts += [(same, "not told apart from it")]
+    told = text.joined([f"{count} {words}" for count, words in counts if count])
+    methods = text.counted(len(tested), "method")
+    return f"Of {methods} compared with the baseline {baseline.label}: {told}."
+
+
+def _not_ranked(headline: Headline) -> str:
+    """Methods without a number, with what is missing of them."""
+    names = [f"{c.label} ({headline.why_not(c)})" for c in headline.contestants if not c.cell]
+    return f"Not ranked: {_listed(names, '; ')}." if names else ""
+
+
+def _listed(names: Sequence[str], comma: str = ", ") -> str:
+    """The first names and how many more there are."""
+    more = len(names) - LISTED
+    shown = [*names[:LISTED], *([f"{more} more"] if more > 0 else [])]
+    return text.joined(shown, comma)

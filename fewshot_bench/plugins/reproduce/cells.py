@@ -1,0 +1,208 @@
+"""The cells of a published table that are to be repeated, and how each one is configured here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from fewshot_bench.analysis.filters import split_list
+from fewshot_bench.plugins.reproduce.numbers import Number, as_options
+from fewshot_bench.plugins.reproduce.published import Reproduction, Setting
+from fewshot_bench.runner.variants import Variant
+from fewshot_bench.utils.errors import UsageError, unknown
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What of a published table is to be repeated, and what is changed on purpose.
+
+    methods: names or labels; where: options that a row must have; options: `[method.]name=value`
+    on top of the paper's. Empty means all, or nothing. versions: of methods that are to be shown in
+    another one than the installed.
+    """
+
+    methods: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = ()
+    shots: tuple[int, ...] = ()
+    where: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (1, 2, 3)
+    backbone: str = ""
+    precision: str = "fp32"
+    limit: int | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One published number and the configuration that repeats it.
+
+    label: the row that it stands in. `variant` has the paper's options and what was changed on
+    purpose; `changed` says whether anything was.
+    """
+
+    label: str
+    number: Number
+    setting: Setting
+    variant: Variant = field(repr=False)
+    changed: bool = False
+
+    @property
+    def shots(self) -> int:
+        """Shots of the published number; 0 for zero-shot."""
+        return self.number.shots or 0
+
+    @property
+    def prompts(self) -> str:
+        """The template set."""
+        return self.setting.prompts_of(self.number.dataset)
+
+
+def cells(table: Reproduction, wanted: Wanted) -> list[Cell]:
+    """The cells in the order of the published table; UsageError where nothing matches."""
+    chosen = table.numbers()
+    labels = {id(number): _label(table, number) for number in chosen}
+    chosen = _named(chosen, labels, wanted.methods)
+    chosen = _where(chosen, wanted.where)
+    chosen = _among(chosen, "dataset", wanted.datasets)
+    chosen = _among_shots(table, chosen, wanted.shots)
+    _refuse_varied(table, chosen, wanted.options)
+    variants = _Variants(wanted.options)
+    variants.check({number.method for number in chosen})
+    found = []
+    for number in chosen:
+        setting = table.settings[number.method]
+        variant, changed = variants.of(number, setting)
+        found.append(Cell(labels[id(number)], number, setting, variant, changed))
+    return found
+
+
+def _label(table: Reproduction, number: Number) -> str:
+    """The method as tables show it; numbers of one configuration in two places are told apart."""
+    return number.name if number.table == table.tables[0] else f"{number.name} ({number.table})"
+
+
+def _named(chosen: list[Number], labels: Mapping[int, str], names: Sequence[str]) -> list[Number]:
+    if not names:
+        return chosen
+    known = {n.method for n in chosen} | {labels[id(n)] for n in chosen}
+    wanted = split_list(",".join(names), known)
+    for name in wanted:
+        if name not in known:
+            methods = {number.method for number in chosen}
+            raise unknown("method of this table", name, methods, "fsbench reproduce NAME --dry-run")
+    return [n for n in chosen if n.method in wanted or labels[id(n)] in wanted]
+
+
+def _where(chosen: list[Number], pairs: Iterable[str]) -> list[Number]:
+    """Numbers whose configuration has all these values, defaults included."""
+    pairs = tuple(pairs)
+    if not pairs:
+        return chosen
+    asked = {name: value.split(",") for name, value in as_options(pairs).items()}
+    variants = _Variants(())
+    kept = []
+    for number in chosen:
+        options = variants.published(number).options
+        if all(name in options and str(options[name]) in asked[name] for name in asked):
+            kept.append(number)
+    if not kept:
+        raise UsageError(
+            f"no row of this table has {', '.join(pairs)}; leave --where out to see all rows"
+        )
+    return kept
+
+
+def _among(chosen: list[Number], kind: str, names: Sequence[str]) -> list[Number]:
+    known = list(dict.fromkeys(number.dataset for number in chosen))
+    for name in names:
+        if name not in known:
+            raise unknown("data set of this table", name, known, "leave --dataset out for all")
+    return [number for number in chosen if not names or number.dataset in names]
+
+
+def _among_shots(table: Reproduction, chosen: list[Number], shots: Sequence[int]) -> list[Number]:
+    """Zero-shot rows stay: they belong to every number of shots."""
+    known = sorted({number.shots or 0 for number in table.numbers()})
+    missing = [count for count in shots if count not in known]
+    if missing:
+        raise UsageError(
+            f"shots {missing[0]}: this table has {', '.join(map(str, known))}; choose among these"
+        )
+    kept = [n for n in chosen if not shots or not n.shots or n.shots in shots]
+    if not kept:
+        raise UsageError(
+            f"{table.name} has no number for these methods, data sets and shots together; leave "
+            "out one of --method, --where, --dataset and --shots"
+        )
+    return kept
+
+
+def _refuse_varied(table: Reproduction, chosen: Sequence[Number], options: Sequence[str]) -> None:
+    for word in options:
+        owner, parameter = word.partition("=")[0].strip().rpartition(".")[0], _parameter(word)
+        for number in chosen:
+            if parameter in number.options and owner in ("", number.method):
+                raise UsageError(
+                    f"{parameter} is what rows of {table.name} differ in, it cannot be set for all "
+                    f"of them; choose rows with --where {parameter}={number.options[parameter]}"
+                )
+
+
+class _Variants:
+    """Configurations by what they are made of, each made once."""
+
+    def __init__(self, options: Sequence[str]) -> None:
+        self.options = tuple(options)
+        self.made: dict[tuple[str, tuple[str, ...]], Variant] = {}
+
+    def check(self, methods: Iterable[str]) -> None:
+        """UsageError for an option that no method has, or that has several values."""
+        from fewshot_bench.api.registry import registry
+        from fewshot_bench.runner.variants import expand_methods
+
+        names = sorted(methods)
+        if len(expand_methods(names, self.options, registry())) > len(names):
+            raise UsageError("an option has several values; a published cell is repeated with one")
+
+    def published(self, number: Number) -> Variant:
+        """The configuration that the number names."""
+        return self._variant(number.method, _words(number))
+
+    def of(self, number: Number, setting: Setting) -> tuple[Variant, bool]:
+        """The configuration for a number, and whether it is another than the paper's."""
+        words = (*_words(number), *setting.by_dataset.get(number.dataset, ()))
+        paper = self._variant(number.method, words)
+        ours = self._variant(number.method, (*words, *self.options))
+        return ours, ours.options != paper.options
+
+    def _variant(self, method: str, words: tuple[str, ...]) -> Variant:
+        from fewshot_bench.api.registry import registry
+        from fewshot_bench.runner.variants import expand_methods
+
+        own = tuple(word for word in words if _concerns(method, word))
+        if (method, own) not in self.made:
+            # The last value counts.
+            last = {_parameter(word): word for word in own}
+            (self.made[method, own],) = expand_methods([method], last.values(), registry())
+        return self.made[method, own]
+
+
+def _words(number: Number) -> tuple[str, ...]:
+    return tuple(f"{name}={value}" for name, value in number.options.items())
+
+
+def _parameter(word: str) -> str:
+    return word.partition("=")[0].strip().rpartition(".")[2].replace("-", "_")
+
+
+def _concerns(method: str, word: str) -> bool:
+    """Whether an option is one of a method's."""
+    from fewshot_bench.api.method import hyperparameters
+    from fewshot_bench.api.registry import registry
+
+    owner = word.partition("=")[0].strip().rpartition(".")[0]
+    if owner:
+        return owner == method
+    names = {field.name for field in hyperparameters(registry().method_class(method))}
+    return _parameter(word) in names

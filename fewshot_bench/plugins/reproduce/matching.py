@@ -1,0 +1,105 @@
+"""The records of a store that repeat a published cell, and those that nearly do."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from fewshot_bench.analysis.conditions import code
+from fewshot_bench.api.image_facts import test_images
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.spec import RunSpec, canonical_json
+from fewshot_bench.plugins.reproduce.cells import Cell, Wanted
+from fewshot_bench.splits.published import published_splits
+
+# Conditions that a record must share with the cell; those of a whole table come first.
+CONDITIONS = ("backbone", "precision", "limit", "protocol", "val", "prompts", "method_version")
+_SHOWN = {"method_version": "method version"}
+Place = tuple[str, str, str, int]
+
+
+class Matches:
+    """Records of a store by the published cell that they belong to."""
+
+    def __init__(self, records: Iterable[Record], wanted: Wanted, backbone: str) -> None:
+        self.wanted = wanted
+        self.backbone = backbone
+        self._found: defaultdict[Place, list[Record]] = defaultdict(list)
+        for record in records:
+            spec = record.spec
+            plain = spec.classes == "all" and not (spec.target or spec.data or spec.picks)
+            if plain and spec.split_seed == spec.train_seed:
+                self._found[_place(spec)].append(record)
+
+    def of(self, cell: Cell) -> list[Record]:
+        """Records of the cell under its conditions, of the seeds that were asked for."""
+        return [record for record in self._near(cell) if not self._differs(record.spec, cell)]
+
+    def elsewhere(self, cells: Sequence[Cell]) -> Counter[str]:
+        """Records of these cells under other conditions: how many, by what differs."""
+        found: Counter[str] = Counter()
+        seen: set[str] = set()
+        for cell in cells:
+            for record in self._near(cell):
+                differing = self._differs(record.spec, cell)
+                if differing and record.spec.key() not in seen:
+                    seen.add(record.spec.key())
+                    found[", ".join(f"{name} {value}" for name, value in differing.items())] += 1
+        return found
+
+    def _near(self, cell: Cell) -> list[Record]:
+        """The same configuration, data set and shots; zero-shot looks at no image."""
+        options = canonical_json(cell.variant.options)
+        place = (cell.variant.method, options, cell.number.dataset, cell.shots)
+        found = self._found.get(place, []) if cell.setting.random else self._any_shots(place)
+        seeds = self.wanted.seeds
+        return [r for r in found if not cell.setting.random or r.spec.train_seed in seeds]
+
+    def _any_shots(self, place: Place) -> list[Record]:
+        return [r for other, found in self._found.items() if other[:3] == place[:3] for r in found]
+
+    def _differs(self, spec: RunSpec, cell: Cell) -> Mapping[str, str]:
+        expected = {
+            "backbone": self.backbone,
+            "precision": self.wanted.precision,
+            "limit": self.wanted.limit,
+            "protocol": cell.setting.protocol,
+            "val": cell.setting.val,
+            "prompts": cell.prompts,
+            "method_version": self.wanted.versions.get(cell.variant.method, cell.variant.version),
+        }
+        if not cell.setting.random:
+            # Nothing is drawn for it, so that it does not matter how.
+            del expected["protocol"], expected["val"]
+        return {
+            _SHOWN.get(name, name): str(getattr(spec, name))
+            for name in CONDITIONS
+            if name in expected and getattr(spec, name) != expected[name]
+        }
+
+
+def _place(spec: RunSpec) -> Place:
+    return spec.method, canonical_json(spec.options), spec.dataset, spec.shots
+
+
+def mixture(records: Sequence[Record]) -> list[str]:
+    """What one mean must not go over, where these records differ in it: `device`, `weights` ..."""
+    names = ("device", "weights", "revision")
+    found = [name for name in names if len({getattr(r.spec, name) for r in records}) > 1]
+    tested = {test_images(record) for record in records} - {""}
+    found += ["bytes of test images"] if len(tested) > 1 else []
+    return found + (["code"] if len({code(record) for record in records}) > 1 else [])
+
+
+def is_published_data(record: Record, counts: Mapping[str, int]) -> bool:
+    """Whether a record was evaluated on the published lists of its data set.
+
+    By the digest of the lists where these are published, and by the number of test images.
+    counts: images per role in the published set, empty where they are not known.
+    """
+    images = record.metrics.get("n")
+    known = published_splits().get(record.spec.dataset)
+    digest = record.spec.revision.rpartition(":")
+    if known and digest[0]:
+        return known.lists_sha256.startswith(digest[2])
+    return bool(counts) and images == counts.get("test")

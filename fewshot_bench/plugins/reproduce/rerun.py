@@ -1,0 +1,182 @@
+"""Repeat the cell of a record, and say what differs between then and now."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fewshot_bench.api.metrics import METRICS
+from fewshot_bench.api.record import Record, unsealed
+from fewshot_bench.store.store import Damage, Store
+from fewshot_bench.utils.errors import StoreError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FACTS = {
+    "environment": (
+        *("fewshot_bench", "commit", "dirty", "python", "packages", "platform", "device"),
+        *("device_name", "threads", "determinism", "weights_digest", "activation"),
+        *("method_origin", "code"),
+    ),
+    "split": ("digest", "images", "revision", "templates", "train", "val", "test"),
+    "metrics": (*METRICS, "n"),
+    "footprint": ("trained", "stored", "steps"),
+}
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A record and the (n, classes) logits beside it, where they are there; store: its folder.
+
+    problem: why the logits that are there cannot be used.
+    """
+
+    record: Record
+    logits: np.ndarray | None
+    store: Path | None
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One fact that is not as it was."""
+
+    name: str
+    then: Any
+    now: Any
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a repetition gave. same: bit for bit or in all predictions (exit code 0)."""
+
+    text: str
+    same: bool
+
+
+def find(name: str, store: Path) -> Kept:
+    """A record by its file, or by its key or the beginning of it in a store."""
+    path = Path(name)
+    if path.suffix == ".json":
+        if not path.is_file():
+            raise UsageError(f"no record '{name}'; expected a record's file or a cell's key")
+        folder = path.parents[2] if len(path.resolve().parents) > 2 else None
+        return _read(path, folder)
+    found = sorted(Store(store).root.glob(f"*/{name}*.json")) if name.isalnum() else []
+    if len(found) != 1:
+        count = f"{len(found)} records begin" if found else "no record begins"
+        raise UsageError(
+            f"{count} with '{name}' in store '{store}'; give more of the key, or another --store"
+        )
+    return _read(found[0], store)
+
+
+def _read(path: Path, store: Path | None) -> Kept:
+    from fewshot_bench.utils.files import Damaged, check_digest, load_arrays
+
+    try:
+        record = unsealed(json.loads(path.read_bytes()))
+    except (OSError, ValueError, RecursionError, StoreError) as error:
+        raise StoreError(f"'{path}' cannot be used: {error}") from None
+    file = path.with_suffix(".npz")
+    try:
+        arrays = load_arrays(file)
+        check_digest(arrays, record.logits_digest)
+    except FileNotFoundError:
+        return Kept(record, None, store)
+    except Damaged as error:
+        return Kept(record, None, store, str(Damage(file, str(error))))
+    return Kept(record, arrays["logits"], store)
+
+
+def obstacles(record: Record, store: Path | None) -> list[Difference]:
+    """What is known before anything is trained: another version of the method or of the data.
+
+    store: the folder that the record lies in, where that is known.
+    """
+    from fewshot_bench.api.registry import registry
+    from fewshot_bench.runner.request import revision_of, weights_of
+
+    spec, known = record.spec, registry()
+    cls = known.method_class(spec.method)
+    pairs = [("method version", spec.method_version, str(getattr(cls, "version", "1")))]
+    revision = revision_of(spec.dataset, known.dataset(spec.dataset, spec.data, store))
+    pairs.append(("revision", spec.revision, revision))
+    if spec.target:
+        revision = revision_of(spec.target, known.dataset(spec.target, store=store))
+        pairs.append(("target revision", spec.target_revision, revision))
+    pairs.append(("weights", spec.weights, weights_of(spec.backbone)))
+    return [Difference(*pair) for pair in pairs if pair[1] != pair[2]]
+
+
+def repeat(kept: Kept) -> tuple[Record, np.ndarray | None]:
+    """Compute the cell again in this process, with as many CPU threads as then.
+
+    Nothing is stored and no cached feature is read.
+    """
+    import numpy as np
+    import torch
+
+    from fewshot_bench.runner.examiner import Examiner
+    from fewshot_bench.runner.run import run_one
+    from fewshot_bench.runner.session import Session
+
+    spec, threads = kept.record.spec, kept.record.environment.get("threads")
+    if isinstance(threads, int) and threads > 0:
+        torch.set_num_threads(threads)
+    outcome = run_one(spec, Session(None, spec.device, Examiner(kept.store)))
+    logits = None if outcome.logits is None else np.asarray(outcome.logits, dtype=np.float32)
+    return outcome.record, logits
+
+
+def differences(then: Record, now: Record) -> list[Difference]:
+    """Facts of two records that are not equal."""
+    found = [Difference("status", then.status, now.status)]
+    for part, names in FACTS.items():
+        before, after = getattr(then, part), getattr(now, part)
+        for name in names:
+            if part == "metrics" and name not in before:
+                continue  # A metric that came after the record.
+            one, other = before.get(name), after.get(name)
+            if isinstance(one, Mapping) and isinstance(other, Mapping):
+                keys = sorted({*one, *other})
+                prefix = "" if name == "packages" else f"{name} "
+                found += [Difference(prefix + key, one.get(key), other.get(key)) for key in keys]
+            else:
+                found.append(Difference(f"{part} {name}", one, other))
+    return [difference for difference in found if difference.then != difference.now]
+
+
+def verdict(kept: Kept, now: Record, logits: np.ndarray | None) -> Verdict:
+    """Whether the repetition says the same."""
+    then = kept.record
+    if then.status != "done" or now.status != "done":
+        return _without_logits(then, now)
+    if kept.logits is None or logits is None:
+        same = all(now.metrics.get(name) == value for name, value in then.metrics.items())
+        return Verdict(f"{'same' if same else 'different'} metrics; no logits to compare", same)
+    if kept.logits.shape != logits.shape:
+        return Verdict(f"different: logits of shape {kept.logits.shape}, now {logits.shape}", False)
+    if (kept.logits == logits).all():
+        return Verdict("same result, bit for bit", True)
+    largest = float(abs(kept.logits - logits).max())
+    changed = int((kept.logits.argmax(1) != logits.argmax(1)).sum())
+    if not changed:
+        return Verdict(f"same predictions, logits differ by up to {largest:.3g}", True)
+    return Verdict(
+        f"different: {changed} of {len(logits)} predictions changed, logits differ by up to "
+        f"{largest:.3g}",
+        False,
+    )
+
+
+def _without_logits(then: Record, now: Record) -> Verdict:
+    if then.status != now.status:
+        return Verdict(f"different: was {then.status}, is {now.status}", False)
+    one, other = then.error or {}, now.error or {}
+    same = all(one.get(name) == other.get(name) for name in ("type", "message"))
+    return Verdict(f"{'same' if same else 'different'} error", same)

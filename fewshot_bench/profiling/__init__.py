@@ -1,0 +1,1 @@
+"""Costs of a cell: seconds, images, tokens, FLOPs, memory, trained parameters."""

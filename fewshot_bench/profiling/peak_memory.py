@@ -1,0 +1,58 @@
+"""Peak memory of a stretch of work: the device's allocator, or the resident set."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from fewshot_bench.utils.allocator import give_back_memory
+from fewshot_bench.utils.prefetch import start_own
+
+
+class PeakMemory:
+    """Peak memory of a stretch of work in MiB: the device's allocator, or the resident set."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.megabytes = 0.0
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Measure inside."""
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+            try:
+                yield
+            finally:
+                self.megabytes = torch.cuda.max_memory_allocated(self._device) / 2**20
+            return
+        with _sampled_resident_set() as peak:
+            yield
+        self.megabytes = peak[0] / 2**20
+
+
+@contextmanager
+def _sampled_resident_set(interval: float = 0.02) -> Iterator[list[float]]:
+    """The largest resident set, looked at every `interval` seconds and at both ends."""
+    import psutil
+
+    give_back_memory()
+    process = psutil.Process()
+    peak = [float(process.memory_info().rss)]
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.wait(interval):
+            peak[0] = max(peak[0], process.memory_info().rss)
+
+    watcher = threading.Thread(target=look, name="fsbench-memory", daemon=True)
+    start_own(watcher)
+    try:
+        yield peak
+    finally:
+        done.set()
+        watcher.join()
+        peak[0] = max(peak[0], process.memory_info().rss)

@@ -1,1 +1,0 @@
-"""Published facts as data, each with its source."""

@@ -1,0 +1,251 @@
+"""The side of a run that holds query labels: it deals out tasks and images, and marks answers.
+
+`Examiner` is the entry point. Metrics are computed here, from the array that is stored, and
+nowhere where plug-in code runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fewshot_bench.api.damaged import SKIPPED
+from fewshot_bench.api.dataset import Dataset, DatasetCard
+from fewshot_bench.api.image_facts import image_facts
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.registry import registry
+from fewshot_bench.api.spec import IMPORTED, RunSpec, canonical_json
+from fewshot_bench.api.task import Item, Split
+from fewshot_bench.images.decode import ImageFiles
+from fewshot_bench.runner.classes import Question
+from fewshot_bench.runner.examination import ImageList, Outcome, QueryLists, TaskLists
+from fewshot_bench.splits.draw import SPLIT_FIELDS, draw_all_classes, narrowed
+from fewshot_bench.splits.published import verified_picks
+from fewshot_bench.splits.sampling import Picks
+from fewshot_bench.splits.short_classes import short_facts
+from fewshot_bench.utils.errors import ContractError, DataMissingError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+DATASETS_KEPT, CELLS_KEPT, LISTS_KEPT = 32, 8, 256
+# What `environment["labels"]` says of a record whose metrics were computed apart from plug-in code.
+SEPARATE = "separate"
+_NUMBERED = re.compile(r"image ([0-9a-f]{16})#(\d{1,18})")
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """The data sets and the split of a cell. order: of the queries, as places in the test list."""
+
+    dataset: Dataset
+    target: Dataset
+    drawn: Split
+    split: Split
+    order: tuple[int, ...]
+
+
+class Examiner:
+    """Opens data sets, draws splits and marks answers, in the process that calls it.
+
+    store: the folder of the results, with imported splits. anonymous: errors name images by their
+    numbers, since they reach code that must not see ids.
+    """
+
+    def __init__(self, store: Path | None = None, *, anonymous: bool = False) -> None:
+        self._store = store
+        self._anonymous = anonymous
+        self._datasets: OrderedDict[tuple[str, str], Dataset] = OrderedDict()
+        self._cells: OrderedDict[Any, _Cell] = OrderedDict()
+        self._lists: OrderedDict[str, ImageFiles] = OrderedDict()
+        self._handles: dict[Any, str] = {}
+
+    def questions(self, spec: RunSpec) -> tuple[Question, Question]:
+        """The classes that a cell is fitted on, and those that it is asked for."""
+        fitted = Question.fitted(self.dataset(spec).card(), spec)
+        return fitted, Question.evaluated(self.target(spec).card(), spec)
+
+    def task(self, spec: RunSpec) -> TaskLists:
+        """What a cell is fitted to; labeled images stand in the order in which they were drawn."""
+        cell = self._cell(spec)
+        train, val = (self._labeled(cell, items) for items in (cell.split.train, cell.split.val))
+        return TaskLists(self.questions(spec)[0], train, val)
+
+    def queries(self, spec: RunSpec) -> QueryLists:
+        """What a cell is asked.
+
+        A list grouped by class would give labels away by position, so that the order is shuffled.
+        """
+        cell = self._cell(spec)
+        items = tuple(cell.split.test[place] for place in cell.order)
+        images = self._listed(cell.target, items, ())
+        return QueryLists(self.questions(spec)[1], images)
+
+    def files(self, images: ImageList) -> ImageFiles:
+        """The encoded files of a list."""
+        return self.listed(images.handle)
+
+    def listed(self, handle: str) -> ImageFiles:
+        """The encoded files of the list of this handle."""
+        if handle not in self._lists:
+            raise ContractError(f"no list of images has the handle '{handle}'; run again")
+        self._lists.move_to_end(handle)
+        return self._lists[handle]
+
+    def settle(self, record: Record, answers: np.ndarray | None) -> Outcome:
+        """The outcome of a cell, with its metrics, from logits in the order of the queries."""
+        if answers is None:
+            return Outcome(self._with_names(record))
+        import numpy as np
+
+        from fewshot_bench.api.quality import rounded_metrics
+
+        spec = record.spec
+        cell, (fitted, asked) = self._cell(spec), self.questions(spec)
+        shape = (len(cell.order), len(asked.classnames))
+        if answers.shape != shape or answers.dtype != np.float32:
+            raise ContractError(
+                f"{spec.describe()} has logits {answers.dtype} {answers.shape}, expected float32 "
+                f"{shape}"
+            )
+        logits = np.empty_like(answers)
+        logits[list(cell.order)] = answers
+        labels = [item.label for item in cell.split.test]
+        record = replace(
+            record,
+            split=self._facts(spec, cell, fitted, asked),
+            metrics=rounded_metrics(logits, np.array(labels, dtype=np.int64)),
+        )
+        return Outcome(record, logits, labels, [item.id for item in cell.split.test])
+
+    def dataset(self, spec: RunSpec) -> Dataset:
+        """The data set that a cell is fitted on, opened once."""
+        return self._open(spec.dataset, spec.data)
+
+    def target(self, spec: RunSpec) -> Dataset:
+        """The data set that a cell is evaluated on; own prompts apply to every target."""
+        if not spec.target:
+            return self.dataset(spec)
+        said = ("templates", SKIPPED)
+        data = {name: value for name, value in spec.data.items() if name in said}
+        return self._open(spec.target, data)
+
+    def _open(self, name: str, data: Mapping[str, Any]) -> Dataset:
+        key = (name, canonical_json(dict(data)))
+        if key not in self._datasets:
+            _keep(self._datasets, key, registry().dataset(name, data, self._store), DATASETS_KEPT)
+        return self._datasets[key]
+
+    def _cell(self, spec: RunSpec) -> _Cell:
+        key = (*(getattr(spec, name) for name in SPLIT_FIELDS), canonical_json(dict(spec.data)))
+        key = (*key, spec.revision, spec.target_revision)
+        if key not in self._cells:
+            _keep(self._cells, key, self._drawn(spec), CELLS_KEPT)
+        return self._cells[key]
+
+    def _drawn(self, spec: RunSpec) -> _Cell:
+        dataset, target = self.dataset(spec), self.target(spec)
+        drawn = draw_all_classes(spec, dataset.items(), self._imported(spec))
+        other = target.items() if spec.target else None
+        split = narrowed(spec, drawn, len(dataset.card().classnames), other)
+        return _Cell(dataset, target, drawn, split, _shuffled(split))
+
+    def _imported(self, spec: RunSpec) -> Picks | None:
+        """The imported picks of a cell; None unless its protocol is `imported`."""
+        if spec.protocol != IMPORTED or self._store is None:
+            return None
+        from fewshot_bench.splits.imported import load_imported
+
+        pools = self.dataset(spec).items()
+        picks = load_imported(self._store, spec.dataset, spec.shots, spec.split_seed, pools)
+        if picks.digest != spec.picks:
+            raise DataMissingError(
+                f"the picks imported for {spec.dataset}, {spec.shots}-shot, seed {spec.split_seed} "
+                f"have the digest {picks.digest[:12]}, this cell was planned with "
+                f"{spec.picks[:12]}: run the command again"
+            )
+        return picks.train, () if spec.val == "none" else picks.val
+
+    def _labeled(self, cell: _Cell, items: tuple[Item, ...]) -> ImageList:
+        return self._listed(cell.dataset, items, tuple(item.label for item in items))
+
+    def _listed(
+        self, dataset: Dataset, items: tuple[Item, ...], labels: tuple[int, ...]
+    ) -> ImageList:
+        key = (id(dataset), items)
+        handle = self._handles.setdefault(key, secrets.token_hex(8))
+        if handle not in self._lists:
+            files = ImageFiles(dataset, items, handle if self._anonymous else "")
+            _keep(self._lists, handle, files, LISTS_KEPT)
+            known = self._lists
+            self._handles = {key: name for key, name in self._handles.items() if name in known}
+        card: DatasetCard = dataset.card()
+        stamped = self._lists[handle].stamped
+        return ImageList(handle, card.name, len(items), card.mirrored, stamped, labels)
+
+    def _facts(
+        self, spec: RunSpec, cell: _Cell, fitted: Question, asked: Question
+    ) -> dict[str, Any]:
+        """Of the split, as they stand in the record."""
+        card, split = cell.dataset.card(), cell.split
+        facts = {
+            "digest": split.digest,
+            "protocol": split.protocol,
+            "revision": split.revision,
+            "classes": len(asked.classnames),
+            "train": len(split.train),
+            "val": len(split.val),
+            "test": len(split.test),
+            "verified": verified_picks(cell.drawn, card.name),
+            "mirrored": card.mirrored,
+            "templates": list(asked.templates),
+            "classnames": list(asked.classnames),
+            **self._images(spec, cell),
+            **short_facts(spec, split),
+        }
+        facts |= {"skipped": spec.skipped} if spec.skipped else {}
+        return facts | ({"fitted_classes": len(fitted.classnames)} if spec.fits_other else {})
+
+    def _images(self, spec: RunSpec, cell: _Cell) -> dict[str, Any]:
+        lists = self.task(spec), self.queries(spec)
+        train, val = (self.files(images).digests for images in (lists[0].train, lists[0].val))
+        shuffled = self.files(lists[1].images).digests
+        test = dict(zip(cell.order, shuffled, strict=True))
+        return image_facts(train, val, [test[place] for place in range(len(test))])
+
+    def _with_names(self, record: Record) -> Record:
+        """A failed record that names images by their ids, which its process did not have."""
+        if not record.error:
+            return record
+        error = {
+            name: _NUMBERED.sub(self._title, value) if isinstance(value, str) else value
+            for name, value in record.error.items()
+        }
+        return replace(record, error=error)
+
+    def _title(self, found: re.Match[str]) -> str:
+        handle, index = found[1], int(found[2])
+        known = handle in self._lists and index < len(self._lists[handle])
+        return self._lists[handle].named(index) if known else found[0]
+
+
+def _shuffled(split: Split) -> tuple[int, ...]:
+    """Places in the test list, in an order that follows from the split's digest alone."""
+
+    def rank(place: int) -> bytes:
+        return hashlib.sha256(f"queries\0{split.digest}\0{place}".encode()).digest()
+
+    return tuple(sorted(range(len(split.test)), key=rank))
+
+
+def _keep(kept: OrderedDict[Any, Any], key: Any, value: Any, most: int) -> None:
+    """Add a value, in place of those that were used longest ago."""
+    kept[key] = value
+    while len(kept) > most:
+        kept.popitem(last=False)

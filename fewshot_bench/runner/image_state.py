@@ -1,0 +1,108 @@
+"""The images of a plan's data sets as they are now, known by stamps where nothing has changed."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fewshot_bench.api.dataset import Stamped
+from fewshot_bench.api.image_facts import Overlap, image_facts, images
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.spec import IMPORTED, RunSpec
+from fewshot_bench.splits.draw import draw_cell, planned_split, split_key
+
+if TYPE_CHECKING:
+    from fewshot_bench.api.dataset import Dataset
+    from fewshot_bench.api.task import Item, Split
+
+SplitKey = tuple[Any, ...]
+
+
+class ImageState:
+    """What records of a plan's cells would say of their images if they were made now.
+
+    Files that are known by their stamps are not read. A data set that cannot tell whether a file
+    changed (not `Stamped`) is left out: it is known by its revision alone. `problems` says by data
+    set why its images cannot be told.
+    """
+
+    def __init__(self, datasets: Mapping[str, Dataset], store: Path) -> None:
+        """datasets: opened, by name; store: the folder of the results, with imported splits."""
+        self.problems: dict[str, str] = {}
+        self._datasets = datasets
+        self._store = store
+        self._splits: dict[SplitKey, Split] = {}
+        self._digests: defaultdict[str, dict[str, bytes]] = defaultdict(dict)
+        self._facts: dict[SplitKey, Mapping[str, Any]] = {}
+
+    def changed(self, records: Sequence[Record]) -> set[str]:
+        """The keys of those whose images are not those that are there now."""
+        stating = [record for record in records if images(record)]
+        self._learn([record.spec for record in stating])
+        return {record.spec.key() for record in stating if self._differs(record)}
+
+    def overlaps(self, cells: Sequence[RunSpec]) -> list[Overlap]:
+        """How many test images each cell is fitted on, of those where it can be told."""
+        self._learn(cells)
+        found = []
+        for cell in cells:
+            facts = self._facts.get(split_key(cell))
+            if facts is not None:
+                found.append(Overlap(cell, facts["overlap"], facts["test"]))
+        return found
+
+    def _differs(self, record: Record) -> bool:
+        facts = self._facts.get(split_key(record.spec))
+        return facts is not None and facts["images"] != images(record)
+
+    def _learn(self, cells: Sequence[RunSpec]) -> None:
+        """Work out the facts of all splits of cells, every data set read once."""
+        new = {split_key(cell): cell for cell in cells if split_key(cell) not in self._facts}
+        new = {key: cell for key, cell in new.items() if self._can_tell(cell)}
+        wanted: defaultdict[str, dict[str, Item]] = defaultdict(dict)
+        for key, cell in new.items():
+            split = self._splits[key] = self._split(cell)
+            wanted[cell.dataset] |= {item.id: item for item in (*split.train, *split.val)}
+            wanted[cell.target or cell.dataset] |= {item.id: item for item in split.test}
+        for name, items in wanted.items():
+            self._read(name, items)
+        for key, cell in new.items():
+            if not {cell.dataset, cell.target} & set(self.problems):
+                self._facts[key] = self._of(cell, self._splits[key])
+
+    def _can_tell(self, cell: RunSpec) -> bool:
+        used = [self._datasets[name] for name in (cell.dataset, cell.target) if name]
+        return all(isinstance(dataset, Stamped) for dataset in used)
+
+    def _split(self, cell: RunSpec) -> Split:
+        if cell.protocol != IMPORTED:
+            return planned_split(cell, self._datasets)
+        from fewshot_bench.splits.imported import load_imported
+
+        pools = self._datasets[cell.dataset].items()
+        target = self._datasets[cell.target].items() if cell.target else None
+        picks = load_imported(self._store, cell.dataset, cell.shots, cell.split_seed, pools)
+        lists = picks.train, () if cell.val == "none" else picks.val
+        return draw_cell(cell, pools, target, lists)
+
+    def _read(self, name: str, items: Mapping[str, Item]) -> None:
+        from fewshot_bench.images.decode import ImageFiles, in_a_line
+
+        known = self._digests[name]
+        absent = [item for key, item in items.items() if key not in known]
+        try:
+            found = ImageFiles(self._datasets[name], absent).digests
+        except Exception as error:
+            # Whatever a plug-in raises: without its images there is nothing to compare.
+            self.problems[name] = in_a_line(error)
+            return
+        known.update(zip((item.id for item in absent), found, strict=True))
+
+    def _of(self, cell: RunSpec, split: Split) -> Mapping[str, Any]:
+        fitted, asked = self._digests[cell.dataset], self._digests[cell.target or cell.dataset]
+        parts = ([fitted[item.id] for item in part] for part in (split.train, split.val))
+        train, val = parts
+        facts = image_facts(train, val, [asked[item.id] for item in split.test])
+        return facts | {"test": len(split.test)}

@@ -1,0 +1,62 @@
+"""What the conformance kit said of a method's code, kept for the records of its cells.
+
+A result belongs to one method and one state of its source: with another digest there is none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from fewshot_bench.api.method_code import CHANGED
+from fewshot_bench.api.registry import registry
+from fewshot_bench.utils.cache_dir import KIT, cache_root, write
+
+
+@dataclass(frozen=True)
+class KitResult:
+    """Version of the kit, how many rules passed, and the names of those that are broken."""
+
+    version: int
+    passed: int
+    failed: Sequence[str]
+
+
+def keep(method: str, digest: str, result: KitResult) -> None:
+    """Write a result down; OSError when that fails."""
+    content = asdict(result) | {"method": method, "digest": digest}
+    write(_file(method, digest), json.dumps(content, indent=1).encode())
+
+
+def kept(method: str, digest: str) -> KitResult | None:
+    """The result for a method in a state of its code; None where there is none."""
+    if digest in ("", CHANGED):
+        return None
+    try:
+        values = json.loads(_file(method, digest).read_bytes())
+        return _checked(values) if values["digest"] == digest else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def of_record(method: str) -> dict[str, Any] | None:
+    """What a record says of the kit, in `environment["kit"]`; None for code without a result."""
+    result = kept(method, str(registry().code(method)["digest"]))
+    return None if result is None else asdict(result)
+
+
+def _checked(values: Any) -> KitResult:
+    version, passed, failed = values["version"], values["passed"], values["failed"]
+    whole = all(isinstance(number, int) for number in (version, passed))
+    if not whole or not isinstance(failed, list) or not all(isinstance(f, str) for f in failed):
+        raise ValueError(values)
+    return KitResult(version, passed, failed)
+
+
+def _file(method: str, digest: str) -> Path:
+    name = hashlib.sha256(f"{method}\0{digest}".encode()).hexdigest()
+    return cache_root() / KIT / f"{name}.json"

@@ -1,0 +1,148 @@
+"""What is checked of the data before anything trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from fewshot_bench.api.damaged import lost_in_training
+from fewshot_bench.api.dataset import ROLES
+from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.splits.draw import planned_split, split_key
+from fewshot_bench.utils.errors import FsbenchError, PluginError
+from fewshot_bench.utils.mistyped import keys
+
+if TYPE_CHECKING:
+    from fewshot_bench.api.dataset import Dataset, DatasetCard
+    from fewshot_bench.api.task import Item
+
+UNREADABLE_SHOWN = 5
+ALL_CHECKED = 20_000
+
+
+def check_items(card: DatasetCard, pools: Mapping[str, Sequence[Item]]) -> None:
+    """Labels are indices of classes, every class has train images, no image is in two pools."""
+    name, classnames = card.name, card.classnames
+    keys(f"{name}: items()", pools, ROLES)
+    if card.class_ids and len(set(card.class_ids)) != len(classnames):
+        raise PluginError(
+            f"{name}: its card has {len(classnames)} class names and {len(set(card.class_ids))} "
+            "distinct class_ids: expected one id per class, or none"
+        )
+    seen: dict[str, str] = {}
+    for role, items in pools.items():
+        for item in items:
+            if not 0 <= item.label < len(classnames):
+                raise PluginError(
+                    f"{name}: item '{item.id}' has label {item.label}, expected 0 to "
+                    f"{len(classnames) - 1} (there are {len(classnames)} class names)"
+                )
+            if seen.setdefault(item.id, role) != role:
+                raise PluginError(
+                    f"{name}: item '{item.id}' is in {seen[item.id]} and in {role}: a test image "
+                    "must not be trained on; take it out of one pool"
+                )
+    trained = {item.label for item in pools.get("train", ())}
+    absent = [title for label, title in enumerate(classnames) if label not in trained]
+    if trained and absent:
+        raise PluginError(
+            f"{name}: class '{absent[0]}' has no train images ({len(absent)} of {len(classnames)} "
+            "classes have none): add some, or take the class out of the class names"
+        )
+
+
+def keep_splits(datasets: Mapping[str, Dataset], where: str, *, but: Container[str] = ()) -> None:
+    """Keep the splits that data sets made of a person's images: in the store or by the data.
+
+    Before the first cell, whose worker reads them, and after the images were checked: one that is
+    to be mended or removed must not be in a split that stays. but: data sets with such images.
+    """
+    from fewshot_bench.api.dataset import Keeping
+
+    for name, dataset in datasets.items():
+        if name not in but and isinstance(dataset, Keeping):
+            dataset.keep_split(beside=where == "data")
+
+
+def check_images(
+    datasets: Mapping[str, Dataset],
+    cells: Sequence[RunSpec],
+    warn: Callable[[str], None] = lambda text: None,
+    tell: Callable[[str], None] = lambda text: None,
+) -> dict[str, str]:
+    """Decode images that are not known yet; a data set with bad ones gets a problem.
+
+    All images of a data set of up to `ALL_CHECKED`, else those that `cells` use. `warn` is told
+    once when what is found out cannot be kept for the next run, `tell` of images with an EXIF
+    orientation.
+    """
+    from fewshot_bench.images.decode import unreadable
+    from fewshot_bench.utils.cache_dir import limit_bytes
+
+    limit_bytes()
+    problems: dict[str, str] = {}
+    unkept: list[str] = []
+    used = [name for cell in cells for name in (cell.dataset, cell.target) if name]
+    for name in dict.fromkeys(used):
+        try:
+            items = _items(name, datasets, cells)
+            bad, turned, trouble = unreadable(datasets[name], items)
+        except FsbenchError as error:
+            problems[name] = str(error)
+            continue
+        unkept += [trouble] if trouble else []
+        if turned:
+            tell(_turned(name, turned, len(items), {cell.exif for cell in cells}))
+        if bad:
+            problems[name] = _unusable(name, datasets[name], bad)
+    if unkept:
+        warn(unkept[0])
+    return problems
+
+
+def _turned(name: str, count: int, total: int, ways: set[str]) -> str:
+    done = "which is applied (--exif rotate)"
+    if "ignore" in ways:
+        done = "which is left alone, as open_clip leaves it (--exif rotate applies it)"
+    return f"{name}: {count:,} of {total:,} images carry an EXIF orientation, {done}"
+
+
+def _unusable(name: str, dataset: Dataset, bad: Mapping[str, str]) -> str:
+    """What is wrong with images, and what mends it; classes that are lost as a whole first."""
+    lines = [f"{id}: {reason}" for id, reason in bad.items()]
+    rest = len(lines) - UNREADABLE_SHOWN
+    more = f"; and {rest} more" if rest > 0 else ""
+    lost = lost_in_training(dataset, bad)
+    whole = f", {lost} among them" if lost else ""
+    # Nothing can be trained on a class without images.
+    skip = "" if lost else "; --skip-damaged goes on without them"
+    return (
+        f"{name}: {len(lines)} of its images cannot be used{whole}: "
+        f"{'; '.join(lines[:UNREADABLE_SHOWN])}{more}; mend or restore these files"
+        f"{_below(dataset)} (fsbench data verify {name} lists all{skip})"
+    )
+
+
+def _below(dataset: Dataset) -> str:
+    folder = dataset.card().folder
+    return f" below {folder}" if folder else ""
+
+
+def _items(name: str, datasets: Mapping[str, Dataset], cells: Sequence[RunSpec]) -> list[Item]:
+    """What is checked of a data set that cells are fitted on, or evaluated on."""
+    pools = datasets[name].items()
+    if sum(len(pool) for pool in pools.values()) <= ALL_CHECKED:
+        return [item for pool in pools.values() for item in pool]
+    found: dict[str, Item] = {}
+    for cell in {split_key(cell): cell for cell in cells}.values():
+        if cell.dataset == name or cell.target == name:
+            found |= {item.id: item for item in _used(name, datasets, cell)}
+    return list(found.values())
+
+
+def _used(name: str, datasets: Mapping[str, Dataset], cell: RunSpec) -> Iterable[Item]:
+    """The images of one data set that a cell uses; imported picks are checked as they are used."""
+    split = planned_split(cell, datasets)
+    evaluated = split.test if name == (cell.target or cell.dataset) else ()
+    fitted = (*split.train, *split.val) if name == cell.dataset else ()
+    return (*fitted, *evaluated)

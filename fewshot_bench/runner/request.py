@@ -1,0 +1,290 @@
+"""From a request to an ordered list of cells, checked before anything trains."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fewshot_bench.api.damaged import open_usable, with_skipped
+from fewshot_bench.api.dataset import ROLES
+from fewshot_bench.api.defaults import AUTO, backbone_for
+from fewshot_bench.api.registry import registry
+from fewshot_bench.api.spec import (
+    CLASSES,
+    DEFAULT_STORE,
+    EXIF,
+    IMPORTED,
+    NO_CLASSES,
+    PRECISIONS,
+    PROTOCOLS,
+    TEMPLATE_SETS,
+    VALIDATION,
+    RunSpec,
+    canonical_json,
+)
+from fewshot_bench.runner.imported_picks import imported_picks
+from fewshot_bench.runner.preflight import check_items
+from fewshot_bench.runner.variants import Configured, Option, expand_methods
+from fewshot_bench.splits.draw import check_train
+from fewshot_bench.utils.errors import DataMissingError, PluginError, UsageError, unknown
+
+if TYPE_CHECKING:
+    from fewshot_bench.api.dataset import Dataset
+
+# A preset fixes the sampling protocol, the validation policy and the prompts at once.
+PRESETS: Mapping[str, tuple[str, str, str]] = {
+    "fair": ("coop", "min4", "custom"),
+    "clip-lora-paper": ("clip-lora", "none", "simple"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What a person asked for; lists span the matrix. None means: as the protocol says."""
+
+    methods: tuple[str | Configured, ...]
+    datasets: tuple[str, ...]
+    shots: tuple[int, ...] = (1, 2, 4, 8, 16)
+    seeds: tuple[int, ...] = (1, 2, 3)
+    split_seed: int | None = None
+    options: tuple[Option, ...] = ()
+    backbone: str = AUTO
+    device: str = "cpu"
+    precision: str = "fp32"
+    protocol: str = "fair"
+    val: str | None = None
+    prompts: str | None = None
+    limit: int | None = None
+    classes: tuple[str, ...] = ("all",)
+    transfer: tuple[str, ...] = ()
+    data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    store: Path | None = None
+    keep_split: str = "store"
+    exif: str = "ignore"
+    skip_damaged: bool = False
+
+    @property
+    def folder(self) -> Path:
+        """The store, whether it was named or not."""
+        return self.store or Path(DEFAULT_STORE)
+
+
+@dataclasses.dataclass
+class Plan:
+    """Cells in the order in which they run; `problems` says which data sets cannot, and why.
+
+    `datasets` holds what is fitted on and what is evaluated on. `left_out` holds what "all" or a
+    suite would stand for were it not broken, by name, with the reason. `keep_split` says where
+    splits are kept that data sets made: in the `store`, or beside the `data`.
+    """
+
+    cells: list[RunSpec]
+    datasets: dict[str, Dataset]
+    problems: dict[str, str]
+    left_out: dict[str, str] = dataclasses.field(default_factory=dict)
+    keep_split: str = "store"
+
+
+def expand(request: Request) -> Plan:
+    """Every cell of the request. UsageError for any name or value that is not known."""
+    known = registry()
+    plan = Plan([], {}, {}, keep_split=request.keep_split)
+    variants = expand_methods(request.methods, request.options, known, plan.left_out)
+    names = known.expand_datasets(request.datasets)
+    targets = known.expand_datasets(request.transfer)
+    sampling, val, prompts = _protocol(request)
+    _check_request(request)
+    if "templates" in request.data and prompts != "custom":
+        raise UsageError("--templates replace the custom prompts; leave --prompts out")
+    if len(names) > 1 and "classnames" in request.data:
+        raise UsageError(f"--classnames belong to one data set, and {len(names)} are asked for")
+    sources = _opened(names, request.datasets, plan, lambda name: _source(name, request, val))
+    evaluated = _opened(targets, request.transfer, plan, lambda name: _target(name, request))
+    if plan.left_out and not (variants and (sources or plan.problems)):
+        raise PluginError(f"nothing is left to run: {'; '.join(plan.left_out.values())}")
+    backbone = backbone_for(request.backbone, names, targets)
+    weights = weights_of(backbone)
+    picks = imported_picks(request, plan.datasets, sources, val) if sampling == IMPORTED else {}
+    # What shares a fit stands together, and methods vary fast: they share a support set.
+    for name, shots, seed, variant in product(sources, request.shots, request.seeds, variants):
+        split_seed = seed if request.split_seed is None else request.split_seed
+        cell = RunSpec(
+            method=variant.method,
+            dataset=name,
+            shots=shots,
+            split_seed=split_seed,
+            train_seed=seed,
+            backbone=backbone,
+            protocol=sampling,
+            val=val,
+            prompts=prompts,
+            precision=request.precision,
+            device=request.device.partition(":")[0],
+            limit=request.limit,
+            options=variant.options,
+            overrides=variant.overrides,
+            revision=sources[name],
+            weights=weights,
+            method_version=variant.version,
+            data=with_skipped(request.data, plan.datasets, name),
+            exif=request.exif,
+            picks=picks.get((name, shots, split_seed), ""),
+        )
+        parts = [part for part in request.classes if part != NO_CLASSES]
+        plan.cells += [dataclasses.replace(cell, classes=part) for part in parts]
+        plan.cells += [
+            dataclasses.replace(
+                cell,
+                target=target,
+                target_revision=revision,
+                data=with_skipped(request.data, plan.datasets, name, target),
+            )
+            for target, revision in evaluated.items()
+            if target != name
+        ]
+    return plan
+
+
+def _opened(
+    names: Iterable[str],
+    asked: Sequence[str],
+    plan: Plan,
+    opened: Callable[[str], tuple[Dataset, str]],
+) -> dict[str, str]:
+    """Canonical name to revision; a data set whose data is missing becomes a problem.
+
+    One that is broken is left out, unless it was `asked` for by its own name.
+    """
+    revisions = {}
+    for name in names:
+        try:
+            with registry().blaming(name):
+                dataset, revision = opened(name)
+        except PluginError as error:
+            if name in asked:
+                raise
+            plan.left_out[name] = str(error)
+            continue
+        except (DataMissingError, PermissionError) as error:
+            plan.problems[name] = str(error)
+            continue
+        own = _canonical(name, dataset)
+        plan.datasets.setdefault(own, dataset)
+        revisions[own] = revision
+    return revisions
+
+
+def _canonical(name: str, dataset: Dataset) -> str:
+    """One name per data set, however its path was written (`folder:a/` is `folder:a`)."""
+    own = dataset.card().name
+    return own if ":" in name and own.partition(":")[0] == name.partition(":")[0] else name
+
+
+def _dataset(name: str, data: Mapping[str, Any], request: Request) -> Dataset:
+    """A data set as it is, or without its damaged images where these are to be left out."""
+
+    def open_it(said: Mapping[str, Any]) -> Dataset:
+        dataset: Dataset = registry().dataset(name, said, request.folder)
+        return dataset
+
+    return open_usable(open_it, name, data) if request.skip_damaged else open_it(data)
+
+
+def _source(name: str, request: Request, val: str) -> tuple[Dataset, str]:
+    """A data set to fit on, checked, and its revision."""
+    dataset = _dataset(name, request.data, request)
+    pools = dataset.items()
+    if not pools.get("train") and pools.get("test"):
+        raise UsageError(
+            f"{name} has no train images, it can only be evaluated on: fit on another data set and "
+            f"add --transfer {name}"
+        )
+    if not pools.get("test"):
+        raise DataMissingError(f"{name}: its test pool is empty; fsbench show {name}")
+    if val != "none" and "val" in pools and not pools["val"]:
+        raise UsageError(f"{name} has no validation images; use --val none")
+    check_train(name, pools, val)
+    if {"base", "new"} & set(request.classes) and len(dataset.card().classnames) < 2:
+        raise UsageError(f"{name} has one class, which cannot be halved; leave --classes out")
+    return dataset, revision_of(name, dataset)
+
+
+def _target(name: str, request: Request) -> tuple[Dataset, str]:
+    """A data set to evaluate on, checked, and its revision."""
+    dataset = _dataset(name, {}, request)
+    if not dataset.items().get("test"):
+        raise DataMissingError(f"{name}: its test pool is empty; fsbench show {name}")
+    return dataset, revision_of(name, dataset)
+
+
+def revision_of(name: str, dataset: Dataset) -> str:
+    """What identifies the lists of a data set, as it stands in a specification."""
+    from fewshot_bench.api.task import digest_of
+
+    pools, card = dataset.items(), dataset.card()
+    check_items(card, pools)
+    lists = digest_of((role, pools.get(role, ())) for role in ROLES)
+    if card.revision:
+        return f"{card.revision}:{lists[:16]}"
+    # A set that names no revision is known by all that its card says and that can change a number.
+    said = canonical_json([card.classnames, card.custom_templates, card.identities, card.mirrored])
+    return hashlib.sha256(f"{lists}\n{said}".encode()).hexdigest()[:16]
+
+
+def weights_of(backbone: str) -> str:
+    """What identifies the weights of a backbone, as it stands in a specification."""
+    from fewshot_bench.backbones import loading
+
+    loading.check(backbone)
+    return loading.identity(backbone)
+
+
+def _protocol(request: Request) -> tuple[str, str, str]:
+    if request.protocol in PRESETS:
+        sampling, val, prompts = PRESETS[request.protocol]
+    elif request.protocol in (*PROTOCOLS, IMPORTED):
+        sampling, val, prompts = request.protocol, "min4", "custom"
+    else:
+        known = [*PRESETS, *PROTOCOLS, IMPORTED]
+        raise unknown("protocol", request.protocol, known, "see docs/protocols.md")
+    return sampling, request.val or val, request.prompts or prompts
+
+
+def _check_request(request: Request) -> None:
+    for name, value, allowed in (
+        ("precision", request.precision, PRECISIONS),
+        ("validation policy", request.val, VALIDATION),
+        ("prompt set", request.prompts, TEMPLATE_SETS),
+        ("way with EXIF orientations", request.exif, EXIF),
+    ):
+        if value is not None and value not in allowed:
+            raise unknown(name, value, allowed, "fsbench run --help")
+    if min(request.shots, default=0) < 1:
+        raise UsageError(f"shots {list(request.shots)}: expected whole numbers from 1")
+    seeds = [*request.seeds, *([] if request.split_seed is None else [request.split_seed])]
+    if not request.seeds or min(seeds) < 0:
+        raise UsageError(f"seeds {seeds}: expected whole numbers from 0")
+    if request.limit is not None and request.limit < 1:
+        raise UsageError(f"limit {request.limit}: expected at least 1 test image")
+    for part in request.classes:
+        if part not in (*CLASSES, NO_CLASSES):
+            raise unknown("part of the classes", part, CLASSES, "--classes base,new")
+    if request.transfer and request.classes not in (("all",), (NO_CLASSES,)):
+        raise UsageError(
+            "--transfer evaluates a fit on all classes; leave --classes out, or run the two apart"
+        )
+    if NO_CLASSES in request.classes and not request.transfer:
+        raise UsageError(
+            "--classes none leaves nothing to evaluate: add --transfer, or say all, base or new"
+        )
+    for name, values in (
+        ("shots", request.shots),
+        ("seeds", request.seeds),
+        ("classes", request.classes),
+    ):
+        if len(set(values)) != len(values):
+            raise UsageError(f"{name} {list(values)}: a value stands there twice")

@@ -1,0 +1,141 @@
+"""Which cells of a plan the store holds, and which are to be computed, again or for the first time.
+
+A record of a method whose code has been edited since is stale: its number is not that of the code
+that is installed. So is one of images whose files are other ones now.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from fewshot_bench.api.method_code import source_digest
+from fewshot_bench.api.method_references import short
+from fewshot_bench.api.record import Record, code_digest
+from fewshot_bench.api.registry import registry
+from fewshot_bench.api.spec import RunSpec, canonical_json
+from fewshot_bench.runner.image_state import ImageState
+from fewshot_bench.runner.request import Plan
+from fewshot_bench.store.store import Store
+from fewshot_bench.utils.text import shortened
+
+
+@dataclass(frozen=True)
+class Code:
+    """The digests of the installed code by method."""
+
+    digests: dict[str, str]
+
+    @classmethod
+    def of(cls, methods: Iterable[str]) -> Code:
+        """As the files are now."""
+        known = registry()
+        return cls({name: source_digest(known.method_class(name)) for name in sorted(set(methods))})
+
+    def is_other(self, record: Record) -> bool:
+        """Whether other code computed a record, or it does not say which."""
+        return code_digest(record) != self.digests[record.spec.method]
+
+    def about(self, records: Sequence[Record]) -> str:
+        """What to say of records that came in while a run went on; empty where all is well."""
+        other = [record for record in records if self.is_other(record)]
+        if not other:
+            return ""
+        return (
+            f"{_cells(other)} computed with other code of {_methods(other)} than was there when "
+            "this run began: the same command again computes what has changed"
+        )
+
+    def identity(self) -> str:
+        """Equal where the code of all methods is."""
+        return hashlib.sha256(canonical_json(self.digests).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Which cells of a plan are left, which are there, and which failed before.
+
+    stale: records of other code; changed: records of other images. Their cells are among `todo`, or
+    with `keep_stale` among the rest.
+    """
+
+    todo: list[RunSpec]
+    done: list[RunSpec]
+    failed: list[RunSpec]
+    stale: list[Record] = field(default_factory=list)
+    changed: list[Record] = field(default_factory=list)
+    keep_stale: bool = False
+
+    @property
+    def again(self) -> bool:
+        """Whether something that is done is to be computed again."""
+        return bool(self.stale or self.changed) and not self.keep_stale
+
+    def about_stale(self) -> list[str]:
+        """A line about cells of other code, about those that do not say, and of other images."""
+        silent = [record for record in self.stale if code_digest(record) is None]
+        other = [record for record in self.stale if code_digest(record) is not None]
+        what = "computed again; --keep-stale keeps them"
+        if self.keep_stale:
+            what = "kept (--keep-stale)"
+        found = (
+            (other, "{} computed with other code of {}: {}"),
+            (silent, "{} computed with unknown code of {} (their records do not say): {}"),
+        )
+        lines = [text.format(_cells(some), _methods(some), what) for some, text in found if some]
+        if self.changed:
+            sets = f"images of {_datasets(self.changed)} that are other ones now"
+            lines.append(f"{_cells(self.changed)} computed with {sets}: {what}")
+        return lines
+
+
+def resume(
+    plan: Plan,
+    store: Store,
+    code: Code,
+    images: ImageState | None = None,
+    *,
+    force: bool = False,
+    retry_failed: bool = False,
+    keep_stale: bool = False,
+) -> Resume:
+    """Divide the cells by what the store holds.
+
+    code: that of the plan's methods; images: of its data sets, None to leave them unlooked at.
+    Where a machine failed and not the cell (a worker that was killed), the cell is to be run again.
+    """
+    state = Resume([], [], [], keep_stale=keep_stale)
+    keys = [] if force else [cell.key() for cell in plan.cells]
+    held = {key: record for key in keys if (record := store.get(key)) is not None}
+    changed = set() if images is None else images.changed(list(held.values()))
+    for cell in plan.cells:
+        record = held.get(cell.key())
+        if record is None or (record.status == "failed" and _again(record, retry_failed)):
+            state.todo.append(cell)
+            continue
+        is_stale = code.is_other(record)
+        if is_stale or cell.key() in changed:
+            (state.stale if is_stale else state.changed).append(record)
+            if not keep_stale:
+                state.todo.append(cell)
+                continue
+        (state.failed if record.status == "failed" else state.done).append(cell)
+    return state
+
+
+def _again(record: Record, retry_failed: bool) -> bool:
+    return retry_failed or bool((record.error or {}).get("transient"))
+
+
+def _cells(records: Sequence[Record]) -> str:
+    return "1 cell was" if len(records) == 1 else f"{len(records):,} cells were"
+
+
+def _datasets(records: Sequence[Record]) -> str:
+    names = {record.spec.evaluated for record in records}
+    return ", ".join(shortened(sorted(names)))
+
+
+def _methods(records: Sequence[Record]) -> str:
+    return ", ".join(shortened(sorted({short(record.spec.method) for record in records})))

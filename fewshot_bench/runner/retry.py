@@ -1,0 +1,172 @@
+"""A cell that runs out of memory is tried again with less of it, until it is done or cannot be."""
+
+from __future__ import annotations
+
+import gc
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from fewshot_bench.api.incidents import Incidents
+from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.runner.fit import Answered, Fit, Progress
+from fewshot_bench.runner.query_batches import OUT_OF_MEMORY
+from fewshot_bench.runner.session import Session
+from fewshot_bench.utils.allocator import give_back_memory
+from fewshot_bench.utils.errors import InsufficientMemoryError
+
+MOST_PARTS = 64
+_TEXTS = (
+    "not enough memory",
+    "can't allocate memory",
+    "out of memory",
+    "cublas_status_alloc_failed",
+)
+# All that oneDNN says, on a CPU, when the memory for a kernel cannot be had.
+_ONEDNN = "could not create a primitive"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A fit that ended with an error, and what was noted until then."""
+
+    error: BaseException
+    incidents: Incidents
+    divisible: bool = False
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that a device or the machine had no memory left."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error).casefold()
+    told = text == _ONEDNN or any(part in text for part in _TEXTS)
+    return isinstance(error, RuntimeError) and told
+
+
+def release(error: BaseException) -> None:
+    """Free what the frames of an error still hold, and give it back to device and system."""
+    for one in _chain(error):
+        traceback.clear_frames(one.__traceback__)
+    gc.collect()
+    give_back_memory()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def fit_within_memory(
+    spec: RunSpec,
+    session: Session,
+    progress: Progress | None,
+    interrupted: Callable[[], bool],
+    parts: int = 1,
+) -> Fit | Failure:
+    """Fit a cell alone; out of memory, again with twice as many parts, up to `MOST_PARTS`.
+
+    parts: `RunContext.memory_parts` of the first try. A method that does not read it gets no
+    second try. What a person interrupted is raised, every other error is returned.
+    """
+    incidents, parts = Incidents(), min(parts, MOST_PARTS)
+    while True:
+        found = _tried(spec, session, progress, interrupted, parts, incidents)
+        if isinstance(found, Fit) or not out_of_memory(found.error):
+            return found
+        release(found.error)
+        session.drop_changed_backbone()
+        if not found.divisible or parts >= MOST_PARTS:
+            tried = "and cannot use less of it (it does not read ctx.memory_parts)"
+            if found.divisible:
+                tried = f"even in {parts} parts"
+            return Failure(_hopeless(spec, "fit", tried, found.error), found.incidents)
+        parts, incidents = 2 * parts, found.incidents
+        text = f"{spec.method}.fit ran out of memory ({_reason(found.error)})"
+        incidents.add(OUT_OF_MEMORY, f"{text}; fitted again with less memory: memory_parts={parts}")
+
+
+def _tried(
+    spec: RunSpec,
+    session: Session,
+    progress: Progress | None,
+    interrupted: Callable[[], bool],
+    parts: int,
+    incidents: Incidents,
+) -> Fit | Failure:
+    divisible = False
+    try:
+        fit = Fit(spec, session, progress, parts, incidents)
+        incidents = fit.incidents
+        try:
+            return fit.alone()
+        finally:
+            divisible = fit.context.divisible
+    except BaseException as error:
+        if interrupted():
+            raise
+        return Failure(error, incidents, divisible)
+
+
+def evaluate_within_memory(fit: Fit, spec: RunSpec, interrupted: Callable[[], bool]) -> Answered:
+    """`fit.evaluate(spec)`; out of memory, again with half as many queries in a batch.
+
+    A method that asks for no batches gets no second try. The fit's next answer begins as this one.
+    """
+    before = fit.queries.parts
+    try:
+        return _evaluated(fit, spec, interrupted)
+    finally:
+        fit.queries.parts = before
+
+
+def _evaluated(fit: Fit, spec: RunSpec, interrupted: Callable[[], bool]) -> Answered:
+    while True:
+        try:
+            return fit.evaluate(spec)
+        except BaseException as caught:
+            if interrupted() or not out_of_memory(caught):
+                raise
+            error = caught
+        release(error)
+        if not fit.queries.asked or fit.queries.parts >= MOST_PARTS:
+            tried = f"even with {fit.queries.parts} times smaller batches of queries"
+            if not fit.queries.asked:
+                tried = "and cannot use less of it (it asks for no batches of queries)"
+            raise _hopeless(spec, "logits", tried, error)
+        fit.queries.parts *= 2
+
+
+def _hopeless(
+    spec: RunSpec, when: str, tried: str, reason: BaseException
+) -> InsufficientMemoryError:
+    """The error of a cell that cannot be done here, with what a person can do about it."""
+    size = spec.options.get("batch_size")
+    advice = []
+    if when == "fit" and isinstance(size, int) and size > 1:
+        advice.append(f"a smaller batch (-o {spec.method}.batch_size={size // 2})")
+    if spec.precision == "fp32":
+        advice.append("--precision bf16")
+    advice += ["another --device", "fewer --jobs"]
+    shown = f"{', '.join(advice[:-1])} or {advice[-1]}"
+    error = InsufficientMemoryError(
+        f"{spec.method}.{when} ran out of memory {tried} ({_reason(reason)}); try {shown}"
+    )
+    error.__cause__ = reason
+    return error
+
+
+def _reason(error: BaseException) -> str:
+    """The beginning of its message: torch adds advice for programmers."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        one = waiting.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            yield one
+            waiting += [one.__cause__, one.__context__]

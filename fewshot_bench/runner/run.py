@@ -1,0 +1,171 @@
+"""From specification to record: which cells share a fit, and what a failure leaves."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+
+from fewshot_bench.api.incidents import Incidents
+from fewshot_bench.api.method import Together
+from fewshot_bench.api.record import Record, Status
+from fewshot_bench.api.registry import registry
+from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.images.features import open_views
+from fewshot_bench.runner.examination import Outcome
+from fewshot_bench.runner.fit import Fit, Progress
+from fewshot_bench.runner.isolation import own_interruptions
+from fewshot_bench.runner.retry import Failure, evaluate_within_memory, fit_within_memory, release
+from fewshot_bench.runner.session import Session
+from fewshot_bench.utils import environment
+from fewshot_bench.utils.errors import FsbenchError, NotApplicableError, StoreError
+
+
+def run_one(spec: RunSpec, session: Session, progress: Progress | None = None) -> Outcome:
+    """Compute one cell. A failure of the method or its data becomes a failed record."""
+    return next(run_group([spec], session, progress))
+
+
+def run_group(
+    specs: Sequence[RunSpec],
+    session: Session,
+    progress: Progress | None = None,
+    parts: int = 1,
+) -> Iterator[Outcome]:
+    """Compute cells that share a fit (`RunSpec.fit_key`): fitted once, each outcome as it comes.
+
+    A cell's outcome does not depend on which others are in its group. Cells of several fits are
+    fitted together where their method can (`method.Together`); then outcomes are those of the fits
+    alone up to rounding. parts: `RunContext.memory_parts` to begin with; above 1, each is fitted
+    alone.
+    """
+    with open_views():
+        fits: dict[str, Fit | Failure] = {}
+        if parts == 1:
+            with own_interruptions() as interrupted:
+                fits = _together(specs, session, progress, interrupted)
+        for spec in specs:
+            with own_interruptions() as interrupted:
+                record, answers = _computed(spec, session, progress, fits, interrupted, parts)
+            outcome = _settled(record, answers, session)
+            outcome.tainted = session.tainted
+            yield outcome
+
+
+def _settled(record: Record, answers: np.ndarray | None, session: Session) -> Outcome:
+    """With its metrics; data that cannot be used any more (a changed image) fail the cell."""
+    try:
+        outcome = session.examiner.settle(record, answers)
+        if outcome.logits is not None:
+            outcome.logits = torch.from_numpy(outcome.logits)
+        return outcome
+    except StoreError:
+        raise
+    except FsbenchError as error:
+        incidents = Incidents()
+        for incident in record.incidents:
+            incidents.add(**incident)
+        failed = _without_result(record.spec, "failed", error, incidents)
+        return session.examiner.settle(failed, None)
+
+
+def _computed(
+    spec: RunSpec,
+    session: Session,
+    progress: Progress | None,
+    fits: dict[str, Fit | Failure],
+    interrupted: Callable[[], bool],
+    parts: int,
+) -> tuple[Record, np.ndarray | None]:
+    """One cell; whatever plug-in code raises is its failure, unless a person interrupted it."""
+    key = spec.fit_key()
+    incidents = Incidents()
+    try:
+        reason = _tied(spec, session)
+        if reason:
+            raise NotApplicableError(reason)
+        if key not in fits:
+            fits[key] = fit_within_memory(spec, session, progress, interrupted, parts)
+        fit = fits[key]
+        incidents = fit.incidents
+        if isinstance(fit, Failure):
+            raise fit.error
+        try:
+            return evaluate_within_memory(fit, spec, interrupted)
+        except NotApplicableError:
+            raise
+        except BaseException:
+            # A failed evaluation may have spoiled what it used; a failed fit stays failed.
+            del fits[key]
+            raise
+        finally:
+            incidents = fit.incidents
+    except NotApplicableError as error:
+        session.drop_changed_backbone()
+        return _without_result(spec, "inapplicable", error, incidents), None
+    except BaseException as error:
+        if interrupted():
+            raise
+        session.drop_changed_backbone()
+        return _without_result(spec, "failed", error, incidents), None
+
+
+def _together(
+    specs: Sequence[RunSpec],
+    session: Session,
+    progress: Progress | None,
+    interrupted: Callable[[], bool],
+) -> dict[str, Fit | Failure]:
+    """The fits of all cells at once; empty where there is one, or where that does not work."""
+    first = {spec.fit_key(): spec for spec in reversed(specs) if not _tied(spec, session)}
+    method = registry().method_class(specs[0].method)(**specs[0].options)
+    if len(first) < 2 or not isinstance(method, Together):
+        return {}
+    try:
+        fits = [Fit(spec, session, progress) for spec in reversed(first.values())]
+        Fit.together(fits)
+    except BaseException as error:
+        if interrupted():
+            raise
+        release(error)
+        # Each is fitted alone then, so that only those that fail alone are failures.
+        session.drop_changed_backbone()
+        return {}
+    return {fit.spec.fit_key(): fit for fit in fits}
+
+
+def _tied(spec: RunSpec, session: Session) -> str:
+    """Why a method cannot answer for the classes of a cell, where that is known before fitting."""
+    method = registry().method_class(spec.method)(**spec.options)
+    reason = str(getattr(method, "tied_to_classes", ""))
+    if not reason or (spec.classes != "new" and not spec.target):
+        return ""
+    fitted, asked = session.examiner.questions(spec)
+    if not asked.within(fitted):
+        return reason
+    if asked.templates == fitted.templates:
+        return ""
+    return f"the prompts of {spec.target} differ from those it was fitted under, and {reason}"
+
+
+def _without_result(
+    spec: RunSpec, status: Status, error: BaseException, incidents: Incidents
+) -> Record:
+    shown = "" if status == "inapplicable" else "".join(traceback.format_exception(error))
+    return Record(
+        spec=spec,
+        status=status,
+        environment={
+            **environment.describe(spec.device),
+            "code": registry().code(spec.method),
+        },
+        error={
+            "type": type(error).__name__,
+            "message": str(error) or repr(error),
+            "traceback": shown,
+            "expected": isinstance(error, FsbenchError),
+        },
+        incidents=tuple(incidents),
+    )

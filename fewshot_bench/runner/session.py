@@ -1,0 +1,72 @@
+"""What cells share in one process: backbones, decoded images and features."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fewshot_bench.api.backbone import LoadedBackbone
+from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.backbones import loading
+from fewshot_bench.images.feature_store import FeatureStore
+from fewshot_bench.images.loader import ImageSource
+from fewshot_bench.runner.examination import Examination, ImageList
+from fewshot_bench.runner.examiner import Examiner
+from fewshot_bench.utils import determinism
+
+SOURCES_KEPT = 6
+
+
+class Session:
+    """One process's loaded things. examiner: holds the data; one in this process by default."""
+
+    def __init__(
+        self,
+        cache: Path | None = None,
+        device: str = "cpu",
+        examiner: Examination | None = None,
+    ) -> None:
+        determinism.apply()
+        self.features = FeatureStore(cache)
+        self.device = device
+        self.examiner: Examination = examiner or Examiner()
+        self.tainted = False
+        self._backbones: dict[tuple[str, str], tuple[LoadedBackbone, str]] = {}
+        self._sources: dict[tuple[str, str], ImageSource] = {}
+
+    def distrust(self) -> None:
+        """Remember that a plug-in left this process in a state that cannot be undone."""
+        self.tainted = True
+
+    def backbone(self, spec: RunSpec) -> tuple[LoadedBackbone, str]:
+        """The backbone of a cell and its fingerprint when it was loaded."""
+        key = (spec.backbone, spec.precision)
+        if key not in self._backbones:
+            self._sources.clear()
+            self._backbones.clear()
+            loaded = loading.load(spec.backbone, self.device, spec.precision)
+            self._backbones[key] = (loaded, loaded.fingerprint())
+        return self._backbones[key]
+
+    def drop_changed_backbone(self) -> None:
+        """Forget a backbone that a method has left changed; the next cell loads it anew."""
+        if any(loaded.fingerprint() != found for loaded, found in self._backbones.values()):
+            self._backbones.clear()
+            self._sources.clear()
+
+    def source(self, images: ImageList, spec: RunSpec) -> ImageSource:
+        """Decoded images of a list, shared by the cells that use the same one."""
+        backbone, _ = self.backbone(spec)
+        key = (images.handle, spec.exif)
+        if key not in self._sources:
+            while len(self._sources) >= SOURCES_KEPT:
+                self._sources.pop(next(iter(self._sources)))
+            files = self.examiner.files(images)
+            self._sources[key] = ImageSource(
+                files,
+                images.count,
+                backbone,
+                images.labels,
+                mirrored=images.mirrored,
+                rotate=spec.exif == "rotate",
+            )
+        return self._sources[key]

@@ -1,0 +1,180 @@
+"""Methods with their hyper-parameters, from what a person typed."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from fewshot_bench.api.method import (
+    Hyperparameter,
+    configuration,
+    find_parameter,
+    hyperparameters,
+    parse_value,
+)
+from fewshot_bench.api.method_references import canonical
+from fewshot_bench.api.method_rules import refuse_broken
+from fewshot_bench.api.registry import Registry
+from fewshot_bench.utils.errors import FsbenchError, PluginError, UsageError, unknown
+
+_FILE_OPTION = re.compile(r"(.+\.py:[^\W\d]\w*)\.([\w-]+)=(.*)", re.DOTALL)
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """A method with one set of hyper-parameters."""
+
+    method: str
+    options: Mapping[str, Any]
+    overrides: Mapping[str, Any]
+    version: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Configured:
+    """A method with values of its hyper-parameters, as an object of its class has them."""
+
+    method: str
+    values: Mapping[str, Any]
+
+
+# `[method.]name=value[,value]`, or the name and its values.
+Option = str | tuple[str, tuple[Any, ...]]
+
+
+def expand_methods(
+    methods: Iterable[str | Configured],
+    options: Iterable[Option],
+    known: Registry,
+    left_out: dict[str, str] | None = None,
+) -> list[Variant]:
+    """Every method with every combination of the values that `options` give.
+
+    options: of several for one parameter the last counts; a `Configured` method takes none.
+    left_out: takes what `all` does not stand for, as it is broken, by name, with the reason.
+    UsageError for names and values that are not known, PluginError for a broken method by name.
+    """
+    asked = _asked(methods, known, {} if left_out is None else left_out)
+    names = list(dict.fromkeys(one if isinstance(one, str) else one.method for one in asked))
+    settings = [_setting(option) for option in options]
+    used: set[int] = set()
+    variants = []
+    for one in asked:
+        name = one if isinstance(one, str) else one.method
+        cls = known.method_class(name)
+        refuse_broken(name, cls, known.method(name).origin)
+        if isinstance(one, Configured):
+            variants.append(_variant(name, cls, one.values))
+            continue
+        chosen: dict[str, list[Any]] = {}
+        for index, (owner, parameter, texts) in enumerate(settings):
+            if owner not in ("", name) or (owner == "" and not _has(cls, parameter)):
+                continue
+            used.add(index)
+            field = find_parameter(name, cls, parameter)
+            chosen[field.name] = [parse_value(name, field, text) for text in texts]
+        variants += [
+            _variant(name, cls, dict(zip(chosen, values, strict=True)))
+            for values in itertools.product(*chosen.values())
+        ]
+    for index, (owner, parameter, _) in enumerate(settings):
+        if index not in used:
+            _refuse_setting(owner, parameter, names, known)
+    return list({(v.method, repr(sorted(v.options.items()))): v for v in variants}.values())
+
+
+def _asked(
+    requested: Iterable[str | Configured], known: Registry, left_out: dict[str, str]
+) -> list[str | Configured]:
+    """What is to run, each name once."""
+    found: list[str | Configured] = []
+    for one in requested:
+        if one == "all":
+            usable, broken = known.all_methods()
+            found += usable
+            left_out |= broken
+        elif isinstance(one, str):
+            found.append(known.method(one).name)
+        else:
+            found.append(one)
+    # An object is no key: its values need not be.
+    return [one for place, one in enumerate(found) if one not in found[:place]]
+
+
+def _setting(option: Option) -> tuple[str, str, list[str]]:
+    """`[method.]name=value[,value]` in its parts."""
+    if not isinstance(option, str):
+        owner, _, parameter = option[0].rpartition(".")
+        return canonical(owner), parameter, list(map(str, option[1]))
+    in_file = _FILE_OPTION.fullmatch(option)
+    if in_file is not None:
+        # What stands in a path separates nothing.
+        owner, parameter, value = in_file.groups()
+        return canonical(owner.strip()), parameter, [text.strip() for text in value.split(",")]
+    name, equals, value = option.partition("=")
+    if not equals or not name.strip():
+        raise UsageError(
+            f"option '{option}': expected name=value, for example -o rank=4 or -o clip-lora.rank=4"
+        )
+    owner, dot, parameter = name.strip().rpartition(".")
+    texts = [text.strip() for text in value.split(",")] if "," in value else [value]
+    return (owner if dot else "", parameter, texts)
+
+
+def _has(cls: type, parameter: str) -> bool:
+    return parameter.replace("-", "_") in {field.name for field in hyperparameters(cls)}
+
+
+def _refuse_setting(owner: str, parameter: str, names: list[str], known: Registry) -> None:
+    if owner:
+        raise UsageError(
+            f"option {owner}.{parameter}: method '{owner}' is not among those that run "
+            f"({', '.join(names)})"
+        )
+    if len(names) == 1:
+        find_parameter(names[0], known.method_class(names[0]), parameter)
+    every = {field.name for name in names for field in hyperparameters(known.method_class(name))}
+    raise unknown(
+        f"hyper-parameter of {', '.join(names)}", parameter, every, f"fsbench show {names[0]}"
+    )
+
+
+def _variant(name: str, cls: type, chosen: Mapping[str, Any]) -> Variant:
+    fields = hyperparameters(cls)
+    options = configuration(_built(name, cls, chosen))
+    for field in fields:
+        options[field.name] = _plain_option(name, field, options[field.name])
+    defaults = {field.name: field.default for field in fields}
+    overrides = {key: value for key, value in chosen.items() if value != defaults[key]}
+    return Variant(name, options, overrides, str(getattr(cls, "version", "1")))
+
+
+def _built(name: str, cls: type, chosen: Mapping[str, Any]) -> Any:
+    """An instance; UsageError for values that the class itself does not take."""
+    try:
+        return cls(**chosen)
+    except FsbenchError:
+        raise
+    except Exception as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in chosen.items())
+        raise UsageError(
+            f"method '{name}' refuses {given}: {type(error).__name__}: {error} "
+            f"(fsbench show {name})"
+        ) from error
+
+
+def _plain_option(method: str, field: Hyperparameter, value: Any) -> Any:
+    """A value as it stands in the record, so that 1 and 1.0 of a float are one configuration."""
+    if field.type is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    finite = not isinstance(value, float) or math.isfinite(value)
+    if finite and isinstance(value, str | int | float | bool | type(None)):
+        return value
+    raise PluginError(
+        f"method '{method}': hyper-parameter {field.name} is {value!r}, expected a number, a "
+        "string, a boolean or None; its author should use one of these types"
+    )

@@ -1,1 +1,0 @@
-"""Splits as files: lists of train, validation and test images, read, checked and written."""

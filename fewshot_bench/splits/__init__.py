@@ -1,0 +1,1 @@
+"""Splits: drawn, read from files, written, checked, and the published ones."""

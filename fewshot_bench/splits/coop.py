@@ -1,0 +1,106 @@
+"""Split files of CoOp's schema: strict reading, and writing its exact bytes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fewshot_bench.api.dataset import ROLES
+from fewshot_bench.api.task import Item
+from fewshot_bench.utils.errors import DataMissingError
+from fewshot_bench.utils.files import write_whole
+from fewshot_bench.utils.names import leaves, plain_text
+from fewshot_bench.utils.text import shown
+
+Pools = Mapping[str, tuple[Item, ...]]
+
+
+def load_split(path: Path) -> Pools:
+    """The pools of a split file, in the order of the file; DataMissingError when it is damaged."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise damaged(path, f"cannot be read as JSON ({error})") from None
+    return pools_from(path, content)
+
+
+def pools_from(path: Path, content: Any) -> Pools:
+    """The pools of a split file that was parsed; DataMissingError when they cannot be used."""
+    if not isinstance(content, dict) or not set(ROLES) <= set(content):
+        found = f"keys {sorted(content)}" if isinstance(content, dict) else type(content).__name__
+        raise damaged(path, f"has {found}, expected an object with the keys train, val, test")
+    pools = {role: tuple(_entries(path, role, content[role])) for role in ROLES}
+    _check(path, pools)
+    return pools
+
+
+def save_split(path: Path, pools: Pools) -> None:
+    """Write CoOp's layout (its exact bytes) to a temporary file, then move it in place."""
+    write_whole(path, coop_text(pools).encode())
+
+
+def coop_text(pools: Pools) -> str:
+    """The text of a split file, byte for byte as CoOp writes it."""
+    content = {role: [[i.id, i.label, i.classname] for i in pools[role]] for role in ROLES}
+    return json.dumps(content, indent=4, separators=(",", ": "))
+
+
+def damaged(path: Path, problem: str) -> DataMissingError:
+    """The error for a split file that cannot be used."""
+    return DataMissingError(
+        f"split file {path} {problem}; each entry is [relative path, label, class name]: "
+        "fix the file, or fetch it again"
+    )
+
+
+def _entries(path: Path, role: str, entries: Any) -> Iterable[Item]:
+    if not isinstance(entries, list):
+        raise damaged(path, f"has {type(entries).__name__} under '{role}', expected a list")
+    for number, entry in enumerate(entries):
+        if not _well_formed(entry):
+            raise damaged(path, f"has {shown(entry)} as entry {number} of '{role}'")
+        relative, label, classname = entry
+        if label < 0:
+            raise damaged(path, f"has the negative label {label} ({relative}, '{role}')")
+        if leaves(relative):
+            raise damaged(path, f"has the path '{relative}' ('{role}'), which leaves the folder")
+        yield Item(relative, label, classname)
+
+
+def _well_formed(entry: object) -> bool:
+    return (
+        isinstance(entry, list)
+        and [type(value) for value in entry] == [str, int, str]
+        and all(part and plain_text(part) for part in (entry[0], entry[2]))
+    )
+
+
+def _check(path: Path, pools: Pools) -> None:
+    names: dict[int, str] = {}
+    places: dict[str, str] = {}
+    for role in ROLES:
+        for item in pools[role]:
+            known = names.setdefault(item.label, item.classname)
+            if known != item.classname:
+                both = f"'{known}' and '{item.classname}'"
+                raise damaged(path, f"gives label {item.label} two names, {both}")
+            if item.id in places:
+                where = f"'{places[item.id]}' and '{role}'"
+                raise damaged(path, f"lists '{item.id}' twice, in {where}")
+            places[item.id] = role
+    _check_labels(path, pools, names)
+
+
+def _check_labels(path: Path, pools: Pools, names: Mapping[int, str]) -> None:
+    trained = {item.label for item in pools["train"]}
+    if not trained:
+        raise damaged(path, "has no train images")
+    untrained = sorted(set(names) - trained)
+    if untrained:
+        label = untrained[0]
+        raise damaged(path, f"has class {label} '{names[label]}' in no train image")
+    if max(names) != len(names) - 1:
+        gap = min(set(range(len(names))) - set(names))
+        raise damaged(path, f"has no image of label {gap}, expected labels 0 to {len(names) - 1}")

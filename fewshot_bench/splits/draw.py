@@ -1,0 +1,178 @@
+"""Few-shot picks by named protocol; the same arguments give the same picks on every machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from fewshot_bench.api.spec import IMPORTED, PROTOCOLS, VALIDATION, RunSpec
+from fewshot_bench.api.task import Item, Split
+from fewshot_bench.splits.sampling import SAMPLERS, Draw, Picks, Pools, rank
+from fewshot_bench.utils.errors import UsageError, unknown
+
+if TYPE_CHECKING:
+    from fewshot_bench.api.dataset import Dataset
+
+# What tells the splits of a plan apart.
+SPLIT_FIELDS = (
+    *("dataset", "target", "protocol", "shots", "split_seed", "val", "limit", "classes", "picks"),
+)
+
+
+def draw(
+    dataset_name: str,
+    revision: str,
+    pools: Pools,
+    *,
+    protocol: str,
+    shots: int,
+    seed: int,
+    val: str,
+    limit: int | None = None,
+) -> Split:
+    """The support, validation and test items of one cell.
+
+    Train picks never depend on the validation policy `val`. Without a `val` pool, validation
+    images are drawn from the train images that were not picked. A class that has fewer images than
+    `shots` gives what it has, as the protocol says. `limit` keeps at most that many
+    test items, the same ones in whatever order the pool is listed.
+    Raises UsageError for unknown names and for numbers out of range.
+    """
+    _check_request(dataset_name, pools, protocol, shots, seed, val, limit)
+    wanted = Draw(pools.get("train", ()), pools.get("val"), shots, seed, val)
+    train, held = SAMPLERS[protocol](wanted)
+    test = _limited(pools.get("test", ()), limit)
+    return Split(dataset_name, revision, protocol, shots, seed, train, held, test)
+
+
+def split_key(spec: RunSpec) -> tuple[Any, ...]:
+    """Equal for cells of a plan that have one split: those that differ in the method alone."""
+    return tuple(getattr(spec, name) for name in SPLIT_FIELDS)
+
+
+def planned_split(spec: RunSpec, datasets: Mapping[str, Dataset]) -> Split:
+    """The split of a cell of a plan; imported picks, which are read as they are used, are absent.
+
+    datasets: opened, by name.
+    """
+    target = datasets[spec.target].items() if spec.target else None
+    picks = ((), ()) if spec.protocol == IMPORTED else None
+    return draw_cell(spec, datasets[spec.dataset].items(), target, picks)
+
+
+def draw_cell(
+    spec: RunSpec,
+    pools: Pools,
+    target: Pools | None = None,
+    imported: Picks | None = None,
+) -> Split:
+    """The split of one cell of the matrix; every class has images in `pools`.
+
+    target: the pools of the data set that is evaluated on, when it is another one.
+    imported: train and val items to use instead of drawing (protocol `imported`).
+    """
+    classes = 1 + max(item.label for items in pools.values() for item in items)
+    return narrowed(spec, draw_all_classes(spec, pools, imported), classes, target)
+
+
+def narrowed(spec: RunSpec, split: Split, classes: int, target: Pools | None = None) -> Split:
+    """What a cell uses of a draw over all classes: its `classes`, `target` and `limit`.
+
+    classes: how many classes the data set has.
+    """
+    test = split.test if target is None else target.get("test", ())
+    train, val = split.train, split.val
+    if spec.classes != "all":
+        half = class_half(classes, "base")
+        train, val = _only(train, half), _only(val, half)
+        test = _only(test, class_half(classes, spec.classes))
+    return replace(split, train=train, val=val, test=_limited(test, spec.limit))
+
+
+def draw_all_classes(spec: RunSpec, pools: Pools, imported: Picks | None = None) -> Split:
+    """The draw of a cell over all classes and test images, before `classes`, `target`, `limit`."""
+    if imported is not None:
+        lists = (*imported, pools.get("test", ()))
+        return Split(spec.dataset, spec.revision, IMPORTED, spec.shots, spec.split_seed, *lists)
+    return draw(
+        spec.dataset,
+        spec.revision,
+        pools,
+        protocol=spec.protocol,
+        shots=spec.shots,
+        seed=spec.split_seed,
+        val=spec.val,
+    )
+
+
+def class_half(count: int, classes: str) -> range:
+    """Labels of `all`, `base` or `new` among `count` classes: base is the first half, rounded up.
+
+    CoOp `subsample_classes` (datasets/oxford_pets.py:141-186).
+    """
+    middle = (count + 1) // 2
+    return {"all": range(count), "base": range(middle), "new": range(middle, count)}[classes]
+
+
+def _only(items: Iterable[Item], labels: range) -> tuple[Item, ...]:
+    """The items of some classes, labeled from 0."""
+    start = labels.start
+    return tuple(replace(i, label=i.label - start) for i in items if i.label in labels)
+
+
+def check_train(dataset_name: str, pools: Pools, val: str = "none") -> None:
+    """UsageError when there are no train images, or when `val` would be all the rest of them.
+
+    A class with fewer images than shots is no error: it gives what it has.
+    """
+    if not pools.get("train"):
+        raise UsageError(
+            f"data set '{dataset_name}' has an empty train pool: expected at least one image "
+            f"per class (fsbench show {dataset_name})"
+        )
+    if "val" not in pools and val == "full":
+        raise UsageError(_rest_of_train(dataset_name))
+
+
+def _check_request(
+    dataset_name: str,
+    pools: Pools,
+    protocol: str,
+    shots: int,
+    seed: int,
+    val: str,
+    limit: int | None,
+) -> None:
+    if protocol not in PROTOCOLS:
+        raise unknown("protocol", protocol, PROTOCOLS, "fsbench run --help")
+    if val not in VALIDATION:
+        raise unknown("validation policy", val, VALIDATION, "fsbench run --help")
+    if shots < 1:
+        raise UsageError(f"shots is {shots}: expected 1 or more (--shots 1,2,4,8,16)")
+    if seed < 0:
+        raise UsageError(f"split seed is {seed}: expected 0 or more (--seeds 1,2,3)")
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit is {limit}: expected 1 or more, or leave --limit out")
+    if val == "full" and "val" not in pools:
+        raise UsageError(_rest_of_train(dataset_name))
+    if val != "none" and "val" in pools and not pools["val"]:
+        raise UsageError(
+            f"data set '{dataset_name}' has no validation images, and validation policy '{val}' "
+            "needs some (use --val none)"
+        )
+
+
+def _rest_of_train(dataset_name: str) -> str:
+    return (
+        f"data set '{dataset_name}' has no validation pool, its validation images are held out of "
+        "train: policy 'full' would be the rest of train (use --val min4, shots or none)"
+    )
+
+
+def _limited(test: tuple[Item, ...], limit: int | None) -> tuple[Item, ...]:
+    if limit is None or len(test) <= limit:
+        return test
+    kept = {item.id for item in sorted(test, key=partial(rank, "limit"))[:limit]}
+    return tuple(item for item in test if item.id in kept)

@@ -1,0 +1,116 @@
+"""Imported picks in a store: where they lie, and reading them for a run."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from fewshot_bench.api.task import Item
+from fewshot_bench.splits.checks import check_digest, check_pools, check_shots
+from fewshot_bench.splits.coop import Pools
+from fewshot_bench.splits.model import SETTING, SplitFile, unusable
+from fewshot_bench.splits.reading import read_split_file
+from fewshot_bench.splits.sampling import group, val_shots
+from fewshot_bench.utils.errors import DataMissingError, UsageError
+from fewshot_bench.utils.text import few
+
+FOLDER = "splits"
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,79}")
+
+
+@dataclass(frozen=True)
+class Picks:
+    """Imported picks of one data set, as its items; `digest` covers train and val."""
+
+    dataset: str
+    shots: int
+    seed: int
+    train: tuple[Item, ...]
+    val: tuple[Item, ...]
+    digest: str
+
+
+def imported_path(store: Path, dataset: str, shots: int, seed: int) -> Path:
+    """Where the imported picks of a setting lie, whether they are there or not."""
+    return store / FOLDER / safe_name(dataset) / f"shot_{shots}-seed_{seed}.json"
+
+
+def load_imported(
+    store: Path, dataset: str, shots: int, seed: int, pools: Pools | None = None
+) -> Picks:
+    """The imported picks of a setting.
+
+    pools: the data set's lists as they are now, to be compared with those at the time of import.
+    DataMissingError when none were imported (it names the command), when the file was changed, or
+    when the picks no longer fit the lists.
+    """
+    path = imported_path(store, dataset, shots, seed)
+    if not path.is_file():
+        raise DataMissingError(
+            f"no picks were imported for '{dataset}', {shots}-shot, seed {seed}: expected {path}"
+            f"{_others(path.parent)} (fsbench splits import FILE --dataset {dataset} --shots "
+            f"{shots} --seed {seed} --store {store})"
+        )
+    file = read_split_file(path)
+    check_digest(file)
+    found = (file.format, file.dataset, file.shots, file.seed)
+    if found != ("fsbench", dataset, shots, seed):
+        raise unusable(
+            path,
+            f"holds '{file.dataset}', {file.shots}-shot, seed {file.seed}",
+            f"'{dataset}', {shots}-shot, seed {seed}: import it again",
+        )
+    if pools is not None:
+        _check_lists(file, dataset, pools)
+    train, val = file.lists["train"], file.lists.get("val", ())
+    return Picks(dataset, shots, seed, train, val, file.digest)
+
+
+def check_val(picks: Picks, val: str) -> None:
+    """UsageError when imported picks hold other validation images than the policy says."""
+    if val == "none":
+        return
+    allowed = val_shots(val, picks.shots)
+    held = max((len(items) for items in group(picks.val).values()), default=0)
+    if held == 0 or (allowed is not None and held > allowed):
+        exact = {min(picks.shots, 4): "min4", picks.shots: "shots", 0: "none"}
+        raise UsageError(
+            f"the picks imported for {picks.dataset}, {picks.shots}-shot, seed {picks.seed} have "
+            f"{held} validation images a class, --val {val} stands for "
+            f"{'all' if allowed is None else allowed}; use --val {exact.get(held, 'full')}"
+        )
+
+
+def safe_name(dataset: str) -> str:
+    """A data set's name as a file name; names that had to be changed end in a digest."""
+    if PLAIN_NAME.fullmatch(dataset):
+        return dataset
+    digest = hashlib.sha256(dataset.encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    return f"{re.sub(r'[^A-Za-z0-9_-]+', '_', dataset)[:60].strip('_')}-{digest}"
+
+
+def _check_lists(file: SplitFile, dataset: str, pools: Pools) -> None:
+    """That every pick is still an image of the data set, with its label, and no test image.
+
+    And that every class that the data set has now has a pick. Class names may differ: a run can
+    have its own (`--classnames`).
+    """
+    labels = {item.id: item.label for items in pools.values() for item in items}
+    picks = [item for items in file.lists.values() for item in items]
+    gone = [item.id for item in picks if labels.get(item.id) != item.label]
+    if gone:
+        raise DataMissingError(
+            f"'{dataset}' has changed since {file.path} was imported: {len(gone)} of {len(picks)} "
+            f"images are gone or have another label: {few(gone)} (import the picks again)"
+        )
+    check_pools(file, pools, dataset)
+    check_shots(file, pools, dataset)
+
+
+def _others(folder: Path) -> str:
+    """What was imported for the data set instead."""
+    found = [SETTING.fullmatch(path.stem) for path in sorted(folder.glob("shot_*.json"))]
+    settings = [f"{match[1]}-shot, seed {match[2]}" for match in found if match]
+    return f"; there are {'; '.join(settings[:6])}" if settings else ""

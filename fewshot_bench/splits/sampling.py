@@ -1,0 +1,152 @@
+"""Sampling protocols: how few-shot images are drawn from the pools of a data set."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from fewshot_bench.api.shots import ALL_SHOTS
+from fewshot_bench.api.task import Item
+from fewshot_bench.utils.rng import derive
+
+Pools = Mapping[str, tuple[Item, ...]]
+Picks = tuple[tuple[Item, ...], tuple[Item, ...]]
+
+
+def group(items: Iterable[Item]) -> dict[int, list[Item]]:
+    """Items by label; labels in order of first appearance, items in order of the list."""
+    classes: dict[int, list[Item]] = {}
+    for item in items:
+        classes.setdefault(item.label, []).append(item)
+    return classes
+
+
+def val_shots(policy: str, shots: int) -> int | None:
+    """Validation images per class under a policy; None stands for the whole pool."""
+    return {"none": 0, "min4": min(shots, 4), "shots": shots, "full": None}[policy]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What is drawn from: `val` is None where validation images are held out of `train`."""
+
+    train: Sequence[Item]
+    val: Sequence[Item] | None
+    shots: int
+    seed: int
+    policy: str
+
+    @property
+    def held(self) -> int | None:
+        """Validation images per class; None stands for the whole pool."""
+        return val_shots(self.policy, self.shots)
+
+    def val_pool(self, picks: Iterable[Item]) -> Sequence[Item]:
+        """Where validation images come from once `picks` are the support set."""
+        return _without(self.train, picks) if self.val is None else self.val
+
+
+def _coop(draw: Draw) -> Picks:
+    """Train, then val, on one stream (CoOp; Dassl `generate_fewshot_dataset`, repeat=False)."""
+    rng = random.Random(draw.seed)
+    train = _sample(rng, draw.train, draw.shots)
+    return train, _held(partial(_sample, rng), draw.val_pool(train), draw.held)
+
+
+def _clip_lora(draw: Draw) -> Picks:
+    """Val, then train, on one stream (CLIP-LoRA `datasets/*.py`, repeat=True).
+
+    The stream always pays for the min(shots, 4) draw of the paper, whatever the policy; another
+    policy draws from a stream of its own. Where validation is held out of train (ImageNet),
+    train and val of a class come from one draw, train first (CLIP-LoRA `datasets/imagenet.py`).
+    """
+    rng = random.Random(draw.seed)
+    shots, paper = draw.shots, min(draw.shots, 4)
+    if draw.val is None:
+        groups = [_at_once(rng, items, shots, paper) for items in group(draw.train).values()]
+        train = tuple(item for picks, _ in groups for item in picks)
+        paper_val = tuple(item for _, held in groups for item in held)
+    else:
+        paper_val = _sample_repeat(rng, draw.val, paper)
+        train = _sample_repeat(rng, draw.train, shots)
+    if draw.policy == "min4":
+        return train, paper_val
+    other = random.Random(derive(draw.seed, "clip-lora", "val"))
+    return train, _held(partial(_sample_repeat, other), draw.val_pool(train), draw.held)
+
+
+def _nested(draw: Draw) -> Picks:
+    """The first `shots` per class by rank: fewer shots are a subset of more, in any list order."""
+    train = _ranked(draw.train, "train", draw.shots, draw.seed)
+    pool, count = draw.val_pool(train), draw.held
+    return train, _ranked(pool, "val", len(pool) if count is None else count, draw.seed)
+
+
+SAMPLERS: dict[str, Callable[[Draw], Picks]] = {
+    "coop": _coop,
+    "clip-lora": _clip_lora,
+    "nested": _nested,
+}
+
+
+def _without(pool: Sequence[Item], picks: Iterable[Item]) -> tuple[Item, ...]:
+    taken = {item.id for item in picks}
+    return tuple(item for item in pool if item.id not in taken)
+
+
+def _held(
+    sample: Callable[[Sequence[Item], int], tuple[Item, ...]],
+    pool: Sequence[Item],
+    count: int | None,
+) -> tuple[Item, ...]:
+    if count is None:
+        return tuple(pool)
+    return sample(pool, count) if count else ()
+
+
+def _sample(rng: random.Random, pool: Sequence[Item], count: int) -> tuple[Item, ...]:
+    """`count` per class; a class with fewer gives all of them and leaves the stream alone."""
+    picks: list[Item] = []
+    for items in group(pool).values():
+        picks += rng.sample(items, count) if len(items) >= count else items
+    return tuple(picks)
+
+
+def _at_once(
+    rng: random.Random, items: Sequence[Item], shots: int, held: int
+) -> tuple[Sequence[Item], Sequence[Item]]:
+    """Train and val picks of one class in one draw; train goes first where there are too few."""
+    if len(items) < shots:
+        return _repeated(rng, items, shots), ()
+    picks = rng.sample(items, min(shots + held, len(items)))
+    return picks[:shots], picks[shots:]
+
+
+def _repeated(rng: random.Random, items: Sequence[Item], count: int) -> Sequence[Item]:
+    """`count` of too few images, with replacement; all shots are each image once, as Dassl's 0."""
+    return items if count == ALL_SHOTS else rng.choices(items, k=count)
+
+
+def _sample_repeat(rng: random.Random, pool: Sequence[Item], count: int) -> tuple[Item, ...]:
+    """`count` per class; a class with fewer is drawn from with replacement."""
+    picks: list[Item] = []
+    for items in group(pool).values():
+        enough = len(items) >= count
+        picks += rng.sample(items, count) if enough else _repeated(rng, items, count)
+    return tuple(picks)
+
+
+def _ranked(pool: Sequence[Item], role: str, count: int, seed: int) -> tuple[Item, ...]:
+    classes = group(pool)
+    by_rank = partial(rank, f"{seed}\t{role}")
+    return tuple(
+        item for label in sorted(classes) for item in sorted(classes[label], key=by_rank)[:count]
+    )
+
+
+def rank(prefix: str, item: Item) -> tuple[bytes, str]:
+    """A place in an order that depends on nothing but the prefix and the id of the item."""
+    return hashlib.sha256(f"{prefix}\t{item.id}".encode()).digest(), item.id

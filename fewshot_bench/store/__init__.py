@@ -1,0 +1,1 @@
+"""Stores of records: written whole, listed, claimed, verified, merged, cleaned."""

@@ -1,0 +1,249 @@
+"""Who computes what: leases on shared work that end with their holder, without locks.
+
+A lease is a file `claims/<key>.<generation>` that is created exclusively and touched while its
+holder lives. One that is not touched for its time, or whose process on this machine is gone, is
+dead, and the next generation may be claimed. All times are those of the file system that holds the
+store, so that clocks of machines need not agree. Safe on shared file systems: exclusive creation,
+touching, listing and removing are all that it asks for.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import secrets
+import threading
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fewshot_bench.store.store import Store
+from fewshot_bench.utils.processes import is_running, started, this_machine
+
+FOLDER = "claims"
+CLOCK = ".clock-"
+LEASE_SECONDS = 60.0
+LONGEST_SECONDS = 24 * 3600.0
+# A lease is renewed this many times within its time.
+RENEWALS = 6
+# How long a measured difference between the clocks is relied on.
+CLOCK_SECONDS = 60.0
+# A holder that nothing is known of, since its file was read while it was being written.
+_UNKNOWN: dict[str, Any] = {"machine": "", "pid": 0, "started": 0.0, "run": "", "token": ""}
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lease: where its process is, which run it belongs to, and since which try.
+
+    tries: which time this is that a process of the same run holds it, all others having died.
+    """
+
+    machine: str
+    pid: int
+    started: float
+    run: str
+    token: str
+    seconds: float = LEASE_SECONDS
+    tries: int = 1
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A lease that this process holds."""
+
+    key: str
+    path: Path
+    holder: Holder
+
+
+@dataclass
+class Leases:
+    """The leases of one process on a store; `run` groups processes that work for one command.
+
+    Held leases are renewed by a thread until they are released or `close` is called.
+    """
+
+    store: Store
+    run: str
+    seconds: float = LEASE_SECONDS
+    held: dict[str, Lease] = field(default_factory=dict)
+    _stopped: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+    _offset: tuple[float, float] | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where all leases of the store are."""
+        return self.store.path / FOLDER
+
+    def claim(self, key: str) -> Lease | None:
+        """The lease of `key`, or None while a live process holds it; StoreError if unwritable."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lease = self._claim(key)
+        except OSError as error:
+            raise self.store.cannot_write(self.folder, error) from error
+        if lease is not None:
+            self.held[key] = lease
+            self._renew_from_now_on()
+        return lease
+
+    def _claim(self, key: str) -> Lease | None:
+        found = self._generations(key)
+        holders = {number: self._read(path) for number, path in found.items()}
+        if any(self._lives(path, holders[number]) for number, path in found.items()):
+            return None
+        last = max(found, default=0)
+        before = holders.get(last)
+        tries = before.tries + 1 if before is not None and before.run == self.run else 1
+        holder = Holder(
+            this_machine(), os.getpid(), started(), self.run, secrets.token_hex(8), self.seconds
+        )
+        holder = Holder(**{**asdict(holder), "tries": tries})
+        path = self.folder / f"{key}.{last + 1}"
+        try:
+            file = path.open("x", encoding="utf-8")
+        except FileExistsError:
+            return None
+        try:
+            with file:
+                file.write(json.dumps(asdict(holder)))
+            # Another process may have released and claimed anew between listing and creation.
+            others = [other for other in self._generations(key).values() if other != path]
+            if any(self._lives(other, self._read(other)) for other in others):
+                path.unlink(missing_ok=True)
+                return None
+            for other in others:
+                other.unlink(missing_ok=True)
+        except OSError:
+            # A full disk, say: nobody is to wait for this one.
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+            raise
+        return Lease(key, path, holder)
+
+    def is_free(self, key: str) -> bool:
+        """Whether nobody who lives holds `key`; False where the folder cannot be read now."""
+        try:
+            found = self._generations(key).values()
+        except OSError:
+            return False
+        return not any(self._lives(path, self._read(path)) for path in found)
+
+    def release(self, key: str) -> None:
+        """Give a lease back; one that was lost in the meantime is left to its new holder."""
+        lease = self.held.pop(key, None)
+        if lease is not None and self._is_mine(lease):
+            with suppress(OSError):
+                lease.path.unlink(missing_ok=True)
+
+    def renew(self) -> None:
+        """Touch what is held."""
+        for lease in list(self.held.values()):
+            with suppress(OSError):
+                if self._is_mine(lease):
+                    os.utime(lease.path)
+
+    def close(self) -> None:
+        """Release everything and end the thread."""
+        self._stopped.set()
+        for key in list(self.held):
+            self.release(key)
+
+    def forget(self, keys: Iterable[str]) -> None:
+        """Remove claims to finished work that nobody who lives holds: of runs that were killed."""
+        wanted = set(keys)
+        for path in _entries(self.folder):
+            if path.name.rpartition(".")[0] in wanted and not self._lives(path, self._read(path)):
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
+
+    def dead(self) -> list[Path]:
+        """Files of leases whose holders are gone, and of clocks that were not read to the end."""
+        clocks = [path for path in self.folder.glob(f"{CLOCK}*") if self._age(path) > self.seconds]
+        leases = [path for path in _entries(self.folder) if not self._lives(path, self._read(path))]
+        return clocks + leases
+
+    def _renew_from_now_on(self) -> None:
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._keep_renewing, daemon=True)
+            self._thread.start()
+
+    def _keep_renewing(self) -> None:
+        while not self._stopped.wait(self.seconds / RENEWALS):
+            self.renew()
+
+    def _is_mine(self, lease: Lease) -> bool:
+        holder = self._read(lease.path)
+        return holder is not None and holder.token == lease.holder.token
+
+    def _generations(self, key: str) -> dict[int, Path]:
+        found = {}
+        for path in _entries(self.folder):
+            name, _, number = path.name.rpartition(".")
+            if name == key and number.isdigit():
+                found[int(number)] = path
+        return found
+
+    @staticmethod
+    def _read(path: Path) -> Holder | None:
+        """Who holds a lease; None where the file has gone."""
+        try:
+            return _holder(json.loads(path.read_bytes()))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError, LookupError, RecursionError, OverflowError):
+            return Holder(**_UNKNOWN)
+
+    def _lives(self, path: Path, holder: Holder | None) -> bool:
+        if holder is None:
+            return False
+        if holder.machine == this_machine() and not is_running(holder.pid, holder.started):
+            return False
+        return self._age(path) <= holder.seconds
+
+    def _age(self, path: Path) -> float:
+        """Seconds since a file was touched; endless for one that has gone, 0 when unknown."""
+        try:
+            # Opened, because a network file system looks at the server then.
+            with path.open("rb") as file:
+                touched = os.fstat(file.fileno()).st_mtime
+        except FileNotFoundError:
+            return math.inf
+        except OSError:
+            return 0.0
+        return self._now() - touched
+
+    def _now(self) -> float:
+        """The time by the clock of the file system."""
+        if self._offset is None or time.monotonic() - self._offset[1] > CLOCK_SECONDS:
+            probe = self.folder / f"{CLOCK}{secrets.token_hex(8)}"
+            try:
+                probe.touch()
+                self._offset = probe.stat().st_mtime - time.time(), time.monotonic()
+            except OSError:
+                self._offset = 0.0, time.monotonic()
+            finally:
+                with suppress(OSError):
+                    probe.unlink(missing_ok=True)
+        return time.time() + self._offset[0]
+
+
+def _holder(values: dict[str, Any]) -> Holder:
+    """A holder from a file, its values made what they must be."""
+    texts = {name: str(values[name]) for name in ("machine", "run", "token")}
+    seconds = min(float(values["seconds"]), LONGEST_SECONDS)
+    pid, since = int(values["pid"]), float(values["started"])
+    return Holder(pid=pid, started=since, seconds=seconds, tries=int(values["tries"]), **texts)
+
+
+def _entries(folder: Path) -> Iterable[Path]:
+    try:
+        return [Path(entry.path) for entry in os.scandir(folder) if entry.name[:1] != "."]
+    except FileNotFoundError:
+        return []

@@ -1,0 +1,137 @@
+"""Bring results of other stores together; what is there already is never overwritten by another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fewshot_bench.splits.imported import FOLDER
+from fewshot_bench.splits.stored import checked, split_paths
+from fewshot_bench.store.check import Cell, examine
+from fewshot_bench.store.conflict import described, same_result
+from fewshot_bench.store.record_files import record_files
+from fewshot_bench.store.store import Store
+from fewshot_bench.utils.errors import DataMissingError, StoreError, UsageError
+from fewshot_bench.utils.files import Damaged, write_whole
+
+# What became of a cell, or of imported picks, of a source.
+COPIED, REPLACED, EQUAL, KEPT = "copied", "replaced", "equal", "kept"
+CONFLICT, UNUSABLE = "conflict", "not used"
+OUTCOMES = (COPIED, REPLACED, EQUAL, KEPT, CONFLICT, UNUSABLE)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What became of one cell, or of the imported picks of one setting.
+
+    COPIED: it was absent. REPLACED: it took the place of a failed or damaged one. EQUAL: it is
+    there. KEPT: the source's failed, and what is there did not. CONFLICT: both are done and differ.
+    UNUSABLE: the file of the source, or the one that is there, cannot be relied on.
+    """
+
+    outcome: str
+    path: Path
+    lines: tuple[str, ...] = ()
+
+
+def check_sources(sources: Sequence[Path], destination: Path) -> None:
+    """UsageError for a source that is no store, or that is the destination itself."""
+    if destination.exists() and not destination.is_dir():
+        raise UsageError(f"store '{destination}' is not a folder; choose another with --store DIR")
+    for source in sources:
+        if not any((source / name).is_dir() for name in ("records", FOLDER)):
+            what = "is no store" if source.exists() else "does not exist"
+            raise UsageError(
+                f"source '{source}' {what}: expected a folder with records/ in it, as fsbench run "
+                "--store makes it"
+            )
+        if destination.exists() and source.samefile(destination):
+            raise UsageError(
+                f"source '{source}' is the destination itself; name another one with --store DIR"
+            )
+
+
+def merge(source: Path, destination: Store, *, dry_run: bool) -> Iterator[Step]:
+    """Bring the cells and imported picks of one store into another, each as it comes.
+
+    Every file of the source is read in full and checked before it is used. With `dry_run` nothing
+    is written. A second call finishes what a killed one began.
+    """
+    for path in split_paths(source):
+        yield _picks(path, destination, dry_run)
+    for path, _ in record_files(Store(source).root):
+        try:
+            yield _cell(path, destination, dry_run)
+        except FileNotFoundError:
+            continue
+        except (Damaged, StoreError) as error:
+            yield Step(UNUSABLE, path, (str(error),))
+
+
+def _picks(path: Path, destination: Store, dry_run: bool) -> Step:
+    target = destination.path / FOLDER / path.parent.name / path.name
+    try:
+        digest = checked(path).digest
+    except DataMissingError as error:
+        return Step(UNUSABLE, path, (str(error),))
+    if target.exists():
+        try:
+            found = checked(target).digest
+        except DataMissingError as error:
+            return Step(UNUSABLE, target, (str(error), "rename it, then merge again"))
+        if found == digest:
+            return Step(EQUAL, path)
+        return Step(CONFLICT, path, (f"picks with digest {digest:.12}, here with {found:.12}",))
+    if not dry_run:
+        try:
+            write_whole(target, path.read_bytes())
+        except OSError as error:
+            raise destination.cannot_write(target, error) from error
+    return Step(COPIED, path)
+
+
+def _cell(path: Path, destination: Store, dry_run: bool) -> Step:
+    theirs = examine(path)
+    if theirs.problems:
+        return Step(UNUSABLE, path, theirs.problems)
+    target = destination.file(theirs.record.spec.key())
+    outcome, lines = _decided(theirs, target)
+    if dry_run or outcome not in (COPIED, REPLACED):
+        return Step(outcome, path, lines)
+    if lines:
+        for file in (target, target.with_suffix(".npz")):
+            if file.exists():
+                destination.set_aside(file, "; ".join(lines))
+    kept = theirs.arrays if theirs.record.status == "done" else None
+    if kept is None:
+        destination.write(theirs.record)
+    else:
+        destination.write(theirs.record, kept["logits"], kept["labels"], kept["ids"])
+    return Step(outcome, path, lines)
+
+
+def _decided(theirs: Cell, target: Path) -> tuple[str, tuple[str, ...]]:
+    """What is to become of a cell; lines with REPLACED: what is wrong with the one that is there.
+
+    A newer version's file at the destination raises StoreError.
+    """
+    failed = theirs.record.status == "failed"
+    try:
+        mine = examine(target)
+    except FileNotFoundError:
+        return COPIED, ()
+    except Damaged as error:
+        said = (f"the one at the destination is damaged: {error}",)
+        return (KEPT, ()) if failed else (REPLACED, said)
+    if failed:
+        return (EQUAL if mine.record.status == "failed" else KEPT), ()
+    if mine.missing:
+        return REPLACED, ()
+    if mine.problems:
+        return REPLACED, tuple(f"at the destination, {problem}" for problem in mine.problems)
+    if mine.record.status == "failed":
+        return REPLACED, ()
+    if same_result(mine, theirs):
+        return EQUAL, ()
+    return CONFLICT, described(mine, theirs)

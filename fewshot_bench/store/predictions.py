@@ -1,0 +1,251 @@
+"""What each cell predicted, image by image, and every metric of it, from its stored logits."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from fewshot_bench.api.metrics import METRICS
+from fewshot_bench.api.record import Record
+from fewshot_bench.store.prediction_packs import (
+    Entry,
+    Pack,
+    Queries,
+    load_pack,
+    pack_file,
+    save_pack,
+)
+from fewshot_bench.store.store import Damage, Store
+from fewshot_bench.utils.errors import StoreError
+from fewshot_bench.utils.files import Damaged, check_digest, load_arrays
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+
+    from fewshot_bench.api.quality import PerClass
+
+# Reading and hashing leave Python's lock; more threads than processors only wait for it.
+THREADS = min(4, os.cpu_count() or 1)
+# Records round metrics to 6 digits.
+ROUNDED = 2e-6
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Predictions of one cell. Arrays are shared and must not be changed.
+
+    queries: the images; `queries.digest` is equal for the same images in the same order.
+    predictions: (n,) class indices below `classes`. metrics: what the record states, and what it
+    lacks computed from its logits.
+    """
+
+    queries: Queries
+    predictions: np.ndarray
+    classes: int
+    metrics: Mapping[str, float | int]
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The ids of the images, in the order of the other arrays."""
+        return self.queries.ids
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(n,) int64 class indices."""
+        return self.queries.labels
+
+    @cached_property
+    def hits(self) -> np.ndarray:
+        """(n,) bool: which images were predicted right."""
+        found: np.ndarray = self.predictions == self.labels
+        return found
+
+    @cached_property
+    def per_class(self) -> PerClass:
+        """Accuracy, precision and F1 of every class."""
+        from fewshot_bench.api import quality
+
+        return quality.per_class(self.predictions, self.labels, self.classes)
+
+
+@dataclass
+class Outcomes:
+    """The outcomes of a store's records, with a cache in the store that may be deleted.
+
+    `<store>/outcomes/` holds one file per split. It is used where its checksum is right, the
+    record's `digests.logits` is the one that an outcome was computed from, its accuracy is that of
+    the record, and the logits have not been written since; records without digests (schema 1) are
+    computed each time. A store that cannot be written is read without it.
+    `damaged` lists logits that could not be used.
+    """
+
+    store: Store
+    damaged: list[Damage] = field(default_factory=list)
+    _packs: dict[str, Pack] = field(default_factory=dict)
+    _trusted: dict[str, bool] = field(default_factory=dict)
+    _unsealed: dict[str, Entry] = field(default_factory=dict)
+    _asked: dict[tuple[str, bytes, bytes], Queries] = field(default_factory=dict)
+
+    def of(self, record: Record) -> Outcome:
+        """The outcome of a finished record; StoreError where its logits are not there or damaged.
+
+        Nothing is written: for many records `prepare` them first.
+        """
+        entry = self._cached(record)
+        return _outcome(record, entry if entry is not None else self._computed(record))
+
+    def prepare(self, records: Iterable[Record]) -> None:
+        """Compute what is not cached yet of finished records, in threads, and keep it in the store.
+
+        Records whose logits are missing are left out, those with damaged ones are in `damaged`.
+        """
+        wanted = {record.spec.key(): record for record in records if record.status == "done"}
+        absent = [record for record in wanted.values() if self._cached(record) is None]
+        changed: defaultdict[str, dict[str, Entry | None]] = defaultdict(dict)
+        with ThreadPoolExecutor(THREADS) as pool:
+            entries = pool.map(self._computed_or_none, absent)
+            for record, entry in zip(absent, entries, strict=True):
+                if entry is None and self._is_current(record):
+                    continue
+                if record.logits_digest:
+                    changed[_split(record)][record.logits_digest] = entry
+                    self._trusted[record.spec.key()] = entry is not None
+                elif entry is not None:
+                    self._unsealed[record.spec.key()] = entry
+            list(pool.map(self._keep, changed, changed.values()))
+
+    def completed(self, records: Sequence[Record], names: Iterable[str]) -> list[Record]:
+        """The records with the metrics of these names that some lack, where the logits are there.
+
+        names: of `metrics.METRICS`.
+        """
+        names = set(names)
+        lacking = {r.spec.key() for r in records if r.status == "done" and names - r.metrics.keys()}
+        if not lacking:
+            return list(records)
+        self.prepare(record for record in records if record.spec.key() in lacking)
+        return [self._complete(r) if r.spec.key() in lacking else r for r in records]
+
+    def _complete(self, record: Record) -> Record:
+        entry = self._cached(record)
+        if entry is None:
+            return record
+        return dataclasses.replace(record, metrics={**entry.metrics, **record.metrics})
+
+    def _cached(self, record: Record) -> Entry | None:
+        """The entry of a record, unless it lacks metrics that the record lacks as well."""
+        digest = record.logits_digest
+        if not digest:
+            return self._unsealed.get(record.spec.key())
+        entry = self._pack(_split(record)).get(digest)
+        if entry is None or METRICS.keys() - record.metrics.keys() - entry.metrics.keys():
+            return None
+        key = record.spec.key()
+        if key not in self._trusted:
+            self._trusted[key] = self._is_current(record) and _agrees(record, entry)
+        return entry if self._trusted[key] else None
+
+    def _is_current(self, record: Record) -> bool:
+        """Whether the logits, if they are still there, are no younger than the pack."""
+        pack = pack_file(self.store.path, _split(record))
+        logits = self.store.file(record.spec.key()).with_suffix(".npz")
+        try:
+            return logits.stat().st_mtime_ns <= pack.stat().st_mtime_ns
+        except FileNotFoundError:
+            return True
+
+    def _pack(self, split: str) -> Pack:
+        if split not in self._packs:
+            self._packs[split] = load_pack(pack_file(self.store.path, split))
+        return self._packs[split]
+
+    def _keep(self, split: str, new: Mapping[str, Entry | None]) -> None:
+        """Add entries to a pack as it is now: another process may have added others.
+
+        None takes the place of one whose logits cannot be used any more.
+        """
+        path = pack_file(self.store.path, split)
+        before = load_pack(path)
+        found = {**before, **new}
+        self._packs[split] = {digest: e for digest, e in found.items() if e is not None}
+        if self._packs[split].keys() != before.keys() or any(new.values()):
+            save_pack(path, self._packs[split])
+
+    def _computed_or_none(self, record: Record) -> Entry | None:
+        try:
+            return self._computed(record)
+        except StoreError:
+            return None
+
+    def _computed(self, record: Record) -> Entry:
+        """From the logits, whose digest is compared with the one in the record."""
+        from fewshot_bench.api import quality
+
+        path = self.store.file(record.spec.key()).with_suffix(".npz")
+        name = f"logits of {record.spec.describe()}"
+        try:
+            arrays = load_arrays(path)
+            _check(arrays, record.logits_digest)
+        except FileNotFoundError:
+            raise StoreError(
+                f"no {name} in '{self.store.path}'; run the cell again to have them"
+            ) from None
+        except (Damaged, OSError) as error:
+            damage = Damage(path, str(error))
+            if damage not in self.damaged:
+                self.damaged.append(damage)
+            raise StoreError(
+                f"{name} cannot be used ({error}); see fsbench store verify --store "
+                f"'{self.store.path}'"
+            ) from None
+        logits, labels = arrays["logits"], arrays["labels"]
+        lacks = METRICS.keys() - record.metrics.keys()
+        values = quality.metrics(logits, labels) if lacks else {}
+        rounded = {name: round(value, 6) for name, value in values.items()}
+        queries = self._queries_of(arrays["ids"], labels)
+        return Entry(queries, quality.predicted(logits), logits.shape[1], rounded)
+
+    def _queries_of(self, ids: np.ndarray, labels: np.ndarray) -> Queries:
+        """Those of the arrays; most cells of a data set ask about the same images."""
+        images = ids.dtype.str, ids.tobytes(), labels.tobytes()
+        if images not in self._asked:
+            self._asked[images] = Queries.of(ids, labels)
+        return self._asked[images]
+
+
+def _check(arrays: Mapping[str, np.ndarray], digest: str) -> None:
+    """Raise Damaged for arrays that no metric can be computed from, or of another digest."""
+    import numpy as np
+
+    logits, labels = arrays["logits"], arrays["labels"]
+    check_digest(arrays, digest)
+    if 0 in logits.shape or not np.isfinite(logits).all():
+        raise Damaged(f"logits of shape {logits.shape} are empty or not finite")
+    if labels.min() < 0 or labels.max() >= logits.shape[1]:
+        raise Damaged(f"labels are outside of 0 to {logits.shape[1] - 1}")
+
+
+def _agrees(record: Record, entry: Entry) -> bool:
+    """Whether predictions give the accuracy that the record states, if it states one."""
+    stated, labels = record.metrics.get("top1"), entry.queries.labels
+    if not isinstance(stated, int | float) or not len(labels):
+        return True
+    return math.isclose(stated, 100 * (entry.predictions == labels).mean(), abs_tol=ROUNDED)
+
+
+def _outcome(record: Record, entry: Entry) -> Outcome:
+    metrics = {**entry.metrics, **record.metrics}
+    return Outcome(entry.queries, entry.predictions, entry.classes, metrics)
+
+
+def _split(record: Record) -> str:
+    return str(record.split.get("digest") or "")

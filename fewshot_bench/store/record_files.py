@@ -1,0 +1,106 @@
+"""The files that hold records: finding them, and reading one as a record or saying why not."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fewshot_bench.api.record import SCHEMA, Record, unsealed
+from fewshot_bench.utils.errors import StoreError
+from fewshot_bench.utils.files import TEMPORARY, Damaged, sorted_entries
+
+# Time of change of content and of the inode in nanoseconds, bytes, inode: another file has another.
+Stamp = tuple[int, int, int, int]
+
+
+def record_files(root: Path) -> Iterator[tuple[Path, Stamp | None]]:
+    """Every record file under a store's `records` folder, sorted, and its stamp before reading.
+
+    The stamp is None where it cannot be told.
+    """
+    for folder in sorted_entries(root):
+        if not folder.is_dir():
+            continue
+        with os.scandir(folder) as entries:
+            found = sorted((entry for entry in entries if _is_record(entry.name)), key=_name)
+        for entry in found:
+            try:
+                yield folder / entry.name, stamp_of(entry.stat())
+            except FileNotFoundError:
+                continue
+            except OSError:
+                yield folder / entry.name, None
+
+
+def stamp_of(found: os.stat_result) -> Stamp:
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
+
+
+def read_record(path: Path) -> Record:
+    """Parse a record file; StoreError when a newer version wrote it, Damaged when it is broken."""
+    return parse_record(path, read_content(path))
+
+
+def read_content(path: Path) -> bytes:
+    """The bytes of a record file; StoreError when they cannot be read."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StoreError(
+            f"cannot read '{path}': {error.strerror}; check its permissions"
+        ) from error
+
+
+def parse_record(path: Path, content: bytes) -> Record:
+    """The record that the bytes of a file hold; errors as those of `read_record`."""
+    return _parsed(path, content, unsealed)
+
+
+def parse_unchecked(path: Path, content: bytes) -> Record:
+    """The same, also where the values have another digest than the one that they state."""
+    return _parsed(path, content, Record.from_dict)
+
+
+def _parsed(path: Path, content: bytes, as_record: Callable[[Any], Record]) -> Record:
+    values = parse_values(path, content)
+    try:
+        record = as_record(values)
+        key = record.spec.key()
+    except (StoreError, ValueError, TypeError, RecursionError) as error:
+        raise Damaged(str(error)) from None
+    if path.stem != key or path.parent.name != key[:2]:
+        raise Damaged(f"its specification has the key {key[:12]}..., so the file was changed")
+    return record
+
+
+def parse_values(path: Path, content: bytes) -> Mapping[str, Any]:
+    """The values that a record file holds, in the schema that they are in; errors as above."""
+    try:
+        values = json.loads(content, parse_constant=_not_a_number)
+    except (ValueError, RecursionError) as error:
+        raise Damaged(str(error)) from None
+    if not isinstance(values, dict):
+        raise Damaged(f"record is a {type(values).__name__}, expected an object")
+    schema = values.get("schema")
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise StoreError(
+            f"'{path}' has schema {schema}, this version reads 1 to {SCHEMA}; upgrade fewshot_bench"
+        )
+    return values
+
+
+def _is_record(name: str) -> bool:
+    return name.endswith(".json") and not name.startswith(TEMPORARY)
+
+
+def _name(entry: os.DirEntry[str]) -> str:
+    return entry.name
+
+
+def _not_a_number(name: str) -> None:
+    raise Damaged(f"record holds {name}")

@@ -1,0 +1,255 @@
+"""The store: one JSON file per cell, its logits beside it, and nothing half-written."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fewshot_bench.api.record import Record, sealed
+from fewshot_bench.store.index import INDEX, Index
+from fewshot_bench.store.record_files import (
+    Stamp,
+    parse_record,
+    read_content,
+    read_record,
+    record_files,
+    stamp_of,
+)
+from fewshot_bench.utils.errors import StoreError, UsageError
+from fewshot_bench.utils.files import (
+    FULL,
+    TEMPORARY,
+    Damaged,
+    as_arrays,
+    check_archive,
+    check_digest,
+    digest_of_arrays,
+    free_space,
+    is_stale,
+    load_arrays,
+    make_folder,
+    publish,
+    temporary_name,
+    write_synced,
+)
+from fewshot_bench.utils.secret_values import masked
+from fewshot_bench.utils.text import LONGEST_MESSAGE, printable
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# What plug-ins and the machine say in a record.
+TOLD = ("environment", "notes", "error", "incidents")
+_KEY = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """A file that was found and not used: where it lies now, and what is wrong with it."""
+
+    path: Path
+    reason: str
+
+    def __str__(self) -> str:
+        return printable(f"{self.path}: {self.reason}", LONGEST_MESSAGE)
+
+
+@dataclass
+class Store:
+    """Records of cells under one folder; safe for several writers at once.
+
+    `<path>/records/<key[:2]>/<key>.json` holds a record and `<key>.npz` the logits of its queries.
+    Files appear under these names by rename alone, the logits before the record. `damaged` lists
+    what was found unusable since the store was opened.
+    """
+
+    path: Path
+    damaged: list[Damage] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.path = Path(self.path)
+
+    @property
+    def root(self) -> Path:
+        """The folder that holds the records."""
+        return self.path / "records"
+
+    def create(self) -> None:
+        """Make the folders, prove that they can be written, and remove stale temporary files."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            probe = self.root / temporary_name()
+            probe.touch()
+            probe.unlink()
+        except (FileExistsError, NotADirectoryError):
+            raise UsageError(
+                f"store '{self.path}' is not a folder; choose another one with --store DIR"
+            ) from None
+        except OSError as error:
+            raise self.cannot_write(self.root, error) from error
+        for temporary in self.root.rglob(f"{TEMPORARY}*"):
+            if is_stale(temporary):
+                temporary.unlink(missing_ok=True)
+
+    def write(
+        self, record: Record, logits: Any = None, labels: Any = None, ids: Any = None
+    ) -> Record:
+        """Store a record, with the (n, classes) logits, labels and ids of its queries if given.
+
+        Returns the record as it is stored, with its digests.
+
+        A kill at any moment leaves the cell as it was, complete, or absent (only where other logits
+        of it were being replaced); never half of it.
+        """
+        target = self.file(record.spec.key())
+        arrays = None if logits is None else as_arrays(logits, labels, ids)
+        told = {name: masked(getattr(record, name)) for name in TOLD}
+        record = dataclasses.replace(record, **told)
+        try:
+            record = sealed(record, None if arrays is None else digest_of_arrays(arrays))
+            text = record.to_json().encode()
+        except (TypeError, ValueError) as error:
+            raise StoreError(f"record of {record.spec.describe()} is not JSON: {error}") from error
+        temporary: list[Path] = []
+        try:
+            make_folder(target.parent)
+            temporary.append(write_synced(target.parent, text))
+            if arrays is not None:
+                temporary.append(write_synced(target.parent, arrays))
+            publish(target, temporary)
+        except OSError as error:
+            raise self.cannot_write(target, error) from error
+        finally:
+            for path in temporary:
+                path.unlink(missing_ok=True)
+        return record
+
+    def get(self, key: str) -> Record | None:
+        """The record of a key; None when there is none that can be relied on.
+
+        A record that is damaged or was changed, and logits that cannot be read or are not those of
+        the record, are renamed to `*.damaged-<n>`. A record of status done without its logits
+        counts as absent. Both are reported in `damaged`.
+        """
+        path = self.file(key)
+        try:
+            record = read_record(path)
+        except FileNotFoundError:
+            return None
+        except Damaged as error:
+            self.set_aside(path, str(error))
+            return None
+        if record.status == "done" and not self._logits_usable(path.with_suffix(".npz"), record):
+            return None
+        return record
+
+    def stamp(self, key: str) -> Stamp | None:
+        """Changes whenever another record takes the place of this one; None where there is none."""
+        try:
+            return stamp_of(self.file(key).stat())
+        except OSError:
+            return None
+
+    def complete(self, key: str) -> bool:
+        """Whether nothing is left to compute: done with its logits there, or inapplicable."""
+        record = self.get(key)
+        return record is not None and record.status != "failed"
+
+    def logits(self, key: str) -> dict[str, np.ndarray]:
+        """The arrays `logits` (n, classes), `labels` (n,) and `ids` (n,) of a cell."""
+        path = self.file(key).with_suffix(".npz")
+        try:
+            arrays = load_arrays(path)
+            check_digest(arrays, self._stated(key))
+            return arrays
+        except FileNotFoundError:
+            raise StoreError(
+                f"no logits of cell {key[:12]} in '{self.path}'; run the cell again to have them"
+            ) from None
+        except Damaged as error:
+            moved = self.set_aside(path, str(error))
+            raise StoreError(
+                f"logits of cell {key[:12]} are damaged ({error}); kept as '{moved}', "
+                "run the cell again to replace them"
+            ) from None
+
+    def _stated(self, key: str) -> str:
+        """The digest that a record states of its logits; none where it cannot be relied on."""
+        try:
+            return read_record(self.file(key)).logits_digest
+        except (FileNotFoundError, Damaged):
+            return ""
+
+    def records(self) -> Iterator[Record]:
+        """Every readable record, sorted by key; the others are reported in `damaged`, untouched."""
+        index = Index.load(self.path / INDEX)
+        for path, stamp in record_files(self.root):
+            record = index.find(path, stamp) or self._read_or_report(path, stamp, index)
+            if record is not None:
+                yield record
+        index.save()
+
+    def _read_or_report(self, path: Path, stamp: Stamp | None, index: Index) -> Record | None:
+        try:
+            content = read_content(path)
+            record = parse_record(path, content)
+        except FileNotFoundError:
+            return None
+        except (Damaged, StoreError) as error:
+            self._report(path, str(error))
+            return None
+        index.add(path, stamp, content)
+        return record
+
+    def file(self, key: str) -> Path:
+        """Where the record of a key lies, whether it is there or not."""
+        if not _KEY.fullmatch(key):
+            raise StoreError(f"'{key}' is not a cell's key: expected 64 hexadecimal digits")
+        return self.root / key[:2] / f"{key}.json"
+
+    def _logits_usable(self, path: Path, record: Record) -> bool:
+        try:
+            check_archive(path, record.logits_digest)
+        except FileNotFoundError:
+            self._report(path, "logits of a finished cell are missing; it counts as not done")
+            return False
+        except Damaged as error:
+            self.set_aside(path, str(error))
+            return False
+        return True
+
+    def set_aside(self, path: Path, reason: str) -> Path:
+        """Rename a file that must not be used to `*.damaged-<n>`; where it lies then."""
+        moved = path
+        for number in range(1, 1000):
+            moved = path.with_name(f"{path.name}.damaged-{number}")
+            if not moved.exists():
+                break
+        try:
+            path.rename(moved)
+        except OSError as error:
+            self._report(path, f"{reason}; cannot be renamed: {error.strerror}")
+            return path
+        self._report(moved, reason)
+        return moved
+
+    def _report(self, path: Path, reason: str) -> None:
+        damage = Damage(path, reason)
+        if damage not in self.damaged:
+            self.damaged.append(damage)
+
+    def cannot_write(self, path: Path, error: OSError) -> StoreError:
+        """The error for a file of the store that could not be written, with the next step."""
+        if error.errno in FULL:
+            return StoreError(
+                f"no space to write '{path}' ({free_space(self.path)} left); make room, then run "
+                "the same command again: it continues with the cells that are missing"
+            )
+        return StoreError(
+            f"cannot write '{path}': {error.strerror or error}; make it writable or choose "
+            "another folder with --store DIR"
+        )

@@ -1,0 +1,1 @@
+"""Helpers without knowledge of the field: errors, files, locks, processes, text. No torch."""

@@ -1,0 +1,188 @@
+"""The folder of what can be computed again: where it is, how large it may get, what lies in it."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from fewshot_bench.utils.errors import UsageError
+from fewshot_bench.utils.files import TEMPORARY, is_stale, temporary_name, whole
+from fewshot_bench.utils.text import size_text
+
+FOLDER_VARIABLE = "FSBENCH_CACHE"
+LIMIT_VARIABLE = "FSBENCH_CACHE_GB"
+DEFAULT_GB = 20.0
+GB = 10**9
+# Whichever is less stays free on the disk.
+RESERVED_SHARE, RESERVED_BYTES = 0.05, 2 * GB
+IMAGES, DIGESTS, FEATURES = "images", "digests", "features"
+TAR_INDEX, VERIFIED, KIT = "tar-index", "verified", "kit"
+NAMES = {
+    IMAGES: re.compile(r"[0-9a-f]{16}/[0-9a-f]{64}\.pixels"),
+    DIGESTS: re.compile(r"[0-9a-f]{16}/[0-9a-f]{64}\.digests"),
+    FEATURES: re.compile(r"([0-9a-f]{2}|[0-9a-f]{16})/[0-9a-f]{64}\.safetensors"),
+    TAR_INDEX: re.compile(r"([0-9a-f]{32}){1,2}\.json"),
+    VERIFIED: re.compile(r"[0-9a-f]{32}\.json"),
+    KIT: re.compile(r"[0-9a-f]{64}\.json"),
+}
+KINDS = tuple(NAMES)
+
+
+@dataclass(frozen=True, slots=True)
+class CacheFile:
+    """One file of a cache: its kind, bytes on the disk, and when it was last used (since 1970)."""
+
+    path: Path
+    kind: str
+    size: int
+    used: float
+    temporary: bool = False
+
+
+def cache_root() -> Path:
+    """FSBENCH_CACHE, else fsbench/ in XDG_CACHE_HOME, else ~/.cache/fsbench."""
+    chosen = os.environ.get(FOLDER_VARIABLE)
+    if chosen:
+        return Path(os.path.abspath(Path(chosen).expanduser()))
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    parent = Path(base) if os.path.isabs(base) else Path("~/.cache").expanduser()
+    return parent / "fsbench"
+
+
+def limit_bytes() -> int:
+    """How many bytes of decoded images are kept at most; UsageError for what is no number."""
+    text = os.environ.get(LIMIT_VARIABLE) or str(DEFAULT_GB)
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1e6:
+        raise UsageError(
+            f"{LIMIT_VARIABLE}='{text}': expected gigabytes such as {DEFAULT_GB:g}, "
+            "or 0 to keep no decoded images"
+        )
+    return int(value * GB)
+
+
+def folder_of(kind: str, store: Path | None = None) -> Path | None:
+    """Where files of a kind lie; features belong to a store of results."""
+    if kind == FEATURES:
+        return store / "cache" / "features" if store else None
+    return cache_root() / kind
+
+
+def files(kind: str, folder: Path | None) -> list[CacheFile]:
+    """Our files of one kind, least recently used first, with those half-written by anyone.
+
+    Only names that the harness gives, in the folder and one level below; no link is followed.
+    """
+    found = []
+    for path in _plain_files(folder):
+        assert folder is not None
+        temporary = path.name.startswith(f"{TEMPORARY}~")
+        if temporary or NAMES[kind].fullmatch(path.relative_to(folder).as_posix()):
+            with suppress(OSError):
+                status = path.lstat()
+                found.append(
+                    CacheFile(path, kind, status.st_size, status.st_mtime, temporary=temporary)
+                )
+    return sorted(found, key=lambda file: (file.used, file.path))
+
+
+def _plain_files(folder: Path | None) -> Iterator[Path]:
+    if folder is None or folder.is_symlink():
+        return
+    for entry in _scanned(folder):
+        if entry.is_dir(follow_symlinks=False):
+            yield from (
+                Path(inner.path)
+                for inner in _scanned(entry.path)
+                if inner.is_file(follow_symlinks=False)
+            )
+        elif entry.is_file(follow_symlinks=False):
+            yield Path(entry.path)
+
+
+def _scanned(folder: Path | str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError:
+        return []
+
+
+def remove(file: CacheFile) -> bool:
+    """Remove one file, and its folder when that is empty then; False when it would not go."""
+    try:
+        if not stat.S_ISREG(file.path.lstat().st_mode):
+            return False
+        file.path.unlink()
+    except OSError:
+        return False
+    if file.path.parent.name != file.kind:
+        with suppress(OSError):
+            file.path.parent.rmdir()
+    return True
+
+
+def touch(path: Path) -> None:
+    """Note that a file was used just now."""
+    with suppress(OSError):
+        os.utime(path)
+
+
+def new_file(folder: Path) -> Path:
+    """Make `folder` (OSError when that fails) and name a temporary file in it."""
+    make_folder(folder)
+    return folder / temporary_name()
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder of the cache; OSError when that fails, or when it is a link."""
+    for part in (folder, folder.parent):
+        if part.is_symlink():
+            raise OSError(f"{part} is a link; set {FOLDER_VARIABLE} to the folder it leads to")
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a whole file beside and rename; OSError leaves nothing behind."""
+    make_folder(path.parent)
+    with whole(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def make_room(kind: str, need: int, limit: int) -> None:
+    """Remove the least recently used files until `need` more bytes fit; OSError when they cannot.
+
+    They fit when the kind stays below `limit` and the disk keeps its reserve.
+    """
+    folder = cache_root() / kind
+    folder.mkdir(parents=True, exist_ok=True)
+    found = files(kind, folder)
+    for file in [file for file in found if file.temporary and is_stale(file.path)]:
+        remove(file)
+        found.remove(file)
+    disk = shutil.disk_usage(folder)
+    reserve = min(RESERVED_BYTES, int(RESERVED_SHARE * disk.total))
+    excess = max(
+        sum(file.size for file in found) + need - limit,
+        need + reserve - disk.free,
+    )
+    candidates = [file for file in found if not file.temporary]
+    if need > limit:
+        bound = f"{LIMIT_VARIABLE}={limit / GB:g}" if kind == IMAGES else size_text(limit)
+        raise OSError(f"{size_text(need)} of {kind} do not fit into {bound}")
+    if excess > sum(file.size for file in candidates):
+        raise OSError(f"no room for {size_text(need)}: {size_text(disk.free)} are free")
+    for file in candidates:
+        if excess <= 0:
+            return
+        if remove(file):
+            excess -= file.size

@@ -1,0 +1,74 @@
+"""`fsbench --offline`: this process, and those that it starts, open no internet socket."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import sys
+from typing import Any
+
+from fewshot_bench.utils.errors import UsageError
+
+VARIABLE = "FSBENCH_OFFLINE"
+# What other packages read to stay away from the network by themselves.
+OTHERS = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
+_YES, _NO = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
+_INTERNET = (socket.AF_INET, socket.AF_INET6)
+_LOOKUPS = (
+    *("socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"),
+    "socket.getnameinfo",
+)
+_USES = ("socket.connect", "socket.bind", "socket.sendto", "socket.sendmsg")
+_hooked = False
+
+
+class OfflineError(ConnectionError):
+    """Something tried to reach another machine; `strerror` says so in one line."""
+
+    exit_code = 3
+
+    def __init__(self, what: str = "the network") -> None:
+        super().__init__(
+            errno.ENETUNREACH,
+            f"{what} was asked for, and --offline (or {VARIABLE}) allows no connection: run once "
+            "without it, or use what is on this machine",
+        )
+
+
+def is_on() -> bool:
+    """Whether FSBENCH_OFFLINE asks for it; UsageError for a value that is neither yes nor no."""
+    value = os.environ.get(VARIABLE, "")
+    if value.casefold() not in (*_YES, *_NO):
+        raise UsageError(f"{VARIABLE}={value}: expected 1 to open no connection, or 0")
+    return value.casefold() in _YES
+
+
+def enforce_if_asked() -> None:
+    """`enforce` where FSBENCH_OFFLINE asks for it."""
+    if is_on():
+        enforce()
+
+
+def enforce() -> None:
+    """From now on, internet sockets and look-ups of names raise OfflineError.
+
+    It cannot be taken back in this process; processes that it starts inherit the variables. Pipes
+    and unix sockets work. What opens connections without Python's socket module is not seen.
+    """
+    global _hooked
+    os.environ.update(dict.fromkeys((VARIABLE, *OTHERS), "1"))
+    if not _hooked:
+        _hooked = True
+        sys.addaudithook(_refuse)
+
+
+def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
+    if not event.startswith("socket."):
+        return
+    if event in _LOOKUPS:
+        raise OfflineError(f"the address of {arguments[0]!r:.80}")
+    if event == "socket.__new__" and arguments[1] in _INTERNET:
+        raise OfflineError()
+    if event in _USES and arguments[0].family in _INTERNET:
+        raise OfflineError(f"a connection with {arguments[-1]!r:.80}")
