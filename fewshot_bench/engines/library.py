@@ -6,26 +6,30 @@ and the same call again goes on with what is missing.
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewshot_bench import offline
-from fewshot_bench.defaults import AUTO
+from fewshot_bench.api.defaults import AUTO
+from fewshot_bench.api.method import configuration
+from fewshot_bench.api.registry import registry
+from fewshot_bench.api.shots import ALL_SHOTS, WORD
+from fewshot_bench.api.spec import DEFAULT_STORE
 from fewshot_bench.engines.conditions import EngineChoice, conditions_of
 from fewshot_bench.engines.matrix import Ended, ThisCall, run_matrix
+from fewshot_bench.engines.method_sources import reference
 from fewshot_bench.engines.reporting import CallReporter
-from fewshot_bench.errors import DataMissingError, UsageError
-from fewshot_bench.names import split_names
-from fewshot_bench.registry import registry
-from fewshot_bench.shots import ALL_SHOTS, WORD
-from fewshot_bench.spec import DEFAULT_STORE
-from fewshot_bench.variants import Configured
+from fewshot_bench.runner.own_data import read_own_data
+from fewshot_bench.runner.request import Request
+from fewshot_bench.runner.variants import Configured, Option
+from fewshot_bench.utils import offline
+from fewshot_bench.utils.errors import DataMissingError, UsageError, unknown
+from fewshot_bench.utils.names import split_names
 
 if TYPE_CHECKING:
     from fewshot_bench.analysis.results import Results
-    from fewshot_bench.plan import Request
 
 # What `**engine_options` may hold for every engine, with the least value.
 _LEAST: Mapping[str, float] = {
@@ -100,28 +104,123 @@ def run(
     names, targets = _listed(datasets), _listed(transfer)
     engines = _engines(engine, _listed(devices), engine_options)
     conditions = conditions_of(engines, backbone, precision, names, targets)
-    request = _request(
-        conditions.backbone,
-        conditions.device,
-        conditions.precision,
+    request = Request(
         methods=_methods(methods, folder),
         datasets=names,
         shots=tuple(map(_shots, _several(shots))),
-        seeds=_several(seeds),
+        seeds=tuple(map(int, _several(seeds))),
         split_seed=split_seed,
         options=_options(options),
+        backbone=conditions.backbone,
+        device=conditions.device,
+        precision=conditions.precision,
         protocol=protocol,
         val=val,
         prompts=prompts,
         limit=limit,
         classes=_listed(classes),
         transfer=targets,
-        data=_own_data(classnames, templates, holdout),
+        data=read_own_data(classnames, _several(templates), holdout),
         store=folder,
         keep_split=keep_split,
         exif=exif,
         skip_damaged=skip_damaged,
     )
     call = ThisCall(dry_run, force, retry_failed, keep_stale, traceback)
-    reporter = CallReporter(progress)
-    return _results(run_matrix(request, conditions, engines, reporter, call, _listed(track)), folder)
+    ended = run_matrix(request, conditions, engines, CallReporter(progress), call, _listed(track))
+    return _results(ended, folder)
+
+
+def _results(ended: Ended, folder: Path) -> Results:
+    """The records of the plan; KeyboardInterrupt or DataMissingError where there are none to be."""
+    from fewshot_bench.analysis.results import of_cells
+
+    if ended.interrupted:
+        raise KeyboardInterrupt
+    missing = ended.plan.problems
+    found = of_cells(folder, ended.plan.cells, missing)
+    if missing and not len(found):
+        raise DataMissingError("; ".join(missing.values()))
+    return found
+
+
+def methods() -> list[str]:
+    """The names that `run` takes for methods."""
+    return registry().methods.names()
+
+
+def datasets(suite: str | None = None) -> list[str]:
+    """The names that `run` takes for data sets, `FAMILY:` among them; those of one suite alone."""
+    known = registry()
+    return known.datasets.names() if suite is None else known.expand_datasets([suite])
+
+
+def backbones() -> list[str]:
+    """The names of registered backbones; `run` takes those of open_clip (`MODEL/TAG`), too."""
+    return registry().backbones.names()
+
+
+def _several(value: Any) -> tuple[Any, ...]:
+    """One value or several as a tuple."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        return (value,)
+    return tuple(value)
+
+
+def _listed(names: Any) -> tuple[str, ...]:
+    """Names, or a comma list of them."""
+    return split_names(names) if isinstance(names, str) else tuple(map(str, names))
+
+
+def _shots(value: int | str) -> int:
+    if value in (WORD, ALL_SHOTS):
+        return ALL_SHOTS
+    try:
+        return int(value)
+    except ValueError:
+        raise UsageError(f"shots '{value}': expected whole numbers, or {WORD}") from None
+
+
+def _methods(asked: Any, store: Path) -> tuple[str | Configured, ...]:
+    """Names as they are, classes by the names of their files, objects with their values."""
+    found: list[str | Configured] = []
+    for one in [asked] if isinstance(asked, str | type) or _is_method(asked) else asked:
+        if isinstance(one, str):
+            found += split_names(one)
+        elif isinstance(one, type):
+            found.append(reference(one, store))
+        else:
+            found.append(Configured(reference(type(one), store), configuration(one)))
+    if not found:
+        raise UsageError("methods: expected at least one name, class or object")
+    return tuple(found)
+
+
+def _is_method(value: object) -> bool:
+    return callable(getattr(value, "fit", None))
+
+
+def _options(asked: Mapping[str, Any] | Sequence[str]) -> tuple[Option, ...]:
+    if not isinstance(asked, Mapping):
+        return (asked,) if isinstance(asked, str) else tuple(asked)
+    return tuple((name, _several(values)) for name, values in asked.items())
+
+
+def _engines(engine: str, devices: tuple[str, ...], options: dict[str, Any]) -> EngineChoice:
+    from fewshot_bench.cli.engines import Engines
+
+    for name in options:
+        if name not in Engines.__dataclass_fields__:
+            raise unknown(
+                "argument of run()",
+                name,
+                [*Engines.__dataclass_fields__, *inspect.signature(run).parameters],
+                "docs/python.md",
+            )
+    for name, least in _LEAST.items():
+        value = options.get(name)
+        if value is not None and not (value >= least and value > 0):
+            raise UsageError(f"{name} {value}: expected a number from {least}")
+    chosen = Engines(engine=engine, device_names=devices, **options)
+    chosen.check()
+    return chosen

@@ -26,9 +26,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fewshot_bench.errors import PluginError, UsageError
-from fewshot_bench.registry import registry
-from fewshot_bench.store_files import make_folder, write_synced
+from fewshot_bench.api.registry import registry
+from fewshot_bench.utils.errors import PluginError, UsageError
+from fewshot_bench.utils.files import make_folder, write_synced
 
 # Below a store.
 FOLDER = "methods"
@@ -362,7 +362,7 @@ def _literal(value: Any) -> str | None:
         texts = [f"{key}: {item}" for key, item in pairs if key and item]
         return f"{{{', '.join(texts)}}}" if len(texts) == len(value) else None
     if type(value) in (list, tuple, set, frozenset):
-        items = [text for item in value if (text := _literal(item)) is not None]
+        items = [part for item in value if (part := _literal(item)) is not None]
         if len(items) < len(value):
             return None
         # Sets have an order of their own in every process.
