@@ -1,4 +1,4 @@
-"""A plug-in whose method harms the process that it runs in; `tests/test_containment.py` uses it."""
+"""A plug-in whose method harms its process, for `tests/runner/test_containment.py`."""
 
 from __future__ import annotations
 

@@ -55,7 +55,6 @@ LIGHT = ("utils", "api", "splits", "store", "analysis", "cli", "plugins")
 MAX_ENTRIES = 14
 # Left to do: up arrows that are still there. This set only shrinks.
 KNOWN = {
-    ("fewshot_bench/api/damaged.py", "images"),
     ("fewshot_bench/api/plugins.py", "plugins"),
     ("fewshot_bench/cli/completion.py", "plugins"),
     ("fewshot_bench/cli/data_prepare.py", "plugins"),
@@ -206,7 +205,7 @@ def test_every_hook_is_documented() -> None:
 
 
 def test_every_field_of_a_cell_is_in_signatures_and_commands() -> None:
-    """A new field of RunSpec needs a line in FIELDS, and one in tests/test_commands.py."""
+    """A new field of RunSpec needs a line in FIELDS, and one in tests/analysis/test_commands.py."""
     known = {name for field in FIELDS for name in field.of}
     assert known == {field.name for field in dataclasses.fields(RunSpec)}
 
@@ -282,8 +281,10 @@ def test_the_wheel_holds_the_three_packages(tmp_path: Path) -> None:
         "fewshot_bench/plugins/report/page/report.html",
         "fewshot_bench/plugins/report/page/script.js",
         "fsbench_datasets/demo/letters.npz",
+        "fsbench_datasets/catalog.toml",
         "fsbench_datasets/imagenet_classes.txt",
         "fsbench_datasets/imagenet_devkit_classes.txt",
+        "fsbench_datasets/recipes.toml",
     ):
         assert needed in names
     assert wheel.stat().st_size < 8 * 2**20

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence, Set
 from functools import partial
 from pathlib import Path
 
-from fsbench_datasets.catalog_entry import PublicSet
+from fsbench_datasets.catalog import PublicSet
 from fsbench_datasets.disk import file_size, subfolders
 from fsbench_datasets.listed import Steps
 from fsbench_datasets.places import places

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from fewshot_bench import DataMissingError, Item
 from fsbench_datasets.advice import displaced, folder_problem, public_steps
-from fsbench_datasets.catalog_entry import PublicSet
-from fsbench_datasets.listed import ListedImages, Loaded
+from fsbench_datasets.catalog import PublicSet
+from fsbench_datasets.listed import Loaded, PublicImages
 from fsbench_datasets.places import places
 from fsbench_datasets.split_file import ROLES, plain_text, shortened
 
@@ -119,12 +119,12 @@ class AircraftLists:
         return DataMissingError(f"data set '{self.name}': {what} ({self.step()})")
 
 
-def open_aircraft(entry: PublicSet, roots: Sequence[Path]) -> ListedImages:
+def open_aircraft(entry: PublicSet, roots: Sequence[Path]) -> PublicImages:
     """FGVC-Aircraft, searched for below every data root."""
     images = places(roots, entry.images)
     folders = tuple(dict.fromkeys((*places(roots, entry.folders), *(p.parent for p in images))))
     lists = AircraftLists(entry.name, tuple(roots), folders, partial(_step, entry, roots))
-    return ListedImages(entry.card(), lists, images, public_steps(entry, roots))
+    return PublicImages(entry.card(), lists, images, public_steps(entry, roots))
 
 
 def _step(entry: PublicSet, roots: Sequence[Path]) -> str:

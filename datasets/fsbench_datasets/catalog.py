@@ -1,12 +1,109 @@
-"""All public sets that have a name here."""
+"""The public sets as data: where each lies, what it should hold, how it is prompted.
+
+`catalog.toml` holds them; `PUBLIC_SETS` are its entries, and `PublicSet.open` opens one. Reading
+the catalog imports no reader of images.
+"""
 
 from __future__ import annotations
 
-from fsbench_datasets.catalog_eleven import ELEVEN
-from fsbench_datasets.catalog_entry import PublicSet
-from fsbench_datasets.catalog_ood import IMAGENET_OOD
+import importlib
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
 
-PUBLIC_SETS = (*ELEVEN, *IMAGENET_OOD)
+from fewshot_bench import Dataset, DatasetCard, data_roots
+
+COOP_GUIDE = "https://github.com/KaiyangZhou/CoOp/blob/main/DATASETS.md"
+DRIVE = "https://drive.google.com/file/d/"
+
+Layout = Literal["split", "aircraft", "imagenet", "synsets", "numbers"]
+OPENERS: Mapping[Layout, tuple[str, str]] = {
+    "split": ("coop_layout", "open_split_set"),
+    "aircraft": ("aircraft", "open_aircraft"),
+    "imagenet": ("imagenet", "open_imagenet"),
+    "synsets": ("imagenet_ood", "open_variant"),
+    "numbers": ("imagenet_ood", "open_variant"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PublicSet:
+    """One public data set.
+
+    folders: the data set's folder names below a data root; CoOp's place comes first, then
+        CLIP-LoRA's, then torchvision's.
+    images: the folders, in the same order, that item ids start from.
+    counts: images per role in the published set; a role that it does not have is left out.
+    layout: how lists and labels are stored. `split`: a split file of CoOp's schema; `aircraft`:
+        the lists of FGVC-Aircraft; `imagenet`: train and val by synset, in folders or archives;
+        `synsets` and `numbers`: test images only, in folders named by synset or by class number.
+    suites: the suites that the set belongs to.
+    """
+
+    name: str
+    title: str
+    folders: tuple[str, ...]
+    images: tuple[str, ...]
+    template: str
+    classes: int
+    counts: Mapping[str, int]
+    license: str
+    sources: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    split_file: str | None = None
+    split_id: str = ""
+    layout: Layout = "split"
+    suites: tuple[str, ...] = ("all",)
+
+    @property
+    def split_url(self) -> str:
+        """Where CoOp's authors publish the split file."""
+        return f"{DRIVE}{self.split_id}" if self.split_id else COOP_GUIDE
+
+    def card(self, name: str = "") -> DatasetCard:
+        """Known facts without looking at files, under the set's own name or another."""
+        return DatasetCard(
+            name or self.name,
+            self.title,
+            (),
+            (self.template,),
+            expected_counts=self.counts,
+            expected_classes=self.classes,
+            license=self.license,
+            sources=self.sources,
+            notes=self.notes,
+        )
+
+    def open(self) -> Dataset:
+        """The set, searched for below every data root."""
+        module, function = OPENERS[self.layout]
+        opener = getattr(importlib.import_module(f"fsbench_datasets.{module}"), function)
+        dataset: Dataset = opener(self, data_roots())
+        return dataset
+
+
+@cache
+def read_table(file: str) -> dict[str, Any]:
+    """A TOML file beside this one, with tuples for lists."""
+    with Path(__file__).with_name(file).open("rb") as stream:
+        return {name: _frozen(value) for name, value in tomllib.load(stream).items()}
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _frozen(inner) for name, inner in value.items()}
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
+def _sets() -> Iterator[PublicSet]:
+    for name, facts in read_table("catalog.toml").items():
+        yield PublicSet(name, **facts)
+
+
+PUBLIC_SETS = tuple(_sets())
 
 
 def public_set(name: str) -> PublicSet:

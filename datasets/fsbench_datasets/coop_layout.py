@@ -16,10 +16,9 @@ from fewshot_bench import (
     one_spelling,
 )
 from fsbench_datasets.advice import displaced, listed, public_steps, root_above
-from fsbench_datasets.catalog import by_split_file
-from fsbench_datasets.catalog_entry import PublicSet
+from fsbench_datasets.catalog import PublicSet, by_split_file
 from fsbench_datasets.disk import subfolders
-from fsbench_datasets.listed import ListedImages, Loaded, Steps
+from fsbench_datasets.listed import ListedImages, Loaded, PublicImages, Steps
 from fsbench_datasets.places import places, split_file_places
 from fsbench_datasets.split_file import classnames_of
 
@@ -54,9 +53,9 @@ class SplitFile:
         return self.missing()
 
 
-def open_split_set(entry: PublicSet, roots: Sequence[Path]) -> ListedImages:
+def open_split_set(entry: PublicSet, roots: Sequence[Path]) -> PublicImages:
     """A set of the catalog with a published split file, searched for below every data root."""
-    return ListedImages(
+    return PublicImages(
         entry.card(),
         _public_split_file(entry, roots),
         places(roots, entry.images),

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
-from fewshot_bench import DataMissingError, DatasetCard, Item, Stamp
+from fewshot_bench import DataMissingError, DatasetCard, Item, Recipe, Stamp
 from fsbench_datasets.advice import folder_problem
-from fsbench_datasets.catalog_entry import PublicSet
+from fsbench_datasets.catalog import PublicSet
 from fsbench_datasets.disk import is_image, subfolders
 from fsbench_datasets.imagenet_devkit import DEVKIT
 from fsbench_datasets.imagenet_sources import (
@@ -25,6 +25,7 @@ from fsbench_datasets.imagenet_sources import (
     ValArchive,
 )
 from fsbench_datasets.places import places
+from fsbench_datasets.recipes import recipe_of
 from fsbench_datasets.split_file import copy_note, revision_of
 from fsbench_datasets.synsets import local_names_note, synset_names
 
@@ -83,6 +84,10 @@ class ImageNet:
         """The stamp of the file, or of the archive with the member's name."""
         source, synset, name = self._where(item)
         return source.stamp(synset, name)
+
+    def recipe(self) -> Recipe:
+        """The files to fetch and where they go."""
+        return recipe_of(self.known.name)
 
     def _where(self, item: Item) -> tuple[Source, str, str]:
         folder, synset, name = item.id.split("/", 2)

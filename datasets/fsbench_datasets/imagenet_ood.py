@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
-from fewshot_bench import DataMissingError, DatasetCard, Item, Stamp, file_stamp
+from fewshot_bench import DataMissingError, DatasetCard, Item, Recipe, Stamp, file_stamp
 from fsbench_datasets.advice import unlisted_problem
-from fsbench_datasets.catalog_entry import PublicSet
+from fsbench_datasets.catalog import PublicSet
 from fsbench_datasets.disk import subfolders
 from fsbench_datasets.places import places
+from fsbench_datasets.recipes import recipe_of
 from fsbench_datasets.split_file import copy_note, revision_of
 from fsbench_datasets.synsets import (
     class_files,
@@ -65,6 +66,10 @@ class Variant:
     def stamp(self, item: Item) -> Stamp | None:
         """The file's stamp."""
         return file_stamp(self._base / item.id)
+
+    def recipe(self) -> Recipe:
+        """The files to fetch and where they go."""
+        return recipe_of(self.known.name)
 
     @cached_property
     def _found(self) -> Path | None:

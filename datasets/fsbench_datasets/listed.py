@@ -8,8 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-from fewshot_bench import DataMissingError, DatasetCard, Item, Pools, Stamp, file_stamp
+from fewshot_bench import DataMissingError, DatasetCard, Item, Pools, Recipe, Stamp, file_stamp
 from fsbench_datasets.disk import file_size
+from fsbench_datasets.recipes import recipe_of
 from fsbench_datasets.split_file import (
     ROLES,
     class_ids_of,
@@ -185,6 +186,15 @@ class ListedImages:
 
     def _missing(self, what: str) -> DataMissingError:
         return DataMissingError(f"data set '{self.known.name}': {what}")
+
+
+@dataclass(frozen=True)
+class PublicImages(ListedImages):
+    """The same for a set of the catalog, whose files can be fetched."""
+
+    def recipe(self) -> Recipe:
+        """The files to fetch and where they go."""
+        return recipe_of(self.known.name)
 
 
 def _spread(pool: Sequence[Item]) -> list[Item]:

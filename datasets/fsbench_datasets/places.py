@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from fsbench_datasets.catalog_entry import PublicSet
+from fsbench_datasets.catalog import PublicSet
 
 
 def places(roots: Iterable[Path], relatives: Iterable[str]) -> tuple[Path, ...]:

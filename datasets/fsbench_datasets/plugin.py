@@ -16,7 +16,7 @@ def register_datasets(register: Callable[..., None]) -> None:
     for name in DEMO:
         register(name, f"fsbench_datasets.embedded:{name}", suites=("demo",))
     for entry in PUBLIC_SETS:
-        register(entry.name, f"fsbench_datasets.public:{entry.name}", suites=entry.suites)
+        register(entry.name, entry.open, suites=entry.suites)
     register("coop:", "fsbench_datasets.coop_layout:open_coop")
     register("folder:", "fsbench_datasets.folder:open_folder")
     register("manifest:", "fsbench_datasets.manifest:open_manifest")

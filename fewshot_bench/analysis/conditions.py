@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from fewshot_bench.analysis.table.model import Row
-from fewshot_bench.api.damaged import SKIPPED
+from fewshot_bench.api.dataset_overrides import SKIPPED
 from fewshot_bench.api.image_facts import images, images_scope, test_images, test_scope
 from fewshot_bench.api.method_references import short_names
 from fewshot_bench.api.record import Record, code_digest

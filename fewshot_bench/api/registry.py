@@ -15,8 +15,7 @@ import pluggy
 
 from fewshot_bench.api import method_code, method_files, method_references
 from fewshot_bench.api.author_frame import told
-from fewshot_bench.api.customized import customized
-from fewshot_bench.api.damaged import SKIPPED, Without
+from fewshot_bench.api.dataset_overrides import SKIPPED, Without, customized
 from fewshot_bench.api.method_rules import refuse_broken
 from fewshot_bench.api.opening import options_of, place_without_family
 from fewshot_bench.api.plugins import PluginInfo, load_plugins
@@ -203,17 +202,24 @@ class Registry:
         """
         data = data or {}
         family, colon, argument = name.partition(":")
-        entry = self.datasets.entries.get(f"{family}:") if colon else None
         self.datasets.refuse_conflict(f"{family}:" if colon else name)
-        if entry is not None and not argument:
+        entry = self.dataset_entry(name) or self.datasets.find(name)
+        of_family = entry.name.endswith(":")
+        if of_family and not argument:
             raise UsageError(f"'{name}' lacks what comes after the colon (fsbench list datasets)")
-        opener = (entry or self.datasets.find(name)).load()
+        opener = entry.load()
         options = options_of(name, opener, data, store)
         with self.blaming(name):
-            dataset = opener(argument, **options) if entry is not None else opener(**options)
+            dataset = opener(argument, **options) if of_family else opener(**options)
         dataset = customized(dataset, data.get("classnames"), data.get("templates"))
         skipped = data.get(SKIPPED, {}).get(name)
         return Without(dataset, tuple(skipped)) if skipped else dataset
+
+    def dataset_entry(self, name: str) -> Entry | None:
+        """The registered name or family (`folder:`) that a data set's name stands for."""
+        family, colon, _ = name.partition(":")
+        entries = self.datasets.entries
+        return (entries.get(f"{family}:") if colon else None) or entries.get(name)
 
     @contextmanager
     def blaming(self, name: str) -> Iterator[None]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.analysis.table.versions import Shown, split_version, version_key
-from fewshot_bench.api.damaged import SKIPPED
+from fewshot_bench.api.dataset_overrides import SKIPPED
 from fewshot_bench.api.method_references import short
 from fewshot_bench.api.spec import NO_CLASSES, canonical_json
 from fewshot_bench.cli.filters import listed, read_records

@@ -110,13 +110,9 @@ def needed_plugins(cells: Iterable[RunSpec]) -> list[str]:
 
     The code of others has no business among labels.
     """
-    known = registry().datasets.entries
-    found = set()
-    for name in {name for cell in cells for name in (cell.dataset, cell.target) if name}:
-        family, colon, _ = name.partition(":")
-        entry = known.get(f"{family}:" if colon else name) or known.get(name)
-        if entry is not None:
-            found.add(entry.origin.partition(",")[0])
+    names = {name for cell in cells for name in (cell.dataset, cell.target) if name}
+    entries = [registry().dataset_entry(name) for name in names]
+    found = {entry.origin.partition(",")[0] for entry in entries if entry is not None}
     return sorted(found)
 
 

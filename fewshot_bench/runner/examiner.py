@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewshot_bench.api.damaged import SKIPPED
 from fewshot_bench.api.dataset import Dataset, DatasetCard
+from fewshot_bench.api.dataset_overrides import SKIPPED
 from fewshot_bench.api.image_facts import image_facts
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry

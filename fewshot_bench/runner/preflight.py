@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from fewshot_bench.api.damaged import lost_in_training
 from fewshot_bench.api.dataset import ROLES
 from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.images.usable import lost_in_training
 from fewshot_bench.splits.draw import planned_split, split_key
 from fewshot_bench.utils.errors import FsbenchError, PluginError
 from fewshot_bench.utils.mistyped import keys

@@ -9,7 +9,6 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewshot_bench.api.damaged import open_usable, with_skipped
 from fewshot_bench.api.dataset import ROLES
 from fewshot_bench.api.defaults import AUTO, backbone_for
 from fewshot_bench.api.registry import registry
@@ -26,6 +25,7 @@ from fewshot_bench.api.spec import (
     RunSpec,
     canonical_json,
 )
+from fewshot_bench.images.usable import open_usable, with_skipped
 from fewshot_bench.runner.imported_picks import imported_picks
 from fewshot_bench.runner.preflight import check_items
 from fewshot_bench.runner.variants import Configured, Option, expand_methods

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from fewshot_bench.api.damaged import SKIPPED
+from fewshot_bench.api.dataset_overrides import SKIPPED
 from fewshot_bench.api.spec import RunSpec, canonical_json
 
 DIGITS = 6

@@ -30,7 +30,7 @@ from fewshot_bench.analysis.table.notes import notes
 from fewshot_bench.analysis.table.pairing import Answers, Places, Rows, by_place
 from fewshot_bench.analysis.table.significance import significance
 from fewshot_bench.analysis.table.variation import variations
-from fewshot_bench.api.damaged import SKIPPED
+from fewshot_bench.api.dataset_overrides import SKIPPED
 from fewshot_bench.api.image_facts import overlap_texts, overlaps
 from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.record import Record

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from fewshot_bench.analysis.conditions import data_digest, without_skipped
 from fewshot_bench.analysis.statistics.intervals import FEWEST
 from fewshot_bench.analysis.table.model import Cell, Group, Row, Table
-from fewshot_bench.api.damaged import SKIPPED
+from fewshot_bench.api.dataset_overrides import SKIPPED
 from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.spec import TOY, TOY_NOTE, RunSpec
 

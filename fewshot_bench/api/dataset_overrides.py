@@ -1,0 +1,185 @@
+"""Data sets that stand for another one: other class names or templates, or without some images.
+
+`customized` and `Without` are the entries; images and labels of the inner data set never change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from fewshot_bench.api.dataset import Dataset, DatasetCard, Keeping, Stamp, Stamped
+from fewshot_bench.api.task import Item
+from fewshot_bench.utils.errors import UsageError, unknown
+from fewshot_bench.utils.text import few
+
+# In `RunSpec.data`: data set to the ids of its images that are left out.
+SKIPPED = "skipped"
+
+Names = Sequence[str] | Mapping[str, str]
+
+
+@runtime_checkable
+class Nameless(Protocol):
+    """A data set whose files may hold labels without class names.
+
+    It refuses to be used as it is; where all names are given, they replace its placeholders.
+    """
+
+    def unnamed(self) -> Dataset:
+        """The same data set, with placeholders where class names are not known."""
+        ...
+
+
+class Override:
+    """A data set that stands for another one: images come from `inner`, card and pools are its own.
+
+    Subclasses are frozen dataclasses with a field `inner`, and give `_card` and `_pools`.
+    """
+
+    inner: Dataset
+
+    @cached_property
+    def _card(self) -> DatasetCard:
+        raise NotImplementedError
+
+    @cached_property
+    def _pools(self) -> Mapping[str, tuple[Item, ...]]:
+        raise NotImplementedError
+
+    def card(self) -> DatasetCard:
+        """The card, with a note or line on what was changed."""
+        return self._card
+
+    def items(self) -> Mapping[str, tuple[Item, ...]]:
+        """The pools, as they were changed."""
+        return self._pools
+
+    def read(self, item: Item) -> bytes:
+        """The encoded image."""
+        return self.inner.read(item)
+
+    def stamp(self, item: Item) -> Stamp | None:
+        """The stamp of the image's file where the data set has stamps."""
+        return self.inner.stamp(item) if isinstance(self.inner, Stamped) else None
+
+    def keep_split(self, *, beside: bool = False) -> Path | None:
+        """Keep the whole split where the data set makes one; left-out images keep their places."""
+        return self.inner.keep_split(beside=beside) if isinstance(self.inner, Keeping) else None
+
+
+@dataclass(frozen=True)
+class Without(Override):
+    """The data set `inner` without some images; classes and labels stay."""
+
+    inner: Dataset
+    skipped: tuple[str, ...]
+
+    @cached_property
+    def _card(self) -> DatasetCard:
+        card = self.inner.card()
+        line = f"damaged or missing images ({len(self.skipped)}): {few(self.skipped)}"
+        counts = {role: len(items) for role, items in self._pools.items()}
+        return replace(card, counts=counts, left_out=(*card.left_out, line))
+
+    @cached_property
+    def _pools(self) -> Mapping[str, tuple[Item, ...]]:
+        gone = set(self.skipped)
+        return {
+            role: tuple(item for item in items if item.id not in gone)
+            for role, items in self.inner.items().items()
+        }
+
+
+@dataclass(frozen=True)
+class Customized(Override):
+    """The data set `inner` under other class names or templates; images, labels and lists stay."""
+
+    inner: Dataset
+    classnames: Names | None
+    templates: tuple[str, ...] | None
+
+    @cached_property
+    def _card(self) -> DatasetCard:
+        card = self.inner.card()
+        if not card.classnames:
+            self.inner.items()  # A set that is not there says so.
+        if self.classnames is not None:
+            names = renamed(card, self.classnames)
+            _refuse_shared(card, names)
+            notes = (*card.notes, "class names by --classnames")
+            # What a class is does not change with what it is called.
+            card = replace(card, classnames=names, notes=notes, class_ids=card.identities)
+        if self.templates is not None:
+            notes = (*card.notes, "custom prompts by --templates")
+            card = replace(card, custom_templates=self.templates, notes=notes)
+        return card
+
+    @cached_property
+    def _pools(self) -> Mapping[str, tuple[Item, ...]]:
+        names = self.card().classnames
+        return {
+            role: tuple(replace(item, classname=names[item.label]) for item in items)
+            for role, items in self.inner.items().items()
+        }
+
+
+def customized(dataset: Any, classnames: Any, templates: Any) -> Any:
+    """The data set itself, or with other names and templates where some were given."""
+    if classnames is None and templates is None:
+        return dataset
+    whole = classnames is not None and not isinstance(classnames, Mapping)
+    if whole and isinstance(dataset, Nameless):
+        dataset = dataset.unnamed()
+    return Customized(dataset, classnames, None if templates is None else tuple(templates))
+
+
+def renamed(card: DatasetCard, names: Names) -> tuple[str, ...]:
+    """Class names by label: a whole list, or a mapping of old names to new ones.
+
+    A mapping may name a class by its id too, which it has to where two classes share a name.
+    """
+    if isinstance(names, Mapping):
+        return _mapped(card, names)
+    if len(names) != len(card.classnames):
+        raise UsageError(
+            f"--classnames has {len(names)} names, '{card.name}' has {len(card.classnames)} "
+            "classes: expected one name per class, in the order of the labels"
+        )
+    return tuple(names)
+
+
+def _mapped(card: DatasetCard, names: Mapping[str, str]) -> tuple[str, ...]:
+    found = list(card.classnames)
+    for old, new in names.items():
+        labels = [label for label, id in enumerate(card.class_ids) if id == old]
+        labels = labels or [label for label, name in enumerate(card.classnames) if name == old]
+        if not labels:
+            known = [*card.classnames, *card.class_ids]
+            raise unknown(f"class of {card.name}", old, known, "--classnames")
+        if len(labels) > 1:
+            ids = ", ".join(card.class_ids[label] for label in labels if card.class_ids)
+            raise UsageError(
+                f"--classnames: '{old}' is the name of {len(labels)} classes of '{card.name}' "
+                f"(labels {', '.join(map(str, labels))}): expected a class id"
+                f"{f' ({ids})' if ids else ', or a list of all names'}"
+            )
+        found[labels[0]] = new
+    return tuple(found)
+
+
+def _refuse_shared(card: DatasetCard, names: Sequence[str]) -> None:
+    """UsageError when classes share a name that had names of their own before."""
+    labels: dict[str, list[int]] = {}
+    for label, name in enumerate(names):
+        labels.setdefault(name, []).append(label)
+    for name, sharing in labels.items():
+        if len({card.classnames[label] for label in sharing}) > 1:
+            raise UsageError(
+                f"--classnames: '{name}' is given to {len(sharing)} classes of '{card.name}' "
+                f"(labels {', '.join(map(str, sharing))}): no prompt would tell them apart; give "
+                "each its own name"
+            )

@@ -1,0 +1,228 @@
+"""Tables and figures as papers print them: layout, names, captions, curves."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fewshot_bench.analysis.signature import parse, signature_of
+from fewshot_bench.analysis.table.build import Options, build
+from fewshot_bench.analysis.table.paper import blocks, paper_rows
+from fewshot_bench.api.record import Record
+from fewshot_bench.utils.errors import UsageError
+from tests.analysis.test_compare_renders import NAMES, needs, typeset
+from tests.compare_records import halves, make, matrix, read_csv, run_compare, save
+
+PAPER = ("--layout", "paper")
+OPTIONS: dict[str, Any] = {"options": {"steps": 15}, "overrides": {"steps": 15}}
+
+
+def records() -> list[Record]:
+    """Three rows on two data sets at 1 and 4 shots, one row with an option."""
+    own = [
+        make("bias-tuning", dataset, k, seed, 60.0 + k + seed, **OPTIONS)
+        for dataset in ("dtd", "pets")
+        for k in (1, 4)
+        for seed in (1, 2, 3)
+    ]
+    return [*matrix(), *own]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return save(tmp_path / "store", records())
+
+
+def refused(*words: str | Path) -> str:
+    error = run_compare(*words).exception
+    assert isinstance(error, UsageError), error
+    return str(error)
+
+
+def test_a_table_per_shots_with_the_average_last(store: Path) -> None:
+    shown = run_compare("--store", store, *PAPER).output
+    heads = re.findall(r"^\s*method +.*$", shown, re.M)
+    assert [head.split() for head in heads] == [["method", "dtd", "pets", "average"]] * 2
+    assert "1-shot  top-1 accuracy in %, mean over 3 seeds" in shown
+    own = next(line for line in shown.splitlines() if "bias-tuning[steps=15]" in line)
+    assert own.split()[1:] == ["63.00", "63.00", "63.00"]
+    assert "±" not in shown
+
+
+def test_latex_is_one_float_per_shots(store: Path) -> None:
+    words = ("--format", "latex", "--label", "tab:main", "--caption", "50% of $x_1$ & more.")
+    shown = run_compare("--store", store, *PAPER, *words).output
+    assert shown.count(r"\begin{table}") == shown.count(r"\end{table}") == 2
+    assert r"\caption{50\% of \$x\_1\$ \& more (1-shot).}" in shown
+    assert r"\label{tab:main-1-shot}" in shown
+    assert r"\label{tab:main-4-shot}" in shown
+    assert r"\textbf{" in shown
+    assert r"\underline{" in shown
+    (line, *_) = re.findall(r"^% signature: (.*)$", shown, re.M)
+    assert parse(line) == parse(signature_of(records()))
+    assert r"\footnotesize" not in shown
+    one = run_compare("--store", store, *PAPER, *words, "--shots", "4").output
+    assert r"\caption{50\% of \$x\_1\$ \& more.}" in one
+    assert r"\label{tab:main}" in one
+
+
+def test_many_data_sets_go_over_both_columns_of_a_page(tmp_path: Path) -> None:
+    store = save(tmp_path / "s", matrix(datasets=[f"d{number}" for number in range(11)]))
+    shown = run_compare("--store", store, *PAPER, "--format", "latex").output
+    assert r"\begin{table*}" in shown
+    assert r"\begin{tabular}{lccccccccccc@{\hspace{1.5em}}c}" in shown
+
+
+@pytest.mark.parametrize("form", ["latex", "markdown", "terminal", "csv"])
+def test_a_hole_is_shown_and_never_averaged(tmp_path: Path, form: str) -> None:
+    some = [r for r in records() if (r.spec.method, r.spec.dataset) != ("coop", "pets")]
+    store = save(tmp_path / "s", some)
+    shown = run_compare("--store", store, *PAPER, "--format", form, "--shots", "1").output
+    if form == "csv":
+        row = next(row for row in read_csv(shown) if row["method"] == "coop")
+        assert row["dtd"]
+        assert (row["pets"], row["average"]) == ("", "")
+        return
+    line = next(line for line in shown.splitlines() if re.match(r"(\| )?coop", line.strip()))
+    assert line.count("---" if form == "latex" else "—") == 2
+    assert "fsbench run" in shown
+
+
+def test_halves_and_transfers_are_tables_of_their_own() -> None:
+    found = [half for name in ("dtd", "pets") for half in halves("coop", name, 1, 60, 40)]
+    found += [make("coop", "imagenet", target=f"imagenet-{name}") for name in ("a", "r")]
+    found += [make("coop", "imagenet")]
+    table = build(found)
+    titles = {block.title: [group.label for group in block.groups] for block in blocks(table)}
+    assert titles == {
+        "1-shot": ["imagenet"],
+        "1-shot, base classes": ["dtd (base)", "pets (base)", "average (base)"],
+        "1-shot, new classes": ["dtd (new)", "pets (new)", "average (new)"],
+        "1-shot, harmonic mean of base and new classes": ["dtd (H)", "pets (H)", "average (H)"],
+        "1-shot, transfer from imagenet": [
+            "imagenet → imagenet-a",
+            "imagenet → imagenet-r",
+            "average (transfer)",
+        ],
+    }
+    assert {"dtd", "pets", "imagenet-a", "average"} < paper_rows(table)[0].keys()
+
+
+def test_differences_come_in_the_same_layout(store: Path) -> None:
+    shown = run_compare("--store", store, *PAPER, "--baseline", "zero-shot").output
+    assert shown.count("difference to zero-shot in points") == 2
+
+
+RENAMES = ("--rename", "bias-tuning[steps=15]=Ours", "--rename", "dtd=DTD (textures)")
+
+
+@pytest.mark.parametrize("layout", ["groups", "paper"])
+@pytest.mark.parametrize("form", ["terminal", "markdown", "latex", "csv"])
+def test_names_can_be_set_in_every_format(store: Path, form: str, layout: str) -> None:
+    words = ("--format", form, "--layout", layout, "--rename", "average=Avg. =")
+    shown = run_compare("--store", store, *RENAMES, *words).output
+    # Without signatures, which name what was run.
+    own = shown.partition("\nfsbench:1")[0] if form == "terminal" else shown
+    lines = own.splitlines()
+    body = "\n".join(line for line in lines if not re.search(r"fsbench:1|\\tiny", line))
+    assert "Ours" in body
+    assert "bias-tuning" not in body
+    assert "DTD (textures)" in body.replace("\\", "")
+    assert "Avg. =" in body.replace("\\", "")
+    assert not re.search(r"\bdtd\b", body)
+
+
+def test_names_stand_in_json_notes_and_differences(store: Path, tmp_path: Path) -> None:
+    words = ("--format", "json", "--baseline", "bias-tuning[steps=15]")
+    shown = json.loads(run_compare("--store", store, *RENAMES, *words).output)
+    assert shown["meta"]["baseline"] == "Ours"
+    assert shown["meta"]["datasets"] == ["DTD (textures)", "pets"]
+    assert {row["method"] for row in shown["rows"]} == {"coop", "zero-shot", "Ours"}
+    some = [r for r in records() if (r.spec.method, r.spec.dataset) != ("coop", "dtd")]
+    other = save(tmp_path / "other", some)
+    text = run_compare("--store", other, *RENAMES, "--rename", "coop=CoOp").output
+    assert "CoOp on DTD (textures), 1-shot" in text
+    assert "--method coop --dataset dtd" in text
+
+
+def test_a_methods_name_stands_before_its_options_and_halves_follow() -> None:
+    found = [*halves("coop", "dtd", 1, 60, 40), *halves("b", "dtd", 1, 60, 40, **OPTIONS)]
+    table = build(found, Options(rename=("b=Bias", "dtd=DTD")))
+    assert [row.label for row in table.rows] == ["Bias[steps=15]", "coop"]
+    assert table.datasets == ("DTD (base)", "DTD (new)")
+    assert "Bias[steps=15]" in {row.label for row in build(found, Options(rename=("b=Bias",))).rows}
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--rename", "cop=CoOp"), "unknown name to replace 'cop': did you mean 'coop'?"),
+        (("--rename", "coop"), "expected OLD=NEW"),
+        (("--rename", "coop="), "expected a new name"),
+        (("--rename", "coop=a", "--rename", "coop=b"), "stands there twice"),
+        (("--rename", "coop=zero-shot"), "two rows would be called 'zero-shot'"),
+        (("--rename", "dtd=pets"), "two data sets would be called 'pets'"),
+        (("--label", "tab:x"), "--label belongs to --layout paper"),
+        (("--caption", "x"), "--caption belongs to --layout paper"),
+        ((*PAPER, "--label", "tab:x"), "add --format latex"),
+        ((*PAPER, "--format", "latex", "--label", "a}b"), "expected letters, digits"),
+        ((*PAPER, "--format", "csv", "--caption", "x"), "csv has none"),
+        ((*PAPER, "--format", "json"), "has no json"),
+        ((*PAPER, "--columns", "ece"), "no room for --columns"),
+        ((*PAPER, "--per-class"), "no room for --per-class"),
+        (("--figure", "x.gif"), "expected a name that ends in .pdf, .svg, .png"),
+        (("--figure", "/nowhere/at/all/x.pdf"), "expected a file in a folder that is there"),
+        (("--figure", "x.pdf", "--per-class"), "leave --per-class out"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(store: Path, words: Any, said: str) -> None:
+    assert said in refused("--store", store, *words)
+
+
+def test_files_are_refused_before_the_store_is_read(tmp_path: Path) -> None:
+    assert "ends in .pdf" in refused("--store", tmp_path / "none", "--figure", "x.gif")
+
+
+@pytest.mark.parametrize("ending", ["svg", "pdf", "png"])
+def test_curves_are_drawn(store: Path, tmp_path: Path, ending: str) -> None:
+    file = tmp_path / f"curves.{ending}"
+    shown = run_compare("--store", store, *RENAMES, "--figure", file)
+    assert f"{file}: 3 panels" in shown.stderr
+    data = file.read_bytes()
+    assert data.startswith({"svg": b"<?xml", "pdf": b"%PDF", "png": b"\x89PNG"}[ending])
+    run_compare("--store", store, *RENAMES, "--figure", file)
+    assert file.read_bytes() == data
+    if ending == "svg":
+        text = data.decode()
+        titles = [text.index(f">{name}<") for name in ("average", "DTD (textures)", "pets")]
+        assert titles == sorted(titles)
+        for name in ("Ours", "coop", "zero-shot"):
+            assert text.count(f">{name}<") == 1
+        assert signature_of(records()) in text
+
+
+def test_a_missing_point_is_a_gap_and_odd_names_are_drawn(tmp_path: Path) -> None:
+    found = [
+        make(k, dataset=name, shots=s) for k in NAMES[:3] for name in NAMES[:2] for s in (1, 2, 4)
+    ]
+    gone = dataclasses.replace(found[1].spec)
+    store = save(tmp_path / "s", [r for r in found if r.spec != gone])
+    file = tmp_path / "c.svg"
+    assert run_compare("--store", store, "--figure", file).exit_code == 0
+    assert file.stat().st_size > 1000
+
+
+@needs("pdflatex")
+@pytest.mark.parametrize("count", [2, 9])
+def test_the_paper_layout_compiles(tmp_path: Path, count: int) -> None:
+    names = [*NAMES, *(f"set {number}" for number in range(9))][:count]
+    store = save(tmp_path / "s", matrix(NAMES[:3], names))
+    words = ("--format", "latex", *PAPER, "--label", "tab:m_1", "--caption", " ".join(NAMES))
+    log = typeset(tmp_path, run_compare("--store", store, *words, "--baseline", NAMES[0]).output)
+    for trouble in ("Undefined control sequence", "Missing character", "LaTeX Error"):
+        assert trouble not in log

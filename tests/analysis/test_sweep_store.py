@@ -1,0 +1,57 @@
+"""Where a sweep keeps its cells, and which ones it draws."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fewshot_bench.utils.names import spelled_once
+from tests.analysis.test_sweep import SMALL, rows, swept
+from tests.compare_records import save
+from tests.helpers import fsbench, image_folder
+
+
+def test_cells_of_the_store_and_of_its_sweeps_are_drawn_together(tmp_path: Path) -> None:
+    first, *others = swept(SMALL, seeds=(1,))
+    store = save(tmp_path / "store", [first, others[0]])
+    save(store / "sweeps", [first, *others[1:]])
+    assert {row["status"] for row in rows(store, *SMALL)} == {"done"}
+
+
+def test_relative_places_and_suites_are_those_of_the_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mix").mkdir()
+    (tmp_path / "other").mkdir()
+    mix, other = (spelled_once(f"folder:{name}") for name in ("mix", "other"))
+    records = swept(SMALL, (mix,), (1,))
+    records += swept(SMALL, (mix,), (1,), target=other, target_revision="r")
+    records += swept(SMALL, (mix,), (1,), target="digits", target_revision="r")
+    store = save(tmp_path / "store", records)
+    shown = rows(store, *SMALL, "-d", "folder:mix", "--only-existing")
+    assert {row["status"] for row in shown} == {"done"}
+    for target in ("folder:other", "demo"):
+        words = ("-d", "folder:./mix/", "--only-existing", "--transfer", target, "--each")
+        shown = rows(store, *SMALL, *words)
+        expected = other if target == "folder:other" else "digits"
+        assert any(expected in row["dataset"] for row in shown)
+        assert len({row["dataset"] for row in shown}) == 2
+
+
+def test_skipped_images_are_no_other_class_names(tmp_path: Path) -> None:
+    skipped = {"skipped": {"dtd": ["a.jpg"]}}
+    store = save(tmp_path / "store", swept(SMALL, seeds=(1,), data=skipped))
+    words = (*SMALL, "-d", "dtd", "--only-existing", "--skip-damaged")
+    assert {row["status"] for row in rows(store, *words)} == {"done"}
+    own = fsbench("sweep", "clip-lora", "--store", store, *SMALL, "--holdout", 0.5)
+    assert own.code == 3
+
+
+def test_a_sweep_without_damaged_images(tmp_path: Path) -> None:
+    root, store = image_folder(tmp_path / "set"), tmp_path / "store"
+    (root / "test" / "cat" / "1.jpg").write_bytes(b"no")
+    words = ("-o", "rank=1,2", "-o", "iterations=1", "-d", f"folder:{root}", "--skip-damaged")
+    words = (*words, "--shots", 1, "--seeds", 1, "--backbone", "tiny")
+    assert {row["status"] for row in rows(store, *words)} == {"done"}

@@ -1,0 +1,134 @@
+"""Pixels equal open_clip's own; crops are distributed as torchvision's."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
+from torchvision.transforms import RandomResizedCrop
+
+from fewshot_bench import Augment, DataMissingError
+from fewshot_bench.backbones.embedded import load_tiny
+from fewshot_bench.images.augment import Uniforms, draw_crops
+from fewshot_bench.images.decode import decode, unreadable
+from fewshot_bench.images.loader import ImageSource
+from tests.images.test_features import Memory
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Any:
+    """The embedded one."""
+    return load_tiny()
+
+
+def encoded(mode: str, kind: str, size: tuple[int, int], exif: int | None = None) -> bytes:
+    """A noisy image file."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+    image = Image.fromarray(pixels).convert(mode)
+    options: dict[str, Any] = {}
+    if exif is not None:
+        options["exif"] = Image.Exif()
+        options["exif"][0x0112] = exif
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+FILES = {
+    "rgb.jpg": encoded("RGB", "JPEG", (60, 45)),
+    "gray.jpg": encoded("L", "JPEG", (45, 60)),
+    "cmyk.jpg": encoded("CMYK", "JPEG", (50, 50)),
+    "rgba.png": encoded("RGBA", "PNG", (33, 64)),
+    "palette.png": encoded("P", "PNG", (64, 33)),
+    "gray-alpha.png": encoded("LA", "PNG", (40, 40)),
+    "bits.png": encoded("1", "PNG", (40, 50)),
+    "png-inside.jpg": encoded("RGB", "PNG", (31, 37)),
+    "rotated.jpg": encoded("RGB", "JPEG", (60, 30), exif=6),
+    "dot.png": encoded("RGB", "PNG", (1, 1)),
+    "line.png": encoded("RGB", "PNG", (200, 3)),
+    "same.png": encoded("RGB", "PNG", (32, 32)),
+    "odd.gif": encoded("P", "GIF", (35, 39)),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_pixels_equal_those_of_open_clip(backbone: Any, name: str) -> None:
+    config = PreprocessCfg(size=32, mean=(0.5,) * 3, std=(0.5,) * 3)
+    expected = image_transform_v2(config, is_train=False)(decode(FILES[name]))
+    dataset = Memory({name: FILES[name]})
+    source = ImageSource.of(dataset, dataset.items()["train"], backbone)
+    (pixels,) = source.batches(4, [0])
+    assert torch.equal(pixels[0], expected)
+
+
+def test_batches_follow_the_order(backbone: Any) -> None:
+    dataset = Memory(FILES)
+    source = ImageSource.of(dataset, dataset.items()["train"], backbone)
+    whole = torch.cat(list(source.batches(5, range(len(FILES)))))
+    order = [3, 0, 3, 7, 1]
+    sizes = [len(batch) for batch in source.batches(2, order)]
+    assert sizes == [2, 2, 1]
+    assert torch.equal(torch.cat(list(source.batches(2, order))), whole[order])
+
+
+def test_augmented_batches_depend_on_the_seeds_of_their_passes_alone(backbone: Any) -> None:
+    dataset = Memory(FILES)
+    source = ImageSource.of(dataset, dataset.items()["train"], backbone)
+
+    def drawn(seed: int) -> torch.Tensor:
+        return torch.cat(list(source.batches(4, range(len(FILES)), Augment(), [seed])))
+
+    assert torch.equal(drawn(1), drawn(1))
+    assert not torch.equal(drawn(1), drawn(2))
+    assert drawn(1).shape == (len(FILES), 3, 32, 32)
+
+
+def test_damaged_files_are_named(backbone: Any) -> None:
+    files = {"cut.jpg": FILES["rgb.jpg"][:300], "none.png": b"", "good.png": FILES["dot.png"]}
+    dataset = Memory(files)
+    items = dataset.items()["train"]
+    assert [text.split(":")[0] for text in unreadable(dataset, items)[0]] == ["cut.jpg", "none.png"]
+    source = ImageSource.of(dataset, items, backbone)
+    with pytest.raises(DataMissingError, match=r"'cut\.jpg' does not decode"):
+        next(source.batches(1, [0]))
+
+
+@pytest.mark.parametrize("size", [(640, 480), (50, 200), (32, 32), (300, 20), (1, 1), (2, 3)])
+@pytest.mark.parametrize("scale", [(0.08, 1.0), (0.5, 1.0)])
+def test_crops_are_distributed_as_those_of_torchvision(
+    size: tuple[int, int], scale: tuple[float, float]
+) -> None:
+    count = 6000
+    uniforms = Uniforms(count, [0]).of(range(count), [0] * count)
+    crops = draw_crops([size] * count, Augment(scale=scale), uniforms)
+    boxes = torch.tensor([crop.box for crop in crops])
+    assert (boxes[:, :2] >= 0).all()
+    assert (boxes[:, 2] <= size[0]).all()
+    assert (boxes[:, 3] <= size[1]).all()
+    assert (boxes[:, 2:] > boxes[:, :2]).all()
+    mirrored = sum(crop.mirrored for crop in crops) / count
+    assert abs(mirrored - 0.5) < 0.05
+    torch.manual_seed(0)
+    blank = torch.empty(3, size[1], size[0])
+    params = [
+        RandomResizedCrop.get_params(blank, list(scale), [3 / 4, 4 / 3]) for _ in range(count)
+    ]
+    top, left, height, width = torch.tensor(params).double().T
+    ours = boxes.double()
+    ours_width, ours_height = ours[:, 2] - ours[:, 0], ours[:, 3] - ours[:, 1]
+    pairs = {
+        "area": (ours_width * ours_height, width * height),
+        "aspect": ((ours_width / ours_height).log(), (width / height).log()),
+        "left": (ours[:, 0], left),
+        "top": (ours[:, 1], top),
+    }
+    for name, (mine, theirs) in pairs.items():
+        spread = max(float(theirs.std()), 1e-6)
+        assert abs(float(mine.mean() - theirs.mean())) / spread < 0.15, name
+        assert abs(float(mine.std()) - spread) < 0.15 * spread + 0.02, name

@@ -1,0 +1,227 @@
+"""Reports in a browser: nothing is loaded, nothing complains, and the page does what it says."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers import fsbench
+from tests.plugins.test_report import HOSTILE, hostile
+from tests.report_pages import report, store_of
+from tests.synthetic_store import fill
+
+NEEDED = os.environ.get("FSBENCH_TEST_BROWSER") == "1"
+NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+FLAGS = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+METHODS = {"coop": 0.5, "clip-lora": 0.8, "tip-adapter": 0.6, "maple": 0.7, "zero": 0.4}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium; tests are skipped without one unless FSBENCH_TEST_BROWSER=1."""
+    path = next(filter(None, map(shutil.which, NAMES)), None)
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        path = None
+    if path is None:
+        if NEEDED:
+            pytest.fail("FSBENCH_TEST_BROWSER=1 needs chromium and the Python package playwright")
+        pytest.skip("needs chromium and the Python package playwright")
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
+        yield opened
+        opened.close()
+
+
+@dataclass
+class Seen:
+    """A page that was opened from disk, what it asked for and what it complained of."""
+
+    page: Any
+    requests: list[str] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+
+
+def opened(browser: Any, path: Path, **options: Any) -> Seen:
+    """The page of a file."""
+    options = {"viewport": {"width": 1280, "height": 800}} | options
+    seen = Seen(browser.new_page(**options))
+    seen.page.on("request", lambda request: seen.requests.append(request.url))
+    seen.page.on("console", lambda message: seen.complaints.append(message.text))
+    seen.page.on("pageerror", lambda error: seen.complaints.append(str(error)))
+    seen.page.goto(path.as_uri())
+    return seen
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report about five methods on two data sets."""
+    folder = tmp_path_factory.mktemp("report")
+    report(folder, store_of(folder / "s", METHODS))
+    return folder / "page.html"
+
+
+def names(page: Any, table: str = "leaderboard") -> list[str]:
+    """The heads of the lines that can be seen, without their marks."""
+    heads = page.locator(f"#{table} tbody tr:visible th")
+    return [text.lstrip("●■▲◆▼✚✖◀▶⬟⬢★") for text in heads.all_inner_texts()]
+
+
+def test_it_loads_nothing_and_complains_of_nothing(browser: Any, written: Path) -> None:
+    seen = opened(browser, written)
+    page = seen.page
+    page.emulate_media(color_scheme="dark")
+    page.locator("summary").first.click()
+    assert seen.requests == [written.as_uri()]
+    assert seen.complaints == []
+
+
+def test_the_first_screen_has_the_verdict_and_the_leaderboard(browser: Any, written: Path) -> None:
+    page = opened(browser, written).page
+    for part in ("#verdict", "#leaderboard", "#leaderboard tbody tr:last-child"):
+        box = page.locator(part).bounding_box()
+        assert 0 <= box["y"] < box["y"] + box["height"] <= 800, part
+        assert 0 <= box["x"] < box["x"] + box["width"] <= 1280, part
+
+
+def test_tables_are_sorted_by_click_and_by_keyboard(browser: Any, written: Path) -> None:
+    page = opened(browser, written).page
+    best_first = names(page)
+    assert best_first[0] == "clip-lora"
+    head = page.locator("#leaderboard thead th", has_text="accuracy")
+    head.locator("button").click()
+    assert head.get_attribute("aria-sort") == "descending"
+    assert names(page) == best_first
+    head.locator("button").press("Enter")
+    assert head.get_attribute("aria-sort") == "ascending"
+    assert names(page) == best_first[::-1]
+    method = page.locator("#leaderboard thead th").first
+    method.locator("button").press("Space")
+    assert names(page) == sorted(best_first)
+    assert head.get_attribute("aria-sort") is None
+
+
+def test_a_difference_sorts_by_its_sign_and_what_is_missing_stands_last(
+    browser: Any, written: Path
+) -> None:
+    page = opened(browser, written).page
+    behind = page.locator("#leaderboard thead th", has_text="to the best").locator("button")
+    behind.click()
+    assert names(page)[0] == "clip-lora"
+    behind.click()
+    assert names(page)[-1] == "clip-lora"
+    p = page.locator("#leaderboard thead th").nth(4).locator("button")
+    assert p.inner_text() == "p"
+    for _ in range(2):
+        p.click()
+        assert names(page)[-1] == "clip-lora", "the best has no p-value"
+
+
+def test_the_filter_hides_lines_and_says_how_many_are_left(browser: Any, written: Path) -> None:
+    page = opened(browser, written).page
+    page.locator("#leaderboard-filter").fill("COOP")
+    assert names(page) == ["coop"]
+    assert page.locator("#leaderboard-count").inner_text() == "1 of 5"
+    page.locator("#leaderboard-filter").fill("")
+    assert len(names(page)) == 5
+
+
+def test_the_legend_hides_a_method_in_every_figure(browser: Any, written: Path) -> None:
+    page = opened(browser, written).page
+    button = page.locator(".legend button", has_text="coop")
+    series = button.get_attribute("data-series")
+    shown = page.locator(f"svg .{series}:visible").count()
+    assert shown > 4
+    button.click()
+    assert button.get_attribute("aria-pressed") == "false"
+    assert page.locator(f"svg .{series}:visible").count() == 0
+    button.press("Enter")
+    assert page.locator(f"svg .{series}:visible").count() == shown
+
+
+def test_figures_follow_the_color_scheme(browser: Any, written: Path) -> None:
+    inks = {}
+    for scheme in ("light", "dark"):
+        page = opened(browser, written, color_scheme=scheme).page
+        inks[scheme] = page.evaluate(
+            "[document.body, document.querySelector('svg text')].map((part, i) =>"
+            " getComputedStyle(part)[i ? 'fill' : 'backgroundColor'])"
+        )
+    assert inks["light"] == ["rgb(253, 253, 252)", "rgb(28, 31, 35)"]
+    assert inks["dark"] == ["rgb(20, 23, 26)", "rgb(231, 233, 235)"]
+
+
+@pytest.mark.parametrize("width", [320, 400, 768])
+def test_a_narrow_screen_scrolls_tables_and_not_the_page(
+    browser: Any, written: Path, width: int
+) -> None:
+    page = opened(browser, written, viewport={"width": width, "height": 800}).page
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_a_phone_shows_the_verdict_and_who_is_told_apart(browser: Any, written: Path) -> None:
+    page = opened(browser, written, viewport={"width": 390, "height": 844}).page
+    box = page.locator(".verdict").bounding_box()
+    assert box["y"] + box["height"] <= 844
+    assert not page.locator("#leaderboard .detail").first.is_visible()
+    head = page.locator("#leaderboard thead th").nth(3).bounding_box()
+    assert head["x"] + head["width"] <= 390, "the difference to the best"
+
+
+def test_everything_is_open_on_paper(browser: Any, written: Path) -> None:
+    page = opened(browser, written, color_scheme="dark").page
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    page.emulate_media(media="print")
+    assert page.locator("details:not([open])").count() == 0
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert not page.locator("nav").is_visible()
+    page.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    assert page.locator("details[open]").count() == 0
+    assert len(page.pdf(format="A4")) > 20_000
+
+
+def test_the_keyboard_reaches_the_results_first(browser: Any, written: Path) -> None:
+    page = opened(browser, written).page
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the results"
+    assert page.locator(".skip").bounding_box()["x"] >= 0
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+
+
+def test_hostile_names_do_nothing(browser: Any, tmp_path: Path) -> None:
+    methods = {name: 0.3 + 0.07 * place for place, name in enumerate(HOSTILE)}
+    store = store_of(tmp_path / "s", methods, HOSTILE[:4], (1,), hostile)
+    report(tmp_path, store, "--title", HOSTILE[1])
+    seen = opened(browser, tmp_path / "page.html")
+    seen.page.wait_for_timeout(100)
+    assert seen.page.evaluate("window.hit") is None
+    assert seen.complaints == []
+    assert len(seen.requests) == 1
+    assert seen.page.evaluate("document.documentElement.scrollWidth") == 1280
+
+
+@pytest.mark.slow
+def test_a_full_matrix_is_quick_and_small(browser: Any, tmp_path: Path) -> None:
+    fill(tmp_path / "s", queries=200, classes=20, failed=3, zero_shot=True)
+    page = tmp_path / "page.html"
+    start = time.process_time()
+    assert fsbench("report", "--store", tmp_path / "s", "-O", page).code == 0
+    assert time.process_time() - start < 20
+    assert page.stat().st_size < 5_000_000
+    seen = opened(browser, page)
+    assert seen.complaints == []
+    assert seen.requests == [page.as_uri()]
+    box = seen.page.locator("#leaderboard").bounding_box()
+    assert box["y"] + box["height"] <= 800

@@ -1,0 +1,93 @@
+"""Names in the report's figures, in a browser: whole, all there, and none on another."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fewshot_bench.store.store import Store
+from tests.plugins.test_report_browser import browser, opened
+from tests.report_pages import IDS, LABELS, QUERIES, answers, record, report
+from tests.synthetic_store import fill
+
+__all__ = ["browser"]
+
+OUTSIDE = """() => [...document.querySelectorAll("svg text")].filter(text => {
+    const frame = text.ownerSVGElement.getBoundingClientRect(), box = text.getBoundingClientRect();
+    return box.width && (box.left < frame.left - 0.5 || box.right > frame.right + 0.5
+        || box.top < frame.top - 0.5 || box.bottom > frame.bottom + 0.5);
+}).map(text => text.ownerSVGElement.getAttribute("aria-labelledby") + " " + text.textContent)"""
+# Per figure: the names in it, and those that lie on each other.
+NAMED = """kind => [...document.querySelectorAll("svg")].map(svg => {
+    const texts = [...svg.querySelectorAll(`.${kind} text`)];
+    const boxes = texts.map(text => text.getBoundingClientRect());
+    const on = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 0.5
+        && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 0.5;
+    return [texts.map(text => text.textContent),
+        texts.filter((_, i) => boxes.some((b, j) => j != i && on(boxes[i], b)))
+            .map(text => text.textContent)];
+}).filter(([names]) => names.length)"""
+
+
+def overridden(folder: Path, shares: list[float], datasets: tuple[str, ...]) -> Path:
+    """A store of twelve methods with long names and overrides, right this often."""
+    kinds = [
+        ("clip-lora", {"encoder": encoder, "position": "top-half", "rank": rank})
+        for rank in (1, 2, 4, 16)
+        for encoder in ("vision", "text")
+    ]
+    kinds += [("coop", {"class_token_position": "middle", "context_tokens": 16}), ("maple", {})]
+    kinds += [
+        ("a-method-of-a-very-long-name-indeed", {"learning_rate": 0.001}),
+        ("汉字方法名字很长很长很长很长", {}),
+    ]
+    store = Store(folder)
+    store.create()
+    for (method, options), share in zip(kinds, shares, strict=True):
+        for dataset, shots, seed in itertools.product(datasets, (1, 4, 16), (1, 2, 3)):
+            right = round(QUERIES * share)
+            made = record(method, dataset, shots, seed, right, options=options, overrides=options)
+            made.timings["billed_seconds"] = 5 + 1000 * (share - 0.5) ** 2
+            store.write(made, answers(right, seed), LABELS, IDS)
+    return folder
+
+
+EQUAL, RISING = [0.7] * 12, [0.3 + 0.05 * place for place in range(12)]
+PAIRS = [0.5 + 0.1 * (place // 4) for place in range(12)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("shares", "datasets"),
+    [(EQUAL, ("dtd", "pets")), (RISING, ("dtd",)), (PAIRS, ("dtd", "pets"))],
+    ids=["equal ends", "one data set", "ends in groups"],
+)
+def test_labels_are_whole_all_there_and_apart(
+    browser: Any, tmp_path: Path, shares: list[float], datasets: tuple[str, ...]
+) -> None:
+    report(tmp_path, overridden(tmp_path / "s", shares, datasets))
+    assert_labelled(browser, tmp_path / "page.html", 12)
+
+
+@pytest.mark.slow
+def test_labels_of_eleven_data_sets(browser: Any, tmp_path: Path) -> None:
+    fill(tmp_path / "s", queries=20, classes=4, zero_shot=True)
+    report(tmp_path, tmp_path / "s")
+    assert_labelled(browser, tmp_path / "page.html", 13)
+
+
+def assert_labelled(browser: Any, path: Path, methods: int) -> None:
+    """At both widths every text lies in its figure, and names are all there and apart."""
+    for width in (1280, 390):
+        page = opened(browser, path, viewport={"width": width, "height": 900}).page
+        page.evaluate("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+        assert page.evaluate(OUTSIDE) == []
+        ((ends, over),) = page.evaluate(NAMED, "end")
+        assert (len(set(ends)), over) == (methods, []), ends
+        costs = page.evaluate(NAMED, "name")
+        assert costs
+        for names, over in costs:
+            assert (len(set(names)), over) == (methods, []), names

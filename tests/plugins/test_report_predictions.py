@@ -1,0 +1,168 @@
+"""Predictions in a report: they are those of `compare`, and what cannot be used is said."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fewshot_bench.analysis.table.build import Options, build
+from fewshot_bench.api.record import Record
+from fewshot_bench.plugins.report.headline import headline
+from fewshot_bench.plugins.report.pairs import Pair, compared
+from fewshot_bench.plugins.report.predictions import Predictions
+from fewshot_bench.store.predictions import Outcomes
+from fewshot_bench.store.store import Store
+from tests.analysis.test_compare_crossed import CROSSED, fill_crossed
+from tests.helpers import fsbench
+from tests.report_pages import IDS, LABELS, Page, answers, record, report, store_of
+from tests.synthetic_store import fill
+
+
+def logits_of(store: Path, record: Record) -> Path:
+    """Where the logits of a record lie."""
+    return Store(store).file(record.spec.key()).with_suffix(".npz")
+
+
+def one_of(store: Path, method: str, seed: int = 1, dataset: str = "dtd") -> Record:
+    """A finished record at the headline's shots."""
+    return next(
+        r
+        for r in Store(store).records()
+        if (r.spec.method, r.spec.split_seed, r.spec.dataset, r.spec.shots)
+        == (method, seed, dataset, 16)
+    )
+
+
+def remade(store: Path, old: Record, **split: object) -> None:
+    """Write a record again with other words about its split."""
+    opened = Store(store)
+    arrays = opened.logits(old.spec.key())
+    new = dataclasses.replace(old, split={**old.split, **split})
+    opened.write(new, arrays["logits"], arrays["labels"], arrays["ids"])
+
+
+def assert_pairs_are_those_of_compare(store: Path, metric: str) -> list[Pair]:
+    """All pairs of a report, which are the tests of `compare` before the correction."""
+    outcomes = Outcomes(Store(store))
+    records = list(outcomes.store.records())
+    chosen = headline(build(records, Options(metric)), records)
+    predictions = Predictions(outcomes, [r for r in records if r.status == "done"])
+    pairs = compared(chosen, predictions)
+    assert not pairs.reasons
+    for ours, theirs in itertools.permutations(chosen.ranked, 2):
+        options = Options(metric, baseline=theirs.row.label)
+        significance = build(records, options, answers=predictions.of).significance
+        assert significance is not None
+        standing = next(s for s in significance.standings if s.overall.row == ours.row.label)
+        result = standing.overall.result
+        pair = pairs.of(ours, theirs)
+        assert pair is not None
+        assert (pair.raw, pair.conditional) == (result.p, result.conditional)
+        assert (pair.difference, pair.low, pair.high) == pytest.approx(
+            (result.difference, result.low, result.high), abs=1e-12
+        )
+    return list(pairs.found.values())
+
+
+@pytest.mark.parametrize("metric", ["top1", "macro_accuracy"])
+def test_pairs_are_those_of_compare_before_the_correction(tmp_path: Path, metric: str) -> None:
+    store = tmp_path / "s"
+    fill(store, datasets=2, methods=4, shots=(16,), queries=60, classes=6)
+    made = {name: one_of(store, name, 2, "caltech101") for name in ("tip-adapter", "clip-adapter")}
+    remade(store, made["tip-adapter"], digest="")
+    logits_of(store, made["clip-adapter"]).unlink()
+    assert len(assert_pairs_are_those_of_compare(store, metric)) == 6
+
+
+def test_pairs_of_crossed_seeds_are_those_of_compare(tmp_path: Path) -> None:
+    fill_crossed(tmp_path / "s", CROSSED)
+    (pair,) = assert_pairs_are_those_of_compare(tmp_path / "s", "top1")
+    assert not pair.conditional
+
+
+def test_methods_without_a_common_split_are_not_compared(tmp_path: Path) -> None:
+    store = store_of(tmp_path / "s", {"coop": 0.5, "maple": 0.8})
+    for seed in (1, 2, 3):
+        remade(store, one_of(store, "coop", seed), digest="")
+    text = Page(report(tmp_path, store)).text
+    reason = "no common seed with identical splits and logits on dtd"
+    assert f"Whether its lead is significant cannot be told: {reason}" in text
+
+
+def test_logits_of_another_run_are_not_used(tmp_path: Path) -> None:
+    store = store_of(tmp_path / "s", {"coop": 0.5, "maple": 0.8})
+    path = logits_of(store, one_of(store, "coop"))
+    np.savez(path, logits=answers(3), labels=LABELS, ids=np.array(["a"] * len(LABELS)))
+    before = path.read_bytes()
+    text = Page(report(tmp_path, store)).text
+    assert "its logits cannot be used: they are not those of the record" in text
+    assert path.read_bytes() == before, "a report must leave the store as it is"
+
+
+def test_damaged_logits_are_named_and_stay_where_they_are(tmp_path: Path) -> None:
+    store = store_of(tmp_path / "s", {"coop": 0.5, "maple": 0.8})
+    path = logits_of(store, one_of(store, "coop"))
+    path.write_bytes(b"no archive")
+    done = fsbench("report", "--store", store, "-O", tmp_path / "page.html")
+    assert done.code == 0
+    assert f"not used: {path}: BadZipFile" in done.err
+    text = Page((tmp_path / "page.html").read_text(encoding="utf-8")).text
+    assert "coop on dtd, 16-shot, seed 1: its logits cannot be used: BadZipFile" in text
+    assert path.read_bytes() == b"no archive"
+
+
+def test_logits_that_went_away_since_they_were_read_are_named(tmp_path: Path) -> None:
+    store = store_of(tmp_path / "s", {"coop": 0.5, "maple": 0.8})
+    first = Page(report(tmp_path, store)).text
+    logits_of(store, one_of(store, "coop")).unlink()
+    text = Page(report(tmp_path, store)).text
+    found = re.findall(r"predictions are known, confidence is not: its logits are ([^(]*)", text)
+    assert len(found) == 1
+    assert found[0].startswith("not in the store")
+    end = first.index("Accuracy against shots")
+    assert text[:end] == first[:end], "predictions are those that were verified before"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"), [("damaged", "BadZipFile"), ("other", "they are not those of the record")]
+)
+def test_logits_that_changed_since_they_were_read_are_not_used(
+    tmp_path: Path, change: str, said: str
+) -> None:
+    store = store_of(tmp_path / "s", {"coop": 0.5, "maple": 0.8})
+    report(tmp_path, store)
+    path = logits_of(store, one_of(store, "coop"))
+    if change == "damaged":
+        path.write_bytes(b"no archive")
+    else:
+        np.savez(path, logits=answers(3), labels=LABELS, ids=np.array(IDS))
+    for _ in range(2):
+        text = Page(report(tmp_path, store)).text
+        assert f"coop on dtd, 16-shot, seed 1: its logits cannot be used: {said}" in text
+
+
+def test_calibration_is_that_of_the_record_where_it_says_so(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s")
+    store.create()
+    for method, right in (("coop", 40), ("maple", 60)):
+        made = record(method, "dtd", 16, 1, right)
+        made = dataclasses.replace(made, metrics={**made.metrics, "ece": float(right)})
+        store.write(made, answers(right), LABELS, IDS)
+    text = Page(report(tmp_path, store.path)).text
+    assert "184.3 k 2.00 s 101 MB 60.0" in text
+    assert "184.3 k 2.00 s 101 MB 40.0" in text
+
+
+def test_one_test_image_is_compared_with_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s")
+    store.create()
+    for method, right in (("coop", 0), ("maple", 1)):
+        logits = np.eye(4, dtype=np.float32)[[1 - right]]
+        store.write(record(method, "dtd", 16, 1, 80 * right), logits, LABELS[:1], IDS[:1])
+    text = Page(report(tmp_path, store.path)).text
+    assert "cannot be told: one test image says nothing about others on dtd" in text

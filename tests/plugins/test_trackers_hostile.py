@@ -1,0 +1,78 @@
+"""Trackers and records whose names and values were made to harm."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from fewshot_bench.api.record import Record
+from fewshot_bench.plugins.trackers import switch
+from fewshot_bench.plugins.trackers.contents import contents
+from tests.compare_records import make
+from tests.plugins.test_trackers import told, tracking
+
+__all__ = ["tracking"]
+NAMES = (
+    "..",
+    ".",
+    "../../x",
+    "a/b",
+    "\ud800",
+    "a\x1b[2J\n",
+    "x" * 10_000,
+    "=1",
+    "\U0001d4d0" * 99,
+    "",
+)
+
+
+def hostile(name: str) -> Record:
+    """A failed cell in which everything that is text is this name, and options are named so."""
+    values = {"options": {f"x{name}": name}, "overrides": {f"x{name}": name}}
+    record = make(name or "coop", name or "dtd", **values)
+    return dataclasses.replace(
+        record,
+        status="failed",
+        environment={"commit": name, "weights_digest": name},
+        error={"type": name, "message": name, "traceback": name},
+        incidents=({"kind": name, "text": name},),
+        metrics={"top1": 10**400, name: 1.0},
+        timings={"phases": {name: {"billed": {"wall": 1.0}}, "fit": None, "x": {"billed": 3}}},
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_contents_hold_no_character_that_steers_and_no_endless_text(name: str) -> None:
+    found = contents(hostile(name))
+    values = [*found.parameters.items(), *found.tags.items(), ("name", found.name)]
+    for text in [str(part) for pair in values for part in pair]:
+        assert text.isprintable()
+        text.encode()
+        assert len(text) < 520
+    assert not {"time.fit_seconds", "top1"} & set(found.metrics)
+
+
+@pytest.mark.parametrize("tracker", ["tensorboard", "mlflow"])
+def test_hostile_names_are_tracked_inside_the_folder(
+    tracker: str, tracking: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(tracker)
+    told(monkeypatch, tracker, *map(hostile, NAMES))
+    assert switch.problems() == []
+    assert {path.name for path in tracking.iterdir()} <= {tracker, ".mlflow.lock"}
+    assert [path.name for path in tracking.parent.iterdir()] == ["tracking"]
+    if tracker == "tensorboard":
+        assert len(list((tracking / tracker).glob("*/*/events*"))) == len(NAMES)
+        assert not [path for path in (tracking / tracker).iterdir() if path.name[0] == "."]
+
+
+def test_a_folder_that_takes_no_note_is_told_with_what_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "file"
+    place.write_text("in the way")
+    monkeypatch.setenv(switch.FOLDER_VARIABLE, str(place))
+    with pytest.raises(OSError, match=r"not tracked: tensorboard: .*; nor noted: "):
+        told(monkeypatch, "tensorboard,mlflow", make())

@@ -1,0 +1,283 @@
+"""A method that misbehaves harms its own cell alone, and the record names what it did."""
+
+from __future__ import annotations
+
+import _thread
+import gc
+import locale
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fewshot_bench.api.incidents import Incidents
+from fewshot_bench.api.registry import registry
+from fewshot_bench.runner.examination import Outcome
+from fewshot_bench.runner.isolation import guarded
+from fewshot_bench.runner.run import run_group, run_one
+from fewshot_bench.runner.session import Session
+from tests.helpers import METHODS, cells, install_methods, quick
+
+MODULE = "fsbench_reckless"
+
+
+@pytest.fixture
+def reckless(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The method, registered here; files that it makes go to a temporary folder."""
+    folder = tmp_path / "plugin"
+    folder.mkdir()
+    install_methods(folder, MODULE, "plugin_reckless.py")
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.chdir(tmp_path)
+    registry.cache_clear()
+    registry().method_class("reckless")
+    yield sys.modules[MODULE]
+    registry.cache_clear()
+    sys.modules.pop(MODULE, None)
+
+
+@pytest.fixture(scope="module")
+def clean() -> torch.Tensor:
+    """The logits of a zero-shot cell that nothing ran before."""
+    return logits(run_one(cells("zero-shot")[0], Session()))
+
+
+@pytest.fixture(scope="module")
+def session() -> Session:
+    """Shared by all tests whose process stays as it was."""
+    # Pipes that earlier tests have forgotten must not be closed inside a guard.
+    gc.collect()
+    return Session()
+
+
+def logits(outcome: Outcome) -> torch.Tensor:
+    """Those of a cell that is done."""
+    assert outcome.record.status == "done", outcome.record.error
+    assert outcome.logits is not None
+    return outcome.logits
+
+
+def run(how: str, session: Session, when: str = "fit") -> Outcome:
+    """The misbehaving cell."""
+    return run_one(cells("reckless", options=[f"how={how}", f"when={when}"])[0], session)
+
+
+def said(outcome: Outcome) -> str:
+    """The texts of a record's incidents."""
+    return "\n".join(incident["text"] for incident in outcome.record.incidents)
+
+
+ERRORS = {
+    "raise": "RuntimeError",
+    "exit": "SystemExit",
+    "interrupt": "KeyboardInterrupt",
+    "generator": "GeneratorExit",
+    "cancel": "CancelledError",
+    "stop": "StopIteration",
+}
+
+
+@pytest.mark.parametrize("when", ["fit", "logits"])
+@pytest.mark.parametrize("how", ERRORS)
+def test_whatever_is_raised_fails_the_cell_alone(
+    reckless: Any, session: Session, clean: torch.Tensor, how: str, when: str
+) -> None:
+    outcome = run(how, session, when)
+    assert outcome.record.status == "failed"
+    assert outcome.record.error is not None
+    assert outcome.record.error["type"] == ERRORS[how]
+    assert not outcome.tainted, said(outcome)
+    assert torch.equal(logits(run_one(cells("zero-shot")[0], session)), clean)
+
+
+# What is done, and what the record says of it.
+UNDONE = {
+    "process": "left child processes 'sleep (pid",
+    "orphan": "left child processes 'sleep (pid",
+    "folder": "changed the working directory from",
+    "environment": "changed environment variables ('HOME', 'RECKLESS'); put back",
+    "python_seed": "reseeded Python's global generator (random)",
+    "numpy_seed": "reseeded NumPy's global generator (np.random)",
+    "torch_seed": "reseeded torch's global generator",
+    "dtype": "changed torch's default dtype from torch.float32 to torch.float64",
+    "device": "changed torch's default device",
+    "grad": "changed torch's grad mode from True to False",
+    "threads": "changed torch's threads",
+    "deterministic": "changed torch's deterministic algorithms",
+    "cudnn": "changed torch.backends.cudnn.benchmark",
+    "matmul": "changed torch's float32 precision",
+    "precision": "changed torch's float32 precision",
+    "denormals": "changed torch's denormal numbers",
+    "anomaly": "changed torch's anomaly mode",
+    "autocast": "changed torch's autocast ('cpu')",
+    "path": "changed sys.path",
+    "stderr": "changed sys.stderr",
+    "stdout": "changed sys.stdout",
+    "warnings": "changed warning filters",
+    "logging": "changed the logging configuration",
+    "signal": "changed signal handlers ('SIGTERM')",
+    "gc": "changed garbage collection from True to False",
+    "recursion": "changed the recursion limit",
+    "locale": "changed the locale",
+    "numbers": "changed NumPy's error state",
+    "images": "changed PIL.ImageFile.LOAD_TRUNCATED_IMAGES",
+    "hook": "changed hooks on every optimizer or module",
+    "torch_functions": "'torch.nn.modules.linear.Linear.forward', 'torch.nn.functional.normalize'",
+    "builtins": "replaced 'builtins.sorted'",
+    "isinstance": "replaced 'builtins.isinstance'",
+    "harness": "replaced 'fewshot_bench.runner.evaluate.plain_logits'",
+    "clock": "replaced 'time.perf_counter'",
+    "argv": "changed sys.argv",
+    "math": "replaced 'math.sqrt'",
+}
+
+
+@pytest.mark.parametrize("how", UNDONE)
+def test_what_is_changed_is_put_back_and_named(
+    reckless: Any, session: Session, clean: torch.Tensor, how: str
+) -> None:
+    if how == "locale":
+        locale.setlocale(locale.LC_ALL, "C.UTF-8")
+    check, found = Incidents(), []
+    # An outer guard sees what the inner one leaves.
+    with guarded("outside", check, lambda: found.append(True)):
+        outcome = run(how, session)
+    assert UNDONE[how] in said(outcome)
+    assert (list(check), found, outcome.tainted) == ([], [], False), said(outcome)
+    assert torch.equal(logits(run_one(cells("zero-shot")[0], session)), clean)
+
+
+def test_what_the_logits_change_is_named_too(reckless: Any, clean: torch.Tensor) -> None:
+    session = Session()
+    outcome = run("dtype", session, "logits")
+    assert "reckless.logits changed torch's default dtype" in said(outcome)
+    assert not run_one(cells("zero-shot")[0], session).record.incidents
+
+
+def test_a_failed_cell_names_what_was_put_back(reckless: Any, monkeypatch: Any) -> None:
+    def both() -> None:
+        os.chdir(os.sep)
+        raise RuntimeError("no idea")
+
+    monkeypatch.setitem(reckless.ACTIONS, "raise", both)
+    outcome = run("raise", Session())
+    assert outcome.record.status == "failed"
+    assert "changed the working directory" in said(outcome)
+
+
+def test_a_thread_that_is_left_taints_the_process(reckless: Any, clean: torch.Tensor) -> None:
+    session = Session()
+    outcome = run("thread", session)
+    assert outcome.record.status == "done"
+    assert outcome.tainted
+    assert "left threads 'forgotten'; could not be undone" in said(outcome)
+    after = run_one(cells("zero-shot")[0], session)
+    assert torch.equal(logits(after), clean)
+    assert (after.tainted, len(after.record.incidents)) == (True, 0)
+
+
+def test_a_closed_descriptor_taints_the_process(reckless: Any, tmp_path: Path) -> None:
+    code = (
+        "import os, sys\n"
+        "from tests.runner.test_containment import *\n"
+        "outcome = run('descriptor', Session())\n"
+        "os.write(2, b'still there')\n"
+        "print(outcome.tainted, said(outcome))\n"
+    )
+    path = os.pathsep.join([str(tmp_path / "plugin"), *filter(None, sys.path)])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=dict(os.environ) | {"PYTHONPATH": path},
+        check=False,
+    )
+    assert "True reckless.fit closed or changed file descriptors '2'" in done.stdout, done.stderr
+    assert "still there" in done.stderr
+
+
+def test_a_deleted_working_directory_is_left(reckless: Any, tmp_path: Path) -> None:
+    outcome = run("deleted", Session())
+    assert "changed the working directory" in said(outcome)
+    assert Path.cwd() == tmp_path
+
+
+def test_of_much_output_the_start_is_kept(reckless: Any) -> None:
+    printed = run("print", Session()).record.notes["printed"]
+    assert printed.startswith("xxx")
+    assert len(printed) < 5000
+    assert "more bytes]" in printed
+
+
+def test_an_alarm_is_stopped(reckless: Any) -> None:
+    if signal.getitimer(signal.ITIMER_REAL)[0]:
+        # The test's own time limit.
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    assert "changed the alarm timer" in said(run("alarm", Session()))
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
+def test_a_thread_that_was_there_is_not_left_by_who_makes_it_known() -> None:
+    known, seen = threading.Event(), threading.Event()
+    ended = threading.Event()
+
+    def run() -> None:
+        seen.set()
+        known.wait()
+        threading.current_thread()
+        seen.set()
+        ended.wait()
+
+    _thread.start_new_thread(run, ())
+    seen.wait()
+    seen.clear()
+    incidents, tainted = Incidents(), threading.Event()
+    with guarded("who", incidents, tainted.set):
+        known.set()
+        seen.wait()
+    ended.set()
+    assert not list(incidents)
+    assert not tainted.is_set()
+
+
+def test_a_person_who_interrupts_is_obeyed(reckless: Any, monkeypatch: Any) -> None:
+    monkeypatch.setitem(
+        reckless.ACTIONS, "raise", lambda: os.kill(os.getpid(), signal.SIGINT) or time.sleep(5)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        run("raise", Session())
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_cells_of_one_fit_all_name_what_the_fit_did(reckless: Any) -> None:
+    both = cells("reckless", options=["how=folder"], classes=("base", "new"))
+    outcomes = list(run_group(both, Session()))
+    assert all("working directory" in said(outcome) for outcome in outcomes)
+
+
+def test_well_behaved_methods_cause_no_incident() -> None:
+    session = Session()
+    before = threading.active_count()
+    for spec in cells(*METHODS, options=quick(METHODS), shots=(2,)):
+        outcome = run_one(spec, session)
+        logits(outcome)
+        assert (said(outcome), outcome.tainted) == ("", False), spec.method
+    assert threading.active_count() >= before
+
+
+def test_the_guard_costs_little() -> None:
+    times = []
+    for _ in range(10):
+        start = time.process_time()
+        with guarded("nobody", Incidents(), lambda: None):
+            pass
+        times.append(time.process_time() - start)
+    assert min(times) < 0.06

@@ -1,0 +1,147 @@
+"""Answers of one fit are kept apart: from each other, from names, and from what kills a worker."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fewshot_bench import DatasetCard, Item
+from fewshot_bench.api.dataset_overrides import customized
+from fewshot_bench.api.registry import registry
+from fewshot_bench.engines.base import Settings
+from fewshot_bench.engines.local import LocalEngine
+from fewshot_bench.runner.classes import Question, answering
+from fewshot_bench.runner.preflight import check_items
+from fewshot_bench.runner.run import run_group, run_one
+from fewshot_bench.runner.session import Session
+from fewshot_bench.splits.draw import draw_all_classes, narrowed
+from fewshot_bench.store.store import Store
+from fewshot_bench.utils.errors import NotApplicableError, PluginError
+from tests import plugin_transfer
+from tests.helpers import cells, record_files
+
+
+@pytest.fixture
+def keeping(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    folder = tmp_path_factory.mktemp("transferring")
+    plugin_transfer.install(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        paths = filter(None, (str(folder), os.environ.get("PYTHONPATH")))
+        patch.setenv("PYTHONPATH", os.pathsep.join(paths))
+        registry.cache_clear()
+        yield
+    registry.cache_clear()
+    sys.modules.pop(plugin_transfer.MODULE, None)
+
+
+def halves(how: str) -> list[Any]:
+    return cells("keeping", options=[f"how={how}"], classes=("base", "new"))
+
+
+@pytest.mark.usefixtures("keeping")
+def test_an_answer_leaves_nothing_for_the_next_one() -> None:
+    together = list(run_group(halves("keep"), Session()))
+    alone = [run_one(spec, Session()) for spec in halves("keep")]
+    for one, other in zip(together, alone, strict=True):
+        assert one.record.status == "done", one.record.error
+        assert one.record.notes == other.record.notes == {"answers": 1}
+        assert torch.equal(one.logits, other.logits)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("keeping")
+def test_a_refusal_that_changed_the_backbone_spoils_no_other_cell() -> None:
+    session = Session()
+    states = [outcome.record.status for outcome in run_group(halves("refuse"), session)]
+    assert states == ["done", "inapplicable"]
+    assert run_one(cells("zero-shot")[0], session).record.status == "done"
+
+
+@pytest.mark.usefixtures("keeping")
+def test_a_killed_answer_costs_no_other_record(tmp_path: Path) -> None:
+    base, new = halves("kill")
+    store = Store(tmp_path)
+    store.create()
+    with LocalEngine(store, Settings(threads=1)) as engine:
+        states = {r.spec.classes: r.status for r in engine.run([base, new], lambda *_: None)}
+    assert states == {"base": "done", "new": "failed"}
+    before = record_files(tmp_path)
+    with LocalEngine(store, Settings(threads=1)) as engine:
+        states = {r.spec.classes: r.status for r in engine.run([base, new], lambda *_: None)}
+    assert states == {"base": "done", "new": "failed"}
+    kept = base.key()
+    after = record_files(tmp_path)
+    assert {n: f for n, f in after.items() if n.startswith(kept)} == {
+        n: f for n, f in before.items() if n.startswith(kept)
+    }
+
+
+def card(*names: str, ids: tuple[str, ...] = ()) -> DatasetCard:
+    return DatasetCard("set", "Set", names, class_ids=ids)
+
+
+class Silent:
+    """A classifier that cannot be asked for other classes."""
+
+    def logits(self, queries: Any) -> torch.Tensor:
+        raise AssertionError
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return {}
+
+
+def test_names_say_nothing_about_which_class_it_is() -> None:
+    @dataclasses.dataclass
+    class Plain:
+        def card(self) -> DatasetCard:
+            return card("red", "green")
+
+        def items(self) -> dict[str, tuple[Item, ...]]:
+            return {"train": (), "test": ()}
+
+        def read(self, item: Item) -> bytes:
+            raise AssertionError
+
+    swapped = customized(Plain(), {"red": "green", "green": "red"}, None).card()
+    fitted = Question.of(swapped, "simple", "all")
+    _, columns = answering(Silent(), fitted, Question.of(card("red", "green"), "simple", "all"))
+    assert columns is not None
+    assert columns.tolist() == [0, 1]
+
+
+def test_classes_that_cannot_be_told_apart_are_no_columns() -> None:
+    fitted = Question.of(card("crane", "crane", "dog"), "simple", "all")
+    with pytest.raises(NotApplicableError):
+        answering(Silent(), fitted, Question.of(card("crane", "crane"), "simple", "all"))
+    told = Question.of(
+        card("crane", "crane", "dog", ids=("bird", "machine", "dog")), "simple", "all"
+    )
+    asked = Question.of(card("dog", "crane", ids=("dog", "machine")), "simple", "all")
+    _, columns = answering(Silent(), told, asked)
+    assert columns is not None
+    assert columns.tolist() == [2, 1]
+
+
+def test_halves_are_those_of_all_classes_of_the_set() -> None:
+    pool = tuple(Item(f"{label}", label, f"{label}") for label in (0, 1, 2, 3))
+    pools = {"train": pool, "val": pool, "test": pool}
+    spec = cells("zero-shot", classes=("new",), shots=(1,))[0]
+    split = narrowed(spec, draw_all_classes(spec, pools), 5)
+    assert [(item.id, item.label) for item in split.test] == [("3", 0)]
+
+
+def test_cards_that_contradict_their_items_are_refused() -> None:
+    pool = (Item("a", 0, "a"), Item("b", 1, "b"))
+    check_items(card("a", "b"), {"train": pool, "test": ()})
+    check_items(card("a", "b", "c"), {"train": (), "test": pool})
+    with pytest.raises(PluginError, match="class 'c' has no train images"):
+        check_items(card("a", "b", "c"), {"train": pool, "test": ()})
+    with pytest.raises(PluginError, match="1 distinct class_ids"):
+        check_items(card("a", "b", ids=("x", "x")), {"train": pool})

@@ -1,0 +1,230 @@
+"""Classes with fewer images than shots, and all shots: from the command line to every table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fewshot_bench import Task
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.shots import ALL_SHOTS
+from fewshot_bench.api.spec import PROTOCOLS, RunSpec
+from fewshot_bench.runner.estimate import savings
+from fewshot_bench.runner.request import Request, expand
+from fewshot_bench.splits.draw import draw_cell
+from fewshot_bench.store.store import Store
+from fewshot_bench.utils.errors import StoreError
+from tests.helpers import fsbench, save_image
+
+SIZES = {"cat": 9, "dog": 8, "emu": 1}
+
+
+@pytest.fixture
+def pets(tmp_path: Path) -> str:
+    """Classes of uneven size with test images of their own, so that all the rest is for training.
+
+    The loader holds a fifth of each class out for validation; one image is for training.
+    """
+    for name, count in SIZES.items():
+        for index in range(count):
+            save_image(tmp_path / f"pets/train/{name}/{index}.png", index)
+        save_image(tmp_path / f"pets/test/{name}/x.png", 90)
+    return f"folder:{tmp_path / 'pets'}"
+
+
+@pytest.fixture
+def unsplit(tmp_path: Path) -> str:
+    """Classes without any split, the smallest with two images."""
+    for name, count in {"cat": 9, "dog": 8, "emu": 2}.items():
+        for index in range(count):
+            save_image(tmp_path / f"birds/{name}/{index}.png", index)
+    return f"folder:{tmp_path / 'birds'}"
+
+
+Run = Callable[..., str]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Run into one store and give what was printed."""
+
+    def command(*arguments: object) -> str:
+        base = ("--seeds", 1, "--backbone", "tiny", "--store", tmp_path / "store")
+        found = fsbench("run", "--method", "zero-shot,tip-adapter", *base, *arguments)
+        assert found.code == 0, found
+        return found.out
+
+    return command
+
+
+def records(tmp_path: Path) -> list[Record]:
+    return list(Store(tmp_path / "store").records())
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_class_with_too_few_images_gives_them_all(
+    pets: str, protocol: str, run: Run, tmp_path: Path
+) -> None:
+    said = run("-d", pets, "--shots", "1,4", "--protocol", protocol)
+    note = f"{pets}: 1 of 3 classes has fewer than 4 train images (class 'emu' 1)"
+    assert said.count(note) == 1
+    found = {record.spec.shots: record.split for record in records(tmp_path)}
+    assert found[1]["short_classes"] == 0
+    assert (found[4]["short_classes"], found[4]["smallest_class"]) == (1, 1)
+    assert found[4]["train"] == (12 if protocol == "clip-lora" else 9)
+
+
+def test_tables_of_every_format_mark_what_is_short(pets: str, run: Run, tmp_path: Path) -> None:
+    run("-d", pets, "--shots", "1,4")
+    store = ("--store", tmp_path / "store")
+    marked = f"{pets}, 4-shot: 1 of 3 classes (the smallest gave 1)"
+    for form in ("terminal", "markdown", "json"):
+        text = fsbench("compare", *store, "--format", form).out
+        assert marked in " ".join(text.replace("\\", "").split()), form
+        assert f"{pets}, 1-shot: 1 of 3 classes (the smallest" not in text
+    assert "the smallest gave 1" in fsbench("compare", *store, "--format", "latex").out
+    rows = json.loads(fsbench("compare", *store, "--format", "json").out)["rows"]
+    assert {(r["shots"], r["short_classes"]) for r in rows if r["dataset"] == pets} == {
+        (1, 0),
+        (4, 1),
+    }
+    page = tmp_path / "report.html"
+    assert fsbench("report", *store, "-O", page).code == 0
+    assert "the smallest gave 1" in page.read_text(encoding="utf-8")
+
+
+def test_a_folder_without_split_runs_at_the_default_shots(
+    unsplit: str, run: Run, tmp_path: Path
+) -> None:
+    run("-d", unsplit)
+    found = {record.spec.shots: record.split for record in records(tmp_path)}
+    assert set(found) == {1, 2, 4, 8, 16}
+    assert found[16]["short_classes"] == 3
+    assert (found[1]["train"], found[1]["val"], found[1]["short_val"]) == (3, 2, 1)
+
+
+def test_all_shots_take_every_train_image_and_stand_in_every_view(
+    pets: str, run: Run, tmp_path: Path
+) -> None:
+    said = run("-d", pets, "--shots", "1,all", "--save-config", tmp_path / "run.yaml")
+    assert "all-shot" in said
+    assert "fewer than" not in said
+    found = {record.spec.shots: record for record in records(tmp_path)}
+    every = found[ALL_SHOTS]
+    # 7 of 9 cats and 6 of 8 dogs: a fifth of each class is for validation.
+    assert (every.split["train"], every.split["short_classes"]) == (7 + 6 + 1, 0)
+    assert every.to_dict()["spec"]["shots"] == "all"
+    assert yaml.safe_load((tmp_path / "run.yaml").read_text())["shots"] == "1,all"
+    again = fsbench("run", "--config", tmp_path / "run.yaml")
+    assert "4 cells: 4 done already, 0 to run" in again.out
+
+    store = ("--store", tmp_path / "store")
+    compared = fsbench("compare", *store, "--shots", "all,1")
+    assert "1-shot" in compared.out
+    assert "all-shot" in compared.out
+    rows = json.loads(fsbench("compare", *store, "--format", "json", "--shots", "all").out)["rows"]
+    assert {row["shots"] for row in rows} == {"all"}
+    assert "zero-shot,all," in fsbench("compare", *store, "--format", "csv").out
+    line = fsbench("signature", *store).out
+    assert "|k:1,all|" in line
+    assert "--shots 1,all" in fsbench("signature", line.strip()).out
+    page = tmp_path / "report.html"
+    assert fsbench("report", *store, "--shots", "all", "-O", page).code == 0
+    text = page.read_text(encoding="utf-8")
+    assert "with all train images" in text
+    assert str(10**18) not in text
+    assert fsbench("audit", *store, "--format", "json").out.count('"shots": "all"') >= 2
+
+
+def test_a_missing_cell_of_all_shots_is_named_by_a_command(
+    pets: str, run: Run, tmp_path: Path
+) -> None:
+    run("-d", pets, "--shots", "1,all")
+    store = Store(tmp_path / "store")
+    gone = next(r for r in store.records() if r.spec.shots == ALL_SHOTS)
+    for path in (tmp_path / "store").rglob(f"{gone.spec.key()}*"):
+        path.unlink()
+    assert "--shots all " in fsbench("compare", "--store", tmp_path / "store").out
+
+
+def test_all_shots_leave_no_image_for_validation_that_is_held_out(tmp_path: Path) -> None:
+    from tests.runner.test_transfer import SETS
+
+    cell = RunSpec("zero-shot", "wide", ALL_SHOTS, 1, 1)
+    for protocol in PROTOCOLS:
+        spec = RunSpec("zero-shot", "wide", ALL_SHOTS, 1, 1, protocol=protocol)
+        split = draw_cell(spec, SETS["wide"].items())
+        assert (set(split.train), split.val) == (set(SETS["wide"].items()["train"]), ())
+    assert cell.key() != RunSpec("zero-shot", "wide", 16, 1, 1).key()
+
+
+def test_no_number_can_be_taken_for_all_shots() -> None:
+    spec = RunSpec("zero-shot", "digits", ALL_SHOTS, 1, 1)
+    assert RunSpec.from_dict(spec.to_dict()) == spec
+    for shots in (10**18, int(ALL_SHOTS), "any", "ALL", True):
+        with pytest.raises(StoreError):
+            RunSpec.from_dict(spec.to_dict() | {"shots": shots})
+    assert fsbench("run", "-m", "zero-shot", "-d", "digits", "--shots", 10**18).code == 2
+    assert fsbench("run", "-m", "zero-shot", "-d", "digits", "--shots", "all,all").code == 2
+    said = fsbench("run", "-m", "zero-shot", "-d", "digits", "--shots", "1,any").err
+    assert "1,2,4 or 1-3 or all" in said
+
+
+def test_what_all_shots_ask_of_the_encoder_is_counted() -> None:
+    plan = expand(Request(("clip-lora",), ("digits",), (ALL_SHOTS,), (1,)))
+    assert 0 < savings(plan.cells, plan.datasets).adapted < 10**9
+
+
+def test_picks_of_all_shots_go_to_a_file_and_back(pets: str, tmp_path: Path) -> None:
+    setting = ("--shots", "all", "--seeds", 1, "-O", tmp_path / "shot_all-seed_1.json")
+    assert fsbench("splits", "export", pets, *setting).code == 0
+    store = ("--store", tmp_path / "store")
+    path = tmp_path / "shot_all-seed_1.json"
+    assert '"shots": "all"' in path.read_text(encoding="utf-8")
+    taken = fsbench("splits", "import", path, "--dataset", pets, *store)
+    assert taken.code == 0, taken
+    asked = ("-d", pets, "--shots", "all", "--seeds", 1, "--protocol", "imported")
+    found = fsbench("run", "--backbone", "tiny", "-m", "zero-shot", *asked, *store)
+    assert found.code == 0, found
+    (record,) = records(tmp_path)
+    assert record.split["train"] == 14
+
+
+def test_a_sweep_over_all_shots_is_drawn(pets: str, tmp_path: Path) -> None:
+    base = ("sweep", "tip-adapter", "-o", "init_alpha=0.5,1", "-d", pets, "--seeds", 1)
+    store = ("--backbone", "tiny", "--store", tmp_path / "store", "--shots", "all")
+    found = fsbench(*base, *store)
+    assert found.code == 0, found
+    assert "all-shot" in found.out
+
+
+class Sized:
+    """Stands for so many images."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+
+def test_schedules_follow_the_shots_that_were_asked_for() -> None:
+    def shots(images: int, **asked: int) -> int:
+        return Task(("a", "b", "c"), ("{}",), Sized(images), None, **asked).shots  # type: ignore[arg-type]
+
+    assert shots(33, asked=16) == 16
+    assert shots(3, asked=16) == 16
+    # Who says nothing, and who asks for all: the mean size of a class.
+    assert shots(33) == shots(33, asked=ALL_SHOTS) == 11
+    assert shots(1) == 1
+
+
+def test_small_classes_take_as_many_steps_as_full_ones(pets: str, run: Run, tmp_path: Path) -> None:
+    run("-d", pets, "--shots", "8", "-m", "clip-lora", "-o", "clip-lora.iterations=2")
+    (record,) = [r for r in records(tmp_path) if r.spec.method == "clip-lora"]
+    assert record.split["train"] < 8 * 3
+    assert record.footprint["steps"] == 2 * 8

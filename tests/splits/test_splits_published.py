@@ -1,0 +1,91 @@
+"""The `coop` protocol draws the published picks of the nine public sets.
+
+`data/coop_lists.json.xz` holds train and val lists of the published split files, in their order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import lzma
+from pathlib import Path
+
+import pytest
+
+from fewshot_bench import Item, Split
+from fewshot_bench.splits.draw import draw
+from fewshot_bench.splits.published import (
+    published_splits,
+    verified_file,
+    verified_picks,
+    verified_split,
+)
+
+LISTS = Path(__file__).parents[1] / "data" / "coop_lists.json.xz"
+NAMES = sorted(published_splits())
+
+
+@functools.cache
+def real_pools(name: str) -> dict[str, tuple[Item, ...]]:
+    """Train and val pools; labels are stored as (label, run length)."""
+    content = json.loads(lzma.decompress(LISTS.read_bytes()))[name]
+    pools: dict[str, tuple[Item, ...]] = {"test": ()}
+    for role, lists in content.items():
+        labels = [label for label, run in lists["labels"] for _ in range(run)]
+        pairs = zip(lists["paths"], labels, strict=True)
+        pools[role] = tuple(Item(path, label, str(label)) for path, label in pairs)
+    return pools
+
+
+def pick(
+    name: str, shots: int = 16, seed: int = 1, val: str = "min4", protocol: str = "coop"
+) -> Split:
+    return draw(name, "", real_pools(name), protocol=protocol, shots=shots, seed=seed, val=val)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_all_published_settings_are_reproduced(name: str) -> None:
+    settings = [tuple(map(int, key.split("/"))) for key in published_splits()[name].picks]
+    assert len(settings) == 15
+    wrong = [s for s in settings if verified_picks(pick(name, *s), name) is not True]
+    assert wrong == []
+
+
+def test_nine_sets_are_published() -> None:
+    assert len(NAMES) == 9
+
+
+def test_another_val_policy_is_judged_by_train_picks() -> None:
+    for policy in ("none", "shots", "full"):
+        assert verified_picks(pick("dtd", val=policy), "dtd") is True
+
+
+def test_changed_picks_are_not_verified() -> None:
+    split = pick("dtd")
+    turned = dataclasses.replace(split, train=tuple(reversed(split.train)))
+    other_val = dataclasses.replace(split, val=tuple(reversed(split.val)))
+    assert verified_picks(turned, "dtd") is False
+    assert verified_picks(other_val, "dtd") is False
+
+
+def test_nothing_is_published_for_other_settings() -> None:
+    assert verified_picks(pick("dtd", seed=4), "dtd") is None
+    assert verified_picks(pick("dtd", shots=3), "dtd") is None
+    assert verified_picks(pick("dtd", protocol="clip-lora"), "dtd") is None
+    assert verified_picks(pick("dtd"), "digits") is None
+
+
+def test_a_changed_split_is_told_from_the_published_one() -> None:
+    assert verified_split(real_pools("dtd"), "dtd") is False
+    assert verified_split(real_pools("dtd"), "digits") is None
+    assert verified_file(b"{}", "dtd") is False
+    assert verified_file(b"{}", "digits") is None
+
+
+def test_train_overlap_of_the_two_papers() -> None:
+    """Shares of CoOp's 16-shot picks that CLIP-LoRA draws too, seed 1, from the authors' code."""
+    for name, share in {"caltech101": 0.56, "dtd": 0.27, "eurosat": 0.01, "sun397": 0.40}.items():
+        mine, theirs = pick(name), pick(name, protocol="clip-lora")
+        overlap = len(set(mine.train) & set(theirs.train)) / len(mine.train)
+        assert overlap == pytest.approx(share, abs=0.006)

@@ -1,0 +1,78 @@
+"""The plug-in guide lists every rule, and shows the example package as it is."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from fewshot_bench import Augment, DatasetCard
+from fewshot_bench.api.backbone import ENCODERS, MATRICES
+from fewshot_bench.api.method_rules import ABOUT
+from fewshot_bench.api.plugins import Hooks
+from fewshot_bench.testing import all_checks, check_method
+
+ROOT = Path(__file__).resolve().parents[2]
+GUIDE = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
+EXAMPLE = ROOT / "tests" / "third_party_plugin" / "fsbench_prototype" / "method.py"
+
+
+def test_every_rule_is_listed() -> None:
+    listed = GUIDE.split("<!-- rules: begin -->\n")[1].split("<!-- rules: end -->")[0]
+    assert listed == "".join(f"- `{check.name}`: {check.rule}\n" for check in all_checks())
+
+
+def test_every_hook_is_documented() -> None:
+    for name, _ in inspect.getmembers(Hooks, inspect.isfunction):
+        assert f"`{name}(" in GUIDE
+
+
+def example(name: str) -> str:
+    """The code block of the guide that is marked with this name."""
+    return GUIDE.split(f"<!-- example: {name} -->\n```python\n")[1].split("```\n")[0]
+
+
+def module_of(source: str, folder: Path, patch: pytest.MonkeyPatch) -> ModuleType:
+    """Code of the guide as a reader would save it."""
+    (folder / "fsbench_from_the_guide.py").write_text(source, encoding="utf-8")
+    patch.syspath_prepend(str(folder))
+    patch.delitem(sys.modules, "fsbench_from_the_guide", raising=False)
+    return importlib.import_module("fsbench_from_the_guide")
+
+
+def test_the_method_on_pixels_keeps_the_contract(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = module_of(example("pixels"), tmp_path, monkeypatch)
+    check_method(shown.ShiftTuning(steps=4))
+
+
+def test_the_card_shown_has_every_field(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = example("card")
+    card = module_of(source, tmp_path, monkeypatch).card
+    for field in dataclasses.fields(DatasetCard):
+        assert f"\n    {field.name}=" in source
+        assert getattr(card, field.name) != field.default
+
+
+def test_names_that_an_author_writes_are_listed() -> None:
+    rows = [line for line in GUIDE.splitlines() if line.startswith("| `")]
+    (encoders,) = [row for row in rows if row.startswith("| `encoder` |")]
+    (matrices,) = [row for row in rows if row.startswith("| `matrix` |")]
+    assert all(f'`"{name}"`' in encoders for name in ENCODERS)
+    assert all(f'`"{name}"`' in matrices for name in MATRICES)
+    assert all(f"| `{name}: ClassVar[" in GUIDE for name in ABOUT)
+    shown = re.search(r"`(Augment\(.*?flip=0\.5\))`", GUIDE)
+    assert shown is not None
+    assert eval(shown[1], {"Augment": Augment}) == Augment()
+
+
+def test_the_method_shown_is_the_one_that_is_tested() -> None:
+    source = EXAMPLE.read_text(encoding="utf-8").split('"""\n\n', 1)[1]
+    assert source.strip() in GUIDE
