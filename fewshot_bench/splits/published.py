@@ -67,7 +67,7 @@ def verified_file(content: bytes, catalog_name: str) -> bool | None:
 @functools.cache
 def published_splits() -> Mapping[str, PublishedSplit]:
     """Everything published, by the catalog's data set name."""
-    text = files("fewshot_bench.splits.draw").joinpath("coop_picks.json").read_text("utf-8")
+    text = files("fewshot_bench.splits").joinpath("coop_picks.json").read_text("utf-8")
     return {name: _parse(entry) for name, entry in json.loads(text)["datasets"].items()}
 
 
