@@ -64,6 +64,7 @@ KNOWN = {
     ("fewshot_bench/cli/report.py", "plugins"),
     ("fewshot_bench/cli/reproduce.py", "plugins"),
     ("fewshot_bench/cli/rerun.py", "plugins"),
+    ("fewshot_bench/engines/library.py", "cli"),
     ("fewshot_bench/engines/matrix.py", "plugins"),
     ("fewshot_bench/cli/show.py", "plugins"),
     ("fewshot_bench/engines/base.py", "plugins"),

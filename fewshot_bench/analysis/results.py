@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.analysis.comparison import Comparison, compare, frame
+from fewshot_bench.api.method_references import short
 from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.record import STATUSES, Record
 from fewshot_bench.api.shots import plain
-from fewshot_bench.api.spec import DEFAULT_STORE, RunSpec, canonical_json
+from fewshot_bench.api.spec import DEFAULT_STORE, RunSpec, canonical_json, method_label
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import DataMissingError, UsageError, unknown
@@ -366,7 +367,7 @@ def _row(record: Record) -> dict[str, Any]:
     spec, error = record.spec, record.error or {}
     said = f"{error.get('type')}: {error.get('message')}" if error else None
     return {
-        "label": spec.label,
+        "label": method_label(short(spec.method), spec.overrides),
         **{name: plain(getattr(spec, of)) for name, of in _SPEC.items()},
         "data": canonical_json(dict(spec.data)) if spec.data else "",
         "status": record.status,
