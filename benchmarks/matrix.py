@@ -25,8 +25,8 @@ from PIL import Image
 
 from fewshot_bench.api.record import Record
 from fewshot_bench.backbones.embedded import load_tiny
-from fewshot_bench.backbones.flops import block_flops
-from fewshot_bench.backbones.layout import Layout
+from fewshot_bench.backbones.packing import Layout
+from fewshot_bench.backbones.transformer import block_flops
 from fewshot_bench.backbones.vision_tower import VisionTower
 from fewshot_bench.profiling.cost import Work
 from fewshot_bench.store.store import Store

@@ -16,7 +16,7 @@ import torch
 
 from fewshot_bench.profiling.cost import Work, counting
 from fewshot_bench.profiling.peak_memory import PeakMemory
-from fewshot_bench.utils.allocator import give_back_memory
+from fewshot_bench.utils.memory import give_back_memory
 
 Run = Callable[[], Any]
 Clock = Callable[[], float]

@@ -8,33 +8,15 @@ is quick.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from fewshot_bench.utils.version import __version__ as __version__
+from fewshot_bench.utils.version import __version__
 
 if TYPE_CHECKING:
     from fewshot_bench.analysis.comparison import Comparison
     from fewshot_bench.analysis.results import CellPredictions, Results, load
-    from fewshot_bench.api.backbone import (
-        Adapter,
-        Backbone,
-        FusedAdapter,
-        ImageTower,
-        PackedPrompts,
-        PromptPart,
-        Site,
-        TextTower,
-    )
-    from fewshot_bench.api.dataset import (
-        ENSEMBLE_TEMPLATES,
-        SIMPLE_TEMPLATES,
-        Dataset,
-        DatasetCard,
-        Preparable,
-        Stamp,
-        Stamped,
-        file_stamp,
-    )
-    from fewshot_bench.api.demand import Demand
+    from fewshot_bench.api.backbone import Adapter, Backbone, FusedAdapter, ImageTower, PackedPrompts, PromptPart, Site, TextTower
+    from fewshot_bench.api.dataset import Dataset, DatasetCard, ENSEMBLE_TEMPLATES, Preparable, SIMPLE_TEMPLATES, Stamp, Stamped, file_stamp
     from fewshot_bench.api.method import Classifier, Method, RunContext, Transferable, hyper
+    from fewshot_bench.api.options import Option
     from fewshot_bench.api.plugins import hookimpl
     from fewshot_bench.api.recipe import Recipe, RemoteFile
     from fewshot_bench.api.record import Record
@@ -45,18 +27,10 @@ if TYPE_CHECKING:
     from fewshot_bench.engines.reporting import FsbenchWarning
     from fewshot_bench.images.formats import image_endings, image_remedy
     from fewshot_bench.splits.coop import Pools, load_split, save_split
-    from fewshot_bench.utils.allocator import free_memory
     from fewshot_bench.utils.cache_dir import cache_root
-    from fewshot_bench.utils.errors import (
-        ContractError,
-        DataMissingError,
-        FsbenchError,
-        NotApplicableError,
-        NumericalError,
-        UnsupportedBackboneError,
-        UsageError,
-    )
-    from fewshot_bench.utils.names import one_place, one_spelling
+    from fewshot_bench.utils.errors import ContractError, DataMissingError, FsbenchError, NotApplicableError, NumericalError, UnsupportedBackboneError, UsageError
+    from fewshot_bench.utils.memory import free_memory
+    from fewshot_bench.utils.text import one_place, one_spelling
 
     def backbones() -> list[str]:
         """The names of registered backbones; `run` takes those of open_clip (`MODEL/TAG`), too."""
@@ -73,8 +47,8 @@ _NAMES = {
         "Dataset DatasetCard ENSEMBLE_TEMPLATES Preparable SIMPLE_TEMPLATES Stamp Stamped "
         "file_stamp"
     ),
-    "fewshot_bench.api.demand": "Demand",
     "fewshot_bench.api.method": "Classifier Method RunContext Transferable hyper",
+    "fewshot_bench.api.options": "Option",
     "fewshot_bench.api.plugins": "hookimpl",
     "fewshot_bench.api.recipe": "Recipe RemoteFile",
     "fewshot_bench.api.record": "Record",
@@ -85,13 +59,13 @@ _NAMES = {
     "fewshot_bench.engines.reporting": "FsbenchWarning",
     "fewshot_bench.images.formats": "image_endings image_remedy",
     "fewshot_bench.splits.coop": "Pools load_split save_split",
-    "fewshot_bench.utils.allocator": "free_memory",
     "fewshot_bench.utils.cache_dir": "cache_root",
     "fewshot_bench.utils.errors": (
         "ContractError DataMissingError FsbenchError NotApplicableError NumericalError "
         "UnsupportedBackboneError UsageError"
     ),
-    "fewshot_bench.utils.names": "one_place one_spelling",
+    "fewshot_bench.utils.memory": "free_memory",
+    "fewshot_bench.utils.text": "one_place one_spelling",
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
 
@@ -108,7 +82,6 @@ __all__ = [
     "DataMissingError",
     "Dataset",
     "DatasetCard",
-    "Demand",
     "FsbenchError",
     "FsbenchWarning",
     "FusedAdapter",
@@ -118,6 +91,7 @@ __all__ = [
     "Method",
     "NotApplicableError",
     "NumericalError",
+    "Option",
     "PackedPrompts",
     "Pools",
     "Preparable",
@@ -139,6 +113,7 @@ __all__ = [
     "UnsupportedBackboneError",
     "UsageError",
     "Vocabulary",
+    "__version__",
     "backbones",
     "cache_root",
     "data_roots",

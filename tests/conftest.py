@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,20 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("any machine")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Ends when plug-ins of this checkout are not those that are installed, as after a pull."""
+    project = tomllib.loads((helpers.REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    wanted = project["project"]["entry-points"]["fewshot_bench"]
+    found = {point.name: point.value for point in entry_points(group="fewshot_bench")}
+    missing = [f"{name} = {value}" for name, value in wanted.items() if found.get(name) != value]
+    if missing:
+        pytest.exit(
+            f"not installed as in pyproject.toml: {'; '.join(missing)} "
+            "(pip install --no-deps -e . writes the entry points anew)",
+            returncode=4,
+        )
 
 
 @pytest.fixture(scope="session", autouse=True)

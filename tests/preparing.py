@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from fewshot_bench.api.registry import registry
+from fewshot_bench.plugins.data.places import LOCK
 from tests import helpers
 from tests.http_server import Site, serving
 
@@ -93,11 +94,11 @@ class Shop:
         return helpers.start("data", "prepare", *(arguments or ("wares",)), **options)
 
     def tree(self) -> Tree:
-        """All files below the root, without those of downloads."""
+        """All files below the root, without those of downloads and the lock."""
         return {
             path.relative_to(self.root).as_posix(): path.read_bytes()
             for path in sorted(self.root.rglob("*"))
-            if path.is_file() and "downloads" not in path.parts
+            if path.is_file() and not {"downloads", LOCK} & {*path.parts}
         }
 
     def part(self, name: str = "wares.tar.gz", dataset: str = "wares") -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import time
@@ -18,7 +17,6 @@ from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.store.store import Store
 
-OLD = Path(__file__).parent / "data" / "store_schema_1"
 QUERIES, CLASSES = 30, 4
 
 
@@ -61,12 +59,6 @@ def filled(folder: Path, seeds: Sequence[int] = (1, 2, 3)) -> Store:
     for seed in seeds:
         put(store, seed)
     return store
-
-
-def old_store(folder: Path) -> Store:
-    """A copy of the store that a version with schema 1 wrote: three cells done, one failed."""
-    shutil.copytree(OLD, folder)
-    return Store(folder)
 
 
 def contents(folder: Path) -> dict[str, tuple[bytes, int]]:

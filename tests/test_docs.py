@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from fewshot_bench.api.dataset import TEMPLATE_SETS
+from fewshot_bench.api.spec import PRESETS
+from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
 from tests.helpers import PATIENCE
 
 ROOT = Path(__file__).parents[1]
@@ -26,3 +29,9 @@ def test_links_lead_to_files(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
     missing = [t for t in targets if "://" not in t and not (page.parent / t).exists()]
     assert not missing
+
+
+def test_what_is_declared_by_name_is_explained() -> None:
+    page = (ROOT / "docs" / "protocols.md").read_text(encoding="utf-8")
+    for name in (*SAMPLERS, *VALIDATION, *TEMPLATE_SETS, *PRESETS):
+        assert f"`{name}`" in page

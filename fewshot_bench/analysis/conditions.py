@@ -10,7 +10,7 @@ from typing import Any
 from fewshot_bench.analysis.table.model import Row
 from fewshot_bench.api.dataset_overrides import SKIPPED
 from fewshot_bench.api.image_facts import images, images_scope, test_images, test_scope
-from fewshot_bench.api.method_references import short_names
+from fewshot_bench.api.method_files import short_names
 from fewshot_bench.api.record import Record, code_digest
 from fewshot_bench.api.spec import RunSpec, canonical_json, method_label
 from fewshot_bench.utils.errors import UsageError

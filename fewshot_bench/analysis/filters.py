@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 
 from fewshot_bench.analysis.conditions import code, code_of, condition, own_data, said_data
 from fewshot_bench.analysis.table.model import Seed
-from fewshot_bench.api import method_references
+from fewshot_bench.api import method_files as method_references
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec, method_label
 from fewshot_bench.utils.errors import UsageError, unknown
-from fewshot_bench.utils.names import spelled_once, split_names
+from fewshot_bench.utils.text import spelled_once, split_names
 
 _COMMA = re.compile(r",(?![^\[\]]*\])")
 _NAMES: Mapping[str, Callable[[Record], tuple[str, ...]]] = {

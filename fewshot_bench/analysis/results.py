@@ -24,7 +24,7 @@ from fewshot_bench.api.spec import DEFAULT_STORE, RunSpec, canonical_json, metho
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import DataMissingError, UsageError, unknown
-from fewshot_bench.utils.names import join_names
+from fewshot_bench.utils.text import join_names
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,4 +1,4 @@
-"""Where in a plug-in author's own files something happened, from the text of a traceback."""
+"""The innermost frame of a traceback that lies in a plug-in author's own files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a method may ask of a backbone."""
+"""The part of a backbone that methods use."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Adapter(Protocol):
     """Low-rank (or other) additive updates applied inside a tower's blocks."""
 
     def delta(self, site: Site, x: Tensor) -> Tensor | None:
-        """What to add to the frozen product `x W'` at `site`; None where nothing is adapted.
+        """The update to add to the frozen product `x W'` at `site`; None where nothing is adapted.
 
         x: (..., d_in), the block's input to that matrix; returns (..., d_out).
         """
@@ -60,15 +60,10 @@ class Adapter(Protocol):
 
 @runtime_checkable
 class FusedAdapter(Adapter, Protocol):
-    """An adapter that updates several matrices on one input at once, and can repeat its draws.
-
-    `runs` is how many adapters it stands for: x then holds the tokens of one after the other.
-    """
-
-    runs: int
+    """An adapter that updates several matrices on one input at once, and can repeat its draws."""
 
     def adapts(self, site: Site) -> bool:
-        """Whether there is an update at `site`."""
+        """True when there is an update at `site`."""
         ...
 
     def add(self, sites: Sequence[Site], x: Tensor, product: Tensor) -> Tensor:
@@ -110,8 +105,8 @@ class ImageTower(Protocol):
     ) -> Tensor:
         """(b, 3, h, w) pixels to (b, embed) raw features; differentiable in adapter.
 
-        With an adapter of several runs, b is a multiple of them, run by run. `recompute` keeps
-        little for the backward pass and computes it again: the same numbers in less memory.
+        `recompute` keeps little for the backward pass and computes it again: the same numbers in
+        less memory.
         """
         ...
 
@@ -129,7 +124,7 @@ class PromptPart(Protocol):
 
     @property
     def packed(self) -> Any:
-        """What the text tower takes in the place of the whole; features come as `members`."""
+        """The prompts to encode instead of all; features are spread by `members`."""
         ...
 
     @property
@@ -153,7 +148,7 @@ class PackedPrompts(Protocol):
 
     @property
     def tokens(self) -> int:
-        """How many tokens are computed."""
+        """The number of tokens that are computed."""
         ...
 
     def divide(self, parts: int) -> Sequence[PromptPart]:
@@ -185,11 +180,11 @@ class TextTower(Protocol):
     def encode_packed(
         self, packed: Any, adapter: Adapter | None = None, *, recompute: bool = False
     ) -> Tensor:
-        """What `encode_tokens` gives, for packed prompts; reads nothing on the host."""
+        """As `encode_tokens`, for packed prompts; without a read on the host."""
         ...
 
     def pack_lengths(self, prefix: int, end: Tensor, length: int) -> PackedPrompts:
-        """How prompts of `encode_embeddings` are packed, made once for many calls."""
+        """Packing of the prompts of `encode_embeddings`, made once for many calls."""
         ...
 
     def encode_embeddings(
@@ -233,7 +228,7 @@ class Backbone(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         ...
 
     @property
@@ -268,7 +263,7 @@ class Backbone(Protocol):
 
 @runtime_checkable
 class LoadedBackbone(Backbone, Protocol):
-    """What the harness additionally needs of a backbone."""
+    """The part of a backbone that the harness needs besides."""
 
     image_size: tuple[int, int]
     weights_digest: str

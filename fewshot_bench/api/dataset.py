@@ -13,7 +13,7 @@ from fewshot_bench.api.task import Item
 from fewshot_bench.utils.mistyped import keys, texts
 
 SIMPLE_TEMPLATES = ("a photo of a {}.",)
-# The seven prompts that CLIP's authors selected for ImageNet; Tip-Adapter uses them, METHODS 1.1.
+# The seven prompts that CLIP's authors selected for ImageNet; Tip-Adapter uses them.
 ENSEMBLE_TEMPLATES = (
     "itap of a {}.",
     "a bad photo of the {}.",
@@ -23,12 +23,18 @@ ENSEMBLE_TEMPLATES = (
     "art of the {}.",
     "a photo of the small {}.",
 )
+# The prompts of each template set; None stands for the data set's own.
+TEMPLATE_SETS: Mapping[str, tuple[str, ...] | None] = {
+    "simple": SIMPLE_TEMPLATES,
+    "custom": None,
+    "ensemble": ENSEMBLE_TEMPLATES,
+}
 ROLES = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
 class DatasetCard:
-    """What a person should know about a data set before a number of it is printed.
+    """Facts of a data set that stand beside its numbers: source, counts, class names, templates.
 
     `expected_counts` and `expected_classes` are those of the published set (0: not known), `counts`
     those of this copy. `mirrored` says whether a mirror image still shows its class; where it does
@@ -64,17 +70,12 @@ class DatasetCard:
 
     @property
     def identities(self) -> tuple[str, ...]:
-        """What tells classes apart, by label: `class_ids`, or the names where there are none."""
+        """Identities of the classes by label: `class_ids`, or the names where there are none."""
         return self.class_ids or self.classnames
 
     def templates(self, prompts: str) -> tuple[str, ...]:
-        """The prompt templates of the set `simple`, `custom` or `ensemble`."""
-        sets = {
-            "simple": SIMPLE_TEMPLATES,
-            "custom": self.custom_templates,
-            "ensemble": ENSEMBLE_TEMPLATES,
-        }
-        return sets[prompts]
+        """The prompts of a template set."""
+        return TEMPLATE_SETS[prompts] or self.custom_templates
 
 
 @runtime_checkable
@@ -105,7 +106,7 @@ class Dataset(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """What tells without reading that an image file is still the same.
+    """Identity of an image file without reading it: an equal stamp stands for equal bytes.
 
     size: bytes; changed: when the file was last changed, in seconds since 1970; token: differs
     from every other version of the file, and from other files.

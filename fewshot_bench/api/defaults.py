@@ -27,7 +27,7 @@ def backbone_for(name: str, datasets: Iterable[str], targets: Iterable[str] = ()
 
 
 def cuda_is_there() -> bool:
-    """Whether torch finds a CUDA device on this machine."""
+    """True when torch finds a CUDA device on this machine."""
     import torch
 
     return bool(torch.cuda.is_available())
@@ -47,7 +47,7 @@ def precision_for(name: str, devices: tuple[str, ...], *, here: bool) -> str:
 
 
 def _can_bf16(device: str) -> bool:
-    """Whether a card computes in bf16 itself; older ones emulate it, slower than fp32."""
+    """True when a card computes in bf16 itself; older ones emulate it, slower than fp32."""
     import torch
 
     index = device.partition(":")[2]

@@ -1,4 +1,4 @@
-"""What a record says of the bytes of the images that its cell used, and where it must be the same.
+"""Image digests and overlaps in a record, and the cells between which they must be equal.
 
 `split["images"]` is a digest of all images, `split["test_images"]` of those of the test, and
 `split["overlap"]` counts test images that have the bytes of an image that was fitted on, or that
@@ -52,7 +52,7 @@ def test_scope(record: Record) -> Hashable:
 
 
 class Overlap(NamedTuple):
-    """How many of the test images of a cell were fitted on."""
+    """The number of test images of a cell whose bytes are among its training images."""
 
     spec: RunSpec
     shared: int

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from fewshot_bench.utils.errors import ContractError, UsageError, suggestion, unknown
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 class RunContext(Protocol):
-    """What the harness lends a method besides the task: named randomness, notes, progress."""
+    """Services for a method besides the task: named random streams, notes, progress."""
 
     @property
     def device(self) -> torch.device:
-        """Where tensors should live."""
+        """Device that tensors belong on."""
         ...
 
     @property
@@ -107,20 +107,6 @@ class Method(Protocol):
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Classifier:
         """Adapt to `task` and return a classifier; the backbone is left as it was found."""
-        ...
-
-
-@runtime_checkable
-class Together(Protocol):
-    """A method that can fit several tasks in one pass (`fsbench run --together`)."""
-
-    def fit_together(
-        self, tasks: Sequence[Task], backbone: Backbone, contexts: Sequence[RunContext]
-    ) -> Sequence[Classifier]:
-        """One classifier per task, each as `fit` gives it alone, up to rounding.
-
-        May raise where these tasks do not go together: then each is fitted alone.
-        """
         ...
 
 

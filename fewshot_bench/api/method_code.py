@@ -149,7 +149,7 @@ def _with_beside(file: Path) -> Mapping[str, Path]:
 
 
 def _is_bare_package(name: str, folder: Path) -> bool:
-    """Whether `import name` gets this folder without `__init__.py`, and no package elsewhere."""
+    """True when `import name` finds this folder without `__init__.py`, and no package elsewhere."""
     if not folder.is_dir():
         return False
     loaded = sys.modules.get(name)

@@ -1,4 +1,4 @@
-"""What a method's class must be before anything is run: the rules that need no fit.
+"""Static rules for a method's class, checked before anything is run.
 
 The conformance kit and `fsbench run` share them. `broken_rules` is the entry point.
 """
@@ -39,7 +39,7 @@ class BrokenRule:
 
 
 def broken_rules(method: type, registered: str = "") -> list[BrokenRule]:
-    """What is wrong with a method's class, in the order in which an author would mend it.
+    """Violations of the rules by a method's class, in the order in which an author would mend them.
 
     registered: the name that it is registered under; "" where that is not known.
     """

@@ -50,5 +50,3 @@ _ALL = (
 )
 # All that `quality.metrics` computes but `n`.
 METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _ALL}
-# Those that every finished record has; the others came later, and old records stay without.
-ALWAYS = frozenset({"top1", "macro_accuracy", "nll", "n"})

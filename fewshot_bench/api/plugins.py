@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -45,8 +46,34 @@ class Hooks:
         """Call `register("name", "package.module:load")`; `load(device, precision)` -> backbone."""
 
     @hookspec
+    def register_engines(self, register: Register) -> None:
+        """Call `register("name", "package.module:build", options=(Option(...), ...))`.
+
+        `build(setup: EngineSetup) -> Engine`. `elsewhere=True` for an engine whose workers run on
+        other machines than the command.
+        """
+
+    @hookspec
+    def register_options(self, register: Register) -> None:
+        """Call `register(Option(...))` for each option of commands that run cells."""
+
+    @hookspec
     def register_commands(self, cli: click.Group) -> None:
         """Add click commands to `fsbench`."""
+
+    @hookspec
+    def worker_environment(
+        self, store: Path, options: Mapping[str, Any]
+    ) -> Mapping[str, str] | None:
+        """Environment variables for every worker, on whichever machine it runs.
+
+        Called once, in the command, before anything is computed; UsageError ends it. options: the
+        values of all options that plug-ins registered with `register_options`.
+        """
+
+    @hookspec
+    def run_warnings(self, store: Path) -> Sequence[str] | None:
+        """Sentences that a command that ran cells prints as warnings at its end."""
 
     @hookspec
     def run_started(self, spec: RunSpec) -> None:
@@ -86,10 +113,6 @@ def load_plugins() -> tuple[pluggy.PluginManager, tuple[PluginInfo, ...]]:
     """Import every entry point of the group; one that fails is reported and harms nothing else."""
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(Hooks)
-    from fewshot_bench.plugins.trackers import plugin as trackers
-
-    # Always there: whether one is on may be decided later, and in other processes.
-    manager.register(trackers, name="fewshot-bench:trackers")
     points, infos = _entry_points()
     only = os.environ.get(ONLY)
     for point in points:

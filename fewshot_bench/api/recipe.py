@@ -1,4 +1,4 @@
-"""What has to be fetched for a data set: files, their sources and digests, and where they go."""
+"""Files to fetch for a data set: their sources, digests and places."""
 
 from __future__ import annotations
 

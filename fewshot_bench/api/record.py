@@ -1,18 +1,134 @@
-"""The result of one cell: everything that is needed to use the number, and to doubt it."""
+"""`Record`: the result of one cell with its split, costs, incidents and environment.
+
+A record is written once; its digest covers every field, so that a changed one is noticed.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-from fewshot_bench.api.record_kinds import kind_problems
 from fewshot_bench.api.spec import RunSpec, canonical_json
 from fewshot_bench.utils.errors import StoreError
 
-SCHEMA = 2
+
+class Incidents:
+    """Incidents in the order in which they came; an equal one is kept once."""
+
+    def __init__(self) -> None:
+        self._found: list[dict[str, str]] = []
+
+    def add(self, kind: str, text: str) -> None:
+        """Keep one. kind: one word that a program can look for; text: a line for people."""
+        incident = {"kind": kind, "text": text}
+        if incident not in self._found:
+            self._found.append(incident)
+
+    def __iter__(self) -> Iterator[dict[str, str]]:
+        return iter(dict(incident) for incident in self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def copy(self) -> Incidents:
+        """The same incidents, to go on from."""
+        other = Incidents()
+        other._found = [dict(incident) for incident in self._found]
+        return other
+
+
+# Times are differences of sums of others, rounded.
+LEAST_SECONDS = -1e-3
+
+
+def _text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _texts(value: object) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
+
+
+def _flag(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def _number(value: object) -> bool:
+    return (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and abs(value) < 1e300
+        and math.isfinite(value)
+    )
+
+
+def _count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**18
+
+
+def _amount(value: object) -> bool:
+    return value is None or (_number(value) and value >= 0)  # type: ignore[operator]
+
+
+def _seconds(value: object) -> bool:
+    return value is None or (_number(value) and value >= LEAST_SECONDS)  # type: ignore[operator]
+
+
+Kind = tuple[str, Callable[[object], bool]]
+TEXT: Kind = ("a text", _text)
+TEXTS: Kind = ("a list of texts", _texts)
+FLAG: Kind = ("true or false", _flag)
+NUMBER: Kind = ("a finite number", _number)
+COUNT: Kind = ("a whole number from 0", _count)
+AMOUNT: Kind = ("a number from 0", _amount)
+SECONDS: Kind = ("a number of seconds", _seconds)
+
+KINDS: Mapping[str, Mapping[str, Kind]] = {
+    "split": {
+        **dict.fromkeys(("digest", "protocol", "revision", "images", "test_images"), TEXT),
+        **dict.fromkeys(("classes", "train", "val", "test"), COUNT),
+        **dict.fromkeys(("fitted_classes", "overlap", "short_classes"), COUNT),
+        **dict.fromkeys(("templates", "classnames"), TEXTS),
+        "mirrored": FLAG,
+    },
+    "footprint": {
+        **dict.fromkeys(("trained", "stored", "backbone", "steps"), AMOUNT),
+        **dict.fromkeys(("peak_memory_mb", "images_seen", "images_encoded"), AMOUNT),
+        "trained_source": TEXT,
+    },
+    "timings": dict.fromkeys(("billed_seconds", "elapsed_seconds"), SECONDS),
+    "error": dict.fromkeys(("type", "message", "traceback"), TEXT),
+}
+# All values of these are of one kind.
+WHOLE: Mapping[str, Kind] = {"metrics": NUMBER, "digests": TEXT}
+
+
+def kind_problems(values: Mapping[str, Any]) -> Iterator[str]:
+    """Fields of another type than expected; values: of a record, its parts being objects."""
+    for part, kinds in KINDS.items():
+        inner = values.get(part) or {}
+        for name, kind in kinds.items():
+            if name in inner:
+                yield from _problem(f"{part}.{name}", inner[name], kind)
+    for part, kind in WHOLE.items():
+        for name, value in values[part].items():
+            yield from _problem(f"{part}.{name}", value, kind)
+    for place, incident in enumerate(values["incidents"]):
+        for name, value in incident.items():
+            yield from _problem(f"incidents[{place}].{name}", value, TEXT)
+
+
+def _problem(name: str, value: object, kind: Kind) -> Iterator[str]:
+    expected, fits = kind
+    if not fits(value):
+        yield f"record's {name} is {value!r:.60}, expected {expected}"
+
+
+SCHEMA = 1
 Status = Literal["done", "failed", "inapplicable"]
 STATUSES = ("done", "failed", "inapplicable")
 OBJECTS = ("spec", "split", "metrics", "footprint", "timings", "environment", "digests")
@@ -24,9 +140,8 @@ class Record:
     """One cell's outcome.
 
     split: `digest`, `protocol`, `train`, `val`, `test` (counts), `verified` (published picks),
-        `classnames` (of the columns of the logits; old records have none).
-    metrics: those of `quality.metrics`, to six digits; empty when the cell failed, and only
-        `top1`, `macro_accuracy`, `nll` and `n` in records that are older than the others.
+        `classnames` (of the columns of the logits).
+    metrics: those of `quality.metrics`, to six digits; empty when the cell failed.
     footprint: `trained`, `trained_source` (observed or declared), `stored`, `backbone`
         (parameters), `peak_memory_mb`, `images_seen`, `steps`, and `selection`
         (configurations, labels).
@@ -55,7 +170,7 @@ class Record:
 
     @property
     def logits_digest(self) -> str:
-        """That of the arrays beside the record; empty where it has none, or is of schema 1."""
+        """That of the arrays beside the record; empty where it has none."""
         return str(self.digests.get("logits") or "")
 
     def to_dict(self) -> dict[str, Any]:
@@ -84,7 +199,9 @@ class Record:
         """The inverse of `to_dict`; StoreError when a key or a type is not as expected."""
         if not isinstance(values, dict):
             raise StoreError(f"record is a {type(values).__name__}, expected an object")
-        values = migrated(values)
+        schema = values.get("schema")
+        if schema != SCHEMA or isinstance(schema, bool):
+            raise StoreError(f"record has schema {schema!r}, this version reads {SCHEMA}")
         missing = [key for key in KEYS if key not in values]
         if missing:
             raise StoreError(f"record lacks {missing}")
@@ -127,12 +244,12 @@ def code_digest(record: Record) -> str | None:
 
 
 def sealed(record: Record, logits_digest: str | None) -> Record:
-    """The record in the newest schema with its digests; ValueError or TypeError if it is not JSON.
+    """The record with its digests; ValueError or TypeError if it is not JSON.
 
     logits_digest: that of the arrays beside it, if there are any.
     """
     digests = {} if logits_digest is None else {"logits": logits_digest}
-    record = dataclasses.replace(record, digests=digests, schema=SCHEMA)
+    record = dataclasses.replace(record, digests=digests)
     own = digest_of_values(json.loads(record.to_json()))
     return dataclasses.replace(record, digests={**digests, "record": own})
 
@@ -147,13 +264,7 @@ def unsealed(values: Any) -> Record:
 
 
 def seal_problem(values: Mapping[str, Any]) -> str:
-    """What speaks against the digest that the values of a file state of themselves, or nothing.
-
-    Records of schema 1 state none.
-    """
-    if values["schema"] == 1:
-        known = sorted({"digests", "incidents"} & set(values))
-        return f"the record has schema 1, which has no {known}, so it was changed" if known else ""
+    """The problem with the digest that the values of a file state of themselves, or nothing."""
     stated = values["digests"].get("record")
     try:
         actual = digest_of_values(values)
@@ -171,26 +282,3 @@ def digest_of_values(values: Mapping[str, Any]) -> str:
     """SHA-256 of a record's values, however they are laid out, without this digest itself."""
     digests = {name: value for name, value in values["digests"].items() if name != "record"}
     return hashlib.sha256(canonical_json({**values, "digests": digests}).encode()).hexdigest()
-
-
-def migrated(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The values of a record of any schema as those of the newest; StoreError where there is none.
-
-    What an old record cannot say stays empty: a record of schema 1 has no digests.
-    """
-    schema = values.get("schema")
-    if isinstance(schema, bool) or not isinstance(schema, int) or not 1 <= schema <= SCHEMA:
-        raise StoreError(
-            f"record has schema {schema!r}, this version reads 1 to {SCHEMA}; upgrade fewshot_bench"
-        )
-    for number in range(schema, SCHEMA):
-        values = MIGRATIONS[number](values)
-    return values
-
-
-def _from_1(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {**values, "schema": 2, "incidents": [], "digests": {}}
-
-
-# Schema number to the step that leads to the next one.
-MIGRATIONS: Mapping[int, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = {1: _from_1}

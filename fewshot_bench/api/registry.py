@@ -1,11 +1,17 @@
-"""Names to lazily imported targets, with their origins."""
+"""The registry of this process: methods, data sets and backbones by name, with who registered them.
+
+`registry()` is the entry. Targets are imported on first use; a plug-in that fails harms no other.
+
+    registry().method_class("clip-lora")
+    registry().dataset("folder:photos")
+"""
 
 from __future__ import annotations
 
 import functools
 import importlib
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,13 +19,41 @@ from typing import Any
 
 import pluggy
 
-from fewshot_bench.api import method_code, method_files, method_references
+from fewshot_bench.api import method_code, method_files
+from fewshot_bench.api import method_files as method_references
 from fewshot_bench.api.author_frame import told
 from fewshot_bench.api.dataset_overrides import SKIPPED, Without, customized
 from fewshot_bench.api.method_rules import refuse_broken
-from fewshot_bench.api.opening import options_of, place_without_family
+from fewshot_bench.api.options import Option
 from fewshot_bench.api.plugins import PluginInfo, load_plugins
 from fewshot_bench.utils.errors import FsbenchError, PluginError, UsageError, unknown
+
+# Below a store: the splits that data sets make of a person's own images.
+KEPT_SPLITS = Path("splits", "made")
+
+
+def options_of(
+    name: str, opener: Callable[..., Any], data: Mapping[str, Any], store: Path | None
+) -> dict[str, Any]:
+    """The parameters of a data set's function that were asked for, as far as it has them."""
+    known = inspect.signature(opener).parameters
+    options: dict[str, Any] = {"holdout": data["holdout"]} if "holdout" in data else {}
+    if options and "holdout" not in known:
+        raise UsageError(f"'{name}' comes with its own test images; leave --holdout out")
+    if store is not None and "splits" in known:
+        options["splits"] = store / KEPT_SPLITS
+    if name in data.get(SKIPPED, {}) and "lenient" in known:
+        options["lenient"] = True
+    return options
+
+
+def place_without_family(name: str) -> UsageError:
+    """The error for a folder or file that is there, under no name of a data set."""
+    family = "folder" if Path(name).is_dir() else "manifest"
+    return UsageError(
+        f"unknown data set '{name}': did you mean '{family}:{name}'? ({name} is a "
+        f"{'folder' if family == 'folder' else 'file'} here; docs/own-data.md)"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +64,8 @@ class Entry:
     target: Any
     origin: str
     suites: tuple[str, ...] = ()
+    options: tuple[Option, ...] = ()
+    elsewhere: bool = False
 
     def load(self) -> Any:
         """Import the target; PluginError names the origin when that fails."""
@@ -64,7 +100,15 @@ class Catalog:
     _plugin: str = ""
     _claims: list[Entry] = field(default_factory=list)
 
-    def register(self, name: str, target: Any, *, suites: Iterable[str] = ()) -> None:
+    def register(
+        self,
+        name: str,
+        target: Any,
+        *,
+        suites: Iterable[str] = (),
+        options: Iterable[Option] = (),
+        elsewhere: bool = False,
+    ) -> None:
         """Add a name; one that another plug-in adds too can be used by neither."""
         origin = _origin(self._plugin)
         if not isinstance(name, str) or not name.strip():
@@ -79,8 +123,14 @@ class Catalog:
                 f"{self.kind} '{name}' ({origin}): suites={suites!r} is text, expected "
                 f"suites=({suites!r},)"
             )
-        self._claims.append(Entry(name, target, origin, tuple(suites)))
+        _check_options(f"{self.kind} '{name}' ({origin})", options := tuple(options))
+        self._claims.append(Entry(name, target, origin, tuple(suites), options, elsewhere))
         self._settle()
+
+    def register_option(self, option: Option) -> None:
+        """Add an option of commands that run cells."""
+        _check_options(f"{self.kind} ({_origin(self._plugin)})", (option,))
+        self.register(option.name, option.value, options=(option,))
 
     def _settle(self) -> None:
         """Entries and conflicts, by who claims which name."""
@@ -95,6 +145,11 @@ class Catalog:
             for name, found in claims.items()
             if len(found) > 1
         }
+
+    def refuse(self, entry: Entry, reason: str) -> None:
+        """Take out what cannot be used; asking for it raises PluginError with the reason."""
+        del self.entries[entry.name]
+        self.conflicts[entry.name] = f"{self.kind} '{entry.name}' ({entry.origin}): {reason}"
 
     def forget(self, plugin: str) -> None:
         """Take out what a plug-in registered before it failed."""
@@ -122,6 +177,17 @@ class Catalog:
         return unknown(self.kind, name, known, "; ".join([step, *self.failed]))
 
 
+def _check_options(where: str, options: tuple[Option, ...]) -> None:
+    """PluginError for a declaration that cannot be used."""
+    keys = [getattr(option, "key", None) for option in options]
+    for option in options:
+        problem = option.problem() if isinstance(option, Option) else f"{option!r} is no Option"
+        if not problem and keys.count(option.key) > 1:
+            problem = f"option --{option.name} stands there twice"
+        if problem:
+            raise PluginError(f"{where}: {problem}")
+
+
 def _origin(plugin: str) -> str:
     # Not inspect.stack(), which reads source files and takes longer than all else here.
     frame = inspect.currentframe()
@@ -140,8 +206,15 @@ class Registry:
     methods: Catalog
     datasets: Catalog
     backbones: Catalog
+    engines: Catalog
+    options: Catalog
     plugins: tuple[PluginInfo, ...]
     hooks: pluggy.HookRelay
+
+    @property
+    def catalogs(self) -> tuple[Catalog, ...]:
+        """All catalogs."""
+        return (self.methods, self.datasets, self.backbones, self.engines, self.options)
 
     def method(self, name: str) -> Entry:
         """The entry of a registered method, or of one in a file (`path/to/file.py:ClassName`)."""
@@ -163,7 +236,7 @@ class Registry:
         return target
 
     def code(self, name: str) -> dict[str, str | bool]:
-        """What identifies the code of a method that this process runs; it stands in a record.
+        """Identity of a method's code in this process, as records hold it.
 
         `registered`: whether a plug-in registered it, with the plug-in's `distribution` and
         `version`; `digest` of its source.
@@ -272,20 +345,29 @@ def registry() -> Registry:
     methods = Catalog("method", "methods")
     datasets = Catalog("data set", "datasets")
     backbones = Catalog("backbone", "backbones")
+    engines = Catalog("engine", "engines")
+    options = Catalog("option", "plugins")
     failed = _fill(manager, "register_methods", methods)
     failed |= _fill(manager, "register_datasets", datasets)
     failed |= _fill(manager, "register_backbones", backbones)
+    failed |= _fill(manager, "register_engines", engines)
+    failed |= _fill(manager, "register_options", options, options.register_option)
     for entry in methods.entries.values():
         if isinstance(entry.target, str):
             # Plug-ins may have imported a part of their package; the rest follows when it is used.
             method_code.note_import(entry.target.partition(":")[0])
     infos = tuple(replace(i, error=i.error or failed.get(i.full_name)) for i in infos)
-    for catalog in (methods, datasets, backbones):
+    for catalog in (methods, datasets, backbones, engines, options):
         catalog.failed = tuple(info.problem for info in infos if info.error)
-    return Registry(methods, datasets, backbones, infos, manager.hook)
+    return Registry(methods, datasets, backbones, engines, options, infos, manager.hook)
 
 
-def _fill(manager: pluggy.PluginManager, hook: str, catalog: Catalog) -> dict[str, str]:
+def _fill(
+    manager: pluggy.PluginManager,
+    hook: str,
+    catalog: Catalog,
+    register: Callable[..., None] | None = None,
+) -> dict[str, str]:
     """Call one plug-in's hook at a time, so that each name knows where it came from.
 
     Returns the plug-ins whose hook failed, with the reason; they register nothing.
@@ -295,7 +377,7 @@ def _fill(manager: pluggy.PluginManager, hook: str, catalog: Catalog) -> dict[st
     for implementation in sorted(implementations, key=_builtin_first):
         catalog._plugin = implementation.plugin_name
         try:
-            implementation.function(register=catalog.register)
+            implementation.function(register=register or catalog.register)
         except (Exception, SystemExit) as error:
             failed[implementation.plugin_name] = f"{hook}: {type(error).__name__}: {error}"
             catalog.forget(implementation.plugin_name)

@@ -9,12 +9,16 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from fewshot_bench.api import method_references
+from fewshot_bench.api import method_files as method_references
+from fewshot_bench.api.dataset import TEMPLATE_SETS
 from fewshot_bench.api.shots import LONGEST_NUMBER, AllShots, plain, read_shots
 from fewshot_bench.utils.errors import StoreError
 
-PROTOCOLS = ("coop", "clip-lora", "nested")
-VALIDATION = ("none", "min4", "shots", "full")
+# A preset fixes the sampling protocol, the validation policy and the prompts at once.
+PRESETS: Mapping[str, tuple[str, str, str]] = {
+    "fair": ("coop", "min4", "custom"),
+    "clip-lora-paper": ("clip-lora", "none", "simple"),
+}
 PRECISIONS = ("fp32", "bf16", "fp16")
 DEFAULT_STORE = "fsbench-results"
 # The embedded backbone, and what every table of it says.
@@ -27,16 +31,6 @@ EXIF = ("ignore", "rotate")
 CLASSES = ("all", "base", "new")
 # Asked of a run that evaluates its fits on other data sets alone; no cell has it.
 NO_CLASSES = "none"
-TEMPLATE_SETS = ("simple", "custom", "ensemble")
-# Fields that came later: they stand in a record, and in its key, where they are not the default.
-_LATER: Mapping[str, Any] = {
-    "classes": "all",
-    "target": "",
-    "target_revision": "",
-    "data": {},
-    "picks": "",
-    "exif": "ignore",
-}
 # What the fields are that are no text.
 _KINDS: Mapping[str, type] = {
     "shots": int,
@@ -49,14 +43,12 @@ _KINDS: Mapping[str, type] = {
 }
 # Fields that are one of a few words, with these.
 _WORDS: Mapping[str, tuple[str, ...]] = {
-    "protocol": (*PROTOCOLS, IMPORTED),
-    "val": VALIDATION,
-    "prompts": TEMPLATE_SETS,
+    "prompts": tuple(TEMPLATE_SETS),
     "precision": PRECISIONS,
     "classes": CLASSES,
     "exif": EXIF,
 }
-_NAMES = ("method", "dataset", "backbone")
+_NAMES = ("method", "dataset", "backbone", "protocol", "val")
 # The least of each number; of all of them the longest one, in digits, and the most of a list:
 # a longer one is a slip.
 _LEAST: Mapping[str, int] = {"shots": 0, "split_seed": 0, "train_seed": 0, "limit": 1}
@@ -113,8 +105,7 @@ class RunSpec:
         """Plain JSON-able values, in the order of the fields."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         values |= {"options": dict(self.options), "overrides": dict(self.overrides)}
-        values |= {"data": dict(self.data), "shots": plain(self.shots)}
-        return {name: v for name, v in values.items() if name not in _LATER or v != _LATER[name]}
+        return values | {"data": dict(self.data), "shots": plain(self.shots)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunSpec:
@@ -153,13 +144,9 @@ class RunSpec:
         classes = "base" if self.classes == "new" else self.classes
         return dataclasses.replace(self, target="", target_revision="", classes=classes).key()
 
-    def kin_key(self) -> str:
-        """Equal for cells that differ in their seeds and in what is evaluated alone."""
-        return dataclasses.replace(self, split_seed=0, train_seed=0, picks="").fit_key()
-
     @property
     def fits_other(self) -> bool:
-        """Whether the fit sees other classes than the evaluation."""
+        """True when the fit sees other classes than the evaluation."""
         return bool(self.target) or self.classes == "new"
 
     @property
@@ -176,7 +163,7 @@ class RunSpec:
 
     @property
     def skipped(self) -> int:
-        """How many damaged or missing images are left out."""
+        """The number of damaged or missing images that are left out."""
         return sum(len(ids) for ids in self.data.get("skipped", {}).values())
 
     def describe(self) -> str:

@@ -1,4 +1,4 @@
-"""What a method sees: a support set, class names and templates. There is no test set in here."""
+"""A cell as a method sees it: support set, class names, templates. It holds no test set."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Images(Protocol):
     """Lazy, batched view of unlabeled images, preprocessed for the backbone of the run."""
 
     def __len__(self) -> int:
-        """How many images there are."""
+        """The number of images."""
         ...
 
     def batches(

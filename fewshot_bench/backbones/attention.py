@@ -12,21 +12,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewshot_bench.backbones.layout import Group, Layout
+from fewshot_bench.backbones.packing import Group, Layout
 
 
-def attend(qkv: Tensor, layout: Layout, heads: int, runs: int) -> Tensor:
+def attend(qkv: Tensor, layout: Layout, heads: int) -> Tensor:
     """Every token looks at the prefix and, up to itself, at its own sequence.
 
-    qkv: (runs * t, 3 width), queries, keys and values side by side; returns (runs * t, width).
+    qkv: (t, 3 width), queries, keys and values side by side; returns (t, width).
     """
-    mixed: Tensor = _Packed.apply(None, qkv, layout, heads, runs)  # type: ignore[no-untyped-call]
+    mixed: Tensor = _Packed.apply(None, qkv, layout, heads)  # type: ignore[no-untyped-call]
     return mixed
 
 
-def attend_pooled(q: Tensor, kv: Tensor, layout: Layout, heads: int, runs: int) -> Tensor:
-    """One query per sequence, q (runs * n, width), among keys and values (runs * t, 2 width)."""
-    mixed: Tensor = _Packed.apply(q, kv, layout, heads, runs)  # type: ignore[no-untyped-call]
+def attend_pooled(q: Tensor, kv: Tensor, layout: Layout, heads: int) -> Tensor:
+    """One query per sequence, q (n, width), among keys and values (t, 2 width)."""
+    mixed: Tensor = _Packed.apply(q, kv, layout, heads)  # type: ignore[no-untyped-call]
     return mixed
 
 
@@ -34,15 +34,13 @@ class _Packed(torch.autograd.Function):
     """softmax(q k' / sqrt(d)) v with a shared prefix, group by group, forward and backward."""
 
     @staticmethod
-    def forward(
-        ctx: Any, q: Tensor | None, fused: Tensor, layout: Layout, heads: int, runs: int
-    ) -> Tensor:
-        queries, keys, values = _by_head(q, fused, heads, runs)
+    def forward(ctx: Any, q: Tensor | None, fused: Tensor, layout: Layout, heads: int) -> Tensor:
+        queries, keys, values = _by_head(q, fused, heads)
         first = _Part(layout.prefix_group)
         before = first.take(keys), first.take(values)
         none = before[0][:, :0], before[1][:, :0]
         parts = _parts(layout, pooled=q is not None)
-        mixed = fused.new_empty(runs, queries.shape[2], heads, queries.shape[3]).transpose(1, 2)
+        mixed = fused.new_empty(queries.shape[1], heads, queries.shape[2]).transpose(0, 1)
         kept: list[Tensor] = []
         for part in parts:
             own = part.take_queries(queries), part.take(keys), part.take(values)
@@ -50,9 +48,9 @@ class _Packed(torch.autograd.Function):
             part.put_queries(mixed, _mix(weights, own[2], (before if part.behind else none)[1]))
             kept += [*own, weights]
         ctx.save_for_backward(*before, *kept)
-        ctx.parts, ctx.heads, ctx.runs = parts, heads, runs
+        ctx.parts, ctx.heads = parts, heads
         ctx.shapes = (None if q is None else q.shape), fused.shape
-        return mixed.transpose(1, 2).reshape(-1, heads * queries.shape[3])
+        return mixed.transpose(0, 1).reshape(-1, heads * queries.shape[2])
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Any, ...]:
@@ -60,8 +58,8 @@ class _Packed(torch.autograd.Function):
         none = prefix_keys[:, :0]
         of_q = None if ctx.shapes[0] is None else outer[0].new_empty(ctx.shapes[0])
         of_fused = outer[0].new_empty(ctx.shapes[1])
-        of_queries, of_keys, of_values = _by_head(of_q, of_fused, ctx.heads, ctx.runs)
-        over = _heads(outer[0].contiguous(), ctx.heads, ctx.runs)
+        of_queries, of_keys, of_values = _by_head(of_q, of_fused, ctx.heads)
+        over = _heads(outer[0].contiguous(), ctx.heads)
         of_prefix = torch.zeros_like(prefix_keys), torch.zeros_like(prefix_values)
         for index, part in enumerate(ctx.parts):
             queries, keys, values, weights = kept[4 * index : 4 * index + 4]
@@ -78,9 +76,9 @@ class _Packed(torch.autograd.Function):
         rows = slice(0, prefix_keys.shape[1])
         added = ctx.parts[0].behind
         for gradient, total in zip((of_keys, of_values), of_prefix, strict=True):
-            place = gradient[:, :, rows]
+            place = gradient[:, rows]
             place.copy_(total.view(place.shape)) if added else place.add_(total.view(place.shape))
-        return of_q, of_fused, None, None, None
+        return of_q, of_fused, None, None
 
 
 class _Part:
@@ -104,24 +102,24 @@ class _Part:
         return self.group.members if self.pooled else self.group.rows
 
     def take(self, x: Tensor) -> Tensor:
-        """(runs, heads, t, d) to (runs * heads * count, length, d) of these sequences."""
-        return self._apart(x[:, :, self.group.rows], self.group.length)
+        """(heads, t, d) to (heads * count, length, d) of these sequences."""
+        return self._apart(x[:, self.group.rows], self.group.length)
 
     def take_queries(self, x: Tensor) -> Tensor:
         """The same of queries, of which there may be one per sequence."""
-        return self._apart(x[:, :, self._queries], 1 if self.pooled else self.group.length)
+        return self._apart(x[:, self._queries], 1 if self.pooled else self.group.length)
 
     def _apart(self, x: Tensor, length: int) -> Tensor:
-        return x.reshape(x.shape[0] * x.shape[1] * self.group.count, length, x.shape[-1])
+        return x.reshape(len(x) * self.group.count, length, x.shape[-1])
 
     def put(self, x: Tensor, values: Tensor) -> None:
         """The inverse of `take`."""
-        place = x[:, :, self.group.rows]
+        place = x[:, self.group.rows]
         place.copy_(values.reshape(place.shape))
 
     def put_queries(self, x: Tensor, values: Tensor) -> None:
         """The inverse of `take_queries`."""
-        place = x[:, :, self._queries]
+        place = x[:, self._queries]
         place.copy_(values.reshape(place.shape))
 
 
@@ -136,33 +134,33 @@ def _parts(layout: Layout, *, pooled: bool) -> list[_Part]:
     return [_Part(layout.prefix_group, layout.prefix_hidden, behind=False), *parts]
 
 
-def _heads(x: Tensor, heads: int, runs: int) -> Tensor:
-    """(runs * t, heads * d) as (runs, heads, t, d)."""
-    return x.view(runs, -1, heads, x.shape[-1] // heads).transpose(1, 2)
+def _heads(x: Tensor, heads: int) -> Tensor:
+    """(t, heads * d) as (heads, t, d)."""
+    return x.view(-1, heads, x.shape[-1] // heads).transpose(0, 1)
 
 
-def _by_head(q: Tensor | None, fused: Tensor, heads: int, runs: int) -> Sequence[Tensor]:
-    """Queries, keys and values as (runs, heads, t, d)."""
+def _by_head(q: Tensor | None, fused: Tensor, heads: int) -> Sequence[Tensor]:
+    """Queries, keys and values as (heads, t, d)."""
     parts = fused.chunk(3, dim=-1) if q is None else (q, *fused.chunk(2, dim=-1))
-    return [_heads(part, heads, runs) for part in parts]
+    return [_heads(part, heads) for part in parts]
 
 
 def _long(x: Tensor, like: Tensor) -> Tensor:
-    """(runs * heads * count, length, d) as (runs * heads, count * length, d)."""
+    """(heads * count, length, d) as (heads, count * length, d)."""
     return x.view(len(like), -1, x.shape[-1])
 
 
 def _own(weights: Tensor, keys: Tensor) -> Tensor:
-    """The columns of a sequence's own keys, (runs * heads * count, queries, length)."""
+    """The columns of a sequence's own keys, (heads * count, queries, length)."""
     own = weights[..., weights.shape[-1] - keys.shape[1] :]
     return own.reshape(len(keys), -1, keys.shape[1])
 
 
 def _weights(queries: Tensor, keys: Tensor, prefix: Tensor, part: _Part) -> Tensor:
-    """(runs * heads, count * queries, prefix + length): softmax over the prefix and the own."""
-    runs_heads, scale = len(prefix), queries.shape[-1] ** -0.5
-    first = queries.view(runs_heads, -1, queries.shape[-1]) @ prefix.mT
-    own = (queries @ keys.mT).view(runs_heads, part.group.count, -1, keys.shape[1])
+    """(heads, count * queries, prefix + length): softmax over the prefix and the own."""
+    heads, scale = len(prefix), queries.shape[-1] ** -0.5
+    first = queries.view(heads, -1, queries.shape[-1]) @ prefix.mT
+    own = (queries @ keys.mT).view(heads, part.group.count, -1, keys.shape[1])
     if part.hidden is not None:
         own.masked_fill_(part.hidden, float("-inf"))
     scores = torch.cat([first, own.flatten(1, 2)], dim=-1).mul_(scale)
@@ -170,7 +168,7 @@ def _weights(queries: Tensor, keys: Tensor, prefix: Tensor, part: _Part) -> Tens
 
 
 def _mix(weights: Tensor, values: Tensor, prefix: Tensor) -> Tensor:
-    """(runs * heads * count, queries, d): weights times the values of the prefix and the own."""
+    """(heads * count, queries, d): weights times the values of the prefix and the own."""
     own = _own(weights, values)
     first = weights[..., : prefix.shape[1]] @ prefix
     return torch.baddbmm(first.view(len(own), -1, first.shape[-1]), own, values)

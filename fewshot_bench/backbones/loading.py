@@ -20,9 +20,18 @@ import torch
 
 from fewshot_bench.api.backbone import LoadedBackbone
 from fewshot_bench.api.registry import registry
-from fewshot_bench.backbones.config_files import CONFIG, check_config, check_room, read_config
 from fewshot_bench.backbones.open_clip import OpenClipBackbone
-from fewshot_bench.backbones.weights import HUB, Source, check_source, is_here, source_of
+from fewshot_bench.backbones.weights import (
+    CONFIG,
+    HUB,
+    Source,
+    check_config,
+    check_room,
+    check_source,
+    is_here,
+    read_config,
+    source_of,
+)
 from fewshot_bench.utils import offline
 from fewshot_bench.utils.errors import (
     DataMissingError,
@@ -91,7 +100,7 @@ def _known_model(name: str, parsed: Name) -> None:
 
 
 def identity(name: str) -> str:
-    """What identifies the weights before they are loaded: a file's SHA-256, else the name."""
+    """Identity of the weights before they are loaded: a file's SHA-256, else the name."""
     if name in registry().backbones.entries:
         target = registry().backbones.find(name).load()
         digest = getattr(target, "identity", None)
@@ -111,13 +120,13 @@ def check_weights(name: str) -> None:
 
 
 def needs_fetching(name: str) -> bool:
-    """Whether weights are to come over the network; no request is made."""
+    """True when weights would come over the network; no request is made."""
     source = _source(name)
     return source is not None and not is_here(source)
 
 
 def _source(name: str) -> Source | None:
-    """Where weights come from that are in no file of the person's."""
+    """The source of weights that are in no local file."""
     if name in registry().backbones.entries or name.startswith("local-dir:"):
         return None
     if name.startswith(HUB):

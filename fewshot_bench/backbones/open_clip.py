@@ -1,4 +1,7 @@
-"""Any open_clip model as a frozen backbone; `loading` makes it from a name."""
+"""open_clip models as backbones: towers that encode images and texts, with adapters.
+
+`OpenClipBackbone` is the entry; features equal those of the model's own forward pass.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +13,35 @@ from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from fewshot_bench.api.backbone import ImageTower, TextTower
 from fewshot_bench.api.task import Vocabulary
-from fewshot_bench.backbones.module_facts import activation_name, split_transform
 from fewshot_bench.backbones.text_tower import TextTower as FunctionalTextTower
 from fewshot_bench.backbones.text_tower import read_text_tower
 from fewshot_bench.backbones.vision_tower import VisionTower, read_vision_tower
 from fewshot_bench.profiling.cost import count, shared_text, unnoticed
-from fewshot_bench.utils.allocator import keep_freed_memory
-from fewshot_bench.utils.errors import UnsupportedBackboneError, UsageError
+from fewshot_bench.utils.errors import ContractError, UnsupportedBackboneError, UsageError
+from fewshot_bench.utils.memory import keep_freed_memory
+
+
+def split_transform(transform: Any, name: str) -> tuple[list[Any], list[float], list[float]]:
+    """The PIL steps of an open_clip transform, and the mean and std of its last step."""
+    from torchvision.transforms import Normalize, ToTensor
+
+    steps = list(transform.transforms)
+    if not isinstance(steps[-2], ToTensor) or not isinstance(steps[-1], Normalize):
+        raise ContractError(
+            f"{name}: expected the transform to end in ToTensor and Normalize, got {steps[-2:]}"
+        )
+    return steps[:-2], list(steps[-1].mean), list(steps[-1].std)
+
+
+def activation_name(module: nn.Module) -> str:
+    """The class names of its activations."""
+    names = {type(child).__name__ for child in module.modules() if "GELU" in type(child).__name__}
+    return "+".join(sorted(names)) or "other"
+
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 TEXT_CHUNK = 512
@@ -60,13 +81,13 @@ class OpenClipBackbone:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         device: torch.device = next(self.module.parameters()).device
         return device
 
     @property
     def parameters(self) -> int:
-        """How many parameters the backbone has."""
+        """The number of parameters of the backbone."""
         return sum(parameter.numel() for parameter in self.module.parameters())
 
     def preprocess(self, image: Any) -> Any:
@@ -236,7 +257,7 @@ class OpenClipBackbone:
         return sha.hexdigest()
 
     def _towers_match(self) -> bool:
-        """Whether the towers that were handed out still hold the module's weights."""
+        """True when the towers that were handed out still hold the module's weights."""
         dtype, image, text = DTYPES[self.precision], self._image_tower, self._text_tower
         same = True
         if isinstance(image, VisionTower):

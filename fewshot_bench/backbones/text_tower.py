@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from fewshot_bench.api.backbone import Adapter, Site
-from fewshot_bench.backbones.blocks import Block, read_blocks, same_tensors
-from fewshot_bench.backbones.layout import Packing, Part, pack
-from fewshot_bench.backbones.transformer import run_blocks
+from fewshot_bench.backbones.packing import Packing, Part, pack
+from fewshot_bench.backbones.transformer import Block, read_blocks, run_blocks, same_tensors
 from fewshot_bench.backbones.vision_tower import merge
 from fewshot_bench.profiling.cost import count, count_backward
 from fewshot_bench.utils.errors import UnsupportedBackboneError
@@ -30,7 +29,7 @@ class PackedText:
 
     @property
     def tokens(self) -> int:
-        """How many tokens are computed."""
+        """The number of tokens that are computed."""
         return self.packing.tokens
 
     def divide(self, parts: int) -> list[Part]:
@@ -83,10 +82,8 @@ class TextTower:
     def encode_packed(
         self, packed: PackedText, adapter: Adapter | None = None, *, recompute: bool = False
     ) -> Tensor:
-        """(n, embed) raw features of packed prompts; (runs * n, embed) with several adapters."""
-        runs = getattr(adapter, "runs", 1)
-        x = packed.embedded.expand(runs, -1, -1)
-        return self._encode(x, packed.packing, adapter, recompute)
+        """(n, embed) raw features of packed prompts."""
+        return self._encode(packed.embedded, packed.packing, adapter, recompute)
 
     def pack_lengths(self, prefix: int, end: Tensor, length: int) -> Packing:
         """The packing of prompts given as embeddings (`encode_embeddings`), made once per task."""
@@ -110,7 +107,7 @@ class TextTower:
         start, length = len(prefix), suffix.shape[1]
         packing = packing or self.pack_lengths(start, end, length)
         rows = suffix.flatten(0, 1)[packing.rows] + self.positions[packing.positions]
-        x = torch.cat([prefix + self.positions[:start], rows])[None]
+        x = torch.cat([prefix + self.positions[:start], rows])
         return self._encode(x, packing, None, recompute)
 
     def _encode(
@@ -119,10 +116,10 @@ class TextTower:
         layout = packing.layout
         out = run_blocks(x, self.blocks, layout, "text", adapter, recompute=recompute)
         if packing.order is not None:
-            out = out[:, packing.order]
-        features: Tensor = self.ln_final(out.flatten(0, 1)) @ self.projection
+            out = out[packing.order]
+        features: Tensor = self.ln_final(out) @ self.projection
         last = 2 * len(features) * self.projection.numel()
-        count(text_tokens=len(x) * packing.tokens, flops=last)
+        count(text_tokens=packing.tokens, flops=last)
         count_backward(features, last)
         return features
 
@@ -131,7 +128,7 @@ class TextTower:
         return self.blocks[site.within(self.layers).layer].weight(site.matrix)
 
     def equals(self, other: TextTower) -> bool:
-        """Whether both hold the same weights."""
+        """True when both hold the same weights."""
         return same_tensors(self, other)
 
     def with_deltas(self, deltas: dict[Site, Tensor]) -> TextTower:
@@ -140,7 +137,7 @@ class TextTower:
 
 
 def _shared_prefix(tokens: Tensor, end: Tensor) -> int:
-    """How many leading tokens all prompts share, leaving at least one token to each."""
+    """The number of leading tokens that all prompts share, leaving at least one token to each."""
     same = (tokens == tokens[0]).all(dim=0).cumprod(dim=0).sum()
     return min(int(same), int(end.min()))
 

@@ -1,15 +1,16 @@
-"""CLIP's residual blocks over packed tokens, with the updates of an optional adapter.
+"""Transformer blocks of CLIP: their frozen weights, their forward pass over packed tokens, FLOPs.
 
-Tokens of all runs lie in one (runs * t, width) matrix: `runs` is 1, or the number of adapters that
-are trained side by side over the same frozen weights. Only attention looks at the layout; products
-run over all tokens at once. The last block is computed for the pooled tokens alone, since nobody
-reads the others.
+`Block` reads the weights of open_clip's modules; a block that differs from CLIP's pre-norm block is
+refused, so features always equal those of the model's own forward pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+import types
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +19,170 @@ from torch.utils.checkpoint import checkpoint
 
 from fewshot_bench.api.backbone import Adapter, Encoder, FusedAdapter, Site
 from fewshot_bench.backbones.attention import attend, attend_pooled
-from fewshot_bench.backbones.blocks import Block, quick_gelu, quick_mlp
-from fewshot_bench.backbones.flops import block_flops, gradient_flops
-from fewshot_bench.backbones.layout import Layout
+from fewshot_bench.backbones.packing import Layout
 from fewshot_bench.profiling.cost import count, count_backward
+from fewshot_bench.utils.errors import UnsupportedBackboneError
+
+QUICK = 1.702
+_NAMES = {
+    "ln_1.weight",
+    "ln_1.bias",
+    "attn.in_proj_weight",
+    "attn.in_proj_bias",
+    "attn.out_proj.weight",
+    "attn.out_proj.bias",
+    "ln_2.weight",
+    "ln_2.bias",
+    "mlp.c_fc.weight",
+    "mlp.c_fc.bias",
+    "mlp.c_proj.weight",
+    "mlp.c_proj.bias",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """Frozen weights of one residual attention block; `parts` maps open_clip's names to tensors."""
+
+    parts: Mapping[str, Tensor]
+    heads: int
+    eps: tuple[float, float]
+    activation: Callable[[Tensor], Tensor]
+
+    @property
+    def width(self) -> int:
+        """Size of the residual stream."""
+        return self.parts["ln_1.weight"].shape[0]
+
+    def weight(self, matrix: str) -> Tensor:
+        """(d_out, d_in) of q, k, v, o, fc or proj."""
+        name, rows = self._locate(matrix)
+        return self.parts[name][rows]
+
+    def fused(self, matrices: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+        """(d_out, d_in) and (d_out,) of matrices that stand side by side: q, or k and v ..."""
+        (name, first), (_, last) = self._locate(matrices[0]), self._locate(matrices[-1])
+        rows = slice(first.start, last.stop)
+        bias = "attn.in_proj_bias" if name.endswith("in_proj_weight") else f"{name[:-6]}bias"
+        return self.parts[name][rows], self.parts[bias][rows]
+
+    def with_delta(self, matrix: str, delta: Tensor) -> Block:
+        """This block with (d_out, d_in) `delta` added to a matrix."""
+        name, rows = self._locate(matrix)
+        merged = self.parts[name].clone()
+        merged[rows] += delta.to(merged)
+        parts = types.MappingProxyType({**self.parts, name: merged})
+        return dataclasses.replace(self, parts=parts)
+
+    def _locate(self, matrix: str) -> tuple[str, slice]:
+        if matrix in ("q", "k", "v"):
+            start = "qkv".index(matrix) * self.width
+            return "attn.in_proj_weight", slice(start, start + self.width)
+        names = {"o": "attn.out_proj.weight", "fc": "mlp.c_fc.weight", "proj": "mlp.c_proj.weight"}
+        return names[matrix], slice(None)
+
+
+def same_tensors(one: Any, other: Any) -> bool:
+    """True when two towers of one kind hold equal tensors."""
+    if isinstance(one, Tensor):
+        places = [(x.data_ptr(), x.dtype, x.shape, x.stride()) for x in (one, other)]
+        return places[0] == places[1] or torch.equal(one, other)
+    if isinstance(one, Mapping):
+        return all(same_tensors(one[name], other[name]) for name in one)
+    if isinstance(one, tuple):
+        return all(same_tensors(*pair) for pair in zip(one, other, strict=True))
+    if dataclasses.is_dataclass(one):
+        fields = [field.name for field in dataclasses.fields(one)]
+        return all(same_tensors(getattr(one, name), getattr(other, name)) for name in fields)
+    return True
+
+
+def read_blocks(transformer: Any, dtype: torch.dtype, owner: str) -> tuple[Block, ...]:
+    """The blocks of an open_clip transformer, matrices in `dtype`.
+
+    Reads by parameter name, so that it does not matter which attention class open_clip uses;
+    UnsupportedBackboneError when a block has parts that this code does not compute.
+    """
+    blocks = []
+    for index, module in enumerate(transformer.resblocks):
+        parameters = {name: value.detach() for name, value in module.named_parameters()}
+        if set(parameters) != _NAMES:
+            odd = sorted(set(parameters) ^ _NAMES)
+            raise UnsupportedBackboneError(
+                f"{owner}, block {index}: expected CLIP's plain pre-norm block, differs in {odd}; "
+                "use a method that runs on frozen features, or another backbone (ViT-B-16/openai)"
+            )
+        parts = {n: v.to(dtype) if v.ndim == 2 else v for n, v in parameters.items()}
+        eps = (module.ln_1.eps, module.ln_2.eps)
+        blocks.append(
+            Block(
+                types.MappingProxyType(parts), module.attn.num_heads, eps, _fused(module.mlp.gelu)
+            )
+        )
+    return tuple(blocks)
+
+
+def _fused(activation: Any) -> Callable[[Tensor], Tensor]:
+    """The activation of a block; OpenAI's QuickGELU in its cheap form."""
+    known: Callable[[Tensor], Tensor] = activation
+    return quick_gelu if type(activation).__name__ == "QuickGELU" else known
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """x sigmoid(1.702 x) as silu(1.702 x) / 1.702: one kernel, one saved tensor. Overwrites x."""
+    return F.silu(x.mul_(QUICK)).mul_(1 / QUICK)
+
+
+def quick_mlp(x: Tensor, block: Block) -> Tensor:
+    """The frozen MLP of a block with QuickGELU: its factors go through the products.
+
+    silu(1.702 (x W' + b)) W' / 1.702 + b, with no pass over the wide hidden layer but silu's own.
+    """
+    (first, offset), (second, bias) = block.fused(("fc",)), block.fused(("proj",))
+    hidden = F.silu(torch.addmm(offset, x, first.T, beta=QUICK, alpha=QUICK))
+    return F.linear(hidden, second).mul_(1 / QUICK).add_(bias)
+
+
+def block_flops(block: Block, layout: Layout, *, pooled: bool) -> int:
+    """One block over the tokens of a layout; `pooled`: for the pooled tokens only."""
+    products = _qkv(block, layout, pooled=pooled) + _others(block, layout, pooled=pooled)
+    return products + _attention(block, layout, pooled=pooled)
+
+
+def gradient_flops(cost: int, block: Block, layout: Layout, pooled: bool, *, into: bool) -> int:
+    """The backward pass of a block of frozen weights whose forward pass took `cost`.
+
+    Every product has one gradient product, that of its input; attention has twice its own. Where
+    nothing before the block is trained (`into` is False), q, k and v have none.
+    """
+    gradient = cost + _attention(block, layout, pooled=pooled)
+    return gradient if into else gradient - _qkv(block, layout, pooled=pooled)
+
+
+def _tokens(layout: Layout) -> int:
+    return layout.prefix + sum(count * length for count, length in layout.shape)
+
+
+def _qkv(block: Block, layout: Layout, *, pooled: bool) -> int:
+    tokens = _tokens(layout)
+    rows = len(layout.pooled) + 2 * tokens if pooled else 3 * tokens
+    return 2 * rows * block.width**2
+
+
+def _others(block: Block, layout: Layout, *, pooled: bool) -> int:
+    rows = len(layout.pooled) if pooled else _tokens(layout)
+    hidden = block.parts["mlp.c_fc.weight"].shape[0]
+    return 2 * rows * (block.width**2 + 2 * block.width * hidden)
+
+
+def _attention(block: Block, layout: Layout, *, pooled: bool) -> int:
+    pairs = sum(
+        count * (1 if pooled else length) * (layout.prefix + length)
+        for count, length in layout.shape
+    )
+    if not pooled:
+        pairs += layout.prefix**2
+    return 4 * pairs * block.width
 
 
 def run_blocks(
@@ -33,29 +194,28 @@ def run_blocks(
     *,
     recompute: bool = False,
 ) -> Tensor:
-    """Tokens (runs, t, width) through all blocks; returns the pooled rows (runs, n, width).
+    """Tokens (t, width) through all blocks; returns the pooled rows (n, width).
 
     `recompute` keeps only the input of each block for the backward pass and computes the rest
     again: the same numbers, in a fraction of the memory, for a third more work.
     """
-    runs, last = len(x), len(blocks) - 1
-    x = x.flatten(0, 1)
+    last = len(blocks) - 1
     fused = adapter if isinstance(adapter, FusedAdapter) else None
     recompute = recompute and torch.is_grad_enabled()
     forward = backward = 0
     for layer, block in enumerate(blocks):
-        step = _Pass(block, encoder, layer, adapter, fused, layout, runs)
+        step = _Pass(block, encoder, layer, adapter, fused, layout)
         run = step.pooled if layer == last else step.full
         before = x.requires_grad
         x = _replayed(run, x, fused) if recompute else run(x)
-        cost = runs * block_flops(block, layout, pooled=layer == last)
+        cost = block_flops(block, layout, pooled=layer == last)
         forward += cost
         if x.requires_grad:
-            backward += gradient_flops(cost, block, layout, runs, layer == last, into=before)
+            backward += gradient_flops(cost, block, layout, layer == last, into=before)
             backward += cost if recompute else 0
     count(flops=forward)
     count_backward(x, backward)
-    return x.view(runs, -1, x.shape[-1])
+    return x
 
 
 def _replayed(run: Callable[[Tensor], Tensor], x: Tensor, fused: FusedAdapter | None) -> Tensor:
@@ -89,24 +249,20 @@ class _Pass:
     adapter: Adapter | None
     fused: FusedAdapter | None
     layout: Layout
-    runs: int
 
     def full(self, x: Tensor) -> Tensor:
-        """All tokens (runs * t, width) through the block."""
+        """All tokens (t, width) through the block."""
         qkv = self._product(("q", "k", "v"), self._norm(x, 1))
         x = _plus(x, self._product(("o",), self._attend(qkv)))
         return _plus(x, self._mlp(self._norm(x, 2)))
 
     def pooled(self, x: Tensor) -> Tensor:
-        """The block for the pooled tokens only: (runs * n, width)."""
+        """The block for the pooled tokens only: (n, width)."""
         normed = self._norm(x, 1)
-        q = self._product(("q",), self._pool(normed))
+        q = self._product(("q",), normed[self.layout.pooled])
         attended = self._attend_pooled(q, self._product(("k", "v"), normed))
-        x = _plus(self._pool(x), self._product(("o",), attended))
+        x = _plus(x[self.layout.pooled], self._product(("o",), attended))
         return _plus(x, self._mlp(self._norm(x, 2)))
-
-    def _pool(self, x: Tensor) -> Tensor:
-        return x.view(self.runs, -1, x.shape[-1])[:, self.layout.pooled].flatten(0, 1)
 
     def _norm(self, x: Tensor, index: int) -> Tensor:
         parts, name = self.block.parts, f"ln_{index}"
@@ -136,26 +292,26 @@ class _Pass:
         return self._product(("proj",), hidden)
 
     def _adapted(self, *matrices: str) -> bool:
-        """Whether an adapter may add to one of these matrices."""
+        """True when an adapter may add to one of these matrices."""
         if self.fused is None:
             return self.adapter is not None
         return any(self.fused.adapts(Site(self.encoder, self.layer, one)) for one in matrices)
 
     def _attend(self, qkv: Tensor) -> Tensor:
-        """(runs * t, 3 width) to (runs * t, width)."""
+        """(t, 3 width) to (t, width)."""
         if self.layout.causal:
-            return attend(qkv, self.layout, self.block.heads, self.runs)
+            return attend(qkv, self.layout, self.block.heads)
         return self._everywhere(*qkv.chunk(3, dim=-1))
 
     def _attend_pooled(self, q: Tensor, kv: Tensor) -> Tensor:
-        """One query per sequence: (runs * n, width)."""
+        """One query per sequence: (n, width)."""
         if self.layout.causal:
-            return attend_pooled(q, kv, self.layout, self.block.heads, self.runs)
+            return attend_pooled(q, kv, self.layout, self.block.heads)
         return self._everywhere(q, *kv.chunk(2, dim=-1))
 
     def _everywhere(self, *parts: Tensor) -> Tensor:
         """Sequences of one length without a mask."""
-        count, heads = self.runs * self.layout.groups[0].count, self.block.heads
+        count, heads = self.layout.groups[0].count, self.block.heads
         q, k, v = (x.view(count, -1, heads, x.shape[-1] // heads).transpose(1, 2) for x in parts)
         mixed = F.scaled_dot_product_attention(q, k, v)
         return mixed.transpose(1, 2).reshape(len(parts[0]), -1)

@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fewshot_bench.api.backbone import Adapter, Site
-from fewshot_bench.backbones.blocks import Block, read_blocks, same_tensors
-from fewshot_bench.backbones.layout import Layout
-from fewshot_bench.backbones.transformer import run_blocks
+from fewshot_bench.backbones.packing import Layout
+from fewshot_bench.backbones.transformer import Block, read_blocks, run_blocks, same_tensors
 from fewshot_bench.profiling.cost import count, count_backward
 from fewshot_bench.utils.errors import UnsupportedBackboneError
 
@@ -50,13 +49,13 @@ class VisionTower:
     ) -> Tensor:
         """(b, 3, h, w) preprocessed pixels to (b, embed) raw features."""
         x = self._embed(pixels)
-        runs = getattr(adapter, "runs", 1)
-        number, length = len(x) // runs, x.shape[1]
+        number, length = x.shape[:2]
         pooled = torch.arange(0, number * length, length, device=x.device)
         layout = Layout(0, ((number, length),), causal=False, pooled=pooled)
-        x = x.reshape(runs, number * length, -1)
-        out = run_blocks(x, self.blocks, layout, "vision", adapter, recompute=recompute)
-        features: Tensor = self.ln_post(out.flatten(0, 1)) @ self.projection
+        out = run_blocks(
+            x.flatten(0, 1), self.blocks, layout, "vision", adapter, recompute=recompute
+        )
+        features: Tensor = self.ln_post(out) @ self.projection
         last = 2 * len(features) * self.projection.numel()
         patches = 2 * len(features) * (length - 1) * self.patch_weight.numel()
         count(images=len(features), flops=patches + last)
@@ -77,7 +76,7 @@ class VisionTower:
         return self.blocks[site.within(self.layers).layer].weight(site.matrix)
 
     def equals(self, other: VisionTower) -> bool:
-        """Whether both hold the same weights."""
+        """True when both hold the same weights."""
         return same_tensors(self, other)
 
     def with_deltas(self, deltas: dict[Site, Tensor]) -> VisionTower:

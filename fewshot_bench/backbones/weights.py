@@ -1,20 +1,21 @@
-"""Weights that come over the network: whether they are here, and whether they can be fetched.
+"""Files of weights and their `open_clip_config.json`: found, checked and fetched.
 
-open_clip and the Hub's client try again and again where there is no network, for a minute. One
-request says so at once.
+open_clip and the Hub's client retry for a minute where there is no network; one request decides
+it at once here.
 """
 
 from __future__ import annotations
 
+import json
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fewshot_bench.utils import offline
-from fewshot_bench.utils.errors import DataMissingError
+from fewshot_bench.utils.errors import DataMissingError, UsageError
 
 SECONDS = 10
 HUB = "hf-hub:"
@@ -34,14 +35,14 @@ class Source:
 
     @property
     def step(self) -> str:
-        """How to get the weights with other means."""
+        """The way to get the weights by other means."""
         if self.repository:
             return f"fetch them where there is a network (hf download {self.repository})"
         return f"put {self.url} into {DIRECT}"
 
 
 def source_of(name: str, config: Mapping[str, Any]) -> Source | None:
-    """Where open_clip takes weights from; config: that of the tag, empty for `hf-hub:NAME`."""
+    """The source of open_clip's weights; config: that of the tag, empty for `hf-hub:NAME`."""
     if name.startswith(HUB):
         return Source(name.removeprefix(HUB).partition("@")[0], HUB_FILES)
     if config.get("hf_hub"):
@@ -69,7 +70,7 @@ def check_source(name: str, source: Source) -> None:
 
 
 def is_here(source: Source) -> bool:
-    """Whether one of the files is on this machine, where open_clip looks for it."""
+    """True when one of the files is on this machine, where open_clip looks for it."""
     if source.url:
         return (DIRECT.expanduser() / source.url.rpartition("/")[2]).is_file()
     from huggingface_hub import try_to_load_from_cache
@@ -112,3 +113,82 @@ def _ask_hub(source: Source) -> None:
             continue
         return
     raise FileNotFoundError(f"{source.repository} has none of {', '.join(source.files)}")
+
+
+CONFIG = "open_clip_config.json"
+# Above any published model; a vocabulary may have a million words.
+LARGEST, MOST_LAYERS = 1 << 20, 512
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".pt.gz", ".npz")
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The config with the objects `model_cfg` and `preprocess_cfg`, checked (`check_config`).
+
+    DataMissingError when it cannot be read.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataMissingError(
+            f"backbone config {path} cannot be read as JSON ({error}): fetch it again"
+        ) from None
+    content = content if isinstance(content, dict) else {"model_cfg": content}
+    config = {key: content.get(key, {}) for key in ("model_cfg", "preprocess_cfg")}
+    for key, value in config.items():
+        if not isinstance(value, dict):
+            raise DataMissingError(
+                f"backbone config {path}: {key} is no object; expected {CONFIG} as open_clip "
+                "writes it, with model_cfg and preprocess_cfg"
+            )
+    check_config(config["model_cfg"], str(path))
+    return config
+
+
+def check_config(model: Any, where: str) -> None:
+    """UsageError for a model config that would run code of others, or take all memory."""
+    for key, value in _values(model):
+        if key == "trust_remote_code" and value:
+            raise UsageError(
+                f"backbone config {where} asks to run code that comes with it "
+                "(trust_remote_code): that is never done; take it out, or use another backbone"
+            )
+        most = MOST_LAYERS if key == "layers" else LARGEST
+        if isinstance(value, int | float) and not abs(value) <= most:
+            raise UsageError(
+                f"backbone config {where}: {key} is {value!r:.40}, expected at most {most:,}"
+            )
+
+
+def _values(config: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value with the key that it stands under."""
+    if isinstance(config, Mapping):
+        for key, value in config.items():
+            yield from _values(value, str(key))
+    elif isinstance(config, list):
+        for value in config:
+            yield from _values(value, name)
+    else:
+        yield name, config
+
+
+def check_room(model: Mapping[str, Any], folder: Path) -> None:
+    """UsageError when the weights in a folder are far too small for the model of the config.
+
+    Such a model would take memory for nothing: not a byte per parameter is there to fill it.
+    """
+    sizes = [path.stat().st_size for path in folder.iterdir() if path.name.endswith(WEIGHTS)]
+    least = sum(_parameters(model.get(part)) for part in ("text_cfg", "vision_cfg"))
+    if sizes and least > max(sizes):
+        raise UsageError(
+            f"backbone config {folder / CONFIG} is of a model of more than {least:,} parameters, "
+            f"the weights beside it have {max(sizes):,} bytes: expected those of this model"
+        )
+
+
+def _parameters(tower: Any) -> int:
+    """A lower bound of the parameters of a transformer; 0 where the config is of another kind."""
+    if not isinstance(tower, Mapping) or {"timm_model_name", "hf_model_name"} & set(tower):
+        return 0
+    given = [tower.get(key) for key in ("width", "layers", "vocab_size", "context_length")]
+    width, layers, words, length = (v if type(v) is int and v > 0 else 0 for v in given)
+    return 4 * width * width * layers + width * (words + length)

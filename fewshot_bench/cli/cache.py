@@ -1,9 +1,13 @@
-"""`fsbench cache`: what is cached, how much of it, and removing it."""
+"""`fsbench cache`: list, remove and measure what is cached, without loading any of it."""
 
 from __future__ import annotations
 
+import json
 import re
+import struct
 import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +17,72 @@ from fewshot_bench.api.spec import DEFAULT_STORE
 from fewshot_bench.cli.groups import Suggesting
 from fewshot_bench.cli.options import NAMES
 from fewshot_bench.cli.say import say
+from fewshot_bench.utils.cache_dir import DIGESTS, FEATURES, IMAGES, CacheFile
 from fewshot_bench.utils.errors import FsbenchError, UsageError, unknown
 from fewshot_bench.utils.text import size_text
+
+LONGEST_HEAD = 1 << 20
+# What reading a damaged file may raise.
+DAMAGE = (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError),
+    struct.error,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One file of a cache; data set and number of images where it tells them."""
+
+    file: CacheFile
+    dataset: str = ""
+    images: int | None = None
+
+
+def entries(files: Iterable[CacheFile]) -> list[Entry]:
+    """What each file says about itself."""
+    return [_entry(file) for file in files]
+
+
+def _entry(file: CacheFile) -> Entry:
+    read = _READERS.get(file.kind)
+    if read is None or file.temporary:
+        return Entry(file)
+    try:
+        dataset, images = read(file.path)
+        return Entry(file, str(dataset), int(images))
+    except DAMAGE:
+        return Entry(file)
+
+
+def _of_images(path: Path) -> tuple[Any, Any]:
+    from fewshot_bench.images.cache_file import read_description
+
+    read = read_description(path)
+    if read is None:
+        raise ValueError(path)
+    return read[0].get("dataset", ""), read[0]["shape"][0]
+
+
+def _of_digests(path: Path) -> tuple[Any, Any]:
+    with path.open("rb") as file:
+        head = json.loads(file.readline(LONGEST_HEAD))
+    return head["dataset"], head["images"]
+
+
+def _of_features(path: Path) -> tuple[Any, Any]:
+    """A safetensors file starts with the length of its head, and the head as JSON."""
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        head = json.loads(file.read(min(length, LONGEST_HEAD)))
+    return head["__metadata__"].get("dataset", ""), head["features"]["shape"][0]
+
+
+_READERS: Mapping[str, Callable[[Path], tuple[Any, Any]]] = {
+    IMAGES: _of_images,
+    DIGESTS: _of_digests,
+    FEATURES: _of_features,
+}
+
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _PATH: Any = click.Path(path_type=Path)
@@ -36,7 +104,6 @@ def command() -> None:
 @_STORE
 def list_files(store: Path) -> None:
     """List decoded images, digests of image files and features, the latest used first."""
-    from fewshot_bench.images.cache_entries import entries
 
     found = sorted(entries(_files(_kinds(None), store)), key=lambda entry: -entry.file.used)
     rows = [("kind", "data set", "images", "size", "last used", "file")]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -80,6 +80,13 @@ def backbones() -> Iterable[str]:
     return [*registry().backbones.entries, *_pretrained()]
 
 
+def engines() -> Iterable[str]:
+    """Registered engines."""
+    from fewshot_bench.api.registry import registry
+
+    return registry().engines.entries
+
+
 def tables() -> Iterable[str]:
     """Published tables."""
     from fewshot_bench.plugins.reproduce.published import reproductions
@@ -87,16 +94,19 @@ def tables() -> Iterable[str]:
     return reproductions()
 
 
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Drop what is printed inside, such as by a plug-in while it is imported."""
+    nowhere = io.StringIO()
+    with contextlib.redirect_stderr(nowhere), contextlib.redirect_stdout(nowhere):
+        yield
+
+
 def _names(sources: Iterable[Source]) -> list[str]:
     """All names in order; of a plug-in that fails, a command says what is wrong, not a shell."""
     found: list[str] = []
     for source in sources:
-        nowhere = io.StringIO()
-        with (
-            contextlib.suppress(Exception),
-            contextlib.redirect_stderr(nowhere),
-            contextlib.redirect_stdout(nowhere),
-        ):
+        with contextlib.suppress(Exception), silence():
             found += source()
     return sorted(dict.fromkeys(found))
 

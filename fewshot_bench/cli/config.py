@@ -63,7 +63,7 @@ def as_defaults(values: Mapping[str, Any], command: click.Command, path: Path) -
     """Config values as defaults of the command's options, converted by the options' own types."""
     known = {
         name.lstrip("-"): parameter
-        for parameter in command.params
+        for parameter in command.get_params(click.Context(command))
         if isinstance(parameter, click.Option) and parameter.name not in ("config", "save_config")
         for name in parameter.opts
         if name.startswith("--")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import filelock
 
 from fewshot_bench.api.recipe import Recipe
 from fewshot_bench.api.roots import DATA_VARIABLE, data_roots
@@ -18,7 +19,6 @@ from fewshot_bench.cli.options import NAMES
 from fewshot_bench.cli.say import say
 from fewshot_bench.plugins.data import places
 from fewshot_bench.plugins.data.digests import known_digests
-from fewshot_bench.plugins.data.lock import locked
 from fewshot_bench.plugins.data.prepare import (
     Target,
     check_writable,
@@ -116,9 +116,9 @@ def _held(root: Path, writing: bool) -> Iterator[None]:
         yield
         return
     check_writable(root)
-    downloads = root / places.DOWNLOADS
     try:
-        with locked(downloads, say):
+        root.mkdir(parents=True, exist_ok=True)
+        with _locked(root):
             yield
     except OSError as error:
         raise DataMissingError(
@@ -127,7 +127,24 @@ def _held(root: Path, writing: bool) -> Iterator[None]:
         ) from None
     finally:
         with suppress(OSError):
-            downloads.rmdir()
+            (root / places.DOWNLOADS).rmdir()
+
+
+@contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    """One `prepare` at a time on one data root; a lock ends with its process."""
+    lock = filelock.FileLock(root / places.LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        say("waiting for another fsbench data prepare to end")
+        lock.acquire()
+    except NotImplementedError:
+        say("files on this disk cannot be locked: run one fsbench data prepare at a time")
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _target(root: Path | None, yes: bool, keep_archives: bool) -> Target:

@@ -16,8 +16,7 @@ from fewshot_bench.cli.completion import datasets, several_of, suites
 from fewshot_bench.cli.files import terminal_width
 from fewshot_bench.cli.options import NAMES
 from fewshot_bench.cli.say import say
-from fewshot_bench.utils.styles import color_system
-from fewshot_bench.utils.text import printable
+from fewshot_bench.utils.text import color_system, printable
 
 if TYPE_CHECKING:
     from fewshot_bench.plugins.data.status import Status

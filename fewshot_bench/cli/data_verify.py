@@ -16,7 +16,7 @@ from fewshot_bench.cli.completion import datasets, several_of, suites
 from fewshot_bench.cli.options import NAMES
 from fewshot_bench.cli.say import say
 from fewshot_bench.utils.errors import DataMissingError, UsageError
-from fewshot_bench.utils.styles import color_system
+from fewshot_bench.utils.text import color_system
 
 if TYPE_CHECKING:
     from fewshot_bench.plugins.data.verify import Progress, Report

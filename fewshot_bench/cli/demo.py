@@ -25,11 +25,11 @@ def command(ctx: click.Context, store: Path) -> None:
     hyper-parameters at their defaults, and compares them. Takes about two minutes on two cores.
     """
     from fewshot_bench.cli import compare
-    from fewshot_bench.cli.engines import Engines
     from fewshot_bench.cli.running import run_matrix
+    from fewshot_bench.engines.choice import EngineChoice
     from fewshot_bench.engines.conditions import conditions_of
 
-    engines = Engines()
+    engines = EngineChoice.of()
     asked = {"method": METHODS, "dataset": DATASETS, "shots": SHOTS, "seeds": (1,), "store": store}
     code = run_matrix(conditions_of(engines, AUTO, AUTO, DATASETS), engines, asked)
     if code:

@@ -1,29 +1,26 @@
-"""Options of `fsbench run` that say where and how cells are computed, and the engine for them."""
+"""Options of commands that run cells: where, how, and what engines and plug-ins declare."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import Any
 
 import click
 
+from fewshot_bench.api.options import Option
+from fewshot_bench.api.registry import registry
+from fewshot_bench.cli.completion import engines, one_of, silence
 from fewshot_bench.cli.options import NAMES
-from fewshot_bench.plugins.trackers import switch as trackers
-from fewshot_bench.utils import determinism, offline
-from fewshot_bench.utils.errors import UsageError, unknown
+from fewshot_bench.engines.choice import DEFAULT, SETTINGS, EngineChoice
 
-if TYPE_CHECKING:
-    from fewshot_bench.engines.base import Before, Engine, Settings
-    from fewshot_bench.engines.conditions import Conditions
-    from fewshot_bench.store.store import Store
-
-ENGINES = ("local", "slurm", "ray")
-_SLURM = "Slurm: "
 _OPTIONS = (
     click.option(
-        "--engine", default="local", show_default=True, help="What runs cells: local, slurm, ray."
+        "--engine",
+        default=DEFAULT,
+        show_default=True,
+        shell_complete=one_of(engines),
+        help="What runs cells (fsbench list engines).",
     ),
     click.option(
         "--devices",
@@ -42,13 +39,6 @@ _OPTIONS = (
     ),
     click.option("--threads", type=click.IntRange(1), help="CPU threads of each worker."),
     click.option(
-        "--together",
-        type=click.IntRange(1),
-        default=1,
-        show_default=True,
-        help="Fit up to N seeds in one pass, where the method can; equal up to rounding.",
-    ),
-    click.option(
         "--timeout", type=click.FloatRange(0, min_open=True), help="Seconds that a cell may take."
     ),
     click.option(
@@ -64,218 +54,81 @@ _OPTIONS = (
     click.option(
         "--deterministic", is_flag=True, help="Equal bits in every run, also where that is slower."
     ),
-    click.option("--array", type=click.IntRange(1), help="Slurm and Ray: how many workers."),
-    click.option("--gpus", default="", help="Slurm and Ray: GPUs of each worker."),
-    click.option("--partition", default="", help=f"{_SLURM}partition."),
-    click.option("--time", default="", help=f"{_SLURM}time limit of a worker, such as 4:00:00."),
-    click.option("--cpus", type=click.IntRange(1), help="Slurm and Ray: cores of each worker."),
-    click.option("--mem", default="", help=f"{_SLURM}memory of each worker, such as 32G."),
-    click.option("--account", default="", help=f"{_SLURM}account."),
-    click.option("--qos", default="", help=f"{_SLURM}quality of service."),
-    click.option("--constraint", default="", help=f"{_SLURM}features that a node must have."),
-    click.option(
-        "--sbatch", multiple=True, metavar="--NAME=VALUE", help=f"{_SLURM}any other directive."
-    ),
-    click.option("--ray-address", default="", help="Ray: address of a running cluster."),
 )
+# Before the names of values whose options are declared, so that they are none of a command's own.
+DECLARED = "declared_"
+# The last of them; what plug-ins declare follows it in the help.
+_LAST = "deterministic"
 
 
 def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add all of them to a command."""
+    """Add the options of all engines to a command, which must be a `RunCommand`."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
 
 
-@dataclasses.dataclass(frozen=True)
-class Engines:
-    """The values of these options."""
+class RunCommand(click.Command):
+    """A command that runs cells; it takes the options that engines and plug-ins declare."""
 
-    engine: str = "local"
-    device_names: tuple[str, ...] = ("auto",)
-    jobs: int | None = None
-    threads: int | None = None
-    together: int = 1
-    timeout: float | None = None
-    hang_after: float | None = None
-    lease: float | None = None
-    deterministic: bool = False
-    array: int | None = None
-    gpus: str = ""
-    partition: str = ""
-    time: str = ""
-    cpus: int | None = None
-    mem: str = ""
-    account: str = ""
-    qos: str = ""
-    constraint: str = ""
-    sbatch: tuple[str, ...] = ()
-    ray_address: str = ""
-
-    @classmethod
-    def take(cls, values: dict[str, Any]) -> Engines:
-        """Take the engine's options out of all options of a command."""
-        values["device_names"] = values.pop("devices")
-        own = {field.name: values.pop(field.name) for field in dataclasses.fields(cls)}
-        chosen = cls(**own)
-        chosen.check()
-        return chosen
-
-    def check(self) -> None:
-        """UsageError for an engine that is not known, or options of another one."""
-        if self.engine not in ENGINES:
-            raise unknown("engine", self.engine, ENGINES, "fsbench run --help")
-        if self.engine == "ray" and offline.is_on():
-            raise UsageError("--engine ray talks over the network, which --offline forbids")
-        slurm = ("partition", "time", "mem", "account", "qos", "constraint", "sbatch")
-        for names, engines in (
-            (slurm, ("slurm",)),
-            (("array", "gpus", "cpus"), ("slurm", "ray")),
-            (("ray_address",), ("ray",)),
-        ):
-            given = [name for name in names if getattr(self, name)]
-            if given and self.engine not in engines:
-                raise UsageError(
-                    f"--{given[0].replace('_', '-')} is an option of --engine "
-                    f"{' or '.join(engines)}, and the engine is {self.engine}"
-                )
-
-    def devices(self) -> tuple[str, ...]:
-        """The devices, `auto` resolved; UsageError for what is no device or not there."""
-        names = self.device_names
-        if names == ("auto",):
-            return (self._automatic(),)
-        for name in names:
-            kind, colon, index = name.partition(":")
-            if kind not in ("cpu", "cuda") or (colon and (kind == "cpu" or not index.isdigit())):
-                raise UsageError(f"device '{name}': expected auto, cpu, cuda or cuda:N")
-        if len(set(names)) != len(names):
-            raise UsageError(f"devices {','.join(names)}: one stands there twice")
-        if len({name.partition(":")[0] for name in names}) > 1:
-            raise UsageError(
-                f"devices {','.join(names)}: results of one run come from one kind of device; "
-                "give cpu and cuda in two runs"
-            )
-        if len(names) > 1 and "cuda" in names:
-            raise UsageError(f"devices {','.join(names)}: name each one, such as cuda:0,cuda:1")
-        if self.engine == "local":
-            _check_present(names)
-        return names
-
-    def _automatic(self) -> str:
-        if self.engine != "local":
-            # The machine at hand may be a login node; what workers ask for decides.
-            return "cuda" if self._asks_gpus() else "cpu"
-        from fewshot_bench.api.defaults import cuda_is_there
-
-        return "cuda" if cuda_is_there() else "cpu"
-
-    def _asks_gpus(self) -> bool:
-        """Whether workers get GPUs, by `--gpus` or another directive of Slurm."""
-        found = self.gpus.split(",")
-        for text in self.sbatch:
-            name, _, value = text.lstrip("-").partition("=")
-            if name.startswith("gpus"):
-                found += value.split(",")
-            elif name == "gres" or name.startswith("tres-per"):
-                found += [part for part in value.split(",") if "gpu" in part]
-        return any(map(_is_some, found))
-
-    def settings(self, conditions: Conditions, force: bool, code: str = "") -> Settings:
-        """How cells are run."""
-        from fewshot_bench.engines.base import Settings
-        from fewshot_bench.engines.local import slots
-
-        if self.engine == "local":
-            devices = len(conditions.devices)
-            count, threads = slots(conditions.backbone, conditions.device, self.jobs, devices)
-        else:
-            # Threads as on this machine unless told otherwise: they can change the last digits.
-            count, threads = self.jobs or 1, slots(conditions.backbone, "cpu", 1)[1]
-        given = {"timeout": self.timeout, "hang": self.hang_after, "lease": self.lease}
-        return Settings(
-            devices=conditions.devices,
-            slots=count,
-            threads=self.threads or threads,
-            force=force,
-            together=self.together,
-            deterministic=self.deterministic or determinism.asked(),
-            offline=offline.is_on(),
-            track=",".join(trackers.asked()),
-            code=code,
-            **{name: value for name, value in given.items() if value is not None},
-        )
-
-    def build(self, store: Store, settings: Settings, before: Before) -> Engine:
-        """The engine that was asked for."""
-        if self.engine == "local":
-            from fewshot_bench.engines.local import LocalEngine
-
-            return LocalEngine(store, settings, before)
-        from fewshot_bench.engines.distributed import ClusterEngine
-
-        system = self._system(store)
-        most = self.array or 1
-        return ClusterEngine(store, settings, system, most, before, _say)
-
-    def _system(self, store: Store) -> Any:
-        if self.engine == "slurm":
-            from fewshot_bench.plugins.cluster.slurm import Slurm
-
-            request = self._request()
-            request.directives()
-            return Slurm(store, request)
-        from fewshot_bench.plugins.cluster.ray import Ray
-
-        try:
-            gpus = float(self.gpus or 0)
-        except ValueError:
-            raise UsageError(f"--gpus '{self.gpus}': Ray takes a number") from None
-        return Ray(store, gpus, float(self.cpus or self.threads or 1), self.ray_address)
-
-    def _request(self) -> Any:
-        from fewshot_bench.plugins.cluster.slurm import Request
-
-        return Request(
-            partition=self.partition,
-            gpus=self.gpus,
-            time=self.time,
-            cpus=self.cpus,
-            memory=self.mem,
-            account=self.account,
-            qos=self.qos,
-            constraint=self.constraint,
-            more=self.sbatch,
-        )
-
-    def describe(self, store: Store, cells: int, say: Callable[[str], None]) -> None:
-        """For --dry-run: the script that Slurm would be given."""
-        if self.engine == "slurm" and cells:
-            from fewshot_bench.engines.job import FOLDER
-            from fewshot_bench.plugins.cluster.slurm import script
-
-            folder: Path = store.path / FOLDER / "NAME"
-            workers = min(self.array or 1, cells)
-            say(script(folder, store.path, "NAME", workers, self._request()))
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Its own options and the declared ones."""
+        own = super().get_params(ctx)
+        with silence() if ctx.resilient_parsing else nullcontext():
+            registry()
+        _refuse_taken({name for param in own for name in param.opts})
+        place = [param.name for param in own].index(_LAST) + 1
+        return [*own[:place], *map(_parameter, _declared().values()), *own[place:]]
 
 
-def _say(text: str) -> None:
-    click.echo(text, err=True)
+def _refuse_taken(names: set[str]) -> None:
+    """An option with the name of one of the command's own is refused, and its engine with it."""
+    for catalog in (registry().options, registry().engines):
+        for entry in list(catalog.entries.values()):
+            taken = [option.name for option in entry.options if f"--{option.name}" in names]
+            if taken:
+                catalog.refuse(entry, f"--{taken[0]} is an option of fsbench itself; rename it")
 
 
-def _is_some(asked: str) -> bool:
-    """Whether a number of GPUs such as `2`, `0.5` or `a100:2` is not zero."""
-    return asked.rpartition(":")[2].strip("0. ") != ""
+def _declared() -> dict[str, list[tuple[str, Option]]]:
+    """Options by key, each with the engines that declare it; those of all engines with none."""
+    found: dict[str, list[tuple[str, Option]]] = {}
+    for catalog, of_engine in ((registry().options, False), (registry().engines, True)):
+        for entry in catalog.entries.values():
+            for option in entry.options:
+                found.setdefault(option.key, []).append((entry.name if of_engine else "", option))
+    return found
 
 
-def _check_present(names: tuple[str, ...]) -> None:
-    if names[0] == "cpu":
-        return
-    import torch
+def _parameter(declared: list[tuple[str, Option]]) -> click.Option:
+    """An option that hands its text over as it is; the chosen engine reads it."""
+    first = declared[0][1]
+    more: dict[str, Any] = {"is_flag": True} if first.flag else {"type": str}
+    if first.multiple:
+        more["multiple"] = True
+    if first.metavar:
+        more["metavar"] = first.metavar
+    names = [f"--{first.name}", f"{DECLARED}{first.key}"]
+    return click.Option(names, help=" ".join(_helps(declared)), **more)
 
-    count = torch.cuda.device_count()
-    for name in names:
-        if int(name.partition(":")[2] or 0) >= count:
-            raise UsageError(
-                f"device '{name}': this machine has {count} CUDA devices; use --devices cpu"
-            )
+
+def _helps(declared: list[tuple[str, Option]]) -> Iterator[str]:
+    """One sentence for all engines that say the same."""
+    texts: dict[str, list[str]] = {}
+    for engine, option in declared:
+        default = f"  [default: {option.default}]" if option.default else ""
+        variable = f"  [env: {option.env}]" if option.env else ""
+        texts.setdefault(f"{option.help}{default}{variable}", []).append(engine)
+    for text, declarers in texts.items():
+        names = ", ".join(filter(None, declarers))
+        yield f"{names}: {text}" if names else text
+
+
+def take_engine(values: dict[str, Any]) -> EngineChoice:
+    """Take the engine and all that is declared out of the options of a command."""
+    declared = [name for name in values if name.startswith(DECLARED)]
+    given = {name.removeprefix(DECLARED): values.pop(name) for name in declared}
+    settings = {name: values.pop(name) for name in SETTINGS}
+    return EngineChoice.of(
+        values.pop("engine"), given, device_names=values.pop("devices"), **settings
+    )

@@ -122,15 +122,8 @@ def read_records(store: Store) -> Sequence[Record]:
 
 
 def listed(store: Store) -> list[Record]:
-    """All records of a store; what is damaged, or cannot be checked, is named on stderr."""
+    """All records of a store; what is damaged is named on stderr."""
     records = list(store.records())
     for damage in store.damaged:
         click.echo(f"not used: {damage}", err=True)
-    bare = sum(not record.digests for record in records)
-    if bare:
-        click.echo(
-            f"not checked: {bare:,} {'record' if bare == 1 else 'records'} of an older version "
-            f"without a digest; fsbench store migrate --store {store.path} adds them",
-            err=True,
-        )
     return records

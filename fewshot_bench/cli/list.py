@@ -11,15 +11,15 @@ from fewshot_bench.cli.completion import one_of
 from fewshot_bench.utils.errors import unknown
 from fewshot_bench.utils.text import printable
 
-KINDS = ("methods", "datasets", "backbones", "plugins")
+KINDS = ("methods", "datasets", "backbones", "engines", "plugins")
 
 
 @click.command(
-    "list", short_help="List what is registered: methods, datasets, backbones or plugins."
+    "list", short_help="List what is registered: methods, datasets, backbones, engines or plugins."
 )
 @click.argument("kind", metavar="|".join(KINDS), shell_complete=one_of(lambda: KINDS))
 def command(kind: str) -> None:
-    """List what is registered: methods, datasets, backbones or plugins."""
+    """List what is registered: methods, datasets, backbones, engines or plugins."""
     if kind not in KINDS:
         raise unknown("kind", kind, KINDS, "fsbench list --help")
     if kind == "plugins":
@@ -28,6 +28,8 @@ def command(kind: str) -> None:
         _datasets()
     elif kind == "backbones":
         _backbones()
+    elif kind == "engines":
+        _entries(registry().engines)
     else:
         _entries(registry().methods)
     _warn_broken()
@@ -63,6 +65,6 @@ def _plugins() -> None:
 
 def _warn_broken() -> None:
     known = registry()
-    conflicts = [c.conflicts.values() for c in (known.methods, known.datasets, known.backbones)]
+    conflicts = [catalog.conflicts.values() for catalog in known.catalogs]
     for text in (*known.methods.failed, *chain.from_iterable(conflicts)):
         click.echo(f"warning: {printable(text)}", err=True)

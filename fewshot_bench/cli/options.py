@@ -10,7 +10,7 @@ import click
 
 from fewshot_bench.api.shots import ALL_SHOTS, LONGEST_NUMBER, WORD
 from fewshot_bench.api.spec import DEFAULT_STORE, MOST_NUMBERS
-from fewshot_bench.utils.names import split_names
+from fewshot_bench.utils.text import split_names
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

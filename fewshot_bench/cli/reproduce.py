@@ -25,7 +25,7 @@ from fewshot_bench.cli.completion import (
     suites,
     tables,
 )
-from fewshot_bench.cli.engines import Engines, engine_options
+from fewshot_bench.cli.engines import engine_options, take_engine
 from fewshot_bench.cli.files import terminal_width
 from fewshot_bench.cli.filters import listed
 from fewshot_bench.cli.options import NAMES, NUMBERS, format_option
@@ -38,6 +38,7 @@ from fewshot_bench.utils.text import printable
 
 if TYPE_CHECKING:
     from fewshot_bench.api.record import Record
+    from fewshot_bench.engines.choice import EngineChoice
     from fewshot_bench.plugins.reproduce.cells import Cell, Wanted
     from fewshot_bench.plugins.reproduce.model import Report
     from fewshot_bench.plugins.reproduce.published import Reproduction
@@ -110,7 +111,7 @@ def command(ctx: click.Context, /, **values: Any) -> None:
 
     Exit code: 0 the table was printed, 1 some cells failed, 2 wrong usage.
     """
-    engines = Engines.take(values)
+    engines = take_engine(values)
     if values["name"] is None:
         _list()
         return
@@ -129,7 +130,7 @@ def _list() -> None:
 
 def _reproduce(
     ctx: click.Context,
-    engines: Engines,
+    engines: EngineChoice,
     *,
     name: str,
     only_existing: bool,
@@ -267,7 +268,7 @@ def _counts(chosen: list[Cell]) -> dict[str, Mapping[str, int]]:
 def _again(ctx: click.Context) -> str:
     """The same call with what chooses cells and how they run, to be shown."""
     words = ["fsbench", "reproduce", str(ctx.params["name"])]
-    for param in ctx.command.params:
+    for param in ctx.command.get_params(ctx):
         name = param.name or ""
         given = ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE
         if not given or name in _THIS_CALL:

@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
+from fewshot_bench.api.dataset import TEMPLATE_SETS
 from fewshot_bench.api.defaults import AUTO
-from fewshot_bench.api.spec import DEFAULT_STORE, EXIF
+from fewshot_bench.api.spec import DEFAULT_STORE, EXIF, IMPORTED, PRESETS
 from fewshot_bench.cli.completion import (
     backbones,
     datasets,
@@ -20,11 +21,12 @@ from fewshot_bench.cli.completion import (
     suites,
 )
 from fewshot_bench.cli.config import as_defaults, read_config, save_config
-from fewshot_bench.cli.engines import Engines, engine_options
+from fewshot_bench.cli.engines import DECLARED, RunCommand, engine_options, take_engine
 from fewshot_bench.cli.options import NAMES, NUMBER, NUMBERS, SHOTS
 from fewshot_bench.cli.running import INTERRUPTED, run_matrix
 from fewshot_bench.engines.conditions import Conditions, take_conditions
-from fewshot_bench.utils.names import join_names
+from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
+from fewshot_bench.utils.text import join_names
 
 _THIS_CALL = ("dry_run", "force", "retry_failed", "keep_stale", "traceback")
 _REPEATED = ("option", "templates")
@@ -41,7 +43,9 @@ _PATH: Any = click.Path(path_type=Path)
 
 
 @click.command(
-    "run", short_help="Run methods on data sets: every cell of the matrix that is not done yet."
+    "run",
+    cls=RunCommand,
+    short_help="Run methods on data sets: every cell of the matrix that is not done yet.",
 )
 @click.option(
     "--config",
@@ -103,10 +107,10 @@ _PATH: Any = click.Path(path_type=Path)
     "--protocol",
     default="fair",
     show_default=True,
-    help="fair, clip-lora-paper, or how picks are drawn: coop, clip-lora, nested, imported.",
+    help=f"{', '.join(PRESETS)}, or how picks are drawn: {', '.join((*SAMPLERS, IMPORTED))}.",
 )
-@click.option("--val", help="Validation policy: none, min4, shots or full (default: protocol's).")
-@click.option("--prompts", help="Template set: simple, custom, ensemble (default: protocol's).")
+@click.option("--val", help=f"Validation policy: {', '.join(VALIDATION)} (default: protocol's).")
+@click.option("--prompts", help=f"Template set: {', '.join(TEMPLATE_SETS)} (default: protocol's).")
 @click.option(
     "--classes",
     type=NAMES,
@@ -141,9 +145,6 @@ _PATH: Any = click.Path(path_type=Path)
 )
 @click.option("--limit", type=NUMBER, help="Evaluate on at most N test images (marked in tables).")
 @click.option("--store", type=_PATH, default=DEFAULT_STORE, show_default=True)
-@click.option(
-    "--track", type=NAMES, help="Tell trackers: tensorboard, wandb, mlflow (or FSBENCH_TRACK)."
-)
 @engine_options
 @click.option("--dry-run", is_flag=True, help="Check and count, run nothing.")
 @click.option("--force", is_flag=True, help="Compute cells again that are done.")
@@ -164,7 +165,7 @@ def command(ctx: click.Context, /, **values: Any) -> None:
     target = values.pop("save_config")
     try:
         given = dict(values)
-        engines = Engines.take(values)
+        engines = take_engine(values)
         conditions = take_conditions(engines, values)
         if target is not None:
             save_config(target, _saved(given, conditions))
@@ -180,7 +181,11 @@ def _saved(values: dict[str, Any], conditions: Conditions) -> dict[str, Any]:
 
     In the place of `auto` stands what it was, so that the file gives the same cells anywhere.
     """
-    values = {name: value for name, value in values.items() if name not in _THIS_CALL}
+    values = {
+        name.removeprefix(DECLARED): value
+        for name, value in values.items()
+        if name not in _THIS_CALL
+    }
     values |= dataclasses.asdict(conditions)
     saved = {
         name: list(value) if name in _REPEATED else join_names(map(str, value))

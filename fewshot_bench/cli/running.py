@@ -13,7 +13,8 @@ import click
 
 from fewshot_bench.cli.say import say
 from fewshot_bench.engines import progress
-from fewshot_bench.engines.conditions import Conditions, EngineChoice
+from fewshot_bench.engines.choice import EngineChoice
+from fewshot_bench.engines.conditions import Conditions
 from fewshot_bench.engines.matrix import INTERRUPTED, ThisCall
 from fewshot_bench.utils.processes import interrupt_on_signals
 from fewshot_bench.utils.text import printable
@@ -96,7 +97,4 @@ def run_matrix(conditions: Conditions, engines: EngineChoice, values: Mapping[st
 
     interrupt_on_signals()
     request, call = request_of(conditions, values), call_of(values)
-    track = values.get("track") or ()
-    return matrix.run_matrix(
-        request, conditions, engines, TerminalReporter(), call, track
-    ).exit_code
+    return matrix.run_matrix(request, conditions, engines, TerminalReporter(), call).exit_code

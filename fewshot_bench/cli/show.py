@@ -9,14 +9,12 @@ from pathlib import Path
 
 import click
 
-from fewshot_bench.api import method_references
-from fewshot_bench.api.dataset import ROLES, Dataset, DatasetCard
+from fewshot_bench.api import method_files as method_references
+from fewshot_bench.api.dataset import ROLES, TEMPLATE_SETS, Dataset, DatasetCard
 from fewshot_bench.api.method import hyperparameters
 from fewshot_bench.api.method_rules import broken_rules
-from fewshot_bench.api.opening import place_without_family
-from fewshot_bench.api.registry import registry
-from fewshot_bench.api.spec import TEMPLATE_SETS
-from fewshot_bench.cli.completion import backbones, datasets, methods, one_of
+from fewshot_bench.api.registry import Entry, place_without_family, registry
+from fewshot_bench.cli.completion import backbones, datasets, engines, methods, one_of
 from fewshot_bench.cli.options import results_option
 from fewshot_bench.cli.say import say
 from fewshot_bench.utils.errors import DataMissingError, unknown
@@ -24,7 +22,7 @@ from fewshot_bench.utils.text import printable
 
 
 @click.command("show", short_help="Show a method's hyper-parameters or a data set's card.")
-@click.argument("name", shell_complete=one_of(methods, datasets, backbones))
+@click.argument("name", shell_complete=one_of(methods, datasets, backbones, engines))
 @results_option
 def command(name: str, store: Path) -> None:
     """Show a method's hyper-parameters or a data set's card.
@@ -32,7 +30,7 @@ def command(name: str, store: Path) -> None:
     NAME may also be a record's file (NAME.json): its result, or why its cell failed.
     """
     known = registry()
-    for catalog in (known.methods, known.datasets, known.backbones):
+    for catalog in (known.methods, known.datasets, known.backbones, known.engines):
         catalog.refuse_conflict(name)
     if name in known.methods.entries or method_references.is_meant(name):
         _method(name)
@@ -44,12 +42,15 @@ def command(name: str, store: Path) -> None:
     if name in known.backbones.entries:
         say(f"{name}: backbone, registered by {known.backbones.entries[name].origin}")
         return
+    if name in known.engines.entries:
+        _engine(known.engines.entries[name])
+        return
     if name.endswith(".json"):
         _record(name, store)
         return
     if os.path.exists(name):
         raise place_without_family(name)
-    names = [*known.methods.entries, *known.datasets.entries, *known.backbones.entries]
+    names = [name for catalog in known.catalogs for name in catalog.entries]
     step = "fsbench list methods, fsbench list datasets"
     raise unknown("name", name, names, "; ".join([step, *known.methods.failed]))
 
@@ -67,6 +68,15 @@ def _method(name: str) -> None:
         _hyperparameters(cls)
     origin = registry().method(name).origin
     say(f"from {origin}" if method_references.is_meant(name) else f"registered by {origin}")
+
+
+def _engine(entry: Entry) -> None:
+    where = "other machines" if entry.elsewhere else "this machine"
+    say(f"{entry.name}: engine, computes cells on {where}, registered by {entry.origin}")
+    for option in entry.options:
+        value = "" if option.flag else f" = {option.default!r}"
+        say(f"  --{option.name}{value}")
+        say(f"      {option.help}{f' [env: {option.env}]' if option.env else ''}")
 
 
 def _hyperparameters(cls: type) -> None:

@@ -74,14 +74,14 @@ def command(
 
 def cells_of(line: str) -> list[RunSpec]:
     """The cells that an `fsbench run` line computes here, as `fsbench run` would see them."""
-    from fewshot_bench.cli.engines import Engines
+    from fewshot_bench.cli.engines import take_engine
     from fewshot_bench.cli.run import command as run
     from fewshot_bench.cli.running import request_of
     from fewshot_bench.engines.conditions import take_conditions
     from fewshot_bench.runner import request as plan
 
     values: dict[str, Any] = dict(run.make_context("run", shlex.split(line)[2:]).params)
-    engines = Engines.take(values)
+    engines = take_engine(values)
     conditions = take_conditions(engines, values)
     expanded = plan.expand(request_of(conditions, values))
     for problem in expanded.problems.values():

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from fewshot_bench.api.spec import DEFAULT_STORE, IMPORTED, PROTOCOLS
+from fewshot_bench.api.spec import DEFAULT_STORE, IMPORTED
 from fewshot_bench.cli.completion import datasets, one_of
 from fewshot_bench.cli.say import say
 from fewshot_bench.cli.splits_subject import Subject
+from fewshot_bench.splits.sampling import SAMPLERS
 from fewshot_bench.utils.errors import DataMissingError, UsageError
 
 if TYPE_CHECKING:
@@ -213,7 +214,7 @@ def _comparison(file: SplitFile, found: SplitFile, subject: Subject) -> list[tup
     from fewshot_bench.splits.compared import as_split, likeness
     from fewshot_bench.splits.published import verified_picks
 
-    rows = [(name, likeness(found, subject.pools, name)) for name in PROTOCOLS]
+    rows = [(name, likeness(found, subject.pools, name)) for name in SAMPLERS]
     split = as_split(found, subject.name, "coop")
     rows.append(("published", PUBLISHED_PICKS[verified_picks(split, subject.name)]))
     if file.positions:

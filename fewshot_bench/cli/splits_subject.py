@@ -11,8 +11,8 @@ import click
 
 from fewshot_bench.api.dataset import ROLES
 from fewshot_bench.api.registry import registry
-from fewshot_bench.api.spec import VALIDATION
 from fewshot_bench.cli.options import NUMBERS, SHOTS
+from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
 from fewshot_bench.utils.errors import DataMissingError, unknown
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def draw_options(command: Command) -> Command:
             "--protocol",
             default="coop",
             show_default=True,
-            help="How picks are drawn: coop, clip-lora, nested.",
+            help=f"How picks are drawn: {', '.join(SAMPLERS)}.",
         ),
         click.option(
             "--seeds", type=NUMBERS, help="Seeds of the picks (default: 1,2,3; with --shots)."

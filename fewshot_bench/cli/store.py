@@ -1,4 +1,4 @@
-"""`fsbench store`: check, merge, prune, clean and migrate stores of results."""
+"""`fsbench store`: check, merge, prune and clean stores of results."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ COMMANDS = {
     "merge": "Bring results of other stores, from other machines, together.",
     "rm": "Remove chosen records.",
     "gc": "Remove what no result needs.",
-    "migrate": "Rewrite records of older versions as the newest.",
 }
 
 
@@ -19,10 +18,10 @@ COMMANDS = {
     "store",
     cls=Subcommands,
     subcommands=COMMANDS,
-    short_help="Verify, merge, clean and migrate stores of results.",
+    short_help="Verify, merge and clean stores of results.",
 )
 def command() -> None:
-    """Verify, merge, clean and migrate stores of results.
+    """Verify, merge and clean stores of results.
 
     A store is the folder that fsbench run writes: one record and its logits per cell.
     """

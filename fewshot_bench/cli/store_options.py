@@ -56,4 +56,4 @@ def show(kind: str, path: Path, text: str) -> None:
 
 def waiting() -> None:
     """Say that another process holds the store."""
-    click.echo("waiting for another merge or migrate of this store", err=True)
+    click.echo("waiting for another merge of this store", err=True)

@@ -30,11 +30,6 @@ def command(folder: Path) -> None:
     click.echo(f"{total}: {counted(report.statuses, STATUSES, 'none')}")
     if report.splits:
         click.echo(f"{report.splits:,} files of imported picks")
-    if report.old:
-        click.echo(
-            f"{report.old:,} records of older versions have no digests: fsbench store migrate "
-            f"--store {folder} adds them"
-        )
     kinds = Counter(finding.kind for finding in report.findings)
     wrong = sorted(set(kinds) - set(REMAINS))
     if not wrong:

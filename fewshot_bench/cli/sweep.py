@@ -15,7 +15,7 @@ from fewshot_bench.api.defaults import AUTO
 from fewshot_bench.api.metrics import METRICS, PERCENT
 from fewshot_bench.cli.completion import datasets, methods, one_of, several_of, suites
 from fewshot_bench.cli.drawn import drawn
-from fewshot_bench.cli.engines import Engines
+from fewshot_bench.cli.engines import RunCommand, take_engine
 from fewshot_bench.cli.files import terminal_width, write_bytes, write_text
 from fewshot_bench.cli.options import NAMES, format_option
 from fewshot_bench.cli.run import command as run
@@ -38,7 +38,9 @@ _OWN = ("method", "dataset", "option", "config", "save_config")
 DRAWN = tuple(m.name for m in METRICS.values() if m.unit == PERCENT and m.higher_is_better)
 
 
-@click.command("sweep", short_help="Ablations: run a method under many options and draw them.")
+@click.command(
+    "sweep", cls=RunCommand, short_help="Ablations: run a method under many options and draw them."
+)
 @click.argument("method", shell_complete=one_of(methods))
 @click.option(
     "--option",
@@ -91,7 +93,7 @@ def command(
     Exit code: 0; 1 some cells failed; 2 wrong usage; 3 data missing, or nothing to draw.
     """
     _check_output(output)
-    engines = Engines.take(values)
+    engines = take_engine(values)
     axes = sweep_axes(method, option)
     runs = dataset is not None and not only_existing
     code = 0

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.analysis.table.versions import Shown, split_version, version_key
 from fewshot_bench.api.dataset_overrides import SKIPPED
-from fewshot_bench.api.method_references import short
+from fewshot_bench.api.method_files import short
 from fewshot_bench.api.spec import NO_CLASSES, canonical_json
 from fewshot_bench.cli.filters import listed, read_records
 from fewshot_bench.runner.own_data import read_own_data
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import DataMissingError, UsageError
-from fewshot_bench.utils.names import spelled_once
-from fewshot_bench.utils.text import few
+from fewshot_bench.utils.text import few, spelled_once
 
 if TYPE_CHECKING:
     from fewshot_bench.analysis.sweep.model import Axis
@@ -192,7 +191,7 @@ def _datasets(names: Sequence[str]) -> set[str]:
 
 def _protocol(values: Mapping[str, Any]) -> list[Test]:
     """A preset stands for the sampling, the validation and the prompts."""
-    from fewshot_bench.runner.request import PRESETS
+    from fewshot_bench.api.spec import PRESETS
 
     name = values["protocol"]
     if name not in PRESETS:

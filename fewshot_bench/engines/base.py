@@ -1,16 +1,20 @@
-"""What an engine is: it runs cells somewhere and hands back each record once it is stored."""
+"""The contract of engines: an `Engine` runs cells and yields each record once it is stored.
+
+A plug-in registers a function from `EngineSetup` to an `Engine` (`register_engines`). Records never
+depend on the engine that ran a cell.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Self
 
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
-from fewshot_bench.plugins.trackers import switch as trackers
 from fewshot_bench.store.leases import LEASE_SECONDS
 from fewshot_bench.store.record_files import Stamp
 from fewshot_bench.store.store import Store
@@ -22,6 +26,8 @@ Progress = Callable[[RunSpec, int, int], None]
 TRIES = 2
 # Seconds without any sign of life after which a worker counts as hanging.
 HANG_SECONDS = 600.0
+# The folder of results, for hooks: in workers, and in a command while it runs cells.
+STORE = "FSBENCH_STORE"
 
 
 @dataclass(frozen=True)
@@ -31,22 +37,21 @@ class Settings:
     devices: one worker per slot of each; slots: workers per device; threads: CPU threads of each
     worker, None to leave them to torch. timeout: seconds that a cell may take. hang: seconds
     without a sign of life after which a worker is ended. lease: seconds after which a claim of a
-    dead machine ends. together: how many seeds are fitted in one pass. track: trackers,
-    joined by commas. code: what identifies the methods' code, so that workers of an earlier command
-    that have imported other code are not taken for this one's.
+    dead machine ends. variables: what plug-ins hand to workers (`worker_environment`). code: what
+    identifies the methods' code, so that workers of an earlier command that have imported other
+    code are not taken for this one's.
     """
 
     devices: tuple[str, ...] = ("cpu",)
     slots: int = 1
     threads: int | None = None
     force: bool = False
-    together: int = 1
     timeout: float | None = None
     hang: float = HANG_SECONDS
     lease: float = LEASE_SECONDS
     deterministic: bool = False
     offline: bool = False
-    track: str = ""
+    variables: Mapping[str, str] = field(default_factory=dict)
     code: str = ""
 
     @property
@@ -55,45 +60,55 @@ class Settings:
         return self.slots * len(self.devices)
 
     def environment(self) -> dict[str, str]:
-        """Variables that tell worker processes."""
-        told = {"OMP_NUM_THREADS": str(self.threads)} if self.threads else {}
+        """Environment variables of worker processes."""
+        found = {"OMP_NUM_THREADS": str(self.threads)} if self.threads else {}
         if self.deterministic:
             # cuBLAS reads its variable when CUDA starts.
-            told |= {determinism.VARIABLE: "1", determinism.WORKSPACE: determinism.WORKSPACE_VALUE}
-        told |= {trackers.VARIABLE: self.track} if self.track else {}
-        return told | ({offline.VARIABLE: "1"} if self.offline else {})
+            found |= {determinism.VARIABLE: "1", determinism.WORKSPACE: determinism.WORKSPACE_VALUE}
+        if self.offline:
+            found[offline.VARIABLE] = "1"
+        return {**self.variables, **found}
 
 
-class Engine(Protocol):
-    """Runs cells: locally, on Slurm, on Ray. The records are the same from each.
+class Engine(ABC):
+    """Runs cells somewhere: on this machine, on Slurm, on Ray.
 
-    Used as a context; leaving it ends or cancels what still runs.
+    Used as a context; leaving it calls `close`, also after Ctrl-C.
     """
 
     @property
     def workers(self) -> int:
         """How many cells can run at once."""
-        ...
+        return 1
 
     def warm(self, cells: int) -> None:
-        """Get ready for this many cells while the caller still checks."""
-        ...
+        """Get ready for this many cells while the caller still checks its data."""
 
+    @abstractmethod
     def run(self, cells: Sequence[RunSpec], progress: Progress) -> Iterator[Record]:
         """Compute the cells; yields each record once it is stored, also those of other writers.
 
+        `progress(cell, done, total)` reports the steps of a cell, where they are known.
         FsbenchError where nothing can go on; what is stored stays.
         """
-        ...
 
-    def __enter__(self) -> Engine: ...
+    def preview(self, cells: int) -> str:
+        """What `--dry-run` prints: how this many cells would be started."""
+        return ""
+
+    def close(self) -> None:
+        """End or cancel what still runs."""
+
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        trace: TracebackType | None = None,
+    ) -> None:
+        self.close()
 
 
 class EngineError(FsbenchError):
@@ -101,18 +116,18 @@ class EngineError(FsbenchError):
 
 
 @dataclass
-class Before:
+class StoreSnapshot:
     """What the store held of some cells when a run was planned, to see what others add."""
 
     store: Store
     stamps: dict[str, Stamp | None] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, store: Store, cells: Sequence[RunSpec]) -> Before:
+    def of(cls, store: Store, cells: Sequence[RunSpec]) -> StoreSnapshot:
         """As it is now."""
         return cls(store, {key: store.stamp(key) for key in (cell.key() for cell in cells)})
 
-    def settled(self, cell: RunSpec) -> Record | None:
+    def new_record(self, cell: RunSpec) -> Record | None:
         """The record that somebody has stored since; None where there is none, or a broken one."""
         key = cell.key()
         stamp = self.store.stamp(key)
@@ -123,6 +138,26 @@ class Before:
     def to_dict(self) -> Mapping[str, Stamp | None]:
         """Plain JSON-able values."""
         return dict(self.stamps)
+
+
+def _unheard(text: str) -> None:
+    """Print nothing."""
+
+
+@dataclass(frozen=True)
+class EngineSetup:
+    """What an engine is built from.
+
+    store: where records go. settings: how cells are run. before: what the store held when the cells
+    were planned. options: values of the engine's own options by `Option.key`. say: prints a line
+    for the person who waits.
+    """
+
+    store: Store
+    settings: Settings = field(default_factory=Settings)
+    before: StoreSnapshot | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    say: Callable[[str], None] = _unheard
 
 
 def lost(cell: RunSpec, how: str, traceback: str = "", *, kind: str = "WorkerLost") -> Record:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.defaults import AUTO, backbone_for, precision_for
 from fewshot_bench.api.spec import PRECISIONS, TOY, TOY_TEXT
@@ -14,8 +14,7 @@ from fewshot_bench.utils.errors import unknown
 from fewshot_bench.utils.text import printable
 
 if TYPE_CHECKING:
-    from fewshot_bench.engines.base import Before, Engine, Settings
-    from fewshot_bench.store.store import Store
+    from fewshot_bench.engines.choice import EngineChoice
 
 
 @dataclass(frozen=True)
@@ -40,31 +39,6 @@ class Conditions:
         )
 
 
-class EngineChoice(Protocol):
-    """Which engine runs cells, and its options."""
-
-    @property
-    def engine(self) -> str:
-        """Its name."""
-        ...
-
-    def devices(self) -> tuple[str, ...]:
-        """The devices, `auto` resolved."""
-        ...
-
-    def settings(self, conditions: Conditions, force: bool, code: str = "") -> Settings:
-        """How cells are run."""
-        ...
-
-    def build(self, store: Store, settings: Settings, before: Before) -> Engine:
-        """The engine."""
-        ...
-
-    def describe(self, store: Store, cells: int, say: Callable[[str], None]) -> None:
-        """For a dry run."""
-        ...
-
-
 def conditions_of(
     engines: EngineChoice,
     backbone: str,
@@ -77,7 +51,7 @@ def conditions_of(
         raise unknown("precision", precision, (AUTO, *PRECISIONS), "fsbench run --help")
     chosen = backbone_for(backbone, datasets, targets)
     devices = engines.devices()
-    here = engines.engine == "local"
+    here = engines.here
     return Conditions(chosen, devices, precision_for(precision, devices, here=here))
 
 

@@ -1,21 +1,22 @@
-"""Engines whose workers run on other machines: they claim cells, this process watches the store."""
+"""`DistributedEngine`: workers that a `System` starts claim cells, this process watches the store.
+
+The workers need nothing but the store, so they may run on any machine that sees it.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Protocol
 
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
-from fewshot_bench.engines.base import Before, EngineError, Progress, Settings
+from fewshot_bench.engines.base import Engine, EngineError, EngineSetup, Progress, StoreSnapshot
 from fewshot_bench.engines.closing import HOOK_SECONDS
 from fewshot_bench.engines.job import Job
 from fewshot_bench.engines.scheduling import by_fit
-from fewshot_bench.store.store import Store
 
 POLL_SECONDS = 1.0
 # Looking at a slow file system takes at most this share of the time.
@@ -28,44 +29,49 @@ GRACE_SECONDS = 3.0
 
 @dataclass(frozen=True)
 class State:
-    """What the workers of a job do. alive: how many run or wait to run; text: for people."""
+    """The state of a job's workers.
+
+    alive: how many run or wait to run. text: for people, shown when it changes. trouble: reasons
+    for which workers have ended.
+    """
 
     alive: int
-    text: str
+    text: str = ""
     trouble: tuple[str, ...] = ()
 
 
-class System(Protocol):
-    """What starts workers somewhere: Slurm, Ray."""
+class System(ABC):
+    """Starts workers somewhere: a scheduler, a cluster, a launcher of processes."""
 
     name: str
 
+    @abstractmethod
     def start(self, job: Job, workers: int) -> Job:
-        """Start this many workers (`job.take_part`); EngineError where that is refused.
+        """Start this many workers, each `job.command`; EngineError where that is refused.
 
         Returns the job that they work for: this one, or one for the same cells that is under way.
         """
-        ...
 
+    @abstractmethod
     def state(self) -> State:
-        """What they do now."""
-        ...
+        """The state of all workers that were started."""
 
+    @abstractmethod
     def cancel(self) -> None:
         """End those that this process started."""
-        ...
+
+    def preview(self, workers: int) -> str:
+        """What `--dry-run` prints: how this many workers would be started."""
+        return ""
 
 
 @dataclass
-class ClusterEngine:
-    """Runs cells through the workers of a `System`; `say` is told when their number changes."""
+class DistributedEngine(Engine):
+    """Runs cells through at most `most` workers of a `System`."""
 
-    store: Store
-    settings: Settings
+    setup: EngineSetup
     system: System
-    most: int
-    before: Before | None = None
-    say: Callable[[str], None] = lambda text: None
+    most: int = 1
     _starts: int = 0
     _vain: int = 0
     _running: bool = False
@@ -76,17 +82,14 @@ class ClusterEngine:
     @property
     def workers(self) -> int:
         """How many cells can run at once."""
-        return self.most * self.settings.workers
+        return self.most * self.setup.settings.workers
 
-    def __enter__(self) -> ClusterEngine:
-        return self
+    def preview(self, cells: int) -> str:
+        """As the system would start workers for them."""
+        return self.system.preview(min(self.most, cells))
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None = None,
-        error: BaseException | None = None,
-        trace: TracebackType | None = None,
-    ) -> None:
+    def close(self) -> None:
+        """Cancel workers that still run, and wait for the job no longer."""
         try:
             if self._running:
                 self.system.cancel()
@@ -94,26 +97,23 @@ class ClusterEngine:
             if self._job is not None:
                 self._job.leave()
 
-    def warm(self, cells: int) -> None:
-        """Nothing is started before the cells are known to be sound."""
-
     def run(self, cells: Sequence[RunSpec], progress: Progress) -> Iterator[Record]:
         """Start workers and watch the store; yields each record once it is there.
 
         Workers that end early (time limits, lost machines) are started again as long as cells get
         done; EngineError with what is known when they do not.
         """
-        before = self.before or Before.of(self.store, cells)
+        before = self.setup.before or StoreSnapshot.of(self.setup.store, cells)
         open_cells, done = list(cells), 0
         if open_cells:
-            self._job = Job.create(before, cells, self.settings)
+            self._job = Job.create(before, cells, self.setup.settings)
             self._running = True
         gone_since: float | None = None
         while open_cells:
             looked = time.monotonic()
             left = []
             for cell in open_cells:
-                record = before.settled(cell)
+                record = before.new_record(cell)
                 if record is None:
                     left.append(cell)
                 else:
@@ -144,7 +144,9 @@ class ClusterEngine:
             raise
         if state.text and state.text != self._told:
             self._told = state.text
-            self.say(f"{self.system.name}: {state.text} (output in {self._started_job.folder})")
+            self.setup.say(
+                f"{self.system.name}: {state.text} (output in {self._started_job.folder})"
+            )
         return state
 
     @property
@@ -178,14 +180,14 @@ class ClusterEngine:
         self._running = False
         if self._starts and not self._started_job.open_cells():
             with suppress(EngineError):
-                self._let_trackers_end()
+                self._let_hooks_end()
                 if self.system.state().alive:
                     self.system.cancel()
 
-    def _let_trackers_end(self) -> None:
-        """Trackers are told after a record is stored: of the last ones, workers still may."""
-        end = time.monotonic() + HOOK_SECONDS
-        while self.settings.track and self.system.state().alive and time.monotonic() < end:
+    def _let_hooks_end(self) -> None:
+        """`run_finished` follows the storing of a record: workers may be at that of their last."""
+        end = time.monotonic() + HOOK_SECONDS if self.setup.settings.variables else 0.0
+        while time.monotonic() < end and self.system.state().alive:
             time.sleep(1.0)
 
 

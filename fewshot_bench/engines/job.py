@@ -7,6 +7,7 @@ import json
 import os
 import secrets
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,9 +17,8 @@ from typing import Any
 
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
-from fewshot_bench.engines.base import Before, Settings
+from fewshot_bench.engines.base import Settings, StoreSnapshot
 from fewshot_bench.engines.local import LocalEngine
-from fewshot_bench.plugins.trackers import switch as trackers
 from fewshot_bench.store.leases import FOLDER as CLAIMS
 from fewshot_bench.store.leases import Leases
 from fewshot_bench.store.store import Store
@@ -40,17 +40,17 @@ class Job:
     name: str
     cells: tuple[RunSpec, ...]
     settings: Settings
-    before: Before
+    before: StoreSnapshot
     # Says to others that the command which wants its results is there.
     _wanted: Leases | None = None
 
     @classmethod
-    def create(cls, before: Before, cells: Sequence[RunSpec], settings: Settings) -> Job:
+    def create(cls, before: StoreSnapshot, cells: Sequence[RunSpec], settings: Settings) -> Job:
         """A new job; StoreError where it cannot be written."""
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
         store, stamps = before.store, {cell.key(): before.stamps.get(cell.key()) for cell in cells}
         wanted = Leases(store, name, settings.lease)
-        job = cls(store, name, tuple(cells), settings, Before(store, stamps), wanted)
+        job = cls(store, name, tuple(cells), settings, StoreSnapshot(store, stamps), wanted)
         values = {
             "cells": [cell.to_dict() for cell in cells],
             "settings": dataclasses.asdict(settings),
@@ -75,7 +75,7 @@ class Job:
             settings["devices"] = tuple(settings["devices"])
             cells = tuple(RunSpec.from_dict(cell) for cell in values["cells"])
             stamps = {key: tuple(s) if s else None for key, s in values["before"].items()}
-            return cls(store, name, cells, Settings(**settings), Before(store, stamps))
+            return cls(store, name, cells, Settings(**settings), StoreSnapshot(store, stamps))
         except FileNotFoundError:
             raise StoreError(f"no job '{name}' in '{store.path}'; give fsbench run again") from None
         except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
@@ -97,6 +97,12 @@ class Job:
     def folder(self) -> Path:
         """Where its files are, logs of its workers included."""
         return self.store.path / FOLDER / self.name
+
+    @property
+    def command(self) -> list[str]:
+        """The command of one worker: it claims open cells until none is left."""
+        worker = ["worker", "--store", str(self.store.path), "--job", self.name]
+        return [sys.executable, "-m", "fewshot_bench", *worker]
 
     @property
     def _claim(self) -> str:
@@ -126,7 +132,7 @@ class Job:
 
     def open_cells(self) -> list[RunSpec]:
         """Cells that nobody has settled."""
-        return [cell for cell in self.cells if self.before.settled(cell) is None]
+        return [cell for cell in self.cells if self.before.new_record(cell) is None]
 
     def trouble(self) -> list[str]:
         """Why workers have given up, as they said."""
@@ -178,7 +184,7 @@ def _leave_word(job: Job, error: FsbenchError) -> None:
 
 
 def _take_part(job: Job) -> None:
-    trackers.go_on(job.settings.track, job.store.path)
+    os.environ.update(job.settings.variables)
     cells = job.open_cells()
     linger = LINGER_LEASES * job.settings.lease
     with LocalEngine(job.store, job.settings, job.before, job.name, linger) as engine:

@@ -17,7 +17,8 @@ from fewshot_bench.api.method import configuration
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.shots import ALL_SHOTS, WORD
 from fewshot_bench.api.spec import DEFAULT_STORE
-from fewshot_bench.engines.conditions import EngineChoice, conditions_of
+from fewshot_bench.engines.choice import SETTINGS, EngineChoice, run_options
+from fewshot_bench.engines.conditions import conditions_of
 from fewshot_bench.engines.matrix import Ended, ThisCall, run_matrix
 from fewshot_bench.engines.method_sources import reference
 from fewshot_bench.engines.reporting import CallReporter
@@ -26,7 +27,7 @@ from fewshot_bench.runner.request import Request
 from fewshot_bench.runner.variants import Configured, Option
 from fewshot_bench.utils import offline
 from fewshot_bench.utils.errors import DataMissingError, UsageError, unknown
-from fewshot_bench.utils.names import split_names
+from fewshot_bench.utils.text import split_names
 
 if TYPE_CHECKING:
     from fewshot_bench.analysis.results import Results
@@ -68,7 +69,6 @@ def run(
     keep_split: str = "store",
     limit: int | None = None,
     store: str | os.PathLike[str] = DEFAULT_STORE,
-    track: Names = (),
     engine: str = "local",
     devices: Names = AUTO,
     dry_run: bool = False,
@@ -92,7 +92,8 @@ def run(
     classnames: a list, a mapping of old names to new ones, or a file of either.
     progress: whether progress is shown: None, on stderr or in the notebook; False, not at all.
     engine_options: `jobs` (workers on each device), `threads`, `together`, `timeout`,
-        `hang_after`, `lease`, `deterministic`, and what the engine declares (`fsbench run --help`).
+        `hang_after`, `lease`, `deterministic`, and what engines and plug-ins declare, such as
+        `track` or `partition` (`fsbench run --help`).
 
     Cells that fail are records with the status `failed`, and a warning. Raises UsageError for what
     is not known or cannot go together, DataMissingError where no data set that was asked for can
@@ -127,7 +128,7 @@ def run(
         skip_damaged=skip_damaged,
     )
     call = ThisCall(dry_run, force, retry_failed, keep_stale, traceback)
-    ended = run_matrix(request, conditions, engines, CallReporter(progress), call, _listed(track))
+    ended = run_matrix(request, conditions, engines, CallReporter(progress), call)
     return _results(ended, folder)
 
 
@@ -207,20 +208,18 @@ def _options(asked: Mapping[str, Any] | Sequence[str]) -> tuple[Option, ...]:
 
 
 def _engines(engine: str, devices: tuple[str, ...], options: dict[str, Any]) -> EngineChoice:
-    from fewshot_bench.cli.engines import Engines
-
+    settings = {name: options.pop(name) for name in SETTINGS if name in options}
+    declared = {option.key for option in run_options()}
+    for entry in registry().engines.entries.values():
+        declared |= {option.key for option in entry.options}
     for name in options:
-        if name not in Engines.__dataclass_fields__:
+        if name not in declared:
+            own = [name for name in inspect.signature(run).parameters if name != "engine_options"]
             raise unknown(
-                "argument of run()",
-                name,
-                [*Engines.__dataclass_fields__, *inspect.signature(run).parameters],
-                "docs/python.md",
+                "argument of run()", name, [*own, *SETTINGS, *declared], "docs/python.md"
             )
     for name, least in _LEAST.items():
-        value = options.get(name)
+        value = settings.get(name)
         if value is not None and not (value >= least and value > 0):
             raise UsageError(f"{name} {value}: expected a number from {least}")
-    chosen = Engines(engine=engine, device_names=devices, **options)
-    chosen.check()
-    return chosen
+    return EngineChoice.of(engine, options, device_names=devices, **settings)

@@ -15,17 +15,25 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from types import TracebackType
 from typing import Any
 
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
-from fewshot_bench.engines.base import TRIES, Before, EngineError, Progress, Settings, lost
+from fewshot_bench.engines.base import (
+    TRIES,
+    Engine,
+    EngineError,
+    EngineSetup,
+    Progress,
+    Settings,
+    StoreSnapshot,
+    lost,
+)
 from fewshot_bench.engines.closing import let_hooks_end
 from fewshot_bench.engines.losses import Losses
 from fewshot_bench.engines.process import Event, Slot, Worker, slots_of
-from fewshot_bench.engines.scheduling import LOOKED_AT, Choice, Group, by_fit, joined
+from fewshot_bench.engines.scheduling import LOOKED_AT, Choice, Group, by_fit
 from fewshot_bench.engines.worker import finished
 from fewshot_bench.store.leases import Leases
 from fewshot_bench.store.store import Store
@@ -53,7 +61,7 @@ def slots(backbone: str, device: str, jobs: int | None, devices: int = 1) -> tup
 
 
 @dataclass
-class LocalEngine:
+class LocalEngine(Engine):
     """Runs cells in worker processes; start it early, workers load while others check.
 
     before: what the store held when the cells were planned (taken when `run` begins if absent).
@@ -63,7 +71,7 @@ class LocalEngine:
 
     store: Store
     settings: Settings = field(default_factory=Settings)
-    before: Before | None = None
+    before: StoreSnapshot | None = None
     run_id: str = ""
     linger: float | None = None
     _events: queue.Queue[Event] = field(default_factory=queue.Queue)
@@ -87,15 +95,8 @@ class LocalEngine:
         """How many cells can run at once."""
         return self.settings.workers
 
-    def __enter__(self) -> LocalEngine:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None = None,
-        error: BaseException | None = None,
-        trace: TracebackType | None = None,
-    ) -> None:
+    def close(self) -> None:
+        """Stop the workers and give back what they claimed."""
         try:
             for worker in self._workers:
                 worker.stop()
@@ -120,9 +121,9 @@ class LocalEngine:
         run; what is written stays.
         """
         if self.before is None:
-            self.before = Before.of(self.store, cells)
+            self.before = StoreSnapshot.of(self.store, cells)
         order = sorted(cells, key=lambda cell: -cell.shots) if self.workers > 1 else list(cells)
-        self._waiting = joined(by_fit(order), self.settings.together)
+        self._waiting = by_fit(order)
         open_cells = len(cells)
         self._idle_since = time.monotonic()
         while open_cells:
@@ -150,8 +151,6 @@ class LocalEngine:
         worker.beat(event)
         if event["event"] == "fatal":
             worker.fatal = event
-        elif event["event"] == "retired":
-            worker.retired = True
         elif event["event"] == "idle":
             worker.ready = worker.idle = True
             self._losses.started()
@@ -167,9 +166,9 @@ class LocalEngine:
 
     def _release(self, worker: Worker) -> None:
         """Give back the leases of a worker that has nothing left to do."""
-        for key in worker.claimed:
-            self.leases.release(key)
-        worker.claimed.clear()
+        if worker.claimed:
+            self.leases.release(worker.claimed)
+        worker.claimed = ""
 
     def _dispatch(self) -> None:
         """Give every idle worker what suits it best and nobody else computes."""
@@ -186,23 +185,20 @@ class LocalEngine:
 
     def _claim(self, group: Group, worker: Worker) -> Group:
         """What this engine may compute now of a group; the rest is settled or waited for."""
-        mine: Group = []
-        for fit in by_fit(group):
-            key = fit[0].fit_key()
-            lease = self.leases.claim(key)
-            if lease is None:
-                self._elsewhere.append(fit)
-                continue
-            still_open = self._settle(fit)
-            if lease.holder.tries > TRIES:
-                for cell in still_open:
-                    self._fail(lost(cell, f"{TRIES} machines were lost while they computed it"))
-                still_open = []
-            if still_open:
-                mine += still_open
-                worker.claimed.add(key)
-            else:
-                self.leases.release(key)
+        key = group[0].fit_key()
+        lease = self.leases.claim(key)
+        if lease is None:
+            self._elsewhere.append(group)
+            return []
+        mine = self._settle(group)
+        if lease.holder.tries > TRIES:
+            for cell in mine:
+                self._fail(lost(cell, f"{TRIES} machines were lost while they computed it"))
+            mine = []
+        if mine:
+            worker.claimed = key
+        else:
+            self.leases.release(key)
         return mine
 
     def _settle(self, group: Group) -> Group:
@@ -210,7 +206,7 @@ class LocalEngine:
         assert self.before is not None
         left = []
         for cell in group:
-            record = self.before.settled(cell)
+            record = self.before.new_record(cell)
             if record is None:
                 left.append(cell)
             else:
@@ -271,18 +267,18 @@ class LocalEngine:
         if not worker.ready:
             self._losses.stillborn(worker)
         worker.cells = self._settle(worker.cells)
-        again = by_fit(worker.cells)
-        if worker.retired:
-            pass
-        elif len(again) > 1:
-            again = self._losses.apart(worker)
-        elif again:
+        if worker.cells:
             failed, left = self._losses.judge(worker, self._fitted)
-            again = [left] if left else []
             for record in failed:
                 self._fail(record)
-        self._waiting[:0] = again
+            if left:
+                self._waiting.insert(0, left)
         self._release(worker)
+
+
+def build(setup: EngineSetup) -> LocalEngine:
+    """The engine `local`."""
+    return LocalEngine(setup.store, setup.settings, setup.before)
 
 
 def _as_error(event: dict[str, Any]) -> FsbenchError:

@@ -10,7 +10,7 @@ from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.engines.base import TRIES, EngineError, Settings, lost
 from fewshot_bench.engines.process import Worker
-from fewshot_bench.engines.scheduling import Group, by_fit
+from fewshot_bench.engines.scheduling import Group
 
 # Workers in a row that end before they are ready: then something is wrong with all of them.
 STILLBORN = 20
@@ -42,7 +42,7 @@ class Losses:
 
     def parts(self, cells: Group) -> int:
         """Into how many parts a fit is divided from the start, for the sake of memory."""
-        return max(self._parts.get(cell.fit_key(), 1) for cell in cells)
+        return self._parts.get(cells[0].fit_key(), 1)
 
     def incidents(self, cells: Group) -> Mapping[str, list[dict[str, str]]]:
         """By key, what happened to these cells before."""
@@ -66,13 +66,6 @@ class Losses:
             raise EngineError(
                 f"worker processes cannot start ({self._how(worker)}): {said or 'no message'}"
             )
-
-    def apart(self, worker: Worker) -> list[Group]:
-        """Fits that were lost together; each is tried again alone."""
-        self._killed_for_memory()
-        for cell in worker.cells:
-            self._happened(cell, f"{self._how(worker)}; tried again alone")
-        return by_fit(worker.cells)
 
     def judge(self, worker: Worker, fitted: Collection[str]) -> tuple[list[Record], Group]:
         """Records of cells that have failed, and the cells to try once more.

@@ -6,23 +6,23 @@ run ends, the records that it has stored stay, and the next one goes on with wha
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fewshot_bench.api.image_facts import Overlap, overlap_texts, overlaps
-from fewshot_bench.engines.conditions import Conditions, EngineChoice
+from fewshot_bench.engines.choice import EngineChoice, hook_environment
+from fewshot_bench.engines.conditions import Conditions
 from fewshot_bench.engines.reporting import Reporter
-from fewshot_bench.plugins.trackers import switch as trackers
 from fewshot_bench.runner.preflight import check_images, keep_splits
 from fewshot_bench.utils.errors import DataMissingError, UsageError
 
 if TYPE_CHECKING:
     from fewshot_bench.api.record import Record
-    from fewshot_bench.engines.base import Engine, Settings
+    from fewshot_bench.engines.base import Engine, EngineSetup, Settings
     from fewshot_bench.runner.request import Plan, Request
     from fewshot_bench.runner.resources import Needs
     from fewshot_bench.runner.resuming import Code, Resume
@@ -69,27 +69,11 @@ def run_matrix(
     engines: EngineChoice,
     reporter: Reporter,
     call: ThisCall | None = None,
-    track: Sequence[str] = (),
 ) -> Ended:
     """Expand, check, run and report. UsageError, before anything runs, for what is not known."""
     from fewshot_bench.runner.request import expand
 
-    with _tracking(track, request.folder):
-        return run_plan(expand(request), request.folder, conditions, engines, reporter, call)
-
-
-@contextmanager
-def _tracking(names: Sequence[str], store: Path) -> Iterator[None]:
-    """Trackers are on inside alone: another call in this process may ask for others."""
-    kept = {name: os.environ.get(name) for name in (trackers.VARIABLE, trackers.FOLDER_VARIABLE)}
-    try:
-        trackers.switch_on(names, store)
-        yield
-    finally:
-        for name, value in kept.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
+    return run_plan(expand(request), request.folder, conditions, engines, reporter, call)
 
 
 def run_plan(
@@ -101,48 +85,58 @@ def run_plan(
     call: ThisCall | None = None,
 ) -> Ended:
     """Run what the store in `folder` does not hold of a plan, and report."""
-    from fewshot_bench.engines.base import Before
+    from fewshot_bench.api.registry import registry
+    from fewshot_bench.engines.base import EngineSetup, StoreSnapshot
+    from fewshot_bench.runner.estimate import encodings_saved
     from fewshot_bench.runner.image_state import ImageState
     from fewshot_bench.runner.resuming import Code, resume
     from fewshot_bench.store.predictions import Outcomes
 
     call = call or ThisCall()
+    variables = engines.worker_environment(folder)
     reporter.info(conditions.text())
     _report_unusable(plan.problems, reporter)
     store = _opened(folder, call)
     # Snapshot the store first, so that records written by other runs from here on are noticed.
-    before = Before.of(store, plan.cells)
+    before = StoreSnapshot.of(store, plan.cells)
     installed = Code.of(cell.method for cell in plan.cells)
     images = ImageState(plan.datasets, store.path)
     wanted = {"force": call.force, "retry_failed": call.retry_failed, "keep_stale": call.keep_stale}
     state = resume(plan, store, installed, images, **wanted)
     _report_unknown_images(images.problems, reporter)
     # Workers leave what is done unless they are told that it is not.
-    settings = engines.settings(conditions, call.force or state.again, installed.identity())
+    force = call.force or state.again
+    settings = engines.settings(conditions, force, installed.identity(), variables)
+    setup = EngineSetup(store, settings, before, engines.options, reporter.notice)
     if call.dry_run:
-        _dry_run(plan, state, store, conditions, engines, settings, reporter)
+        _dry_run(plan, state, conditions, setup, reporter)
+        preview = engines.build(setup).preview(len(state.todo))
+        if preview:
+            reporter.info(preview)
         return Ended(plan)
-    if state.todo and engines.engine == "local":
+    if state.todo and engines.here:
         from fewshot_bench.backbones import loading
 
         loading.check_weights(conditions.backbone)
     _check_room(plan, state, store, engines, settings)
-    with engines.build(store, settings, before) as engine:
+    with hook_environment(store, variables), engines.build(setup) as engine:
         engine.warm(len(state.todo))
         _drop_unreadable(plan, state, reporter)
         keep_splits(plan.datasets, plan.keep_split, but=plan.problems)
         _announce(plan, state, store, reporter)
         shared = _report_overlaps(images.overlaps(state.todo), reporter)
-        troubles = len(trackers.problems())
         interrupted, finished = _run(plan, state, engine, reporter)
     _report_failures(state, finished, store, reporter, whole=call.traceback)
-    _report_troubles(trackers.problems()[troubles:], reporter)
+    for text in chain.from_iterable(registry().hooks.run_warnings(store=store.path)):
+        reporter.warning(text)
     _report_other_code(installed, finished, reporter)
     _report_overlaps(overlaps(finished), reporter, shared)
     # Logits that were just written are read quickly; later `compare` and `report` need not.
     with suppress(KeyboardInterrupt):
         Outcomes(store).prepare([] if interrupted else finished)
     _forget_claims(state, finished, store)
+    if saved := encodings_saved(finished):
+        reporter.info(saved)
     if not interrupted and (state.todo or state.done):
         reporter.results(folder)
     failed = len(state.failed) + sum(record.status == "failed" for record in finished)
@@ -162,21 +156,13 @@ def _opened(folder: Path, call: ThisCall) -> Store:
 
 
 def _dry_run(
-    plan: Plan,
-    state: Resume,
-    store: Store,
-    conditions: Conditions,
-    engines: EngineChoice,
-    settings: Settings,
-    reporter: Reporter,
+    plan: Plan, state: Resume, conditions: Conditions, setup: EngineSetup, reporter: Reporter
 ) -> None:
-    _announce(plan, state, store, reporter)
-    _announce_work(plan, state, reporter)
+    _announce(plan, state, setup.store, reporter)
     if state.todo or not plan.problems:
-        workers = min(settings.workers, len(state.todo))
+        workers = min(setup.settings.workers, len(state.todo))
         reporter.info(_needs(plan, state).text(workers))
     _announce_weights(conditions.backbone, reporter)
-    engines.describe(store, len(state.todo), reporter.info)
 
 
 def _needs(plan: Plan, state: Resume) -> Needs:
@@ -193,7 +179,7 @@ def _check_room(
     if state.todo:
         needed = _needs(plan, state)
         room.check_disk(store.path, needed.disk)
-        if engines.engine == "local":
+        if engines.here:
             workers = min(settings.workers, len(state.todo))
             room.check_memory(workers, needed.worker, len(settings.devices))
 
@@ -235,14 +221,6 @@ def _announce_weights(backbone: str, reporter: Reporter) -> None:
         reporter.info(f"the weights of {backbone} are not on this machine: to be fetched")
 
 
-def _announce_work(plan: Plan, state: Resume, reporter: Reporter) -> None:
-    from fewshot_bench.runner.estimate import savings
-
-    text = savings(state.todo, plan.datasets).text()
-    if text:
-        reporter.info(text)
-
-
 def _run(
     plan: Plan, state: Resume, engine: Engine, reporter: Reporter
 ) -> tuple[bool, list[Record]]:
@@ -270,15 +248,6 @@ def _report_failures(
 
     before = [store.get(cell.key()) for cell in state.failed]
     reporter.failures(failure_lines([*filter(None, before), *finished], store, whole=whole))
-
-
-def _report_troubles(troubles: Sequence[str], reporter: Reporter) -> None:
-    """What trackers failed at; no result depends on it."""
-    if troubles:
-        where = trackers.folder() / trackers.PROBLEMS
-        reporter.warning(
-            f"{len(troubles)} cells were not tracked: {troubles[-1]}; all of them in {where}"
-        )
 
 
 def _report_other_code(code: Code, finished: Sequence[Record], reporter: Reporter) -> None:

@@ -79,13 +79,11 @@ class Worker:
     seat: Seat
     cells: Group = field(default_factory=list)
     parts: int = 1
-    # Fits whose leases its engine holds for it.
-    claimed: set[str] = field(default_factory=set)
+    # The fit whose lease its engine holds for it.
+    claimed: str = ""
     fatal: dict[str, Any] | None = None
     ready: bool = False
     idle: bool = False
-    # Whether it said that it must not compute the rest of its cells.
-    retired: bool = False
     # Whether its backbone is loaded, so that the time of its first cell runs.
     started: bool = False
     # Why the engine has ended it, if it has: "timeout" or "hang".

@@ -12,8 +12,7 @@ from typing import Any
 
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
-from fewshot_bench.utils.styles import color_system
-from fewshot_bench.utils.text import printable
+from fewshot_bench.utils.text import color_system, printable
 
 MOST_SHOTS = 100
 # In a pipe a cell is told about after this many seconds, then after twice as many, ... at most

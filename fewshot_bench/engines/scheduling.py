@@ -21,21 +21,6 @@ def by_fit(cells: Sequence[RunSpec]) -> list[Group]:
     return list(groups.values())
 
 
-def joined(groups: Sequence[Group], most: int) -> list[Group]:
-    """Up to `most` groups of the same method and settings on other seeds become one."""
-    whole_groups: list[Group] = []
-    open_groups: dict[str, tuple[Group, int]] = {}
-    for group in groups:
-        kin = group[0].kin_key()
-        whole, count = open_groups.get(kin, ([], most))
-        if count >= most:
-            whole, count = [], 0
-            whole_groups.append(whole)
-        whole += group
-        open_groups[kin] = whole, count + 1
-    return whole_groups
-
-
 def held_by(cell: RunSpec) -> tuple[Any, Any]:
     """What a worker keeps after a cell: its backbone and data set, and with them its support set.
 

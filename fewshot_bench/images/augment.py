@@ -79,7 +79,7 @@ class Uniforms:
 
 
 def view_key(digest: bytes, seed: int, number: int) -> bytes:
-    """What an image's own view follows from.
+    """Seed of an image's own view.
 
     Seeds have views of their own: with shared ones they would look too much alike.
     """

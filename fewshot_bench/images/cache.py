@@ -21,9 +21,8 @@ import PIL
 from PIL import features
 
 from fewshot_bench.api.backbone import LoadedBackbone
+from fewshot_bench.images.cache_file import SHA, Pixels, Segment, SegmentWriter, open_segment
 from fewshot_bench.images.decode import EncodedFiles
-from fewshot_bench.images.segment_format import SHA
-from fewshot_bench.images.segments import Pixels, Segment, SegmentWriter, open_segment
 from fewshot_bench.profiling.meter import Cost
 from fewshot_bench.utils import cache_dir as cache_folder
 from fewshot_bench.utils.cache_dir import IMAGES, CacheFile
@@ -153,7 +152,7 @@ class ImageCache:
         cache_folder.remove(CacheFile(segment.path, IMAGES, 0, 0.0))
 
     def writer(self, count: int) -> SegmentWriter | None:
-        """Where `count` newly decoded images go; None (see `problem`) when there is no room."""
+        """A writer for `count` newly decoded images; None (see `problem`) when there is no room."""
         need = count * (math.prod(self._shape) + 2 * SHA) + 4096
         try:
             cache_folder.make_room(IMAGES, need, cache_folder.limit_bytes())

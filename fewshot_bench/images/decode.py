@@ -86,7 +86,7 @@ def deep_problem(image: Image.Image) -> str | None:
 
 
 class Checked(NamedTuple):
-    """What was found out about images.
+    """Findings of a check of images.
 
     bad: id to reason, of those that are missing or do not decode; turned: how many of the others
     carry an EXIF orientation; trouble: why that cannot be kept for the next time.
@@ -98,7 +98,7 @@ class Checked(NamedTuple):
 
 
 def unreadable(dataset: Dataset, items: Sequence[Item]) -> Checked:
-    """Which items cannot be used; files that are known by their stamps are not read."""
+    """Items that cannot be decoded; files that are known by their stamps are not read."""
     digests = dataset_digests(dataset)
     digests.load()
     check = functools.partial(_problem, dataset, digests)
@@ -143,7 +143,7 @@ def _problem(
 
 
 def is_turned(image: Image.Image) -> bool:
-    """Whether EXIF asks for a rotation or mirroring; damaged EXIF asks for nothing."""
+    """True when EXIF asks for a rotation or mirroring; damaged EXIF asks for nothing."""
     try:
         return image.getexif().get(ORIENTATION, 1) not in (0, 1)
     except Exception:

@@ -1,4 +1,4 @@
-"""What is known of image files by their stamps, so that unchanged ones need not be read."""
+"""Cache of image digests by file stamp, so that unchanged files are not read again."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class DatasetDigests:
         return self._dataset.stamp(item) if self._dataset is not None else None
 
     def get(self, item: Item, stamp: Stamp | None) -> Known | None:
-        """What is known of the file that has this stamp now."""
+        """The cached facts of the file with this stamp."""
         if stamp is None:
             return None
         key = _key(item, stamp)
@@ -121,7 +121,7 @@ def dataset_digests(dataset: Dataset) -> DatasetDigests:
 
 
 def is_racy(stamp: Stamp, taken: float) -> bool:
-    """Whether a file may have changed after `taken` without another stamp."""
+    """True when a file may have changed after `taken` without another stamp."""
     return stamp.changed > taken - RACY_SECONDS
 
 

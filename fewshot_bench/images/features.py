@@ -1,4 +1,8 @@
-"""The views of images that methods hold; frozen features behind them are encoded once."""
+"""Images and shots as methods see them: batches of pixels, cached frozen features, views.
+
+`Images` and `Shots` are made by `image_view` and `shots_view`; a view gives no path and no label of
+a query away.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +11,116 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fewshot_bench.api.backbone import LoadedBackbone
 from fewshot_bench.api.task import Augment
 from fewshot_bench.images.augment import draw_passes, passes_of, view_key
-from fewshot_bench.images.encoding import ENCODE_BATCH, encode, encoder_content
+from fewshot_bench.images.cache import transform_of
 from fewshot_bench.images.feature_store import FeatureStore
 from fewshot_bench.images.loader import ImageSource
-from fewshot_bench.images.view_arguments import check_batches, check_views, labeled, visited
 from fewshot_bench.profiling.cost import counting, sharing
 from fewshot_bench.profiling.meter import Meter
+from fewshot_bench.utils.errors import ContractError
+from fewshot_bench.utils.mistyped import indices, whole_number
+
+ENCODE_BATCH, SMALL_BATCH = 256, 16
+# Grows when the encoders round in another way, so that kept features are made anew.
+ENCODER = 2
+_NUMBERS = itertools.count(1)
+_INSTANCES: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+
+
+def encoder_content(backbone: Any) -> dict[str, Any]:
+    """Identity of the encoder: weights, preprocessing, and all that rounding depends on."""
+    return {
+        "weights": backbone.weights_digest,
+        "precision": getattr(backbone, "precision", "fp32"),
+        "device": backbone.device.type,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "batch": ENCODE_BATCH,
+        "encoder": ENCODER,
+    } | _preprocessing(backbone)
+
+
+def _preprocessing(backbone: Any) -> dict[str, Any]:
+    """Identity of the preprocessing; without one, that of the backbone object in this process."""
+    transform = transform_of(backbone)
+    known = [getattr(backbone, name, None) for name in ("_mean", "_std")]
+    if transform is not None and None not in known:
+        return {"preprocess": transform, "normalize": repr(known)}
+    try:
+        return {"instance": _INSTANCES.setdefault(backbone, next(_NUMBERS))}
+    except TypeError:
+        return {"instance": next(_NUMBERS)}
+
+
+def encode(source: ImageSource, batches: Iterator[Tensor]) -> Tensor:
+    """Raw features (n, width) of batches of pixels, on the CPU."""
+    return torch.cat([_encode_batch(source.backbone, pixels).cpu() for pixels in batches])
+
+
+def _encode_batch(backbone: LoadedBackbone, pixels: Tensor) -> Tensor:
+    """Features (b, width) that round alike in whatever batch an image stands.
+
+    Small products go through other kernels, so that a small batch is filled up with repetitions;
+    on an accelerator, where more depends on the size, every batch is.
+    """
+    count = len(pixels)
+    least = SMALL_BATCH if pixels.device.type == "cpu" else ENCODE_BATCH
+    if count >= least:
+        return backbone.encode_image(pixels)
+    index = torch.arange(least, device=pixels.device) % count
+    return backbone.encode_image(pixels[index])[:count]
+
+
+def visited(order: Any, count: int) -> list[int]:
+    """Indices of the images that a pass visits, in order; all `count` of them by default."""
+    return list(range(count)) if order is None else indices("batches: order", order, count)
+
+
+def labeled(batches: Iterator[Tensor], labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each batch with its part of the labels, which stand in the order of the images."""
+    start = 0
+    for pixels in batches:
+        yield pixels, labels[start : start + len(pixels)].to(pixels.device)
+        start += len(pixels)
+
+
+def check_batches(size: Any, augment: Any, rng: Any) -> None:
+    """ContractError for arguments of `batches` of another kind."""
+    whole_number("batches: size", size, 1)
+    if augment is not None:
+        _augmented("batches", augment)
+        _generator("augmented batches need", rng)
+
+
+def check_views(count: Any, augment: Any, rng: Any, start: Any) -> None:
+    """ContractError for arguments of `views` of another kind."""
+    whole_number("views: count", count, 1)
+    whole_number("views: start", start, 0)
+    _augmented("views", augment)
+    if rng is not None:
+        _generator("views draw from", rng)
+
+
+def _augmented(what: str, augment: Any) -> None:
+    if not isinstance(augment, Augment):
+        raise ContractError(f"{what}: augment is {augment!r}, expected Augment(...) or Augment()")
+
+
+def _generator(what: str, rng: Any) -> None:
+    if not isinstance(rng, torch.Generator):
+        raise ContractError(f"{what} rng=ctx.rng('augment'), not {rng!r:.80}")
 
 
 class _Backing:
-    """What a view stands for; kept apart from the view, which methods hold."""
+    """The source behind a view; kept apart from the view, which methods hold."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Which files hold images: told by their endings, and by what is installed to read them."""
+"""Image formats by file ending, and the packages that read them."""
 
 from __future__ import annotations
 
@@ -46,6 +46,6 @@ def add_readers() -> None:
 
 
 def image_remedy(ending: str) -> str:
-    """What makes image files of this ending readable; empty where they are, or are no images."""
+    """The step that makes files of this ending readable; empty where they are, or are no images."""
     ending = ending.lower()
     return "" if ending in image_endings() else REMEDIES.get(ending, "")

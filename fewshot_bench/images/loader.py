@@ -1,10 +1,14 @@
-"""The images of some items as batches of pixels, for evaluation and for training."""
+"""Batches of pixels from files, the cache of decoded images and memory.
+
+`ImageSource` is the entry; batches come in the order that was asked for, whatever thread decodes.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import itertools
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -20,12 +24,65 @@ from fewshot_bench.api.dataset import Dataset
 from fewshot_bench.api.task import Augment, Item
 from fewshot_bench.images.augment import Cutter, Uniforms, keyed_chunks, pixels_of
 from fewshot_bench.images.cache import ImageCache, Keeper, transform_of
+from fewshot_bench.images.cache_file import Pixels, Segment
 from fewshot_bench.images.decode import EncodedFiles, ImageFiles, in_a_line, upright
-from fewshot_bench.images.loaded import Loaded, timed
-from fewshot_bench.images.segments import Pixels
 from fewshot_bench.profiling.meter import Cost, ImageTally
-from fewshot_bench.utils.bounded import Bounded
 from fewshot_bench.utils.prefetch import DEPTH, THREADS, Ahead, spread
+
+
+class Bounded:
+    """Values by key, the first ones that fit into `limit` bytes; for several threads."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._used = 0
+        self._values: dict[Any, Any] = {}
+        self._lock = threading.Lock()
+
+    def get(self, key: Any) -> Any:
+        """The value of a key; None where there is none."""
+        return self._values.get(key)
+
+    def put(self, key: Any, value: Any, size: int) -> None:
+        """Keep a value of `size` bytes, if there is room."""
+        with self._lock:
+            if key not in self._values and self._used + size <= self._limit:
+                self._values[key] = value
+                self._used += size
+
+
+@dataclasses.dataclass(slots=True)
+class Loaded:
+    """Images `indices` that were loaded in a thread.
+
+    prices: what each had cost, None for one that was decoded now; serving: what reading the others
+    took; cpu: CPU seconds of decoding; mapped: the file of the cache that `images` lie in.
+    """
+
+    indices: Sequence[int]
+    images: Any
+    prices: list[Cost | None]
+    serving: Cost
+    cpu: float
+    mapped: Segment | None = None
+
+
+def timed(
+    loading: Ahead[Loaded],
+    tally: ImageTally,
+    count: Callable[[Loaded, float, ImageTally], None],
+) -> Iterator[Loaded]:
+    """Yield loaded batches with the seconds spent waiting for each."""
+    while True:
+        start = time.perf_counter()
+        loaded = next(loading, None)
+        waited = time.perf_counter() - start
+        tally.elapsed += waited
+        if loaded is None:
+            return
+        count(loaded, waited, tally)
+        yield loaded
+
 
 MEMORY = 1 << 30
 

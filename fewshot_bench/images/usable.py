@@ -37,7 +37,7 @@ def open_usable(
 def with_skipped(
     data: Mapping[str, Any], datasets: Mapping[str, Dataset], *names: str
 ) -> Mapping[str, Any]:
-    """What is said of these data sets, and which of their images are left out."""
+    """The `RunSpec.data` of these data sets, with the images that are left out."""
     found = {name: dataset for name in names if (dataset := datasets.get(name)) is not None}
     skipped = {n: list(d.skipped) for n, d in found.items() if isinstance(d, Without)}
     return {**data, SKIPPED: skipped} if skipped else data

@@ -1,4 +1,4 @@
-"""What the encoders did: images and prompt tokens that went through them, and their FLOPs.
+"""Encoder cost: images and prompt tokens that went through, and their FLOPs.
 
 Encoders report as they run, forward and backward; whoever wants to know listens. FLOPs are counted
 analytically (two per multiplication and addition of the matrix products and of attention), since

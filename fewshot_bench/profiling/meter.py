@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
@@ -51,7 +50,7 @@ class Cost:
 
 
 class ImageTally:
-    """What getting pixels took in one cell, and what is owed for those that a cache answered.
+    """Image-loading cost of one cell; cache hits are billed at their original price.
 
     elapsed: seconds that passed until pixels were there; decoded, cached: how many images were
     decoded, and how many came decoded from memory or from the disk; problem: why decoded images
@@ -186,26 +185,10 @@ class Meter:
         self._billed[name] = self._billed.get(name, Cost()) + cost
 
     def work(self) -> dict[str, dict[str, int | None]]:
-        """What encoders did in this cell, as it is billed and as it was computed here."""
+        """Encoder cost of this cell, as billed and as computed here."""
         billed = self.computed.minus(self._kept)
         billed.add(self._owed)
         return {"billed": billed.to_dict(), "computed": self.computed.to_dict()}
-
-    def share(self, parts: int) -> Meter:
-        """A meter with an equal share of what this one has measured."""
-        meter = copy.deepcopy(self)
-        for costs in (meter._billed, meter._elapsed):
-            for name, cost in costs.items():
-                costs[name] = Cost(cost.wall / parts, cost.cpu / parts)
-        for work in (meter.computed, meter._kept, meter._owed):
-            for field in dataclasses.fields(work):
-                setattr(work, field.name, getattr(work, field.name) // parts)
-        meter.images_seen //= parts
-        meter.images_encoded //= parts
-        images = meter.images
-        images.elapsed /= parts
-        images.decoded, images.cached = images.decoded // parts, images.cached // parts
-        return meter
 
     def timings(self) -> dict[str, Any]:
         """Per phase `billed` and `elapsed` seconds, their totals (wall clock), and the images."""

@@ -1,4 +1,4 @@
-"""What is seen of a fit from outside: the parameters that optimizers move, and their steps."""
+"""Observation of a fit from outside: the parameters that optimizers move, and their steps."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
-from fewshot_bench.utils.allocator import give_back_memory
+from fewshot_bench.utils.memory import give_back_memory
 from fewshot_bench.utils.prefetch import start_own
 
 

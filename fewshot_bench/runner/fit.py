@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewshot_bench.api.incidents import Incidents
-from fewshot_bench.api.method import Classifier, Method, Together
-from fewshot_bench.api.record import Record
+from fewshot_bench.api.method import Classifier, Method
+from fewshot_bench.api.record import Incidents, Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.api.task import Task
@@ -51,7 +50,7 @@ class Fit:
         parts: int = 1,
         incidents: Incidents | None = None,
     ) -> None:
-        """Everything but the fit itself: `alone` or `together` does that.
+        """Everything but the fit itself, which `run` does.
 
         parts: `RunContext.memory_parts`; incidents: of earlier tries.
         """
@@ -64,72 +63,34 @@ class Fit:
         self.memory = PeakMemory(self.backbone.device)
         self.incidents = incidents.copy() if incidents else Incidents()
         self.parts, self.queries = parts, QueryBatches(spec.method)
-        self.runs = 1
         self.seed = derive(spec.train_seed, spec.dataset, spec.shots)
         self.context = Context(self.seed, self.backbone.device, spec.precision, progress, parts)
         self.method: Method = registry().method_class(spec.method)(**spec.options)
         self.observer = ParameterObserver(FiniteNumbers(spec.method, self.method, self.context))
 
-    def alone(self) -> Fit:
+    def run(self) -> Fit:
         """Fit the method to its task."""
-
-        def fit() -> list[Classifier]:
-            return [self.method.fit(self._task(self.meter), self.backbone, self.context)]
-
-        (classifier,), printed = self._measured(fit)
-        self._settle(classifier, printed)
-        return self
-
-    @staticmethod
-    def together(fits: Sequence[Fit]) -> None:
-        """Fit several tasks of one method in one pass; each takes an equal share of the cost."""
-        first = fits[0]
-        method = first.method
-        assert isinstance(method, Together)
-
-        def fit() -> list[Classifier]:
-            tasks = [one._task(first.meter) for one in fits]
-            found = method.fit_together(tasks, first.backbone, [one.context for one in fits])
-            return list(found)
-
-        classifiers, printed = first._measured(fit)
-        if len(classifiers) != len(fits):
-            raise ContractError(
-                f"{first.spec.method}.fit_together returned {len(classifiers)} classifiers for "
-                f"{len(fits)} tasks; return one per task"
-            )
-        share = first.meter.share(len(fits))
-        for one, classifier in zip(fits, classifiers, strict=True):
-            one.meter, one.observer, one.memory = copy.deepcopy(share), first.observer, first.memory
-            one.runs = len(fits)
-            one.context.note(fitted_together=len(fits))
-            one._settle(classifier, printed)
-
-    def _measured(self, fit: Callable[[], list[Classifier]]) -> tuple[list[Classifier], str]:
         with ExitStack() as stack:
             for context in (self._accounted(), self.memory.watching(), isolated(self.seed)):
                 stack.enter_context(context)
             printed = stack.enter_context(self._guarded("fit"))
             with self.observer.watching(), self.meter.phase("fit"):
-                classifiers = fit()
-            for classifier in classifiers:
-                for part in ("logits", "tensors"):
-                    if not callable(getattr(classifier, part, None)):
-                        raise ContractError(
-                            f"{self.spec.method}.fit returned {type(classifier).__name__} without "
-                            f"{part}(); return a Classifier"
-                        )
+                self.classifier = self.method.fit(self._task(), self.backbone, self.context)
+            for part in ("logits", "tensors"):
+                if not callable(getattr(self.classifier, part, None)):
+                    raise ContractError(
+                        f"{self.spec.method}.fit returned {type(self.classifier).__name__} without "
+                        f"{part}(); return a Classifier"
+                    )
             self._check_backbone(self.spec.method, "fit")
-        return classifiers, printed.text
-
-    def _settle(self, classifier: Classifier, printed: str) -> None:
-        self.classifier, self.printed = classifier, printed
+        self.printed = printed.text
         self.observer.declared = self.context.declared
         # What stands here after the fit is the share of the fit in every evaluation.
         self.spent = copy.deepcopy(vars(self.meter))
         self.said = copy.deepcopy((self.context.notes, self.context.selection))
         self.happened = self.incidents.copy()
         self.queries.parts = self.parts if self.context.divisible else 1
+        return self
 
     def _guarded(self, when: str) -> AbstractContextManager[Printed]:
         return guarded(f"{self.spec.method}.{when}", self.incidents, self.session.distrust)
@@ -137,11 +98,11 @@ class Fit:
     def _accounted(self) -> AbstractContextManager[None]:
         return accounted(self.session.features, self.meter)
 
-    def _task(self, meter: Meter) -> Task:
+    def _task(self) -> Task:
         train = self.session.source(self.lists.train, self.spec)
         val = self.session.source(self.lists.val, self.spec)
         view = functools.partial(
-            shots_view, store=self.session.features, meter=meter, phase="encode_support"
+            shots_view, store=self.session.features, meter=self.meter, phase="encode_support"
         )
         return Task(
             classnames=self.question.classnames,
@@ -208,7 +169,7 @@ class Fit:
 
     def _footprint(self, method: str) -> dict[str, Any]:
         return {
-            "trained": self.observer.trained // self.runs,
+            "trained": self.observer.trained,
             "trained_source": self.observer.source,
             "stored": stored_values(self.classifier, method),
             "backbone": getattr(self.backbone, "parameters", None),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fewshot_bench.api.incidents import Incidents
+from fewshot_bench.api.record import Incidents
 
 OUT_OF_MEMORY = "out-of-memory"
 

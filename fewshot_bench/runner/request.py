@@ -1,15 +1,19 @@
-"""From a request to an ordered list of cells, checked before anything trains."""
+"""From what is asked for to cells: `Request` is expanded to a `Plan` of `RunSpec`s.
+
+`expand` is the entry. Every name, option and pool is checked here, before anything trains.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewshot_bench.api.dataset import ROLES
+from fewshot_bench.api.dataset import ROLES, TEMPLATE_SETS
 from fewshot_bench.api.defaults import AUTO, backbone_for
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import (
@@ -19,27 +23,35 @@ from fewshot_bench.api.spec import (
     IMPORTED,
     NO_CLASSES,
     PRECISIONS,
-    PROTOCOLS,
-    TEMPLATE_SETS,
-    VALIDATION,
+    PRESETS,
     RunSpec,
     canonical_json,
 )
 from fewshot_bench.images.usable import open_usable, with_skipped
-from fewshot_bench.runner.imported_picks import imported_picks
 from fewshot_bench.runner.preflight import check_items
 from fewshot_bench.runner.variants import Configured, Option, expand_methods
 from fewshot_bench.splits.draw import check_train
+from fewshot_bench.splits.imported import check_val, load_imported
+from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
 from fewshot_bench.utils.errors import DataMissingError, PluginError, UsageError, unknown
 
 if TYPE_CHECKING:
     from fewshot_bench.api.dataset import Dataset
 
-# A preset fixes the sampling protocol, the validation policy and the prompts at once.
-PRESETS: Mapping[str, tuple[str, str, str]] = {
-    "fair": ("coop", "min4", "custom"),
-    "clip-lora-paper": ("clip-lora", "none", "simple"),
-}
+
+def imported_picks(
+    request: Request, datasets: Mapping[str, Dataset], names: Iterable[str], val: str
+) -> dict[tuple[str, int, int], str]:
+    """The digests of imported picks by data set, shots and split seed."""
+
+    store = request.folder
+    seeds = request.seeds if request.split_seed is None else (request.split_seed,)
+    digests = {}
+    for name, shots, seed in itertools.product(names, request.shots, seeds):
+        picks = load_imported(store, name, shots, seed, datasets[name].items())
+        check_val(picks, val)
+        digests[name, shots, seed] = picks.digest
+    return digests
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,10 +258,12 @@ def weights_of(backbone: str) -> str:
 def _protocol(request: Request) -> tuple[str, str, str]:
     if request.protocol in PRESETS:
         sampling, val, prompts = PRESETS[request.protocol]
-    elif request.protocol in (*PROTOCOLS, IMPORTED):
-        sampling, val, prompts = request.protocol, "min4", "custom"
+    elif request.protocol == IMPORTED:
+        sampling, val, prompts = IMPORTED, "min4", "custom"
+    elif request.protocol in SAMPLERS:
+        sampling, val, prompts = request.protocol, SAMPLERS[request.protocol].val, "custom"
     else:
-        known = [*PRESETS, *PROTOCOLS, IMPORTED]
+        known = [*PRESETS, *SAMPLERS, IMPORTED]
         raise unknown("protocol", request.protocol, known, "see docs/protocols.md")
     return sampling, request.val or val, request.prompts or prompts
 

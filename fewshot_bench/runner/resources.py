@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.utils.errors import FsbenchError
 from fewshot_bench.utils.files import free_bytes
-from fewshot_bench.utils.host_memory import free_host_memory
+from fewshot_bench.utils.memory import free_host_memory
 from fewshot_bench.utils.text import size_text
 
 if TYPE_CHECKING:

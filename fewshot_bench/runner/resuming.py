@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from fewshot_bench.api.method_code import source_digest
-from fewshot_bench.api.method_references import short
+from fewshot_bench.api.method_files import short
 from fewshot_bench.api.record import Record, code_digest
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec, canonical_json

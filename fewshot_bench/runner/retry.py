@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 import torch
 
-from fewshot_bench.api.incidents import Incidents
+from fewshot_bench.api.record import Incidents
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.runner.fit import Answered, Fit, Progress
 from fewshot_bench.runner.query_batches import OUT_OF_MEMORY
 from fewshot_bench.runner.session import Session
-from fewshot_bench.utils.allocator import give_back_memory
 from fewshot_bench.utils.errors import InsufficientMemoryError
+from fewshot_bench.utils.memory import give_back_memory
 
 MOST_PARTS = 64
 _TEXTS = (
@@ -98,7 +98,7 @@ def _tried(
         fit = Fit(spec, session, progress, parts, incidents)
         incidents = fit.incidents
         try:
-            return fit.alone()
+            return fit.run()
         finally:
             divisible = fit.context.divisible
     except BaseException as error:

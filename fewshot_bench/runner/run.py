@@ -8,16 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 
-from fewshot_bench.api.incidents import Incidents
-from fewshot_bench.api.method import Together
-from fewshot_bench.api.record import Record, Status
+from fewshot_bench.api.record import Incidents, Record, Status
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.images.features import open_views
 from fewshot_bench.runner.examination import Outcome
 from fewshot_bench.runner.fit import Fit, Progress
 from fewshot_bench.runner.isolation import own_interruptions
-from fewshot_bench.runner.retry import Failure, evaluate_within_memory, fit_within_memory, release
+from fewshot_bench.runner.retry import Failure, evaluate_within_memory, fit_within_memory
 from fewshot_bench.runner.session import Session
 from fewshot_bench.utils import environment
 from fewshot_bench.utils.errors import FsbenchError, NotApplicableError, StoreError
@@ -36,16 +34,11 @@ def run_group(
 ) -> Iterator[Outcome]:
     """Compute cells that share a fit (`RunSpec.fit_key`): fitted once, each outcome as it comes.
 
-    A cell's outcome does not depend on which others are in its group. Cells of several fits are
-    fitted together where their method can (`method.Together`); then outcomes are those of the fits
-    alone up to rounding. parts: `RunContext.memory_parts` to begin with; above 1, each is fitted
-    alone.
+    A cell's outcome does not depend on which others are in its group. parts:
+    `RunContext.memory_parts` to begin with.
     """
     with open_views():
         fits: dict[str, Fit | Failure] = {}
-        if parts == 1:
-            with own_interruptions() as interrupted:
-                fits = _together(specs, session, progress, interrupted)
         for spec in specs:
             with own_interruptions() as interrupted:
                 record, answers = _computed(spec, session, progress, fits, interrupted, parts)
@@ -110,30 +103,6 @@ def _computed(
             raise
         session.drop_changed_backbone()
         return _without_result(spec, "failed", error, incidents), None
-
-
-def _together(
-    specs: Sequence[RunSpec],
-    session: Session,
-    progress: Progress | None,
-    interrupted: Callable[[], bool],
-) -> dict[str, Fit | Failure]:
-    """The fits of all cells at once; empty where there is one, or where that does not work."""
-    first = {spec.fit_key(): spec for spec in reversed(specs) if not _tied(spec, session)}
-    method = registry().method_class(specs[0].method)(**specs[0].options)
-    if len(first) < 2 or not isinstance(method, Together):
-        return {}
-    try:
-        fits = [Fit(spec, session, progress) for spec in reversed(first.values())]
-        Fit.together(fits)
-    except BaseException as error:
-        if interrupted():
-            raise
-        release(error)
-        # Each is fitted alone then, so that only those that fail alone are failures.
-        session.drop_changed_backbone()
-        return {}
-    return {fit.spec.fit_key(): fit for fit in fits}
 
 
 def _tied(spec: RunSpec, session: Session) -> str:

@@ -16,7 +16,7 @@ from fewshot_bench.api.method import (
     hyperparameters,
     parse_value,
 )
-from fewshot_bench.api.method_references import canonical
+from fewshot_bench.api.method_files import canonical
 from fewshot_bench.api.method_rules import refuse_broken
 from fewshot_bench.api.registry import Registry
 from fewshot_bench.utils.errors import FsbenchError, PluginError, UsageError, unknown

@@ -11,8 +11,7 @@ from fewshot_bench.api.dataset import ROLES
 from fewshot_bench.api.task import Item
 from fewshot_bench.utils.errors import DataMissingError
 from fewshot_bench.utils.files import write_whole
-from fewshot_bench.utils.names import leaves, plain_text
-from fewshot_bench.utils.text import shown
+from fewshot_bench.utils.text import leaves, plain_text, shown
 
 Pools = Mapping[str, tuple[Item, ...]]
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from fewshot_bench.api.spec import IMPORTED, PROTOCOLS, VALIDATION, RunSpec
+from fewshot_bench.api.spec import IMPORTED, RunSpec
 from fewshot_bench.api.task import Item, Split
-from fewshot_bench.splits.sampling import SAMPLERS, Draw, Picks, Pools, rank
+from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION, Draw, Picks, Pools, rank
 from fewshot_bench.utils.errors import UsageError, unknown
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def draw(
     """
     _check_request(dataset_name, pools, protocol, shots, seed, val, limit)
     wanted = Draw(pools.get("train", ()), pools.get("val"), shots, seed, val)
-    train, held = SAMPLERS[protocol](wanted)
+    train, held = SAMPLERS[protocol].draw(wanted)
     test = _limited(pools.get("test", ()), limit)
     return Split(dataset_name, revision, protocol, shots, seed, train, held, test)
 
@@ -145,8 +145,8 @@ def _check_request(
     val: str,
     limit: int | None,
 ) -> None:
-    if protocol not in PROTOCOLS:
-        raise unknown("protocol", protocol, PROTOCOLS, "fsbench run --help")
+    if protocol not in SAMPLERS:
+        raise unknown("protocol", protocol, SAMPLERS, "fsbench run --help")
     if val not in VALIDATION:
         raise unknown("validation policy", val, VALIDATION, "fsbench run --help")
     if shots < 1:

@@ -12,7 +12,7 @@ from fewshot_bench.splits.checks import check_digest, check_pools, check_shots
 from fewshot_bench.splits.coop import Pools
 from fewshot_bench.splits.model import SETTING, SplitFile, unusable
 from fewshot_bench.splits.reading import read_split_file
-from fewshot_bench.splits.sampling import group, val_shots
+from fewshot_bench.splits.sampling import VALIDATION, group
 from fewshot_bench.utils.errors import DataMissingError, UsageError
 from fewshot_bench.utils.text import few
 
@@ -72,7 +72,7 @@ def check_val(picks: Picks, val: str) -> None:
     """UsageError when imported picks hold other validation images than the policy says."""
     if val == "none":
         return
-    allowed = val_shots(val, picks.shots)
+    allowed = VALIDATION[val](picks.shots)
     held = max((len(items) for items in group(picks.val).values()), default=0)
     if held == 0 or (allowed is not None and held > allowed):
         exact = {min(picks.shots, 4): "min4", picks.shots: "shots", 0: "none"}

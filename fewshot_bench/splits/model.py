@@ -13,8 +13,7 @@ from fewshot_bench.api.shots import ALL_SHOTS, WORD
 from fewshot_bench.api.task import Item, digest_of
 from fewshot_bench.splits.coop import Pools
 from fewshot_bench.utils.errors import DataMissingError, UsageError
-from fewshot_bench.utils.names import plain_text
-from fewshot_bench.utils.text import shown
+from fewshot_bench.utils.text import plain_text, shown
 
 TITLES: Mapping[str, str] = {
     "fsbench": "split of fsbench (JSON)",

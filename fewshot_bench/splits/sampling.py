@@ -1,4 +1,8 @@
-"""Sampling protocols: how few-shot images are drawn from the pools of a data set."""
+"""Sampling protocols and validation policies: how few-shot images are drawn from a data set.
+
+Each is declared here alone: a function under `@sampler` is a new protocol, an entry of `VALIDATION`
+a new policy; specifications, options and help read both. A draw depends on its arguments alone.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +28,13 @@ def group(items: Iterable[Item]) -> dict[int, list[Item]]:
     return classes
 
 
-def val_shots(policy: str, shots: int) -> int | None:
-    """Validation images per class under a policy; None stands for the whole pool."""
-    return {"none": 0, "min4": min(shots, 4), "shots": shots, "full": None}[policy]
+# Validation images per class, of the number of shots; None stands for the whole pool.
+VALIDATION: Mapping[str, Callable[[int], int | None]] = {
+    "none": lambda shots: 0,
+    "min4": lambda shots: min(shots, 4),
+    "shots": lambda shots: shots,
+    "full": lambda shots: None,
+}
 
 
 @dataclass(frozen=True)
@@ -42,13 +50,37 @@ class Draw:
     @property
     def held(self) -> int | None:
         """Validation images per class; None stands for the whole pool."""
-        return val_shots(self.policy, self.shots)
+        return VALIDATION[self.policy](self.shots)
 
     def val_pool(self, picks: Iterable[Item]) -> Sequence[Item]:
         """Where validation images come from once `picks` are the support set."""
         return _without(self.train, picks) if self.val is None else self.val
 
 
+@dataclass(frozen=True)
+class Sampler:
+    """A sampling protocol: what draws the picks, and the validation policy that it comes with."""
+
+    draw: Callable[[Draw], Picks]
+    val: str
+
+
+SAMPLERS: dict[str, Sampler] = {}
+
+
+def sampler(
+    name: str, *, val: str = "min4"
+) -> Callable[[Callable[[Draw], Picks]], Callable[[Draw], Picks]]:
+    """Register a function as the sampling protocol `name`."""
+
+    def register(function: Callable[[Draw], Picks]) -> Callable[[Draw], Picks]:
+        SAMPLERS[name] = Sampler(function, val)
+        return function
+
+    return register
+
+
+@sampler("coop")
 def _coop(draw: Draw) -> Picks:
     """Train, then val, on one stream (CoOp; Dassl `generate_fewshot_dataset`, repeat=False)."""
     rng = random.Random(draw.seed)
@@ -56,6 +88,7 @@ def _coop(draw: Draw) -> Picks:
     return train, _held(partial(_sample, rng), draw.val_pool(train), draw.held)
 
 
+@sampler("clip-lora")
 def _clip_lora(draw: Draw) -> Picks:
     """Val, then train, on one stream (CLIP-LoRA `datasets/*.py`, repeat=True).
 
@@ -78,18 +111,12 @@ def _clip_lora(draw: Draw) -> Picks:
     return train, _held(partial(_sample_repeat, other), draw.val_pool(train), draw.held)
 
 
+@sampler("nested")
 def _nested(draw: Draw) -> Picks:
     """The first `shots` per class by rank: fewer shots are a subset of more, in any list order."""
     train = _ranked(draw.train, "train", draw.shots, draw.seed)
     pool, count = draw.val_pool(train), draw.held
     return train, _ranked(pool, "val", len(pool) if count is None else count, draw.seed)
-
-
-SAMPLERS: dict[str, Callable[[Draw], Picks]] = {
-    "coop": _coop,
-    "clip-lora": _clip_lora,
-    "nested": _nested,
-}
 
 
 def _without(pool: Sequence[Item], picks: Iterable[Item]) -> tuple[Item, ...]:

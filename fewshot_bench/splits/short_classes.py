@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from fewshot_bench.api.shots import ALL_SHOTS
 from fewshot_bench.api.spec import IMPORTED, RunSpec
-from fewshot_bench.splits.sampling import Pools, val_shots
+from fewshot_bench.splits.sampling import VALIDATION, Pools
 
 if TYPE_CHECKING:
     from fewshot_bench.api.dataset import Dataset
@@ -21,7 +21,7 @@ def short_facts(spec: RunSpec, split: Split) -> dict[str, int]:
     An image that was drawn twice counts once. `short_val`: the same of the validation images.
     """
     train, val = _counted(split.train), _counted(split.val)
-    least = val_shots(spec.val, spec.shots) or 0
+    least = VALIDATION[spec.val](spec.shots) or 0
     return {
         "short_classes": _short(train.values(), spec.shots),
         "smallest_class": min(train.values(), default=0),

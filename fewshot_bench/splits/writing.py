@@ -13,7 +13,7 @@ from fewshot_bench.splits.model import SplitFile
 from fewshot_bench.splits.ours import ours_text
 from fewshot_bench.utils.errors import StoreError, UsageError
 from fewshot_bench.utils.files import write_whole
-from fewshot_bench.utils.names import plain_text
+from fewshot_bench.utils.text import plain_text
 
 # Formats that can be written, with the ending of their files.
 ENDINGS: Mapping[str, str] = {"fsbench": "json", "coop": "json", "index": "json", "jsonl": "jsonl"}

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewshot_bench.api.metrics import ALWAYS
 from fewshot_bench.api.record import Record, seal_problem
 from fewshot_bench.store.record_files import parse_unchecked, parse_values, read_content, stamp_of
 from fewshot_bench.utils.files import ARRAYS, Damaged, digest_of_arrays, load_arrays
@@ -22,20 +21,14 @@ if TYPE_CHECKING:
 MISSING = "the logits of a finished cell are missing"
 # Records round metrics to 6 digits; the rest is room for another order of summation.
 ABSOLUTE, RELATIVE = 2e-6, 1e-9
-# Top-level keys that came with a schema; all others have been there from the first.
-_ADDED = {2: {"incidents", "digests"}}
 _ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A record that could be read, the arrays beside it, and what is wrong with either.
-
-    schema: that of the file; `record` is in the newest one.
-    """
+    """A record that could be read, the arrays beside it, and what is wrong with either."""
 
     path: Path
-    schema: int
     record: Record
     arrays: Arrays | None
     problems: tuple[str, ...]
@@ -75,12 +68,11 @@ def _examine(path: Path) -> Cell:
             problems.append(MISSING)
     except Damaged as error:
         problems.append(f"the logits cannot be read: {error}")
-    return Cell(path, values["schema"], record, arrays, tuple(problems))
+    return Cell(path, record, arrays, tuple(problems))
 
 
 def _record_problems(values: Mapping[str, Any]) -> Iterator[str]:
-    later = [keys for schema, keys in _ADDED.items() if schema > values["schema"]]
-    expected = {field.name for field in dataclasses.fields(Record)}.difference(*later)
+    expected = {field.name for field in dataclasses.fields(Record)}
     if set(values) != expected:
         yield f"the record has keys {sorted(set(values) ^ expected)} too many or too few"
     elif problem := seal_problem(values):
@@ -94,7 +86,7 @@ def _array_problems(record: Record, arrays: Arrays) -> Iterator[str]:
     if found or (record.status != "done" and "logits" not in record.digests):
         return
     stated, actual = record.digests.get("logits"), digest_of_arrays(arrays)
-    if stated != actual and record.digests:
+    if stated != actual:
         yield f"the record states the digest {stated!r:.14} of its logits, they have {actual:.12}"
     yield from _value_problems(arrays)
     if record.status == "done":
@@ -140,8 +132,6 @@ def _metric_problems(record: Record, arrays: Arrays) -> Iterator[str]:
     from fewshot_bench.api import quality
 
     for name, value in quality.metrics(arrays["logits"], arrays["labels"]).items():
-        if name not in record.metrics and name not in ALWAYS:
-            continue
         stated = record.metrics.get(name)
         if not _agrees(stated, value):
             yield f"the record has {name} {stated!r:.40}, its logits give {value:.6f}"

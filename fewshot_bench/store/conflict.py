@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fewshot_bench.api.metrics import ALWAYS
 from fewshot_bench.api.record import Record
 from fewshot_bench.store.check import Cell
 from fewshot_bench.utils.files import digest_of_arrays
@@ -26,9 +25,9 @@ def same_result(one: Cell, other: Cell) -> bool:
 
 
 def same_metrics(one: Record, other: Record) -> bool:
-    """Whether all metrics are equal that both records state; old records state fewer."""
+    """Whether all metrics are equal that both records state."""
     both = set(one.metrics) & set(other.metrics)
-    return set(ALWAYS) <= both and all(one.metrics[name] == other.metrics[name] for name in both)
+    return bool(both) and all(one.metrics[name] == other.metrics[name] for name in both)
 
 
 def described(mine: Cell, theirs: Cell) -> tuple[str, ...]:

@@ -83,16 +83,14 @@ class Outcomes:
 
     `<store>/outcomes/` holds one file per split. It is used where its checksum is right, the
     record's `digests.logits` is the one that an outcome was computed from, its accuracy is that of
-    the record, and the logits have not been written since; records without digests (schema 1) are
-    computed each time. A store that cannot be written is read without it.
-    `damaged` lists logits that could not be used.
+    the record, and the logits have not been written since. A store that cannot be written is read
+    without it. `damaged` lists logits that could not be used.
     """
 
     store: Store
     damaged: list[Damage] = field(default_factory=list)
     _packs: dict[str, Pack] = field(default_factory=dict)
     _trusted: dict[str, bool] = field(default_factory=dict)
-    _unsealed: dict[str, Entry] = field(default_factory=dict)
     _asked: dict[tuple[str, bytes, bytes], Queries] = field(default_factory=dict)
 
     def of(self, record: Record) -> Outcome:
@@ -116,11 +114,8 @@ class Outcomes:
             for record, entry in zip(absent, entries, strict=True):
                 if entry is None and self._is_current(record):
                     continue
-                if record.logits_digest:
-                    changed[_split(record)][record.logits_digest] = entry
-                    self._trusted[record.spec.key()] = entry is not None
-                elif entry is not None:
-                    self._unsealed[record.spec.key()] = entry
+                changed[_split(record)][record.logits_digest] = entry
+                self._trusted[record.spec.key()] = entry is not None
             list(pool.map(self._keep, changed, changed.values()))
 
     def completed(self, records: Sequence[Record], names: Iterable[str]) -> list[Record]:
@@ -143,10 +138,7 @@ class Outcomes:
 
     def _cached(self, record: Record) -> Entry | None:
         """The entry of a record, unless it lacks metrics that the record lacks as well."""
-        digest = record.logits_digest
-        if not digest:
-            return self._unsealed.get(record.spec.key())
-        entry = self._pack(_split(record)).get(digest)
+        entry = self._pack(_split(record)).get(record.logits_digest)
         if entry is None or METRICS.keys() - record.metrics.keys() - entry.metrics.keys():
             return None
         key = record.spec.key()

@@ -79,7 +79,7 @@ def _parsed(path: Path, content: bytes, as_record: Callable[[Any], Record]) -> R
 
 
 def parse_values(path: Path, content: bytes) -> Mapping[str, Any]:
-    """The values that a record file holds, in the schema that they are in; errors as above."""
+    """The values that a record file holds; errors as above."""
     try:
         values = json.loads(content, parse_constant=_not_a_number)
     except (ValueError, RecursionError) as error:
@@ -89,7 +89,7 @@ def parse_values(path: Path, content: bytes) -> Mapping[str, Any]:
     schema = values.get("schema")
     if isinstance(schema, int) and schema > SCHEMA:
         raise StoreError(
-            f"'{path}' has schema {schema}, this version reads 1 to {SCHEMA}; upgrade fewshot_bench"
+            f"'{path}' has schema {schema}, this version reads {SCHEMA}; upgrade fewshot_bench"
         )
     return values
 

@@ -19,6 +19,7 @@ from fewshot_bench.store.record_files import (
     record_files,
     stamp_of,
 )
+from fewshot_bench.utils.environment import masked
 from fewshot_bench.utils.errors import StoreError, UsageError
 from fewshot_bench.utils.files import (
     FULL,
@@ -36,7 +37,6 @@ from fewshot_bench.utils.files import (
     temporary_name,
     write_synced,
 )
-from fewshot_bench.utils.secret_values import masked
 from fewshot_bench.utils.text import LONGEST_MESSAGE, printable
 
 if TYPE_CHECKING:

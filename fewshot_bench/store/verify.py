@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fewshot_bench.api.record import SCHEMA
 from fewshot_bench.splits.stored import checked, split_paths
 from fewshot_bench.store.check import Cell, examine
 from fewshot_bench.store.index import INDEX, Index
@@ -46,10 +45,9 @@ class Finding:
 
 @dataclass
 class Report:
-    """How many records of each status there are, how many are of old schemas, what was found."""
+    """How many records of each status there are, and what was found."""
 
     statuses: Counter[str] = field(default_factory=Counter)
-    old: int = 0
     splits: int = 0
     findings: list[Finding] = field(default_factory=list)
 
@@ -67,7 +65,6 @@ def verify(store: Store) -> Report:
         if cell is None:
             continue
         report.statuses[cell.record.status] += 1
-        report.old += cell.schema < SCHEMA
         split = cell.record.split.get("digest")
         if cell.record.status == "done" and not cell.problems and isinstance(split, str):
             queries[split][_queries(cell)].append(path)

@@ -56,7 +56,7 @@ def cache_root() -> Path:
 
 
 def limit_bytes() -> int:
-    """How many bytes of decoded images are kept at most; UsageError for what is no number."""
+    """Upper bound of cached decoded images in bytes; UsageError when it is no number."""
     text = os.environ.get(LIMIT_VARIABLE) or str(DEFAULT_GB)
     try:
         value = float(text)
@@ -71,7 +71,7 @@ def limit_bytes() -> int:
 
 
 def folder_of(kind: str, store: Path | None = None) -> Path | None:
-    """Where files of a kind lie; features belong to a store of results."""
+    """Folder of files of a kind; features belong to a store of results."""
     if kind == FEATURES:
         return store / "cache" / "features" if store else None
     return cache_root() / kind

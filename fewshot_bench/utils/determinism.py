@@ -11,7 +11,7 @@ WORKSPACE_VALUE = ":4096:8"
 
 
 def asked() -> bool:
-    """Whether `FSBENCH_DETERMINISTIC=1` asks for `strict`."""
+    """True when `FSBENCH_DETERMINISTIC=1` asks for `strict`."""
     return os.environ.get(VARIABLE, "") not in ("", "0")
 
 
@@ -47,7 +47,7 @@ def apply() -> None:
 
 
 def mode() -> str:
-    """What is in force: `strict`, `free`, or `off` where neither was called."""
+    """The mode in force: `strict`, `free`, or `off` where neither was called."""
     import torch
 
     if torch.are_deterministic_algorithms_enabled():

@@ -51,7 +51,7 @@ class InsufficientMemoryError(FsbenchError):
 
 
 class NotApplicableError(FsbenchError):
-    """What was asked cannot be asked of this method; the cell shows the reason, never a number."""
+    """The method does not apply to this cell; tables show the reason, never a number."""
 
 
 class PluginError(FsbenchError):

@@ -107,7 +107,7 @@ def _array(content: bytes) -> np.ndarray:
 
 @lru_cache(maxsize=64)
 def _header(content: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """What the head of an `.npy` file says; kept, since a store has few of them in many files."""
+    """The header of an `.npy` file; cached, since the files of a store share few of them."""
     from numpy.lib import format as npy
 
     file = io.BytesIO(content)
@@ -279,7 +279,7 @@ def free_space(path: Path) -> str:
 
 
 def free_bytes(path: Path) -> int:
-    """What is free where `path` is, or will be."""
+    """Free bytes on the disk where `path` is, or will be."""
     while not path.exists() and path != path.parent:
         path = path.parent
     return shutil.disk_usage(path).free

@@ -37,7 +37,7 @@ class OfflineError(ConnectionError):
 
 
 def is_on() -> bool:
-    """Whether FSBENCH_OFFLINE asks for it; UsageError for a value that is neither yes nor no."""
+    """True when FSBENCH_OFFLINE asks for it; UsageError for a value that is neither yes nor no."""
     value = os.environ.get(VARIABLE, "")
     if value.casefold() not in (*_YES, *_NO):
         raise UsageError(f"{VARIABLE}={value}: expected 1 to open no connection, or 0")

@@ -1,4 +1,4 @@
-"""Which machine this is, and whether a process of it still runs."""
+"""Identity of this machine, and liveness of its processes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PR_SET_PDEATHSIG = 1
 
 @functools.cache
 def this_machine() -> str:
-    """Where process ids have a meaning: the host, and on Linux its boot and process namespace.
+    """The scope of process ids: the host, and on Linux its boot and process namespace.
 
     Hosts of one name (`localhost`) differ in the boot.
     """
@@ -79,7 +79,7 @@ def _started(pid: int) -> float:
 
 
 def is_running(pid: int, started: float = 0.0) -> bool:
-    """Whether a process of this machine runs; True when that cannot be told.
+    """True when a process of this machine runs, or when that cannot be decided.
 
     started: when it began, where that is known: a number can be given again. One that ended and
     was not waited for does not run.

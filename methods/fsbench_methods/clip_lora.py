@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, Literal
@@ -15,10 +15,8 @@ from torch import Tensor
 from fewshot_bench import (
     Augment,
     Backbone,
-    Demand,
     RunContext,
     Task,
-    UsageError,
     hyper,
 )
 from fsbench_methods import checks
@@ -30,7 +28,6 @@ from fsbench_methods.lora_layers import (
     tower_sites,
 )
 from fsbench_methods.lora_model import LoraClassifier, LoraModel
-from fsbench_methods.lora_runs import apart, stacked
 from fsbench_methods.training import (
     cosine,
     device_generator,
@@ -107,60 +104,14 @@ class ClipLora:
         """A short schedule for the conformance kit."""
         return replace(self, iterations=2)
 
-    def demand(self, shots: int, classes: int) -> Demand:
-        """Batches and queries through adapted encoders; fresh views where the vision is frozen."""
-        images, steps = shots * classes, self.iterations * shots
-        if self.encoder != "text":
-            epochs, rest = divmod(steps, steps_per_epoch(images, self.batch_size, drop_last=False))
-            return Demand(
-                queries=False, adapted=epochs * images + min(images, rest * self.batch_size)
-            )
-        epochs = math.ceil(steps / steps_per_epoch(images, self.batch_size, drop_last=False))
-        return Demand(fixed={"scale 0.08": epochs})
-
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> LoraClassifier:
         """Trains the updates for `iterations` steps per shot."""
-        return self.fit_together([task], backbone, [ctx])[0]
-
-    def fit_together(
-        self, tasks: Sequence[Task], backbone: Backbone, contexts: Sequence[RunContext]
-    ) -> list[LoraClassifier]:
-        """Fits several tasks (seeds of one data set, say) over one pass of the frozen weights.
-
-        Each run has its own images, order, dropout and updates, and ends where it ends alone, up
-        to rounding. Faster for small models; for large ones as fast as one by one.
-
-        UsageError unless the tasks have the same prompts and number of images; in fp16 on CUDA,
-        where one gradient scaler would couple the runs.
-        """
-        self._check_together(tasks, contexts)
-        parts = max(ctx.memory_parts for ctx in contexts)
-        size = min(self.batch_size, len(tasks[0].train))
-        model = self.model(tasks[0], backbone, contexts[0])
-        model = model.within_memory(size, len(tasks), backbone.device, parts)
-        alone = [self.adapter(model, backbone.device, ctx) for ctx in contexts]
-        adapter = stacked(alone)
-        self._train(model, adapter, tasks, backbone, contexts)
-        return [LoraClassifier(model, one, backbone) for one in apart(adapter)]
-
-    def _check_together(self, tasks: Sequence[Task], contexts: Sequence[RunContext]) -> None:
-        kinds = {(t.classnames, t.templates, len(t.train), t.shots) for t in tasks}
-        if len(kinds) > 1 or len(tasks) != len(contexts):
-            raise UsageError(
-                f"{self.name}: {len(tasks)} tasks of {len(kinds)} kinds for {len(contexts)} "
-                "contexts: tasks that are fitted together need the same class names, templates "
-                "and number of support images, and one context each; fit them one by one"
-            )
-        if len(tasks) > 1 and any(ctx.memory_parts > 1 for ctx in contexts):
-            raise UsageError(
-                f"{self.name}: runs cannot be fitted together where memory is short "
-                "(memory_parts above 1); fit them one by one"
-            )
-        if len(tasks) > 1 and contexts[0].scaler().is_enabled():
-            raise UsageError(
-                f"{self.name}: runs cannot be fitted together in fp16, where one gradient scaler "
-                "would couple them; use bf16 or fp32, or fit them one by one"
-            )
+        size = min(self.batch_size, len(task.train))
+        model = self.model(task, backbone, ctx)
+        model = model.within_memory(size, backbone.device, ctx.memory_parts)
+        adapter = self.adapter(model, backbone.device, ctx)
+        self._train(model, adapter, task, backbone, ctx)
+        return LoraClassifier(model, adapter.detached(), backbone)
 
     def model(self, task: Task, backbone: Backbone, ctx: RunContext) -> LoraModel:
         """The frozen part of the model."""
@@ -195,9 +146,9 @@ class ClipLora:
         self,
         model: LoraModel,
         adapter: LowRank,
-        tasks: Sequence[Task],
+        task: Task,
         backbone: Backbone,
-        contexts: Sequence[RunContext],
+        ctx: RunContext,
     ) -> None:
         optimizer = torch.optim.AdamW(
             adapter.parameters(),
@@ -206,21 +157,17 @@ class ClipLora:
             weight_decay=self.weight_decay,
             fused=True,
         )
-        scaler, total = contexts[0].scaler(), self.iterations * tasks[0].shots
-        streams = []
-        for task, ctx in zip(tasks, contexts, strict=True):
-            if model.recompute:
-                ctx.note(recomputed=sorted(model.recompute))
-            if model.vision is None:
-                streams.append(self._frozen_views(task, backbone, total, ctx))
-            else:
-                streams.append(self._pixels(task, backbone.device, ctx))
-        for step, pieces in enumerate(itertools.islice(zip(*streams, strict=False), total)):
-            batch, labels = (_side_by_side(piece) for piece in zip(*pieces, strict=True))
+        scaler, total = ctx.scaler(), self.iterations * task.shots
+        if model.recompute:
+            ctx.note(recomputed=sorted(model.recompute))
+        if model.vision is None:
+            batches = self._frozen_views(task, backbone, total, ctx)
+        else:
+            batches = self._pixels(task, backbone.device, ctx)
+        for step, (batch, labels) in enumerate(itertools.islice(batches, total)):
             set_rate(optimizer, cosine(self.lr, step, total, self.eta_min))
             minimize_by(partial(model.backward, batch, labels, adapter), optimizer, scaler)
-            for ctx in contexts:
-                ctx.progress(step + 1, total)
+            ctx.progress(step + 1, total)
 
     def _pixels(
         self, task: Task, device: torch.device, ctx: RunContext
@@ -245,8 +192,3 @@ class ClipLora:
         for features in epoch_views(task.train, epochs, Augment(), backbone.embed_dim):
             for index in minibatches(count, size, order, labels.device, drop_last=False):
                 yield features[index], labels[index]
-
-
-def _side_by_side(parts: Sequence[Tensor]) -> Tensor:
-    """The parts of all runs, one after the other."""
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts))

@@ -15,7 +15,6 @@ from torch import Tensor
 from fewshot_bench import (
     Augment,
     Backbone,
-    Demand,
     Images,
     NotApplicableError,
     PromptPart,
@@ -235,10 +234,6 @@ class CoOp:
         """Views per support image: one per epoch, or fewer."""
         epochs = self.epochs_for(shots)
         return min(math.ceil(self.class_views / shots) or epochs, epochs)
-
-    def demand(self, shots: int, classes: int) -> Demand:
-        """Views of the support set and the queries."""
-        return Demand(fixed={"scale 0.08": self.views_for(shots)})
 
     def rate(self, epoch: int, epochs: int) -> float:
         """Learning rate of an epoch, counted from 0."""

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from fewshot_bench import Backbone, Demand, Images, NumericalError, RunContext, Shots, Task, hyper
+from fewshot_bench import Backbone, Images, NumericalError, RunContext, Shots, Task, hyper
 from fsbench_methods import checks
 from fsbench_methods.logistic import Affine, TextLogistic, fit_logistic, search_c
 
@@ -68,10 +68,6 @@ class LinearProbe:
         checks.require_choices(self)
         checks.require_positive(self, "c", "max_iter")
         checks.require_not_negative(self, "search_steps")
-
-    def demand(self, shots: int, classes: int) -> Demand:
-        """Features of all images, without views."""
-        return Demand(support=True, validation=True)
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> ProbeClassifier:
         """Fits one classifier per C that is tried and keeps the chosen one."""

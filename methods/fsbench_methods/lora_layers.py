@@ -70,8 +70,7 @@ class _Updated(torch.autograd.Function):
     product (..., w) holds the outputs of several matrices side by side; `rows` says from which
     column on each one's lie. Keeps x, one byte per element of the masks and the (t, rank) products.
     Plain operations would keep x * keep for every matrix, and write every update out before it is
-    added. All matrices share one product with B, block by block. Factors with three dimensions
-    belong to runs, whose tokens follow each other in x and in the product.
+    added. All matrices share one product with B, block by block.
     """
 
     @staticmethod
@@ -85,13 +84,12 @@ class _Updated(torch.autograd.Function):
         *pairs: Tensor,
     ) -> Tensor:
         a, b = pairs[: len(rows)], pairs[len(rows) :]
-        flat, dtype = _flat(product, a), product.dtype
-        x, keeps = _flat(x, a).to(dtype), [_flat(keep, a) for keep in keeps]
+        dtype = product.dtype
+        x, keeps = x.flatten(0, -2).to(dtype), [keep.flatten(0, -2) for keep in keeps]
         parts = [_dropped(x, keeps, m) @ one.mT.to(dtype) for m, one in enumerate(a)]
         hidden = torch.cat(parts, dim=-1)
         joined = _joined(b, rows, product.shape[-1]).to(dtype)
-        add = flat.addmm_ if flat.ndim == 2 else flat.baddbmm_
-        add(hidden, joined.mT, alpha=gain)
+        product.flatten(0, -2).addmm_(hidden, joined.mT, alpha=gain)
         ctx.save_for_backward(x, hidden, *keeps, *pairs)
         ctx.gain, ctx.rows, ctx.masks = gain, rows, len(keeps)
         ctx.mark_dirty(product)
@@ -102,27 +100,21 @@ class _Updated(torch.autograd.Function):
         x, hidden, *rest = ctx.saved_tensors
         keeps, pairs = rest[: ctx.masks], rest[ctx.masks :]
         a, b = pairs[: len(ctx.rows)], pairs[len(ctx.rows) :]
-        gradient = _flat(outer[0], a)
+        gradient = outer[0].flatten(0, -2)
         joined = _joined(b, ctx.rows, gradient.shape[-1]).to(gradient.dtype)
         inner = (gradient @ joined) * ctx.gain
         whole = gradient.mT @ hidden * ctx.gain
-        ranks = [one.shape[-2] for one in a]
+        ranks = [len(one) for one in a]
         inners, wholes = inner.split(ranks, dim=-1), whole.split(ranks, dim=-1)
         of_a = [(inners[m].mT @ _dropped(x, keeps, m)).to(a[m].dtype) for m in range(len(a))]
         of_b = [
-            wholes[m].narrow(-2, row, other.shape[-2]).to(other.dtype)
+            wholes[m].narrow(0, row, len(other)).to(other.dtype)
             for m, (row, other) in enumerate(zip(ctx.rows, b, strict=True))
         ]
         of_x = None
         if ctx.needs_input_grad[1]:
             of_x = _of_input(inners, a, keeps).view(outer[0].shape[:-1] + x.shape[-1:])
         return outer[0], of_x, None, None, None, *of_a, *of_b
-
-
-def _flat(x: Tensor, factors: Sequence[Tensor]) -> Tensor:
-    """(t, width), or (runs, t, width) where the factors have runs."""
-    flat = x.flatten(0, -2)
-    return flat if factors[0].ndim == 2 else flat.view(len(factors[0]), -1, flat.shape[-1])
 
 
 def _dropped(x: Tensor, keeps: Sequence[Tensor], index: int) -> Tensor:
@@ -144,12 +136,12 @@ def _of_input(inners: Sequence[Tensor], a: Sequence[Tensor], keeps: Sequence[Ten
 
 
 def _joined(b: Sequence[Tensor], rows: Sequence[int], width: int) -> Tensor:
-    """(..., width, sum of ranks): every B from its row on, in columns of its own."""
-    whole = b[0].new_zeros(*b[0].shape[:-2], width, sum(one.shape[-1] for one in b))
+    """(width, sum of ranks): every B from its row on, in columns of its own."""
+    whole = b[0].new_zeros(width, sum(one.shape[1] for one in b))
     column = 0
     for row, one in zip(rows, b, strict=True):
-        whole[..., row : row + one.shape[-2], column : column + one.shape[-1]] = one
-        column += one.shape[-1]
+        whole[row : row + len(one), column : column + one.shape[1]] = one
+        column += one.shape[1]
     return whole
 
 
@@ -158,14 +150,12 @@ class LowRank:
     """Adds s * B A dropout(x) to the frozen products (LoRA, Hu et al. 2022).
 
     `scaling` is s. With dropout every matrix of a block draws its own mask over the common input,
-    as CLIP-LoRA does for q, k and v. With several `runs` the factors are (runs, rank, d_in) and
-    (runs, d_out, rank), and every run draws its masks from a generator of its own.
+    as CLIP-LoRA does for q, k and v.
     """
 
     factors: Factors
     scaling: float
     dropout: Masks | None = None
-    runs: int = 1
     _gain: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -195,7 +185,7 @@ class LowRank:
             return None
         autocast = torch.is_autocast_enabled(x.device.type)
         dtype = torch.get_autocast_dtype(x.device.type) if autocast else x.dtype
-        width = self.factors[site][1].shape[-2]
+        width = len(self.factors[site][1])
         return self.add((site,), x, x.new_zeros(*x.shape[:-1], width, dtype=dtype))
 
     def snapshot(self) -> Any:

@@ -19,7 +19,6 @@ from fewshot_bench import (
     Vocabulary,
 )
 from fsbench_methods.lora_layers import LowRank
-from fsbench_methods.lora_runs import of_runs
 from fsbench_methods.parts import (
     Encode,
     backward_in_parts,
@@ -97,18 +96,14 @@ class LoraModel:
         return unit(raw)
 
     def logits(self, batch: Tensor, class_features: Tensor, adapter: LowRank | None) -> Tensor:
-        """(b, classes) in float32; with several runs each run's images with its own classes."""
+        """(b, classes) in float32."""
         images = self.scale * self.image_features(batch, adapter)
-        runs = adapter.runs if adapter else 1
-        if runs == 1 or self.text is None:
-            return images @ class_features.T
-        return (of_runs(images, runs) @ of_runs(class_features, runs).mT).flatten(0, 1)
+        return images @ class_features.T
 
     def loss(self, batch: Tensor, labels: Tensor, adapter: LowRank) -> Tensor:
-        """Cross-entropy of one batch, differentiable in every A and B; summed over the runs."""
+        """Cross-entropy of one batch, differentiable in every A and B."""
         logits = self.logits(batch, self.class_features(adapter), adapter)
-        loss = F.cross_entropy(logits, labels)
-        return loss if adapter.runs == 1 else adapter.runs * loss
+        return F.cross_entropy(logits, labels)
 
     def backward(self, batch: Tensor, labels: Tensor, adapter: LowRank, scale: Scale) -> None:
         """Add the gradients of `scale(loss)` to those of every A and B, in `chunks`."""
@@ -161,16 +156,14 @@ class LoraModel:
         parts = tuple(packed.divide(chunks) for packed in self.prompts) if chunks > 1 else ()
         return replace(self, chunks=chunks, divided=parts)
 
-    def within_memory(
-        self, batch: int, runs: int, device: torch.device, parts: int = 1
-    ) -> LoraModel:
-        """The same model for `runs` times `batch` images, sparing memory where that is short.
+    def within_memory(self, batch: int, device: torch.device, parts: int = 1) -> LoraModel:
+        """The same model for `batch` images, sparing memory where that is short.
 
         parts: `RunContext.memory_parts`.
         """
         tokens = {
-            "vision": runs * batch * self.vision.tokens if self.vision else 0,
-            "text": runs * sum(packed.tokens for packed in self.prompts),
+            "vision": batch * self.vision.tokens if self.vision else 0,
+            "text": sum(packed.tokens for packed in self.prompts),
         }
         towers = {"vision": self.vision, "text": self.text}
         short = {

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_bench import Augment, Backbone, Demand, Images, RunContext, Shots, Task, hyper
+from fewshot_bench import Augment, Backbone, Images, RunContext, Shots, Task, hyper
 from fsbench_methods import checks
 from fsbench_methods.cache_model import Cache, grid, search
 from fsbench_methods.training import (
@@ -108,10 +108,6 @@ class TipAdapter:
         """UsageError for values out of range."""
         _check(self)
 
-    def demand(self, shots: int, classes: int) -> Demand:
-        """Views of the support set, validation images and queries."""
-        return Demand(validation=True, fixed={f"scale {self.crop}": self.views})
-
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> CacheClassifier:
         """Builds the cache and searches its constants; trains nothing."""
         class_features = backbone.class_features(task)
@@ -163,10 +159,6 @@ class TipAdapterF:
     def quick(self) -> TipAdapterF:
         """A short schedule for the conformance kit."""
         return replace(self, epochs=5)
-
-    def demand(self, shots: int, classes: int) -> Demand:
-        """Views of the support set, validation images and queries."""
-        return Demand(validation=True, fixed={f"scale {self.crop}": self.views + self.epochs})
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> CacheClassifier:
         """Builds the cache, trains its keys, and searches its constants."""

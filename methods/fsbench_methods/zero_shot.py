@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fewshot_bench import Backbone, Demand, Images, RunContext, Task, Vocabulary
+from fewshot_bench import Backbone, Images, RunContext, Task, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,6 @@ class ZeroShot:
 
     name: ClassVar[str] = "zero-shot"
     version: ClassVar[str] = "1"
-
-    def demand(self, shots: int, classes: int) -> Demand:
-        """The queries alone."""
-        return Demand()
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> ZeroShotClassifier:
         """Encodes the class prompts; looks at no image."""

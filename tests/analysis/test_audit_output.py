@@ -72,7 +72,6 @@ PARTS = {
     "split": ("digest", "val", "train", "templates", "mirrored", "test"),
     "footprint": ("selection", "trained", "trained_source", "steps"),
     "environment": ("packages", "load", "cpus", "commit", "dirty", "weights_digest", "threads"),
-    "notes": ("fitted_together",),
 }
 
 

@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fewshot_bench.analysis.signature import commands_of
-from fewshot_bench.api.spec import PRECISIONS, PROTOCOLS, TEMPLATE_SETS, VALIDATION, RunSpec
+from fewshot_bench.api.dataset import TEMPLATE_SETS
+from fewshot_bench.api.spec import PRECISIONS, RunSpec
 from fewshot_bench.cli.run import command as run_command
+from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
 from tests.analysis.test_commands import distinct
 
 Identity = tuple[Any, ...]
@@ -68,9 +70,9 @@ SPECS = st.builds(
     split_seed=st.integers(0, 2),
     train_seed=st.integers(0, 2),
     backbone=st.just("tiny") | ODD,
-    protocol=st.sampled_from(PROTOCOLS),
-    val=st.sampled_from(VALIDATION),
-    prompts=st.sampled_from(TEMPLATE_SETS),
+    protocol=st.sampled_from(sorted(SAMPLERS)),
+    val=st.sampled_from(sorted(VALIDATION)),
+    prompts=st.sampled_from(sorted(TEMPLATE_SETS)),
     precision=st.sampled_from(PRECISIONS),
     device=st.sampled_from(["cpu", "cuda"]),
     limit=st.none() | st.integers(1, 3),

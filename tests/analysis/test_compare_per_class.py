@@ -11,7 +11,6 @@ import pytest
 
 from fewshot_bench.analysis.table.per_class import class_names
 from fewshot_bench.api.record import Record
-from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import UsageError
 from tests.compare_records import make, read_csv, run_compare
@@ -113,8 +112,6 @@ def test_where_names_come_from() -> None:
     assert class_names([make(), named(["a", "b"])], 2) == ["a", "b"]
     assert class_names([named(["a", "b", "a"])], 3) == ["a #0", "b", "a #2"]
     assert class_names([named(["a"]), named("ab")], 2) == ["class 0", "class 1"]
-    own = dataclasses.replace(make(), spec=RunSpec("m", "d", 1, 1, 1, data={"classnames": ["x"]}))
-    assert class_names([own], 1) == ["x"]
 
 
 def test_a_run_records_the_names_of_its_classes(tmp_path: Path) -> None:

@@ -19,18 +19,17 @@ from fewshot_bench.analysis.signature import (
     write,
 )
 from fewshot_bench.analysis.signature.model import Choice, Matrix, Named, Pair, Signature
+from fewshot_bench.api.dataset import TEMPLATE_SETS
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.shots import ALL_SHOTS
 from fewshot_bench.api.spec import (
     IMPORTED,
     PRECISIONS,
-    PROTOCOLS,
-    TEMPLATE_SETS,
-    VALIDATION,
     RunSpec,
 )
 from fewshot_bench.cli.signature import cells_of
 from fewshot_bench.runner.request import Request, expand
+from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
 from fewshot_bench.utils.errors import UsageError
 from tests.compare_records import make, matrix, save
 from tests.helpers import fsbench
@@ -62,11 +61,11 @@ MATRICES = st.builds(
     datasets=distinct(NAMED),
     shots=NUMBERS,
     seeds=PAIRS,
-    val=st.sampled_from(VALIDATION),
-    prompts=st.sampled_from(TEMPLATE_SETS),
+    val=st.sampled_from(sorted(VALIDATION)),
+    prompts=st.sampled_from(sorted(TEMPLATE_SETS)),
     precision=st.sampled_from(PRECISIONS),
     device=st.sampled_from(["", "cpu", "cuda"]) | NAMES,
-    protocol=st.sampled_from((*PROTOCOLS, IMPORTED)),
+    protocol=st.sampled_from((*SAMPLERS, IMPORTED)),
     limit=st.none() | st.integers(1, 99),
     classes=st.sampled_from([("all",), ("base", "new"), ()]),
     targets=distinct(NAMED, 0),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fewshot_bench.utils.names import spelled_once
+from fewshot_bench.utils.text import spelled_once
 from tests.analysis.test_sweep import SMALL, rows, swept
 from tests.compare_records import save
 from tests.helpers import fsbench, image_folder

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fewshot_bench.analysis.filters import select
 from fewshot_bench.analysis.signature import parse, signature_of
 from fewshot_bench.analysis.table.build import build
-from fewshot_bench.api import method_references
+from fewshot_bench.api import method_files as method_references
 from fewshot_bench.api.method_code import source_digest
 from fewshot_bench.api.method_files import load
 from fewshot_bench.api.record import code_digest

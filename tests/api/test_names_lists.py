@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fewshot_bench.store.store import Store
-from fewshot_bench.utils.names import join_names, split_names
+from fewshot_bench.utils.text import join_names, split_names
 from tests.helpers import fsbench, image_folder
 
 QUICK = ("-m", "zero-shot", "--backbone", "tiny", "--shots", 1, "--seeds", 1, "--limit", 4)

@@ -1,4 +1,4 @@
-"""Packed prompts: any lengths, several adapters at once, less memory, and what is counted."""
+"""Packed prompts: any lengths, less memory, and what is counted."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from typing import Any
 import pytest
 import torch
 from fsbench_methods.lora_layers import Dropout, LowRank, init_factors, tower_sites
-from fsbench_methods.lora_runs import stacked
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from fewshot_bench.backbones.layout import pack
+from fewshot_bench.backbones.packing import pack
 from fewshot_bench.profiling.cost import Work, count, count_backward, counting, unnoticed
 from tests.reference.toy import SIZE, random_backbone, relative_gap
 
@@ -72,31 +70,6 @@ def test_names_of_any_length_equal_open_clip(lengths: list[int], template: bool)
 
 
 _BACKBONE = random_backbone()
-
-
-@pytest.mark.parametrize("dropout", [0.0, 0.25])
-def test_several_adapters_at_once_are_each_alone(backbone: Any, dropout: float) -> None:
-    adapters = [adapter_of(backbone, seed, dropout) for seed in range(3)]
-    together = stacked([adapter_of(backbone, seed, dropout) for seed in range(3)])
-    text, vision = backbone.text_tower(), backbone.image_tower()
-    packed = text.pack_tokens(backbone.tokenize(PROMPTS))
-    pixels = torch.randn(6, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
-    target = torch.randn(3, 30, 24, generator=torch.Generator().manual_seed(2))
-
-    def outputs(adapter: LowRank, part: Tensor, runs: int) -> tuple[Tensor, Tensor]:
-        texts = text.encode_packed(packed, adapter).view(runs, 30, -1)
-        return texts, vision.encode(part, adapter).view(runs, 2, -1)
-
-    texts, images = outputs(together, pixels, 3)
-    ((texts * target).sum() + images.square().sum()).backward()
-    for run, adapter in enumerate(adapters):
-        alone, image = outputs(adapter, pixels[2 * run : 2 * run + 2], 1)
-        ((alone[0] * target[run]).sum() + image.square().sum()).backward()
-        assert relative_gap(texts[run], alone[0]) < TOLERANCE
-        assert relative_gap(images[run], image[0]) < TOLERANCE
-        for site, pair in adapter.factors.items():
-            for one, other in zip(together.factors[site], pair, strict=True):
-                assert relative_gap(one.grad[run], other.grad) < TOLERANCE, site  # type: ignore[index, arg-type]
 
 
 def test_recomputed_blocks_give_the_same_gradients(backbone: Any) -> None:

@@ -15,8 +15,8 @@ from fsbench_datasets.synsets import synset_names
 
 from fewshot_bench import DataMissingError
 from fewshot_bench.api.dataset import all_items
-from fewshot_bench.api.spec import PROTOCOLS
 from fewshot_bench.splits.draw import draw
+from fewshot_bench.splits.sampling import SAMPLERS
 from tests.dataset_trees import (
     SYNSETS,
     devkit,
@@ -98,7 +98,7 @@ def test_archives_give_the_same_items_picks_and_bytes(
     assert packed.card().folder == str(data / place / TRAIN)
     for _, item in all_items(folders):
         assert packed.read(item) == folders.read(item)
-    for protocol in PROTOCOLS:
+    for protocol in SAMPLERS:
         one, other = (
             draw("imagenet", "", d.items(), protocol=protocol, shots=2, seed=1, val="none")
             for d in (packed, folders)

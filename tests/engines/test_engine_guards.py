@@ -21,7 +21,7 @@ from fewshot_bench.engines.label_process import Seat
 from fewshot_bench.engines.local import LocalEngine
 from fewshot_bench.engines.losses import Losses
 from fewshot_bench.engines.process import Slot, Worker
-from fewshot_bench.engines.scheduling import Choice, by_fit, joined
+from fewshot_bench.engines.scheduling import Choice, by_fit
 from fewshot_bench.store.store import Store
 from tests.helpers import (
     PATIENCE,
@@ -179,19 +179,6 @@ def test_a_worker_is_replaced_after_a_thread_was_left(methods: Any, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_fits_in_one_request_do_not_share_what_was_left(methods: Any, tmp_path: Path) -> None:
-    settings = Settings(threads=1, together=2)
-    with LocalEngine(Store(tmp_path), settings) as engine:
-        pids = []
-        for record in engine.run(cells("leaver", seeds=(1, 2)), lambda *_: None):
-            # Nothing was lost: the second one is computed by another process for the first time.
-            assert {incident["kind"] for incident in record.incidents} == {"threads"}
-            assert record.status == "done"
-            pids += [worker.process.pid for worker in engine._workers]
-    assert len(set(pids)) == 2
-
-
-@pytest.mark.slow
 def test_a_child_of_a_killed_worker_holds_up_nothing(methods: Any, tmp_path: Path) -> None:
     records = run(tmp_path, cells("bad-fit", options=["how=fork"]), Settings(threads=1))
     error = records["bad-fit"].error
@@ -214,14 +201,6 @@ def test_workers_that_hang_at_once_are_few() -> None:
         losses.stillborn(worker)
     with pytest.raises(EngineError, match="no sign of life"):
         losses.stillborn(worker)
-
-
-def test_fits_that_were_lost_together_are_tried_alone() -> None:
-    losses, both = Losses(Settings()), cells("zero-shot", seeds=(1, 2))
-    worker = ended_worker(both)
-    assert losses.apart(worker) == [[both[0]], [both[1]]]
-    for texts in losses.incidents(both).values():
-        assert texts[0]["text"].endswith("ended with exit code 0; tried again alone")
 
 
 def test_a_worker_goes_on_with_what_it_holds() -> None:
@@ -249,9 +228,7 @@ def test_a_group_is_not_taken_where_it_was_lost() -> None:
 
 def test_groups_share_a_fit() -> None:
     both = cells("zero-shot", classes=("base", "new"), seeds=(1, 2, 3))
-    fits = by_fit(both)
-    assert [len(group) for group in fits] == [2, 2, 2]
-    assert [len(group) for group in joined(fits, 2)] == [4, 2]
+    assert [len(group) for group in by_fit(both)] == [2, 2, 2]
 
 
 def test_devices(tmp_path: Path) -> None:

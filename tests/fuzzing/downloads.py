@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from fewshot_bench.api.dataset import DatasetCard
 from fewshot_bench.plugins.data.extract import unpack
-from fewshot_bench.plugins.data.lock import _read as read_lock
 from fewshot_bench.plugins.data.members import DamagedError, UnsafeError
 from fewshot_bench.plugins.data.partial import Origin, Part, source_of
 from fewshot_bench.plugins.data.verified import passed, recall, remember
@@ -40,12 +38,8 @@ def _notes(folder: Path) -> list[Seed]:
     part.bytes.write_bytes(b"12345")
     about = part.about.read_bytes()
     (folder / "done.zip.source.json").write_bytes(about)
-    lock = {"pid": 1, "machine": "m", "started": 0.5, "token": "t"}
-    (folder / ".lock").write_text(json.dumps(lock))
     remember(passed("set", DatasetCard("set", "Set", ("a",), folder=str(folder)), 3, ("x",)))
-    return seeds_in(
-        folder, ("*.json", "json"), (".lock", "json"), ("cache/verified/*.json", "json")
-    )
+    return seeds_in(folder, ("*.json", "json"), ("cache/verified/*.json", "json"))
 
 
 def _read_notes(folder: Path, file: Path) -> bool:
@@ -53,7 +47,7 @@ def _read_notes(folder: Path, file: Path) -> bool:
     found = recall("set", DatasetCard("set", "Set", ("a",), folder=str(folder)))
     if found is not None:
         assert isinstance(found.day, str)
-    return None not in (origin, read_lock(folder / ".lock"), found) and bool(source)
+    return None not in (origin, found) and bool(source)
 
 
 SUBJECTS = (

@@ -23,11 +23,11 @@ from fewshot_bench.api.dataset import DatasetCard, Stamp
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.task import Item
 from fewshot_bench.backbones import loading
-from fewshot_bench.images.cache_entries import entries
+from fewshot_bench.cli.cache import entries
+from fewshot_bench.images.cache_file import SegmentWriter, open_segment
 from fewshot_bench.images.decode import ImageFiles, decoded, deep_problem
 from fewshot_bench.images.digests import DatasetDigests, Known
 from fewshot_bench.images.feature_store import FeatureStore
-from fewshot_bench.images.segments import SegmentWriter, open_segment
 from fewshot_bench.profiling.meter import Cost, Meter
 from fewshot_bench.utils import cache_dir as cache_folder
 from fewshot_bench.utils.cache_dir import DIGESTS, FEATURES, IMAGES

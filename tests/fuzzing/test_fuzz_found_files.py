@@ -11,7 +11,6 @@ import pytest
 from fewshot_bench import DataMissingError, UsageError
 from fewshot_bench.api.registry import registry
 from fewshot_bench.plugins.data.extract import unpack
-from fewshot_bench.plugins.data.lock import _read
 from fewshot_bench.plugins.data.members import DamagedError
 from fewshot_bench.plugins.data.partial import Part, source_of
 from tests.fuzzing.hostile import DEEP
@@ -33,11 +32,10 @@ def test_a_zip_that_points_before_its_start(tmp_path: Path) -> None:
 
 def test_notes_that_are_nested_deep(tmp_path: Path) -> None:
     part = Part.of(tmp_path / "x.zip")
-    for path in (part.about, tmp_path / "x.zip.source.json", tmp_path / ".lock"):
+    for path in (part.about, tmp_path / "x.zip.source.json"):
         path.write_text(DEEP)
     assert part.origin() is None
     assert source_of(tmp_path / "x.zip") == ""
-    assert _read(tmp_path / ".lock") is None
 
 
 def test_a_parquet_file_with_names_that_are_no_text(tmp_path: Path) -> None:

@@ -14,12 +14,11 @@ from safetensors.torch import save
 
 from fewshot_bench import DataMissingError, DatasetCard, Item, UsageError
 from fewshot_bench.backbones import loading
-from fewshot_bench.images.cache_entries import entries
+from fewshot_bench.cli.cache import entries
+from fewshot_bench.images.cache_file import open_segment, pack_description
 from fewshot_bench.images.decode import ImageFiles
 from fewshot_bench.images.feature_rows import tensors_digest
 from fewshot_bench.images.feature_store import FeatureStore
-from fewshot_bench.images.segment_format import pack_description
-from fewshot_bench.images.segments import open_segment
 from fewshot_bench.utils.cache_dir import IMAGES, CacheFile
 from tests.fuzzing.hostile import DEEP
 from tests.own_sets import picture

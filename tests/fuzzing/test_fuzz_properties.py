@@ -17,8 +17,7 @@ from fewshot_bench.plugins.data.members import UnsafeError
 from fewshot_bench.splits.imported import safe_name
 from fewshot_bench.splits.pickled import Datum, Refused, plain
 from fewshot_bench.utils.errors import UsageError
-from fewshot_bench.utils.names import leaves
-from fewshot_bench.utils.text import printable
+from fewshot_bench.utils.text import leaves, printable
 
 ANY = st.text(st.characters(), max_size=60)
 PARTS = st.sampled_from(["..", ".", "", "a", "/", "\\", "C:", "~", "\0", "b c", "é", "\n"])

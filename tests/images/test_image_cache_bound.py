@@ -90,7 +90,7 @@ def test_a_write_that_fails_costs_nothing_else(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("fewshot_bench.images.segments.os.replace", full)
+    monkeypatch.setattr("fewshot_bench.images.cache_file.os.replace", full)
     _, _, tally = evaluated(folder)
     assert "No space left" in tally.problem
     assert not [p for p in (folder.parent / "cache" / "images").rglob("*") if p.is_file()]

@@ -1,4 +1,4 @@
-"""CLIP-LoRA against its mathematics: logits, gradients, dropout, runs fitted together."""
+"""CLIP-LoRA against its mathematics: logits, gradients, dropout."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from fsbench_methods.clip_lora import ClipLora, LoraModel
 from fsbench_methods.lora_layers import LowRank
 from torch import Tensor
 
-from fewshot_bench import Site, UsageError
-from fewshot_bench.runner.context import Context
+from fewshot_bench import Site
 from tests.reference import clip_lora as reference
 from tests.reference.toy import CPU, context, random_backbone, random_task, relative_gap
 
@@ -166,31 +165,6 @@ def test_where_memory_is_short_the_same_numbers_come_out(
     spared = method.fit(task, backbone, ctx).tensors()
     assert ctx.notes["recomputed"] == (["text", "vision"] if encoder == "both" else ["text"])
     assert all(torch.equal(plain[name], spared[name]) for name in plain)
-
-
-@pytest.mark.parametrize("encoder", ["both", "vision", "text"])
-def test_runs_that_are_fitted_together_end_where_they_end_alone(encoder: Any) -> None:
-    backbone = random_backbone()
-    method = ClipLora(encoder=encoder, iterations=4, lr=0.01, batch_size=7)
-    tasks = [random_task(backbone) for _ in range(3)]
-    for seed, task in enumerate(tasks):
-        task.train.pixels.add_(0.1 * seed)  # type: ignore[attr-defined]
-    alone = [method.fit(task, backbone, Context(seed, CPU)) for seed, task in enumerate(tasks)]
-    contexts = [Context(seed, CPU) for seed in range(3)]
-    together = method.fit_together(tasks, backbone, contexts)
-    assert not torch.equal(alone[0].logits(tasks[0].val), alone[1].logits(tasks[0].val))  # type: ignore[arg-type]
-    for one, other in zip(together, alone, strict=True):
-        assert relative_gap(one.logits(tasks[0].val), other.logits(tasks[0].val)) < 1e-4  # type: ignore[arg-type]
-        assert one.tensors().keys() == other.tensors().keys()
-        for name, tensor in one.tensors().items():
-            assert relative_gap(tensor, other.tensors()[name]) < 1e-3, name
-
-
-def test_tasks_of_other_kinds_are_not_fitted_together() -> None:
-    backbone = random_backbone()
-    tasks = [random_task(backbone), random_task(backbone, shots=2)]
-    with pytest.raises(UsageError, match=r"2 tasks of 2 kinds .* fit them one by one"):
-        ClipLora().fit_together(tasks, backbone, [context(), context()])
 
 
 @pytest.mark.parametrize("encoder", ["both", "vision", "text"])

@@ -55,4 +55,4 @@ def test_a_cluster_that_is_not_there(tmp_path: Path) -> None:
 
 def test_gpus_are_a_number(tmp_path: Path) -> None:
     done = fsbench(*DEMO, "--engine", "ray", "--gpus", "a100:1", "--store", tmp_path)
-    assert (done.code, "Ray takes a number" in done.err) == (2, True)
+    assert (done.code, "--gpus 'a100:1': expected a number" in done.err) == (2, True)

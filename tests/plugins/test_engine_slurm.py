@@ -13,8 +13,8 @@ import pytest
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.engines import distributed as cluster_engine
-from fewshot_bench.engines.base import Before, EngineError, Settings, lost
-from fewshot_bench.engines.distributed import ClusterEngine
+from fewshot_bench.engines.base import EngineError, EngineSetup, Settings, StoreSnapshot, lost
+from fewshot_bench.engines.distributed import DistributedEngine
 from fewshot_bench.engines.job import Job
 from fewshot_bench.plugins.cluster import slurm
 from fewshot_bench.plugins.cluster.slurm import Request, Slurm
@@ -111,8 +111,8 @@ def follow(
     """Run cells through Slurm; `told` hears what its jobs do."""
     opened = Store(store)
     opened.create()
-    engine = ClusterEngine(opened, Settings(), Slurm(opened, request), 1, say=told)
-    with engine:
+    setup = EngineSetup(opened, say=told)
+    with DistributedEngine(setup, Slurm(opened, request)) as engine:
         return list(engine.run(specs, lambda *_: None))
 
 
@@ -147,7 +147,7 @@ def test_the_controller_is_gone(
 def test_whose_workers_are_gone_on_with(fake: Path, tmp_path: Path, other: str) -> None:
     (cell,), store = cells("zero-shot"), Store(tmp_path / "s")
     store.create()
-    job = Job.create(Before.of(store, [cell]), [cell], Settings())
+    job = Job.create(StoreSnapshot.of(store, [cell]), [cell], Settings())
     Slurm(store, Request()).start(job, 1)
     if other != "alive":
         job.leave()
@@ -221,7 +221,7 @@ def test_a_refused_submission_leaves_nothing_behind(
 def test_a_refused_submission_leaves_other_jobs_alone(fake: Path, tmp_path: Path) -> None:
     store = Store(tmp_path / "s")
     store.create()
-    other = Job.create(Before.of(store, []), cells("coop"), Settings())
+    other = Job.create(StoreSnapshot.of(store, []), cells("coop"), Settings())
     (fake / "sbatch").write_text("#!/bin/sh\nexit 1\n")
     with pytest.raises(EngineError, match="sbatch failed"):
         follow(store.path, cells("zero-shot"), Request(), lambda text: None)

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from fewshot_bench.api.spec import PRECISIONS, PROTOCOLS, TEMPLATE_SETS, VALIDATION
+from fewshot_bench.api.dataset import TEMPLATE_SETS
+from fewshot_bench.api.spec import PRECISIONS
 from fewshot_bench.plugins.reproduce.cells import Wanted, cells
 from fewshot_bench.plugins.reproduce.published import reproductions
+from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
 from fewshot_bench.store.store import Store
 from tests.compare_records import read_csv
 from tests.dataset_trees import write_set
@@ -35,7 +37,7 @@ def test_every_row_is_a_configuration_of_ours(name: str) -> None:
     }
     for cell in found:
         assert cell.number.backbone == table.backbone.partition("/")[0]
-        assert cell.setting.protocol in PROTOCOLS
+        assert cell.setting.protocol in SAMPLERS
         assert cell.setting.val in VALIDATION
         assert cell.prompts in TEMPLATE_SETS
         assert not cell.changed

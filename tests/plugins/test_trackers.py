@@ -197,20 +197,24 @@ def test_a_tracker_that_fails_costs_no_result(tmp_path: Path) -> None:
 def test_jobs_on_other_machines_know_the_trackers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fewshot_bench.engines.base import Before, Settings
+    from fewshot_bench.engines.base import Settings, StoreSnapshot
+    from fewshot_bench.engines.choice import EngineChoice, hook_environment
     from fewshot_bench.engines.job import Job
 
     store = Store(tmp_path)
     store.create()
-    job = Job.create(Before.of(store, []), [], Settings(track="tensorboard,mlflow"))
+    monkeypatch.setattr(switch, "find_spec", lambda name: ModuleSpec(name, None, origin="x"))
+    chosen = EngineChoice.of(given={"track": "tensorboard,mlflow"})
+    variables = chosen.worker_environment(store.path)
+    job = Job.create(StoreSnapshot.of(store, []), [], Settings(variables=variables))
     again = Job.read(store, job.name).settings
     assert again == job.settings
     assert again.environment()[switch.VARIABLE] == "tensorboard,mlflow"
-    monkeypatch.setenv(switch.VARIABLE, "")
     monkeypatch.setenv(switch.FOLDER_VARIABLE, "")
-    switch.go_on(again.track, store.path)
-    assert switch.asked() == ("tensorboard", "mlflow")
-    assert switch.folder() == tmp_path / "tracking"
+    with hook_environment(store, again.variables):
+        assert switch.asked() == ("tensorboard", "mlflow")
+        assert switch.folder() == tmp_path / "tracking"
+    assert switch.asked() == ()
 
 
 def test_contents_are_plain_values() -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 
-from fewshot_bench.api.incidents import Incidents
+from fewshot_bench.api.record import Incidents
 from fewshot_bench.api.registry import registry
 from fewshot_bench.runner.examination import Outcome
 from fewshot_bench.runner.isolation import guarded

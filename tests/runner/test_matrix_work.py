@@ -10,9 +10,8 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from fewshot_bench.api.record import Record
-from fewshot_bench.runner.estimate import savings
-from fewshot_bench.runner.request import Request, expand
-from fewshot_bench.runner.run import run_one
+from fewshot_bench.runner.estimate import encodings_saved
+from fewshot_bench.runner.run import run_group, run_one
 from fewshot_bench.runner.session import Session
 from tests.helpers import METHODS, cells, fsbench, quick
 
@@ -74,28 +73,33 @@ def test_frozen_methods_encode_every_test_image_once(patches: Patches) -> None:
     assert sum(per_cell) > 18 * queries
 
 
-def test_the_plan_tells_what_the_runs_then_do(patches: Patches) -> None:
-    request = Request(
-        *(FROZEN, ("digits",)), shots=(1, 2), seeds=(1, 2), options=quick(FROZEN), limit=60
-    )
-    plan = expand(request)
-    told = savings(plan.cells, plan.datasets)
-    records = run(plan.cells, Session())
-    # Small batches are filled up to 16.
-    assert told.shared <= total(records, "computed", "images") <= told.shared + 8 * 15
-    assert total(records, "billed", "images") == told.alone
-    assert told.silent == []
-    assert told.fits == len(plan.cells)
+def test_saved_encodings_are_those_of_the_encoder(patches: Patches) -> None:
+    specs = cells(*FROZEN, shots=(1, 2), seeds=(1, 2), options=quick(FROZEN), limit=60)
+    session = Session()
+    session.backbone(specs[0])[0].image_tower()
+    patches.images = 0
+    records = run(specs, session)
+    computed, billed = patches.images, total(records, "billed", "images")
+    assert 2 * computed < billed
+    line = f"frozen encoder: {computed:,} images encoded instead of {billed:,}, "
+    assert encodings_saved(records) == f"{line}{billed / computed:.1f} times fewer"
 
 
-def test_adapted_images_are_told_too() -> None:
-    options = ("clip-lora.iterations=5",)
-    request = Request(("clip-lora",), ("digits",), (2,), (1,), options=options, limit=60)
-    plan = expand(request)
-    told = savings(plan.cells, plan.datasets)
-    (record,) = run(plan.cells, Session())
-    assert (told.alone, told.shared) == (0, 0)
-    assert record.footprint["work"]["computed"]["images"] == told.adapted == 10 * 20 + 60
+def test_images_of_adapted_encoders_are_not_shared() -> None:
+    lora = cells("clip-lora", shots=(2,), options=("clip-lora.iterations=5",), limit=60)
+    (adapted, *frozen) = run([*lora, *cells("zero-shot", seeds=(1, 2), limit=60)], Session())
+    assert adapted.footprint["work"]["computed"]["images"] == 10 * 20 + 60
+    assert encodings_saved([adapted]) == encodings_saved([adapted, frozen[0]]) == ""
+    line = "frozen encoder: 60 images encoded instead of 120, 2.0 times fewer"
+    assert encodings_saved(frozen) == line
+    assert encodings_saved([adapted, *frozen]) == f"{line}; through adapted encoders: 260"
+
+
+def test_cells_of_one_fit_are_left_out() -> None:
+    halves = cells("zero-shot", classes=("base", "new"), limit=60)
+    records = [outcome.record for outcome in run_group(halves, Session())]
+    assert {record.status for record in records} == {"done"}
+    assert encodings_saved(records) == ""
 
 
 def test_text_is_encoded_once_and_billed_to_everyone() -> None:
@@ -126,13 +130,11 @@ def test_flops_of_a_cell_agree_with_torch(method: str) -> None:
     assert torch.is_grad_enabled()
 
 
-def test_the_command_says_what_sharing_saves(tmp_path: Any) -> None:
-    asked = ("run", "-m", "zero-shot,clip-lora,linear-probe", "-d", "digits", "--shots", "1,2")
-    result = fsbench(*asked, "--dry-run", "--store", tmp_path)
+def test_the_command_prints_saved_encodings(tmp_path: Any) -> None:
+    asked = ("run", "-m", "zero-shot", "-d", "digits", "--shots", "1", "--seeds", "1,2,3")
+    result = fsbench(*asked, "--limit", "40", "--store", tmp_path)
     assert result.code == 0, result.err
-    assert "18 cells: 0 done already, 18 to run" in result.out
-    assert "frozen encoder: 1,3" in result.out
-    assert "times fewer; through adapted encoders: " in result.out
+    assert "frozen encoder: 40 images encoded instead of 120, 3.0 times fewer\n" in result.out
 
 
 def test_training_seeds_see_views_of_their_own_on_one_support_set() -> None:

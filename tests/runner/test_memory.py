@@ -124,14 +124,6 @@ def test_a_worker_begins_with_the_parts_that_the_engine_asks_for(
     assert (record.status, record.notes["parts"]) == ("done", 4)
 
 
-def test_fits_that_begin_in_parts_are_not_fitted_together(session: Session) -> None:
-    specs = cells("clip-lora", seeds=(1, 2), options=QUICK_LORA)
-    for outcome in run_group(specs, session, parts=2):
-        done(outcome)
-        assert "fitted_together" not in outcome.record.notes
-        assert outcome.record.notes["recomputed"] == ["text", "vision"]
-
-
 @pytest.mark.parametrize(
     ("method", "tower", "options"),
     [

@@ -15,8 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fewshot_bench import UsageError
-from fewshot_bench.backbones.layout import pack
+from fewshot_bench.backbones.packing import pack
 from fewshot_bench.profiling.cost import Work, counting
 from fewshot_bench.runner.context import Context
 from tests.reference.toy import random_backbone, random_task, relative_gap
@@ -40,7 +39,7 @@ def same(loss: Tensor) -> Tensor:
 def lora_step(method: ClipLora, task: Any, parts: int) -> tuple[LowRank, Any]:
     """Gradients after one step, and what the dropout draws next."""
     ctx = context()
-    model = method.model(task, BACKBONE, ctx).within_memory(7, 1, CPU, parts)
+    model = method.model(task, BACKBONE, ctx).within_memory(7, CPU, parts)
     adapter = method.adapter(model, CPU, ctx)
     rng = torch.Generator().manual_seed(5)
     for _, b in adapter.factors.values():
@@ -119,7 +118,7 @@ def test_parts_hold_a_share_of_the_tokens() -> None:
     method = ClipLora(encoder="vision", dropout=0.0)
     kept = {}
     for parts in (2, 14):
-        model = method.model(task, BACKBONE, context()).within_memory(7, 1, CPU, parts)
+        model = method.model(task, BACKBONE, context()).within_memory(7, CPU, parts)
         adapter, sizes = method.adapter(model, CPU, context()), [0]
 
         def keep(tensor: Tensor, sizes: list[int] = sizes) -> Tensor:
@@ -136,7 +135,7 @@ def test_parts_hold_a_share_of_the_tokens() -> None:
 def test_work_counts_what_is_encoded_twice() -> None:
     task, tokens = random_task(BACKBONE), []
     for parts in (2, 4):
-        model = ClipLora().model(task, BACKBONE, context()).within_memory(7, 1, CPU, parts)
+        model = ClipLora().model(task, BACKBONE, context()).within_memory(7, CPU, parts)
         adapter, work = ClipLora().adapter(model, CPU, context()), Work()
         with counting(work):
             model.backward(task.train.pixels[:7], task.train.labels[:7], adapter, same)
@@ -144,12 +143,6 @@ def test_work_counts_what_is_encoded_twice() -> None:
         tokens.append(work.text_tokens)
     prefix = model.prompts[0].packing.layout.prefix  # type: ignore[attr-defined]
     assert tokens[1] == 2 * (tokens[0] + prefix)
-
-
-def test_tasks_are_not_fitted_together_in_parts() -> None:
-    task = random_task(BACKBONE)
-    with pytest.raises(UsageError, match="one by one"):
-        ClipLora(iterations=1).fit_together([task, task], BACKBONE, [context(2), context(2)])
 
 
 @given(

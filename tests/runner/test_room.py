@@ -18,7 +18,7 @@ import torch
 from fewshot_bench import free_memory
 from fewshot_bench.api.registry import registry
 from fewshot_bench.runner import resources as room
-from fewshot_bench.utils import host_memory
+from fewshot_bench.utils import memory as host_memory
 from tests.helpers import cells, fsbench, record_files
 
 RUN = ("run", "-m", "zero-shot", "-d", "digits", "--shots", "1", "--seeds", "1-8")

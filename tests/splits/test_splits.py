@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -10,12 +12,13 @@ from hypothesis import strategies as st
 
 from fewshot_bench import Item, Split, UsageError
 from fewshot_bench.api.shots import ALL_SHOTS
-from fewshot_bench.api.spec import PROTOCOLS, VALIDATION
 from fewshot_bench.splits.draw import check_train, draw
-from fewshot_bench.splits.sampling import group
+from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION, group
+from fewshot_bench.store.store import Store
+from tests.helpers import fsbench
 
 Pools = dict[str, tuple[Item, ...]]
-ANY_PROTOCOL = pytest.mark.parametrize("protocol", PROTOCOLS)
+ANY_PROTOCOL = pytest.mark.parametrize("protocol", sorted(SAMPLERS))
 
 
 def make_pools(classes: int = 3, train: int = 20, val: int = 8, test: int = 10) -> Pools:
@@ -64,10 +67,10 @@ def any_pools(draw_value: st.DrawFn) -> Pools:
 
 requests = {
     "pools": any_pools(),
-    "protocol": st.sampled_from(PROTOCOLS),
+    "protocol": st.sampled_from(sorted(SAMPLERS)),
     "shots": st.integers(1, 17) | st.just(ALL_SHOTS),
     "seed": st.integers(0, 2**40),
-    "val": st.sampled_from(VALIDATION),
+    "val": st.sampled_from(sorted(VALIDATION)),
 }
 
 
@@ -258,3 +261,44 @@ def test_a_data_set_without_train_images_is_refused() -> None:
         check_train("toy", {"train": ()})
     with pytest.raises(UsageError, match="rest of train"):
         check_train("toy", {"train": make_pools()["train"]}, "full")
+
+
+LASTS = """
+from fewshot_bench import hookimpl
+from fewshot_bench.splits.sampling import Draw, Picks, group, sampler
+
+
+@sampler("lasts", val="none")
+def lasts(draw: Draw) -> Picks:
+    classes = group(draw.train).values()
+    return tuple(item for items in classes for item in items[-draw.shots :]), ()
+
+
+@hookimpl
+def register_datasets(register):
+    register("some-digits", "fsbench_datasets.embedded:digits")
+"""
+
+
+def test_a_new_way_to_draw_picks_is_written_in_one_place(
+    install: Callable[[str, str], None], tmp_path: Path
+) -> None:
+    """Named to `splits`, to `run` and to its worker, and kept in records.
+
+    The data set is there because the process that draws loads the plug-ins of its data sets alone.
+    """
+    install("lasts", LASTS)
+    try:
+        words = ("--shots", 1, "--seeds", 1, "--protocol", "lasts")
+        shown = fsbench("splits", "show", "some-digits", *words, "--val", "none")
+        assert shown.code == 0, shown.err
+        run = ("run", "-m", "tip-adapter", "-d", "some-digits", "--backbone", "tiny", *words)
+        result = fsbench(*run, "--store", tmp_path / "store")
+        assert result.code == 0, result.err
+        (record,) = Store(tmp_path / "store").records()
+        assert (record.status, record.spec.protocol, record.spec.val) == ("done", "lasts", "none")
+        assert record.split["digest"] in shown.out
+        refused = fsbench("run", "-m", "tip-adapter", "-d", "digits", "--protocol", "last")
+        assert "did you mean 'lasts'" in refused.err
+    finally:
+        SAMPLERS.pop("lasts", None)

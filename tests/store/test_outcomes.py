@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fewshot_bench.api import quality
-from fewshot_bench.api.metrics import ALWAYS, METRICS
+from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.record import Record
 from fewshot_bench.store.prediction_packs import FOLDER, load_pack
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import StoreError
 from tests.helpers import fsbench
-from tests.store_cases import contents, filled, old_store, put, put_failed
+from tests.store_cases import contents, filled, put, put_failed
 from tests.synthetic_store import fill
+
+KEPT = frozenset({"top1", "macro_accuracy"})
 
 
 def packs(store: Store) -> list[Path]:
@@ -29,13 +31,14 @@ def done(store: Store) -> list[Record]:
     return [record for record in store.records() if record.status == "done"]
 
 
-def without_later_metrics(store: Store, drop: Iterable[str] = METRICS.keys() - ALWAYS) -> None:
-    """Records as an older version wrote them."""
+def drop_metrics(store: Store) -> None:
+    """Write records that state nothing but their accuracies."""
+    drop = METRICS.keys() - KEPT
     for record in done(store):
         arrays = store.logits(record.spec.key())
         metrics = {name: value for name, value in record.metrics.items() if name not in drop}
-        older = dataclasses.replace(record, metrics=metrics)
-        store.write(older, arrays["logits"], arrays["labels"], arrays["ids"])
+        bare = dataclasses.replace(record, metrics=metrics)
+        store.write(bare, arrays["logits"], arrays["labels"], arrays["ids"])
 
 
 def check(store: Store, outcomes: Outcomes) -> None:
@@ -132,9 +135,9 @@ def test_logits_that_cannot_be_used(tmp_path: Path) -> None:
 def test_metrics_that_a_record_lacks_are_completed(tmp_path: Path) -> None:
     store = fill(tmp_path / "s", 1, 2, (1,), (1, 2), queries=40, classes=5)
     before = {record.spec.key(): record.metrics for record in store.records()}
-    without_later_metrics(store)
+    drop_metrics(store)
     records = list(store.records())
-    assert Outcomes(store).completed(records, ALWAYS - {"n"}) == records
+    assert Outcomes(store).completed(records, KEPT) == records
     assert packs(store) == []
     for _ in range(2):
         found = Outcomes(store).completed(records, ["ece"])
@@ -156,25 +159,9 @@ def test_entries_without_metrics_do_not_stand_for_records_that_lack_them(tmp_pat
     assert Outcomes(store).of(older).metrics == record.metrics
 
 
-def test_records_of_the_first_schema(tmp_path: Path) -> None:
-    store = old_store(tmp_path / "s")
-    records = done(store)
-    assert records
-    assert not records[0].digests
-    outcomes = Outcomes(store)
-    for record in outcomes.completed(records, METRICS):
-        assert METRICS.keys() <= record.metrics.keys()
-    check(store, outcomes)
-    assert packs(store) == []
-    shown = fsbench("compare", "--store", store.path, "--metric", "brier")
-    assert shown.code == 0
-    assert "Brier score, lower is better" in shown.out
-    assert "no record has" not in shown.out
-
-
 def test_compare_completes_what_is_shown_and_names_damage(tmp_path: Path) -> None:
     store = fill(tmp_path / "s", 1, 2, (1,), (1, 2), queries=40, classes=5)
-    without_later_metrics(store)
+    drop_metrics(store)
     names = ("compare", "--store", store.path, "--metric", "ece")
     first, again = fsbench(*names), fsbench(*names)
     assert (first.code, first.out) == (0, again.out)

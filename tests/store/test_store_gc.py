@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fewshot_bench.engines.base import Before, Settings
+from fewshot_bench.engines.base import Settings, StoreSnapshot
 from fewshot_bench.engines.job import Job
 from fewshot_bench.store import gc as store_gc
 from fewshot_bench.store.index import INDEX
@@ -88,7 +88,7 @@ def test_what_goes_and_what_stays(
 def test_claims_and_jobs_that_are_over(tmp_path: Path) -> None:
     store = filled(tmp_path / "s", [1])
     cell = next(iter(store.records())).spec
-    before = Before(store, {})
+    before = StoreSnapshot(store, {})
     done = Job.create(before, [cell], Settings())
     wanted = Job.create(before, [cell], Settings())
     unfinished = Job.create(before, [dataclasses.replace(cell, shots=2)], Settings())

@@ -22,7 +22,7 @@ from fewshot_bench.store import index as store_index
 from fewshot_bench.store.index import INDEX, Index
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.files import TEMPORARY
-from tests.store_cases import filled, old_store, put, put_failed
+from tests.store_cases import filled, put, put_failed
 
 # Above a tick of the file system's clock.
 SETTLED = 0.02
@@ -161,18 +161,6 @@ def test_a_store_that_cannot_be_written_is_read(
     monkeypatch.setattr(store_index, "write_whole", refused)
     assert len(listed(store)[0]) == 3
     assert not (store.path / INDEX).exists()
-
-
-@pytest.mark.usefixtures("eager")
-def test_records_of_an_older_version_are_indexed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = old_store(tmp_path / "s")
-    expected = unindexed(store)
-    assert indexed(store) == expected
-    opened = reads(monkeypatch)
-    assert listed(store) == expected
-    assert opened == []
 
 
 @pytest.mark.usefixtures("eager")

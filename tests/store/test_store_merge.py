@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from fewshot_bench.store.store import Store
 from fewshot_bench.store.verify import verify
 from tests.helpers import fsbench
 from tests.merging import IDS, merge, picks, results
-from tests.store_cases import contents, filled, flip, old_store, put, put_failed, result
+from tests.store_cases import contents, filled, flip, put, put_failed, result
 
 
 def test_stores_of_two_machines(tmp_path: Path) -> None:
@@ -186,14 +185,6 @@ def test_logits_that_are_missing_here_are_brought_back(tmp_path: Path) -> None:
     next(here.root.rglob("*.npz")).unlink()
     assert merge(here, there).out == f"{there.path}: 1 replaced, 2 equal\n"
     assert results(here) == whole
-
-
-def test_an_old_store_comes_along_as_the_newest(tmp_path: Path) -> None:
-    here, there = Store(tmp_path / "a"), old_store(tmp_path / "b")
-    assert merge(here, there).out == f"{there.path}: 4 copied\n"
-    schemas = {json.loads(path.read_text())["schema"] for path in here.root.rglob("*.json")}
-    assert schemas == {SCHEMA}
-    assert verify(here).findings == []
 
 
 def test_sources_and_destinations_that_cannot_be(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from fewshot_bench.store.verify import DAMAGED, DIFFERS, MISSING, NEWER, verify
 from fewshot_bench.utils.files import ARRAYS, TEMPORARY, Damaged, digest_of_arrays, load_arrays
 from fewshot_bench.utils.processes import this_machine
 from tests.helpers import fsbench
-from tests.store_cases import QUERIES, contents, filled, flip, old_store, put, put_failed, result
+from tests.store_cases import QUERIES, contents, filled, flip, put, put_failed, result
 
 HOURS = 7200
 
@@ -75,7 +75,7 @@ CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "logits": lambda v: v["digests"].update(logits="0" * 64),
     "no logits": lambda v: v["digests"].pop("logits"),
     "key": lambda v: v["spec"].update(shots=2),
-    "failed": lambda v: v.update(status="failed", schema=1),
+    "schema": lambda v: v.update(schema=0),
     "more": lambda v: v.update(more=1),
 }
 
@@ -240,17 +240,6 @@ def test_what_lies_between_the_records(tmp_path: Path, monkeypatch: pytest.Monke
     assert contents(store.path) == before
 
 
-def test_old_records_are_checked_and_counted(tmp_path: Path) -> None:
-    store = old_store(tmp_path / "s")
-    done = fsbench("store", "verify", "--store", store.path)
-    assert done.code == 0
-    assert "4 records read in full: 3 done, 1 failed" in done.out
-    assert "4 records of older versions have no digests" in done.out
-    (path, *_) = [p for p in store.root.rglob("*.json") if '"done"' in p.read_text()]
-    path.write_text(path.read_text().replace('"nll": 0.4', '"nll": 0.5'))
-    assert found(store) == [(DAMAGED, path.name)]
-
-
 def test_a_record_that_is_written_again_meanwhile_is_no_damage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -270,7 +259,7 @@ def test_a_record_that_is_written_again_meanwhile_is_no_damage(
 
 
 def test_no_store(tmp_path: Path) -> None:
-    for name in ("verify", "gc", "migrate"):
+    for name in ("verify", "gc"):
         done = fsbench("store", name, "--store", tmp_path / "absent")
         assert (done.code, "does not exist" in done.err) == (3, True)
         (tmp_path / "file").write_text("x")

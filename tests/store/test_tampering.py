@@ -25,7 +25,7 @@ from fewshot_bench.store.verify import DAMAGED, LEFT_OVER, verify
 from fewshot_bench.utils.files import load_arrays
 from fewshot_bench.utils.processes import this_machine
 from tests.helpers import fsbench
-from tests.store_cases import filled, old_store, put
+from tests.store_cases import filled, put
 
 RUN = ("run", "-m", "zero-shot,tip-adapter", "-d", "digits", "--shots", 1, "--limit", 20)
 
@@ -69,7 +69,8 @@ EDITS: dict[str, Callable[[dict[str, Any]], object]] = {
     "no digests": lambda v: v.update(digests={}),
     "other digest": lambda v: v["digests"].update(record="0" * 64),
     "verified": lambda v: v["split"].update(verified=True),
-    "an old schema": lambda v: v.update(schema=1, metrics=v["metrics"] | {"top1": 99.0}),
+    "another schema": lambda v: v.update(schema=0),
+    "no digest and no incidents": lambda v: [v.pop("digests"), v.pop("incidents")],
     "huge": lambda v: v["metrics"].update(top1=float("inf")),
 }
 
@@ -235,29 +236,6 @@ def test_a_changed_record_keeps_its_stamp_in_vain(
     again = Store(store.path)
     assert len(list(again.records())) == 1
     assert [damage.path for damage in again.damaged] == [path]
-
-
-def test_records_without_a_digest_are_used_and_named(tmp_path: Path) -> None:
-    store = old_store(tmp_path / "s")
-    done = fsbench("compare", "--store", store.path)
-    assert done.code == 0
-    assert "not checked: 4 records of an older version without a digest" in done.err
-    assert f"fsbench store migrate --store {store.path} adds them" in done.err
-    assert fsbench("store", "migrate", "--store", store.path).code == 0
-    assert "not checked" not in fsbench("compare", "--store", store.path).err
-
-
-def test_a_record_that_poses_as_an_old_one_is_named(store: Store) -> None:
-    def pose(values: dict[str, Any]) -> None:
-        EDITS["an old schema"](values)
-        del values["digests"], values["incidents"]
-
-    path = of_method(store, "tip-adapter")
-    edit(path, pose)
-    assert "not checked: 1 record of an older" in fsbench("compare", "--store", store.path).err
-    done = fsbench("store", "migrate", "--store", store.path)
-    assert done.code == 1
-    assert "top1 99.0, its logits give" in done.out + done.err
 
 
 def test_a_sound_store_says_nothing(store: Store) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from fewshot_bench.api.incidents import Incidents
+from fewshot_bench.api.record import Incidents
 from fewshot_bench.runner.isolation import guarded
 from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session

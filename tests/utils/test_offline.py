@@ -33,7 +33,7 @@ def register_methods(register):
 '''
 BLOCKED = """
 import socket, sys, urllib.request
-from fewshot_bench import offline
+from fewshot_bench.utils import offline
 offline.enforce()
 offline.enforce()
 one, other = socket.socketpair()

@@ -201,10 +201,6 @@ def costs(records: Records) -> Iterator[Finding]:
     if declared:
         text = f"trained parameters declared, not observed: {labels_of(declared)}"
         yield finding_of("note", "declared-parameters", text, 11, declared)
-    shared = [r for r in records if (number(r.notes.get("fitted_together")) or 1) > 1]
-    if shared:
-        text = f"fitted together, time shared equally: {labels_of(shared)}"
-        yield finding_of("note", "fitted-together", text, 0, shared)
     busy = [record for record in records if _is_busy(record)]
     if busy:
         text = f"times of a busy machine (more load than processors): {cells_of(busy)}"
@@ -217,15 +213,11 @@ def _is_busy(record: Record) -> bool:
 
 
 def provenance(records: Records) -> Iterator[Finding]:
-    """Results that no commit reproduces, and records that a change would not be seen of."""
+    """Results that no commit reproduces."""
     dirty = [record for record in records if record.environment.get("dirty")]
     if dirty:
         text = f"made with uncommitted changes of fewshot_bench: {cells_of(dirty)}"
         yield finding_of("finding", "dirty", text, 0, dirty)
-    bare = [record for record in records if not record.digests.get("record")]
-    if bare:
-        text = f"without a digest, so that a change would not be seen: {cells_of(bare)}"
-        yield finding_of("note", "no-digest", f"{text} (fsbench store migrate)", 13, bare)
 
 
 CHECKS: tuple[Callable[[Records], Iterator[Finding]], ...] = (

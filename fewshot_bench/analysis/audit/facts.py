@@ -61,7 +61,6 @@ def _did(record: Record) -> dict[str, Any]:
         "images_seen": foot.get("images_seen"),
         "images_encoded": foot.get("images_encoded"),
         "images_billed": images_billed(record),
-        "fitted_together": record.notes.get("fitted_together"),
         "incidents": [f"{i.get('kind', '?')}: {i.get('text', '')}" for i in record.incidents],
         "error": (record.error or {}).get("type"),
     }

@@ -10,8 +10,7 @@ from typing import Any
 from fewshot_bench.analysis.audit.model import Audit
 from fewshot_bench.analysis.formats.markdown import escape
 from fewshot_bench.analysis.formats.tidy import dumped, finite, write_csv
-from fewshot_bench.utils.styles import color_system
-from fewshot_bench.utils.text import printable
+from fewshot_bench.utils.text import color_system, printable
 
 HEADS = ("dataset", "method", "shots", "split_seed", "train_seed", "status", "findings")
 # Characters of a method's name on one line, however narrow the terminal is.

@@ -13,8 +13,7 @@ from fewshot_bench.analysis.formats.grid import BEST, SECOND, Entry, Grid
 from fewshot_bench.analysis.signature import broken
 from fewshot_bench.analysis.table.layout import closing, grids
 from fewshot_bench.analysis.table.model import Table
-from fewshot_bench.utils.styles import color_system
-from fewshot_bench.utils.text import printable
+from fewshot_bench.utils.text import color_system, printable
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -14,7 +14,7 @@ from fewshot_bench.analysis.signature.made import matrices, value_text
 from fewshot_bench.analysis.signature.model import Choice, Matrix, Named, Pair, Signature
 from fewshot_bench.analysis.signature.numbers import numbers, shots_text
 from fewshot_bench.api.spec import IMPORTED, NO_CLASSES, RunSpec
-from fewshot_bench.utils.names import join_names
+from fewshot_bench.utils.text import join_names
 
 
 def commands(signature: Signature, store: str = "") -> list[str]:

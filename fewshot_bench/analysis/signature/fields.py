@@ -18,16 +18,15 @@ from fewshot_bench.analysis.signature.numbers import (
     read_shots,
     shots_text,
 )
+from fewshot_bench.api.dataset import TEMPLATE_SETS
 from fewshot_bench.api.spec import (
     CLASSES,
     EXIF,
     IMPORTED,
     PRECISIONS,
-    PROTOCOLS,
-    TEMPLATE_SETS,
-    VALIDATION,
     RunSpec,
 )
+from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
 from fewshot_bench.utils.errors import UsageError
 
 _CHOICE = re.compile(r"([^@\[\]]+)(?:@([^\[\]]*))?(?:\[([^\[\]]*)\])?")
@@ -112,6 +111,11 @@ def _one_of(*allowed: str) -> Callable[[str], str]:
         return text
 
     return read
+
+
+def _sampling(text: str) -> str:
+    """A protocol that is registered by now."""
+    return _one_of(*SAMPLERS, IMPORTED)(text)
 
 
 def _limit(text: str) -> int | None:
@@ -206,7 +210,7 @@ FIELDS = (
     Field("k", "shots", shots_text, read_shots, ("shots",)),
     Field("s", "seeds", pairs_text, read_pairs, ("split_seed", "train_seed")),
     # Which picks were imported follows from the store.
-    _plain("proto", "protocol", escape, _one_of(*PROTOCOLS, IMPORTED), also=("picks",)),
+    _plain("proto", "protocol", escape, _sampling, also=("picks",)),
     _plain("val", "val", str, _one_of(*VALIDATION)),
     _plain("tpl", "prompts", escape, _one_of(*TEMPLATE_SETS)),
     _plain("p", "precision", str, _one_of(*PRECISIONS)),

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from fewshot_bench.analysis.sweep.model import Cell, Panel, Sweep
 from fewshot_bench.api.metrics import METRICS
-from fewshot_bench.utils.styles import color_system
-from fewshot_bench.utils.text import printable
+from fewshot_bench.utils.text import color_system, printable
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

@@ -112,13 +112,11 @@ def _estimate(values: Sequence[float]) -> Estimate | None:
 
 
 def class_names(records: Sequence[Record], classes: int) -> list[str]:
-    """The names of the classes that records are about, by label; of old records numbers.
+    """The names of the classes that records are about, by label; numbers where none states them.
 
     A name that several classes have is followed by the label.
     """
-    stated = [record.split.get("classnames") for record in records]
-    stated += [r.spec.data.get("classnames") for r in records if r.spec.evaluated == r.spec.dataset]
-    for names in stated:
+    for names in (record.split.get("classnames") for record in records):
         if isinstance(names, list | tuple) and len(names) == classes:
             times = Counter(names)
             return [

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from fewshot_bench.analysis.filters import asked_methods, versioned_names
-from fewshot_bench.api.method_references import parts, short
+from fewshot_bench.api.method_files import parts, short
 from fewshot_bench.api.record import Record
 from fewshot_bench.utils.errors import UsageError
 

@@ -1,4 +1,4 @@
-"""Ray: actors that claim cells from the store, each with a worker process that keeps its backbone.
+"""The engine `ray`: actors that claim cells, each with a worker process that keeps its backbone.
 
 Needs `pip install 'fewshot-bench[ray]'`, and a store that every node sees.
 """
@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fewshot_bench.engines.base import EngineError
-from fewshot_bench.engines.distributed import State
+from fewshot_bench.engines.base import EngineError, EngineSetup
+from fewshot_bench.engines.distributed import DistributedEngine, State, System
 from fewshot_bench.engines.job import Job, take_part_quietly
 from fewshot_bench.store.store import Store
+from fewshot_bench.utils import offline
 from fewshot_bench.utils.errors import UsageError
 
 # How often Ray itself starts a lost actor again, on another node where there is one.
@@ -33,7 +34,7 @@ class Host:
 
 
 @dataclass
-class Ray:
+class Ray(System):
     """Workers of one job as actors; address: of a running cluster, empty to find or start one."""
 
     store: Store
@@ -150,3 +151,13 @@ def _knock(address: str) -> None:
     if colon and port.isdigit():
         with socket.create_connection((host, int(port)), KNOCK_SECONDS):
             return
+
+
+def build(setup: EngineSetup) -> DistributedEngine:
+    """The engine of these options; UsageError under --offline."""
+    if offline.is_on():
+        raise UsageError("--engine ray talks over the network, which --offline forbids")
+    given = setup.options
+    cpus = float(given["cpus"] or setup.settings.threads or 1)
+    system = Ray(setup.store, given["gpus"], cpus, given["ray_address"])
+    return DistributedEngine(setup, system, given["array"])

@@ -1,4 +1,4 @@
-"""Slurm: one job array of workers that claim cells from the store; needs no accounting."""
+"""The engine `slurm`: one job array of workers that claim cells; needs no accounting."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fewshot_bench.engines.base import EngineError
-from fewshot_bench.engines.distributed import State
+from fewshot_bench.engines.base import EngineError, EngineSetup, Settings, StoreSnapshot
+from fewshot_bench.engines.distributed import DistributedEngine, State, System
 from fewshot_bench.engines.job import FOLDER, Job
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import FsbenchError, UsageError
@@ -82,15 +82,15 @@ def _checked(name: str, value: str) -> str:
     return value
 
 
-def script(folder: Path, store: Path, name: str, workers: int, request: Request) -> str:
+def script(job: Job, workers: int, request: Request) -> str:
     """The batch script of a job; UsageError for a path that Slurm cannot be given."""
-    for path in (folder, store, Path(sys.executable)):
+    for path in (job.folder, job.store.path, Path(sys.executable)):
         if re.search(r"[\n\r\"\\]", str(path)):
             raise UsageError(f"'{path}': Slurm cannot be given a path with quotes or line ends")
-    log = str(folder).replace("%", "%%")
+    log = str(job.folder).replace("%", "%%")
     lines = [
         "#!/bin/sh",
-        f"#SBATCH --job-name=fsbench-{name}",
+        f"#SBATCH --job-name=fsbench-{job.name}",
         f"{ARRAY}0-{workers - 1}",
         f'#SBATCH --output="{log}/worker-%a.log"',
         "#SBATCH --open-mode=append",
@@ -100,13 +100,11 @@ def script(folder: Path, store: Path, name: str, workers: int, request: Request)
         *(f"#SBATCH {directive}" for directive in request.directives()),
         "",
     ]
-    command = [sys.executable, "-m", "fewshot_bench", "worker"]
-    command += ["--store", str(store), "--job", name]
-    return "\n".join([*lines, f"exec {shlex.join(command)}", ""])
+    return "\n".join([*lines, f"exec {shlex.join(job.command)}", ""])
 
 
 @dataclass
-class Slurm:
+class Slurm(System):
     """Workers of one job as one or more job arrays."""
 
     store: Store
@@ -122,7 +120,7 @@ class Slurm:
             earlier, self.ids = self._still_queued(job)
             if earlier is not None:
                 return earlier
-        text = script(job.folder, self.store.path, job.name, workers, self.request)
+        text = script(job, workers, self.request)
         path = job.folder / SCRIPT
         try:
             write_whole(path, text.encode())
@@ -158,6 +156,13 @@ class Slurm:
             text += f" ({', '.join(waits)})"
         alive = sum(counts.values())
         return State(alive, f"{name}: {text}" if text else "", () if alive else self._why())
+
+    def preview(self, workers: int) -> str:
+        """The batch script."""
+        if not workers:
+            return ""
+        job = Job(self.store, "NAME", (), Settings(), StoreSnapshot(self.store))
+        return script(job, workers, self.request)
 
     def cancel(self) -> None:
         """End all that was submitted."""
@@ -202,7 +207,7 @@ class Slurm:
 
     def _asked_the_same(self, earlier: Job) -> bool:
         """Whether a job was submitted as this one would be, but for the number of workers."""
-        ours = script(earlier.folder, self.store.path, earlier.name, 1, self.request)
+        ours = script(earlier, 1, self.request)
         theirs = (earlier.folder / SCRIPT).read_text(encoding="utf-8")
         first, second = (
             [line for line in text.splitlines() if not line.startswith(ARRAY)]
@@ -252,3 +257,12 @@ def _ask(*command: str) -> str:
         said = " ".join((done.stderr or done.stdout).split())[:400]
         raise EngineError(f"{command[0]} failed: {said or f'exit code {done.returncode}'}")
     return done.stdout
+
+
+def build(setup: EngineSetup) -> DistributedEngine:
+    """The engine of these options; UsageError for what no directive can hold."""
+    given = dict(setup.options)
+    most = given.pop("array")
+    request = Request(memory=given.pop("mem"), more=given.pop("sbatch"), **given)
+    request.directives()
+    return DistributedEngine(setup, Slurm(setup.store, request), most)

@@ -14,7 +14,7 @@ from fewshot_bench.plugins.data.members import (
     damage_told,
     members_of,
 )
-from fewshot_bench.utils.names import leaves, plain_text
+from fewshot_bench.utils.text import leaves, plain_text
 
 CHUNK = 2**20
 MAX_MEMBERS = 2_000_000

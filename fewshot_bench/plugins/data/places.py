@@ -12,10 +12,11 @@ from pathlib import Path, PurePosixPath
 from fewshot_bench.api.recipe import RemoteFile
 from fewshot_bench.utils.errors import ContractError, DataMissingError
 from fewshot_bench.utils.files import whole
-from fewshot_bench.utils.names import leaves
+from fewshot_bench.utils.text import leaves
 
 DOWNLOADS = "downloads"
 TEMPORARY = ".fsbench-"
+LOCK = f"{TEMPORARY}prepare.lock"
 _PLAIN = re.compile(r"[^A-Za-z0-9._-]+")
 
 

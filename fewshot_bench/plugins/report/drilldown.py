@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from fewshot_bench.analysis.table.model import Group
+from fewshot_bench.analysis.table.per_class import class_names
 from fewshot_bench.api.record import Record
 from fewshot_bench.plugins.report import text
-from fewshot_bench.plugins.report.classnames import class_names
 from fewshot_bench.plugins.report.grid import Column, Field, Grid, Line
 from fewshot_bench.plugins.report.headline import Contestant, Headline
 from fewshot_bench.plugins.report.predictions import Predictions
@@ -29,7 +29,6 @@ class Drill:
     title: str
     summary: str
     grids: Sequence[Grid] = ()
-    note: str = ""
     images: Sequence[Thumbnail] = field(default_factory=tuple)
     why: str = ""
 
@@ -69,7 +68,7 @@ def _drill(
     theirs = _of(headline, predictions, second, group)[1] if second else []
     if theirs and theirs[0].queries.digest != ours[0].queries.digest:
         theirs = []
-    names, source = class_names(records[0], ours[0])
+    names = list(map(text.name, class_names(records[:1], ours[0].classes)))
     heads = [first.label, second.label if second else ""]
     accuracy = _accuracies(ours)
     other = _accuracies(theirs) if theirs else None
@@ -84,9 +83,8 @@ def _drill(
         f"{text.counted(len(ours[0].labels), 'test image')}; "
         f"hardest: {text.short(names[worst], 40)} ({accuracy[worst]:.0f} %)"
     )
-    note = f"Class names are from {source}."
     shown = thumbnails(records[0], ours, names, mixed, budget) if budget.images else []
-    return Drill(title, summary, grids, note, shown)
+    return Drill(title, summary, grids, shown)
 
 
 def _of(

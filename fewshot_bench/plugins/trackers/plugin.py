@@ -1,23 +1,52 @@
-"""The hook that tells trackers about every record that was written."""
+"""The trackers as a plug-in: its option, the variables for its workers, and what a record starts.
+
+`run_finished` writes to each tracker that is on; a tracker that fails is noted in a file, and the
+command warns of it at its end.
+"""
 
 from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from fewshot_bench.api.plugins import hookimpl
+from fewshot_bench import Option, Record, hookimpl
 from fewshot_bench.plugins.trackers import switch
 from fewshot_bench.utils.text import printable
 
 if TYPE_CHECKING:
-    from fewshot_bench.api.record import Record
+    from fewshot_bench.api.plugins import Register
+
+OPTION = Option(
+    "track",
+    "Trackers to write every cell to: tensorboard, wandb, mlflow.",
+    switch.names_of,
+    default=(),
+    env=switch.VARIABLE,
+    metavar="NAMES",
+)
+# Problems of earlier runs, by store; the rest is this run's.
+_earlier: dict[Path, int] = {}
+
+
+@hookimpl
+def register_options(register: Register) -> None:
+    """Add `--track`."""
+    register(OPTION)
+
+
+@hookimpl
+def worker_environment(store: Path, options: Mapping[str, Any]) -> dict[str, str]:
+    """Name the trackers to workers; UsageError for one that cannot be used."""
+    _earlier[store] = len(switch.problems(store))
+    return switch.switch_on(options[OPTION.key], store)
 
 
 @hookimpl
 def run_finished(record: Record) -> None:
-    """Tell each tracker that is on; one that fails is noted, and stops nothing else."""
+    """Write to each tracker that is on; one that fails is noted, and stops nothing else."""
     troubles = []
     for name in switch.asked():
         try:
@@ -33,8 +62,18 @@ def run_finished(record: Record) -> None:
         try:
             _note(switch.folder(), text, record.spec.key())
         except OSError as error:
-            # What runs the hook says so, and keeps the result.
+            # The worker prints it, and keeps the result.
             raise OSError(f"not tracked: {text}; nor noted: {error}") from error
+
+
+@hookimpl
+def run_warnings(store: Path) -> Sequence[str]:
+    """Cells that were not tracked in this run; no result depends on it."""
+    troubles = switch.problems(store)[_earlier.get(store, 0) :]
+    if not troubles:
+        return ()
+    where = switch.folder(store) / switch.PROBLEMS
+    return (f"{len(troubles)} cells were not tracked: {troubles[-1]}; all of them in {where}",)
 
 
 def _note(folder: Path, text: str, key: str) -> None:

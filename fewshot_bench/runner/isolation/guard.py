@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
-from fewshot_bench.api.incidents import Incidents
+from fewshot_bench.api.record import Incidents
 from fewshot_bench.runner.isolation.functions import Functions
 from fewshot_bench.runner.isolation.leftovers import Children, Descriptors, Threads
 from fewshot_bench.runner.isolation.numeric import of_numpy, of_pillow, of_torch

@@ -1,9 +1,18 @@
-"""How much memory this process may still use: of the machine, or of its container or job."""
+"""Host memory: what this process may still use (machine, container, job); giving it back."""
 
 from __future__ import annotations
 
+import ctypes
+import functools
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
 
 _MOUNT = Path("/sys/fs/cgroup")
 _OWN = Path("/proc/self/cgroup")
@@ -57,3 +66,46 @@ def _read(path: Path) -> str:
         return path.read_text(encoding="ascii", errors="replace").strip()
     except OSError:
         return ""
+
+
+# Parameters of mallopt(3).
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+_CHOSEN = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
+
+
+@functools.cache
+def keep_freed_memory() -> bool:
+    """Keep what is freed within this process; False where that cannot be told to the allocator.
+
+    Settings of the person (`MALLOC_...`, `GLIBC_TUNABLES`) are left as they are.
+    """
+    library = _glibc()
+    tuned = "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
+    if library is None or tuned or any(name in os.environ for name in _CHOSEN):
+        return False
+    return bool(library.mallopt(_MMAP_MAX, 0)) and bool(library.mallopt(_TRIM_THRESHOLD, -1))
+
+
+def give_back_memory() -> None:
+    """Return freed memory to the operating system, so that what comes next is measured alone."""
+    library = _glibc()
+    if library is not None:
+        library.malloc_trim(0)
+
+
+def free_memory(device: torch.device) -> int:
+    """Free bytes of a device."""
+    import torch
+
+    if device.type != "cuda":
+        return free_host_memory()
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
+
+
+@functools.cache
+def _glibc() -> Any:
+    if not sys.platform.startswith("linux"):
+        return None
+    library = ctypes.CDLL(None)
+    return library if all(hasattr(library, name) for name in ("mallopt", "malloc_trim")) else None

@@ -1,4 +1,7 @@
-"""How the tokens of many sequences lie in one matrix: a shared prefix, then groups by length."""
+"""Packing of many token sequences into one matrix: a shared prefix first, then groups by length.
+
+Rows of padding are computed but never billed, and no token attends to another sequence.
+"""
 
 from __future__ import annotations
 
@@ -26,18 +29,18 @@ class Group:
 
     @property
     def rows(self) -> slice:
-        """Where its tokens lie."""
+        """Its token rows."""
         return slice(self.row, self.row + self.count * self.length)
 
     @property
     def members(self) -> slice:
-        """Which sequences these are."""
+        """The sequences of this group."""
         return slice(self.first, self.first + self.count)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How flat tokens divide: `prefix` shared rows, then (count, length) sequences per group.
+    """Layout of flat tokens: `prefix` shared rows, then (count, length) sequences per group.
 
     `pooled` (n,) are the rows that are read in the end, one per sequence, in the order of the
     groups. Text is `causal`: no token looks at later ones. Images are not, and have no prefix.
@@ -104,7 +107,7 @@ class Packing:
 
     @property
     def tokens(self) -> int:
-        """How many tokens are computed, the prefix once."""
+        """The number of tokens that are computed, the prefix once."""
         return self.layout.prefix + len(self.rows)
 
     def divide(self, parts: int) -> list[Part]:

@@ -1,0 +1,97 @@
+"""Options of `fsbench run` that plug-ins declare as data: `Option`, and how its text is read.
+
+An engine declares its own (`register_engines`), any plug-in some for all engines
+(`register_options`). Values are read and checked before anything is planned.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fewshot_bench.utils.errors import UsageError
+
+_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+_EXPECTED = {int: "a whole number", float: "a number"}
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option, `--name`.
+
+    help: one sentence. type: `str`, `int`, `float`, `bool` (a flag), or a function from text to a
+    value that raises ValueError with what it expected. env: the variable that is read when the
+    option is not given. multiple: may be given several times; the value is then a tuple. minimum:
+    of a number. asks_gpus: returns whether a value asks for GPUs, so that `--devices auto` stands
+    for cuda with an engine whose workers run elsewhere.
+    """
+
+    name: str
+    help: str = ""
+    type: Callable[[str], Any] = str
+    default: Any = None
+    env: str = ""
+    multiple: bool = False
+    minimum: float | None = None
+    metavar: str = ""
+    asks_gpus: Callable[[Any], bool] | None = None
+
+    @property
+    def key(self) -> str:
+        """The name as it is used in mappings and in Python: `ray_address`."""
+        return self.name.replace("-", "_")
+
+    @property
+    def flag(self) -> bool:
+        """Whether it takes no value."""
+        return self.type is bool
+
+    def problem(self) -> str:
+        """What is wrong with the declaration; empty if nothing is."""
+        if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
+            return f"option {self.name!r}: expected a name such as max-jobs, without dashes before"
+        if not callable(self.type):
+            return f"option --{self.name}: type {self.type!r} is no type or function"
+        if self.flag and (self.multiple or self.default not in (None, False)):
+            return f"option --{self.name}: a flag is off by default and given once"
+        return ""
+
+    def value(self, given: object) -> Any:
+        """The value of what was given, None for nothing; UsageError with what was expected."""
+        if given is None or given is False or given == ():
+            given = os.environ.get(self.env) if self.env else None
+            if not given:
+                return self._default()
+        if self.multiple:
+            parts = (given,) if isinstance(given, str) else given
+            assert isinstance(parts, Iterable)
+            return tuple(map(self._read, parts))
+        return self._read(given)
+
+    def _default(self) -> Any:
+        nothing: Any = () if self.multiple else False if self.flag else None
+        return nothing if self.default is None else self.default
+
+    def _read(self, given: Any) -> Any:
+        if self.flag:
+            return str(given).casefold() in ("1", "true", "yes", "on")
+        try:
+            listed = isinstance(given, list | tuple)
+            value = self.type(",".join(map(str, given)) if listed else str(given))
+        except ValueError as error:
+            expected = _EXPECTED.get(self.type, "")  # type: ignore[call-overload]
+            raise self._refused(given, f"expected {expected}" if expected else str(error)) from None
+        if self.minimum is not None and value < self.minimum:
+            raise self._refused(given, f"expected at least {self.minimum:g}")
+        return value
+
+    def _refused(self, given: object, reason: str) -> UsageError:
+        return UsageError(f"--{self.name} '{given!s:.80}': {reason} (fsbench run --help)")
+
+
+def values_of(options: Iterable[Option], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The value of every option by `key`; those that are not given have their defaults."""
+    return {option.key: option.value(given.get(option.key)) for option in options}

@@ -1,0 +1,235 @@
+"""`EngineChoice`: the engine that a command runs its cells with, from names and options.
+
+Everything that can be wrong with the options is found before anything is planned.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fewshot_bench.api.options import Option, values_of
+from fewshot_bench.api.registry import Entry, registry
+from fewshot_bench.utils import determinism, offline
+from fewshot_bench.utils.errors import PluginError, UsageError, unknown
+
+if TYPE_CHECKING:
+    from fewshot_bench.engines.base import Engine, EngineSetup, Settings
+    from fewshot_bench.engines.conditions import Conditions
+    from fewshot_bench.store.store import Store
+
+DEFAULT = "local"
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """An engine by name, how it is to run cells, and the values of options that plug-ins declared.
+
+    options: of the engine; plugin_options: of `register_options`; both by `Option.key`, complete.
+    """
+
+    engine: str = DEFAULT
+    device_names: tuple[str, ...] = ("auto",)
+    jobs: int | None = None
+    threads: int | None = None
+    timeout: float | None = None
+    hang_after: float | None = None
+    lease: float | None = None
+    deterministic: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+    plugin_options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, engine: str = DEFAULT, given: Mapping[str, Any] | None = None, **settings: Any
+    ) -> EngineChoice:
+        """A choice whose options are checked.
+
+        given: what was given of declared options by `Option.key`; nothing, None, an empty tuple or
+        False for the others. UsageError for an engine that is not known, options of another one,
+        and values that cannot be read.
+        """
+        given = {key: value for key, value in (given or {}).items() if _is_given(value)}
+        known = registry()
+        entry = known.engines.find(engine)
+        plugin_options = run_options()
+        _refuse_foreign(entry, given, {option.key for option in plugin_options})
+        return cls(
+            engine=engine,
+            options=values_of(entry.options, given),
+            plugin_options=values_of(plugin_options, given),
+            **settings,
+        )
+
+    @property
+    def entry(self) -> Entry:
+        """The engine as it is registered."""
+        return registry().engines.find(self.engine)
+
+    @property
+    def here(self) -> bool:
+        """Whether cells are computed on this machine."""
+        return not self.entry.elsewhere
+
+    def devices(self) -> tuple[str, ...]:
+        """The devices, `auto` resolved; UsageError for what is no device or not there."""
+        names = self.device_names
+        if names == ("auto",):
+            return (self._automatic(),)
+        for name in names:
+            kind, colon, index = name.partition(":")
+            if kind not in ("cpu", "cuda") or (colon and (kind == "cpu" or not index.isdigit())):
+                raise UsageError(f"device '{name}': expected auto, cpu, cuda or cuda:N")
+        if len(set(names)) != len(names):
+            raise UsageError(f"devices {','.join(names)}: one stands there twice")
+        if len({name.partition(":")[0] for name in names}) > 1:
+            raise UsageError(
+                f"devices {','.join(names)}: results of one run come from one kind of device; "
+                "give cpu and cuda in two runs"
+            )
+        if len(names) > 1 and "cuda" in names:
+            raise UsageError(f"devices {','.join(names)}: name each one, such as cuda:0,cuda:1")
+        if self.here:
+            _check_present(names)
+        return names
+
+    def _automatic(self) -> str:
+        if not self.here:
+            # The machine at hand may be a login node; what workers ask for decides.
+            asks = (
+                option.asks_gpus is not None and option.asks_gpus(self.options[option.key])
+                for option in self.entry.options
+            )
+            return "cuda" if any(asks) else "cpu"
+        from fewshot_bench.api.defaults import cuda_is_there
+
+        return "cuda" if cuda_is_there() else "cpu"
+
+    def worker_environment(self, store: Path) -> dict[str, str]:
+        """The variables that plug-ins hand to workers; UsageError where one refuses to run."""
+        found: dict[str, str] = {}
+        hook = registry().hooks.worker_environment
+        for variables in hook(store=store.absolute(), options=self.plugin_options):
+            for name, value in variables.items():
+                if not isinstance(name, str) or not isinstance(value, str):
+                    raise PluginError(
+                        f"a plug-in's worker_environment gives {name!r}: {value!r}, expected texts"
+                    )
+                if found.setdefault(name, value) != value:
+                    raise PluginError(
+                        f"two plug-ins give workers another {name}: '{found[name]}' and '{value}'; "
+                        "disable one with FSBENCH_DISABLE_PLUGINS"
+                    )
+        return found
+
+    def settings(
+        self,
+        conditions: Conditions,
+        force: bool = False,
+        code: str = "",
+        variables: Mapping[str, str] | None = None,
+    ) -> Settings:
+        """How cells are run under these conditions."""
+        from fewshot_bench.engines.base import Settings
+        from fewshot_bench.engines.local import slots
+
+        backbone, devices = conditions.backbone, conditions.devices
+        if self.here:
+            count, threads = slots(backbone, conditions.device, self.jobs, len(devices))
+        else:
+            # Threads as on this machine unless told otherwise: they can change the last digits.
+            count, threads = self.jobs or 1, slots(backbone, "cpu", 1)[1]
+        given = {"timeout": self.timeout, "hang": self.hang_after, "lease": self.lease}
+        return Settings(
+            devices=devices,
+            slots=count,
+            threads=self.threads or threads,
+            force=force,
+            deterministic=self.deterministic or determinism.asked(),
+            offline=offline.is_on(),
+            variables=variables or {},
+            code=code,
+            **{name: value for name, value in given.items() if value is not None},
+        )
+
+    def build(self, setup: EngineSetup) -> Engine:
+        """The engine; PluginError where its plug-in gives something else."""
+        from fewshot_bench.engines.base import Engine
+
+        engine = self.entry.load()(setup)
+        if not isinstance(engine, Engine):
+            raise PluginError(
+                f"engine '{self.engine}' ({self.entry.origin}): its builder gave {engine!r}, "
+                "expected a fewshot_bench.engines.Engine"
+            )
+        return engine
+
+
+# How cells are run, whatever the engine: fields of `EngineChoice`.
+SETTINGS = tuple(
+    field.name
+    for field in fields(EngineChoice)
+    if field.name not in ("engine", "device_names", "options", "plugin_options")
+)
+
+
+def run_options() -> list[Option]:
+    """The options that plug-ins registered for all engines."""
+    return [option for entry in registry().options.entries.values() for option in entry.options]
+
+
+@contextmanager
+def hook_environment(store: Store, variables: Mapping[str, str]) -> Iterator[None]:
+    """While cells run, the command's own hooks see what those of workers see."""
+    from fewshot_bench.engines.base import STORE
+
+    wanted = {**variables, STORE: str(store.path)}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _is_given(value: object) -> bool:
+    return value is not None and value is not False and value != ()
+
+
+def _refuse_foreign(entry: Entry, given: Iterable[str], shared: set[str]) -> None:
+    """UsageError for an option that is another engine's, or nobody's."""
+    own = {option.key for option in entry.options} | shared
+    for key in given:
+        if key in own:
+            continue
+        engines = registry().engines.entries.values()
+        owners = [e.name for e in engines if any(option.key == key for option in e.options)]
+        name = f"--{key.replace('_', '-')}"
+        if owners:
+            raise UsageError(
+                f"{name} is an option of --engine {' or '.join(owners)}, and the engine is "
+                f"{entry.name}"
+            )
+        names = [f"--{known.replace('_', '-')}" for known in own]
+        raise unknown("option", name, names, f"fsbench show {entry.name}")
+
+
+def _check_present(names: tuple[str, ...]) -> None:
+    if names[0] == "cpu":
+        return
+    import torch
+
+    count = torch.cuda.device_count()
+    for name in names:
+        if int(name.partition(":")[2] or 0) >= count:
+            raise UsageError(
+                f"device '{name}': this machine has {count} CUDA devices; use --devices cpu"
+            )

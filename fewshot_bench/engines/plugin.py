@@ -1,0 +1,11 @@
+"""The engine of this machine, registered as those of anybody."""
+
+from __future__ import annotations
+
+from fewshot_bench.api.plugins import Register, hookimpl
+
+
+@hookimpl
+def register_engines(register: Register) -> None:
+    """Register `local`."""
+    register("local", "fewshot_bench.engines.local:build")

@@ -1,0 +1,159 @@
+"""Engines and trackers of packages of their own, as the documentation shows them."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from fewshot_bench.store.store import Store
+from tests.helpers import PATIENCE, REPOSITORY, command
+
+DOCS = REPOSITORY / "docs"
+RUN = ("run", "-m", "zero-shot", "-d", "digits", "--shots", "1", "--seeds", "1,2", "--limit", "20")
+
+
+def example(page: str, name: str) -> str:
+    """The code block of a page that is marked with this name."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    return text.split(f"<!-- example: {name} -->\n```python\n")[1].split("```\n")[0]
+
+
+def install(folder: Path, name: str, point: str, **files: str) -> None:
+    """A distribution with one entry point, as an installer would leave it on the path."""
+    for path, source in files.items():
+        place = folder / f"{path.replace('__', '/')}.py"
+        place.parent.mkdir(exist_ok=True)
+        place.write_text(source, encoding="utf-8")
+    info = folder / f"fsbench_{name}-1.0.dist-info"
+    info.mkdir()
+    about = f"Metadata-Version: 2.1\nName: fsbench-{name}\nVersion: 1.0\n"
+    (info / "METADATA").write_text(about, encoding="utf-8")
+    points = f"[fewshot_bench]\n{name} = {point}\n"
+    (info / "entry_points.txt").write_text(points, encoding="utf-8")
+
+
+def fsbench(folder: Path, *arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
+    """The command line with one more folder on the path."""
+    return subprocess.run(
+        command(*arguments),
+        env={**os.environ, "PYTHONPATH": str(folder), **variables},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def launcher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package of docs/engines.md."""
+    folder = tmp_path_factory.mktemp("launcher")
+    install(
+        folder,
+        "launcher",
+        "fsbench_launcher.plugin",
+        fsbench_launcher__plugin=example("engines.md", "engine plugin"),
+        fsbench_launcher__engine=example("engines.md", "engine"),
+    )
+    return folder
+
+
+def test_a_run_with_an_engine_of_another_package(launcher: Path, tmp_path: Path) -> None:
+    engine = ("--engine", "launcher", "--launch", "2", "--jobs", "1")
+    done = fsbench(launcher, *RUN, "--store", tmp_path, *engine, LAUNCHER="nice -n 1")
+    assert done.returncode == 0, done.stderr
+    assert "launcher: " in done.stderr
+    assert [record.status for record in Store(tmp_path).records()] == ["done", "done"]
+    (job,) = (tmp_path / "jobs").iterdir()
+    assert "digits" in "".join(path.read_text() for path in job.glob("worker-*.log"))
+    alone = fsbench(launcher, *RUN, "--store", tmp_path / "local", "--jobs", "1")
+    assert alone.returncode == 0, alone.stderr
+    logits = [
+        {record.spec.key(): record.digests["logits"] for record in Store(path).records()}
+        for path in (tmp_path, tmp_path / "local")
+    ]
+    assert logits[0] == logits[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--engine", "launcer"], 2, "unknown engine 'launcer': did you mean 'launcher'?"),
+        (
+            ["--launch", "2"],
+            2,
+            "--launch is an option of --engine launcher, and the",
+        ),
+        (["--engine", "launcher", "--launch", "0"], 2, "--launch '0': expected at least 1"),
+        (["--engine", "launcher", "--launch", "x"], 2, "--launch 'x': expected a whole number"),
+        (["--engine", "launcher", "--launcher", "'"], 2, "--launcher: No closing quotation"),
+        (["--engine", "launcher", "--launcher", "no-such-program"], 1, "cannot start 'no-such-pro"),
+    ],
+)
+def test_what_is_wrong_with_options_is_found_before_anything_runs(
+    launcher: Path, tmp_path: Path, words: list[str], code: int, said: str
+) -> None:
+    done = fsbench(launcher, *RUN, "--store", tmp_path / "store", *words)
+    assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+    assert not list(tmp_path.glob("store/records/*"))
+
+
+def test_engines_are_listed_and_shown(launcher: Path) -> None:
+    listed = fsbench(launcher, "list", "engines").stdout
+    assert "launcher  fsbench-launcher:launcher" in listed
+    assert "local     fewshot-bench:builtin_engines" in listed
+    shown = fsbench(launcher, "show", "launcher").stdout
+    assert "--launch = 1\n      how many workers." in shown
+    assert "[env: LAUNCHER]" in shown
+    helped = " ".join(fsbench(launcher, "run", "--help").stdout.split())
+    assert "--launch TEXT launcher: how many workers. [default: 1]" in helped
+    assert "--array TEXT slurm, ray: how many workers." in helped
+
+
+BROKEN = """
+from fewshot_bench import Option, hookimpl
+
+@hookimpl
+def register_engines(register):
+    register("odd", "fsbench_odd:build", options=({options},))
+
+def build(setup):
+    return "an engine"
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("", "its builder gave 'an engine', expected a fewshot_bench.engines.Engine"),
+        ('Option("store")', "--store is an option of fsbench itself; rename it"),
+        ('Option("--odd")', "option '--odd': expected a name such as max-jobs"),
+        ('"odd"', "'odd' is no Option"),
+    ],
+)
+def test_a_broken_engine_harms_itself_alone(tmp_path: Path, options: str, said: str) -> None:
+    source = BROKEN.format(options=options).replace("(,)", "()")
+    install(tmp_path, "odd", "fsbench_odd", fsbench_odd=source)
+    done = fsbench(tmp_path, *RUN, "--store", tmp_path / "store", "--engine", "odd")
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert fsbench(tmp_path, *RUN, "--store", tmp_path / "store", "--dry-run").returncode == 0
+
+
+def test_a_tracker_of_another_package(tmp_path: Path) -> None:
+    install(tmp_path, "csvlog", "fsbench_csvlog", fsbench_csvlog=example("trackers.md", "tracker"))
+    store = ("--store", tmp_path / "store")
+    refused = fsbench(tmp_path, *RUN, *store, CSV_LOG=str(tmp_path / "nowhere" / "log.csv"))
+    assert (refused.returncode, "there is no folder" in refused.stderr) == (2, True)
+    assert not (tmp_path / "store").exists()
+    done = fsbench(tmp_path, *RUN, *store, "--csv-log", tmp_path / "log.csv")
+    assert done.returncode == 0, done.stderr
+    with open(tmp_path / "log.csv", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    assert [row[1] for row in rows] == ["done", "done"]
+    assert all(row[0].startswith("zero-shot on digits") for row in rows)
