@@ -13,8 +13,26 @@ from fewshot_bench.utils.version import __version__
 if TYPE_CHECKING:
     from fewshot_bench.analysis.comparison import Comparison
     from fewshot_bench.analysis.results import CellPredictions, Results, load
-    from fewshot_bench.api.backbone import Adapter, Backbone, FusedAdapter, ImageTower, PackedPrompts, PromptPart, Site, TextTower
-    from fewshot_bench.api.dataset import Dataset, DatasetCard, ENSEMBLE_TEMPLATES, Preparable, SIMPLE_TEMPLATES, Stamp, Stamped, file_stamp
+    from fewshot_bench.api.backbone import (
+        Adapter,
+        Backbone,
+        FusedAdapter,
+        ImageTower,
+        PackedPrompts,
+        PromptPart,
+        Site,
+        TextTower,
+    )
+    from fewshot_bench.api.dataset import (
+        ENSEMBLE_TEMPLATES,
+        SIMPLE_TEMPLATES,
+        Dataset,
+        DatasetCard,
+        Preparable,
+        Stamp,
+        Stamped,
+        file_stamp,
+    )
     from fewshot_bench.api.method import Classifier, Method, RunContext, Transferable, hyper
     from fewshot_bench.api.options import Option
     from fewshot_bench.api.plugins import hookimpl
@@ -28,7 +46,15 @@ if TYPE_CHECKING:
     from fewshot_bench.images.formats import image_endings, image_remedy
     from fewshot_bench.splits.coop import Pools, load_split, save_split
     from fewshot_bench.utils.cache_dir import cache_root
-    from fewshot_bench.utils.errors import ContractError, DataMissingError, FsbenchError, NotApplicableError, NumericalError, UnsupportedBackboneError, UsageError
+    from fewshot_bench.utils.errors import (
+        ContractError,
+        DataMissingError,
+        FsbenchError,
+        NotApplicableError,
+        NumericalError,
+        UnsupportedBackboneError,
+        UsageError,
+    )
     from fewshot_bench.utils.memory import free_memory
     from fewshot_bench.utils.text import one_place, one_spelling
 

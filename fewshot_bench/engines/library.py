@@ -215,9 +215,7 @@ def _engines(engine: str, devices: tuple[str, ...], options: dict[str, Any]) -> 
     for name in options:
         if name not in declared:
             own = [name for name in inspect.signature(run).parameters if name != "engine_options"]
-            raise unknown(
-                "argument of run()", name, [*own, *SETTINGS, *declared], "docs/python.md"
-            )
+            raise unknown("argument of run()", name, [*own, *SETTINGS, *declared], "docs/python.md")
     for name, least in _LEAST.items():
         value = settings.get(name)
         if value is not None and not (value >= least and value > 0):

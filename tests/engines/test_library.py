@@ -15,6 +15,7 @@ import pytest
 
 import fewshot_bench as fb
 from fewshot_bench.engines import reporting
+from fewshot_bench.engines.choice import SETTINGS
 from tests.helpers import PATIENCE, children, environment, fsbench, is_running, wait_until
 
 FEW: dict[str, Any] = {"shots": 1, "seeds": 1, "limit": 40, "progress": False, "jobs": 1}
@@ -51,17 +52,10 @@ def test_every_option_of_the_command_line_is_an_argument() -> None:
     from fewshot_bench.cli.run import command
 
     named = {"method": "methods", "dataset": "datasets", "option": "options"}
-    taken = inspect.signature(fb.run).parameters.keys() | reporting_options()
+    taken = {*inspect.signature(fb.run).parameters, *SETTINGS}
     # Files of options are the command line's own.
     asked = {named.get(str(param.name), str(param.name)) for param in command.params}
     assert asked - {"config", "save_config"} <= taken
-
-
-def reporting_options() -> set[str]:
-    """What `**engine_options` takes."""
-    from fewshot_bench.cli.engines import Engines
-
-    return set(Engines.__dataclass_fields__)
 
 
 def test_defaults_are_those_of_the_command_line() -> None:
@@ -108,6 +102,8 @@ def test_a_store_that_holds_nothing_is_an_error(tmp_path: Path) -> None:
         ({"protocol": "cop"}, "unknown protocol 'cop': did you mean 'coop'"),
         ({"options": {"sped": 1}}, "hyper-parameter"),
         ({"device": "cpu"}, "unknown argument of run.. 'device': did you mean 'devices'"),
+        ({"partition": "gpu"}, "--partition is an option of --engine slurm"),
+        ({"trak": "wandb"}, "unknown argument of run.. 'trak': did you mean 'track'"),
         ({"jobs": 0}, "jobs 0: expected a number from 1"),
         ({"shots": "few"}, "shots 'few': expected whole numbers, or all"),
         ({"methods": []}, "methods: expected at least one"),
