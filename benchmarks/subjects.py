@@ -1,4 +1,4 @@
-"""What is timed: models of CLIP's sizes with random weights, class names, steps of both kinds."""
+"""Subjects of timings: models of CLIP's sizes with random weights, class names, both steps."""
 
 from __future__ import annotations
 

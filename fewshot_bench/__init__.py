@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         file_stamp,
     )
     from fewshot_bench.api.method import Classifier, Method, RunContext, Transferable, hyper
+    from fewshot_bench.api.metrics import Metric
     from fewshot_bench.api.options import Option
     from fewshot_bench.api.plugins import hookimpl
     from fewshot_bench.api.recipe import Recipe, RemoteFile
@@ -74,6 +75,7 @@ _NAMES = {
         "file_stamp"
     ),
     "fewshot_bench.api.method": "Classifier Method RunContext Transferable hyper",
+    "fewshot_bench.api.metrics": "Metric",
     "fewshot_bench.api.options": "Option",
     "fewshot_bench.api.plugins": "hookimpl",
     "fewshot_bench.api.recipe": "Recipe RemoteFile",
@@ -115,6 +117,7 @@ __all__ = [
     "Images",
     "Item",
     "Method",
+    "Metric",
     "NotApplicableError",
     "NumericalError",
     "Option",

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fewshot_bench.api.quality import rounded_metrics
+from fewshot_bench.api.metrics import rounded
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.store.store import Store
@@ -31,7 +31,7 @@ def result(seed: int, shift: float = 0.0, **spec: Any) -> tuple[Record, torch.Te
         RunSpec(**{**values, **spec}),
         "done",
         split={"digest": "s" * 64, "test": QUERIES, "classes": CLASSES},
-        metrics=rounded_metrics(logits.numpy(), np.array(labels)),
+        metrics=rounded(logits.numpy(), np.array(labels)),
         timings={"billed_seconds": 1.25 + seed},
         environment={"device_name": "x86_64", "threads": 2, "packages": {"torch": "2.6"}},
     )
@@ -99,7 +99,7 @@ main()
 
 
 def killed_at(moment: int, *words: object) -> bool:
-    """Whether a command was killed when it was about to rename its file number `moment`."""
+    """True when a command was killed just before it renamed its file number `moment`."""
     command = [sys.executable, "-c", KILLED, str(moment), *map(str, words)]
     done = subprocess.run(command, capture_output=True, check=False)
     assert done.returncode in (0, -9), done.stderr.decode()

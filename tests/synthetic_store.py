@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from fewshot_bench.api.quality import metrics
+from fewshot_bench.api.metrics import rounded
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.api.task import Item, digest_of
@@ -161,9 +161,7 @@ def done_record(spec: RunSpec, arrays: Mapping[str, Any], place: int) -> Record:
     rng = generator("costs", spec.method, spec.dataset, spec.shots, spec.train_seed)
     n, classes = arrays["logits"].shape
     seconds = (1.0 + place) * (1 + spec.shots) * float(rng.uniform(0.9, 1.1)) + 2.0
-    values = {
-        name: round(value, 6) for name, value in metrics(arrays["logits"], arrays["labels"]).items()
-    }
+    values = rounded(arrays["logits"], arrays["labels"])
     return Record(
         spec,
         "done",
@@ -200,7 +198,7 @@ ENVIRONMENT: Mapping[str, Any] = {
 
 
 def split_of(spec: RunSpec, arrays: Mapping[str, Any], n: int, classes: int) -> dict[str, Any]:
-    """What a record says about its split: the queries of its data set, other picks per seed."""
+    """The split facts of a record: the queries of its data set, other picks per seed."""
     labels = arrays["labels"].tolist()
     test = (Item(str(i), y, f"class {y}") for i, y in zip(arrays["ids"], labels, strict=True))
     picks = (Item(f"{spec.shots}-{spec.split_seed}-{y}", y, "") for y in range(classes))

@@ -1,4 +1,4 @@
-"""Who may import whom, what is packaged, and what must not stand in the tree."""
+"""Import rules, packaging, and texts that must not stand in the tree."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def test_no_import_runs_up(path: Path) -> None:
 
 
 def test_known_arrows_are_still_there() -> None:
-    """What was mended leaves the list."""
+    """The list holds no arrow that is gone."""
     for name, target in KNOWN:
         path = REPOSITORY / name
         assert path.exists(), name

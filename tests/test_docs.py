@@ -15,7 +15,8 @@ from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
 from tests.helpers import PATIENCE
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
+TOP = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")
+PAGES = sorted([*(ROOT / name for name in TOP), *(ROOT / "docs").glob("*.md")])
 
 
 def test_generated_pages_are_current() -> None:
@@ -35,3 +36,12 @@ def test_what_is_declared_by_name_is_explained() -> None:
     page = (ROOT / "docs" / "protocols.md").read_text(encoding="utf-8")
     for name in (*SAMPLERS, *VALIDATION, *TEMPLATE_SETS, *PRESETS):
         assert f"`{name}`" in page
+
+
+def test_the_architecture_page_names_files_that_are_there() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:\w+/)*\w+\.(?:py|toml))`", page))
+    folders = (ROOT, ROOT / "fewshot_bench", *(ROOT / "datasets").glob("*"))
+    folders += tuple((ROOT / "methods").glob("*"))
+    assert len(named) > 30
+    assert not {name for name in named if not any((f / name).exists() for f in folders)}

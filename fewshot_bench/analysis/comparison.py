@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.analysis.table.build import Options, build
+from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.api.record import Record
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.utils.errors import DataMissingError, PluginError, StoreError, UsageError
@@ -44,8 +45,17 @@ def compare(
     return build(usable, options, _plugin_columns(), answers), usable
 
 
+def known_metrics(asked: Iterable[str]) -> dict[str, Metric]:
+    """The built-in metrics, and those of plug-ins that were asked for."""
+    from fewshot_bench.api.registry import registry
+
+    known, wanted = registry(), {name.strip() for name in asked}
+    own = [name for name in known.metrics.names() if name in wanted]
+    return {**METRICS, **{name: known.metric(name) for name in own}}
+
+
 def _answers(outcomes: Outcomes, records: Sequence[Record], options: Options) -> Answers | None:
-    """What reads predictions for tests of differences; None where nothing is to be tested."""
+    """The reader of predictions for tests of differences; None where nothing is to be tested."""
     seeds = {(record.spec.split_seed, record.spec.train_seed) for record in records}
     crossed = len(seeds) > max(len({split for split, _ in seeds}), len({t for _, t in seeds}))
     if not (options.baseline or crossed):

@@ -15,7 +15,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewshot_bench.analysis.comparison import Comparison, compare, frame
+from fewshot_bench.analysis.comparison import Comparison, compare, frame, known_metrics
 from fewshot_bench.api.method_files import short
 from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.record import STATUSES, Record
@@ -181,7 +181,7 @@ class Results:
         Metrics that a record lacks are computed from its logits.
         """
         records = self._outcomes.completed(self._records, METRICS)
-        self._warn_of_damage()
+        _warn_of_damage(self._outcomes)
         return frame([_row(record) for record in records], _HEADS)
 
     def compare(
@@ -204,13 +204,15 @@ class Results:
         stand in one table.
         """
         from fewshot_bench.analysis.table.build import Options
-        from fewshot_bench.analysis.table.columns import SORTS
+        from fewshot_bench.analysis.table.columns import COSTS
         from fewshot_bench.analysis.table.versions import Shown, current, newest, older_versions
 
-        if metric not in METRICS:
-            raise unknown("metric", metric, METRICS, "docs/statistics.md")
-        if sort and sort not in SORTS:
-            raise unknown("order", sort, SORTS, "docs/compare.md")
+        listed = columns if isinstance(columns, str | None) else ",".join(columns)
+        metrics = known_metrics({metric, sort, *(listed or "").split(",")})
+        if metric not in metrics:
+            raise unknown("metric", metric, metrics, "fsbench list metrics")
+        if sort and sort not in (*metrics, *COSTS):
+            raise unknown("order", sort, (*metrics, *COSTS), "docs/compare.md")
         self._refuse_empty()
         shown = current(self._every, self._records, self._asked.get("method"))
         if allow_mixed:
@@ -218,20 +220,22 @@ class Results:
             shown = Shown(list(self._records), (), older)
         options = Options(
             metric=metric,
+            metrics=metrics,
             baseline=baseline,
             allow_mixed=allow_mixed,
             method=self._asked.get("method"),
             dataset=self._asked.get("dataset"),
             store=str(self.store),
-            columns=columns if isinstance(columns, str | None) else ",".join(columns),
+            columns=listed,
             sort=sort,
             sign_each=True,
             rename=tuple(f"{old}={new}" for old, new in (rename or {}).items()),
             notes=shown.notes,
             older=shown.older,
         )
-        table, _ = compare(shown.records, self._outcomes, options, METRICS)
-        self._warn_of_damage()
+        outcomes = Outcomes(self._opened, [one for one in metrics.values() if one.source])
+        table, _ = compare(shown.records, outcomes, options, metrics)
+        _warn_of_damage(outcomes)
         return Comparison(table)
 
     def curves(self, metric: str = "top1") -> Figure:
@@ -245,10 +249,6 @@ class Results:
     @cached_property
     def _outcomes(self) -> Outcomes:
         return Outcomes(self._opened)
-
-    def _warn_of_damage(self) -> None:
-        for damage in self._outcomes.damaged:
-            warnings.warn(f"not used: {damage}", stacklevel=3)
 
     def _refuse_empty(self) -> None:
         if not self._records:
@@ -303,6 +303,11 @@ def _read(folder: Path) -> tuple[Record, ...]:
     for damage in store.damaged:
         warnings.warn(f"not used: {damage}", stacklevel=3)
     return found
+
+
+def _warn_of_damage(outcomes: Outcomes) -> None:
+    for damage in outcomes.damaged:
+        warnings.warn(f"not used: {damage}", stacklevel=3)
 
 
 def _several(value: Any) -> tuple[Any, ...]:

@@ -1,52 +1,411 @@
-"""The metrics of a record: what each is called, its unit, and whether more of it is better."""
+"""Metrics of predictions: definition, computation, rounding and direction of each in one `Metric`.
+
+`METRICS` holds the built-in ones, which `rounded` computes for a record; a new one is added here
+alone. Plug-ins register others (`Registry.metric`), which are computed from stored logits. All is
+in float64. A prediction is the class with the highest logit, of equal ones that with the lowest
+index; probabilities are the softmax of the logits, without any temperature. numpy is imported by
+what computes, so that names and titles are had without it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from fewshot_bench.utils.errors import ContractError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 PERCENT, NATS, PLAIN = "%", "nats", ""
+# Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 5.
+BINS = 15
+# Digits behind the decimal point of a metric in a record.
+RECORDED = 6
+# Rows are worked on in parts of about so many values, so that ImageNet needs no gigabyte.
+_PART = 2**20
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+@dataclass(frozen=True)
+class PerClass:
+    """Float64 arrays (classes,): NaN for classes without images, which no mean may count.
+
+    images: how many there are of each class. accuracy: the share of a class's images that is
+    predicted right, in percent (its recall). precision: the share of right ones among the images
+    predicted as it, in percent; NaN where there is none. f1: 2 TP / (2 TP + FP + FN), in percent.
+    """
+
+    images: np.ndarray
+    accuracy: np.ndarray
+    precision: np.ndarray
+    f1: np.ndarray
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Logits (n, classes) and labels (n,) of one cell, with what several metrics need of them.
+
+    Its properties are what a metric's functions can ask for, by the names of their parameters.
+    """
+
+    logits: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def classes(self) -> int:
+        """The number of classes."""
+        return int(self.logits.shape[1])
+
+    @cached_property
+    def predictions(self) -> np.ndarray:
+        """(n,) the predicted classes."""
+        chosen: np.ndarray = self.logits.argmax(axis=1)
+        return chosen
+
+    @cached_property
+    def hits(self) -> np.ndarray:
+        """(n,) bool: which images were predicted right."""
+        found: np.ndarray = self.predictions == self.labels
+        return found
+
+    @cached_property
+    def per_class(self) -> PerClass:
+        """Accuracy, precision and F1 of every class."""
+        return per_class(self.predictions, self.labels, self.classes)
+
+    @property
+    def confidences(self) -> np.ndarray:
+        """(n,) the highest probability of each image."""
+        return self._probabilities[0]
+
+    @property
+    def surprises(self) -> np.ndarray:
+        """(n,) -ln p(label) of each image, in nats."""
+        return self._probabilities[1]
+
+    @property
+    def brier_scores(self) -> np.ndarray:
+        """(n,) the sum over classes of (p - [class is label])^2 of each image."""
+        return self._probabilities[2]
+
+    @cached_property
+    def _probabilities(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        import numpy as np
+
+        confidence, nll, brier = np.empty((3, len(self.logits)))
+        for part, shifted in _shifted(self.logits):
+            own = shifted[np.arange(len(shifted)), self.labels[part]]
+            powers = np.exp(shifted, out=shifted)
+            total = powers.sum(axis=1)
+            confidence[part] = 1 / total
+            nll[part] = np.log(total) - own
+            squares = np.einsum("ij,ij->i", powers, powers) / total**2
+            brier[part] = squares - 2 * np.exp(own) / total + 1
+        return confidence, nll, brier
+
+
+GIVEN = (
+    *("logits", "labels", "classes", "predictions", "hits", "per_class"),
+    *("confidences", "surprises", "brier_scores"),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One number per cell that tables can show: `short` is what a narrow column is called.
+    """One number per cell: how it is called, computed, rounded and compared.
 
-    `digits` are those behind the decimal point.
+    name: in options, records and CSV, lower-case letters, digits and `_`. title: in captions.
+    compute: gives the value. Its parameters are named as properties of `Answers`: a function of
+    `logits` (n, classes) and `labels` (n,), say. short: the head of a narrow column. digits: those
+    behind the decimal point in tables. scores: where the value is a mean over images, gives one
+    number per image (n,) whose mean is the value, of a metric in percent a hundredth of it; with it
+    differences are tested. source: the digest of the code of a plug-in's metric (the registry's).
     """
 
     name: str
     title: str
-    short: str
+    compute: Callable[..., Any]
+    short: str = ""
     unit: str = PERCENT
     digits: int = 2
     higher_is_better: bool = True
+    scores: Callable[..., Any] | None = None
+    source: str = ""
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ContractError(
+                f"metric {self.name!r}: expected a name of lower-case letters, digits and _"
+            )
+        for function in (self.compute, self.scores):
+            odd = sorted(needs(function) - set(GIVEN)) if function is not None else ()
+            if odd:
+                raise ContractError(
+                    f"metric '{self.name}' asks for '{odd[0]}': expected parameters among "
+                    f"{', '.join(GIVEN)}"
+                )
+        if not self.short:
+            object.__setattr__(self, "short", self.name.replace("_", " "))
 
     @property
     def quantity(self) -> str:
-        """What a table over it says: `top-1 accuracy in %`, `Brier score, lower is better`."""
+        """The caption of a table: `top-1 accuracy in %`, `Brier score, lower is better`."""
         unit = f" in {self.unit}" if self.unit else ""
         return f"{self.title}{unit}{'' if self.higher_is_better else ', lower is better'}"
 
     @property
     def difference(self) -> str:
-        """What a table of differences says: `points of top-1 accuracy`."""
-        unit = {PERCENT: "points of ", NATS: "nats of "}.get(self.unit, "")
+        """The caption of a table of differences: `points of top-1 accuracy`."""
+        unit = {PERCENT: "points of ", PLAIN: ""}.get(self.unit, f"{self.unit} of ")
         return f"{unit}{self.title}{'' if self.higher_is_better else ', negative is better'}"
+
+    @property
+    def scale(self) -> float:
+        """The value by the mean of its scores."""
+        return 100.0 if self.unit == PERCENT else 1.0
 
     def text(self, value: float) -> str:
         """A value as tables show it."""
         return f"{value:.{self.digits}f}"
 
+    def value(self, answers: Answers) -> float:
+        """The metric of a cell, not rounded; ContractError for what is no finite number."""
+        found = self._called(self.compute, answers)
+        # An array without axes is a number, too.
+        number = found.item() if getattr(found, "shape", None) == () else found
+        if not isinstance(number, int | float) or not math.isfinite(number):
+            raise ContractError(
+                f"metric '{self.name}' gave {' '.join(repr(found).split()):.80} for logits of "
+                f"shape {answers.logits.shape}: expected one finite number"
+            )
+        return float(number)
+
+    def by_image(self, answers: Any) -> np.ndarray:
+        """(n,) the scores; ContractError for another shape or a number that is not finite.
+
+        answers: anything that has what `scores` asks for.
+        """
+        import numpy as np
+
+        assert self.scores is not None, f"metric '{self.name}' has no scores"
+        found = np.asarray(self._called(self.scores, answers))
+        count = len(answers.labels)
+        if found.shape != (count,) or found.dtype.kind not in "biuf":
+            raise ContractError(
+                f"scores of metric '{self.name}' have shape {found.shape} and type {found.dtype}: "
+                f"expected one number per image, ({count},)"
+            )
+        found = found.astype(np.float64)
+        if not np.isfinite(found).all():
+            raise ContractError(
+                f"scores of metric '{self.name}' are not finite for "
+                f"{int((~np.isfinite(found)).sum())} of {count} images: expected a number for each"
+            )
+        return found
+
+    def _called(self, function: Callable[..., Any], answers: Any) -> Any:
+        given = {name: getattr(answers, name) for name in needs(function)}
+        try:
+            return function(**given)
+        except Exception as error:
+            if not self.source:
+                raise
+            raise ContractError(
+                f"metric '{self.name}' failed: {type(error).__name__}: {error}"
+            ) from error
+
+
+def needs(function: Callable[..., Any]) -> set[str]:
+    """The parameters that a metric's function asks for: those without a default."""
+    parameters = inspect.signature(function).parameters.values()
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return {p.name for p in parameters if p.default is p.empty and p.kind not in variable}
+
+
+def measured(
+    logits: np.ndarray, labels: np.ndarray, metrics: Iterable[Metric] | None = None
+) -> dict[str, float | int]:
+    """The metrics (the built-in ones) of logits (n, classes), not rounded, and `n`.
+
+    Raises ValueError where there are no images.
+    """
+    if not len(labels):
+        raise ValueError("no images: metrics need at least one")
+    answers = Answers(logits, labels)
+    chosen = METRICS.values() if metrics is None else metrics
+    return {metric.name: metric.value(answers) for metric in chosen} | {"n": len(labels)}
+
+
+def rounded(
+    logits: np.ndarray, labels: np.ndarray, metrics: Iterable[Metric] | None = None
+) -> dict[str, float | int]:
+    """`measured` as records hold it: six digits behind the decimal point."""
+    found = measured(logits, labels, metrics)
+    return {name: round(value, RECORDED) for name, value in found.items()}
+
+
+def confidences(logits: np.ndarray) -> np.ndarray:
+    """(n,) the highest probability of each image. logits: (n, classes)."""
+    import numpy as np
+
+    found = np.empty(len(logits))
+    for part, shifted in _shifted(logits):
+        found[part] = 1 / np.exp(shifted, out=shifted).sum(axis=1)
+    return found
+
+
+def per_class(predictions: np.ndarray, labels: np.ndarray, classes: int) -> PerClass:
+    """Accuracy, precision and F1 of every class. predictions and labels: (n,) class indices."""
+    import numpy as np
+
+    images = np.bincount(labels, minlength=classes).astype(np.float64)
+    found = np.bincount(predictions, minlength=classes)
+    right = np.bincount(labels[predictions == labels], minlength=classes)
+    accuracy = _percent(right, images)
+    precision = np.where(images > 0, _percent(right, found), np.nan)
+    f1 = np.where(images > 0, _percent(2 * right, images + found), np.nan)
+    return PerClass(images, accuracy, precision, f1)
+
+
+def _percent(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """100 part / whole; NaN where there is no whole."""
+    import numpy as np
+
+    empty = np.full(len(whole), np.nan)
+    np.divide(100.0 * part, whole, out=empty, where=whole > 0)
+    return empty
+
+
+def calibration_error(confidences: np.ndarray, hits: np.ndarray, bins: int = BINS) -> float:
+    """Expected calibration error in percent (Guo et al., ICML 2017, equation 3).
+
+    Images fall into `bins` bins of equal width over their confidence, the highest probability of an
+    image: (0, 1/bins], ... ((bins-1)/bins, 1], each closed on the right. The error is the mean over
+    bins of |accuracy - mean confidence|, weighted by the images in the bin; empty bins count
+    nothing. confidences: (n,) in (0, 1]; hits: (n,) whether the prediction is right.
+    """
+    import numpy as np
+
+    places = equal_width(confidences, bins)
+    gaps = np.bincount(places, weights=hits - confidences, minlength=bins)
+    return 100 * float(np.abs(gaps).sum()) / len(hits)
+
+
+def equal_width(confidences: np.ndarray, bins: int = BINS) -> np.ndarray:
+    """(n,) the bin of each image: (0, 1/bins], ... ((bins-1)/bins, 1], each closed on the right."""
+    import numpy as np
+
+    places: np.ndarray = np.clip(np.ceil(confidences * bins).astype(np.int64) - 1, 0, bins - 1)
+    return places
+
+
+def adaptive_calibration_error(
+    confidences: np.ndarray, hits: np.ndarray, bins: int = BINS
+) -> float:
+    """The same error over bins of equal mass, in percent.
+
+    Images are sorted by confidence and cut into `bins` runs of equal length, the first `n % bins`
+    one longer (the adaptive bins of Nixon et al., "Measuring Calibration in Deep Learning", CVPR
+    Workshops 2019, for the predicted class alone, as in Mukhoti et al., NeurIPS 2020). Images of
+    equal confidence count with the accuracy that they have together: their order is of no account.
+    """
+    import numpy as np
+
+    order = np.argsort(confidences, kind="stable")
+    ordered = confidences[order]
+    first = np.concatenate([[True], ordered[1:] != ordered[:-1]])
+    starts = np.flatnonzero(first)
+    counts = np.diff([*starts, len(ordered)])
+    right = np.repeat(np.add.reduceat(hits[order].astype(np.float64), starts) / counts, counts)
+    gaps = [abs(float(part.sum())) for part in np.array_split(right - ordered, bins)]
+    return 100 * sum(gaps) / len(hits)
+
+
+def _mean_over_classes(values: np.ndarray) -> float:
+    """Over the classes that have images."""
+    import numpy as np
+
+    return float(np.nanmean(values))
+
+
+def _by_class_size(hits: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """(n,) hits weighted so that every class that has images counts alike."""
+    import numpy as np
+
+    right = hits.astype(float)
+    counts = np.bincount(labels, minlength=classes)
+    weighted: np.ndarray = right * len(right) / (np.count_nonzero(counts) * counts[labels])
+    return weighted
+
+
+def _shifted(logits: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """Parts of the rows in float64, less the highest logit of each: softmax needs no more."""
+    import numpy as np
+
+    step = max(1, _PART // logits.shape[1])
+    for start in range(0, len(logits), step):
+        part = slice(start, start + step)
+        shifted = logits[part].astype(np.float64)
+        shifted -= shifted.max(axis=1, keepdims=True)
+        yield part, shifted
+
 
 _ALL = (
-    Metric("top1", "top-1 accuracy", "top-1"),
-    Metric("macro_accuracy", "macro accuracy", "macro acc."),
-    Metric("macro_f1", "macro-F1", "macro-F1"),
-    Metric("nll", "negative log-likelihood", "NLL", NATS, 4, higher_is_better=False),
-    Metric("brier", "Brier score", "Brier", PLAIN, 4, higher_is_better=False),
-    Metric("ece", "expected calibration error", "ECE", higher_is_better=False),
-    Metric("adaptive_ece", "adaptive calibration error", "AECE", higher_is_better=False),
+    Metric(
+        "top1",
+        "top-1 accuracy",
+        lambda hits: 100 * float(hits.mean()),
+        "top-1",
+        scores=lambda hits: hits,
+    ),
+    # The mean of the classes' accuracies, over the classes that have images.
+    Metric(
+        "macro_accuracy",
+        "macro accuracy",
+        lambda per_class: _mean_over_classes(per_class.accuracy),
+        "macro acc.",
+        scores=_by_class_size,
+    ),
+    # scikit-learn: f1_score(y, p, labels=np.unique(y), average="macro", zero_division=0).
+    Metric("macro_f1", "macro-F1", lambda per_class: _mean_over_classes(per_class.f1), "macro-F1"),
+    Metric(
+        "nll",
+        "negative log-likelihood",
+        lambda surprises: float(surprises.mean()),
+        "NLL",
+        NATS,
+        4,
+        higher_is_better=False,
+    ),
+    # From 0 to 2 (Brier, Monthly Weather Review 1950: not divided by the number of classes).
+    Metric(
+        "brier",
+        "Brier score",
+        lambda brier_scores: float(brier_scores.mean()),
+        "Brier",
+        PLAIN,
+        4,
+        higher_is_better=False,
+    ),
+    Metric(
+        "ece",
+        "expected calibration error",
+        calibration_error,
+        "ECE",
+        higher_is_better=False,
+    ),
+    Metric(
+        "adaptive_ece",
+        "adaptive calibration error",
+        adaptive_calibration_error,
+        "AECE",
+        higher_is_better=False,
+    ),
 )
-# All that `quality.metrics` computes but `n`.
 METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _ALL}

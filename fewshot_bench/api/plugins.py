@@ -46,6 +46,13 @@ class Hooks:
         """Call `register("name", "package.module:load")`; `load(device, precision)` -> backbone."""
 
     @hookspec
+    def register_metrics(self, register: Register) -> None:
+        """Call `register("name", "package.module:METRIC")`; the target is a `Metric` of that name.
+
+        It is computed from stored logits when a table asks for it, never where cells are fitted.
+        """
+
+    @hookspec
     def register_engines(self, register: Register) -> None:
         """Call `register("name", "package.module:build", options=(Option(...), ...))`.
 

@@ -141,7 +141,7 @@ class Record:
 
     split: `digest`, `protocol`, `train`, `val`, `test` (counts), `verified` (published picks),
         `classnames` (of the columns of the logits).
-    metrics: those of `quality.metrics`, to six digits; empty when the cell failed.
+    metrics: those of `metrics.rounded`, to six digits; empty when the cell failed.
     footprint: `trained`, `trained_source` (observed or declared), `stored`, `backbone`
         (parameters), `peak_memory_mb`, `images_seen`, `steps`, and `selection`
         (configurations, labels).

@@ -24,6 +24,7 @@ from fewshot_bench.api import method_files as method_references
 from fewshot_bench.api.author_frame import told
 from fewshot_bench.api.dataset_overrides import SKIPPED, Without, customized
 from fewshot_bench.api.method_rules import refuse_broken
+from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.api.options import Option
 from fewshot_bench.api.plugins import PluginInfo, load_plugins
 from fewshot_bench.utils.errors import FsbenchError, PluginError, UsageError, unknown
@@ -86,7 +87,7 @@ class Entry:
 
 @dataclass
 class Catalog:
-    """All names of one kind (method, data set, backbone).
+    """All names of one kind (method, data set, backbone, metric).
 
     entries: the names that one plug-in alone registered. conflicts: for each other name why it
     cannot be used. failed: what plug-ins say that register nothing.
@@ -206,6 +207,7 @@ class Registry:
     methods: Catalog
     datasets: Catalog
     backbones: Catalog
+    metrics: Catalog
     engines: Catalog
     options: Catalog
     plugins: tuple[PluginInfo, ...]
@@ -214,7 +216,14 @@ class Registry:
     @property
     def catalogs(self) -> tuple[Catalog, ...]:
         """All catalogs."""
-        return (self.methods, self.datasets, self.backbones, self.engines, self.options)
+        return (
+            self.methods,
+            self.datasets,
+            self.backbones,
+            self.metrics,
+            self.engines,
+            self.options,
+        )
 
     def method(self, name: str) -> Entry:
         """The entry of a registered method, or of one in a file (`path/to/file.py:ClassName`)."""
@@ -253,6 +262,24 @@ class Registry:
             "version": info.version if info else "",
             "digest": digest,
         }
+
+    def metric(self, name: str) -> Metric:
+        """A built-in metric, or one of a plug-in; PluginError where that is none."""
+        if name in METRICS:
+            return METRICS[name]
+        self.metrics.refuse_conflict(name)
+        if name not in self.metrics.entries:
+            known = [*METRICS, *self.metrics.entries]
+            raise self.metrics.unknown(name, known, "fsbench list metrics")
+        entry = self.metrics.entries[name]
+        found = entry.load()
+        if not isinstance(found, Metric) or found.name != name:
+            raise PluginError(
+                f"metric '{name}' ({entry.origin}) is {found!r:.80}, expected a Metric of that name"
+            )
+        module = entry.target.partition(":")[0] if isinstance(entry.target, str) else ""
+        source = method_code.note_import(module or found.compute.__module__)
+        return replace(found, source=source or entry.origin)
 
     def all_methods(self) -> tuple[list[str], dict[str, str]]:
         """The methods that `all` stands for, and by name why the broken ones are left out."""
@@ -345,21 +372,26 @@ def registry() -> Registry:
     methods = Catalog("method", "methods")
     datasets = Catalog("data set", "datasets")
     backbones = Catalog("backbone", "backbones")
+    metrics = Catalog("metric", "metrics")
     engines = Catalog("engine", "engines")
     options = Catalog("option", "plugins")
     failed = _fill(manager, "register_methods", methods)
     failed |= _fill(manager, "register_datasets", datasets)
     failed |= _fill(manager, "register_backbones", backbones)
+    failed |= _fill(manager, "register_metrics", metrics)
     failed |= _fill(manager, "register_engines", engines)
     failed |= _fill(manager, "register_options", options, options.register_option)
+    for name in METRICS.keys() & metrics.entries.keys():
+        origin = metrics.entries.pop(name).origin
+        metrics.conflicts[name] = f"metric '{name}' is built in; the one of {origin} is left out"
     for entry in methods.entries.values():
         if isinstance(entry.target, str):
             # Plug-ins may have imported a part of their package; the rest follows when it is used.
             method_code.note_import(entry.target.partition(":")[0])
     infos = tuple(replace(i, error=i.error or failed.get(i.full_name)) for i in infos)
-    for catalog in (methods, datasets, backbones, engines, options):
+    for catalog in (methods, datasets, backbones, metrics, engines, options):
         catalog.failed = tuple(info.problem for info in infos if info.error)
-    return Registry(methods, datasets, backbones, engines, options, infos, manager.hook)
+    return Registry(methods, datasets, backbones, metrics, engines, options, infos, manager.hook)
 
 
 def _fill(

@@ -39,7 +39,7 @@ class Entry:
 
 
 def entries(files: Iterable[CacheFile]) -> list[Entry]:
-    """What each file says about itself."""
+    """The entries of files by their own descriptions."""
     return [_entry(file) for file in files]
 
 

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, TypedDict
 
 import click
 
-from fewshot_bench.analysis.table.columns import SORTS
-from fewshot_bench.api.metrics import METRICS
+from fewshot_bench.analysis.table.columns import COSTS
 from fewshot_bench.cli.completion import methods, one_of
 from fewshot_bench.cli.files import terminal_width, write_text
 from fewshot_bench.cli.filters import chosen_of, filter_options
-from fewshot_bench.cli.options import format_option
+from fewshot_bench.cli.options import MetricName, format_option
 from fewshot_bench.cli.paper import Paper, check_figure, paper_options, write_figure
 from fewshot_bench.cli.predictions import check_predictions, write_predictions
 from fewshot_bench.store.predictions import Outcomes
@@ -58,7 +57,7 @@ FORMATS = ("terminal", "markdown", "latex", "csv", "json")
 )
 @click.option(
     "--metric",
-    type=click.Choice(list(METRICS)),
+    type=MetricName(),
     default="top1",
     show_default=True,
     help="The metric that is shown and ranked.",
@@ -70,7 +69,7 @@ FORMATS = ("terminal", "markdown", "latex", "csv", "json")
 )
 @click.option(
     "--sort",
-    type=click.Choice(SORTS),
+    type=MetricName(words=COSTS),
     help="Sort every table: the best first by a metric, the cheapest by a cost.",
 )
 @paper_options
@@ -105,7 +104,7 @@ def command(
     are separated by commas: --method coop,clip-lora --shots 1,16. Cells that do not exist are shown
     as missing, with the command that would run them.
     """
-    from fewshot_bench.analysis.comparison import compare
+    from fewshot_bench.analysis.comparison import compare, known_metrics
     from fewshot_bench.analysis.table.build import Options, build
 
     paper = Paper(layout == "paper", label or "", caption or "")
@@ -114,8 +113,10 @@ def command(
     check_predictions(predictions)
     opened = Store(Path(store))
     chosen, older, unrunnable = chosen_of(opened, filters, every_version=allow_mixed)
+    known = known_metrics({metric, sort or "", *(columns or "").split(",")})
     options = Options(
         metric=metric,
+        metrics=known,
         baseline=baseline,
         allow_mixed=allow_mixed,
         method=filters["method"],
@@ -128,7 +129,7 @@ def command(
         notes=older,
         older=unrunnable,
     )
-    outcomes = Outcomes(opened)
+    outcomes = Outcomes(opened, [one for one in known.values() if one.source])
     if per_class:
         other = {"metric": metric != "top1", "columns": columns, "sort": sort, "baseline": baseline}
         _refuse_beside_classes(other)
@@ -148,11 +149,11 @@ def command(
 
 
 def _needed(form: str, options: Options) -> set[str]:
-    """The metrics that an output shows or sorts by; CSV and JSON show all."""
+    """The metrics that an output shows or sorts by; CSV and JSON show all that are known."""
     if form in ("csv", "json"):
-        return set(METRICS)
+        return set(options.metrics)
     asked = {name.strip() for name in (options.columns or "").split(",")}
-    return {options.metric, options.sort, *asked} & set(METRICS)
+    return {options.metric, options.sort, *asked} & set(options.metrics)
 
 
 def _refuse_beside_classes(asked: Mapping[str, object]) -> None:
@@ -204,6 +205,6 @@ def _render_classes(
 
 
 def _terminal(output: Path | None) -> _Terminal:
-    """How to write for the terminal, or for a file."""
+    """The renderer for the terminal, or for a file."""
     width = terminal_width() if output is None else None
     return {"styled": width is not None, "width": width}

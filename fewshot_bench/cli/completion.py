@@ -1,4 +1,4 @@
-"""What a shell completes: names of methods, data sets, backbones and published tables.
+"""Shell completion of names of methods, data sets, backbones and published tables.
 
 Nothing heavy is imported, and nothing may be printed: it would stand in the line being typed.
 """

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
-import filelock
 
 from fewshot_bench.api.recipe import Recipe
 from fewshot_bench.api.roots import DATA_VARIABLE, data_roots
@@ -32,6 +33,7 @@ from fewshot_bench.plugins.data.prepare import (
 )
 from fewshot_bench.plugins.data.progress import shown
 from fewshot_bench.utils.errors import ContractError, DataMissingError, FsbenchError, UsageError
+from fewshot_bench.utils.locks import exclusive
 from fewshot_bench.utils.text import printable
 
 
@@ -133,18 +135,15 @@ def _held(root: Path, writing: bool) -> Iterator[None]:
 @contextmanager
 def _locked(root: Path) -> Iterator[None]:
     """One `prepare` at a time on one data root; a lock ends with its process."""
-    lock = filelock.FileLock(root / places.LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        say("waiting for another fsbench data prepare to end")
-        lock.acquire()
-    except NotImplementedError:
-        say("files on this disk cannot be locked: run one fsbench data prepare at a time")
-    try:
+    with ExitStack() as stack:
+        try:
+            waiting = partial(say, "waiting for another fsbench data prepare to end")
+            stack.enter_context(exclusive(root, places.LOCK, waiting))
+        except OSError as error:
+            if error.errno != errno.ENOTSUP:
+                raise
+            say("files on this disk cannot be locked: run one fsbench data prepare at a time")
         yield
-    finally:
-        lock.release()
 
 
 def _target(root: Path | None, yes: bool, keep_archives: bool) -> Target:
@@ -159,7 +158,7 @@ def _target(root: Path | None, yes: bool, keep_archives: bool) -> Target:
 
 
 def _recipe(name: str) -> Recipe | None:
-    """What a data set needs; None when it needs nothing or does not say."""
+    """The recipe of a data set; None when it has none."""
     from fewshot_bench.api.dataset import Preparable
     from fewshot_bench.api.registry import registry
 
@@ -199,7 +198,7 @@ def _prepare_one(
 
 
 def _is_there(name: str) -> bool:
-    """Whether a data set whose recipe lists no file finds what it needs."""
+    """True when a data set whose recipe lists no file finds its files."""
     from fewshot_bench.api.registry import registry
 
     try:
@@ -210,7 +209,7 @@ def _is_there(name: str) -> bool:
 
 
 def _agreed(name: str, recipe: Recipe, target: Target) -> bool:
-    """Whether large downloads may start: by --yes, or by asking at a terminal."""
+    """True when large downloads may start: by --yes, or by asking at a terminal."""
     large = [file for file in missing_files(name, recipe, target) if needs_agreement(file)]
     if target.large or not large or not sys.stdin.isatty():
         return target.large
@@ -219,7 +218,7 @@ def _agreed(name: str, recipe: Recipe, target: Target) -> bool:
 
 
 def _describe(name: str, recipe: Recipe | None, target: Target, split_file: Path | None) -> None:
-    """What would be done for one data set."""
+    """The steps for one data set, as text."""
     if recipe is None:
         say(f"{name}: nothing to fetch")
         return
@@ -245,7 +244,7 @@ def _describe(name: str, recipe: Recipe | None, target: Target, split_file: Path
 def _report(
     recipes: dict[str, Recipe | None], missing: list[str], failed: list[str], target: Target
 ) -> None:
-    """What is there now and what to do next; DataMissingError when something is missing."""
+    """Report the state and the next step; DataMissingError when something is missing."""
     there = [name for name in recipes if name not in missing]
     if there:
         say(f"there now: {', '.join(there)}")

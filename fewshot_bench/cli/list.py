@@ -6,20 +6,20 @@ from itertools import chain
 
 import click
 
+from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.registry import Catalog, registry
 from fewshot_bench.cli.completion import one_of
 from fewshot_bench.utils.errors import unknown
 from fewshot_bench.utils.text import printable
 
-KINDS = ("methods", "datasets", "backbones", "engines", "plugins")
+KINDS = ("methods", "datasets", "backbones", "metrics", "engines", "plugins")
+_HELP = "List what is registered: methods, datasets, backbones, metrics, engines or plugins."
 
 
-@click.command(
-    "list", short_help="List what is registered: methods, datasets, backbones, engines or plugins."
-)
+@click.command("list", short_help=_HELP, help=_HELP)
 @click.argument("kind", metavar="|".join(KINDS), shell_complete=one_of(lambda: KINDS))
 def command(kind: str) -> None:
-    """List what is registered: methods, datasets, backbones, engines or plugins."""
+    """Print one kind of what is registered, and warn of what is broken."""
     if kind not in KINDS:
         raise unknown("kind", kind, KINDS, "fsbench list --help")
     if kind == "plugins":
@@ -28,6 +28,8 @@ def command(kind: str) -> None:
         _datasets()
     elif kind == "backbones":
         _backbones()
+    elif kind == "metrics":
+        _metrics()
     elif kind == "engines":
         _entries(registry().engines)
     else:
@@ -55,6 +57,15 @@ def _backbones() -> None:
         "any open_clip model and tag, MODEL/TAG (ViT-B-16/openai); a local checkpoint, "
         "MODEL/TAG@FILE; hf-hub:ORG/NAME; local-dir:FOLDER"
     )
+
+
+def _metrics() -> None:
+    known = registry().metrics
+    width = max(map(len, (*METRICS, *known.entries)))
+    for name, metric in METRICS.items():
+        click.echo(f"{name:<{width}}  {metric.quantity}")
+    for name in known.names():
+        click.echo(printable(f"{name:<{width}}  {known.entries[name].origin.split(',')[0]}"))
 
 
 def _plugins() -> None:

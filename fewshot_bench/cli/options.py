@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.api.shots import ALL_SHOTS, LONGEST_NUMBER, WORD
 from fewshot_bench.api.spec import DEFAULT_STORE, MOST_NUMBERS
+from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.text import split_names
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -65,6 +70,50 @@ class Numbers(click.ParamType[Any]):
                 self.fail(f"'{value}': expected at most {MOST_NUMBERS:,} numbers", param, ctx)
             numbers += range(int(first), int(ends[-1]) + 1)
         return tuple(numbers)
+
+
+class MetricName(click.ParamType[Any]):
+    """The name of a metric, built-in or of a plug-in, or one of some other words."""
+
+    name = "metric"
+
+    def __init__(
+        self, use: str = "", fits: Callable[[Metric], bool] | None = None, words: Iterable[str] = ()
+    ) -> None:
+        """fits: which metrics can be taken, all without it; use: what for, for the error."""
+        self.use, self.fits, self.words = use, fits, tuple(words)
+
+    @property
+    def names(self) -> list[str]:
+        """The words and built-in metrics that can be taken."""
+        fits = self.fits or (lambda _: True)
+        return [*(name for name, metric in METRICS.items() if fits(metric)), *self.words]
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """`[top1|ece|NAME]`: a plug-in's metric by its name."""
+        return f"[{'|'.join([*self.names, 'NAME'])}]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The name as it is; UsageError for an unknown metric, or one that cannot be taken."""
+        if value in self.names:
+            return value
+        from fewshot_bench.api.registry import registry
+
+        metric = registry().metric(value)
+        if self.fits is not None and not self.fits(metric):
+            raise UsageError(
+                f"metric '{value}': {self.use}; expected {', '.join(self.names)} or a plug-in's "
+                "like these"
+            )
+        return value
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Built-in metrics."""
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(name) for name in self.names if name.startswith(incomplete)]
 
 
 class Number(click.ParamType[Any]):

@@ -6,14 +6,24 @@ from pathlib import Path
 
 import click
 
+from fewshot_bench.api.metrics import METRICS, PERCENT, Metric
 from fewshot_bench.cli.completion import methods, one_of
 from fewshot_bench.cli.files import write_text
 from fewshot_bench.cli.filters import chosen_of, filter_options
-from fewshot_bench.cli.options import results_option
+from fewshot_bench.cli.options import MetricName, results_option
 from fewshot_bench.cli.say import say
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.text import size_text
+
+
+def _is_shown(metric: Metric) -> bool:
+    return metric.unit == PERCENT and metric.higher_is_better and metric.scores is not None
+
+
+SHOWN = MetricName(
+    "a report shows metrics in percent, more is better, that are means over images", _is_shown
+)
 
 
 @click.command("report", short_help="Write a report about a store as one HTML file.")
@@ -30,7 +40,7 @@ from fewshot_bench.utils.text import size_text
 @click.option("--title", default="Few-shot benchmark report", metavar="TEXT", help="The heading.")
 @click.option(
     "--metric",
-    type=click.Choice(["top1", "macro_accuracy"]),
+    type=SHOWN,
     default="top1",
     show_default=True,
     help="The metric that is shown, ranked and tested.",
@@ -72,14 +82,17 @@ def command(
     what failed or is missing. The filters are those of 'fsbench compare'.
     """
     from fewshot_bench.analysis.table.build import Options, build
+    from fewshot_bench.api.registry import registry
     from fewshot_bench.plugins.report.build import Options as ReportOptions
     from fewshot_bench.plugins.report.build import render
 
-    outcomes = Outcomes(Store(store))
+    known = {**METRICS, metric: registry().metric(metric)}
+    outcomes = Outcomes(Store(store), [one for one in known.values() if one.source])
     chosen, older, unrunnable = chosen_of(outcomes.store, filters, every_version=allow_mixed)
     records = outcomes.completed(chosen, [metric, "ece"])
     options = Options(
         metric=metric,
+        metrics=known,
         allow_mixed=allow_mixed,
         method=filters["method"],
         dataset=filters["dataset"],

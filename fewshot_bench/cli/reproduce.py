@@ -248,7 +248,7 @@ def _render(report: Report, form: str) -> str:
 
 
 def _records(folder: Path) -> list[Record]:
-    """What is in the store; one that does not exist holds nothing. Damage is named on stderr."""
+    """Records of the store; one that does not exist holds none. Damage is named on stderr."""
     from fewshot_bench.store.store import Store
 
     store = Store(folder)

@@ -109,7 +109,7 @@ def _import_lists(file: SplitFile, dataset: str, name: str | None, force: bool) 
 
 
 def _in_use(file: SplitFile, dataset: str, target: Path) -> str:
-    """Whether the data set reads the lists that were just imported."""
+    """True when the data set reads the lists that were just imported."""
     from fewshot_bench.cli.splits_subject import opened
     from fewshot_bench.splits.model import lists_digest
 
@@ -208,7 +208,7 @@ def _checked(file: SplitFile, subject: Subject) -> SplitFile:
 
 
 def _comparison(file: SplitFile, found: SplitFile, subject: Subject) -> list[tuple[str, str]]:
-    """What there is to know of imported picks: published or not, and how near our own draws are."""
+    """Facts on imported picks: published or not, and the overlap with our own draws."""
     from fewshot_bench.cli.splits_show import PUBLISHED_PICKS
     from fewshot_bench.splits.checks import check_positions
     from fewshot_bench.splits.compared import as_split, likeness

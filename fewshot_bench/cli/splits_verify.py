@@ -100,7 +100,7 @@ def _of_dataset(name: str) -> Iterator[Check]:
 
 
 def _published_draw(drawn: PublishedDraw) -> str:
-    """How a draw compares with the published one."""
+    """Comparison of a draw with the published one, as a line."""
     from fewshot_bench.splits.model import lists_digest
 
     setting, split = f"{drawn.shots}-shot, seed {drawn.seed}", drawn.split

@@ -13,7 +13,7 @@ from fewshot_bench.api.record import STATUSES, Record
 from fewshot_bench.cli.filters import filter_options, matching, read_records
 from fewshot_bench.cli.options import NAMES
 from fewshot_bench.cli.say import say
-from fewshot_bench.cli.store_options import FOUND, opened, store_option, waiting
+from fewshot_bench.cli.store_options import FOUND, changing, opened, store_option
 from fewshot_bench.utils.errors import UsageError, unknown
 from fewshot_bench.utils.text import MANY, size_text
 
@@ -47,8 +47,6 @@ def command(
 
     Exit code: 0; 1 when a record could not be removed; 2 wrong usage, or nothing was confirmed.
     """
-    from fewshot_bench.utils.store_lock import alone
-
     if not keys and not status and not any(filters.values()):
         raise UsageError(
             "nothing says which records are to go: give KEYs, or filters such as --method "
@@ -61,7 +59,7 @@ def command(
         return
     if not yes:
         _confirm(len(found))
-    with alone(folder, waiting):
+    with changing(folder):
         left = _removed(store, found)
     if left:
         raise click.exceptions.Exit(FOUND)

@@ -12,15 +12,15 @@ import click
 from click.core import ParameterSource
 
 from fewshot_bench.api.defaults import AUTO
-from fewshot_bench.api.metrics import METRICS, PERCENT
+from fewshot_bench.api.metrics import PERCENT, Metric
 from fewshot_bench.cli.completion import datasets, methods, one_of, several_of, suites
 from fewshot_bench.cli.drawn import drawn
 from fewshot_bench.cli.engines import RunCommand, take_engine
 from fewshot_bench.cli.files import terminal_width, write_bytes, write_text
-from fewshot_bench.cli.options import NAMES, format_option
+from fewshot_bench.cli.options import NAMES, MetricName, format_option
 from fewshot_bench.cli.run import command as run
 from fewshot_bench.cli.running import INTERRUPTED, run_matrix
-from fewshot_bench.cli.swept import chosen_records, own_store, sweep_axes
+from fewshot_bench.cli.swept import chosen_records, own_store, sweep_axes, with_metric
 from fewshot_bench.engines.conditions import take_conditions
 from fewshot_bench.utils.errors import UsageError
 
@@ -34,8 +34,12 @@ WIDTH = 120
 # Options of `fsbench run` that the sweep has of its own, or has no use for.
 _OWN = ("method", "dataset", "option", "config", "save_config")
 
-# Colors mean more is better, and one scale in percent.
-DRAWN = tuple(m.name for m in METRICS.values() if m.unit == PERCENT and m.higher_is_better)
+
+def _is_drawn(metric: Metric) -> bool:
+    return metric.unit == PERCENT and metric.higher_is_better
+
+
+DRAWN = MetricName("a sweep draws metrics in percent of which more is better", _is_drawn)
 
 
 @click.command(
@@ -58,9 +62,7 @@ DRAWN = tuple(m.name for m in METRICS.values() if m.unit == PERCENT and m.higher
     help="Run on these first; left out, only the store is drawn.",
 )
 @click.option("--only-existing", is_flag=True, help="Run nothing, draw what the store has.")
-@click.option(
-    "--metric", type=click.Choice(DRAWN), default="top1", show_default=True, help="Drawn."
-)
+@click.option("--metric", type=DRAWN, default="top1", show_default=True, help="Drawn.")
 @click.option("--each", is_flag=True, help="Draw every data set beside the average.")
 @format_option(FORMATS, "How to write it to the terminal.")
 @click.option(
@@ -121,8 +123,12 @@ def command(
         given.add("engines")
     records, others, _ = chosen_records(axes, asked, given)
     from fewshot_bench.analysis.sweep.made import build
+    from fewshot_bench.api.registry import registry
 
-    found = build(axes.method, axes.swept, records, fixed=axes.fixed, metric=metric, each=each)
+    known = registry().metric(metric)
+    if known.source:
+        records = with_metric(records, known, values["store"])
+    found = build(axes.method, axes.swept, records, fixed=axes.fixed, metric=known, each=each)
     found = dataclasses.replace(found, notes=(*others, *found.notes))
     _write(found, form, output)
     ctx.exit(code)
@@ -136,7 +142,7 @@ def _is_given(ctx: click.Context, name: str) -> bool:
 
 
 def _apart(form: str) -> Any:
-    """What a run tells must not stand among CSV or JSON."""
+    """Redirect the messages of a run, which must not stand among CSV or JSON."""
     return (
         contextlib.nullcontext() if form == "terminal" else contextlib.redirect_stdout(sys.stderr)
     )

@@ -1,4 +1,4 @@
-"""What a sweep asks for: the options that vary, and the records that belong to it."""
+"""Requests of sweeps: the options that vary, and the records that belong to them."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from fewshot_bench.utils.text import few, spelled_once
 
 if TYPE_CHECKING:
     from fewshot_bench.analysis.sweep.model import Axis
+    from fewshot_bench.api.metrics import Metric
     from fewshot_bench.api.record import Record
     from fewshot_bench.api.spec import RunSpec
 
@@ -80,7 +81,7 @@ def sweep_axes(method: str, options: Sequence[str]) -> Axes:
 
 
 def own_store(store: Path) -> Path:
-    """Where a sweep keeps what it computes, apart from the results that tables are made of."""
+    """The store of a sweep, apart from the results that tables are made of."""
     return store if store.name == SWEEPS else store / SWEEPS
 
 
@@ -112,6 +113,15 @@ def chosen_records(axes: Axes, values: Mapping[str, Any], given: set[str]) -> Sh
     return Shown(found, tuple(_others(axes, records)))
 
 
+def with_metric(records: Sequence[Record], metric: Metric, store: Path) -> list[Record]:
+    """The records with a plug-in's metric, where one of the two stores has their logits."""
+    from fewshot_bench.store.predictions import Outcomes
+
+    for folder in dict.fromkeys((own_store(store), store)):
+        records = Outcomes(Store(folder), [metric]).completed(records, [metric.name])
+    return list(records)
+
+
 def _others(axes: Axes, records: Sequence[Record]) -> Iterator[str]:
     """A note on each version that is not drawn."""
     here = {version for version, _ in axes.configurations}
@@ -125,7 +135,7 @@ def _others(axes: Axes, records: Sequence[Record]) -> Iterator[str]:
 
 
 def _instead(axes: Axes, records: Sequence[Record], mine: Sequence[Record]) -> str:
-    """What the store has in its place: of what was asked for, or of the method."""
+    """Records of the store that match the request in part, or the method alone."""
     if mine:
         return f"{len(mine)} records of it, none under the other options given"
     if not records:
@@ -146,7 +156,7 @@ def _belongs(spec: RunSpec, axes: Axes) -> bool:
 
 
 def _tests(name: str, values: Mapping[str, Any]) -> list[Test]:
-    """What an option of `fsbench run` asks of a cell."""
+    """The test of a cell for an option of `fsbench run`."""
     value: Any = values.get(name)
     if name == "dataset":
         names = _datasets(value)

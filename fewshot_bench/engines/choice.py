@@ -72,7 +72,7 @@ class EngineChoice:
 
     @property
     def here(self) -> bool:
-        """Whether cells are computed on this machine."""
+        """True when cells are computed on this machine."""
         return not self.entry.elsewhere
 
     def devices(self) -> tuple[str, ...]:
@@ -133,7 +133,7 @@ class EngineChoice:
         code: str = "",
         variables: Mapping[str, str] | None = None,
     ) -> Settings:
-        """How cells are run under these conditions."""
+        """The settings of the engine under these conditions."""
         from fewshot_bench.engines.base import Settings
         from fewshot_bench.engines.local import slots
 

@@ -33,7 +33,7 @@ INTERRUPTED = 130
 
 @dataclass(frozen=True)
 class ThisCall:
-    """What is asked of one call, and is no part of what cells are.
+    """Options of one call that are no part of its cells.
 
     traceback: whether the whole tracebacks of failed cells are reported.
     """
@@ -47,7 +47,7 @@ class ThisCall:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a run of a plan ended; `failed` counts cells, those of earlier runs too."""
+    """The end of a run of a plan; `failed` counts cells, those of earlier runs too."""
 
     plan: Plan
     failed: int = 0
@@ -224,7 +224,7 @@ def _announce_weights(backbone: str, reporter: Reporter) -> None:
 def _run(
     plan: Plan, state: Resume, engine: Engine, reporter: Reporter
 ) -> tuple[bool, list[Record]]:
-    """Whether it was interrupted, and the records that came in."""
+    """Run the engine; True when interrupted, and the records that came in."""
     finished: list[Record] = []
     try:
         with reporter.progress(state.todo, engine.workers) as shown:
@@ -251,7 +251,7 @@ def _report_failures(
 
 
 def _report_other_code(code: Code, finished: Sequence[Record], reporter: Reporter) -> None:
-    """What was edited while it ran, or was computed by another run meanwhile with older code."""
+    """Report cells whose code was edited during the run, or computed elsewhere by older code."""
     text = code.about(finished)
     if text:
         reporter.warning(text)
@@ -281,7 +281,7 @@ def _report_overlaps(
 
 
 def _forget_claims(state: Resume, finished: Sequence[Record], store: Store) -> None:
-    """What a killed run had claimed is of no use once it is settled."""
+    """Remove the claims of a killed run on settled cells."""
     from fewshot_bench.store.leases import Leases
 
     settled = [*state.done, *(record.spec for record in finished)]

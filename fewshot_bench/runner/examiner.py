@@ -78,7 +78,7 @@ class Examiner:
         return TaskLists(self.questions(spec)[0], train, val)
 
     def queries(self, spec: RunSpec) -> QueryLists:
-        """What a cell is asked.
+        """The queries of a cell.
 
         A list grouped by class would give labels away by position, so that the order is shuffled.
         """
@@ -104,7 +104,7 @@ class Examiner:
             return Outcome(self._with_names(record))
         import numpy as np
 
-        from fewshot_bench.api.quality import rounded_metrics
+        from fewshot_bench.api.metrics import rounded
 
         spec = record.spec
         cell, (fitted, asked) = self._cell(spec), self.questions(spec)
@@ -120,7 +120,7 @@ class Examiner:
         record = replace(
             record,
             split=self._facts(spec, cell, fitted, asked),
-            metrics=rounded_metrics(logits, np.array(labels, dtype=np.int64)),
+            metrics=rounded(logits, np.array(labels, dtype=np.int64)),
         )
         return Outcome(record, logits, labels, [item.id for item in cell.split.test])
 

@@ -1,4 +1,4 @@
-"""What a person says about their own data: class names, prompt templates, held-out share."""
+"""Options on own data: class names, prompt templates, held-out share."""
 
 from __future__ import annotations
 

@@ -129,9 +129,9 @@ def _count_problems(record: Record, arrays: Arrays) -> Iterator[str]:
 def _metric_problems(record: Record, arrays: Arrays) -> Iterator[str]:
     if any(_value_problems(arrays)):
         return
-    from fewshot_bench.api import quality
+    from fewshot_bench.api.metrics import measured
 
-    for name, value in quality.metrics(arrays["logits"], arrays["labels"]).items():
+    for name, value in measured(arrays["logits"], arrays["labels"]).items():
         stated = record.metrics.get(name)
         if not _agrees(stated, value):
             yield f"the record has {name} {stated!r:.40}, its logits give {value:.6f}"

@@ -6,13 +6,13 @@ import dataclasses
 import math
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from fewshot_bench.api.metrics import METRICS
+from fewshot_bench.api.metrics import METRICS, Answers, Metric, PerClass, needs, per_class, rounded
 from fewshot_bench.api.record import Record
 from fewshot_bench.store.prediction_packs import (
     Entry,
@@ -23,7 +23,7 @@ from fewshot_bench.store.prediction_packs import (
     save_pack,
 )
 from fewshot_bench.store.store import Damage, Store
-from fewshot_bench.utils.errors import StoreError
+from fewshot_bench.utils.errors import ContractError, StoreError
 from fewshot_bench.utils.files import Damaged, check_digest, load_arrays
 
 if TYPE_CHECKING:
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from fewshot_bench.api.quality import PerClass
-
 # Reading and hashing leave Python's lock; more threads than processors only wait for it.
 THREADS = min(4, os.cpu_count() or 1)
 # Records round metrics to 6 digits.
 ROUNDED = 2e-6
+# What a metric's scores may ask for without logits.
+_KEPT = frozenset({"labels", "classes", "predictions", "hits", "per_class"})
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,14 @@ class Outcome:
 
     queries: the images; `queries.digest` is equal for the same images in the same order.
     predictions: (n,) class indices below `classes`. metrics: what the record states, and what it
-    lacks computed from its logits.
+    lacks computed from its logits. read: reads these again.
     """
 
     queries: Queries
     predictions: np.ndarray
     classes: int
     metrics: Mapping[str, float | int]
+    read: Callable[[], Answers]
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -72,9 +73,22 @@ class Outcome:
     @cached_property
     def per_class(self) -> PerClass:
         """Accuracy, precision and F1 of every class."""
-        from fewshot_bench.api import quality
+        return per_class(self.predictions, self.labels, self.classes)
 
-        return quality.per_class(self.predictions, self.labels, self.classes)
+    def scores(self, metric: Metric) -> np.ndarray:
+        """(n,) the metric image by image; logits are read where predictions are not enough.
+
+        ContractError where a plug-in's scores are not what its value is the mean of.
+        """
+        assert metric.scores is not None, f"metric '{metric.name}' has no scores"
+        found = metric.by_image(self if needs(metric.scores) <= _KEPT else self.read())
+        value, mean = self.metrics.get(metric.name), metric.scale * float(found.mean())
+        if metric.source and value is not None and not math.isclose(value, mean, rel_tol=1e-4):
+            raise ContractError(
+                f"scores of metric '{metric.name}' have the mean {mean:.6f}, its value is "
+                f"{value:.6f}: expected the same"
+            )
+        return found
 
 
 @dataclass
@@ -84,10 +98,12 @@ class Outcomes:
     `<store>/outcomes/` holds one file per split. It is used where its checksum is right, the
     record's `digests.logits` is the one that an outcome was computed from, its accuracy is that of
     the record, and the logits have not been written since. A store that cannot be written is read
-    without it. `damaged` lists logits that could not be used.
+    without it. `damaged` lists logits that could not be used. metrics: of plug-ins, beside the
+    built-in ones.
     """
 
     store: Store
+    metrics: Sequence[Metric] = ()
     damaged: list[Damage] = field(default_factory=list)
     _packs: dict[str, Pack] = field(default_factory=dict)
     _trusted: dict[str, bool] = field(default_factory=dict)
@@ -98,8 +114,14 @@ class Outcomes:
 
         Nothing is written: for many records `prepare` them first.
         """
-        entry = self._cached(record)
-        return _outcome(record, entry if entry is not None else self._computed(record))
+        entry = self._cached(record) or self._computed(record)
+        return Outcome(
+            entry.queries,
+            entry.predictions,
+            entry.classes,
+            {**self._named(entry), **record.metrics},
+            lambda: Answers(*self._arrays(record)[:2]),
+        )
 
     def prepare(self, records: Iterable[Record]) -> None:
         """Compute what is not cached yet of finished records, in threads, and keep it in the store.
@@ -121,7 +143,7 @@ class Outcomes:
     def completed(self, records: Sequence[Record], names: Iterable[str]) -> list[Record]:
         """The records with the metrics of these names that some lack, where the logits are there.
 
-        names: of `metrics.METRICS`.
+        names: of built-in metrics and of `metrics`.
         """
         names = set(names)
         lacking = {r.spec.key() for r in records if r.status == "done" and names - r.metrics.keys()}
@@ -134,12 +156,22 @@ class Outcomes:
         entry = self._cached(record)
         if entry is None:
             return record
-        return dataclasses.replace(record, metrics={**entry.metrics, **record.metrics})
+        return dataclasses.replace(record, metrics={**self._named(entry), **record.metrics})
+
+    def _wanted(self, record: Record) -> list[Metric]:
+        """What the logits have to give: the metrics that the record does not state."""
+        every = (*METRICS.values(), *self.metrics)
+        return [metric for metric in every if metric.name not in record.metrics]
+
+    def _named(self, entry: Entry) -> dict[str, float | int]:
+        """The metrics of an entry by their names, those of plug-ins as their code is now."""
+        keys = {_key(m): m.name for m in (*METRICS.values(), *self.metrics)} | {"n": "n"}
+        return {keys[key]: value for key, value in entry.metrics.items() if key in keys}
 
     def _cached(self, record: Record) -> Entry | None:
         """The entry of a record, unless it lacks metrics that the record lacks as well."""
         entry = self._pack(_split(record)).get(record.logits_digest)
-        if entry is None or METRICS.keys() - record.metrics.keys() - entry.metrics.keys():
+        if entry is None or any(_key(m) not in entry.metrics for m in self._wanted(record)):
             return None
         key = record.spec.key()
         if key not in self._trusted:
@@ -167,7 +199,7 @@ class Outcomes:
         """
         path = pack_file(self.store.path, split)
         before = load_pack(path)
-        found = {**before, **new}
+        found = {**before, **{digest: _joined(before.get(digest), e) for digest, e in new.items()}}
         self._packs[split] = {digest: e for digest, e in found.items() if e is not None}
         if self._packs[split].keys() != before.keys() or any(new.values()):
             save_pack(path, self._packs[split])
@@ -179,9 +211,18 @@ class Outcomes:
             return None
 
     def _computed(self, record: Record) -> Entry:
-        """From the logits, whose digest is compared with the one in the record."""
-        from fewshot_bench.api import quality
+        logits, labels, ids = self._arrays(record)
+        wanted = self._wanted(record)
+        try:
+            values = rounded(logits, labels, wanted) if wanted else {}
+        except ContractError as error:
+            raise ContractError(f"{error} ({record.spec.describe()})") from error
+        keys = {metric.name: _key(metric) for metric in wanted}
+        values = {keys.get(name, name): value for name, value in values.items()}
+        return Entry(self._queries_of(ids, labels), logits.argmax(axis=1), logits.shape[1], values)
 
+    def _arrays(self, record: Record) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Logits, whose digest is compared with the one in the record, labels and ids."""
         path = self.store.file(record.spec.key()).with_suffix(".npz")
         name = f"logits of {record.spec.describe()}"
         try:
@@ -199,12 +240,7 @@ class Outcomes:
                 f"{name} cannot be used ({error}); see fsbench store verify --store "
                 f"'{self.store.path}'"
             ) from None
-        logits, labels = arrays["logits"], arrays["labels"]
-        lacks = METRICS.keys() - record.metrics.keys()
-        values = quality.metrics(logits, labels) if lacks else {}
-        rounded = {name: round(value, 6) for name, value in values.items()}
-        queries = self._queries_of(arrays["ids"], labels)
-        return Entry(queries, quality.predicted(logits), logits.shape[1], rounded)
+        return arrays["logits"], arrays["labels"], arrays["ids"]
 
     def _queries_of(self, ids: np.ndarray, labels: np.ndarray) -> Queries:
         """Those of the arrays; most cells of a data set ask about the same images."""
@@ -234,9 +270,18 @@ def _agrees(record: Record, entry: Entry) -> bool:
     return math.isclose(stated, 100 * (entry.predictions == labels).mean(), abs_tol=ROUNDED)
 
 
-def _outcome(record: Record, entry: Entry) -> Outcome:
-    metrics = {**entry.metrics, **record.metrics}
-    return Outcome(entry.queries, entry.predictions, entry.classes, metrics)
+def _key(metric: Metric) -> str:
+    """The name of a metric in a pack; that of a plug-in's counts only for the code that gave it."""
+    return f"{metric.name} {metric.source}" if metric.source else metric.name
+
+
+def _joined(before: Entry | None, now: Entry | None) -> Entry | None:
+    """The entry of now with the metrics that only the one before has, in their newest state."""
+    if before is None or now is None:
+        return now
+    names = {key.partition(" ")[0] for key in now.metrics}
+    others = {k: v for k, v in before.metrics.items() if k.partition(" ")[0] not in names}
+    return dataclasses.replace(now, metrics={**others, **now.metrics})
 
 
 def _split(record: Record) -> str:

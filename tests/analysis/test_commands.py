@@ -128,7 +128,7 @@ def cells(wanted: dict[str, Any], folder: Path) -> list[RunSpec]:
 
 
 def identity(spec: RunSpec) -> str:
-    """What a cell is, without what a run finds out itself."""
+    """The specification of a cell without the facts that a run adds itself."""
     plain = dataclasses.replace(spec, revision="", target_revision="", picks="")
     return plain.key()
 

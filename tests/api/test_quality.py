@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.metrics import f1_score, log_loss, precision_score, recall_score
 
-from fewshot_bench.api import quality
+from fewshot_bench.api import metrics
 from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.store.check import ABSOLUTE
 
@@ -60,7 +60,7 @@ def plain_adaptive_error(confidence: list[float], hits: list[bool], bins: int = 
 @given(CASES)
 def test_accuracy_f1_and_log_likelihood(case: tuple[np.ndarray, np.ndarray]) -> None:
     logits, labels = case
-    found = quality.metrics(logits, labels)
+    found = metrics.measured(logits, labels)
     chosen, present = logits.argmax(1), np.unique(labels)
     recalls = recall_score(labels, chosen, labels=present, average=None, zero_division=0)
     f1 = f1_score(labels, chosen, labels=present, average="macro", zero_division=0)
@@ -79,7 +79,7 @@ def test_brier_and_calibration_are_those_of_plain_loops(
     case: tuple[np.ndarray, np.ndarray],
 ) -> None:
     logits, labels = case
-    found = quality.metrics(logits, labels)
+    found = metrics.measured(logits, labels)
     rows = [softmax(row) for row in logits]
     squares = [
         sum((p - (index == label)) ** 2 for index, p in enumerate(row))
@@ -94,7 +94,7 @@ def test_calibration_errors_are_those_of_plain_loops(images: int) -> None:
     rng = np.random.default_rng(images)
     logits = 2 * rng.standard_normal((images, 5)).astype(np.float32)
     labels = rng.integers(0, 5, images)
-    found = quality.metrics(logits, labels)
+    found = metrics.measured(logits, labels)
     confidence = [max(softmax(row)) for row in logits]
     hits = (logits.argmax(1) == labels).tolist()
     assert found["ece"] == pytest.approx(plain_error(confidence, hits), abs=1e-9)
@@ -105,42 +105,42 @@ def test_bins_are_closed_on_the_right() -> None:
     # 3/15 belongs to the third bin, together with 2.5/15; their errors cancel there.
     confidence, hits = np.array([3 / 15, 2.5 / 15]), np.array([True, False])
     expected = 100 * abs(1 - 5.5 / 15) / 2
-    assert quality.calibration_error(confidence, hits) == pytest.approx(expected)
-    above = quality.calibration_error(np.array([3.01 / 15, 2.5 / 15]), hits)
+    assert metrics.calibration_error(confidence, hits) == pytest.approx(expected)
+    above = metrics.calibration_error(np.array([3.01 / 15, 2.5 / 15]), hits)
     assert above == pytest.approx(100 * (1 - 3.01 / 15 + 2.5 / 15) / 2)
-    assert quality.calibration_error(np.array([1.0]), np.array([True])) == 0
+    assert metrics.calibration_error(np.array([1.0]), np.array([True])) == 0
 
 
 def test_a_model_that_is_right_as_often_as_it_says_is_calibrated() -> None:
     confidence, hits = np.full(1000, 0.75), np.arange(1000) % 4 < 3
-    assert quality.calibration_error(confidence, hits) == pytest.approx(0)
-    assert quality.adaptive_calibration_error(confidence, hits) == pytest.approx(0)
+    assert metrics.calibration_error(confidence, hits) == pytest.approx(0)
+    assert metrics.adaptive_calibration_error(confidence, hits) == pytest.approx(0)
 
 
 def test_the_order_of_images_is_of_no_account() -> None:
     rng = np.random.default_rng(0)
     logits = rng.integers(-2, 3, (200, 3)).astype(np.float32)
     labels = rng.integers(0, 3, 200)
-    expected = quality.metrics(logits, labels)
+    expected = metrics.measured(logits, labels)
     for _ in range(5):
         order = rng.permutation(200)
-        found = quality.metrics(logits[order], labels[order])
+        found = metrics.measured(logits[order], labels[order])
         assert found == pytest.approx(expected, abs=1e-9)
 
 
 def test_many_rows_are_worked_on_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     logits, labels = rng.normal(size=(50, 4)).astype(np.float32), rng.integers(0, 4, 50)
-    whole = quality.metrics(logits, labels)
-    monkeypatch.setattr(quality, "_PART", 24)
-    assert quality.metrics(logits, labels) == pytest.approx(whole, abs=1e-12)
+    whole = metrics.measured(logits, labels)
+    monkeypatch.setattr(metrics, "_PART", 24)
+    assert metrics.measured(logits, labels) == pytest.approx(whole, abs=1e-12)
     probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     assert whole["nll"] == pytest.approx(log_loss(labels, probabilities, labels=range(4)), abs=1e-6)
 
 
 def test_classes_one_by_one() -> None:
     labels, chosen = np.array([0, 0, 0, 1, 1, 3]), np.array([0, 0, 1, 1, 2, 2])
-    found = quality.per_class(chosen, labels, 5)
+    found = metrics.per_class(chosen, labels, 5)
     present = [0, 1, 3]
     assert found.images.tolist() == [3, 2, 0, 1, 0]
     options = {"labels": present, "average": None, "zero_division": np.nan}
@@ -157,20 +157,20 @@ def test_classes_one_by_one() -> None:
 
 def test_records_carry_every_metric_rounded() -> None:
     logits, labels = torch.eye(4) * 3, torch.tensor([0, 1, 2, 0])
-    stated = quality.rounded_metrics(logits.numpy(), labels.numpy())
+    stated = metrics.rounded(logits.numpy(), labels.numpy())
     assert stated.keys() == {*METRICS, "n"}
-    exact = quality.metrics(logits.numpy(), labels.numpy())
+    exact = metrics.measured(logits.numpy(), labels.numpy())
     assert stated == pytest.approx(exact, abs=ABSOLUTE)
     assert all(value == round(value, 6) for value in stated.values())
 
 
 def test_no_images_no_metrics() -> None:
     with pytest.raises(ValueError, match="at least one"):
-        quality.metrics(np.zeros((0, 3), np.float32), np.zeros(0, np.int64))
+        metrics.measured(np.zeros((0, 3), np.float32), np.zeros(0, np.int64))
 
 
 def test_confidence_is_the_highest_probability(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = np.random.default_rng(3).normal(0, 30, (50, 7)).astype(np.float32)
-    monkeypatch.setattr(quality, "_PART", 30)
+    monkeypatch.setattr(metrics, "_PART", 30)
     expected = [max(softmax(row)) for row in logits]
-    assert quality.confidences(logits) == pytest.approx(expected, rel=1e-12)
+    assert metrics.confidences(logits) == pytest.approx(expected, rel=1e-12)

@@ -1,4 +1,4 @@
-"""What fuzzing found in archives, notes and lists of data sets, each as a test of its own."""
+"""Findings of fuzzing in archives, notes and lists of data sets, each as a test of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must hold for every text: names stay inside, lines stay lines, configs come back."""
+"""Properties for every text: names stay inside, lines stay lines, configs come back."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def test_too_little_room_is_said_before_anything_is_written(
 
 
 def largest_file(size: int) -> Callable[[], None]:
-    """What lets a process write no larger file, as a disk that is full then."""
+    """A limit on the size of files, which acts as a full disk."""
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 

@@ -1,4 +1,4 @@
-"""What stands in a report: the verdict, the numbers, what is missing, and nothing from outside."""
+"""Contents of a report: the verdict, the numbers, missing cells, and nothing from outside."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from fewshot_bench.analysis.formats.style import Look
 from fewshot_bench.analysis.statistics.multiple import holm
 from fewshot_bench.analysis.statistics.paired import compare_paired
-from fewshot_bench.api import quality
+from fewshot_bench.api.metrics import measured
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.plugins.report.figures.costs import Point, front
@@ -59,7 +59,7 @@ def test_the_numbers_are_those_of_the_statistics_on_the_stored_logits(tmp_path: 
             predicted = arrays["logits"].argmax(1)
             by_set = hits.setdefault(found.spec.method, {})
             by_set.setdefault(found.spec.dataset, []).append(predicted == arrays["labels"])
-            metrics = quality.metrics(arrays["logits"], arrays["labels"])
+            metrics = measured(arrays["logits"], arrays["labels"])
             errors.setdefault(found.spec.method, []).append(metrics["ece"])
     pairs = [("clip-lora", "tip"), ("clip-lora", "coop"), ("tip", "coop")]
     tests = [compare_paired(hits[one], hits[other]) for one, other in pairs]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fewshot_bench.api.quality import rounded_metrics
+from fewshot_bench.api.metrics import rounded
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
@@ -106,13 +106,12 @@ def test_metrics_are_those_of_the_stored_array(
     records = run(tmp_path, [tampering, zero])
     for record in map(done, records):
         arrays = Store(tmp_path).logits(record.spec.key())
-        expected = rounded_metrics(arrays["logits"], arrays["labels"])
+        expected = rounded(arrays["logits"], arrays["labels"])
         assert record.metrics == expected
     assert records[0].metrics["top1"] == records[1].metrics["top1"]
     told = [incident["text"] for incident in records[0].incidents]
-    assert any("fewshot_bench.api.quality.metrics.__code__" in text for text in told) == (
-        how == "code"
-    )
+    name = "fewshot_bench.api.metrics.measured.__code__"
+    assert any(name in text for text in told) == (how == "code")
     assert not records[1].incidents
 
 

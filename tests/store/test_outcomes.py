@@ -1,4 +1,4 @@
-"""What cells predicted, from their logits or from what the store keeps of them."""
+"""Predictions of cells, from their logits or from the store's cache."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fewshot_bench.api import quality
-from fewshot_bench.api.metrics import METRICS
+from fewshot_bench.api.metrics import METRICS, measured
 from fewshot_bench.api.record import Record
 from fewshot_bench.store.prediction_packs import FOLDER, load_pack
 from fewshot_bench.store.predictions import Outcomes
@@ -52,7 +51,7 @@ def check(store: Store, outcomes: Outcomes) -> None:
         assert found.hits.dtype == bool
         assert (found.hits == (logits.argmax(1) == labels)).all()
         assert found.classes == logits.shape[1]
-        assert dict(found.metrics) == pytest.approx(quality.metrics(logits, labels), abs=2e-6)
+        assert dict(found.metrics) == pytest.approx(measured(logits, labels), abs=2e-6)
 
 
 def test_the_same_from_the_logits_and_from_what_is_kept(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def test_values_that_do_not_follow_from_the_logits(tmp_path: Path, change: str) 
         lambda v: v["environment"].update(threads=3),
         lambda v: v["digests"].pop("record"),
         lambda v: v.pop("notes"),
-        lambda v: v.update(schema=1),
+        lambda v: v.update(schema=0),
     ],
 )
 def test_values_that_nothing_else_tells(tmp_path: Path, change: Any) -> None:
@@ -141,7 +141,7 @@ def test_arrays_that_no_run_writes(
 
 
 def meaning(path: Path) -> object:
-    """What a file says, whatever bytes say it; None where it says nothing."""
+    """The decoded content of a file; None where it has none."""
     if path.suffix == ".json":
         try:
             return json.loads(path.read_bytes())

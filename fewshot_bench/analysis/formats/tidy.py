@@ -15,7 +15,7 @@ from fewshot_bench.analysis.conditions import OWN_DATA, data_digest, without_ski
 from fewshot_bench.analysis.statistics.intervals import FEWEST, Estimate
 from fewshot_bench.analysis.table.columns import sorted_rows
 from fewshot_bench.analysis.table.model import Cell, Row, Table
-from fewshot_bench.api.metrics import METRICS, PERCENT, Metric
+from fewshot_bench.api.metrics import PERCENT, Metric
 from fewshot_bench.api.shots import plain
 from fewshot_bench.api.spec import TOY
 from fewshot_bench.utils.text import printable
@@ -110,7 +110,7 @@ def _row(table: Table, cell: Cell) -> dict[str, Any]:
         "peak_memory_mb": _number(cell.memory),
         "top1_n": top1.n if top1 else 0,
         **_extremes("top1", top1),
-        **_other_metrics(cell),
+        **_other_metrics(table, cell),
         "status": cell.status,
         "seeds": [str(seed) for seed in cell.splits],
         "missing_seeds": [str(seed) for seed in cell.missing_seeds],
@@ -152,9 +152,9 @@ def _tested(table: Table, cell: Cell) -> dict[str, Any]:
     }
 
 
-def _other_metrics(cell: Cell) -> dict[str, Any]:
+def _other_metrics(table: Table, cell: Cell) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for name in METRICS:
+    for name in table.metrics:
         if name != "top1":
             value = cell.estimates.get(name)
             found |= {name: _mean(value), f"{name}_ci95": _half(value)}
@@ -179,10 +179,10 @@ def meta(table: Table) -> dict[str, Any]:
     """What is true of all rows of a table."""
     return {
         "metric": table.metric,
-        "unit": _unit(METRICS[table.metric]),
+        "unit": _unit(table.main),
         "metrics": {
             name: {"title": m.title, "unit": _unit(m), "higher_is_better": m.higher_is_better}
-            for name, m in METRICS.items()
+            for name, m in table.metrics.items()
         },
         "interval": (
             f"95 % two-sided Student t over seeds, half-width; none of fewer than {FEWEST} seeds, "

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from fewshot_bench.analysis.signature import broken
 from fewshot_bench.analysis.sweep.model import Panel, Sweep
 from fewshot_bench.analysis.sweep.terminal import shown
-from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.utils.text import printable
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ def draw(sweep: Sweep, form: str) -> bytes:
             places = [axes for line in grid[start : start + count] for axes in line]
             _draw_block(figure, sweep, block, places)
             start += count
-        figure.suptitle(_text(f"{sweep.title}: {METRICS[sweep.metric].title} in %"))
+        figure.suptitle(_text(f"{sweep.title}: {sweep.metric.title} in %"))
         figure.supxlabel(foot, fontsize=6)
         buffer = io.BytesIO()
         about = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form)
@@ -101,7 +100,7 @@ def _draw_block(figure: Any, sweep: Sweep, panels: Sequence[Panel], places: Sequ
         place.set_axis_off()
     if image is not None:
         bar = figure.colorbar(image, ax=list(places), shrink=0.7, pad=0.01)
-        bar.set_label(_text(f"{METRICS[sweep.metric].title} in %"))
+        bar.set_label(_text(f"{sweep.metric.title} in %"))
 
 
 def _draw_map(
@@ -173,7 +172,7 @@ def _draw_curve(place: Axes, sweep: Sweep, panel: Panel) -> None:
         )
     place.set_ylim(low, high)
     place.set_xlim(-0.4, len(sweep.columns.values) - 0.3)
-    place.set_ylabel(_text(f"{METRICS[sweep.metric].title} in %"))
+    place.set_ylabel(_text(f"{sweep.metric.title} in %"))
     _ticks(place, sweep.columns.name, sweep.columns.values)
     place.grid(axis="y", linewidth=0.3)
     for side in ("top", "right"):

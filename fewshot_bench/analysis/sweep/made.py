@@ -25,6 +25,7 @@ from fewshot_bench.analysis.table.cells import refuse_duplicates, series_of
 from fewshot_bench.analysis.table.model import AVERAGE, Seed
 from fewshot_bench.analysis.table.notes import toy_notes
 from fewshot_bench.api.image_facts import images, images_scope, test_images, test_scope
+from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import canonical_json
 from fewshot_bench.utils.errors import UsageError
@@ -40,7 +41,7 @@ def build(
     records: Sequence[Record],
     *,
     fixed: Mapping[str, Any] | None = None,
-    metric: str = "top1",
+    metric: Metric = METRICS["top1"],
     each: bool = False,
 ) -> Sweep:
     """The panels of records of one method; UsageError when they differ in their conditions.
@@ -56,7 +57,7 @@ def build(
         spec = record.spec
         chosen = {name: spec.options[name] for name in names}
         found[spec.evaluated, spec.shots, canonical_json(chosen)].append(record)
-    panels = tuple(_panels(found, records, (columns, rows, others), metric, each))
+    panels = tuple(_panels(found, records, (columns, rows, others), metric.name, each))
     return Sweep(
         method=method,
         metric=metric,

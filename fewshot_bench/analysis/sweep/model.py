@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fewshot_bench.analysis.statistics.intervals import Estimate
+from fewshot_bench.api.metrics import Metric
 
 Status = Literal["done", "partial", "failed", "missing", "inapplicable"]
 
@@ -69,7 +70,7 @@ class Sweep:
     """
 
     method: str
-    metric: str
+    metric: Metric
     columns: Axis
     rows: Axis | None
     others: tuple[Axis, ...]

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from fewshot_bench.analysis.sweep.model import Cell, Panel, Sweep
-from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.utils.text import color_system, printable
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ def render(sweep: Sweep, *, styled: bool = False, width: int = 120) -> str:
         low_high = sweep.range(group, shots)
         scale = f", {low_high[0]:.2f} to {low_high[1]:.2f}" if low_high else ""
         head = f"{sweep.title} on {group}, {shots}-shot"
-        caption = f"  {METRICS[sweep.metric].title}{scale}"
+        caption = f"  {sweep.metric.title}{scale}"
         console.print(Text.assemble((printable(head), "bold"), printable(caption)))
         for panel in sweep.panels:
             if (panel.group, panel.shots) == (group, shots):

@@ -23,7 +23,7 @@ def rows(sweep: Sweep) -> list[dict[str, Any]]:
                     "method": sweep.title,
                     "shots": panel.shots,
                     **{f"option_{name}": chosen for name, chosen in cell.options.items()},
-                    "metric": sweep.metric,
+                    "metric": sweep.metric.name,
                     "mean": None if value is None else round(value.mean, 6),
                     "ci95": None if value is None or value.half is None else round(value.half, 6),
                     "min": None if value is None else round(value.least, 6),
@@ -46,7 +46,7 @@ def render_json(sweep: Sweep) -> str:
     """The rows, and `meta` about all of them."""
     meta = {
         "method": sweep.title,
-        "metric": sweep.metric,
+        "metric": sweep.metric.name,
         "columns": sweep.columns.name,
         "rows": sweep.rows.name if sweep.rows else None,
         "panels": [axis.name for axis in sweep.others],

@@ -32,7 +32,7 @@ from fewshot_bench.analysis.table.significance import significance
 from fewshot_bench.analysis.table.variation import variations
 from fewshot_bench.api.dataset_overrides import SKIPPED
 from fewshot_bench.api.image_facts import overlap_texts, overlaps
-from fewshot_bench.api.metrics import METRICS
+from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.api.record import Record
 
 Cells = dict[tuple[str, str, int], Cell]
@@ -42,12 +42,14 @@ Cells = dict[tuple[str, str, int], Cell]
 class Options:
     """What a table is asked to show; `method`, `dataset` and `columns` are comma lists in order.
 
+    metrics: those that cells have numbers of, by name.
     sign_each: whether every group has a signature of its own, since they may be used apart.
     rename: other names to show, as `OLD=NEW`.
     notes: what else is to be said under the table. older: (method, version) that no run computes.
     """
 
     metric: str = "top1"
+    metrics: Mapping[str, Metric] = dataclasses.field(default_factory=lambda: METRICS)
     baseline: str | None = None
     allow_mixed: bool = False
     method: str | None = None
@@ -73,7 +75,8 @@ def build(
     answers: what records predicted, image by image; with it differences are tested.
     """
     options = options or Options()
-    groups = table_groups(records, options.dataset, harmonic=_has_harmonic_mean(options.metric))
+    main = options.metrics[options.metric]
+    groups = table_groups(records, options.dataset, harmonic=main.higher_is_better)
     if not options.allow_mixed:
         refuse_mixed(records)
     rows = assign_rows(records)
@@ -86,6 +89,7 @@ def build(
         shots=tuple(sorted({record.spec.shots for record in records})),
         seeds=tuple(sorted({seed_of(record) for record in records})),
         metric=options.metric,
+        metrics=options.metrics,
         conditions=_conditions(records),
         records=len(records),
         cells={},
@@ -97,7 +101,8 @@ def build(
     cells = _all_cells(table, rows, places, columns)
     table = dataclasses.replace(table, cells=cells, row_extra=_row_extra(table, rows, columns))
     titles = {title for extra in table.row_extra.values() for title in extra}
-    table = dataclasses.replace(table, columns=check_columns(options.columns, titles))
+    chosen = check_columns(options.columns, {*options.metrics, *titles})
+    table = dataclasses.replace(table, columns=chosen)
     if options.baseline:
         table = with_baseline(table, labels.get(options.baseline, options.baseline))
     if answers is not None:
@@ -122,10 +127,6 @@ def _signatures(records: Sequence[Record], groups: Sequence[Group]) -> dict[str,
         own = [record for record in records if record.spec.evaluated == group.label]
         found[group.label] = signature_of(own) if own else found[""]
     return found
-
-
-def _has_harmonic_mean(metric: str) -> bool:
-    return METRICS[metric].higher_is_better
 
 
 def _ordered_rows(rows: Rows, names: str | None) -> list[Row]:
@@ -175,7 +176,7 @@ def _all_cells(table: Table, rows: Rows, places: Places, columns: Columns | None
                 cell = _derived(table, group, row, shots)
             else:
                 members = places.get((row.label, group.label, shots), [])
-                cell = own_cell(group, row, shots, members, table.metric, columns)
+                cell = own_cell(group, row, shots, members, table.metric, table.metrics, columns)
                 data = own.get((row.label, group.dataset), own["", group.dataset])
                 cell = dataclasses.replace(cell, own_data=data)
             # A method without shots has a column of its own.
@@ -202,10 +203,10 @@ def _own_data(rows: Rows) -> dict[tuple[str, str], Mapping[str, Any]]:
 def _derived(table: Table, group: Group, row: Row, shots: int) -> Cell:
     if group.scope != "H":
         cells = [table.cell(member, row, shots) for member in table.members(group)]
-        return average(group, row, shots, cells, table.metric)
+        return average(group, row, shots, cells, table.metric, table.metrics)
     base, new = _half(table, group, "base"), _half(table, group, "new")
     halves = (table.cell(base, row, shots), table.cell(new, row, shots))
-    cell = harmonic(group, row, shots, halves, table.metric)
+    cell = harmonic(group, row, shots, halves, table.metric, table.metrics)
     odd = _without_counterpart(table, base, new)
     if odd and cell.status != "inapplicable":
         return without_counterpart(group, row, shots, odd)

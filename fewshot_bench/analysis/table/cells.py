@@ -10,7 +10,7 @@ from typing import Any
 from fewshot_bench.analysis.conditions import digest
 from fewshot_bench.analysis.statistics.intervals import Estimate, estimate
 from fewshot_bench.analysis.table.model import Cell, Group, Row, Seed, Short, Status
-from fewshot_bench.api.metrics import METRICS
+from fewshot_bench.api.metrics import Metric
 from fewshot_bench.api.record import Record
 from fewshot_bench.utils.errors import UsageError
 
@@ -30,6 +30,7 @@ def own_cell(
     shots: int,
     records: Sequence[Record],
     metric: str,
+    metrics: Mapping[str, Metric],
     columns: Columns | None,
 ) -> Cell:
     """The cell of these records; UsageError when two are of the same seeds.
@@ -42,7 +43,7 @@ def own_cell(
     failed = [record for record in records if record.status == "failed"]
     inapplicable = [record for record in records if record.status == "inapplicable"]
     by_seed = {seed_of(record): record for record in sorted(done, key=seed_of)}
-    series = {metric: series_of(by_seed, metric) for metric in METRICS}
+    series = {name: series_of(by_seed, name) for name in metrics}
     present = {seed_of(record) for record in records}
     missing = tuple(seed for seed in group.seeds if seed not in present)
     if inapplicable and not done:

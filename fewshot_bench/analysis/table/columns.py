@@ -6,13 +6,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from fewshot_bench.analysis.filters import split_list
 from fewshot_bench.analysis.table.model import Cell, Group, Row, Table
-from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.utils.errors import UsageError, unknown
 
 CURVE = "curve"
 # Name to head. Costs are of a whole line: a range over its shots.
 COSTS: Mapping[str, str] = {"trained": "trained", "billed": "billed s", "peak": "peak MB"}
-SORTS = (*METRICS, *COSTS)
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _NO_VALUE = "·"
 
@@ -20,11 +18,11 @@ _NO_VALUE = "·"
 def check_columns(text: str | None, titles: Iterable[str]) -> tuple[str, ...] | None:
     """The names in a comma list; None where nothing was asked. UsageError for an unknown one.
 
-    titles: those of the plug-ins' columns.
+    titles: the names of metrics and of the plug-ins' columns.
     """
     if text is None:
         return None
-    known = {*METRICS, *COSTS, CURVE, *titles}
+    known = {*COSTS, CURVE, *titles}
     names = split_list(text, known)
     for name in names:
         if name not in known:
@@ -36,7 +34,7 @@ def check_columns(text: str | None, titles: Iterable[str]) -> tuple[str, ...] | 
 
 def metric_columns(table: Table) -> list[str]:
     """The metrics that stand beside the main one, a column for every number of shots each."""
-    return [name for name in table.columns or () if name in METRICS and name != table.metric]
+    return [name for name in table.columns or () if name in table.metrics and name != table.metric]
 
 
 def text_columns(table: Table, titles: Sequence[str], curves: bool) -> list[str]:
@@ -45,7 +43,7 @@ def text_columns(table: Table, titles: Sequence[str], curves: bool) -> list[str]
     curves: whether learning curves belong to the default.
     """
     if table.columns is not None:
-        return [name for name in table.columns if name not in METRICS]
+        return [name for name in table.columns if name not in table.metrics]
     return [*([CURVE] if curves else []), *COSTS, *titles]
 
 
@@ -57,21 +55,23 @@ def sorted_rows(table: Table, group: Group, shots: int | None = None) -> list[Ro
     """
     if not table.sort:
         return list(table.rows)
-    best_high = table.sort in METRICS and METRICS[table.sort].higher_is_better
+    by_metric = table.metrics.get(table.sort)
 
     def key(row: Row) -> tuple[bool, float]:
         line = table.line(group, row) if shots is None else [table.cell(group, row, shots)]
-        values = _values(line, table.sort)
+        values = _values(table, line)
         if not values:
             return True, 0.0
-        value = values[-1] if table.sort in METRICS else max(values)
-        return False, -value if best_high else value
+        value = values[-1] if by_metric else max(values)
+        return False, -value if by_metric and by_metric.higher_is_better else value
 
     return sorted(table.rows, key=key)
 
 
-def _values(cells: Sequence[Cell], name: str) -> list[float]:
-    if name in METRICS:
+def _values(table: Table, cells: Sequence[Cell]) -> list[float]:
+    """What the cells of a line are sorted by."""
+    name = table.sort
+    if name in table.metrics:
         return [cell.estimates[name].mean for cell in cells if name in cell.estimates]
     attribute = {"trained": "trained", "billed": "billed", "peak": "memory"}[name]
     found = (getattr(cell, attribute) for cell in cells)
@@ -83,7 +83,7 @@ def curve_head(table: Table, group: Group) -> str:
     values = _curve_values(table, group)
     if not values:
         return CURVE
-    write = METRICS[table.metric].text
+    write = table.main.text
     return f"{CURVE} {write(min(values))}–{write(max(values))}"
 
 

@@ -9,19 +9,22 @@ from collections.abc import Hashable, Mapping, Sequence
 
 from fewshot_bench.analysis.table.cells import estimates, mean_of
 from fewshot_bench.analysis.table.model import Cell, Group, Row, Seed
-from fewshot_bench.api.metrics import METRICS
+from fewshot_bench.api.metrics import Metric
 
 Series = Mapping[Seed, float]
+Metrics = Mapping[str, Metric]
 
 
-def average(group: Group, row: Row, shots: int, cells: Sequence[Cell], metric: str) -> Cell:
+def average(
+    group: Group, row: Row, shots: int, cells: Sequence[Cell], metric: str, metrics: Metrics
+) -> Cell:
     """The mean over groups, per seed first; missing unless every one has the same seeds."""
     empty = Cell(group, row, shots, "missing")
     if hole := _hole(empty, cells):
         return hole
     if len({frozenset(cell.splits) for cell in cells}) > 1:
         return dataclasses.replace(empty, reason=_unequal_seeds(cells))
-    series = {metric: _average_series(cells, metric) for metric in METRICS}
+    series = {name: _average_series(cells, name) for name in metrics}
     if not series[metric]:
         return dataclasses.replace(empty, reason=f"the metric {metric} is not there for all seeds")
     splits: dict[Seed, Hashable] = {
@@ -30,7 +33,9 @@ def average(group: Group, row: Row, shots: int, cells: Sequence[Cell], metric: s
     return _combined(empty, cells, series, splits)
 
 
-def harmonic(group: Group, row: Row, shots: int, halves: tuple[Cell, Cell], metric: str) -> Cell:
+def harmonic(
+    group: Group, row: Row, shots: int, halves: tuple[Cell, Cell], metric: str, metrics: Metrics
+) -> Cell:
     """The harmonic mean 2bn / (b + n) of base and new accuracy, per seed that has both.
 
     Of metrics that are better when lower there is none.
@@ -44,7 +49,7 @@ def harmonic(group: Group, row: Row, shots: int, halves: tuple[Cell, Cell], metr
     base, new = halves
     series = {
         name: _harmonic_series(base, new, name) if known.higher_is_better else {}
-        for name, known in METRICS.items()
+        for name, known in metrics.items()
     }
     if not series[metric]:
         return dataclasses.replace(empty, reason=_unequal_seeds(halves))

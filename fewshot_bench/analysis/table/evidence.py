@@ -10,7 +10,6 @@ from fewshot_bench.analysis.formats.grid import MISSING, Grid, Line
 from fewshot_bench.analysis.table.model import Table
 from fewshot_bench.analysis.table.significance import Detectable, Ranking, Significance, Standing
 from fewshot_bench.analysis.table.variation import Variation
-from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.utils.text import beside_level, signed
 
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -54,7 +53,7 @@ def _standings(table: Table, shots: int, standings: list[Standing]) -> Grid:
         lines.append(Line(title, (), tuple(texts)))
     conditional = any(one.overall.result.conditional for one in standings)
     caption = (
-        f"against {table.baseline} in {METRICS[table.metric].difference}, paired over seeds and "
+        f"against {table.baseline} in {table.main.difference}, paired over seeds and "
         f"test images, data sets with equal weight; * p < 0.05 after Holm's correction over "
         f"{len(standings)} {'method' if len(standings) == 1 else 'methods'}"
     )

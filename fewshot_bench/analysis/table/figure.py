@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.analysis.formats.style import COLORS, LINES, MARKERS
 from fewshot_bench.analysis.table.model import Group, Row, Table
-from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.utils.text import printable
 
 if TYPE_CHECKING:
@@ -71,7 +70,7 @@ def figure(table: Table) -> Figure:
         for place in places[len(found) :]:
             place.set_axis_off()
         for line in grid:
-            line[0].set_ylabel(METRICS[table.metric].quantity)
+            line[0].set_ylabel(table.main.quantity)
         handles, labels = _legend(places[: len(found)])
         columns = min(_ENTRIES, across * 2, max(len(labels), 1))
         drawn.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)

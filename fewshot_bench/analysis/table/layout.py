@@ -27,7 +27,7 @@ from fewshot_bench.analysis.table.columns import (
 )
 from fewshot_bench.analysis.table.evidence import evidence
 from fewshot_bench.analysis.table.model import Cell, Group, Row, Table
-from fewshot_bench.api.metrics import METRICS, Metric
+from fewshot_bench.api.metrics import Metric
 from fewshot_bench.utils.text import signed
 
 
@@ -64,7 +64,7 @@ def _values(table: Table, group: Group, curves: bool) -> Grid:
         )
         for index, row in enumerate(rows)
     ]
-    heads = [head for name in metrics for head in _heads(group, name, name == table.metric)]
+    heads = [head for name in metrics for head in _heads(table, group, name)]
     sides = [_text_head(table, group, name) for name in texts]
     caption = _caption(table, usual, metrics)
     return Grid(
@@ -79,10 +79,10 @@ def _values(table: Table, group: Group, curves: bool) -> Grid:
 
 
 def _caption(table: Table, usual: int, metrics: Sequence[str]) -> str:
-    main = METRICS[table.metric]
+    main = table.main
     seeds = f"n = {usual} {'seed' if usual == 1 else 'seeds'}" if usual else "no results"
     interval = "" if usual == 1 else " (range)" if usual == 2 else " ± 95 % t-interval"
-    more = "".join(f"; {METRICS[name].quantity}" for name in metrics[1:])
+    more = "".join(f"; {table.metrics[name].quantity}" for name in metrics[1:])
     return f"{main.quantity}, mean{interval}, {seeds}{more}{marks(table)}"
 
 
@@ -105,7 +105,7 @@ def _text_head(table: Table, group: Group, name: str) -> str:
 
 
 def _differences(table: Table, group: Group) -> Grid:
-    metric = METRICS[table.metric]
+    metric = table.main
     lines = []
     for row in sorted_rows(table, group):
         if row.label != table.baseline:
@@ -115,7 +115,7 @@ def _differences(table: Table, group: Group) -> Grid:
         f"difference to {table.baseline} in {metric.difference}, paired over seeds "
         f"on identical splits{stars(table)}{marks(table)}"
     )
-    heads = _heads(group, table.metric, True)
+    heads = _heads(table, group, table.metric)
     return Grid(group.name, caption, heads, (), tuple(lines), _footer(table, group))
 
 
@@ -135,9 +135,9 @@ def marks(table: Table) -> str:
     return f"; {'; '.join(marks)}".upper() if marks else ""
 
 
-def _heads(group: Group, metric: str, main: bool) -> tuple[str, ...]:
+def _heads(table: Table, group: Group, name: str) -> tuple[str, ...]:
     """A head per number of shots; beside the main metric with the name of another one."""
-    before = "" if main else f"{METRICS[metric].short} "
+    before = "" if name == table.metric else f"{table.metrics[name].short} "
     return tuple(f"{before}{shots}-shot" for shots in group.shots)
 
 
@@ -152,7 +152,7 @@ def ranked_column(
     table: Table, group: Group, rows: Sequence[Row], shots: int, usual: int, name: str
 ) -> list[Entry]:
     """One metric at one number of shots, the best and second ranked as they are shown."""
-    metric = METRICS[name]
+    metric = table.metrics[name]
     cells = [table.cell(group, row, shots) for row in rows]
     values = [cell.estimates.get(name) for cell in cells]
     shown = [metric.text(value.mean) if value else "" for value in values]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from fewshot_bench.analysis.statistics.intervals import Estimate
+from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.api.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -135,6 +136,7 @@ class Cell:
 class Table:
     """Methods x shots in every group: what was evaluated, then the averages.
 
+    `metric` is the name of the one that is shown, `metrics` all that cells may have numbers of.
     `columns` are those that were asked for (None: the usual ones), `sort` is the metric or cost
     that every group's lines are sorted by. `significance` is there with a baseline and logits.
     `signatures` are lines that `signature.parse` reads: under "" that of all records, and where it
@@ -153,12 +155,18 @@ class Table:
     baseline: str | None = None
     notes: tuple[str, ...] = ()
     commands: tuple[str, ...] = ()
+    metrics: Mapping[str, Metric] = field(default_factory=lambda: METRICS)
     columns: tuple[str, ...] | None = None
     sort: str = ""
     signatures: Mapping[str, str] = field(default_factory=dict)
     significance: Significance | None = None
     variations: tuple[Variation, ...] = ()
     names: Names = field(default_factory=lambda: _no_names())
+
+    @property
+    def main(self) -> Metric:
+        """The metric that is shown and ranked."""
+        return self.metrics[self.metric]
 
     @property
     def datasets(self) -> tuple[str, ...]:

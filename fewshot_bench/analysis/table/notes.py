@@ -9,7 +9,6 @@ from fewshot_bench.analysis.conditions import data_digest, without_skipped
 from fewshot_bench.analysis.statistics.intervals import FEWEST
 from fewshot_bench.analysis.table.model import Cell, Group, Row, Table
 from fewshot_bench.api.dataset_overrides import SKIPPED
-from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.spec import TOY, TOY_NOTE, RunSpec
 
 _LISTED = 12
@@ -177,7 +176,7 @@ def _without(table: Table) -> Iterator[str]:
 
 def _no_harmonic_mean(table: Table) -> Iterator[str]:
     scopes = {group.scope for group in table.groups}
-    if {"base", "new"} <= scopes and not METRICS[table.metric].higher_is_better:
+    if {"base", "new"} <= scopes and not table.main.higher_is_better:
         yield f"no harmonic mean of base and new: it is one of accuracies, not of {table.metric}"
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fewshot_bench.analysis.conditions import digest
 from fewshot_bench.analysis.table.cells import seed_of
 from fewshot_bench.analysis.table.model import Row, Seed
+from fewshot_bench.api.metrics import Metric
 from fewshot_bench.api.record import Record
 
 if TYPE_CHECKING:
@@ -20,20 +21,18 @@ Answers = Callable[[Record], "Outcome | None"]
 Rows = Mapping[str, tuple[Row, list[Record]]]
 # By the row's label, what was evaluated, and the shots.
 Places = Mapping[tuple[str, str, int], list[Record]]
-# Metrics that are means over images, so that images can be paired.
-BY_IMAGE = ("top1", "macro_accuracy")
 
 
 def paired_spread(
     ours: Mapping[Seed, Record],
     theirs: Mapping[Seed, Record],
     answers: Answers,
-    metric: str,
+    metric: Metric,
     dataset: str,
 ) -> Spread | str:
     """Ours minus theirs on one data set, over their common seeds, or why they cannot be paired.
 
-    A score's mean is the metric as a fraction. Splits are identical where their digests are; a
+    Splits are identical where their digests are; a
     method without shots has no support set, and is paired by its test images alone.
     """
     from fewshot_bench.analysis.statistics.effects import spread
@@ -48,8 +47,8 @@ def paired_spread(
             continue
         queries |= {first.queries.digest, second.queries.digest}
         runs.append((seed.split, seed.train))
-        mine.append(scores(first.hits, first.labels, first.classes, metric))
-        other.append(scores(second.hits, second.labels, second.classes, metric))
+        mine.append(scores(first, metric))
+        other.append(scores(second, metric))
     if not mine:
         return "no common seed with identical splits and logits"
     if len(queries) > 1:
@@ -59,19 +58,9 @@ def paired_spread(
     return spread(mine, other, dataset, runs)
 
 
-def scores(hits: Any, labels: Any, classes: int, metric: str) -> Any:
-    """(images,) whose mean is the accuracy, or the mean accuracy over the classes that are there.
-
-    hits: (images,) whether each was predicted right; labels: (images,) below `classes`; metric: of
-    `BY_IMAGE`.
-    """
-    import numpy as np
-
-    right = hits.astype(float)
-    if metric == "top1":
-        return right
-    counts = np.bincount(labels, minlength=classes)
-    return right * len(right) / (np.count_nonzero(counts) * counts[labels])
+def scores(outcome: Outcome, metric: Metric) -> Any:
+    """(images,) whose mean is a hundredth of the metric, as `statistics` takes all scores."""
+    return outcome.scores(metric) * (metric.scale / 100)
 
 
 def by_place(rows: Rows) -> Places:

@@ -11,7 +11,6 @@ from fewshot_bench.analysis.table.columns import sorted_rows
 from fewshot_bench.analysis.table.evidence import evidence
 from fewshot_bench.analysis.table.layout import difference, marks, ranked_column, stars
 from fewshot_bench.analysis.table.model import AVERAGE, Group, Row, Scope, Table
-from fewshot_bench.api.metrics import METRICS
 
 _SCOPES: dict[Scope, str] = {
     "all": "",
@@ -95,14 +94,14 @@ def _values(table: Table, block: Block) -> Grid:
         for group in block.groups
     ]
     seeds = f"mean over {usual} {'seed' if usual == 1 else 'seeds'}" if usual else "no results"
-    caption = f"{METRICS[table.metric].quantity}, {seeds}{marks(table)}"
+    caption = f"{table.main.quantity}, {seeds}{marks(table)}"
     # The number of seeds stands in the caption, and beside cells that have fewer.
     return _grid(table, block, block.title, caption, rows, columns, usual)
 
 
 def _differences(table: Table, block: Block) -> Grid:
     rows = [row for row in _lines(table, block) if row.label != table.baseline]
-    metric = METRICS[table.metric]
+    metric = table.main
     columns = [
         [difference(table, table.cell(group, row, block.shots), metric) for row in rows]
         for group in block.groups

@@ -11,6 +11,7 @@ from fewshot_bench.analysis.conditions import assign_rows
 from fewshot_bench.analysis.table.cells import seed_of
 from fewshot_bench.analysis.table.model import Group, Seed, Table
 from fewshot_bench.analysis.table.per_class import class_names
+from fewshot_bench.api.metrics import confidences
 from fewshot_bench.api.record import Record
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.utils.errors import StoreError
@@ -95,8 +96,6 @@ class Predictions:
         return found
 
     def _of(self, record: Record) -> _Answers:
-        from fewshot_bench.api import quality
-
         outcome = self.outcomes.of(record)
         logits = self.outcomes.store.logits(record.spec.key())["logits"]
         names = class_names([record], outcome.classes)
@@ -108,7 +107,7 @@ class Predictions:
         values = [
             (prediction, names[prediction], confidence)
             for prediction, confidence in zip(
-                outcome.predictions.tolist(), quality.confidences(logits).tolist(), strict=True
+                outcome.predictions.tolist(), confidences(logits).tolist(), strict=True
             )
         ]
         return _Answers(images, values, names)

@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fewshot_bench.analysis.table.model import Cell, Group, Row, Table
-from fewshot_bench.analysis.table.pairing import BY_IMAGE, Answers, Places, by_seed, paired_spread
-from fewshot_bench.api.metrics import METRICS
+from fewshot_bench.analysis.table.pairing import Answers, Places, by_seed, paired_spread
 
 if TYPE_CHECKING:
     from fewshot_bench.analysis.statistics.effects import Spread
     from fewshot_bench.analysis.statistics.paired import Comparison
+    from fewshot_bench.api.metrics import Metric
 
 LEVEL = 0.05
 # Over fewer data sets Wilcoxon's test cannot reach 5 %.
@@ -124,7 +124,7 @@ class _Paired:
 
 def significance(table: Table, places: Places, baseline: str, answers: Answers) -> Significance:
     """Compare every row with the row labelled `baseline`; empty for metrics without images."""
-    if table.metric not in BY_IMAGE:
+    if table.main.scores is None:
         return Significance(rankings=tuple(_rankings(table)))
     contrasts: list[Contrast] = []
     standings: list[Standing] = []
@@ -138,7 +138,7 @@ def significance(table: Table, places: Places, baseline: str, answers: Answers) 
         found = [pair for pair in found if pair.spreads]
         single = _single(found, shots)
         contrasts += single
-        standings += _standings(found, single, shots)
+        standings += _standings(table.main, found, single, shots)
         found_detectable += _detectable(found, shots)
     return Significance(
         tuple(contrasts), tuple(standings), tuple(_rankings(table)), tuple(found_detectable)
@@ -158,7 +158,7 @@ def _paired(
         ours, theirs = (
             by_seed(places.get((label, group.label, shots), ())) for label in (row.label, baseline)
         )
-        found = paired_spread(ours, theirs, answers, table.metric, group.label)
+        found = paired_spread(ours, theirs, answers, table.main, group.label)
         if isinstance(found, str):
             left_out.append(group.label)
         else:
@@ -181,7 +181,7 @@ def _single(found: Sequence[_Paired], shots: int) -> list[Contrast]:
 
 
 def _standings(
-    found: Sequence[_Paired], single: Sequence[Contrast], shots: int
+    metric: Metric, found: Sequence[_Paired], single: Sequence[Contrast], shots: int
 ) -> Iterator[Standing]:
     from fewshot_bench.analysis.statistics.multiple import holm
     from fewshot_bench.analysis.statistics.paired import compare_spreads
@@ -195,12 +195,13 @@ def _standings(
     for pair, result, p in zip(found, results, adjusted, strict=True):
         own = by_row[pair.row.label]
         counts = wins([replace(c.result, p=c.adjusted) for c in own], LEVEL)
+        win, loss = counts.win, counts.loss
         gaps = [c.result.difference for c in own]
         yield Standing(
             overall=Contrast(pair.row.label, shots, "", result, p),
-            wins=counts.win,
+            wins=win if metric.higher_is_better else loss,
             ties=counts.tie,
-            losses=counts.loss,
+            losses=loss if metric.higher_is_better else win,
             signed_rank=signed_rank(gaps) if len(gaps) >= SIGNED_RANK_FROM else None,
             left_out=pair.left_out,
         )
@@ -230,7 +231,7 @@ def _rankings(table: Table) -> Iterator[Ranking]:
         friedman,
     )
 
-    sign = 1.0 if METRICS[table.metric].higher_is_better else -1.0
+    sign = 1.0 if table.main.higher_is_better else -1.0
     for shots in table.shots:
         groups = plain_groups(table, shots)
         whole = {}

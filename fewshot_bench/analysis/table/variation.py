@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fewshot_bench.analysis.table.model import Table
-from fewshot_bench.analysis.table.pairing import BY_IMAGE, Answers, Places, by_seed, scores
+from fewshot_bench.analysis.table.pairing import Answers, Places, by_seed, scores
 from fewshot_bench.analysis.table.significance import plain_groups
 from fewshot_bench.utils.errors import UsageError
 
@@ -32,7 +32,7 @@ def variations(table: Table, places: Places, answers: Answers) -> Iterator[Varia
     """Every cell with several support sets and several training seeds."""
     from fewshot_bench.analysis.statistics.variance import components, sampling_variance
 
-    if table.metric not in BY_IMAGE:
+    if table.main.scores is None:
         return
     for shots in table.shots:
         for group in plain_groups(table, shots):
@@ -45,10 +45,7 @@ def variations(table: Table, places: Places, answers: Answers) -> Iterator[Varia
                     continue
                 found = {seed: answers(record) for seed, record in records.items()}
                 known = {seed: one for seed, one in found.items() if one is not None}
-                images = {
-                    seed: scores(outcome.hits, outcome.labels, outcome.classes, table.metric)
-                    for seed, outcome in known.items()
-                }
+                images = {seed: scores(outcome, table.main) for seed, outcome in known.items()}
                 values = {
                     (seed.split, seed.train): 100 * float(one.mean())
                     for seed, one in images.items()

@@ -9,7 +9,6 @@ from fewshot_bench.analysis.formats.grid import INAPPLICABLE, MISSING
 from fewshot_bench.analysis.formats.style import MARKERS
 from fewshot_bench.analysis.statistics.intervals import Estimate
 from fewshot_bench.analysis.table.model import Cell, Group
-from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.plugins.report import text
 from fewshot_bench.plugins.report.grid import Column, Field, Grid, Line
 from fewshot_bench.plugins.report.headline import Contestant, Headline
@@ -82,7 +81,7 @@ def leaderboard(headline: Headline, pairs: Pairs) -> Grid:
         error = headline.calibration_error(contestant, headline.group) if cell else None
         fields += [*costs(cell), NOTHING if error is None else Field(f"{error:.1f}", error)]
         lines.append(line(contestant, fields, "best" if lead else ""))
-    name = METRICS[headline.table.metric].title
+    name = headline.table.main.title
     return Grid("leaderboard", f"Leaderboard by {name}, the best first", columns, lines, True)
 
 
@@ -116,7 +115,7 @@ def results(headline: Headline, group: Group, number: int) -> Grid:
     lines = []
     for index, contestant in enumerate(headline.contestants):
         lines.append(line(contestant, [column[index] for column in marks]))
-    caption = f"{text.name(group.label)}: {METRICS[headline.table.metric].title} in %, by shots"
+    caption = f"{text.name(group.label)}: {headline.table.main.title} in %, by shots"
     return Grid(f"results-{number}", caption, columns, lines)
 
 
@@ -137,9 +136,7 @@ def by_dataset(headline: Headline) -> Grid | None:
     place = {c.row.label: index for index, c in enumerate(headline.contestants)}
     lines = [line(c, [column[place[c.row.label]] for column in found]) for c in order]
     where = text.at_shots(headline.shots)
-    caption = (
-        f"{METRICS[table.metric].title} in % {where} (methods without shots: their only number)"
-    )
+    caption = f"{table.main.title} in % {where} (methods without shots: their only number)"
     return Grid("by-dataset", caption, columns, lines, True)
 
 

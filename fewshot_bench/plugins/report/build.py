@@ -15,7 +15,6 @@ from fewshot_bench.analysis.formats.style import variables
 from fewshot_bench.analysis.table.baseline import with_baseline
 from fewshot_bench.analysis.table.model import Table
 from fewshot_bench.analysis.table.notes import toy_notes
-from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.shots import ALL_SHOTS
 from fewshot_bench.plugins.report import board, comparisons, text
@@ -89,7 +88,7 @@ def _context(
         "title": text.name(options.title),
         "subject": subject(chosen),
         "more_shots": _more_shots(chosen),
-        "metric": METRICS[table.metric].title,
+        "metric": table.main.title,
         "table": table,
         "signature": text.message(table.signature(chosen.group.seeds)),
         "line": printable(found.signature),

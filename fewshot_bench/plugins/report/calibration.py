@@ -47,7 +47,7 @@ def _bins(
     """(3, bins): shares of the images, of right answers, and sums of confidence, in equal bins."""
     import numpy as np
 
-    from fewshot_bench.api.quality import BINS, equal_width
+    from fewshot_bench.api.metrics import BINS, equal_width
 
     total = np.zeros((3, BINS))
     for records in members:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from fewshot_bench.analysis.formats.grid import MISSING
 from fewshot_bench.analysis.table.significance import SIGNED_RANK_FROM
-from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.plugins.report import text
 from fewshot_bench.plugins.report.board import NOTHING, line, plain_p
 from fewshot_bench.plugins.report.grid import Column, Field, Grid
@@ -54,7 +53,7 @@ def against_best(headline: Headline, pairs: Pairs) -> Grid | None:
             fields += [NOTHING if rank is None else Field(plain_p(rank), rank)]
         lines.append(line(other, fields))
     caption = f"{best.label} against each other method, in points of "
-    return Grid("against", caption + METRICS[headline.table.metric].title, columns, lines)
+    return Grid("against", caption + headline.table.main.title, columns, lines)
 
 
 def matrix(headline: Headline, pairs: Pairs) -> Grid | None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from fewshot_bench.analysis.table.significance import RANKED_FROM
-from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.plugins.report import calibration, text
 from fewshot_bench.plugins.report.board import MARKS, NOTHING, line
 from fewshot_bench.plugins.report.figures import costs, curves, ranks, reliability
@@ -44,7 +43,7 @@ class Drawings:
         self._chosen = chosen
         self._predictions = predictions
         self._drawn = drawn(chosen)
-        self._metric = METRICS[chosen.table.metric].title
+        self._metric = chosen.table.main.title
 
     @property
     def hidden(self) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fewshot_bench.analysis.table.pairing import BY_IMAGE, paired_spread
+from fewshot_bench.analysis.table.pairing import paired_spread
 from fewshot_bench.analysis.table.significance import LEVEL, SIGNED_RANK_FROM
 from fewshot_bench.plugins.report.headline import Contestant, Headline
 from fewshot_bench.plugins.report.predictions import Predictions
@@ -108,7 +108,7 @@ def compared(headline: Headline, predictions: Predictions) -> Pairs:
 
     if headline.group.scope == "H":
         return Pairs({}, 0, {}, "a harmonic mean has no value per image, so no paired test")
-    if headline.table.metric not in BY_IMAGE:
+    if headline.table.main.scores is None:
         return Pairs({}, 0, {}, f"{headline.table.metric} has no value per image")
     ranked = headline.ranked
     keys, results, reasons = [], [], {}
@@ -166,7 +166,7 @@ def _compared(
     spreads = {}
     for group in headline.members:
         records = headline.records_of(ours, group), headline.records_of(theirs, group)
-        found = paired_spread(*records, predictions.of, headline.table.metric, group.label)
+        found = paired_spread(*records, predictions.of, headline.table.main, group.label)
         if isinstance(found, str):
             return f"{found} on {group.label}"
         spreads[group.label] = found

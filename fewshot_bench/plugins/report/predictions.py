@@ -62,7 +62,7 @@ class Predictions:
         return kept
 
     def _confidences(self, record: Record) -> np.ndarray | str:
-        from fewshot_bench.api.quality import confidences
+        from fewshot_bench.api.metrics import confidences
 
         try:
             arrays = load_arrays(self._store.file(record.spec.key()).with_suffix(".npz"))

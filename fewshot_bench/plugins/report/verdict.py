@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.plugins.report import text
 from fewshot_bench.plugins.report.cost_words import cost
 from fewshot_bench.plugins.report.headline import Contestant, Headline
@@ -60,7 +59,7 @@ def subject(headline: Headline) -> str:
         where = " on average"
     else:
         where = f" on {text.name(members[0].dataset if group.scope == 'H' else members[0].label)}"
-    metric = METRICS[headline.table.metric].title
+    metric = headline.table.main.title
     shots = text.at_shots(headline.shots)
     return f"{metric}{kinds.get(group.scope, '')}{where} {shots}"
 
