@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fewshot_bench.splits.imported import FOLDER
-from fewshot_bench.splits.stored import checked, split_paths
+from fewshot_bench.splits.imported import FOLDER, checked, split_paths
 from fewshot_bench.store.check import Cell, examine
 from fewshot_bench.store.conflict import described, same_result
 from fewshot_bench.store.record_files import record_files

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fewshot_bench.splits.stored import checked, split_paths
+from fewshot_bench.splits.imported import checked, split_paths
 from fewshot_bench.store.check import Cell, examine
 from fewshot_bench.store.index import INDEX, Index
 from fewshot_bench.store.leases import Leases

@@ -10,9 +10,8 @@ import pytest
 
 from fewshot_bench import DataMissingError, UsageError
 from fewshot_bench.api.registry import registry
-from fewshot_bench.plugins.data.extract import unpack
-from fewshot_bench.plugins.data.members import DamagedError
-from fewshot_bench.plugins.data.partial import Part, source_of
+from fewshot_bench.plugins.data.download import Part, source_of
+from fewshot_bench.plugins.data.extract import DamagedError, unpack
 from tests.fuzzing.hostile import DEEP
 from tests.helpers import fsbench
 from tests.preparing import zipped

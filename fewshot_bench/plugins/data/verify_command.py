@@ -102,7 +102,7 @@ def _verdict(report: Report) -> str:
 
 def _remember(report: Report) -> None:
     """Keep the outcome for `fsbench data status`; failing to is told, and harms nothing."""
-    from fewshot_bench.plugins.data.verified import forget, passed, remember
+    from fewshot_bench.plugins.data.status import forget, passed, remember
 
     card = report.card
     if card is None:
@@ -126,7 +126,7 @@ def _check_output(output: Path | None) -> None:
 
 
 def _write_pairs(output: Path, reports: list[Report]) -> None:
-    from fewshot_bench.plugins.data.pairs import as_csv
+    from fewshot_bench.plugins.data.verify import as_csv
     from fewshot_bench.utils.files import write_whole
 
     rows = [(report.name, pair) for report in reports for pair in report.pairs]

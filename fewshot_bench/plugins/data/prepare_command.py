@@ -19,7 +19,7 @@ from fewshot_bench.cli.completion import datasets, several_of, suites
 from fewshot_bench.cli.options import NAMES
 from fewshot_bench.cli.say import say
 from fewshot_bench.plugins.data import places
-from fewshot_bench.plugins.data.digests import known_digests
+from fewshot_bench.plugins.data.download import known_digests
 from fewshot_bench.plugins.data.prepare import (
     Target,
     check_writable,
