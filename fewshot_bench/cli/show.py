@@ -101,7 +101,7 @@ def _record(name: str, store: Path) -> None:
     """The result of a cell, or the reason for none with the whole traceback."""
     from fewshot_bench.engines.failures import reasons, trace_lines
     from fewshot_bench.engines.progress import outcome
-    from fewshot_bench.plugins.reproduce.rerun import find
+    from fewshot_bench.store.lookup import find
 
     record = find(name, store).record
     say(outcome(record))

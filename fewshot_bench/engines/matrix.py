@@ -17,7 +17,6 @@ from fewshot_bench.api.image_facts import Overlap, overlap_texts, overlaps
 from fewshot_bench.engines.choice import EngineChoice, hook_environment
 from fewshot_bench.engines.conditions import Conditions
 from fewshot_bench.engines.reporting import Reporter
-from fewshot_bench.runner.preflight import check_images, keep_splits
 from fewshot_bench.utils.errors import DataMissingError, UsageError
 
 if TYPE_CHECKING:
@@ -89,6 +88,7 @@ def run_plan(
     from fewshot_bench.engines.base import EngineSetup, StoreSnapshot
     from fewshot_bench.runner.estimate import encodings_saved
     from fewshot_bench.runner.image_state import ImageState
+    from fewshot_bench.runner.preflight import keep_splits
     from fewshot_bench.runner.resuming import Code, resume
     from fewshot_bench.store.predictions import Outcomes
 
@@ -186,6 +186,8 @@ def _check_room(
 
 def _drop_unreadable(plan: Plan, state: Resume, reporter: Reporter) -> None:
     """Take data sets with missing or corrupt images out of what is left to run, and report it."""
+    from fewshot_bench.runner.preflight import check_images
+
     bad = check_images(plan.datasets, state.todo, reporter.warning, reporter.info)
     _report_unusable(bad, reporter)
     plan.problems.update(bad)

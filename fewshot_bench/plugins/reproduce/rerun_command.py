@@ -33,8 +33,9 @@ def command(ctx: click.Context, record: str, store: Path, anyway: bool) -> None:
     """
     from fewshot_bench.analysis.signature import commands_of
     from fewshot_bench.plugins.reproduce import rerun
+    from fewshot_bench.store.lookup import find
 
-    kept = rerun.find(record, store)
+    kept = find(record, store)
     spec = kept.record.spec
     click.echo(spec.describe())
     for text in commands_of([spec])[0]:

@@ -7,7 +7,7 @@ import dataclasses
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,6 @@ from fewshot_bench.cli.completion import (
     one_of,
     several_of,
     suites,
-    tables,
 )
 from fewshot_bench.cli.engines import engine_options, take_engine
 from fewshot_bench.cli.files import terminal_width
@@ -48,8 +47,15 @@ _THIS_CALL = ("name", "only_existing", "dry_run", "retry_failed", "keep_stale", 
 _NO_RUN = "--only-existing runs nothing; leave it out, or leave out"
 
 
+def _tables() -> Iterable[str]:
+    """Names of published tables, for completion."""
+    from fewshot_bench.plugins.reproduce.published import reproductions
+
+    return reproductions()
+
+
 @click.command("reproduce", short_help="Repeat a published table: paper, ours, noise, verdict.")
-@click.argument("name", required=False, shell_complete=one_of(tables))
+@click.argument("name", required=False, shell_complete=one_of(_tables))
 @click.option(
     "--method",
     "-m",
