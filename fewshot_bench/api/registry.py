@@ -248,10 +248,11 @@ class Registry:
             raise PluginError(f"method '{name}' ({entry.origin}): {told(error, name)}") from error
         return target
 
-    def code(self, name: str) -> dict[str, str]:
+    def code(self, name: str) -> dict[str, str | bool]:
         """Identity of a method's code in this process, as records hold it.
 
-        `distribution` and `version` of the plug-in that registered it, `digest` of its source.
+        `registered`: whether a plug-in registered it, with the plug-in's `distribution` and
+        `version`; `digest` of its source.
         """
         plugin = self.method(name).origin.partition(",")[0]
         info = next((info for info in self.plugins if info.full_name == plugin), None)
@@ -260,6 +261,7 @@ class Registry:
         except PluginError:
             digest = ""
         return {
+            "registered": name in self.methods.entries,
             "distribution": info.distribution if info else "",
             "version": info.version if info else "",
             "digest": digest,

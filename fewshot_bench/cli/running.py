@@ -67,7 +67,7 @@ def request_of(conditions: Conditions, values: Mapping[str, Any]) -> Request:
 
     UsageError for own data that cannot be used.
     """
-    from fewshot_bench.cli.own_data import read_own_data
+    from fewshot_bench.runner.own_data import read_own_data
     from fewshot_bench.runner.request import Request
 
     named = {_NAMES.get(name, name): value for name, value in values.items()}

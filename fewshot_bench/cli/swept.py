@@ -13,7 +13,7 @@ from fewshot_bench.api.dataset_overrides import SKIPPED
 from fewshot_bench.api.method_files import short
 from fewshot_bench.api.spec import NO_CLASSES, canonical_json
 from fewshot_bench.cli.filters import listed, read_records
-from fewshot_bench.cli.own_data import read_own_data
+from fewshot_bench.runner.own_data import read_own_data
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import DataMissingError, UsageError
 from fewshot_bench.utils.text import few, spelled_once

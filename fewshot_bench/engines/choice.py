@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -167,6 +167,14 @@ class EngineChoice:
                 "expected a fewshot_bench.engines.Engine"
             )
         return engine
+
+
+# How cells are run, whatever the engine: fields of `EngineChoice`.
+SETTINGS = tuple(
+    field.name
+    for field in fields(EngineChoice)
+    if field.name not in ("engine", "device_names", "options", "plugin_options")
+)
 
 
 def run_options() -> list[Option]:

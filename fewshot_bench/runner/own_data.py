@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fewshot_bench.cli.plain_yaml import load_plain
 from fewshot_bench.utils.errors import UsageError
+from fewshot_bench.utils.plain_yaml import load_plain
 
+ClassNames = str | os.PathLike[str] | Sequence[str] | Mapping[str, str]
 FORMATS = (".txt", ".json", ".yaml", ".yml")
 
 
 def read_own_data(
-    classnames: Path | None, templates: tuple[str, ...], holdout: float | None
+    classnames: ClassNames | None, templates: Sequence[str], holdout: float | None
 ) -> dict[str, Any]:
     """The mapping for `RunSpec.data`, with the keys that were given; UsageError names a bad line.
 
     classnames: a .txt file with one name per line in the order of the labels, or a .json, .yaml
-    or .yml file with a list of names or a mapping of old names to new ones.
+    or .yml file with a list of names or a mapping of old names to new ones; or either of these.
     templates: prompts that hold {} once, or files with one prompt per line.
     holdout: share of each class; a data set refuses what leaves it nothing to train or test on.
     """
@@ -34,7 +36,10 @@ def read_own_data(
     return data
 
 
-def _classnames(path: Path) -> list[str] | dict[str, str]:
+def _classnames(given: ClassNames) -> list[str] | dict[str, str]:
+    if not isinstance(given, str | os.PathLike):
+        return _checked_names(given, "classnames")
+    path = Path(given)
     where = f"--classnames {path}"
     if path.suffix.lower() not in FORMATS:
         raise UsageError(f"{where}: expected a name that ends in {', '.join(FORMATS)}")
@@ -42,7 +47,11 @@ def _classnames(path: Path) -> list[str] | dict[str, str]:
     if path.suffix.lower() == ".txt":
         return _lines(text, where, "class name")
     found = _json(text, where) if path.suffix.lower() == ".json" else _yaml(text, where)
-    if isinstance(found, list) and found:
+    return _checked_names(found, where)
+
+
+def _checked_names(found: Any, where: str) -> list[str] | dict[str, str]:
+    if isinstance(found, list | tuple) and found:
         return [_name(name, f"{where}, entry {number}") for number, name in enumerate(found, 1)]
     if isinstance(found, Mapping) and found:
         return {old: _name(new, f"{where}, '{old}'") for old, new in found.items()}
