@@ -71,7 +71,7 @@ class Folder:
 
 
 class Transform:
-    """What `ImageSource` asks of a backbone, with the transform of ViT-B-16 and no weights.
+    """A backbone for `ImageSource`, with the transform of ViT-B-16 and no weights.
 
     Pixels stay uint8 here: to normalize them is the device's work.
     """
@@ -109,7 +109,7 @@ def reference(paths: Sequence[Path], steps: Callable[[Any], Any]) -> None:
 
 
 def seconds(work: Callable[[], Any]) -> float:
-    """How long it takes."""
+    """Seconds that it takes."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start

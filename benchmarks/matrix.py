@@ -28,7 +28,7 @@ from fewshot_bench.backbones.embedded import load_tiny
 from fewshot_bench.backbones.packing import Layout
 from fewshot_bench.backbones.transformer import block_flops
 from fewshot_bench.backbones.vision_tower import VisionTower
-from fewshot_bench.profiling.cost import Work
+from fewshot_bench.profiling.cost import Cost
 from fewshot_bench.store.store import Store
 
 METHODS = ("zero-shot", "linear-probe", "tip-adapter", "coop", "clip-lora")
@@ -60,8 +60,8 @@ def _blocks(blocks: Iterable[object], layout: Layout) -> int:
     return sum(block_flops(block, layout, pooled=False) for block in blocks)  # type: ignore[arg-type]
 
 
-def official(method: str, shots: int, classes: int, queries: int, model: Model) -> Work:
-    """What one run of the official scripts computes."""
+def official(method: str, shots: int, classes: int, queries: int, model: Model) -> Cost:
+    """The work of one run of the official scripts."""
     support, validation = classes * shots, classes * min(shots, 4)
     images, prompts, trained_images, trained_prompts = queries, classes, 0, 0
     if method == "linear-probe":
@@ -80,7 +80,7 @@ def official(method: str, shots: int, classes: int, queries: int, model: Model) 
     flops = (images + 2 * trained_images) * model.image
     flops += (prompts + 2 * trained_prompts) * model.prompt
     tokens = CONTEXT * (prompts + trained_prompts)
-    return Work(images + trained_images, tokens, flops)
+    return Cost(images + trained_images, tokens, flops)
 
 
 def made_up(folder: Path, classes: int, queries: int) -> None:
@@ -111,10 +111,10 @@ def report(records: list[Record]) -> None:
     )
     ours, theirs = {}, {}
     for method in METHODS:
-        ours[method], theirs[method] = Work(), Work()
+        ours[method], theirs[method] = Cost(), Cost()
         for record in (record for record in records if record.spec.method == method):
             done = record.footprint["work"]["computed"]
-            ours[method].add(Work(done["images"], done["text_tokens"], done["flops"]))
+            ours[method].add(Cost(done["images"], done["text_tokens"], done["flops"]))
             split = record.split
             counts = record.spec.shots, split["classes"], split["test"]
             theirs[method].add(official(method, *counts, model))
@@ -124,14 +124,14 @@ def report(records: list[Record]) -> None:
     print(_line("all", _sum(ours, METHODS), _sum(theirs, METHODS)))
 
 
-def _sum(parts: dict[str, Work], names: Iterable[str]) -> Work:
-    total = Work()
+def _sum(parts: dict[str, Cost], names: Iterable[str]) -> Cost:
+    total = Cost()
     for name in names:
         total.add(parts[name])
     return total
 
 
-def _line(name: str, ours: Work, theirs: Work) -> str:
+def _line(name: str, ours: Cost, theirs: Cost) -> str:
     pairs = (
         (ours.images, theirs.images),
         (ours.text_tokens, theirs.text_tokens),

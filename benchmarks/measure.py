@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from fewshot_bench.profiling.cost import Work, counting
+from fewshot_bench.profiling.cost import Cost, counting
 from fewshot_bench.profiling.peak_memory import PeakMemory
 from fewshot_bench.utils.memory import give_back_memory
 
@@ -32,7 +32,7 @@ class Pair:
 
 
 def seconds(work: Run, clock: Clock = time.perf_counter) -> float:
-    """How long one call takes."""
+    """Seconds that one call takes."""
     start = clock()
     work()
     return clock() - start
@@ -75,9 +75,9 @@ def peak_megabytes(work: Run) -> float:
     return memory.megabytes - before
 
 
-def work_of(run: Run) -> Work:
-    """What encoders did in one call."""
-    done = Work()
+def work_of(run: Run) -> Cost:
+    """Encoder cost of one call."""
+    done = Cost()
     with counting(done):
         run()
     return done

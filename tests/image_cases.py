@@ -17,7 +17,7 @@ from torch import Tensor
 from fewshot_bench import DatasetCard, Item, Stamp, file_stamp
 from fewshot_bench.backbones.embedded import load_tiny
 from fewshot_bench.images.loader import ImageSource
-from fewshot_bench.profiling.meter import ImageTally
+from fewshot_bench.profiling.meter import ImageCost
 from tests.helpers import save_image
 
 COUNT = 12
@@ -63,9 +63,9 @@ def make_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def evaluated(
     folder: Path, backbone: Any = None, order: Sequence[int] | None = None
-) -> tuple[Tensor, list[str], ImageTally]:
+) -> tuple[Tensor, list[str], ImageCost]:
     """Pixels of the folder as a fresh process would get them, what was read, and the tally."""
-    photos, tally = Photos(folder), ImageTally()
+    photos, tally = Photos(folder), ImageCost()
     items = photos.items()["test"]
     source = ImageSource.of(photos, items, backbone or tiny(), depth=2)
     order = range(len(items)) if order is None else order

@@ -48,7 +48,7 @@ class Flattering(Tensor):
 
 
 def examiner_of_caller() -> tuple[Any, RunSpec]:
-    """What asks the other process, and the cell, found in the frames of the harness."""
+    """The examiner and the cell, found in the frames of the harness."""
     frame: Any = sys._getframe(1)
     while not ("self" in frame.f_locals and hasattr(frame.f_locals["self"], "session")):
         frame = frame.f_back

@@ -1,4 +1,4 @@
-"""What tests of `fsbench data prepare` need: archives, a server, and data sets with recipes."""
+"""Shared by tests of `fsbench data prepare`: archives, a server, data sets with recipes."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Shop:
         }
 
     def part(self, name: str = "wares.tar.gz", dataset: str = "wares") -> Path:
-        """Where a partial download lies."""
+        """The file of a partial download."""
         return self.root / "downloads" / dataset / f"{name}.part"
 
 

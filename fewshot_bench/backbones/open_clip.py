@@ -20,7 +20,7 @@ from fewshot_bench.api.task import Vocabulary
 from fewshot_bench.backbones.text_tower import TextTower as FunctionalTextTower
 from fewshot_bench.backbones.text_tower import read_text_tower
 from fewshot_bench.backbones.vision_tower import VisionTower, read_vision_tower
-from fewshot_bench.profiling.cost import count, shared_text, unnoticed
+from fewshot_bench.profiling.cost import cached_text, count, not_counted
 from fewshot_bench.utils.errors import ContractError, UnsupportedBackboneError, UsageError
 from fewshot_bench.utils.memory import keep_freed_memory
 
@@ -140,7 +140,7 @@ class OpenClipBackbone:
 
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
         """(n, embed_dim) raw float32 features of prompts, kept by the harness where it runs."""
-        return shared_text(self, prompts, lambda: self._encode_text(prompts))
+        return cached_text(self, prompts, lambda: self._encode_text(prompts))
 
     @torch.no_grad()
     def _encode_text(self, prompts: Sequence[str]) -> Tensor:
@@ -219,7 +219,7 @@ class OpenClipBackbone:
         """UnsupportedBackboneError when the functional tower is not the same function."""
         if self.precision != "fp32":
             return
-        with unnoticed():
+        with not_counted():
             expected = F.normalize(theirs(batch), dim=-1)
             gap = float((F.normalize(ours(batch), dim=-1) - expected).abs().max())
         if not gap < PARITY:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from fewshot_bench.cli.groups import Subcommands
+from fewshot_bench.cli.groups import LazyGroup, subcommands
 
 COMMANDS = {
     "show": "Show the lists and few-shot picks of a data set, or a split file.",
@@ -16,8 +16,8 @@ COMMANDS = {
 
 @click.group(
     "splits",
-    cls=Subcommands,
-    subcommands=COMMANDS,
+    cls=LazyGroup,
+    subcommands=subcommands("fewshot_bench.cli", "splits_", COMMANDS),
     short_help="Show, export, import and verify splits.",
 )
 def command() -> None:

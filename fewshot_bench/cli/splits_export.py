@@ -50,7 +50,7 @@ def command(
     setting are: files named shot_16-seed_1.json in a folder, or one file.
     """
     from fewshot_bench.cli.splits_subject import opened
-    from fewshot_bench.splits.writing import ENDINGS, refuse_existing, text_of
+    from fewshot_bench.splits.formats import ENDINGS, refuse_existing, text_of
 
     draws = draws_of(shots, seeds, protocol, val)
     format = format or ("coop" if draws is None else "fsbench")
@@ -93,7 +93,7 @@ def _picks(subject: Subject, draws: Draws, with_test: bool) -> Iterator[SplitFil
 
 def _targets(files: list[SplitFile], output: Path, format: str) -> list[Path]:
     """One path per file; UsageError when several files were to become one."""
-    from fewshot_bench.splits.writing import ENDINGS
+    from fewshot_bench.splits.formats import ENDINGS
 
     ending = f".{ENDINGS[format]}"
     new_folder = not output.suffix and not output.exists()
@@ -124,8 +124,8 @@ def _file_name(file: SplitFile, ending: str) -> str:
 
 
 def _write(subject: Subject, file: SplitFile, path: Path, content: bytes, *, force: bool) -> None:
+    from fewshot_bench.splits.formats import place
     from fewshot_bench.splits.published import verified_file
-    from fewshot_bench.splits.writing import place
 
     place(path, content, force=force)
     counts = ", ".join(f"{len(items)} {role}" for role, items in file.lists.items())

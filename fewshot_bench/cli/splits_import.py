@@ -56,8 +56,8 @@ def command(
     """
     from fewshot_bench.api.registry import registry
     from fewshot_bench.splits.checks import check_digest
+    from fewshot_bench.splits.formats import read_split_file
     from fewshot_bench.splits.model import with_setting
-    from fewshot_bench.splits.reading import read_split_file
 
     registry().expand_datasets([dataset])
     file = with_setting(read_split_file(path), shots, seed)
@@ -83,8 +83,8 @@ def _refuse_other_name(file: SplitFile, dataset: str) -> None:
 def _import_lists(file: SplitFile, dataset: str, name: str | None, force: bool) -> None:
     from fewshot_bench.api.roots import data_roots
     from fewshot_bench.splits.coop import coop_text, pools_from
+    from fewshot_bench.splits.formats import place
     from fewshot_bench.splits.published import verified_file, verified_split
-    from fewshot_bench.splits.writing import place
 
     target = data_roots()[0] / "splits" / _list_name(file, dataset, name)
     if file.format == "coop":
@@ -109,7 +109,7 @@ def _import_lists(file: SplitFile, dataset: str, name: str | None, force: bool) 
 
 
 def _in_use(file: SplitFile, dataset: str, target: Path) -> str:
-    """Whether the data set reads the lists that were just imported."""
+    """True when the data set reads the lists that were just imported."""
     from fewshot_bench.cli.splits_subject import opened
     from fewshot_bench.splits.model import lists_digest
 
@@ -151,9 +151,8 @@ def _refuse_other_lists(file: SplitFile, dataset: str) -> None:
 
 def _import_picks(file: SplitFile, dataset: str, store: Path, force: bool) -> None:
     from fewshot_bench.cli.splits_subject import opened
+    from fewshot_bench.splits.formats import ours_text, place
     from fewshot_bench.splits.imported import imported_path
-    from fewshot_bench.splits.ours import ours_text
-    from fewshot_bench.splits.writing import place
 
     shots, seed = _setting(file)
     subject = opened(dataset)
@@ -198,7 +197,7 @@ def _setting(file: SplitFile) -> tuple[int, int]:
 def _checked(file: SplitFile, subject: Subject) -> SplitFile:
     """The picks as items of the data set; DataMissingError when they cannot be used."""
     from fewshot_bench.splits import checks
-    from fewshot_bench.splits.mapping import mapped
+    from fewshot_bench.splits.checks import mapped
 
     found = mapped(file, subject.pools, subject.name)
     checks.check_overlap(found)
@@ -208,11 +207,10 @@ def _checked(file: SplitFile, subject: Subject) -> SplitFile:
 
 
 def _comparison(file: SplitFile, found: SplitFile, subject: Subject) -> list[tuple[str, str]]:
-    """What there is to know of imported picks: published or not, and how near our own draws are."""
+    """Facts on imported picks: published or not, and the overlap with our own draws."""
     from fewshot_bench.cli.splits_show import PUBLISHED_PICKS
     from fewshot_bench.splits.checks import check_positions
-    from fewshot_bench.splits.compared import as_split, likeness
-    from fewshot_bench.splits.published import verified_picks
+    from fewshot_bench.splits.published import as_split, likeness, verified_picks
 
     rows = [(name, likeness(found, subject.pools, name)) for name in SAMPLERS]
     split = as_split(found, subject.name, "coop")

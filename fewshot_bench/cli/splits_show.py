@@ -89,8 +89,8 @@ def _dataset(name: str, draws: Draws | None) -> None:
 
 def _file(path: Path) -> None:
     from fewshot_bench.splits.checks import check_digest
+    from fewshot_bench.splits.formats import read_split_file
     from fewshot_bench.splits.model import TITLES, with_setting
-    from fewshot_bench.splits.reading import read_split_file
 
     file = with_setting(read_split_file(path), None, None)
     check_digest(file)

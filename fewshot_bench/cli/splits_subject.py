@@ -1,4 +1,4 @@
-"""What `fsbench splits` is asked about: a data set by name, or a file."""
+"""Subjects of `fsbench splits`: a data set by name, or a file."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Draws:
-    """Which few-shot picks are meant: all pairs of shots and seeds under one protocol."""
+    """A choice of few-shot picks: all pairs of shots and seeds under one protocol."""
 
     shots: Sequence[int]
     seeds: Sequence[int]

@@ -15,8 +15,8 @@ from fewshot_bench.cli.splits_subject import Subject, file_or_name
 from fewshot_bench.utils.errors import DataMissingError, FsbenchError, UsageError
 
 if TYPE_CHECKING:
-    from fewshot_bench.splits.compared import PublishedDraw
     from fewshot_bench.splits.model import SplitFile
+    from fewshot_bench.splits.published import PublishedDraw
 
 OK, FAILED, OPEN = "ok", "FAILED", "-"
 Check = tuple[str, str, str]
@@ -81,9 +81,8 @@ def _print(state: str, name: str, text: str) -> None:
 def _of_dataset(name: str) -> Iterator[Check]:
     from fewshot_bench.cli.splits_subject import opened
     from fewshot_bench.splits import checks
-    from fewshot_bench.splits.compared import published_draws
     from fewshot_bench.splits.model import SplitFile, lists_digest
-    from fewshot_bench.splits.published import verified_split
+    from fewshot_bench.splits.published import published_draws, verified_split
 
     subject = opened(name)
     whole = SplitFile(Path(name), "", subject.lists, dataset=name)
@@ -100,7 +99,7 @@ def _of_dataset(name: str) -> Iterator[Check]:
 
 
 def _published_draw(drawn: PublishedDraw) -> str:
-    """How a draw compares with the published one."""
+    """Comparison of a draw with the published one, as a line."""
     from fewshot_bench.splits.model import lists_digest
 
     setting, split = f"{drawn.shots}-shot, seed {drawn.seed}", drawn.split
@@ -112,8 +111,8 @@ def _published_draw(drawn: PublishedDraw) -> str:
 
 def _of_file(path: Path, dataset: str | None) -> Iterator[Check]:
     from fewshot_bench.splits import checks
+    from fewshot_bench.splits.formats import read_split_file
     from fewshot_bench.splits.model import TITLES, with_setting
-    from fewshot_bench.splits.reading import read_split_file
 
     try:
         file = with_setting(read_split_file(path), None, None)
@@ -140,7 +139,7 @@ def _against(file: SplitFile, name: str) -> Iterator[Check]:
     """A file beside the data set that it belongs to."""
     from fewshot_bench.cli.splits_subject import opened
     from fewshot_bench.splits import checks
-    from fewshot_bench.splits.mapping import mapped
+    from fewshot_bench.splits.checks import mapped
 
     subject = opened(name)
     try:
@@ -164,8 +163,7 @@ def _against(file: SplitFile, name: str) -> Iterator[Check]:
 
 def _setting_checks(found: SplitFile, subject: Subject) -> Iterator[Check]:
     from fewshot_bench.splits import checks
-    from fewshot_bench.splits.compared import as_split
-    from fewshot_bench.splits.published import verified_picks
+    from fewshot_bench.splits.published import as_split, verified_picks
 
     if found.shots is None or found.seed is None:
         yield (

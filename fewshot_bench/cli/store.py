@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from fewshot_bench.cli.groups import Subcommands
+from fewshot_bench.cli.groups import LazyGroup, subcommands
 
 COMMANDS = {
     "verify": "Check every record and its logits in full.",
@@ -16,8 +16,8 @@ COMMANDS = {
 
 @click.group(
     "store",
-    cls=Subcommands,
-    subcommands=COMMANDS,
+    cls=LazyGroup,
+    subcommands=subcommands("fewshot_bench.cli", "store_", COMMANDS),
     short_help="Verify, merge and clean stores of results.",
 )
 def command() -> None:

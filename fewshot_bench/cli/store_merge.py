@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fewshot_bench.cli.store_options import FOUND, counted, show, store_option, waiting
+from fewshot_bench.cli.store_options import FOUND, changing, counted, show, store_option
 
 if TYPE_CHECKING:
     from fewshot_bench.store.store import Store
@@ -30,14 +30,13 @@ def command(sources: tuple[Path, ...], folder: Path, dry_run: bool) -> None:
     """
     from fewshot_bench.store.merge import CONFLICT, UNUSABLE, check_sources
     from fewshot_bench.store.store import Store
-    from fewshot_bench.utils.store_lock import alone
 
     check_sources(sources, folder)
     store = Store(folder)
     with ExitStack() as stack:
         if not dry_run:
             store.create()
-            stack.enter_context(alone(folder, waiting))
+            stack.enter_context(changing(folder))
         found = sum((_merged(source, store, dry_run) for source in sources), Counter[str]())
     if found[CONFLICT]:
         click.echo(

@@ -1,15 +1,16 @@
-"""What the commands on stores share: the option, opening a store, and counts as text."""
+"""Shared by the commands on stores: the option, opening a store, and counts as text."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from fewshot_bench.api.spec import DEFAULT_STORE
-from fewshot_bench.utils.errors import DataMissingError, UsageError
+from fewshot_bench.utils.errors import DataMissingError, StoreError, UsageError
 
 if TYPE_CHECKING:
     from fewshot_bench.store.store import Store
@@ -54,6 +55,23 @@ def show(kind: str, path: Path, text: str) -> None:
     click.echo(" ".join("".join(c if c.isprintable() else " " for c in line).split()))
 
 
-def waiting() -> None:
-    """Say that another process holds the store."""
-    click.echo("waiting for another merge of this store", err=True)
+@contextmanager
+def changing(folder: Path) -> Iterator[None]:
+    """Hold a store's lock while results that are there already are changed.
+
+    Runs take no lock: they write cells whole.
+    """
+    from fewshot_bench.utils.locks import exclusive
+
+    def waiting() -> None:
+        click.echo("waiting for another merge of this store", err=True)
+
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(exclusive(folder, "records", waiting))
+        except OSError as error:
+            raise StoreError(
+                f"cannot lock '{folder}': {error}; make the store writable, or copy it to a disk "
+                "of this machine"
+            ) from None
+        yield

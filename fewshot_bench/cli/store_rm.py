@@ -13,12 +13,12 @@ from fewshot_bench.api.record import STATUSES, Record
 from fewshot_bench.cli.filters import filter_options, matching, read_records
 from fewshot_bench.cli.options import NAMES
 from fewshot_bench.cli.say import say
-from fewshot_bench.cli.store_options import FOUND, opened, store_option, waiting
+from fewshot_bench.cli.store_options import FOUND, changing, opened, store_option
 from fewshot_bench.utils.errors import UsageError, unknown
 from fewshot_bench.utils.text import MANY, size_text
 
 if TYPE_CHECKING:
-    from fewshot_bench.store.removal import Chosen
+    from fewshot_bench.store.clean import Chosen
     from fewshot_bench.store.store import Store
 
 SHORTEST_KEY = 4
@@ -47,8 +47,6 @@ def command(
 
     Exit code: 0; 1 when a record could not be removed; 2 wrong usage, or nothing was confirmed.
     """
-    from fewshot_bench.utils.store_lock import alone
-
     if not keys and not status and not any(filters.values()):
         raise UsageError(
             "nothing says which records are to go: give KEYs, or filters such as --method "
@@ -61,7 +59,7 @@ def command(
         return
     if not yes:
         _confirm(len(found))
-    with alone(folder, waiting):
+    with changing(folder):
         left = _removed(store, found)
     if left:
         raise click.exceptions.Exit(FOUND)
@@ -73,7 +71,7 @@ def _chosen(
     status: Sequence[str] | None,
     filters: dict[str, str | None],
 ) -> list[Chosen]:
-    from fewshot_bench.store.removal import Chosen
+    from fewshot_bench.store.clean import Chosen
 
     for name in status or ():
         if name not in STATUSES:
@@ -128,7 +126,7 @@ def _confirm(count: int) -> None:
 
 def _removed(store: Store, found: Sequence[Chosen]) -> int:
     """Remove them; returns how many are still there."""
-    from fewshot_bench.store.removal import remove
+    from fewshot_bench.store.clean import remove
 
     left = size = 0
     for one, problem in remove(store, found):

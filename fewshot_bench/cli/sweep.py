@@ -142,7 +142,7 @@ def _is_given(ctx: click.Context, name: str) -> bool:
 
 
 def _apart(form: str) -> Any:
-    """What a run tells must not stand among CSV or JSON."""
+    """Redirect the messages of a run, which must not stand among CSV or JSON."""
     return (
         contextlib.nullcontext() if form == "terminal" else contextlib.redirect_stdout(sys.stderr)
     )

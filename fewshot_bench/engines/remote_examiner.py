@@ -78,13 +78,13 @@ class RemoteExaminer:
         return _question(header["fitted"]), _question(header["asked"])
 
     def task(self, spec: RunSpec) -> TaskLists:
-        """What a cell is fitted to."""
+        """The task of a cell."""
         header, _ = self.ask("task", spec=spec.to_dict())
         train, val = _images(header["train"]), _images(header["val"])
         return TaskLists(_question(header["question"]), train, val)
 
     def queries(self, spec: RunSpec) -> QueryLists:
-        """What a cell is asked."""
+        """The queries of a cell."""
         header, _ = self.ask("queries", spec=spec.to_dict())
         return QueryLists(_question(header["question"]), _images(header["images"]))
 

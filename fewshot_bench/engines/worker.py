@@ -58,11 +58,11 @@ class _Answers:
         """Tell that the process lives, from a thread of its own."""
 
         def beat() -> None:
-            from fewshot_bench.utils import turns
+            from fewshot_bench.utils.locks import is_waiting
 
             while True:
                 time.sleep(BEAT_SECONDS)
-                self.send("beat", waiting=turns.waiting())
+                self.send("beat", waiting=is_waiting())
 
         start_own(threading.Thread(target=beat, name="fsbench-heartbeat", daemon=True))
 

@@ -23,7 +23,7 @@ from PIL import features
 from fewshot_bench.api.backbone import LoadedBackbone
 from fewshot_bench.images.cache_file import SHA, Pixels, Segment, SegmentWriter, open_segment
 from fewshot_bench.images.decode import EncodedFiles
-from fewshot_bench.profiling.meter import Cost
+from fewshot_bench.profiling.cost import Cost
 from fewshot_bench.utils import cache_dir as cache_folder
 from fewshot_bench.utils.cache_dir import IMAGES, CacheFile
 

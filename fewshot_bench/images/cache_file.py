@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from fewshot_bench.profiling.meter import Cost
+from fewshot_bench.profiling.cost import Cost
 from fewshot_bench.utils.prefetch import spread
 
 MAGIC = b"fsbench-pixels-1"

@@ -21,9 +21,9 @@ from fewshot_bench.api.backbone import LoadedBackbone
 from fewshot_bench.api.task import Augment
 from fewshot_bench.images.augment import draw_passes, passes_of, view_key
 from fewshot_bench.images.cache import transform_of
-from fewshot_bench.images.feature_store import FeatureStore
+from fewshot_bench.images.feature_cache import FeatureCache, numbered
 from fewshot_bench.images.loader import ImageSource
-from fewshot_bench.profiling.cost import counting, sharing
+from fewshot_bench.profiling.cost import counting, text_cache
 from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.utils.errors import ContractError
 from fewshot_bench.utils.mistyped import indices, whole_number
@@ -125,7 +125,7 @@ class _Backing:
     def __init__(
         self,
         source: ImageSource,
-        store: FeatureStore,
+        store: FeatureCache,
         meter: Meter,
         phase: str,
         order: list[int],
@@ -273,17 +273,16 @@ def _drawn_views(
 ) -> Tensor:
     """(passes * n, width): one view per image and pass, kept as they are asked for."""
 
-    def compute() -> Tensor:
-        repeated, tally = backing.order * len(passes), backing.meter.images
+    repeated, tally = backing.order * len(passes), backing.meter.images
+
+    def compute(_: list[int]) -> Tensor:
         batches = backing.source.batches(ENCODE_BATCH, repeated, augment, passes, tally)
         return encode(backing.source, batches)
 
     content = {"images": hashlib.sha256(b"".join(_digests(backing))).hexdigest(), "kind": "views"}
     content |= {"order": hashlib.sha256(str(backing.order).encode()).hexdigest()}
-    content |= drawn | {"passes": passes} | backing.source.turning
-    content |= encoder_content(backing.source.backbone)
-    name, lasting = backing.source.name, "instance" not in content
-    return backing.store.get(content, compute, backing.meter, name, lasting=lasting)
+    content |= drawn | {"passes": passes}
+    return _rows(backing, content, numbered(len(repeated)), compute)
 
 
 def _own_views(
@@ -332,7 +331,7 @@ class ShotsView(ImageView):
 
 def image_view(
     source: ImageSource,
-    store: FeatureStore,
+    store: FeatureCache,
     meter: Meter,
     *,
     phase: str,
@@ -353,7 +352,7 @@ def image_view(
 
 
 def shots_view(
-    source: ImageSource, store: FeatureStore, meter: Meter, *, phase: str, seed: int
+    source: ImageSource, store: FeatureCache, meter: Meter, *, phase: str, seed: int
 ) -> ShotsView:
     """A labeled view on the whole source."""
     view = image_view(source, store, meter, phase=phase, labeled=True, seed=seed)
@@ -362,16 +361,19 @@ def shots_view(
 
 
 @contextmanager
-def accounted(store: FeatureStore, meter: Meter) -> Iterator[None]:
+def accounted(store: FeatureCache, meter: Meter) -> Iterator[None]:
     """Count what encoders do inside; class prompts are encoded once, shared and billed."""
 
     def shared(backbone: Any, prompts: Sequence[str], compute: Callable[[], Tensor]) -> Tensor:
         content = encoder_content(backbone) | {"kind": "text", "prompts": list(prompts)}
+        keys = numbered(len(prompts))
         with meter.phase("encode_text"):
-            features = store.get(content, lambda: compute().cpu(), meter, "prompts", images=False)
-        return features.to(backbone.device, copy=True)
+            features = store.rows(
+                content, keys, lambda _: compute().cpu(), meter, "prompts", images=False
+            )
+        return features.to(backbone.device)
 
-    with counting(meter.computed), sharing(shared):
+    with counting(meter.computed), text_cache(shared):
         yield
 
 
@@ -384,7 +386,7 @@ def _rows(
     """Features image by image; on the disk too where it can be told what they depend on."""
     context = kind | backing.source.turning | encoder_content(backing.source.backbone)
     name, lasting = backing.source.name, "instance" not in context
-    return backing.store.rows.get(context, keys, compute, backing.meter, name, lasting=lasting)
+    return backing.store.rows(context, keys, compute, backing.meter, name, lasting=lasting)
 
 
 def _digests(backing: _Backing) -> tuple[bytes, ...]:

@@ -26,7 +26,8 @@ from fewshot_bench.images.augment import Cutter, Uniforms, keyed_chunks, pixels_
 from fewshot_bench.images.cache import ImageCache, Keeper, transform_of
 from fewshot_bench.images.cache_file import Pixels, Segment
 from fewshot_bench.images.decode import EncodedFiles, ImageFiles, in_a_line, upright
-from fewshot_bench.profiling.meter import Cost, ImageTally
+from fewshot_bench.profiling.cost import Cost
+from fewshot_bench.profiling.meter import ImageCost
 from fewshot_bench.utils.prefetch import DEPTH, THREADS, Ahead, spread
 
 
@@ -69,8 +70,8 @@ class Loaded:
 
 def timed(
     loading: Ahead[Loaded],
-    tally: ImageTally,
-    count: Callable[[Loaded, float, ImageTally], None],
+    tally: ImageCost,
+    count: Callable[[Loaded, float, ImageCost], None],
 ) -> Iterator[Loaded]:
     """Yield loaded batches with the seconds spent waiting for each."""
     while True:
@@ -181,7 +182,7 @@ class ImageSource:
         order: Sequence[int],
         augment: Augment | None = None,
         passes: Sequence[int] = (),
-        tally: ImageTally | None = None,
+        tally: ImageCost | None = None,
         *,
         keys: Sequence[bytes] = (),
     ) -> Iterator[Tensor]:
@@ -191,7 +192,7 @@ class ImageSource:
         `order` (`crops.draw_passes`), or `keys` one key per place of `order`, from which its crop
         follows. `tally` is told what it took. DataMissingError names an image that cannot be used.
         """
-        tally = tally or ImageTally()
+        tally = tally or ImageCost()
         chunks = [order[start : start + size] for start in range(0, len(order), size)]
         if augment is None:
             pixels = self._evaluation_batches(chunks, tally)
@@ -203,7 +204,7 @@ class ImageSource:
             yield self.backbone.normalize(batch)
 
     def _evaluation_batches(
-        self, chunks: Sequence[Sequence[int]], tally: ImageTally
+        self, chunks: Sequence[Sequence[int]], tally: ImageCost
     ) -> Iterator[Tensor]:
         """uint8 (b, 3, h, w) of the published evaluation transform."""
         with tally.unbilled():
@@ -285,7 +286,7 @@ class ImageSource:
             if not keeper.add(index, pixels, self._prices[("evaluation", index)]):
                 self._evaluation.put(index, pixels.copy(), pixels.nbytes)
 
-    def _tallied(self, kind: str, loaded: Loaded, waited: float, tally: ImageTally) -> None:
+    def _tallied(self, kind: str, loaded: Loaded, waited: float, tally: ImageCost) -> None:
         """Tell the tally what a batch took, and remember what its decoded images had cost."""
         decoded = {i for i, p in zip(loaded.indices, loaded.prices, strict=True) if p is None}
         serving = Cost(min(waited, loaded.serving.wall), loaded.serving.cpu)
@@ -300,7 +301,7 @@ class ImageSource:
         chunks: Sequence[Sequence[int]],
         augment: Augment,
         numbers: Iterator[Tensor],
-        tally: ImageTally,
+        tally: ImageCost,
     ) -> Iterator[Tensor]:
         """uint8 (b, 3, h, w) of random crops, each batch cut while the one before it is in use."""
         loading = self._ahead(functools.partial(self._rgb_batch, chunk) for chunk in chunks)

@@ -1,81 +1,120 @@
-"""Encoder cost: images and prompt tokens that went through, and their FLOPs.
+"""Cost of work: seconds, and what encoders computed for it (images, prompt tokens, FLOPs).
 
-Encoders report as they run, forward and backward; whoever wants to know listens. FLOPs are counted
-analytically (two per multiplication and addition of the matrix products and of attention), since
+Encoders report what they compute, forward and backward, by `count`; `counting` collects it. FLOPs
+are analytic (two per multiplication and addition of the matrix products and of attention), since
 torch's own counter slows small models down and misses attention in evaluation mode.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-@dataclasses.dataclass
-class Work:
-    """Images and text tokens that encoders computed, and FLOPs; whole numbers, no rounding.
+@dataclasses.dataclass(slots=True)
+class Cost:
+    """Seconds of wall clock and of CPU time, and images, text tokens and FLOPs of encoders.
 
-    `uncounted` is how many images or prompts went through an encoder whose FLOPs are not known.
+    Counts are whole numbers, without rounding. `uncounted` is how many images or prompts went
+    through an encoder whose FLOPs are not known.
     """
 
+    wall: float = 0.0
+    cpu: float = 0.0
     images: int = 0
     text_tokens: int = 0
     flops: int = 0
     uncounted: int = 0
 
-    def add(self, other: Work) -> None:
-        """Add another count to this one."""
-        for field in dataclasses.fields(self):
-            total = getattr(self, field.name) + getattr(other, field.name)
-            setattr(self, field.name, total)
+    def add(self, other: Cost) -> None:
+        """Add another cost to this one, in place."""
+        self.wall += other.wall
+        self.cpu += other.cpu
+        self.images += other.images
+        self.text_tokens += other.text_tokens
+        self.flops += other.flops
+        self.uncounted += other.uncounted
 
-    def minus(self, other: Work) -> Work:
-        """The difference."""
-        names = [field.name for field in dataclasses.fields(self)]
-        return Work(*(getattr(self, name) - getattr(other, name) for name in names))
+    def __add__(self, other: Cost) -> Cost:
+        total = dataclasses.replace(self)
+        total.add(other)
+        return total
 
-    def to_dict(self) -> dict[str, int | None]:
-        """As it stands in a record: FLOPs are null where a part of them is not known."""
+    def __sub__(self, other: Cost) -> Cost:
+        return self + other.scaled(-1)
+
+    def scaled(self, times: int, parts: int = 1) -> Cost:
+        """The cost of `times` of `parts` equal parts of the work; counts are rounded down."""
+        return Cost(
+            wall=self.wall * times / parts,
+            cpu=self.cpu * times / parts,
+            images=self.images * times // parts,
+            text_tokens=self.text_tokens * times // parts,
+            flops=self.flops * times // parts,
+            uncounted=self.uncounted * times // parts,
+        )
+
+    def seconds(self) -> dict[str, float]:
+        """`wall` and `cpu` of a record, microseconds kept."""
+        return {"wall": round(self.wall, 6), "cpu": round(self.cpu, 6)}
+
+    def counts(self) -> dict[str, int | None]:
+        """Counts of a record: FLOPs are null where a part of them is not known."""
         flops = None if self.uncounted else self.flops
         return {"images": self.images, "text_tokens": self.text_tokens, "flops": flops}
 
+    def to_dict(self) -> dict[str, float]:
+        """All fields, as `from_dict` reads them."""
+        return dataclasses.asdict(self)
 
-_LISTENING: list[Work] = []
-Shared = Callable[[object, Sequence[str], "Callable[[], Tensor]"], "Tensor"]
-_SHARING: list[Shared] = []
+    @classmethod
+    def from_dict(cls, values: Any) -> Cost:
+        """The inverse of `to_dict`; TypeError or ValueError for values that are no cost."""
+        if not isinstance(values, Mapping) or not all(
+            type(value) in (int, float) and math.isfinite(value) for value in values.values()
+        ):
+            raise ValueError(f"cost {values!r:.80}: expected finite numbers")
+        return cls(**values)
+
+
+# Process-wide, since gradients of an accelerator are computed, and counted, in torch's own threads.
+_TOTALS: list[Cost] = []
+TextCache = Callable[[object, Sequence[str], "Callable[[], Tensor]"], "Tensor"]
+_TEXT_CACHES: list[TextCache] = []
 
 
 @contextmanager
-def counting(work: Work) -> Iterator[None]:
-    """Add what encoders do inside to `work`."""
-    _LISTENING.append(work)
+def counting(total: Cost) -> Iterator[None]:
+    """Add what encoders compute inside to `total`."""
+    _TOTALS.append(total)
     try:
         yield
     finally:
-        # By identity: two counts that are equal are not the same count.
-        del _LISTENING[next(i for i, one in enumerate(_LISTENING) if one is work)]
+        # By identity: two totals that are equal are not the same total.
+        del _TOTALS[next(i for i, one in enumerate(_TOTALS) if one is total)]
 
 
 @contextmanager
-def unnoticed() -> Iterator[None]:
-    """Work of the harness itself, which nobody counts."""
-    listening, _LISTENING[:] = list(_LISTENING), []
+def not_counted() -> Iterator[None]:
+    """Work of the harness itself inside, which belongs to no cell."""
+    totals, _TOTALS[:] = list(_TOTALS), []
     try:
         yield
     finally:
-        _LISTENING[:] = listening
+        _TOTALS[:] = totals
 
 
 def count(images: int = 0, text_tokens: int = 0, flops: int = 0, uncounted: int = 0) -> None:
-    """Report work to all who listen."""
-    done = Work(images, text_tokens, flops, uncounted)
-    for work in _LISTENING:
-        work.add(done)
+    """Report work to every `counting` that is open."""
+    done = Cost(images=images, text_tokens=text_tokens, flops=flops, uncounted=uncounted)
+    for total in _TOTALS:
+        total.add(done)
 
 
 def count_backward(output: Tensor, flops: int) -> None:
@@ -85,15 +124,15 @@ def count_backward(output: Tensor, flops: int) -> None:
 
 
 @contextmanager
-def sharing(shared: Shared) -> Iterator[None]:
-    """Let text features that backbones compute inside be kept by `shared`."""
-    _SHARING.append(shared)
+def text_cache(cache: TextCache) -> Iterator[None]:
+    """Text features that backbones compute inside go through `cache`."""
+    _TEXT_CACHES.append(cache)
     try:
         yield
     finally:
-        _SHARING.remove(shared)
+        _TEXT_CACHES.remove(cache)
 
 
-def shared_text(backbone: object, prompts: Sequence[str], compute: Callable[[], Tensor]) -> Tensor:
-    """Text features of `prompts`: kept and billed by the harness where it runs, else computed."""
-    return _SHARING[-1](backbone, prompts, compute) if _SHARING else compute()
+def cached_text(backbone: object, prompts: Sequence[str], compute: Callable[[], Tensor]) -> Tensor:
+    """Text features of `prompts`: kept and billed by the open `text_cache`, else computed."""
+    return _TEXT_CACHES[-1](backbone, prompts, compute) if _TEXT_CACHES else compute()

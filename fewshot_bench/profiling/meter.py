@@ -1,8 +1,11 @@
-"""The only clock: phases, cost of shared work, images."""
+"""Billing of one cell: phases, their seconds, and what encoders computed for them.
+
+`Meter` holds the bill. Work that a cache answers is billed at what it cost when it was computed, so
+that a reported time does not depend on which cell ran first; `elapsed` keeps what really passed.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,50 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewshot_bench.profiling.cost import Work, count, counting
+from fewshot_bench.profiling.cost import Cost, count, counting
 
 PHASES = ("encode_support", "encode_text", "fit", "encode_queries", "predict")
 ENCODING = ("encode_support", "encode_text", "encode_queries")
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Cost:
-    """Seconds of wall clock and of CPU time, and what encoders did for it (see `work.Work`)."""
-
-    wall: float = 0.0
-    cpu: float = 0.0
-    images: int = 0
-    text_tokens: int = 0
-    flops: int = 0
-    uncounted: int = 0
-
-    def __add__(self, other: Cost) -> Cost:
-        pairs = zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)
-        return Cost(*(mine + theirs for mine, theirs in pairs))
-
-    def times(self, count: int) -> Cost:
-        """The cost of doing it `count` times."""
-        return Cost(*(part * count for part in dataclasses.astuple(self)))
-
-    @property
-    def work(self) -> Work:
-        """What encoders did."""
-        return Work(self.images, self.text_tokens, self.flops, self.uncounted)
-
-    def __sub__(self, other: Cost) -> Cost:
-        return Cost(max(0.0, self.wall - other.wall), max(0.0, self.cpu - other.cpu))
-
-    def to_dict(self) -> dict[str, float]:
-        """Plain seconds, microseconds kept."""
-        return {"wall": round(self.wall, 6), "cpu": round(self.cpu, 6)}
-
-
-class ImageTally:
+class ImageCost:
     """Image-loading cost of one cell; cache hits are billed at their original price.
 
     elapsed: seconds that passed until pixels were there; decoded, cached: how many images were
     decoded, and how many came decoded from memory or from the disk; problem: why decoded images
-    could not be kept; owed: what the billed clock is ahead of the real one.
+    could not be kept; credit: how far the billed clock is ahead of the real one.
     """
 
     def __init__(self) -> None:
@@ -62,19 +33,19 @@ class ImageTally:
         self.decoded = 0
         self.cached = 0
         self.problem = ""
-        self.owed = Cost()
-        self._paid: set[Hashable] = set()
+        self.credit = Cost()
+        self._charged: set[Hashable] = set()
 
     @contextmanager
     def unbilled(self) -> Iterator[None]:
-        """Upkeep of a cache, which is nobody's work: it passes and is not billed."""
+        """Upkeep of a cache: its time passes and is not billed."""
         start = time.perf_counter(), time.process_time()
         try:
             yield
         finally:
-            wall, cpu = time.perf_counter() - start[0], time.process_time() - start[1]
-            self.elapsed += wall
-            self.owed = Cost(self.owed.wall - wall, self.owed.cpu - cpu)
+            spent = Cost(time.perf_counter() - start[0], time.process_time() - start[1])
+            self.elapsed += spent.wall
+            self.credit -= spent
 
     def served(self, prices: Mapping[Hashable, Cost | None], serving: Cost) -> None:
         """Count images by what they had cost, None for one that was decoded just now.
@@ -82,44 +53,37 @@ class ImageTally:
         A cached one is billed at its price the first time in a cell, instead of its share of
         `serving`.
         """
-        fresh = [p for key, p in prices.items() if p is not None and key not in self._paid]
+        fresh = [p for key, p in prices.items() if p is not None and key not in self._charged]
         hits = sum(price is not None for price in prices.values())
-        self._paid.update(prices)
+        self._charged.update(prices)
         self.decoded += len(prices) - hits
         self.cached += hits
         if fresh:
-            price, share = sum(fresh, Cost()), len(fresh) / hits
-            wall = self.owed.wall + price.wall - share * serving.wall
-            self.owed = Cost(wall, self.owed.cpu + price.cpu - share * serving.cpu)
+            self.credit += sum(fresh, Cost()) - serving.scaled(len(fresh), hits)
 
     def to_dict(self) -> dict[str, Any]:
-        """As it stands in a record."""
+        """The part of a record."""
         found: dict[str, Any] = {"elapsed": round(self.elapsed, 6)}
         found |= {"decoded": self.decoded, "cached": self.cached}
         return found | ({"problem": self.problem} if self.problem else {})
 
 
 class Meter:
-    """Bills phases of one cell; nested phases are not billed twice.
-
-    Work that a cache answers is billed at what it cost when it was computed, so that a reported
-    time does not depend on who ran first; `elapsed` keeps what really passed.
-    """
+    """Bills phases of one cell; what nested phases take is theirs alone."""
 
     def __init__(self, device: torch.device) -> None:
-        self.images = ImageTally()
+        self.images = ImageCost()
         self._device = device
         self._billed: dict[str, Cost] = {}
         self._elapsed: dict[str, Cost] = {}
         self._stack: list[tuple[str, Cost, Cost]] = []
-        self._priced: set[str] = set()
-        self._paid: dict[str, set[bytes]] = {}
+        self._charged: dict[str, set[bytes]] = {}
         self.images_seen = 0
         self.images_encoded = 0
         self.images_computed = 0
-        self.computed = Work()
-        self._kept = Work()
-        self._owed = Work()
+        self.computed = Cost()
+        self._cacheable = Cost()
+        self._charges = Cost()
 
     def _now(self) -> Cost:
         if self._device.type == "cuda":
@@ -129,73 +93,65 @@ class Meter:
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Time what happens inside as `name`; what inner phases take is theirs."""
-        start, owed = self._now(), self.images.owed
+        start, credit = self._now(), self.images.credit
         self._stack.append((name, Cost(), Cost()))
         try:
             yield
         finally:
-            end = self._now()
-            total, billed = end - start, (end + self.images.owed) - (start + owed)
+            total = _passed(self._now() - start)
+            billed = _passed(total + (self.images.credit - credit))
             _, inner, inner_billed = self._stack.pop()
-            self._elapsed[name] = self._elapsed.get(name, Cost()) + (total - inner)
+            _add(self._elapsed, name, _passed(total - inner))
             if name not in ENCODING:
-                self._billed[name] = self._billed.get(name, Cost()) + (billed - inner_billed)
+                _add(self._billed, name, _passed(billed - inner_billed))
             if self._stack:
                 outer, spent, spent_billed = self._stack[-1]
                 self._stack[-1] = (outer, spent + total, spent_billed + billed)
 
     def measure(self, work: Callable[[], Tensor], *, images: bool = True) -> tuple[Tensor, Cost]:
-        """Run `work` and say what it cost; with `images` it gives one row per encoded image."""
-        start, done = self._now() + self.images.owed, Work()
+        """The result of `work` and its cost; with `images` it has one row per encoded image."""
+        start, done = self._now() + self.images.credit, Cost()
         with counting(done):
             result = work()
-        passed = (self._now() + self.images.owed) - start
+        passed = (self._now() + self.images.credit) - start
         encoded = len(result) if images else 0
         if not done.images and encoded:
             # A backbone of a plug-in, which reports nothing.
             count(images=encoded, uncounted=encoded)
-            done = Work(encoded, done.text_tokens, done.flops, encoded)
-        self._kept.add(done)
+            done.images = done.uncounted = encoded
+        self._cacheable.add(done)
         self.images_computed += encoded
         if encoded:
-            # What small batches were filled up with is computed, and nobody's to pay.
-            flops = done.flops * encoded // done.images
-            done = Work(encoded, done.text_tokens, flops, min(done.uncounted, encoded))
-        return result, Cost(passed.wall, passed.cpu, *dataclasses.astuple(done))
+            # Padding rows of small batches are computed but not billed.
+            done.flops = done.flops * encoded // done.images
+            done.images, done.uncounted = encoded, min(done.uncounted, encoded)
+        done.wall, done.cpu = max(0.0, passed.wall), max(0.0, passed.cpu)
+        return result, done
 
-    def bill(self, key: str, cost: Cost) -> None:
-        """Add the price of shared work to the phase that is open, once per piece of work."""
-        if key in self._priced:
-            return
-        self._priced.add(key)
-        self.pay(cost)
-
-    def unpaid(self, name: str, keys: Iterable[bytes]) -> set[bytes]:
-        """Those of `keys` under `name` that this cell has not paid for yet; from now on it has."""
-        paid = self._paid.setdefault(name, set())
-        new = set(keys) - paid
-        paid |= new
+    def uncharged(self, name: str, keys: Iterable[bytes]) -> set[bytes]:
+        """Those of `keys` under `name` that were not charged to this cell yet; from now on all."""
+        charged = self._charged.setdefault(name, set())
+        new = set(keys) - charged
+        charged |= new
         return new
 
-    def pay(self, cost: Cost) -> None:
-        """Add a price to the phase that is open."""
+    def charge(self, cost: Cost) -> None:
+        """Add the price of shared work to the phase that is open."""
         self.images_encoded += cost.images
-        self._owed.add(cost.work)
-        name = self._stack[-1][0]
-        self._billed[name] = self._billed.get(name, Cost()) + cost
+        self._charges.add(cost)
+        _add(self._billed, self._stack[-1][0], cost)
 
     def work(self) -> dict[str, dict[str, int | None]]:
-        """Encoder cost of this cell, as billed and as computed here."""
-        billed = self.computed.minus(self._kept)
-        billed.add(self._owed)
-        return {"billed": billed.to_dict(), "computed": self.computed.to_dict()}
+        """What encoders did in this cell, as it is billed and as it was computed here."""
+        billed = self.computed - self._cacheable + self._charges
+        return {"billed": billed.counts(), "computed": self.computed.counts()}
 
     def timings(self) -> dict[str, Any]:
         """Per phase `billed` and `elapsed` seconds, their totals (wall clock), and the images."""
         phases = {
             name: {
-                "billed": self._billed.get(name, Cost()).to_dict(),
-                "elapsed": self._elapsed.get(name, Cost()).to_dict(),
+                "billed": self._billed.get(name, Cost()).seconds(),
+                "elapsed": self._elapsed.get(name, Cost()).seconds(),
             }
             for name in PHASES
         }
@@ -207,3 +163,12 @@ class Meter:
             "elapsed_seconds": round(elapsed, 6),
             "images": self.images.to_dict(),
         }
+
+
+def _passed(seconds: Cost) -> Cost:
+    """Seconds of a difference, not below zero; what encoders did is no part of it."""
+    return Cost(max(0.0, seconds.wall), max(0.0, seconds.cpu))
+
+
+def _add(costs: dict[str, Cost], name: str, cost: Cost) -> None:
+    costs[name] = costs.get(name, Cost()) + cost

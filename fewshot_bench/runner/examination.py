@@ -80,11 +80,11 @@ class Examination(Protocol):
         ...
 
     def task(self, spec: RunSpec) -> TaskLists:
-        """What a cell is fitted to."""
+        """The task of a cell."""
         ...
 
     def queries(self, spec: RunSpec) -> QueryLists:
-        """What a cell is asked."""
+        """The queries of a cell."""
         ...
 
     def files(self, images: ImageList) -> EncodedFiles:

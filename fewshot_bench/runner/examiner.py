@@ -78,7 +78,7 @@ class Examiner:
         return TaskLists(self.questions(spec)[0], train, val)
 
     def queries(self, spec: RunSpec) -> QueryLists:
-        """What a cell is asked.
+        """The queries of a cell.
 
         A list grouped by class would give labels away by position, so that the order is shuffled.
         """

@@ -7,7 +7,7 @@ from pathlib import Path
 from fewshot_bench.api.backbone import LoadedBackbone
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.backbones import loading
-from fewshot_bench.images.feature_store import FeatureStore
+from fewshot_bench.images.feature_cache import FeatureCache
 from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.runner.examination import Examination, ImageList
 from fewshot_bench.runner.examiner import Examiner
@@ -26,7 +26,7 @@ class Session:
         examiner: Examination | None = None,
     ) -> None:
         determinism.apply()
-        self.features = FeatureStore(cache)
+        self.features = FeatureCache(cache)
         self.device = device
         self.examiner: Examination = examiner or Examiner()
         self.tainted = False

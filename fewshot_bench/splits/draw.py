@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.spec import IMPORTED, RunSpec
 from fewshot_bench.api.task import Item, Split
-from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION, Draw, Picks, Pools, rank
+from fewshot_bench.splits.coop import Pools
+from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION, Draw, Picks, rank
 from fewshot_bench.utils.errors import UsageError, unknown
 
 if TYPE_CHECKING:

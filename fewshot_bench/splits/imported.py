@@ -1,4 +1,7 @@
-"""Imported picks in a store: where they lie, and reading them for a run."""
+"""Imported picks in a store: where they lie, and reading them for a run.
+
+`load_imported` reads the picks of one setting. A file whose digest or place is wrong is not used.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,8 @@ from pathlib import Path
 from fewshot_bench.api.task import Item
 from fewshot_bench.splits.checks import check_digest, check_pools, check_shots
 from fewshot_bench.splits.coop import Pools
+from fewshot_bench.splits.formats import read_split_file
 from fewshot_bench.splits.model import SETTING, SplitFile, unusable
-from fewshot_bench.splits.reading import read_split_file
 from fewshot_bench.splits.sampling import VALIDATION, group
 from fewshot_bench.utils.errors import DataMissingError, UsageError
 from fewshot_bench.utils.text import few
@@ -114,3 +117,19 @@ def _others(folder: Path) -> str:
     found = [SETTING.fullmatch(path.stem) for path in sorted(folder.glob("shot_*.json"))]
     settings = [f"{match[1]}-shot, seed {match[2]}" for match in found if match]
     return f"; there are {'; '.join(settings[:6])}" if settings else ""
+
+
+def split_paths(store: Path) -> list[Path]:
+    """The files of imported picks, sorted."""
+    found = sorted((store / FOLDER).glob("*/shot_*-seed_*.json"))
+    return [path for path in found if SETTING.fullmatch(path.stem)]
+
+
+def checked(path: Path) -> SplitFile:
+    """Imported picks; DataMissingError where the file was changed or lies in a wrong place."""
+    file = read_split_file(path)
+    check_digest(file)
+    place = (safe_name(file.dataset), f"shot_{file.shots}-seed_{file.seed}")
+    if file.format != "fsbench" or place != (path.parent.name, path.stem):
+        raise unusable(path, f"holds {'/'.join(place)}", "what its name says: import it again")
+    return file

@@ -16,7 +16,6 @@ from fewshot_bench.api.shots import ALL_SHOTS
 from fewshot_bench.api.task import Item
 from fewshot_bench.utils.rng import derive
 
-Pools = Mapping[str, tuple[Item, ...]]
 Picks = tuple[tuple[Item, ...], tuple[Item, ...]]
 
 

@@ -26,7 +26,7 @@ TAR_INDEX, VERIFIED, KIT = "tar-index", "verified", "kit"
 NAMES = {
     IMAGES: re.compile(r"[0-9a-f]{16}/[0-9a-f]{64}\.pixels"),
     DIGESTS: re.compile(r"[0-9a-f]{16}/[0-9a-f]{64}\.digests"),
-    FEATURES: re.compile(r"([0-9a-f]{2}|[0-9a-f]{16})/[0-9a-f]{64}\.safetensors"),
+    FEATURES: re.compile(r"[0-9a-f]{16}/[0-9a-f]{64}\.safetensors"),
     TAR_INDEX: re.compile(r"([0-9a-f]{32}){1,2}\.json"),
     VERIFIED: re.compile(r"[0-9a-f]{32}\.json"),
     KIT: re.compile(r"[0-9a-f]{64}\.json"),

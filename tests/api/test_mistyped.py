@@ -1,4 +1,4 @@
-"""What an author can mistype is refused at once; images and their labels come together."""
+"""Mistyped values are refused at once; images and their labels come together."""
 
 from __future__ import annotations
 

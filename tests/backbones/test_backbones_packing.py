@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from fewshot_bench.backbones.packing import pack
-from fewshot_bench.profiling.cost import Work, count, count_backward, counting, unnoticed
+from fewshot_bench.profiling.cost import Cost, count, count_backward, counting, not_counted
 from tests.reference.toy import SIZE, random_backbone, relative_gap
 
 TOLERANCE = 1e-5
@@ -90,7 +90,7 @@ def test_recomputed_blocks_give_the_same_gradients(backbone: Any) -> None:
 
 @pytest.mark.parametrize("recompute", [False, True])
 def test_flops_agree_with_torch(backbone: Any, recompute: bool) -> None:
-    adapter, done = adapter_of(backbone, 0), Work()
+    adapter, done = adapter_of(backbone, 0), Cost()
     text, vision = backbone.text_tower(), backbone.image_tower()
     packed = text.pack_tokens(backbone.tokenize(PROMPTS))
     pixels = torch.randn(4, 3, SIZE, SIZE)
@@ -105,19 +105,19 @@ def test_flops_agree_with_torch(backbone: Any, recompute: bool) -> None:
 
 
 def test_work_is_told_to_all_who_listen() -> None:
-    outer, inner = Work(), Work()
+    outer, inner = Cost(), Cost()
     x = torch.ones(2, requires_grad=True)
     with counting(outer):
         count(images=2, flops=5)
         with counting(inner):
             count(text_tokens=3)
-            with unnoticed():
+            with not_counted():
                 count(images=100)
         y = 2 * x
         count_backward(y, 7)
         y.sum().backward()
-    assert outer == Work(images=2, text_tokens=3, flops=12)
-    assert inner == Work(text_tokens=3)
+    assert outer == Cost(images=2, text_tokens=3, flops=12)
+    assert inner == Cost(text_tokens=3)
     count(uncounted=1)
-    assert outer.to_dict() == {"images": 2, "text_tokens": 3, "flops": 12}
-    assert Work(uncounted=1).to_dict()["flops"] is None
+    assert outer.counts() == {"images": 2, "text_tokens": 3, "flops": 12}
+    assert Cost(uncounted=1).counts()["flops"] is None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fewshot_bench.images.feature_store import FeatureStore
+from fewshot_bench.images.feature_cache import FeatureCache
 from fewshot_bench.images.features import image_view
 from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.profiling.meter import Meter
@@ -24,7 +24,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache with one file of each kind, and files of somebody else."""
     photos = Photos(make_folder(tmp_path, monkeypatch))
     source = ImageSource.of(photos, photos.items()["test"], tiny())
-    store = FeatureStore(tmp_path / "store" / "cache" / "features")
+    store = FeatureCache(tmp_path / "store" / "cache" / "features")
     meter = Meter(source.backbone.device)
     with meter.phase("fit"):
         _ = image_view(source, store, meter, phase="encode_queries").features

@@ -27,8 +27,9 @@ from fewshot_bench.cli.cache import entries
 from fewshot_bench.images.cache_file import SegmentWriter, open_segment
 from fewshot_bench.images.decode import ImageFiles, decoded, deep_problem
 from fewshot_bench.images.digests import DatasetDigests, Known
-from fewshot_bench.images.feature_store import FeatureStore
-from fewshot_bench.profiling.meter import Cost, Meter
+from fewshot_bench.images.feature_cache import FeatureCache, numbered
+from fewshot_bench.profiling.cost import Cost
+from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.utils import cache_dir as cache_folder
 from fewshot_bench.utils.cache_dir import DIGESTS, FEATURES, IMAGES
 from tests.fuzzing.subject import Seed, Subject, seeds_in
@@ -48,19 +49,15 @@ CONFIG: dict[str, Any] = {
 
 
 def _features(folder: Path) -> list[Seed]:
-    store = FeatureStore(folder / "features")
+    store = FeatureCache(folder / "features")
     with _meter() as meter:
-        store.get(PARTS, _computed, meter, "set")
-        store.rows.get(CONTEXT, KEYS, lambda places: torch.ones(len(places), 3), meter, "set")
+        store.rows(PROMPTS, numbered(4), lambda _: torch.ones(4, 3), meter, images=False)
+        store.rows(CONTEXT, KEYS, lambda places: torch.ones(len(places), 3), meter, "set")
     return seeds_in(folder, ("features/*/*.safetensors", "safetensors"))
 
 
-PARTS, CONTEXT = {"a": 1}, {"weights": "w"}
+PROMPTS, CONTEXT = {"a": 1}, {"weights": "w"}
 KEYS = [hashlib.sha256(bytes([n])).digest() for n in range(4)]
-
-
-def _computed() -> torch.Tensor:
-    return torch.arange(12.0).view(4, 3)
 
 
 @contextlib.contextmanager
@@ -78,10 +75,10 @@ def _read_features(folder: Path, file: Path) -> bool:
         asked.extend(places)
         return torch.ones(len(places), 3)
 
-    store = FeatureStore(folder / "features")
+    store = FeatureCache(folder / "features")
     with _meter() as meter:
-        found = store.get(PARTS, lambda: compute([0]), meter, "set")
-        rows = store.rows.get(CONTEXT, KEYS, compute, meter, "set")
+        found = store.rows(PROMPTS, numbered(4), compute, meter, images=False)
+        rows = store.rows(CONTEXT, KEYS, compute, meter, "set")
     assert found.ndim == rows.ndim == 2
     _listed(FEATURES, folder / "features")
     return not asked

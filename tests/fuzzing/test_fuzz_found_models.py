@@ -1,4 +1,4 @@
-"""What fuzzing found in caches, backbones and images, each as a test of its own."""
+"""Findings of fuzzing in caches, backbones and images, each as a test of its own."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save
 
 from fewshot_bench import DataMissingError, DatasetCard, Item, UsageError
@@ -17,8 +18,7 @@ from fewshot_bench.backbones import loading
 from fewshot_bench.cli.cache import entries
 from fewshot_bench.images.cache_file import open_segment, pack_description
 from fewshot_bench.images.decode import ImageFiles
-from fewshot_bench.images.feature_rows import tensors_digest
-from fewshot_bench.images.feature_store import FeatureStore
+from fewshot_bench.images.feature_cache import FeatureCache, numbered, tensors_digest
 from fewshot_bench.utils.cache_dir import IMAGES, CacheFile
 from tests.fuzzing.hostile import DEEP
 from tests.own_sets import picture
@@ -66,18 +66,22 @@ def test_features_of_another_shape_are_not_used(tmp_path: Path) -> None:
 
     asked: list[int] = []
 
-    def compute() -> torch.Tensor:
-        asked.append(1)
+    def compute(places: list[int]) -> torch.Tensor:
+        asked.append(len(places))
         return features
 
-    for change in ({}, {"cost": "3"}, {"cost": '{"wall": "x"}'}, {"cost": DEEP}):
+    changes: list[dict[str, str]] = [{"cost": "3"}, {"cost": '{"wall": "x"}'}, {"cost": DEEP}]
+    shape = {"sha256": tensors_digest(features.view(3, 4))}
+    for change in ({}, shape, *changes, {}):
         for path in tmp_path.rglob("*.safetensors"):
-            meta = {"key": path.stem, "sha256": tensors_digest(features), "dataset": ""}
-            path.write_bytes(save({"features": features}, meta | change))
+            with safe_open(path, framework="pt") as file:
+                meta = file.metadata()
+                tensors = {name: file.get_tensor(name) for name in ("features", "keys")}
+            path.write_bytes(save(tensors, meta | change))
         meter = Meter(torch.device("cpu"))
         with meter.phase("encode_support"):
-            FeatureStore(tmp_path).get({"a": 1}, compute, meter)
-    assert len(asked) == 4
+            FeatureCache(tmp_path).rows({"a": 1}, numbered(4), compute, meter)
+    assert asked == [4] * 5
 
 
 CONFIG = {
@@ -121,7 +125,7 @@ def test_configs_that_are_no_configs(tmp_path: Path, text: str) -> None:
 
 
 def test_a_config_whose_numbers_fit_nothing(tmp_path: Path) -> None:
-    """What only fails when the model is used is an error of the backbone as well."""
+    """A failure when the model is used is an error of the backbone as well."""
     config = json.loads(json.dumps(CONFIG)) | {"preprocess_cfg": {"size": -1}}
     config["model_cfg"]["vision_cfg"]["image_size"] = -8
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))

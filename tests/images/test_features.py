@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fewshot_bench import Augment, DatasetCard, Item
 from fewshot_bench.backbones.embedded import load_tiny
-from fewshot_bench.images.feature_store import FeatureStore
+from fewshot_bench.images.feature_cache import FeatureCache
 from fewshot_bench.images.features import accounted, image_view
 from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.profiling.meter import Meter
@@ -72,7 +72,7 @@ def source(backbone: object, shades: tuple[int, ...] = (10, 200)) -> ImageSource
 def encoded(images: ImageSource, folder: Path | None, order: list[int] | None = None) -> Tensor:
     """Raw features through a fresh store on `folder`, and how many images it took."""
     meter = Meter(CPU)
-    view = image_view(images, FeatureStore(folder), meter, phase="encode_support", order=order)
+    view = image_view(images, FeatureCache(folder), meter, phase="encode_support", order=order)
     with meter.phase("fit"):
         features = view.raw_features
     encoded.images = meter.images_computed  # type: ignore[attr-defined]
@@ -133,7 +133,7 @@ def test_other_bytes_or_settings_have_other_keys(tmp_path: Path) -> None:
 
 
 def test_views_are_cached_under_what_was_drawn(backbone: object) -> None:
-    store, meter, images = FeatureStore(None), Meter(CPU), source(backbone)
+    store, meter, images = FeatureCache(None), Meter(CPU), source(backbone)
     view = image_view(images, store, meter, phase="encode_support")
 
     def views(seed: int, augment: Augment) -> Tensor:
@@ -151,7 +151,7 @@ def test_views_are_cached_under_what_was_drawn(backbone: object) -> None:
 
 
 def test_seeds_have_views_of_their_own(backbone: object, tmp_path: Path) -> None:
-    store, meter = FeatureStore(tmp_path), Meter(CPU)
+    store, meter = FeatureCache(tmp_path), Meter(CPU)
 
     def views(seed: int) -> Tensor:
         view = image_view(source(backbone), store, meter, phase="encode_support", seed=seed)
@@ -167,7 +167,7 @@ def test_seeds_have_views_of_their_own(backbone: object, tmp_path: Path) -> None
 def test_fixed_views_follow_from_the_image_and_are_encoded_once(
     backbone: object, tmp_path: Path
 ) -> None:
-    store, meter = FeatureStore(tmp_path), Meter(CPU)
+    store, meter = FeatureCache(tmp_path), Meter(CPU)
 
     def views(
         shades: tuple[int, ...], count: int, augment: Augment = SMALL, **order: Any
@@ -191,7 +191,7 @@ def test_fixed_views_follow_from_the_image_and_are_encoded_once(
     # One cell pays once for each of them.
     assert meter.images_encoded == 18
     again = Meter(CPU)
-    view = image_view(source(backbone), FeatureStore(tmp_path), again, phase="encode_support")
+    view = image_view(source(backbone), FeatureCache(tmp_path), again, phase="encode_support")
     with again.phase("fit"):
         assert torch.equal(view.views(3, SMALL), first)
     assert (again.images_computed, again.images_encoded) == (0, 6)
@@ -268,7 +268,7 @@ def test_features_of_a_backbone_that_tells_nothing_stay_in_memory(
     turned = encoded(source(Turning(backbone, 90)), tmp_path)
     assert not torch.equal(upright, turned)
     assert not list(tmp_path.rglob("*.safetensors"))
-    one, images, store = Turning(backbone, 0), [], FeatureStore(None)
+    one, images, store = Turning(backbone, 0), [], FeatureCache(None)
     for _ in range(2):
         meter = Meter(CPU)
         with meter.phase("fit"):

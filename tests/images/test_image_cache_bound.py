@@ -1,4 +1,4 @@
-"""How much is kept, what is kept where nothing can be written, and what is billed."""
+"""Bounds of the image cache, unwritable places, and billing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from fewshot_bench.images.augment import draw_passes
 from fewshot_bench.images.cache import ImageCache
 from fewshot_bench.images.decode import decode, unreadable
 from fewshot_bench.images.loader import ImageSource
-from fewshot_bench.profiling.meter import Cost, ImageTally, Meter
+from fewshot_bench.profiling.cost import Cost
+from fewshot_bench.profiling.meter import ImageCost, Meter
 from fewshot_bench.runner.preflight import check_images
 from fewshot_bench.utils.cache_dir import limit_bytes
 from fewshot_bench.utils.files import temporary_name
@@ -144,7 +145,7 @@ def source(folder: Path) -> ImageSource:
 
 
 def billed(images: ImageSource, augment: Augment | None, epochs: int = 1) -> tuple[Cost, Cost]:
-    """What a fit that only looks at images is billed, and what passed."""
+    """Billed and computed cost of a fit that only looks at images."""
     meter = Meter(CPU)
     with meter.phase("fit"):
         for _ in range(epochs):
@@ -179,15 +180,15 @@ def test_whoever_comes_second_is_billed_the_decoding(
 
 
 def test_the_tally_bills_a_price_once_and_upkeep_never() -> None:
-    tally = ImageTally()
+    tally = ImageCost()
     tally.served({"a": None, "b": Cost(2.0, 1.0), "c": Cost(2.0, 1.0)}, Cost(1.0, 0.5))
-    assert (tally.owed.wall, tally.owed.cpu) == (3.0, 1.5)
+    assert (tally.credit.wall, tally.credit.cpu) == (3.0, 1.5)
     tally.served({"a": Cost(5.0, 5.0), "b": Cost(2.0, 1.0)}, Cost(1.0, 0.5))
-    assert tally.owed.wall == 3.0
+    assert tally.credit.wall == 3.0
     assert (tally.decoded, tally.cached) == (1, 4)
     with tally.unbilled():
         time.sleep(0.05)
-    assert tally.owed.wall < 2.96
+    assert tally.credit.wall < 2.96
     assert tally.to_dict()["elapsed"] >= 0.05
 
 

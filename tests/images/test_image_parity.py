@@ -17,7 +17,7 @@ from fewshot_bench import Augment
 from fewshot_bench.backbones.embedded import load_tiny
 from fewshot_bench.images.augment import Uniforms, draw_crops, draw_passes
 from fewshot_bench.images.decode import decode
-from fewshot_bench.images.feature_store import FeatureStore
+from fewshot_bench.images.feature_cache import FeatureCache
 from fewshot_bench.images.features import image_view, open_views
 from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.profiling.meter import Meter
@@ -113,7 +113,7 @@ def test_pixels_equal_those_of_open_clip_on_many_files(name: str, files: dict[st
 def view_of(files: dict[str, bytes]) -> Any:
     dataset = Memory(files)
     source = ImageSource.of(dataset, dataset.items()["train"], tiny(), depth=2)
-    return image_view(source, FeatureStore(None), Meter(torch.device("cpu")), phase="fit")
+    return image_view(source, FeatureCache(None), Meter(torch.device("cpu")), phase="fit")
 
 
 def drawn(view: Any, orders: list[list[int]], size: int) -> torch.Tensor:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from fewshot_bench.plugins.data.places import LOCK
 from tests.helpers import Result, wait_until
 from tests.preparing import Shop, Tree, below, images, open_shop, tar, zipped
 
@@ -49,10 +50,11 @@ def zip_entry(name: str, mode: int, content: bytes = GOOD, flags: int = 0) -> by
 
 
 def state(folder: Path) -> dict[str, bytes | str]:
-    """Everything in a folder, links and empty folders too."""
+    """Everything in a folder, links and empty folders too, but the lock of `prepare`."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else "no file"
         for path in folder.rglob("*")
+        if path.name != LOCK
     }
 
 

@@ -1,4 +1,4 @@
-"""What is billed, what is counted, and what is measured."""
+"""Billed, computed and measured costs."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from fewshot_bench.api.record import Record
-from fewshot_bench.profiling.meter import Cost, Meter
-from fewshot_bench.profiling.observer import ParameterObserver
+from fewshot_bench.profiling.cost import Cost
+from fewshot_bench.profiling.meter import Meter
+from fewshot_bench.profiling.optimizer import ParameterObserver
 from fewshot_bench.profiling.peak_memory import PeakMemory
 from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session
@@ -93,10 +94,9 @@ def test_inner_phases_are_not_billed_twice() -> None:
         time.sleep(0.05)
         with meter.phase("encode_support"):
             time.sleep(0.1)
-            meter.bill("a", Cost(7.0, 6.0, 3))
-            meter.bill("a", Cost(7.0, 6.0, 3))
+            meter.charge(Cost(7.0, 6.0, 3))
         with meter.phase("encode_support"):
-            meter.bill("b", Cost(1.0, 1.0))
+            meter.charge(Cost(1.0, 1.0))
         time.sleep(0.05)
     timings = meter.timings()
     fit, support = timings["phases"]["fit"], timings["phases"]["encode_support"]
@@ -113,7 +113,7 @@ def test_a_phase_that_raises_is_closed() -> None:
     with pytest.raises(KeyError), meter.phase("fit"), meter.phase("encode_support"):
         raise KeyError
     with meter.phase("predict"):
-        meter.bill("a", Cost(1.0, 1.0))
+        meter.charge(Cost(1.0, 1.0))
     assert meter.timings()["phases"]["predict"]["billed"]["wall"] >= 1
 
 

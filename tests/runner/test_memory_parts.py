@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fewshot_bench.backbones.packing import pack
-from fewshot_bench.profiling.cost import Work, counting
+from fewshot_bench.profiling.cost import Cost, counting
 from fewshot_bench.runner.context import Context
 from tests.reference.toy import random_backbone, random_task, relative_gap
 
@@ -113,7 +113,7 @@ def test_whole_fits_agree(method: Any, parts: int) -> None:
 
 
 def test_parts_hold_a_share_of_the_tokens() -> None:
-    """What a step keeps for the backward pass is that of one chunk of images."""
+    """A step keeps one chunk of images for the backward pass."""
     task = random_task(BACKBONE)
     method = ClipLora(encoder="vision", dropout=0.0)
     kept = {}
@@ -136,7 +136,7 @@ def test_work_counts_what_is_encoded_twice() -> None:
     task, tokens = random_task(BACKBONE), []
     for parts in (2, 4):
         model = ClipLora().model(task, BACKBONE, context()).within_memory(7, CPU, parts)
-        adapter, work = ClipLora().adapter(model, CPU, context()), Work()
+        adapter, work = ClipLora().adapter(model, CPU, context()), Cost()
         with counting(work):
             model.backward(task.train.pixels[:7], task.train.labels[:7], adapter, same)
         assert work.images == 7

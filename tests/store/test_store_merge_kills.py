@@ -61,10 +61,10 @@ def test_merges_at_once_overwrite_nothing(tmp_path: Path) -> None:
 
 
 def test_a_merge_waits_for_another(tmp_path: Path) -> None:
-    from fewshot_bench.utils.store_lock import alone
+    from fewshot_bench.utils.locks import exclusive
 
     one, here = filled(tmp_path / "a", [1]), filled(tmp_path / "b", [])
-    with alone(here.path, lambda: None):
+    with exclusive(here.path, "records"):
         process = start("store", "merge", one.path, "--store", here.path)
         assert process.stderr is not None
         assert process.stderr.readline().startswith("waiting for another merge")

@@ -9,10 +9,10 @@ from typing import Final, Literal
 
 from fewshot_bench.api.dataset import ROLES, DatasetCard
 from fewshot_bench.api.task import Item, digest_of
-from fewshot_bench.splits.compared import published_draws
 from fewshot_bench.splits.coop import Pools
 from fewshot_bench.splits.published import (
     PublishedSplit,
+    published_draws,
     published_splits,
     verified_file,
     verified_split,

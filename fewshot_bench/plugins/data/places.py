@@ -16,7 +16,7 @@ from fewshot_bench.utils.text import leaves
 
 DOWNLOADS = "downloads"
 TEMPORARY = ".fsbench-"
-LOCK = f"{TEMPORARY}prepare.lock"
+LOCK = f"{TEMPORARY[1:]}prepare"
 _PLAIN = re.compile(r"[^A-Za-z0-9._-]+")
 
 

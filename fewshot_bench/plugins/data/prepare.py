@@ -10,12 +10,17 @@ from pathlib import Path
 
 from fewshot_bench.api.recipe import Recipe, RemoteFile
 from fewshot_bench.plugins.data import places
-from fewshot_bench.plugins.data.digests import difference, verified_as
-from fewshot_bench.plugins.data.download import Progress, fetch, source_host
-from fewshot_bench.plugins.data.extract import unpack
-from fewshot_bench.plugins.data.free_space import StopError
-from fewshot_bench.plugins.data.members import DamagedError, UnsafeError
-from fewshot_bench.plugins.data.partial import note_of, source_of
+from fewshot_bench.plugins.data.download import (
+    Progress,
+    StopError,
+    difference,
+    fetch,
+    note_of,
+    source_host,
+    source_of,
+    verified_as,
+)
+from fewshot_bench.plugins.data.extract import DamagedError, UnsafeError, unpack
 from fewshot_bench.utils.errors import DataMissingError, UsageError
 from fewshot_bench.utils.files import FULL
 from fewshot_bench.utils.text import few, size_text
