@@ -73,7 +73,7 @@ def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
 def age(monkeypatch: Any, seconds: float) -> None:
     """Let the store's clean-up see the time as it will be then."""
     now = time.time
-    monkeypatch.setattr("fewshot_bench.store.remains.time.time", lambda: now() + seconds)
+    monkeypatch.setattr("fewshot_bench.store.clean.time.time", lambda: now() + seconds)
 
 
 def flip(path: Path, position: int, bit: int = 0) -> None:

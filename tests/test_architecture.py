@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import importlib
 import re
 import subprocess
 import sys
@@ -14,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-import fewshot_bench
 from fewshot_bench.analysis.signature.fields import FIELDS
 from fewshot_bench.api.plugins import Hooks
 from fewshot_bench.api.spec import RunSpec
@@ -52,6 +52,15 @@ FLOORS = {
 APART = {("testing", "store"), ("testing", "analysis")}
 # Rooms that do not bring torch in when they are imported.
 LIGHT = ("utils", "api", "splits", "store", "analysis", "cli", "plugins")
+# Modules whose `__all__` is public.
+FACES = (
+    "fewshot_bench",
+    "fewshot_bench.api.sources",
+    "fewshot_bench.backbones",
+    "fewshot_bench.engines",
+    "fewshot_bench.testing",
+    "fewshot_bench.training",
+)
 MAX_ENTRIES = 14
 # Left to do: up arrows that are still there. This set only shrinks.
 KNOWN: set[tuple[str, str]] = set()
@@ -100,10 +109,8 @@ def test_plugins_import_public_names_only(path: Path) -> None:
     own = path.relative_to(REPOSITORY).parts[1]
     for module, name in imported(path):
         if top(module) == "fewshot_bench":
-            assert (module, name in fewshot_bench.__all__) == ("fewshot_bench", True), (
-                module,
-                name,
-            )
+            assert module in FACES, (module, name)
+            assert name in importlib.import_module(module).__all__, (module, name)
         assert top(module) not in {"fsbench_methods", "fsbench_datasets"} - {own}
         assert top(module) != "open_clip"
 

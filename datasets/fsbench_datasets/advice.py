@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterable, Sequence, Set
 from functools import partial
 from pathlib import Path
 
-from fsbench_datasets.catalog import PublicSet
+from fsbench_datasets.catalog import PublicSet, places
 from fsbench_datasets.disk import file_size, subfolders
 from fsbench_datasets.listed import Steps
-from fsbench_datasets.places import places
 
 SEARCH_DEPTH = 4
 SEARCH_FOLDERS = 5000

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from fewshot_bench import DataMissingError, Item
 from fsbench_datasets.advice import displaced, folder_problem, public_steps
-from fsbench_datasets.catalog import PublicSet
+from fsbench_datasets.catalog import PublicSet, places
 from fsbench_datasets.listed import Loaded, PublicImages
-from fsbench_datasets.places import places
 from fsbench_datasets.split_file import ROLES, plain_text, shortened
 
 VARIANTS = "variants.txt"

@@ -16,10 +16,9 @@ from fewshot_bench import (
     one_spelling,
 )
 from fsbench_datasets.advice import displaced, listed, public_steps, root_above
-from fsbench_datasets.catalog import PublicSet, by_split_file
+from fsbench_datasets.catalog import PublicSet, by_split_file, places, split_file_places
 from fsbench_datasets.disk import subfolders
 from fsbench_datasets.listed import ListedImages, Loaded, PublicImages, Steps
-from fsbench_datasets.places import places, split_file_places
 from fsbench_datasets.split_file import classnames_of
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 import click
 
-from fewshot_bench.analysis.table.columns import COSTS
+from fewshot_bench.analysis.table.costs import COSTS
 from fewshot_bench.cli.completion import methods, one_of
 from fewshot_bench.cli.files import terminal_width, write_text
 from fewshot_bench.cli.filters import chosen_of, filter_options
@@ -65,7 +65,7 @@ FORMATS = ("terminal", "markdown", "latex", "csv", "json")
 @click.option(
     "--columns",
     metavar="NAMES",
-    help="Beside it: other metrics, curve, trained, billed, peak, plug-ins' columns.",
+    help=f"Beside it: other metrics, curve, {', '.join(COSTS)}, plug-ins' columns.",
 )
 @click.option(
     "--sort",

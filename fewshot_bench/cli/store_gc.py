@@ -21,7 +21,7 @@ def command(folder: Path, damaged: bool, dry_run: bool) -> None:
     go on meanwhile: only what is stale is taken. The index and outcomes are made again when needed.
     """
     from fewshot_bench.engines.job import Job
-    from fewshot_bench.store.gc import KINDS, collect
+    from fewshot_bench.store.clean import KINDS, collect
     from fewshot_bench.utils.text import size_text
 
     found: Counter[str] = Counter()

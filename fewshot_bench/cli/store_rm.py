@@ -18,7 +18,7 @@ from fewshot_bench.utils.errors import UsageError, unknown
 from fewshot_bench.utils.text import MANY, size_text
 
 if TYPE_CHECKING:
-    from fewshot_bench.store.removal import Chosen
+    from fewshot_bench.store.clean import Chosen
     from fewshot_bench.store.store import Store
 
 SHORTEST_KEY = 4
@@ -71,7 +71,7 @@ def _chosen(
     status: Sequence[str] | None,
     filters: dict[str, str | None],
 ) -> list[Chosen]:
-    from fewshot_bench.store.removal import Chosen
+    from fewshot_bench.store.clean import Chosen
 
     for name in status or ():
         if name not in STATUSES:
@@ -126,7 +126,7 @@ def _confirm(count: int) -> None:
 
 def _removed(store: Store, found: Sequence[Chosen]) -> int:
     """Remove them; returns how many are still there."""
-    from fewshot_bench.store.removal import remove
+    from fewshot_bench.store.clean import remove
 
     left = size = 0
     for one, problem in remove(store, found):

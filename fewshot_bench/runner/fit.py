@@ -18,9 +18,8 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.api.task import Task
 from fewshot_bench.images.features import accounted, image_view, open_views, shots_view
-from fewshot_bench.profiling.finite import FiniteNumbers
 from fewshot_bench.profiling.meter import Meter
-from fewshot_bench.profiling.observer import ParameterObserver
+from fewshot_bench.profiling.optimizer import FiniteNumbers, ParameterObserver
 from fewshot_bench.profiling.peak_memory import PeakMemory
 from fewshot_bench.runner import kit_results
 from fewshot_bench.runner.classes import answering

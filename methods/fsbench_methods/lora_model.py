@@ -18,16 +18,17 @@ from fewshot_bench import (
     TextTower,
     Vocabulary,
 )
-from fsbench_methods.lora_layers import LowRank
-from fsbench_methods.parts import (
+from fewshot_bench.training import (
+    Autocast,
     Encode,
+    Scale,
     backward_in_parts,
     chunks_for,
     encode_in_parts,
-    for_images,
-    for_prompts,
+    must_recompute,
+    unit,
 )
-from fsbench_methods.training import Autocast, Scale, must_recompute, unit
+from fsbench_methods.lora_layers import LowRank, for_images, for_prompts
 
 EVAL_BATCH = 256
 

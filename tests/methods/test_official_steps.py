@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from fsbench_methods.clip_lora import ClipLora
 from fsbench_methods.coop import CoOp
-from fsbench_methods.prompts import build_prompts
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import official, subjects
 from benchmarks.measure import in_pairs, work_of
 from fewshot_bench import Vocabulary
 from fewshot_bench.runner.context import Context
+from fewshot_bench.training import build_prompts
 from tests.reference.toy import random_backbone, relative_gap
 
 CPU = torch.device("cpu")

@@ -1,4 +1,7 @@
-"""CoOp's learnable prompts: where the context tokens and the class names stand."""
+"""Prompts with a learned context, as in CoOp: `build_prompts` lays them out once per task.
+
+Tokenization happens there; `Prompts.features` is differentiable in the context.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_bench import Backbone, PackedPrompts, PromptPart, TextTower
+from fewshot_bench.api.backbone import Backbone, PackedPrompts, PromptPart, TextTower
 
 Position = Literal["end", "middle", "front"]
 

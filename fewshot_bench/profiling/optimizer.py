@@ -1,9 +1,6 @@
-"""A fit whose loss or gradients are not finite ends at once, whatever the method does about it.
+"""Optimizers seen from outside: the parameters that they move, and an end at the first NaN.
 
-The root of every backward pass and the gradients of every optimizer step are looked at. On CUDA
-they stay on the device: they are copied to the host without waiting, and read once the copy has
-arrived, some steps later. In fp16 a gradient scaler makes overflows on purpose: there a loss must
-only be a number, and overflows are an error when they do not end.
+`ParameterObserver` counts trained parameters; `FiniteNumbers` raises NumericalError at once.
 """
 
 from __future__ import annotations
@@ -12,12 +9,13 @@ import functools
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from fewshot_bench.api.method import RunContext
 from fewshot_bench.utils.errors import NumericalError
@@ -195,3 +193,51 @@ def _wrap(stack: ExitStack, owner: Any, name: str, wrapper: Callable[..., Any]) 
     original = getattr(owner, name)
     stack.callback(setattr, owner, name, original)
     setattr(owner, name, wrapper(original))
+
+
+class ParameterObserver:
+    """Counts distinct parameters that an optimizer stepped on with a gradient, and the steps.
+
+    With `numbers` it also ends a fit whose loss or gradients are no numbers any more.
+    """
+
+    def __init__(self, numbers: FiniteNumbers | None = None) -> None:
+        self._seen: dict[int, Tensor] = {}
+        self._numbers = numbers
+        self.steps = 0
+        self.declared: int | None = None
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """See every step of every torch optimizer inside; NumericalError as `FiniteNumbers`."""
+        handle = register_optimizer_step_post_hook(self._after_step)
+        try:
+            with self._numbers.watching() if self._numbers else nullcontext():
+                yield
+        finally:
+            handle.remove()
+
+    def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        self.steps += 1
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None and id(parameter) not in self._seen:
+                    self._seen[id(parameter)] = parameter
+        if self._numbers is not None:
+            self._numbers.after_step(optimizer)
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """The distinct parameters that moved."""
+        return list(self._seen.values())
+
+    @property
+    def trained(self) -> int:
+        """Number of trained values: observed, or what a solver without optimizer declared."""
+        observed = sum(parameter.numel() for parameter in self._seen.values())
+        return observed if observed or self.declared is None else self.declared
+
+    @property
+    def source(self) -> str:
+        """`observed` at the optimizer, or `declared` by the method."""
+        return "declared" if not self._seen and self.declared is not None else "observed"

@@ -1,4 +1,7 @@
-"""Refuses hyper-parameter values that make no sense, before anything is computed."""
+"""Checks of hyper-parameters, for `__post_init__`: UsageError before anything is computed.
+
+Each names the value, what was expected, and `fsbench show METHOD`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import dataclasses
 import typing
 from typing import Any, ClassVar, Literal, Protocol
 
-from fewshot_bench import UsageError
+from fewshot_bench.utils.errors import UsageError
 
 
 class Named(Protocol):
