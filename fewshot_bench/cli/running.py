@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from fewshot_bench.api.spec import CONDITIONS
 from fewshot_bench.cli.say import say
 from fewshot_bench.engines import progress
 from fewshot_bench.engines.choice import EngineChoice
@@ -82,6 +83,7 @@ def request_of(conditions: Conditions, values: Mapping[str, Any]) -> Request:
         device=conditions.device,
         precision=conditions.precision,
         data=data,
+        others={name: named[name] for name in CONDITIONS if name in named and name not in known},
     )
 
 

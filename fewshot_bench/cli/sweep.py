@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from fewshot_bench.api.defaults import AUTO
 from fewshot_bench.api.metrics import PERCENT, Metric
+from fewshot_bench.api.spec import AUTO
 from fewshot_bench.cli.completion import datasets, methods, one_of, several_of, suites
 from fewshot_bench.cli.drawn import drawn
 from fewshot_bench.cli.engines import RunCommand, take_engine

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fewshot_bench.analysis.table.versions import Shown, split_version, version_key
 from fewshot_bench.api.dataset_overrides import SKIPPED
 from fewshot_bench.api.method_files import short
-from fewshot_bench.api.spec import NO_CLASSES, canonical_json
+from fewshot_bench.api.spec import CONDITIONS, NO_CLASSES, canonical_json
 from fewshot_bench.cli.filters import listed, read_records
 from fewshot_bench.runner.own_data import read_own_data
 from fewshot_bench.store.store import Store
@@ -172,15 +172,15 @@ def _tests(name: str, values: Mapping[str, Any]) -> list[Test]:
     if name == "transfer":
         targets = _datasets(value or ())
         return [lambda spec: not spec.target or spec.target in targets]
-    if name in ("backbone", "precision", "limit"):
-        return [lambda spec: getattr(spec, name) == value]
     if name == "engines":
         device = value.devices()[0].partition(":")[0]
         return [lambda spec: spec.device == device]
     if name == "protocol":
         return _protocol(values)
-    if name in ("val", "prompts"):
-        return [lambda spec: getattr(spec, name) == value] if value else []
+    if name in CONDITIONS:
+        # What was not asked for is as the protocol says.
+        unasked = value is None and CONDITIONS[name].default is not None
+        return [] if unasked else [lambda spec: getattr(spec, name) == value]
     if name in ("classnames", "templates", "holdout"):
         data = read_own_data(values["classnames"], values["templates"], values["holdout"])
         return [lambda spec: {n: v for n, v in spec.data.items() if n != SKIPPED} == data]

@@ -18,7 +18,7 @@ from fewshot_bench.analysis.table.costs import COSTS
 from fewshot_bench.analysis.table.model import Cell, Row, Table
 from fewshot_bench.api.metrics import PERCENT, Metric
 from fewshot_bench.api.shots import plain
-from fewshot_bench.api.spec import TOY
+from fewshot_bench.api.spec import CONDITIONS, TOY
 from fewshot_bench.utils.text import printable
 
 FIRST = (
@@ -33,7 +33,6 @@ FIRST = (
 # What a formula begins with in a spreadsheet, the wide forms of East Asian keyboards among it.
 FORMULAS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _INNER = re.compile(rf"(;[\s\"]*)(?=[{re.escape(''.join(FORMULAS))}])")
-_CONDITIONS = ("protocol", "val", "prompts", "backbone", "precision", "device", "limit", "weights")
 
 
 def render_csv(table: Table) -> str:
@@ -124,7 +123,11 @@ def _row(table: Table, cell: Cell) -> dict[str, Any]:
         "delta_n": cell.delta.n if cell.delta else None,
         **_extremes("delta", cell.delta),
         **_tested(table, cell),
-        **{name: getattr(spec, name) for name in _CONDITIONS},
+        **{
+            name: getattr(spec, name)
+            for name, about in CONDITIONS.items()
+            if not about.late or name in table.conditions
+        },
         **_special(table, cell),
     }
 
