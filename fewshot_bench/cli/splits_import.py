@@ -82,7 +82,7 @@ def _refuse_other_name(file: SplitFile, dataset: str) -> None:
 
 def _import_lists(file: SplitFile, dataset: str, name: str | None, force: bool) -> None:
     from fewshot_bench.api.roots import data_roots
-    from fewshot_bench.splits.coop import coop_text, pools_from
+    from fewshot_bench.api.split_file import coop_text, pools_from
     from fewshot_bench.splits.formats import place
     from fewshot_bench.splits.published import verified_file, verified_split
 

@@ -17,8 +17,8 @@ from fewshot_bench.utils.errors import DataMissingError, unknown
 
 if TYPE_CHECKING:
     from fewshot_bench.api.dataset import DatasetCard
+    from fewshot_bench.api.split_file import Pools
     from fewshot_bench.api.task import Split
-    from fewshot_bench.splits.coop import Pools
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 FILE_ENDINGS = (".json", ".jsonl", ".pkl", ".pickle")
