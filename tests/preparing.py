@@ -60,6 +60,7 @@ def register_datasets(register):
     for name in content():
         register(name, functools.partial(Remote, name), suites=("remotes",))
 '''
+LOCK_FILE = f".{LOCK}.lock"
 Tree = dict[str, bytes]
 
 
@@ -99,7 +100,7 @@ class Shop:
         return {
             path.relative_to(self.root).as_posix(): path.read_bytes()
             for path in sorted(self.root.rglob("*"))
-            if path.is_file() and not {"downloads", LOCK} & {*path.parts}
+            if path.is_file() and not {"downloads", LOCK_FILE} & {*path.parts}
         }
 
     def part(self, name: str = "wares.tar.gz", dataset: str = "wares") -> Path:

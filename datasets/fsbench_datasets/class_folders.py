@@ -46,7 +46,7 @@ class Tree:
 
     @property
     def holds_images(self) -> bool:
-        """Whether images lie directly in it, readable or not."""
+        """True when images lie directly in it, readable or not."""
         return bool(self.images or self.unread)
 
     @property

@@ -29,7 +29,7 @@ class SplitFile:
     damaged: str = ""
 
     def found(self) -> bool:
-        """Whether the file is there."""
+        """True when the file is there."""
         return any(path.is_file() for path in self.places)
 
     def load(self) -> Loaded:
@@ -42,7 +42,7 @@ class SplitFile:
         return Loaded(pools, classnames_of(pools))
 
     def absent(self) -> tuple[str, str]:
-        """What is not found, where; and what mends it."""
+        """The missing file with its places, and the step that mends it."""
         return self.missing()
 
 

@@ -33,7 +33,7 @@ OLDEST = 4
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns hold image and label; `classnames` where the label's type has them."""
+    """Names of the columns of image and label; `classnames` where the label's type has them."""
 
     image: str
     label: str
@@ -127,7 +127,7 @@ class Table:
         return tuple(f"{self.split}/{number:08d}" for number in range(len(self.rows)))
 
     def _paths(self) -> list[str] | None:
-        """Where every image of the table is a file of its own, the paths of these files."""
+        """Paths of the images where each of the table is a file of its own."""
         column = self.rows.select_columns([self.columns.image])[:].column(0).combine_chunks()
         if _is_struct(column):
             if len(column) != column.field("bytes").null_count:
@@ -206,7 +206,7 @@ def missing(name: str, problem: str) -> DataMissingError:
 
 @dataclass(frozen=True)
 class Place:
-    """What `hf:` was asked for: a folder, or a name on the hub with revision and configuration.
+    """The argument of `hf:`: a folder, or a name on the hub with revision and configuration.
 
     chosen: columns and splits by the keys `image`, `label`, `train`, `val`, `test`.
     """

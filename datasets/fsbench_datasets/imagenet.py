@@ -62,7 +62,7 @@ class Source(Protocol):
         ...
 
     def stamp(self, synset: str, name: str) -> Stamp | None:
-        """What tells that the image is unchanged; None when it is missing."""
+        """The stamp of the image; None when it is missing."""
         ...
 
 
@@ -378,7 +378,7 @@ def _listed(folder: Path) -> list[str]:
 
 
 def _unsorted(folder: Path) -> str:
-    """What is wrong with a folder that is there and has no class folders."""
+    """The problem with a folder that is there and has no class folders."""
     if not folder.is_dir():
         return ""
     names = _listed(folder)

@@ -252,7 +252,7 @@ class KeptSplit:
 
 
 def _is_made(given: Pools) -> bool:
-    """Whether test images are held out of what is listed."""
+    """True when test images are held out of the listed ones."""
     return bool(not given.get("test") and (given.get("train") or given.get(UNSPLIT)))
 
 
@@ -286,7 +286,7 @@ def read_rows(name: str, path: Path) -> list[Row]:
 
 @dataclass(frozen=True)
 class _Columns:
-    """Which column holds what; "" for one that is not there."""
+    """Columns by their meaning; "" for one that is not there."""
 
     path: str
     label: str

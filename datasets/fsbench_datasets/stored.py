@@ -16,7 +16,7 @@ from fsbench_datasets.split_file import ROLES
 
 @dataclass(frozen=True)
 class SplitPlaces:
-    """Where a split may be kept; a file beside the data goes first.
+    """Places where a split may be kept; a file beside the data goes first.
 
     kept: None where no results are known.
     """
@@ -65,7 +65,7 @@ class SplitPlaces:
 
 
 def kept_note(note: str, stored: Path | None) -> str:
-    """How the pools were made, and where that is kept."""
+    """Note on how the pools were made, and the file that keeps it."""
     return f"{note}, kept in {stored}" if stored else f"{note}; the first run keeps it"
 
 

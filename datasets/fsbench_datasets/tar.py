@@ -212,7 +212,7 @@ def kept(
     encode: Callable[[Found], Any],
     decode: Callable[[Any, int], Found],
 ) -> Found:
-    """What `make` finds in an archive, which is read through once; its errors pass.
+    """The result of `make` for an archive, which is read through once; its errors pass.
 
     encode: to what JSON can hold; decode: back again, given the archive's size in bytes. An index
     that `decode` refuses (see `DAMAGE`) is made again.

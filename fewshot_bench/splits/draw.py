@@ -79,7 +79,7 @@ def draw_cell(
 
 
 def narrowed(spec: RunSpec, split: Split, classes: int, target: Pools | None = None) -> Split:
-    """What a cell uses of a draw over all classes: its `classes`, `target` and `limit`.
+    """The part of a draw over all classes that a cell uses: its `classes`, `target` and `limit`.
 
     classes: how many classes the data set has.
     """

@@ -1,4 +1,4 @@
-"""What a split file holds, whatever its format."""
+"""`SplitFile`: the lists of a split file of any format, and the checks of a single entry."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class SplitFile:
 
     @property
     def is_draw(self) -> bool:
-        """Whether these are few-shot picks, not the lists of a whole data set."""
+        """True for few-shot picks, not the lists of a whole data set."""
         return self.shots is not None or self.format in DRAWS_ONLY
 
     @property

@@ -30,7 +30,7 @@ LARGE_BYTES = 2 * 10**9
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where data goes, and what was agreed to.
+    """The data root that is written to, and the person's agreements.
 
     roots: folders in which data is looked for, `root` among them. large: whether downloads of
     more than LARGE_BYTES may start. keep_archives: whether downloaded archives stay.
@@ -44,7 +44,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one file.
+    """Result of preparing one file.
 
     missing: whether it has still to be got. by_hand: whether getting it by hand helps; it does not
     where the disk is full. refused: whether what came is of no use, and another copy is needed.
@@ -73,7 +73,7 @@ def missing_files(dataset: str, recipe: Recipe, target: Target) -> list[RemoteFi
 
 
 def would_write(dataset: str, recipe: Recipe, target: Target) -> bool:
-    """Whether there is anything to fetch or to place."""
+    """True when there is anything to fetch or to place."""
     by_hand = [file for file in missing_files(dataset, recipe, target) if not file.urls]
     left = [file for file in recipe.files if file not in by_hand]
     return any(places.found_at(file, target.roots) is None for file in left)
@@ -166,7 +166,7 @@ def _prepare_file(dataset: str, file: RemoteFile, target: Target, progress: Prog
 
 
 def _own_split(file: RemoteFile, found: Path) -> str:
-    """What to say of a split file that is there and not the published one."""
+    """Remark on a split file that is there and not the published one."""
     problem = difference(replace(file, size=0), found) if file.split and found.is_file() else None
     return f", not the published file: {problem} (to replace it, remove it)" if problem else ""
 
@@ -204,7 +204,7 @@ def _put(file: RemoteFile, archive: Path, target: Target, progress: Progress) ->
 
 
 def _kept(names: Sequence[str]) -> str:
-    """What to say of files that were there before and stay."""
+    """Remark on files that were there before and stay."""
     if not names:
         return ""
     return f"; kept {len(names):,} that were there and differ from the archive's: {few(names)}"
@@ -263,7 +263,7 @@ def _remove(archive: Path) -> None:
 
 
 def steps(dataset: str, recipe: Recipe, outcomes: Sequence[Outcome], target: Target) -> list[str]:
-    """What a person can do about missing files, one step per line."""
+    """Steps by which a person gets missing files, one step per line."""
     missing = [outcome for outcome in outcomes if outcome.missing]
     if not missing:
         return []
@@ -287,7 +287,7 @@ def steps(dataset: str, recipe: Recipe, outcomes: Sequence[Outcome], target: Tar
 
 
 def needs_agreement(file: RemoteFile) -> bool:
-    """Whether a person has to agree before a file is downloaded, as far as its size is known."""
+    """True when a person has to agree before a file is downloaded, as far as its size is known."""
     return bool(file.urls) and file.size > LARGE_BYTES
 
 
