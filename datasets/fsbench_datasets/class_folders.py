@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fewshot_bench import DataMissingError, Item, Pools, UsageError, image_endings, image_remedy
+from fewshot_bench import DataMissingError, Item, UsageError
+from fewshot_bench.api.sources import Pools, image_endings, image_remedy
 from fsbench_datasets.disk import SYSTEM_FILES, is_image, is_system_folder
 from fsbench_datasets.labels import in_order, tidy_name, twin_names
 from fsbench_datasets.own_set import twins_refused

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fewshot_bench import DataMissingError, DatasetCard, Item, Pools
+from fewshot_bench import DataMissingError, DatasetCard, Item
+from fewshot_bench.api.sources import Pools
 from fsbench_datasets.split_file import ROLES, counts_of, revision_of
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

@@ -7,18 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from fewshot_bench import (
-    DataMissingError,
-    DatasetCard,
-    Item,
-    Pools,
-    Stamp,
-    UsageError,
-    file_stamp,
-    load_split,
-    one_place,
-    one_spelling,
-)
+from fewshot_bench import DataMissingError, DatasetCard, Item, UsageError
+from fewshot_bench.api.sources import Pools, Stamp, file_stamp, load_split, one_place, one_spelling
 from fsbench_datasets.class_folders import Found, find_images
 from fsbench_datasets.disk import file_size
 from fsbench_datasets.pools import check_classes, check_holdout, complete, share_note

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
-from fewshot_bench import Item, Pools, UsageError
+from fewshot_bench import Item, UsageError
+from fewshot_bench.api.sources import Pools
 from fsbench_datasets.pools import ROLE_NAMES, UNSPLIT
 from fsbench_datasets.split_file import plain_text
 

@@ -17,15 +17,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fewshot_bench import (
-    DataMissingError,
-    Pools,
-    Stamp,
-    UsageError,
-    file_stamp,
-    one_place,
-    one_spelling,
-)
+from fewshot_bench import DataMissingError, UsageError
+from fewshot_bench.api.sources import Pools, Stamp, file_stamp, one_place, one_spelling
 from fsbench_datasets.disk import file_size
 from fsbench_datasets.labels import NAME_KEYS, Row, check_text, label_rows, number_or_name, role_of
 from fsbench_datasets.own_set import Listing, OwnSet

@@ -6,7 +6,8 @@ import hashlib
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from fewshot_bench import Item, Pools, UsageError
+from fewshot_bench import Item, UsageError
+from fewshot_bench.api.sources import Pools
 from fsbench_datasets.split_file import ROLES
 
 UNSPLIT = ""

@@ -16,11 +16,10 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from fewshot_bench import (
+from fewshot_bench import DataMissingError, UsageError
+from fewshot_bench.api.sources import (
     SIMPLE_TEMPLATES,
-    DataMissingError,
     Stamp,
-    UsageError,
     file_stamp,
     image_endings,
     one_spelling,

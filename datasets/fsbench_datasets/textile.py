@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
-from fewshot_bench import DataMissingError, Stamp, file_stamp
+from fewshot_bench import DataMissingError
+from fewshot_bench.api.sources import Stamp, file_stamp
 from fsbench_datasets.labels import Row, label_rows
 from fsbench_datasets.own_set import Listing, OwnSet
 from fsbench_datasets.pools import complete

@@ -11,8 +11,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.spec import IMPORTED, RunSpec
+from fewshot_bench.api.split_file import Pools
 from fewshot_bench.api.task import Item, Split
-from fewshot_bench.splits.coop import Pools
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION, Draw, Picks, rank
 from fewshot_bench.utils.errors import UsageError, unknown
 
