@@ -15,7 +15,7 @@ from PIL import Image
 
 from fewshot_bench import DataMissingError, DatasetCard, Item
 from fewshot_bench.api.sources import Pools
-from fsbench_datasets.split_file import ROLES, counts_of, revision_of
+from fsbench_datasets.split_lists import ROLES, counts_of, revision_of
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 DIGITS_TRAIN, DIGITS_VAL = 40, 20

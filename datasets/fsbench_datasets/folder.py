@@ -12,7 +12,7 @@ from fewshot_bench.api.sources import Pools, Stamp, file_stamp, load_split, one_
 from fsbench_datasets.class_folders import Found, find_images
 from fsbench_datasets.disk import file_size
 from fsbench_datasets.pools import check_classes, check_holdout, complete, share_note
-from fsbench_datasets.split_file import (
+from fsbench_datasets.split_lists import (
     ROLES,
     classnames_of,
     counts_of,
@@ -20,7 +20,7 @@ from fsbench_datasets.split_file import (
     revision_of,
     shortened,
 )
-from fsbench_datasets.stored import SplitPlaces, kept_note
+from fsbench_datasets.stored_split import SplitPlaces, kept_note
 
 SPLIT_NAME = "fsbench-split.json"
 

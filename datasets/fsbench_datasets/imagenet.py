@@ -20,7 +20,7 @@ from fsbench_datasets.advice import folder_problem
 from fsbench_datasets.catalog import PublicSet, places
 from fsbench_datasets.disk import is_image, subfolders
 from fsbench_datasets.recipes import recipe_of
-from fsbench_datasets.split_file import copy_note, revision_of
+from fsbench_datasets.split_lists import copy_note, revision_of
 from fsbench_datasets.synsets import (
     DEVKIT,
     check_plain,

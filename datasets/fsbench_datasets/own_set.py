@@ -12,7 +12,7 @@ from fewshot_bench import DatasetCard, Item, UsageError
 from fewshot_bench.api.sources import SIMPLE_TEMPLATES, Pools, Stamp
 from fsbench_datasets.labels import Labeled
 from fsbench_datasets.pools import check_classes
-from fsbench_datasets.split_file import class_ids_of, counts_of, lines_of, revision_of
+from fsbench_datasets.split_lists import class_ids_of, counts_of, lines_of, revision_of
 
 Complete = Callable[[Pools], tuple[Pools, str]]
 

@@ -8,7 +8,7 @@ from functools import partial
 
 from fewshot_bench import Item, UsageError
 from fewshot_bench.api.sources import Pools
-from fsbench_datasets.split_file import ROLES
+from fsbench_datasets.split_lists import ROLES
 
 UNSPLIT = ""
 VAL_NAMES = ("val", "valid", "validation")

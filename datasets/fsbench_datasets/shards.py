@@ -27,7 +27,7 @@ from fewshot_bench.api.sources import (
 from fsbench_datasets.labels import NAME_KEYS, Row, check_text, label_rows, number_or_name
 from fsbench_datasets.own_set import Listing, OwnSet
 from fsbench_datasets.pools import ROLE_NAMES, UNSPLIT, check_holdout, complete
-from fsbench_datasets.split_file import lines_of, shortened
+from fsbench_datasets.split_lists import lines_of, shortened
 from fsbench_datasets.tar import Member, check_places, kept, members, read_member
 
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")

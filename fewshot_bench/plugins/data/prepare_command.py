@@ -252,8 +252,8 @@ def _prepare_one(
         say(f"  {give_split(name, recipe, target, split_file, other=yes)}")
     target = replace(target, large=_agreed(name, recipe, target))
     with shown(sys.stdout.isatty()) as progress:
-        outcomes = prepare(name, recipe, target, progress)
-    todo = steps(name, recipe, outcomes, target)
+        results = prepare(name, recipe, target, progress)
+    todo = steps(name, recipe, results, target)
     if not recipe.files and not _is_there(name):
         todo = list(recipe.by_hand)
     if todo:
