@@ -15,7 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from fewshot_bench import Dataset, DatasetCard, data_roots
+from fewshot_bench import Dataset, DatasetCard
+from fewshot_bench.api.sources import data_roots
 
 COOP_GUIDE = "https://github.com/KaiyangZhou/CoOp/blob/main/DATASETS.md"
 DRIVE = "https://drive.google.com/file/d/"
@@ -61,7 +62,7 @@ class PublicSet:
 
     @property
     def split_url(self) -> str:
-        """Where CoOp's authors publish the split file."""
+        """Address at which CoOp's authors publish the split file."""
         return f"{DRIVE}{self.split_id}" if self.split_id else COOP_GUIDE
 
     def card(self, name: str = "") -> DatasetCard:
@@ -124,7 +125,7 @@ def places(roots: Iterable[Path], relatives: Iterable[str]) -> tuple[Path, ...]:
 
 
 def split_file_places(entry: PublicSet, roots: Iterable[Path]) -> tuple[Path, ...]:
-    """Where the split file may lie: the set's folder, the root, `splits`, beside or in the images.
+    """Places of the split file: the set's folder, the root, `splits`, beside or in the images.
 
     Root by root, so that the first root's files win.
     """

@@ -17,11 +17,12 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from fewshot_bench import DataMissingError, Stamp, UsageError, file_stamp, one_place, one_spelling
+from fewshot_bench import DataMissingError, UsageError
+from fewshot_bench.api.sources import Stamp, file_stamp, one_place, one_spelling
 from fsbench_datasets.labels import Row, label_rows
 from fsbench_datasets.own_set import Listing, OwnSet
 from fsbench_datasets.pools import ROLE_NAMES, UNSPLIT, check_holdout, complete
-from fsbench_datasets.split_file import ROLES, lines_of
+from fsbench_datasets.split_lists import ROLES, lines_of
 
 LABEL_NAMES = ("label", "labels", "class", "classname", "class_name", "target", "category")
 SECRET = -1
@@ -32,7 +33,7 @@ OLDEST = 4
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns hold image and label; `classnames` where the label's type has them."""
+    """Names of the columns of image and label; `classnames` where the label's type has them."""
 
     image: str
     label: str
@@ -126,7 +127,7 @@ class Table:
         return tuple(f"{self.split}/{number:08d}" for number in range(len(self.rows)))
 
     def _paths(self) -> list[str] | None:
-        """Where every image of the table is a file of its own, the paths of these files."""
+        """Paths of the images where each of the table is a file of its own."""
         column = self.rows.select_columns([self.columns.image])[:].column(0).combine_chunks()
         if _is_struct(column):
             if len(column) != column.field("bytes").null_count:
@@ -205,7 +206,7 @@ def missing(name: str, problem: str) -> DataMissingError:
 
 @dataclass(frozen=True)
 class Place:
-    """What `hf:` was asked for: a folder, or a name on the hub with revision and configuration.
+    """The argument of `hf:`: a folder, or a name on the hub with revision and configuration.
 
     chosen: columns and splits by the keys `image`, `label`, `train`, `val`, `test`.
     """

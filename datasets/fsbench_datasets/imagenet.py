@@ -14,12 +14,13 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Protocol
 
-from fewshot_bench import DataMissingError, DatasetCard, Item, Recipe, Stamp, file_stamp
+from fewshot_bench import DataMissingError, DatasetCard, Item
+from fewshot_bench.api.sources import Recipe, Stamp, file_stamp
 from fsbench_datasets.advice import folder_problem
 from fsbench_datasets.catalog import PublicSet, places
 from fsbench_datasets.disk import is_image, subfolders
 from fsbench_datasets.recipes import recipe_of
-from fsbench_datasets.split_file import copy_note, revision_of
+from fsbench_datasets.split_lists import copy_note, revision_of
 from fsbench_datasets.synsets import (
     DEVKIT,
     check_plain,
@@ -61,7 +62,7 @@ class Source(Protocol):
         ...
 
     def stamp(self, synset: str, name: str) -> Stamp | None:
-        """What tells that the image is unchanged; None when it is missing."""
+        """The stamp of the image; None when it is missing."""
         ...
 
 
@@ -377,7 +378,7 @@ def _listed(folder: Path) -> list[str]:
 
 
 def _unsorted(folder: Path) -> str:
-    """What is wrong with a folder that is there and has no class folders."""
+    """The problem with a folder that is there and has no class folders."""
     if not folder.is_dir():
         return ""
     names = _listed(folder)

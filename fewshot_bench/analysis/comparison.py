@@ -19,6 +19,7 @@ from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.api.record import Record
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.utils.errors import DataMissingError, PluginError, StoreError, UsageError
+from fewshot_bench.utils.extras import require
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -184,12 +185,7 @@ def _png(figure: Figure) -> bytes:
 
 def frame(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> pd.DataFrame:
     """A pandas data frame of rows; columns: its columns where there is no row."""
-    try:
-        import pandas
-    except ImportError:
-        raise UsageError(
-            "data frames need pandas, which is not installed: pip install 'fewshot-bench[pandas]'"
-        ) from None
+    pandas = require("pandas", "pandas", "a data frame")
     return pandas.DataFrame(list(rows), columns=None if rows else list(columns))
 
 

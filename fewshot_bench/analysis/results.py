@@ -182,7 +182,7 @@ class Results:
         """
         records = self._outcomes.completed(self._records, METRICS)
         _warn_of_damage(self._outcomes)
-        return frame([_row(record) for record in records], _HEADS)
+        return frame([_row(record) for record in records], HEADS)
 
     def compare(
         self,
@@ -364,7 +364,7 @@ _SPEC = {
 }
 _FOOTPRINT = ("trained", "stored", "peak_memory_mb", "images_seen", "steps")
 _TIMINGS = ("billed_seconds", "elapsed_seconds")
-_HEADS = ("label", *_SPEC, "status", *METRICS, *_FOOTPRINT, *_TIMINGS, "error", "key")
+HEADS = ("label", *_SPEC, "status", *METRICS, *_FOOTPRINT, *_TIMINGS, "error", "key")
 
 
 def _row(record: Record) -> dict[str, Any]:

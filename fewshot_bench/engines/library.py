@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fewshot_bench.api import method_code, method_files
 from fewshot_bench.api.defaults import AUTO
 from fewshot_bench.api.method import configuration
 from fewshot_bench.api.registry import registry
@@ -101,6 +102,7 @@ def run(
     errors below FsbenchError. KeyboardInterrupt ends the workers; call again to go on.
     """
     offline.enforce_if_asked()
+    method_files.refresh()
     folder = Path(store)
     names, targets = _listed(datasets), _listed(transfer)
     engines = _engines(engine, _listed(devices), engine_options)
@@ -127,8 +129,10 @@ def run(
         exif=exif,
         skip_damaged=skip_damaged,
     )
+    reporter = CallReporter(progress)
+    _warn_of_edits(request, reporter)
     call = ThisCall(dry_run, force, retry_failed, keep_stale, traceback)
-    ended = run_matrix(request, conditions, engines, CallReporter(progress), call)
+    ended = run_matrix(request, conditions, engines, reporter, call)
     return _results(ended, folder)
 
 
@@ -143,6 +147,17 @@ def _results(ended: Ended, folder: Path) -> Results:
     if missing and not len(found):
         raise DataMissingError("; ".join(missing.values()))
     return found
+
+
+def _warn_of_edits(request: Request, reporter: CallReporter) -> None:
+    """Workers import the code of plug-ins as it is now, and this process has an older one."""
+    names = {one if isinstance(one, str) else one.method for one in request.methods} - {"all"}
+    for name in sorted(names):
+        if method_code.is_edited(registry().method_class(name).__module__):
+            reporter.warning(
+                f"the code of {name} was edited since this process imported it: cells run with "
+                "the new one, their hyper-parameters are those of the old one (start Python anew)"
+            )
 
 
 def methods() -> list[str]:

@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from fewshot_bench.api.dataset import ROLES
+from fewshot_bench.api.split_file import Pools
 from fewshot_bench.api.task import Item
-from fewshot_bench.splits.coop import Pools
 from fewshot_bench.splits.model import SplitFile
 from fewshot_bench.utils.errors import DataMissingError
 from fewshot_bench.utils.text import few, shown
@@ -32,7 +32,7 @@ def check_digest(file: SplitFile) -> str:
 
 
 def check_overlap(file: SplitFile) -> str:
-    """That no image is in two lists."""
+    """Check that no image is in two lists."""
     first: dict[str, str] = {}
     twice = []
     for role in ROLES:
@@ -48,7 +48,7 @@ def check_overlap(file: SplitFile) -> str:
 
 
 def check_classes(file: SplitFile) -> str:
-    """That every label has one name, and every name one label."""
+    """Check that every label has one name, and every name one label."""
     names: dict[int, str] = {}
     for items in file.lists.values():
         for item in items:
@@ -61,7 +61,7 @@ def check_classes(file: SplitFile) -> str:
 
 
 def check_pools(file: SplitFile, pools: Pools, dataset: str) -> str:
-    """That picks come from the data set's train and val lists, never from its test list.
+    """Check that picks come from the data set's train and val lists, never from its test list.
 
     A val pick may be a test image where the data set's own val list holds it.
     `file` holds items of the data set (`mapping.mapped`).
@@ -79,7 +79,7 @@ def check_pools(file: SplitFile, pools: Pools, dataset: str) -> str:
 
 
 def check_shots(file: SplitFile, pools: Pools, dataset: str) -> str:
-    """That the draw has the shots it is said to have, or all images, and one of every class.
+    """Check that the draw has the shots that it states, or all images, and one of every class.
 
     `file` holds items of the data set and has `shots`.
     """
@@ -102,7 +102,7 @@ def check_shots(file: SplitFile, pools: Pools, dataset: str) -> str:
 
 
 def check_positions(written: SplitFile, file: SplitFile, pools: Pools, dataset: str) -> str:
-    """That indices are the positions of the images in the data set's lists.
+    """Check that indices are the positions of the images in the data set's lists.
 
     `file` is `written` with items of the data set.
     """

@@ -14,8 +14,8 @@ from typing import Any
 
 from fewshot_bench.api.dataset import ROLES
 from fewshot_bench.api.shots import ALL_SHOTS, plain, read_shots
+from fewshot_bench.api.split_file import Pools, coop_text, pools_from
 from fewshot_bench.api.task import Item
-from fewshot_bench.splits.coop import Pools, coop_text, pools_from
 from fewshot_bench.splits.model import SplitFile, item_of, unusable
 from fewshot_bench.splits.pickled import read_pickled
 from fewshot_bench.utils.errors import DataMissingError, StoreError, UsageError
@@ -236,7 +236,7 @@ def _our_item(path: Path, role: str, row: Any) -> Item:
 
 
 def is_index(content: Any) -> bool:
-    """Whether parsed JSON is an index file."""
+    """True when parsed JSON is an index file."""
     return (
         isinstance(content, dict)
         and isinstance(content.get("train"), dict)
@@ -312,7 +312,7 @@ def lines_text(lists: Pools) -> str:
 
 
 def is_line(content: Any) -> bool:
-    """Whether parsed JSON is one line of such a list."""
+    """True when parsed JSON is one line of such a list."""
     return isinstance(content, dict) and any(isinstance(content.get(k), str) for k in ROLE_KEYS)
 
 

@@ -10,9 +10,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from fewshot_bench.api.split_file import Pools
 from fewshot_bench.api.task import Item
 from fewshot_bench.splits.checks import check_digest, check_pools, check_shots
-from fewshot_bench.splits.coop import Pools
 from fewshot_bench.splits.formats import read_split_file
 from fewshot_bench.splits.model import SETTING, SplitFile, unusable
 from fewshot_bench.splits.sampling import VALIDATION, group
@@ -36,7 +36,7 @@ class Picks:
 
 
 def imported_path(store: Path, dataset: str, shots: int, seed: int) -> Path:
-    """Where the imported picks of a setting lie, whether they are there or not."""
+    """The path of the imported picks of a setting, whether they are there or not."""
     return store / FOLDER / safe_name(dataset) / f"shot_{shots}-seed_{seed}.json"
 
 
@@ -95,7 +95,7 @@ def safe_name(dataset: str) -> str:
 
 
 def _check_lists(file: SplitFile, dataset: str, pools: Pools) -> None:
-    """That every pick is still an image of the data set, with its label, and no test image.
+    """Check that every pick is still an image of the data set, with its label, and no test image.
 
     And that every class that the data set has now has a pick. Class names may differ: a run can
     have its own (`--classnames`).
@@ -113,7 +113,7 @@ def _check_lists(file: SplitFile, dataset: str, pools: Pools) -> None:
 
 
 def _others(folder: Path) -> str:
-    """What was imported for the data set instead."""
+    """Settings that were imported for the data set instead."""
     found = [SETTING.fullmatch(path.stem) for path in sorted(folder.glob("shot_*.json"))]
     settings = [f"{match[1]}-shot, seed {match[2]}" for match in found if match]
     return f"; there are {'; '.join(settings[:6])}" if settings else ""

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
+from fewshot_bench.api.split_file import Pools
 from fewshot_bench.api.task import Item, Split, digest_of
-from fewshot_bench.splits.coop import Pools
 from fewshot_bench.splits.draw import draw
 from fewshot_bench.splits.model import SplitFile
 from fewshot_bench.splits.sampling import group
@@ -23,7 +23,7 @@ from fewshot_bench.utils.errors import FsbenchError, UsageError
 
 @dataclass(frozen=True)
 class PublishedSplit:
-    """What is known of one published split file and of the draws from it.
+    """One published split file and the draws from it.
 
     `file_sha256` covers the file's bytes, `lists_sha256` the lists (`task.digest_of`), and
     `picks` maps "shots/seed" to the digests of train and val picks under protocol `coop`.
@@ -42,7 +42,7 @@ def picks_digest(items: Iterable[Item]) -> str:
 
 
 def verified_picks(split: Split, catalog_name: str) -> bool | None:
-    """Whether a draw equals the published picks; None when none are published for its setting.
+    """True when a draw equals the published picks; None when none are published for its setting.
 
     Train picks must match. Val picks must match when the validation policy draws as many as were
     published; under another policy nothing is published for val, and train alone decides.
@@ -58,7 +58,7 @@ def verified_picks(split: Split, catalog_name: str) -> bool | None:
 
 
 def verified_split(pools: Mapping[str, tuple[Item, ...]], catalog_name: str) -> bool | None:
-    """Whether the lists of a data set equal the published split; None when none is published."""
+    """True when the lists of a data set equal the published split; None when none is published."""
     known = published_splits().get(catalog_name)
     if known is None:
         return None
@@ -67,7 +67,7 @@ def verified_split(pools: Mapping[str, tuple[Item, ...]], catalog_name: str) -> 
 
 
 def verified_file(content: bytes, catalog_name: str) -> bool | None:
-    """Whether a split file is byte for byte the published one; None when none is published."""
+    """True when a split file is byte for byte the published one; None when none is published."""
     known = published_splits().get(catalog_name)
     return None if known is None else hashlib.sha256(content).hexdigest() == known.file_sha256
 
@@ -124,7 +124,7 @@ def as_split(file: SplitFile, dataset: str, protocol: str) -> Split:
 
 
 def likeness(file: SplitFile, pools: Pools, protocol: str) -> str:
-    """How far the picks equal what a protocol draws, as many val images a class included.
+    """Comparison with a protocol's own draw of as many images, val included, in words.
 
     `file` holds items of the data set whose lists are `pools`.
     """

@@ -270,3 +270,38 @@ def test_objects_of_registered_methods_give_their_options(tmp_path: Path) -> Non
     labels = [record.spec.label for record in results]
     assert labels == ["linear-probe[search_steps=1]", "linear-probe[search_steps=0]", "zero-shot"]
     assert all(record.environment["code"]["registered"] for record in results)
+
+
+FILE = """
+import dataclasses
+from typing import ClassVar
+
+from beside import VALUE
+
+
+@dataclasses.dataclass(frozen=True)
+class Edited:
+    name: ClassVar[str] = "edited"
+    {field}: int = VALUE
+
+    def fit(self, task, backbone, ctx):
+        raise RuntimeError(f"{{VALUE}} {{self}}")
+"""
+
+
+def test_a_file_that_is_edited_between_two_runs(tmp_path: Path) -> None:
+    file, beside = tmp_path / "edited.py", tmp_path / "beside.py"
+
+    def said() -> str:
+        asked = {"shots": 1, "seeds": 1, "limit": 40, "jobs": 1, "progress": False}
+        with pytest.warns(fb.FsbenchWarning, match="1 cell failed"):
+            results = fb.run(f"{file}:Edited", "digits", store=tmp_path / "s", **asked)  # type: ignore[arg-type]
+        (record,) = results.failed()
+        return str(record.error and record.error["message"])
+
+    file.write_text(FILE.format(field="size"), encoding="utf-8")
+    beside.write_text("VALUE = 3\n", encoding="utf-8")
+    assert said() == "3 Edited(size=3)"
+    file.write_text(FILE.format(field="length"), encoding="utf-8")
+    beside.write_text("VALUE = 44\n", encoding="utf-8")
+    assert said() == "44 Edited(length=44)"

@@ -16,9 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from fewshot_bench.plugins.data.places import LOCK
 from tests.helpers import Result, wait_until
-from tests.preparing import Shop, Tree, below, images, open_shop, tar, zipped
+from tests.preparing import LOCK_FILE, Shop, Tree, below, images, open_shop, tar, zipped
 
 TREE = images()
 WARES = below("wares", TREE)
@@ -54,7 +53,7 @@ def state(folder: Path) -> dict[str, bytes | str]:
     return {
         path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else "no file"
         for path in folder.rglob("*")
-        if path.name != LOCK
+        if path.name != LOCK_FILE
     }
 
 

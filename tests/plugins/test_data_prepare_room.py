@@ -14,9 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from fewshot_bench.plugins.data.places import LOCK
 from tests.helpers import PATIENCE, wait_until
-from tests.preparing import Shop, images, open_shop, tar
+from tests.preparing import LOCK_FILE, Shop, images, open_shop, tar
 
 TREE = images()
 BIG = tar(images(3, 300_000))
@@ -83,7 +82,7 @@ def test_a_download_that_was_killed_goes_on(shop: Shop) -> None:
     process.wait()
     have = shop.part().stat().st_size
     assert 0 < have < len(BIG)
-    assert {*os.listdir(shop.root)} - {LOCK} == {"downloads"}
+    assert {*os.listdir(shop.root)} - {LOCK_FILE} == {"downloads"}
     shop.site.put("/wares.tar.gz", BIG)
     assert shop.prepare().code == 0
     assert shop.site.asked("/wares.tar.gz")[-1] == f"bytes={have}-"
@@ -170,7 +169,7 @@ def test_what_cannot_be_written_is_told_in_one_line(shop: Shop, tmp_path: Path) 
     result = shop.prepare("wares", "--split-file", mine)
     assert result.code == 3
     assert result.err.startswith(f"error: {shop.root}/wares cannot be written (File exists)")
-    assert {*os.listdir(shop.root)} - {LOCK} == {"wares"}
+    assert {*os.listdir(shop.root)} - {LOCK_FILE} == {"wares"}
 
 
 def test_a_body_without_end_stops_at_what_the_recipe_expects(shop: Shop) -> None:

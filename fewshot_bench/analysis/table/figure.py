@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.analysis.formats.style import COLORS, LINES, MARKERS
 from fewshot_bench.analysis.table.model import Group, Row, Table
+from fewshot_bench.utils.extras import require
 from fewshot_bench.utils.text import printable
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def draw(table: Table, form: str) -> bytes:
 
 def figure(table: Table) -> Figure:
     """The figure. Missing cells are gaps, never interpolated."""
-    import matplotlib
+    matplotlib = require("matplotlib", "report", "a figure")
     from matplotlib.figure import Figure
 
     found = panels(table)

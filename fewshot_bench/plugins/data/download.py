@@ -50,7 +50,7 @@ _HTML = re.compile(rb"\s*<(?:!doctype\s+html|html|head|body)\b", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Which version of a file a partial download belongs to."""
+    """The version of a file that a partial download belongs to."""
 
     url: str
     etag: str
@@ -59,7 +59,7 @@ class Origin:
 
     @property
     def validator(self) -> str:
-        """What `If-Range` may carry: a strong entity tag, or the time of the last change."""
+        """The value for `If-Range`: a strong entity tag, or the time of the last change."""
         strong = self.etag if self.etag.startswith('"') else ""
         return strong or self.modified
 
@@ -79,7 +79,7 @@ class Part:
         )
 
     def origin(self) -> Origin | None:
-        """Where the bytes came from; None when there are none, or when that is not known."""
+        """The origin of the bytes; None when there are none, or when it is not known."""
         try:
             content = json.loads(self.about.read_text("utf-8"))
             origin = Origin(**content)
@@ -108,7 +108,7 @@ class Part:
 
 
 def note_of(target: Path) -> Path:
-    """Where the source of a finished download is noted; files put there by hand have no note."""
+    """Path of the note of a finished download's source; files put there by hand have no note."""
     return target.with_name(f"{target.name}.source.json")
 
 
@@ -180,7 +180,7 @@ def digests_of(
 def difference(
     file: RemoteFile, path: Path, advance: Callable[[int], None] = _ignore
 ) -> str | None:
-    """How a file differs in size or digest from what is known of it; None when it does not."""
+    """Difference of a file from the known size or digests, in words; None when there is none."""
     size = path.stat().st_size
     if file.size and size != file.size:
         return f"it has {size:,} bytes, expected {file.size:,}"
@@ -192,12 +192,12 @@ def difference(
 
 
 def verified_as(file: RemoteFile) -> str:
-    """What a file that shows no `difference` was compared with."""
+    """The digests that a file without `difference` was compared with, in words."""
     return f"{known_digests(file)} as expected" if file.digests else known_digests(file)
 
 
 def known_digests(file: RemoteFile) -> str:
-    """Which digests are known, in words."""
+    """The known digests, in words."""
     titles = [TITLES[name] for name in file.digests]
     return " and ".join(titles) or "not verified: no digest is known"
 
@@ -334,7 +334,7 @@ def _expected_most(file: RemoteFile) -> int:
 
 
 def _continues(response: Any, origin: Origin, have: int) -> bool:
-    """Whether the answer is the rest of what is there: same place, same size, same version."""
+    """True when the answer is the rest of what is there: same place, same size, same version."""
     headers = response.headers
     for name, before in (("ETag", origin.etag), ("Last-Modified", origin.modified)):
         if before and str(headers.get(name) or before) != before:

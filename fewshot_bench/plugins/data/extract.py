@@ -198,7 +198,7 @@ def _ignore(count: int) -> None:
 
 @dataclass
 class _Unpacking:
-    """What was unpacked so far, and the bounds that hold for all of it."""
+    """State of unpacking one archive, and the bounds that hold for all of it."""
 
     target: Path
     strip: PurePosixPath
@@ -331,7 +331,7 @@ def _below(path: PurePosixPath, folder: PurePosixPath) -> PurePosixPath | None:
 
 
 def _is_junk(path: PurePosixPath) -> bool:
-    """Whether macOS left a member there that is no part of the data."""
+    """True for a member that macOS left and that is no part of the data."""
     return any(part in ("__MACOSX", ".DS_Store") or part.startswith("._") for part in path.parts)
 
 

@@ -1,4 +1,8 @@
-"""`fsbench data prepare`: fetch and unpack public data sets, or say how to get them."""
+"""`fsbench data prepare`: fetch and unpack public data sets, or say how to get them.
+
+Progress is a bar on a terminal, and a line per large file elsewhere. One call at a time writes to a
+data root; nothing is asked unless a person sits at a terminal.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +17,15 @@ from typing import Any
 
 import click
 
+from fewshot_bench.api.dataset import Preparable
 from fewshot_bench.api.recipe import Recipe
+from fewshot_bench.api.registry import registry
 from fewshot_bench.api.roots import DATA_VARIABLE, data_roots
 from fewshot_bench.cli.completion import datasets, several_of, suites
 from fewshot_bench.cli.options import NAMES
 from fewshot_bench.cli.say import say
 from fewshot_bench.plugins.data import places
-from fewshot_bench.plugins.data.download import known_digests
+from fewshot_bench.plugins.data.download import Progress, known_digests
 from fewshot_bench.plugins.data.prepare import (
     Target,
     check_writable,
@@ -31,10 +37,75 @@ from fewshot_bench.plugins.data.prepare import (
     steps,
     would_write,
 )
-from fewshot_bench.plugins.data.progress import shown
 from fewshot_bench.utils.errors import ContractError, DataMissingError, FsbenchError, UsageError
 from fewshot_bench.utils.locks import exclusive
-from fewshot_bench.utils.text import printable
+from fewshot_bench.utils.text import printable, size_text
+
+# What is smaller is over before a line about its beginning is read.
+WORTH_A_LINE = 10**7
+
+
+class Lines:
+    """One line when something large begins, and one for everything worth telling."""
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    def begin(self, what: str, total: int, done: int = 0) -> None:
+        """Say what begins; a new attempt at the same is not said again."""
+        if what != self._last and (total >= WORTH_A_LINE or not total):
+            size = f", {size_text(total)}" if total else ""
+            click.echo(f"  {what}{size}{f', from {size_text(done)} on' if done else ''}")
+        self._last = what
+
+    def advance(self, count: int) -> None:
+        """Lines do not move."""
+
+    def say(self, line: str) -> None:
+        """A line."""
+        click.echo(f"  {line}")
+
+
+class Bars:
+    """A bar for what is going on, lines above it."""
+
+    def __init__(self, bars: Any) -> None:
+        self._bars = bars
+        self._task: Any = None
+
+    def begin(self, what: str, total: int, done: int = 0) -> None:
+        """A new bar in place of the last one."""
+        if self._task is not None:
+            self._bars.remove_task(self._task)
+        self._task = self._bars.add_task(what, total=total or None, completed=done)
+
+    def advance(self, count: int) -> None:
+        """Move the bar."""
+        if self._task is not None:
+            self._bars.advance(self._task, count)
+
+    def say(self, line: str) -> None:
+        """A line above the bar."""
+        self._bars.console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def shown(terminal: bool) -> Iterator[Progress]:
+    """Bars where the output is a terminal, lines where it is not."""
+    if not terminal:
+        yield Lines()
+        return
+    from rich import progress
+
+    columns = (
+        progress.TextColumn("  {task.description}", markup=False),
+        progress.BarColumn(),
+        progress.DownloadColumn(),
+        progress.TransferSpeedColumn(),
+        progress.TimeRemainingColumn(),
+    )
+    with progress.Progress(*columns, transient=True) as bars:
+        yield Bars(bars)
 
 
 @click.command("prepare", short_help="Fetch and unpack public data sets, or say how to get them.")
@@ -67,8 +138,6 @@ def command(
     What is there already, in the layout of CoOp, CLIP-LoRA or torchvision, is not fetched again.
     Broken downloads go on where they stopped. Nothing is asked unless you sit at a terminal.
     """
-    from fewshot_bench.api.registry import registry
-
     chosen = registry().expand_datasets(names)
     if split_file is not None and len(chosen) != 1:
         raise UsageError(f"--split-file belongs to one data set, {len(chosen)} are named")
@@ -159,9 +228,6 @@ def _target(root: Path | None, yes: bool, keep_archives: bool) -> Target:
 
 def _recipe(name: str) -> Recipe | None:
     """The recipe of a data set; None when it has none."""
-    from fewshot_bench.api.dataset import Preparable
-    from fewshot_bench.api.registry import registry
-
     try:
         dataset = registry().dataset(name)
         if not isinstance(dataset, Preparable):
@@ -186,8 +252,8 @@ def _prepare_one(
         say(f"  {give_split(name, recipe, target, split_file, other=yes)}")
     target = replace(target, large=_agreed(name, recipe, target))
     with shown(sys.stdout.isatty()) as progress:
-        outcomes = prepare(name, recipe, target, progress)
-    todo = steps(name, recipe, outcomes, target)
+        results = prepare(name, recipe, target, progress)
+    todo = steps(name, recipe, results, target)
     if not recipe.files and not _is_there(name):
         todo = list(recipe.by_hand)
     if todo:
@@ -199,8 +265,6 @@ def _prepare_one(
 
 def _is_there(name: str) -> bool:
     """True when a data set whose recipe lists no file finds its files."""
-    from fewshot_bench.api.registry import registry
-
     try:
         registry().dataset(name).items()
     except DataMissingError:

@@ -60,7 +60,7 @@ def thumbnail(image: Image.Image) -> Bytes:
 
 
 def has_contrast(gray: Bytes) -> bool:
-    """Whether there is enough contrast in a thumbnail to tell pictures apart."""
+    """True when a thumbnail has enough contrast to tell pictures apart."""
     return bool(gray.std() >= MIN_CONTRAST)
 
 
@@ -135,7 +135,7 @@ def _closest(query: Indices, other: Indices, distance: Indices) -> tuple[Indices
 
 @dataclass(frozen=True)
 class Look:
-    """What one image file turned out to be; `thumbnail` is None where it tells nothing apart."""
+    """Facts of one image file; `thumbnail` is None where it tells nothing apart."""
 
     digest: bytes
     format: str
@@ -232,7 +232,7 @@ def scan(
 
 
 def _look(dataset: Dataset, digests: DatasetDigests, item: Item) -> Look | str:
-    """What the file of an item holds, or one line on why it cannot be used."""
+    """Facts of an item's file, or one line on why it cannot be used."""
     taken = now()
     try:
         stamp = digests.stamp(item)

@@ -146,18 +146,18 @@ def status_of(name: str, open_it: Callable[[str], Dataset]) -> Status:
 
 
 def _path_exists(name: str) -> bool:
-    """Whether there is something at the path of a name such as `folder:PATH`."""
+    """True when there is something at the path of a name such as `folder:PATH`."""
     _, colon, argument = name.partition(":")
     return bool(colon) and Path(argument).expanduser().exists()
 
 
 def _step(name: str, error: FsbenchError) -> str:
-    """What an error says, without the name of the data set in front."""
+    """The text of an error without the name of the data set in front."""
     return str(error).removeprefix(f"data set '{name}': ").removeprefix(f"{name}: ")
 
 
 def _finds(step: str) -> bool:
-    """Whether a step names something that is there below a data root (to be renamed, say)."""
+    """True when a step names something that is there below a data root (to be renamed, say)."""
     roots = [root for root in data_roots() if root.is_dir()]
     return any(str(path) in step for root in roots for path in root.iterdir())
 
@@ -235,7 +235,7 @@ def _missing(dataset: Dataset, unknown: Sequence[Item]) -> list[str]:
 
 
 def _missing_state(dataset: Any, card: DatasetCard) -> str:
-    """Which part is missing of a data set whose pools do not load."""
+    """State by the missing part of a data set whose pools do not load."""
     if card.counts:
         return SOME_IMAGES if card.folder else NO_IMAGES
     files = dataset.recipe().files if isinstance(dataset, Preparable) else ()

@@ -8,18 +8,20 @@ import sys
 from dataclasses import asdict
 from itertools import chain
 from textwrap import wrap
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import click
 
+from fewshot_bench.api.registry import registry
+from fewshot_bench.api.roots import DATA_VARIABLE, data_roots
 from fewshot_bench.cli.completion import datasets, several_of, suites
 from fewshot_bench.cli.files import terminal_width
 from fewshot_bench.cli.options import NAMES
 from fewshot_bench.cli.say import say
-from fewshot_bench.utils.text import color_system, printable
-
-if TYPE_CHECKING:
-    from fewshot_bench.plugins.data.status import Status
+from fewshot_bench.plugins.data.checks import role_counts, slashed
+from fewshot_bench.plugins.data.status import Status, status_of
+from fewshot_bench.runner.isolation import contained
+from fewshot_bench.utils.text import color_system, printable, size_text
 
 COLUMNS = ("data set", "state", "classes", "train/val/test", "size", "verified", "folder")
 NUMBERS = frozenset(("classes", "size"))
@@ -51,8 +53,6 @@ def command(names: tuple[tuple[str, ...], ...], form: str) -> None:
 
     Without names: every registered data set. No image is opened; fsbench data verify does that.
     """
-    from fewshot_bench.api.registry import registry
-
     known = registry()
     everything = [name for name in known.datasets.entries if not name.endswith(":")]
     chosen = known.expand_datasets(chain.from_iterable(names)) if names else everything
@@ -70,17 +70,11 @@ def command(names: tuple[tuple[str, ...], ...], form: str) -> None:
 
 
 def _status(name: str) -> Status:
-    from fewshot_bench.api.registry import registry
-    from fewshot_bench.plugins.data.status import status_of
-    from fewshot_bench.runner.isolation import contained
-
     with contained():
         return status_of(name, registry().dataset)
 
 
 def _roots_line() -> str:
-    from fewshot_bench.api.roots import DATA_VARIABLE, data_roots
-
     places = [f"{root}{'' if root.is_dir() else ' (does not exist)'}" for root in data_roots()]
     value = os.environ.get(DATA_VARIABLE, "")
     if value:
@@ -102,8 +96,6 @@ def _steps(found: list[Status]) -> list[str]:
 
 
 def _row(status: Status) -> tuple[str, ...]:
-    from fewshot_bench.utils.text import size_text
-
     size = UNKNOWN if status.bytes is None else size_text(status.bytes)
     return (
         status.name,
@@ -124,8 +116,6 @@ def _classes(status: Status) -> str:
 
 
 def _counts(status: Status) -> str:
-    from fewshot_bench.plugins.data.checks import role_counts, slashed
-
     found = slashed(role_counts(status.counts)) if status.counts else UNKNOWN
     expected = slashed(role_counts(status.expected_counts)) if status.expected_counts else found
     return found if found == expected else f"{found} of {expected}"
@@ -192,8 +182,6 @@ def _plain(rows: list[tuple[str, ...]]) -> list[str]:
 
 
 def _as_json(found: list[Status]) -> str:
-    from fewshot_bench.api.roots import DATA_VARIABLE, data_roots
-
     content: dict[str, Any] = {
         "variable": DATA_VARIABLE,
         "value": os.environ.get(DATA_VARIABLE) or None,

@@ -207,7 +207,7 @@ def verify(name: str, open_it: Callable[[str], Dataset], jobs: int, progress: Pr
 
 
 def image_checks(found: Scan) -> Iterator[Check]:
-    """Whether every image opens; formats and sizes of those that do."""
+    """Checks that every image opens, and of the formats and sizes of those that do."""
     count = len(found.listed)
     if found.problems:
         lines = [f"{_at(found, index)}: {problem}" for index, problem in found.problems.items()]

@@ -8,18 +8,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from fewshot_bench.api.registry import registry
 from fewshot_bench.cli.completion import datasets, several_of, suites
 from fewshot_bench.cli.options import NAMES
 from fewshot_bench.cli.say import say
+from fewshot_bench.plugins.data.status import forget, passed, remember
+from fewshot_bench.plugins.data.verify import Progress, Report, as_csv, verify
+from fewshot_bench.runner.isolation import contained
 from fewshot_bench.utils.errors import DataMissingError, UsageError
+from fewshot_bench.utils.files import write_whole
 from fewshot_bench.utils.text import color_system
-
-if TYPE_CHECKING:
-    from fewshot_bench.plugins.data.verify import Progress, Report
 
 MAX_JOBS = 8
 
@@ -56,8 +58,6 @@ def command(
 
     Each check ends as ok, differs (a warning) or FAILED. The exit code is 3 when a check failed.
     """
-    from fewshot_bench.api.registry import registry
-
     _check_output(output)
     chosen = registry().expand_datasets(chain.from_iterable(names))
     reports = [_verified(name, jobs) for name in chosen]
@@ -69,10 +69,6 @@ def command(
 
 def _verified(name: str, jobs: int) -> Report:
     """Verify one data set, print its report, and remember how it ended."""
-    from fewshot_bench.api.registry import registry
-    from fewshot_bench.plugins.data.verify import verify
-    from fewshot_bench.runner.isolation import contained
-
     with _progress(name) as progress, contained():
         report = verify(name, registry().dataset, jobs, progress)
     _print(report)
@@ -102,8 +98,6 @@ def _verdict(report: Report) -> str:
 
 def _remember(report: Report) -> None:
     """Keep the outcome for `fsbench data status`; failing to is told, and harms nothing."""
-    from fewshot_bench.plugins.data.status import forget, passed, remember
-
     card = report.card
     if card is None:
         return
@@ -126,9 +120,6 @@ def _check_output(output: Path | None) -> None:
 
 
 def _write_pairs(output: Path, reports: list[Report]) -> None:
-    from fewshot_bench.plugins.data.verify import as_csv
-    from fewshot_bench.utils.files import write_whole
-
     rows = [(report.name, pair) for report in reports for pair in report.pairs]
     try:
         content = as_csv(rows).encode()

@@ -14,6 +14,7 @@ from fewshot_bench.cli.options import MetricName, results_option
 from fewshot_bench.cli.say import say
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.store.store import Store
+from fewshot_bench.utils.extras import require
 from fewshot_bench.utils.text import size_text
 
 
@@ -81,6 +82,8 @@ def command(
     shots, paired tests, ranks, costs, calibration, hard classes, where every number is from, and
     what failed or is missing. The filters are those of 'fsbench compare'.
     """
+    for package in ("jinja2", "matplotlib"):
+        require(package, "report", "fsbench report")
     from fewshot_bench.analysis.table.build import Options, build
     from fewshot_bench.api.registry import registry
     from fewshot_bench.plugins.report.build import Options as ReportOptions

@@ -1,4 +1,4 @@
-"""What the data sets here share: names, counts and a digest of their lists, and what is said."""
+"""Shared by the data sets here: names, counts and digests of lists, and notes on them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from fewshot_bench import DatasetCard, Pools
+from fewshot_bench import DatasetCard
+from fewshot_bench.api.sources import Pools
 
 ROLES = ("train", "val", "test")
 SHOWN = 5
@@ -73,7 +74,7 @@ def lines_of(values: Iterable[object]) -> tuple[bytes, ...]:
 
 
 def plain_text(text: str) -> bool:
-    """Whether a name is free of control characters and of bytes that are not UTF-8."""
+    """True when a name is free of control characters and of bytes that are not UTF-8."""
     return not any(unicodedata.category(character) in ("Cc", "Cs") for character in text)
 
 

@@ -8,14 +8,15 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from fewshot_bench import DataMissingError, Item, Pools, UsageError, save_split
+from fewshot_bench import DataMissingError, Item, UsageError
+from fewshot_bench.api.sources import Pools, save_split
 from fsbench_datasets.pools import TEST_SHARE
-from fsbench_datasets.split_file import ROLES
+from fsbench_datasets.split_lists import ROLES
 
 
 @dataclass(frozen=True)
 class SplitPlaces:
-    """Where a split may be kept; a file beside the data goes first.
+    """Places where a split may be kept; a file beside the data goes first.
 
     kept: None where no results are known.
     """
@@ -64,7 +65,7 @@ class SplitPlaces:
 
 
 def kept_note(note: str, stored: Path | None) -> str:
-    """How the pools were made, and where that is kept."""
+    """Note on how the pools were made, and the file that keeps it."""
     return f"{note}, kept in {stored}" if stored else f"{note}; the first run keeps it"
 
 
