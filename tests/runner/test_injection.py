@@ -13,7 +13,7 @@ import pytest
 
 from fewshot_bench.analysis.formats import latex, markdown, terminal, tidy
 from fewshot_bench.analysis.table.build import build
-from fewshot_bench.cli.say import say
+from fewshot_bench.cli.output import say
 from fewshot_bench.engines.progress import outcome
 from fewshot_bench.images.cache_file import pack_description
 from fewshot_bench.splits.imported import imported_path
