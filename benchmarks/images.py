@@ -33,7 +33,8 @@ from torchvision.transforms import (
 )
 from torchvision.transforms.functional import pil_to_tensor
 
-from fewshot_bench import Augment, DatasetCard, Item, Stamp, file_stamp
+from fewshot_bench import Augment, DatasetCard, Item
+from fewshot_bench.api.sources import Stamp, file_stamp
 from fewshot_bench.images.augment import draw_passes
 from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.utils import prefetch as ahead

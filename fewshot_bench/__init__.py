@@ -13,40 +13,17 @@ from fewshot_bench.utils.version import __version__
 if TYPE_CHECKING:
     from fewshot_bench.analysis.comparison import Comparison
     from fewshot_bench.analysis.results import CellPredictions, Results, load
-    from fewshot_bench.api.backbone import (
-        Adapter,
-        Backbone,
-        FusedAdapter,
-        ImageTower,
-        PackedPrompts,
-        PromptPart,
-        Site,
-        TextTower,
-    )
-    from fewshot_bench.api.dataset import (
-        ENSEMBLE_TEMPLATES,
-        SIMPLE_TEMPLATES,
-        Dataset,
-        DatasetCard,
-        Preparable,
-        Stamp,
-        Stamped,
-        file_stamp,
-    )
+    from fewshot_bench.api.backbone import Backbone
+    from fewshot_bench.api.dataset import Dataset, DatasetCard
     from fewshot_bench.api.method import Classifier, Method, RunContext, Transferable, hyper
     from fewshot_bench.api.metrics import Metric
     from fewshot_bench.api.options import Option
     from fewshot_bench.api.plugins import hookimpl
-    from fewshot_bench.api.recipe import Recipe, RemoteFile
     from fewshot_bench.api.record import Record
-    from fewshot_bench.api.roots import data_roots
     from fewshot_bench.api.spec import RunSpec
     from fewshot_bench.api.task import Augment, Images, Item, Shots, Split, Task, Vocabulary
     from fewshot_bench.engines.library import datasets, methods, run
     from fewshot_bench.engines.reporting import FsbenchWarning
-    from fewshot_bench.images.formats import image_endings, image_remedy
-    from fewshot_bench.splits.coop import Pools, load_split, save_split
-    from fewshot_bench.utils.cache_dir import cache_root
     from fewshot_bench.utils.errors import (
         ContractError,
         DataMissingError,
@@ -56,8 +33,6 @@ if TYPE_CHECKING:
         UnsupportedBackboneError,
         UsageError,
     )
-    from fewshot_bench.utils.memory import free_memory
-    from fewshot_bench.utils.text import one_place, one_spelling
 
     def backbones() -> list[str]:
         """The names of registered backbones; `run` takes those of open_clip (`MODEL/TAG`), too."""
@@ -67,40 +42,25 @@ if TYPE_CHECKING:
 _NAMES = {
     "fewshot_bench.analysis.comparison": "Comparison",
     "fewshot_bench.analysis.results": "CellPredictions Results load",
-    "fewshot_bench.api.backbone": (
-        "Adapter Backbone FusedAdapter ImageTower PackedPrompts PromptPart Site TextTower"
-    ),
-    "fewshot_bench.api.dataset": (
-        "Dataset DatasetCard ENSEMBLE_TEMPLATES Preparable SIMPLE_TEMPLATES Stamp Stamped "
-        "file_stamp"
-    ),
+    "fewshot_bench.api.backbone": "Backbone",
+    "fewshot_bench.api.dataset": "Dataset DatasetCard",
     "fewshot_bench.api.method": "Classifier Method RunContext Transferable hyper",
     "fewshot_bench.api.metrics": "Metric",
     "fewshot_bench.api.options": "Option",
     "fewshot_bench.api.plugins": "hookimpl",
-    "fewshot_bench.api.recipe": "Recipe RemoteFile",
     "fewshot_bench.api.record": "Record",
-    "fewshot_bench.api.roots": "data_roots",
     "fewshot_bench.api.spec": "RunSpec",
     "fewshot_bench.api.task": "Augment Images Item Shots Split Task Vocabulary",
     "fewshot_bench.engines.library": "datasets methods run",
     "fewshot_bench.engines.reporting": "FsbenchWarning",
-    "fewshot_bench.images.formats": "image_endings image_remedy",
-    "fewshot_bench.splits.coop": "Pools load_split save_split",
-    "fewshot_bench.utils.cache_dir": "cache_root",
     "fewshot_bench.utils.errors": (
         "ContractError DataMissingError FsbenchError NotApplicableError NumericalError "
         "UnsupportedBackboneError UsageError"
     ),
-    "fewshot_bench.utils.memory": "free_memory",
-    "fewshot_bench.utils.text": "one_place one_spelling",
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = [
-    "ENSEMBLE_TEMPLATES",
-    "SIMPLE_TEMPLATES",
-    "Adapter",
     "Augment",
     "Backbone",
     "CellPredictions",
@@ -112,8 +72,6 @@ __all__ = [
     "DatasetCard",
     "FsbenchError",
     "FsbenchWarning",
-    "FusedAdapter",
-    "ImageTower",
     "Images",
     "Item",
     "Method",
@@ -121,45 +79,25 @@ __all__ = [
     "NotApplicableError",
     "NumericalError",
     "Option",
-    "PackedPrompts",
-    "Pools",
-    "Preparable",
-    "PromptPart",
-    "Recipe",
     "Record",
-    "RemoteFile",
     "Results",
     "RunContext",
     "RunSpec",
     "Shots",
-    "Site",
     "Split",
-    "Stamp",
-    "Stamped",
     "Task",
-    "TextTower",
     "Transferable",
     "UnsupportedBackboneError",
     "UsageError",
     "Vocabulary",
     "__version__",
     "backbones",
-    "cache_root",
-    "data_roots",
     "datasets",
-    "file_stamp",
-    "free_memory",
     "hookimpl",
     "hyper",
-    "image_endings",
-    "image_remedy",
     "load",
-    "load_split",
     "methods",
-    "one_place",
-    "one_spelling",
     "run",
-    "save_split",
 ]
 
 

@@ -27,7 +27,8 @@ MODULE = "fsbench_remote"
 RECIPES = "FSBENCH_TEST_RECIPES"
 PLUGIN = f'''
 import functools, json, os
-from fewshot_bench import DataMissingError, DatasetCard, Recipe, RemoteFile, data_roots, hookimpl
+from fewshot_bench import (DataMissingError, DatasetCard, hookimpl)
+from fewshot_bench.api.sources import (Recipe, RemoteFile, data_roots)
 
 class Remote:
     def __init__(self, name):

@@ -11,7 +11,7 @@ from fewshot_bench import DataMissingError, Item
 from fsbench_datasets.advice import displaced, folder_problem, public_steps
 from fsbench_datasets.catalog import PublicSet, places
 from fsbench_datasets.listed import Loaded, PublicImages
-from fsbench_datasets.split_file import ROLES, plain_text, shortened
+from fsbench_datasets.split_lists import ROLES, plain_text, shortened
 
 VARIANTS = "variants.txt"
 

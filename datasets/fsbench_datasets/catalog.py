@@ -15,7 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from fewshot_bench import Dataset, DatasetCard, data_roots
+from fewshot_bench import Dataset, DatasetCard
+from fewshot_bench.api.sources import data_roots
 
 COOP_GUIDE = "https://github.com/KaiyangZhou/CoOp/blob/main/DATASETS.md"
 DRIVE = "https://drive.google.com/file/d/"

@@ -11,12 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fewshot_bench import DataMissingError, Item, Pools, UsageError, image_endings, image_remedy
+from fewshot_bench import DataMissingError, Item, UsageError
+from fewshot_bench.api.sources import Pools, image_endings, image_remedy
 from fsbench_datasets.disk import SYSTEM_FILES, is_image, is_system_folder
 from fsbench_datasets.labels import in_order, tidy_name, twin_names
 from fsbench_datasets.own_set import twins_refused
 from fsbench_datasets.pools import ROLE_NAMES, UNSPLIT
-from fsbench_datasets.split_file import plain_text, shortened
+from fsbench_datasets.split_lists import plain_text, shortened
 
 # How a folder of results is known, which a run in the folder of images leaves there.
 RECORDS = "records"

@@ -7,19 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from fewshot_bench import (
-    DataMissingError,
-    DatasetCard,
-    UsageError,
-    load_split,
-    one_place,
-    one_spelling,
-)
+from fewshot_bench import DataMissingError, DatasetCard, UsageError
+from fewshot_bench.api.sources import load_split, one_place, one_spelling
 from fsbench_datasets.advice import displaced, listed, public_steps, root_above
 from fsbench_datasets.catalog import PublicSet, by_split_file, places, split_file_places
 from fsbench_datasets.disk import subfolders
 from fsbench_datasets.listed import ListedImages, Loaded, PublicImages, Steps
-from fsbench_datasets.split_file import classnames_of
+from fsbench_datasets.split_lists import classnames_of
 
 
 @dataclass(frozen=True)

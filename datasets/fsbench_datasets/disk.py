@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from fewshot_bench import image_endings
+from fewshot_bench.api.sources import image_endings
 
 # What systems and programs leave beside photographs, in lower case; hidden names are left out too.
 SYSTEM_FOLDERS = frozenset(

@@ -17,11 +17,12 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from fewshot_bench import DataMissingError, Stamp, UsageError, file_stamp, one_place, one_spelling
+from fewshot_bench import DataMissingError, UsageError
+from fewshot_bench.api.sources import Stamp, file_stamp, one_place, one_spelling
 from fsbench_datasets.labels import Row, label_rows
 from fsbench_datasets.own_set import Listing, OwnSet
 from fsbench_datasets.pools import ROLE_NAMES, UNSPLIT, check_holdout, complete
-from fsbench_datasets.split_file import ROLES, lines_of
+from fsbench_datasets.split_lists import ROLES, lines_of
 
 LABEL_NAMES = ("label", "labels", "class", "classname", "class_name", "target", "category")
 SECRET = -1

@@ -14,12 +14,13 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Protocol
 
-from fewshot_bench import DataMissingError, DatasetCard, Item, Recipe, Stamp, file_stamp
+from fewshot_bench import DataMissingError, DatasetCard, Item
+from fewshot_bench.api.sources import Recipe, Stamp, file_stamp
 from fsbench_datasets.advice import folder_problem
 from fsbench_datasets.catalog import PublicSet, places
 from fsbench_datasets.disk import is_image, subfolders
 from fsbench_datasets.recipes import recipe_of
-from fsbench_datasets.split_file import copy_note, revision_of
+from fsbench_datasets.split_lists import copy_note, revision_of
 from fsbench_datasets.synsets import (
     DEVKIT,
     check_plain,

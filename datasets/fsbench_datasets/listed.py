@@ -8,10 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-from fewshot_bench import DataMissingError, DatasetCard, Item, Pools, Recipe, Stamp, file_stamp
+from fewshot_bench import DataMissingError, DatasetCard, Item
+from fewshot_bench.api.sources import Pools, Recipe, Stamp, file_stamp
 from fsbench_datasets.disk import file_size
 from fsbench_datasets.recipes import recipe_of
-from fsbench_datasets.split_file import (
+from fsbench_datasets.split_lists import (
     ROLES,
     class_ids_of,
     copy_note,

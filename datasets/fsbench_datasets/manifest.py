@@ -17,21 +17,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fewshot_bench import (
-    DataMissingError,
-    Pools,
-    Stamp,
-    UsageError,
-    file_stamp,
-    one_place,
-    one_spelling,
-)
+from fewshot_bench import DataMissingError, UsageError
+from fewshot_bench.api.sources import Pools, Stamp, file_stamp, one_place, one_spelling
 from fsbench_datasets.disk import file_size
 from fsbench_datasets.labels import NAME_KEYS, Row, check_text, label_rows, number_or_name, role_of
 from fsbench_datasets.own_set import Listing, OwnSet
 from fsbench_datasets.pools import UNSPLIT, check_holdout, complete, share_note
-from fsbench_datasets.split_file import lines_of, shortened
-from fsbench_datasets.stored import SplitPlaces, apply_split, kept_note
+from fsbench_datasets.split_lists import lines_of, shortened
+from fsbench_datasets.stored_split import SplitPlaces, apply_split, kept_note
 
 Record = tuple[str, Mapping[str, Any]]
 NEEDS_PARQUET = "pip install 'fewshot-bench[parquet]'"

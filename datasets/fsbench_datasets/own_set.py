@@ -8,10 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from fewshot_bench import SIMPLE_TEMPLATES, DatasetCard, Item, Pools, Stamp, UsageError
+from fewshot_bench import DatasetCard, Item, UsageError
+from fewshot_bench.api.sources import SIMPLE_TEMPLATES, Pools, Stamp
 from fsbench_datasets.labels import Labeled
 from fsbench_datasets.pools import check_classes
-from fsbench_datasets.split_file import class_ids_of, counts_of, lines_of, revision_of
+from fsbench_datasets.split_lists import class_ids_of, counts_of, lines_of, revision_of
 
 Complete = Callable[[Pools], tuple[Pools, str]]
 

@@ -6,8 +6,9 @@ import hashlib
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from fewshot_bench import Item, Pools, UsageError
-from fsbench_datasets.split_file import ROLES
+from fewshot_bench import Item, UsageError
+from fewshot_bench.api.sources import Pools
+from fsbench_datasets.split_lists import ROLES
 
 UNSPLIT = ""
 VAL_NAMES = ("val", "valid", "validation")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fewshot_bench import Recipe, RemoteFile
+from fewshot_bench.api.sources import Recipe, RemoteFile
 from fsbench_datasets.catalog import DRIVE, PublicSet, public_set, read_table
 
 # CoOp's split files, pinned by commit. The seven of this repository have the sizes of the published

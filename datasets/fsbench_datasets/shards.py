@@ -16,11 +16,10 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from fewshot_bench import (
+from fewshot_bench import DataMissingError, UsageError
+from fewshot_bench.api.sources import (
     SIMPLE_TEMPLATES,
-    DataMissingError,
     Stamp,
-    UsageError,
     file_stamp,
     image_endings,
     one_spelling,
@@ -28,7 +27,7 @@ from fewshot_bench import (
 from fsbench_datasets.labels import NAME_KEYS, Row, check_text, label_rows, number_or_name
 from fsbench_datasets.own_set import Listing, OwnSet
 from fsbench_datasets.pools import ROLE_NAMES, UNSPLIT, check_holdout, complete
-from fsbench_datasets.split_file import lines_of, shortened
+from fsbench_datasets.split_lists import lines_of, shortened
 from fsbench_datasets.tar import Member, check_places, kept, members, read_member
 
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")

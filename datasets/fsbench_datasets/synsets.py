@@ -17,7 +17,7 @@ from pathlib import Path
 
 from fewshot_bench import DataMissingError
 from fsbench_datasets.disk import is_image, subfolders
-from fsbench_datasets.split_file import plain_text
+from fsbench_datasets.split_lists import plain_text
 
 NAMES_FILE = "imagenet_classes.txt"
 LOCAL_NAMES = "classnames.txt"

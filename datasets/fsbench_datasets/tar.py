@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from fewshot_bench import DataMissingError, cache_root, file_stamp
+from fewshot_bench import DataMissingError
+from fewshot_bench.api.sources import cache_root, file_stamp
 
 BLOCK = 512
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd", b"PK\x03\x04")

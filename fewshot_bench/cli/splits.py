@@ -15,13 +15,13 @@ import click
 
 from fewshot_bench.api.dataset import ROLES, DatasetCard
 from fewshot_bench.api.registry import registry
+from fewshot_bench.api.split_file import Pools
 from fewshot_bench.api.task import Split
 from fewshot_bench.cli.completion import datasets, one_of
 from fewshot_bench.cli.groups import LazyCommand, LazyGroup
 from fewshot_bench.cli.options import NUMBERS, SHOTS
-from fewshot_bench.cli.say import say
+from fewshot_bench.cli.output import say
 from fewshot_bench.splits.checks import check_digest
-from fewshot_bench.splits.coop import Pools
 from fewshot_bench.splits.draw import check_train, draw
 from fewshot_bench.splits.formats import ENDINGS, place, read_split_file, refuse_existing, text_of
 from fewshot_bench.splits.imported import safe_name

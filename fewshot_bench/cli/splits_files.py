@@ -15,12 +15,12 @@ import click
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.roots import data_roots
 from fewshot_bench.api.spec import DEFAULT_STORE, IMPORTED
+from fewshot_bench.api.split_file import coop_text, pools_from
 from fewshot_bench.cli.completion import datasets, one_of
-from fewshot_bench.cli.say import say
+from fewshot_bench.cli.output import say
 from fewshot_bench.cli.splits import PUBLISHED_PICKS, Subject, file_or_name, opened
 from fewshot_bench.splits import checks
 from fewshot_bench.splits.checks import check_digest, check_positions, mapped
-from fewshot_bench.splits.coop import coop_text, pools_from
 from fewshot_bench.splits.formats import ours_text, place, read_split_file
 from fewshot_bench.splits.imported import imported_path
 from fewshot_bench.splits.model import TITLES, SplitFile, lists_digest, with_setting

@@ -1,4 +1,7 @@
-"""Few-shot picks by named protocol; the same arguments give the same picks on every machine."""
+"""Few-shot splits by named protocol: `draw` for one setting, `split_of` for a cell of the matrix.
+
+The same arguments give the same picks on every machine.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.spec import IMPORTED, RunSpec
+from fewshot_bench.api.split_file import Pools
 from fewshot_bench.api.task import Item, Split
-from fewshot_bench.splits.coop import Pools
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION, Draw, Picks, rank
 from fewshot_bench.utils.errors import UsageError, unknown
 
 if TYPE_CHECKING:
     from fewshot_bench.api.dataset import Dataset
 
-# What tells the splits of a plan apart.
+# Cells that are equal in these have one split.
 SPLIT_FIELDS = (
     *("dataset", "target", "protocol", "shots", "split_seed", "val", "limit", "classes", "picks"),
 )
@@ -53,27 +56,18 @@ def split_key(spec: RunSpec) -> tuple[Any, ...]:
     return tuple(getattr(spec, name) for name in SPLIT_FIELDS)
 
 
-def planned_split(spec: RunSpec, datasets: Mapping[str, Dataset]) -> Split:
-    """The split of a cell of a plan; imported picks, which are read as they are used, are absent.
-
-    datasets: opened, by name.
-    """
-    target = datasets[spec.target].items() if spec.target else None
-    picks = ((), ()) if spec.protocol == IMPORTED else None
-    return draw_cell(spec, datasets[spec.dataset].items(), target, picks)
-
-
-def draw_cell(
-    spec: RunSpec,
-    pools: Pools,
-    target: Pools | None = None,
-    imported: Picks | None = None,
+def split_of(
+    spec: RunSpec, datasets: Mapping[str, Dataset], imported: Picks | None = None
 ) -> Split:
-    """The split of one cell of the matrix; every class has images in `pools`.
+    """The split of a cell; every class has images in its data set.
 
-    target: the pools of the data set that is evaluated on, when it is another one.
-    imported: train and val items to use instead of drawing (protocol `imported`).
+    datasets: opened, by name. imported: train and val items of a cell of protocol `imported`;
+    without them its split has test items alone.
     """
+    pools = datasets[spec.dataset].items()
+    target = datasets[spec.target].items() if spec.target else None
+    if spec.protocol == IMPORTED and imported is None:
+        imported = (), ()
     classes = 1 + max(item.label for items in pools.values() for item in items)
     return narrowed(spec, draw_all_classes(spec, pools, imported), classes, target)
 
@@ -95,6 +89,7 @@ def narrowed(spec: RunSpec, split: Split, classes: int, target: Pools | None = N
 def draw_all_classes(spec: RunSpec, pools: Pools, imported: Picks | None = None) -> Split:
     """The draw of a cell over all classes and test images, before `classes`, `target`, `limit`."""
     if imported is not None:
+        _check_policy(spec.val)
         lists = (*imported, pools.get("test", ()))
         return Split(spec.dataset, spec.revision, IMPORTED, spec.shots, spec.split_seed, *lists)
     return draw(
@@ -148,8 +143,7 @@ def _check_request(
 ) -> None:
     if protocol not in SAMPLERS:
         raise unknown("protocol", protocol, SAMPLERS, "fsbench run --help")
-    if val not in VALIDATION:
-        raise unknown("validation policy", val, VALIDATION, "fsbench run --help")
+    _check_policy(val)
     if shots < 1:
         raise UsageError(f"shots is {shots}: expected 1 or more (--shots 1,2,4,8,16)")
     if seed < 0:
@@ -163,6 +157,11 @@ def _check_request(
             f"data set '{dataset_name}' has no validation images, and validation policy '{val}' "
             "needs some (use --val none)"
         )
+
+
+def _check_policy(val: str) -> None:
+    if val not in VALIDATION:
+        raise unknown("validation policy", val, VALIDATION, "fsbench run --help")
 
 
 def _rest_of_train(dataset_name: str) -> str:

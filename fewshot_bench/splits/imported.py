@@ -10,9 +10,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from fewshot_bench.api.split_file import Pools
 from fewshot_bench.api.task import Item
 from fewshot_bench.splits.checks import check_digest, check_pools, check_shots
-from fewshot_bench.splits.coop import Pools
 from fewshot_bench.splits.formats import read_split_file
 from fewshot_bench.splits.model import SETTING, SplitFile, unusable
 from fewshot_bench.splits.sampling import VALIDATION, group

@@ -10,8 +10,8 @@ from typing import Any
 
 from fewshot_bench.api.dataset import ROLES
 from fewshot_bench.api.shots import ALL_SHOTS, WORD
+from fewshot_bench.api.split_file import Pools
 from fewshot_bench.api.task import Item, digest_of
-from fewshot_bench.splits.coop import Pools
 from fewshot_bench.utils.errors import DataMissingError, UsageError
 from fewshot_bench.utils.text import plain_text, shown
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
+from fewshot_bench.api.split_file import Pools
 from fewshot_bench.api.task import Item, Split, digest_of
-from fewshot_bench.splits.coop import Pools
 from fewshot_bench.splits.draw import draw
 from fewshot_bench.splits.model import SplitFile
 from fewshot_bench.splits.sampling import group

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from fewshot_bench.api.shots import ALL_SHOTS
 from fewshot_bench.api.spec import IMPORTED, RunSpec
-from fewshot_bench.splits.coop import Pools
+from fewshot_bench.api.split_file import Pools
 from fewshot_bench.splits.sampling import VALIDATION
 
 if TYPE_CHECKING:

@@ -17,13 +17,12 @@ from fewshot_bench import (
     Backbone,
     Images,
     NotApplicableError,
-    PromptPart,
     RunContext,
     Task,
-    TextTower,
     Vocabulary,
     hyper,
 )
+from fewshot_bench.backbones import PromptPart, TextTower
 from fewshot_bench.training import (
     Autocast,
     Prompts,

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from fewshot_bench import ImageTower, PromptPart, Site, TextTower
+from fewshot_bench.backbones import ImageTower, PromptPart, Site, TextTower
 
 Factors = Mapping[Site, tuple[Tensor, Tensor]]
 """A (rank, d_in) and B (d_out, rank) of every adapted matrix."""

@@ -9,15 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_bench import (
-    Backbone,
-    Images,
-    ImageTower,
-    PackedPrompts,
-    PromptPart,
-    TextTower,
-    Vocabulary,
-)
+from fewshot_bench import Backbone, Images, Vocabulary
+from fewshot_bench.backbones import ImageTower, PackedPrompts, PromptPart, TextTower
 from fewshot_bench.training import (
     Autocast,
     Encode,

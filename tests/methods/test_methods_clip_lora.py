@@ -13,7 +13,7 @@ from fsbench_methods.clip_lora import ClipLora, LoraModel
 from fsbench_methods.lora_layers import LowRank
 from torch import Tensor
 
-from fewshot_bench import Site
+from fewshot_bench.backbones import Site
 from tests.reference import clip_lora as reference
 from tests.reference.toy import CPU, context, random_backbone, random_task, relative_gap
 

@@ -43,7 +43,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class PrepareResult:
     """Result of preparing one file.
 
     missing: whether it has still to be got. by_hand: whether getting it by hand helps; it does not
@@ -79,23 +79,25 @@ def would_write(dataset: str, recipe: Recipe, target: Target) -> bool:
     return any(places.found_at(file, target.roots) is None for file in left)
 
 
-def prepare(dataset: str, recipe: Recipe, target: Target, progress: Progress) -> list[Outcome]:
+def prepare(
+    dataset: str, recipe: Recipe, target: Target, progress: Progress
+) -> list[PrepareResult]:
     """Work through all files of a recipe; one that fails does not stop the others."""
-    outcomes = []
+    results = []
     for file in recipe.files:
         try:
-            outcome = Outcome(file, _prepare_file(dataset, file, target, progress))
+            result = PrepareResult(file, _prepare_file(dataset, file, target, progress))
         except StopError as error:
-            outcome = Outcome(file, str(error), missing=True)
+            result = PrepareResult(file, str(error), missing=True)
         except RefusedError as error:
-            outcome = Outcome(file, str(error), missing=True, refused=True)
+            result = PrepareResult(file, str(error), missing=True, refused=True)
         except DataMissingError as error:
-            outcome = Outcome(file, str(error), missing=True, by_hand=True)
+            result = PrepareResult(file, str(error), missing=True, by_hand=True)
         except OSError as error:
-            outcome = Outcome(file, _cannot_write(file, error), missing=True)
-        progress.say(f"{file.name}: {outcome.text}" if not outcome.missing else outcome.text)
-        outcomes.append(outcome)
-    return outcomes
+            result = PrepareResult(file, _cannot_write(file, error), missing=True)
+        progress.say(f"{file.name}: {result.text}" if not result.missing else result.text)
+        results.append(result)
+    return results
 
 
 def check_writable(root: Path) -> None:
@@ -262,26 +264,28 @@ def _remove(archive: Path) -> None:
             folder.rmdir()
 
 
-def steps(dataset: str, recipe: Recipe, outcomes: Sequence[Outcome], target: Target) -> list[str]:
+def steps(
+    dataset: str, recipe: Recipe, results: Sequence[PrepareResult], target: Target
+) -> list[str]:
     """Steps by which a person gets missing files, one step per line."""
-    missing = [outcome for outcome in outcomes if outcome.missing]
+    missing = [result for result in results if result.missing]
     if not missing:
         return []
-    helped = [outcome.file for outcome in missing if outcome.by_hand]
+    helped = [result.file for result in missing if result.by_hand]
     lines = list(recipe.by_hand) if helped else []
     for file in helped:
         if file.urls and not any(file.name in step for step in recipe.by_hand):
             archive = places.archive_path(target.root, dataset, file)
             lines.append(f"download {file.name} from {file.urls[0]} to {archive}")
-    for outcome in missing:
-        if outcome.refused:
-            archive = places.archive_path(target.root, dataset, outcome.file)
-            hosts = ", ".join(dict.fromkeys(map(source_host, outcome.file.urls))) or "where it was"
+    for result in missing:
+        if result.refused:
+            archive = places.archive_path(target.root, dataset, result.file)
+            hosts = ", ".join(dict.fromkeys(map(source_host, result.file.urls))) or "where it was"
             lines.append(
-                f"get another copy of {outcome.file.name} than the one of {hosts}, which is of no "
+                f"get another copy of {result.file.name} than the one of {hosts}, which is of no "
                 f"use, and put it at {archive}"
             )
-    waiting = any(needs_agreement(outcome.file) for outcome in missing if not outcome.by_hand)
+    waiting = any(needs_agreement(result.file) for result in missing if not result.by_hand)
     agree = " --yes" if waiting and not target.large else ""
     return [*lines, f"then run: fsbench data prepare {dataset}{agree}"]
 

@@ -23,7 +23,7 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.api.roots import DATA_VARIABLE, data_roots
 from fewshot_bench.cli.completion import datasets, several_of, suites
 from fewshot_bench.cli.options import NAMES
-from fewshot_bench.cli.say import say
+from fewshot_bench.cli.output import say
 from fewshot_bench.plugins.data import places
 from fewshot_bench.plugins.data.download import Progress, known_digests
 from fewshot_bench.plugins.data.prepare import (
@@ -252,8 +252,8 @@ def _prepare_one(
         say(f"  {give_split(name, recipe, target, split_file, other=yes)}")
     target = replace(target, large=_agreed(name, recipe, target))
     with shown(sys.stdout.isatty()) as progress:
-        outcomes = prepare(name, recipe, target, progress)
-    todo = steps(name, recipe, outcomes, target)
+        results = prepare(name, recipe, target, progress)
+    todo = steps(name, recipe, results, target)
     if not recipe.files and not _is_there(name):
         todo = list(recipe.by_hand)
     if todo:

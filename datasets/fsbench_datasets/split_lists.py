@@ -7,7 +7,8 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from fewshot_bench import DatasetCard, Pools
+from fewshot_bench import DatasetCard
+from fewshot_bench.api.sources import Pools
 
 ROLES = ("train", "val", "test")
 SHOWN = 5

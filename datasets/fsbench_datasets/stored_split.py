@@ -8,9 +8,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from fewshot_bench import DataMissingError, Item, Pools, UsageError, save_split
+from fewshot_bench import DataMissingError, Item, UsageError
+from fewshot_bench.api.sources import Pools, save_split
 from fsbench_datasets.pools import TEST_SHARE
-from fsbench_datasets.split_file import ROLES
+from fsbench_datasets.split_lists import ROLES
 
 
 @dataclass(frozen=True)
