@@ -15,15 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fewshot_bench.api.dataset import TEMPLATE_SETS
-from fewshot_bench.api.defaults import AUTO
-from fewshot_bench.api.spec import CONDITIONS, DEFAULT_STORE, EXIF, IMPORTED, PRESETS
+from fewshot_bench.api.spec import CONDITIONS, DEFAULT_STORE
 from fewshot_bench.cli.completion import (
-    backbones,
     datasets,
     everything,
     methods,
-    one_of,
     several_of,
     suites,
 )
@@ -35,7 +31,6 @@ from fewshot_bench.engines import progress
 from fewshot_bench.engines.choice import EngineChoice
 from fewshot_bench.engines.conditions import Conditions, take_conditions
 from fewshot_bench.engines.matrix import INTERRUPTED, ThisCall
-from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
 from fewshot_bench.utils.processes import interrupt_on_signals
 from fewshot_bench.utils.text import join_names, printable
 

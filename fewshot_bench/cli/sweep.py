@@ -19,10 +19,9 @@ from click.core import ParameterSource
 
 from fewshot_bench.analysis.table.versions import Shown, split_version, version_key
 from fewshot_bench.api.dataset_overrides import SKIPPED
-from fewshot_bench.api.defaults import AUTO
 from fewshot_bench.api.method_files import short
 from fewshot_bench.api.metrics import PERCENT, Metric
-from fewshot_bench.api.spec import CONDITIONS, NO_CLASSES, canonical_json
+from fewshot_bench.api.spec import AUTO, CONDITIONS, NO_CLASSES, canonical_json
 from fewshot_bench.cli.completion import datasets, methods, one_of, several_of, suites
 from fewshot_bench.cli.engines import RunCommand, take_engine
 from fewshot_bench.cli.filters import listed, read_records
