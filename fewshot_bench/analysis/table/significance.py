@@ -168,7 +168,7 @@ def _paired(
 
 def _single(found: Sequence[_Paired], shots: int) -> list[Contrast]:
     """Every row on every data set alone, as one family."""
-    from fewshot_bench.analysis.statistics.multiple import holm
+    from fewshot_bench.analysis.statistics.intervals import holm
     from fewshot_bench.analysis.statistics.paired import compare_spreads
 
     places = [(pair.row.label, label) for pair in found for label in pair.spreads]
@@ -183,7 +183,7 @@ def _single(found: Sequence[_Paired], shots: int) -> list[Contrast]:
 def _standings(
     metric: Metric, found: Sequence[_Paired], single: Sequence[Contrast], shots: int
 ) -> Iterator[Standing]:
-    from fewshot_bench.analysis.statistics.multiple import holm
+    from fewshot_bench.analysis.statistics.intervals import holm
     from fewshot_bench.analysis.statistics.paired import compare_spreads
     from fewshot_bench.analysis.statistics.ranks import signed_rank, wins
 

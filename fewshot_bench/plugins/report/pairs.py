@@ -104,7 +104,7 @@ def compared(headline: Headline, predictions: Predictions) -> Pairs:
     next, were found by looking at the same numbers. Only where there are too many pairs for that,
     the winner alone is compared.
     """
-    from fewshot_bench.analysis.statistics.multiple import holm
+    from fewshot_bench.analysis.statistics.intervals import holm
 
     if headline.group.scope == "H":
         return Pairs({}, 0, {}, "a harmonic mean has no value per image, so no paired test")
