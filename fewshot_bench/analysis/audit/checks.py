@@ -1,4 +1,4 @@
-"""What one reads off the records of a comparison: selection, seeds, limits, incidents."""
+"""Checks of the records of a comparison: selection, seeds, limits, incidents."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def untold(records: Records) -> Iterator[Finding]:
 
 
 def validation_used(records: Records) -> Iterator[Finding]:
-    """Who compared how many configurations on how many validation labels, and who none."""
+    """Configurations compared and validation labels used, by method."""
     used: defaultdict[str, list[Record]] = defaultdict(list)
     for record in records:
         if selection(record)["configurations"] is not None:
@@ -196,7 +196,7 @@ def failed(records: Records) -> Iterator[Finding]:
 
 
 def costs(records: Records) -> Iterator[Finding]:
-    """What keeps times and parameters from being measured alike."""
+    """Reasons why times and parameters are not measured alike."""
     declared = [r for r in records if r.footprint.get("trained_source") == "declared"]
     if declared:
         text = f"trained parameters declared, not observed: {labels_of(declared)}"

@@ -1,4 +1,4 @@
-"""Whether all methods have the same cells, and enough seeds."""
+"""Coverage: equal cells for all methods, and enough seeds."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _place(record: Record) -> _Place:
 
 
 def _lacking(mine: set[_Place], every: set[_Place]) -> list[_Place]:
-    """What a method would need to stand beside the others: all with shots, or all data sets."""
+    """Cells that a method lacks beside the others: all with shots, or all data sets."""
     if any(shots for _, shots, _ in mine):
         drawn = {place for place in every if place[1]}
         missing = drawn - mine

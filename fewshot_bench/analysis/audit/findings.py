@@ -23,7 +23,7 @@ def labels_of(records: Records) -> str:
 
 
 def datasets_of(records: Records) -> str:
-    """What they were evaluated on, in order, each once."""
+    """The data sets that they were evaluated on, in order, each once."""
     return some(sorted({record.spec.evaluated for record in records}))
 
 

@@ -1,4 +1,4 @@
-"""What an audit says."""
+"""Models of an audit: answers to hazards and findings."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the records say about one hazard to fairness. open: whether there is a finding on it."""
+    """The answer of the records to one hazard to fairness. open: there is a finding on it."""
 
     number: int
     name: str
@@ -53,7 +53,7 @@ class Audit:
 
     @property
     def sound(self) -> bool:
-        """Whether there is no finding (notes do not count)."""
+        """True when there is no finding (notes do not count)."""
         return not any(found.level == "finding" for found in self.findings)
 
 

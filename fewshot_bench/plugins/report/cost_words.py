@@ -1,4 +1,4 @@
-"""What the best method costs, in words."""
+"""Costs of the best method, in words."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def cost(headline: Headline, pairs: Pairs) -> str:
 
 
 def _costs(cell: Cell, device: str) -> list[str]:
-    """What is known as sentences, the device behind the time."""
+    """Costs as sentences, the device behind the time."""
     return [
         f"{cost.sentence(cost.words(value), value)}{device if cost is BILLED else ''}"
         for name, cost in COSTS.items()

@@ -1,4 +1,4 @@
-"""What to do about cells that are not there."""
+"""Next steps for missing cells."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def advice(lines: Sequence[Line], absent: Collection[str], command: str) -> list
 
 
 def no_data(names: Sequence[str]) -> str:
-    """What to do about data sets that are not there."""
+    """Next steps for missing data sets."""
     return (
         f"no data for {', '.join(names)}: 'fsbench data prepare {names[0]}' fetches a data set or "
         "says how to get it"

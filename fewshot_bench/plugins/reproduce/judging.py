@@ -29,7 +29,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What holds for the whole table.
+    """Facts that hold for the whole table.
 
     other: what is not the paper's in any cell (`backbone`, `limit`), so that nothing is compared.
     counts: images per role of each published data set. absent: data sets without data.
@@ -119,7 +119,7 @@ def verdict(line: Line) -> Line:
 
 
 def _other(cell: Cell, done: Sequence[Record], around: Circumstances) -> list[str]:
-    """What is not the paper's, so that the numbers must not be compared."""
+    """Conditions other than the paper's, under which the numbers must not be compared."""
     found = [*around.other, *(["options"] if cell.changed else [])]
     counts = around.counts.get(cell.number.dataset, {})
     return found + ([] if all(is_published_data(r, counts) for r in done) else ["data"])

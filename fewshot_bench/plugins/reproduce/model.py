@@ -1,4 +1,4 @@
-"""What `fsbench reproduce` shows: lines of a table, and what is to be said about them."""
+"""Models of `fsbench reproduce`: lines of a table, notes and next steps."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Line:
 
     @property
     def average(self) -> bool:
-        """Whether this is a mean over data sets."""
+        """True when this is a mean over data sets."""
         return self.of > 0
 
     @property
@@ -88,6 +88,6 @@ class Report:
     advice: Sequence[str] = field(default=())
 
     def counts(self, *, averages: bool) -> dict[Status, int]:
-        """How many lines have each status; those that none has are left out."""
+        """Numbers of lines by status, without zeros."""
         found = Counter(line.status for line in self.lines if line.average == averages)
         return {status: found[status] for status in STATUSES if found[status]}

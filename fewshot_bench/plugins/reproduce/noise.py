@@ -1,4 +1,4 @@
-"""How far two honest runs of one cell lie apart: the noise to expect in a difference."""
+"""Noise of a difference between two honest runs of one cell."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ UNDECIDED = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What the noise of one difference is made of; variances in squared points.
+    """Components of the noise of one difference; variances in squared points.
 
     seeds: of the difference of the two means, from the spread over seeds; None where the spread is
         not known. freedom: the degrees of freedom of that estimate.
