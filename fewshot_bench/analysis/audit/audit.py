@@ -30,7 +30,7 @@ _PUBLISHED = {"yes": "yes", "no": "no", "none published": "n/a"}
 
 
 def audit(records: Sequence[Record], notes: Sequence[str] = ()) -> Audit:
-    """What these records, taken as one comparison, say about its fairness.
+    """The audit of these records, taken as one comparison.
 
     notes: what is to be said of records that are not among them.
     """

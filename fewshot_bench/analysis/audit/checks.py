@@ -63,7 +63,7 @@ def untold(records: Records) -> Iterator[Finding]:
 
 
 def validation_used(records: Records) -> Iterator[Finding]:
-    """Who compared how many configurations on how many validation labels, and who none."""
+    """Configurations compared and validation labels used, by method."""
     used: defaultdict[str, list[Record]] = defaultdict(list)
     for record in records:
         if selection(record)["configurations"] is not None:
@@ -202,7 +202,7 @@ def failed(records: Records) -> Iterator[Finding]:
 
 
 def costs(records: Records) -> Iterator[Finding]:
-    """What keeps times and parameters from being measured alike."""
+    """Reasons why times and parameters are not measured alike."""
     declared = [r for r in records if r.footprint.get("trained_source") == "declared"]
     if declared:
         text = f"trained parameters declared, not observed: {labels_of(declared)}"
@@ -280,7 +280,7 @@ def _place(record: Record) -> _Place:
 
 
 def _lacking(mine: set[_Place], every: set[_Place]) -> list[_Place]:
-    """What a method would need to stand beside the others: all with shots, or all data sets."""
+    """Cells that a method lacks beside the others: all with shots, or all data sets."""
     if any(shots for _, shots, _ in mine):
         drawn = {place for place in every if place[1]}
         missing = drawn - mine

@@ -30,7 +30,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the records say about one hazard to fairness. open: whether there is a finding on it."""
+    """The answer of the records to one hazard to fairness. open: there is a finding on it."""
 
     number: int
     name: str
@@ -55,7 +55,7 @@ class Audit:
 
     @property
     def sound(self) -> bool:
-        """Whether there is no finding (notes do not count)."""
+        """True when there is no finding (notes do not count)."""
         return not any(found.level == "finding" for found in self.findings)
 
 
@@ -91,7 +91,7 @@ def labels_of(records: Records) -> str:
 
 
 def datasets_of(records: Records) -> str:
-    """What they were evaluated on, in order, each once."""
+    """The data sets that they were evaluated on, in order, each once."""
     return some(sorted({record.spec.evaluated for record in records}))
 
 

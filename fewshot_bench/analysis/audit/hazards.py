@@ -51,7 +51,7 @@ def answers(records: Sequence[Record], findings: Sequence[Finding]) -> tuple[Ans
 
 
 def _told(records: Sequence[Record]) -> dict[str, str]:
-    """What the texts are filled with; braces in a value would not be read again."""
+    """Values for the texts; braces in a value are not read again."""
     specs = [record.spec for record in records]
     # What has no shots is not repeated over seeds.
     seeds = {(spec.split_seed, spec.train_seed) for spec in specs if spec.shots}

@@ -1,4 +1,4 @@
-"""Where the numbers are from: conditions, data sets, methods, software, and what differed."""
+"""Provenance of the numbers: conditions, data sets, methods, software, differences."""
 
 from __future__ import annotations
 

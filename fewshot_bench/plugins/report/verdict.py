@@ -49,7 +49,7 @@ def verdict(headline: Headline, pairs: Pairs) -> Verdict:
 
 
 def subject(headline: Headline) -> str:
-    """What the first screen is about: `top-1 accuracy averaged over 11 data sets at 16 shots`."""
+    """The subject of the first screen: `top-1 accuracy averaged over 11 data sets at 16 shots`."""
     group, members = headline.group, headline.members
     kinds = {
         "H": ", the harmonic mean of base and new classes,",
@@ -145,7 +145,7 @@ def _gap(other: Contestant, pair: Pair) -> str:
 
 
 def _against_baseline(headline: Headline, pairs: Pairs) -> str:
-    """How many methods are better than the baseline; nothing where none was asked for."""
+    """The number of methods better than the baseline; empty without a baseline."""
     rows = [c for c in headline.contestants if c.row.label == headline.table.baseline]
     if not rows:
         return ""
@@ -188,7 +188,7 @@ def cost(headline: Headline, pairs: Pairs) -> str:
 
 
 def _costs(cell: Cell, device: str) -> list[str]:
-    """What is known as sentences, the device behind the time."""
+    """Costs as sentences, the device behind the time."""
     return [
         f"{cost.sentence(cost.words(value), value)}{device if cost is BILLED else ''}"
         for name, cost in COSTS.items()

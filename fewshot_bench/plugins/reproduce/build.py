@@ -32,7 +32,7 @@ def backbone_of(table: Reproduction, wanted: Wanted) -> str:
 
 
 def is_other_backbone(table: Reproduction, wanted: Wanted) -> bool:
-    """Whether it is not the paper's; a local file of the same model and tag is taken for it."""
+    """True when it is not the paper's; a local file of the same model and tag is taken for it."""
     return backbone_of(table, wanted).partition("@")[0] != table.backbone
 
 
@@ -116,7 +116,7 @@ def _differences(table: Reproduction, wanted: Wanted, cells: Sequence[Cell]) -> 
 
 
 def _data_notes(lines: Sequence[Line], counts: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """Which data sets are not the published ones, by the number of test images."""
+    """Data sets that are not the published ones, by the number of test images."""
     images = {
         line.dataset: line.images
         for line in lines
@@ -166,7 +166,7 @@ def advice(lines: Sequence[Line], absent: Collection[str], command: str) -> list
 
 
 def no_data(names: Sequence[str]) -> str:
-    """What to do about data sets that are not there."""
+    """Next steps for missing data sets."""
     return (
         f"no data for {', '.join(names)}: 'fsbench data prepare {names[0]}' fetches a data set or "
         "says how to get it"

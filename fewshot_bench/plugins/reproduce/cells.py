@@ -19,7 +19,7 @@ from fewshot_bench.utils.errors import UsageError, unknown
 
 @dataclass(frozen=True)
 class Wanted:
-    """What of a published table is to be repeated, and what is changed on purpose.
+    """The part of a published table to repeat, and deliberate changes.
 
     methods: names or labels; where: options that a row must have; options: `[method.]name=value`
     on top of the paper's. Empty means all, or nothing. versions: of methods that are to be shown in
@@ -202,7 +202,7 @@ def _parameter(word: str) -> str:
 
 
 def _concerns(method: str, word: str) -> bool:
-    """Whether an option is one of a method's."""
+    """True when an option is one of a method's."""
     from fewshot_bench.api.method import hyperparameters
     from fewshot_bench.api.registry import registry
 

@@ -69,7 +69,7 @@ class Line:
 
     @property
     def average(self) -> bool:
-        """Whether this is a mean over data sets."""
+        """True when this is a mean over data sets."""
         return self.of > 0
 
     @property
@@ -99,7 +99,7 @@ class Report:
     advice: Sequence[str] = field(default=())
 
     def counts(self, *, averages: bool) -> dict[Status, int]:
-        """How many lines have each status; those that none has are left out."""
+        """Numbers of lines by status, without zeros."""
         found = Counter(line.status for line in self.lines if line.average == averages)
         return {status: found[status] for status in STATUSES if found[status]}
 
@@ -118,7 +118,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What holds for the whole table.
+    """Facts that hold for the whole table.
 
     other: what is not the paper's in any cell (`backbone`, `limit`), so that nothing is compared.
     counts: images per role of each published data set. absent: data sets without data.
@@ -208,7 +208,7 @@ def verdict(line: Line) -> Line:
 
 
 def _other(cell: Cell, done: Sequence[Record], around: Circumstances) -> list[str]:
-    """What is not the paper's, so that the numbers must not be compared."""
+    """Conditions other than the paper's, under which the numbers must not be compared."""
     found = [*around.other, *(["options"] if cell.changed else [])]
     counts = around.counts.get(cell.number.dataset, {})
     return found + ([] if all(is_published_data(r, counts) for r in done) else ["data"])
@@ -287,7 +287,7 @@ UNDECIDED = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What the noise of one difference is made of; variances in squared points.
+    """Components of the noise of one difference; variances in squared points.
 
     seeds: of the difference of the two means, from the spread over seeds; None where the spread is
         not known. freedom: the degrees of freedom of that estimate.
