@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 
+from fewshot_bench.analysis.audit.audit import audit
 from fewshot_bench.analysis.audit.hazards import HAZARDS
-from fewshot_bench.analysis.audit.made import audit
 from fewshot_bench.api.record import Record
 from tests.audit_records import changed, complete, coop, fair, respec, said
 from tests.compare_records import inapplicable, make

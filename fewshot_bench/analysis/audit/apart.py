@@ -6,8 +6,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fewshot_bench.analysis.audit.findings import Records, cells_of, finding_of, labels_of
-from fewshot_bench.analysis.audit.model import Finding, some
+from fewshot_bench.analysis.audit.findings import (
+    Finding,
+    Records,
+    cells_of,
+    finding_of,
+    labels_of,
+    some,
+)
 from fewshot_bench.api.record import Record
 
 HAZARD = 1

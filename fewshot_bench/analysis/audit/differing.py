@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from fewshot_bench.analysis.audit.model import Finding, Level, some
+from fewshot_bench.analysis.audit.findings import Finding, Level, some
 from fewshot_bench.analysis.conditions import (
     IMAGES_ADVICE,
     OTHER_IMAGES,

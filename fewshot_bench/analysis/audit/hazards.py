@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from fewshot_bench.analysis.audit.apart import labels_text
 from fewshot_bench.analysis.audit.facts import images_billed, number, selection
-from fewshot_bench.analysis.audit.model import Answer, Finding, some, spread
+from fewshot_bench.analysis.audit.findings import Answer, Finding, some, spread
 from fewshot_bench.api.record import Record
 
 # Number to its name and what is so unless a finding says otherwise.

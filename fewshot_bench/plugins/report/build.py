@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-from fewshot_bench.analysis.audit.made import audit
+from fewshot_bench.analysis.audit.audit import audit
 from fewshot_bench.analysis.formats.style import variables
 from fewshot_bench.analysis.table.build import with_baseline
 from fewshot_bench.analysis.table.model import Table

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fewshot_bench.analysis.formats import document as doc
-from fewshot_bench.plugins.reproduce.model import WORDS, Line, Report
+from fewshot_bench.plugins.reproduce.judge import WORDS, Line, Report
 from fewshot_bench.utils.text import signed
 
 HEAD = ("method", "shots", "data set", "paper", "ours", "difference", "noise", "seeds", "verdict")
