@@ -117,7 +117,7 @@ class Comparison:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader must know of the numbers."""
+        """Notes that belong to the numbers."""
         return tuple(self.table.notes)
 
     @property

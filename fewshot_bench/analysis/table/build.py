@@ -55,7 +55,7 @@ Cells = dict[tuple[str, str, int], Cell]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Options:
-    """What a table is asked to show; `method`, `dataset` and `columns` are comma lists in order.
+    """Options of a table; `method`, `dataset` and `columns` are comma lists in order.
 
     metrics: those that cells have numbers of, by name.
     sign_each: whether every group has a signature of its own, since they may be used apart.
@@ -202,7 +202,7 @@ def _in_order_of_need(table: Table) -> list[tuple[Group, int]]:
 
 
 def _own_data(rows: Rows) -> dict[tuple[str, str], Mapping[str, Any]]:
-    """What was said about a person's own data, by row and data set; under row "" by any row."""
+    """Options on own data by row and data set; under row "" those of any row."""
     found: dict[tuple[str, str], Mapping[str, Any]] = {}
     for label, (_, members) in rows.items():
         for record in members:
@@ -278,7 +278,7 @@ def _difference(cell: Cell, other: Cell, metric: str) -> Estimate | None:
 
 
 def _is_known(split: Hashable) -> bool:
-    """Whether a record has a digest of its split, and all of them where a cell has several."""
+    """True when a record has a digest of its split, and all of them where a cell has several."""
     return all(map(_is_known, split)) if isinstance(split, tuple) else bool(split)
 
 
@@ -295,7 +295,7 @@ def _find_row(table: Table, name: str) -> Row:
 
 
 def missing_cells(table: Table) -> Iterator[RunSpec]:
-    """What no record is there of, though the table has a place for it.
+    """Cells without a record, though the table has a place for them.
 
     Without what a run finds out itself: revisions, and which picks were imported.
     """

@@ -88,7 +88,7 @@ def _row(table: Table, cell: Cell) -> dict[str, Any]:
 
 
 def marks_of(row: Row) -> list[str]:
-    """What notes say under tables that have some."""
+    """Marks of the notes under a table."""
     return [*row.marks, *(["toy backbone"] if row.spec.backbone == TOY else [])]
 
 
@@ -119,7 +119,7 @@ def _other_metrics(table: Table, cell: Cell) -> dict[str, Any]:
 
 
 def _special(table: Table, cell: Cell) -> dict[str, Any]:
-    """What tells groups apart without reading their names, where not all are plain data sets."""
+    """Fields that distinguish groups where not all are plain data sets."""
     group = cell.group
     found: dict[str, Any] = {}
     if any(other.scope != "all" for other in table.groups):
@@ -131,7 +131,7 @@ def _special(table: Table, cell: Cell) -> dict[str, Any]:
 
 
 def meta(table: Table) -> dict[str, Any]:
-    """What is true of all rows of a table."""
+    """Facts that hold for all rows of a table."""
     return {
         "metric": table.metric,
         "unit": _unit(table.main),
@@ -159,7 +159,7 @@ def meta(table: Table) -> dict[str, Any]:
 
 
 def _evidence(table: Table) -> dict[str, Any]:
-    """What no single cell says: standings, ranks, detectable differences, variances."""
+    """Results over cells: standings, ranks, detectable differences, variances."""
     found = table.significance
     told: dict[str, Any] = {}
     if found is not None:

@@ -46,7 +46,7 @@ class Contrast:
 
     @property
     def significant(self) -> bool:
-        """Whether the two are told apart at 5 %, after the correction."""
+        """True when the two are told apart at 5 %, after the correction."""
         return self.adjusted < LEVEL
 
 
@@ -153,7 +153,7 @@ def significance(table: Table, places: Places, baseline: str, answers: Answers) 
 
 
 def plain_groups(table: Table, shots: int) -> list[Group]:
-    """What was evaluated on all classes of its own data set, at this number of shots."""
+    """Groups evaluated on all classes of their own data set, at this number of shots."""
     return [g for g in table.groups if g.scope == "all" and not g.average and shots in g.shots]
 
 
