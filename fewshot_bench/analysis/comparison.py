@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from fewshot_bench.analysis.table.cells import Columns
     from fewshot_bench.analysis.table.model import Table
-    from fewshot_bench.analysis.table.pairing import Answers
+    from fewshot_bench.analysis.table.significance import Answers
 
 Target = str | PathLike[str] | None
 
@@ -117,7 +117,7 @@ class Comparison:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader must know of the numbers."""
+        """Notes that belong to the numbers."""
         return tuple(self.table.notes)
 
     @property

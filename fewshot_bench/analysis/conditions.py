@@ -1,4 +1,4 @@
-"""What must be equal for numbers to stand in one table, and what to do when it is not."""
+"""Conditions that must be equal in one table, and the refusal to mix them."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def said_data(spec: RunSpec) -> str:
 
 
 def without_skipped(data: Mapping[str, Any]) -> dict[str, Any]:
-    """What was said about own data, without the images that are left out of it."""
+    """The options on own data, without the images that are left out of it."""
     return {name: value for name, value in data.items() if name != SKIPPED}
 
 
@@ -232,7 +232,7 @@ def _local_labels(records: Sequence[Record]) -> dict[int, list[str]]:
 
 
 def _labeled(record: Record) -> list[tuple[str, Hashable, str]]:
-    """What may tell a record from others: (name, where it must be equal, value)."""
+    """Facts that may distinguish records: (name, scope in which they must be equal, value)."""
     spec = record.spec
     found: list[tuple[str, Hashable, str]] = [
         ("code", _row_name(record), code(record)),

@@ -69,7 +69,7 @@ def order(names: str | None, found: Iterable[str]) -> list[str]:
 
 
 def place(wanted: Sequence[str], name: str) -> int:
-    """Where a name stands in a list; after its end when it is not there."""
+    """Position of a name in a list; after its end when it is not there."""
     return wanted.index(name) if name in wanted else len(wanted)
 
 

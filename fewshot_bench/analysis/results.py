@@ -44,7 +44,7 @@ Value = str | int | None
 
 @dataclass(frozen=True)
 class CellPredictions:
-    """What one cell predicted, image by image.
+    """Predictions of one cell, image by image.
 
     ids, labels (n,) and predicted (n,): the test images, their class indices and those predicted;
     logits: (n, classes); classnames: of the columns of the logits.
@@ -167,7 +167,7 @@ class Results:
         raise unknown("filter", name, known, "docs/python.md")
 
     def predictions(self, record: Record) -> CellPredictions:
-        """What a cell that is done predicted; StoreError where its logits are not to be had."""
+        """Predictions of a cell that is done; StoreError where its logits cannot be read."""
         from fewshot_bench.analysis.table.per_class import class_names
 
         outcome = self._outcomes.of(record)
@@ -204,7 +204,7 @@ class Results:
         stand in one table.
         """
         from fewshot_bench.analysis.table.build import Options
-        from fewshot_bench.analysis.table.costs import COSTS
+        from fewshot_bench.analysis.table.columns import COSTS
         from fewshot_bench.analysis.table.versions import Shown, current, newest, older_versions
 
         listed = columns if isinstance(columns, str | None) else ",".join(columns)

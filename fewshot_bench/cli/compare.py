@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from fewshot_bench.analysis import formats
-from fewshot_bench.analysis.table.costs import COSTS
+from fewshot_bench.analysis.table.columns import COSTS
 from fewshot_bench.cli.completion import methods, one_of
 from fewshot_bench.cli.filters import chosen_of, filter_options
 from fewshot_bench.cli.options import MetricName, format_option

@@ -377,9 +377,9 @@ def _write(sweep: Sweep, form: str, output: Path | None) -> None:
 
 def _text(sweep: Sweep, form: str) -> str:
     from fewshot_bench.analysis import formats
-    from fewshot_bench.analysis.sweep import terminal, tidy
+    from fewshot_bench.analysis.sweep.render import document, render
 
     if form == "terminal":
         width = terminal_width()
-        return terminal.render(sweep, styled=width is not None, width=width or WIDTH)
-    return formats.render(tidy.document(sweep), form)
+        return render(sweep, styled=width is not None, width=width or WIDTH)
+    return formats.render(document(sweep), form)

@@ -138,7 +138,7 @@ def test_files_hold_what_is_returned(results: fb.Results, tmp_path: Path) -> Non
 
 
 class Texts(HTMLParser):
-    """What a browser shows of HTML, and its tags."""
+    """The text that a browser shows of HTML, and its tags."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

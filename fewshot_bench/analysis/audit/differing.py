@@ -1,4 +1,4 @@
-"""Where cells of one comparison were made differently."""
+"""Findings on cells of one comparison that were made under other conditions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from fewshot_bench.analysis.audit.model import Finding, Level, some
+from fewshot_bench.analysis.audit.findings import Finding, Level, some
 from fewshot_bench.analysis.conditions import (
     IMAGES_ADVICE,
     OTHER_IMAGES,
@@ -27,7 +27,7 @@ Scope = Callable[[Record], tuple[str, ...]]
 
 
 class Same(NamedTuple):
-    """What must be equal. scope: among which records; its first part is shown as the place.
+    """A fact that must be equal. scope: the records concerned; its first part is the place shown.
 
     value: text, empty where a record does not say; `why` follows the values.
     """
@@ -59,7 +59,7 @@ def _policy(record: Record) -> tuple[str, ...]:
 
 
 def _split(record: Record) -> tuple[str, ...]:
-    """What a split follows from: where that differs already, digests have to."""
+    """The inputs of a split: where these differ, digests differ too."""
     spec = record.spec
     return (*_policy(record), spec.protocol, str(spec.limit), spec.revision, own_data(spec))
 

@@ -46,7 +46,7 @@ def _lines(made: Iterable[Matrix], store: str) -> list[str]:
 
 
 def problems(signature: Signature) -> list[str]:
-    """What a line and its commands cannot say, one sentence each."""
+    """Problems of a line and its commands, one sentence each."""
     found = [text for matrix in signature.matrices for text in _problems(matrix)]
     return list(dict.fromkeys(found))
 
@@ -132,7 +132,7 @@ def _problems(matrix: Matrix) -> Iterator[str]:
 
 
 def _remarks(matrix: Matrix) -> Iterator[str]:
-    """What must be there, or be put into the commands, before they are run."""
+    """Preconditions of the commands, and values to put into them."""
     if matrix.classnames:
         yield (
             f"own class names (digest {matrix.classnames}) are too long for a command: put their "

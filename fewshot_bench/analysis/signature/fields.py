@@ -34,7 +34,7 @@ _DIGEST = re.compile(r"[0-9a-f]*")
 
 
 class Field(NamedTuple):
-    """How a part of a matrix is written.
+    """The notation of a part of a matrix.
 
     name: in the line; part: of `Matrix`; of: the fields of `RunSpec` that it stands for.
     A part that is one condition of all cells has `take`, which reads it from a specification, and

@@ -115,7 +115,7 @@ def _points(specs: Iterable[RunSpec]) -> set[_Fit]:
 
 
 def _asked(spec: RunSpec) -> Named | str:
-    """What is evaluated: another data set, or a part of the classes."""
+    """The evaluated part: another data set, or a part of the classes."""
     if not spec.target:
         return spec.classes
     return Named(spec.target, revision_digest(spec.target_revision))

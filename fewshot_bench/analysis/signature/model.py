@@ -1,4 +1,4 @@
-"""What a signature line says: matrices of cells under conditions."""
+"""The model of a signature line: matrices of cells under conditions."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Choice:
 
     @property
     def count(self) -> int:
-        """How many configurations it stands for."""
+        """The number of configurations it stands for."""
         return math.prod(len(values) for _, values in self.options)
 
 
@@ -79,7 +79,7 @@ class Matrix:
 
     @property
     def count(self) -> int:
-        """How many cells it holds; a data set is never a target of itself."""
+        """The number of its cells; a data set is never a target of itself."""
         configurations = sum(choice.count for choice in self.methods)
         return configurations * len(self.shots) * len(self.seeds) * sum(1 for _ in self.evaluated())
 

@@ -11,8 +11,7 @@ from typing import Any
 from fewshot_bench.analysis.conditions import OWN_DATA, data_digest, without_skipped
 from fewshot_bench.analysis.formats.tidy import finite
 from fewshot_bench.analysis.statistics.intervals import FEWEST, Estimate
-from fewshot_bench.analysis.table.columns import sorted_rows
-from fewshot_bench.analysis.table.costs import COSTS
+from fewshot_bench.analysis.table.columns import COSTS, sorted_rows
 from fewshot_bench.analysis.table.model import Cell, Row, Table
 from fewshot_bench.api.metrics import PERCENT, Metric
 from fewshot_bench.api.spec import TOY
@@ -86,7 +85,7 @@ def _row(table: Table, cell: Cell) -> dict[str, Any]:
 
 
 def marks_of(row: Row) -> list[str]:
-    """What notes say under tables that have some."""
+    """Marks of the notes under a table."""
     return [*row.marks, *(["toy backbone"] if row.spec.backbone == TOY else [])]
 
 
@@ -117,7 +116,7 @@ def _other_metrics(table: Table, cell: Cell) -> dict[str, Any]:
 
 
 def _special(table: Table, cell: Cell) -> dict[str, Any]:
-    """What tells groups apart without reading their names, where not all are plain data sets."""
+    """Fields that distinguish groups where not all are plain data sets."""
     group = cell.group
     found: dict[str, Any] = {}
     if any(other.scope != "all" for other in table.groups):
@@ -129,7 +128,7 @@ def _special(table: Table, cell: Cell) -> dict[str, Any]:
 
 
 def meta(table: Table) -> dict[str, Any]:
-    """What is true of all rows of a table."""
+    """Facts that hold for all rows of a table."""
     return {
         "metric": table.metric,
         "unit": _unit(table.main),
@@ -157,7 +156,7 @@ def meta(table: Table) -> dict[str, Any]:
 
 
 def _evidence(table: Table) -> dict[str, Any]:
-    """What no single cell says: standings, ranks, detectable differences, variances."""
+    """Results over cells: standings, ranks, detectable differences, variances."""
     found = table.significance
     told: dict[str, Any] = {}
     if found is not None:

@@ -83,7 +83,7 @@ def _place(spec: RunSpec) -> Place:
 
 
 def mixture(records: Sequence[Record]) -> list[str]:
-    """What one mean must not go over, where these records differ in it: `device`, `weights` ..."""
+    """Conditions in which these records differ, so that no mean may go over them: `device` ..."""
     names = ("device", "weights", "revision")
     found = [name for name in names if len({getattr(r.spec, name) for r in records}) > 1]
     tested = {test_images(record) for record in records} - {""}
@@ -92,7 +92,7 @@ def mixture(records: Sequence[Record]) -> list[str]:
 
 
 def is_published_data(record: Record, counts: Mapping[str, int]) -> bool:
-    """Whether a record was evaluated on the published lists of its data set.
+    """True when a record was evaluated on the published lists of its data set.
 
     By the digest of the lists where these are published, and by the number of test images.
     counts: images per role in the published set, empty where they are not known.
