@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,7 +49,10 @@ _WORDS: Mapping[str, tuple[str, ...]] = {
     "classes": CLASSES,
     "exif": EXIF,
 }
-_NAMES = ("method", "dataset", "backbone", "protocol", "val")
+_NAMES = ("method", "dataset", "backbone")
+# Protocols and validation policies are registered elsewhere, under names of this form.
+_REGISTERED = ("protocol", "val")
+REGISTERED_NAME = re.compile(r"[\w.+-]+")
 # The least of each number; of all of them the longest one, in digits, and the most of a list:
 # a longer one is a slip.
 _LEAST: Mapping[str, int] = {"shots": 0, "split_seed": 0, "train_seed": 0, "limit": 1}
@@ -178,7 +182,8 @@ def _check(name: str, value: Any) -> None:
     if name in _WORDS and value not in _WORDS[name]:
         raise StoreError(f"{found}: expected one of {_WORDS[name]}")
     nameless = name in ("options", "overrides") and "" in value
-    if nameless or (name in _NAMES and not value):
+    unregistered = name in _REGISTERED and not REGISTERED_NAME.fullmatch(value)
+    if nameless or unregistered or (name in _NAMES and not value):
         raise StoreError(f"{found}: expected a name")
     every = name == "shots" and isinstance(value, AllShots)
     if name in _LEAST and not (every or _LEAST[name] <= value < 10**LONGEST_NUMBER):
