@@ -43,7 +43,7 @@ class Ray(System):
     cpus: float = 1.0
     address: str = ""
     name: str = "ray"
-    # What each actor will say, and the actor.
+    # The future of each actor's answer, and the actor.
     _actors: dict[Any, Any] = field(default_factory=dict)
     _trouble: list[str] = field(default_factory=list)
     _ours: bool = False
@@ -71,7 +71,7 @@ class Ray(System):
         return job
 
     def state(self) -> State:
-        """How many actors are at work, and what the others said."""
+        """The number of actors at work, and the reasons that the others gave."""
         ray = self._connected()
         results = list(self._actors)
         done, left = [], results

@@ -20,7 +20,7 @@ from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import FsbenchError, UsageError
 from fewshot_bench.utils.files import write_whole
 
-# Seconds before the time limit at which a worker is told to give its cells back.
+# Seconds before the time limit at which Slurm signals a worker, which gives its cells back.
 NOTICE_SECONDS = 60
 ANSWER_SECONDS = 60.0
 # How long the controller may be out of reach; workers need it for nothing.
@@ -28,7 +28,7 @@ PATIENCE_SECONDS = 600.0
 ARRAY = "#SBATCH --array="
 IDS = "slurm.txt"
 SCRIPT = "job.sh"
-# What may stand in a directive: nothing that ends it, opens another one or means something to sh.
+# Characters of a directive: none that ends it, opens another one or is special to sh.
 _WORD = re.compile(r"[A-Za-z0-9_.,:@+=\[\]/-]+")
 _TIME = re.compile(r"\d+|\d+:\d\d(:\d\d)?|\d+-\d+(:\d\d){0,2}")
 _WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED")
@@ -37,7 +37,7 @@ _GONE = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "BOOT_FAIL"
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of Slurm for each worker; empty values are left to the cluster."""
+    """The resources of each worker; empty values are left to the cluster."""
 
     partition: str = ""
     gpus: str = ""
@@ -136,7 +136,7 @@ class Slurm(System):
         return job
 
     def state(self) -> State:
-        """From squeue; what it no longer knows has ended."""
+        """From squeue; tasks that it no longer lists have ended."""
         name = f"job {','.join(self.ids)}"
         try:
             rows = _queue(self.ids)
@@ -171,7 +171,7 @@ class Slurm(System):
                 _ask("scancel", *self.ids)
 
     def _why(self) -> tuple[str, ...]:
-        """How the jobs ended, as long as Slurm remembers them."""
+        """The ends of the jobs, as long as Slurm remembers them."""
         found = []
         for number in self.ids:
             with suppress(EngineError):
@@ -206,7 +206,7 @@ class Slurm(System):
         return None, []
 
     def _asked_the_same(self, earlier: Job) -> bool:
-        """Whether a job was submitted as this one would be, but for the number of workers."""
+        """True for a job that was submitted as this one would be, but for the number of workers."""
         ours = script(earlier, 1, self.request)
         theirs = (earlier.folder / SCRIPT).read_text(encoding="utf-8")
         first, second = (
@@ -236,7 +236,7 @@ def _queue(ids: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _ask(*command: str) -> str:
-    """What a command of Slurm answers; EngineError with its reason when it fails."""
+    """The answer of a command of Slurm; EngineError with its reason when it fails."""
     try:
         done = subprocess.run(
             command,
