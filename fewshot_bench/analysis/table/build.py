@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import Any
 
 from fewshot_bench.analysis.conditions import (
-    CONDITIONS,
     OWN_DATA,
     SKIPPED_IMAGES,
     assign_rows,
@@ -48,7 +47,7 @@ from fewshot_bench.api.dataset_overrides import SKIPPED
 from fewshot_bench.api.image_facts import overlap_texts, overlaps
 from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.api.record import Record
-from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.api.spec import CONDITIONS, RunSpec
 from fewshot_bench.utils.errors import UsageError, unknown
 
 Cells = dict[tuple[str, str, int], Cell]
@@ -168,17 +167,13 @@ def _every_name(rows: Rows) -> set[str]:
     return {name for row, _ in rows.values() for name in method_names(row.spec)}
 
 
-# Values that go without saying.
-USUAL = (("limit", ("none",)), ("exif", ("ignore",)))
-
-
 def _conditions(records: Sequence[Record]) -> dict[str, tuple[str, ...]]:
     found = {}
-    for name in CONDITIONS:
+    for name, about in CONDITIONS.items():
         values = tuple(sorted({condition(record.spec, name) for record in records}))
-        if name == "weights":
+        if about.prefix:
             values = tuple(value[:12] for value in values if value)
-        if values and (name, values) not in USUAL:
+        if values and not (about.quiet and values == (about.text(about.default),)):
             found[name] = values
     specs = [record.spec for record in records if record.spec.data]
     own = {said_data(spec) for spec in specs} - {"none"}
