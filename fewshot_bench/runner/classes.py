@@ -1,4 +1,4 @@
-"""Which classes a cell is fitted on and asked for, and who can answer."""
+"""Label spaces of a cell: fitted classes, evaluated classes, and the mapping between them."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ class Question(Vocabulary):
 
     @classmethod
     def fitted(cls, card: DatasetCard, spec: RunSpec) -> Question:
-        """What a cell is fitted on; `card` is that of its data set."""
+        """The fitted label space; `card` is that of the cell's data set."""
         return cls.of(card, spec.prompts, "all" if spec.classes == "all" else "base")
 
     @classmethod
     def evaluated(cls, card: DatasetCard, spec: RunSpec) -> Question:
-        """What a cell is asked for; `card` is that of its target."""
+        """The evaluated label space; `card` is that of the cell's target."""
         return cls.of(card, spec.prompts, "all" if spec.target else spec.classes)
 
     def within(self, other: Question) -> bool:
-        """Whether all classes are among those of `other`; not where identities are ambiguous."""
+        """True when all classes are among those of `other`; not where identities are ambiguous."""
         distinct = all(len(set(q.identities)) == len(q.identities) for q in (self, other))
         return distinct and set(self.identities) <= set(other.identities)
 

@@ -1,4 +1,4 @@
-"""What the harness lends a method during `fit`."""
+"""`Context`: the `RunContext` that a method gets during `fit`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What passes between the process that holds query labels and the one that runs plug-in code.
+"""Messages between the process that holds query labels and the one that runs plug-in code.
 
 `Examination` is the contract, `examiner.Examiner` keeps it. Queries are numbers in a shuffled
 order: no label, id or path of a query is in a `TaskLists` or `QueryLists`.
@@ -45,14 +45,14 @@ class TaskLists:
 
 @dataclass(frozen=True)
 class QueryLists:
-    """What a fitted method is asked: the classes, and the images in a shuffled order."""
+    """Queries for a fitted method: the classes, and the images in a shuffled order."""
 
     question: Question
     images: ImageList
 
 
 class Outcome:
-    """What one cell gave: its record and, when it is done, what is kept beside it.
+    """The result of one cell: its record and, when it is done, the logits kept beside it.
 
     logits: (n, classes), in the order of the test list, as are `labels` and `ids`.
     """
@@ -73,7 +73,7 @@ class Outcome:
 
 
 class Examination(Protocol):
-    """What the process that runs plug-in code asks for; see `Examiner`."""
+    """The requests of the process that runs plug-in code; see `Examiner`."""
 
     def questions(self, spec: RunSpec) -> tuple[Question, Question]:
         """The classes that a cell is fitted on, and those that it is asked for."""

@@ -72,7 +72,7 @@ class Examiner:
         return fitted, Question.evaluated(self.target(spec).card(), spec)
 
     def task(self, spec: RunSpec) -> TaskLists:
-        """What a cell is fitted to; labeled images stand in the order in which they were drawn."""
+        """The task of a cell; labeled images stand in the order in which they were drawn."""
         cell = self._cell(spec)
         train, val = (self._labeled(cell, items) for items in (cell.split.train, cell.split.val))
         return TaskLists(self.questions(spec)[0], train, val)

@@ -191,7 +191,7 @@ class Fit:
 
 
 def stored_values(classifier: Classifier, method: str) -> int:
-    """How many values `tensors()` holds; ContractError when it is no mapping to tensors."""
+    """The number of values in `tensors()`; ContractError when it is no mapping to tensors."""
     kept = classifier.tensors()
     wrong = not isinstance(kept, Mapping) or any(not isinstance(t, Tensor) for t in kept.values())
     if wrong:

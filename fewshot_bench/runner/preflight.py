@@ -1,4 +1,4 @@
-"""What is checked of the data before anything trains."""
+"""Checks of data sets and images before anything trains."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def _turned(name: str, count: int, total: int, ways: set[str]) -> str:
 
 
 def _unusable(name: str, dataset: Dataset, bad: Mapping[str, str]) -> str:
-    """What is wrong with images, and what mends it; classes that are lost as a whole first."""
+    """Faults of images with their remedy; classes that are lost as a whole first."""
     lines = [f"{id}: {reason}" for id, reason in bad.items()]
     rest = len(lines) - UNREADABLE_SHOWN
     more = f"; and {rest} more" if rest > 0 else ""
@@ -129,7 +129,7 @@ def _below(dataset: Dataset) -> str:
 
 
 def _items(name: str, datasets: Mapping[str, Dataset], cells: Sequence[RunSpec]) -> list[Item]:
-    """What is checked of a data set that cells are fitted on, or evaluated on."""
+    """The items to check of a data set that cells are fitted on, or evaluated on."""
     pools = datasets[name].items()
     if sum(len(pool) for pool in pools.values()) <= ALL_CHECKED:
         return [item for pool in pools.values() for item in pool]

@@ -1,4 +1,4 @@
-"""How many queries a method gets at once."""
+"""Batches of queries: the number that a method gets at once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class QueryBatches:
         self._method = method
 
     def limit(self, size: int, incidents: Incidents) -> int:
-        """How many queries come at once where a method asks for `size`."""
+        """The number of queries at once where a method asks for `size`."""
         self.asked = True
         smaller = max(1, size // self.parts)
         if smaller < size:

@@ -1,4 +1,4 @@
-"""Whether the disk and the memory suffice for a run, before anything trains."""
+"""Estimates of the disk and memory of a run, checked before anything trains."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Needs:
 
 
 def needs(cells: Sequence[RunSpec], datasets: Mapping[str, Dataset]) -> Needs:
-    """What these cells need; weights count where they are local files."""
+    """Disk and memory for these cells; weights count where they are local files."""
     sizes = {name: _size(dataset) for name, dataset in datasets.items()}
     disk = 0
     for cell in cells:

@@ -1,4 +1,4 @@
-"""What cells share in one process: backbones, decoded images and features."""
+"""Objects that cells share in one process: backbones, decoded images and features."""
 
 from __future__ import annotations
 

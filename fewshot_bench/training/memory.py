@@ -25,7 +25,7 @@ Encode = Callable[[PromptPart], Tensor]
 def must_recompute(
     tower: ImageTower | TextTower | None, tokens: int, device: torch.device, parts: int = 1
 ) -> bool:
-    """True when a step on `tokens` tokens keeps too much for its backward pass.
+    """True when what a step keeps of `tokens` tokens for its backward pass takes too much memory.
 
     Then blocks are computed again in the backward pass, which changes no number. So they are where
     memory has run out before: with `RunContext.memory_parts` above 1.

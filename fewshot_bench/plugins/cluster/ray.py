@@ -71,7 +71,7 @@ class Ray(System):
         return job
 
     def state(self) -> State:
-        """The number of actors at work, and the reasons that the others gave."""
+        """The number of actors at work, and the errors of the others."""
         ray = self._connected()
         results = list(self._actors)
         done, left = [], results

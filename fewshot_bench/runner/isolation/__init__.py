@@ -1,4 +1,4 @@
-"""What a plug-in may leave changed in the process: found, put back, and named."""
+"""Isolation of plug-in code: changes that it leaves in the process are found and named."""
 
 from fewshot_bench.runner.isolation.guard import guarded
 from fewshot_bench.runner.isolation.interruption import own_interruptions

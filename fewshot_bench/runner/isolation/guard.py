@@ -50,7 +50,7 @@ class _Report:
 
 
 class _Unreadable:
-    """What a setting holds that cannot be read; equal to nothing else."""
+    """The value of a setting that cannot be read; equal to nothing else."""
 
     def __init__(self, error: Exception) -> None:
         self._error = error

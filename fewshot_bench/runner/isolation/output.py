@@ -13,7 +13,7 @@ LIMIT = 4000
 
 
 class Printed:
-    """What was written to stdout, shortened; whether the code inside `redirected` it itself."""
+    """Output to stdout, shortened; `redirected`: the code inside replaced stdout itself."""
 
     def __init__(self) -> None:
         self.text = ""

@@ -30,7 +30,7 @@ LIBRARY_VARIABLES = frozenset(
 
 
 def described(before: Any, after: Any) -> str:
-    """What changed: the names of entries that differ, else the two values."""
+    """A change as text: the names of entries that differ, else the two values."""
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         names = sorted(str(n) for n in {*before, *after} if before.get(n, n) != after.get(n, n))
         return f" ({few(names)})"
