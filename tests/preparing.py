@@ -98,7 +98,7 @@ class Shop:
         return {
             path.relative_to(self.root).as_posix(): path.read_bytes()
             for path in sorted(self.root.rglob("*"))
-            if path.is_file() and not {"downloads", LOCK} & {*path.parts}
+            if path.is_file() and not {"downloads", f".{LOCK}.lock"} & {*path.parts}
         }
 
     def part(self, name: str = "wares.tar.gz", dataset: str = "wares") -> Path:
