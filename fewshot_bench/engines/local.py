@@ -151,6 +151,8 @@ class LocalEngine(Engine):
         worker.beat(event)
         if event["event"] == "fatal":
             worker.fatal = event
+        elif event["event"] == "retired":
+            worker.retired = True
         elif event["event"] == "idle":
             worker.ready = worker.idle = True
             self._losses.started()
@@ -267,7 +269,9 @@ class LocalEngine(Engine):
         if not worker.ready:
             self._losses.stillborn(worker)
         worker.cells = self._settle(worker.cells)
-        if worker.cells:
+        if worker.cells and worker.retired:
+            self._waiting.insert(0, worker.cells)
+        elif worker.cells:
             failed, left = self._losses.judge(worker, self._fitted)
             for record in failed:
                 self._fail(record)

@@ -11,6 +11,7 @@ from fewshot_bench.images.feature_cache import FeatureCache
 from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.runner.examination import Examination, ImageList
 from fewshot_bench.runner.examiner import Examiner
+from fewshot_bench.runner.isolation import kernel_state
 from fewshot_bench.utils import determinism
 
 SOURCES_KEPT = 6
@@ -26,7 +27,8 @@ class Session:
         examiner: Examination | None = None,
     ) -> None:
         determinism.apply()
-        self.features = FeatureCache(cache)
+        self._kernels = kernel_state()
+        self.features = FeatureCache(cache, self._is_sound)
         self.device = device
         self.examiner: Examination = examiner or Examiner()
         self.tainted = False
@@ -36,6 +38,10 @@ class Session:
     def distrust(self) -> None:
         """Remember that a plug-in left this process in a state that cannot be undone."""
         self.tainted = True
+
+    def _is_sound(self) -> bool:
+        """True while kernels compute what they did at first, so that features may be shared."""
+        return not self.tainted and kernel_state() == self._kernels
 
     def backbone(self, spec: RunSpec) -> tuple[LoadedBackbone, str]:
         """The backbone of a cell and its fingerprint when it was loaded."""
@@ -49,7 +55,7 @@ class Session:
 
     def drop_changed_backbone(self) -> None:
         """Forget a backbone that a method has left changed; the next cell loads it anew."""
-        if any(loaded.fingerprint() != found for loaded, found in self._backbones.values()):
+        if any(_differs(loaded, found) for loaded, found in self._backbones.values()):
             self._backbones.clear()
             self._sources.clear()
 
@@ -70,3 +76,11 @@ class Session:
                 rotate=spec.exif == "rotate",
             )
         return self._sources[key]
+
+
+def _differs(backbone: LoadedBackbone, fingerprint: str) -> bool:
+    """True also where a plug-in left torch so that no fingerprint can be taken."""
+    try:
+        return backbone.fingerprint() != fingerprint
+    except Exception:
+        return True

@@ -1,7 +1,11 @@
-"""What a plug-in may leave changed in the process: found, put back, and named."""
+"""What a plug-in leaves changed in the process: found, named, and ended or put back.
+
+`guarded` is the way in. What stays changed makes the process untrusted: a fresh one takes over.
+"""
 
 from fewshot_bench.runner.isolation.guard import guarded
 from fewshot_bench.runner.isolation.interruption import own_interruptions
 from fewshot_bench.runner.isolation.output import Printed, contained
+from fewshot_bench.runner.isolation.settings import kernel_state
 
-__all__ = ["Printed", "contained", "guarded", "own_interruptions"]
+__all__ = ["Printed", "contained", "guarded", "kernel_state", "own_interruptions"]
