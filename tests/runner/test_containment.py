@@ -180,6 +180,7 @@ def test_a_failed_cell_names_what_was_put_back(reckless: Any, monkeypatch: Any) 
 # Every action in a process of its own, which is forked before torch computes anything.
 APART = """
 import json, locale, os, sys
+import open_clip, sklearn.linear_model, torchvision.transforms
 from tests.runner.test_containment import *
 registry().method_class("reckless")
 locale.setlocale(locale.LC_ALL, "C.UTF-8")
