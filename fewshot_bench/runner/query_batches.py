@@ -10,11 +10,11 @@ OUT_OF_MEMORY = "out-of-memory"
 class QueryBatches:
     """The batches that a classifier asks for, divided by `parts` where memory is short.
 
-    `asked` tells whether it asked for any.
+    asked: True once it asked for any.
     """
 
-    def __init__(self, method: str) -> None:
-        self.parts = 1
+    def __init__(self, method: str, parts: int) -> None:
+        self.parts = parts
         self.asked = False
         self._method = method
 

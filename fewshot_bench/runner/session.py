@@ -2,19 +2,48 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from fewshot_bench.api.backbone import LoadedBackbone
+from fewshot_bench.api.method import Method
+from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.backbones import loading
 from fewshot_bench.images.feature_cache import FeatureCache
 from fewshot_bench.images.loader import ImageSource
-from fewshot_bench.runner.examination import Examination, ImageList
+from fewshot_bench.runner.examination import CellLists, Examination, ImageList
 from fewshot_bench.runner.examiner import Examiner
 from fewshot_bench.runner.isolation import kernel_state
 from fewshot_bench.utils import determinism
 
 SOURCES_KEPT = 6
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell that is resolved: its method, label spaces and lists of images."""
+
+    spec: RunSpec
+    method: Method
+    lists: CellLists
+
+    @property
+    def inapplicable(self) -> str:
+        """Why a method cannot answer for the evaluated classes, where that is known before a fit.
+
+        Empty where it can, or where only its classifier can tell.
+        """
+        reason = str(getattr(self.method, "tied_to_classes", ""))
+        fitted, evaluated = self.lists.fitted, self.lists.evaluated
+        if not reason or (self.spec.classes != "new" and not self.spec.target):
+            return ""
+        if not evaluated.is_subset_of(fitted):
+            return reason
+        if evaluated.templates == fitted.templates:
+            return ""
+        target = self.spec.target
+        return f"the prompts of {target} differ from those it was fitted under, and {reason}"
 
 
 class Session:
@@ -34,6 +63,11 @@ class Session:
         self.tainted = False
         self._backbones: dict[tuple[str, str], tuple[LoadedBackbone, str]] = {}
         self._sources: dict[tuple[str, str], ImageSource] = {}
+
+    def resolve(self, spec: RunSpec) -> Cell:
+        """The cell of a specification; UsageError and DataMissingError where there is none."""
+        method = registry().method_class(spec.method)(**spec.options)
+        return Cell(spec, method, self.examiner.cell(spec))
 
     def distrust(self) -> None:
         """Remember that a plug-in left this process in a state that cannot be undone."""
