@@ -1,4 +1,4 @@
-"""What the local engine gains with two workers, and what it and the harness cost per cell.
+"""Gain of the local engine with two workers, and its cost per cell.
 
     python -m benchmarks.engine [--minute 60] [--cells 12] [--backbone ViT-B-32]
 

@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from fsbench_methods.cache_model import Cache, grid, search
 from fsbench_methods.logistic import Affine, fit_logistic, search_c
 from fsbench_methods.tip_adapter import TipAdapterF
-from fsbench_methods.training import minimize
 from torch import Tensor
 
 from benchmarks import official
 from benchmarks.measure import Pair, in_pairs, seconds
 from benchmarks.table import Row
+from fewshot_bench.training import minimize
 
 WIDTH, SHOTS = 512, 16
 BETAS, ALPHAS = grid(12.0, 200), grid(10.0, 20)

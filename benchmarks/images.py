@@ -33,7 +33,8 @@ from torchvision.transforms import (
 )
 from torchvision.transforms.functional import pil_to_tensor
 
-from fewshot_bench import Augment, DatasetCard, Item, Stamp, file_stamp
+from fewshot_bench import Augment, DatasetCard, Item
+from fewshot_bench.api.sources import Stamp, file_stamp
 from fewshot_bench.images.augment import draw_passes
 from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.utils import prefetch as ahead
@@ -71,7 +72,7 @@ class Folder:
 
 
 class Transform:
-    """What `ImageSource` asks of a backbone, with the transform of ViT-B-16 and no weights.
+    """A backbone for `ImageSource`, with the transform of ViT-B-16 and no weights.
 
     Pixels stay uint8 here: to normalize them is the device's work.
     """
@@ -109,7 +110,7 @@ def reference(paths: Sequence[Path], steps: Callable[[Any], Any]) -> None:
 
 
 def seconds(work: Callable[[], Any]) -> float:
-    """How long it takes."""
+    """Seconds that it takes."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start

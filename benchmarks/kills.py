@@ -110,7 +110,7 @@ def disturbed(store: Path, rng: random.Random, kills: int, counts: Counter[str])
 
 
 def total(counts: Counter[str]) -> int:
-    """How many kills there were."""
+    """The number of kills."""
     return counts["worker"] + counts["parent"] + counts["both"]
 
 

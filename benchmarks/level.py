@@ -1,4 +1,4 @@
-"""How often the paired comparison calls a difference where there is none, and finds one there is.
+"""Level and power of the paired comparison, by simulation.
 
     python -m benchmarks.level [--benchmarks 10000] [--only WORDS] [--seed 1]
 
@@ -137,7 +137,7 @@ def false_positives(scenario: Scenario, benchmarks: int, seed: int = 1) -> float
 
 
 def image_bootstrap(comparison: Comparison) -> bool:
-    """Whether the bootstrap over images alone (seeds taken for granted) calls a difference."""
+    """True when the bootstrap over images alone (seeds taken for granted) calls a difference."""
     spreads = comparison.spreads.values()
     variances = [(s.image + s.interaction / s.seeds) / s.images for s in spreads]
     error = math.sqrt(max(0.0, math.fsum(variances))) / len(variances)

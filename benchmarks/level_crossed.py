@@ -1,4 +1,4 @@
-"""How often equal methods are told apart when several training seeds share a support set.
+"""Level of the comparison when several training seeds share a support set, by simulation.
 
     python -m benchmarks.level_crossed [--benchmarks 2000] [--without-runs]
 

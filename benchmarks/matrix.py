@@ -61,7 +61,7 @@ def _blocks(blocks: Iterable[object], layout: Layout) -> int:
 
 
 def official(method: str, shots: int, classes: int, queries: int, model: Model) -> Cost:
-    """What one run of the official scripts computes."""
+    """The work of one run of the official scripts."""
     support, validation = classes * shots, classes * min(shots, 4)
     images, prompts, trained_images, trained_prompts = queries, classes, 0, 0
     if method == "linear-probe":

@@ -32,7 +32,7 @@ class Pair:
 
 
 def seconds(work: Run, clock: Clock = time.perf_counter) -> float:
-    """How long one call takes."""
+    """Seconds that one call takes."""
     start = clock()
     work()
     return clock() - start
@@ -76,7 +76,7 @@ def peak_megabytes(work: Run) -> float:
 
 
 def work_of(run: Run) -> Cost:
-    """What encoders did in one call."""
+    """Encoder cost of one call."""
     done = Cost()
     with counting(done):
         run()

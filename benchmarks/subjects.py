@@ -1,4 +1,4 @@
-"""What is timed: models of CLIP's sizes with random weights, class names, steps of both kinds."""
+"""Subjects of timings: models of CLIP's sizes with random weights, class names, both steps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from fsbench_methods.clip_lora import ClipLora
 from fsbench_methods.coop import CoOp
-from fsbench_methods.training import minimize
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from benchmarks import official
 from fewshot_bench import Vocabulary
 from fewshot_bench.backbones.open_clip import OpenClipBackbone
 from fewshot_bench.runner.context import Context
+from fewshot_bench.training import minimize
 
 TEMPLATE = "a photo of a {}."
 BATCH = 32

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fewshot_bench.store.index import INDEX
-from fewshot_bench.store.prediction_packs import FOLDER
+from fewshot_bench.store.predictions import OUTCOMES
 from fewshot_bench.store.store import Store
 from tests.synthetic_store import fill
 
@@ -56,14 +56,14 @@ def main() -> None:
         print(f"{'compare':<18}{'first s':>9}{'again s':>9}{'again CPU s':>13}")
         for name, words in COMMANDS.items():
             (store / INDEX).unlink(missing_ok=True)
-            shutil.rmtree(store / FOLDER, ignore_errors=True)
+            shutil.rmtree(store / OUTCOMES, ignore_errors=True)
             first, _ = timed(store, words)
             again, cpu = min(timed(store, words) for _ in range(3))
             print(f"{name:<18}{first:>9.2f}{again:>9.2f}{cpu:>13.2f}")
 
 
 def arguments() -> argparse.Namespace:
-    """What was asked for on the command line."""
+    """The arguments of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--store", type=Path)
     parser.add_argument("--queries", type=int, default=1000)

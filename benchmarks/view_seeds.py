@@ -1,4 +1,4 @@
-"""How much of the spread over seeds is lost when all seeds see the same augmented views.
+"""Spread over seeds that is lost when all seeds see the same augmented views.
 
     python -m benchmarks.view_seeds [--dataset shapes] [--shots 1] [--seeds 30]
 

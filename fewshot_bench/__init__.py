@@ -1,64 +1,77 @@
-"""One harness for few-shot adaptation of vision-language models. Plug-ins import from here."""
+"""One harness for few-shot adaptation of vision-language models; plug-ins and programs import it.
 
-from fewshot_bench.api.backbone import (
-    Adapter,
-    Backbone,
-    FusedAdapter,
-    ImageTower,
-    PackedPrompts,
-    PromptPart,
-    Site,
-    TextTower,
-)
-from fewshot_bench.api.dataset import (
-    ENSEMBLE_TEMPLATES,
-    SIMPLE_TEMPLATES,
-    Dataset,
-    DatasetCard,
-    Preparable,
-    Stamp,
-    Stamped,
-    file_stamp,
-)
-from fewshot_bench.api.method import Classifier, Method, RunContext, Transferable, hyper
-from fewshot_bench.api.metrics import Metric
-from fewshot_bench.api.options import Option
-from fewshot_bench.api.plugins import hookimpl
-from fewshot_bench.api.recipe import Recipe, RemoteFile
-from fewshot_bench.api.record import Record
-from fewshot_bench.api.roots import data_roots
-from fewshot_bench.api.spec import RunSpec
-from fewshot_bench.api.task import Augment, Images, Item, Shots, Split, Task, Vocabulary
-from fewshot_bench.images.formats import image_endings, image_remedy
-from fewshot_bench.splits.coop import Pools, load_split, save_split
-from fewshot_bench.utils.cache_dir import cache_root
-from fewshot_bench.utils.errors import (
-    ContractError,
-    DataMissingError,
-    FsbenchError,
-    NotApplicableError,
-    NumericalError,
-    UnsupportedBackboneError,
-    UsageError,
-)
-from fewshot_bench.utils.memory import free_memory
-from fewshot_bench.utils.text import one_place, one_spelling
+`run` computes results and `load` reads them (docs/python.md); the other names are the contracts of
+plug-ins (docs/plugins.md). A name is imported when it is first used, so that `import fewshot_bench`
+is quick.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from fewshot_bench.utils.version import __version__
 
+if TYPE_CHECKING:
+    from fewshot_bench.analysis.comparison import Comparison
+    from fewshot_bench.analysis.results import CellPredictions, Results, load
+    from fewshot_bench.api.backbone import Backbone
+    from fewshot_bench.api.dataset import Dataset, DatasetCard
+    from fewshot_bench.api.method import Classifier, Method, RunContext, Transferable, hyper
+    from fewshot_bench.api.metrics import Metric
+    from fewshot_bench.api.options import Option
+    from fewshot_bench.api.plugins import hookimpl
+    from fewshot_bench.api.record import Record
+    from fewshot_bench.api.spec import RunSpec
+    from fewshot_bench.api.task import Augment, Images, Item, Shots, Split, Task, Vocabulary
+    from fewshot_bench.engines.library import datasets, methods, run
+    from fewshot_bench.engines.reporting import FsbenchWarning
+    from fewshot_bench.utils.errors import (
+        ContractError,
+        DataMissingError,
+        FsbenchError,
+        NotApplicableError,
+        NumericalError,
+        UnsupportedBackboneError,
+        UsageError,
+    )
+
+    def backbones() -> list[str]:
+        """The names of registered backbones; `run` takes those of open_clip (`MODEL/TAG`), too."""
+
+
+# Where each public name is; the imports above say the same to type checkers.
+_NAMES = {
+    "fewshot_bench.analysis.comparison": "Comparison",
+    "fewshot_bench.analysis.results": "CellPredictions Results load",
+    "fewshot_bench.api.backbone": "Backbone",
+    "fewshot_bench.api.dataset": "Dataset DatasetCard",
+    "fewshot_bench.api.method": "Classifier Method RunContext Transferable hyper",
+    "fewshot_bench.api.metrics": "Metric",
+    "fewshot_bench.api.options": "Option",
+    "fewshot_bench.api.plugins": "hookimpl",
+    "fewshot_bench.api.record": "Record",
+    "fewshot_bench.api.spec": "RunSpec",
+    "fewshot_bench.api.task": "Augment Images Item Shots Split Task Vocabulary",
+    "fewshot_bench.engines.library": "datasets methods run",
+    "fewshot_bench.engines.reporting": "FsbenchWarning",
+    "fewshot_bench.utils.errors": (
+        "ContractError DataMissingError FsbenchError NotApplicableError NumericalError "
+        "UnsupportedBackboneError UsageError"
+    ),
+}
+_MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
+
 __all__ = [
-    "ENSEMBLE_TEMPLATES",
-    "SIMPLE_TEMPLATES",
-    "Adapter",
     "Augment",
     "Backbone",
+    "CellPredictions",
     "Classifier",
+    "Comparison",
     "ContractError",
     "DataMissingError",
     "Dataset",
     "DatasetCard",
     "FsbenchError",
-    "FusedAdapter",
-    "ImageTower",
+    "FsbenchWarning",
     "Images",
     "Item",
     "Method",
@@ -66,37 +79,40 @@ __all__ = [
     "NotApplicableError",
     "NumericalError",
     "Option",
-    "PackedPrompts",
-    "Pools",
-    "Preparable",
-    "PromptPart",
-    "Recipe",
     "Record",
-    "RemoteFile",
+    "Results",
     "RunContext",
     "RunSpec",
     "Shots",
-    "Site",
     "Split",
-    "Stamp",
-    "Stamped",
     "Task",
-    "TextTower",
     "Transferable",
     "UnsupportedBackboneError",
     "UsageError",
     "Vocabulary",
     "__version__",
-    "cache_root",
-    "data_roots",
-    "file_stamp",
-    "free_memory",
+    "backbones",
+    "datasets",
     "hookimpl",
     "hyper",
-    "image_endings",
-    "image_remedy",
-    "load_split",
-    "one_place",
-    "one_spelling",
-    "save_split",
+    "load",
+    "methods",
+    "run",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name on first use."""
+    if name == "backbones":
+        # The room of this name can be called, since it takes the place of a function here.
+        return import_module("fewshot_bench.backbones")
+    if name not in _MODULES:
+        raise AttributeError(f"module 'fewshot_bench' has no attribute '{name}'")
+    value = getattr(import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """All public names, imported or not."""
+    return sorted({*globals(), *__all__})

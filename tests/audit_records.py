@@ -53,7 +53,7 @@ def changed(index: Callable[[Record], bool], **parts: Any) -> list[Record]:
 
 
 def coop(record: Record) -> bool:
-    """Whether a record is of coop."""
+    """True when a record is of coop."""
     return record.spec.method == "coop"
 
 
@@ -66,5 +66,5 @@ def respec(**values: Any) -> list[Record]:
 
 
 def said(records: list[Record], level: str = "finding") -> list[str]:
-    """What an audit of records says at one level."""
+    """The findings of an audit at one level."""
     return [found.text for found in audit(records).findings if found.level == level]

@@ -1,4 +1,4 @@
-"""What the tests of cluster engines share: the matrix, and how a run on a cluster must end."""
+"""Shared by tests of cluster engines: the matrix, and the state in which a run must end."""
 
 from __future__ import annotations
 

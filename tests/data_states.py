@@ -1,4 +1,4 @@
-"""What tests of `fsbench data status` share: roots of their own, the command, its answer."""
+"""Shared by tests of `fsbench data status`: roots of their own, the command, its answer."""
 
 from __future__ import annotations
 

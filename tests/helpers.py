@@ -1,4 +1,4 @@
-"""What several test files need: the command line, cells, a plug-in and image folders."""
+"""Shared by test files: the command line, cells, a plug-in and image folders."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PATIENCE = 1500.0
 
 @dataclass(frozen=True)
 class Result:
-    """How a command ended and what it said."""
+    """Exit code and output of a command."""
 
     code: int
     out: str
@@ -160,7 +160,7 @@ def children(pid: int) -> list[int]:
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process is there and is no zombie."""
+    """True when a process exists and is no zombie."""
     import psutil
 
     try:

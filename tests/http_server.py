@@ -17,7 +17,7 @@ LAST_MODIFIED = "Mon, 06 Jan 2025 10:00:00 GMT"
 
 @dataclass(frozen=True)
 class Page:
-    """How one path is answered.
+    """The answer to requests for one path.
 
     cut: bytes after which the connection is closed; `cuts` is how many times that happens.
     failures: how many times `failure` is answered first. ranges: whether Range is understood.
@@ -66,7 +66,7 @@ class Site:
         return [asked for name, asked in self.requests if name == path]
 
     def next_page(self, path: str, asked: str) -> Page | None:
-        """How this request is answered; what is said to happen n times is counted down."""
+        """The answer to this request; answers for n times are counted down."""
         with self.lock:
             self.requests.append((path, asked))
             page = self.pages.get(path)

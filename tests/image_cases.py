@@ -14,7 +14,8 @@ from open_clip.transform import image_transform
 from PIL import Image
 from torch import Tensor
 
-from fewshot_bench import DatasetCard, Item, Stamp, file_stamp
+from fewshot_bench import DatasetCard, Item
+from fewshot_bench.api.sources import Stamp, file_stamp
 from fewshot_bench.backbones.embedded import load_tiny
 from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.profiling.meter import ImageCost

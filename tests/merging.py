@@ -1,4 +1,4 @@
-"""What tests of `fsbench store merge` share: the command, its results, imported picks."""
+"""Shared by tests of `fsbench store merge`: the command, its results, imported picks."""
 
 from __future__ import annotations
 

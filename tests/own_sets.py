@@ -1,4 +1,4 @@
-"""What the tests of people's own data share: small images, tar shards and hub data sets."""
+"""Shared by tests of people's own data: small images, tar shards and hub data sets."""
 
 from __future__ import annotations
 

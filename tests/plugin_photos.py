@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fewshot_bench import DatasetCard, Item, Stamp, file_stamp, hookimpl
+from fewshot_bench import DatasetCard, Item, hookimpl
+from fewshot_bench.api.sources import Stamp, file_stamp
 
 CLASSES = ("cat", "dog")
 

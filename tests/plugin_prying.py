@@ -48,7 +48,7 @@ class Flattering(Tensor):
 
 
 def examiner_of_caller() -> tuple[Any, RunSpec]:
-    """What asks the other process, and the cell, found in the frames of the harness."""
+    """The examiner and the cell, found in the frames of the harness."""
     frame: Any = sys._getframe(1)
     while not ("session" in frame.f_locals and "cell" in frame.f_locals):
         frame = frame.f_back

@@ -1,4 +1,4 @@
-"""What tests of `fsbench data prepare` need: archives, a server, and data sets with recipes."""
+"""Shared by tests of `fsbench data prepare`: archives, a server, data sets with recipes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ MODULE = "fsbench_remote"
 RECIPES = "FSBENCH_TEST_RECIPES"
 PLUGIN = f'''
 import functools, json, os
-from fewshot_bench import DataMissingError, DatasetCard, Recipe, RemoteFile, data_roots, hookimpl
+from fewshot_bench import (DataMissingError, DatasetCard, hookimpl)
+from fewshot_bench.api.sources import (Recipe, RemoteFile, data_roots)
 
 class Remote:
     def __init__(self, name):
@@ -59,6 +60,7 @@ def register_datasets(register):
     for name in content():
         register(name, functools.partial(Remote, name), suites=("remotes",))
 '''
+LOCK_FILE = f".{LOCK}.lock"
 Tree = dict[str, bytes]
 
 
@@ -98,11 +100,11 @@ class Shop:
         return {
             path.relative_to(self.root).as_posix(): path.read_bytes()
             for path in sorted(self.root.rglob("*"))
-            if path.is_file() and not {"downloads", f".{LOCK}.lock"} & {*path.parts}
+            if path.is_file() and not {"downloads", LOCK_FILE} & {*path.parts}
         }
 
     def part(self, name: str = "wares.tar.gz", dataset: str = "wares") -> Path:
-        """Where a partial download lies."""
+        """The file of a partial download."""
         return self.root / "downloads" / dataset / f"{name}.part"
 
 

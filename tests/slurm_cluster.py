@@ -100,7 +100,7 @@ class SlurmCluster:
         subprocess.run(command, env=os.environ | self.environment, check=True, timeout=PATIENCE)
 
     def ask(self, *command: str) -> str:
-        """What one of Slurm's commands prints."""
+        """The output of one of Slurm's commands."""
         environment = os.environ | self.environment
         return subprocess.run(
             command, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE

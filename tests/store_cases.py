@@ -73,7 +73,7 @@ def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
 def age(monkeypatch: Any, seconds: float) -> None:
     """Let the store's clean-up see the time as it will be then."""
     now = time.time
-    monkeypatch.setattr("fewshot_bench.store.remains.time.time", lambda: now() + seconds)
+    monkeypatch.setattr("fewshot_bench.store.clean.time.time", lambda: now() + seconds)
 
 
 def flip(path: Path, position: int, bit: int = 0) -> None:
@@ -99,7 +99,7 @@ main()
 
 
 def killed_at(moment: int, *words: object) -> bool:
-    """Whether a command was killed when it was about to rename its file number `moment`."""
+    """True when a command was killed just before it renamed its file number `moment`."""
     command = [sys.executable, "-c", KILLED, str(moment), *map(str, words)]
     done = subprocess.run(command, capture_output=True, check=False)
     assert done.returncode in (0, -9), done.stderr.decode()

@@ -198,7 +198,7 @@ ENVIRONMENT: Mapping[str, Any] = {
 
 
 def split_of(spec: RunSpec, arrays: Mapping[str, Any], n: int, classes: int) -> dict[str, Any]:
-    """What a record says about its split: the queries of its data set, other picks per seed."""
+    """The split facts of a record: the queries of its data set, other picks per seed."""
     labels = arrays["labels"].tolist()
     test = (Item(str(i), y, f"class {y}") for i, y in zip(arrays["ids"], labels, strict=True))
     picks = (Item(f"{spec.shots}-{spec.split_seed}-{y}", y, "") for y in range(classes))

@@ -1,9 +1,10 @@
-"""Who may import whom, what is packaged, and what must not stand in the tree."""
+"""Import rules, packaging, and texts that must not stand in the tree."""
 
 from __future__ import annotations
 
 import ast
 import dataclasses
+import importlib
 import re
 import subprocess
 import sys
@@ -14,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-import fewshot_bench
 from fewshot_bench.analysis.signature.fields import FIELDS
 from fewshot_bench.api.plugins import Hooks
 from fewshot_bench.api.spec import RunSpec
@@ -52,18 +52,18 @@ FLOORS = {
 APART = {("testing", "store"), ("testing", "analysis")}
 # Rooms that do not bring torch in when they are imported.
 LIGHT = ("utils", "api", "splits", "store", "analysis", "cli", "plugins")
+# Modules whose `__all__` is public.
+FACES = (
+    "fewshot_bench",
+    "fewshot_bench.api.sources",
+    "fewshot_bench.backbones",
+    "fewshot_bench.engines",
+    "fewshot_bench.testing",
+    "fewshot_bench.training",
+)
 MAX_ENTRIES = 14
 # Left to do: up arrows that are still there. This set only shrinks.
-KNOWN = {
-    ("fewshot_bench/cli/completion.py", "plugins"),
-    ("fewshot_bench/cli/data_prepare.py", "plugins"),
-    ("fewshot_bench/cli/data_status.py", "plugins"),
-    ("fewshot_bench/cli/data_verify.py", "plugins"),
-    ("fewshot_bench/cli/report.py", "plugins"),
-    ("fewshot_bench/cli/reproduce.py", "plugins"),
-    ("fewshot_bench/cli/rerun.py", "plugins"),
-    ("fewshot_bench/cli/show.py", "plugins"),
-}
+KNOWN: set[tuple[str, str]] = set()
 MAX_LINES = 500
 
 
@@ -109,10 +109,8 @@ def test_plugins_import_public_names_only(path: Path) -> None:
     own = path.relative_to(REPOSITORY).parts[1]
     for module, name in imported(path):
         if top(module) == "fewshot_bench":
-            assert (module, name in fewshot_bench.__all__) == ("fewshot_bench", True), (
-                module,
-                name,
-            )
+            assert module in FACES, (module, name)
+            assert name in importlib.import_module(module).__all__, (module, name)
         assert top(module) not in {"fsbench_methods", "fsbench_datasets"} - {own}
         assert top(module) != "open_clip"
 
@@ -163,7 +161,7 @@ def test_no_import_runs_up(path: Path) -> None:
 
 
 def test_known_arrows_are_still_there() -> None:
-    """What was mended leaves the list."""
+    """The list holds no arrow that is gone."""
     for name, target in KNOWN:
         path = REPOSITORY / name
         assert path.exists(), name

@@ -45,3 +45,37 @@ def test_the_architecture_page_names_files_that_are_there() -> None:
     folders += tuple((ROOT / "methods").glob("*"))
     assert len(named) > 30
     assert not {name for name in named if not any((f / name).exists() for f in folders)}
+
+
+def test_the_page_on_python_runs_as_a_script(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    script = tmp_path / "page.py"
+    script.write_text("\n".join(blocks), encoding="utf-8")
+    command = [sys.executable, script.name]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    for line in re.findall(r"# ((?:Results|unknown)[^.\n]*)", "\n".join(blocks)):
+        assert line.strip() in done.stdout
+    files = {"table.tex", "table.csv", "table.json", "table.html", "curves.pdf"}
+    assert files <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_the_page_on_python_names_every_argument_and_column(tmp_path: Path) -> None:
+    import inspect
+
+    import fewshot_bench as fb
+    from fewshot_bench.analysis.results import HEADS
+
+    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    arguments = [*inspect.signature(fb.run).parameters]
+    for name in [*arguments[:-1], *inspect.signature(fb.Results.compare).parameters][1:]:
+        assert f"`{name}" in page or name == "self", name
+    conditions = page.partition("`where` knows")[2]
+    for name in HEADS:
+        assert f"`{name}" in page or f"`{name}`" in conditions or name in UNNAMED, name
+
+
+# Columns that the page calls "the conditions" and "every metric", or that it needs not name.
+UNNAMED = {"val", "picks", "top1", "macro_accuracy", "macro_f1", "nll", "brier", "ece"}
+UNNAMED |= {"adaptive_ece"}

@@ -9,13 +9,13 @@ import pytest
 import torch
 from fsbench_methods.clip_lora import ClipLora
 from fsbench_methods.coop import CoOp
-from fsbench_methods.training import minimize
 
 from fewshot_bench import Vocabulary
 from fewshot_bench.backbones.embedded import load_tiny
 from fewshot_bench.runner.context import Context
 from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session
+from fewshot_bench.training import minimize
 from tests.helpers import METHODS, cells, quick
 
 pytestmark = [

@@ -1,4 +1,4 @@
-"""What mends a public set: the command, the folder to rename, the images to move."""
+"""Steps that mend a public set: the command, the folder to rename, the images to move."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from collections.abc import Callable, Iterable, Sequence, Set
 from functools import partial
 from pathlib import Path
 
-from fsbench_datasets.catalog import PublicSet
+from fsbench_datasets.catalog import PublicSet, places
 from fsbench_datasets.disk import file_size, subfolders
 from fsbench_datasets.listed import Steps
-from fsbench_datasets.places import places
 
 SEARCH_DEPTH = 4
 SEARCH_FOLDERS = 5000
 
 
 def public_steps(entry: PublicSet, roots: Sequence[Path]) -> Steps:
-    """What mends the images of a catalog set."""
+    """Steps that mend the images of a catalog set."""
     prepare = f"fsbench data prepare {entry.name}"
     return Steps(
         f"{prepare} fetches them or says how to get them; or ",
@@ -30,7 +29,7 @@ def public_steps(entry: PublicSet, roots: Sequence[Path]) -> Steps:
 
 
 def folder_problem(entry: PublicSet, roots: Sequence[Path], probes: Sequence[str] = ()) -> str:
-    """What is wrong with the folders below the data roots, or an empty text.
+    """The problem with the folders below the data roots, or an empty text.
 
     probes: paths of some listed images, to look for them elsewhere.
     """
@@ -77,7 +76,7 @@ def unlisted_problem(entry: PublicSet, roots: Sequence[Path], holds: Callable[[P
 
 
 def misnamed(entry: PublicSet, roots: Iterable[Path]) -> str:
-    """What to rename when a folder is there under a name that is not looked for; else empty."""
+    """The folder to rename when it has a name that is not looked for; else empty."""
     for aliases in (frozenset[str](), _aliases(entry)):
         for root in roots:
             for relative in (*entry.images, *entry.folders):

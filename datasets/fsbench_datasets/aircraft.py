@@ -9,10 +9,9 @@ from pathlib import Path
 
 from fewshot_bench import DataMissingError, Item
 from fsbench_datasets.advice import displaced, folder_problem, public_steps
-from fsbench_datasets.catalog import PublicSet
+from fsbench_datasets.catalog import PublicSet, places
 from fsbench_datasets.listed import Loaded, PublicImages
-from fsbench_datasets.places import places
-from fsbench_datasets.split_file import ROLES, plain_text, shortened
+from fsbench_datasets.split_lists import ROLES, plain_text, shortened
 
 VARIANTS = "variants.txt"
 
@@ -27,7 +26,7 @@ class AircraftLists:
     step: Callable[[], str]
 
     def found(self) -> bool:
-        """Whether any of the lists is there."""
+        """True when any of the lists is there."""
         return self._folder() is not None
 
     def load(self) -> Loaded:
@@ -48,7 +47,7 @@ class AircraftLists:
         return Loaded(pools, names, tuple(_unlisted(variants, names)))
 
     def absent(self) -> tuple[str, str]:
-        """What is not found, where; and what mends it."""
+        """The missing files with their places, and the step that mends it."""
         what = f"no {VARIANTS} and no image lists in {' or '.join(map(str, self.folders))}"
         elsewhere = displaced(self.roots, [VARIANTS])
         if elsewhere is None:

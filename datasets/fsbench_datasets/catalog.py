@@ -7,14 +7,16 @@ the catalog imports no reader of images.
 from __future__ import annotations
 
 import importlib
+import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from fewshot_bench import Dataset, DatasetCard, data_roots
+from fewshot_bench import Dataset, DatasetCard
+from fewshot_bench.api.sources import data_roots
 
 COOP_GUIDE = "https://github.com/KaiyangZhou/CoOp/blob/main/DATASETS.md"
 DRIVE = "https://drive.google.com/file/d/"
@@ -60,7 +62,7 @@ class PublicSet:
 
     @property
     def split_url(self) -> str:
-        """Where CoOp's authors publish the split file."""
+        """Address at which CoOp's authors publish the split file."""
         return f"{DRIVE}{self.split_id}" if self.split_id else COOP_GUIDE
 
     def card(self, name: str = "") -> DatasetCard:
@@ -114,3 +116,30 @@ def public_set(name: str) -> PublicSet:
 def by_split_file(file_name: str) -> PublicSet | None:
     """The entry whose published split file has this name."""
     return next((entry for entry in PUBLIC_SETS if entry.split_file == file_name), None)
+
+
+def places(roots: Iterable[Path], relatives: Iterable[str]) -> tuple[Path, ...]:
+    """Every relative path below every root, root by root; a root may be the first folder itself."""
+    relatives = tuple(relatives)
+    return tuple(dict.fromkeys(p for root in roots for r in relatives for p in _below(root, r)))
+
+
+def split_file_places(entry: PublicSet, roots: Iterable[Path]) -> tuple[Path, ...]:
+    """Places of the split file: the set's folder, the root, `splits`, beside or in the images.
+
+    Root by root, so that the first root's files win.
+    """
+    name = entry.split_file or ""
+    found: list[Path] = []
+    for root in roots:
+        found += places([root], (*entry.folders, "", "splits"))
+        for base in places([root], entry.images):
+            found += [base.parent, base]
+    return tuple(folder / name for folder in dict.fromkeys(found))
+
+
+def _below(root: Path, relative: str) -> Iterator[Path]:
+    yield root / relative
+    first, _, rest = relative.partition("/")
+    if first and os.path.basename(os.path.abspath(root)) == first:
+        yield root / rest

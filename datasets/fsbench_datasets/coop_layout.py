@@ -7,20 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from fewshot_bench import (
-    DataMissingError,
-    DatasetCard,
-    UsageError,
-    load_split,
-    one_place,
-    one_spelling,
-)
+from fewshot_bench import DataMissingError, DatasetCard, UsageError
+from fewshot_bench.api.sources import load_split, one_place, one_spelling
 from fsbench_datasets.advice import displaced, listed, public_steps, root_above
-from fsbench_datasets.catalog import PublicSet, by_split_file
+from fsbench_datasets.catalog import PublicSet, by_split_file, places, split_file_places
 from fsbench_datasets.disk import subfolders
 from fsbench_datasets.listed import ListedImages, Loaded, PublicImages, Steps
-from fsbench_datasets.places import places, split_file_places
-from fsbench_datasets.split_file import classnames_of
+from fsbench_datasets.split_lists import classnames_of
 
 
 @dataclass(frozen=True)
@@ -36,7 +29,7 @@ class SplitFile:
     damaged: str = ""
 
     def found(self) -> bool:
-        """Whether the file is there."""
+        """True when the file is there."""
         return any(path.is_file() for path in self.places)
 
     def load(self) -> Loaded:
@@ -49,7 +42,7 @@ class SplitFile:
         return Loaded(pools, classnames_of(pools))
 
     def absent(self) -> tuple[str, str]:
-        """What is not found, where; and what mends it."""
+        """The missing file with its places, and the step that mends it."""
         return self.missing()
 
 

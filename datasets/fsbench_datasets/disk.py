@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from fewshot_bench import image_endings
+from fewshot_bench.api.sources import image_endings
 
 # What systems and programs leave beside photographs, in lower case; hidden names are left out too.
 SYSTEM_FOLDERS = frozenset(
@@ -17,13 +17,13 @@ SYSTEM_FILES = frozenset(("thumbs.db", "desktop.ini", "icon\r"))
 
 
 def is_image(name: str) -> bool:
-    """Whether a file name is that of a visible image that can be read here."""
+    """True for the name of a visible image file that can be read here."""
     stem, _, extension = name.rpartition(".")
     return stem != "" and name[0] != "." and extension.lower() in image_endings()
 
 
 def is_system_folder(name: str) -> bool:
-    """Whether a system or a program keeps its own things in a folder of this name."""
+    """True for a folder name under which a system or a program keeps its own things."""
     return name.casefold() in SYSTEM_FOLDERS
 
 

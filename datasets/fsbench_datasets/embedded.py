@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fewshot_bench import DataMissingError, DatasetCard, Item, Pools
-from fsbench_datasets.split_file import ROLES, counts_of, revision_of
+from fewshot_bench import DataMissingError, DatasetCard, Item
+from fewshot_bench.api.sources import Pools
+from fsbench_datasets.split_lists import ROLES, counts_of, revision_of
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 DIGITS_TRAIN, DIGITS_VAL = 40, 20

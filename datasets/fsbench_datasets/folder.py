@@ -7,22 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from fewshot_bench import (
-    DataMissingError,
-    DatasetCard,
-    Item,
-    Pools,
-    Stamp,
-    UsageError,
-    file_stamp,
-    load_split,
-    one_place,
-    one_spelling,
-)
+from fewshot_bench import DataMissingError, DatasetCard, Item, UsageError
+from fewshot_bench.api.sources import Pools, Stamp, file_stamp, load_split, one_place, one_spelling
 from fsbench_datasets.class_folders import Found, find_images
 from fsbench_datasets.disk import file_size
 from fsbench_datasets.pools import check_classes, check_holdout, complete, share_note
-from fsbench_datasets.split_file import (
+from fsbench_datasets.split_lists import (
     ROLES,
     classnames_of,
     counts_of,
@@ -30,7 +20,7 @@ from fsbench_datasets.split_file import (
     revision_of,
     shortened,
 )
-from fsbench_datasets.stored import SplitPlaces, kept_note
+from fsbench_datasets.stored_split import SplitPlaces, kept_note
 
 SPLIT_NAME = "fsbench-split.json"
 

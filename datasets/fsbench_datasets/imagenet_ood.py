@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
-from fewshot_bench import DataMissingError, DatasetCard, Item, Recipe, Stamp, file_stamp
+from fewshot_bench import DataMissingError, DatasetCard, Item
+from fewshot_bench.api.sources import Recipe, Stamp, file_stamp
 from fsbench_datasets.advice import unlisted_problem
-from fsbench_datasets.catalog import PublicSet
+from fsbench_datasets.catalog import PublicSet, places
 from fsbench_datasets.disk import subfolders
-from fsbench_datasets.places import places
 from fsbench_datasets.recipes import recipe_of
-from fsbench_datasets.split_file import copy_note, revision_of
+from fsbench_datasets.split_lists import copy_note, revision_of
 from fsbench_datasets.synsets import (
     class_files,
     local_names_note,

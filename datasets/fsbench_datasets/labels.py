@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
-from fewshot_bench import Item, Pools, UsageError
+from fewshot_bench import Item, UsageError
+from fewshot_bench.api.sources import Pools
 from fsbench_datasets.pools import ROLE_NAMES, UNSPLIT
-from fsbench_datasets.split_file import plain_text
+from fsbench_datasets.split_lists import plain_text
 
 # Columns and keys that hold a class name.
 NAME_KEYS = ("class", "classname", "class_name")

@@ -8,10 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-from fewshot_bench import DataMissingError, DatasetCard, Item, Pools, Recipe, Stamp, file_stamp
+from fewshot_bench import DataMissingError, DatasetCard, Item
+from fewshot_bench.api.sources import Pools, Recipe, Stamp, file_stamp
 from fsbench_datasets.disk import file_size
 from fsbench_datasets.recipes import recipe_of
-from fsbench_datasets.split_file import (
+from fsbench_datasets.split_lists import (
     ROLES,
     class_ids_of,
     copy_note,
@@ -37,7 +38,7 @@ class Lists(Protocol):
     """The lists of a data set."""
 
     def found(self) -> bool:
-        """Whether there is anything to load."""
+        """True when there is anything to load."""
         ...
 
     def load(self) -> Loaded:
@@ -45,13 +46,13 @@ class Lists(Protocol):
         ...
 
     def absent(self) -> tuple[str, str]:
-        """What is not found, where; and what mends it."""
+        """The missing files with their places, and the step that mends it."""
         ...
 
 
 @dataclass(frozen=True)
 class Steps:
-    """What mends a data set whose images are missing, or some of those that are listed.
+    """Steps that mend a data set whose images are missing, all or some.
 
     prepare: the command that fetches them, ending with "; or ", or an empty text.
     place: where they go. incomplete: `FOLDER` stands for the folder of the images.
@@ -65,7 +66,7 @@ class Steps:
     hint: Callable[[Sequence[str]], str] = lambda probes: ""
 
     def images(self, hint: str) -> str:
-        """What mends missing images, when nothing more is known than `hint` says."""
+        """The step for missing images, given a `hint` that may be empty."""
         return hint or self.prepare + self.place
 
 
@@ -207,7 +208,7 @@ def _held(base: Path, ids: Sequence[str]) -> int:
 
 
 def _too_deep(base: Path, id: str) -> str:
-    """What to do when an image that is listed in `a` lies in `a/a`; else empty."""
+    """The step when an image that is listed in `a` lies in `a/a`; else empty."""
     folder = (base / id).parent
     deep = folder / folder.name
     if file_size(deep / Path(id).name) < 0:

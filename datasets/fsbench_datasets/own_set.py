@@ -8,10 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from fewshot_bench import SIMPLE_TEMPLATES, DatasetCard, Item, Pools, Stamp, UsageError
+from fewshot_bench import DatasetCard, Item, UsageError
+from fewshot_bench.api.sources import SIMPLE_TEMPLATES, Pools, Stamp
 from fsbench_datasets.labels import Labeled
 from fsbench_datasets.pools import check_classes
-from fsbench_datasets.split_file import class_ids_of, counts_of, lines_of, revision_of
+from fsbench_datasets.split_lists import class_ids_of, counts_of, lines_of, revision_of
 
 Complete = Callable[[Pools], tuple[Pools, str]]
 
@@ -29,7 +30,7 @@ def twins_refused(name: str, twins: Sequence[str], where: Sequence[str] = ()) ->
 
 @dataclass(frozen=True)
 class Listing:
-    """What a source says of its images.
+    """The images of a source, as it lists them.
 
     contents: bytes that change when images are replaced; they enter the revision.
     """
@@ -44,7 +45,7 @@ class Listing:
 
 
 class Source(Protocol):
-    """Where the images are."""
+    """Source of the images."""
 
     def listing(self) -> Listing:
         """All images with labels; DataMissingError or UsageError when they cannot be listed."""
@@ -55,7 +56,7 @@ class Source(Protocol):
         ...
 
     def stamp(self, id: str) -> Stamp | None:
-        """What tells that the image is still the same; None when that cannot be told."""
+        """The stamp of an image; None when there is none."""
         ...
 
 
@@ -123,7 +124,7 @@ class OwnSet:
         return replace(self, placeholders=True)
 
     def _own_templates(self) -> tuple[bytes, ...]:
-        """What prompts of the source's own add to the revision."""
+        """Addition to the revision for prompts of the source's own."""
         templates = self._listing.templates
         return () if templates == SIMPLE_TEMPLATES else lines_of(templates)
 

@@ -6,8 +6,9 @@ import hashlib
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from fewshot_bench import Item, Pools, UsageError
-from fsbench_datasets.split_file import ROLES
+from fewshot_bench import Item, UsageError
+from fewshot_bench.api.sources import Pools
+from fsbench_datasets.split_lists import ROLES
 
 UNSPLIT = ""
 VAL_NAMES = ("val", "valid", "validation")
@@ -64,7 +65,7 @@ def complete(name: str, given: Pools, holdout: float | None) -> tuple[Pools, str
 
 
 def share_note(validation: bool, holdout: float | None) -> str:
-    """How test images were held out, of lists with or without validation images."""
+    """Note on how test images were held out, of lists with or without validation images."""
     share = TEST_SHARE if holdout is None else holdout
     if validation:
         return f"{100 * share:g} % of each train class is held out as test images"

@@ -1,10 +1,10 @@
-"""What `fsbench data prepare` fetches for the public sets: `recipe_of`, from `recipes.toml`."""
+"""Recipes of the public sets for `fsbench data prepare`: `recipe_of` reads `recipes.toml`."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from fewshot_bench import Recipe, RemoteFile
+from fewshot_bench.api.sources import Recipe, RemoteFile
 from fsbench_datasets.catalog import DRIVE, PublicSet, public_set, read_table
 
 # CoOp's split files, pinned by commit. The seven of this repository have the sizes of the published
@@ -16,7 +16,7 @@ SPLIT_MIRROR = (
 
 
 def recipe_of(name: str) -> Recipe:
-    """What a public set needs, by its name in the catalog."""
+    """The recipe of a public set, by its name in the catalog."""
     facts = read_table("recipes.toml")[name]
     split = (_split_file(public_set(name), **facts["split"]),) if "split" in facts else ()
     files = tuple(RemoteFile(**file) for file in facts.get("files", ()))

@@ -1,24 +1,318 @@
-"""`wds:PATTERN`: images in tar shards of the webdataset convention, read at their place."""
+"""`wds:PATTERN`: images in tar shards of the webdataset convention, read at their place.
+
+`open_shards` is the entry. Members that share a key are a sample, one of them an image, one its
+label. Shards and samples come in an order that the file system has no part in.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import glob
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
-from fewshot_bench import SIMPLE_TEMPLATES, DataMissingError, Stamp, UsageError, file_stamp
-from fsbench_datasets.labels import Row, check_text, label_rows
+from fewshot_bench import DataMissingError, UsageError
+from fewshot_bench.api.sources import (
+    SIMPLE_TEMPLATES,
+    Stamp,
+    file_stamp,
+    image_endings,
+    one_spelling,
+)
+from fsbench_datasets.labels import NAME_KEYS, Row, check_text, label_rows, number_or_name
 from fsbench_datasets.own_set import Listing, OwnSet
-from fsbench_datasets.pools import ROLE_NAMES, check_holdout, complete
-from fsbench_datasets.shard_patterns import Shard, canonical, find_shards, title_of
-from fsbench_datasets.shard_samples import Sample, shard_samples
-from fsbench_datasets.split_file import lines_of
-from fsbench_datasets.tar_files import read_member
+from fsbench_datasets.pools import ROLE_NAMES, UNSPLIT, check_holdout, complete
+from fsbench_datasets.split_lists import lines_of, shortened
+from fsbench_datasets.tar import Member, check_places, kept, members, read_member
 
+RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+WILD = re.compile(r"[*?\[]")
+MAGIC = re.compile(r"[*?\[{]")
+MOST_SHARDS = 100_000
+LABELS = ("label", "cls")
+# The key of a sample runs to the first dot of the file name (webdataset's convention).
+MEMBER = re.compile(r"^((?:.*/)?[^./][^./]*)\.([^/]+)$")
 CLASSNAMES = "classnames.txt"
 TEMPLATES = "zeroshot_classification_templates.txt"
 TYPE = "dataset_type.txt"
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One archive: `name` is its path below the base folder, `role` its pool."""
+
+    path: Path
+    name: str
+    role: str
+
+
+def find_shards(name: str, argument: str) -> tuple[Path, tuple[Shard, ...]]:
+    """The base folder and the shards, sorted by name.
+
+    argument: patterns with ranges {000..003} and wildcards, or folders, separated by semicolons;
+    `train=PATTERN` gives the role, else words in the shard's path do. DataMissingError where no
+    shard is found, UsageError where roles are unclear.
+    """
+    parts = [_part(name, text.strip()) for text in argument.split(";") if text.strip()]
+    if not parts:
+        raise UsageError(f"{name}: expected a pattern such as wds:data/train-{{000..003}}.tar")
+    found: dict[Path, str] = {}
+    for role, pattern in parts:
+        for path in _expand(name, pattern):
+            other = found.setdefault(path, role)
+            if other != role:
+                both = " and as ".join(each or "no split in particular" for each in (other, role))
+                raise UsageError(
+                    f"{name}: shard {path} is given as {both}: expected every shard in one pattern"
+                )
+    base = Path(os.path.commonpath([_fixed(pattern) for _, pattern in parts]))
+    shards = tuple(_shard(name, path, base, found[path]) for path in sorted(found))
+    roles = {shard.role for shard in shards}
+    if UNSPLIT in roles and len(roles) > 1:
+        bare = next(shard for shard in shards if shard.role == UNSPLIT)
+        raise UsageError(
+            f"{name}: shard {bare.name} is of no split while others are: expected train, val or "
+            "test in its name or folder, or role=PATTERN"
+        )
+    return base, shards
+
+
+def title_of(argument: str) -> str:
+    """The folder of the first pattern, for people."""
+    return Path(_fixed(_part("wds:", argument.partition(";")[0].strip())[1])).name
+
+
+def canonical(argument: str) -> str:
+    """One text for the argument, however its paths are written."""
+    parts = [_split(text.strip()) for text in argument.split(";") if text.strip()]
+    return ";".join(f"{role}={_plain(path)}" if role else _plain(path) for role, path in parts)
+
+
+def _plain(pattern: str) -> str:
+    if _elsewhere(pattern):
+        return pattern
+    whole = os.path.abspath(os.path.expanduser(pattern))
+    fixed = _fixed(whole)
+    return os.path.normpath(f"{one_spelling(os.path.realpath(fixed))}{whole[len(fixed) :]}")
+
+
+def _elsewhere(pattern: str) -> bool:
+    """A stream or a program's output, which is no place on this machine."""
+    return "://" in pattern or pattern.startswith("pipe:")
+
+
+def _split(text: str) -> tuple[str, str]:
+    """Explicit role and pattern."""
+    head, equals, pattern = text.partition("=")
+    role = ROLE_NAMES.get(head.casefold(), UNSPLIT) if equals else UNSPLIT
+    return (role, pattern) if role else (UNSPLIT, text)
+
+
+def _part(name: str, text: str) -> tuple[str, str]:
+    """Explicit role and absolute pattern."""
+    role, pattern = _split(text)
+    if _elsewhere(pattern):
+        raise UsageError(f"{name}: '{pattern}': expected files on this machine (download them)")
+    return role, os.path.abspath(os.path.expanduser(pattern))
+
+
+def _fixed(pattern: str) -> str:
+    """The folder that all shards of a pattern lie below."""
+    if os.path.isdir(pattern):
+        return pattern
+    parts = Path(pattern).parts[:-1]
+    plain = next((i for i, part in enumerate(parts) if MAGIC.search(part)), len(parts))
+    return os.path.join(*parts[:plain])
+
+
+def _expand(name: str, pattern: str) -> list[Path]:
+    if os.path.isdir(pattern):
+        folder = glob.escape(pattern)
+        patterns = [os.path.join(folder, "*.tar"), os.path.join(folder, "*", "*.tar")]
+        found = [path for each in patterns for path in glob.glob(each)]
+    elif not MAGIC.search(pattern) or os.path.isfile(pattern):
+        found = [pattern] if os.path.isfile(pattern) else []
+    else:
+        plain = _ranges(name, pattern)
+        found = [
+            path for each in plain for path in (glob.glob(each) if WILD.search(each) else [each])
+        ]
+        _check_there(name, [path for path in found if not os.path.isfile(path)])
+    if not found:
+        raise DataMissingError(
+            f"{name}: no shard matches {pattern}: expected .tar files, or a folder of them"
+        )
+    return [Path(path) for path in found]
+
+
+def _ranges(name: str, pattern: str) -> list[str]:
+    """The pattern for every number of every {first..last}; zeros in front are kept."""
+    match = RANGE.search(pattern)
+    if match is None:
+        if "{" in pattern:
+            raise UsageError(
+                f"{name}: braces in {pattern}: expected a range of numbers such as {{000..003}}"
+            )
+        return [pattern]
+    first, last = match.groups()
+    if int(last) < int(first) or int(last) - int(first) >= MOST_SHARDS:
+        raise UsageError(
+            f"{name}: range {match[0]}: expected the lower number first, {MOST_SHARDS} at most"
+        )
+    head, tail = pattern[: match.start()], pattern[match.end() :]
+    tails = _ranges(name, tail)
+    numbers = range(int(first), int(last) + 1)
+    return [f"{head}{number:0{len(first)}d}{rest}" for number in numbers for rest in tails]
+
+
+def _check_there(name: str, missing: Sequence[str]) -> None:
+    if missing:
+        raise DataMissingError(
+            f"{name}: {len(missing)} shards are not there: {shortened(missing)}; fetch them, or "
+            "make the range shorter"
+        )
+
+
+def _shard(name: str, path: Path, base: Path, role: str) -> Shard:
+    relative = path.relative_to(base)
+    return Shard(path, relative.as_posix(), role or _role(name, relative))
+
+
+def _role(name: str, relative: Path) -> str:
+    """The role that the file's name says, else the folders above it."""
+    for part in (relative.stem, *reversed(relative.parts[:-1])):
+        words = re.split(r"[-_.]", part.casefold())
+        roles = {ROLE_NAMES[word] for word in words if word in ROLE_NAMES}
+        if len(roles) > 1:
+            raise UsageError(
+                f"{name}: '{part}' names several splits ({', '.join(sorted(roles))}): give the "
+                "split as role=PATTERN, for example wds:train=a-*.tar;test=b-*.tar"
+            )
+        if roles:
+            return roles.pop()
+    return UNSPLIT
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One labeled image of a shard; `label` is a whole number or the class name itself."""
+
+    key: str
+    extension: str
+    image: Member
+    label: int | str
+    classname: str | None = None
+
+    @property
+    def image_name(self) -> str:
+        """The image's name within the shard."""
+        return f"{self.key}.{self.extension}"
+
+
+Samples = tuple[Sample, ...]
+
+
+def shard_samples(name: str, shard: Path) -> Samples:
+    """The samples of a shard in its order; UsageError names a sample that is not whole."""
+    return kept(shard, "samples", lambda: tuple(_read(name, shard)), _encoded, _decoded)
+
+
+def _read(name: str, shard: Path) -> Iterator[Sample]:
+    grouped: dict[str, dict[str, Member]] = {}
+    for member in members(shard):
+        match = MEMBER.match(member.name.removeprefix("./"))
+        if match is None or match[1].rpartition("/")[2].startswith("__"):
+            continue
+        parts = grouped.setdefault(match[1], {})
+        if parts.setdefault(match[2].lower(), member) is not member:
+            raise UsageError(
+                f"{name}: {shard} holds '{member.name}' twice: expected every key once per shard"
+            )
+    for key, parts in grouped.items():
+        yield _sample(name, shard, key, parts)
+
+
+def _sample(name: str, shard: Path, key: str, parts: Mapping[str, Member]) -> Sample:
+    images = [extension for extension in image_endings() if extension in parts]
+    if len(images) != 1:
+        found = ", ".join(sorted(parts))
+        raise UsageError(
+            f"{name}: sample '{key}' of {shard} has {len(images)} images among {found}: expected "
+            "one that can be read here (jpg, png, webp, ...)"
+        )
+    label, classname = _label(name, shard, key, parts)
+    return Sample(key, images[0], parts[images[0]], label, classname)
+
+
+def _label(
+    name: str, shard: Path, key: str, parts: Mapping[str, Member]
+) -> tuple[int | str, str | None]:
+    where = f"sample '{key}' of {shard}"
+    described = _described(name, where, shard, parts.get("json"))
+    label = next((described[field] for field in LABELS if field in described), None)
+    classname = next((described[field] for field in NAME_KEYS if field in described), None)
+    if "cls" in parts:
+        label = _text(name, where, shard, parts["cls"])
+    elif label is None and classname is None and "txt" in parts:
+        label = _text(name, where, shard, parts["txt"])
+    if label is None:
+        label, classname = classname, None
+    if isinstance(label, bool) or not isinstance(label, str | int) or label == "":
+        raise UsageError(
+            f"{name}: {where} has no label: expected {key}.cls with a number, {key}.json with "
+            f"label or class, or {key}.txt with a class name"
+        )
+    number = number_or_name(label)
+    named = classname if isinstance(number, int) and isinstance(classname, str) else None
+    return number, named
+
+
+def _text(name: str, where: str, shard: Path, member: Member) -> str:
+    try:
+        return read_member(shard, member).decode("utf-8").strip()
+    except UnicodeDecodeError:
+        raise UsageError(f"{name}: {where}: '{member.name}' is not UTF-8 text") from None
+    except OSError as error:
+        raise DataMissingError(f"{name}: {where} cannot be read: {error}") from None
+
+
+def _described(name: str, where: str, shard: Path, member: Member | None) -> Mapping[str, Any]:
+    if member is None:
+        return {}
+    try:
+        value = json.loads(_text(name, where, shard, member))
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{name}: {where}: '{member.name}' is not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise UsageError(
+            f"{name}: {where}: '{member.name}': expected an object with label or class"
+        )
+    return value
+
+
+def _encoded(samples: Samples) -> Any:
+    return [
+        [s.key, s.extension, s.image.name, s.image.offset, s.image.size, s.label, s.classname]
+        for s in samples
+    ]
+
+
+def _decoded(content: Any, end: int) -> Samples:
+    for row in content:
+        if [type(value) for value in row[:5]] != [str, str, str, int, int]:
+            raise ValueError("a value of another kind")
+        if type(row[5]) not in (int, str) or not isinstance(row[6], str | None):
+            raise ValueError("a label of another kind")
+    check_places([row[3] for row in content], [row[4] for row in content], end)
+    return tuple(
+        Sample(key, extension, Member(name, offset, size), label, classname)
+        for key, extension, name, offset, size, label, classname in content
+    )
 
 
 @dataclass(frozen=True)

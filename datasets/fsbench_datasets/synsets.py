@@ -1,8 +1,15 @@
-"""ImageNet's 1000 classes by synset (`n01440764`), and folders of images named by class."""
+"""ImageNet's 1000 classes by synset (`n01440764`): names, folders, numbers of the development kit.
+
+`synset_names` has the classes in the order of their labels. The kit numbers them in another order,
+which has been the same since 2012 and lies here as a list; its validation images are listed by
+those numbers (`validation_synsets`).
+"""
 
 from __future__ import annotations
 
 import os
+import tarfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
@@ -10,10 +17,14 @@ from pathlib import Path
 
 from fewshot_bench import DataMissingError
 from fsbench_datasets.disk import is_image, subfolders
-from fsbench_datasets.split_file import plain_text
+from fsbench_datasets.split_lists import plain_text
 
 NAMES_FILE = "imagenet_classes.txt"
 LOCAL_NAMES = "classnames.txt"
+DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
+TRUTH = "ILSVRC2012_validation_ground_truth.txt"
+LARGEST = 64 * 2**20
+ORDER_FILE = "imagenet_devkit_classes.txt"
 
 
 @cache
@@ -95,3 +106,46 @@ def check_synsets(found: Sequence[str], place: Path) -> None:
             f"such as n01440764): remove it, or use folder:{place} for classes of your own"
             + (f"; {len(unknown) - 1} more are unknown" if len(unknown) > 1 else "")
         )
+
+
+@cache
+def kit_synsets() -> Mapping[str, str]:
+    """`ILSVRC2012_ID` of the kit's meta.mat, as text, to synset; another order than the labels."""
+    text = files("fsbench_datasets").joinpath(ORDER_FILE).read_text("ascii")
+    return {str(number): synset for number, synset in enumerate(text.split(), 1)}
+
+
+def validation_synsets(devkit: Path) -> tuple[str, ...]:
+    """The synset of every validation image, by image number less one.
+
+    DataMissingError when the kit is damaged or lacks the list of class numbers.
+    """
+    numbers = _read(devkit).decode("ascii", "replace").split()
+    synsets = kit_synsets()
+    for line, number in enumerate(numbers, 1):
+        if number not in synsets:
+            raise _damaged(devkit, f"{TRUTH}, line {line} is {number!r:.40}, expected 1 to 1000")
+    return tuple(synsets[number] for number in numbers)
+
+
+def _read(devkit: Path) -> bytes:
+    """The list of class numbers; a name is enough, whatever the folders are called."""
+    found = None
+    try:
+        with tarfile.open(devkit, "r:*") as archive:
+            for info in archive:
+                name = info.name.rpartition("/")[2]
+                if name == TRUTH and info.isreg() and info.size <= LARGEST:
+                    file = archive.extractfile(info)
+                    found = file.read() if file is not None else b""
+    except (OSError, EOFError, tarfile.TarError, zlib.error, ValueError, RecursionError) as error:
+        raise _damaged(devkit, f"{type(error).__name__}: {error}") from None
+    if found is None:
+        raise _damaged(devkit, f"it holds no {TRUTH}")
+    return found
+
+
+def _damaged(devkit: Path, problem: str) -> DataMissingError:
+    return DataMissingError(
+        f"development kit {devkit} cannot be used: {problem}; fetch it again from image-net.org"
+    )

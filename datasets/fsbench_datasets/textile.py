@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
-from fewshot_bench import DataMissingError, Stamp, file_stamp
+from fewshot_bench import DataMissingError
+from fewshot_bench.api.sources import Stamp, file_stamp
 from fsbench_datasets.labels import Row, label_rows
 from fsbench_datasets.own_set import Listing, OwnSet
 from fsbench_datasets.pools import complete
-from fsbench_datasets.split_file import lines_of
+from fsbench_datasets.split_lists import lines_of
 
 PACKAGE = "conformal_clip_data"
 BELOW = "data/textile_images/simulated"

@@ -70,6 +70,17 @@ def note_import(module: str) -> str:
     return seen.digest if modules <= seen.modules else CHANGED
 
 
+def is_edited(module: str) -> bool:
+    """Whether files of an imported module or package are other ones than when it was imported."""
+    root = _root(module)
+    return root is not None and note_import(module) != _digest(root)
+
+
+def forget(module: str) -> None:
+    """Let go of what is known of a module that was unloaded."""
+    _SEEN.pop(module, None)
+
+
 def _imported(root: str) -> frozenset[str]:
     inner = f"{root}."
     return frozenset(name for name in list(sys.modules) if name == root or name.startswith(inner))

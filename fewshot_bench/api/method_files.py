@@ -7,7 +7,6 @@ files with one class name are two, and every worker finds it.
 from __future__ import annotations
 
 import ast
-import functools
 import hashlib
 import importlib.machinery
 import importlib.util
@@ -93,6 +92,7 @@ def _is_there(name: str) -> bool:
 EXAMPLE = "path/to/file.py:ClassName"
 # As the author has them; more would be no help.
 MOST_NAMED = 8
+_MODULES: dict[Path, ModuleType] = {}
 
 
 def load(name: str) -> type:
@@ -164,9 +164,29 @@ def _listed(classes: Sequence[str]) -> str:
     return f" (classes there: {', '.join(classes[:MOST_NAMED])})" if classes else ""
 
 
-@functools.cache
+def refresh() -> None:
+    """Let go of files that were edited since, so that the next use imports them anew.
+
+    For a process that plans one run after the other; while one goes on, its code must not change.
+    """
+    for path, module in list(_MODULES.items()):
+        if method_code.is_edited(module.__name__):
+            for name in method_code.modules_beside(path):
+                if _lies_in(getattr(sys.modules.get(name), "__file__", None), path.parent):
+                    del sys.modules[name]
+            del _MODULES[path], sys.modules[module.__name__]
+            method_code.forget(module.__name__)
+
+
 def _imported(path: Path) -> ModuleType:
-    """The module of a file; nothing is written beside it, and its bytes are what is recorded."""
+    """The module of a file, imported on first use."""
+    if path not in _MODULES:
+        _MODULES[path] = _executed(path)
+    return _MODULES[path]
+
+
+def _executed(path: Path) -> ModuleType:
+    """A new module of a file; nothing is written beside it, and its bytes are what is recorded."""
     name = f"fsbench_file_{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}"
     try:
         source = path.read_bytes()

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pluggy
 
@@ -24,6 +24,16 @@ hookspec = pluggy.HookspecMarker(GROUP)
 hookimpl = pluggy.HookimplMarker(GROUP)
 
 Register = Callable[..., None]
+
+
+class CommandGroup(Protocol):
+    """The group that a plug-in adds its commands to: a `click.Group` with one more function."""
+
+    def add_lazy(self, name: str, target: str, short_help: str) -> None:
+        """Add a command by "package.module:attribute", imported when it is used."""
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """Add a command that is imported already."""
 
 
 class Hooks:
@@ -65,8 +75,11 @@ class Hooks:
         """Call `register(Option(...))` for each option of commands that run cells."""
 
     @hookspec
-    def register_commands(self, cli: click.Group) -> None:
-        """Add click commands to `fsbench`."""
+    def register_commands(self, cli: CommandGroup) -> None:
+        """Add commands to `fsbench`: `cli.add_lazy("name", "package.module:command", "help")`.
+
+        `command` is a click command, imported when it is used; `cli.add_command` takes one at once.
+        """
 
     @hookspec
     def worker_environment(

@@ -213,6 +213,10 @@ class Registry:
     plugins: tuple[PluginInfo, ...]
     hooks: pluggy.HookRelay
 
+    def implementations(self, hook: str) -> list[tuple[str, Callable[..., Any]]]:
+        """The functions that implement a hook, each with its plug-in; built-in ones first."""
+        return [(found.plugin_name, found.function) for found in _implementations(self.hooks, hook)]
+
     @property
     def catalogs(self) -> tuple[Catalog, ...]:
         """All catalogs."""
@@ -244,10 +248,11 @@ class Registry:
             raise PluginError(f"method '{name}' ({entry.origin}): {told(error, name)}") from error
         return target
 
-    def code(self, name: str) -> dict[str, str]:
+    def code(self, name: str) -> dict[str, str | bool]:
         """Identity of a method's code in this process, as records hold it.
 
-        `distribution` and `version` of the plug-in that registered it, `digest` of its source.
+        `registered`: whether a plug-in registered it, with the plug-in's `distribution` and
+        `version`; `digest` of its source.
         """
         plugin = self.method(name).origin.partition(",")[0]
         info = next((info for info in self.plugins if info.full_name == plugin), None)
@@ -256,6 +261,7 @@ class Registry:
         except PluginError:
             digest = ""
         return {
+            "registered": name in self.methods.entries,
             "distribution": info.distribution if info else "",
             "version": info.version if info else "",
             "digest": digest,
@@ -403,8 +409,7 @@ def _fill(
     Returns the plug-ins whose hook failed, with the reason; they register nothing.
     """
     failed = {}
-    implementations = getattr(manager.hook, hook).get_hookimpls()
-    for implementation in sorted(implementations, key=_builtin_first):
+    for implementation in _implementations(manager.hook, hook):
         catalog._plugin = implementation.plugin_name
         try:
             implementation.function(register=register or catalog.register)
@@ -412,6 +417,10 @@ def _fill(
             failed[implementation.plugin_name] = f"{hook}: {type(error).__name__}: {error}"
             catalog.forget(implementation.plugin_name)
     return failed
+
+
+def _implementations(hooks: pluggy.HookRelay, hook: str) -> list[pluggy.HookImpl]:
+    return sorted(getattr(hooks, hook).get_hookimpls(), key=_builtin_first)
 
 
 def _builtin_first(implementation: pluggy.HookImpl) -> tuple[bool, str]:

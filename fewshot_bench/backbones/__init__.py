@@ -1,1 +1,46 @@
-"""Vision-language backbones behind one protocol."""
+"""The face for methods that adapt the encoders; called, it lists the names of backbones.
+
+A method gets its towers from a `Backbone`; the names here are what it types and adapts them with
+(docs/plugins.md). The room's name is that of a function of the library's face,
+`fewshot_bench.backbones()`.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+
+from fewshot_bench.api.backbone import (
+    Adapter,
+    FusedAdapter,
+    ImageTower,
+    PackedPrompts,
+    PromptPart,
+    Site,
+    TextTower,
+)
+from fewshot_bench.utils.memory import free_memory
+
+__all__ = [
+    "Adapter",
+    "FusedAdapter",
+    "ImageTower",
+    "PackedPrompts",
+    "PromptPart",
+    "Site",
+    "TextTower",
+    "free_memory",
+]
+
+
+class _Room(ModuleType):
+    """A module that can be called."""
+
+    def __call__(self) -> list[str]:
+        """The names of registered backbones."""
+        from fewshot_bench.api.registry import registry
+
+        return registry().backbones.names()
+
+
+sys.modules[__name__].__class__ = _Room

@@ -32,7 +32,7 @@ def command(
     strict: bool,
     **filters: str | None,
 ) -> None:
-    """What each method was allowed to see and did: validation labels, configurations, splits.
+    """Audit records: validation labels used, configurations tried, splits.
 
     The records that the filters choose count as one comparison. What makes it unfair, incomplete
     or not repeatable comes first; then every known hazard with its answer, and one line per method.

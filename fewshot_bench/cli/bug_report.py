@@ -1,4 +1,4 @@
-"""What a bug report needs to know of the machine, its software and what is installed."""
+"""Facts for a bug report: the machine, its software, installed plug-ins."""
 
 from __future__ import annotations
 

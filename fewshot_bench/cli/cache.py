@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from fewshot_bench.api.spec import DEFAULT_STORE
-from fewshot_bench.cli.groups import Suggesting
+from fewshot_bench.cli.groups import LazyGroup
 from fewshot_bench.cli.options import NAMES
 from fewshot_bench.cli.say import say
 from fewshot_bench.utils.cache_dir import DIGESTS, FEATURES, IMAGES, CacheFile
@@ -39,7 +39,7 @@ class Entry:
 
 
 def entries(files: Iterable[CacheFile]) -> list[Entry]:
-    """What each file says about itself."""
+    """The entries of files by their own descriptions."""
     return [_entry(file) for file in files]
 
 
@@ -95,7 +95,7 @@ _STORE = click.option(
 )
 
 
-@click.group("cache", cls=Suggesting, short_help="Show or remove what is cached.")
+@click.group("cache", cls=LazyGroup, short_help="Show or remove what is cached.")
 def command() -> None:
     """Show or remove what is cached: all of it can be computed again."""
 

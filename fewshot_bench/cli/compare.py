@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import click
 
-from fewshot_bench.analysis.table.columns import COSTS
-from fewshot_bench.api.metrics import METRICS, Metric
+from fewshot_bench.analysis.table.costs import COSTS
 from fewshot_bench.cli.completion import methods, one_of
 from fewshot_bench.cli.files import terminal_width, write_text
 from fewshot_bench.cli.filters import chosen_of, filter_options
@@ -18,7 +17,7 @@ from fewshot_bench.cli.paper import Paper, check_figure, paper_options, write_fi
 from fewshot_bench.cli.predictions import check_predictions, write_predictions
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.store.store import Store
-from fewshot_bench.utils.errors import DataMissingError, PluginError, StoreError, UsageError
+from fewshot_bench.utils.errors import UsageError
 
 if TYPE_CHECKING:
     from fewshot_bench.analysis.table.build import Options
@@ -66,7 +65,7 @@ FORMATS = ("terminal", "markdown", "latex", "csv", "json")
 @click.option(
     "--columns",
     metavar="NAMES",
-    help="Beside it: other metrics, curve, trained, billed, peak, plug-ins' columns.",
+    help=f"Beside it: other metrics, curve, {', '.join(COSTS)}, plug-ins' columns.",
 )
 @click.option(
     "--sort",
@@ -105,6 +104,7 @@ def command(
     are separated by commas: --method coop,clip-lora --shots 1,16. Cells that do not exist are shown
     as missing, with the command that would run them.
     """
+    from fewshot_bench.analysis.comparison import compare, known_metrics
     from fewshot_bench.analysis.table.build import Options, build
 
     paper = Paper(layout == "paper", label or "", caption or "")
@@ -113,7 +113,7 @@ def command(
     check_predictions(predictions)
     opened = Store(Path(store))
     chosen, older, unrunnable = chosen_of(opened, filters, every_version=allow_mixed)
-    known = _metrics({metric, sort or "", *(columns or "").split(",")})
+    known = known_metrics({metric, sort or "", *(columns or "").split(",")})
     options = Options(
         metric=metric,
         metrics=known,
@@ -136,10 +136,7 @@ def command(
         table = build(chosen, options)
         text = _render_classes(table, chosen, outcomes, form, output, older)
     else:
-        chosen = outcomes.completed(chosen, _needed(form, options))
-        answers = _answers(outcomes, chosen, options)
-        chosen = _usable(chosen, outcomes)
-        table = build(chosen, options, _columns(), answers)
+        table, chosen = compare(chosen, outcomes, options, _needed(form, options))
         width = _terminal(output)
         text = paper.render(table, form, **width) if paper.asked else _render(table, form, output)
     if figure is not None:
@@ -151,72 +148,12 @@ def command(
     write_text(output, text)
 
 
-def _answers(outcomes: Outcomes, records: Sequence[Record], options: Any) -> Any:
-    """What reads predictions for tests of differences; None where nothing is to be tested."""
-    seeds = {(record.spec.split_seed, record.spec.train_seed) for record in records}
-    crossed = len(seeds) > max(len({split for split, _ in seeds}), len({t for _, t in seeds}))
-    if not (options.baseline or crossed):
-        return None
-    outcomes.prepare(records)
-
-    def answer(record: Record) -> Any:
-        try:
-            return outcomes.of(record)
-        except StoreError:
-            return None
-
-    return answer
-
-
-def _usable(records: Sequence[Record], outcomes: Outcomes) -> list[Record]:
-    """Those whose logits are not known to be damaged: numbers of the others are not to be had."""
-    damaged = {damage.path for damage in outcomes.damaged}
-    store = outcomes.store
-    found = [r for r in records if store.file(r.spec.key()).with_suffix(".npz") not in damaged]
-    if not found:
-        raise DataMissingError(
-            f"the logits of all {len(records)} records are damaged ({outcomes.damaged[0]}); "
-            f"fsbench store verify --store '{store.path}'"
-        )
-    return found
-
-
-def _metrics(asked: Iterable[str]) -> dict[str, Metric]:
-    """The built-in metrics, and those of plug-ins that were asked for."""
-    from fewshot_bench.api.registry import registry
-
-    known, wanted = registry(), {name.strip() for name in asked}
-    own = [name for name in known.metrics.names() if name in wanted]
-    return {**METRICS, **{name: known.metric(name) for name in own}}
-
-
 def _needed(form: str, options: Options) -> set[str]:
     """The metrics that an output shows or sorts by; CSV and JSON show all that are known."""
     if form in ("csv", "json"):
         return set(options.metrics)
     asked = {name.strip() for name in (options.columns or "").split(",")}
     return {options.metric, options.sort, *asked} & set(options.metrics)
-
-
-def _columns() -> Any:
-    """The plug-ins' extra columns, or None when no plug-in has any."""
-    from fewshot_bench.api.registry import registry
-
-    hooks = registry().hooks
-    if not hooks.table_columns.get_hookimpls():
-        return None
-
-    def columns(records: Sequence[Record]) -> Mapping[str, Any]:
-        try:
-            found = hooks.table_columns(records=records)
-            return {str(title): value for part in found for title, value in (part or {}).items()}
-        except Exception as error:
-            raise PluginError(
-                f"a plug-in's table_columns failed: {type(error).__name__}: {error}; "
-                "find it with 'fsbench list plugins', leave it out with FSBENCH_DISABLE_PLUGINS"
-            ) from error
-
-    return columns
 
 
 def _refuse_beside_classes(asked: Mapping[str, object]) -> None:
@@ -268,6 +205,6 @@ def _render_classes(
 
 
 def _terminal(output: Path | None) -> _Terminal:
-    """How to write for the terminal, or for a file."""
+    """The renderer for the terminal, or for a file."""
     width = terminal_width() if output is None else None
     return {"styled": width is not None, "width": width}

@@ -1,4 +1,4 @@
-"""What a shell completes: names of methods, data sets, backbones and published tables.
+"""Shell completion of names of methods, data sets, backbones and engines.
 
 Nothing heavy is imported, and nothing may be printed: it would stand in the line being typed.
 """
@@ -85,13 +85,6 @@ def engines() -> Iterable[str]:
     from fewshot_bench.api.registry import registry
 
     return registry().engines.entries
-
-
-def tables() -> Iterable[str]:
-    """Published tables."""
-    from fewshot_bench.plugins.reproduce.published import reproductions
-
-    return reproductions()
 
 
 @contextlib.contextmanager

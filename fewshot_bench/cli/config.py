@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 
-from fewshot_bench.cli.plain_yaml import load_plain
 from fewshot_bench.utils.errors import UsageError, suggestion
+from fewshot_bench.utils.plain_yaml import load_plain
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
@@ -13,7 +12,7 @@ from fewshot_bench.api.options import Option
 from fewshot_bench.api.registry import registry
 from fewshot_bench.cli.completion import engines, one_of, silence
 from fewshot_bench.cli.options import NAMES
-from fewshot_bench.engines.choice import DEFAULT, EngineChoice
+from fewshot_bench.engines.choice import DEFAULT, SETTINGS, EngineChoice
 
 _OPTIONS = (
     click.option(
@@ -60,11 +59,6 @@ _OPTIONS = (
 DECLARED = "declared_"
 # The last of them; what plug-ins declare follows it in the help.
 _LAST = "deterministic"
-_SETTINGS = tuple(
-    field.name
-    for field in dataclasses.fields(EngineChoice)
-    if field.name not in ("engine", "device_names", "options", "plugin_options")
-)
 
 
 def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -134,7 +128,7 @@ def take_engine(values: dict[str, Any]) -> EngineChoice:
     """Take the engine and all that is declared out of the options of a command."""
     declared = [name for name in values if name.startswith(DECLARED)]
     given = {name.removeprefix(DECLARED): values.pop(name) for name in declared}
-    settings = {name: values.pop(name) for name in _SETTINGS}
+    settings = {name: values.pop(name) for name in SETTINGS}
     return EngineChoice.of(
         values.pop("engine"), given, device_names=values.pop("devices"), **settings
     )

@@ -1,4 +1,4 @@
-"""Where what a command made goes: to a file, or to the terminal."""
+"""Output of commands to a file or to the terminal."""
 
 from __future__ import annotations
 

@@ -1,9 +1,13 @@
-"""Command groups whose subcommands are modules of their own, imported when they are used."""
+"""Command groups whose subcommands are imported when they are used.
+
+`LazyGroup` lists them by name and short help; a name that does not exist gets a suggestion.
+"""
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import click
@@ -11,8 +15,43 @@ import click
 from fewshot_bench.utils.errors import suggestion
 
 
-class Suggesting(click.Group):
-    """A group that suggests the closest command for a name that does not exist."""
+@dataclass(frozen=True)
+class LazyCommand:
+    """A command that is not imported yet: "package.module:attribute", and its short help."""
+
+    target: str
+    short_help: str
+
+    def load(self) -> click.Command:
+        """Import it."""
+        module, _, attribute = self.target.partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+
+class LazyGroup(click.Group):
+    """A group of commands, some of which are not imported yet; in the order of use."""
+
+    def __init__(
+        self, *args: Any, subcommands: Mapping[str, LazyCommand] | None = None, **more: Any
+    ) -> None:
+        """subcommands: those that are imported when they are used."""
+        super().__init__(*args, **more)
+        self.lazy = dict(subcommands or {})
+
+    def add_lazy(self, name: str, target: str, short_help: str) -> None:
+        """Add a command by "package.module:attribute", which is imported when it is used."""
+        self.lazy[name] = LazyCommand(target, short_help)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The lazy ones, then the others."""
+        return [*self.lazy, *(name for name in self.commands if name not in self.lazy)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of this name, imported."""
+        if cmd_name in self.lazy:
+            return self.lazy[cmd_name].load()
+        return self.commands.get(cmd_name)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -25,23 +64,26 @@ class Suggesting(click.Group):
             )
         return super().resolve_command(ctx, args)
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands, from the short helps alone."""
+        rows = [
+            (name, self.lazy[name].short_help if name in self.lazy else _short_help(self, name))
+            for name in self.list_commands(ctx)
+        ]
+        if rows:
+            with formatter.section("Commands"):
+                formatter.write_dl(rows)
 
-class Subcommands(Suggesting):
-    """`fsbench NAME SUB` lives in the module `NAME_SUB` of this package, as `command`."""
 
-    def __init__(self, *args: Any, subcommands: Mapping[str, str], **more: Any) -> None:
-        """`subcommands` maps names to short helps, in the order of use."""
-        super().__init__(*args, **more)
-        self.subcommands = subcommands
+def _short_help(group: click.Group, name: str) -> str:
+    return group.commands[name].get_short_help_str()
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order of use."""
-        return list(self.subcommands)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the module of one subcommand."""
-        if cmd_name not in self.subcommands:
-            return None
-        module = importlib.import_module(f"fewshot_bench.cli.{self.name}_{cmd_name}")
-        command: click.Command = module.command
-        return command
+def subcommands(
+    package: str, prefix: str, short_helps: Mapping[str, str]
+) -> dict[str, LazyCommand]:
+    """Commands of a group, each `command` of a module `PREFIX_NAME` of a package."""
+    return {
+        name: LazyCommand(f"{package}.{prefix}{name}:command", text)
+        for name, text in short_helps.items()
+    }

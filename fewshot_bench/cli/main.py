@@ -3,76 +3,107 @@
 from __future__ import annotations
 
 import errno
-import importlib
+import functools
 import sys
 from typing import NoReturn
 
 import click
 
-from fewshot_bench.cli.groups import Suggesting
+from fewshot_bench.cli.groups import LazyGroup, subcommands
 from fewshot_bench.utils import offline
-from fewshot_bench.utils.errors import DataMissingError, FsbenchError, UsageError
+from fewshot_bench.utils.errors import DataMissingError, FsbenchError, PluginError, UsageError
 from fewshot_bench.utils.text import LONGEST_MESSAGE, printable
 from fewshot_bench.utils.version import __version__
 
 # Short helps stand here so that `fsbench --help` imports no subcommand; a test compares them.
-COMMANDS = {
-    "run": "Run methods on data sets: every cell of the matrix that is not done yet.",
-    "demo": "Try everything offline on the embedded backbone and data sets.",
-    "compare": "Compare methods from the records of a store.",
-    "reproduce": "Repeat a published table: paper, ours, noise, verdict.",
-    "report": "Write a report about a store as one HTML file.",
-    "audit": "What each method was allowed to see and did: is it fair?",
-    "sweep": "Ablations: run a method under many options and draw them.",
-    "signature": "Write the signature of records, or read one as a command.",
-    "rerun": "Repeat the cell of a record and show what differs.",
-    "data": "Fetch, list and verify data sets.",
-    "splits": "Show, export, import and verify splits.",
-    "store": "Verify, merge and clean stores of results.",
-    "cache": "Show or remove what is cached.",
-    "list": "List what is registered: methods, datasets, backbones, metrics, engines or plugins.",
-    "worker": "Take part in a job: claim its cells and compute them.",
-    "show": "Show a method's hyper-parameters or a data set's card.",
-    "check": "Run the conformance kit on a method.",
-    "env": "Show versions, hardware and settings, for a bug report.",
-}
+COMMANDS = subcommands(
+    "fewshot_bench.cli",
+    "",
+    {
+        "run": "Run methods on data sets: every cell of the matrix that is not done yet.",
+        "demo": "Try everything offline on the embedded backbone and data sets.",
+        "compare": "Compare methods from the records of a store.",
+        "audit": "What each method was allowed to see and did: is it fair?",
+        "sweep": "Ablations: run a method under many options and draw them.",
+        "signature": "Write the signature of records, or read one as a command.",
+        "splits": "Show, export, import and verify splits.",
+        "store": "Verify, merge and clean stores of results.",
+        "cache": "Show or remove what is cached.",
+        "list": "List what is registered: methods, datasets, backbones, metrics, engines or "
+        "plugins.",
+        "worker": "Take part in a job: claim its cells and compute them.",
+        "show": "Show a method's hyper-parameters or a data set's card.",
+        "check": "Run the conformance kit on a method.",
+        "env": "Show versions, hardware and settings, for a bug report.",
+    },
+)
 
 
-class Commands(Suggesting):
-    """Subcommands by name; those of plug-ins come after ours."""
+class Commands(LazyGroup):
+    """The commands of the core, then those that plug-ins register."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Our commands in the order of use, then those of plug-ins."""
-        return [*COMMANDS, *sorted(self._from_plugins())]
+        """Those of the core, of built-in plug-ins, of others."""
+        plugins = plugin_commands()
+        return [*self.lazy, *(name for group in plugins for name in group.list_commands(ctx))]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the module of one command."""
-        if cmd_name in COMMANDS:
-            module = importlib.import_module(f"fewshot_bench.cli.{cmd_name}")
-            command: click.Command = module.command
-            return command
-        return self._from_plugins().get(cmd_name)
-
-    def _from_plugins(self) -> dict[str, click.Command]:
-        from fewshot_bench.api.registry import registry
-
-        extra = click.Group("plugins")
-        try:
-            registry().hooks.register_commands(cli=extra)
-        except Exception as error:
-            text = f"a plug-in's register_commands failed: {error}"
-            click.echo(f"warning: {printable(text)}", err=True)
-        return {name: command for name, command in extra.commands.items() if name not in COMMANDS}
+        """A command of the core needs no plug-in to be imported."""
+        if cmd_name in self.lazy:
+            return super().get_command(ctx, cmd_name)
+        for group in plugin_commands():
+            if cmd_name in group.list_commands(ctx):
+                return _loaded(group, ctx, cmd_name)
+        return None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list of commands, from the short helps alone."""
-        rows = list(COMMANDS.items())
-        rows += [(name, cmd.get_short_help_str()) for name, cmd in self._from_plugins().items()]
-        with formatter.section("Commands"):
-            formatter.write_dl(rows)
+        """All of them as one list."""
+        merged = LazyGroup("all", subcommands=self.lazy)
+        for group in plugin_commands():
+            merged.lazy |= group.lazy
+            merged.commands.update(group.commands)
+        merged.format_commands(ctx, formatter)
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+def _loaded(group: LazyGroup, ctx: click.Context, name: str) -> click.Command | None:
+    try:
+        return group.get_command(ctx, name)
+    except (ImportError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise PluginError(
+            f"command '{name}' of plug-in {group.name} cannot be loaded: {reason}"
+        ) from error
+
+
+@functools.cache
+def plugin_commands() -> tuple[LazyGroup, ...]:
+    """The commands of each plug-in; of two with one name the first is kept, and it is said."""
+    from fewshot_bench.api.registry import registry
+
+    taken, found = dict.fromkeys(COMMANDS, "fsbench itself"), []
+    for name, register in registry().implementations("register_commands"):
+        group = LazyGroup(name)
+        try:
+            register(cli=group)
+        except (Exception, SystemExit) as error:
+            _warn(f"register_commands of plug-in {name} failed: {type(error).__name__}: {error}")
+            continue
+        for commands in (group.lazy, group.commands):
+            for command in [command for command in commands if command in taken]:
+                _warn(f"command '{command}' of plug-in {name} is left out: {taken[command]} has it")
+                del commands[command]
+        taken |= dict.fromkeys([*group.lazy, *group.commands], f"plug-in {name}")
+        found.append(group)
+    return tuple(found)
+
+
+def _warn(text: str) -> None:
+    click.echo(f"warning: {printable(text)}", err=True)
+
+
+@click.group(
+    cls=Commands, subcommands=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(__version__, prog_name="fsbench")
 @click.option(
     "--offline",

@@ -15,6 +15,7 @@ from fewshot_bench.cli.drawn import drawn
 from fewshot_bench.cli.files import write_bytes
 from fewshot_bench.cli.predictions import check_file
 from fewshot_bench.utils.errors import UsageError
+from fewshot_bench.utils.extras import require
 
 if TYPE_CHECKING:
     from fewshot_bench.analysis.table.model import Table
@@ -118,6 +119,7 @@ def check_figure(path: Path | None, per_class: bool) -> None:
     if path is None:
         return
     check_file("--figure", path, FORMATS)
+    require("matplotlib", "report", "--figure")
     if per_class:
         raise UsageError("--figure draws accuracy over shots; leave --per-class out")
 

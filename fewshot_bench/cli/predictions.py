@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ import click
 
 from fewshot_bench.cli.files import replaced
 from fewshot_bench.utils.errors import UsageError
+from fewshot_bench.utils.extras import require
 
 if TYPE_CHECKING:
     from fewshot_bench.analysis.table.model import Table
@@ -111,10 +111,7 @@ def _clean(text: str) -> str:
 
 
 def _parquet() -> tuple[Any, Any]:
-    try:
-        return import_module("pyarrow"), import_module("pyarrow.parquet")
-    except ImportError:
-        raise UsageError(
-            "--predictions to .parquet needs pyarrow: pip install 'fewshot-bench[parquet]', or "
-            "name a .csv file"
-        ) from None
+    what = "--predictions to .parquet"
+    needed = ("pyarrow", "pyarrow.parquet")
+    first, second = (require(name, "parquet", what, "name a .csv file") for name in needed)
+    return first, second

@@ -177,7 +177,7 @@ def command(ctx: click.Context, /, **values: Any) -> None:
 
 
 def _saved(values: dict[str, Any], conditions: Conditions) -> dict[str, Any]:
-    """What describes the run; what was only asked of this call (--dry-run ...) is left out.
+    """Options that describe the run, without those of this call alone (--dry-run ...).
 
     In the place of `auto` stands what it was, so that the file gives the same cells anywhere.
     """

@@ -28,7 +28,7 @@ _NAMES = {"method": "methods", "dataset": "datasets", "option": "options"}
 
 
 class TerminalReporter:
-    """How a run goes on stdout, what is wrong on stderr."""
+    """Messages of a run: progress on stdout, problems on stderr."""
 
     def info(self, text: str) -> None:
         """A line on stdout."""
@@ -52,7 +52,7 @@ class TerminalReporter:
             self.notice(line)
 
     def results(self, folder: Path) -> None:
-        """Where results are, and what shows them."""
+        """The line on where results lie, with the command that shows them."""
         click.echo(f"results in {folder}; fsbench compare --store {folder}")
 
     def progress(
@@ -63,11 +63,11 @@ class TerminalReporter:
 
 
 def request_of(conditions: Conditions, values: Mapping[str, Any]) -> Request:
-    """What options of `fsbench run` ask for, by their names there.
+    """The request of the options of `fsbench run`, by their names there.
 
     UsageError for own data that cannot be used.
     """
-    from fewshot_bench.cli.own_data import read_own_data
+    from fewshot_bench.runner.own_data import read_own_data
     from fewshot_bench.runner.request import Request
 
     named = {_NAMES.get(name, name): value for name, value in values.items()}
@@ -86,7 +86,7 @@ def request_of(conditions: Conditions, values: Mapping[str, Any]) -> Request:
 
 
 def call_of(values: Mapping[str, Any]) -> ThisCall:
-    """What options ask of this call alone."""
+    """Options of this call alone."""
     known = {field.name for field in fields(ThisCall)}
     return ThisCall(**{name: value for name, value in values.items() if name in known})
 

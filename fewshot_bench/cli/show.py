@@ -98,10 +98,10 @@ def _hyperparameters(cls: type) -> None:
 
 
 def _record(name: str, store: Path) -> None:
-    """What a cell gave, or why it gave nothing, with the whole traceback."""
+    """The result of a cell, or the reason for none with the whole traceback."""
     from fewshot_bench.engines.failures import reasons, trace_lines
     from fewshot_bench.engines.progress import outcome
-    from fewshot_bench.plugins.reproduce.rerun import find
+    from fewshot_bench.store.lookup import find
 
     record = find(name, store).record
     say(outcome(record))

@@ -90,7 +90,7 @@ def cells_of(line: str) -> list[RunSpec]:
 
 
 def _differences(signature: Signature, lines: list[str]) -> Iterator[str]:
-    """What is not here as the line says: versions of methods, weights, revisions."""
+    """Differences between a line and this installation: versions of methods, weights, revisions."""
     from fewshot_bench.analysis.signature import parse, signature_of
     from fewshot_bench.api.record import Record
 

@@ -1,22 +1,74 @@
-"""`fsbench splits`: splits as files that can be shown, shared, used and checked."""
+"""`fsbench splits`: splits as files that can be shown, shared, used and checked.
+
+`command` is the group; `show` and `export` start from a data set. `Subject` is a data set that was
+opened, `Draws` the few-shot picks that are meant. Commands on files are in `splits_files`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
 import click
 
-from fewshot_bench.cli.groups import Subcommands
+from fewshot_bench.api.dataset import ROLES, DatasetCard
+from fewshot_bench.api.registry import registry
+from fewshot_bench.api.split_file import Pools
+from fewshot_bench.api.task import Split
+from fewshot_bench.cli.completion import datasets, one_of
+from fewshot_bench.cli.groups import LazyCommand, LazyGroup
+from fewshot_bench.cli.options import NUMBERS, SHOTS
+from fewshot_bench.cli.say import say
+from fewshot_bench.splits.checks import check_digest
+from fewshot_bench.splits.draw import check_train, draw
+from fewshot_bench.splits.formats import ENDINGS, place, read_split_file, refuse_existing, text_of
+from fewshot_bench.splits.imported import safe_name
+from fewshot_bench.splits.model import TITLES, SplitFile, lists_digest, with_setting
+from fewshot_bench.splits.published import (
+    picks_digest,
+    published_splits,
+    verified_file,
+    verified_picks,
+    verified_split,
+)
+from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
+from fewshot_bench.utils.errors import DataMissingError, UsageError, unknown
 
+_MODULE = "fewshot_bench.cli.splits"
 COMMANDS = {
-    "show": "Show the lists and few-shot picks of a data set, or a split file.",
-    "export": "Write the lists or few-shot picks of a data set to files.",
-    "import": "Take over the lists or few-shot picks of a file.",
-    "verify": "Check a data set's lists and picks, or a split file.",
+    "show": LazyCommand(
+        f"{_MODULE}:show", "Show the lists and few-shot picks of a data set, or a split file."
+    ),
+    "export": LazyCommand(
+        f"{_MODULE}:export", "Write the lists or few-shot picks of a data set to files."
+    ),
+    "import": LazyCommand(
+        f"{_MODULE}_files:import_file", "Take over the lists or few-shot picks of a file."
+    ),
+    "verify": LazyCommand(
+        f"{_MODULE}_files:verify", "Check a data set's lists and picks, or a split file."
+    ),
+}
+Command = TypeVar("Command", bound=Callable[..., Any])
+FILE_ENDINGS = (".json", ".jsonl", ".pkl", ".pickle")
+SEEDS = (1, 2, 3)
+PUBLISHED_LISTS = {
+    None: "no published lists to compare with",
+    True: "equal to the published lists",
+    False: "NOT the published lists",
+}
+PUBLISHED_PICKS = {
+    None: "nothing is published for this setting",
+    True: "equal to the published picks",
+    False: "NOT the published picks",
 }
 
 
 @click.group(
     "splits",
-    cls=Subcommands,
+    cls=LazyGroup,
     subcommands=COMMANDS,
     short_help="Show, export, import and verify splits.",
 )
@@ -25,3 +77,290 @@ def command() -> None:
 
     A split is the lists of a whole data set (train, val, test), or few-shot picks from them.
     """
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A data set that was opened: its name as a run writes it, its card and its lists."""
+
+    name: str
+    card: DatasetCard
+    pools: Pools
+
+    @property
+    def lists(self) -> Pools:
+        """The lists that there are, in the order train, val, test."""
+        return {role: self.pools[role] for role in ROLES if role in self.pools}
+
+
+@dataclass(frozen=True)
+class Draws:
+    """A choice of few-shot picks: all pairs of shots and seeds under one protocol."""
+
+    shots: Sequence[int]
+    seeds: Sequence[int]
+    protocol: str
+    val: str
+
+    def of(self, subject: Subject) -> Iterator[Split]:
+        """The splits of a data set; UsageError for what cannot be drawn from it."""
+        check_train(subject.name, subject.pools, self.val)
+        for shots in self.shots:
+            for seed in self.seeds:
+                yield draw(
+                    subject.name,
+                    subject.card.revision,
+                    subject.pools,
+                    protocol=self.protocol,
+                    shots=shots,
+                    seed=seed,
+                    val=self.val,
+                )
+
+
+def draw_options(command: Command) -> Command:
+    """The options that say which few-shot picks are meant."""
+    for option in (
+        click.option(
+            "--val",
+            default="min4",
+            show_default=True,
+            help=f"Validation images: {', '.join(VALIDATION)}.",
+        ),
+        click.option(
+            "--protocol",
+            default="coop",
+            show_default=True,
+            help=f"How picks are drawn: {', '.join(SAMPLERS)}.",
+        ),
+        click.option(
+            "--seeds", type=NUMBERS, help="Seeds of the picks (default: 1,2,3; with --shots)."
+        ),
+        click.option("--shots", type=SHOTS, help="Few-shot picks with this many images a class."),
+    ):
+        command = option(command)
+    return command
+
+
+def draws_of(shots: Any, seeds: Any, protocol: str, val: str) -> Draws | None:
+    """The picks that were asked for; None without --shots, for the lists of the whole data set."""
+    if shots is None:
+        if seeds is not None:
+            raise click.UsageError(
+                "--seeds says which picks are meant: add --shots, say 1,2,4,8,16"
+            )
+        return None
+    return Draws(shots, seeds or SEEDS, protocol, val)
+
+
+def opened(name: str) -> Subject:
+    """The data set of a name; DataMissingError when its images or lists are not there."""
+    dataset = registry().dataset(name)
+    card = dataset.card()
+    # `folder:a/` and `folder:a` are one data set, under the name that a run writes.
+    same_family = ":" in name and card.name.partition(":")[0] == name.partition(":")[0]
+    return Subject(card.name if same_family else name, card, dataset.items())
+
+
+def file_or_name(text: str) -> Path | None:
+    """The file that is meant; None when a registered data set is.
+
+    A data set's name goes first: a file of the same name is `./NAME`.
+    """
+    known = registry().datasets.entries
+    if text in known or (":" in text and f"{text.partition(':')[0]}:" in known):
+        return None
+    path = Path(text)
+    if path.is_file():
+        return path
+    if path.suffix in FILE_ENDINGS or path.name != text:
+        problem = "is a folder" if path.is_dir() else "does not exist"
+        raise DataMissingError(f"{path} {problem}: expected a split file (docs/splits.md)")
+    raise unknown("data set or split file", text, known, "fsbench list datasets")
+
+
+@click.command("show", short_help="Show the lists and few-shot picks of a data set, or a file.")
+@click.argument("what", metavar="NAME|FILE", shell_complete=one_of(datasets))
+@draw_options
+def show(what: str, shots: Any, seeds: Any, protocol: str, val: str) -> None:
+    """Show the lists and few-shot picks of a data set, or a split file.
+
+    Prints counts and digests, and whether they are the published ones.
+    """
+    draws = draws_of(shots, seeds, protocol, val)
+    path = file_or_name(what)
+    if path is None:
+        _dataset(what, draws)
+    elif draws is not None:
+        raise click.UsageError(f"{path} is a file: --shots is for the picks of a data set")
+    else:
+        _file(path)
+
+
+def line(label: str, text: str) -> None:
+    """One aligned line."""
+    say(f"  {label:<10} {text}")
+
+
+def show_lists(subject: Subject) -> None:
+    """The lists of a data set."""
+    say(f"{subject.name}: {subject.card.title}, {len(subject.card.classnames)} classes")
+    for role, items in subject.lists.items():
+        line(role, f"{len(items)} images")
+    if "val" not in subject.lists:
+        line("val", "held out of train, from the images that were not picked")
+    line("lists", f"sha256 {lists_digest(subject.pools)}")
+    line("published", PUBLISHED_LISTS[verified_split(subject.pools, subject.name)])
+
+
+def show_draw(split: Split, val: str) -> None:
+    """The picks of one setting."""
+    title = f"{split.shots}-shot, seed {split.seed}, protocol {split.protocol}, val {val}"
+    say(f"{split.dataset}: {title}")
+    for role, items in (("train", split.train), ("val", split.val)):
+        line(role, f"{len(items)} images, ids sha256 {picks_digest(items)}")
+    line("picks", f"sha256 {lists_digest({'train': split.train, 'val': split.val})}")
+    line("split", f"sha256 {split.digest} (with {len(split.test)} test images, as in records)")
+    line("published", PUBLISHED_PICKS[verified_picks(split, split.dataset)])
+
+
+def _dataset(name: str, draws: Draws | None) -> None:
+    subject = opened(name)
+    show_lists(subject)
+    for split in draws.of(subject) if draws else ():
+        show_draw(split, draws.val if draws else "")
+
+
+def _file(path: Path) -> None:
+    file = with_setting(read_split_file(path), None, None)
+    check_digest(file)
+    say(f"{path}: {TITLES[file.format]}")
+    line("holds", _kind(file))
+    for role, items in file.lists.items():
+        classes = len({item.label for item in items})
+        line(role, f"{len(items)} images of {classes} classes")
+    line("picks" if file.is_draw else "lists", f"sha256 {file.digest} (ids as written)")
+    line("published", _published(path, file))
+
+
+def _kind(file: SplitFile) -> str:
+    name = f"'{file.dataset}'" if file.dataset else "a data set that is not named"
+    if not file.is_draw:
+        return f"the lists of {name}"
+    shots = "shots unknown" if file.shots is None else f"{file.shots}-shot"
+    seed = "unknown" if file.seed is None else file.seed
+    protocol = f", protocol {file.protocol}" if file.protocol else ""
+    return f"picks from {name}: {shots}, seed {seed}{protocol}"
+
+
+def _published(path: Path, file: SplitFile) -> str:
+    if file.is_draw:
+        return "import it to compare its images with the published picks (fsbench splits import)"
+    same = [name for name, p in published_splits().items() if p.lists_sha256 == file.digest]
+    if not same:
+        return "no published lists are equal to these"
+    bytewise = ", byte for byte" if verified_file(path.read_bytes(), same[0]) else ""
+    return f"equal to the published lists of {same[0]}{bytewise}"
+
+
+@click.command("export", short_help="Write the lists or few-shot picks of a data set to files.")
+@click.argument("name", metavar="NAME", shell_complete=one_of(datasets))
+@draw_options
+@click.option(
+    "--format", help="fsbench, coop, index or jsonl (default: coop; fsbench with --shots)."
+)
+@click.option(
+    "-O",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE|FOLDER",
+    help="Where to write: a file with the ending of its format, or a folder, which is made.",
+)
+@click.option("--with-test", is_flag=True, help="Write the test list beside the picks, too.")
+@click.option("--force", is_flag=True, help="Replace files that are there.")
+def export(
+    name: str,
+    shots: Any,
+    seeds: Any,
+    protocol: str,
+    val: str,
+    format: str | None,
+    output: Path,
+    with_test: bool,
+    force: bool,
+) -> None:
+    """Write the lists or few-shot picks of a data set to files.
+
+    Without --shots, the train, val and test lists are written. With --shots, the picks of each
+    setting are: files named shot_16-seed_1.json in a folder, or one file.
+    """
+    draws = draws_of(shots, seeds, protocol, val)
+    format = format or ("coop" if draws is None else "fsbench")
+    if format not in ENDINGS:
+        raise unknown("format", format, ENDINGS, "fsbench splits export --help")
+    if with_test and (draws is None or format == "index"):
+        raise UsageError("--with-test is for picks (--shots) in format fsbench or jsonl")
+    subject = opened(name)
+    files = [_lists(subject)] if draws is None else list(_picks(subject, draws, with_test))
+    texts = [text_of(file, format, subject.pools) for file in files]
+    paths = _targets(files, output, format)
+    refuse_existing(paths, force=force)
+    for file, path, text in zip(files, paths, texts, strict=True):
+        _write(subject, file, path, text.encode(), force=force)
+
+
+def _lists(subject: Subject) -> SplitFile:
+    revision = subject.card.revision
+    return SplitFile(Path(), "", subject.lists, dataset=subject.name, revision=revision)
+
+
+def _picks(subject: Subject, draws: Draws, with_test: bool) -> Iterator[SplitFile]:
+    for split in draws.of(subject):
+        lists = {"train": split.train, "val": split.val}
+        yield SplitFile(
+            Path(),
+            "",
+            lists | {"test": split.test} if with_test else lists,
+            dataset=split.dataset,
+            revision=split.revision,
+            protocol=split.protocol,
+            shots=split.shots,
+            seed=split.seed,
+        )
+
+
+def _targets(files: list[SplitFile], output: Path, format: str) -> list[Path]:
+    """One path per file; UsageError when several files were to become one."""
+    ending = f".{ENDINGS[format]}"
+    new_folder = not output.suffix and not output.exists()
+    if len(files) == 1 and not new_folder and not output.is_dir():
+        if output.suffix != ending and not output.exists():
+            raise UsageError(
+                f"-O {output}: expected a file that ends in {ending} (format {format}), or a "
+                "folder, which has no ending"
+            )
+        return [output]
+    if output.suffix == ending or output.is_file():
+        raise UsageError(
+            f"-O {output}: {len(files)} picks go into {len(files)} files; expected a folder"
+        )
+    return [output / _file_name(file, ending) for file in files]
+
+
+def _file_name(file: SplitFile, ending: str) -> str:
+    if file.is_draw:
+        return f"shot_{file.shots}-seed_{file.seed}{ending}"
+    known = published_splits().get(file.dataset)
+    if known is not None and Path(known.file).suffix == ending:
+        return known.file
+    return f"split_{safe_name(file.dataset)}{ending}"
+
+
+def _write(subject: Subject, file: SplitFile, path: Path, content: bytes, *, force: bool) -> None:
+    place(path, content, force=force)
+    counts = ", ".join(f"{len(items)} {role}" for role, items in file.lists.items())
+    say(f"{path}: {counts}")
+    say(f"  {'picks' if file.is_draw else 'lists'} sha256 {file.digest}")
+    if not file.is_draw and verified_file(content, subject.name):
+        say("  equal to the published file, byte for byte")

@@ -23,6 +23,7 @@ from fewshot_bench.cli.running import INTERRUPTED, run_matrix
 from fewshot_bench.cli.swept import chosen_records, own_store, sweep_axes, with_metric
 from fewshot_bench.engines.conditions import take_conditions
 from fewshot_bench.utils.errors import UsageError
+from fewshot_bench.utils.extras import require
 
 if TYPE_CHECKING:
     from fewshot_bench.analysis.sweep.model import Sweep
@@ -142,7 +143,7 @@ def _is_given(ctx: click.Context, name: str) -> bool:
 
 
 def _apart(form: str) -> Any:
-    """What a run tells must not stand among CSV or JSON."""
+    """Redirect the messages of a run, which must not stand among CSV or JSON."""
     return (
         contextlib.nullcontext() if form == "terminal" else contextlib.redirect_stdout(sys.stderr)
     )
@@ -154,6 +155,8 @@ def _check_output(output: Path | None) -> None:
         raise UsageError(f"--output '{output}': expected a name that ends in {', '.join(known)}")
     if output is not None and (output.is_dir() or not output.absolute().parent.is_dir()):
         raise UsageError(f"--output '{output}': expected a file in a folder that is there")
+    if output is not None and output.suffix.lower() in FIGURES:
+        require("matplotlib", "report", f"--output '{output}'", "name a .csv or .json file")
 
 
 def _write(sweep: Sweep, form: str, output: Path | None) -> None:

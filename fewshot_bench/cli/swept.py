@@ -1,4 +1,4 @@
-"""What a sweep asks for: the options that vary, and the records that belong to it."""
+"""Requests of sweeps: the options that vary, and the records that belong to them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fewshot_bench.api.dataset_overrides import SKIPPED
 from fewshot_bench.api.method_files import short
 from fewshot_bench.api.spec import NO_CLASSES, canonical_json
 from fewshot_bench.cli.filters import listed, read_records
-from fewshot_bench.cli.own_data import read_own_data
+from fewshot_bench.runner.own_data import read_own_data
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import DataMissingError, UsageError
 from fewshot_bench.utils.text import few, spelled_once
@@ -81,7 +81,7 @@ def sweep_axes(method: str, options: Sequence[str]) -> Axes:
 
 
 def own_store(store: Path) -> Path:
-    """Where a sweep keeps what it computes, apart from the results that tables are made of."""
+    """The store of a sweep, apart from the results that tables are made of."""
     return store if store.name == SWEEPS else store / SWEEPS
 
 
@@ -135,7 +135,7 @@ def _others(axes: Axes, records: Sequence[Record]) -> Iterator[str]:
 
 
 def _instead(axes: Axes, records: Sequence[Record], mine: Sequence[Record]) -> str:
-    """What the store has in its place: of what was asked for, or of the method."""
+    """Records of the store that match the request in part, or the method alone."""
     if mine:
         return f"{len(mine)} records of it, none under the other options given"
     if not records:
@@ -156,7 +156,7 @@ def _belongs(spec: RunSpec, axes: Axes) -> bool:
 
 
 def _tests(name: str, values: Mapping[str, Any]) -> list[Test]:
-    """What an option of `fsbench run` asks of a cell."""
+    """The test of a cell for an option of `fsbench run`."""
     value: Any = values.get(name)
     if name == "dataset":
         names = _datasets(value)

@@ -32,7 +32,7 @@ STORE = "FSBENCH_STORE"
 
 @dataclass(frozen=True)
 class Settings:
-    """How cells are run, whatever runs them.
+    """Settings of a run that every engine gets.
 
     devices: one worker per slot of each; slots: workers per device; threads: CPU threads of each
     worker, None to leave them to torch. timeout: seconds that a cell may take. hang: seconds
@@ -56,7 +56,7 @@ class Settings:
 
     @property
     def workers(self) -> int:
-        """How many workers there are on one machine."""
+        """The number of workers on one machine."""
         return self.slots * len(self.devices)
 
     def environment(self) -> dict[str, str]:
@@ -78,7 +78,7 @@ class Engine(ABC):
 
     @property
     def workers(self) -> int:
-        """How many cells can run at once."""
+        """The number of cells that can run at once."""
         return 1
 
     def warm(self, cells: int) -> None:
@@ -93,7 +93,7 @@ class Engine(ABC):
         """
 
     def preview(self, cells: int) -> str:
-        """What `--dry-run` prints: how this many cells would be started."""
+        """The output of `--dry-run` for this many cells."""
         return ""
 
     def close(self) -> None:
@@ -117,7 +117,7 @@ class EngineError(FsbenchError):
 
 @dataclass
 class StoreSnapshot:
-    """What the store held of some cells when a run was planned, to see what others add."""
+    """Snapshot of the store's cells when a run was planned, to notice what others add."""
 
     store: Store
     stamps: dict[str, Stamp | None] = field(default_factory=dict)
@@ -146,7 +146,7 @@ def _unheard(text: str) -> None:
 
 @dataclass(frozen=True)
 class EngineSetup:
-    """What an engine is built from.
+    """The arguments of an engine's builder.
 
     store: where records go. settings: how cells are run. before: what the store held when the cells
     were planned. options: values of the engine's own options by `Option.key`. say: prints a line

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +72,7 @@ class EngineChoice:
 
     @property
     def here(self) -> bool:
-        """Whether cells are computed on this machine."""
+        """True when cells are computed on this machine."""
         return not self.entry.elsewhere
 
     def devices(self) -> tuple[str, ...]:
@@ -133,7 +133,7 @@ class EngineChoice:
         code: str = "",
         variables: Mapping[str, str] | None = None,
     ) -> Settings:
-        """How cells are run under these conditions."""
+        """The settings of the engine under these conditions."""
         from fewshot_bench.engines.base import Settings
         from fewshot_bench.engines.local import slots
 
@@ -167,6 +167,14 @@ class EngineChoice:
                 "expected a fewshot_bench.engines.Engine"
             )
         return engine
+
+
+# How cells are run, whatever the engine: fields of `EngineChoice`.
+SETTINGS = tuple(
+    field.name
+    for field in fields(EngineChoice)
+    if field.name not in ("engine", "device_names", "options", "plugin_options")
+)
 
 
 def run_options() -> list[Option]:

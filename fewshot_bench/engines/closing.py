@@ -28,6 +28,6 @@ def let_hooks_end(
 
 
 def _is_telling(worker: Worker) -> bool:
-    """Whether it has stored all its cells and is not back yet; one that ended is not waited for."""
+    """True while it has stored all its cells and is not back yet; one that ended is not awaited."""
     back = worker.idle or bool(worker.cells) or not worker.ready
     return not back and worker.process.poll() is None

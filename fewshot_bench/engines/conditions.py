@@ -1,4 +1,4 @@
-"""What the cells of a command are computed with, nothing of it left automatic."""
+"""Backbone, device and precision of a run, with `auto` resolved."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ class System(ABC):
         """End those that this process started."""
 
     def preview(self, workers: int) -> str:
-        """What `--dry-run` prints: how this many workers would be started."""
+        """The output of `--dry-run` for this many workers."""
         return ""
 
 
@@ -81,7 +81,7 @@ class DistributedEngine(Engine):
 
     @property
     def workers(self) -> int:
-        """How many cells can run at once."""
+        """The number of cells that can run at once."""
         return self.most * self.setup.settings.workers
 
     def preview(self, cells: int) -> str:

@@ -26,7 +26,7 @@ _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 @dataclass
 class Reason:
-    """What one or several cells failed for; `error` is that of the first."""
+    """A reason that one or several cells failed for; `error` is that of the first."""
 
     text: str
     frame: str
@@ -69,7 +69,7 @@ def _reason(record: Record) -> Reason:
 
 
 def _fit(method: str) -> str:
-    """Where a method's `fit` begins: what the harness refuses leaves no frame of the author's."""
+    """First line of a method's `fit`: a refusal by the harness leaves no frame of the author's."""
     try:
         return definition(getattr(registry().method_class(method), "fit", None))
     except FsbenchError:

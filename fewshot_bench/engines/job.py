@@ -95,7 +95,7 @@ class Job:
 
     @property
     def folder(self) -> Path:
-        """Where its files are, logs of its workers included."""
+        """The folder of its files, logs of its workers included."""
         return self.store.path / FOLDER / self.name
 
     @property

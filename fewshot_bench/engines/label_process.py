@@ -65,7 +65,7 @@ class Seat:
 
     @property
     def descriptors(self) -> list[int]:
-        """What the worker inherits."""
+        """File descriptors that the worker inherits."""
         return [end.fileno() for end in self._ends]
 
     def started(self) -> None:
@@ -144,7 +144,7 @@ class _Desk:
         self._number = 0
 
     def expect(self, told: Mapping[str, Any]) -> None:
-        """What the engine says of the cells that its worker gets."""
+        """Facts of the cells that the worker gets, from the engine."""
         with self._lock:
             before = set(filter(None, os.environ.get(plugins.ONLY, "").split(",")))
             if not before >= set(told["plugins"]):
@@ -155,7 +155,7 @@ class _Desk:
             self._lock.notify_all()
 
     def _cell(self, spec: RunSpec) -> dict[str, Any]:
-        """What the engine said of a cell; ContractError for one that the worker did not get."""
+        """The engine's facts of a cell; ContractError for one that the worker did not get."""
         key = spec.key()
         if key not in self._expected:
             raise ContractError(

@@ -43,7 +43,7 @@ TICK_SECONDS = 0.5
 
 
 def slots(backbone: str, device: str, jobs: int | None, devices: int = 1) -> tuple[int, int | None]:
-    """How many workers per device, and how many CPU threads each; None leaves threads to torch.
+    """Workers per device, and CPU threads of each; None leaves threads to torch.
 
     A backbone whose loader says `threads = 1` is too small to gain from a second thread: then
     there is one worker per core unless `jobs` says otherwise.
@@ -92,7 +92,7 @@ class LocalEngine(Engine):
 
     @property
     def workers(self) -> int:
-        """How many cells can run at once."""
+        """The number of cells that can run at once."""
         return self.settings.workers
 
     def close(self) -> None:
@@ -186,7 +186,7 @@ class LocalEngine(Engine):
                     self._send(worker, mine)
 
     def _claim(self, group: Group, worker: Worker) -> Group:
-        """What this engine may compute now of a group; the rest is settled or waited for."""
+        """The cells of a group that this engine may compute now; others are settled or awaited."""
         key = group[0].fit_key()
         lease = self.leases.claim(key)
         if lease is None:
@@ -222,7 +222,7 @@ class LocalEngine(Engine):
         self._idle_since = time.monotonic()
 
     def _look_elsewhere(self) -> None:
-        """What others computed is taken over; what they have dropped is ours to compute."""
+        """Take over cells that others computed, and compute those that they dropped."""
         for group in self._elsewhere[:]:
             self._elsewhere.remove(group)
             left = self._settle(group)
@@ -232,7 +232,7 @@ class LocalEngine(Engine):
                 self._elsewhere.append(left)
 
     def _tired(self) -> bool:
-        """Whether there was nothing to do but to wait for others for longer than `linger`."""
+        """True after waiting for others alone for longer than `linger`."""
         if self._waiting or any(worker.cells for worker in self._workers):
             self._idle_since = time.monotonic()
         return self.linger is not None and time.monotonic() - self._idle_since > self.linger

@@ -1,4 +1,4 @@
-"""What becomes of the cells of a lost worker: tried again elsewhere or smaller, or failed."""
+"""Retry policy for cells whose worker died: another slot, less memory, or a failed record."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STUCK = 3
 
 
 def killed_for_memory() -> int:
-    """How often this machine's kernel has ended a process for lack of memory, if it says so."""
+    """The number of processes that this machine's kernel ended for lack of memory, if it counts."""
     try:
         lines = Path("/proc/vmstat").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -50,7 +50,7 @@ class Losses:
         return {key: self._incidents[key] for key in keys if key in self._incidents}
 
     def happened_at(self, group: Group, place: str) -> bool:
-        """Whether a worker was lost in this place with this group."""
+        """True when a worker was lost in this slot with this group."""
         return self._places.get(group[0].key()) == place
 
     def started(self) -> None:

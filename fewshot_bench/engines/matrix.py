@@ -17,7 +17,6 @@ from fewshot_bench.api.image_facts import Overlap, overlap_texts, overlaps
 from fewshot_bench.engines.choice import EngineChoice, hook_environment
 from fewshot_bench.engines.conditions import Conditions
 from fewshot_bench.engines.reporting import Reporter
-from fewshot_bench.runner.preflight import check_images, keep_splits
 from fewshot_bench.utils.errors import DataMissingError, UsageError
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ INTERRUPTED = 130
 
 @dataclass(frozen=True)
 class ThisCall:
-    """What is asked of one call, and is no part of what cells are.
+    """Options of one call that are no part of its cells.
 
     traceback: whether the whole tracebacks of failed cells are reported.
     """
@@ -47,7 +46,7 @@ class ThisCall:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a run of a plan ended; `failed` counts cells, those of earlier runs too."""
+    """The end of a run of a plan; `failed` counts cells, those of earlier runs too."""
 
     plan: Plan
     failed: int = 0
@@ -89,6 +88,7 @@ def run_plan(
     from fewshot_bench.engines.base import EngineSetup, StoreSnapshot
     from fewshot_bench.runner.estimate import encodings_saved
     from fewshot_bench.runner.image_state import ImageState
+    from fewshot_bench.runner.preflight import keep_splits
     from fewshot_bench.runner.resuming import Code, resume
     from fewshot_bench.store.predictions import Outcomes
 
@@ -186,6 +186,8 @@ def _check_room(
 
 def _drop_unreadable(plan: Plan, state: Resume, reporter: Reporter) -> None:
     """Take data sets with missing or corrupt images out of what is left to run, and report it."""
+    from fewshot_bench.runner.preflight import check_images
+
     bad = check_images(plan.datasets, state.todo, reporter.warning, reporter.info)
     _report_unusable(bad, reporter)
     plan.problems.update(bad)
@@ -224,7 +226,7 @@ def _announce_weights(backbone: str, reporter: Reporter) -> None:
 def _run(
     plan: Plan, state: Resume, engine: Engine, reporter: Reporter
 ) -> tuple[bool, list[Record]]:
-    """Whether it was interrupted, and the records that came in."""
+    """Run the engine; True when interrupted, and the records that came in."""
     finished: list[Record] = []
     try:
         with reporter.progress(state.todo, engine.workers) as shown:
@@ -251,7 +253,7 @@ def _report_failures(
 
 
 def _report_other_code(code: Code, finished: Sequence[Record], reporter: Reporter) -> None:
-    """What was edited while it ran, or was computed by another run meanwhile with older code."""
+    """Report cells whose code was edited during the run, or computed elsewhere by older code."""
     text = code.about(finished)
     if text:
         reporter.warning(text)
@@ -281,7 +283,7 @@ def _report_overlaps(
 
 
 def _forget_claims(state: Resume, finished: Sequence[Record], store: Store) -> None:
-    """What a killed run had claimed is of no use once it is settled."""
+    """Remove the claims of a killed run on settled cells."""
     from fewshot_bench.store.leases import Leases
 
     settled = [*state.done, *(record.spec for record in finished)]

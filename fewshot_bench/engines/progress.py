@@ -1,4 +1,4 @@
-"""How a running matrix is shown: one live bar on a terminal, plain lines elsewhere."""
+"""Progress of a running matrix: one live bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NARROW = 70
 
 
 class Pace:
-    """How fast the fit of one cell goes, from its first sign of progress on."""
+    """Speed of the fit of one cell, from its first report of progress on."""
 
     def __init__(self, done: int, now: float) -> None:
         self.began = now
@@ -40,7 +40,7 @@ class Pace:
 
     @property
     def seconds(self) -> float:
-        """How long it was watched."""
+        """Seconds that it was watched."""
         return self._now - self.began
 
     def seconds_left(self) -> float | None:
@@ -96,7 +96,7 @@ class Estimate:
         return total / self._jobs
 
     def _ahead(self, left: Mapping[str, float]) -> dict[str, list[tuple[int, float]]]:
-        """What cells that run will have taken."""
+        """Expected seconds of running cells until they end."""
         found: dict[str, list[tuple[int, float]]] = {}
         for key, seconds in left.items():
             cell = self._left[key]
@@ -106,7 +106,7 @@ class Estimate:
 
 
 def _expected(cell: RunSpec, seen: Mapping[str, list[tuple[int, float]]]) -> float:
-    """What a cell takes; seen: (shots, seconds) of others by method."""
+    """Expected seconds of a cell; seen: (shots, seconds) of others by method."""
     own = seen.get(cell.label)
     if own is None:
         rates = [seconds / shots for runs in seen.values() for shots, seconds in runs]
@@ -251,7 +251,7 @@ class NotebookDisplay(LiveDisplay):
 
 
 class NotebookBar:
-    """What `LiveDisplay` moves, as an output of IPython that is replaced in place."""
+    """The bar of `LiveDisplay` as an output of IPython that is replaced in place."""
 
     def __init__(self, total: int) -> None:
         # Not required: a notebook brings it.

@@ -1,4 +1,4 @@
-"""Where the messages of a run go: to a terminal, to a notebook, or to Python's warnings.
+"""Reporters: messages of a run to a terminal, to a notebook, or to Python's warnings.
 
 `Reporter` is what a run reports to; the command line has one of its own. No message is lost: what
 a quiet `CallReporter` does not print is a warning or an exception.
@@ -31,15 +31,15 @@ class Reporter(Protocol):
     """Takes what a run reports; texts may hold names from files."""
 
     def info(self, text: str) -> None:
-        """How the run goes."""
+        """A message on the state of the run."""
         ...
 
     def notice(self, text: str) -> None:
-        """What belongs beside the results, such as how to go on after an interrupt."""
+        """A message beside the results, such as the next step after an interrupt."""
         ...
 
     def warning(self, text: str) -> None:
-        """What may be wrong with results."""
+        """A warning on results."""
         ...
 
     def unusable(self, text: str) -> None:
@@ -51,11 +51,11 @@ class Reporter(Protocol):
         ...
 
     def results(self, folder: Path) -> None:
-        """Where the results lie, at the end of a run."""
+        """The place of the results, at the end of a run."""
         ...
 
     def progress(self, cells: Sequence[RunSpec], workers: int) -> AbstractContextManager[Display]:
-        """What shows the cells as they run."""
+        """The display of running cells."""
         ...
 
 
@@ -108,7 +108,7 @@ class CallReporter:
 
 
 def in_notebook() -> bool:
-    """Whether this process serves a notebook, which shows HTML."""
+    """True when this process serves a notebook, which shows HTML."""
     shell = sys.modules.get("IPython")
     found = shell.get_ipython() if shell is not None else None
     return hasattr(found, "kernel")

@@ -1,4 +1,4 @@
-"""Which cells go to a worker as one piece, and which piece suits which worker."""
+"""Scheduling: cells that go to a worker as one group, and the group that suits a worker."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def by_fit(cells: Sequence[RunSpec]) -> list[Group]:
 
 
 def held_by(cell: RunSpec) -> tuple[Any, Any]:
-    """What a worker keeps after a cell: its backbone and data set, and with them its support set.
+    """The keys of data that a worker holds after a cell: backbone, data set, support set.
 
     Cells with an equal second part find their support images decoded and encoded in the worker.
     """
@@ -33,7 +33,7 @@ def held_by(cell: RunSpec) -> tuple[Any, Any]:
 
 
 class Choice:
-    """Which group a worker takes next: what it holds first, then what nobody else holds."""
+    """Cache-aware scheduling: groups whose data this worker holds, then those no other holds."""
 
     def __init__(self) -> None:
         self._held: dict[object, tuple[Any, Any]] = {}

@@ -23,8 +23,8 @@ from fewshot_bench.images.digests import (
     is_racy,
     now,
 )
-from fewshot_bench.images.formats import add_readers
 from fewshot_bench.utils.errors import DataMissingError
+from fewshot_bench.utils.image_formats import add_readers
 from fewshot_bench.utils.prefetch import spread
 
 # The EXIF tag that says how a picture is to be turned.

@@ -18,9 +18,8 @@ from fewshot_bench.api.record import Incidents
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.api.task import Task
 from fewshot_bench.images.features import accounted, shots_view
-from fewshot_bench.profiling.finite import FiniteNumbers
 from fewshot_bench.profiling.meter import Meter
-from fewshot_bench.profiling.observer import ParameterObserver
+from fewshot_bench.profiling.optimizer import FiniteNumbers, ParameterObserver
 from fewshot_bench.profiling.peak_memory import PeakMemory
 from fewshot_bench.runner.context import Context, Declarations
 from fewshot_bench.runner.isolation import guarded

@@ -11,7 +11,7 @@ from fewshot_bench.api.dataset import Stamped
 from fewshot_bench.api.image_facts import Overlap, image_facts, images
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import IMPORTED, RunSpec
-from fewshot_bench.splits.draw import draw_cell, planned_split, split_key
+from fewshot_bench.splits.draw import split_key, split_of
 
 if TYPE_CHECKING:
     from fewshot_bench.api.dataset import Dataset
@@ -78,14 +78,13 @@ class ImageState:
 
     def _split(self, cell: RunSpec) -> Split:
         if cell.protocol != IMPORTED:
-            return planned_split(cell, self._datasets)
+            return split_of(cell, self._datasets)
         from fewshot_bench.splits.imported import load_imported
 
         pools = self._datasets[cell.dataset].items()
-        target = self._datasets[cell.target].items() if cell.target else None
         picks = load_imported(self._store, cell.dataset, cell.shots, cell.split_seed, pools)
         lists = picks.train, () if cell.val == "none" else picks.val
-        return draw_cell(cell, pools, target, lists)
+        return split_of(cell, self._datasets, lists)
 
     def _read(self, name: str, items: Mapping[str, Item]) -> None:
         from fewshot_bench.images.decode import ImageFiles, in_a_line

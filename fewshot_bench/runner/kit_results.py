@@ -45,7 +45,7 @@ def kept(method: str, digest: str) -> KitResult | None:
 
 def of_record(method: str) -> dict[str, Any] | None:
     """What a record says of the kit, in `environment["kit"]`; None for code without a result."""
-    result = kept(method, registry().code(method)["digest"])
+    result = kept(method, str(registry().code(method)["digest"]))
     return None if result is None else asdict(result)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from fewshot_bench.api.dataset import ROLES
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.images.usable import lost_in_training
-from fewshot_bench.splits.draw import planned_split, split_key
+from fewshot_bench.splits.draw import split_key, split_of
 from fewshot_bench.utils.errors import FsbenchError, PluginError
 from fewshot_bench.utils.mistyped import keys
 
@@ -142,7 +142,7 @@ def _items(name: str, datasets: Mapping[str, Dataset], cells: Sequence[RunSpec])
 
 def _used(name: str, datasets: Mapping[str, Dataset], cell: RunSpec) -> Iterable[Item]:
     """The images of one data set that a cell uses; imported picks are checked as they are used."""
-    split = planned_split(cell, datasets)
+    split = split_of(cell, datasets)
     evaluated = split.test if name == (cell.target or cell.dataset) else ()
     fitted = (*split.train, *split.val) if name == cell.dataset else ()
     return (*fitted, *evaluated)

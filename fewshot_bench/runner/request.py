@@ -29,7 +29,7 @@ from fewshot_bench.api.spec import (
 )
 from fewshot_bench.images.usable import open_usable, with_skipped
 from fewshot_bench.runner.preflight import check_items
-from fewshot_bench.runner.variants import expand_methods
+from fewshot_bench.runner.variants import Configured, Option, expand_methods
 from fewshot_bench.splits.draw import check_train
 from fewshot_bench.splits.imported import check_val, load_imported
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
@@ -58,12 +58,12 @@ def imported_picks(
 class Request:
     """What a person asked for; lists span the matrix. None means: as the protocol says."""
 
-    methods: tuple[str, ...]
+    methods: tuple[str | Configured, ...]
     datasets: tuple[str, ...]
     shots: tuple[int, ...] = (1, 2, 4, 8, 16)
     seeds: tuple[int, ...] = (1, 2, 3)
     split_seed: int | None = None
-    options: tuple[str, ...] = ()
+    options: tuple[Option, ...] = ()
     backbone: str = AUTO
     device: str = "cpu"
     precision: str = "fp32"

@@ -34,25 +34,42 @@ class Variant:
     version: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Configured:
+    """A method with values of its hyper-parameters, as an object of its class has them."""
+
+    method: str
+    values: Mapping[str, Any]
+
+
+# `[method.]name=value[,value]`, or the name and its values.
+Option = str | tuple[str, tuple[Any, ...]]
+
+
 def expand_methods(
-    methods: Iterable[str],
-    options: Iterable[str],
+    methods: Iterable[str | Configured],
+    options: Iterable[Option],
     known: Registry,
     left_out: dict[str, str] | None = None,
 ) -> list[Variant]:
     """Every method with every combination of the values that `options` give.
 
-    options: `[method.]name=value[,value]`; of several for one parameter the last counts.
+    options: of several for one parameter the last counts; a `Configured` method takes none.
     left_out: takes what `all` does not stand for, as it is broken, by name, with the reason.
     UsageError for names and values that are not known, PluginError for a broken method by name.
     """
-    names = _method_names(methods, known, {} if left_out is None else left_out)
+    asked = _asked(methods, known, {} if left_out is None else left_out)
+    names = list(dict.fromkeys(one if isinstance(one, str) else one.method for one in asked))
     settings = [_setting(option) for option in options]
     used: set[int] = set()
     variants = []
-    for name in names:
+    for one in asked:
+        name = one if isinstance(one, str) else one.method
         cls = known.method_class(name)
         refuse_broken(name, cls, known.method(name).origin)
+        if isinstance(one, Configured):
+            variants.append(_variant(name, cls, one.values))
+            continue
         chosen: dict[str, list[Any]] = {}
         for index, (owner, parameter, texts) in enumerate(settings):
             if owner not in ("", name) or (owner == "" and not _has(cls, parameter)):
@@ -70,20 +87,29 @@ def expand_methods(
     return list({(v.method, repr(sorted(v.options.items()))): v for v in variants}.values())
 
 
-def _method_names(requested: Iterable[str], known: Registry, left_out: dict[str, str]) -> list[str]:
-    names: list[str] = []
-    for name in requested:
-        if name == "all":
+def _asked(
+    requested: Iterable[str | Configured], known: Registry, left_out: dict[str, str]
+) -> list[str | Configured]:
+    """What is to run, each name once."""
+    found: list[str | Configured] = []
+    for one in requested:
+        if one == "all":
             usable, broken = known.all_methods()
-            names += usable
+            found += usable
             left_out |= broken
+        elif isinstance(one, str):
+            found.append(known.method(one).name)
         else:
-            names.append(known.method(name).name)
-    return list(dict.fromkeys(names))
+            found.append(one)
+    # An object is no key: its values need not be.
+    return [one for place, one in enumerate(found) if one not in found[:place]]
 
 
-def _setting(option: str) -> tuple[str, str, list[str]]:
+def _setting(option: Option) -> tuple[str, str, list[str]]:
     """`[method.]name=value[,value]` in its parts."""
+    if not isinstance(option, str):
+        owner, _, parameter = option[0].rpartition(".")
+        return canonical(owner), parameter, list(map(str, option[1]))
     in_file = _FILE_OPTION.fullmatch(option)
     if in_file is not None:
         # What stands in a path separates nothing.

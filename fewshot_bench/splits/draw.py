@@ -1,4 +1,7 @@
-"""Few-shot picks by named protocol; the same arguments give the same picks on every machine."""
+"""Few-shot splits by named protocol: `draw` for one setting, `split_of` for a cell of the matrix.
+
+The same arguments give the same picks on every machine.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.spec import IMPORTED, RunSpec
+from fewshot_bench.api.split_file import Pools
 from fewshot_bench.api.task import Item, Split
-from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION, Draw, Picks, Pools, rank
+from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION, Draw, Picks, rank
 from fewshot_bench.utils.errors import UsageError, unknown
 
 if TYPE_CHECKING:
     from fewshot_bench.api.dataset import Dataset
 
-# What tells the splits of a plan apart.
+# Cells that are equal in these have one split.
 SPLIT_FIELDS = (
     *("dataset", "target", "protocol", "shots", "split_seed", "val", "limit", "classes", "picks"),
 )
@@ -52,33 +56,24 @@ def split_key(spec: RunSpec) -> tuple[Any, ...]:
     return tuple(getattr(spec, name) for name in SPLIT_FIELDS)
 
 
-def planned_split(spec: RunSpec, datasets: Mapping[str, Dataset]) -> Split:
-    """The split of a cell of a plan; imported picks, which are read as they are used, are absent.
-
-    datasets: opened, by name.
-    """
-    target = datasets[spec.target].items() if spec.target else None
-    picks = ((), ()) if spec.protocol == IMPORTED else None
-    return draw_cell(spec, datasets[spec.dataset].items(), target, picks)
-
-
-def draw_cell(
-    spec: RunSpec,
-    pools: Pools,
-    target: Pools | None = None,
-    imported: Picks | None = None,
+def split_of(
+    spec: RunSpec, datasets: Mapping[str, Dataset], imported: Picks | None = None
 ) -> Split:
-    """The split of one cell of the matrix; every class has images in `pools`.
+    """The split of a cell; every class has images in its data set.
 
-    target: the pools of the data set that is evaluated on, when it is another one.
-    imported: train and val items to use instead of drawing (protocol `imported`).
+    datasets: opened, by name. imported: train and val items of a cell of protocol `imported`;
+    without them its split has test items alone.
     """
+    pools = datasets[spec.dataset].items()
+    target = datasets[spec.target].items() if spec.target else None
+    if spec.protocol == IMPORTED and imported is None:
+        imported = (), ()
     classes = 1 + max(item.label for items in pools.values() for item in items)
     return narrowed(spec, draw_all_classes(spec, pools, imported), classes, target)
 
 
 def narrowed(spec: RunSpec, split: Split, classes: int, target: Pools | None = None) -> Split:
-    """What a cell uses of a draw over all classes: its `classes`, `target` and `limit`.
+    """The part of a draw over all classes that a cell uses: its `classes`, `target` and `limit`.
 
     classes: how many classes the data set has.
     """

@@ -1,4 +1,7 @@
-"""Imported picks in a store: where they lie, and reading them for a run."""
+"""Imported picks in a store: where they lie, and reading them for a run.
+
+`load_imported` reads the picks of one setting. A file whose digest or place is wrong is not used.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from fewshot_bench.api.split_file import Pools
 from fewshot_bench.api.task import Item
 from fewshot_bench.splits.checks import check_digest, check_pools, check_shots
-from fewshot_bench.splits.coop import Pools
+from fewshot_bench.splits.formats import read_split_file
 from fewshot_bench.splits.model import SETTING, SplitFile, unusable
-from fewshot_bench.splits.reading import read_split_file
 from fewshot_bench.splits.sampling import VALIDATION, group
 from fewshot_bench.utils.errors import DataMissingError, UsageError
 from fewshot_bench.utils.text import few
@@ -33,7 +36,7 @@ class Picks:
 
 
 def imported_path(store: Path, dataset: str, shots: int, seed: int) -> Path:
-    """Where the imported picks of a setting lie, whether they are there or not."""
+    """The path of the imported picks of a setting, whether they are there or not."""
     return store / FOLDER / safe_name(dataset) / f"shot_{shots}-seed_{seed}.json"
 
 
@@ -92,7 +95,7 @@ def safe_name(dataset: str) -> str:
 
 
 def _check_lists(file: SplitFile, dataset: str, pools: Pools) -> None:
-    """That every pick is still an image of the data set, with its label, and no test image.
+    """Check that every pick is still an image of the data set, with its label, and no test image.
 
     And that every class that the data set has now has a pick. Class names may differ: a run can
     have its own (`--classnames`).
@@ -110,7 +113,23 @@ def _check_lists(file: SplitFile, dataset: str, pools: Pools) -> None:
 
 
 def _others(folder: Path) -> str:
-    """What was imported for the data set instead."""
+    """Settings that were imported for the data set instead."""
     found = [SETTING.fullmatch(path.stem) for path in sorted(folder.glob("shot_*.json"))]
     settings = [f"{match[1]}-shot, seed {match[2]}" for match in found if match]
     return f"; there are {'; '.join(settings[:6])}" if settings else ""
+
+
+def split_paths(store: Path) -> list[Path]:
+    """The files of imported picks, sorted."""
+    found = sorted((store / FOLDER).glob("*/shot_*-seed_*.json"))
+    return [path for path in found if SETTING.fullmatch(path.stem)]
+
+
+def checked(path: Path) -> SplitFile:
+    """Imported picks; DataMissingError where the file was changed or lies in a wrong place."""
+    file = read_split_file(path)
+    check_digest(file)
+    place = (safe_name(file.dataset), f"shot_{file.shots}-seed_{file.seed}")
+    if file.format != "fsbench" or place != (path.parent.name, path.stem):
+        raise unusable(path, f"holds {'/'.join(place)}", "what its name says: import it again")
+    return file

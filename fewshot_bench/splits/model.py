@@ -1,4 +1,4 @@
-"""What a split file holds, whatever its format."""
+"""`SplitFile`: the lists of a split file of any format, and the checks of a single entry."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 from fewshot_bench.api.dataset import ROLES
 from fewshot_bench.api.shots import ALL_SHOTS, WORD
+from fewshot_bench.api.split_file import Pools
 from fewshot_bench.api.task import Item, digest_of
-from fewshot_bench.splits.coop import Pools
 from fewshot_bench.utils.errors import DataMissingError, UsageError
 from fewshot_bench.utils.text import plain_text, shown
 
@@ -48,7 +48,7 @@ class SplitFile:
 
     @property
     def is_draw(self) -> bool:
-        """Whether these are few-shot picks, not the lists of a whole data set."""
+        """True for few-shot picks, not the lists of a whole data set."""
         return self.shots is not None or self.format in DRAWS_ONLY
 
     @property

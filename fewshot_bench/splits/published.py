@@ -1,21 +1,29 @@
-"""Is a local split, or a few-shot draw from it, the published one?"""
+"""The published splits and draws, and picks held against them or against what a protocol draws.
+
+`verified_picks` is what a record keeps of its split; `published_draws` repeats all published draws.
+"""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
+from fewshot_bench.api.split_file import Pools
 from fewshot_bench.api.task import Item, Split, digest_of
+from fewshot_bench.splits.draw import draw
+from fewshot_bench.splits.model import SplitFile
+from fewshot_bench.splits.sampling import group
+from fewshot_bench.utils.errors import FsbenchError, UsageError
 
 
 @dataclass(frozen=True)
 class PublishedSplit:
-    """What is known of one published split file and of the draws from it.
+    """One published split file and the draws from it.
 
     `file_sha256` covers the file's bytes, `lists_sha256` the lists (`task.digest_of`), and
     `picks` maps "shots/seed" to the digests of train and val picks under protocol `coop`.
@@ -34,7 +42,7 @@ def picks_digest(items: Iterable[Item]) -> str:
 
 
 def verified_picks(split: Split, catalog_name: str) -> bool | None:
-    """Whether a draw equals the published picks; None when none are published for its setting.
+    """True when a draw equals the published picks; None when none are published for its setting.
 
     Train picks must match. Val picks must match when the validation policy draws as many as were
     published; under another policy nothing is published for val, and train alone decides.
@@ -50,7 +58,7 @@ def verified_picks(split: Split, catalog_name: str) -> bool | None:
 
 
 def verified_split(pools: Mapping[str, tuple[Item, ...]], catalog_name: str) -> bool | None:
-    """Whether the lists of a data set equal the published split; None when none is published."""
+    """True when the lists of a data set equal the published split; None when none is published."""
     known = published_splits().get(catalog_name)
     if known is None:
         return None
@@ -59,7 +67,7 @@ def verified_split(pools: Mapping[str, tuple[Item, ...]], catalog_name: str) -> 
 
 
 def verified_file(content: bytes, catalog_name: str) -> bool | None:
-    """Whether a split file is byte for byte the published one; None when none is published."""
+    """True when a split file is byte for byte the published one; None when none is published."""
     known = published_splits().get(catalog_name)
     return None if known is None else hashlib.sha256(content).hexdigest() == known.file_sha256
 
@@ -76,3 +84,82 @@ def _parse(entry: Mapping[str, Any]) -> PublishedSplit:
     return PublishedSplit(
         entry["file"], entry["file_sha256"], entry["lists_sha256"], entry["classes"], picks
     )
+
+
+@dataclass(frozen=True)
+class PublishedDraw:
+    """One published setting: what is drawn for it here, and whether that is what was published.
+
+    split: None where nothing can be drawn, and `problem` says why.
+    """
+
+    shots: int
+    seed: int
+    split: Split | None
+    equal: bool
+    problem: str = ""
+
+
+def published_draws(dataset: str, revision: str, pools: Pools) -> Iterator[PublishedDraw]:
+    """Every published setting of a data set, whose name has to be a published one."""
+    for setting in published_splits()[dataset].picks:
+        shots, seed = map(int, setting.split("/"))
+        try:
+            split = draw(
+                dataset, revision, pools, protocol="coop", shots=shots, seed=seed, val="min4"
+            )
+        except FsbenchError as error:
+            yield PublishedDraw(shots, seed, None, False, str(error))
+        else:
+            equal = verified_picks(split, dataset) is True
+            yield PublishedDraw(shots, seed, split, equal)
+
+
+def as_split(file: SplitFile, dataset: str, protocol: str) -> Split:
+    """The picks of a file as if a protocol had drawn them; `file` has shots and seed."""
+    if file.shots is None or file.seed is None:
+        raise UsageError(f"{file.path} does not say which picks it holds: give --shots and --seed")
+    lists = {role: file.lists.get(role, ()) for role in ("train", "val", "test")}
+    return Split(dataset, file.revision, protocol, file.shots, file.seed, **lists)
+
+
+def likeness(file: SplitFile, pools: Pools, protocol: str) -> str:
+    """Comparison with a protocol's own draw of as many images, val included, in words.
+
+    `file` holds items of the data set whose lists are `pools`.
+    """
+    split = as_split(file, file.dataset, protocol)
+    try:
+        own = draw(
+            split.dataset,
+            split.revision,
+            pools,
+            protocol=protocol,
+            shots=split.shots,
+            seed=split.seed,
+            val=_policy(split),
+        )
+    except UsageError as error:
+        return f"cannot be drawn ({error})"
+    if (own.train, own.val) == (split.train, split.val):
+        return "equal: the same images in the same order"
+    shares = [f"{_shared(split.train, own.train)} train"]
+    if split.val:
+        shares.append(f"{_shared(split.val, own.val)} val")
+    return f"differs: {' and '.join(shares)} images are the same"
+
+
+def _policy(split: Split) -> str:
+    """The validation policy that holds as many images a class as the file does."""
+    held = max((len(items) for items in group(split.val).values()), default=0)
+    if held == 0:
+        return "none"
+    if held == min(split.shots, 4):
+        return "min4"
+    return "shots" if held == split.shots else "full"
+
+
+def _shared(mine: tuple[Item, ...], drawn: tuple[Item, ...]) -> str:
+    both = {item.id for item in mine} & {item.id for item in drawn}
+    other_order = mine != drawn and len(both) == len(mine) == len(drawn)
+    return f"{len(both)} of {len(mine)}{' (in another order)' if other_order else ''}"

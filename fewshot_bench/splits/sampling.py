@@ -16,7 +16,6 @@ from fewshot_bench.api.shots import ALL_SHOTS
 from fewshot_bench.api.task import Item
 from fewshot_bench.utils.rng import derive
 
-Pools = Mapping[str, tuple[Item, ...]]
 Picks = tuple[tuple[Item, ...], tuple[Item, ...]]
 
 
@@ -39,7 +38,7 @@ VALIDATION: Mapping[str, Callable[[int], int | None]] = {
 
 @dataclass(frozen=True)
 class Draw:
-    """What is drawn from: `val` is None where validation images are held out of `train`."""
+    """Arguments of a draw; `val` is None where validation images are held out of `train`."""
 
     train: Sequence[Item]
     val: Sequence[Item] | None
@@ -53,7 +52,7 @@ class Draw:
         return VALIDATION[self.policy](self.shots)
 
     def val_pool(self, picks: Iterable[Item]) -> Sequence[Item]:
-        """Where validation images come from once `picks` are the support set."""
+        """The pool of validation images once `picks` are the support set."""
         return _without(self.train, picks) if self.val is None else self.val
 
 

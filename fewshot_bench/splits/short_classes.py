@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from fewshot_bench.api.shots import ALL_SHOTS
 from fewshot_bench.api.spec import IMPORTED, RunSpec
-from fewshot_bench.splits.sampling import VALIDATION, Pools
+from fewshot_bench.api.split_file import Pools
+from fewshot_bench.splits.sampling import VALIDATION
 
 if TYPE_CHECKING:
     from fewshot_bench.api.dataset import Dataset
@@ -70,7 +71,7 @@ def _too_few(pools: Pools, asked: Sequence[int]) -> list[str]:
 
 
 def _no_val(pools: Pools, asked: Sequence[int]) -> list[str]:
-    """Where validation images are what the support set leaves of train, and it leaves none."""
+    """Shots that leave no validation images, where these are held out of train."""
     most = max(Counter(item.label for item in pools["train"]).values(), default=0)
     without = [f"{shots}" for shots in asked if shots >= most]
     if "val" in pools or not without:

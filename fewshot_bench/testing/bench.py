@@ -42,7 +42,7 @@ PERMUTATION = (2, 0, 3, 1)
 
 @dataclass(frozen=True)
 class Setting:
-    """What one fit is asked for; `classes` lists toy classes in the order of the task."""
+    """The request of one fit; `classes` lists toy classes in the order of the task."""
 
     shots: int = SHOTS
     validation: int = VALIDATION
@@ -66,7 +66,7 @@ class Fit:
     views: list[WatchedImages] = field(default_factory=list)
 
     def predict(self, order: Sequence[int] | None = None) -> Any:
-        """What `logits` returns for the queries `order` (default: all, in order)."""
+        """The result of `logits` for the queries `order` (default: all, in order)."""
         with torch.no_grad():
             return self.classifier.logits(self.view(order))
 
@@ -77,7 +77,7 @@ class Fit:
         return view
 
     def stored(self) -> Mapping[str, Tensor]:
-        """What `tensors` returns; CheckSkipped where that is no mapping, which one check says."""
+        """The result of `tensors`; CheckSkipped where that is no mapping (one check reports it)."""
         found = self.classifier.tensors()
         if not isinstance(found, Mapping):
             raise CheckSkipped("needs the mapping that tensors() must return")

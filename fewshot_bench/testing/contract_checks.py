@@ -103,7 +103,7 @@ def require_close(found: Tensor, expected: Tensor, complaint: str) -> None:
 
 
 def check_tensors_are_detached_and_finite(bench: Bench) -> None:
-    """What `tensors` returns needs no gradient and is finite."""
+    """Tensors of `tensors` need no gradient and are finite."""
     stored = bench.first.stored()
     attached = sorted(name for name, tensor in stored.items() if tensor.requires_grad)
     require(not attached, f"tensors() holds {attached} with requires_grad; detach() them")

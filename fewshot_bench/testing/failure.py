@@ -1,4 +1,4 @@
-"""How a check says that a rule is broken, or that it does not apply."""
+"""Exceptions by which a check reports a broken rule, or that it does not apply."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ _KEPT = 2
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What one check said of a method; `reason` is empty when it passed.
+    """The result of one check of a method; `reason` is empty when it passed.
 
     place: `file:line in function` of the author's code that the reason is about.
     """
@@ -118,7 +118,7 @@ def _judge(check: NamedCheck, bench: Bench, expected: str | None) -> CheckResult
 
 
 def _place(check: NamedCheck, bench: Bench) -> str:
-    """Where the code begins that a rule is about."""
+    """File and line of the code that a rule is about."""
     kind = type(bench.method)
     if check.name in STATIC[:2]:
         return class_place(kind)

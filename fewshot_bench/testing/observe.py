@@ -1,4 +1,4 @@
-"""What a method does besides its job: output, global generators, process state, optimizer steps."""
+"""Side effects of a method: output, global generators, process state, optimizer steps."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _SEARCH = 10_000_000
 
 @dataclass
 class Observation:
-    """What was seen while a method worked."""
+    """Observations of a method at work."""
 
     printed: str = ""
     generators: list[str] = field(default_factory=list)

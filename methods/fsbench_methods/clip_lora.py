@@ -19,7 +19,19 @@ from fewshot_bench import (
     Task,
     hyper,
 )
-from fsbench_methods import checks
+from fewshot_bench.training import (
+    cosine,
+    device_generator,
+    epoch_views,
+    minibatches,
+    minimize_by,
+    require,
+    require_choices,
+    require_not_negative,
+    require_positive,
+    set_rate,
+    steps_per_epoch,
+)
 from fsbench_methods.lora_layers import (
     Dropout,
     LowRank,
@@ -28,15 +40,6 @@ from fsbench_methods.lora_layers import (
     tower_sites,
 )
 from fsbench_methods.lora_model import LoraClassifier, LoraModel
-from fsbench_methods.training import (
-    cosine,
-    device_generator,
-    epoch_views,
-    minibatches,
-    minimize_by,
-    set_rate,
-    steps_per_epoch,
-)
 
 MATRICES = {"q": ("q",), "k": ("k",), "v": ("v",), "o": ("o",), "m": ("fc", "proj")}
 _PAPER = "CLIP-LoRA (Zanella and Ben Ayed 2024)"
@@ -89,16 +92,16 @@ class ClipLora:
 
     def __post_init__(self) -> None:
         """UsageError for values out of range."""
-        checks.require_choices(self)
-        checks.require_positive(self, "rank", "iterations", "batch_size", "lr")
-        checks.require_not_negative(self, "alpha", "weight_decay")
+        require_choices(self)
+        require_positive(self, "rank", "iterations", "batch_size", "lr")
+        require_not_negative(self, "alpha", "weight_decay")
         for field in ("dropout", "beta1", "beta2"):
-            checks.require(self, field, 0 <= getattr(self, field) < 1, "a number in [0, 1)")
-        checks.require(self, "eta_min", 0 <= self.eta_min <= self.lr, f"from 0 to lr={self.lr!r}")
+            require(self, field, 0 <= getattr(self, field) < 1, "a number in [0, 1)")
+        require(self, "eta_min", 0 <= self.eta_min <= self.lr, f"from 0 to lr={self.lr!r}")
         letters = set(self.matrices)
         valid = bool(letters) and letters <= set(MATRICES) and len(letters) == len(self.matrices)
         expected = "distinct letters of q, k, v, o, m without separators, such as 'qkv'"
-        checks.require(self, "matrices", valid, expected)
+        require(self, "matrices", valid, expected)
 
     def quick(self) -> ClipLora:
         """A short schedule for the conformance kit."""

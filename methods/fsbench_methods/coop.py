@@ -17,24 +17,29 @@ from fewshot_bench import (
     Backbone,
     Images,
     NotApplicableError,
-    PromptPart,
     RunContext,
     Task,
-    TextTower,
     Vocabulary,
     hyper,
 )
-from fsbench_methods import checks
-from fsbench_methods.parts import backward_in_parts, chunks_for, encode_in_parts
-from fsbench_methods.prompts import Prompts, build_prompts
-from fsbench_methods.training import (
+from fewshot_bench.backbones import PromptPart, TextTower
+from fewshot_bench.training import (
     Autocast,
+    Prompts,
     Scale,
+    backward_in_parts,
+    build_prompts,
+    chunks_for,
     cosine,
+    encode_in_parts,
     epoch_views,
     minibatches,
     minimize_by,
     must_recompute,
+    require,
+    require_choices,
+    require_not_negative,
+    require_positive,
     set_rate,
     steps_per_epoch,
     unit,
@@ -167,13 +172,11 @@ class CoOp:
 
     def __post_init__(self) -> None:
         """UsageError for values out of range."""
-        checks.require_choices(self)
-        checks.require_positive(self, "context_tokens", "lr", "batch_size", "init_std")
-        checks.require_not_negative(
-            self, "epochs", "class_views", "momentum", "weight_decay", "warmup_lr"
-        )
+        require_choices(self)
+        require_positive(self, "context_tokens", "lr", "batch_size", "init_std")
+        require_not_negative(self, "epochs", "class_views", "momentum", "weight_decay", "warmup_lr")
         blank = bool(self.context_init) and not self.context_init.strip()
-        checks.require(self, "context_init", not blank, "words, or nothing at all")
+        require(self, "context_init", not blank, "words, or nothing at all")
 
     @property
     def tied_to_classes(self) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fewshot_bench import Backbone, Images, NumericalError, RunContext, Shots, Task, hyper
-from fsbench_methods import checks
+from fewshot_bench.training import require_choices, require_not_negative, require_positive
 from fsbench_methods.logistic import Affine, TextLogistic, fit_logistic, search_c
 
 _CODE = "CoOp lpclip/linear_probe.py"
@@ -65,9 +65,9 @@ class LinearProbe:
 
     def __post_init__(self) -> None:
         """UsageError for values out of range."""
-        checks.require_choices(self)
-        checks.require_positive(self, "c", "max_iter")
-        checks.require_not_negative(self, "search_steps")
+        require_choices(self)
+        require_positive(self, "c", "max_iter")
+        require_not_negative(self, "search_steps")
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> ProbeClassifier:
         """Fits one classifier per C that is tried and keeps the chosen one."""

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from fewshot_bench import ImageTower, Site, TextTower
+from fewshot_bench.backbones import ImageTower, PromptPart, Site, TextTower
 
 Factors = Mapping[Site, tuple[Tensor, Tensor]]
 """A (rank, d_in) and B (d_out, rank) of every adapted matrix."""
@@ -264,3 +264,53 @@ def layers_at(position: str, depth: int) -> range:
         "top3": (max(0, depth - 3), min(3, depth)),
     }[position]
     return range(start, start + size)
+
+
+@dataclass(frozen=True)
+class PartMasks:
+    """What `whole` draws for all sequences, of which a part takes its rows.
+
+    tokens, sequences: rows of the whole, before and after pooling; rows, pooled: the part's.
+    """
+
+    whole: Masks
+    tokens: int
+    rows: Tensor
+    sequences: int
+    pooled: Tensor
+
+    @property
+    def rate(self) -> float:
+        """The share of elements that are dropped."""
+        return self.whole.rate
+
+    def mask(self, x: Tensor) -> Tensor:
+        """True where an element of `x`, the part's tokens or its pooled ones, is kept."""
+        full = len(x) == len(self.rows)
+        count, rows = (self.tokens, self.rows) if full else (self.sequences, self.pooled)
+        return self.whole.mask(x[:1].expand(count, -1))[rows]
+
+    def snapshot(self) -> Any:
+        """The state that masks are drawn from."""
+        return self.whole.snapshot()
+
+    def rewind(self, snapshot: Any) -> None:
+        """Draw again what came after a snapshot."""
+        self.whole.rewind(snapshot)
+
+
+def for_prompts(adapter: LowRank, part: PromptPart, tokens: int, count: int) -> LowRank:
+    """The adapter for a part of `count` prompts of together `tokens` tokens."""
+    if adapter.dropout is None:
+        return adapter
+    masks = PartMasks(adapter.dropout, tokens, part.rows, count, part.pooled)
+    return replace(adapter, dropout=masks)
+
+
+def for_images(adapter: LowRank, images: Tensor, count: int, tokens: int) -> LowRank:
+    """The adapter for the images of these numbers among `count`, of `tokens` tokens each."""
+    if adapter.dropout is None:
+        return adapter
+    rows = images[:, None] * tokens + torch.arange(tokens, device=images.device)
+    masks = PartMasks(adapter.dropout, count * tokens, rows.flatten(), count, images)
+    return replace(adapter, dropout=masks)

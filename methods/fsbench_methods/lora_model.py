@@ -9,25 +9,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_bench import (
-    Backbone,
-    Images,
-    ImageTower,
-    PackedPrompts,
-    PromptPart,
-    TextTower,
-    Vocabulary,
-)
-from fsbench_methods.lora_layers import LowRank
-from fsbench_methods.parts import (
+from fewshot_bench import Backbone, Images, Vocabulary
+from fewshot_bench.backbones import ImageTower, PackedPrompts, PromptPart, TextTower
+from fewshot_bench.training import (
+    Autocast,
     Encode,
+    Scale,
     backward_in_parts,
     chunks_for,
     encode_in_parts,
-    for_images,
-    for_prompts,
+    must_recompute,
+    unit,
 )
-from fsbench_methods.training import Autocast, Scale, must_recompute, unit
+from fsbench_methods.lora_layers import LowRank, for_images, for_prompts
 
 EVAL_BATCH = 256
 

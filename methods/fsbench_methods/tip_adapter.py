@@ -11,17 +11,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fewshot_bench import Augment, Backbone, Images, RunContext, Shots, Task, hyper
-from fsbench_methods import checks
-from fsbench_methods.cache_model import Cache, grid, search
-from fsbench_methods.training import (
+from fewshot_bench.training import (
     cosine,
     epoch_views,
     minibatches,
     minimize,
+    require,
+    require_choices,
+    require_not_negative,
+    require_positive,
     set_rate,
     steps_per_epoch,
     unit,
 )
+from fsbench_methods.cache_model import Cache, grid, search
 
 BETAS, ALPHAS = 200, 20
 _CODE = "Tip-Adapter (Zhang et al. 2022)"
@@ -152,9 +155,9 @@ class TipAdapterF:
     def __post_init__(self) -> None:
         """UsageError for values out of range."""
         _check(self)
-        checks.require_choices(self)
-        checks.require_positive(self, "epochs", "lr", "eps", "batch_size")
-        checks.require_not_negative(self, "weight_decay")
+        require_choices(self)
+        require_positive(self, "epochs", "lr", "eps", "batch_size")
+        require_not_negative(self, "weight_decay")
 
     def quick(self) -> TipAdapterF:
         """A short schedule for the conformance kit."""
@@ -263,9 +266,9 @@ def _choose(
 
 
 def _check(method: TipAdapter | TipAdapterF) -> None:
-    checks.require_positive(method, "views")
-    checks.require(method, "crop", 0 < method.crop <= 1, "a share in (0, 1]")
+    require_positive(method, "views")
+    require(method, "crop", 0 < method.crop <= 1, "a share in (0, 1]")
     for field in ("beta_scale", "alpha_scale"):
         value = getattr(method, field)
-        checks.require(method, field, 0.1 <= value < float("inf"), "a finite number from 0.1")
-    checks.require_not_negative(method, "init_beta", "init_alpha")
+        require(method, field, 0.1 <= value < float("inf"), "a finite number from 0.1")
+    require_not_negative(method, "init_beta", "init_alpha")

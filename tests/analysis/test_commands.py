@@ -20,8 +20,8 @@ from fewshot_bench.analysis.table.build import Options, build
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
-from fewshot_bench.cli.own_data import read_own_data
 from fewshot_bench.cli.signature import cells_of
+from fewshot_bench.runner.own_data import read_own_data
 from fewshot_bench.runner.request import Request, expand
 from fewshot_bench.utils.errors import UsageError
 from tests.compare_records import make, run_compare, save
@@ -128,7 +128,7 @@ def cells(wanted: dict[str, Any], folder: Path) -> list[RunSpec]:
 
 
 def identity(spec: RunSpec) -> str:
-    """What a cell is, without what a run finds out itself."""
+    """The specification of a cell without the facts that a run adds itself."""
     plain = dataclasses.replace(spec, revision="", target_revision="", picks="")
     return plain.key()
 

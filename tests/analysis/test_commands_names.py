@@ -23,7 +23,7 @@ Identity = tuple[Any, ...]
 
 
 def model_cells(line: str) -> Iterator[Identity]:
-    """What a command asks for by its options alone, whether such methods and data are here."""
+    """The cells that a command asks for by its options alone, with no look at methods or data."""
     words = shlex.split(line)
     assert words[:2] == ["fsbench", "run"]
     asked = run_command.make_context("run", words[2:]).params

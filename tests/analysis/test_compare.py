@@ -104,7 +104,7 @@ def test_failed_cells_are_shown_and_not_averaged() -> None:
 
 def test_costs() -> None:
     found = cell(build(matrix()), "dtd", "coop", 1)
-    assert (found.trained, found.billed, found.memory) == (184320, 4.0, 103.0)
+    assert found.costs == {"trained": 184320, "billed": 4.0, "peak": 103.0}
 
 
 def test_baseline_pairs_identical_splits() -> None:

@@ -1,4 +1,4 @@
-"""What may stand in one table, and how rows are told apart."""
+"""Conditions that may share a table, and labels that distinguish rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What cannot be asked of a method: n/a with its reason, never a number, a hole or a failure."""
+"""Inapplicable cells: n/a with its reason, never a number, a hole or a failure."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def test_a_published_table_compiles(tmp_path: Path) -> None:
 
 
 def typeset(folder: Path, body: str) -> str:
-    """What pdflatex says about the document that it makes `table.pdf` of."""
+    """The log of pdflatex for the document that `table.pdf` is made of."""
     (folder / "table.tex").write_text(DOCUMENT % body)
     quiet = ("-halt-on-error", "-interaction=nonstopmode", "-no-shell-escape")
     done = ran(folder, "pdflatex", *quiet, "table.tex")
@@ -127,7 +127,7 @@ def test_a_signature_copied_from_the_pdf_is_read_again(tmp_path: Path) -> None:
 
 
 class Seen(HTMLParser):
-    """What a page has: its tags, and the text of the cells of its tables."""
+    """Contents of a page: its tags, and the text of the cells of its tables."""
 
     def __init__(self, page: str) -> None:
         super().__init__()

@@ -237,7 +237,7 @@ def test_a_sweep_runs_what_is_missing_and_draws_it(tmp_path: Path) -> None:
 
 
 def rows_of(store: Path, *words: object) -> list[dict[str, Any]]:
-    """What is drawn of CoOp."""
+    """The rows of CoOp."""
     shown = fsbench("sweep", "coop", *words, "--store", store, "--format", "json")
     found: list[dict[str, Any]] = json.loads(shown.out)["rows"]
     return found

@@ -1,4 +1,4 @@
-"""Where a sweep keeps its cells, and which ones it draws."""
+"""Stores of sweeps, and the cells that a sweep draws."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ WRONG = {
 
 
 def refused(*arguments: object) -> str:
-    """What a command that ends with exit code 2 says, on one line."""
+    """The one-line error of a command that ends with exit code 2."""
     result = fsbench(*arguments)
     assert result.code == 2, result
     assert len(result.err.strip().splitlines()) == 1

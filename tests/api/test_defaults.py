@@ -1,4 +1,4 @@
-"""What runs where nothing is said: a backbone by the data sets, a precision by the machine."""
+"""Defaults: a backbone by the data sets, a precision by the machine."""
 
 from __future__ import annotations
 

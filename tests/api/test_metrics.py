@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from fewshot_bench.api.metrics import GIVEN, METRICS, Answers, Metric
-from fewshot_bench.store.prediction_packs import FOLDER
+from fewshot_bench.store.predictions import OUTCOMES
 from fewshot_bench.store.store import Store
 from tests.helpers import REPOSITORY, fsbench
 from tests.synthetic_store import fill
@@ -131,7 +131,7 @@ def test_values_are_kept_until_the_code_changes(store: Store, install: Install) 
     install("top3", TOP3)
     words = ("compare", "--store", store.path, "--metric", "top3", "--format", "csv")
     first = fsbench(*words)
-    packs = {path: path.read_bytes() for path in (store.path / FOLDER).glob("*.pack")}
+    packs = {path: path.read_bytes() for path in (store.path / OUTCOMES).glob("*.pack")}
     assert packs
     assert fsbench(*words).out == first.out
     assert {path: path.read_bytes() for path in packs} == packs

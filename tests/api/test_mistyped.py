@@ -1,4 +1,4 @@
-"""What an author can mistype is refused at once; images and their labels come together."""
+"""Mistyped values are refused at once; images and their labels come together."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fewshot_bench import Augment, ContractError, DatasetCard, Item, Shots, Site
+from fewshot_bench import Augment, ContractError, DatasetCard, Item, Shots
 from fewshot_bench.api.backbone import ENCODERS, MATRICES
+from fewshot_bench.backbones import Site
 from fewshot_bench.runner.context import Context
 from fewshot_bench.runner.preflight import check_items
 from fewshot_bench.testing import Bench, toy_backbone

@@ -1,4 +1,4 @@
-"""What `fsbench run` says of cells that fail: the reason, the author's frame, the record."""
+"""Messages of `fsbench run` on cells that fail: the reason, the author's frame, the record."""
 
 from __future__ import annotations
 

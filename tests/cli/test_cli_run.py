@@ -157,7 +157,7 @@ class Terminal:
 
 
 def fits(log: Path) -> int:
-    """How many fits have begun, by the log that they write."""
+    """The number of fits that have begun, by the log that they write."""
     return len(log.read_text().split()) if log.exists() else 0
 
 

@@ -27,7 +27,7 @@ except SystemExit:
 
 
 def asked(shell: str, *words: str) -> tuple[list[str], list[str], float]:
-    """What a shell is told about the last word; heavy modules, and processor time."""
+    """The completions of the last word, the heavy modules imported, and the processor time."""
     line = " ".join(("fsbench", *words))
     variables = {
         "_FSBENCH_COMPLETE": f"{shell}_complete",
@@ -50,7 +50,7 @@ def asked(shell: str, *words: str) -> tuple[list[str], list[str], float]:
 
 
 def completed(*words: str) -> list[str]:
-    """What bash is told."""
+    """The completions that bash gets."""
     return asked("bash", *words)[0]
 
 

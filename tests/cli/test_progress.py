@@ -1,4 +1,4 @@
-"""How a running matrix is shown: steps and time left inside cells, and few lines in a pipe."""
+"""Progress of a running matrix: steps and time left inside cells, and few lines in a pipe."""
 
 from __future__ import annotations
 

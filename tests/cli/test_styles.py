@@ -21,7 +21,7 @@ STYLE = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def on_terminal(*words: object, width: int = 120, **variables: str) -> str:
-    """What a command writes to a terminal."""
+    """The output of a command on a terminal."""
     side, other = pty.openpty()
     fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 30, width, 0, 0))
     process = subprocess.Popen(

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from fsbench_datasets.catalog import PUBLIC_SETS, public_set
 
-from fewshot_bench import Preparable, Stamped
 from fewshot_bench.api.dataset import all_items
 from fewshot_bench.api.registry import registry
+from fewshot_bench.api.sources import Preparable, Stamped
 from fewshot_bench.splits.published import published_splits
 from tests.dataset_trees import JPEG, PATHS, open_set, write_images, write_set, write_split
 from tests.helpers import fsbench

@@ -1,4 +1,4 @@
-"""What a public set says when parts are missing, damaged or misnamed: the step that mends it."""
+"""Errors of public sets with missing, damaged or misnamed parts name the step that mends it."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from fsbench_datasets.tar_files import Member, members, read_member
+from fsbench_datasets.tar import Member, members, read_member
 
 from fewshot_bench import DataMissingError
 from tests.dataset_trees import put, tar_of

@@ -11,7 +11,7 @@ import pytest
 from fewshot_bench import DataMissingError, DatasetCard, Item, UsageError
 from fewshot_bench.api.dataset_overrides import customized
 from fewshot_bench.api.registry import registry
-from fewshot_bench.cli.own_data import read_own_data
+from fewshot_bench.runner.own_data import read_own_data
 from tests.helpers import image_folder
 
 

@@ -11,9 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fewshot_bench import DataMissingError, UsageError, image_endings
+from fewshot_bench import DataMissingError, UsageError
 from fewshot_bench.api.registry import registry
-from fewshot_bench.images import formats as image_formats
+from fewshot_bench.api.sources import image_endings
+from fewshot_bench.utils import image_formats
 from tests.helpers import fsbench
 
 COUNT = 6

@@ -10,8 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fsbench_datasets.imagenet_devkit import kit_synsets
-from fsbench_datasets.synsets import synset_names
+from fsbench_datasets.synsets import kit_synsets, synset_names
 
 from fewshot_bench import DataMissingError
 from fewshot_bench.api.dataset import all_items

@@ -1,4 +1,4 @@
-"""What was found in archives is kept, and never used for an archive that is another one."""
+"""Indexes of archives are kept, and never used for another archive."""
 
 from __future__ import annotations
 

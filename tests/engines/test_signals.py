@@ -34,12 +34,12 @@ def ending(log: Path, fits: int) -> dict[str, str]:
 
 
 def begun(log: Path) -> int:
-    """How many fits have begun."""
+    """The number of fits that have begun."""
     return len(log.read_text().split()) if log.exists() else 0
 
 
 def claims(store: Path) -> list[str]:
-    """What is claimed."""
+    """The claims."""
     return [path.name for path in (store / "claims").iterdir()]
 
 

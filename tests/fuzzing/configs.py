@@ -69,7 +69,7 @@ def _saved_configs(folder: Path) -> list[Seed]:
 
 
 def _round_trip(folder: Path, file: Path) -> bool:
-    """What --save-config writes, --config reads back."""
+    """--config reads back the file that --save-config writes."""
     try:
         values = json.loads(file.read_bytes())
     except (ValueError, RecursionError):

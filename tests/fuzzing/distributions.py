@@ -1,4 +1,4 @@
-"""What installed distributions say about plug-ins."""
+"""Entry points of installed distributions."""
 
 from __future__ import annotations
 

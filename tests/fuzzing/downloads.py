@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from fewshot_bench.api.dataset import DatasetCard
-from fewshot_bench.plugins.data.extract import unpack
-from fewshot_bench.plugins.data.members import DamagedError, UnsafeError
-from fewshot_bench.plugins.data.partial import Origin, Part, source_of
-from fewshot_bench.plugins.data.verified import passed, recall, remember
+from fewshot_bench.plugins.data.download import Origin, Part, source_of
+from fewshot_bench.plugins.data.extract import DamagedError, UnsafeError, unpack
+from fewshot_bench.plugins.data.status import passed, recall, remember
 from tests.fuzzing.subject import Seed, Subject, seeds_in
 from tests.preparing import tar, zipped
 

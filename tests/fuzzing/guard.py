@@ -1,4 +1,4 @@
-"""What a reader does while it reads: an audit hook that names what must not happen."""
+"""An audit hook that names forbidden actions of a reader."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class Guard:
 
 
 def _importing(frame: FrameType | None) -> bool:
-    """Whether a module is being imported, which makes classes from text (dataclasses)."""
+    """True while a module is being imported, which makes classes from text (dataclasses)."""
     while frame is not None:
         if frame.f_code.co_filename == IMPORTER:
             return True

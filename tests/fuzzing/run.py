@@ -35,7 +35,7 @@ CACHED = ("XDG_CACHE_HOME", "XDG_DATA_HOME", "HOME", "HF_HOME", "TMPDIR")
 
 @dataclass
 class Report:
-    """How the cases of one reader ended."""
+    """Outcomes of the cases of one reader."""
 
     name: str
     cases: int = 0
@@ -110,7 +110,7 @@ def _outside(base: Path, folder: Path) -> list[tuple[str, int]]:
 
 
 def _used(place: Place, subject: Subject, seed: Seed) -> bool:
-    """Whether a valid file is used; some are valid, and not what the command is for."""
+    """True when a valid file is used; some are valid and of no use to the command."""
     path = place.folder / (seed.place(seed.content) or seed.path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(seed.content)
@@ -179,7 +179,7 @@ def sandbox() -> Iterator[Path]:
 
 
 def share(subject: Subject, cases: int) -> int:
-    """How many of all cases are this subject's."""
+    """The number of cases for this subject."""
     return max(3, round(cases * subject.weight / WEIGHTS))
 
 

@@ -10,15 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from fewshot_bench.api.registry import registry
+from fewshot_bench.api.split_file import load_split
 from fewshot_bench.splits import checks
-from fewshot_bench.splits.coop import load_split
+from fewshot_bench.splits.checks import mapped
+from fewshot_bench.splits.formats import index_text, lines_text, ours_text, read_split_file
 from fewshot_bench.splits.imported import load_imported
-from fewshot_bench.splits.index import index_text
-from fewshot_bench.splits.lines import lines_text
-from fewshot_bench.splits.mapping import mapped
 from fewshot_bench.splits.model import SplitFile, lists_digest, with_setting
-from fewshot_bench.splits.ours import ours_text
-from fewshot_bench.splits.reading import read_split_file
 from fewshot_bench.utils.errors import FsbenchError
 from tests.fuzzing.commands import run
 from tests.fuzzing.subject import Seed, Subject, seeds_in

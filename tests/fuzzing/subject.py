@@ -1,4 +1,4 @@
-"""What is fuzzed: a reader, valid files for it, and how often it is tried."""
+"""Subjects of fuzzing: a reader, valid files for it, and its share of the cases."""
 
 from __future__ import annotations
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from fewshot_bench.analysis.signature import commands, parse, signature_of
 from fewshot_bench.api.record import Record
-from fewshot_bench.store.prediction_packs import sealed
-from fewshot_bench.store.predictions import Outcomes
+from fewshot_bench.store.predictions import Outcomes, sealed
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import FsbenchError
 from fewshot_bench.utils.text import printable

@@ -41,7 +41,7 @@ GROUPS = {
 
 @pytest.fixture(scope="module")
 def reports() -> dict[str, dict[str, Any]]:
-    """What each reader's cases came to; both halves run at once, in processes of their own."""
+    """Reports of all readers; both halves run at once, in processes of their own."""
     running = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.fuzzing.run", group, str(CASES), SEED],

@@ -1,4 +1,4 @@
-"""What fuzzing found in records, configs and plug-ins, each as a test of its own."""
+"""Findings of fuzzing in records, configs and plug-ins, each as a test of its own."""
 
 from __future__ import annotations
 

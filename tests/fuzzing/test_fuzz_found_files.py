@@ -1,4 +1,4 @@
-"""What fuzzing found in archives, notes and lists of data sets, each as a test of its own."""
+"""Findings of fuzzing in archives, notes and lists of data sets, each as a test of its own."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import pytest
 
 from fewshot_bench import DataMissingError, UsageError
 from fewshot_bench.api.registry import registry
-from fewshot_bench.plugins.data.extract import unpack
-from fewshot_bench.plugins.data.members import DamagedError
-from fewshot_bench.plugins.data.partial import Part, source_of
+from fewshot_bench.plugins.data.download import Part, source_of
+from fewshot_bench.plugins.data.extract import DamagedError, unpack
 from tests.fuzzing.hostile import DEEP
 from tests.helpers import fsbench
 from tests.preparing import zipped

@@ -1,4 +1,4 @@
-"""What fuzzing found in caches, backbones and images, each as a test of its own."""
+"""Findings of fuzzing in caches, backbones and images, each as a test of its own."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_configs_that_are_no_configs(tmp_path: Path, text: str) -> None:
 
 
 def test_a_config_whose_numbers_fit_nothing(tmp_path: Path) -> None:
-    """What only fails when the model is used is an error of the backbone as well."""
+    """A failure when the model is used is an error of the backbone as well."""
     config = json.loads(json.dumps(CONFIG)) | {"preprocess_cfg": {"size": -1}}
     config["model_cfg"]["vision_cfg"]["image_size"] = -8
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))

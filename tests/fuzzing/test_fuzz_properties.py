@@ -1,4 +1,4 @@
-"""What must hold for every text: names stay inside, lines stay lines, configs come back."""
+"""Properties for every text: names stay inside, lines stay lines, configs come back."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from fewshot_bench.analysis.formats import latex, markdown, tidy
 from fewshot_bench.cli.config import read_config, save_config
-from fewshot_bench.plugins.data.extract import safe_path
-from fewshot_bench.plugins.data.members import UnsafeError
+from fewshot_bench.plugins.data.extract import UnsafeError, safe_path
 from fewshot_bench.splits.imported import safe_name
 from fewshot_bench.splits.pickled import Datum, Refused, plain
 from fewshot_bench.utils.errors import UsageError

@@ -1,4 +1,4 @@
-"""How much is kept, what is kept where nothing can be written, and what is billed."""
+"""Bounds of the image cache, unwritable places, and billing."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def source(folder: Path) -> ImageSource:
 
 
 def billed(images: ImageSource, augment: Augment | None, epochs: int = 1) -> tuple[Cost, Cost]:
-    """What a fit that only looks at images is billed, and what passed."""
+    """Billed and computed cost of a fit that only looks at images."""
     meter = Meter(CPU)
     with meter.phase("fit"):
         for _ in range(epochs):

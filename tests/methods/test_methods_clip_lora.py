@@ -13,7 +13,7 @@ from fsbench_methods.clip_lora import ClipLora, LoraModel
 from fsbench_methods.lora_layers import LowRank
 from torch import Tensor
 
-from fewshot_bench import Site
+from fewshot_bench.backbones import Site
 from tests.reference import clip_lora as reference
 from tests.reference.toy import CPU, context, random_backbone, random_task, relative_gap
 
@@ -160,7 +160,7 @@ def test_where_memory_is_short_the_same_numbers_come_out(
     task = random_task(backbone, templates=("a photo of a {}.", "{} texture."))
     method = ClipLora(encoder=encoder, iterations=3, lr=0.01)
     plain = method.fit(task, backbone, context()).tensors()
-    monkeypatch.setattr("fsbench_methods.training.free_memory", lambda device: 1000)
+    monkeypatch.setattr("fewshot_bench.training.memory.free_memory", lambda device: 1000)
     ctx = context()
     spared = method.fit(task, backbone, ctx).tensors()
     assert ctx.notes["recomputed"] == (["text", "vision"] if encoder == "both" else ["text"])

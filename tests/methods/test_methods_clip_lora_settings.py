@@ -11,7 +11,8 @@ from fsbench_methods.clip_lora import ClipLora, LoraModel
 from fsbench_methods.lora_layers import layers_at
 from torch import Tensor
 
-from fewshot_bench import Site, UsageError
+from fewshot_bench import UsageError
+from fewshot_bench.backbones import Site
 from tests.reference.toy import CPU, context, random_backbone, random_task
 
 

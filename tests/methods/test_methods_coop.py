@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 from fsbench_methods.coop import CoOp
-from fsbench_methods.training import epoch_views, minibatches, steps_per_epoch, views_in_turn
 
 from fewshot_bench import Task, UnsupportedBackboneError, UsageError
+from fewshot_bench.training import epoch_views, minibatches, steps_per_epoch, views_in_turn
 from tests.reference import coop as reference
 from tests.reference.toy import CPU, context, random_backbone, random_task, relative_gap
 
@@ -125,7 +125,7 @@ def test_where_memory_is_short_the_same_numbers_come_out(monkeypatch: pytest.Mon
     backbone = random_backbone()
     task, method = random_task(backbone), CoOp(epochs=3, lr=0.1)
     plain = method.fit(task, backbone, context()).tensors()["context"]
-    monkeypatch.setattr("fsbench_methods.training.free_memory", lambda device: 1000)
+    monkeypatch.setattr("fewshot_bench.training.memory.free_memory", lambda device: 1000)
     ctx = context()
     spared = method.fit(task, backbone, ctx).tensors()["context"]
     assert ctx.notes["recomputed"] == ["text"]
@@ -133,7 +133,7 @@ def test_where_memory_is_short_the_same_numbers_come_out(monkeypatch: pytest.Mon
 
 
 def test_views_are_asked_for_in_bounded_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fsbench_methods.training.VIEW_BYTES", 4 * 24 * 18 * 3)
+    monkeypatch.setattr("fewshot_bench.training.batches.VIEW_BYTES", 4 * 24 * 18 * 3)
     task = random_task(random_backbone())
     views = list(epoch_views(task.train, 7, None, 24, start=2))  # type: ignore[arg-type]
     assert torch.equal(torch.stack(views), task.train.views(7, None, start=2))  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from fsbench_methods.lora_layers import Dropout, LowRank, init_factors
 from torch import Tensor
 
-from fewshot_bench import Site
+from fewshot_bench.backbones import Site
 from tests.reference.toy import relative_gap
 
 CPU = torch.device("cpu")

@@ -10,9 +10,9 @@ import torch
 from fsbench_methods import cache_model
 from fsbench_methods.cache_model import Cache, grid, search
 from fsbench_methods.tip_adapter import TipAdapter, TipAdapterF
-from fsbench_methods.training import unit
 
 from fewshot_bench import Augment, Task, UsageError
+from fewshot_bench.training import unit
 from tests.reference import tip_adapter as reference
 from tests.reference.toy import context, random_backbone, random_shots, random_task, relative_gap
 

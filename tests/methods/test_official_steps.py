@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from fsbench_methods.clip_lora import ClipLora
 from fsbench_methods.coop import CoOp
-from fsbench_methods.prompts import build_prompts
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import official, subjects
 from benchmarks.measure import in_pairs, work_of
 from fewshot_bench import Vocabulary
 from fewshot_bench.runner.context import Context
+from fewshot_bench.training import build_prompts
 from tests.reference.toy import random_backbone, relative_gap
 
 CPU = torch.device("cpu")
@@ -106,7 +106,7 @@ def test_the_official_step_in_parts_does_the_same_work(backbone: Any, monkeypatc
 def test_a_step_takes_a_fraction_of_the_work(
     make: Any, tokens: float, flops: float, times: float
 ) -> None:
-    """What is saved is counted exactly; processor time is compared with a wide margin."""
+    """Savings are counted exactly; processor time is compared with a wide margin."""
     names = tuple(f"{adjective} {noun}" for adjective in _ADJECTIVES for noun in _NOUNS)
     backbone = random_backbone(width=128, layers=4, quick_gelu=True)
     step = make(backbone, names)

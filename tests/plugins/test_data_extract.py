@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import Result, wait_until
-from tests.preparing import Shop, Tree, below, images, open_shop, tar, zipped
+from tests.preparing import LOCK_FILE, Shop, Tree, below, images, open_shop, tar, zipped
 
 TREE = images()
 WARES = below("wares", TREE)
@@ -49,10 +49,11 @@ def zip_entry(name: str, mode: int, content: bytes = GOOD, flags: int = 0) -> by
 
 
 def state(folder: Path) -> dict[str, bytes | str]:
-    """Everything in a folder, links and empty folders too."""
+    """Everything in a folder, links and empty folders too, but the lock of `prepare`."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else "no file"
         for path in folder.rglob("*")
+        if path.name != LOCK_FILE
     }
 
 

@@ -51,7 +51,7 @@ def test_roots_are_shown_with_where_they_come_from(
 
 
 def on_terminal(columns: int, *arguments: str) -> list[str]:
-    """What the command shows on a terminal, without escape codes, line by line."""
+    """The output of the command on a terminal, without escape codes, line by line."""
     outside, inside = os.openpty()
     variables = environment(COLUMNS=str(columns), TERM="xterm")
     process = start("data", *arguments, stdout=inside, stderr=inside, env=variables)

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from fewshot_bench import DataMissingError, DatasetCard, Item, Recipe, RemoteFile, UsageError
+from fewshot_bench import DataMissingError, DatasetCard, Item, UsageError
 from fewshot_bench.api.registry import Entry, registry
+from fewshot_bench.api.sources import Recipe, RemoteFile
 from fewshot_bench.utils.errors import PluginError
 from tests.data_states import own_roots, row, status
 from tests.helpers import fsbench, save_image

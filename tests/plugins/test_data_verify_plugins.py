@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from fewshot_bench import DatasetCard, Item, Stamp
+from fewshot_bench import DatasetCard, Item
 from fewshot_bench.api.registry import Entry, registry
+from fewshot_bench.api.sources import Stamp
 from fewshot_bench.api.task import digest_of
 from fewshot_bench.images.decode import unreadable
 from fewshot_bench.plugins.data import checks
-from fewshot_bench.splits import compared
+from fewshot_bench.splits import published as compared
 from fewshot_bench.splits import published as picks
 from fewshot_bench.splits.draw import draw
 from tests.helpers import save_image

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from fewshot_bench.plugins.data import duplicates
+from fewshot_bench.plugins.data import scan as duplicates
 from tests.helpers import fsbench, image_folder
 from tests.plugins.test_data_verify import different_images, lines, verify
 

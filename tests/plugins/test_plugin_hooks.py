@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -157,3 +158,55 @@ def test_a_tracker_of_another_package(tmp_path: Path) -> None:
         rows = list(csv.reader(file))
     assert [row[1] for row in rows] == ["done", "done"]
     assert all(row[0].startswith("zero-shot on digits") for row in rows)
+
+
+COMMANDS = """
+from fewshot_bench import hookimpl
+
+@hookimpl
+def register_commands(cli):
+    cli.add_lazy("greet", "fsbench_greet_command:command", "Say hello.")
+    cli.add_lazy("lost", "nowhere:command", "Not there.")
+    cli.add_lazy("run", "nowhere:command", "Taken.")
+"""
+COMMAND = """
+import click
+
+@click.command("greet")
+def command():
+    click.echo("hello")
+"""
+
+
+def test_commands_of_plug_ins_are_imported_when_they_are_used(tmp_path: Path) -> None:
+    files = {"fsbench_greet": COMMANDS, "fsbench_greet_command": COMMAND}
+    install(tmp_path, "greet", "fsbench_greet", **files)
+    shown = fsbench(tmp_path, "--help")
+    assert "greet      Say hello." in shown.stdout
+    assert "'run' of plug-in fsbench-greet:greet is left out: fsbench itself has it" in shown.stderr
+    assert fsbench(tmp_path, "greet").stdout == "hello\n"
+    lost = fsbench(tmp_path, "lost")
+    assert lost.returncode == 2
+    assert "command 'lost' of plug-in fsbench-greet:greet cannot be loaded" in lost.stderr
+
+
+def test_built_in_commands_are_plug_ins(tmp_path: Path) -> None:
+    variables = {"FSBENCH_DISABLE_PLUGINS": "builtin_report,builtin_data"}
+    shown = fsbench(tmp_path, "--help", **variables).stdout
+    assert "reproduce  " in shown
+    assert "report  " not in shown
+    assert fsbench(tmp_path, "report", **variables).returncode == 2
+
+
+def test_the_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom fewshot_bench.cli.main import cli\n"
+        "cli.main(sys.argv[1:], standalone_mode=False)\n"
+        "heavy = {'torch', 'numpy', 'jinja2', 'matplotlib', 'ray'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    for words in (["--help"], ["run", "--help"]):
+        done = subprocess.run(
+            [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr

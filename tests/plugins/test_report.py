@@ -1,4 +1,4 @@
-"""What stands in a report: the verdict, the numbers, what is missing, and nothing from outside."""
+"""Contents of a report: the verdict, the numbers, missing cells, and nothing from outside."""
 
 from __future__ import annotations
 

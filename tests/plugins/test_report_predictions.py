@@ -24,7 +24,7 @@ from tests.synthetic_store import fill
 
 
 def logits_of(store: Path, record: Record) -> Path:
-    """Where the logits of a record lie."""
+    """The file of a record's logits."""
     return Store(store).file(record.spec.key()).with_suffix(".npz")
 
 

@@ -37,7 +37,7 @@ def tracking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def told(monkeypatch: pytest.MonkeyPatch, names: str, *records: Record) -> None:
-    """What the harness does once a record is stored."""
+    """The harness's step after a record is stored."""
     monkeypatch.setenv(switch.VARIABLE, names)
     for one in records:
         registry().hooks.run_finished(record=one)

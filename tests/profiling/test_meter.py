@@ -1,4 +1,4 @@
-"""What is billed, what is counted, and what is measured."""
+"""Billed, computed and measured costs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from fewshot_bench.api.record import Record
 from fewshot_bench.profiling.cost import Cost
 from fewshot_bench.profiling.meter import Meter
-from fewshot_bench.profiling.observer import ParameterObserver
+from fewshot_bench.profiling.optimizer import ParameterObserver
 from fewshot_bench.profiling.peak_memory import PeakMemory
 from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session

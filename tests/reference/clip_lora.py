@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_bench import Site
+from fewshot_bench.backbones import Site
 from tests.reference.encoders import Extra, image_features, text_features
 
 Factors = Mapping[Site, tuple[Tensor, Tensor]]

@@ -32,7 +32,7 @@ CLASSNAMES = (
 
 
 def context() -> Context:
-    """What a fit of seed 3 on the processor gets."""
+    """The context of a fit with seed 3 on the processor."""
     return Context(3, CPU)
 
 

@@ -86,7 +86,7 @@ def test_outcomes_and_lines_do_not_steer_the_terminal(capsys: pytest.CaptureFixt
 
 
 def test_cache_files_do_not_steer_the_terminal() -> None:
-    """What a file of the cache says about itself is shown."""
+    """Texts from a file of the cache are shown printable."""
     path = cache_root() / "images" / ("0" * 16) / f"{'1' * 64}.pixels"
     path.parent.mkdir(parents=True, exist_ok=True)
     head = {"shape": [1, 3, 1, 1], "chunk": 1, "checks": [0], "wall": 1, "cpu": 1}

@@ -1,4 +1,4 @@
-"""What the conformance kit said of a method's code stands in its records, and in the audit."""
+"""The result of the conformance kit for a method's code stands in its records and in the audit."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_a_damaged_result_counts_as_none(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def hazard(records: list[Record]) -> str:
-    """What the audit says on selection on test data."""
+    """The audit's finding on selection on test data."""
     return audit(records).hazards[0].text
 
 

@@ -113,7 +113,7 @@ def test_whole_fits_agree(method: Any, parts: int) -> None:
 
 
 def test_parts_hold_a_share_of_the_tokens() -> None:
-    """What a step keeps for the backward pass is that of one chunk of images."""
+    """A step keeps one chunk of images for the backward pass."""
     task = random_task(BACKBONE)
     method = ClipLora(encoder="vision", dropout=0.0)
     kept = {}

@@ -52,7 +52,7 @@ def compute(photos: Path, *methods: str, **more: Any) -> list[Record]:
 
 
 def resumed(photos: Path, *methods: str, keep: bool = False, **more: Any) -> Any:
-    """What a run would do now."""
+    """The plan of a run, now."""
     store, plan = Store(photos.parent / "s"), expand(request(photos, *methods, **more))
     state = ImageState(plan.datasets, store.path)
     code = Code.of(cell.method for cell in plan.cells)

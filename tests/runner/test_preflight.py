@@ -1,4 +1,4 @@
-"""Which images are checked before a run: all of a small set, and what is used of a large one."""
+"""Images checked before a run: all of a small set, and the used ones of a large set."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def cell(**changes: object) -> RunSpec:
 
 
 def read(pets: Counted) -> list[str]:
-    """What was read since the last call."""
+    """The images read since the last call."""
     log = pets.root / "reads.log"
     found = sorted(log.read_text(encoding="utf-8").split()) if log.is_file() else []
     log.unlink(missing_ok=True)

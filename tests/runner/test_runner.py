@@ -59,10 +59,10 @@ def test_all_methods_of_a_cell_have_one_split(session: Session) -> None:
 def test_logits_are_in_the_order_of_the_split(session: Session) -> None:
     (spec,) = cells("zero-shot")
     outcome = run_one(spec, session)
-    from fewshot_bench.splits.draw import draw_cell
+    from fewshot_bench.splits.draw import split_of
 
     dataset = registry().dataset(spec.dataset)
-    split = draw_cell(spec, dataset.items())
+    split = split_of(spec, {spec.dataset: dataset})
     assert outcome.ids == [item.id for item in split.test]
     assert outcome.labels == [item.label for item in split.test]
     backbone, _ = session.backbone(spec)

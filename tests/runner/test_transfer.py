@@ -18,7 +18,7 @@ from fewshot_bench.runner.examiner import Examiner
 from fewshot_bench.runner.request import Request, expand
 from fewshot_bench.runner.run import run_group, run_one
 from fewshot_bench.runner.session import Session
-from fewshot_bench.splits.draw import draw_all_classes, draw_cell
+from fewshot_bench.splits.draw import draw_all_classes, split_of
 from fewshot_bench.store.store import Store
 from tests.helpers import cells, flags, fsbench, quick
 
@@ -81,9 +81,10 @@ def by_question(specs: list[Any]) -> dict[str, Any]:
 
 def test_base_and_new_are_halves_of_one_draw() -> None:
     specs = by_question(cells("zero-shot", classes=("all", "base", "new"), limit=None))
-    pools = Examiner().dataset(specs["digits"]).items()
-    whole = draw_cell(specs["digits"], pools)
-    base, new = (draw_cell(specs[f"digits ({part})"], pools) for part in ("base", "new"))
+    datasets = {"digits": Examiner().dataset(specs["digits"])}
+    pools = datasets["digits"].items()
+    whole = split_of(specs["digits"], datasets)
+    base, new = (split_of(specs[f"digits ({part})"], datasets) for part in ("base", "new"))
     assert base.train == new.train == tuple(i for i in whole.train if i.label < 5)
     assert base.val == tuple(i for i in whole.val if i.label < 5)
     assert [i.id for i in new.test] == [i.id for i in whole.test if i.label >= 5]
@@ -224,13 +225,13 @@ def test_a_missing_target_is_a_problem_and_the_rest_runs(tmp_path: Path) -> None
 def test_validation_without_a_val_pool_is_held_out_of_train() -> None:
     for protocol in ("coop", "clip-lora", "nested"):
         spec = cells("zero-shot", datasets=("wide",), shots=(3,), protocol=protocol)[0]
-        split = draw_cell(spec, SETS["wide"].items())
+        split = split_of(spec, SETS)
         train, val = ({item.id for item in part} for part in (split.train, split.val))
         assert (len(train), len(val), train & val) == (18, 18, set())
-        one = draw_cell(dataclasses.replace(spec, val="none"), SETS["wide"].items())
+        one = split_of(dataclasses.replace(spec, val="none"), SETS)
         assert one.train == split.train
     with pytest.raises(UsageError, match="rest of train"):
-        draw_cell(dataclasses.replace(spec, val="full"), SETS["wide"].items())
+        split_of(dataclasses.replace(spec, val="full"), SETS)
 
 
 def test_a_transfer_has_a_key_of_its_own() -> None:

@@ -13,7 +13,7 @@ from fewshot_bench import Task
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.shots import ALL_SHOTS
 from fewshot_bench.api.spec import RunSpec
-from fewshot_bench.splits.draw import draw_cell
+from fewshot_bench.splits.draw import split_of
 from fewshot_bench.splits.sampling import SAMPLERS
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import StoreError
@@ -156,7 +156,7 @@ def test_all_shots_leave_no_image_for_validation_that_is_held_out(tmp_path: Path
     cell = RunSpec("zero-shot", "wide", ALL_SHOTS, 1, 1)
     for protocol in sorted(SAMPLERS):
         spec = RunSpec("zero-shot", "wide", ALL_SHOTS, 1, 1, protocol=protocol)
-        split = draw_cell(spec, SETS["wide"].items())
+        split = split_of(spec, SETS)
         assert (set(split.train), split.val) == (set(SETS["wide"].items()["train"]), ())
     assert cell.key() != RunSpec("zero-shot", "wide", 16, 1, 1).key()
 

@@ -12,11 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fewshot_bench import DataMissingError, Item, UsageError
-from fewshot_bench.splits.checks import check_digest
-from fewshot_bench.splits.mapping import mapped
+from fewshot_bench.splits.checks import check_digest, mapped
+from fewshot_bench.splits.formats import ENDINGS, read_split_file, text_of
 from fewshot_bench.splits.model import SplitFile, lists_digest, with_setting
-from fewshot_bench.splits.reading import read_split_file
-from fewshot_bench.splits.writing import ENDINGS, text_of
 
 ODD = st.characters(exclude_categories=("Cc", "Cs"), exclude_characters="/\\")
 NAMES = st.text(

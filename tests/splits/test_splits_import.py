@@ -11,11 +11,10 @@ import pytest
 
 from fewshot_bench import DataMissingError, Item
 from fewshot_bench.api.registry import registry
-from fewshot_bench.splits.checks import check_positions
+from fewshot_bench.splits.checks import check_positions, find_items, mapped
+from fewshot_bench.splits.formats import read_split_file
 from fewshot_bench.splits.imported import imported_path, load_imported, safe_name
-from fewshot_bench.splits.mapping import find_items, mapped
 from fewshot_bench.splits.published import picks_digest, published_splits
-from fewshot_bench.splits.reading import read_split_file
 from tests.helpers import fsbench
 from tests.split_trees import DTD_FILE, SMALL, dtd_bytes, write_dtd, write_small
 from tests.splits.test_splits_published import real_pools

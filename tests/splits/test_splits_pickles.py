@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fewshot_bench import DataMissingError, Item
-from fewshot_bench.splits.reading import read_split_file
+from fewshot_bench.splits.formats import read_split_file
 from tests.helpers import fsbench
 from tests.split_trees import write_small
 

@@ -1,4 +1,4 @@
-"""What cells predicted, from their logits or from what the store keeps of them."""
+"""Predictions of cells, from their logits or from the store's cache."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import pytest
 
 from fewshot_bench.api.metrics import METRICS, measured
 from fewshot_bench.api.record import Record
-from fewshot_bench.store.prediction_packs import FOLDER, load_pack
-from fewshot_bench.store.predictions import Outcomes
+from fewshot_bench.store.predictions import OUTCOMES, Outcomes, load_pack
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import StoreError
 from tests.helpers import fsbench
@@ -23,7 +22,7 @@ KEPT = frozenset({"top1", "macro_accuracy"})
 
 
 def packs(store: Store) -> list[Path]:
-    return sorted((store.path / FOLDER).glob("*.pack"))
+    return sorted((store.path / OUTCOMES).glob("*.pack"))
 
 
 def done(store: Store) -> list[Record]:
@@ -105,7 +104,7 @@ def test_other_logits_have_another_outcome(tmp_path: Path) -> None:
 
 def test_a_store_that_cannot_be_written_is_read(tmp_path: Path) -> None:
     store = filled(tmp_path / "s")
-    (store.path / FOLDER).write_text("in the way")
+    (store.path / OUTCOMES).write_text("in the way")
     before = contents(store.path)
     outcomes = Outcomes(store)
     outcomes.prepare(store.records())

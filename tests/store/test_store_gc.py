@@ -13,7 +13,7 @@ import pytest
 
 from fewshot_bench.engines.base import Settings, StoreSnapshot
 from fewshot_bench.engines.job import Job
-from fewshot_bench.store import gc as store_gc
+from fewshot_bench.store import clean as store_gc
 from fewshot_bench.store.index import INDEX
 from fewshot_bench.store.leases import Leases
 from fewshot_bench.store.store import Store

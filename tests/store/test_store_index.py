@@ -37,7 +37,7 @@ def eager(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def listed(store: Store) -> tuple[list[Record], list[str]]:
-    """What a fresh look at the store gives, with what it reports as damaged."""
+    """The records that a new `Store` lists, and those that it reports as damaged."""
     opened = Store(store.path)
     return list(opened.records()), [str(damage) for damage in opened.damaged]
 

@@ -141,7 +141,7 @@ def test_arrays_that_no_run_writes(
 
 
 def meaning(path: Path) -> object:
-    """What a file says, whatever bytes say it; None where it says nothing."""
+    """The decoded content of a file; None where it has none."""
     if path.suffix == ".json":
         try:
             return json.loads(path.read_bytes())
@@ -231,7 +231,7 @@ def test_what_lies_between_the_records(tmp_path: Path, monkeypatch: pytest.Monke
     (store.root / "00" / "notes.txt").write_text("mine")
     now = time.time
     assert "no record" not in kinds(store)
-    monkeypatch.setattr("fewshot_bench.store.remains.time.time", lambda: now() + HOURS)
+    monkeypatch.setattr("fewshot_bench.store.clean.time.time", lambda: now() + HOURS)
     before = contents(store.path)
     done = fsbench("store", "verify", "--store", store.path)
     assert (done.code, "all records are well" in done.out) == (0, True)
@@ -243,7 +243,7 @@ def test_what_lies_between_the_records(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_record_that_is_written_again_meanwhile_is_no_damage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fewshot_bench.store import check as store_check
+    from fewshot_bench.store import verify as store_check
 
     store = filled(tmp_path / "s", [1])
     load, shifts = store_check.load_arrays, iter([1.0])

@@ -18,8 +18,7 @@ from fewshot_bench.api.record import Record
 from fewshot_bench.store import index as store_index
 from fewshot_bench.store.index import INDEX
 from fewshot_bench.store.leases import FOLDER as CLAIMS
-from fewshot_bench.store.prediction_packs import FOLDER, sealed
-from fewshot_bench.store.predictions import Outcomes
+from fewshot_bench.store.predictions import OUTCOMES, Outcomes, sealed
 from fewshot_bench.store.store import Store
 from fewshot_bench.store.verify import DAMAGED, LEFT_OVER, verify
 from fewshot_bench.utils.files import load_arrays
@@ -167,7 +166,7 @@ def test_swapped_records_are_both_left_out(store: Store) -> None:
 def test_swapped_logits_are_both_left_out(store: Store) -> None:
     one, other = of_method(store, "tip-adapter"), of_method(store, "zero-shot")
     swap(one.with_suffix(".npz"), other.with_suffix(".npz"))
-    for path in FOLDER, INDEX:
+    for path in OUTCOMES, INDEX:
         shutil.rmtree(store.path / path, ignore_errors=True)
     done = fsbench("compare", "--per-class", "--store", store.path)
     assert done.err.count("they are not those of the record") == 2
@@ -212,7 +211,7 @@ def test_predictions_that_were_kept_are_no_way_around(tmp_path: Path) -> None:
     (record,) = store.records()
     Outcomes(store).prepare([record])
     expected = Outcomes(store).of(record)
-    (pack,) = (store.path / FOLDER).iterdir()
+    (pack,) = (store.path / OUTCOMES).iterdir()
     content = pack.read_bytes()
     right = expected.predictions.astype("<i4").tobytes()
     assert content.count(right) == 1

@@ -14,6 +14,7 @@ from typing import Any
 from fewshot_bench.analysis.conditions import OWN_DATA, data_digest, without_skipped
 from fewshot_bench.analysis.statistics.intervals import FEWEST, Estimate
 from fewshot_bench.analysis.table.columns import sorted_rows
+from fewshot_bench.analysis.table.costs import COSTS
 from fewshot_bench.analysis.table.model import Cell, Row, Table
 from fewshot_bench.api.metrics import PERCENT, Metric
 from fewshot_bench.api.shots import plain
@@ -27,9 +28,7 @@ FIRST = (
     "n_seeds",
     "top1_mean",
     "top1_ci95",
-    "trained_params",
-    "billed_seconds",
-    "peak_memory_mb",
+    *(column.key for column in COSTS.values()),
 )
 # What a formula begins with in a spreadsheet, the wide forms of East Asian keyboards among it.
 FORMULAS = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
@@ -105,9 +104,7 @@ def _row(table: Table, cell: Cell) -> dict[str, Any]:
         "n_seeds": shown.n if shown else 0,
         "top1_mean": _mean(top1),
         "top1_ci95": _half(top1),
-        "trained_params": _number(cell.trained),
-        "billed_seconds": _number(cell.billed),
-        "peak_memory_mb": _number(cell.memory),
+        **{column.key: _number(cell.costs.get(name)) for name, column in COSTS.items()},
         "top1_n": top1.n if top1 else 0,
         **_extremes("top1", top1),
         **_other_metrics(table, cell),

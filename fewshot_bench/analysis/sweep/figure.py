@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fewshot_bench.analysis.signature import broken
 from fewshot_bench.analysis.sweep.model import Panel, Sweep
 from fewshot_bench.analysis.sweep.terminal import shown
+from fewshot_bench.utils.extras import require
 from fewshot_bench.utils.text import printable
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ _SETTINGS: Any = {
 
 def draw(sweep: Sweep, form: str) -> bytes:
     """The file in one of `FORMATS`. Missing cells are hatched, never interpolated."""
-    import matplotlib
+    matplotlib = require("matplotlib", "report", "a figure")
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(_SETTINGS):

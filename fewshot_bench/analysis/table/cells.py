@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from fewshot_bench.analysis.conditions import digest
 from fewshot_bench.analysis.statistics.intervals import Estimate, estimate
+from fewshot_bench.analysis.table.costs import COSTS, number
 from fewshot_bench.analysis.table.model import Cell, Group, Row, Seed, Short, Status
 from fewshot_bench.api.metrics import Metric
 from fewshot_bench.api.record import Record
@@ -62,9 +61,7 @@ def own_cell(
         failed=len(failed),
         errors=tuple(sorted({_error(record) for record in failed})),
         reason=_reason(series[metric], done, failed, inapplicable, metric),
-        trained=_mean(done, "footprint", "trained"),
-        billed=_mean(done, "timings", "billed_seconds"),
-        memory=max(_numbers(done, "footprint", "peak_memory_mb"), default=None),
+        costs={name: column.of(done) for name, column in COSTS.items()},
         verified=_verified(done),
         short=_short(done),
         extra=extra_columns(columns, records),
@@ -122,16 +119,9 @@ def _error(record: Record) -> str:
     return str((record.error or {}).get("type") or "unknown error")
 
 
-def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    # Whole numbers too large for a float are as infinite; not-a-number is no less than anything.
-    return value if abs(value) <= sys.float_info.max else None
-
-
 def series_of(records: Mapping[Seed, Record], metric: str) -> dict[Seed, float]:
     """The metric by seed, without those that have no finite number."""
-    values = {seed: _number(record.metrics.get(metric)) for seed, record in records.items()}
+    values = {seed: number(record.metrics.get(metric)) for seed, record in records.items()}
     return {seed: value for seed, value in values.items() if value is not None}
 
 
@@ -139,23 +129,6 @@ def estimates(series: Mapping[str, Mapping[Seed, float]]) -> dict[str, Estimate]
     """Mean and interval of every metric that has values."""
     found = {metric: estimate(list(values.values())) for metric, values in series.items()}
     return {metric: value for metric, value in found.items() if value is not None}
-
-
-def _numbers(records: Iterable[Record], part: str, name: str) -> list[float]:
-    values = [_number(getattr(record, part).get(name)) for record in records]
-    return [value for value in values if value is not None]
-
-
-def _mean(records: Iterable[Record], part: str, name: str) -> float | None:
-    return mean_of(_numbers(records, part, name))
-
-
-def mean_of(values: Sequence[float | None]) -> float | None:
-    """The mean, the very value when all are equal; None when one is not known."""
-    known = [value for value in values if value is not None]
-    if not known or len(known) < len(values):
-        return None
-    return known[0] if len(set(known)) == 1 else math.fsum(known) / len(known)
 
 
 def _verified(records: Sequence[Record]) -> bool | None:
@@ -171,5 +144,5 @@ def _short(records: Sequence[Record]) -> Short:
     for split in (record.split for record in records if record.spec.shots):
         classes = split.get("fitted_classes") or split.get("classes")
         values = (split.get("short_classes"), classes, *map(split.get, _SMALLEST))
-        found.append(Short(*(int(_number(value) or 0) for value in values)))
+        found.append(Short(*(int(number(value) or 0) for value in values)))
     return max(found, key=lambda one: (one.classes, one.val), default=Short())

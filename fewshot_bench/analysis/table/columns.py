@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from fewshot_bench.analysis.filters import split_list
+from fewshot_bench.analysis.table.costs import COSTS
 from fewshot_bench.analysis.table.model import Cell, Group, Row, Table
 from fewshot_bench.utils.errors import UsageError, unknown
 
 CURVE = "curve"
-# Name to head. Costs are of a whole line: a range over its shots.
-COSTS: Mapping[str, str] = {"trained": "trained", "billed": "billed s", "peak": "peak MB"}
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _NO_VALUE = "·"
 
@@ -73,9 +72,7 @@ def _values(table: Table, cells: Sequence[Cell]) -> list[float]:
     name = table.sort
     if name in table.metrics:
         return [cell.estimates[name].mean for cell in cells if name in cell.estimates]
-    attribute = {"trained": "trained", "billed": "billed", "peak": "memory"}[name]
-    found = (getattr(cell, attribute) for cell in cells)
-    return [value for value in found if value is not None]
+    return [value for cell in cells if (value := cell.costs.get(name)) is not None]
 
 
 def curve_head(table: Table, group: Group) -> str:
@@ -121,32 +118,3 @@ def _block(cell: Cell, metric: str, low: float, high: float) -> str:
         return _NO_VALUE
     share = (cell.estimates[metric].mean - low) / (high - low) if high > low else 0.5
     return _BLOCKS[min(int(share * len(_BLOCKS)), len(_BLOCKS) - 1)]
-
-
-def cost_range(values: Sequence[float | None], write: Callable[[float], str]) -> str:
-    """One number, or the range from the least to the most; empty where none is known."""
-    known = [value for value in values if value is not None]
-    if not known:
-        return ""
-    low, high = write(min(known)), write(max(known))
-    return low if low == high else f"{low}–{high}"
-
-
-def count(value: float) -> str:
-    """A count with thousands separated."""
-    return f"{value:,.0f}"
-
-
-def seconds(value: float) -> str:
-    """Seconds with about three digits."""
-    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
-
-
-def costs(cells: Sequence[Cell]) -> dict[str, str]:
-    """The costs of a line by name; empty text for what is not known."""
-    memory = max((cell.memory for cell in cells if cell.memory is not None), default=None)
-    return {
-        "trained": cost_range([cell.trained for cell in cells], count),
-        "billed": cost_range([cell.billed for cell in cells], seconds),
-        "peak": "" if memory is None else count(memory),
-    }

@@ -7,7 +7,8 @@ import math
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 
-from fewshot_bench.analysis.table.cells import estimates, mean_of
+from fewshot_bench.analysis.table.cells import estimates
+from fewshot_bench.analysis.table.costs import COSTS
 from fewshot_bench.analysis.table.model import Cell, Group, Row, Seed
 from fewshot_bench.api.metrics import Metric
 
@@ -88,7 +89,6 @@ def _combined(
     series: Mapping[str, Series],
     splits: Mapping[Seed, Hashable],
 ) -> Cell:
-    memory = [cell.memory for cell in cells]
     whole = all(cell.status == "done" and len(cell.splits) == len(splits) for cell in cells)
     return dataclasses.replace(
         empty,
@@ -98,9 +98,10 @@ def _combined(
         splits=splits,
         missing_seeds=tuple(sorted({seed for cell in cells for seed in cell.missing_seeds})),
         failed=sum(cell.failed for cell in cells),
-        trained=mean_of([cell.trained for cell in cells]),
-        billed=mean_of([cell.billed for cell in cells]),
-        memory=max((value for value in memory if value is not None), default=None),
+        costs={
+            name: column.together([cell.costs.get(name) for cell in cells])
+            for name, column in COSTS.items()
+        },
     )
 
 

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.analysis.formats.style import COLORS, LINES, MARKERS
 from fewshot_bench.analysis.table.model import Group, Row, Table
+from fewshot_bench.utils.extras import require
 from fewshot_bench.utils.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 FORMATS = (".pdf", ".svg", ".png")
 _ACROSS = 4
@@ -41,8 +43,18 @@ def panels(table: Table) -> list[Group]:
 
 
 def draw(table: Table, form: str) -> bytes:
-    """The file: `pdf`, `svg` or `png`. Missing cells are gaps, never interpolated."""
+    """The file: `pdf`, `svg` or `png`."""
     import matplotlib
+
+    drawn, buffer = figure(table), io.BytesIO()
+    with matplotlib.rc_context(_SETTINGS):
+        drawn.savefig(buffer, format=form, dpi=200, metadata=_about(table, form))
+    return buffer.getvalue()
+
+
+def figure(table: Table) -> Figure:
+    """The figure. Missing cells are gaps, never interpolated."""
+    matplotlib = require("matplotlib", "report", "a figure")
     from matplotlib.figure import Figure
 
     found = panels(table)
@@ -51,8 +63,8 @@ def draw(table: Table, form: str) -> bytes:
     below = math.ceil(len(table.rows) / min(_ENTRIES, across * 2))
     size = (across * _WIDTH, down * _HEIGHT + below * _LEGEND + 0.2)
     with matplotlib.rc_context(_SETTINGS):
-        figure = Figure(figsize=size, layout="constrained")
-        grid: Any = figure.subplots(down, across, squeeze=False)
+        drawn = Figure(figsize=size, layout="constrained")
+        grid: Any = drawn.subplots(down, across, squeeze=False)
         places = [axes for line in grid for axes in line]
         for place, group in zip(places, found, strict=False):
             _draw_panel(place, table, group)
@@ -62,10 +74,8 @@ def draw(table: Table, form: str) -> bytes:
             line[0].set_ylabel(table.main.quantity)
         handles, labels = _legend(places[: len(found)])
         columns = min(_ENTRIES, across * 2, max(len(labels), 1))
-        figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=form, dpi=200, metadata=_about(table, form))
-    return buffer.getvalue()
+        drawn.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
+    return drawn
 
 
 def _about(table: Table, form: str) -> dict[str, Any]:

@@ -15,9 +15,7 @@ from fewshot_bench.analysis.formats.grid import (
 )
 from fewshot_bench.analysis.statistics.intervals import Estimate
 from fewshot_bench.analysis.table.columns import (
-    COSTS,
     CURVE,
-    costs,
     curve,
     curve_head,
     has_curve,
@@ -25,6 +23,7 @@ from fewshot_bench.analysis.table.columns import (
     sorted_rows,
     text_columns,
 )
+from fewshot_bench.analysis.table.costs import COSTS
 from fewshot_bench.analysis.table.evidence import evidence
 from fewshot_bench.analysis.table.model import Cell, Group, Row, Table
 from fewshot_bench.api.metrics import Metric
@@ -89,19 +88,20 @@ def _caption(table: Table, usual: int, metrics: Sequence[str]) -> str:
 def _texts(table: Table, group: Group, row: Row, names: Sequence[str]) -> Iterator[str]:
     """The columns of a line that hold one text each."""
     cells, nothing = table.line(group, row), _nothing(table, group, row)
-    known = costs(cells)
     extra = table.row_extra.get((group.label, row.label), {})
     for name in names:
         if name == CURVE:
             yield curve(table, group, row)
         elif name in COSTS:
-            yield known[name] or nothing
+            yield COSTS[name].shown([cell.costs.get(name) for cell in cells]) or nothing
         else:
             yield str(extra.get(name, nothing))
 
 
 def _text_head(table: Table, group: Group, name: str) -> str:
-    return curve_head(table, group) if name == CURVE else COSTS.get(name, name)
+    if name == CURVE:
+        return curve_head(table, group)
+    return COSTS[name].head if name in COSTS else name
 
 
 def _differences(table: Table, group: Group) -> Grid:

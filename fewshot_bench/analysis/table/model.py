@@ -104,9 +104,10 @@ class Short:
 class Cell:
     """One method in one group at one number of shots, over its seeds.
 
-    `series` holds each metric per seed, `splits` the split's digest per seed, `own_data` what was
-    said about a person's own data (`classnames`, `templates`, `holdout`); `no_delta` is the reason
-    why a difference to the baseline cannot be asked for.
+    `costs` holds those of `costs.COSTS` by name, `series` each metric per seed, `splits` the
+    split's digest per seed, `own_data` what was said about a person's own data (`classnames`,
+    `templates`, `holdout`); `no_delta` is the reason why a difference to the baseline cannot be
+    asked for.
     """
 
     group: Group
@@ -121,9 +122,7 @@ class Cell:
     errors: tuple[str, ...] = ()
     reason: str = ""
     expected: bool = True
-    trained: float | None = None
-    billed: float | None = None
-    memory: float | None = None
+    costs: Mapping[str, float | None] = field(default_factory=dict)
     verified: bool | None = None
     short: Short = Short()
     extra: Mapping[str, Any] = field(default_factory=dict)

@@ -19,6 +19,7 @@ from fewshot_bench.engines.job import Job, take_part_quietly
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils import offline
 from fewshot_bench.utils.errors import UsageError
+from fewshot_bench.utils.extras import require
 
 # How often Ray itself starts a lost actor again, on another node where there is one.
 RESTARTS = 3
@@ -109,12 +110,7 @@ class Ray(System):
 
     def _connected(self) -> Any:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        try:
-            import ray
-        except ImportError:
-            raise UsageError(
-                "--engine ray needs Ray: pip install 'fewshot-bench[ray]' on every node"
-            ) from None
+        ray = require("ray", "ray", "--engine ray")
         if not ray.is_initialized():
             self._connect(ray)
         return ray
@@ -157,6 +153,7 @@ def build(setup: EngineSetup) -> DistributedEngine:
     """The engine of these options; UsageError under --offline."""
     if offline.is_on():
         raise UsageError("--engine ray talks over the network, which --offline forbids")
+    require("ray", "ray", "--engine ray")
     given = setup.options
     cpus = float(given["cpus"] or setup.settings.threads or 1)
     system = Ray(setup.store, given["gpus"], cpus, given["ray_address"])

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Final, Literal
 
 from fewshot_bench.api.dataset import ROLES, DatasetCard
+from fewshot_bench.api.split_file import Pools
 from fewshot_bench.api.task import Item, digest_of
-from fewshot_bench.splits.compared import published_draws
-from fewshot_bench.splits.coop import Pools
 from fewshot_bench.splits.published import (
     PublishedSplit,
+    published_draws,
     published_splits,
     verified_file,
     verified_split,
@@ -56,13 +56,13 @@ def published_name(name: str, pools: Pools) -> str | None:
 
 
 def is_published(card: DatasetCard, pools: Pools) -> bool:
-    """Whether the lists of a data set are published ones."""
+    """True when the lists of a data set are published ones."""
     name = published_name(card.name, pools)
     return name is not None and verified_split(pools, name) is True
 
 
 def expected_classes(card: DatasetCard) -> int | None:
-    """How many classes the published set has; None when that is not known."""
+    """Number of classes of the published set; None when that is not known."""
     known = published_splits().get(card.name)
     return card.expected_classes or (known.classes if known else None)
 

@@ -1,20 +1,26 @@
-"""Downloads that can be broken off at any moment: several sources, resumption, checked content."""
+"""Downloads that go on where they stopped, and are checked before they are used.
+
+`download` fetches one file from the first of its sources that gives it. The bytes lie beside a note
+of which version of which file they are; a digest that is known is always compared.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import http.client
+import json
 import os
 import re
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from fewshot_bench.api.recipe import RemoteFile
-from fewshot_bench.plugins.data.digests import CHUNK, difference
 from fewshot_bench.plugins.data.extract import MAX_UNPACKED
-from fewshot_bench.plugins.data.free_space import ROOM_STEP, StopError, refuse_full, refuse_no_room
 from fewshot_bench.plugins.data.http import (
     SourceError,
     TemporaryError,
@@ -24,12 +30,15 @@ from fewshot_bench.plugins.data.http import (
     of_failure,
     printable,
 )
-from fewshot_bench.plugins.data.partial import Origin, Part, size_of
 from fewshot_bench.utils import offline
 from fewshot_bench.utils.errors import DataMissingError
-from fewshot_bench.utils.files import FULL
+from fewshot_bench.utils.files import FULL, write_whole
 from fewshot_bench.utils.text import size_text
 
+# So much of a disk is never taken by a download; looked at after every ROOM_STEP bytes.
+KEPT_FREE, ROOM_STEP = 10**9, 64 * 2**20
+CHUNK = 2**20
+TITLES = {"sha256": "SHA-256", "md5": "MD5"}
 ATTEMPTS = 4
 # An attempt that brought this many bytes does not count as failed.
 PROGRESS_BYTES = 2**20
@@ -37,6 +46,160 @@ PARTIAL = 206
 RANGE_REFUSED = 416
 _RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 _HTML = re.compile(rb"\s*<(?:!doctype\s+html|html|head|body)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The version of a file that a partial download belongs to."""
+
+    url: str
+    etag: str
+    modified: str
+    size: int
+
+    @property
+    def validator(self) -> str:
+        """The value for `If-Range`: a strong entity tag, or the time of the last change."""
+        strong = self.etag if self.etag.startswith('"') else ""
+        return strong or self.modified
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A partial download: `NAME.part` with its bytes and `NAME.part.json` with its origin."""
+
+    bytes: Path
+    about: Path
+
+    @classmethod
+    def of(cls, target: Path) -> Part:
+        """The part that becomes `target`."""
+        return cls(
+            target.with_name(f"{target.name}.part"), target.with_name(f"{target.name}.part.json")
+        )
+
+    def origin(self) -> Origin | None:
+        """The origin of the bytes; None when there are none, or when it is not known."""
+        try:
+            content = json.loads(self.about.read_text("utf-8"))
+            origin = Origin(**content)
+            kinds = [type(value) for value in asdict(origin).values()]
+        except (OSError, ValueError, TypeError, RecursionError):
+            return None
+        known = kinds == [str, str, str, int]
+        there = self.bytes.is_file() and not self.bytes.is_symlink()
+        return origin if known and there else None
+
+    def start(self, origin: Origin) -> None:
+        """Forget what is there, and note where the new bytes come from."""
+        self.drop()
+        write_whole(self.about, json.dumps(asdict(origin)).encode())
+        self.bytes.touch()
+
+    def finish(self, target: Path) -> None:
+        """Make the whole file `target`, with a note of its source beside it."""
+        self.about.replace(note_of(target))
+        self.bytes.replace(target)
+
+    def drop(self) -> None:
+        """Remove both files."""
+        self.bytes.unlink(missing_ok=True)
+        self.about.unlink(missing_ok=True)
+
+
+def note_of(target: Path) -> Path:
+    """Path of the note of a finished download's source; files put there by hand have no note."""
+    return target.with_name(f"{target.name}.source.json")
+
+
+def source_of(target: Path) -> str:
+    """The source that a finished download came from; empty when it was put there by hand."""
+    try:
+        return str(json.loads(note_of(target).read_text("utf-8"))["url"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return ""
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file; 0 when there is none."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+class StopError(DataMissingError):
+    """No other source can help: the disk is full, or a person has to agree first."""
+
+
+def refuse_full(file: RemoteFile, part: Part, size: int, have: int) -> None:
+    """StopError when the rest of the file, or what it unpacks to, has no room on the disk.
+
+    Archives of images unpack to about their own size.
+    """
+    folder = part.bytes.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    needed = size - have + (size if file.unpack else 0)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise StopError(
+            f"{file.name} needs {size_text(needed)} in {folder} and {size_text(free)} are free: "
+            "make room, or choose another disk with --root"
+        )
+
+
+def refuse_no_room(file: RemoteFile, part: Part) -> None:
+    """StopError before a download takes what others on the disk need; what is there is kept."""
+    folder = part.bytes.parent
+    free = shutil.disk_usage(folder).free
+    if free < KEPT_FREE:
+        raise StopError(
+            f"{file.name}: {size_text(free)} are free in {folder}, and {size_text(KEPT_FREE)} are "
+            f"left alone: {size_of(part.bytes):,} bytes are kept; make room, then run the same "
+            "command again"
+        )
+
+
+def _ignore(count: int) -> None:
+    """Tell nobody."""
+
+
+def digests_of(
+    path: Path, algorithms: Mapping[str, str], advance: Callable[[int], None] = _ignore
+) -> dict[str, str]:
+    """Digests of a file by the name of their algorithm; `advance` hears the bytes read."""
+    hashes = {name: hashlib.new(name, usedforsecurity=False) for name in algorithms}
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            for value in hashes.values():
+                value.update(chunk)
+            advance(len(chunk))
+    return {name: value.hexdigest() for name, value in hashes.items()}
+
+
+def difference(
+    file: RemoteFile, path: Path, advance: Callable[[int], None] = _ignore
+) -> str | None:
+    """Difference of a file from the known size or digests, in words; None when there is none."""
+    size = path.stat().st_size
+    if file.size and size != file.size:
+        return f"it has {size:,} bytes, expected {file.size:,}"
+    found = digests_of(path, file.digests, advance)
+    for name, expected in file.digests.items():
+        if found[name] != expected:
+            return f"its {TITLES[name]} is {found[name]}, expected {expected}"
+    return None
+
+
+def verified_as(file: RemoteFile) -> str:
+    """The digests that a file without `difference` was compared with, in words."""
+    return f"{known_digests(file)} as expected" if file.digests else known_digests(file)
+
+
+def known_digests(file: RemoteFile) -> str:
+    """The known digests, in words."""
+    titles = [TITLES[name] for name in file.digests]
+    return " and ".join(titles) or "not verified: no digest is known"
 
 
 class Progress(Protocol):
@@ -171,7 +334,7 @@ def _expected_most(file: RemoteFile) -> int:
 
 
 def _continues(response: Any, origin: Origin, have: int) -> bool:
-    """Whether the answer is the rest of what is there: same place, same size, same version."""
+    """True when the answer is the rest of what is there: same place, same size, same version."""
     headers = response.headers
     for name, before in (("ETag", origin.etag), ("Last-Modified", origin.modified)):
         if before and str(headers.get(name) or before) != before:

@@ -43,7 +43,7 @@ class TemporaryError(SourceError):
 
 
 def timeout_seconds() -> float:
-    """How long a silent server is waited for (FSBENCH_HTTP_TIMEOUT, 30 unless set)."""
+    """Seconds until a silent server is given up (FSBENCH_HTTP_TIMEOUT, 30 unless set)."""
     return _seconds(TIMEOUT_VARIABLE, TIMEOUT_SECONDS)
 
 
@@ -171,7 +171,7 @@ def _of_status(error: urllib.error.HTTPError) -> SourceError:
 
 
 def printable(text: str) -> str:
-    """What a server sent, without anything that a terminal would act on."""
+    """A server's text, without anything that a terminal would act on."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
@@ -181,7 +181,7 @@ def _retry_after(headers: Message) -> float:
 
 
 def of_failure(error: Exception) -> SourceError:
-    """What went wrong on the way, in words; temporary unless it will be the same next time."""
+    """A failed connection as an error; temporary unless it will be the same next time."""
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(reason, SourceError):
         return reason

@@ -1,4 +1,4 @@
-"""Where the files of a recipe go below a data root, and whether they are there."""
+"""Paths of a recipe's files below a data root, and moving downloads and unpacked members there."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def check_recipe(dataset: str, files: Iterable[RemoteFile]) -> None:
 
 
 def archive_path(root: Path, dataset: str, file: RemoteFile) -> Path:
-    """Where a download is kept until it is placed; a file put there by hand is used as well."""
+    """The path of a download until it is placed; a file put there by hand is used as well."""
     return root / DOWNLOADS / _PLAIN.sub("_", dataset) / file.name
 
 
 def found_at(file: RemoteFile, roots: Iterable[Path]) -> Path | None:
-    """Where a file's content is already, in any accepted layout; None when it is missing."""
+    """The place of a file's content in any accepted layout; None when it is missing."""
     for root in roots:
         if pending(file, root) is not None:
             continue
@@ -52,7 +52,7 @@ def found_at(file: RemoteFile, roots: Iterable[Path]) -> Path | None:
 
 
 def _filled_below(root: Path, path: str) -> Path | None:
-    """Where a path below a root is filled; the root may be the path's first folder itself."""
+    """The filled place of a path below a root, which may be the path's first folder itself."""
     first, _, rest = path.partition("/")
     below = [root / path]
     if rest and os.path.basename(os.path.abspath(root)) == first:
@@ -79,7 +79,7 @@ def _unpacked(file: RemoteFile, root: Path) -> Path:
 
 
 def pending(file: RemoteFile, root: Path) -> Path | None:
-    """What was unpacked whole and not all placed yet (a killed run)."""
+    """The folder of an archive that was unpacked whole and not all placed yet (a killed run)."""
     if not file.unpack:
         return None
     folder = _unpacked(file, root)
@@ -124,7 +124,7 @@ def _merge(source: Path, target: Path) -> Iterator[Path]:
 
 
 def same_content(one: Path, other: Path) -> bool:
-    """Whether two files have the same bytes; False when one is not there."""
+    """True when two files have the same bytes; False when one is not there."""
     try:
         return filecmp.cmp(one, other, shallow=False)
     except FileNotFoundError:

@@ -10,12 +10,17 @@ from pathlib import Path
 
 from fewshot_bench.api.recipe import Recipe, RemoteFile
 from fewshot_bench.plugins.data import places
-from fewshot_bench.plugins.data.digests import difference, verified_as
-from fewshot_bench.plugins.data.download import Progress, fetch, source_host
-from fewshot_bench.plugins.data.extract import unpack
-from fewshot_bench.plugins.data.free_space import StopError
-from fewshot_bench.plugins.data.members import DamagedError, UnsafeError
-from fewshot_bench.plugins.data.partial import note_of, source_of
+from fewshot_bench.plugins.data.download import (
+    Progress,
+    StopError,
+    difference,
+    fetch,
+    note_of,
+    source_host,
+    source_of,
+    verified_as,
+)
+from fewshot_bench.plugins.data.extract import DamagedError, UnsafeError, unpack
 from fewshot_bench.utils.errors import DataMissingError, UsageError
 from fewshot_bench.utils.files import FULL
 from fewshot_bench.utils.text import few, size_text
@@ -25,7 +30,7 @@ LARGE_BYTES = 2 * 10**9
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where data goes, and what was agreed to.
+    """The data root that is written to, and the person's agreements.
 
     roots: folders in which data is looked for, `root` among them. large: whether downloads of
     more than LARGE_BYTES may start. keep_archives: whether downloaded archives stay.
@@ -38,8 +43,8 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one file.
+class PrepareResult:
+    """Result of preparing one file.
 
     missing: whether it has still to be got. by_hand: whether getting it by hand helps; it does not
     where the disk is full. refused: whether what came is of no use, and another copy is needed.
@@ -68,29 +73,31 @@ def missing_files(dataset: str, recipe: Recipe, target: Target) -> list[RemoteFi
 
 
 def would_write(dataset: str, recipe: Recipe, target: Target) -> bool:
-    """Whether there is anything to fetch or to place."""
+    """True when there is anything to fetch or to place."""
     by_hand = [file for file in missing_files(dataset, recipe, target) if not file.urls]
     left = [file for file in recipe.files if file not in by_hand]
     return any(places.found_at(file, target.roots) is None for file in left)
 
 
-def prepare(dataset: str, recipe: Recipe, target: Target, progress: Progress) -> list[Outcome]:
+def prepare(
+    dataset: str, recipe: Recipe, target: Target, progress: Progress
+) -> list[PrepareResult]:
     """Work through all files of a recipe; one that fails does not stop the others."""
-    outcomes = []
+    results = []
     for file in recipe.files:
         try:
-            outcome = Outcome(file, _prepare_file(dataset, file, target, progress))
+            result = PrepareResult(file, _prepare_file(dataset, file, target, progress))
         except StopError as error:
-            outcome = Outcome(file, str(error), missing=True)
+            result = PrepareResult(file, str(error), missing=True)
         except RefusedError as error:
-            outcome = Outcome(file, str(error), missing=True, refused=True)
+            result = PrepareResult(file, str(error), missing=True, refused=True)
         except DataMissingError as error:
-            outcome = Outcome(file, str(error), missing=True, by_hand=True)
+            result = PrepareResult(file, str(error), missing=True, by_hand=True)
         except OSError as error:
-            outcome = Outcome(file, _cannot_write(file, error), missing=True)
-        progress.say(f"{file.name}: {outcome.text}" if not outcome.missing else outcome.text)
-        outcomes.append(outcome)
-    return outcomes
+            result = PrepareResult(file, _cannot_write(file, error), missing=True)
+        progress.say(f"{file.name}: {result.text}" if not result.missing else result.text)
+        results.append(result)
+    return results
 
 
 def check_writable(root: Path) -> None:
@@ -161,7 +168,7 @@ def _prepare_file(dataset: str, file: RemoteFile, target: Target, progress: Prog
 
 
 def _own_split(file: RemoteFile, found: Path) -> str:
-    """What to say of a split file that is there and not the published one."""
+    """Remark on a split file that is there and not the published one."""
     problem = difference(replace(file, size=0), found) if file.split and found.is_file() else None
     return f", not the published file: {problem} (to replace it, remove it)" if problem else ""
 
@@ -199,7 +206,7 @@ def _put(file: RemoteFile, archive: Path, target: Target, progress: Progress) ->
 
 
 def _kept(names: Sequence[str]) -> str:
-    """What to say of files that were there before and stay."""
+    """Remark on files that were there before and stay."""
     if not names:
         return ""
     return f"; kept {len(names):,} that were there and differ from the archive's: {few(names)}"
@@ -257,32 +264,34 @@ def _remove(archive: Path) -> None:
             folder.rmdir()
 
 
-def steps(dataset: str, recipe: Recipe, outcomes: Sequence[Outcome], target: Target) -> list[str]:
-    """What a person can do about missing files, one step per line."""
-    missing = [outcome for outcome in outcomes if outcome.missing]
+def steps(
+    dataset: str, recipe: Recipe, results: Sequence[PrepareResult], target: Target
+) -> list[str]:
+    """Steps by which a person gets missing files, one step per line."""
+    missing = [result for result in results if result.missing]
     if not missing:
         return []
-    helped = [outcome.file for outcome in missing if outcome.by_hand]
+    helped = [result.file for result in missing if result.by_hand]
     lines = list(recipe.by_hand) if helped else []
     for file in helped:
         if file.urls and not any(file.name in step for step in recipe.by_hand):
             archive = places.archive_path(target.root, dataset, file)
             lines.append(f"download {file.name} from {file.urls[0]} to {archive}")
-    for outcome in missing:
-        if outcome.refused:
-            archive = places.archive_path(target.root, dataset, outcome.file)
-            hosts = ", ".join(dict.fromkeys(map(source_host, outcome.file.urls))) or "where it was"
+    for result in missing:
+        if result.refused:
+            archive = places.archive_path(target.root, dataset, result.file)
+            hosts = ", ".join(dict.fromkeys(map(source_host, result.file.urls))) or "where it was"
             lines.append(
-                f"get another copy of {outcome.file.name} than the one of {hosts}, which is of no "
+                f"get another copy of {result.file.name} than the one of {hosts}, which is of no "
                 f"use, and put it at {archive}"
             )
-    waiting = any(needs_agreement(outcome.file) for outcome in missing if not outcome.by_hand)
+    waiting = any(needs_agreement(result.file) for result in missing if not result.by_hand)
     agree = " --yes" if waiting and not target.large else ""
     return [*lines, f"then run: fsbench data prepare {dataset}{agree}"]
 
 
 def needs_agreement(file: RemoteFile) -> bool:
-    """Whether a person has to agree before a file is downloaded, as far as its size is known."""
+    """True when a person has to agree before a file is downloaded, as far as its size is known."""
     return bool(file.urls) and file.size > LARGE_BYTES
 
 

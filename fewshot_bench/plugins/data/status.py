@@ -1,9 +1,16 @@
-"""What is there of a data set, told from its lists and file sizes; no image is decoded."""
+"""State of a data set by its lists and file sizes, and its last verification; decodes no image.
+
+`status_of` is the entry. What a data set raises becomes a state and a step. Verifications are kept
+as one small JSON file per data set in the cache folder (`remember`, `recall`).
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +19,7 @@ from fewshot_bench.api.roots import data_roots
 from fewshot_bench.api.task import Item
 from fewshot_bench.plugins.data.checks import expected_classes
 from fewshot_bench.plugins.data.places import found_at
-from fewshot_bench.plugins.data.verified import Verified, recall
+from fewshot_bench.utils.cache_dir import VERIFIED, cache_root, touch, write
 from fewshot_bench.utils.errors import DataMissingError, FsbenchError, PluginError
 
 READY = "ready"
@@ -26,6 +33,69 @@ BROKEN = "broken plug-in"
 MOST_READ = 50
 
 Listed = list[tuple[str, Item]]
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A verification that nothing failed in.
+
+    when: ISO 8601 date and time, UTC; differs: names of the checks that warned.
+    """
+
+    name: str
+    folder: str
+    revision: str
+    when: str
+    images: int
+    differs: tuple[str, ...] = ()
+
+    @property
+    def day(self) -> str:
+        """The date alone."""
+        return self.when[:10]
+
+
+def passed(name: str, card: DatasetCard, images: int, differs: tuple[str, ...]) -> Verified:
+    """A verification that ended just now."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return Verified(name, _resolved(card), card.revision, now, images, differs)
+
+
+def remember(verified: Verified) -> None:
+    """Write the file of a data set; OSError when that cannot be done."""
+    text = json.dumps(asdict(verified), indent=1, ensure_ascii=False)
+    write(_file(verified.name, verified.folder), f"{text}\n".encode())
+
+
+def forget(name: str, card: DatasetCard) -> None:
+    """A data set is not verified any more; OSError when its file cannot be removed."""
+    _file(name, _resolved(card)).unlink(missing_ok=True)
+
+
+def recall(name: str, card: DatasetCard) -> Verified | None:
+    """The last verification of a data set in its folder, of whatever revision.
+
+    None when there was none, or its file is damaged: then it has to be verified again.
+    """
+    try:
+        path = _file(name, _resolved(card))
+        found = json.loads(path.read_text("utf-8"))
+        touch(path)
+        verified = Verified(**(found | {"differs": tuple(found["differs"])}))
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return None
+    kinds = [type(value) for value in asdict(verified).values()]
+    texts = all(isinstance(name, str) for name in verified.differs)
+    return verified if texts and kinds == [str, str, str, str, int, tuple] else None
+
+
+def _resolved(card: DatasetCard) -> str:
+    return str(Path(card.folder).resolve()) if card.folder else ""
+
+
+def _file(name: str, folder: str) -> Path:
+    key = hashlib.sha256(f"{name}\n{folder}".encode(errors="surrogatepass")).hexdigest()[:32]
+    return cache_root() / VERIFIED / f"{key}.json"
 
 
 @dataclass(frozen=True)
@@ -76,18 +146,18 @@ def status_of(name: str, open_it: Callable[[str], Dataset]) -> Status:
 
 
 def _path_exists(name: str) -> bool:
-    """Whether there is something at the path of a name such as `folder:PATH`."""
+    """True when there is something at the path of a name such as `folder:PATH`."""
     _, colon, argument = name.partition(":")
     return bool(colon) and Path(argument).expanduser().exists()
 
 
 def _step(name: str, error: FsbenchError) -> str:
-    """What an error says, without the name of the data set in front."""
+    """The text of an error without the name of the data set in front."""
     return str(error).removeprefix(f"data set '{name}': ").removeprefix(f"{name}: ")
 
 
 def _finds(step: str) -> bool:
-    """Whether a step names something that is there below a data root (to be renamed, say)."""
+    """True when a step names something that is there below a data root (to be renamed, say)."""
     roots = [root for root in data_roots() if root.is_dir()]
     return any(str(path) in step for root in roots for path in root.iterdir())
 
@@ -165,7 +235,7 @@ def _missing(dataset: Dataset, unknown: Sequence[Item]) -> list[str]:
 
 
 def _missing_state(dataset: Any, card: DatasetCard) -> str:
-    """Which part is missing of a data set whose pools do not load."""
+    """State by the missing part of a data set whose pools do not load."""
     if card.counts:
         return SOME_IMAGES if card.folder else NO_IMAGES
     files = dataset.recipe().files if isinstance(dataset, Preparable) else ()

@@ -1,24 +1,151 @@
-"""Verifies one data set: its lists, every image, and what stands in two pools."""
+"""Verifies one data set: its lists, every image, and images that stand in two pools.
+
+`verify` runs all checks. What a data set raises becomes a check that failed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import csv
+import io
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
-from fewshot_bench.api.dataset import Dataset, DatasetCard, all_items
-from fewshot_bench.plugins.data.checks import DIFFERS, FAILED, OK, Check, is_published, list_checks
-from fewshot_bench.plugins.data.pairs import (
-    Pair,
-    same_check,
-    same_pairs,
-    similar_check,
-    similar_pairs,
+import numpy as np
+
+from fewshot_bench.api.dataset import ROLES, Dataset, DatasetCard, all_items
+from fewshot_bench.api.task import Item
+from fewshot_bench.plugins.data.checks import (
+    DIFFERS,
+    FAILED,
+    OK,
+    Check,
+    State,
+    is_published,
+    list_checks,
 )
-from fewshot_bench.plugins.data.scan import Scan, scan
+from fewshot_bench.plugins.data.scan import SIGNS, Scan, nearest, same_bytes, scan
 from fewshot_bench.utils.errors import FsbenchError
 from fewshot_bench.utils.text import shortened
 
+SAME, SIMILAR = "same file", "similar"
+# Of the test images: more equal files than this are not a property of a published set.
+PUBLISHED_SHARE = 0.02
+COLUMNS = (
+    *("dataset", "kind", "distance"),
+    *("first_pool", "first_id", "first_label", "first_class"),
+    *("second_pool", "second_id", "second_label", "second_class"),
+)
 Progress = Callable[[int], Callable[[int], None]]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two images of different pools, and how many of 512 gradient signs differ."""
+
+    kind: str
+    first: tuple[str, Item]
+    second: tuple[str, Item]
+    distance: int = 0
+
+    def __str__(self) -> str:
+        """As it is listed: pools, ids and class names."""
+        one, other = (f"{role} {i.id} ({i.classname})" for role, i in (self.first, self.second))
+        if self.kind == SAME:
+            return f"{one} = {other}"
+        return f"{one} ~ {other}, distance {self.distance} of {SIGNS}"
+
+
+def same_pairs(found: Scan) -> list[Pair]:
+    """Every image with the first one of each earlier pool that has the same bytes."""
+    usable = np.flatnonzero(found.decoded)
+    pairs = []
+    for group in sorted(same_bytes(found.digests[usable]), key=lambda group: int(group[0])):
+        members = [found.listed[usable[index]] for index in group]
+        firsts = {role: (role, item) for role, item in reversed(members)}
+        for role, item in members:
+            for earlier in ROLES[: ROLES.index(role)]:
+                if earlier in firsts:
+                    pairs.append(Pair(SAME, firsts[earlier], (role, item)))
+    return pairs
+
+
+def similar_pairs(found: Scan, same: Iterable[Pair]) -> list[Pair]:
+    """Every test image with the train or val image closest to it, where one looks alike.
+
+    Test images that have their equal in train or val already are left out.
+    """
+    known = {pair.second[1].id for pair in same if pair.second[0] == "test"}
+    tests = [i for i, t in _compared(found) if t[0] == "test" and t[1].id not in known]
+    others = [i for i, t in _compared(found) if t[0] != "test"]
+    indices, distances = nearest(found.thumbnails[others], found.thumbnails[tests])
+    pairs = [
+        Pair(SIMILAR, found.listed[others[index]], found.listed[test], int(distance))
+        for test, index, distance in zip(tests, indices, distances, strict=True)
+        if index >= 0
+    ]
+    return sorted(pairs, key=lambda pair: pair.distance)
+
+
+def _compared(found: Scan) -> Iterator[tuple[int, tuple[str, Item]]]:
+    return ((index, entry) for index, entry in enumerate(found.listed) if found.compared[index])
+
+
+def same_check(found: Scan, pairs: Sequence[Pair], published: bool) -> Check:
+    """The line on equal files; a published set has some of its own."""
+    if not pairs:
+        return Check("duplicates", OK, "no image is in two pools")
+    counts = Counter((pair.first[0], pair.second[0]) for pair in pairs)
+    parts = [
+        f"{counts[both]:,} in {' and '.join(both)}"
+        for both in combinations(ROLES, 2)
+        if counts[both]
+    ]
+    tests = max(1, sum(role == "test" for role, _ in found.listed))
+    own = published and len(pairs) <= PUBLISHED_SHARE * tests
+    text = f"images in two pools, byte for byte: {', '.join(parts)}{_relabeled(pairs)}"
+    return Check("duplicates", *_judged(own, text), shortened([str(pair) for pair in pairs]))
+
+
+def similar_check(found: Scan, pairs: Sequence[Pair], published: bool) -> Check:
+    """The line on pictures of test that look like one of train or val."""
+    left_out = int((found.decoded & ~found.compared).sum())
+    rest = f"; {left_out:,} too small or too flat to compare" if left_out else ""
+    tests = sum(role == "test" for role, _ in found.listed)
+    if tests in (0, len(found.listed)):
+        return Check(
+            "near-duplicates", OK, "nothing to compare: there are test images only, or none"
+        )
+    if not pairs:
+        text = f"no test image looks like a train or val image{rest}"
+        return Check("near-duplicates", OK, text)
+    text = (
+        f"{len(pairs):,} of {tests:,} test images look like a train or val image"
+        f"{_relabeled(pairs)}{rest}"
+    )
+    state, text = _judged(published, text)
+    return Check("near-duplicates", state, text, shortened([str(pair) for pair in pairs]))
+
+
+def as_csv(rows: Iterable[tuple[str, Pair]]) -> str:
+    """All pairs as CSV, one a line, with a head; each comes with its data set's name."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for name, pair in rows:
+        sides = [(role, i.id, i.label, i.classname) for role, i in (pair.first, pair.second)]
+        writer.writerow([name, pair.kind, pair.distance, *sides[0], *sides[1]])
+    return buffer.getvalue()
+
+
+def _judged(own: bool, text: str) -> tuple[State, str]:
+    return (OK, f"{text}; the published split has them") if own else (DIFFERS, text)
+
+
+def _relabeled(pairs: Sequence[Pair]) -> str:
+    count = sum(pair.first[1].label != pair.second[1].label for pair in pairs)
+    return f" ({count:,} under another label)" if count else ""
 
 
 @dataclass(frozen=True)
@@ -80,7 +207,7 @@ def verify(name: str, open_it: Callable[[str], Dataset], jobs: int, progress: Pr
 
 
 def image_checks(found: Scan) -> Iterator[Check]:
-    """Whether every image opens; formats and sizes of those that do."""
+    """Checks that every image opens, and of the formats and sizes of those that do."""
     count = len(found.listed)
     if found.problems:
         lines = [f"{_at(found, index)}: {problem}" for index, problem in found.problems.items()]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fewshot_bench.analysis.formats.grid import INAPPLICABLE, MISSING
 from fewshot_bench.analysis.formats.style import MARKERS
 from fewshot_bench.analysis.statistics.intervals import Estimate
+from fewshot_bench.analysis.table.costs import COSTS
 from fewshot_bench.analysis.table.model import Cell, Group
 from fewshot_bench.plugins.report import text
 from fewshot_bench.plugins.report.grid import Column, Field, Grid, Line
@@ -58,9 +59,7 @@ def leaderboard(headline: Headline, pairs: Pairs) -> Grid:
             else []
         ),
         *([Column("p ", hint="of the difference to the baseline")] if baseline else []),
-        Column("trained", hint="parameters that the optimizer was seen to train"),
-        Column("time", hint="of a run, a mean; what a cache saved is added again (billed time)"),
-        Column("memory", hint="largest peak of any run"),
+        *(Column(cost.title, hint=cost.hint) for cost in COSTS.values()),
         Column("ECE, %", hint="expected calibration error, 15 bins; lower is better"),
     ]
     lines = []
@@ -141,15 +140,9 @@ def by_dataset(headline: Headline) -> Grid | None:
 
 
 def costs(cell: Cell | None) -> list[Field]:
-    """Trained parameters, billed time and peak memory of a cell."""
-    if cell is None:
-        return [NOTHING] * 3
-    writers = (text.parameters, text.duration, text.megabytes)
-    values = (cell.trained, cell.billed, cell.memory)
-    return [
-        NOTHING if value is None else Field(write(value), value)
-        for write, value in zip(writers, values, strict=True)
-    ]
+    """The costs of a cell."""
+    values = [(cost, cell.costs.get(name) if cell else None) for name, cost in COSTS.items()]
+    return [NOTHING if v is None else Field(cost.words(v), v) for cost, v in values]
 
 
 def _baseline(headline: Headline) -> Contestant | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fewshot_bench.analysis.table.costs import BILLED, COSTS
 from fewshot_bench.analysis.table.model import Cell
 from fewshot_bench.plugins.report import text
 from fewshot_bench.plugins.report.headline import Contestant, Headline
@@ -14,23 +15,19 @@ def cost(headline: Headline, pairs: Pairs) -> str:
     known = _costs(cell, _device(headline)) if cell else []
     if cell is None or not known:
         return "What it costs is not recorded."
-    values = {"trained parameters": cell.trained, "time": cell.billed, "memory": cell.memory}
-    unknown = [name for name, value in values.items() if value is None]
+    unknown = [cost.subject for name, cost in COSTS.items() if cell.costs.get(name) is None]
     parts = [f"One run (one data set, one seed) {text.joined(known)}."]
     parts += [f"Not recorded: {text.joined(unknown)}."] if unknown else []
     return " ".join([*parts, *_cheaper(headline, pairs)])
 
 
 def _costs(cell: Cell, device: str) -> list[str]:
-    found = []
-    if cell.trained is not None:
-        count = text.parameters(cell.trained)
-        found.append(f"trains {count} parameters" if cell.trained else "trains no parameters")
-    if cell.billed is not None:
-        found.append(f"takes {text.duration(cell.billed)}{device}")
-    if cell.memory is not None:
-        found.append(f"needs up to {text.megabytes(cell.memory)} of memory")
-    return found
+    """What is known as sentences, the device behind the time."""
+    return [
+        f"{cost.sentence(cost.words(value), value)}{device if cost is BILLED else ''}"
+        for name, cost in COSTS.items()
+        if (value := cell.costs.get(name)) is not None
+    ]
 
 
 def _device(headline: Headline) -> str:
@@ -58,9 +55,9 @@ def _cheaper(headline: Headline, pairs: Pairs) -> list[str]:
     tie = ", which is not significant" if pair and not pair.significant else ""
     return [
         f"The best of those that take at most half as long is {other.label}: "
-        f"{text.duration(seconds)}, {text.percent(abs(lost))} points {side}{tie}."
+        f"{BILLED.words(seconds)}, {text.percent(abs(lost))} points {side}{tie}."
     ]
 
 
 def _time(contestant: Contestant) -> float | None:
-    return contestant.cell.billed if contestant.cell else None
+    return contestant.cell.costs.get(BILLED.name) if contestant.cell else None

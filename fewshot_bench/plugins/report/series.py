@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fewshot_bench.analysis.formats.style import MOST
+from fewshot_bench.analysis.table.costs import BILLED, COSTS
 from fewshot_bench.analysis.table.model import Group
 from fewshot_bench.plugins.report import text
 from fewshot_bench.plugins.report.figures import costs, curves
@@ -35,22 +36,17 @@ def panel(headline: Headline, group: Group, contestants: Sequence[Contestant]) -
 
 
 def cost_axes(headline: Headline, contestants: Sequence[Contestant]) -> list[costs.Axis]:
-    """Accuracy against each kind of cost that is known of a method."""
-    kinds = (
-        ("billed", "billed time of a run, s"),
-        ("trained", "trained parameters"),
-        ("memory", "peak memory, MB"),
-    )
+    """Accuracy against each kind of cost that is known of a method, time first."""
     best = headline.ranked[:1]
     found = []
-    for name, title in kinds:
+    for column in (BILLED, *(other for other in COSTS.values() if other is not BILLED)):
         points = []
         for contestant in contestants:
-            cost = getattr(contestant.cell, name) if contestant.cell else None
+            cost = contestant.cell.costs.get(column.name) if contestant.cell else None
             if cost is not None:
                 value = headline.estimate(contestant).mean
                 look, bold = contestant.look, contestant in best
                 points.append(costs.Point(contestant.label, look, cost, value, bold))
         if points:
-            found.append(costs.Axis(name, title, points))
+            found.append(costs.Axis(column.name, column.axis, points))
     return found

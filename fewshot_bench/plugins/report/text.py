@@ -10,7 +10,6 @@ from fewshot_bench.api.shots import ALL_SHOTS
 from fewshot_bench.utils.text import beside_level, printable, signed
 
 LONGEST_NAME, LONGEST_TEXT = 120, 600
-MINUTE, HOUR = 60, 3600
 
 
 def name(text: str) -> str:
@@ -68,28 +67,6 @@ def p_value(p: float) -> str:
     if p < 0.001:
         return "< 0.001"
     return f"= {beside_level(p, 3 if p < 0.1 else 2)}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds, minutes or hours, with about two or three digits."""
-    if seconds < MINUTE:
-        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.1f} s"
-    if seconds < HOUR:
-        return f"{seconds / MINUTE:.1f} min"
-    return f"{seconds / HOUR:.1f} h"
-
-
-def parameters(count: float) -> str:
-    """A number of parameters: 512, 184.3 k, 8.2 M."""
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count:.0f}"
-
-
-def megabytes(value: float) -> str:
-    """Memory in MB or GB (powers of 1,000)."""
-    return f"{value / 1000:.2f} GB" if value >= 1000 else f"{value:.0f} MB"
 
 
 def counted(count: int, one: str, many: str = "") -> str:

@@ -21,7 +21,7 @@ class Blobs:
     """Four colors; the random stream of an image is its name."""
 
     def card(self) -> DatasetCard:
-        """What the data set is."""
+        """The card of the data set."""
         return DatasetCard(
             name="blobs",
             title="Colored blobs",

@@ -1,0 +1,85 @@
+"""Shared by the data sets here: names, counts and digests of lists, and notes on them."""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from fewshot_bench import DatasetCard
+from fewshot_bench.api.sources import Pools
+
+ROLES = ("train", "val", "test")
+SHOWN = 5
+
+
+def classnames_of(pools: Pools) -> tuple[str, ...]:
+    """Class names by label; labels are 0 to n - 1."""
+    names = {item.label: item.classname for role in ROLES for item in pools[role]}
+    return tuple(names[label] for label in sorted(names))
+
+
+def class_ids_of(classnames: Sequence[str]) -> tuple[str, ...]:
+    """Distinct ids by label where classes share a name (`bank`, `crane#1`, `crane#2`), else none.
+
+    A name with a number sign gets its label too, so that no id can be that of another class.
+    """
+    count = Counter(classnames)
+    if len(count) == len(classnames):
+        return ()
+    return tuple(
+        name if count[name] == 1 and "#" not in name else f"{name}#{label}"
+        for label, name in enumerate(classnames)
+    )
+
+
+def counts_of(pools: Pools) -> dict[str, int]:
+    """Images per role."""
+    return {role: len(pools[role]) for role in ROLES}
+
+
+def copy_note(card: DatasetCard, classes: int, counts: Mapping[str, int]) -> Iterator[str]:
+    """A note when a copy has other classes or counts than the published set, where that is known.
+
+    card: what is known of the published set; classes, counts: those of the copy.
+    """
+    expected = card.expected_counts
+    if expected and (counts, classes) != (expected, card.expected_classes):
+        yield (
+            f"this is not the published split: {classes} classes and {_figures(counts)} images "
+            f"({'/'.join(counts)}), published are {card.expected_classes} and "
+            f"{_figures(expected)}; its numbers cannot be compared with published ones"
+        )
+
+
+def _figures(counts: Mapping[str, int]) -> str:
+    return "/".join(map(str, counts.values()))
+
+
+def revision_of(pools: Pools, contents: Iterable[bytes] = ()) -> str:
+    """SHA-256 over role, id, label and class name of every item, then over `contents`."""
+    sha = hashlib.sha256()
+    for role in ROLES:
+        for item in pools[role]:
+            sha.update(f"{role}\t{item.id}\t{item.label}\t{item.classname}\n".encode())
+    for content in contents:
+        sha.update(content)
+    return sha.hexdigest()
+
+
+def lines_of(values: Iterable[object]) -> tuple[bytes, ...]:
+    """Values such as the sizes of files, a line each, for a revision."""
+    return tuple(f"{value}\n".encode() for value in values)
+
+
+def plain_text(text: str) -> bool:
+    """True when a name is free of control characters and of bytes that are not UTF-8."""
+    return not any(unicodedata.category(character) in ("Cc", "Cs") for character in text)
+
+
+def shortened(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are; control characters are escaped."""
+    shown = [name if plain_text(name) else ascii(name)[1:-1] for name in names[:SHOWN]]
+    more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
+    return ", ".join([*shown, *more])

@@ -1,0 +1,260 @@
+"""Members of uncompressed tar archives, read at their place and never unpacked.
+
+`tar_index` lists an archive, `read_member` reads a member. Indexes are kept in the cache folder for
+as long as the archive is the same; every place in one is checked before it is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tarfile
+import tempfile
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+from fewshot_bench import DataMissingError
+from fewshot_bench.api.sources import cache_root, file_stamp
+
+BLOCK = 512
+COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd", b"PK\x03\x04")
+VERSION = 2
+# `fsbench cache rm` knows files of this name as left behind by a process that was killed.
+TEMPORARY = ".fsbench-tmp~"
+# What a file of anything may raise when it is taken for an index.
+DAMAGE = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    OverflowError,
+)
+
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A regular file in an archive: `offset` of its data in the outer file, `size` in bytes."""
+
+    name: str
+    offset: int
+    size: int
+
+
+def members(path: Path, *, start: int = 0, size: int | None = None) -> tuple[Member, ...]:
+    """The regular files of an archive, in its order.
+
+    `start` and `size` (bytes) select an archive that is a member of the file. DataMissingError
+    names an archive that cannot be read, is compressed, ends early or is damaged.
+    """
+    try:
+        with path.open("rb") as file:
+            end = file.seek(0, 2) if size is None else start + size
+            return tuple(_listed(_Window(file, start, end)))
+    except (OSError, tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
+        where = f" (the archive inside it at byte {start})" if start else ""
+        raise DataMissingError(
+            f"archive {path}{where} cannot be read as an uncompressed tar: {error}; "
+            "fetch it again, the copy is incomplete or of another kind"
+        ) from None
+
+
+def read_member(path: Path, member: Member) -> bytes:
+    """The content of a member; OSError when it cannot be read whole."""
+    with path.open("rb") as file:
+        file.seek(member.offset)
+        content = file.read(member.size)
+    if len(content) != member.size:
+        raise OSError(f"{path} ends inside its member '{member.name}'")
+    return content
+
+
+class _Window:
+    """A file that ends at `end`; positions stay those of the whole file."""
+
+    def __init__(self, file: IO[bytes], start: int, end: int) -> None:
+        self.end = end
+        self._file = file
+        file.seek(start)
+
+    def tell(self) -> int:
+        """The position in the whole file."""
+        return self._file.tell()
+
+    def seek(self, position: int) -> int:
+        """Move to a position of the whole file."""
+        return self._file.seek(position)
+
+    def read(self, count: int) -> bytes:
+        """At most `count` bytes, none past the end."""
+        return self._file.read(max(0, min(count, self.end - self._file.tell())))
+
+
+def _listed(window: _Window) -> Iterator[Member]:
+    _refuse_compressed(window)
+    place = window.tell()
+    # Mode "r:" never unpacks, and positions in `window` are those of the outer file.
+    with tarfile.open(fileobj=window, mode="r:") as archive:  # type: ignore[call-overload]
+        for info in archive:
+            if info.offset_data <= place or info.size < 0:
+                raise ValueError(f"its member '{info.name}' has an impossible size")
+            place = info.offset_data
+            if info.isreg():
+                yield _member(info, window.end)
+        _check_end(window, archive.offset)
+
+
+def _refuse_compressed(window: _Window) -> None:
+    start = window.tell()
+    if window.read(6).startswith(COMPRESSED):
+        raise ValueError("it is compressed (expected a plain .tar)")
+    window.seek(start)
+
+
+def _member(info: tarfile.TarInfo, end: int) -> Member:
+    if info.issparse():
+        raise ValueError(f"its member '{info.name}' is stored with holes (a sparse file)")
+    if info.offset_data + info.size > end:
+        raise ValueError(f"it ends inside its member '{info.name}'")
+    return Member(info.name, info.offset_data, info.size)
+
+
+def _check_end(window: _Window, offset: int) -> None:
+    """The tarfile module takes a broken header for the end; a real end is a block of zeros."""
+    window.seek(offset)
+    block = window.read(BLOCK)
+    if len(block) < BLOCK:
+        raise ValueError(f"it ends at byte {offset} without the mark of a complete archive")
+    if block.strip(b"\0"):
+        raise ValueError(f"there is no valid header at byte {offset}")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Files of an archive by name, sorted; `offsets` and `sizes` are those in the outer file."""
+
+    names: tuple[str, ...]
+    offsets: array[int]
+    sizes: array[int]
+
+    def find(self, name: str) -> Member:
+        """The place of a file; FileNotFoundError when it is not in the archive."""
+        index = bisect_left(self.names, name)
+        if index == len(self.names) or self.names[index] != name:
+            raise FileNotFoundError(f"the archive has no '{name}'")
+        return Member(name, self.offsets[index], self.sizes[index])
+
+
+Parts = Mapping[str, Part]
+
+
+def tar_index(path: Path, *, nested: bool) -> Parts:
+    """The files of an archive under "", or those of the archives inside it under their stems.
+
+    Folders in names are dropped. DataMissingError names an archive that is truncated or damaged.
+    """
+    if nested:
+        return kept(path, "nested", lambda: dict(_nested(path)), _encoded, _decoded)
+    return kept(path, "flat", lambda: {"": _part(members(path))}, _encoded, _decoded)
+
+
+def _nested(path: Path) -> Iterable[tuple[str, Part]]:
+    for inner in members(path):
+        name = _base_name(inner.name)
+        if name.endswith(".tar"):
+            inside = members(path, start=inner.offset, size=inner.size)
+            yield name.removesuffix(".tar"), _part(inside)
+
+
+def _part(found: Iterable[Member]) -> Part:
+    by_name = {_base_name(member.name): member for member in found}
+    names = tuple(sorted(by_name))
+    offsets = array("q", (by_name[name].offset for name in names))
+    return Part(names, offsets, array("q", (by_name[name].size for name in names)))
+
+
+def _base_name(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def _encoded(parts: Parts) -> Any:
+    return {
+        stem: {"names": part.names, "offsets": part.offsets.tolist(), "sizes": part.sizes.tolist()}
+        for stem, part in parts.items()
+    }
+
+
+def _decoded(content: Any, end: int) -> Parts:
+    return {stem: _checked(part, end) for stem, part in content.items()}
+
+
+def _checked(part: Any, end: int) -> Part:
+    names, offsets, sizes = part["names"], array("q", part["offsets"]), array("q", part["sizes"])
+    check_places(offsets, sizes, end)
+    if len(names) != len(offsets) or list(names) != sorted(set(names)):
+        raise ValueError("lists of different lengths, or names out of order")
+    return Part(tuple(names), offsets, sizes)
+
+
+def kept(
+    archive: Path,
+    kind: str,
+    make: Callable[[], Found],
+    encode: Callable[[Found], Any],
+    decode: Callable[[Any, int], Found],
+) -> Found:
+    """The result of `make` for an archive, which is read through once; its errors pass.
+
+    encode: to what JSON can hold; decode: back again, given the archive's size in bytes. An index
+    that `decode` refuses (see `DAMAGE`) is made again.
+    """
+    stamp = file_stamp(archive)
+    if stamp is None:
+        return make()
+    about = {"version": VERSION, "archive": os.path.abspath(archive), "kind": kind}
+    about["stamp"] = stamp.token
+    try:
+        content = json.loads(_file(about).read_text("utf-8"))
+        if content["about"] == about:
+            return decode(content["found"], stamp.size)
+    except DAMAGE:
+        pass
+    found = make()
+    _store(about, encode(found))
+    return found
+
+
+def check_places(offsets: Any, sizes: Any, end: int) -> None:
+    """ValueError when a member is not within the first `end` bytes of its archive."""
+    ends = [offset + size for offset, size in zip(offsets, sizes, strict=True)]
+    if ends and (min(offsets) < 0 or min(sizes) < 0 or max(ends) > end):
+        raise ValueError("a place outside of the archive")
+
+
+def _file(about: Mapping[str, Any]) -> Path:
+    key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
+    return cache_root() / "tar-index" / f"{key}.json"
+
+
+def _store(about: Mapping[str, Any], found: Any) -> None:
+    # Without a cache that can be written to, the archive is read through every time.
+    with contextlib.suppress(OSError, RuntimeError):
+        path = _file(about)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=TEMPORARY)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                json.dump({"about": about, "found": found}, file)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise

@@ -1,0 +1,204 @@
+"""A comparison of methods: records to a table, and the table in every format.
+
+`compare` builds the table for the command line and the library; `Comparison` is what a person at
+work in Python holds. The numbers are those of `fsbench compare`.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fewshot_bench.analysis.table.build import Options, build
+from fewshot_bench.api.metrics import METRICS, Metric
+from fewshot_bench.api.record import Record
+from fewshot_bench.store.predictions import Outcomes
+from fewshot_bench.utils.errors import DataMissingError, PluginError, StoreError, UsageError
+from fewshot_bench.utils.extras import require
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+    from fewshot_bench.analysis.table.cells import Columns
+    from fewshot_bench.analysis.table.model import Table
+    from fewshot_bench.analysis.table.pairing import Answers
+
+Target = str | PathLike[str] | None
+
+
+def compare(
+    records: Sequence[Record], outcomes: Outcomes, options: Options, metrics: Iterable[str]
+) -> tuple[Table, list[Record]]:
+    """The table of these records, and those of them whose numbers can be used.
+
+    metrics: what is to be shown; records that lack them get them from their logits. UsageError when
+    records must not stand in one table, DataMissingError where the logits of all are damaged.
+    """
+    completed = outcomes.completed(records, metrics)
+    answers = _answers(outcomes, completed, options)
+    usable = _usable(completed, outcomes)
+    return build(usable, options, _plugin_columns(), answers), usable
+
+
+def known_metrics(asked: Iterable[str]) -> dict[str, Metric]:
+    """The built-in metrics, and those of plug-ins that were asked for."""
+    from fewshot_bench.api.registry import registry
+
+    known, wanted = registry(), {name.strip() for name in asked}
+    own = [name for name in known.metrics.names() if name in wanted]
+    return {**METRICS, **{name: known.metric(name) for name in own}}
+
+
+def _answers(outcomes: Outcomes, records: Sequence[Record], options: Options) -> Answers | None:
+    """The reader of predictions for tests of differences; None where nothing is to be tested."""
+    seeds = {(record.spec.split_seed, record.spec.train_seed) for record in records}
+    crossed = len(seeds) > max(len({split for split, _ in seeds}), len({t for _, t in seeds}))
+    if not (options.baseline or crossed):
+        return None
+    outcomes.prepare(records)
+
+    def answer(record: Record) -> Any:
+        try:
+            return outcomes.of(record)
+        except StoreError:
+            return None
+
+    return answer
+
+
+def _usable(records: Sequence[Record], outcomes: Outcomes) -> list[Record]:
+    """Those whose logits are not known to be damaged: numbers of the others are not to be had."""
+    damaged = {damage.path for damage in outcomes.damaged}
+    store = outcomes.store
+    found = [r for r in records if store.file(r.spec.key()).with_suffix(".npz") not in damaged]
+    if not found:
+        raise DataMissingError(
+            f"the logits of all {len(records)} records are damaged ({outcomes.damaged[0]}); "
+            f"fsbench store verify --store '{store.path}'"
+        )
+    return found
+
+
+def _plugin_columns() -> Columns | None:
+    """The plug-ins' extra columns, or None when no plug-in has any."""
+    from fewshot_bench.api.registry import registry
+
+    hooks = registry().hooks
+    if not hooks.table_columns.get_hookimpls():
+        return None
+
+    def columns(records: Sequence[Record]) -> Mapping[str, Any]:
+        try:
+            found = hooks.table_columns(records=records)
+            return {str(title): value for part in found for title, value in (part or {}).items()}
+        except Exception as error:
+            raise PluginError(
+                f"a plug-in's table_columns failed: {type(error).__name__}: {error}; "
+                "find it with 'fsbench list plugins', leave it out with FSBENCH_DISABLE_PLUGINS"
+            ) from error
+
+    return columns
+
+
+@dataclass(frozen=True, repr=False)
+class Comparison:
+    """A table of methods; `str` gives what `fsbench compare` prints.
+
+    Every `to_...` returns the text and, where a path is given, writes it there too.
+    """
+
+    table: Table
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know of the numbers."""
+        return tuple(self.table.notes)
+
+    @property
+    def missing_commands(self) -> tuple[str, ...]:
+        """The commands that would run the cells that are missing."""
+        return tuple(self.table.commands)
+
+    def __str__(self) -> str:
+        from fewshot_bench.analysis.formats import terminal
+
+        return terminal.render(self.table)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        from fewshot_bench.analysis.formats import page
+
+        return page.render(self.table)
+
+    def to_html(self, path: Target = None) -> str:
+        """Tables of HTML with what the terminal shows."""
+        return _written(self._repr_html_(), path)
+
+    def to_markdown(self, path: Target = None) -> str:
+        """Tables of Markdown."""
+        from fewshot_bench.analysis.formats import markdown
+
+        return _written(markdown.render(self.table), path)
+
+    def to_latex(self, path: Target = None) -> str:
+        """Tables of LaTeX (booktabs)."""
+        from fewshot_bench.analysis.formats import latex
+
+        return _written(latex.render(self.table), path)
+
+    def to_csv(self, path: Target = None) -> str:
+        """One tidy row per data set, method and shots, with all metrics."""
+        from fewshot_bench.analysis.formats import tidy
+
+        return _written(tidy.render_csv(self.table), path)
+
+    def to_json(self, path: Target = None) -> str:
+        """The same rows, and what is true of all of them."""
+        from fewshot_bench.analysis.formats import tidy
+
+        return _written(tidy.render_json(self.table), path)
+
+    def to_frame(self) -> pd.DataFrame:
+        """The same rows as a pandas data frame; UsageError without pandas."""
+        from fewshot_bench.analysis.formats import tidy
+
+        return frame(tidy.rows(self.table), tidy.FIRST)
+
+    def curves(self) -> Figure:
+        """The metric over shots as a matplotlib figure, a panel per data set."""
+        from fewshot_bench.analysis.table.figure import figure, panels
+
+        if not panels(self.table):
+            raise UsageError(f"no record here has the metric {self.table.metric} to draw")
+        drawn = figure(self.table)
+        # A notebook shows it without pyplot, which would keep it open.
+        vars(drawn)["_repr_png_"] = partial(_png, drawn)
+        return drawn
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    return buffer.getvalue()
+
+
+def frame(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> pd.DataFrame:
+    """A pandas data frame of rows; columns: its columns where there is no row."""
+    pandas = require("pandas", "pandas", "a data frame")
+    return pandas.DataFrame(list(rows), columns=None if rows else list(columns))
+
+
+def _written(text: str, path: Target) -> str:
+    if path is not None:
+        try:
+            Path(path).write_bytes(text.encode("utf-8", "backslashreplace"))
+        except OSError as error:
+            raise UsageError(f"cannot write '{path}': {error.strerror}") from error
+    return text

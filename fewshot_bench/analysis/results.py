@@ -1,0 +1,385 @@
+"""Results of a store in Python: `Results` holds records, and shows, filters and compares them.
+
+`load` reads a store; `fewshot_bench.run` returns the same of the cells that it was asked for.
+Results do not change: filters return new ones.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fewshot_bench.analysis.comparison import Comparison, compare, frame, known_metrics
+from fewshot_bench.api.method_files import short
+from fewshot_bench.api.metrics import METRICS
+from fewshot_bench.api.record import STATUSES, Record
+from fewshot_bench.api.shots import plain
+from fewshot_bench.api.spec import DEFAULT_STORE, RunSpec, canonical_json, method_label
+from fewshot_bench.store.predictions import Outcomes
+from fewshot_bench.store.store import Store
+from fewshot_bench.utils.errors import DataMissingError, UsageError, unknown
+from fewshot_bench.utils.text import join_names
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+# Filters that take several values, and those of one condition of a run.
+_LISTS = ("method", "dataset", "classes", "shots", "seeds")
+_CONDITIONS = (
+    *("protocol", "val", "prompts", "backbone", "precision", "device", "limit", "exif"),
+    *("weights", "revision", "own_data", "code"),
+)
+_OTHERS = ("status", "options")
+_SHOWN = 20
+Value = str | int | None
+
+
+@dataclass(frozen=True)
+class CellPredictions:
+    """What one cell predicted, image by image.
+
+    ids, labels (n,) and predicted (n,): the test images, their class indices and those predicted;
+    logits: (n, classes); classnames: of the columns of the logits.
+    """
+
+    ids: tuple[str, ...]
+    labels: np.ndarray
+    predicted: np.ndarray
+    logits: np.ndarray
+    classnames: tuple[str, ...]
+
+    @property
+    def correct(self) -> np.ndarray:
+        """(n,) bool."""
+        found: np.ndarray = self.predicted == self.labels
+        return found
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """(n, classes), the softmax of the logits."""
+        import numpy as np
+
+        shifted = self.logits.astype(np.float64)
+        shifted -= shifted.max(axis=1, keepdims=True)
+        powers = np.exp(shifted)
+        found: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
+        return found
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per image as a pandas data frame; UsageError without pandas."""
+        confidences = self.probabilities.max(axis=1)
+        return frame(
+            [
+                {
+                    "id": id,
+                    "label": int(label),
+                    "predicted": int(predicted),
+                    "label_name": self._name(label),
+                    "predicted_name": self._name(predicted),
+                    "correct": bool(label == predicted),
+                    "confidence": float(confidence),
+                }
+                for id, label, predicted, confidence in zip(
+                    self.ids, self.labels, self.predicted, confidences, strict=True
+                )
+            ]
+        )
+
+    def _name(self, index: int) -> str:
+        return self.classnames[index] if self.classnames else str(index)
+
+
+@dataclass(frozen=True, repr=False)
+class Results:
+    """Records of a store, in the order in which they were asked for.
+
+    missing: data sets that could not be used, with why.
+    """
+
+    store: Path
+    missing: Mapping[str, str] = field(default_factory=dict)
+    _records: tuple[Record, ...] = ()
+    _every: tuple[Record, ...] = ()
+    _asked: Mapping[str, str] = field(default_factory=dict)
+
+    def records(self) -> list[Record]:
+        """All records: cells that are done, that failed, and that are not applicable."""
+        return list(self._records)
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self._records)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def failed(self) -> list[Record]:
+        """The records of cells that failed; their `error` has the type, message and traceback."""
+        return [record for record in self._records if record.status == "failed"]
+
+    def where(
+        self,
+        predicate: Callable[[Record], bool] | None = None,
+        /,
+        **filters: Value | Sequence[Value] | Mapping[str, Any],
+    ) -> Results:
+        """The results that match all filters; UsageError for a value that no record has.
+
+        predicate: a function of a record. filters, each one value or several: `method`, `dataset`,
+        `classes`, `shots` and `seeds`; conditions of runs (`protocol`, `val`, `prompts`,
+        `backbone`, `precision`, `device`, `limit`, `exif`, `weights`, `revision`, `own_data`,
+        `code`), as `fsbench compare` has them; `status`; `options`, a mapping of hyper-parameters.
+        """
+        chosen = self._records
+        for name, value in filters.items():
+            chosen = tuple(self._matching(chosen, name, value))
+        if predicate is not None:
+            chosen = tuple(filter(predicate, chosen))
+        asked = {
+            name: _text(value) for name, value in filters.items() if name in ("method", "dataset")
+        }
+        return replace(self, _records=chosen, _asked={**self._asked, **asked})
+
+    def _matching(self, records: Sequence[Record], name: str, value: Any) -> Sequence[Record]:
+        from fewshot_bench.analysis.filters import select
+
+        if name == "status":
+            for one in _several(value):
+                if one not in STATUSES:
+                    raise unknown("status", str(one), STATUSES, "docs/python.md")
+            return [record for record in records if record.status in _several(value)]
+        if name == "options":
+            return [record for record in records if _has_options(record.spec, value)]
+        if name in _LISTS:
+            return select(records, {name: _text(value)}, {})
+        if name in _CONDITIONS:
+            found = [select(records, {}, {name: _text(one)}) for one in _several(value)]
+            keys = {record.spec.key() for part in found for record in part}
+            return [record for record in records if record.spec.key() in keys]
+        known = (*_LISTS, *_CONDITIONS, *_OTHERS)
+        raise unknown("filter", name, known, "docs/python.md")
+
+    def predictions(self, record: Record) -> CellPredictions:
+        """What a cell that is done predicted; StoreError where its logits are not to be had."""
+        from fewshot_bench.analysis.table.per_class import class_names
+
+        outcome = self._outcomes.of(record)
+        logits = self._opened.logits(record.spec.key())["logits"]
+        names = tuple(class_names([record], outcome.classes))
+        return CellPredictions(outcome.ids, outcome.labels, outcome.predictions, logits, names)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One tidy row per record as a pandas data frame; UsageError without pandas.
+
+        Metrics that a record lacks are computed from its logits.
+        """
+        records = self._outcomes.completed(self._records, METRICS)
+        _warn_of_damage(self._outcomes)
+        return frame([_row(record) for record in records], HEADS)
+
+    def compare(
+        self,
+        baseline: str | None = None,
+        metric: str = "top1",
+        *,
+        columns: str | Sequence[str] | None = None,
+        sort: str = "",
+        rename: Mapping[str, str] | None = None,
+        allow_mixed: bool = False,
+    ) -> Comparison:
+        """Methods side by side, as `fsbench compare` shows them.
+
+        baseline: a method to which differences are shown, paired on identical splits. metric: what
+        is shown and ranked. columns: what stands beside it; None for all costs. sort: the best
+        first by a metric, the cheapest by a cost. rename: other names for methods, data sets and
+        averages. allow_mixed: whether records of different conditions may stand in one table, as
+        rows of their own. UsageError for names that are not known, and for records that must not
+        stand in one table.
+        """
+        from fewshot_bench.analysis.table.build import Options
+        from fewshot_bench.analysis.table.costs import COSTS
+        from fewshot_bench.analysis.table.versions import Shown, current, newest, older_versions
+
+        listed = columns if isinstance(columns, str | None) else ",".join(columns)
+        metrics = known_metrics({metric, sort, *(listed or "").split(",")})
+        if metric not in metrics:
+            raise unknown("metric", metric, metrics, "fsbench list metrics")
+        if sort and sort not in (*metrics, *COSTS):
+            raise unknown("order", sort, (*metrics, *COSTS), "docs/compare.md")
+        self._refuse_empty()
+        shown = current(self._every, self._records, self._asked.get("method"))
+        if allow_mixed:
+            older = older_versions(self._records, newest(self._every))
+            shown = Shown(list(self._records), (), older)
+        options = Options(
+            metric=metric,
+            metrics=metrics,
+            baseline=baseline,
+            allow_mixed=allow_mixed,
+            method=self._asked.get("method"),
+            dataset=self._asked.get("dataset"),
+            store=str(self.store),
+            columns=listed,
+            sort=sort,
+            sign_each=True,
+            rename=tuple(f"{old}={new}" for old, new in (rename or {}).items()),
+            notes=shown.notes,
+            older=shown.older,
+        )
+        outcomes = Outcomes(self._opened, [one for one in metrics.values() if one.source])
+        table, _ = compare(shown.records, outcomes, options, metrics)
+        _warn_of_damage(outcomes)
+        return Comparison(table)
+
+    def curves(self, metric: str = "top1") -> Figure:
+        """A metric over shots as a matplotlib figure, a panel per data set."""
+        return self.compare(metric=metric).curves()
+
+    @cached_property
+    def _opened(self) -> Store:
+        return Store(self.store.absolute())
+
+    @cached_property
+    def _outcomes(self) -> Outcomes:
+        return Outcomes(self._opened)
+
+    def _refuse_empty(self) -> None:
+        if not self._records:
+            raise DataMissingError(f"there is no record to compare in store '{self.store}'")
+
+    def __repr__(self) -> str:
+        counts = Counter[str](record.status for record in self._records)
+        parts = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
+        count = "1 record" if len(self) == 1 else f"{len(self)} records"
+        missing = f"; data missing: {', '.join(self.missing)}" if self.missing else ""
+        return f"Results({count} of '{self.store}'{': ' if parts else ''}{parts}{missing})"
+
+    def _repr_html_(self) -> str:
+        from fewshot_bench.analysis.formats.page import text
+
+        rows = "".join(
+            f"<tr><td>{text(record.spec.describe())}</td><td>{text(record.status)}</td>"
+            f"<td>{text(_shown(record))}</td></tr>"
+            for record in self._records[:_SHOWN]
+        )
+        more = len(self) - _SHOWN
+        rest = f"<p>and {more:,} more</p>" if more > 0 else ""
+        return (
+            f"<p>{text(repr(self))}</p><table><thead><tr><th>cell</th><th>status</th><th>top-1</th>"
+            f"</tr></thead><tbody>{rows}</tbody></table>{rest}"
+        )
+
+
+def load(store: str | PathLike[str] = DEFAULT_STORE) -> Results:
+    """The results in a store; DataMissingError where it holds none."""
+    folder = Path(store)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"store '{folder}' is not a folder; name the folder of a store")
+    found = _read(folder)
+    if not found:
+        what = "holds no readable record" if folder.exists() else "does not exist"
+        raise DataMissingError(f"store '{folder}' {what}; make results with fewshot_bench.run")
+    return Results(folder, {}, found, found)
+
+
+def of_cells(folder: Path, cells: Iterable[RunSpec], missing: Mapping[str, str]) -> Results:
+    """The records that a store has of these cells."""
+    known = {record.spec.key(): record for record in _read(folder)}
+    found = tuple(known[key] for key in (cell.key() for cell in cells) if key in known)
+    return Results(folder, dict(missing), found, found)
+
+
+def _read(folder: Path) -> tuple[Record, ...]:
+    """All readable records; a warning names the others."""
+    store = Store(folder.absolute())
+    found = tuple(store.records()) if folder.is_dir() else ()
+    for damage in store.damaged:
+        warnings.warn(f"not used: {damage}", stacklevel=3)
+    return found
+
+
+def _warn_of_damage(outcomes: Outcomes) -> None:
+    for damage in outcomes.damaged:
+        warnings.warn(f"not used: {damage}", stacklevel=3)
+
+
+def _several(value: Any) -> tuple[Any, ...]:
+    """One value or several as a tuple."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        return (value,)
+    return tuple(value)
+
+
+def _text(value: Any) -> str:
+    """Values as filters of `fsbench compare` have them: `1,4`, `none`."""
+    if isinstance(value, str):
+        return value
+    return join_names("none" if one is None else str(one) for one in _several(value))
+
+
+def _has_options(spec: RunSpec, asked: Any) -> bool:
+    if not isinstance(asked, Mapping):
+        raise UsageError(f"options={asked!r}: expected a mapping such as {{'rank': 4}}")
+    return all(
+        name in spec.options and spec.options[name] in _several(values)
+        for name, values in asked.items()
+    )
+
+
+def _shown(record: Record) -> str:
+    if record.status == "done":
+        top1 = record.metrics.get("top1")
+        return f"{top1:.2f} %" if isinstance(top1, int | float) else ""
+    return str((record.error or {}).get("message") or "")
+
+
+# Fields of the specification by the name of their column; some are columns under other names.
+_SPEC = {
+    "method": "method",
+    "method_version": "method_version",
+    "dataset": "dataset",
+    "target": "target",
+    "classes": "classes",
+    "shots": "shots",
+    "seed": "train_seed",
+    "split_seed": "split_seed",
+    "protocol": "protocol",
+    "val": "val",
+    "prompts": "prompts",
+    "backbone": "backbone",
+    "precision": "precision",
+    "device": "device",
+    "limit": "limit",
+    "exif": "exif",
+    "revision": "revision",
+    "weights": "weights",
+    "picks": "picks",
+}
+_FOOTPRINT = ("trained", "stored", "peak_memory_mb", "images_seen", "steps")
+_TIMINGS = ("billed_seconds", "elapsed_seconds")
+HEADS = ("label", *_SPEC, "status", *METRICS, *_FOOTPRINT, *_TIMINGS, "error", "key")
+
+
+def _row(record: Record) -> dict[str, Any]:
+    """A record as one row: what was asked, what came out, what it cost."""
+    spec, error = record.spec, record.error or {}
+    said = f"{error.get('type')}: {error.get('message')}" if error else None
+    return {
+        "label": method_label(short(spec.method), spec.overrides),
+        **{name: plain(getattr(spec, of)) for name, of in _SPEC.items()},
+        "data": canonical_json(dict(spec.data)) if spec.data else "",
+        "status": record.status,
+        **{name: record.metrics.get(name) for name in METRICS},
+        **{name: record.footprint.get(name) for name in _FOOTPRINT},
+        **{name: record.timings.get(name) for name in _TIMINGS},
+        "error": said,
+        "key": spec.key(),
+        **{f"option.{name}": value for name, value in spec.options.items()},
+    }

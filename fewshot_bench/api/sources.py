@@ -1,0 +1,40 @@
+"""The face for data sources: recipes, stamps, folders, split files, image formats.
+
+`fewshot_bench` has what every data set needs (`Dataset`, `DatasetCard`, `Item`); this is for those
+that are fetched, lie in folders or have published lists. docs/datasets.md shows them.
+"""
+
+from fewshot_bench.api.dataset import (
+    ENSEMBLE_TEMPLATES,
+    SIMPLE_TEMPLATES,
+    Preparable,
+    Stamp,
+    Stamped,
+    file_stamp,
+)
+from fewshot_bench.api.recipe import Recipe, RemoteFile
+from fewshot_bench.api.roots import data_roots
+from fewshot_bench.api.split_file import Pools, load_split, save_split
+from fewshot_bench.utils.cache_dir import cache_root
+from fewshot_bench.utils.image_formats import image_endings, image_remedy
+from fewshot_bench.utils.text import one_place, one_spelling
+
+__all__ = [
+    "ENSEMBLE_TEMPLATES",
+    "SIMPLE_TEMPLATES",
+    "Pools",
+    "Preparable",
+    "Recipe",
+    "RemoteFile",
+    "Stamp",
+    "Stamped",
+    "cache_root",
+    "data_roots",
+    "file_stamp",
+    "image_endings",
+    "image_remedy",
+    "load_split",
+    "one_place",
+    "one_spelling",
+    "save_split",
+]

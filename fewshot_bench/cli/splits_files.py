@@ -1,0 +1,397 @@
+"""`fsbench splits import` and `fsbench splits verify`: lists and picks of files.
+
+Nothing is taken over that does not fit the data set; what is published is compared and said.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from fewshot_bench.api.registry import registry
+from fewshot_bench.api.roots import data_roots
+from fewshot_bench.api.spec import DEFAULT_STORE, IMPORTED
+from fewshot_bench.api.split_file import coop_text, pools_from
+from fewshot_bench.cli.completion import datasets, one_of
+from fewshot_bench.cli.say import say
+from fewshot_bench.cli.splits import PUBLISHED_PICKS, Subject, file_or_name, opened
+from fewshot_bench.splits import checks
+from fewshot_bench.splits.checks import check_digest, check_positions, mapped
+from fewshot_bench.splits.formats import ours_text, place, read_split_file
+from fewshot_bench.splits.imported import imported_path
+from fewshot_bench.splits.model import TITLES, SplitFile, lists_digest, with_setting
+from fewshot_bench.splits.published import (
+    PublishedDraw,
+    as_split,
+    likeness,
+    published_draws,
+    published_splits,
+    verified_file,
+    verified_picks,
+    verified_split,
+)
+from fewshot_bench.splits.sampling import SAMPLERS
+from fewshot_bench.utils.errors import DataMissingError, FsbenchError, UsageError
+
+OK, FAILED, OPEN = "ok", "FAILED", "-"
+Check = tuple[str, str, str]
+
+
+@click.command("import", short_help="Take over the lists or few-shot picks of a file.")
+@click.argument("path", metavar="FILE", type=click.Path(path_type=Path))
+@click.option(
+    "--dataset",
+    required=True,
+    metavar="NAME",
+    shell_complete=one_of(datasets),
+    help="The data set it belongs to.",
+)
+@click.option("--shots", type=click.IntRange(1), help="Shots of the picks, if not in the file.")
+@click.option("--seed", type=click.IntRange(0), help="Seed of the picks, if not in the file.")
+@click.option("--name", help="File name for lists, if the file's own is not the data set's.")
+@click.option(
+    "--store",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_STORE,
+    show_default=True,
+    help="Store for which picks are imported.",
+)
+@click.option("--force", is_flag=True, help="Replace what was imported before.")
+def import_file(
+    path: Path,
+    dataset: str,
+    shots: int | None,
+    seed: int | None,
+    name: str | None,
+    store: Path,
+    force: bool,
+) -> None:
+    """Take over the lists or few-shot picks of a file.
+
+    Lists (CoOp's split file) go where the data set looks for them. Picks of any format go into the
+    store, for fsbench run --protocol imported.
+    """
+    registry().expand_datasets([dataset])
+    file = with_setting(read_split_file(path), shots, seed)
+    check_digest(file)
+    _refuse_other_name(file, dataset)
+    if not file.is_draw:
+        _import_lists(file, dataset, name, force)
+    elif name is not None:
+        raise UsageError("--name is for the lists of a data set; picks are named by their setting")
+    else:
+        _import_picks(file, dataset, store, force)
+
+
+def _refuse_other_name(file: SplitFile, dataset: str) -> None:
+    """UsageError for a file of another registered set; names with a path differ by machine."""
+    if file.dataset and file.dataset != dataset and ":" not in file.dataset + dataset:
+        raise UsageError(
+            f"{file.path} is a split of '{file.dataset}', not of '{dataset}' (use --dataset "
+            f"{file.dataset})"
+        )
+
+
+def _import_lists(file: SplitFile, dataset: str, name: str | None, force: bool) -> None:
+    target = data_roots()[0] / "splits" / _list_name(file, dataset, name)
+    if file.format == "coop":
+        content = file.path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    else:
+        lists = {role: file.lists.get(role, ()) for role in ("train", "val", "test")}
+        content = coop_text(lists).encode()
+        pools_from(file.path, {r: [[i.id, i.label, i.classname] for i in lists[r]] for r in lists})
+    new = place(target, content, force=force)
+    counts = ", ".join(f"{len(items)} {role}" for role, items in file.lists.items())
+    say(f"{dataset}: {counts} from {file.path}")
+    say(f"  lists      sha256 {file.digest}")
+    equal = {True: "equal to the published lists", None: "no published lists to compare with"}
+    text = equal.get(
+        verified_split(file.lists, dataset),
+        "NOT the published lists: numbers on them cannot be compared with published ones",
+    )
+    bytewise = ", byte for byte" if verified_file(content, dataset) else ""
+    say(f"  published  {text}{bytewise}")
+    say(f"  {'written to' if new else 'is already'} {target}")
+    say(f"  in use     {_in_use(file, dataset, target)}")
+
+
+def _in_use(file: SplitFile, dataset: str, target: Path) -> str:
+    """True when the data set reads the lists that were just imported."""
+    try:
+        pools = opened(dataset).pools
+    except DataMissingError as error:
+        return f"not yet: {error}"
+    if lists_digest(pools) == file.digest:
+        return f"yes, {dataset} reads these lists"
+    return f"NO: {dataset} finds another split file before {target}; remove that one"
+
+
+def _list_name(file: SplitFile, dataset: str, name: str | None) -> str:
+    """The file name under which a data set looks for its lists."""
+    if name is not None and (Path(name).name != name or name in ("", ".", "..")):
+        raise UsageError(f"--name {name}: expected a file name without a folder")
+    known = published_splits()
+    if dataset in known:
+        _refuse_other_lists(file, dataset)
+        return name or known[dataset].file
+    if name is not None:
+        return name
+    raise UsageError(
+        f"'{dataset}' has no split file of a known name: expected one of {', '.join(sorted(known))}"
+        " (or give --name where a plug-in looks for one; coop:FOLDER uses a split file as it lies)"
+    )
+
+
+def _refuse_other_lists(file: SplitFile, dataset: str) -> None:
+    """UsageError for the published lists of another data set."""
+    for name, known in published_splits().items():
+        if name != dataset and known.lists_sha256 == file.digest:
+            raise UsageError(f"{file.path} holds the lists of '{name}' (use --dataset {name})")
+
+
+def _import_picks(file: SplitFile, dataset: str, store: Path, force: bool) -> None:
+    shots, seed = _setting(file)
+    subject = opened(dataset)
+    found = _usable(file, subject)
+    lists = {"train": found.lists["train"], "val": found.lists.get("val", ())}
+    stored = replace(
+        found,
+        lists=lists,
+        dataset=subject.name,
+        revision=subject.card.revision,
+        protocol=IMPORTED,
+    )
+    target = imported_path(store, subject.name, shots, seed)
+    new = place(target, ours_text(stored).encode(), force=force)
+    counts = ", ".join(f"{len(items)} {role}" for role, items in lists.items())
+    say(f"{subject.name}: {shots}-shot, seed {seed}: {counts} from {file.path}")
+    say(f"  picks      sha256 {stored.digest}")
+    for label, text in _comparison(file, found, subject):
+        say(f"  {label:<10} {text}")
+    say(f"  {'written to' if new else 'is already'} {target}")
+    policy = "" if lists["val"] else " --val none"
+    say(
+        f"  use        fsbench run --dataset {subject.name} --protocol imported{policy} --shots "
+        f"{shots} --seeds {seed} --store {store} ..."
+    )
+
+
+def _setting(file: SplitFile) -> tuple[int, int]:
+    if file.shots is None or file.seed is None:
+        missing = " and ".join(
+            option
+            for option, value in (("--shots", file.shots), ("--seed", file.seed))
+            if value is None
+        )
+        raise UsageError(
+            f"{file.path} does not say which picks it holds: give {missing}, or name it "
+            "shot_16-seed_1"
+        )
+    return file.shots, file.seed
+
+
+def _usable(file: SplitFile, subject: Subject) -> SplitFile:
+    """The picks as items of the data set; DataMissingError when they cannot be used."""
+    found = mapped(file, subject.pools, subject.name)
+    checks.check_overlap(found)
+    checks.check_pools(found, subject.pools, subject.name)
+    checks.check_shots(found, subject.pools, subject.name)
+    return found
+
+
+def _comparison(file: SplitFile, found: SplitFile, subject: Subject) -> list[tuple[str, str]]:
+    """Facts on imported picks: published or not, and the overlap with our own draws."""
+    rows = [(name, likeness(found, subject.pools, name)) for name in SAMPLERS]
+    split = as_split(found, subject.name, "coop")
+    rows.append(("published", PUBLISHED_PICKS[verified_picks(split, subject.name)]))
+    if file.positions:
+        try:
+            rows.append(("positions", check_positions(file, found, subject.pools, subject.name)))
+        except DataMissingError as error:
+            rows.append(("positions", f"NOT used: {error}"))
+    if "test" in found.lists:
+        same = found.lists["test"] == tuple(subject.pools.get("test", ()))
+        rows.append(
+            (
+                "test",
+                "the data set's list"
+                if same
+                else f"NOT used: the file's test list is another one than that of {subject.name}",
+            )
+        )
+    return rows
+
+
+@click.command("verify", short_help="Check a data set's lists and picks, or a split file.")
+@click.argument("what", metavar="NAME|SUITE|FILE", shell_complete=one_of(datasets))
+@click.option(
+    "--dataset",
+    metavar="NAME",
+    shell_complete=one_of(datasets),
+    help="The data set that a file belongs to.",
+)
+def verify(what: str, dataset: str | None) -> None:
+    """Check a data set's lists and picks, or a split file.
+
+    Prints one line per check: ok, FAILED, or - where there is nothing to compare with. The exit
+    code is 1 when a check failed, and 3 when a data set is not there.
+    """
+    suite = registry().suites().get(what)
+    path = None if suite else file_or_name(what)
+    if path is not None:
+        failed, absent = _report(_of_file(path, dataset)), False
+    elif dataset is not None:
+        raise click.UsageError(f"--dataset is for a file, and {what} is a data set")
+    elif suite is None:
+        failed, absent = _report(_of_dataset(what)), False
+    else:
+        failed, absent = _suite(suite)
+    if failed or absent:
+        raise click.exceptions.Exit(
+            FsbenchError.exit_code if failed else DataMissingError.exit_code
+        )
+
+
+def _suite(names: list[str]) -> tuple[bool, bool]:
+    """Check every data set of a suite: whether a check failed, and whether a set is not there."""
+    failed = absent = False
+    for name in names:
+        say(f"{name}:")
+        try:
+            failed |= _report(_of_dataset(name))
+        except DataMissingError as error:
+            absent = True
+            _print("absent", "data set", str(error))
+    return failed, absent
+
+
+def _report(checks: Iterable[Check]) -> bool:
+    """Print checks as they are done; whether one failed."""
+    failed = False
+    for state, name, text in checks:
+        failed |= state == FAILED
+        _print(state, name, text)
+    return failed
+
+
+def _print(state: str, name: str, text: str) -> None:
+    say(f"{state:<7} {name:<12} {' '.join(text.split())}")
+
+
+def _of_dataset(name: str) -> Iterator[Check]:
+    subject = opened(name)
+    whole = SplitFile(Path(name), "", subject.lists, dataset=name)
+    yield _checked("overlap", lambda: checks.check_overlap(whole))
+    yield _checked("classes", lambda: checks.check_classes(whole))
+    lists = f"sha256 {lists_digest(subject.pools)}"
+    verdict = verified_split(subject.pools, subject.name)
+    if verdict is None:
+        yield OPEN, "published", f"nothing is published for {subject.name}; its lists have {lists}"
+        return
+    yield _state(verdict), "lists", f"{_equal(verdict)} the published ones, {lists}"
+    for drawn in published_draws(subject.name, subject.card.revision, subject.pools):
+        yield _state(drawn.equal), "picks", _published_draw(drawn)
+
+
+def _published_draw(drawn: PublishedDraw) -> str:
+    """Comparison of a draw with the published one, as a line."""
+    setting, split = f"{drawn.shots}-shot, seed {drawn.seed}", drawn.split
+    if split is None:
+        return f"{setting}: {drawn.problem}"
+    picks = lists_digest({"train": split.train, "val": split.val})
+    return f"{setting}: {_equal(drawn.equal)} the published picks, sha256 {picks}"
+
+
+def _of_file(path: Path, dataset: str | None) -> Iterator[Check]:
+    try:
+        file = with_setting(read_split_file(path), None, None)
+    except DataMissingError as error:
+        yield FAILED, "form", str(error)
+        return
+    yield OK, "form", TITLES[file.format]
+    if file.stated:
+        yield _checked("digest", lambda: f"sha256 {checks.check_digest(file)}, as stated")
+    else:
+        yield OPEN, "digest", f"the file states none; its lists have sha256 {file.digest}"
+    yield _checked("overlap", lambda: checks.check_overlap(file))
+    yield _checked("classes", lambda: checks.check_classes(file))
+    name = dataset or file.dataset
+    if name:
+        yield from _against(file, name)
+    elif file.is_draw:
+        yield OPEN, "data set", "not compared: give --dataset NAME"
+    if not file.is_draw:
+        yield _published(file, name)
+
+
+def _against(file: SplitFile, name: str) -> Iterator[Check]:
+    """A file beside the data set that it belongs to."""
+    subject = opened(name)
+    try:
+        found = mapped(file, subject.pools, subject.name)
+    except DataMissingError as error:
+        yield FAILED, "data set", str(error)
+        return
+    yield OK, "data set", f"every image is in {subject.name}, with the same label and class name"
+    if not file.is_draw:
+        return
+    # Two spellings of one path are seen once they are the data set's images.
+    yield _checked("images", lambda: checks.check_overlap(found))
+    yield _checked("pools", lambda: checks.check_pools(found, subject.pools, subject.name))
+    if file.positions:
+        yield _checked(
+            "positions",
+            lambda: checks.check_positions(file, found, subject.pools, subject.name),
+        )
+    yield from _setting_checks(found, subject)
+
+
+def _setting_checks(found: SplitFile, subject: Subject) -> Iterator[Check]:
+    if found.shots is None or found.seed is None:
+        yield (
+            OPEN,
+            "shots",
+            "the file does not say which picks it holds (shot_16-seed_1 in its name)",
+        )
+        return
+    yield _checked("shots", lambda: checks.check_shots(found, subject.pools, subject.name))
+    setting = f"{found.shots}-shot, seed {found.seed}"
+    verdict = None
+    if found.protocol in ("", "coop"):
+        verdict = verified_picks(as_split(found, subject.name, "coop"), subject.name)
+    if verdict is None:
+        yield OPEN, "published", f"nothing is published to compare {setting} with"
+    else:
+        yield _state(verdict), "published", f"{setting}: {_equal(verdict)} the published picks"
+
+
+def _published(file: SplitFile, name: str) -> Check:
+    """Lists beside the published ones of their data set, or of the one that they belong to."""
+    known = published_splits()
+    expected = name or next((n for n, p in known.items() if p.file == file.path.name), "")
+    equal = [n for n, p in known.items() if p.lists_sha256 == file.digest]
+    if expected in known:
+        verdict = expected in equal
+        return _state(verdict), "published", f"{_equal(verdict)} the published lists of {expected}"
+    if equal:
+        return OK, "published", f"equal to the published lists of {equal[0]}"
+    return OPEN, "published", "no published lists to compare with (--dataset NAME)"
+
+
+def _checked(name: str, check: Callable[[], str]) -> Check:
+    try:
+        return OK, name, check()
+    except (DataMissingError, UsageError) as error:
+        return FAILED, name, str(error)
+
+
+def _state(verdict: bool) -> str:
+    return OK if verdict else FAILED
+
+
+def _equal(verdict: bool) -> str:
+    return "equal to" if verdict else "NOT"

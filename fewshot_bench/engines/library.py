@@ -1,0 +1,238 @@
+"""The library's way in: `run` computes what `fsbench run` would, and returns `Results`.
+
+Names are checked before anything trains. However a run ends, the records that it has stored stay,
+and the same call again goes on with what is missing.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fewshot_bench.api import method_code, method_files
+from fewshot_bench.api.defaults import AUTO
+from fewshot_bench.api.method import configuration
+from fewshot_bench.api.registry import registry
+from fewshot_bench.api.shots import ALL_SHOTS, WORD
+from fewshot_bench.api.spec import DEFAULT_STORE
+from fewshot_bench.engines.choice import SETTINGS, EngineChoice, run_options
+from fewshot_bench.engines.conditions import conditions_of
+from fewshot_bench.engines.matrix import Ended, ThisCall, run_matrix
+from fewshot_bench.engines.method_sources import reference
+from fewshot_bench.engines.reporting import CallReporter
+from fewshot_bench.runner.own_data import read_own_data
+from fewshot_bench.runner.request import Request
+from fewshot_bench.runner.variants import Configured, Option
+from fewshot_bench.utils import offline
+from fewshot_bench.utils.errors import DataMissingError, UsageError, unknown
+from fewshot_bench.utils.text import split_names
+
+if TYPE_CHECKING:
+    from fewshot_bench.analysis.results import Results
+
+# What `**engine_options` may hold for every engine, with the least value.
+_LEAST: Mapping[str, float] = {
+    "jobs": 1,
+    "threads": 1,
+    "together": 1,
+    "timeout": 0,
+    "hang_after": 1,
+    "lease": 3,
+}
+Names = str | Sequence[str]
+Own = str | os.PathLike[str] | Sequence[str] | Mapping[str, str]
+Methods = str | type | object | Sequence[str | type | object]
+
+
+def run(
+    methods: Methods,
+    datasets: Names,
+    *,
+    shots: int | str | Sequence[int | str] = (1, 2, 4, 8, 16),
+    seeds: int | Sequence[int] = (1, 2, 3),
+    split_seed: int | None = None,
+    options: Mapping[str, Any] | Sequence[str] = (),
+    backbone: str = AUTO,
+    precision: str = AUTO,
+    protocol: str = "fair",
+    val: str | None = None,
+    prompts: str | None = None,
+    classes: Names = "all",
+    transfer: Names = (),
+    classnames: Own | None = None,
+    templates: Names = (),
+    holdout: float | None = None,
+    exif: str = "ignore",
+    skip_damaged: bool = False,
+    keep_split: str = "store",
+    limit: int | None = None,
+    store: str | os.PathLike[str] = DEFAULT_STORE,
+    engine: str = "local",
+    devices: Names = AUTO,
+    dry_run: bool = False,
+    force: bool = False,
+    retry_failed: bool = False,
+    keep_stale: bool = False,
+    traceback: bool = False,
+    progress: bool | None = None,
+    **engine_options: Any,
+) -> Results:
+    """Run methods on data sets, every cell of the matrix that the store lacks; return all of them.
+
+    Arguments are the options of `fsbench run` (docs/cli.md), with the same defaults and meanings.
+    What takes several values takes one, or a list.
+
+    methods: names, `all`, `path/to/file.py:Class`, classes, or objects, whose fields are the
+        hyper-parameters. A class may be defined in a notebook or a script: its source is kept in
+        the store.
+    options: hyper-parameters of methods given by name or class, `{"rank": [2, 4]}` or
+        `{"clip-lora.rank": 4}`; several values expand the matrix.
+    classnames: a list, a mapping of old names to new ones, or a file of either.
+    progress: whether progress is shown: None, on stderr or in the notebook; False, not at all.
+    engine_options: `jobs` (workers on each device), `threads`, `together`, `timeout`,
+        `hang_after`, `lease`, `deterministic`, and what engines and plug-ins declare, such as
+        `track` or `partition` (`fsbench run --help`).
+
+    Cells that fail are records with the status `failed`, and a warning. Raises UsageError for what
+    is not known or cannot go together, DataMissingError where no data set that was asked for can
+    be used (if others can, the missing ones are a warning and `Results.missing`), and other
+    errors below FsbenchError. KeyboardInterrupt ends the workers; call again to go on.
+    """
+    offline.enforce_if_asked()
+    method_files.refresh()
+    folder = Path(store)
+    names, targets = _listed(datasets), _listed(transfer)
+    engines = _engines(engine, _listed(devices), engine_options)
+    conditions = conditions_of(engines, backbone, precision, names, targets)
+    request = Request(
+        methods=_methods(methods, folder),
+        datasets=names,
+        shots=tuple(map(_shots, _several(shots))),
+        seeds=tuple(map(int, _several(seeds))),
+        split_seed=split_seed,
+        options=_options(options),
+        backbone=conditions.backbone,
+        device=conditions.device,
+        precision=conditions.precision,
+        protocol=protocol,
+        val=val,
+        prompts=prompts,
+        limit=limit,
+        classes=_listed(classes),
+        transfer=targets,
+        data=read_own_data(classnames, _several(templates), holdout),
+        store=folder,
+        keep_split=keep_split,
+        exif=exif,
+        skip_damaged=skip_damaged,
+    )
+    reporter = CallReporter(progress)
+    _warn_of_edits(request, reporter)
+    call = ThisCall(dry_run, force, retry_failed, keep_stale, traceback)
+    ended = run_matrix(request, conditions, engines, reporter, call)
+    return _results(ended, folder)
+
+
+def _results(ended: Ended, folder: Path) -> Results:
+    """The records of the plan; KeyboardInterrupt or DataMissingError where there are none to be."""
+    from fewshot_bench.analysis.results import of_cells
+
+    if ended.interrupted:
+        raise KeyboardInterrupt
+    missing = ended.plan.problems
+    found = of_cells(folder, ended.plan.cells, missing)
+    if missing and not len(found):
+        raise DataMissingError("; ".join(missing.values()))
+    return found
+
+
+def _warn_of_edits(request: Request, reporter: CallReporter) -> None:
+    """Workers import the code of plug-ins as it is now, and this process has an older one."""
+    names = {one if isinstance(one, str) else one.method for one in request.methods} - {"all"}
+    for name in sorted(names):
+        if method_code.is_edited(registry().method_class(name).__module__):
+            reporter.warning(
+                f"the code of {name} was edited since this process imported it: cells run with "
+                "the new one, their hyper-parameters are those of the old one (start Python anew)"
+            )
+
+
+def methods() -> list[str]:
+    """The names that `run` takes for methods."""
+    return registry().methods.names()
+
+
+def datasets(suite: str | None = None) -> list[str]:
+    """The names that `run` takes for data sets, `FAMILY:` among them; those of one suite alone."""
+    known = registry()
+    return known.datasets.names() if suite is None else known.expand_datasets([suite])
+
+
+def backbones() -> list[str]:
+    """The names of registered backbones; `run` takes those of open_clip (`MODEL/TAG`), too."""
+    return registry().backbones.names()
+
+
+def _several(value: Any) -> tuple[Any, ...]:
+    """One value or several as a tuple."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        return (value,)
+    return tuple(value)
+
+
+def _listed(names: Any) -> tuple[str, ...]:
+    """Names, or a comma list of them."""
+    return split_names(names) if isinstance(names, str) else tuple(map(str, names))
+
+
+def _shots(value: int | str) -> int:
+    if value in (WORD, ALL_SHOTS):
+        return ALL_SHOTS
+    try:
+        return int(value)
+    except ValueError:
+        raise UsageError(f"shots '{value}': expected whole numbers, or {WORD}") from None
+
+
+def _methods(asked: Any, store: Path) -> tuple[str | Configured, ...]:
+    """Names as they are, classes by the names of their files, objects with their values."""
+    found: list[str | Configured] = []
+    for one in [asked] if isinstance(asked, str | type) or _is_method(asked) else asked:
+        if isinstance(one, str):
+            found += split_names(one)
+        elif isinstance(one, type):
+            found.append(reference(one, store))
+        else:
+            found.append(Configured(reference(type(one), store), configuration(one)))
+    if not found:
+        raise UsageError("methods: expected at least one name, class or object")
+    return tuple(found)
+
+
+def _is_method(value: object) -> bool:
+    return callable(getattr(value, "fit", None))
+
+
+def _options(asked: Mapping[str, Any] | Sequence[str]) -> tuple[Option, ...]:
+    if not isinstance(asked, Mapping):
+        return (asked,) if isinstance(asked, str) else tuple(asked)
+    return tuple((name, _several(values)) for name, values in asked.items())
+
+
+def _engines(engine: str, devices: tuple[str, ...], options: dict[str, Any]) -> EngineChoice:
+    settings = {name: options.pop(name) for name in SETTINGS if name in options}
+    declared = {option.key for option in run_options()}
+    for entry in registry().engines.entries.values():
+        declared |= {option.key for option in entry.options}
+    for name in options:
+        if name not in declared:
+            own = [name for name in inspect.signature(run).parameters if name != "engine_options"]
+            raise unknown("argument of run()", name, [*own, *SETTINGS, *declared], "docs/python.md")
+    for name, least in _LEAST.items():
+        value = settings.get(name)
+        if value is not None and not (value >= least and value > 0):
+            raise UsageError(f"{name} {value}: expected a number from {least}")
+    return EngineChoice.of(engine, options, device_names=devices, **settings)

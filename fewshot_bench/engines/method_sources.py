@@ -1,0 +1,399 @@
+"""Method classes of a notebook or a script as files that worker processes can import.
+
+`reference` names any class as `fsbench run -m` would; one that is in no module of its own is
+written into the store, with the definitions, imports and constants that its source needs. A file
+is named after the digest of its content, so that no two states of a class share a name.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import inspect
+import json
+import linecache
+import os
+import re
+import subprocess
+import symtable
+import sys
+import textwrap
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fewshot_bench.api.registry import registry
+from fewshot_bench.utils.errors import PluginError, UsageError
+from fewshot_bench.utils.files import make_folder, write_synced
+
+# Below a store.
+FOLDER = "methods"
+_FUTURE = "from __future__ import annotations"
+_PLAIN = (bool, int, float, str, bytes, type(None))
+# Values that cannot be changed after they were made, so that making them again gives the same.
+_FIXED = (re.Pattern, typing.TypeVar, types.GenericAlias, types.UnionType)
+_STEP = "put the class into a file and pass 'file.py:{}'"
+
+
+def reference(cls: type, store: Path) -> str:
+    """The name of a method's class: registered, or in a file, which is written where there is none.
+
+    UsageError where its source cannot be had, or needs what a file cannot hold.
+    """
+    if not callable(getattr(cls, "fit", None)):
+        raise UsageError(
+            f"{cls!r:.120} is no method: expected a name, or a dataclass with fit(task, backbone, "
+            "ctx), or an object of one; docs/plugins.md shows a whole one"
+        )
+    name = _registered(cls)
+    if name:
+        return name
+    if "." in cls.__qualname__:
+        raise UsageError(
+            f"{cls.__name__} is defined inside of '{cls.__qualname__.rpartition('.')[0]}', where "
+            "worker processes cannot find it: define it at the top level of the file or cell"
+        )
+    module = sys.modules.get(cls.__module__)
+    file = getattr(module, "__file__", None)
+    if module is not None and file and cls.__module__ != "__main__":
+        return f"{os.path.realpath(file)}:{cls.__name__}"
+    return _written(cls, store)
+
+
+def _registered(cls: type) -> str:
+    for entry in registry().methods.entries.values():
+        if entry.target in (cls, f"{cls.__module__}:{cls.__qualname__}"):
+            return entry.name
+        if isinstance(entry.target, str):
+            place, _, attribute = entry.target.partition(":")
+            if getattr(sys.modules.get(place), attribute, None) is cls:
+                return entry.name
+    return ""
+
+
+def _written(cls: type, store: Path) -> str:
+    text = Sources(cls).text()
+    content = text.encode()
+    folder = store.absolute() / FOLDER / hashlib.sha256(content).hexdigest()[:16]
+    path = folder / f"{cls.__name__}.py"
+    if not path.is_file() or path.read_bytes() != content:
+        make_folder(folder)
+        os.replace(write_synced(folder, content), path)
+    return f"{os.path.realpath(path)}:{cls.__name__}"
+
+
+@dataclass
+class Sources:
+    """Collects what the source of a class needs, each part after what it uses."""
+
+    cls: type
+    _imports: list[str] = field(default_factory=list)
+    _parts: list[str] = field(default_factory=list)
+    _seen: set[str] = field(default_factory=set)
+    _foreign: dict[str, str] = field(default_factory=dict)
+
+    def text(self) -> str:
+        """A file that defines the class; UsageError for what it cannot hold."""
+        self._define(self.cls.__name__, self.cls)
+        _refuse_unreachable(self.cls, self._foreign)
+        future = [_FUTURE] if self._has_future else []
+        head = f'"""{self.cls.__name__}, as `fewshot_bench.run` was given it."""'
+        groups = [head, *future, "\n".join(dict.fromkeys(self._imports)), *self._parts]
+        return "\n\n".join(filter(None, groups)) + "\n"
+
+    @functools.cached_property
+    def _namespace(self) -> Mapping[str, Any]:
+        """The names that the source of the class sees."""
+        function = next(_functions(self.cls), None)
+        if function is None:
+            raise UsageError(self._no_source(self.cls.__name__))
+        return function.__globals__
+
+    @functools.cached_property
+    def _has_future(self) -> bool:
+        flag = __import__("__future__").annotations.compiler_flag
+        return any(one.__code__.co_flags & flag for one in _functions(self.cls))
+
+    def _define(self, name: str, value: Any) -> None:
+        """Add what makes `name` stand for `value`."""
+        if name in self._seen:
+            return
+        self._seen.add(name)
+        if isinstance(value, types.ModuleType):
+            self._import(f"import {value.__name__} as {name}", value.__name__)
+        elif self._is_own(value):
+            self._add_definition(name, value)
+        elif found := _importable(name, value):
+            module, attribute = found
+            self._import(f"from {module} import {attribute} as {name}", module)
+        elif (text := _literal(value)) is not None:
+            self._parts.append(f"{name} = {text}")
+        elif isinstance(value, _FIXED) or typing.get_origin(value) is not None:
+            self._add_statement(name)
+        else:
+            raise UsageError(
+                f"{self.cls.__name__} uses '{name}', a {type(value).__name__} of this session, "
+                "which the processes that run cells cannot have: make it in fit, or a "
+                f"hyper-parameter of it, or {_STEP.format(self.cls.__name__)}"
+            )
+
+    def _is_own(self, value: Any) -> bool:
+        own = isinstance(value, type) or callable(getattr(value, "__wrapped__", value))
+        where = getattr(value, "__module__", None)
+        return own and where == self._namespace.get("__name__") and hasattr(value, "__qualname__")
+
+    def _import(self, line: str, module: str) -> None:
+        name = line.rpartition(" as ")[2]
+        self._imports.append(line.removesuffix(f" as {name}") if line.split()[-3] == name else line)
+        self._foreign.setdefault(module.partition(".")[0], name)
+
+    def _add_definition(self, name: str, value: Any) -> None:
+        text = self._source(name, value)
+        for used in _names(text, self._has_future):
+            self._use(used)
+        for used in _annotations(text):
+            self._use(used, needed=False)
+        for line in _submodules(text, self._namespace):
+            self._import(line, line.split()[1])
+        self._parts.append(text)
+        if value.__name__ not in (name, "<lambda>"):
+            self._parts.append(f"{name} = {value.__name__}")
+
+    def _use(self, name: str, *, needed: bool = True) -> None:
+        if name not in self._namespace:
+            return
+        before = [*self._seen]
+        try:
+            self._define(name, self._namespace[name])
+        except UsageError:
+            if needed:
+                raise
+            self._seen = set(before)
+
+    def _add_statement(self, name: str) -> None:
+        """The one assignment of a value in the source of the class."""
+        function = next(_functions(self.cls))
+        source = _source_of(function.__code__.co_filename)
+        found = [node for node in ast.parse(source).body if _assigns(node, name)]
+        if len(found) != 1:
+            raise UsageError(
+                f"{self.cls.__name__} uses '{name}', which its own cell or file does not assign "
+                f"just once: assign it there, or {_STEP.format(self.cls.__name__)}"
+            )
+        text = _segment(source, found[0])
+        for used in _names(text, False):
+            if used != name:
+                self._use(used)
+        self._parts.append(text)
+
+    def _source(self, name: str, value: Any) -> str:
+        """The text of a class or a function, as it runs."""
+        if isinstance(value, type):
+            self._refuse_replaced(value)
+        written = (f for f in _functions(value) if f.__qualname__.startswith(value.__qualname__))
+        function = next(written, None)
+        code = next(_functions(self.cls)).__code__ if function is None else function.__code__
+        source = _source_of(code.co_filename)
+        line = None if function is None else code.co_firstlineno
+        node = _definition(source, value.__name__, line)
+        if node is None:
+            raise UsageError(self._no_source(name))
+        if line is not None and not _runs(code, source, code.co_filename):
+            raise UsageError(
+                f"the source of {name} was changed after it was defined: run its cell, or start "
+                "the script, again"
+            )
+        return _segment(source, node)
+
+    def _refuse_replaced(self, cls: type) -> None:
+        """UsageError for a function that was set later."""
+        for name, function in _named_functions(cls):
+            if not function.__qualname__.startswith(f"{cls.__qualname__}.") and (
+                "<locals>" not in function.__qualname__
+            ):
+                raise UsageError(
+                    f"'{name}' of {cls.__name__} was set after the class was defined, so that its "
+                    "source is not what runs: write it into the class"
+                )
+
+    def _no_source(self, name: str) -> str:
+        return (
+            f"the source of {name} cannot be had (it was typed into a prompt, or made by exec): "
+            f"define it in a notebook or a script, or {_STEP.format(self.cls.__name__)}"
+        )
+
+
+def _functions(value: Any) -> Iterator[types.FunctionType]:
+    """The function itself, or those of a class that were written in its source."""
+    if isinstance(value, type):
+        yield from (function for _, function in _named_functions(value))
+    else:
+        inner = inspect.unwrap(value)
+        if isinstance(inner, types.FunctionType):
+            yield inner
+
+
+def _named_functions(cls: type) -> Iterator[tuple[str, types.FunctionType]]:
+    for name, value in vars(cls).items():
+        inner = getattr(value, "__func__", None) or getattr(value, "fget", None) or value
+        inner = getattr(inner, "func", inner) if not isinstance(inner, type) else inner
+        inner = inspect.unwrap(inner) if callable(inner) else inner
+        # What dataclasses make is no source.
+        own = isinstance(inner, types.FunctionType) and inner.__module__ == cls.__module__
+        if own and inner.__code__.co_filename != "<string>":
+            yield name, inner
+
+
+def _source_of(file: str) -> str:
+    linecache.checkcache(file)
+    return "".join(linecache.getlines(file))
+
+
+def _definition(source: str, name: str, line: int | None) -> ast.stmt | None:
+    """The statement that defines a name, around a line if that is known; None if not one does."""
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:
+        return None
+    found = [
+        node
+        for node in ast.walk(tree)
+        if (isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name)
+        or (isinstance(node, ast.Assign) and name == "<lambda>")
+    ]
+    if line is not None:
+        found = [node for node in found if _first(node) <= line <= (node.end_lineno or 0)]
+    return found[0] if len(found) == 1 else None
+
+
+def _first(node: ast.stmt) -> int:
+    decorators: list[ast.expr] = getattr(node, "decorator_list", [])
+    return min([node.lineno, *(decorator.lineno for decorator in decorators)])
+
+
+def _segment(source: str, node: ast.stmt) -> str:
+    lines = source.splitlines()[_first(node) - 1 : node.end_lineno]
+    return textwrap.dedent("\n".join(lines))
+
+
+def _assigns(node: ast.stmt, name: str) -> bool:
+    targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+    return any(isinstance(one, ast.Name) and one.id == name for one in targets)
+
+
+def _runs(code: types.CodeType, source: str, file: str) -> bool:
+    """Whether a source still has this code: a script may be edited while it runs."""
+    todo = [compile(source, file, "exec", dont_inherit=True)]
+    while todo:
+        one = todo.pop()
+        if (one.co_qualname, one.co_firstlineno) == (code.co_qualname, code.co_firstlineno):
+            return one.co_code == code.co_code and one.co_names == code.co_names
+        todo += [part for part in one.co_consts if isinstance(part, types.CodeType)]
+    return False
+
+
+def _names(text: str, future: bool) -> list[str]:
+    """The names that a definition takes from around it."""
+    table = symtable.symtable(f"{_FUTURE}\n{text}" if future else text, "<definition>", "exec")
+    found = [one.get_name() for one in table.get_symbols() if one.is_referenced()]
+    todo = table.get_children()
+    while todo:
+        inner = todo.pop()
+        found += [one.get_name() for one in inner.get_symbols() if one.is_global()]
+        todo += inner.get_children()
+    return list(dict.fromkeys(found))
+
+
+def _annotations(text: str) -> Iterator[str]:
+    """The names in annotations, which may be needed to read the types of hyper-parameters."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.AnnAssign):
+            yield from _named_in(node.annotation)
+
+
+def _named_in(annotation: ast.expr) -> Iterator[str]:
+    for node in ast.walk(annotation):
+        if isinstance(node, ast.Name):
+            yield node.id
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            try:
+                yield from _named_in(ast.parse(node.value, mode="eval").body)
+            except SyntaxError:
+                continue
+
+
+def _submodules(text: str, namespace: Mapping[str, Any]) -> Iterator[str]:
+    """Imports of modules that are used as `package.module`."""
+    for node in ast.walk(ast.parse(text)):
+        if not isinstance(node, ast.Attribute):
+            continue
+        parts = ast.unparse(node).split(".")
+        value = namespace.get(parts[0])
+        if isinstance(value, types.ModuleType) and all(map(str.isidentifier, parts)):
+            name = ".".join([value.__name__, *parts[1:]])
+            if value.__name__ == parts[0] and isinstance(sys.modules.get(name), types.ModuleType):
+                yield f"import {name} as {name}"
+
+
+def _importable(name: str, value: Any) -> tuple[str, str] | None:
+    """The module and attribute that a value can be imported as."""
+    module = getattr(value, "__module__", None)
+    if not isinstance(module, str) or module == "__main__":
+        return None
+    for attribute in (getattr(value, "__qualname__", ""), getattr(value, "_name", ""), name):
+        if getattr(sys.modules.get(module), attribute, None) is value:
+            return module, attribute
+    return None
+
+
+def _literal(value: Any) -> str | None:
+    """A value of plain types as source that gives it; None for others."""
+    if type(value) is float:
+        text = repr(value)
+        return text if text.lstrip("-")[0].isdigit() else f'float("{text}")'
+    if type(value) in _PLAIN:
+        return repr(value)
+    if type(value) is dict:
+        pairs = [(_literal(key), _literal(item)) for key, item in value.items()]
+        texts = [f"{key}: {item}" for key, item in pairs if key and item]
+        return f"{{{', '.join(texts)}}}" if len(texts) == len(value) else None
+    if type(value) in (list, tuple, set, frozenset):
+        items = [part for item in value if (part := _literal(item)) is not None]
+        if len(items) < len(value):
+            return None
+        # Sets have an order of their own in every process.
+        listed = ", ".join(sorted(items) if isinstance(value, set | frozenset) else items)
+        return f"[{listed}]" if type(value) is list else f"{type(value).__name__}([{listed}])"
+    return None
+
+
+def _refuse_unreachable(cls: type, modules: Mapping[str, str]) -> None:
+    """UsageError for a module that only this process can import."""
+    asked = sorted(set(modules) - sys.stdlib_module_names - {"fewshot_bench", "torch", "numpy"})
+    lost = _unreachable(tuple(asked)) if asked else []
+    if lost:
+        raise UsageError(
+            f"{cls.__name__} uses the module '{lost[0]}', which worker processes cannot import (it "
+            "lies beside the script or notebook): put the class into a file beside it and pass "
+            f"'file.py:{cls.__name__}', or name its folder in PYTHONPATH before Python starts"
+        )
+
+
+@functools.cache
+def _unreachable(modules: tuple[str, ...]) -> list[str]:
+    """Those that a process which starts as workers do does not find."""
+    code = (
+        "import importlib.util, json, sys\n"
+        "print(json.dumps([m for m in sys.argv[1:] if importlib.util.find_spec(m) is None]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code, *modules], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise PluginError(f"cannot find out which modules worker processes have: {done.stderr}")
+    found: list[str] = json.loads(done.stdout)
+    return found

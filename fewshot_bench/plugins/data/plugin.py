@@ -1,0 +1,20 @@
+"""The command `fsbench data`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fewshot_bench.api.plugins import hookimpl
+
+if TYPE_CHECKING:
+    from fewshot_bench.cli.groups import LazyGroup
+
+
+@hookimpl
+def register_commands(cli: LazyGroup) -> None:
+    """Add them by name; nothing is imported before one is used."""
+    cli.add_lazy(
+        "data",
+        "fewshot_bench.plugins.data.command:command",
+        "Fetch, list and verify data sets.",
+    )

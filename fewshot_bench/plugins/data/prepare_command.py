@@ -1,0 +1,333 @@
+"""`fsbench data prepare`: fetch and unpack public data sets, or say how to get them.
+
+Progress is a bar on a terminal, and a line per large file elsewhere. One call at a time writes to a
+data root; nothing is asked unless a person sits at a terminal.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fewshot_bench.api.dataset import Preparable
+from fewshot_bench.api.recipe import Recipe
+from fewshot_bench.api.registry import registry
+from fewshot_bench.api.roots import DATA_VARIABLE, data_roots
+from fewshot_bench.cli.completion import datasets, several_of, suites
+from fewshot_bench.cli.options import NAMES
+from fewshot_bench.cli.say import say
+from fewshot_bench.plugins.data import places
+from fewshot_bench.plugins.data.download import Progress, known_digests
+from fewshot_bench.plugins.data.prepare import (
+    Target,
+    check_writable,
+    give_split,
+    missing_files,
+    needs_agreement,
+    prepare,
+    shown_size,
+    steps,
+    would_write,
+)
+from fewshot_bench.utils.errors import ContractError, DataMissingError, FsbenchError, UsageError
+from fewshot_bench.utils.locks import exclusive
+from fewshot_bench.utils.text import printable, size_text
+
+# What is smaller is over before a line about its beginning is read.
+WORTH_A_LINE = 10**7
+
+
+class Lines:
+    """One line when something large begins, and one for everything worth telling."""
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    def begin(self, what: str, total: int, done: int = 0) -> None:
+        """Say what begins; a new attempt at the same is not said again."""
+        if what != self._last and (total >= WORTH_A_LINE or not total):
+            size = f", {size_text(total)}" if total else ""
+            click.echo(f"  {what}{size}{f', from {size_text(done)} on' if done else ''}")
+        self._last = what
+
+    def advance(self, count: int) -> None:
+        """Lines do not move."""
+
+    def say(self, line: str) -> None:
+        """A line."""
+        click.echo(f"  {line}")
+
+
+class Bars:
+    """A bar for what is going on, lines above it."""
+
+    def __init__(self, bars: Any) -> None:
+        self._bars = bars
+        self._task: Any = None
+
+    def begin(self, what: str, total: int, done: int = 0) -> None:
+        """A new bar in place of the last one."""
+        if self._task is not None:
+            self._bars.remove_task(self._task)
+        self._task = self._bars.add_task(what, total=total or None, completed=done)
+
+    def advance(self, count: int) -> None:
+        """Move the bar."""
+        if self._task is not None:
+            self._bars.advance(self._task, count)
+
+    def say(self, line: str) -> None:
+        """A line above the bar."""
+        self._bars.console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def shown(terminal: bool) -> Iterator[Progress]:
+    """Bars where the output is a terminal, lines where it is not."""
+    if not terminal:
+        yield Lines()
+        return
+    from rich import progress
+
+    columns = (
+        progress.TextColumn("  {task.description}", markup=False),
+        progress.BarColumn(),
+        progress.DownloadColumn(),
+        progress.TransferSpeedColumn(),
+        progress.TimeRemainingColumn(),
+    )
+    with progress.Progress(*columns, transient=True) as bars:
+        yield Bars(bars)
+
+
+@click.command("prepare", short_help="Fetch and unpack public data sets, or say how to get them.")
+@click.argument(
+    "names", metavar="NAME[,NAME]|SUITE", type=NAMES, shell_complete=several_of(datasets, suites)
+)
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path),
+    help="Data root to put everything below [default: first folder of FSBENCH_DATA, or ./data].",
+)
+@click.option("--yes", is_flag=True, help="Agree to downloads of more than 2 GB.")
+@click.option("--keep-archives", is_flag=True, help="Keep downloaded archives after unpacking.")
+@click.option(
+    "--split-file",
+    type=click.Path(path_type=Path),
+    help="Use this file as the split file of the one data set that is named.",
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be fetched, and do nothing.")
+def command(
+    names: tuple[str, ...],
+    root: Path | None,
+    yes: bool,
+    keep_archives: bool,
+    split_file: Path | None,
+    dry_run: bool,
+) -> None:
+    """Fetch and unpack public data sets, or say how to get them.
+
+    What is there already, in the layout of CoOp, CLIP-LoRA or torchvision, is not fetched again.
+    Broken downloads go on where they stopped. Nothing is asked unless you sit at a terminal.
+    """
+    chosen = registry().expand_datasets(names)
+    if split_file is not None and len(chosen) != 1:
+        raise UsageError(f"--split-file belongs to one data set, {len(chosen)} are named")
+    target = _target(root, yes, keep_archives)
+    recipes, failed = _recipes(chosen)
+    if dry_run:
+        for name, recipe in recipes.items():
+            _describe(name, recipe, target, split_file)
+        _refuse([], failed)
+        return
+    if not any(recipes.values()) and not failed:
+        say(f"nothing to fetch: {', '.join(chosen)} need no download")
+        return
+    writing = split_file is not None or any(
+        would_write(name, recipe, target) for name, recipe in recipes.items() if recipe is not None
+    )
+    with _held(target.root, writing):
+        missing = [
+            name
+            for name, recipe in recipes.items()
+            if recipe is not None and not _prepare_one(name, recipe, target, split_file, yes)
+        ]
+    _report(recipes, missing, failed, target)
+
+
+def _recipes(names: list[str]) -> tuple[dict[str, Recipe | None], list[str]]:
+    """The recipe of each data set, and the names of those that failed, which is printed.
+
+    What a single one raises is raised.
+    """
+    recipes, failed = {}, []
+    for name in names:
+        try:
+            recipes[name] = _recipe(name)
+        except FsbenchError as error:
+            if len(names) == 1:
+                raise
+            click.echo(printable(f"{name}: cannot be prepared: {error}"), err=True)
+            failed.append(name)
+    return recipes, failed
+
+
+@contextmanager
+def _held(root: Path, writing: bool) -> Iterator[None]:
+    """Hold a data root that is written to; one that is only looked at may be read-only."""
+    if not writing:
+        yield
+        return
+    check_writable(root)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with _locked(root):
+            yield
+    except OSError as error:
+        raise DataMissingError(
+            f"{error.filename or root} cannot be written ({error.strerror or error}): choose a "
+            "folder to write to with --root"
+        ) from None
+    finally:
+        with suppress(OSError):
+            (root / places.DOWNLOADS).rmdir()
+
+
+@contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    """One `prepare` at a time on one data root; a lock ends with its process."""
+    with ExitStack() as stack:
+        try:
+            waiting = partial(say, "waiting for another fsbench data prepare to end")
+            stack.enter_context(exclusive(root, places.LOCK, waiting))
+        except OSError as error:
+            if error.errno != errno.ENOTSUP:
+                raise
+            say("files on this disk cannot be locked: run one fsbench data prepare at a time")
+        yield
+
+
+def _target(root: Path | None, yes: bool, keep_archives: bool) -> Target:
+    roots = data_roots()
+    if root is None:
+        chosen, why = roots[0], f"first of {DATA_VARIABLE}, or ./data"
+    else:
+        chosen, why = root.expanduser(), "--root"
+        roots = (chosen,)
+    say(f"data root: {chosen} ({why})")
+    return Target(chosen, roots, yes, keep_archives)
+
+
+def _recipe(name: str) -> Recipe | None:
+    """The recipe of a data set; None when it has none."""
+    try:
+        dataset = registry().dataset(name)
+        if not isinstance(dataset, Preparable):
+            return None
+        recipe: Any = dataset.recipe()
+    except FsbenchError:
+        raise
+    except Exception as error:
+        raise ContractError(f"recipe() of '{name}': {type(error).__name__}: {error}") from None
+    if not isinstance(recipe, Recipe):
+        raise ContractError(f"recipe() of '{name}' gives {recipe!r}, expected a Recipe")
+    places.check_recipe(name, recipe.files)
+    return recipe if recipe.files or recipe.by_hand else None
+
+
+def _prepare_one(
+    name: str, recipe: Recipe, target: Target, split_file: Path | None, yes: bool
+) -> bool:
+    """Prepare one data set; whether all of it is there now."""
+    say(name)
+    if split_file is not None:
+        say(f"  {give_split(name, recipe, target, split_file, other=yes)}")
+    target = replace(target, large=_agreed(name, recipe, target))
+    with shown(sys.stdout.isatty()) as progress:
+        results = prepare(name, recipe, target, progress)
+    todo = steps(name, recipe, results, target)
+    if not recipe.files and not _is_there(name):
+        todo = list(recipe.by_hand)
+    if todo:
+        say(f"  to get what is missing (paths are below {target.root}):")
+    for number, step in enumerate(todo, 1):
+        say(f"    {number}. {step}")
+    return not todo
+
+
+def _is_there(name: str) -> bool:
+    """True when a data set whose recipe lists no file finds its files."""
+    try:
+        registry().dataset(name).items()
+    except DataMissingError:
+        return False
+    return True
+
+
+def _agreed(name: str, recipe: Recipe, target: Target) -> bool:
+    """True when large downloads may start: by --yes, or by asking at a terminal."""
+    large = [file for file in missing_files(name, recipe, target) if needs_agreement(file)]
+    if target.large or not large or not sys.stdin.isatty():
+        return target.large
+    listed = ", ".join(f"{file.name} ({shown_size(file)})" for file in large)
+    return click.confirm(f"  download {listed}?")
+
+
+def _describe(name: str, recipe: Recipe | None, target: Target, split_file: Path | None) -> None:
+    """The steps for one data set, as text."""
+    if recipe is None:
+        say(f"{name}: nothing to fetch")
+        return
+    say(name)
+    for file in recipe.files:
+        found = places.found_at(file, target.roots)
+        place = target.root / file.place
+        if file.split and split_file is not None:
+            say(f"  {file.name}: would be taken from {split_file} to {place}")
+        elif found is not None:
+            say(f"  {file.name}: already at {found}")
+        else:
+            what = "unpacked into" if file.unpack else "placed at"
+            say(f"  {file.name}: {shown_size(file)}, {known_digests(file)}, {what} {place}")
+            for url in file.urls:
+                say(f"    from {url}")
+            if not file.urls:
+                say("    by hand")
+    for step in recipe.by_hand:
+        say(f"  by hand: {step}")
+
+
+def _report(
+    recipes: dict[str, Recipe | None], missing: list[str], failed: list[str], target: Target
+) -> None:
+    """Report the state and the next step; DataMissingError when something is missing."""
+    there = [name for name in recipes if name not in missing]
+    if there:
+        say(f"there now: {', '.join(there)}")
+    roots = [root.resolve() for root in data_roots()]
+    if target.root.resolve() not in roots:
+        say(f"next: set {DATA_VARIABLE} to {target.root.resolve()}, so that it is found")
+    prepared = [name for name in there if recipes[name] is not None]
+    if prepared:
+        say(f"next: fsbench data verify {','.join(prepared)}")
+    _refuse(missing, failed)
+
+
+def _refuse(missing: list[str], failed: list[str]) -> None:
+    """DataMissingError when data sets lack files or failed."""
+    problems = []
+    if missing:
+        names = ", ".join(missing)
+        problems.append(f"not all files are there for {names}: the steps above say how to get them")
+    if failed:
+        problems.append(f"{', '.join(failed)} cannot be prepared: the reason stands above")
+    if problems:
+        raise DataMissingError("; ".join(problems))

@@ -1,0 +1,157 @@
+"""`fsbench data verify`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fewshot_bench.api.registry import registry
+from fewshot_bench.cli.completion import datasets, several_of, suites
+from fewshot_bench.cli.options import NAMES
+from fewshot_bench.cli.say import say
+from fewshot_bench.plugins.data.status import forget, passed, remember
+from fewshot_bench.plugins.data.verify import Progress, Report, as_csv, verify
+from fewshot_bench.runner.isolation import contained
+from fewshot_bench.utils.errors import DataMissingError, UsageError
+from fewshot_bench.utils.files import write_whole
+from fewshot_bench.utils.text import color_system
+
+MAX_JOBS = 8
+
+
+@click.command("verify", short_help="Check every image, the counts and the split of a data set.")
+@click.argument(
+    "names",
+    metavar="NAME[,NAME]|SUITE...",
+    type=NAMES,
+    shell_complete=several_of(datasets, suites),
+    nargs=-1,
+    required=True,
+)
+@click.option("--strict", is_flag=True, help="Exit with 3 where something differs, too.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(1),
+    default=lambda: min(MAX_JOBS, os.cpu_count() or 1),
+    show_default=f"CPU cores, at most {MAX_JOBS}",
+    metavar="N",
+    help="Threads that read and decode images.",
+)
+@click.option(
+    "-O",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.csv",
+    help="Write every pair of images that stands in two pools to this file.",
+)
+def command(
+    names: tuple[tuple[str, ...], ...], strict: bool, jobs: int, output: Path | None
+) -> None:
+    """Check every image, the counts and the split of a data set.
+
+    Each check ends as ok, differs (a warning) or FAILED. The exit code is 3 when a check failed.
+    """
+    _check_output(output)
+    chosen = registry().expand_datasets(chain.from_iterable(names))
+    reports = [_verified(name, jobs) for name in chosen]
+    if output is not None:
+        _write_pairs(output, reports)
+    if any(report.failed or (strict and report.differs) for report in reports):
+        raise click.exceptions.Exit(DataMissingError.exit_code)
+
+
+def _verified(name: str, jobs: int) -> Report:
+    """Verify one data set, print its report, and remember how it ended."""
+    with _progress(name) as progress, contained():
+        report = verify(name, registry().dataset, jobs, progress)
+    _print(report)
+    _remember(report)
+    return report
+
+
+def _print(report: Report) -> None:
+    card = report.card
+    place = f" in {card.folder}" if card is not None and card.folder else ""
+    say(f"{report.name}{place}")
+    width = max(len(check.name) for check in report.checks)
+    for check in report.checks:
+        say(f"  {check.state:<8} {check.name:<{width}}  {' '.join(check.text.split())}")
+        for line in check.details:
+            say(f"           {line}")
+    say(f"{report.name}: {_verdict(report)}")
+
+
+def _verdict(report: Report) -> str:
+    if report.failed:
+        return f"FAILED: {', '.join(report.failed)}"
+    if report.differs:
+        return f"verified; differs: {', '.join(report.differs)}"
+    return "verified"
+
+
+def _remember(report: Report) -> None:
+    """Keep the outcome for `fsbench data status`; failing to is told, and harms nothing."""
+    card = report.card
+    if card is None:
+        return
+    try:
+        if report.failed:
+            forget(report.name, card)
+        else:
+            remember(passed(report.name, card, report.images, report.differs))
+    except OSError as error:
+        click.echo(
+            f"warning: fsbench data status will not know of this: {error} "
+            "(set FSBENCH_CACHE to a folder that can be written to)",
+            err=True,
+        )
+
+
+def _check_output(output: Path | None) -> None:
+    if output is not None and not output.absolute().parent.is_dir():
+        raise UsageError(f"--output {output}: there is no folder {output.absolute().parent}")
+
+
+def _write_pairs(output: Path, reports: list[Report]) -> None:
+    rows = [(report.name, pair) for report in reports for pair in report.pairs]
+    try:
+        content = as_csv(rows).encode()
+        if output.is_symlink() or (output.exists() and not output.is_file()):
+            output.write_bytes(content)
+        else:
+            write_whole(output, content)
+    except OSError as error:
+        raise UsageError(f"--output {output} cannot be written: {error}") from None
+    say(f"{len(rows):,} pairs written to {output}")
+
+
+@contextmanager
+def _progress(name: str) -> Iterator[Progress]:
+    """A bar on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield _silent
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+    console = Console(stderr=True, color_system=color_system())
+    with Progress(*columns, Remaining(), console=console, transient=True) as bar:
+
+        def begin(total: int) -> Callable[[int], None]:
+            task: Any = bar.add_task(name, total=total)
+            return lambda count: bar.advance(task, count)
+
+        yield begin
+
+
+def _silent(total: int) -> Callable[[int], None]:
+    return lambda count: None

@@ -1,0 +1,113 @@
+"""`fsbench report`: one HTML file about a store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from fewshot_bench.api.metrics import METRICS, PERCENT, Metric
+from fewshot_bench.cli.completion import methods, one_of
+from fewshot_bench.cli.files import write_text
+from fewshot_bench.cli.filters import chosen_of, filter_options
+from fewshot_bench.cli.options import MetricName, results_option
+from fewshot_bench.cli.say import say
+from fewshot_bench.store.predictions import Outcomes
+from fewshot_bench.store.store import Store
+from fewshot_bench.utils.extras import require
+from fewshot_bench.utils.text import size_text
+
+
+def _is_shown(metric: Metric) -> bool:
+    return metric.unit == PERCENT and metric.higher_is_better and metric.scores is not None
+
+
+SHOWN = MetricName(
+    "a report shows metrics in percent, more is better, that are means over images", _is_shown
+)
+
+
+@click.command("report", short_help="Write a report about a store as one HTML file.")
+@results_option
+@click.option(
+    "-O",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("report.html"),
+    show_default=True,
+    metavar="FILE",
+    help="Write to this file.",
+)
+@click.option("--title", default="Few-shot benchmark report", metavar="TEXT", help="The heading.")
+@click.option(
+    "--metric",
+    type=SHOWN,
+    default="top1",
+    show_default=True,
+    help="The metric that is shown, ranked and tested.",
+)
+@click.option(
+    "--images",
+    type=click.IntRange(0, 48),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Show up to so many small example images of each data set that is on this machine.",
+)
+@click.option(
+    "--baseline",
+    metavar="METHOD",
+    shell_complete=one_of(methods),
+    help="Add differences to this method.",
+)
+@click.option(
+    "--allow-mixed",
+    is_flag=True,
+    help="Show records made under different conditions as separate rows.",
+)
+@filter_options
+def command(
+    store: Path,
+    output: Path,
+    title: str,
+    metric: str,
+    images: int,
+    baseline: str | None,
+    allow_mixed: bool,
+    **filters: str | None,
+) -> None:
+    """Write one HTML file that opens anywhere and loads nothing from the network.
+
+    It says which method wins, whether that is significant and what it costs; then curves over
+    shots, paired tests, ranks, costs, calibration, hard classes, where every number is from, and
+    what failed or is missing. The filters are those of 'fsbench compare'.
+    """
+    for package in ("jinja2", "matplotlib"):
+        require(package, "report", "fsbench report")
+    from fewshot_bench.analysis.table.build import Options, build
+    from fewshot_bench.api.registry import registry
+    from fewshot_bench.plugins.report.build import Options as ReportOptions
+    from fewshot_bench.plugins.report.build import render
+
+    known = {**METRICS, metric: registry().metric(metric)}
+    outcomes = Outcomes(Store(store), [one for one in known.values() if one.source])
+    chosen, older, unrunnable = chosen_of(outcomes.store, filters, every_version=allow_mixed)
+    records = outcomes.completed(chosen, [metric, "ece"])
+    options = Options(
+        metric=metric,
+        metrics=known,
+        allow_mixed=allow_mixed,
+        method=filters["method"],
+        dataset=filters["dataset"],
+        store=str(store),
+        notes=older,
+        older=unrunnable,
+    )
+    # Differences are the report's own: they also pair methods of other numbers of shots.
+    asked = ReportOptions(title, images, baseline)
+    text = render(build(records, options), records, outcomes, asked)
+    for damage in outcomes.damaged:
+        click.echo(f"not used: {damage}", err=True)
+    write_text(output, text)
+    size = size_text(len(text.encode("utf-8", "backslashreplace")))
+    say(f"{output}: {size} about {len(records):,} records")

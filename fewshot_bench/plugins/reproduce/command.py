@@ -1,0 +1,297 @@
+"""`fsbench reproduce`: a published table beside our own numbers."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shlex
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+
+from fewshot_bench.api.defaults import AUTO
+from fewshot_bench.api.spec import DEFAULT_STORE, PRECISIONS
+from fewshot_bench.cli.completion import (
+    backbones,
+    datasets,
+    methods,
+    one_of,
+    several_of,
+    suites,
+)
+from fewshot_bench.cli.engines import engine_options, take_engine
+from fewshot_bench.cli.files import terminal_width
+from fewshot_bench.cli.filters import listed
+from fewshot_bench.cli.options import NAMES, NUMBERS, format_option
+from fewshot_bench.cli.running import TerminalReporter
+from fewshot_bench.engines.conditions import conditions_of_paper, precision_in
+from fewshot_bench.engines.matrix import INTERRUPTED, ThisCall, run_plan
+from fewshot_bench.utils.errors import UsageError, unknown
+from fewshot_bench.utils.processes import interrupt_on_signals
+from fewshot_bench.utils.text import printable
+
+if TYPE_CHECKING:
+    from fewshot_bench.api.record import Record
+    from fewshot_bench.engines.choice import EngineChoice
+    from fewshot_bench.plugins.reproduce.cells import Cell, Wanted
+    from fewshot_bench.plugins.reproduce.model import Report
+    from fewshot_bench.plugins.reproduce.published import Reproduction
+
+FORMATS = ("terminal", "markdown", "latex", "csv", "json")
+_THIS_CALL = ("name", "only_existing", "dry_run", "retry_failed", "keep_stale", "form")
+_NO_RUN = "--only-existing runs nothing; leave it out, or leave out"
+
+
+def _tables() -> Iterable[str]:
+    """Names of published tables, for completion."""
+    from fewshot_bench.plugins.reproduce.published import reproductions
+
+    return reproductions()
+
+
+@click.command("reproduce", short_help="Repeat a published table: paper, ours, noise, verdict.")
+@click.argument("name", required=False, shell_complete=one_of(_tables))
+@click.option(
+    "--method",
+    "-m",
+    type=NAMES,
+    shell_complete=several_of(methods),
+    help="Only these methods or rows of the table.",
+)
+@click.option(
+    "--where",
+    multiple=True,
+    metavar="NAME=VALUE[,VALUE]",
+    help="Only rows whose configuration has this, such as rank=2.",
+)
+@click.option(
+    "--dataset",
+    "-d",
+    type=NAMES,
+    shell_complete=several_of(datasets, suites),
+    help="Only these data sets of the table, or suites.",
+)
+@click.option("--shots", type=NUMBERS, help="Only these numbers of shots.")
+@click.option("--seeds", type=NUMBERS, default="1,2,3", show_default=True)
+@click.option(
+    "--option",
+    "-o",
+    multiple=True,
+    metavar="[METHOD.]NAME=VALUE",
+    help="Another hyper-parameter than the paper's: shown, not compared.",
+)
+@click.option(
+    "--backbone",
+    shell_complete=one_of(backbones),
+    help="Another backbone than the paper's: shown, not compared.",
+)
+@click.option(
+    "--precision",
+    default=AUTO,
+    show_default=True,
+    help="fp32, bf16 or fp16; auto: the paper's on CUDA, fp32 on a CPU.",
+)
+@click.option("--limit", type=click.IntRange(1), help="At most N test images: shown, not compared.")
+@click.option("--store", type=click.Path(path_type=Path), default=DEFAULT_STORE, show_default=True)
+@engine_options
+@click.option("--only-existing", is_flag=True, help="Run nothing, show what the store holds.")
+@click.option("--dry-run", is_flag=True, help="Say what would run, and what it needs.")
+@click.option("--retry-failed", is_flag=True, help="Compute cells again that failed.")
+@click.option(
+    "--keep-stale",
+    is_flag=True,
+    help="Keep results of cells whose method's code or images have changed since.",
+)
+@format_option(FORMATS, "How to write the table.")
+@click.pass_context
+def command(ctx: click.Context, /, **values: Any) -> None:
+    """Repeat a published table: paper, ours, difference, noise to expect, verdict.
+
+    Runs what the store does not hold yet, under the conditions of that table, on the data sets that
+    are there. Without NAME: lists what can be repeated.
+
+    Exit code: 0 the table was printed, 1 some cells failed, 2 wrong usage.
+    """
+    engines = take_engine(values)
+    if values["name"] is None:
+        _list()
+        return
+    ctx.exit(_reproduce(ctx, engines, **values))
+
+
+def _list() -> None:
+    from fewshot_bench.plugins.reproduce.published import reproductions
+
+    known = reproductions()
+    width = max(map(len, known))
+    for name, table in known.items():
+        methods = ", ".join(dict.fromkeys(number.method for number in table.numbers()))
+        click.echo(f"{name:<{width}}  {table.title} ({methods})")
+
+
+def _reproduce(
+    ctx: click.Context,
+    engines: EngineChoice,
+    *,
+    name: str,
+    only_existing: bool,
+    dry_run: bool,
+    retry_failed: bool,
+    keep_stale: bool,
+    form: str,
+    store: Path,
+    **values: Any,
+) -> int:
+    from fewshot_bench.plugins.reproduce.advice import no_data
+    from fewshot_bench.plugins.reproduce.building import backbone_of
+    from fewshot_bench.plugins.reproduce.cells import cells
+    from fewshot_bench.plugins.reproduce.published import reproduction
+
+    beside = {"--dry-run": dry_run, "--retry-failed": retry_failed, "--keep-stale": keep_stale}
+    asked = [option for option, given in beside.items() if given]
+    if only_existing and asked:
+        raise UsageError(f"{_NO_RUN} {asked[0]}")
+    table = reproduction(name)
+    wanted = _wanted(values)
+    if wanted.versions and not only_existing:
+        names = ", ".join(f"{name}@{version}" for name, version in wanted.versions.items())
+        raise UsageError(f"{names}: only the installed version can be run; add --only-existing")
+    chosen = cells(table, wanted)
+    code, problems = 0, {}
+    backbone = backbone_of(table, wanted)
+    if only_existing:
+        if not store.is_dir():
+            click.echo(
+                f"warning: there is no store '{printable(str(store))}': all is missing", err=True
+            )
+        precision = precision_in(store, backbone, wanted.precision)
+        wanted = dataclasses.replace(wanted, precision=precision)
+    else:
+        from fewshot_bench.plugins.reproduce.planning import plan
+
+        conditions = conditions_of_paper(engines, backbone, wanted.precision, table.precision)
+        wanted = dataclasses.replace(wanted, precision=conditions.precision)
+        planned = plan(chosen, wanted, backbone, conditions.device, store)
+        # Data sets that are not there are part of the answer, not errors.
+        problems, planned.problems = planned.problems, {}
+        with contextlib.redirect_stdout(sys.stdout if form == "terminal" else sys.stderr):
+            interrupt_on_signals()
+            call = ThisCall(dry_run=dry_run, retry_failed=retry_failed, keep_stale=keep_stale)
+            ended = run_plan(planned, store, conditions, engines, TerminalReporter(), call)
+            code = ended.exit_code
+        # Images that turned out to be missing or damaged are named by the run.
+        problems |= planned.problems
+        if dry_run and problems:
+            click.echo(no_data(list(problems)))
+        if dry_run or code == INTERRUPTED:
+            return code if code == INTERRUPTED else 0
+    again = _again(ctx)
+    report = _report(table, wanted, chosen, store, list(problems), again)
+    text = _render(report, form)
+    click.echo(text.encode("utf-8", "backslashreplace").decode(), nl=False)
+    return 1 if code == 1 or any(line.status == "failed" for line in report.lines) else 0
+
+
+def _wanted(values: Mapping[str, Any]) -> Wanted:
+    from fewshot_bench.analysis.table.versions import split_version
+    from fewshot_bench.api.registry import registry
+    from fewshot_bench.plugins.reproduce.cells import Wanted
+
+    seeds = values["seeds"]
+    if len(set(seeds)) != len(seeds):
+        raise UsageError(f"seeds {list(seeds)}: a value stands there twice")
+    allowed = (AUTO, *PRECISIONS)
+    if values["precision"] not in allowed:
+        raise unknown("precision", values["precision"], allowed, "fsbench reproduce --help")
+    pairs = [split_version(name) for name in values["method"] or ()]
+    return Wanted(
+        methods=tuple(name for name, _ in pairs),
+        versions={name: version for name, version in pairs if version},
+        datasets=tuple(registry().expand_datasets(values["dataset"] or ())),
+        shots=values["shots"] or (),
+        where=values["where"],
+        options=values["option"],
+        seeds=seeds,
+        backbone=values["backbone"] or "",
+        precision=values["precision"],
+        limit=values["limit"],
+    )
+
+
+def _report(
+    table: Reproduction,
+    wanted: Wanted,
+    chosen: list[Cell],
+    store: Path,
+    absent: Sequence[str],
+    again: str,
+) -> Report:
+    from fewshot_bench.plugins.reproduce.advice import advice
+    from fewshot_bench.plugins.reproduce.building import build
+
+    report = build(table, wanted, chosen, _records(store), _counts(chosen), absent)
+    steps = advice(report.lines, absent, again)
+    return dataclasses.replace(report, advice=steps)
+
+
+def _render(report: Report, form: str) -> str:
+    from fewshot_bench.plugins.reproduce import latex, tables
+
+    if form == "terminal":
+        return tables.render_terminal(report, _width())
+    writers = {
+        "markdown": tables.render_markdown,
+        "latex": latex.render,
+        "csv": tables.render_csv,
+        "json": tables.render_json,
+    }
+    return writers[form](report)
+
+
+def _records(folder: Path) -> list[Record]:
+    """Records of the store; one that does not exist holds none. Damage is named on stderr."""
+    from fewshot_bench.store.store import Store
+
+    store = Store(folder)
+    if store.path.exists() and not store.path.is_dir():
+        raise UsageError(f"store '{folder}' is not a folder; choose another one with --store DIR")
+    return listed(store)
+
+
+def _counts(chosen: list[Cell]) -> dict[str, Mapping[str, int]]:
+    """Images per role of each published data set, as its card knows them."""
+    from fewshot_bench.api.registry import registry
+
+    names = dict.fromkeys(cell.number.dataset for cell in chosen)
+    return {name: registry().dataset(name).card().expected_counts for name in names}
+
+
+def _again(ctx: click.Context) -> str:
+    """The same call with what chooses cells and how they run, to be shown."""
+    words = ["fsbench", "reproduce", str(ctx.params["name"])]
+    for param in ctx.command.get_params(ctx):
+        name = param.name or ""
+        given = ctx.get_parameter_source(name) == ParameterSource.COMMANDLINE
+        if not given or name in _THIS_CALL:
+            continue
+        value, flag = ctx.params[name], param.opts[0]
+        if isinstance(value, bool):
+            words.append(flag)
+        elif param.multiple:
+            words += [word for one in value for word in (flag, str(one))]
+        else:
+            words += [flag, ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
+    return shlex.join(words)
+
+
+def _width() -> int:
+    live = terminal_width(80)
+    if live is not None:
+        return live
+    columns = os.environ.get("COLUMNS", "")
+    return int(columns) if columns.isdigit() and int(columns) > 0 else 120

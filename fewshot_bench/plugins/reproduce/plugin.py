@@ -1,0 +1,25 @@
+"""The commands `fsbench reproduce` and `fsbench rerun`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fewshot_bench.api.plugins import hookimpl
+
+if TYPE_CHECKING:
+    from fewshot_bench.cli.groups import LazyGroup
+
+
+@hookimpl
+def register_commands(cli: LazyGroup) -> None:
+    """Add them by name; nothing is imported before one is used."""
+    cli.add_lazy(
+        "reproduce",
+        "fewshot_bench.plugins.reproduce.command:command",
+        "Repeat a published table: paper, ours, noise, verdict.",
+    )
+    cli.add_lazy(
+        "rerun",
+        "fewshot_bench.plugins.reproduce.rerun_command:command",
+        "Repeat the cell of a record and show what differs.",
+    )

@@ -1,0 +1,93 @@
+"""`fsbench rerun`: repeat the cell of a record and compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.spec import DEFAULT_STORE
+from fewshot_bench.utils.errors import FsbenchError, UsageError
+from fewshot_bench.utils.text import printable, shown
+
+
+@click.command("rerun", short_help="Repeat the cell of a record and show what differs.")
+@click.argument("record")
+@click.option(
+    "--store",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_STORE,
+    show_default=True,
+    help="Store in which a key is looked for.",
+)
+@click.option("--anyway", is_flag=True, help="Run even if the method or the data has changed.")
+@click.pass_context
+def command(ctx: click.Context, record: str, store: Path, anyway: bool) -> None:
+    """Repeat the cell of a record and show what differs.
+
+    RECORD is a record's file, or a cell's key or its beginning. Nothing is stored.
+
+    Exit code: 0 same result or same predictions, 1 different, 2 wrong usage, 3 data missing.
+    """
+    from fewshot_bench.analysis.signature import commands_of
+    from fewshot_bench.plugins.reproduce import rerun
+    from fewshot_bench.store.lookup import find
+
+    kept = find(record, store)
+    spec = kept.record.spec
+    click.echo(spec.describe())
+    for text in commands_of([spec])[0]:
+        click.echo(f"  {printable(text)}")
+    if kept.problem:
+        click.echo(f"not used: {kept.problem}", err=True)
+    changed = rerun.obstacles(kept.record, kept.store)
+    for one in changed:
+        click.echo(f"warning: {one.name} was {one.then}, is {one.now}", err=True)
+    if changed and not anyway:
+        names = " and ".join(one.name for one in changed)
+        raise UsageError(f"{names} changed since this record: nothing was run; use --anyway")
+    _check_device(spec.device)
+    now, logits = rerun.repeat(kept)
+    rows = [("", "then", "now")]
+    for one in rerun.differences(kept.record, now):
+        rows.append((one.name, shown(one.then), shown(one.now)))
+    rows += _times(kept.record, now)
+    rows += _errors(kept.record, now)
+    _table(rows)
+    verdict = rerun.verdict(kept, now, logits)
+    click.echo(verdict.text)
+    ctx.exit(0 if verdict.same else FsbenchError.exit_code)
+
+
+def _check_device(name: str) -> None:
+    import torch
+
+    index = int(name.partition(":")[2] or 0)
+    if name.startswith("cuda") and index >= torch.cuda.device_count():
+        raise UsageError(f"the record was made on '{name}', which this machine does not have")
+
+
+def _times(then: Record, now: Record) -> list[tuple[str, str, str]]:
+    pairs: list[tuple[str, Any, Any]] = [
+        (name.replace("_", " "), then.timings.get(name), now.timings.get(name))
+        for name in ("billed_seconds", "elapsed_seconds")
+    ]
+    return [(name, f"{a:.3f}", f"{b:.3f}") for name, a, b in pairs if None not in (a, b)]
+
+
+def _errors(then: Record, now: Record) -> list[tuple[str, str, str]]:
+    rows = []
+    for name in ("type", "message", "traceback"):
+        one, other = (str((record.error or {}).get(name, "")) for record in (then, now))
+        last = [(text.strip().splitlines() or [""])[-1] for text in (one, other)]
+        if one != other or (one and name != "traceback"):
+            rows.append((f"error {name}", last[0], last[1]))
+    return rows
+
+
+def _table(rows: list[tuple[str, str, str]]) -> None:
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    for row in rows:
+        click.echo(f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]}".rstrip())

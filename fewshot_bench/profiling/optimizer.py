@@ -1,0 +1,243 @@
+"""Optimizers seen from outside: the parameters that they move, and an end at the first NaN.
+
+`ParameterObserver` counts trained parameters; `FiniteNumbers` raises NumericalError at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from fewshot_bench.api.method import RunContext
+from fewshot_bench.utils.errors import NumericalError
+
+MOST_OVERFLOWS = 25
+"""Overflows in a row; a scaler that began at 2^16 has come down to 2^-9 by then."""
+MOST_WAITING = 64
+"""Losses on a device that wait for the next optimizer step, to be sent to the host with it."""
+Kind = Literal["loss", "scaled loss", "gradient", "overflows"]
+Rates = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """Values of one step on their way to the host."""
+
+    kinds: tuple[Kind, ...]
+    values: Tensor
+    arrived: torch.cuda.Event
+    step: int
+    rates: Rates
+
+
+class FiniteNumbers:
+    """Watches one fit of `method`, which errors name `owner`."""
+
+    def __init__(self, owner: str, method: object, ctx: RunContext) -> None:
+        self._owner, self._precision = owner, ctx.precision
+        self._scaled = ctx.scaler().is_enabled()
+        self._lr: Any = getattr(method, "lr", None)
+        self._optimizer: Any = None
+        self._steps = 0
+        self._waiting: list[tuple[Kind, Tensor]] = []
+        self._sent: deque[_Reading] = deque()
+        self._skipped = 0
+        self._overflows: Tensor | None = None
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """NumericalError where what happens inside is not finite, at the latest at its end."""
+        with ExitStack() as stack:
+            _wrap(stack, torch.autograd, "backward", self._checked)
+            _wrap(stack, torch.amp.GradScaler, "step", self._counted)
+            _wrap(stack, torch.optim.Optimizer, "__init__", self._met)
+            try:
+                yield
+                self._send()
+                self._receive(wait=True)
+            finally:
+                self._optimizer = None
+                self._waiting.clear()
+                self._sent.clear()
+
+    def after_step(self, optimizer: Any) -> None:
+        """Look at the gradients that a step was made with."""
+        self._optimizer = optimizer
+        self._steps += 1
+        overflow = getattr(optimizer, "found_inf", None)
+        if isinstance(overflow, Tensor):
+            # A fused optimizer leaves a step out by itself where a gradient has overflowed.
+            before = torch.zeros_like(overflow) if self._overflows is None else self._overflows
+            self._overflows = (before + 1) * (overflow > 0)
+            self._look("overflows", self._overflows)
+        else:
+            gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
+            dense = [g for g in gradients if g is not None and g.layout is torch.strided]
+            if dense:
+                self._look("gradient", torch.nn.utils.get_total_norm(dense, math.inf))
+        self._send()
+        self._receive()
+
+    def _met(self, create: Callable[..., None]) -> Callable[..., None]:
+        """`Optimizer.__init__`: whose learning rate an error in the first step names."""
+
+        @functools.wraps(create)
+        def met(optimizer: Any, *args: Any, **kwargs: Any) -> None:
+            create(optimizer, *args, **kwargs)
+            self._optimizer = optimizer
+
+        return met
+
+    def _checked(self, backward: Callable[..., None]) -> Callable[..., None]:
+        """`torch.autograd.backward`, which `Tensor.backward` calls too."""
+
+        @functools.wraps(backward)
+        def checked(tensors: Any, grad_tensors: Any = None, *args: Any, **kwargs: Any) -> None:
+            if grad_tensors is None:
+                for root in [tensors] if isinstance(tensors, Tensor) else tensors:
+                    if isinstance(root, Tensor) and root.numel() == 1 and root.is_floating_point():
+                        self._look("scaled loss" if self._scaled else "loss", root.detach())
+            backward(tensors, grad_tensors, *args, **kwargs)
+
+        return checked
+
+    def _counted(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        """`GradScaler.step`, which leaves out steps of optimizers that are not fused."""
+
+        @functools.wraps(step)
+        def counted(scaler: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+            before = self._steps
+            result = step(scaler, optimizer, *args, **kwargs)
+            self._skipped = self._skipped + 1 if self._steps == before else 0
+            self._judge("overflows", self._skipped, self._steps + 1, self._rates())
+            return result
+
+        return counted
+
+    def _look(self, kind: Kind, value: Tensor) -> None:
+        """Judge a value at once, or send it with the next ones where it is on CUDA."""
+        if not value.is_cuda:
+            self._judge(kind, float(value), self._steps + ("loss" in kind), self._rates())
+            return
+        self._waiting.append((kind, value.double().view(())))
+        if len(self._waiting) >= MOST_WAITING:
+            self._send()
+
+    def _send(self) -> None:
+        if not self._waiting:
+            return
+        kinds, values = zip(*self._waiting, strict=True)
+        self._waiting.clear()
+        copied = torch.stack(values).to("cpu", non_blocking=True)
+        arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        arrived.record()
+        step = self._steps + ("loss" in kinds[-1])
+        self._sent.append(_Reading(kinds, copied, arrived, step, self._rates()))
+
+    def _receive(self, *, wait: bool = False) -> None:
+        """Judge what has arrived on the host."""
+        while self._sent:
+            first = self._sent[0]
+            if wait:
+                first.arrived.synchronize()
+            elif not first.arrived.query():  # type: ignore[no-untyped-call]
+                return
+            self._sent.popleft()
+            for kind, value in zip(first.kinds, first.values.tolist(), strict=True):
+                self._judge(kind, value, first.step, first.rates)
+
+    def _rates(self) -> Rates:
+        groups = self._optimizer.param_groups if self._optimizer is not None else []
+        return tuple(group.get("lr") for group in groups)
+
+    def _judge(self, kind: Kind, value: float, step: int, rates: Rates) -> None:
+        """NumericalError unless `value` may be what it is."""
+        if kind == "overflows":
+            wrong = value >= MOST_OVERFLOWS
+        else:
+            wrong = math.isnan(value) or (math.isinf(value) and kind != "scaled loss")
+        if not wrong:
+            return
+        what = {
+            "loss": f"the loss is {value}",
+            "scaled loss": f"the loss is {value}",
+            "gradient": f"a gradient is {value}",
+            "overflows": f"gradients have overflowed {value:.0f} times in a row",
+        }
+        shown = sorted({f"{float(rate):.3g}" for rate in rates if rate is not None})
+        rate = f"learning rate {' and '.join(shown)}, " if shown else ""
+        raise NumericalError(
+            f"{self._owner}: {what[kind]} at optimizer step {step} of fit ({rate}precision "
+            f"{self._precision}); try {self._advice()}"
+        )
+
+    def _advice(self) -> str:
+        known = isinstance(self._lr, int | float)
+        option = f" (-o {self._owner}.lr={self._lr / 10:g})" if known else ""
+        better = {"fp16": "--precision bf16 or fp32", "bf16": "--precision fp32"}
+        other = better.get(self._precision)
+        return f"a lower learning rate{option}" + (f", or {other}" if other else "")
+
+
+def _wrap(stack: ExitStack, owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
+    """Put `wrapper(function)` in the place of a function until `stack` is left."""
+    original = getattr(owner, name)
+    stack.callback(setattr, owner, name, original)
+    setattr(owner, name, wrapper(original))
+
+
+class ParameterObserver:
+    """Counts distinct parameters that an optimizer stepped on with a gradient, and the steps.
+
+    With `numbers` it also ends a fit whose loss or gradients are no numbers any more.
+    """
+
+    def __init__(self, numbers: FiniteNumbers | None = None) -> None:
+        self._seen: dict[int, Tensor] = {}
+        self._numbers = numbers
+        self.steps = 0
+        self.declared: int | None = None
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """See every step of every torch optimizer inside; NumericalError as `FiniteNumbers`."""
+        handle = register_optimizer_step_post_hook(self._after_step)
+        try:
+            with self._numbers.watching() if self._numbers else nullcontext():
+                yield
+        finally:
+            handle.remove()
+
+    def _after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
+        self.steps += 1
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None and id(parameter) not in self._seen:
+                    self._seen[id(parameter)] = parameter
+        if self._numbers is not None:
+            self._numbers.after_step(optimizer)
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """The distinct parameters that moved."""
+        return list(self._seen.values())
+
+    @property
+    def trained(self) -> int:
+        """Number of trained values: observed, or what a solver without optimizer declared."""
+        observed = sum(parameter.numel() for parameter in self._seen.values())
+        return observed if observed or self.declared is None else self.declared
+
+    @property
+    def source(self) -> str:
+        """`observed` at the optimizer, or `declared` by the method."""
+        return "declared" if not self._seen and self.declared is not None else "observed"

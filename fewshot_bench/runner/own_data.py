@@ -1,0 +1,143 @@
+"""Options on own data: class names, prompt templates, held-out share."""
+
+from __future__ import annotations
+
+import json
+import os
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fewshot_bench.utils.errors import UsageError
+from fewshot_bench.utils.plain_yaml import load_plain
+
+ClassNames = str | os.PathLike[str] | Sequence[str] | Mapping[str, str]
+FORMATS = (".txt", ".json", ".yaml", ".yml")
+
+
+def read_own_data(
+    classnames: ClassNames | None, templates: Sequence[str], holdout: float | None
+) -> dict[str, Any]:
+    """The mapping for `RunSpec.data`, with the keys that were given; UsageError names a bad line.
+
+    classnames: a .txt file with one name per line in the order of the labels, or a .json, .yaml
+    or .yml file with a list of names or a mapping of old names to new ones; or either of these.
+    templates: prompts that hold {} once, or files with one prompt per line.
+    holdout: share of each class; a data set refuses what leaves it nothing to train or test on.
+    """
+    data: dict[str, Any] = {}
+    if classnames is not None:
+        data["classnames"] = _classnames(classnames)
+    if templates:
+        data["templates"] = _templates(templates)
+    if holdout is not None:
+        data["holdout"] = holdout
+    return data
+
+
+def _classnames(given: ClassNames) -> list[str] | dict[str, str]:
+    if not isinstance(given, str | os.PathLike):
+        return _checked_names(given, "classnames")
+    path = Path(given)
+    where = f"--classnames {path}"
+    if path.suffix.lower() not in FORMATS:
+        raise UsageError(f"{where}: expected a name that ends in {', '.join(FORMATS)}")
+    text = _text(path, where)
+    if path.suffix.lower() == ".txt":
+        return _lines(text, where, "class name")
+    found = _json(text, where) if path.suffix.lower() == ".json" else _yaml(text, where)
+    return _checked_names(found, where)
+
+
+def _checked_names(found: Any, where: str) -> list[str] | dict[str, str]:
+    if isinstance(found, list | tuple) and found:
+        return [_name(name, f"{where}, entry {number}") for number, name in enumerate(found, 1)]
+    if isinstance(found, Mapping) and found:
+        return {old: _name(new, f"{where}, '{old}'") for old, new in found.items()}
+    raise UsageError(f"{where}: expected a list of names, or a mapping of old names to new ones")
+
+
+def _templates(given: Sequence[str]) -> list[str]:
+    found: list[str] = []
+    for text in given:
+        found += [_template(text, "--templates")] if "{" in text else _template_file(text)
+    for template in found:
+        if found.count(template) > 1:
+            raise UsageError(f"--templates: '{template}' stands there twice; leave one out")
+    return found
+
+
+def _template_file(text: str) -> list[str]:
+    path, where = Path(text), f"--templates {text or repr(text)}"
+    if not path.is_file():
+        raise UsageError(
+            f"{where}: holds no {{}} for the class name and is no file; expected a prompt such as "
+            '"a photo of a {}.", or a file with one prompt per line'
+        )
+    lines = _lines(_text(path, where), where, "prompt")
+    return [_template(line, f"{where}, line {number}") for number, line in enumerate(lines, 1)]
+
+
+def _template(text: str, where: str) -> str:
+    rest = text.replace("{}", "", 1)
+    if "{}" not in text or "{" in rest or "}" in rest:
+        raise UsageError(f"{where}: '{text}': expected {{}} exactly once, for the class name")
+    return _name(text, where)
+
+
+def _text(path: Path, where: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"{where} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UsageError(f"{where}, line {line}: is not UTF-8; save the file as UTF-8") from None
+
+
+def _lines(text: str, where: str, what: str) -> list[str]:
+    """Lines without blanks around them; blank lines at the end do not count."""
+    lines = text.rstrip().split("\n") if text.strip() else []
+    if not lines:
+        raise UsageError(f"{where} is empty: expected one {what} per line")
+    return [_name(line.strip(), f"{where}, line {number}") for number, line in enumerate(lines, 1)]
+
+
+def _name(value: object, where: str) -> str:
+    if not isinstance(value, str):
+        raise UsageError(f"{where}: {value!r:.60}: expected text (put it in quotes)")
+    if not value.strip():
+        raise UsageError(f"{where}: is empty: expected text")
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
+        raise UsageError(f"{where}: {value!a}: expected text without control characters")
+    return value
+
+
+def _json(text: str, where: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=lambda pairs: _unique(pairs, where))
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{where}, line {error.lineno}: is not valid JSON: {error.msg}") from None
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{where}: is not usable JSON: {error}") from None
+
+
+def _yaml(text: str, where: str) -> Any:
+    import yaml
+
+    try:
+        return load_plain(text, lambda pairs, _: _unique(pairs, where))
+    except yaml.YAMLError as error:
+        problem = " ".join(str(error).split())
+        raise UsageError(f"{where} is not valid YAML: {problem}") from None
+
+
+def _unique(pairs: Sequence[tuple[Any, Any]], where: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for old, new in pairs:
+        name = _name(old, where)
+        if name in found:
+            raise UsageError(f"{where}: '{name}' stands there twice: expected every old name once")
+        found[name] = new
+    return found

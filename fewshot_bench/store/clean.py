@@ -1,0 +1,234 @@
+"""Leftovers of killed processes and records to be removed: found, counted and deleted.
+
+`fsbench store gc` and `store rm` enter here; a file that a running process may still need stays.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from fewshot_bench.api.record import Record
+from fewshot_bench.splits.imported import FOLDER
+from fewshot_bench.store.index import INDEX
+from fewshot_bench.store.leases import Leases
+from fewshot_bench.store.predictions import OUTCOMES, SUFFIX, load_pack, pack_file, save_pack
+from fewshot_bench.store.record_files import Stamp, read_record, stamp_of
+from fewshot_bench.store.store import Store
+from fewshot_bench.utils.errors import StoreError
+from fewshot_bench.utils.files import TEMPORARY, Damaged, is_stale, sorted_entries, temporary_name
+
+# Logits younger than this without a record may be those of a writer that is just publishing.
+PUBLISHING_SECONDS = 3600
+
+
+def orphans(store: Store) -> Iterator[Path]:
+    """Logits without a record, except such as may be published just now."""
+    for path in _files(store):
+        if path.suffix == ".npz" and not path.name.startswith(TEMPORARY) and is_orphan(path):
+            yield path
+
+
+def is_orphan(logits: Path) -> bool:
+    """Whether no record speaks of these logits, and none has for an hour."""
+    try:
+        found = logits.stat()
+    except OSError:
+        return False
+    if time.time() - max(found.st_mtime, found.st_ctime) < PUBLISHING_SECONDS:
+        return False
+    return not _speaks_of_logits(logits.with_suffix(".json"))
+
+
+def _speaks_of_logits(path: Path) -> bool:
+    """Whether a record has logits, or cannot be read to tell."""
+    try:
+        record = read_record(path)
+    except FileNotFoundError:
+        return False
+    except (Damaged, StoreError):
+        return True
+    return record.status == "done" or "logits" in record.digests
+
+
+def temporary_files(store: Store) -> Iterator[Path]:
+    """What processes that are gone left half-written among records and picks."""
+    folders = [store.path, store.root, store.path / OUTCOMES, *sorted_entries(store.path / FOLDER)]
+    others = [entry for folder in folders if folder.is_dir() for entry in sorted_entries(folder)]
+    for path in [*_files(store), *others]:
+        if path.name.startswith(TEMPORARY) and path.is_file() and is_stale(path):
+            yield path
+
+
+def set_aside(store: Store) -> Iterator[Path]:
+    """Files that were renamed since they were damaged."""
+    for path in _files(store):
+        stem, mark, number = path.name.rpartition(".damaged-")
+        if mark and number.isdigit() and stem.endswith((".json", ".npz")):
+            yield path
+
+
+def _files(store: Store) -> Iterator[Path]:
+    for folder in sorted_entries(store.root):
+        if folder.is_dir():
+            yield from sorted_entries(folder)
+
+
+TEMPORARIES, ORPHANS, INDICES, SET_ASIDE = "left over", "no record", "index", "set aside"
+CLAIMS, JOBS, PREDICTIONS = "dead claim", "finished job", "outcomes"
+KINDS = (TEMPORARIES, ORPHANS, INDICES, PREDICTIONS, CLAIMS, JOBS, SET_ASIDE)
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """A file that went, or may go: why, and its bytes. `problem` says why it is still there."""
+
+    kind: str
+    path: Path
+    size: int
+    problem: str = ""
+
+
+def collect(
+    store: Store, *, damaged: bool, dry_run: bool, jobs: Sequence[Path] = ()
+) -> Iterator[Removal]:
+    """Remove half-written files, logits without a record, dead claims, the index and outcomes.
+
+    damaged: files that were set aside, too; jobs: folders of jobs that are over. With `dry_run`
+    nothing is removed. Yields each as it goes.
+    """
+    in_jobs = [(JOBS, path) for job in jobs for path in sorted_entries(job)]
+    for kind, path in [*_candidates(store, damaged), *in_jobs]:
+        try:
+            stamp = stamp_of(path.stat())
+            gone = dry_run or _remove(path, stamp, kind)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            yield Removal(kind, path, 0, f"cannot be removed: {error.strerror}")
+            continue
+        if gone:
+            yield Removal(kind, path, stamp[2])
+    for job in jobs if not dry_run else ():
+        with suppress(OSError):
+            job.rmdir()
+
+
+def _candidates(store: Store, damaged: bool) -> Iterator[tuple[str, Path]]:
+    yield from ((TEMPORARIES, path) for path in temporary_files(store))
+    yield from ((ORPHANS, path) for path in orphans(store))
+    yield from ((CLAIMS, path) for path in Leases(store, "").dead())
+    if (store.path / INDEX).is_file():
+        yield INDICES, store.path / INDEX
+    for path in sorted_entries(store.path / OUTCOMES):
+        if path.suffix == SUFFIX:
+            yield PREDICTIONS, path
+    if damaged:
+        yield from ((SET_ASIDE, path) for path in set_aside(store))
+
+
+def _remove(path: Path, stamp: Stamp, kind: str) -> bool:
+    if kind != ORPHANS:
+        path.unlink()
+        return True
+    # Taken out of the way first: what a writer published meanwhile is put back.
+    taken = path.with_name(temporary_name())
+    if not is_orphan(path):
+        return False
+    os.rename(path, taken)
+    found = stamp_of(taken.stat())
+    if (found[0], found[2:]) == (stamp[0], stamp[2:]):
+        taken.unlink()
+        return True
+    try:
+        os.link(taken, path)
+    except FileExistsError:
+        pass
+    except OSError:
+        os.replace(taken, path)
+        return False
+    taken.unlink()
+    return False
+
+
+IN_USE = "a run computes it at this moment"
+CHANGED = "another record has taken its place since it was shown"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A record that is to go, as it was when it was chosen; size: bytes with its logits."""
+
+    record: Record
+    stamp: Stamp | None
+    size: int
+
+    @classmethod
+    def of(cls, store: Store, record: Record) -> Chosen:
+        """The record as its file is now."""
+        key, size = record.spec.key(), 0
+        for path in (store.file(key), store.file(key).with_suffix(".npz")):
+            with suppress(OSError):
+                size += path.stat().st_size
+        return cls(record, store.stamp(key), size)
+
+
+def remove(store: Store, chosen: Sequence[Chosen]) -> Iterator[tuple[Chosen, str]]:
+    """Remove them, cells of one fit together; yields each, and why it is still there if it is."""
+    leases = Leases(store, secrets.token_hex(8))
+    groups: defaultdict[str, list[Chosen]] = defaultdict(list)
+    for one in chosen:
+        groups[one.record.spec.fit_key()].append(one)
+    gone = []
+    try:
+        for key, members in groups.items():
+            # As runs do before they compute a fit.
+            mine = leases.claim(key) is not None
+            for one in members:
+                problem = _remove_record(store, one) if mine else IN_USE
+                gone += [] if problem else [one.record]
+                yield one, problem
+            leases.release(key)
+    finally:
+        leases.close()
+        _forget(store, gone)
+
+
+def _remove_record(store: Store, one: Chosen) -> str:
+    """Why a record is still there; the record goes before its logits, so that none lacks them."""
+    key = one.record.spec.key()
+    if store.stamp(key) != one.stamp:
+        return CHANGED
+    try:
+        store.file(key).unlink(missing_ok=True)
+        store.file(key).with_suffix(".npz").unlink(missing_ok=True)
+    except OSError as error:
+        return f"cannot be removed: {error.strerror}"
+    return ""
+
+
+def _forget(store: Store, records: Sequence[Record]) -> None:
+    """Take what was computed from these records out of the caches of the store."""
+    by_split: defaultdict[str, set[str]] = defaultdict(set)
+    for record in records:
+        split, logits = record.split.get("digest"), record.digests.get("logits")
+        by_split[str(split or "")].add(str(logits or ""))
+    for split, digests in by_split.items():
+        path = pack_file(store.path, split)
+        pack = load_pack(path)
+        left = {digest: entry for digest, entry in pack.items() if digest not in digests}
+        with suppress(OSError):
+            if left:
+                save_pack(path, left)
+            else:
+                path.unlink(missing_ok=True)
+    if records:
+        with suppress(OSError):
+            # Made again by the next command that lists the records.
+            (store.path / INDEX).unlink(missing_ok=True)

@@ -1,0 +1,63 @@
+"""`find`: one record with its logits, by its file or by the beginning of its key."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fewshot_bench.api.record import Record, unsealed
+from fewshot_bench.store.store import Damage, Store
+from fewshot_bench.utils.errors import StoreError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A record and the (n, classes) logits beside it, where they are there; store: its folder.
+
+    problem: why the logits that are there cannot be used.
+    """
+
+    record: Record
+    logits: np.ndarray | None
+    store: Path | None
+    problem: str = ""
+
+
+def find(name: str, store: Path) -> Kept:
+    """A record by its file, or by its key or the beginning of it in a store."""
+    path = Path(name)
+    if path.suffix == ".json":
+        if not path.is_file():
+            raise UsageError(f"no record '{name}'; expected a record's file or a cell's key")
+        folder = path.parents[2] if len(path.resolve().parents) > 2 else None
+        return _read(path, folder)
+    found = sorted(Store(store).root.glob(f"*/{name}*.json")) if name.isalnum() else []
+    if len(found) != 1:
+        count = f"{len(found)} records begin" if found else "no record begins"
+        raise UsageError(
+            f"{count} with '{name}' in store '{store}'; give more of the key, or another --store"
+        )
+    return _read(found[0], store)
+
+
+def _read(path: Path, store: Path | None) -> Kept:
+    from fewshot_bench.utils.files import Damaged, check_digest, load_arrays
+
+    try:
+        record = unsealed(json.loads(path.read_bytes()))
+    except (OSError, ValueError, RecursionError, StoreError) as error:
+        raise StoreError(f"'{path}' cannot be used: {error}") from None
+    file = path.with_suffix(".npz")
+    try:
+        arrays = load_arrays(file)
+        check_digest(arrays, record.logits_digest)
+    except FileNotFoundError:
+        return Kept(record, None, store)
+    except Damaged as error:
+        return Kept(record, None, store, str(Damage(file, str(error))))
+    return Kept(record, arrays["logits"], store)

@@ -1,0 +1,58 @@
+"""The face for methods that train: batches, views, steps, schedules, prompts, memory, checks.
+
+The built-in methods train with it. Shapes and sources are in docs/training.md; a seed fixes every
+number.
+"""
+
+from fewshot_bench.training.batches import epoch_views, minibatches, steps_per_epoch, views_in_turn
+from fewshot_bench.training.checks import (
+    require,
+    require_choices,
+    require_not_negative,
+    require_positive,
+)
+from fewshot_bench.training.memory import (
+    Encode,
+    backward_in_parts,
+    chunks_for,
+    encode_in_parts,
+    must_recompute,
+)
+from fewshot_bench.training.prompts import Position, Prompts, build_prompts
+from fewshot_bench.training.steps import (
+    Autocast,
+    Scale,
+    cosine,
+    device_generator,
+    minimize,
+    minimize_by,
+    set_rate,
+    unit,
+)
+
+__all__ = [
+    "Autocast",
+    "Encode",
+    "Position",
+    "Prompts",
+    "Scale",
+    "backward_in_parts",
+    "build_prompts",
+    "chunks_for",
+    "cosine",
+    "device_generator",
+    "encode_in_parts",
+    "epoch_views",
+    "minibatches",
+    "minimize",
+    "minimize_by",
+    "must_recompute",
+    "require",
+    "require_choices",
+    "require_not_negative",
+    "require_positive",
+    "set_rate",
+    "steps_per_epoch",
+    "unit",
+    "views_in_turn",
+]

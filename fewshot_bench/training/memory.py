@@ -1,0 +1,56 @@
+"""Steps that fit in memory: recomputed blocks, and gradients of the whole in parts.
+
+`must_recompute` decides before training; `encode_in_parts` and `backward_in_parts` compute the
+gradients of one batch with less held at once. No number changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from fewshot_bench.api.backbone import ImageTower, PromptPart, TextTower
+from fewshot_bench.utils.memory import free_memory
+
+KEPT_PER_TOKEN = 14
+"""About how many values times its width a block keeps of a token for the backward pass."""
+MEMORY_SHARE = 0.4
+"""The share of the free memory that one encoder's activations may take."""
+Encode = Callable[[PromptPart], Tensor]
+"""Prompts of a part to their (m, embed) raw features."""
+
+
+def must_recompute(
+    tower: ImageTower | TextTower | None, tokens: int, device: torch.device, parts: int = 1
+) -> bool:
+    """Whether what a step keeps of `tokens` tokens for its backward pass takes too much memory.
+
+    Then blocks are computed again in the backward pass, which changes no number. So they are where
+    memory has run out before: with `RunContext.memory_parts` above 1.
+    """
+    if tower is None:
+        return False
+    if parts > 1:
+        return True
+    kept = KEPT_PER_TOKEN * 4 * tokens * tower.width * tower.layers
+    return kept > MEMORY_SHARE * free_memory(device)
+
+
+def chunks_for(parts: int) -> int:
+    """How many chunks a step is divided into; with two parts, recomputed blocks are enough."""
+    return max(1, parts // 2)
+
+
+def encode_in_parts(parts: Sequence[PromptPart], encode: Encode) -> Tensor:
+    """(n, embed) raw features of all prompts, without gradients."""
+    with torch.no_grad():
+        features = torch.cat([encode(part) for part in parts])
+        return features[torch.cat([part.members for part in parts]).argsort()]
+
+
+def backward_in_parts(parts: Sequence[PromptPart], encode: Encode, gradient: Tensor) -> None:
+    """Encode each part again, and pass its rows of the (n, embed) gradient on."""
+    for part in parts:
+        torch.autograd.backward(encode(part), gradient[part.members])

@@ -1,0 +1,106 @@
+"""Prompts with a learned context, as in CoOp: `build_prompts` lays them out once per task.
+
+Tokenization happens there; `Prompts.features` is differentiable in the context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fewshot_bench.api.backbone import Backbone, PackedPrompts, PromptPart, TextTower
+
+Position = Literal["end", "middle", "front"]
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Token embeddings of all prompts with gaps for the context.
+
+    start (1, width) is the start token. fixed (classes, s, width) holds what follows, zero in the
+    gaps; placement (classes, s, M) is one where context token j belongs. Without a placement the
+    context is shared and stands right after the start token, so that the text tower computes it
+    once for all classes. end (classes,) is the end-of-text token's index within `fixed`.
+    """
+
+    start: Tensor
+    fixed: Tensor
+    placement: Tensor | None
+    end: Tensor
+    packing: PackedPrompts
+
+    def assemble(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Prefix (p, width) and suffix (classes, s, width) with the context put in.
+
+        context: (M, width), or (classes, M, width) when it is class-specific.
+        """
+        if self.placement is None:
+            return torch.cat([self.start, context]), self.fixed
+        return self.start, self.fixed + self.placement @ context
+
+    def features(
+        self,
+        tower: TextTower,
+        context: Tensor,
+        part: PromptPart | None = None,
+        *,
+        recompute: bool = False,
+    ) -> Tensor:
+        """(classes, embed) raw text features, or those of a part; differentiable in the context."""
+        prefix, suffix = self.assemble(context)
+        packing = self.packing if part is None else part.packed
+        return tower.encode_embeddings(prefix, suffix, self.end, packing, recompute=recompute)
+
+
+def build_prompts(
+    classnames: Sequence[str],
+    backbone: Backbone,
+    tower: TextTower,
+    *,
+    tokens: int,
+    position: Position,
+    class_specific: bool,
+) -> Prompts:
+    """Prompts `[V]1 .. [V]M name.`, or name first or in the middle (CoOp trainers/coop.py:126-180).
+
+    The name is written with blanks for underscores. Tokenization happens here, once.
+    """
+    names = [name.replace("_", " ") for name in classnames]
+    ids = backbone.tokenize([f"{name}." for name in names])
+    ends = ids.argmax(dim=-1).tolist()
+    lengths = (backbone.tokenize(names).argmax(dim=-1) - 1).tolist()
+    start = tower.embed(ids[0, :1])
+    if position == "end" and not class_specific:
+        end = ids.argmax(dim=-1) - 1
+        fixed = tower.embed(ids[:, 1 : max(ends) + 1])
+        packing = tower.pack_lengths(1 + tokens, end, fixed.shape[1])
+        return Prompts(start, fixed, None, end, packing)
+    rows = [
+        _row(row[1 : end + 1], length, tokens, position)
+        for row, end, length in zip(ids.tolist(), ends, lengths, strict=True)
+    ]
+    return _with_gaps(start, rows, tokens, tower)
+
+
+def _row(ids: list[int], length: int, tokens: int, position: Position) -> list[int]:
+    """Token ids of one prompt after the start token; -1 - j marks context token j."""
+    name, tail = ids[:length], ids[length:]
+    gaps = [-1 - j for j in range(tokens)]
+    before = {"end": tokens, "middle": tokens // 2, "front": 0}[position]
+    return gaps[:before] + name + gaps[before:] + tail
+
+
+def _with_gaps(start: Tensor, rows: list[list[int]], tokens: int, tower: TextTower) -> Prompts:
+    longest = max(map(len, rows))
+    table = torch.tensor([row + [0] * (longest - len(row)) for row in rows], device=start.device)
+    gap = table < 0
+    fixed = tower.embed(table.clamp_min(0)).masked_fill(gap[..., None], 0.0)
+    slots = F.one_hot((-1 - table).clamp_min(0), tokens) * gap[..., None]
+    end = torch.tensor([len(row) - 1 for row in rows], device=start.device)
+    packing = tower.pack_lengths(1, end, longest)
+    return Prompts(start, fixed, slots.to(fixed.dtype), end, packing)

@@ -1,0 +1,60 @@
+"""One optimizer step, and the schedule of its learning rate.
+
+`minimize` is a step on one loss, `minimize_by` one on gradients that are added up in parts. Neither
+waits for the device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Autocast = Callable[[], AbstractContextManager[Any]]
+"""`RunContext.autocast`: the context in which encoders run."""
+Scale = Callable[[Tensor], Tensor]
+"""Scales a loss before it is differentiated, as `torch.amp.GradScaler.scale` does."""
+
+
+def unit(features: Tensor) -> Tensor:
+    """(..., width) at unit length, in float32."""
+    return F.normalize(features.float(), dim=-1)
+
+
+def cosine(base: float, step: int, total: int, floor: float = 0.0) -> float:
+    """Learning rate at `step` of `total`: torch's CosineAnnealingLR in closed form."""
+    return floor + (base - floor) * (1 + math.cos(math.pi * step / total)) / 2
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Sets the learning rate of every group."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def minimize(loss: Tensor, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:
+    """One optimizer step on `loss`; does not wait for the device."""
+    minimize_by(lambda scale: torch.autograd.backward(scale(loss)), optimizer, scaler)
+
+
+def minimize_by(
+    backward: Callable[[Scale], None],
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+) -> None:
+    """One optimizer step on what `backward` adds to the gradients of losses that it scales."""
+    optimizer.zero_grad(set_to_none=True)
+    backward(scaler.scale)
+    scaler.step(optimizer)
+    scaler.update()
+
+
+def device_generator(rng: torch.Generator, device: torch.device) -> torch.Generator:
+    """A generator that draws on `device`, seeded by one number from `rng`."""
+    seed = int(torch.randint(2**62, (), generator=rng))
+    return torch.Generator(device).manual_seed(seed)

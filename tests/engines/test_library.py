@@ -1,0 +1,261 @@
+"""`fewshot_bench.run` and what it returns: the same cells and numbers as `fsbench run`."""
+
+from __future__ import annotations
+
+import inspect
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+
+import fewshot_bench as fb
+from fewshot_bench.engines import reporting
+from fewshot_bench.engines.choice import SETTINGS
+from tests.helpers import PATIENCE, children, environment, fsbench, is_running, wait_until
+
+FEW: dict[str, Any] = {"shots": 1, "seeds": 1, "limit": 40, "progress": False, "jobs": 1}
+FACE = ("torch", "matplotlib", "pandas", "scipy", "rich", "click", "pluggy", "numpy")
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> fb.Results:
+    """Two methods, one with two configurations, on digits."""
+    return fb.run(
+        ["zero-shot", "linear-probe"],
+        "digits",
+        options={"linear-probe.search_steps": [0, 1]},
+        store=tmp_path_factory.mktemp("library"),
+        **FEW,
+    )
+
+
+def numbers(results: fb.Results) -> dict[str, Any]:
+    """What cells are, by key, with their metrics."""
+    return {record.spec.key(): (record.spec, record.metrics) for record in results}
+
+
+def test_the_command_line_and_the_library_give_equal_records(
+    done: fb.Results, tmp_path: Path
+) -> None:
+    cells = ("-m", "zero-shot,linear-probe", "-d", "digits", "--shots", 1, "--seeds", 1)
+    options = ("-o", "linear-probe.search_steps=0,1", "--limit", 40, "--jobs", 1)
+    assert fsbench("run", *cells, *options, "--store", tmp_path).code == 0
+    assert numbers(done) == numbers(fb.load(tmp_path))
+
+
+def test_every_option_of_the_command_line_is_an_argument() -> None:
+    from fewshot_bench.cli.run import command
+
+    named = {"method": "methods", "dataset": "datasets", "option": "options"}
+    taken = {*inspect.signature(fb.run).parameters, *SETTINGS}
+    # Files of options are the command line's own.
+    asked = {named.get(str(param.name), str(param.name)) for param in command.params}
+    assert asked - {"config", "save_config"} <= taken
+
+
+def test_defaults_are_those_of_the_command_line() -> None:
+    from fewshot_bench.cli.run import command
+
+    context = command.make_context("run", ["-m", "coop", "-d", "digits"])
+    for name, parameter in inspect.signature(fb.run).parameters.items():
+        if name in context.params and parameter.default is not parameter.empty:
+            assert plain(parameter.default) == plain(context.params[name]), name
+
+
+def plain(value: Any) -> Any:
+    """A default, whether it is one value or a tuple, a path or its text, nothing or empty."""
+    one = value[0] if isinstance(value, tuple) and len(value) == 1 else value
+    return str(one) if isinstance(one, Path) else one or None
+
+
+def test_what_is_done_is_not_computed_again(done: fb.Results) -> None:
+    with mock.patch("fewshot_bench.engines.local.LocalEngine._start", side_effect=AssertionError):
+        again = fb.run(["zero-shot"], "digits", store=done.store, **FEW)
+    assert len(again) == 1
+    assert numbers(again).items() <= numbers(done).items()
+
+
+def test_load_gives_what_the_store_holds(done: fb.Results) -> None:
+    loaded = fb.load(done.store)
+    assert numbers(loaded) == numbers(done)
+    assert "3 records" in repr(loaded)
+    assert not loaded.failed()
+
+
+def test_a_store_that_holds_nothing_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(fb.DataMissingError, match="holds no readable record"):
+        fb.load(tmp_path)
+    with pytest.raises(fb.DataMissingError, match="does not exist"):
+        fb.load(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"methods": "clip-lra"}, "unknown method 'clip-lra': did you mean 'clip-lora'"),
+        ({"datasets": "digit"}, "unknown data set 'digit': did you mean 'digits'"),
+        ({"protocol": "cop"}, "unknown protocol 'cop': did you mean 'coop'"),
+        ({"options": {"sped": 1}}, "hyper-parameter"),
+        ({"device": "cpu"}, "unknown argument of run.. 'device': did you mean 'devices'"),
+        ({"partition": "gpu"}, "--partition is an option of --engine slurm"),
+        ({"trak": "wandb"}, "unknown argument of run.. 'trak': did you mean 'track'"),
+        ({"jobs": 0}, "jobs 0: expected a number from 1"),
+        ({"shots": "few"}, "shots 'few': expected whole numbers, or all"),
+        ({"methods": []}, "methods: expected at least one"),
+        ({"methods": [dict]}, "is no method"),
+    ],
+)
+def test_unknown_names_are_refused_before_anything_runs(
+    arguments: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    asked = {"methods": "coop", "datasets": "digits", **FEW, "store": tmp_path / "s", **arguments}
+    with pytest.raises(fb.UsageError, match=message):
+        fb.run(**asked)
+    assert not (tmp_path / "s").exists()
+
+
+def test_missing_data_is_an_error_where_nothing_else_was_asked(tmp_path: Path) -> None:
+    asked = {"store": tmp_path / "s", "backbone": "tiny", "protocol": "coop", **FEW}
+    with pytest.warns(fb.FsbenchWarning), pytest.raises(fb.DataMissingError, match="eurosat"):
+        fb.run("zero-shot", ["eurosat"], **asked)
+    with pytest.warns(fb.FsbenchWarning, match="eurosat"):
+        results = fb.run("zero-shot", ["digits", "eurosat"], **asked)
+    assert [record.spec.dataset for record in results] == ["digits"]
+    assert list(results.missing) == ["eurosat"]
+
+
+def test_a_dry_run_computes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = FEW | {"progress": True}
+    results = fb.run("zero-shot", "digits", store=tmp_path / "s", dry_run=True, **asked)
+    assert len(results) == 0
+    assert not (tmp_path / "s").exists()
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "1 cell: 0 done already, 1 to run" in err
+
+
+def test_a_run_in_a_thread(tmp_path: Path) -> None:
+    found: list[fb.Results] = []
+
+    def compute() -> None:
+        found.append(fb.run("zero-shot", "digits", store=tmp_path, **FEW))
+
+    thread = threading.Thread(target=compute)
+    thread.start()
+    thread.join(PATIENCE)
+    assert len(found[0]) == 1
+
+
+def test_failed_cells_are_records_and_a_warning(methods: Any, tmp_path: Path) -> None:
+    with pytest.warns(fb.FsbenchWarning, match="1 cell failed") as caught:
+        results = fb.run(["bad-fit", "zero-shot"], "digits", store=tmp_path, **FEW)
+    assert caught[0].filename == __file__
+    assert [record.spec.method for record in results.failed()] == ["bad-fit"]
+    assert len(results.where(status="done")) == 1
+    assert "1 done, 1 failed" in repr(results)
+
+
+def test_silence_and_plain_lines(
+    done: fb.Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fb.run("zero-shot", "digits", store=tmp_path, **FEW)
+    assert capsys.readouterr() == ("", "")
+    fb.run("zero-shot", "digits", store=tmp_path, **(FEW | {"progress": None, "force": True}))
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "[1/1] zero-shot on digits, 1-shot, seed 1: 90.00 %" in err
+    assert not {"\r", "\x1b"} & set(err)
+
+
+def test_the_bar_of_a_notebook_is_html(tmp_path: Path) -> None:
+    shown: list[str] = []
+
+    class Handle:
+        update = staticmethod(shown.append)
+
+    def display(first: str, *, display_id: bool) -> Handle:
+        shown.append(first)
+        return Handle()
+
+    module = mock.Mock(HTML=str, display=display)
+    with (
+        mock.patch.object(reporting, "in_notebook", return_value=True),
+        mock.patch("fewshot_bench.engines.progress.import_module", return_value=module),
+    ):
+        fb.run("zero-shot", "digits", store=tmp_path, **(FEW | {"progress": None}))
+    assert shown[0].startswith('<progress max="1" value="0.00">')
+    assert "1/1 cells" in shown[-1]
+
+
+SCRIPT = """
+import fewshot_bench as fb
+results = fb.run("linear-probe", "digits", shots=1, seeds=[1, 2, 3, 4, 5, 6], limit=40, jobs=1,
+                 store={store!r})
+print(results)
+"""
+
+
+def test_an_interrupt_keeps_what_is_done_and_the_next_call_goes_on(tmp_path: Path) -> None:
+    store = tmp_path / "s"
+    script = tmp_path / "script.py"
+    # Without a guard: workers must not run it.
+    script.write_text(SCRIPT.format(store=str(store)), encoding="utf-8")
+    process = subprocess.Popen(
+        [sys.executable, str(script)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    wait_until(lambda: len([*store.glob("records/*/*.json")]) >= 1)
+    started = children(process.pid)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode != 0
+    assert "KeyboardInterrupt" in err
+    assert "cells are done and kept" in err
+    wait_until(lambda: not any(map(is_running, started)))
+    kept = len(fb.load(store))
+    assert 1 <= kept < 6
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=PATIENCE, check=True
+    )
+    assert done.stdout == f"Results(6 records of '{store}': 6 done)\n"
+    assert f"6 cells: {kept} done already, {6 - kept} to run" in done.stderr
+
+
+def test_importing_it_is_quick_and_brings_nothing_in() -> None:
+    code = (
+        "import sys, time; before = time.process_time(); import fewshot_bench\n"
+        "print(time.process_time() - before, *sorted(sys.modules))"
+    )
+    runs = [
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        for _ in range(3)
+    ]
+    seconds = min(float(run.stdout.split()[0]) for run in runs)
+    assert seconds < 0.15
+    assert not {*FACE} & set(runs[0].stdout.split())
+
+
+def test_the_face_names_what_it_has() -> None:
+    assert set(fb.__all__) <= set(dir(fb))
+    for name in fb.__all__:
+        assert getattr(fb, name) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'runn'"):
+        _ = fb.runn  # type: ignore[attr-defined]
+
+
+def test_backbones_is_a_function_and_a_room() -> None:
+    import fewshot_bench.backbones.loading
+
+    assert fb.backbones() == ["tiny"]
+    assert fewshot_bench.backbones.loading.check
+    assert {"clip-lora", "zero-shot"} <= set(fb.methods())
+    assert fb.datasets("demo") == ["digits", "letters", "shapes"]

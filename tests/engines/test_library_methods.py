@@ -1,0 +1,307 @@
+"""Classes and objects in place of names: where they come from, and what a file cannot hold."""
+
+from __future__ import annotations
+
+import dataclasses
+import linecache
+import subprocess
+import sys
+import textwrap
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+import fewshot_bench as fb
+from fewshot_bench.api.registry import registry
+from fewshot_bench.engines.method_sources import reference
+from tests.helpers import PATIENCE
+
+SCRIPT = '''
+import dataclasses
+import math
+import re
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+
+import fewshot_bench as fb
+
+SCALE, NAMES = 100.0, {"a": [1, 2], "b": (3,)}
+PATTERN = re.compile("[a-z]+")
+half = lambda value: value / 2
+
+
+def normalized(values):
+    """Uses a module, a constant and another function."""
+    assert PATTERN.match("x") and NAMES["b"] == (3,) and math.pi > 3
+    return F.normalize(values, dim=-1) * half(2.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Base:
+    weight: float = fb.hyper(0.5, "How much of the text counts.")
+
+
+class Answer:
+    def __init__(self, matrix: torch.Tensor) -> None:
+        self.matrix = matrix
+
+    def logits(self, queries: fb.Images) -> torch.Tensor:
+        return SCALE * queries.features @ self.matrix.T
+
+    def tensors(self):
+        return {"matrix": self.matrix}
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixed(Base):
+    """Class means of the shots beside the class names."""
+
+    name: ClassVar[str] = "mixed"
+    kind: "Literal['mean', 'none']" = fb.hyper("mean", "Whether shots count.")
+
+    def fit(self, task: fb.Task, backbone: fb.Backbone, ctx: fb.RunContext) -> fb.Classifier:
+        return Answer(normalized(self.weight * backbone.class_features(task)))
+
+
+results = fb.run(
+    [Mixed(weight=0.3), Mixed(weight=0.7), Mixed],
+    "digits", shots=1, seeds=1, limit=40, jobs=1, store={store!r}, progress=False,
+)
+for record in results:
+    code = record.environment["code"]
+    print(record.status, record.spec.options["weight"], record.spec.options["kind"],
+          record.metrics.get("top1"), code["registered"], len(code["digest"]))
+'''
+
+
+def test_a_class_of_a_script_is_run_by_workers(tmp_path: Path) -> None:
+    script, store = tmp_path / "script.py", tmp_path / "s"
+    script.write_text(SCRIPT.replace("{store!r}", repr(str(store))), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert done.stderr == ""
+    lines = [f"done {weight} mean 90.0 False 64" for weight in (0.3, 0.7, 0.5)]
+    assert done.stdout.splitlines() == lines
+    (file,) = store.glob("methods/*/Mixed.py")
+    loaded = fb.load(store)
+    assert {record.spec.method for record in loaded} == {f"{file.resolve()}:Mixed"}
+    names = loaded.compare().to_frame().method
+    labels = {f"Mixed.py:Mixed{options}" for options in ("", "[weight=0.3]", "[weight=0.7]")}
+    assert set(names) == labels
+    # The source that the records name is the one that ran.
+    assert "import torch.nn.functional as F" in file.read_text(encoding="utf-8")
+
+
+Cell = Callable[[str], dict[str, Any]]
+
+
+@pytest.fixture
+def cell(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cell]:
+    """Runs cells as a notebook does: one namespace, a name for each in `linecache`."""
+    module = types.ModuleType("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", module)
+    files: list[str] = []
+
+    def run(source: str) -> dict[str, Any]:
+        text, file = textwrap.dedent(source), f"<ipython-input-{len(files)}>"
+        files.append(file)
+        linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
+        exec(compile(text, file, "exec", dont_inherit=True), module.__dict__)
+        return module.__dict__
+
+    yield run
+    for file in files:
+        linecache.cache.pop(file, None)
+
+
+METHOD = """
+    import dataclasses
+    from typing import ClassVar
+
+    @dataclasses.dataclass(frozen=True)
+    class Own:
+        name: ClassVar[str] = "own"
+        size: int = 3
+
+        def fit(self, task, backbone, ctx):
+            return {body}
+"""
+
+
+def own(cell: Cell, body: str) -> type:
+    """A class whose fit returns this."""
+    found: type = cell(METHOD.format(body=body))["Own"]
+    return found
+
+
+def given(name: str) -> Any:
+    """What the method that a reference names gives, as a worker imports it."""
+    return registry().method_class(name)().fit(None, None, None)
+
+
+def test_what_a_class_needs_comes_from_other_cells(cell: Cell, tmp_path: Path) -> None:
+    cell("LIMIT = {'low': [1, 2.5, None], 'high': {3}}")
+    cell("import os.path\nfrom collections import Counter as Tally")
+    cell("def helper(values):\n    return Tally(values)[other(1)]\ndef other(x): return x\n")
+    cls = own(cell, "helper([1, 1, 2]), LIMIT, os.path.sep, len(LIMIT)")
+    expected = cls().fit(None, None, None)  # type: ignore[attr-defined]
+    assert given(reference(cls, tmp_path)) == expected
+
+
+def test_a_class_that_changes_is_another_method(cell: Cell, tmp_path: Path) -> None:
+    first = reference(own(cell, "1"), tmp_path)
+    assert reference(own(cell, "1"), tmp_path) == first
+    second = reference(own(cell, "2"), tmp_path)
+    assert second != first
+    assert given(first) == 1
+    cell("VALUE = 1")
+    third = own(cell, "VALUE")
+    before = reference(third, tmp_path)
+    cell("VALUE = 2")
+    assert reference(third, tmp_path) != before
+
+
+@pytest.mark.parametrize(
+    ("cells", "body", "message"),
+    [
+        (["import numpy as np", "table = np.zeros(3)"], "table", "uses 'table', a ndarray of this"),
+        (["opened = open('/dev/null')"], "opened", "uses 'opened', a TextIOWrapper"),
+    ],
+)
+def test_what_a_file_cannot_hold_is_refused(
+    cell: Cell, tmp_path: Path, cells: list[str], body: str, message: str
+) -> None:
+    for source in cells:
+        cell(source)
+    with pytest.raises(fb.UsageError, match=f"{message}.*file.py:Own"):
+        reference(own(cell, body), tmp_path)
+
+
+def test_local_names_are_not_taken_for_those_of_the_notebook(cell: Cell, tmp_path: Path) -> None:
+    cell("import threading\nlock = threading.Lock()")
+    cls = own(cell, "(lambda lock: [lock for lock in (lock,)])(5)")
+    assert given(reference(cls, tmp_path)) == [5]
+
+
+def test_a_module_beside_a_script_cannot_be_had(
+    cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "beside_it.py").write_text("value = 1\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    cell("import beside_it")
+    with pytest.raises(fb.UsageError, match="module 'beside_it', which worker processes cannot"):
+        reference(own(cell, "beside_it.value"), tmp_path)
+
+
+def test_a_class_without_a_source_is_refused(cell: Cell, tmp_path: Path) -> None:
+    cls = own(cell, "1")
+    linecache.cache.clear()
+    with pytest.raises(fb.UsageError, match="source of Own cannot be had"):
+        reference(cls, tmp_path)
+
+
+def test_what_was_set_later_is_refused(cell: Cell, tmp_path: Path) -> None:
+    cls = own(cell, "1")
+    cell("def fit(self, task, backbone, ctx): return 2\nOwn.fit = fit")
+    with pytest.raises(fb.UsageError, match="'fit' of Own was set after"):
+        reference(cls, tmp_path)
+
+
+def test_a_source_that_was_edited_is_refused(cell: Cell, tmp_path: Path) -> None:
+    cls = own(cell, "1")
+    (file,) = {cls.fit.__code__.co_filename}  # type: ignore[attr-defined]
+    size, _, lines, _ = linecache.cache[file]  # type: ignore[misc]
+    changed = [line.replace("return 1", "return size") for line in lines]
+    linecache.cache[file] = (size, None, changed, file)
+    with pytest.raises(fb.UsageError, match="changed after it was defined"):
+        reference(cls, tmp_path)
+
+
+def test_a_class_inside_of_a_function_is_refused(tmp_path: Path) -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Inner:
+        name: ClassVar[str] = "inner"
+
+        def fit(self, task: Any, backbone: Any, ctx: Any) -> Any:
+            """Nothing."""
+
+    with pytest.raises(fb.UsageError, match="define it at the top level"):
+        reference(Inner, tmp_path)
+
+
+def test_classes_of_plugins_and_files_go_by_their_names(tmp_path: Path) -> None:
+    from fsbench_methods.clip_lora import ClipLora
+
+    assert reference(ClipLora, tmp_path) == "clip-lora"
+    assert not (tmp_path / "methods").exists()
+    own_file = reference(InFile, tmp_path)
+    assert own_file == f"{Path(__file__).resolve()}:InFile"
+
+
+@dataclasses.dataclass(frozen=True)
+class InFile:
+    """A method in a module of its own."""
+
+    name: ClassVar[str] = "in-file"
+
+    def fit(self, task: Any, backbone: Any, ctx: Any) -> Any:
+        """Nothing."""
+
+
+def test_objects_of_registered_methods_give_their_options(tmp_path: Path) -> None:
+    from fsbench_methods.linear_probe import LinearProbe
+
+    results = fb.run(
+        [LinearProbe(search_steps=1), LinearProbe(search_steps=0), "zero-shot"],
+        "digits",
+        shots=1,
+        seeds=1,
+        limit=40,
+        store=tmp_path,
+        progress=False,
+        jobs=1,
+    )
+    labels = [record.spec.label for record in results]
+    assert labels == ["linear-probe[search_steps=1]", "linear-probe[search_steps=0]", "zero-shot"]
+    assert all(record.environment["code"]["registered"] for record in results)
+
+
+FILE = """
+import dataclasses
+from typing import ClassVar
+
+from beside import VALUE
+
+
+@dataclasses.dataclass(frozen=True)
+class Edited:
+    name: ClassVar[str] = "edited"
+    {field}: int = VALUE
+
+    def fit(self, task, backbone, ctx):
+        raise RuntimeError(f"{{VALUE}} {{self}}")
+"""
+
+
+def test_a_file_that_is_edited_between_two_runs(tmp_path: Path) -> None:
+    file, beside = tmp_path / "edited.py", tmp_path / "beside.py"
+
+    def said() -> str:
+        asked = {"shots": 1, "seeds": 1, "limit": 40, "jobs": 1, "progress": False}
+        with pytest.warns(fb.FsbenchWarning, match="1 cell failed"):
+            results = fb.run(f"{file}:Edited", "digits", store=tmp_path / "s", **asked)  # type: ignore[arg-type]
+        (record,) = results.failed()
+        return str(record.error and record.error["message"])
+
+    file.write_text(FILE.format(field="size"), encoding="utf-8")
+    beside.write_text("VALUE = 3\n", encoding="utf-8")
+    assert said() == "3 Edited(size=3)"
+    file.write_text(FILE.format(field="length"), encoding="utf-8")
+    beside.write_text("VALUE = 44\n", encoding="utf-8")
+    assert said() == "44 Edited(length=44)"

@@ -1,0 +1,55 @@
+"""`fewshot_bench.training` for third parties: the method that its page shows, and its exports."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import pytest
+import torch
+
+from fewshot_bench import UsageError, training
+from fewshot_bench.testing import check_method
+from tests.helpers import REPOSITORY
+
+PAGE = (REPOSITORY / "docs" / "training.md").read_text(encoding="utf-8")
+
+
+def test_the_method_shown_keeps_the_contract(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = PAGE.split("<!-- example: training -->\n```python\n")[1].split("```\n")[0]
+    (tmp_path / "fsbench_from_the_training_page.py").write_text(source, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    method = importlib.import_module("fsbench_from_the_training_page").ClassVectors
+    with pytest.raises(UsageError, match=r"class-vectors: lr=0: expected a finite number above 0"):
+        method(lr=0)
+    check_method(method(epochs=5))
+
+
+def test_every_name_is_documented() -> None:
+    for name in training.__all__:
+        assert f"`{name}" in PAGE or name in ("Encode", "Position"), name
+
+
+def test_a_schedule_is_that_of_torch() -> None:
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=0.5)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 7, eta_min=0.1)
+    for step in range(7):
+        assert training.cosine(0.5, step, 7, 0.1) == pytest.approx(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+
+
+def test_a_choice_that_is_none_is_refused() -> None:
+    @dataclass(frozen=True)
+    class Chosen:
+        name: ClassVar[str] = "chosen"
+        mode: Literal["a", "b"] = "a"
+
+    training.require_choices(Chosen())
+    with pytest.raises(UsageError, match="chosen: mode='c': expected one of a, b"):
+        training.require_choices(Chosen(mode="c"))  # type: ignore[arg-type]
