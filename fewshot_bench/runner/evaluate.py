@@ -26,11 +26,34 @@ from fewshot_bench.runner import kit_results
 from fewshot_bench.runner.classes import adapt_classifier
 from fewshot_bench.runner.fit import Fitted, check_backbone, seed_of
 from fewshot_bench.runner.isolation import guarded
-from fewshot_bench.runner.query_batches import QueryBatches
 from fewshot_bench.runner.session import Cell, Session
 from fewshot_bench.utils import environment
 from fewshot_bench.utils.errors import ContractError
 from fewshot_bench.utils.rng import derive, isolated
+
+OUT_OF_MEMORY = "out-of-memory"
+
+
+class QueryBatches:
+    """The batches that a classifier asks for, divided by `parts` where memory is short.
+
+    asked: True once it asked for any.
+    """
+
+    def __init__(self, method: str, parts: int) -> None:
+        self.parts = parts
+        self.asked = False
+        self._method = method
+
+    def limit(self, size: int, incidents: Incidents) -> int:
+        """How many queries come at once where a method asks for `size`."""
+        self.asked = True
+        smaller = max(1, size // self.parts)
+        if smaller < size:
+            text = f"batches of {smaller} queries instead of {size}, since memory was short"
+            incidents.add(OUT_OF_MEMORY, f"{self._method}.logits was given {text}")
+        return smaller
+
 
 # A record without its metrics, and (queries, classes) logits in their order.
 Answered = tuple[Record, np.ndarray]

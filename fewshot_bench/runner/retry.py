@@ -12,9 +12,8 @@ import torch
 from fewshot_bench.api.record import Incidents
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.runner.context import Context
-from fewshot_bench.runner.evaluate import Answered, evaluate
+from fewshot_bench.runner.evaluate import OUT_OF_MEMORY, Answered, QueryBatches, evaluate
 from fewshot_bench.runner.fit import Fitted, fit, seed_of
-from fewshot_bench.runner.query_batches import OUT_OF_MEMORY, QueryBatches
 from fewshot_bench.runner.session import Cell, Session
 from fewshot_bench.utils.errors import InsufficientMemoryError
 from fewshot_bench.utils.memory import give_back_memory

@@ -3,9 +3,7 @@
 `guarded` is the way in. What stays changed makes the process untrusted: a fresh one takes over.
 """
 
-from fewshot_bench.runner.isolation.guard import guarded
-from fewshot_bench.runner.isolation.interruption import own_interruptions
-from fewshot_bench.runner.isolation.output import Printed, contained
+from fewshot_bench.runner.isolation.guard import Printed, contained, guarded, own_interruptions
 from fewshot_bench.runner.isolation.settings import kernel_state
 
 __all__ = ["Printed", "contained", "guarded", "kernel_state", "own_interruptions"]
