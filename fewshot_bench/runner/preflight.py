@@ -1,6 +1,7 @@
 """Checks before anything trains: that images can be read, and that disk and memory suffice.
 
-`check_images` and `needs` are the entry points; a run that is bound to fail ends before its first fit.
+`check_images` and `needs` are the entry points; a run that is bound to fail ends before its first
+fit.
 """
 
 from __future__ import annotations
