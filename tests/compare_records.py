@@ -12,11 +12,19 @@ from typing import Any
 
 from click.testing import CliRunner
 
+from fewshot_bench.analysis import formats
+from fewshot_bench.analysis.table.layout import document
 from fewshot_bench.analysis.table.model import Cell, Table
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.cli.compare import command
 from fewshot_bench.store.store import Store
+
+
+def written(form: str, table: Table, **style: Any) -> str:
+    """A table in a format, as `fsbench compare` prints it."""
+    return formats.render(document(table, form), form, **style)
+
 
 TIED = "its classifier is tied to the classes that it was fitted on"
 

@@ -126,16 +126,18 @@ class Comparison:
         return tuple(self.table.commands)
 
     def __str__(self) -> str:
-        from fewshot_bench.analysis.formats import terminal
-
-        return terminal.render(self.table)
+        return self._text("terminal")
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        from fewshot_bench.analysis.formats import page
+        return self._text("html")
 
-        return page.render(self.table)
+    def _text(self, form: str) -> str:
+        from fewshot_bench.analysis import formats
+        from fewshot_bench.analysis.table.layout import document
+
+        return formats.render(document(self.table, form), form)
 
     def to_html(self, path: Target = None) -> str:
         """Tables of HTML with what the terminal shows."""
@@ -143,33 +145,25 @@ class Comparison:
 
     def to_markdown(self, path: Target = None) -> str:
         """Tables of Markdown."""
-        from fewshot_bench.analysis.formats import markdown
-
-        return _written(markdown.render(self.table), path)
+        return _written(self._text("markdown"), path)
 
     def to_latex(self, path: Target = None) -> str:
         """Tables of LaTeX (booktabs)."""
-        from fewshot_bench.analysis.formats import latex
-
-        return _written(latex.render(self.table), path)
+        return _written(self._text("latex"), path)
 
     def to_csv(self, path: Target = None) -> str:
         """One tidy row per data set, method and shots, with all metrics."""
-        from fewshot_bench.analysis.formats import tidy
-
-        return _written(tidy.render_csv(self.table), path)
+        return _written(self._text("csv"), path)
 
     def to_json(self, path: Target = None) -> str:
         """The same rows, and what is true of all of them."""
-        from fewshot_bench.analysis.formats import tidy
-
-        return _written(tidy.render_json(self.table), path)
+        return _written(self._text("json"), path)
 
     def to_frame(self) -> pd.DataFrame:
         """The same rows as a pandas data frame; UsageError without pandas."""
-        from fewshot_bench.analysis.formats import tidy
+        from fewshot_bench.analysis.table.export import FIRST, rows
 
-        return frame(tidy.rows(self.table), tidy.FIRST)
+        return frame(rows(self.table), FIRST)
 
     def curves(self) -> Figure:
         """The metric over shots as a matplotlib figure, a panel per data set."""

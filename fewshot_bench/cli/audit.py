@@ -11,7 +11,6 @@ from fewshot_bench.cli.options import format_option, results_option
 from fewshot_bench.utils.errors import FsbenchError
 
 FORMATS = ("terminal", "markdown", "csv", "json")
-WIDTH = 120
 
 
 @click.command("audit", short_help="What each method was allowed to see and did: is it fair?")
@@ -39,18 +38,12 @@ def command(
 
     Exit code: 0; 1 with --strict when there is a finding; 2 wrong usage, 3 store absent or empty.
     """
-    from fewshot_bench.analysis.audit import rendered
+    from fewshot_bench.analysis import formats
     from fewshot_bench.analysis.audit.made import audit
-    from fewshot_bench.cli.files import terminal_width, write_text
+    from fewshot_bench.analysis.audit.rendered import document
+    from fewshot_bench.cli.files import terminal_style, write_text
 
     records, notes, _ = chosen(store, filters)
     found = audit(records, notes)
-    if form == "terminal":
-        width = terminal_width() if output is None else None
-        text = rendered.render_terminal(found, width=width or WIDTH, styled=width is not None)
-    elif form == "markdown":
-        text = rendered.render_markdown(found)
-    else:
-        text = rendered.render_csv(found) if form == "csv" else rendered.render_json(found)
-    write_text(output, text)
+    write_text(output, formats.render(document(found), form, **terminal_style(output)))
     ctx.exit(FsbenchError.exit_code if strict and not found.sound else 0)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
 import click
 
+from fewshot_bench.analysis import formats
 from fewshot_bench.analysis.table.costs import COSTS
 from fewshot_bench.cli.completion import methods, one_of
-from fewshot_bench.cli.files import terminal_width, write_text
+from fewshot_bench.cli.files import terminal_style, write_text
 from fewshot_bench.cli.filters import chosen_of, filter_options
 from fewshot_bench.cli.options import MetricName, format_option
 from fewshot_bench.cli.paper import Paper, check_figure, paper_options, write_figure
@@ -23,11 +24,6 @@ if TYPE_CHECKING:
     from fewshot_bench.analysis.table.build import Options
     from fewshot_bench.analysis.table.model import Table
     from fewshot_bench.api.record import Record
-
-
-class _Terminal(TypedDict):
-    styled: bool
-    width: int | None
 
 
 FORMATS = ("terminal", "markdown", "latex", "csv", "json")
@@ -137,8 +133,8 @@ def command(
         text = _render_classes(table, chosen, outcomes, form, output, older)
     else:
         table, chosen = compare(chosen, outcomes, options, _needed(form, options))
-        width = _terminal(output)
-        text = paper.render(table, form, **width) if paper.asked else _render(table, form, output)
+        render = paper.render if paper.asked else _render
+        text = render(table, form, output)
     if figure is not None:
         write_figure(figure, table)
     if predictions is not None:
@@ -163,21 +159,13 @@ def _refuse_beside_classes(asked: Mapping[str, object]) -> None:
 
 
 def _render(table: Table, form: str, output: Path | None) -> str:
-    from fewshot_bench.analysis.formats import latex, markdown, terminal, tidy
-
-    if form == "terminal":
-        return terminal.render(table, **_terminal(output))
     if form == "latex" and "curve" in (table.columns or ()):
         raise UsageError(
             "--columns curve: LaTeX has no characters for it; leave it out, or use another --format"
         )
-    writers = {
-        "markdown": markdown.render,
-        "latex": latex.render,
-        "csv": tidy.render_csv,
-        "json": tidy.render_json,
-    }
-    return writers[form](table)
+    from fewshot_bench.analysis.table.layout import document
+
+    return formats.render(document(table, form), form, **terminal_style(output))
 
 
 def _render_classes(
@@ -188,23 +176,7 @@ def _render_classes(
     output: Path | None,
     older: Sequence[str],
 ) -> str:
-    from fewshot_bench.analysis.formats import latex, markdown, terminal, tidy
-    from fewshot_bench.analysis.table import per_class as classes
+    from fewshot_bench.analysis.table.per_class import build_classes, document
 
-    found = classes.build_classes(table, records, outcomes)
-    notes = (*older, *found.notes)
-    if form == "csv":
-        return tidy.write_csv(classes.class_rows(found), classes.HEADS)
-    if form == "json":
-        about = tidy.meta(table) | {"metric": "accuracy of single classes", "notes": notes}
-        return tidy.write_json(about, classes.class_rows(found))
-    grids = classes.class_grids(found)
-    if form == "terminal":
-        return terminal.write(grids, notes, **_terminal(output))
-    return {"markdown": markdown.write, "latex": latex.write}[form](grids, notes)
-
-
-def _terminal(output: Path | None) -> _Terminal:
-    """The renderer for the terminal, or for a file."""
-    width = terminal_width() if output is None else None
-    return {"styled": width is not None, "width": width}
+    shown = document(build_classes(table, records, outcomes), older)
+    return formats.render(shown, form, **terminal_style(output))

@@ -1,11 +1,25 @@
-"""`fsbench env`: what a bug report needs."""
+"""`fsbench env`: facts for a bug report: the machine, its software, installed plug-ins.
+
+Values of environment variables that look like a secret are hidden.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import click
+
+from fewshot_bench.utils import environment
+
+VARIABLES = ("FSBENCH_", "OMP_", "MKL_", "CUDA_", "CUBLAS_", "HF_", "TORCH_", "PYTORCH_", "NCCL_")
+_SECRET = re.compile(r"TOKEN|SECRET|KEY|PASS|CREDENTIAL|AUTH", re.IGNORECASE)
+_URL_LOGIN = re.compile(r"//[^/@\s]+@")
 
 
 @click.command("env", short_help="Show versions, hardware and settings, for a bug report.")
@@ -15,8 +29,6 @@ def command(as_json: bool) -> None:
 
     Values of environment variables that look like a secret are hidden.
     """
-    from fewshot_bench.cli.bug_report import collect
-
     found = collect()
     if as_json:
         click.echo(json.dumps(found, indent=1))
@@ -38,3 +50,100 @@ def _text(value: Any) -> str:
     if value is None or value in ([], {}):
         return "-"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def collect() -> dict[str, Any]:
+    """Everything, as JSON-able values in the order in which people read it."""
+    import psutil
+    import torch
+
+    from fewshot_bench.utils import determinism
+    from fewshot_bench.utils.prefetch import cores
+
+    determinism.apply()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    memory = psutil.virtual_memory()
+    return {
+        **environment.describe(device),
+        "executable": sys.executable,
+        "cpu_name": environment.describe("cpu")["device_name"],
+        "usable_cores": cores(),
+        "memory_gb": round(memory.total / 1e9, 1),
+        "memory_available_gb": round(memory.available / 1e9, 1),
+        "interop_threads": torch.get_num_interop_threads(),
+        "blas": _blas(),
+        "cuda": _cuda(),
+        "precision": torch.get_float32_matmul_precision(),
+        "variables": variables(os.environ),
+        "plugins": _plugins(),
+        **_folders(),
+    }
+
+
+def variables(values: Mapping[str, str]) -> dict[str, str]:
+    """Those that can change a run; what looks like a secret is hidden."""
+    return {
+        name: "(hidden)" if _SECRET.search(name) else _URL_LOGIN.sub("//(hidden)@", values[name])
+        for name in sorted(values)
+        if name.startswith(VARIABLES)
+    }
+
+
+def _blas() -> str:
+    import torch
+
+    for line in torch.__config__.show().splitlines():
+        if "Math Kernel" in line or "BLAS_INFO" in line:
+            found = re.search(r"BLAS_INFO=(\w+)", line)
+            return found.group(1) if found else line.strip(" -")
+    return "unknown"
+
+
+def _cuda() -> dict[str, Any] | None:
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    count = torch.cuda.device_count()
+    return {
+        "version": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+        "driver": _driver(),
+        "devices": [torch.cuda.get_device_name(number) for number in range(count)],
+    }
+
+
+def _driver() -> str | None:
+    try:
+        text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    found = re.search(r"\b(\d+\.\d+(?:\.\d+)?)\b", text)
+    return found.group(1) if found else None
+
+
+def _plugins() -> list[dict[str, str | None]]:
+    from fewshot_bench.api.registry import registry
+
+    return [
+        {
+            "name": info.full_name,
+            "version": environment.version(info.distribution),
+            "target": info.target,
+            "error": info.error,
+        }
+        for info in registry().plugins
+    ]
+
+
+def _folders() -> dict[str, Any]:
+    from fewshot_bench.api.roots import data_roots
+    from fewshot_bench.utils.cache_dir import cache_root
+
+    folder = cache_root()
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {
+        "data_roots": {str(root): root.is_dir() for root in data_roots()},
+        "cache": str(folder),
+        "cache_gb": round(sum(path.stat().st_size for path in files) / 1e9, 3),
+    }

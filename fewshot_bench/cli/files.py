@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypedDict
 
 import click
 
@@ -28,6 +29,19 @@ def terminal_width(least: int = 40) -> int | None:
     if not sys.stdout.isatty():
         return None
     return max(os.get_terminal_size(sys.stdout.fileno()).columns, least)
+
+
+class Style(TypedDict):
+    """How text is written: with the escape codes of a terminal, and in how many columns."""
+
+    styled: bool
+    width: int | None
+
+
+def terminal_style(output: Path | None) -> Style:
+    """That of the terminal, or plain for a file and a pipe."""
+    width = terminal_width() if output is None else None
+    return {"styled": width is not None, "width": width}
 
 
 def write_bytes(path: Path, data: bytes) -> None:

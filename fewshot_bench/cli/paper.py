@@ -12,7 +12,7 @@ import click
 
 from fewshot_bench.analysis.table.figure import FORMATS
 from fewshot_bench.cli.drawn import drawn
-from fewshot_bench.cli.files import write_bytes
+from fewshot_bench.cli.files import terminal_style, write_bytes
 from fewshot_bench.cli.predictions import check_file
 from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.extras import require
@@ -90,28 +90,15 @@ class Paper:
             if self.asked and given:
                 raise UsageError(f"--layout paper has no room for --{name}; leave one of them out")
 
-    def render(self, table: Table, form: str, *, styled: bool, width: int | None) -> str:
+    def render(self, table: Table, form: str, output: Path | None) -> str:
         """The table in this layout."""
-        from fewshot_bench.analysis.formats import latex, markdown, terminal, tidy
-        from fewshot_bench.analysis.table.layout import closing
-        from fewshot_bench.analysis.table.notes import RANGES
-        from fewshot_bench.analysis.table.paper import paper_grids, paper_rows
+        from fewshot_bench.analysis.formats import latex, render
+        from fewshot_bench.analysis.table.paper import document
 
-        if form == "csv":
-            return tidy.write_csv(paper_rows(table), ("shots", "part", "fitted_on", "method"))
-        notes, commands = closing(table, terminal.COMMANDS if form == "terminal" else None)
-        # Its numbers stand without intervals and ranges.
-        notes = [note for note in notes if note != RANGES]
-        grids = list(paper_grids(table))
+        shown = document(table, form, self.caption)
         if form == "latex":
-            return latex.write_paper(grids, notes, commands, label=self.label, caption=self.caption)
-        head = f"{self.caption}\n\n" if self.caption else ""
-        if form == "markdown":
-            head = f"{markdown.escape(self.caption)}\n\n" if self.caption else ""
-            return head + markdown.write(grids, notes, commands)
-        line = table.signatures.get("", "")
-        shown = terminal.write(grids, notes, commands, line, styled=styled, width=width)
-        return (f"{terminal.clean(self.caption)}\n\n" if self.caption else "") + shown
+            return latex.write_paper(shown, label=self.label, caption=self.caption)
+        return render(shown, form, **terminal_style(output))
 
 
 def check_figure(path: Path | None, per_class: bool) -> None:

@@ -173,9 +173,10 @@ def _write(sweep: Sweep, form: str, output: Path | None) -> None:
 
 
 def _text(sweep: Sweep, form: str) -> str:
+    from fewshot_bench.analysis import formats
     from fewshot_bench.analysis.sweep import terminal, tidy
 
     if form == "terminal":
         width = terminal_width()
         return terminal.render(sweep, styled=width is not None, width=width or WIDTH)
-    return tidy.render_csv(sweep) if form == "csv" else tidy.render_json(sweep)
+    return formats.render(tidy.document(sweep), form)

@@ -26,6 +26,8 @@ Progress = Callable[[RunSpec, int, int], None]
 TRIES = 2
 # Seconds without any sign of life after which a worker counts as hanging.
 HANG_SECONDS = 600.0
+# Seconds that hooks get after the last record; results are stored by then.
+HOOK_SECONDS = 60.0
 # The folder of results, for hooks: in workers, and in a command while it runs cells.
 STORE = "FSBENCH_STORE"
 

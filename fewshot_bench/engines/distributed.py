@@ -13,8 +13,14 @@ from dataclasses import dataclass
 
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
-from fewshot_bench.engines.base import Engine, EngineError, EngineSetup, Progress, StoreSnapshot
-from fewshot_bench.engines.closing import HOOK_SECONDS
+from fewshot_bench.engines.base import (
+    HOOK_SECONDS,
+    Engine,
+    EngineError,
+    EngineSetup,
+    Progress,
+    StoreSnapshot,
+)
 from fewshot_bench.engines.job import Job
 from fewshot_bench.engines.scheduling import by_fit
 

@@ -13,14 +13,15 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.engines.base import (
+    HOOK_SECONDS,
     TRIES,
     Engine,
     EngineError,
@@ -30,9 +31,7 @@ from fewshot_bench.engines.base import (
     StoreSnapshot,
     lost,
 )
-from fewshot_bench.engines.closing import let_hooks_end
-from fewshot_bench.engines.losses import Losses
-from fewshot_bench.engines.process import Event, Slot, Worker, slots_of
+from fewshot_bench.engines.process import Event, RetryPolicy, Slot, Worker, slots_of
 from fewshot_bench.engines.scheduling import LOOKED_AT, Choice, Group, by_fit
 from fewshot_bench.engines.worker import finished
 from fewshot_bench.store.leases import Leases
@@ -40,6 +39,7 @@ from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import FsbenchError, StoreError
 
 TICK_SECONDS = 0.5
+HOOK_TICK_SECONDS = 0.2
 
 
 def slots(backbone: str, device: str, jobs: int | None, devices: int = 1) -> tuple[int, int | None]:
@@ -88,7 +88,7 @@ class LocalEngine(Engine):
         self._slots = slots_of(self.settings.devices, self.settings.slots)
         run = self.run_id or secrets.token_hex(8)
         self.leases = Leases(self.store, run, self.settings.lease)
-        self._losses = Losses(self.settings)
+        self._retries = RetryPolicy(self.settings)
 
     @property
     def workers(self) -> int:
@@ -132,7 +132,7 @@ class LocalEngine(Engine):
                 open_cells -= 1
                 yield self._ready.popleft()
             if not open_cells or self._tired():
-                let_hooks_end(self._workers, self._events, partial(self._handle, progress=progress))
+                self._let_hooks_end(progress)
                 return
             try:
                 worker, event = self._events.get(timeout=TICK_SECONDS)
@@ -143,6 +143,14 @@ class LocalEngine(Engine):
                 self._looked = time.monotonic()
                 self._look_elsewhere()
                 self._end_overdue()
+
+    def _let_hooks_end(self, progress: Progress) -> None:
+        """Wait until each worker is idle, or has ended; not longer than `HOOK_SECONDS`."""
+        end = time.monotonic() + HOOK_SECONDS
+        while time.monotonic() < end and any(map(_runs_hooks, self._workers)):
+            with suppress(queue.Empty):
+                worker, event = self._events.get(timeout=HOOK_TICK_SECONDS)
+                self._handle(worker, event, progress)
 
     def _handle(self, worker: Worker, event: dict[str, Any] | None, progress: Progress) -> None:
         if event is None:
@@ -155,7 +163,7 @@ class LocalEngine(Engine):
             worker.retired = True
         elif event["event"] == "idle":
             worker.ready = worker.idle = True
-            self._losses.started()
+            self._retries.started()
         elif event["event"] == "progress" and worker.cells:
             progress(worker.cells[0], int(event["done"]), int(event["total"]))
         elif event["event"] == "finished":
@@ -179,7 +187,7 @@ class LocalEngine(Engine):
             while worker.idle and self._waiting:
                 place = worker.slot.name
                 ahead = self._waiting[:LOOKED_AT]
-                avoid = [self._losses.happened_at(group, place) for group in ahead]
+                avoid = [self._retries.happened_at(group, place) for group in ahead]
                 group = self._waiting.pop(self._choice.index(worker, ahead, avoid))
                 mine = self._claim(group, worker)
                 if mine:
@@ -217,7 +225,7 @@ class LocalEngine(Engine):
 
     def _send(self, worker: Worker, cells: Group) -> None:
         self._choice.took(worker, cells)
-        parts, earlier = self._losses.parts(cells), self._losses.incidents(cells)
+        parts, earlier = self._retries.parts(cells), self._retries.incidents(cells)
         worker.send(cells, self.settings.force, parts, earlier)
         self._idle_since = time.monotonic()
 
@@ -267,17 +275,23 @@ class LocalEngine(Engine):
         if worker.fatal is not None:
             raise _as_error(worker.fatal)
         if not worker.ready:
-            self._losses.stillborn(worker)
+            self._retries.stillborn(worker)
         worker.cells = self._settle(worker.cells)
         if worker.cells and worker.retired:
             self._waiting.insert(0, worker.cells)
         elif worker.cells:
-            failed, left = self._losses.judge(worker, self._fitted)
+            failed, left = self._retries.judge(worker, self._fitted)
             for record in failed:
                 self._fail(record)
             if left:
                 self._waiting.insert(0, left)
         self._release(worker)
+
+
+def _runs_hooks(worker: Worker) -> bool:
+    """True while it has stored all its cells and is not back yet; one that ended is not awaited."""
+    back = worker.idle or bool(worker.cells) or not worker.ready
+    return not back and worker.process.poll() is None
 
 
 def build(setup: EngineSetup) -> LocalEngine:

@@ -6,8 +6,9 @@ import dataclasses
 
 import pytest
 
+from fewshot_bench.analysis import formats
 from fewshot_bench.analysis.audit.made import audit
-from fewshot_bench.analysis.audit.rendered import render_terminal
+from fewshot_bench.analysis.audit.rendered import document
 from fewshot_bench.api.record import Record
 from tests.analysis.test_audit import changed, complete, coop, fair, said
 from tests.compare_records import make, matrix
@@ -96,7 +97,7 @@ def test_no_number_is_cut(width: int) -> None:
         complete(r, footprint={**footprint, **selection})
         for r in [*matrix(("coop",)), make(overrides=long, options=long, val="full", shots=2)]
     ]
-    text = render_terminal(audit(records), width=width)
+    text = formats.render(document(audit(records)), "terminal", width=width)
     table = text[text.index("What each method was allowed and did") :]
     for number in ("123,456", "987,654,321", "7,654,321", "400,000", "188,000"):
         assert table.count(f" {number} ") + table.count(f" {number}\n") == 2, (number, table)

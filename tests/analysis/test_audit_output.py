@@ -10,13 +10,9 @@ from pathlib import Path
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from fewshot_bench.analysis import formats
 from fewshot_bench.analysis.audit.made import audit
-from fewshot_bench.analysis.audit.rendered import (
-    render_csv,
-    render_json,
-    render_markdown,
-    render_terminal,
-)
+from fewshot_bench.analysis.audit.rendered import document
 from tests.audit_records import complete, fair, respec
 from tests.compare_records import make, save
 from tests.helpers import fsbench
@@ -38,8 +34,9 @@ def test_findings_come_first_and_the_signature_last(tmp_path: Path) -> None:
     lines = fsbench("audit", "--store", store).out.splitlines()
     assert lines[0].startswith("12 cells: ")
     assert lines[1].startswith("! unfair validation: coop")
-    assert lines[-1].startswith("fsbench:1|")
-    assert max(map(len, lines[:-1])) <= 120
+    signature = lines[next(i for i, line in enumerate(lines) if line.startswith("fsbench:1|")) :]
+    assert fsbench("signature", "".join(signature)).code == 0
+    assert max(map(len, lines)) <= 120
 
 
 HOSTILE = '=cmd|"x"\x1b[2J<b>_&%$#{}`'
@@ -58,9 +55,9 @@ def test_hostile_names_steer_nothing(tmp_path: Path) -> None:
     rows = list(csv.DictReader(io.StringIO(texts["csv"])))
     assert all(not value.startswith("=") for row in rows for value in row.values())
     assert "<b>" not in texts["markdown"]
-    document = json.loads(texts["json"])
-    assert document["cells"][0]["method"] == HOSTILE
-    assert {finding["level"] for finding in document["findings"]} == {"finding", "note"}
+    told = json.loads(texts["json"])
+    assert told["cells"][0]["method"] == HOSTILE
+    assert {finding["level"] for finding in told["findings"]} == {"finding", "note"}
 
 
 JUNK = st.recursive(
@@ -86,8 +83,8 @@ def test_records_with_values_of_other_kinds_are_read(data: st.DataObject) -> Non
         }
         records.append(complete(record, **parts, incidents=({"kind": "x"},)))
     found = audit(records)
-    for render in (render_terminal, render_markdown, render_csv, render_json):
-        assert render(found)
+    for form in ("terminal", "markdown", "csv", "json"):
+        assert formats.render(document(found), form)
 
 
 def test_csv_has_one_line_per_cell_with_the_kinds_of_findings(tmp_path: Path) -> None:

@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from fewshot_bench.analysis.formats import latex, markdown, terminal, tidy
 from fewshot_bench.analysis.statistics.intervals import estimate, quantile
 from fewshot_bench.analysis.table.build import Options, build
+from fewshot_bench.analysis.table.export import rows as table_rows
 from fewshot_bench.analysis.table.model import AVERAGE
 from fewshot_bench.api.record import Record
 from fewshot_bench.utils.errors import UsageError
-from tests.compare_records import cell, make, matrix, read_csv
+from tests.compare_records import cell, make, matrix, read_csv, written
 
 
 @given(st.lists(st.floats(0, 100), min_size=3, max_size=30))
@@ -37,7 +37,7 @@ def test_one_value_has_no_interval() -> None:
     found = estimate([3.0])
     assert found is not None
     assert (found.mean, found.half, found.n) == (3.0, None, 1)
-    assert "50.00 n=1" in terminal.render(build([make()]))
+    assert "50.00 n=1" in written("terminal", build([make()]))
 
 
 def test_average_is_per_seed_first() -> None:
@@ -56,14 +56,14 @@ def test_missing_is_never_averaged() -> None:
     assert (average.status, average.estimates) == ("missing", {})
     assert average.reason == "no result on pets"
     assert "top1" in cell(table, AVERAGE, "zero-shot", 1).estimates
-    lines = read_csv(tidy.render_csv(table))
+    lines = read_csv(written("csv", table))
     missing = [line for line in lines if line["n_seeds"] == "0"]
     assert {(line["dataset"], line["method"]) for line in missing} == {
         ("pets", "coop"),
         (AVERAGE, "coop"),
     }
     assert all(line["top1_mean"] == line["billed_seconds"] == "" for line in missing)
-    text = terminal.render(table)
+    text = written("terminal", table)
     assert "—" in text
     assert "no average of coop, 1,4-shot: no result on pets" in text
     assert "--method coop --dataset pets --shots 1,4 --seeds 1-3 --backbone test" in text
@@ -75,7 +75,7 @@ def test_average_needs_the_same_seeds_everywhere() -> None:
     assert average.estimates == {}
     assert average.reason == "seeds differ: 1,2 on pets; 1,2,3 on dtd"
     assert cell(table, "pets", "coop", 1).status == "partial"
-    text = terminal.render(table)
+    text = written("terminal", table)
     assert "n=2" in text
     assert "cells with other seeds than 1,2,3: coop on pets, 1-shot: 1,2" in text
 
@@ -96,7 +96,7 @@ def test_failed_cells_are_shown_and_not_averaged() -> None:
     table = build(records)
     assert cell(table, "dtd", "coop", 1).status == "failed"
     assert cell(table, AVERAGE, "coop", 1).estimates == {}
-    text = terminal.render(table)
+    text = written("terminal", table)
     assert "failed x2" in text
     assert "2 x RuntimeError" in " ".join(text.split())
     assert table.commands == ()
@@ -112,11 +112,11 @@ def test_baseline_pairs_identical_splits() -> None:
     records += [make("b", seed=seed, top1=40.0) for seed in (1, 2, 3)]
     table = build(records, Options(baseline="b"))
     assert cell(table, "dtd", "a", 1).delta == estimate([11.0, 14.0, 19.0])
-    for text in (terminal.render(table), markdown.render(table)):
+    for text in (written("terminal", table), written("markdown", table)):
         assert "difference to b" in text
         assert "+14.67" in text
-    assert "$+14.67$" in latex.render(table)
-    assert read_csv(tidy.render_csv(table))[0]["delta_mean"].startswith("14.66")
+    assert "$+14.67$" in written("latex", table)
+    assert read_csv(written("csv", table))[0]["delta_mean"].startswith("14.66")
     with pytest.raises(UsageError, match="did you mean 'b'"):
         build(records, Options(baseline="B"))
 
@@ -131,4 +131,4 @@ def test_baseline_never_pairs_other_splits() -> None:
 def test_zero_shots_are_no_hole() -> None:
     table = build([make("zero-shot", shots=0), make("coop", shots=1)])
     assert table.commands == ()
-    assert len(tidy.rows(table)) == 4
+    assert len(table_rows(table)) == 4

@@ -7,13 +7,12 @@ import json
 
 import pytest
 
-from fewshot_bench.analysis.formats import latex, markdown, terminal, tidy
 from fewshot_bench.analysis.statistics.intervals import estimate
 from fewshot_bench.analysis.table.build import Options, build
 from fewshot_bench.analysis.table.model import Seed, Table
 from fewshot_bench.api.record import Record
 from fewshot_bench.utils.errors import UsageError
-from tests.compare_records import cell, halves, inapplicable, make, read_csv
+from tests.compare_records import cell, halves, inapplicable, make, read_csv, written
 
 ONE, TWO = Seed(1, 1), Seed(2, 2)
 
@@ -116,7 +115,7 @@ def test_plain_average_does_not_change_beside_other_scopes() -> None:
 def test_one_data_set_has_no_average_of_its_halves() -> None:
     table = build(halves("coop", "dtd", 1, 60, 40))
     assert labels(table) == ["dtd (base)", "dtd (new)", "dtd (H)"]
-    assert "average" not in terminal.render(table)
+    assert "average" not in written("terminal", table)
     assert "average" in labels(build([make()]))
 
 
@@ -186,7 +185,7 @@ def test_shots_of_other_scopes_are_no_holes() -> None:
     table = build([*plain, *halves("coop", "dtd", 1, 60, 40)])
     assert (table.commands, table.notes) == ((), ())
     assert ("dtd (base)", "coop", 16) not in table.cells
-    assert "16-shot" not in terminal.render(table).split("dtd (base)")[1]
+    assert "16-shot" not in written("terminal", table).split("dtd (base)")[1]
 
 
 def test_both_missing_halves_are_one_command() -> None:
@@ -206,7 +205,7 @@ def test_baseline_of_harmonic_means() -> None:
     found = cell(table, "average (H)", "coop", 1).delta
     assert found is not None
     assert found.mean == pytest.approx(-8)
-    assert "$-17.00$" in latex.render(table)
+    assert "$-17.00$" in written("latex", table)
 
 
 def test_harmonic_means_pair_on_the_splits_of_both_halves() -> None:
@@ -223,23 +222,23 @@ def test_harmonic_means_pair_on_the_splits_of_both_halves() -> None:
 
 def test_every_format_shows_the_groups() -> None:
     table = build(both())
-    for text in (terminal.render(table), markdown.render(table), latex.render(table)):
+    for text in (written("terminal", table), written("markdown", table), written("latex", table)):
         for name in ("dtd (base)", "dtd (new)", "dtd (H)", "average (H)"):
             assert name in text
         assert "42.00" in text
-    lines = {line["dataset"]: line for line in read_csv(tidy.render_csv(table))}
+    lines = {line["dataset"]: line for line in read_csv(written("csv", table))}
     assert float(lines["dtd (H)"]["top1_mean"]) == pytest.approx(33)
     assert [lines["dtd (new)"][name] for name in ("scope", "fitted_on", "target")] == [
         "new",
         "dtd",
         "",
     ]
-    meta = json.loads(tidy.render_json(table))["meta"]
+    meta = json.loads(written("json", table))["meta"]
     assert meta["datasets"] == ["dtd (base)", "dtd (new)", "pets (base)", "pets (new)"]
 
 
 def test_plain_stores_have_no_further_columns() -> None:
-    (line, _) = read_csv(tidy.render_csv(build([make()])))
+    (line, _) = read_csv(written("csv", build([make()])))
     assert not {"scope", "fitted_on", "target", "own_data"} & set(line)
 
 

@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
-from fewshot_bench.analysis.formats import latex, markdown, terminal, tidy
 from fewshot_bench.analysis.table.build import Options, build
 from fewshot_bench.utils.errors import UsageError
-from tests.compare_records import cell, make, read_csv
+from tests.compare_records import cell, make, read_csv, written
 
 
 @pytest.mark.parametrize(
@@ -54,10 +53,10 @@ def test_local_differences_are_refused(change: dict[str, Any], word: str) -> Non
 
 def test_marks_stand_in_every_table() -> None:
     table = build([make(val="full", limit=10)])
-    for text in (terminal.render(table), markdown.render(table), latex.render(table)):
+    for text in (written("terminal", table), written("markdown", table), written("latex", table)):
         assert "unfair validation" in text
         assert "limited to 10" in text
-    assert read_csv(tidy.render_csv(table))[0]["marks"] == "unfair validation;limited to 10"
+    assert read_csv(written("csv", table))[0]["marks"] == "unfair validation;limited to 10"
 
 
 def test_overrides_label_their_row() -> None:

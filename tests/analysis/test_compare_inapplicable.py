@@ -6,11 +6,10 @@ import json
 
 import pytest
 
-from fewshot_bench.analysis.formats import latex, markdown, terminal, tidy
 from fewshot_bench.analysis.table.build import Options, build
 from fewshot_bench.analysis.table.model import Table
 from fewshot_bench.api.record import Record
-from tests.compare_records import TIED, cell, halves, inapplicable, make, read_csv
+from tests.compare_records import TIED, cell, halves, inapplicable, make, read_csv, written
 
 NOTE = f"n/a linear-probe: {TIED}"
 DERIVED = ("dtd (H)", "pets (H)", "average (new)", "average (H)")
@@ -52,8 +51,8 @@ def test_one_note_per_method_and_nothing_to_run() -> None:
 
 def test_every_text_format_shows_it() -> None:
     table = build(store())
-    for render in (terminal.render, markdown.render, latex.render):
-        text = render(table)
+    for form in ("terminal", "markdown", "latex"):
+        text = written(form, table)
         flat = " ".join(text.replace("\\", "").split())
         assert flat.count(NOTE) == 1
         for grid in ("dtd (new)", "dtd (H)", "average (new)", "average (H)"):
@@ -67,7 +66,7 @@ def test_every_text_format_shows_it() -> None:
 
 def test_csv_and_json_have_the_reason_and_no_number() -> None:
     table = build(store(), columns=lambda records: {"count": len(records)})
-    rows = json.loads(tidy.render_json(table))["rows"]
+    rows = json.loads(written("json", table))["rows"]
     found = [row for row in rows if row["status"] == "inapplicable"]
     assert {row["dataset"] for row in found} == {"dtd (new)", "pets (new)", *DERIVED}
     for row in found:
@@ -75,11 +74,11 @@ def test_csv_and_json_have_the_reason_and_no_number() -> None:
         assert row["n_seeds"] == row["failed"] == 0
         for name in ("top1_mean", "top1_ci95", "macro_accuracy", "billed_seconds", "count"):
             assert row[name] is None
-    for line in read_csv(tidy.render_csv(table)):
+    for line in read_csv(written("csv", table)):
         if line["status"] == "inapplicable":
             assert line["top1_mean"] == line["trained_params"] == line["missing_seeds"] == ""
             assert line["reason"] == TIED
-    assert line_of(terminal.render(table), "dtd (new)").count("n/a") == 5
+    assert line_of(written("terminal", table), "dtd (new)").count("n/a") == 5
 
 
 def test_it_is_no_hole_where_seeds_are_missing() -> None:
@@ -108,7 +107,7 @@ def test_differences(baseline: str) -> None:
     assert cell(table, "dtd (base)", other, 1).delta is not None
     for label in ("dtd (new)", "dtd (H)", "average (H)"):
         assert cell(table, label, other, 1).delta is None
-        text = terminal.render(table).split(f"{label}  difference", 1)[1]
+        text = written("terminal", table).split(f"{label}  difference", 1)[1]
         (line,) = [line for line in text.splitlines() if line.startswith(other)][:1]
         assert line.split() == [other, "n/a"]
     assert "no difference" not in "\n".join(table.notes)

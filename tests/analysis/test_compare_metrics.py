@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from fewshot_bench.analysis.formats import latex, markdown, terminal, tidy
 from fewshot_bench.analysis.table.build import Options, build
+from fewshot_bench.analysis.table.export import rows as table_rows
 from fewshot_bench.analysis.table.groups import group_of
 from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.record import Record
 from fewshot_bench.utils.errors import UsageError
-from tests.compare_records import halves, make, matrix, read_csv, run_compare, save
+from tests.compare_records import halves, make, matrix, read_csv, run_compare, save, written
 from tests.helpers import fsbench
 from tests.synthetic_store import fill
 
@@ -53,7 +53,7 @@ def test_lower_is_better_where_it_is(metric: str) -> None:
     records = [rated(name, **{metric: value}) for name, value in zip("abc", (3, 1, 2), strict=True)]
     table = build(records, Options(metric=metric, baseline="a", sort=metric))
     digits = METRICS[metric].digits
-    text = latex.render(table)
+    text = written("latex", table)
     assert rf"\textbf{{{1:.{digits}f}}}" in text
     assert rf"\underline{{{2:.{digits}f}}}" in text
     lines = [line for line in text.splitlines() if line[1:3] == " &"]
@@ -65,11 +65,11 @@ def test_lower_is_better_where_it_is(metric: str) -> None:
 def test_columns_are_chosen_and_ranked() -> None:
     records = [rated("a", ece=4, macro_f1=40), rated("b", ece=2, macro_f1=30)]
     table = build(records, Options(columns="ece,peak,macro_f1,top1"))
-    text = markdown.render(table)
+    text = written("markdown", table)
     assert "| method | 1-shot | ECE 1-shot | macro-F1 1-shot | peak MB |" in text
     assert "| a | **50.00** (n=1) | <u>4.00</u> (n=1) | **40.00** (n=1) | 101 |" in text
     assert "; expected calibration error in %, lower is better; macro-F1 in %" in text
-    only = terminal.render(build(records, Options(columns="trained")))
+    only = written("terminal", build(records, Options(columns="trained")))
     assert "billed" not in only
     assert "trained" in only
 
@@ -100,9 +100,9 @@ def test_every_output_is_sorted(sort: str, expected: list[str]) -> None:
         *(rated("c", shots=1, top1=70, ece=2), make("d", top1=None)),
     ]
     table = build(records, Options(sort=sort))
-    rows = read_csv(tidy.render_csv(table))
+    rows = read_csv(written("csv", table))
     assert list(dict.fromkeys(row["method"] for row in rows)) == expected
-    lines = terminal.render(table).splitlines()
+    lines = written("terminal", table).splitlines()
     assert [line[0] for line in lines if line[1:2] == " " and line[0] in "abcd"][:4] == expected
 
 
@@ -113,16 +113,16 @@ def test_curves_are_on_one_scale_per_data_set() -> None:
         for method, values in tops.items()
         for shots, top1 in zip((1, 2, 4), values, strict=True)
     ]
-    text = terminal.render(build([*records, make("z", shots=0)]))
+    text = written("terminal", build([*records, make("z", shots=0)]))
     assert "curve 10.00–80.00" in text
     lines = {line[0]: line for line in text.splitlines() if line[1:2] == " " and line[0] in "abcz"}
     assert "▁▅█" in lines["a"]
     assert "█▅·" in lines["b"]
     assert "▁·▁" in lines["c"]
     assert "▁" not in lines["z"]
-    assert "curve" not in terminal.render(build([make("a"), make("z", shots=0)]))
-    assert "curve" not in markdown.render(build(records))
-    assert "▁▅█" in markdown.render(build(records, Options(columns="curve")))
+    assert "curve" not in written("terminal", build([make("a"), make("z", shots=0)]))
+    assert "curve" not in written("markdown", build(records))
+    assert "▁▅█" in written("markdown", build(records, Options(columns="curve")))
 
 
 def test_latex_has_no_curves(store: Path) -> None:
@@ -138,10 +138,10 @@ def test_no_harmonic_mean_of_errors() -> None:
         for record in halves(method, "dtd", 1, 80.0, 60.0)
     ]
     assert {group_of(record.spec).scope for record in records} == {"base", "new"}
-    text = terminal.render(build(records, Options(metric="ece")))
+    text = written("terminal", build(records, Options(metric="ece")))
     assert "(H)" not in text
     assert "* no harmonic mean of base and new: it is one of accuracies, not of ece" in text
-    beside = markdown.render(build(records, Options(columns="ece")))
+    beside = written("markdown", build(records, Options(columns="ece")))
     part = beside[beside.index("(H)") :]
     assert "| a | **68.57** (n=1) | n/a |" in part
 
@@ -179,5 +179,5 @@ def test_records_without_a_digest_of_their_split_are_not_paired() -> None:
     records = [make(name, seed=seed) for name in ("coop", "zero-shot") for seed in (1, 2)]
     unknown = [dataclasses.replace(r, split={}) if r.spec.split_seed == 1 else r for r in records]
     for found, pairs in ((records, 2), (unknown, 1)):
-        (row, *_) = tidy.rows(build(found, Options(baseline="zero-shot")))
+        (row, *_) = table_rows(build(found, Options(baseline="zero-shot")))
         assert (row["method"], row["delta_n"]) == ("coop", pairs)

@@ -7,10 +7,10 @@ import re
 
 import pytest
 
-from fewshot_bench.analysis.formats import latex, markdown, terminal, tidy
+from fewshot_bench.analysis.formats import latex
 from fewshot_bench.analysis.table.build import build
 from fewshot_bench.analysis.table.model import AVERAGE
-from tests.compare_records import make, matrix, read_csv
+from tests.compare_records import make, matrix, read_csv, written
 
 FIRST = (
     "dataset,method,shots,n_seeds,top1_mean,top1_ci95,trained_params,billed_seconds,peak_memory_mb"
@@ -21,18 +21,18 @@ HOSTILE = r"a_b&c%d#e$f\g~h^i{j}k|l"
 def test_best_and_second_per_column() -> None:
     tops = {"a": 90.0, "b": 80.0, "c": 80.001, "d": 70.0}
     table = build([make(name, top1=top1) for name, top1 in tops.items()])
-    text = latex.render(table)
+    text = written("latex", table)
     assert r"\textbf{90.00}" in text
     assert text.count(r"\underline{80.00}") == 2
-    assert "<u>80.00</u>" in markdown.render(table)
-    styled = terminal.render(table, styled=True)
+    assert "<u>80.00</u>" in written("markdown", table)
+    styled = written("terminal", table, styled=True)
     assert "\x1b[1m90.00\x1b[0m" in styled
     assert "\x1b[4m80.00\x1b[0m" in styled
-    assert "textbf" not in latex.render(build([make()]))
+    assert "textbf" not in written("latex", build([make()]))
 
 
 def test_latex_escapes_hostile_names() -> None:
-    text = latex.render(build([make(HOSTILE, dataset=HOSTILE)]))
+    text = written("latex", build([make(HOSTILE, dataset=HOSTILE)]))
     escaped = latex.escape(HOSTILE)
     assert escaped == (
         r"a\_b\&c\%d\#e\$f\textbackslash{}g\textasciitilde{}h\textasciicircum{}i\{j\}k\textbar{}l"
@@ -44,7 +44,7 @@ def test_latex_escapes_hostile_names() -> None:
 
 
 def test_markdown_escapes_hostile_names() -> None:
-    text = markdown.render(build([make("a|b\n*c*<script>", dataset="`x`")]))
+    text = written("markdown", build([make("a|b\n*c*<script>", dataset="`x`")]))
     row = next(line for line in text.splitlines() if line.startswith(r"| a\|b"))
     assert len(re.findall(r"(?<!\\)\|", row)) == 6
     assert "<script>" not in text
@@ -52,7 +52,7 @@ def test_markdown_escapes_hostile_names() -> None:
 
 def test_csv_is_tidy_and_safe() -> None:
     table = build(matrix(methods=("=1+1", "+x", "-y", "@z", "ok,\"'")))
-    text = tidy.render_csv(table)
+    text = written("csv", table)
     assert text.startswith(FIRST + ",")
     lines = read_csv(text)
     assert len(lines) == 5 * 3 * 2
@@ -68,7 +68,7 @@ def test_csv_is_tidy_and_safe() -> None:
 
 def test_json_has_rows_and_meta() -> None:
     table = build(matrix(), columns=lambda records: {"carbon": float("nan"), "k": len(records)})
-    document = json.loads(tidy.render_json(table))
+    document = json.loads(written("json", table))
     assert ",".join(list(document["rows"][0])[:9]) == FIRST
     assert document["rows"][0]["k"] == 3
     assert document["rows"][0]["carbon"] is None
@@ -77,19 +77,19 @@ def test_json_has_rows_and_meta() -> None:
 
 def test_plugin_columns_are_shown() -> None:
     table = build(matrix(), columns=lambda records: {"joules|J": len(records)})
-    assert "joules|J" in terminal.render(table)
-    assert r"joules\|J" in markdown.render(table)
+    assert "joules|J" in written("terminal", table)
+    assert r"joules\|J" in written("markdown", table)
 
 
 def test_control_characters_do_not_reach_the_terminal() -> None:
-    assert "\x1b" not in terminal.render(build([make("evil\x1b[2J")]))
+    assert "\x1b" not in written("terminal", build([make("evil\x1b[2J")]))
 
 
 @pytest.mark.parametrize("width", [100, 120])
 def test_terminal_fits(width: int) -> None:
     methods = ("clip-lora", "coop", "linear-probe", "tip-adapter", "tip-adapter-f", "zero-shot")
     table = build(matrix(methods, [f"d{i}" for i in range(11)], (1, 2, 4, 8, 16)))
-    text = terminal.render(table, width=width)
+    text = written("terminal", table, width=width)
     assert max(map(len, text.splitlines())) <= width
     grid_rows = [line for line in text.splitlines() if line.startswith("tip-adapter-f ")]
     assert len(grid_rows) in (12, 24)
@@ -100,12 +100,12 @@ def test_terminal_fits(width: int) -> None:
 
 def test_titles_break_where_their_parts_end() -> None:
     spec = {"overrides": {"views": 1}, "options": {"views": 1}, "limit": 40}
-    shown = terminal.render(build([make("tip-adapter", **spec)]), width=50)
+    shown = written("terminal", build([make("tip-adapter", **spec)]), width=50)
     lines = [line.split("  ")[0].rstrip() for line in shown.splitlines()]
     start = lines.index("tip-adapter")
     assert lines[start + 1 : start + 3] == ["[views=1]", "(limited to 40)"]
     spec = {"overrides": {"rank": 16, "encoder": "vision"}, "options": {}}
-    shown = terminal.render(build([make("clip-lora", **spec)]), width=50)
+    shown = written("terminal", build([make("clip-lora", **spec)]), width=50)
     lines = [line.split("  ")[0].rstrip() for line in shown.splitlines()]
     start = lines.index("clip-lora")
     assert lines[start + 1 : start + 4] == ["[encoder=vision,", "rank=16]", ""]

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from fewshot_bench.analysis.formats import terminal, tidy
 from fewshot_bench.analysis.table.build import Options, build
+from fewshot_bench.analysis.table.export import rows as table_rows
 from fewshot_bench.api.record import Record
 from fewshot_bench.utils.errors import UsageError
-from tests.compare_records import make, run_compare, save
+from tests.compare_records import make, run_compare, save, written
 
 
 def own(method: str = "coop", **data: object) -> Record:
@@ -31,13 +31,13 @@ def test_own_data_is_said_and_stands_in_the_commands() -> None:
     data = {"classnames": ["x", "y"], "templates": ["my {}."], "holdout": 0.25}
     table = build([make(data=data), make("b", data=data), make("b", seed=2, data=data)])
     (digest,) = table.conditions["own data"]
-    assert f"own data {digest}" in terminal.render(table)
+    assert f"own data {digest}" in written("terminal", table)
     note = f"own data {digest}: dtd with own classnames, templates, holdout"
     assert any(line.startswith(note) for line in table.notes)
     (line,) = table.commands
     assert "--holdout 0.25 --templates 'my {}.' --classnames FILE" in line
     assert any("put their file in the place of FILE" in note for note in table.notes)
-    assert {row["own_data"] for row in tidy.rows(table)} == {digest, ""}
+    assert {row["own_data"] for row in table_rows(table)} == {digest, ""}
 
 
 def test_own_data_is_the_data_sets() -> None:

@@ -8,13 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from fewshot_bench.analysis.formats import latex, markdown, terminal, tidy
 from fewshot_bench.analysis.table.build import Options, build
 from fewshot_bench.analysis.table.model import Table
 from fewshot_bench.api.record import Record
 from fewshot_bench.cli.run import command as run_command
 from fewshot_bench.utils.errors import UsageError
-from tests.compare_records import cell, halves, inapplicable, make, read_csv, run_compare, save
+from tests.compare_records import (
+    cell,
+    halves,
+    inapplicable,
+    make,
+    read_csv,
+    run_compare,
+    save,
+    written,
+)
 
 IMAGENET_A, IMAGENET_R = "imagenet → imagenet-a", "imagenet → imagenet-r"
 
@@ -102,11 +110,11 @@ def test_baseline_in_transfers() -> None:
 
 def test_arrow_in_every_format() -> None:
     table = build(transfers())
-    assert r"imagenet $\rightarrow$ imagenet-a: top-1" in latex.render(table)
-    assert "→" not in latex.render(table)
-    assert f"### {IMAGENET_A}" in markdown.render(table)
-    assert terminal.render(table).startswith(IMAGENET_A)
-    line = read_csv(tidy.render_csv(table))[0]
+    assert r"imagenet $\rightarrow$ imagenet-a: top-1" in written("latex", table)
+    assert "→" not in written("latex", table)
+    assert f"### {IMAGENET_A}" in written("markdown", table)
+    assert written("terminal", table).startswith(IMAGENET_A)
+    line = read_csv(written("csv", table))[0]
     assert [line[name] for name in ("dataset", "scope", "fitted_on", "target")] == [
         IMAGENET_A,
         "transfer",

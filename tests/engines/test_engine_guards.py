@@ -19,8 +19,7 @@ from fewshot_bench.engines import process as workers
 from fewshot_bench.engines.base import EngineError, Settings
 from fewshot_bench.engines.label_process import Seat
 from fewshot_bench.engines.local import LocalEngine
-from fewshot_bench.engines.losses import Losses
-from fewshot_bench.engines.process import Slot, Worker
+from fewshot_bench.engines.process import RetryPolicy, Slot, Worker
 from fewshot_bench.engines.scheduling import Choice, by_fit
 from fewshot_bench.store.store import Store
 from tests.helpers import (
@@ -206,7 +205,7 @@ def ended_worker(todo: list[RunSpec]) -> Worker:
 
 
 def test_workers_that_hang_at_once_are_few() -> None:
-    losses = Losses(Settings())
+    losses = RetryPolicy(Settings())
     worker = ended_worker([])
     worker.ended = "hang"
     for _ in range(2):

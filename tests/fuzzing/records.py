@@ -6,16 +6,16 @@ import json
 from contextlib import suppress
 from pathlib import Path
 
+from fewshot_bench.analysis import formats
 from fewshot_bench.analysis.audit import rendered
 from fewshot_bench.analysis.audit.made import audit
-from fewshot_bench.analysis.formats import latex, markdown, terminal, tidy
 from fewshot_bench.analysis.table.build import Options, build
 from fewshot_bench.analysis.table.per_class import class_names
 from fewshot_bench.api.record import Record, digest_of_values
 from fewshot_bench.engines.progress import outcome
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import UsageError
-from tests.compare_records import make
+from tests.compare_records import make, written
 from tests.fuzzing.commands import assert_plain
 from tests.fuzzing.subject import Seed, Subject, seeds_in
 
@@ -93,18 +93,18 @@ def _compare(folder: Path, file: Path) -> bool:
         assert_plain(outcome(record))
         assert len(class_names([record], 2)) == 2
     found = audit(records)
-    for render in (rendered.render_terminal, rendered.render_markdown, rendered.render_csv):
-        assert_plain(render(found))
+    for form in ("terminal", "markdown", "csv"):
+        assert_plain(formats.render(rendered.document(found), form))
     for mixed in (False, True):
         options = Options(allow_mixed=mixed, store=str(folder))
         try:
             table = build([*records, GOOD, make("zero-shot")], options)
         except UsageError:
             continue
-        json.loads(tidy.render_json(table))
-        for module in (terminal, markdown, latex):
-            assert_plain(module.render(table))
-        assert_plain(tidy.render_csv(table) + tidy.render_json(table))
+        json.loads(written("json", table))
+        for form in ("terminal", "markdown", "latex"):
+            assert_plain(written(form, table))
+        assert_plain(written("csv", table) + written("json", table))
     return True
 
 

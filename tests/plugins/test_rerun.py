@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from fewshot_bench.api.record import Record, digest_of_values
-from fewshot_bench.cli.bug_report import variables
+from fewshot_bench.cli.env import variables
 from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session
 from fewshot_bench.store.store import Store

@@ -19,7 +19,7 @@ from fewshot_bench.images.cache_file import pack_description
 from fewshot_bench.splits.imported import imported_path
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.cache_dir import cache_root
-from tests.compare_records import make
+from tests.compare_records import make, written
 from tests.helpers import fsbench
 
 STEERING = "a\x1b[2J\x1b]0;x\x07\x9b1m\u202eb\u2028c\ud800"
@@ -44,15 +44,15 @@ def test_tables_do_not_steer_the_terminal(module: Any) -> None:
 
 def test_json_keeps_the_names_and_csv_replaces_them() -> None:
     table = build([make(STEERING)])
-    text = tidy.render_json(table)
+    text = written("json", table)
     assert not steers(text)
     assert json.loads(text)["rows"][0]["method"] == STEERING
-    assert not steers(tidy.render_csv(table))
+    assert not steers(written("csv", table))
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t=", "\r", " =", "\uff1d", "\n@"])
 def test_csv_cells_are_no_formulas(start: str) -> None:
-    text = tidy.render_csv(build([make(f"{start}cmd|' /C calc'!A0", f"{start}x")]))
+    text = written("csv", build([make(f"{start}cmd|' /C calc'!A0", f"{start}x")]))
     for row in csv.DictReader(io.StringIO(text)):
         for name in ("method", "dataset"):
             if row[name] != "average":
@@ -64,7 +64,7 @@ def test_csv_cells_are_no_formulas(start: str) -> None:
 @pytest.mark.parametrize("name", ["a;=1+1", "a; @x", "a;b;\uff1d1", 'a";"=1', "a;\t-1"])
 def test_csv_cells_are_no_formulas_where_semicolons_part_them(name: str) -> None:
     """As in German spreadsheets, and in lists that are joined by semicolons."""
-    text = tidy.render_csv(build([make(name)])) + tidy.write_csv([{"list": ["x", name[2:]]}], ())
+    text = written("csv", build([make(name)])) + tidy.write_csv([{"list": ["x", name[2:]]}], ())
     for row in csv.reader(io.StringIO(text), delimiter=";"):
         assert not [v for v in row if v.lstrip(' "').startswith(("=", "@", "-", "\uff1d"))], row
 

@@ -1,13 +1,20 @@
-"""The table as LaTeX with booktabs; all text is escaped."""
+"""Documents as LaTeX with booktabs; `write` is the entry, all text is escaped."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
-from fewshot_bench.analysis.formats.grid import BEST, SECOND, Entry, Grid
-from fewshot_bench.analysis.table.layout import closing, grids
-from fewshot_bench.analysis.table.model import Table
+from fewshot_bench.analysis.formats.document import (
+    BEST,
+    SECOND,
+    Document,
+    Entry,
+    Grid,
+    Item,
+    Line,
+    leading,
+)
 from fewshot_bench.utils.text import printable
 
 _ESCAPES = {
@@ -38,39 +45,36 @@ _NARROW = 6
 _BREAKS = re.compile(r"(?<=[|,;:/=])|(?<=\\textbar\{\})|(?=\\%)")
 
 
-def render(table: Table) -> str:
-    """One `table` float per grid; notes and commands follow as comments and small print."""
-    return write(grids(table), *closing(table))
-
-
-def write(found: Iterable[Grid], notes: Sequence[str] = (), commands: Sequence[str] = ()) -> str:
-    """Grids, notes and commands, wherever they are from."""
-    parts = [
-        PACKAGES,
-        *(_grid(grid) for grid in found),
-    ]
-    parts += [f"\\par\\noindent{{\\footnotesize {escape(note)}\\par}}" for note in notes]
-    parts += [f"% {printable(command)}" for command in commands]
+def write(shown: Document) -> str:
+    """Grids as floats, sentences as small print, commands as comments."""
+    grids = [grid for section in shown.sections for grid in section.grids]
+    parts = [PACKAGES, *([r"% and \usepackage{longtable}"] if any(g.groups for g in grids) else [])]
+    for section in shown.sections:
+        parts += [_item(item) for item in section.items]
+        parts += [_long(grid) if grid.groups else _float(grid) for grid in section.grids]
+    parts += [_small(note) for note in shown.notes]
+    parts += [f"% {printable(command)}" for command in shown.commands]
     return "\n".join(parts) + "\n"
 
 
-def write_paper(
-    found: Iterable[Grid],
-    notes: Sequence[str] = (),
-    commands: Sequence[str] = (),
-    *,
-    label: str = "",
-    caption: str = "",
-) -> str:
+def _item(item: Item) -> str:
+    return f"% {printable(' '.join(item.text.split()))}" if item.step else _small(item.text)
+
+
+def _small(text: str) -> str:
+    return f"\\par\\noindent{{\\footnotesize {escape(text)}\\par}}"
+
+
+def write_paper(shown: Document, *, label: str = "", caption: str = "") -> str:
     """Grids in the layout of papers: no small print; notes, commands and the signature as comments.
 
     label, caption: of the floats. Where there are several, the name of each is added.
     """
-    grids = list(found)
+    grids = [grid for section in shown.sections for grid in section.grids]
     several = len(grids) > 1
     parts = [PACKAGES]
-    parts += [f"% note: {printable(note)}" for note in notes]
-    parts += [f"% to run: {printable(command)}" for command in commands]
+    parts += [f"% note: {printable(note)}" for note in shown.notes]
+    parts += [f"% to run: {printable(command)}" for command in shown.commands]
     for grid in grids:
         name = re.sub(r"[^a-z0-9]+", "-", grid.name.lower()).strip("-")
         own = f"{caption.rstrip('.')} ({grid.name})" if several else caption.rstrip(".")
@@ -85,9 +89,6 @@ def _paper_float(grid: Grid, caption: str, label: str) -> str:
     numbers, costs = len(grid.shots), len(grid.costs)
     kind = "table*" if numbers + costs > _NARROW else "table"
     last = r"@{\hspace{1.5em}}c" if numbers > 1 else "c" * numbers
-    heads = [escape(grid.first), *map(escape, grid.shots), *map(escape, grid.costs)]
-    body = [_row([escape(line.title), *map(_entry, line.entries), *map(escape, line.costs)])
-            for line in grid.lines]  # fmt: skip
     return "\n".join(
         [
             rf"\begin{{{kind}}}",
@@ -96,13 +97,7 @@ def _paper_float(grid: Grid, caption: str, label: str) -> str:
             r"\setlength{\tabcolsep}{4pt}",
             rf"\caption{{{escape(caption)}.}}",
             *([rf"\label{{{label}}}"] if label else []),
-            rf"\begin{{tabular}}{{l{'c' * (numbers - 1)}{last}{'r' * costs}}}",
-            r"\toprule",
-            _row(heads),
-            r"\midrule",
-            *body,
-            r"\bottomrule",
-            r"\end{tabular}",
+            *_tabular(grid, f"l{'c' * (numbers - 1)}{last}{'r' * costs}"),
             f"% {printable(grid.footer)}",
             *([f"% signature: {printable(grid.signature)}"] if grid.signature else []),
             rf"\end{{{kind}}}",
@@ -130,28 +125,69 @@ def _escape_character(char: str) -> str:
     return char if char.isprintable() and ord(char) < 0x100 else "?"
 
 
-def _grid(grid: Grid) -> str:
-    columns = "l" + "c" * len(grid.shots) + "r" * len(grid.costs)
-    heads = [escape(grid.first), *map(escape, grid.shots), *map(escape, grid.costs)]
-    body = [_row([escape(line.title), *map(_entry, line.entries), *map(escape, line.costs)])
-            for line in grid.lines]  # fmt: skip
+def _float(grid: Grid) -> str:
     return "\n".join(
         [
             r"\begin{table}",
             r"\centering",
             rf"\caption{{{escape(grid.name)}: {escape(grid.caption)}.}}",
-            rf"\begin{{tabular}}{{{columns}}}",
-            r"\toprule",
-            _row(heads),
-            r"\midrule",
-            *body,
-            r"\bottomrule",
-            r"\end{tabular}",
+            *_tabular(grid, "l" + "c" * len(grid.shots) + "r" * len(grid.costs)),
             rf"\par\smallskip{{\footnotesize {escape(grid.footer)}\par}}",
             *_signature(grid.signature),
             r"\end{table}",
         ]
     )
+
+
+def _tabular(grid: Grid, columns: str) -> list[str]:
+    return [
+        rf"\begin{{tabular}}{{{columns}}}",
+        r"\toprule",
+        _row(map(escape, grid.heads)),
+        r"\midrule",
+        *(_line(line) for line in grid.lines),
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+
+
+def _long(grid: Grid) -> str:
+    """A `longtable`, since it may be longer than a page, with a rule between its groups."""
+    head = [r"\toprule", _row(map(escape, grid.heads)), r"\midrule"]
+    columns = "".join("l" if h in (grid.first, *grid.left) else "r" for h in grid.heads)
+    body: list[str] = []
+    for line, begins in zip(grid.lines, leading(grid.lines), strict=True):
+        body += [r"\midrule"] if begins and body else []
+        body.append(_line(line, blank=not begins))
+    return "\n".join(
+        [
+            rf"\begin{{longtable}}{{{columns}}}",
+            rf"\caption{{{escape(grid.name)}.}}\\",
+            *head,
+            r"\endfirsthead",
+            *head,
+            r"\endhead",
+            *body,
+            r"\bottomrule",
+            r"\end{longtable}",
+        ]
+    )
+
+
+def _line(line: Line, *, blank: bool = False) -> str:
+    texts = (
+        ["", "", *map(_cell, line.costs[1:])]
+        if blank
+        else [escape(line.title), *map(_entry, line.entries), *map(_cell, line.costs)]
+    )
+    return _row(texts)
+
+
+def _cell(text: str) -> str:
+    """Signed numbers have a minus sign, not a hyphen."""
+    if text[:1] in ("+", "-") and text[1:].replace(".", "").isdigit():
+        return f"${text}$"
+    return escape(text)
 
 
 def _signature(line: str) -> list[str]:

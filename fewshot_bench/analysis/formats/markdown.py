@@ -1,30 +1,25 @@
-"""The table as Markdown (GitHub's dialect)."""
+"""Documents as Markdown (GitHub's dialect); `write` is the entry, all text is escaped."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 
-from fewshot_bench.analysis.formats.grid import BEST, SECOND, Entry, Grid
-from fewshot_bench.analysis.table.layout import closing, grids
-from fewshot_bench.analysis.table.model import Table
+from fewshot_bench.analysis.formats.document import BEST, SECOND, Document, Entry, Grid, Section
 from fewshot_bench.utils.text import printable
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$!&])")
 
 
-def render(table: Table) -> str:
-    """One section per grid, then notes and commands; best bold, second underlined."""
-    return write(grids(table), *closing(table))
-
-
-def write(found: Iterable[Grid], notes: Sequence[str] = (), commands: Sequence[str] = ()) -> str:
-    """Grids, notes and commands, wherever they are from."""
-    parts = [_grid(grid) for grid in found]
-    if notes:
-        parts.append("\n".join(f"- {escape(note)}" for note in notes))
-    if commands:
-        parts.append("To run what is missing:\n\n" + _code(commands))
+def write(shown: Document) -> str:
+    """Headings, bullets, tables, then notes and commands."""
+    parts = [part for section in shown.sections for part in _section(section)]
+    if shown.notes:
+        parts.append(_bullets(shown.notes))
+    if shown.commands:
+        parts.append("To run what is missing:\n\n" + _code(shown.commands))
+    if shown.signature and shown.data:
+        parts.append(f"`{shown.signature}`")
     return "\n\n".join(parts) + "\n"
 
 
@@ -33,17 +28,37 @@ def escape(text: str) -> str:
     return _SPECIAL.sub(r"\\\1", printable(" ".join(text.split())))
 
 
-def _grid(grid: Grid) -> str:
-    heads = [escape(grid.first), *map(escape, grid.shots), *map(escape, grid.costs)]
-    lines = [_row(heads), _row(["---", *["---:"] * (len(heads) - 1)])]
+def _section(section: Section) -> Iterator[str]:
+    if section.title:
+        yield f"### {escape(section.title)}"
+    if section.items:
+        yield _bullets(item.text for item in section.items)
+    for grid in section.grids:
+        yield from _grid(grid, section.title)
+    if section.small:
+        yield escape(section.small)
+
+
+def _bullets(texts: Iterable[str]) -> str:
+    return "\n".join(f"- {escape(text)}" for text in texts)
+
+
+def _grid(grid: Grid, title: str) -> Iterator[str]:
+    if grid.name and grid.name != title:
+        yield f"### {escape(grid.name)}"
+    if grid.caption:
+        yield escape(grid.caption)
+    words = (grid.first, *grid.left)
+    aligned = ["---" if grid.prose or head in words else "---:" for head in grid.heads]
+    lines = [_row(map(escape, grid.heads)), _row(aligned)]
     for line in grid.lines:
         cells = [escape(line.title), *map(_entry, line.entries), *map(escape, line.costs)]
         lines.append(_row(cells))
-    rows = "\n".join(lines)
-    parts = [f"### {escape(grid.name)}", escape(grid.caption), rows, escape(grid.footer)]
+    yield "\n".join(lines)
+    if grid.footer:
+        yield escape(grid.footer)
     if grid.signature:
-        parts.append(_code([grid.signature], "text"))
-    return "\n\n".join(parts)
+        yield _code([grid.signature], "text")
 
 
 def _row(cells: Iterable[str]) -> str:

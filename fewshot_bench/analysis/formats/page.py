@@ -3,38 +3,45 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
-from fewshot_bench.analysis.formats.grid import BEST, SECOND, Entry, Grid, Line
-from fewshot_bench.analysis.formats.terminal import COMMANDS
-from fewshot_bench.analysis.table.layout import closing, grids
-from fewshot_bench.analysis.table.model import Table
+from fewshot_bench.analysis.formats.document import (
+    BEST,
+    SECOND,
+    Document,
+    Entry,
+    Grid,
+    Line,
+    Section,
+)
 from fewshot_bench.utils.text import printable
 
 _TAGS = {BEST: "b", SECOND: "u"}
 
 
-def render(table: Table) -> str:
-    """Grids, notes, commands and the signature as HTML."""
-    notes, commands = closing(table, COMMANDS)
-    return write(grids(table, curves=True), notes, commands, table.signatures.get("", ""))
-
-
-def write(
-    found: Iterable[Grid],
-    notes: Sequence[str] = (),
-    commands: Sequence[str] = (),
-    signature: str = "",
-) -> str:
-    """Grids, notes, commands and a signature, wherever they are from."""
-    parts = [part for grid in found for part in _grid(grid)]
-    if notes:
-        parts.append(f"<ul>{''.join(f'<li>{text(note)}</li>' for note in notes)}</ul>")
-    if commands:
-        parts.append(f"To run what is missing:<pre>{text_lines(commands)}</pre>")
-    if signature:
-        parts.append(f"<small><code>{text(signature)}</code></small>")
+def write(shown: Document) -> str:
+    """Sections, notes, commands and the signature."""
+    parts = [part for section in shown.sections for part in _section(section)]
+    if shown.notes:
+        parts.append(_listed(shown.notes))
+    if shown.commands:
+        parts.append(f"To run what is missing:<pre>{text_lines(shown.commands)}</pre>")
+    if shown.signature:
+        parts.append(f"<small><code>{text(shown.signature)}</code></small>")
     return f"<div>{''.join(parts)}</div>"
+
+
+def _section(section: Section) -> Iterator[str]:
+    if section.title:
+        yield f"<p><b>{text(section.title)}</b></p>"
+    if section.items:
+        yield _listed(item.text for item in section.items)
+    for grid in section.grids:
+        yield from _grid(grid)
+
+
+def _listed(texts: Iterable[str]) -> str:
+    return f"<ul>{''.join(f'<li>{text(one)}</li>' for one in texts)}</ul>"
 
 
 def text(value: str) -> str:
@@ -48,7 +55,7 @@ def text_lines(lines: Iterable[str]) -> str:
 
 
 def _grid(grid: Grid) -> Iterator[str]:
-    heads = "".join(f"<th>{text(head)}</th>" for head in (grid.first, *grid.shots, *grid.costs))
+    heads = "".join(f"<th>{text(head)}</th>" for head in grid.heads)
     rows = "".join(map(_row, grid.lines))
     yield f"<p><b>{text(grid.name)}</b> {text(grid.caption)}</p>"
     yield f"<table><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"

@@ -1,18 +1,24 @@
-"""The table for the terminal."""
+"""Documents for the terminal; `write` is the entry, no text in them steers it."""
 
 from __future__ import annotations
 
 import io
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import zip_longest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from fewshot_bench.analysis.formats.grid import BEST, SECOND, Entry, Grid
+from fewshot_bench.analysis.formats.document import (
+    BEST,
+    SECOND,
+    Document,
+    Entry,
+    Grid,
+    Section,
+    leading,
+)
 from fewshot_bench.analysis.signature import broken
-from fewshot_bench.analysis.table.layout import closing, grids
-from fewshot_bench.analysis.table.model import Table
 from fewshot_bench.utils.text import color_system, printable
 
 if TYPE_CHECKING:
@@ -22,57 +28,96 @@ if TYPE_CHECKING:
 
     Column = list[Text]
 
-COMMANDS = 8
 PLAIN_WIDTH = 120
 GAP = 2
 _BREAKS = re.compile(r"(?<=[ ,=])|(?=\[)")
 _STYLES = {BEST: "bold", SECOND: "underline"}
 
 
-def render(table: Table, *, styled: bool = False, width: int | None = None) -> str:
-    """The grids, notes and commands as text; `styled` adds the escape codes of a terminal."""
-    notes, commands = closing(table, COMMANDS)
-    line = table.signatures.get("", "")
-    return write(grids(table, curves=True), notes, commands, line, styled=styled, width=width)
+def write(shown: Document, *, styled: bool = False, width: int | None = None) -> str:
+    """Sections with a blank line between them, notes, commands, the signature."""
+
+    def draw(console: Console) -> None:
+        for index, section in enumerate(shown.sections):
+            if index:
+                console.print()
+            _print_section(console, section)
+        _print_closing(console, shown.notes, shown.commands)
+        for line in broken(clean(shown.signature), console.width):
+            console.print(_text(line, "dim"))
+
+    return printed(draw, styled=styled, width=width)
 
 
-def write(
-    found: Iterable[Grid],
-    notes: Sequence[str] = (),
-    commands: Sequence[str] = (),
-    signature: str = "",
+def printed(
+    draw: Callable[[Console], None],
     *,
     styled: bool = False,
     width: int | None = None,
+    truecolor: bool = False,
 ) -> str:
-    """Grids, notes, commands and a signature, wherever they are from."""
+    """Lines of text, as drawn on a console that takes all text as it is.
+
+    styled: with the escape codes of a terminal. truecolor: colors are blended.
+    """
     from rich.console import Console
-    from rich.text import Text
 
     buffer = io.StringIO()
+    colors: Any = color_system()
+    if truecolor:
+        colors = "truecolor" if styled and colors else None
     console = Console(
         file=buffer,
         width=width or _width(),
         force_terminal=styled,
-        no_color=True,
-        color_system=color_system(),
+        color_system=colors,
         highlight=False,
         markup=False,
         emoji=False,
         legacy_windows=False,
     )
-    listed = list(found)
-    for grid, following in zip_longest(listed, listed[1:]):
-        _print_grid(console, grid)
-        # What holds for several tables in a row is said once, after the last of them.
-        if following is None or following.footer != grid.footer:
-            console.print(Text(clean(grid.footer), style="dim"))
-        console.print()
-    _print_closing(console, notes, commands)
-    for line in broken(clean(signature), console.width):
-        console.print(Text(line, style="dim"))
+    draw(console)
     lines = buffer.getvalue().splitlines()
     return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def _text(text: str, style: str = "") -> Text:
+    from rich.text import Text
+
+    return Text(clean(text), style=style)
+
+
+def _print_section(console: Console, section: Section) -> None:
+    if section.title:
+        console.print(_text(section.title, "bold"))
+    for item in section.items:
+        if item.mark:
+            console.print(_hanging(item.mark, item.text, item.style))
+        else:
+            console.print(_text(item.text))
+    listed = list(section.grids)
+    if listed and section.items:
+        console.print()
+    for grid, following in zip_longest(listed, listed[1:]):
+        _print_grid(console, grid, section.title)
+        # What holds for several tables in a row is said once, after the last of them.
+        if grid.footer and (following is None or following.footer != grid.footer):
+            console.print(_text(grid.footer, "dim"))
+        if grid.footer:
+            console.print()
+    if section.small:
+        console.print(_text(section.small, "dim"))
+
+
+def _hanging(mark: str, text: str, style: str) -> RichTable:
+    """A sentence beside its mark, on as many lines as it needs."""
+    from rich.table import Table as RichTable
+
+    grid = RichTable.grid(padding=(0, 1))
+    grid.add_column(no_wrap=True)
+    grid.add_column(overflow="fold")
+    grid.add_row(_text(mark, style), _text(text))
+    return grid
 
 
 def _width() -> int:
@@ -80,10 +125,18 @@ def _width() -> int:
     return int(columns) if columns.isdigit() and int(columns) > 0 else PLAIN_WIDTH
 
 
-def _print_grid(console: Console, grid: Grid) -> None:
+def _print_grid(console: Console, grid: Grid, title: str) -> None:
     from rich.text import Text
 
-    console.print(Text.assemble((clean(grid.name), "bold"), f"  {clean(grid.caption)}"))
+    if grid.prose:
+        for line in grid.lines:
+            (state,) = line.entries
+            style = "red" if state.rank == BEST else "green"
+            mark = f"{line.title:>2} {state.short:<2}"
+            console.print(_hanging(mark, ": ".join(line.costs), style))
+        return
+    if grid.name != title:
+        console.print(Text.assemble((clean(grid.name), "bold"), f"  {clean(grid.caption)}"))
     for index, columns in enumerate(_blocks(grid, console.width)):
         if index:
             console.print()
@@ -102,6 +155,9 @@ def _columns(grid: Grid) -> tuple[list[Column], list[Column]]:
         [Text(clean(text)) for text in (head, *(line.costs[index] for line in grid.lines))]
         for index, head in enumerate(grid.costs)
     ]
+    for index, begins in enumerate(leading(grid.lines) if grid.groups else ()):
+        if not begins:
+            costs[0][index + 1] = Text("")
     return shots, costs
 
 
@@ -144,10 +200,14 @@ def _rich_table(grid: Grid, columns: Sequence[Column], width: int) -> RichTable:
     )
     table.add_column(clean(grid.first), overflow="fold", width=width)
     for column in columns:
-        table.add_column(column[0], justify="right", overflow="fold")
+        words = column[0].plain in grid.left
+        table.add_column(column[0], justify="left" if words else "right", overflow="fold")
+    begins = leading(grid.lines) if grid.groups else [True] * len(grid.lines)
     for index, line in enumerate(grid.lines):
         cells = [column[index + 1] for column in columns]
-        table.add_row(Text(_in_lines(clean(line.title), width)), *cells)
+        title = _in_lines(clean(line.title), width) if begins[index] else ""
+        ends = grid.groups and begins[index + 1 : index + 2] == [True]
+        table.add_row(Text(title), *cells, end_section=ends)
     return table
 
 
@@ -175,14 +235,12 @@ def _entry(entry: Entry) -> Text:
 
 
 def _print_closing(console: Console, notes: Sequence[str], commands: Sequence[str]) -> None:
-    from rich.text import Text
-
     for note in notes:
-        console.print(Text(f"* {clean(note)}"))
+        console.print(_text(f"* {note}"))
     if commands:
-        console.print(Text("To run what is missing:"))
+        console.print(_text("To run what is missing:"))
         for command in commands:
-            console.print(Text(f"  {clean(command)}"), soft_wrap=True)
+            console.print(_text(f"  {command}"), soft_wrap=True)
 
 
 def clean(text: str) -> str:

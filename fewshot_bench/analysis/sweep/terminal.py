@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from fewshot_bench.analysis.formats.terminal import printed
 from fewshot_bench.analysis.sweep.model import Cell, Panel, Sweep
-from fewshot_bench.utils.text import color_system, printable
+from fewshot_bench.utils.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -23,14 +23,12 @@ _SCALE = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 
 
 def render(sweep: Sweep, *, styled: bool = False, width: int = 120) -> str:
     """All panels, notes and the signature; `styled` adds the colors of a terminal."""
-    from rich.console import Console
+    return printed(lambda c: _print(c, sweep), styled=styled, width=width, truecolor=True)
+
+
+def _print(console: Console, sweep: Sweep) -> None:
     from rich.text import Text
 
-    buffer = io.StringIO()
-    console = Console(
-        file=buffer, width=width, force_terminal=styled, highlight=False, markup=False, emoji=False,
-        color_system="truecolor" if styled and color_system() else None,
-    )  # fmt: skip
     for group, shots in sweep.groups():
         low_high = sweep.range(group, shots)
         scale = f", {low_high[0]:.2f} to {low_high[1]:.2f}" if low_high else ""
@@ -45,7 +43,6 @@ def render(sweep: Sweep, *, styled: bool = False, width: int = 120) -> str:
         console.print(Text(f"* {printable(note)}"))
     console.print(Text(printable(sweep.told_conditions), style="dim"))
     console.print(Text(sweep.signature, style="dim"), soft_wrap=True)
-    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
 
 
 def _print_panel(

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-from fewshot_bench.analysis.formats.tidy import write_csv
+from fewshot_bench.analysis.formats.document import Document
 from fewshot_bench.analysis.sweep.model import Sweep
-from fewshot_bench.api.shots import plain
 from fewshot_bench.api.spec import TOY
 
 
@@ -37,13 +35,9 @@ def rows(sweep: Sweep) -> list[dict[str, Any]]:
     return found
 
 
-def render_csv(sweep: Sweep) -> str:
-    """The rows as CSV; what is missing is empty."""
-    return write_csv(rows(sweep), ())
-
-
-def render_json(sweep: Sweep) -> str:
+def document(sweep: Sweep) -> Document:
     """The rows, and `meta` about all of them."""
+    found = rows(sweep)
     meta = {
         "method": sweep.title,
         "metric": sweep.metric.name,
@@ -58,5 +52,4 @@ def render_json(sweep: Sweep) -> str:
         "notes": list(sweep.notes),
         "signature": sweep.signature,
     }
-    document = plain({"meta": meta, "rows": rows(sweep)})
-    return json.dumps(document, indent=1, allow_nan=False) + "\n"
+    return Document(rows=found, data={"meta": meta, "rows": found})

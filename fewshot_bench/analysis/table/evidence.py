@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator
 
-from fewshot_bench.analysis.formats.grid import MISSING, Grid, Line
+from fewshot_bench.analysis.formats.document import MISSING, Grid, Line
 from fewshot_bench.analysis.table.model import Table
 from fewshot_bench.analysis.table.significance import Detectable, Ranking, Significance, Standing
 from fewshot_bench.analysis.table.variation import Variation

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from fewshot_bench.analysis.formats.grid import (
+from fewshot_bench.analysis.formats.document import (
     BEST,
     INAPPLICABLE,
     MISSING,
     SECOND,
+    Document,
     Entry,
     Grid,
     Line,
@@ -28,6 +29,22 @@ from fewshot_bench.analysis.table.evidence import evidence
 from fewshot_bench.analysis.table.model import Cell, Group, Row, Table
 from fewshot_bench.api.metrics import Metric
 from fewshot_bench.utils.text import signed
+
+# Commands that a screen shows; others are counted.
+COMMANDS = 8
+
+
+def document(table: Table, form: str) -> Document:
+    """The table for a format of `formats.render`; screens show curves and fewer commands."""
+    if form in ("csv", "json"):
+        from fewshot_bench.analysis.table.export import FIRST, meta, rows
+
+        found = rows(table)
+        return Document(rows=found, heads=FIRST, data={"meta": meta(table), "rows": found})
+    screen = form in ("terminal", "html")
+    notes, commands = closing(table, COMMANDS if screen else None)
+    shown = list(grids(table, curves=screen))
+    return Document.of(shown, notes, commands, table.signatures.get("", ""))
 
 
 def grids(table: Table, *, curves: bool = False) -> Iterator[Grid]:

@@ -6,11 +6,19 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from fewshot_bench.analysis.formats.grid import Entry, Grid, Line
+from fewshot_bench.analysis.formats.document import Document, Entry, Grid, Item, Line, Section
 from fewshot_bench.analysis.table.columns import sorted_rows
 from fewshot_bench.analysis.table.evidence import evidence
-from fewshot_bench.analysis.table.layout import difference, marks, ranked_column, stars
+from fewshot_bench.analysis.table.layout import (
+    COMMANDS,
+    closing,
+    difference,
+    marks,
+    ranked_column,
+    stars,
+)
 from fewshot_bench.analysis.table.model import AVERAGE, Group, Row, Scope, Table
+from fewshot_bench.analysis.table.notes import RANGES
 
 _SCOPES: dict[Scope, str] = {
     "all": "",
@@ -57,6 +65,18 @@ def blocks(table: Table) -> Iterator[Block]:
                 ]
                 if own:
                     yield Block(shots, scope, (*own, *means[:1]), table.names.of(source))
+
+
+def document(table: Table, form: str, caption: str = "") -> Document:
+    """The table in this layout; of screens as `layout.document`."""
+    if form == "csv":
+        return Document(rows=paper_rows(table), heads=("shots", "part", "fitted_on", "method"))
+    notes, commands = closing(table, COMMANDS if form == "terminal" else None)
+    # Its numbers stand without intervals and ranges.
+    notes = [note for note in notes if note != RANGES]
+    grids = list(paper_grids(table))
+    head = [Section(items=[Item(caption)])] if caption else []
+    return Document((*head, Section(grids=grids)), notes, commands, table.signatures.get("", ""))
 
 
 def paper_grids(table: Table) -> Iterator[Grid]:

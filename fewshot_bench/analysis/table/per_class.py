@@ -9,9 +9,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.analysis.conditions import assign_rows
-from fewshot_bench.analysis.formats.grid import BEST, MISSING, SECOND, Entry, Grid, Line
-from fewshot_bench.analysis.formats.tidy import marks_of
+from fewshot_bench.analysis.formats.document import (
+    BEST,
+    MISSING,
+    SECOND,
+    Document,
+    Entry,
+    Grid,
+    Line,
+    Section,
+)
 from fewshot_bench.analysis.statistics.intervals import Estimate, estimate
+from fewshot_bench.analysis.table.export import marks_of, meta
 from fewshot_bench.analysis.table.model import Group, Row, Table
 from fewshot_bench.analysis.table.notes import toy_notes
 from fewshot_bench.api.record import Record
@@ -124,6 +133,14 @@ def class_names(records: Sequence[Record], classes: int) -> list[str]:
                 for label, name in enumerate(names)
             ]
     return [f"class {label}" for label in range(classes)]
+
+
+def document(found: ClassTable, before: Sequence[str] = ()) -> Document:
+    """The grids, and all scores for CSV and JSON. before: notes that stand first."""
+    notes, rows = (*before, *found.notes), class_rows(found)
+    about = meta(found.table) | {"metric": "accuracy of single classes", "notes": notes}
+    sections = (Section(grids=list(class_grids(found))),)
+    return Document(sections, notes, rows=rows, heads=HEADS, data={"meta": about, "rows": rows})
 
 
 def class_grids(found: ClassTable) -> Iterator[Grid]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fewshot_bench.analysis.formats.grid import INAPPLICABLE, MISSING
+from fewshot_bench.analysis.formats.document import INAPPLICABLE, MISSING
 from fewshot_bench.analysis.formats.style import MARKERS
 from fewshot_bench.analysis.statistics.intervals import Estimate
 from fewshot_bench.analysis.table.costs import COSTS

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fewshot_bench.analysis.formats.grid import MISSING
+from fewshot_bench.analysis.formats.document import MISSING
 from fewshot_bench.analysis.table.significance import SIGNED_RANK_FROM
 from fewshot_bench.plugins.report import text
 from fewshot_bench.plugins.report.board import NOTHING, line, plain_p

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +24,7 @@ from fewshot_bench.cli.completion import (
     suites,
 )
 from fewshot_bench.cli.engines import engine_options, take_engine
-from fewshot_bench.cli.files import terminal_width
+from fewshot_bench.cli.files import terminal_style
 from fewshot_bench.cli.filters import listed
 from fewshot_bench.cli.options import NAMES, NUMBERS, format_option
 from fewshot_bench.cli.running import TerminalReporter
@@ -192,7 +191,10 @@ def _reproduce(
             return code if code == INTERRUPTED else 0
     again = _again(ctx)
     report = _report(table, wanted, chosen, store, list(problems), again)
-    text = _render(report, form)
+    from fewshot_bench.analysis import formats
+    from fewshot_bench.plugins.reproduce.tables import document
+
+    text = formats.render(document(report), form, **terminal_style(None))
     click.echo(text.encode("utf-8", "backslashreplace").decode(), nl=False)
     return 1 if code == 1 or any(line.status == "failed" for line in report.lines) else 0
 
@@ -239,20 +241,6 @@ def _report(
     return dataclasses.replace(report, advice=steps)
 
 
-def _render(report: Report, form: str) -> str:
-    from fewshot_bench.plugins.reproduce import latex, tables
-
-    if form == "terminal":
-        return tables.render_terminal(report, _width())
-    writers = {
-        "markdown": tables.render_markdown,
-        "latex": latex.render,
-        "csv": tables.render_csv,
-        "json": tables.render_json,
-    }
-    return writers[form](report)
-
-
 def _records(folder: Path) -> list[Record]:
     """Records of the store; one that does not exist holds none. Damage is named on stderr."""
     from fewshot_bench.store.store import Store
@@ -287,11 +275,3 @@ def _again(ctx: click.Context) -> str:
         else:
             words += [flag, ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
     return shlex.join(words)
-
-
-def _width() -> int:
-    live = terminal_width(80)
-    if live is not None:
-        return live
-    columns = os.environ.get("COLUMNS", "")
-    return int(columns) if columns.isdigit() and int(columns) > 0 else 120

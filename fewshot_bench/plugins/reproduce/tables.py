@@ -1,24 +1,16 @@
-"""A report as text: terminal, Markdown, CSV, JSON."""
+"""A report as a document: paper, ours, difference, noise and verdict, line by line."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from fewshot_bench.analysis.formats.markdown import escape
-from fewshot_bench.analysis.formats.tidy import field
+from fewshot_bench.analysis.formats import document as doc
 from fewshot_bench.plugins.reproduce.model import WORDS, Line, Report
-from fewshot_bench.utils.text import printable, signed
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from fewshot_bench.utils.text import signed
 
 HEAD = ("method", "shots", "data set", "paper", "ours", "difference", "noise", "seeds", "verdict")
-NUMERIC = HEAD[3:8]
+WORDED = ("shots", "data set", "verdict")
 COLUMNS = (
     *("reproduction", "method", "shots", "dataset", "paper", "ours", "sd", "seeds", "difference"),
     *("noise", "ratio", "status", "verdict", "reason", "datasets", "datasets_of", "test_images"),
@@ -27,47 +19,47 @@ COLUMNS = (
 ABSENT = "–"
 
 
-def render_terminal(report: Report, width: int = 120) -> str:
-    """Everything, line by line; a row's name stands where it begins."""
-    from rich.console import Console
-    from rich.text import Text
-
-    buffer = io.StringIO()
-    console = Console(file=buffer, width=width, highlight=False, markup=False, emoji=False)
-    for text in opening(report):
-        console.print(Text(printable(text)))
-    console.print()
-    console.print(_rich_table(report.lines))
-    console.print()
-    for text in closing(report):
-        console.print(Text(printable(text)), soft_wrap=True)
-    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
-
-
-def render_markdown(report: Report) -> str:
-    """A section with one table (GitHub's dialect)."""
-    lines = [HEAD, ["---" if name not in NUMERIC else "---:" for name in HEAD]]
-    lines += [[escape(text) for text in row] for row in rows(report.lines)]
-    table = "\n".join(f"| {' | '.join(row)} |" for row in lines)
-    first, *before = opening(report)
-    below = "\n".join(f"- {escape(text)}" for text in [*before, *closing(report)])
-    return f"### {escape(first)}\n\n{table}\n\n{below}\n"
+def document(report: Report) -> doc.Document:
+    """Conditions, one table, counts and next steps; CSV has a line per cell and per mean."""
+    title, *before = opening(report)
+    found = [_values(report, line) for line in report.lines]
+    return doc.Document(
+        sections=(
+            doc.Section(title, [doc.Item(t) for t in before], [_grid(title, report.lines)]),
+            doc.Section(
+                items=[
+                    *(doc.Item(text) for text in closing(report)),
+                    *(doc.Item(text, step=True) for text in report.advice),
+                ]
+            ),
+        ),
+        rows=found,
+        heads=COLUMNS,
+        data={"meta": _meta(report), "rows": found},
+    )
 
 
-def render_csv(report: Report) -> str:
-    """One line per cell and per mean; empty where there is no number."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for line in report.lines:
-        values = _values(report, line)
-        writer.writerow({name: field(value) for name, value in values.items()})
-    return buffer.getvalue()
+def _grid(title: str, lines: Sequence[Line]) -> doc.Grid:
+    shown = tuple(doc.Line(line.method, (), tuple(_texts(line))) for line in lines)
+    first, *heads = HEAD
+    return doc.Grid(title, "", (), tuple(heads), shown, first=first, left=WORDED, groups=True)
 
 
-def render_json(report: Report) -> str:
-    """The lines as in the CSV, with null for what is missing, and `meta` about all of them."""
-    meta = {
+def _texts(line: Line) -> Iterator[str]:
+    """The texts of a line behind its method."""
+    yield str(line.shots)
+    yield f"mean of {line.over} of {line.of} sets" if line.average else line.dataset
+    yield ABSENT if line.paper is None else f"{line.paper:.{line.decimals}f}"
+    yield ABSENT if line.ours is None else f"{line.ours:.2f}"
+    yield ABSENT if line.difference is None else signed(line.difference)
+    yield ABSENT if line.noise is None else f"±{line.noise:.2f}"
+    yield str(line.seeds) if line.seeds else ABSENT
+    yield line.verdict
+
+
+def _meta(report: Report) -> dict[str, Any]:
+    """Facts of the whole table."""
+    return {
         "reproduction": report.name,
         "title": report.title,
         "sources": report.sources,
@@ -81,8 +73,6 @@ def render_json(report: Report) -> str:
         "cells": report.counts(averages=False),
         "means": report.counts(averages=True),
     }
-    found = [_values(report, line) for line in report.lines]
-    return json.dumps({"meta": meta, "rows": found}, indent=1, allow_nan=False) + "\n"
 
 
 def opening(report: Report) -> list[str]:
@@ -101,40 +91,7 @@ def closing(report: Report) -> list[str]:
         if counts:
             words = ", ".join(f"{n} {WORDS.get(status, status)}" for status, n in counts.items())
             lines.append(f"{title}: {words}")
-    return [*lines, *report.notes, *report.advice]
-
-
-def _rich_table(lines: Sequence[Line]) -> Table:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
-    for name in HEAD:
-        table.add_column(name, justify="right" if name in NUMERIC else "left", overflow="fold")
-    ends = [one.method != two.method or one.shots != two.shots for one, two in pairwise(lines)]
-    for row, end in zip(rows(lines, blank=True), [*ends, False], strict=True):
-        table.add_row(*(Text(printable(text)) for text in row), end_section=end)
-    return table
-
-
-def rows(lines: Sequence[Line], *, blank: bool = False) -> Iterator[list[str]]:
-    """The texts of each line; `blank` leaves out a method and shots that stand above."""
-    above: tuple[str, int] | None = None
-    for line in lines:
-        here = (line.method, line.shots)
-        names = ["", ""] if blank and here == above else [line.method, str(line.shots)]
-        above = here
-        yield [
-            *names,
-            f"mean of {line.over} of {line.of} sets" if line.average else line.dataset,
-            ABSENT if line.paper is None else f"{line.paper:.{line.decimals}f}",
-            ABSENT if line.ours is None else f"{line.ours:.2f}",
-            ABSENT if line.difference is None else signed(line.difference),
-            ABSENT if line.noise is None else f"±{line.noise:.2f}",
-            str(line.seeds) if line.seeds else ABSENT,
-            line.verdict,
-        ]
+    return [*lines, *report.notes]
 
 
 def _values(report: Report, line: Line) -> dict[str, Any]:

@@ -6,7 +6,6 @@ command warns of it at its end.
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -50,12 +49,12 @@ def run_finished(record: Record) -> None:
     troubles = []
     for name in switch.asked():
         try:
+            from fewshot_bench.plugins.trackers.backends import BACKENDS
             from fewshot_bench.plugins.trackers.contents import contents
 
-            module = importlib.import_module(f"fewshot_bench.plugins.trackers.{name}_tracker")
             folder = switch.folder() / name
             folder.mkdir(parents=True, exist_ok=True)
-            module.track(contents(record), folder)
+            BACKENDS[name](contents(record), folder)
         except (Exception, SystemExit) as error:
             troubles.append(f"{name}: {type(error).__name__}: {error}")
     for text in troubles:

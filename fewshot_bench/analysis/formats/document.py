@@ -1,0 +1,123 @@
+"""A document: what tables, audits and reproductions show, before any markup.
+
+A `Document` has sections of sentences and grids, then notes, commands and a signature, and beside
+them the tidy rows and data of CSV and JSON. `formats.render` writes it in every format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+MISSING = "—"
+INAPPLICABLE = "n/a"
+BEST, SECOND = 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One number as text, with the interval or range `around` it; `rank` is BEST, SECOND or 0,
+    `suffix` says what is special about it, `short` says the same where there is little room.
+    """
+
+    mean: str
+    around: str = ""
+    suffix: str = ""
+    rank: int = 0
+    short: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a grid: its numbers, and `costs`, the columns of one text each."""
+
+    title: str
+    entries: tuple[Entry, ...]
+    costs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """One table on the page: a group's values, its differences to the baseline, or tests of them.
+
+    `shots` are the heads of the numbers, `costs` those of the other columns, `first` that of the
+    titles; `left` those of columns of words. `signature` is the line that says how to compute it
+    again. prose: the last column is a sentence. groups: a line whose title and first cost are those
+    of the line above leaves them out, with a rule between groups; such a grid may be longer than a
+    page.
+    """
+
+    name: str
+    caption: str
+    shots: tuple[str, ...]
+    costs: tuple[str, ...]
+    lines: tuple[Line, ...]
+    footer: str = ""
+    first: str = "method"
+    signature: str = ""
+    left: tuple[str, ...] = ()
+    prose: bool = False
+    groups: bool = False
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """All heads."""
+        return (self.first, *self.shots, *self.costs)
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A sentence; `mark` stands before it in the terminal, in a `style` of its own.
+
+    step: whether it says what to do next, which is a comment in LaTeX.
+    """
+
+    text: str
+    mark: str = ""
+    style: str = ""
+    step: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A heading, sentences, then grids; `small` is small print below them."""
+
+    title: str = ""
+    items: Sequence[Item] = ()
+    grids: Iterable[Grid] = ()
+    small: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """Everything that a command shows.
+
+    commands: to run what is missing. signature: the line of all records. rows, heads: of the CSV,
+    and its columns where there is no row. data: of the JSON.
+    """
+
+    sections: Sequence[Section] = ()
+    notes: Sequence[str] = ()
+    commands: Sequence[str] = ()
+    signature: str = ""
+    rows: Sequence[Mapping[str, Any]] = ()
+    heads: Sequence[str] = ()
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        grids: Iterable[Grid],
+        notes: Sequence[str] = (),
+        commands: Sequence[str] = (),
+        signature: str = "",
+    ) -> Document:
+        """One section of grids."""
+        return cls((Section(grids=grids),), notes, commands, signature)
+
+
+def leading(lines: Sequence[Line]) -> list[bool]:
+    """Of the lines of a grid with groups: whether each begins one."""
+    keys = [(line.title, line.costs[:1]) for line in lines]
+    return [index == 0 or key != keys[index - 1] for index, key in enumerate(keys)]

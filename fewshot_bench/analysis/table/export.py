@@ -1,0 +1,215 @@
+"""A table as tidy rows and what is true of all of them: the content of CSV and JSON.
+
+`rows` and `meta` are the entries; `FIRST` are the columns that stand first, in this order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from fewshot_bench.analysis.conditions import OWN_DATA, data_digest, without_skipped
+from fewshot_bench.analysis.formats.tidy import finite
+from fewshot_bench.analysis.statistics.intervals import FEWEST, Estimate
+from fewshot_bench.analysis.table.columns import sorted_rows
+from fewshot_bench.analysis.table.costs import COSTS
+from fewshot_bench.analysis.table.model import Cell, Row, Table
+from fewshot_bench.api.metrics import PERCENT, Metric
+from fewshot_bench.api.spec import TOY
+
+FIRST = (
+    "dataset",
+    "method",
+    "shots",
+    "n_seeds",
+    "top1_mean",
+    "top1_ci95",
+    *(column.key for column in COSTS.values()),
+)
+_CONDITIONS = ("protocol", "val", "prompts", "backbone", "precision", "device", "limit", "weights")
+
+
+def rows(table: Table) -> list[dict[str, Any]]:
+    """All tidy rows with the same columns, those of `FIRST` first, the plug-ins' last."""
+    cells = [
+        cell
+        for group in table.groups
+        for row in sorted_rows(table, group)
+        for cell in table.line(group, row)
+        if cell.expected
+    ]
+    titles = list(dict.fromkeys(title for cell in cells for title in cell.extra))
+    lines = []
+    for cell in cells:
+        line = _row(table, cell)
+        for title in titles:
+            name = f"plugin_{title}" if title in line else str(title)
+            line[name] = finite(cell.extra.get(title))
+        lines.append(line)
+    return lines
+
+
+def _row(table: Table, cell: Cell) -> dict[str, Any]:
+    top1 = cell.estimates.get("top1")
+    shown = cell.estimates.get(table.metric)
+    spec = cell.row.spec
+    return {
+        "dataset": cell.group.name,
+        "method": cell.row.label,
+        "shots": cell.shots,
+        "n_seeds": shown.n if shown else 0,
+        "top1_mean": _mean(top1),
+        "top1_ci95": _half(top1),
+        **{column.key: _number(cell.costs.get(name)) for name, column in COSTS.items()},
+        "top1_n": top1.n if top1 else 0,
+        **_extremes("top1", top1),
+        **_other_metrics(table, cell),
+        "status": cell.status,
+        "seeds": [str(seed) for seed in cell.splits],
+        "missing_seeds": [str(seed) for seed in cell.missing_seeds],
+        "failed": cell.failed,
+        "errors": list(cell.errors),
+        "reason": cell.reason,
+        "marks": marks_of(cell.row),
+        "split_verified": cell.verified,
+        "short_classes": cell.short.classes,
+        "baseline": table.baseline,
+        "delta_metric": table.metric if table.baseline else None,
+        "delta_mean": _mean(cell.delta),
+        "delta_ci95": _half(cell.delta),
+        "delta_n": cell.delta.n if cell.delta else None,
+        **_extremes("delta", cell.delta),
+        **_tested(table, cell),
+        **{name: getattr(spec, name) for name in _CONDITIONS},
+        **_special(table, cell),
+    }
+
+
+def marks_of(row: Row) -> list[str]:
+    """What notes say under tables that have some."""
+    return [*row.marks, *(["toy backbone"] if row.spec.backbone == TOY else [])]
+
+
+def _tested(table: Table, cell: Cell) -> dict[str, Any]:
+    """The paired test behind a difference: over seeds and test images, data sets equally."""
+    contrast = table.significance.of(cell) if table.significance else None
+    found = contrast.result if contrast else None
+    return {
+        "test_difference": _number(found.difference) if found else None,
+        "test_low": _number(found.low) if found and found.bounded else None,
+        "test_high": _number(found.high) if found and found.bounded else None,
+        "test_p": found.p if found else None,
+        "test_p_holm": contrast.adjusted if contrast else None,
+        "test_conditional": found.conditional if found else None,
+        "test_seeds": found.seeds if found else None,
+    }
+
+
+def _other_metrics(table: Table, cell: Cell) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name in table.metrics:
+        if name != "top1":
+            value = cell.estimates.get(name)
+            found |= {name: _mean(value), f"{name}_ci95": _half(value)}
+            found[f"{name}_n"] = value.n if value else 0
+            found |= _extremes(name, value)
+    return found
+
+
+def _special(table: Table, cell: Cell) -> dict[str, Any]:
+    """What tells groups apart without reading their names, where not all are plain data sets."""
+    group = cell.group
+    found: dict[str, Any] = {}
+    if any(other.scope != "all" for other in table.groups):
+        found = {"scope": group.scope, "fitted_on": group.dataset, "target": group.target}
+    if OWN_DATA in table.conditions:
+        own = without_skipped(cell.own_data)
+        found["own_data"] = data_digest(own) if own else ""
+    return found
+
+
+def meta(table: Table) -> dict[str, Any]:
+    """What is true of all rows of a table."""
+    return {
+        "metric": table.metric,
+        "unit": _unit(table.main),
+        "metrics": {
+            name: {"title": m.title, "unit": _unit(m), "higher_is_better": m.higher_is_better}
+            for name, m in table.metrics.items()
+        },
+        "interval": (
+            f"95 % two-sided Student t over seeds, half-width; none of fewer than {FEWEST} seeds, "
+            "of which *_min and *_max are the range"
+        ),
+        "datasets": table.datasets,
+        "methods": [row.label for row in table.rows],
+        "shots": table.shots,
+        "seeds": [str(seed) for seed in table.seeds],
+        "conditions": {name: list(values) for name, values in table.conditions.items()},
+        "records": table.records,
+        "baseline": table.baseline,
+        **_evidence(table),
+        "signature": table.signature(table.seeds),
+        "signature_line": table.signatures.get("", ""),
+        "notes": table.notes,
+        "missing_commands": table.commands,
+    }
+
+
+def _evidence(table: Table) -> dict[str, Any]:
+    """What no single cell says: standings, ranks, detectable differences, variances."""
+    found = table.significance
+    told: dict[str, Any] = {}
+    if found is not None:
+        told["standings"] = [
+            {
+                "method": one.overall.row,
+                "shots": one.overall.shots,
+                "difference": one.overall.result.difference,
+                "low": one.overall.result.low,
+                "high": one.overall.result.high,
+                "p": one.overall.result.p,
+                "p_holm": one.overall.adjusted,
+                "conditional": one.overall.result.conditional,
+                "wins": one.wins,
+                "ties": one.ties,
+                "losses": one.losses,
+                "wilcoxon_p": one.signed_rank,
+                "datasets": one.overall.result.datasets,
+                "left_out": one.left_out,
+            }
+            for one in found.standings
+        ]
+        told["rankings"] = [dataclasses.asdict(one) for one in found.rankings]
+        told["detectable"] = [dataclasses.asdict(one) for one in found.detectable]
+    if table.variations:
+        told["variances"] = [dataclasses.asdict(one) for one in table.variations]
+    return told
+
+
+def _unit(metric: Metric) -> str:
+    return "percent" if metric.unit == PERCENT else metric.unit
+
+
+def _mean(value: Estimate | None) -> float | int | None:
+    return _number(value.mean) if value else None
+
+
+def _half(value: Estimate | None) -> float | int | None:
+    return _number(value.half) if value else None
+
+
+def _extremes(name: str, value: Estimate | None) -> dict[str, Any]:
+    """The seeds with the least and the most."""
+    return {
+        f"{name}_min": _number(value.least) if value else None,
+        f"{name}_max": _number(value.most) if value else None,
+    }
+
+
+def _number(value: float | None) -> float | int | None:
+    """Rounded to six decimals; whole numbers without a decimal point."""
+    if value is None:
+        return None
+    rounded = round(value, 6)
+    return int(rounded) if isinstance(value, int) and rounded == int(rounded) else rounded
