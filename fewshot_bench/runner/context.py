@@ -1,4 +1,4 @@
-"""What the harness lends a method during `fit`."""
+"""The context of a fit: named randomness, precision, notes and progress."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Declarations(NamedTuple):
-    """What a method noted and declared during `fit`."""
+    """Notes and selection that a method declared during `fit`."""
 
     notes: dict[str, Any]
     selection: dict[str, int]

@@ -46,7 +46,7 @@ class QueryBatches:
         self._method = method
 
     def limit(self, size: int, incidents: Incidents) -> int:
-        """How many queries come at once where a method asks for `size`."""
+        """The number of queries per batch for a method that asks for `size`."""
         self.asked = True
         smaller = max(1, size // self.parts)
         if smaller < size:
@@ -136,7 +136,7 @@ def _environment(fitted: Fitted, method: str) -> dict[str, Any]:
 
 
 def _stored_values(classifier: Classifier, method: str) -> int:
-    """How many values `tensors()` holds; ContractError when it is no mapping to tensors."""
+    """The number of values in `tensors()`; ContractError when it is no mapping to tensors."""
     kept = classifier.tensors()
     wrong = not isinstance(kept, Mapping) or any(not isinstance(t, Tensor) for t in kept.values())
     if wrong:

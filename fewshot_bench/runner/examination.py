@@ -1,4 +1,4 @@
-"""What passes between the process that holds query labels and the one that runs plug-in code.
+"""Contract between the process that holds query labels and the one that runs plug-in code.
 
 `Examination` is the contract, `examiner.Examiner` keeps it. Queries are numbers in a shuffled
 order: no label, id or path of a query is in a `CellLists`.
@@ -71,7 +71,7 @@ class Outcome:
 
 
 class Examination(Protocol):
-    """What the process that runs plug-in code asks for; see `Examiner`."""
+    """The label side, as the process that runs plug-in code sees it; see `Examiner`."""
 
     def cell(self, spec: RunSpec) -> CellLists:
         """The label spaces and lists of images of a cell."""

@@ -51,7 +51,7 @@ class Needs:
 
 
 def needs(cells: Sequence[RunSpec], datasets: Mapping[str, Dataset]) -> Needs:
-    """What these cells need; weights count where they are local files."""
+    """Disk and memory for these cells; weights count where they are local files."""
     sizes = {name: _size(dataset) for name, dataset in datasets.items()}
     disk = 0
     for cell in cells:
@@ -204,7 +204,7 @@ def _turned(name: str, count: int, total: int, ways: set[str]) -> str:
 
 
 def _unusable(name: str, dataset: Dataset, bad: Mapping[str, str]) -> str:
-    """What is wrong with images, and what mends it; classes that are lost as a whole first."""
+    """Problems of images with the next step; classes that are lost as a whole first."""
     lines = [f"{id}: {reason}" for id, reason in bad.items()]
     rest = len(lines) - UNREADABLE_SHOWN
     more = f"; and {rest} more" if rest > 0 else ""
@@ -225,7 +225,7 @@ def _below(dataset: Dataset) -> str:
 
 
 def _items(name: str, datasets: Mapping[str, Dataset], cells: Sequence[RunSpec]) -> list[Item]:
-    """What is checked of a data set that cells are fitted on, or evaluated on."""
+    """The images to check of a data set that cells are fitted on, or evaluated on."""
     pools = datasets[name].items()
     if sum(len(pool) for pool in pools.values()) <= ALL_CHECKED:
         return [item for pool in pools.values() for item in pool]

@@ -56,7 +56,7 @@ def imported_picks(
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What a person asked for; lists span the matrix. None means: as the protocol says."""
+    """The request of a person; lists span the matrix. None means: as the protocol has it."""
 
     methods: tuple[str | Configured, ...]
     datasets: tuple[str, ...]
@@ -234,7 +234,7 @@ def _target(name: str, request: Request) -> tuple[Dataset, str]:
 
 
 def revision_of(name: str, dataset: Dataset) -> str:
-    """What identifies the lists of a data set, as it stands in a specification."""
+    """Identity of the lists of a data set, for a specification."""
     from fewshot_bench.api.task import digest_of
 
     pools, card = dataset.items(), dataset.card()
@@ -248,7 +248,7 @@ def revision_of(name: str, dataset: Dataset) -> str:
 
 
 def weights_of(backbone: str) -> str:
-    """What identifies the weights of a backbone, as it stands in a specification."""
+    """Identity of the weights of a backbone, for a specification."""
     from fewshot_bench.backbones import loading
 
     loading.check(backbone)

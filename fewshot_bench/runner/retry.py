@@ -40,7 +40,7 @@ class Failure:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a device or the machine had no memory left."""
+    """True for an error of a device or a machine that had no memory left."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     text = str(error).casefold()

@@ -1,4 +1,7 @@
-"""What cells share in one process: backbones, decoded images and features."""
+"""A session: backbones, decoded images and features that cells share in one process.
+
+`Session.resolve` turns a specification into a `Cell`, once, for all that follows.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ class Cell:
 
     @property
     def inapplicable(self) -> str:
-        """Why a method cannot answer for the evaluated classes, where that is known before a fit.
+        """The reason why a method cannot answer for the evaluated classes, if known before a fit.
 
         Empty where it can, or where only its classifier can tell.
         """

@@ -1,4 +1,4 @@
-"""Who computes what: leases on shared work that end with their holder, without locks.
+"""Leases on shared work, which end with their holder, without locks.
 
 A lease is a file `claims/<key>.<generation>` that is created exclusively and touched while its
 holder lives. One that is not touched for its time, or whose process on this machine is gone, is
@@ -38,7 +38,7 @@ _UNKNOWN: dict[str, Any] = {"machine": "", "pid": 0, "started": 0.0, "run": "", 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lease: where its process is, which run it belongs to, and since which try.
+    """The holder of a lease: its process, the run that it belongs to, and its try.
 
     tries: which time this is that a process of the same run holds it, all others having died.
     """
@@ -78,7 +78,7 @@ class Leases:
 
     @property
     def folder(self) -> Path:
-        """Where all leases of the store are."""
+        """The folder with all leases of the store."""
         return self.store.path / FOLDER
 
     def claim(self, key: str) -> Lease | None:
@@ -128,7 +128,7 @@ class Leases:
         return Lease(key, path, holder)
 
     def is_free(self, key: str) -> bool:
-        """Whether nobody who lives holds `key`; False where the folder cannot be read now."""
+        """True when no live process holds `key`; False where the folder cannot be read now."""
         try:
             found = self._generations(key).values()
         except OSError:
@@ -192,7 +192,7 @@ class Leases:
 
     @staticmethod
     def _read(path: Path) -> Holder | None:
-        """Who holds a lease; None where the file has gone."""
+        """The holder in a file; None where the file has gone."""
         try:
             return _holder(json.loads(path.read_bytes()))
         except FileNotFoundError:

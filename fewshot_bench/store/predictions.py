@@ -63,7 +63,7 @@ class Queries:
 
 @dataclass(frozen=True)
 class Entry:
-    """What one cell's logits say. predictions: (n,) class indices; metrics: those computed."""
+    """Predictions of one cell, (n,) class indices, and the metrics computed from its logits."""
 
     queries: Queries
     predictions: np.ndarray
@@ -75,7 +75,7 @@ Pack = dict[str, Entry]
 
 
 def pack_file(store: Path, split: str) -> Path:
-    """Where the pack of a split lies; split: its digest, or any text in its place."""
+    """The path of the pack of a split; split: its digest, or any text in its place."""
     return store / OUTCOMES / f"{hashlib.sha256(split.encode()).hexdigest()[:32]}{SUFFIX}"
 
 
@@ -297,7 +297,7 @@ class Outcomes:
         return dataclasses.replace(record, metrics={**self._named(entry), **record.metrics})
 
     def _wanted(self, record: Record) -> list[Metric]:
-        """What the logits have to give: the metrics that the record does not state."""
+        """The metrics to compute from the logits: those that the record does not state."""
         every = (*METRICS.values(), *self.metrics)
         return [metric for metric in every if metric.name not in record.metrics]
 
@@ -317,7 +317,7 @@ class Outcomes:
         return entry if self._trusted[key] else None
 
     def _is_current(self, record: Record) -> bool:
-        """Whether the logits, if they are still there, are no younger than the pack."""
+        """True when the logits, if they are still there, are no younger than the pack."""
         pack = pack_file(self.store.path, _split(record))
         logits = self.store.file(record.spec.key()).with_suffix(".npz")
         try:
@@ -401,7 +401,7 @@ def _check(arrays: Mapping[str, np.ndarray], digest: str) -> None:
 
 
 def _agrees(record: Record, entry: Entry) -> bool:
-    """Whether predictions give the accuracy that the record states, if it states one."""
+    """True when predictions give the accuracy that the record states, if it states one."""
     stated, labels = record.metrics.get("top1"), entry.queries.labels
     if not isinstance(stated, int | float) or not len(labels):
         return True

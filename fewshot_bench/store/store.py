@@ -155,7 +155,7 @@ class Store:
             return None
 
     def complete(self, key: str) -> bool:
-        """Whether nothing is left to compute: done with its logits there, or inapplicable."""
+        """True when nothing is left to compute: done with its logits there, or inapplicable."""
         record = self.get(key)
         return record is not None and record.status != "failed"
 
@@ -206,7 +206,7 @@ class Store:
         return record
 
     def file(self, key: str) -> Path:
-        """Where the record of a key lies, whether it is there or not."""
+        """The path of the record of a key, which need not be there."""
         if not _KEY.fullmatch(key):
             raise StoreError(f"'{key}' is not a cell's key: expected 64 hexadecimal digits")
         return self.root / key[:2] / f"{key}.json"

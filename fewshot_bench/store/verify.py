@@ -53,7 +53,7 @@ class Cell:
 
     @property
     def missing(self) -> bool:
-        """Whether all that is wrong is that there are no logits, so that it counts as not done."""
+        """True when the only problem is that there are no logits, so that it counts as not done."""
         return self.problems == (MISSING,)
 
 
@@ -188,7 +188,7 @@ class Finding:
 
 @dataclass
 class Report:
-    """How many records of each status there are, and what was found."""
+    """Counts of records by status, and the findings."""
 
     statuses: Counter[str] = field(default_factory=Counter)
     splits: int = 0

@@ -23,7 +23,7 @@ _CLASSES = ("Tensor", "Generator")
 
 
 class Functions:
-    """What stands in watched modules and classes before plug-in code runs."""
+    """A snapshot of watched modules and classes before plug-in code runs."""
 
     def __init__(self) -> None:
         self._builtins = dict(_BUILTINS)
@@ -130,7 +130,7 @@ _DESCRIPTORS = (property, staticmethod, classmethod)
 
 
 def _by_its_owner(space: Any, old: Any, new: Any) -> bool:
-    """Whether a library wrapped a function of its own, as torch does with an optimizer's step."""
+    """True when a library wrapped a function of its own, as torch does with an optimizer's step."""
     code = getattr(new, "__code__", None)
     if code is None or getattr(new, "__wrapped__", None) is not old:
         return False

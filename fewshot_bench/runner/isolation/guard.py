@@ -52,7 +52,7 @@ LIMIT = 4000
 
 
 class Printed:
-    """What was written to stdout, shortened; whether the code inside `redirected` it itself."""
+    """Text written to stdout, shortened; `redirected`: the code inside replaced sys.stdout itself."""
 
     def __init__(self) -> None:
         self.text = ""
