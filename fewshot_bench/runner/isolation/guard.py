@@ -52,7 +52,7 @@ LIMIT = 4000
 
 
 class Printed:
-    """Text written to stdout, shortened; `redirected`: the code inside replaced sys.stdout itself."""
+    """Text written to stdout, shortened; `redirected`: the code inside replaced sys.stdout."""
 
     def __init__(self) -> None:
         self.text = ""
