@@ -272,5 +272,5 @@ def test_queries_are_shuffled_alike_everywhere(photos: Path) -> None:
     assert images[0].labels == images[1].labels == ()
     digests = [e.files(i).digests for e, i in zip((one, other), images, strict=True)]
     assert digests[0] == digests[1]
-    listed = Examiner().task(spec).train
+    listed = Examiner().cell(spec).train
     assert len(listed.labels) == listed.count == 2
