@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from fewshot_bench.analysis.table.cells import Columns
     from fewshot_bench.analysis.table.model import Table
-    from fewshot_bench.analysis.table.pairing import Answers
+    from fewshot_bench.analysis.table.significance import Answers
 
 Target = str | PathLike[str] | None
 

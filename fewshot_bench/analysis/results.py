@@ -204,7 +204,7 @@ class Results:
         stand in one table.
         """
         from fewshot_bench.analysis.table.build import Options
-        from fewshot_bench.analysis.table.costs import COSTS
+        from fewshot_bench.analysis.table.columns import COSTS
         from fewshot_bench.analysis.table.versions import Shown, current, newest, older_versions
 
         listed = columns if isinstance(columns, str | None) else ",".join(columns)

@@ -41,7 +41,7 @@ def command(
     from fewshot_bench.analysis import formats
     from fewshot_bench.analysis.audit.made import audit
     from fewshot_bench.analysis.audit.rendered import document
-    from fewshot_bench.cli.files import terminal_style, write_text
+    from fewshot_bench.cli.output import terminal_style, write_text
 
     records, notes, _ = chosen(store, filters)
     found = audit(records, notes)

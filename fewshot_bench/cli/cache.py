@@ -16,7 +16,7 @@ import click
 from fewshot_bench.api.spec import DEFAULT_STORE
 from fewshot_bench.cli.groups import LazyGroup
 from fewshot_bench.cli.options import NAMES
-from fewshot_bench.cli.say import say
+from fewshot_bench.cli.output import say
 from fewshot_bench.utils.cache_dir import DIGESTS, FEATURES, IMAGES, CacheFile
 from fewshot_bench.utils.errors import FsbenchError, UsageError, unknown
 from fewshot_bench.utils.text import size_text

@@ -15,7 +15,7 @@ from fewshot_bench.api.method_code import running_digest
 from fewshot_bench.api.method_rules import STATIC, BrokenRule, broken_rules, cannot_be_built
 from fewshot_bench.api.registry import registry
 from fewshot_bench.cli.completion import methods, one_of
-from fewshot_bench.cli.say import say
+from fewshot_bench.cli.output import say
 from fewshot_bench.runner import kit_results
 from fewshot_bench.runner.kit_results import KitResult
 from fewshot_bench.utils.errors import UsageError

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import click
 
 from fewshot_bench.analysis import formats
-from fewshot_bench.analysis.table.costs import COSTS
+from fewshot_bench.analysis.table.columns import COSTS
 from fewshot_bench.cli.completion import methods, one_of
-from fewshot_bench.cli.files import terminal_style, write_text
 from fewshot_bench.cli.filters import chosen_of, filter_options
 from fewshot_bench.cli.options import MetricName, format_option
+from fewshot_bench.cli.output import terminal_style, write_text
 from fewshot_bench.cli.paper import Paper, check_figure, paper_options, write_figure
 from fewshot_bench.cli.predictions import check_predictions, write_predictions
 from fewshot_bench.store.predictions import Outcomes

@@ -25,7 +25,7 @@ def command(ctx: click.Context, store: Path) -> None:
     hyper-parameters at their defaults, and compares them. Takes about two minutes on two cores.
     """
     from fewshot_bench.cli import compare
-    from fewshot_bench.cli.running import run_matrix
+    from fewshot_bench.cli.run import run_matrix
     from fewshot_bench.engines.choice import EngineChoice
     from fewshot_bench.engines.conditions import conditions_of
 

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from fewshot_bench.analysis.table.figure import FORMATS
-from fewshot_bench.cli.drawn import drawn
-from fewshot_bench.cli.files import terminal_style, write_bytes
+from fewshot_bench.cli.output import drawn, terminal_style, write_bytes
 from fewshot_bench.cli.predictions import check_file
 from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.extras import require

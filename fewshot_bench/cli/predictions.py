@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fewshot_bench.cli.files import replaced
+from fewshot_bench.cli.output import replaced
 from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.extras import require
 

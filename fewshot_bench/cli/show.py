@@ -16,7 +16,7 @@ from fewshot_bench.api.method_rules import broken_rules
 from fewshot_bench.api.registry import Entry, place_without_family, registry
 from fewshot_bench.cli.completion import backbones, datasets, engines, methods, one_of
 from fewshot_bench.cli.options import results_option
-from fewshot_bench.cli.say import say
+from fewshot_bench.cli.output import say
 from fewshot_bench.utils.errors import DataMissingError, unknown
 from fewshot_bench.utils.text import printable
 

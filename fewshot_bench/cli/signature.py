@@ -76,7 +76,7 @@ def cells_of(line: str) -> list[RunSpec]:
     """The cells that an `fsbench run` line computes here, as `fsbench run` would see them."""
     from fewshot_bench.cli.engines import take_engine
     from fewshot_bench.cli.run import command as run
-    from fewshot_bench.cli.running import request_of
+    from fewshot_bench.cli.run import request_of
     from fewshot_bench.engines.conditions import take_conditions
     from fewshot_bench.runner import request as plan
 

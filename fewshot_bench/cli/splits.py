@@ -20,7 +20,7 @@ from fewshot_bench.api.task import Split
 from fewshot_bench.cli.completion import datasets, one_of
 from fewshot_bench.cli.groups import LazyCommand, LazyGroup
 from fewshot_bench.cli.options import NUMBERS, SHOTS
-from fewshot_bench.cli.say import say
+from fewshot_bench.cli.output import say
 from fewshot_bench.splits.checks import check_digest
 from fewshot_bench.splits.draw import check_train, draw
 from fewshot_bench.splits.formats import ENDINGS, place, read_split_file, refuse_existing, text_of

@@ -17,7 +17,7 @@ from fewshot_bench.api.roots import data_roots
 from fewshot_bench.api.spec import DEFAULT_STORE, IMPORTED
 from fewshot_bench.api.split_file import coop_text, pools_from
 from fewshot_bench.cli.completion import datasets, one_of
-from fewshot_bench.cli.say import say
+from fewshot_bench.cli.output import say
 from fewshot_bench.cli.splits import PUBLISHED_PICKS, Subject, file_or_name, opened
 from fewshot_bench.splits import checks
 from fewshot_bench.splits.checks import check_digest, check_positions, mapped

@@ -19,7 +19,7 @@ from fewshot_bench.api.spec import DEFAULT_STORE
 from fewshot_bench.cli.filters import filter_options, matching, read_records
 from fewshot_bench.cli.groups import LazyGroup
 from fewshot_bench.cli.options import NAMES
-from fewshot_bench.cli.say import say
+from fewshot_bench.cli.output import say
 from fewshot_bench.utils.errors import DataMissingError, StoreError, UsageError, unknown
 from fewshot_bench.utils.text import MANY, size_text
 

@@ -1,32 +1,235 @@
-"""`fsbench sweep`: ablations of a method, run and drawn."""
+"""`fsbench sweep`: run a method under many options, and draw them.
+
+A sweep keeps its cells in a store of its own, apart from the results that tables are made of.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
+from fewshot_bench.analysis.table.versions import Shown, split_version, version_key
+from fewshot_bench.api.dataset_overrides import SKIPPED
 from fewshot_bench.api.defaults import AUTO
+from fewshot_bench.api.method_files import short
 from fewshot_bench.api.metrics import PERCENT, Metric
+from fewshot_bench.api.spec import NO_CLASSES, canonical_json
 from fewshot_bench.cli.completion import datasets, methods, one_of, several_of, suites
-from fewshot_bench.cli.drawn import drawn
 from fewshot_bench.cli.engines import RunCommand, take_engine
-from fewshot_bench.cli.files import terminal_width, write_bytes, write_text
+from fewshot_bench.cli.filters import listed, read_records
 from fewshot_bench.cli.options import NAMES, MetricName, format_option
+from fewshot_bench.cli.output import drawn, terminal_width, write_bytes, write_text
+from fewshot_bench.cli.run import INTERRUPTED, run_matrix
 from fewshot_bench.cli.run import command as run
-from fewshot_bench.cli.running import INTERRUPTED, run_matrix
-from fewshot_bench.cli.swept import chosen_records, own_store, sweep_axes, with_metric
 from fewshot_bench.engines.conditions import take_conditions
-from fewshot_bench.utils.errors import UsageError
+from fewshot_bench.runner.own_data import read_own_data
+from fewshot_bench.store.store import Store
+from fewshot_bench.utils.errors import DataMissingError, UsageError
 from fewshot_bench.utils.extras import require
+from fewshot_bench.utils.text import few, spelled_once
 
 if TYPE_CHECKING:
-    from fewshot_bench.analysis.sweep.model import Sweep
+    from fewshot_bench.analysis.sweep.model import Axis, Sweep
+    from fewshot_bench.api.metrics import Metric
+    from fewshot_bench.api.record import Record
+    from fewshot_bench.api.spec import RunSpec
+
+
+# The store of sweeps within a store of results.
+SWEEPS = "sweeps"
+Test = Callable[["RunSpec"], bool]
+
+
+@dataclass(frozen=True)
+class Axes:
+    """A method, the options that are swept, those with one value, and every configuration.
+
+    `configurations` are (version, options as canonical JSON), as they stand in records. version:
+    the one that was asked for in place of the installed one, known by its overrides; else empty.
+    """
+
+    method: str
+    swept: tuple[Axis, ...]
+    fixed: Mapping[str, Any]
+    configurations: frozenset[tuple[str, str]]
+    version: str = ""
+
+
+def sweep_axes(method: str, options: Sequence[str]) -> Axes:
+    """Options with their values, checked by the method; UsageError when none has several.
+
+    method: a name, or NAME@VERSION for results of a version that is not the installed one.
+    """
+    from fewshot_bench.analysis.sweep.model import Axis
+    from fewshot_bench.api.method import hyperparameters
+    from fewshot_bench.api.registry import registry
+    from fewshot_bench.runner.variants import expand_methods
+
+    known = registry()
+    method, version = split_version(method)
+    variants = expand_methods((method,), options, known)
+    if version in ("", variants[0].version):
+        version = ""
+    defaults = {field.name: field.default for field in hyperparameters(known.method_class(method))}
+    names = [option.partition("=")[0].strip().rpartition(".")[2] for option in options]
+    names = list(dict.fromkeys(name.replace("-", "_") for name in names))
+    values = {name: tuple(dict.fromkeys(v.options[name] for v in variants)) for name in names}
+    swept = tuple(Axis(n, found, defaults[n]) for n, found in values.items() if len(found) > 1)
+    if not swept:
+        raise UsageError(
+            f"nothing varies in {' '.join(options)}: expected an option with several values, such "
+            "as -o rank=1,2,4"
+        )
+    fixed = {n: found[0] for n, found in values.items() if len(found) == 1}
+    fixed = {name: value for name, value in fixed.items() if value != defaults[name]}
+    configurations = frozenset(
+        (version, canonical_json(dict(v.overrides)))
+        if version
+        else (v.version, canonical_json(dict(v.options)))
+        for v in variants
+    )
+    return Axes(variants[0].method, swept, fixed, configurations, version)
+
+
+def own_store(store: Path) -> Path:
+    """The store of a sweep, apart from the results that tables are made of."""
+    return store if store.name == SWEEPS else store / SWEEPS
+
+
+def _records(store: Path) -> list[Record]:
+    """Those of the sweeps in a store, and of the store itself, each cell once."""
+    folders = dict.fromkeys(folder for folder in (own_store(store), store) if folder.exists())
+    found: dict[str, Record] = {}
+    for folder in folders or (store,):
+        for record in read_records(Store(folder)) if len(folders) < 2 else listed(Store(folder)):
+            found.setdefault(record.spec.key(), record)
+    return list(found.values())
+
+
+def chosen_records(axes: Axes, values: Mapping[str, Any], given: set[str]) -> Shown:
+    """The records of these configurations that match the options that were given.
+
+    values: options of `fsbench run` by name, and `engines`; DataMissingError when there is none.
+    """
+    records = [r for r in _records(values["store"]) if r.spec.method == axes.method]
+    mine = [record for record in records if _belongs(record.spec, axes)]
+    tests = [test for name in sorted(given) for test in _tests(name, values)]
+    found = [record for record in mine if all(test(record.spec) for test in tests)]
+    if not found:
+        instead = _instead(axes, records, mine)
+        raise DataMissingError(
+            f"store '{values['store']}' has no result of this sweep: {instead}; run it "
+            "with --dataset NAMES, or name another --store"
+        )
+    return Shown(found, tuple(_others(axes, records)))
+
+
+def with_metric(records: Sequence[Record], metric: Metric, store: Path) -> list[Record]:
+    """The records with a plug-in's metric, where one of the two stores has their logits."""
+    from fewshot_bench.store.predictions import Outcomes
+
+    for folder in dict.fromkeys((own_store(store), store)):
+        records = Outcomes(Store(folder), [metric]).completed(records, [metric.name])
+    return list(records)
+
+
+def _others(axes: Axes, records: Sequence[Record]) -> Iterator[str]:
+    """A note on each version that is not drawn."""
+    here = {version for version, _ in axes.configurations}
+    counts = Counter(record.spec.method_version for record in records)
+    for version in sorted(set(counts) - here, key=version_key):
+        name = short(axes.method)
+        yield (
+            f"version {', '.join(here)} of {name} is drawn; the store has {counts[version]:,} "
+            f"records of version {version} (fsbench sweep {name}@{version} draws them)"
+        )
+
+
+def _instead(axes: Axes, records: Sequence[Record], mine: Sequence[Record]) -> str:
+    """Records of the store that match the request in part, or the method alone."""
+    if mine:
+        return f"{len(mine)} records of it, none under the other options given"
+    if not records:
+        return f"no record of {axes.method}"
+    here = {version for version, _ in axes.configurations}
+    other = sorted({record.spec.method_version for record in records} - here, key=version_key)
+    older = ""
+    if other:
+        step = f"fsbench sweep {axes.method}@{other[-1]} draws what is there"
+        older = f"; of version {', '.join(other)}, and here it is {', '.join(here)} ({step})"
+    labels = few(sorted({record.spec.label for record in records}))
+    return f"its {len(records)} records of {axes.method} have other options ({labels}){older}"
+
+
+def _belongs(spec: RunSpec, axes: Axes) -> bool:
+    options = canonical_json(dict(spec.overrides if axes.version else spec.options))
+    return (spec.method_version, options) in axes.configurations
+
+
+def _tests(name: str, values: Mapping[str, Any]) -> list[Test]:
+    """The test of a cell for an option of `fsbench run`."""
+    value: Any = values.get(name)
+    if name == "dataset":
+        names = _datasets(value)
+        return [lambda spec: spec.dataset in names]
+    if name == "classes" and NO_CLASSES in value:
+        return [lambda spec: bool(spec.target)]
+    if name in ("shots", "classes"):
+        return [lambda spec: getattr(spec, name) in value]
+    if name == "seeds":
+        return [lambda spec: spec.train_seed in value]
+    if name == "split_seed":
+        return [lambda spec: spec.split_seed == (spec.train_seed if value is None else value)]
+    if name == "transfer":
+        targets = _datasets(value or ())
+        return [lambda spec: not spec.target or spec.target in targets]
+    if name in ("backbone", "precision", "limit"):
+        return [lambda spec: getattr(spec, name) == value]
+    if name == "engines":
+        device = value.devices()[0].partition(":")[0]
+        return [lambda spec: spec.device == device]
+    if name == "protocol":
+        return _protocol(values)
+    if name in ("val", "prompts"):
+        return [lambda spec: getattr(spec, name) == value] if value else []
+    if name in ("classnames", "templates", "holdout"):
+        data = read_own_data(values["classnames"], values["templates"], values["holdout"])
+        return [lambda spec: {n: v for n, v in spec.data.items() if n != SKIPPED} == data]
+    if name == "skip_damaged" and not value:
+        return [lambda spec: SKIPPED not in spec.data]
+    return []
+
+
+def _datasets(names: Sequence[str]) -> set[str]:
+    """Those of suites one by one, and places as records spell them."""
+    from fewshot_bench.api.registry import registry
+
+    # Names that only the store knows are data sets too.
+    suites = registry().suites()
+    listed = {one for name in names for one in suites.get(name, [name])}
+    return listed | {spelled_once(name) for name in listed}
+
+
+def _protocol(values: Mapping[str, Any]) -> list[Test]:
+    """A preset stands for the sampling, the validation and the prompts."""
+    from fewshot_bench.api.spec import PRESETS
+
+    name = values["protocol"]
+    if name not in PRESETS:
+        return [lambda spec: spec.protocol == name]
+    sampling, val, prompts = PRESETS[name]
+    expected = (sampling, values["val"] or val, values["prompts"] or prompts)
+    return [lambda spec: (spec.protocol, spec.val, spec.prompts) == expected]
+
 
 FIGURES = (".svg", ".png", ".pdf")
 TEXTS = {".csv": "csv", ".json": "json"}

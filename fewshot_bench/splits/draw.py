@@ -89,6 +89,7 @@ def narrowed(spec: RunSpec, split: Split, classes: int, target: Pools | None = N
 def draw_all_classes(spec: RunSpec, pools: Pools, imported: Picks | None = None) -> Split:
     """The draw of a cell over all classes and test images, before `classes`, `target`, `limit`."""
     if imported is not None:
+        _check_policy(spec.val)
         lists = (*imported, pools.get("test", ()))
         return Split(spec.dataset, spec.revision, IMPORTED, spec.shots, spec.split_seed, *lists)
     return draw(
@@ -142,8 +143,7 @@ def _check_request(
 ) -> None:
     if protocol not in SAMPLERS:
         raise unknown("protocol", protocol, SAMPLERS, "fsbench run --help")
-    if val not in VALIDATION:
-        raise unknown("validation policy", val, VALIDATION, "fsbench run --help")
+    _check_policy(val)
     if shots < 1:
         raise UsageError(f"shots is {shots}: expected 1 or more (--shots 1,2,4,8,16)")
     if seed < 0:
@@ -157,6 +157,11 @@ def _check_request(
             f"data set '{dataset_name}' has no validation images, and validation policy '{val}' "
             "needs some (use --val none)"
         )
+
+
+def _check_policy(val: str) -> None:
+    if val not in VALIDATION:
+        raise unknown("validation policy", val, VALIDATION, "fsbench run --help")
 
 
 def _rest_of_train(dataset_name: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fewshot_bench.analysis.statistics.multiple import holm
+from fewshot_bench.analysis.statistics.intervals import holm
 from fewshot_bench.analysis.statistics.paired import compare_paired
 from fewshot_bench.analysis.statistics.ranks import average_ranks, friedman, signed_rank
 from fewshot_bench.analysis.table.build import build

@@ -1,4 +1,4 @@
-"""Holm and the rank tests against statsmodels, scipy, scikit-posthocs and Demsar's table."""
+"""Holm and the rank tests against statsmodels, scipy and Demsar's table."""
 
 from __future__ import annotations
 
@@ -7,21 +7,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-import scikit_posthocs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from fewshot_bench.analysis.statistics.multiple import holm
+from fewshot_bench.analysis.statistics.intervals import holm
 from fewshot_bench.analysis.statistics.ranks import (
     Wins,
     average_ranks,
     cliques,
     critical_difference,
     friedman,
-    nemenyi,
     signed_rank,
     wins,
 )
@@ -65,13 +63,6 @@ def test_friedman_of_two_methods_counts_signs() -> None:
     assert statistic == pytest.approx((3 - 1) ** 2 / 4)
 
 
-@given(tables.filter(lambda table: table.shape[1] < 5))
-@settings(max_examples=8)
-def test_nemenyi_is_scikit_posthocs(table: np.ndarray) -> None:
-    oracle = scikit_posthocs.posthoc_nemenyi_friedman(table).to_numpy()
-    assert nemenyi(table) == pytest.approx(oracle, **EXACT)
-
-
 # Demsar 2006, table 5(a): q at 5 % and 10 % for 2 to 10 classifiers.
 DEMSAR_5 = (1.960, 2.343, 2.569, 2.728, 2.850, 2.949, 3.031, 3.102, 3.164)
 DEMSAR_10 = (1.645, 2.052, 2.291, 2.459, 2.589, 2.693, 2.780, 2.855, 2.920)
@@ -94,12 +85,7 @@ def test_critical_differences_are_scipys(methods: int, alpha: float) -> None:
     assert critical_difference(methods, 11, alpha) == pytest.approx(expected, **EXACT)
 
 
-def test_at_the_critical_difference_nemenyis_p_is_alpha() -> None:
-    table = np.array([[3, 2, 1], [3, 2, 1], [3, 1, 2], [2, 3, 1]], dtype=float)
-    ranks = average_ranks(table)
-    p, cd = nemenyi(table), critical_difference(3, 4)
-    for i, j in itertools.combinations(range(3), 2):
-        assert (p[i, j] < 0.05) == (abs(ranks[i] - ranks[j]) > cd)
+def test_critical_difference_of_an_example() -> None:
     # Demsar 2006, section 3.2.2: four classifiers on 14 data sets, 1.25.
     assert critical_difference(4, 14) == pytest.approx(1.25, abs=0.005)
 
@@ -172,7 +158,7 @@ def test_wins_count_what_is_told_apart() -> None:
 
 @pytest.mark.parametrize("scores", [[1, 2, 3], [[1], [2]], [[1, float("nan")]]])
 def test_tables_with_gaps_or_of_another_shape_are_refused(scores: list[object]) -> None:
-    for test in (average_ranks, friedman, nemenyi):
+    for test in (average_ranks, friedman):
         with pytest.raises(UsageError, match=r"scores .*for ranks"):
             test(scores)
     with pytest.raises(UsageError, match="at least 2 methods"):

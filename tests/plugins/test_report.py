@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fewshot_bench.analysis.formats.style import Look
-from fewshot_bench.analysis.statistics.multiple import holm
+from fewshot_bench.analysis.statistics.intervals import holm
 from fewshot_bench.analysis.statistics.paired import compare_paired
 from fewshot_bench.api.metrics import measured
 from fewshot_bench.api.record import Record

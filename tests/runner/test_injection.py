@@ -7,13 +7,12 @@ import io
 import json
 import struct
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from fewshot_bench.analysis.formats import latex, markdown, terminal, tidy
+from fewshot_bench.analysis.formats import tidy
 from fewshot_bench.analysis.table.build import build
-from fewshot_bench.cli.say import say
+from fewshot_bench.cli.output import say
 from fewshot_bench.engines.progress import outcome
 from fewshot_bench.images.cache_file import pack_description
 from fewshot_bench.splits.imported import imported_path
@@ -31,11 +30,11 @@ def steers(text: str) -> set[str]:
     return {c for c in text if not c.isprintable() and c != "\n"}
 
 
-@pytest.mark.parametrize("module", [terminal, markdown, latex])
-def test_tables_do_not_steer_the_terminal(module: Any) -> None:
+@pytest.mark.parametrize("form", ["terminal", "markdown", "latex"])
+def test_tables_do_not_steer_the_terminal(form: str) -> None:
     records = [make(STEERING, STEERING, shots=shots) for shots in (1, 2)]
     table = build([*records, make("coop", STEERING, shots=1, seed=2)])
-    shown = module.render(table)
+    shown = written(form, table)
     # Such a name cannot be typed: it stands in a note, where a command would have been.
     assert not table.commands
     assert "no command can say the name" in " ".join(shown.split())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fewshot_bench.analysis.table.evidence import probability
+from fewshot_bench.analysis.table.layout import probability
 from fewshot_bench.utils.text import signed
 
 

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from fewshot_bench.analysis.statistics.effects import Spread
 from fewshot_bench.analysis.statistics.paired import error_of
-from fewshot_bench.analysis.statistics.quadrature import gauss_legendre
+from fewshot_bench.analysis.statistics.ranks import gauss_legendre
 from fewshot_bench.utils.errors import UsageError
 
 NORMAL = 1e5
 """Degrees of freedom above which Student's t is taken for normal: 1e-5 of the result."""
 TOLERANCE = 1e-10
-# What is left out of the chi distribution at either end, and of the normal one beyond so many.
-NEGLECTED, FARTHEST, NODES = 1e-15, 9.0, 100
+# The part of the chi distribution that is left out at either end.
+NEGLECTED = 1e-15
 # So many nodes are enough over the estimates of a standard error.
 ESTIMATES = 40
 
@@ -136,32 +136,14 @@ def _density(freedom: float, ratio: _Floats) -> _Floats:
 
 
 def _missed(freedom: float, level: float) -> Callable[[_Floats], _Floats]:
-    """The chances that a noncentral t lies within the test's limits, by its noncentrality (n,).
-
-    Integrated over the estimated standard error by the true one, which is chi / sqrt(freedom):
-    scipy's own noncentral t answers nan for some few degrees of freedom. (Its `quad` and `brentq`
-    would do, and take longer to import than a whole table takes.)
-    """
+    """The chances that a noncentral t lies within the test's limits, by its noncentrality (n,)."""
     from scipy import special
 
     limit = float(special.stdtrit(freedom, 1 - level / 2))
-
-    def given(shift: _Floats, ratio: _Floats) -> _Floats:
-        found: _Floats = special.ndtr(limit * ratio - shift) - special.ndtr(-limit * ratio - shift)
-        return found
-
     if freedom > NORMAL:
-        return lambda shifts: given(shifts, np.ones(1))
-    lowest, highest = _range(freedom)
-    nodes, weights = gauss_legendre(NODES)
-
-    def missed(shifts: _Floats) -> _Floats:
-        # Below and above these ratios the chance is 0 and 1.
-        start = np.maximum(lowest, (shifts - FARTHEST) / limit)
-        end = np.maximum(start, np.minimum(highest, (shifts + FARTHEST) / limit))
-        ratio = start[:, None] + (end - start)[:, None] * nodes
-        inside = (_density(freedom, ratio) * given(shifts[:, None], ratio)) @ weights
-        found: _Floats = (end - start) * inside + special.chdtrc(freedom, freedom * end**2)
-        return found
-
-    return missed
+        return lambda shifts: special.ndtr(limit - shifts) - special.ndtr(-limit - shifts)
+    # Far below the lower limit scipy has no number for a chance of less than 1e-20.
+    return lambda shifts: (
+        special.nctdtr(freedom, shifts, limit)
+        - np.nan_to_num(special.nctdtr(freedom, shifts, -limit))
+    )

@@ -7,7 +7,6 @@ nine decimals are ties, since means of equal numbers may differ by rounding.
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fewshot_bench.analysis.statistics.quadrature import gauss_legendre
 from fewshot_bench.utils.errors import UsageError
 
 DECIMALS = 9
@@ -76,27 +74,6 @@ def friedman(scores: ArrayLike) -> tuple[float, float]:
     sums = ranks.sum(axis=0) - datasets * (methods + 1) / 2
     statistic = float(sums @ sums) / variance
     return statistic, float(special.chdtrc(methods - 1, statistic))
-
-
-def nemenyi(scores: ArrayLike) -> NDArray[np.float64]:
-    """(methods, methods) p-values of Nemenyi's test for every two methods; 1 on the diagonal.
-
-    They are corrected for the number of pairs. Whether two methods differ depends on which others
-    are in the table (Benavoli et al. 2016): use it after `friedman`, for a picture, and
-    `paired.compare_paired` with `multiple.holm` for a claim about two methods.
-    """
-    from scipy import stats
-
-    table = _table(scores)
-    datasets, methods = table.shape
-    ranks = average_ranks(table)
-    gaps = np.abs(ranks[:, None] - ranks[None, :]) / _rank_error(datasets, methods)
-    found: NDArray[np.float64] = np.ones((methods, methods))
-    for i, j in itertools.combinations(range(methods), 2):
-        found[i, j] = found[j, i] = stats.studentized_range.sf(
-            gaps[i, j] * math.sqrt(2), methods, np.inf
-        )
-    return found
 
 
 def critical_difference(methods: int, datasets: int, alpha: float = 0.05) -> float:
@@ -210,3 +187,10 @@ def _range_beyond(width: float, methods: int) -> float:
     density = np.exp(-(highest**2) / 2) / math.sqrt(2 * math.pi)
     below = special.ndtr(highest) - special.ndtr(highest - width)
     return 1 - float(methods * 2 * FARTHEST * (weights @ (density * below ** (methods - 1))))
+
+
+@functools.cache
+def gauss_legendre(count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Nodes and weights (count,) of Gauss and Legendre's rule on the interval from 0 to 1."""
+    nodes, weights = np.polynomial.legendre.leggauss(count)
+    return (nodes + 1) / 2, weights / 2

@@ -1,9 +1,13 @@
-"""Records to the one table model: cells over seeds, averages over groups, differences."""
+"""Records to the one table: cells over seeds, averages over groups, differences.
+
+`build` is the entry; whatever must not stand in one table is refused before any number is made.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fewshot_bench.analysis.conditions import (
@@ -18,22 +22,34 @@ from fewshot_bench.analysis.conditions import (
 )
 from fewshot_bench.analysis.filters import method_names, place, split_list
 from fewshot_bench.analysis.signature import commands_of, signature_of
-from fewshot_bench.analysis.table.baseline import with_baseline
-from fewshot_bench.analysis.table.cells import Columns, extra_columns, own_cell, seed_of
+from fewshot_bench.analysis.statistics.intervals import Estimate, paired
+from fewshot_bench.analysis.table.cells import (
+    Columns,
+    average,
+    extra_columns,
+    harmonic,
+    own_cell,
+    seed_of,
+    without_counterpart,
+)
 from fewshot_bench.analysis.table.columns import check_columns
-from fewshot_bench.analysis.table.derived import average, harmonic, without_counterpart
-from fewshot_bench.analysis.table.groups import table_groups
-from fewshot_bench.analysis.table.missing import missing_cells
+from fewshot_bench.analysis.table.groups import Names, table_groups
 from fewshot_bench.analysis.table.model import Cell, Group, Row, Scope, Table
-from fewshot_bench.analysis.table.naming import Names
 from fewshot_bench.analysis.table.notes import notes
-from fewshot_bench.analysis.table.pairing import Answers, Places, Rows, by_place
-from fewshot_bench.analysis.table.significance import significance
-from fewshot_bench.analysis.table.variation import variations
+from fewshot_bench.analysis.table.significance import (
+    Answers,
+    Places,
+    Rows,
+    by_place,
+    significance,
+    variations,
+)
 from fewshot_bench.api.dataset_overrides import SKIPPED
 from fewshot_bench.api.image_facts import overlap_texts, overlaps
 from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.api.record import Record
+from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.utils.errors import UsageError, unknown
 
 Cells = dict[tuple[str, str, int], Cell]
 
@@ -239,3 +255,70 @@ def _row_extra(
             records = [record for record in members if record.spec.evaluated in names]
             found[group.label, label] = extra_columns(columns, records)
     return found
+
+
+def with_baseline(table: Table, name: str) -> Table:
+    """The table with a difference to the row `name` in every other cell that allows one."""
+    baseline = _find_row(table, name)
+    cells = dict(table.cells)
+    for key, cell in table.cells.items():
+        if cell.row is not baseline:
+            other = table.cell(cell.group, baseline, cell.shots)
+            reasons = [part.reason for part in (cell, other) if part.status == "inapplicable"]
+            cells[key] = dataclasses.replace(
+                cell,
+                delta=_difference(cell, other, table.metric),
+                no_delta="; ".join(dict.fromkeys(reasons)),
+            )
+    return dataclasses.replace(table, cells=cells, baseline=baseline.label)
+
+
+def _difference(cell: Cell, other: Cell, metric: str) -> Estimate | None:
+    ours, theirs = cell.series.get(metric, {}), other.series.get(metric, {})
+    same = {
+        seed: _is_known(split) and split == other.splits.get(seed)
+        for seed, split in cell.splits.items()
+    }
+    return paired(ours, theirs, same)
+
+
+def _is_known(split: Hashable) -> bool:
+    """Whether a record has a digest of its split, and all of them where a cell has several."""
+    return all(map(_is_known, split)) if isinstance(split, tuple) else bool(split)
+
+
+def _find_row(table: Table, name: str) -> Row:
+    found = [row for row in table.rows if row.label == name]
+    found = found or [row for row in table.rows if row.spec.method == name]
+    if len(found) == 1:
+        return found[0]
+    labels = [row.label for row in table.rows]
+    if not found:
+        raise unknown("baseline", name, labels, "expected a method of the table")
+    choices = ", ".join(f"'{row.label}'" for row in found)
+    raise UsageError(f"baseline '{name}' is not one row of the table: choose one of {choices}")
+
+
+def missing_cells(table: Table) -> Iterator[RunSpec]:
+    """What no record is there of, though the table has a place for it.
+
+    Without what a run finds out itself: revisions, and which picks were imported.
+    """
+    for cell in table.cells.values():
+        group = cell.group
+        if group.derived or not cell.expected:
+            continue
+        for seed in cell.missing_seeds:
+            yield replace(
+                cell.row.spec,
+                dataset=group.dataset,
+                target=group.target,
+                classes=group.scope if group.scope in ("base", "new") else "all",
+                shots=cell.shots,
+                split_seed=seed.split,
+                train_seed=seed.train,
+                data=cell.own_data,
+                revision="",
+                target_revision="",
+                picks="",
+            )

@@ -11,8 +11,7 @@ from typing import Any
 from fewshot_bench.analysis.conditions import OWN_DATA, data_digest, without_skipped
 from fewshot_bench.analysis.formats.tidy import finite
 from fewshot_bench.analysis.statistics.intervals import FEWEST, Estimate
-from fewshot_bench.analysis.table.columns import sorted_rows
-from fewshot_bench.analysis.table.costs import COSTS
+from fewshot_bench.analysis.table.columns import COSTS, sorted_rows
 from fewshot_bench.analysis.table.model import Cell, Row, Table
 from fewshot_bench.api.metrics import PERCENT, Metric
 from fewshot_bench.api.spec import TOY

@@ -11,9 +11,8 @@ from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.api.spec import RunSpec
 
 if TYPE_CHECKING:
-    from fewshot_bench.analysis.table.naming import Names
-    from fewshot_bench.analysis.table.significance import Significance
-    from fewshot_bench.analysis.table.variation import Variation
+    from fewshot_bench.analysis.table.groups import Names
+    from fewshot_bench.analysis.table.significance import Significance, Variation
 
 AVERAGE = "average"
 Status = Literal["done", "partial", "failed", "missing", "inapplicable"]
@@ -196,6 +195,6 @@ class Table:
 
 
 def _no_names() -> Names:
-    from fewshot_bench.analysis.table.naming import Names
+    from fewshot_bench.analysis.table.groups import Names
 
     return Names()

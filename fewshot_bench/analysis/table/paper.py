@@ -8,11 +8,11 @@ from typing import Any
 
 from fewshot_bench.analysis.formats.document import Document, Entry, Grid, Item, Line, Section
 from fewshot_bench.analysis.table.columns import sorted_rows
-from fewshot_bench.analysis.table.evidence import evidence
 from fewshot_bench.analysis.table.layout import (
     COMMANDS,
     closing,
     difference,
+    evidence,
     marks,
     ranked_column,
     stars,

@@ -1,24 +1,31 @@
-"""Whether rows differ from the baseline: paired tests on identical splits, one by one and in all.
+"""Differences of rows to the baseline, tested on identical splits, and where numbers vary from.
 
-Every number of shots is a family of its own: p-values over all data sets are adjusted over the
-rows (Holm 1979), those of single data sets over rows and data sets.
+`significance` and `variations` are the entries. Every number of shots is a family of its own:
+p-values over all data sets are adjusted over the rows (Holm 1979), those of single data sets over
+rows and data sets.
 """
 
 from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from fewshot_bench.analysis.table.model import Cell, Group, Row, Table
-from fewshot_bench.analysis.table.pairing import Answers, Places, by_seed, paired_spread
+from fewshot_bench.analysis.conditions import digest
+from fewshot_bench.analysis.table.cells import seed_of
+from fewshot_bench.analysis.table.model import Cell, Group, Row, Seed, Table
+from fewshot_bench.api.metrics import Metric
+from fewshot_bench.api.record import Record
+from fewshot_bench.utils.errors import UsageError
 
 if TYPE_CHECKING:
     from fewshot_bench.analysis.statistics.effects import Spread
     from fewshot_bench.analysis.statistics.paired import Comparison
+    from fewshot_bench.analysis.statistics.variance import Components
     from fewshot_bench.api.metrics import Metric
+    from fewshot_bench.store.predictions import Outcome
 
 LEVEL = 0.05
 # Over fewer data sets Wilcoxon's test cannot reach 5 %.
@@ -168,7 +175,7 @@ def _paired(
 
 def _single(found: Sequence[_Paired], shots: int) -> list[Contrast]:
     """Every row on every data set alone, as one family."""
-    from fewshot_bench.analysis.statistics.multiple import holm
+    from fewshot_bench.analysis.statistics.intervals import holm
     from fewshot_bench.analysis.statistics.paired import compare_spreads
 
     places = [(pair.row.label, label) for pair in found for label in pair.spreads]
@@ -183,7 +190,7 @@ def _single(found: Sequence[_Paired], shots: int) -> list[Contrast]:
 def _standings(
     metric: Metric, found: Sequence[_Paired], single: Sequence[Contrast], shots: int
 ) -> Iterator[Standing]:
-    from fewshot_bench.analysis.statistics.multiple import holm
+    from fewshot_bench.analysis.statistics.intervals import holm
     from fewshot_bench.analysis.statistics.paired import compare_spreads
     from fewshot_bench.analysis.statistics.ranks import signed_rank, wins
 
@@ -252,3 +259,116 @@ def _rankings(table: Table) -> Iterator[Ranking]:
         p = friedman(scores)[1]
         same = tuple(tuple(names[place] for place in clique) for clique in told)
         yield Ranking(shots, len(groups), tuple(names), tuple(values), p, critical, same)
+
+
+# What a record predicted, image by image; None where its logits are not there.
+Answers = Callable[[Record], "Outcome | None"]
+Rows = Mapping[str, tuple[Row, list[Record]]]
+# By the row's label, what was evaluated, and the shots.
+Places = Mapping[tuple[str, str, int], list[Record]]
+
+
+def paired_spread(
+    ours: Mapping[Seed, Record],
+    theirs: Mapping[Seed, Record],
+    answers: Answers,
+    metric: Metric,
+    dataset: str,
+) -> Spread | str:
+    """Ours minus theirs on one data set, over their common seeds, or why they cannot be paired.
+
+    Splits are identical where their digests are; a
+    method without shots has no support set, and is paired by its test images alone.
+    """
+    from fewshot_bench.analysis.statistics.effects import spread
+
+    mine, other, runs, queries = [], [], [], set()
+    for seed in sorted(ours.keys() & theirs.keys()):
+        one, two = ours[seed], theirs[seed]
+        if not _same_split(one, two):
+            continue
+        first, second = answers(one), answers(two)
+        if first is None or second is None:
+            continue
+        queries |= {first.queries.digest, second.queries.digest}
+        runs.append((seed.split, seed.train))
+        mine.append(scores(first, metric))
+        other.append(scores(second, metric))
+    if not mine:
+        return "no common seed with identical splits and logits"
+    if len(queries) > 1:
+        return "the test images differ between seeds or methods"
+    if len(mine[0]) < 2:
+        return "one test image says nothing about others"
+    return spread(mine, other, dataset, runs)
+
+
+def scores(outcome: Outcome, metric: Metric) -> Any:
+    """(images,) whose mean is a hundredth of the metric, as `statistics` takes all scores."""
+    return outcome.scores(metric) * (metric.scale / 100)
+
+
+def by_place(rows: Rows) -> Places:
+    """The records of every row, by what they were evaluated on and their shots."""
+    places: defaultdict[tuple[str, str, int], list[Record]] = defaultdict(list)
+    for label, (_, records) in rows.items():
+        for record in records:
+            places[label, record.spec.evaluated, record.spec.shots].append(record)
+    return dict(places)
+
+
+def by_seed(records: Sequence[Record]) -> dict[Seed, Record]:
+    """Finished records by their seeds."""
+    return {seed_of(record): record for record in records if record.status == "done"}
+
+
+def _same_split(one: Record, two: Record) -> bool:
+    return 0 in (one.spec.shots, two.spec.shots) or digest(one) == digest(two) != ""
+
+
+_OTHER_IMAGES = "the test images differ between seeds"
+
+
+@dataclass(frozen=True, slots=True)
+class Variation:
+    """The variances of one cell, or in `problem` why they cannot be told apart."""
+
+    row: str
+    group: str
+    shots: int
+    components: Components | None
+    problem: str = ""
+
+
+def variations(table: Table, places: Places, answers: Answers) -> Iterator[Variation]:
+    """Every cell with several support sets and several training seeds."""
+    from fewshot_bench.analysis.statistics.variance import components, sampling_variance
+
+    if table.main.scores is None:
+        return
+    for shots in table.shots:
+        for group in plain_groups(table, shots):
+            for row in table.rows:
+                records = by_seed(places.get((row.label, group.label, shots), ()))
+                if min(len({s.split for s in records}), len({s.train for s in records})) < 2:
+                    continue
+                if all(seed.split == seed.train for seed in records):
+                    # One training seed per support set: nothing is crossed.
+                    continue
+                found = {seed: answers(record) for seed, record in records.items()}
+                known = {seed: one for seed, one in found.items() if one is not None}
+                images = {seed: scores(outcome, table.main) for seed, outcome in known.items()}
+                values = {
+                    (seed.split, seed.train): 100 * float(one.mean())
+                    for seed, one in images.items()
+                }
+                if not known:
+                    continue
+                if len({one.queries.digest for one in known.values()}) > 1:
+                    yield Variation(row.label, group.label, shots, None, _OTHER_IMAGES)
+                    continue
+                try:
+                    sampling = sampling_variance(list(images.values()))
+                    yield Variation(row.label, group.label, shots, components(values, sampling))
+                except UsageError as error:
+                    yield Variation(row.label, group.label, shots, None, str(error))

@@ -23,7 +23,7 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.api.roots import DATA_VARIABLE, data_roots
 from fewshot_bench.cli.completion import datasets, several_of, suites
 from fewshot_bench.cli.options import NAMES
-from fewshot_bench.cli.say import say
+from fewshot_bench.cli.output import say
 from fewshot_bench.plugins.data import places
 from fewshot_bench.plugins.data.download import Progress, known_digests
 from fewshot_bench.plugins.data.prepare import (

@@ -15,9 +15,8 @@ import click
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.roots import DATA_VARIABLE, data_roots
 from fewshot_bench.cli.completion import datasets, several_of, suites
-from fewshot_bench.cli.files import terminal_width
 from fewshot_bench.cli.options import NAMES
-from fewshot_bench.cli.say import say
+from fewshot_bench.cli.output import say, terminal_width
 from fewshot_bench.plugins.data.checks import role_counts, slashed
 from fewshot_bench.plugins.data.status import Status, status_of
 from fewshot_bench.runner.isolation import contained

@@ -15,7 +15,7 @@ import click
 from fewshot_bench.api.registry import registry
 from fewshot_bench.cli.completion import datasets, several_of, suites
 from fewshot_bench.cli.options import NAMES
-from fewshot_bench.cli.say import say
+from fewshot_bench.cli.output import say
 from fewshot_bench.plugins.data.status import forget, passed, remember
 from fewshot_bench.plugins.data.verify import Progress, Report, as_csv, verify
 from fewshot_bench.runner.isolation import contained

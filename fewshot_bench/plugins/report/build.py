@@ -12,7 +12,7 @@ from typing import Any
 
 from fewshot_bench.analysis.audit.made import audit
 from fewshot_bench.analysis.formats.style import variables
-from fewshot_bench.analysis.table.baseline import with_baseline
+from fewshot_bench.analysis.table.build import with_baseline
 from fewshot_bench.analysis.table.model import Table
 from fewshot_bench.analysis.table.notes import toy_notes
 from fewshot_bench.api.record import Record

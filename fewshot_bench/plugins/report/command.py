@@ -8,10 +8,9 @@ import click
 
 from fewshot_bench.api.metrics import METRICS, PERCENT, Metric
 from fewshot_bench.cli.completion import methods, one_of
-from fewshot_bench.cli.files import write_text
 from fewshot_bench.cli.filters import chosen_of, filter_options
 from fewshot_bench.cli.options import MetricName, results_option
-from fewshot_bench.cli.say import say
+from fewshot_bench.cli.output import say, write_text
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.extras import require

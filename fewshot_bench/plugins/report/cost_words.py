@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fewshot_bench.analysis.table.costs import BILLED, COSTS
+from fewshot_bench.analysis.table.columns import BILLED, COSTS
 from fewshot_bench.analysis.table.model import Cell
 from fewshot_bench.plugins.report import text
 from fewshot_bench.plugins.report.headline import Contestant, Headline

@@ -8,8 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fewshot_bench.analysis.table.pairing import paired_spread
-from fewshot_bench.analysis.table.significance import LEVEL, SIGNED_RANK_FROM
+from fewshot_bench.analysis.table.significance import LEVEL, SIGNED_RANK_FROM, paired_spread
 from fewshot_bench.plugins.report.headline import Contestant, Headline
 from fewshot_bench.plugins.report.predictions import Predictions
 
@@ -104,7 +103,7 @@ def compared(headline: Headline, predictions: Predictions) -> Pairs:
     next, were found by looking at the same numbers. Only where there are too many pairs for that,
     the winner alone is compared.
     """
-    from fewshot_bench.analysis.statistics.multiple import holm
+    from fewshot_bench.analysis.statistics.intervals import holm
 
     if headline.group.scope == "H":
         return Pairs({}, 0, {}, "a harmonic mean has no value per image, so no paired test")

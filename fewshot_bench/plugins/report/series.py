@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fewshot_bench.analysis.formats.style import MOST
-from fewshot_bench.analysis.table.costs import BILLED, COSTS
+from fewshot_bench.analysis.table.columns import BILLED, COSTS
 from fewshot_bench.analysis.table.model import Group
 from fewshot_bench.plugins.report import text
 from fewshot_bench.plugins.report.figures import costs, curves

@@ -24,10 +24,10 @@ from fewshot_bench.cli.completion import (
     suites,
 )
 from fewshot_bench.cli.engines import engine_options, take_engine
-from fewshot_bench.cli.files import terminal_style
 from fewshot_bench.cli.filters import listed
 from fewshot_bench.cli.options import NAMES, NUMBERS, format_option
-from fewshot_bench.cli.running import TerminalReporter
+from fewshot_bench.cli.output import terminal_style
+from fewshot_bench.cli.run import TerminalReporter
 from fewshot_bench.engines.conditions import conditions_of_paper, precision_in
 from fewshot_bench.engines.matrix import INTERRUPTED, ThisCall, run_plan
 from fewshot_bench.utils.errors import UsageError, unknown

@@ -1,11 +1,12 @@
-"""Output of commands to a file or to the terminal."""
+"""Output of commands: lines that are safe on a terminal, files, figures and their warnings."""
 
 from __future__ import annotations
 
 import os
 import secrets
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypedDict
@@ -13,6 +14,12 @@ from typing import TypedDict
 import click
 
 from fewshot_bench.utils.errors import UsageError
+from fewshot_bench.utils.text import printable
+
+
+def say(text: str) -> None:
+    """Print text on stdout; characters that would steer the terminal are replaced."""
+    click.echo("\n".join(map(printable, text.split("\n"))))
 
 
 def write_text(path: Path | None, text: str) -> None:
@@ -76,3 +83,24 @@ def replaced(path: Path, option: str = "--output") -> Iterator[Path]:
 
 def _unwritten(path: Path, error: OSError, option: str) -> UsageError:
     return UsageError(f"cannot write '{path}': {error.strerror}; choose another file with {option}")
+
+
+# What matplotlib says of a character that its font does not have.
+GLYPH = "missing from font"
+
+
+def drawn(draw: Callable[[], bytes], suffix: str) -> bytes:
+    """The bytes that `draw` makes for a file with this ending."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        data = draw()
+    texts = dict.fromkeys(str(one.message) for one in caught if one.category is UserWarning)
+    lacking = [text for text in texts if GLYPH in text]
+    # In SVG text stays text, and who shows it has other fonts.
+    if lacking and suffix != ".svg":
+        text = f"{len(lacking)} characters are boxes in the figure, whose font lacks them"
+        click.echo(f"warning: {text}; draw to .svg", err=True)
+    for text in texts:
+        if text not in lacking:
+            click.echo(f"warning: {printable(text)}", err=True)
+    return data
