@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from fewshot_bench.analysis.audit.made import audit
+from fewshot_bench.analysis.audit.audit import audit
 from fewshot_bench.api.record import Record
 from tests.compare_records import matrix
 

@@ -71,7 +71,7 @@ def note_import(module: str) -> str:
 
 
 def is_edited(module: str) -> bool:
-    """Whether files of an imported module or package are other ones than when it was imported."""
+    """True when files of an imported module or package are other ones than when it was imported."""
     root = _root(module)
     return root is not None and note_import(module) != _digest(root)
 

@@ -46,11 +46,11 @@ class Option:
 
     @property
     def flag(self) -> bool:
-        """Whether it takes no value."""
+        """True when it takes no value."""
         return self.type is bool
 
     def problem(self) -> str:
-        """What is wrong with the declaration; empty if nothing is."""
+        """The fault of the declaration; empty if there is none."""
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
             return f"option {self.name!r}: expected a name such as max-jobs, without dashes before"
         if not callable(self.type):

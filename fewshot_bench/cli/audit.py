@@ -39,8 +39,7 @@ def command(
     Exit code: 0; 1 with --strict when there is a finding; 2 wrong usage, 3 store absent or empty.
     """
     from fewshot_bench.analysis import formats
-    from fewshot_bench.analysis.audit.made import audit
-    from fewshot_bench.analysis.audit.rendered import document
+    from fewshot_bench.analysis.audit.audit import audit, document
     from fewshot_bench.cli.output import terminal_style, write_text
 
     records, notes, _ = chosen(store, filters)

@@ -39,7 +39,7 @@ def terminal_width(least: int = 40) -> int | None:
 
 
 class Style(TypedDict):
-    """How text is written: with the escape codes of a terminal, and in how many columns."""
+    """Style of text: escape codes of a terminal or none, and columns."""
 
     styled: bool
     width: int | None

@@ -286,7 +286,7 @@ def _assigns(node: ast.stmt, name: str) -> bool:
 
 
 def _runs(code: types.CodeType, source: str, file: str) -> bool:
-    """Whether a source still has this code: a script may be edited while it runs."""
+    """True when a source still has this code: a script may be edited while it runs."""
     todo = [compile(source, file, "exec", dont_inherit=True)]
     while todo:
         one = todo.pop()

@@ -142,7 +142,7 @@ class Meter:
         _add(self._billed, self._stack[-1][0], cost)
 
     def work(self) -> dict[str, dict[str, int | None]]:
-        """Counts of encoder work in this cell, as billed and as computed here."""
+        """Encoder cost of this cell, as billed and as computed here."""
         billed = self.computed - self._cacheable + self._charges
         return {"billed": billed.counts(), "computed": self.computed.counts()}
 

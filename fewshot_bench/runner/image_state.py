@@ -21,7 +21,7 @@ SplitKey = tuple[Any, ...]
 
 
 class ImageState:
-    """Facts about images that records of a plan's cells would hold if they were made now.
+    """Image facts that records of a plan's cells would hold if they were made now.
 
     Files that are known by their stamps are not read. A data set that cannot tell whether a file
     changed (not `Stamped`) is left out: it is known by its revision alone. `problems` says by data
@@ -44,7 +44,7 @@ class ImageState:
         return {record.spec.key() for record in stating if self._differs(record)}
 
     def overlaps(self, cells: Sequence[RunSpec]) -> list[Overlap]:
-        """Number of test images that each cell is fitted on, where the data set can tell."""
+        """Per cell the number of test images among its training images, where known."""
         self._learn(cells)
         found = []
         for cell in cells:

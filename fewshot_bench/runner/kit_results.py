@@ -1,4 +1,4 @@
-"""Results of the conformance kit by the method's code, kept for the records of its cells.
+"""Results of the conformance kit by method code, kept for the records of its cells.
 
 A result belongs to one method and one state of its source: with another digest there is none.
 """
@@ -44,7 +44,7 @@ def kept(method: str, digest: str) -> KitResult | None:
 
 
 def of_record(method: str) -> dict[str, Any] | None:
-    """The entry `environment["kit"]` of a record; None for code without a result."""
+    """The `environment["kit"]` of a record; None for code without a result of the kit."""
     result = kept(method, str(registry().code(method)["digest"]))
     return None if result is None else asdict(result)
 

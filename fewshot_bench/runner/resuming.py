@@ -1,4 +1,4 @@
-"""Resuming: the cells of a plan that the store holds, and those that are left to compute.
+"""Resuming: cells of a plan that the store holds, and those to compute, again or at first.
 
 A record of a method whose code has been edited since is stale: its number is not that of the code
 that is installed. So is one of images whose files are other ones now.
@@ -34,11 +34,11 @@ class Code:
         return cls({name: source_digest(known.method_class(name)) for name in sorted(set(methods))})
 
     def is_other(self, record: Record) -> bool:
-        """True when other code computed a record, or it does not state which."""
+        """True when other code computed a record, or it does not say which."""
         return code_digest(record) != self.digests[record.spec.method]
 
     def about(self, records: Sequence[Record]) -> str:
-        """A warning about records that came in while a run went on; empty where all is well."""
+        """A remark on records that came in while a run went on; empty where all is well."""
         other = [record for record in records if self.is_other(record)]
         if not other:
             return ""
@@ -54,7 +54,7 @@ class Code:
 
 @dataclass(frozen=True)
 class Resume:
-    """The cells of a plan that are left, those that are there, and those that failed before.
+    """Cells of a plan that are left, that are done, and that failed before.
 
     stale: records of other code; changed: records of other images. Their cells are among `todo`, or
     with `keep_stale` among the rest.

@@ -90,7 +90,7 @@ def expand_methods(
 def _asked(
     requested: Iterable[str | Configured], known: Registry, left_out: dict[str, str]
 ) -> list[str | Configured]:
-    """The configurations to run, each name once."""
+    """The methods to run, each name once."""
     found: list[str | Configured] = []
     for one in requested:
         if one == "all":

@@ -36,7 +36,7 @@ def orphans(store: Store) -> Iterator[Path]:
 
 
 def is_orphan(logits: Path) -> bool:
-    """True when no record belongs to these logits, and none has for an hour."""
+    """True when no record speaks of these logits, and none has for an hour."""
     try:
         found = logits.stat()
     except OSError:
@@ -47,7 +47,7 @@ def is_orphan(logits: Path) -> bool:
 
 
 def _speaks_of_logits(path: Path) -> bool:
-    """True when a record has logits, or cannot be read."""
+    """True when a record has logits, or cannot be read to tell."""
     try:
         record = read_record(path)
     except FileNotFoundError:
@@ -58,7 +58,7 @@ def _speaks_of_logits(path: Path) -> bool:
 
 
 def temporary_files(store: Store) -> Iterator[Path]:
-    """Half-written files of processes that are gone, among records and picks."""
+    """Files that ended processes left half-written among records and picks."""
     folders = [store.path, store.root, store.path / OUTCOMES, *sorted_entries(store.path / FOLDER)]
     others = [entry for folder in folders if folder.is_dir() for entry in sorted_entries(folder)]
     for path in [*_files(store), *others]:

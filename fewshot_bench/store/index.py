@@ -74,7 +74,7 @@ class Index:
         self._new += 1
 
     def contradicts(self, file: Path, stamp: Stamp | None) -> bool:
-        """True when the entry differs from the file itself, under the same stamp."""
+        """True when it says something else of a file than the file itself, under the same stamp."""
         entry = self._known.get(_name(file))
         if entry is None or entry[0] != stamp:
             return False

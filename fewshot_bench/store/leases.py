@@ -1,4 +1,4 @@
-"""Leases on shared work, which end with their holder, without locks.
+"""Leases on shared work, without locks: a lease ends with the process that holds it.
 
 A lease is a file `claims/<key>.<generation>` that is created exclusively and touched while its
 holder lives. One that is not touched for its time, or whose process on this machine is gone, is
@@ -38,7 +38,7 @@ _UNKNOWN: dict[str, Any] = {"machine": "", "pid": 0, "started": 0.0, "run": "", 
 
 @dataclass(frozen=True)
 class Holder:
-    """The holder of a lease: its process, the run that it belongs to, and its try.
+    """The holder of a lease: machine and process, run, and number of the try.
 
     tries: which time this is that a process of the same run holds it, all others having died.
     """
@@ -78,7 +78,7 @@ class Leases:
 
     @property
     def folder(self) -> Path:
-        """The folder with all leases of the store."""
+        """The folder of the store's leases."""
         return self.store.path / FOLDER
 
     def claim(self, key: str) -> Lease | None:
@@ -128,7 +128,7 @@ class Leases:
         return Lease(key, path, holder)
 
     def is_free(self, key: str) -> bool:
-        """True when no live process holds `key`; False where the folder cannot be read now."""
+        """True when nobody who lives holds `key`; False where the folder cannot be read now."""
         try:
             found = self._generations(key).values()
         except OSError:
@@ -192,7 +192,7 @@ class Leases:
 
     @staticmethod
     def _read(path: Path) -> Holder | None:
-        """The holder in a file; None where the file has gone."""
+        """The holder of a lease; None where the file has gone."""
         try:
             return _holder(json.loads(path.read_bytes()))
         except FileNotFoundError:

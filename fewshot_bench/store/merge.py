@@ -23,7 +23,7 @@ HERE, THERE = "here", "there"
 
 
 def same_result(one: Cell, other: Cell) -> bool:
-    """True for equal logits, or equal metrics (that both state) of the same queries."""
+    """True when both have equal logits, or equal metrics (that both state) of the same queries."""
     if one.record.status != other.record.status:
         return False
     if one.arrays is None or other.arrays is None:
@@ -34,7 +34,7 @@ def same_result(one: Cell, other: Cell) -> bool:
 
 
 def same_metrics(one: Record, other: Record) -> bool:
-    """True when all metrics that both records state are equal."""
+    """True when all metrics are equal that both records state."""
     both = set(one.metrics) & set(other.metrics)
     return bool(both) and all(one.metrics[name] == other.metrics[name] for name in both)
 
@@ -94,7 +94,7 @@ OUTCOMES = (COPIED, REPLACED, EQUAL, KEPT, CONFLICT, UNUSABLE)
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The result of merging one cell, or the imported picks of one setting.
+    """The outcome of a merge for one cell, or for the imported picks of one setting.
 
     COPIED: it was absent. REPLACED: it took the place of a failed or damaged one. EQUAL: it is
     there. KEPT: the source's failed, and what is there did not. CONFLICT: both are done and differ.
@@ -183,7 +183,7 @@ def _cell(path: Path, destination: Store, dry_run: bool) -> Step:
 
 
 def _decided(theirs: Cell, target: Path) -> tuple[str, tuple[str, ...]]:
-    """The outcome for a cell; with REPLACED, lines name the problems of the one that is there.
+    """The outcome for a cell; lines with REPLACED: the faults of the record that is there.
 
     A newer version's file at the destination raises StoreError.
     """

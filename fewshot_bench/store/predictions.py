@@ -63,7 +63,7 @@ class Queries:
 
 @dataclass(frozen=True)
 class Entry:
-    """Predictions of one cell, (n,) class indices, and the metrics computed from its logits."""
+    """Predictions of one cell: (n,) class indices, and the metrics computed from its logits."""
 
     queries: Queries
     predictions: np.ndarray
@@ -75,7 +75,7 @@ Pack = dict[str, Entry]
 
 
 def pack_file(store: Path, split: str) -> Path:
-    """The path of the pack of a split; split: its digest, or any text in its place."""
+    """File of the pack of a split; split: its digest, or any text in its place."""
     return store / OUTCOMES / f"{hashlib.sha256(split.encode()).hexdigest()[:32]}{SUFFIX}"
 
 

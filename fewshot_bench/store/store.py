@@ -206,7 +206,7 @@ class Store:
         return record
 
     def file(self, key: str) -> Path:
-        """The path of the record of a key, which need not be there."""
+        """File of the record of a key, be it there or not."""
         if not _KEY.fullmatch(key):
             raise StoreError(f"'{key}' is not a cell's key: expected 64 hexadecimal digits")
         return self.root / key[:2] / f"{key}.json"

@@ -53,7 +53,7 @@ class Cell:
 
     @property
     def missing(self) -> bool:
-        """True when the only problem is that there are no logits, so that it counts as not done."""
+        """True when the only fault is that there are no logits: it counts as not done."""
         return self.problems == (MISSING,)
 
 
@@ -188,7 +188,7 @@ class Finding:
 
 @dataclass
 class Report:
-    """Counts of records by status, and the findings."""
+    """Numbers of records by status, and the findings."""
 
     statuses: Counter[str] = field(default_factory=Counter)
     splits: int = 0

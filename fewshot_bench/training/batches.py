@@ -30,7 +30,7 @@ def minibatches(
 
 
 def steps_per_epoch(count: int, size: int, *, drop_last: bool) -> int:
-    """How many batches `minibatches` yields."""
+    """The number of batches that `minibatches` yields."""
     return count // size if drop_last and count >= size else math.ceil(count / size)
 
 

@@ -25,7 +25,7 @@ Encode = Callable[[PromptPart], Tensor]
 def must_recompute(
     tower: ImageTower | TextTower | None, tokens: int, device: torch.device, parts: int = 1
 ) -> bool:
-    """Whether what a step keeps of `tokens` tokens for its backward pass takes too much memory.
+    """True when what a step keeps of `tokens` tokens for its backward pass takes too much memory.
 
     Then blocks are computed again in the backward pass, which changes no number. So they are where
     memory has run out before: with `RunContext.memory_parts` above 1.
@@ -39,7 +39,7 @@ def must_recompute(
 
 
 def chunks_for(parts: int) -> int:
-    """How many chunks a step is divided into; with two parts, recomputed blocks are enough."""
+    """The number of chunks of a step; with two parts, recomputed blocks are enough."""
     return max(1, parts // 2)
 
 

@@ -68,5 +68,5 @@ def once(folder: Path | None, entry: str) -> Iterator[None]:
 
 
 def is_waiting() -> bool:
-    """Whether this process is waiting for another one to give back a lock."""
+    """True when this process is waiting for another one to give back a lock."""
     return _waiting > 0

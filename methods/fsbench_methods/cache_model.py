@@ -62,7 +62,7 @@ class Cache:
 
 
 def _block(device: torch.device, row: int) -> int:
-    """How many queries fit into a block when each takes `row` elements."""
+    """The number of queries in a block when each takes `row` elements."""
     return max(1, BLOCKS.get(device.type, BLOCKS["other"]) // max(1, row))
 
 

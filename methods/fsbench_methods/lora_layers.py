@@ -17,7 +17,7 @@ Factors = Mapping[Site, tuple[Tensor, Tensor]]
 
 
 class Masks(Protocol):
-    """Where dropout masks come from."""
+    """A source of dropout masks."""
 
     @property
     def rate(self) -> float:
@@ -164,7 +164,7 @@ class LowRank:
         object.__setattr__(self, "_gain", self.scaling / kept)
 
     def adapts(self, site: Site) -> bool:
-        """Whether there is an update at `site`."""
+        """True when there is an update at `site`."""
         return site in self.factors
 
     def add(self, sites: Sequence[Site], x: Tensor, product: Tensor) -> Tensor:
@@ -248,7 +248,7 @@ def tower_sites(
 
 
 def layers_at(position: str, depth: int) -> range:
-    """Which of `depth` layers a position name means (CLIP-LoRA loralib/utils.py:10-39).
+    """Layers of `depth` that a position name means (CLIP-LoRA loralib/utils.py:10-39).
 
     Halves are the paper's Up and Bottom. `top`, `middle` and `bottom` are thirds (4 of 12 layers),
     `top3` the last three; at any depth at least one layer.
@@ -268,7 +268,7 @@ def layers_at(position: str, depth: int) -> range:
 
 @dataclass(frozen=True)
 class PartMasks:
-    """What `whole` draws for all sequences, of which a part takes its rows.
+    """The rows of a part, from the masks that `whole` draws for all sequences.
 
     tokens, sequences: rows of the whole, before and after pooling; rows, pooled: the part's.
     """

@@ -132,7 +132,7 @@ class LoraModel:
         class_features: Tensor,
         adapter: LowRank,
     ) -> Tensor:
-        """What some images of a batch add to its loss."""
+        """The share of some images of a batch in its loss."""
         tokens = self.vision.tokens if self.vision else 1
         mine = for_images(adapter, chunk, len(batch), tokens)
         logits = self.logits(batch[chunk], class_features, mine)

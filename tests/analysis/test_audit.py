@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 
+from fewshot_bench.analysis.audit.audit import audit
 from fewshot_bench.analysis.audit.hazards import HAZARDS
-from fewshot_bench.analysis.audit.made import audit
 from fewshot_bench.api.record import Record
 from tests.audit_records import changed, complete, coop, fair, respec, said
 from tests.compare_records import inapplicable, make
@@ -147,12 +147,11 @@ def test_one_method_with_options_per_data_set_is_a_finding() -> None:
 
 def test_notes_say_what_methods_did() -> None:
     chosen = {"footprint": {"selection": {"configurations": 200, "labels": 188}}}
-    records = changed(coop, **chosen, environment={"load": 9.0}, digests={})
+    records = changed(coop, **chosen, environment={"load": 9.0})
     notes = " ".join(said(records, "note"))
     assert "coop compared 200 configurations on 188 validation labels" in notes
     assert "no validation labels were used by zero-shot" in notes
     assert "times of a busy machine (more load than processors): 6 cells" in notes
-    assert "without a digest, so that a change would not be seen: 6 cells" in notes
     assert "no zero-shot result under the same prompts: custom on dtd" in " ".join(
         said(fair(("coop",)), "note")
     )

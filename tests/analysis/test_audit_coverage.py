@@ -7,8 +7,7 @@ import dataclasses
 import pytest
 
 from fewshot_bench.analysis import formats
-from fewshot_bench.analysis.audit.made import audit
-from fewshot_bench.analysis.audit.rendered import document
+from fewshot_bench.analysis.audit.audit import audit, document
 from fewshot_bench.api.record import Record
 from tests.analysis.test_audit import changed, complete, coop, fair, said
 from tests.compare_records import make, matrix

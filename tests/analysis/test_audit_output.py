@@ -11,8 +11,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from fewshot_bench.analysis import formats
-from fewshot_bench.analysis.audit.made import audit
-from fewshot_bench.analysis.audit.rendered import document
+from fewshot_bench.analysis.audit.audit import audit, document
 from tests.audit_records import complete, fair, respec
 from tests.compare_records import make, save
 from tests.helpers import fsbench

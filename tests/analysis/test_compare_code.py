@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from fewshot_bench.analysis.audit.made import audit
+from fewshot_bench.analysis.audit.audit import audit
 from fewshot_bench.analysis.filters import select
 from fewshot_bench.analysis.sweep.made import build as build_sweep
 from fewshot_bench.analysis.sweep.model import Axis

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fewshot_bench.analysis.statistics.intervals import estimate
 from fewshot_bench.analysis.statistics.paired import compare_paired
-from fewshot_bench.plugins.reproduce.noise import half_width, parts, spread
+from fewshot_bench.plugins.reproduce.judge import half_width, parts, spread
 from tests.compare_records import make, read_csv, run_compare, save
 
 TOP1 = {("coop", 1): 23.92, ("coop", 2): 38.98, ("tip", 1): 22.0, ("tip", 2): 30.0}

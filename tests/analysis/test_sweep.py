@@ -19,7 +19,7 @@ from PIL import Image
 from fewshot_bench.analysis.signature import parse
 from fewshot_bench.analysis.sweep.made import build
 from fewshot_bench.analysis.sweep.model import Axis
-from fewshot_bench.analysis.sweep.terminal import render
+from fewshot_bench.analysis.sweep.render import render
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.runner.variants import expand_methods

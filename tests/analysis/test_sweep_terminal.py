@@ -8,7 +8,7 @@ import pytest
 
 from fewshot_bench.analysis.sweep.made import build
 from fewshot_bench.analysis.sweep.model import Axis, Sweep
-from fewshot_bench.analysis.sweep.terminal import render
+from fewshot_bench.analysis.sweep.render import render
 from tests.compare_records import make
 
 RANKS = tuple(range(1, 25))

@@ -35,7 +35,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> fb.Results:
 
 
 def numbers(results: fb.Results) -> dict[str, Any]:
-    """What cells are, by key, with their metrics."""
+    """Cells by key, with their metrics."""
     return {record.spec.key(): (record.spec, record.metrics) for record in results}
 
 

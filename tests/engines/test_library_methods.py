@@ -141,7 +141,7 @@ def own(cell: Cell, body: str) -> type:
 
 
 def given(name: str) -> Any:
-    """What the method that a reference names gives, as a worker imports it."""
+    """The result of the method that a reference names, as a worker imports it."""
     return registry().method_class(name)().fit(None, None, None)
 
 

@@ -7,8 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from fewshot_bench.analysis import formats
-from fewshot_bench.analysis.audit import rendered
-from fewshot_bench.analysis.audit.made import audit
+from fewshot_bench.analysis.audit import audit as rendered
+from fewshot_bench.analysis.audit.audit import audit
 from fewshot_bench.analysis.table.build import Options, build
 from fewshot_bench.analysis.table.per_class import class_names
 from fewshot_bench.api.record import Record, digest_of_values

@@ -217,9 +217,11 @@ def test_example_images_are_shown_where_the_data_is(tmp_path: Path) -> None:
     store.create()
     for method in ("coop", "maple"):
         logits = np.eye(2, dtype=np.float32)[1 - labels]
-        store.write(
-            compare_records.make(method, name, top1=0.0), logits, labels, [i.id for i in items]
-        )
+        record = compare_records.make(method, name, top1=0.0)
+        names = {item.label: item.classname for item in items}
+        split = {**record.split, "classnames": [names[0], names[1]]}
+        record = dataclasses.replace(record, split=split)
+        store.write(record, logits, labels, [i.id for i in items])
     without = Page(report(tmp_path, tmp_path / "s"))
     assert not without.named("img")
     page = Page(report(tmp_path, tmp_path / "s", "--images", "3"))

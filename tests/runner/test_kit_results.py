@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fewshot_bench.analysis.audit.made import audit
+from fewshot_bench.analysis.audit.audit import audit
 from fewshot_bench.api.record import Record
 from fewshot_bench.runner import kit_results
 from fewshot_bench.runner.kit_results import KitResult

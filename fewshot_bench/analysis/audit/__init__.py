@@ -1,1 +1,1 @@
-"""What methods were allowed to see and what they did, and whether that makes a fair comparison."""
+"""Audits of records: data that methods saw, choices that they made, fairness of the comparison."""

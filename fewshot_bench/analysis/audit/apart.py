@@ -1,4 +1,4 @@
-"""What records show of a method's access to test labels, and of the kit's verdict on its code."""
+"""Facts in records on access to test labels, and the kit's verdict on a method's code."""
 
 from __future__ import annotations
 
@@ -6,8 +6,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fewshot_bench.analysis.audit.findings import Records, cells_of, finding_of, labels_of
-from fewshot_bench.analysis.audit.model import Finding, some
+from fewshot_bench.analysis.audit.findings import (
+    Finding,
+    Records,
+    cells_of,
+    finding_of,
+    labels_of,
+    some,
+)
 from fewshot_bench.api.record import Record
 
 HAZARD = 1
@@ -18,7 +24,7 @@ _REACHING = ("functions", "threads")
 
 
 def kit(record: Record) -> Mapping[str, Any] | None:
-    """What the conformance kit said of the code of a cell; None where it was not checked."""
+    """The result of the conformance kit for the code of a cell; None where it was not checked."""
     found = record.environment.get("kit")
     if not isinstance(found, Mapping):
         return None

@@ -1,11 +1,79 @@
-"""Findings about records, and how these are named in them."""
+"""Findings of an audit, answers to hazards, and the wording of lists of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from fewshot_bench.analysis.audit.model import Finding, Level, some
 from fewshot_bench.api.record import Record
+
+Level = Literal["finding", "note"]
+_LISTED = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that a reader of the table must know.
+
+    level: a `finding` makes the comparison unfair, incomplete or not repeatable; a `note` is how
+    it is. kind: one word for programs. hazard: number in `hazards.HAZARDS`, 0 for none. cells: the
+    keys of the records that it is about.
+    """
+
+    level: Level
+    kind: str
+    text: str
+    hazard: int = 0
+    cells: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer of the records to one hazard to fairness. open: there is a finding on it."""
+
+    number: int
+    name: str
+    text: str
+    open: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """Findings first, then the hazards, then what each method did, and the facts of every cell.
+
+    `shared` holds the conditions that all cells have in common, `methods` one line per method with
+    what it was allowed and did, `cells` one line per record.
+    """
+
+    findings: tuple[Finding, ...]
+    hazards: tuple[Answer, ...]
+    shared: Mapping[str, str]
+    methods: tuple[Mapping[str, str], ...]
+    cells: tuple[Mapping[str, Any], ...]
+    signature: str
+
+    @property
+    def sound(self) -> bool:
+        """True when there is no finding (notes do not count)."""
+        return not any(found.level == "finding" for found in self.findings)
+
+
+def some(names: Iterable[object], most: int = _LISTED) -> str:
+    """`a, b and 3 more`, in the order given, each once."""
+    found = list(dict.fromkeys(map(str, names)))
+    more = f" and {len(found) - most} more" if len(found) > most else ""
+    return ", ".join(found[:most]) + more
+
+
+def spread(values: Sequence[float | None]) -> str:
+    """One number, or the range from the least to the most; empty when none is known."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return ""
+    low, high = f"{min(known):,.0f}", f"{max(known):,.0f}"
+    return low if low == high else f"{low}–{high}"
+
 
 Records = Sequence[Record]
 
@@ -23,7 +91,7 @@ def labels_of(records: Records) -> str:
 
 
 def datasets_of(records: Records) -> str:
-    """What they were evaluated on, in order, each once."""
+    """The data sets that they were evaluated on, in order, each once."""
     return some(sorted({record.spec.evaluated for record in records}))
 
 

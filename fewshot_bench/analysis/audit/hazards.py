@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from fewshot_bench.analysis.audit.apart import labels_text
 from fewshot_bench.analysis.audit.facts import images_billed, number, selection
-from fewshot_bench.analysis.audit.model import Answer, Finding, some, spread
+from fewshot_bench.analysis.audit.findings import Answer, Finding, some, spread
 from fewshot_bench.api.record import Record
 
 # Number to its name and what is so unless a finding says otherwise.
@@ -51,7 +51,7 @@ def answers(records: Sequence[Record], findings: Sequence[Finding]) -> tuple[Ans
 
 
 def _told(records: Sequence[Record]) -> dict[str, str]:
-    """What the texts are filled with; braces in a value would not be read again."""
+    """Values for the texts; braces in a value are not read again."""
     specs = [record.spec for record in records]
     # What has no shots is not repeated over seeds.
     seeds = {(spec.split_seed, spec.train_seed) for spec in specs if spec.shots}

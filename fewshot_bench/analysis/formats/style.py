@@ -1,8 +1,8 @@
-"""How methods look in every figure: a colour, a marker and a line style that tell them apart.
+"""Style of methods in every figure: a color, a marker and a line style of their own.
 
-Colours are told apart by readers with any colour vision (after Okabe and Ito 2008, and Tol's
+Colors are told apart by readers with any color vision (after Okabe and Ito 2008, and Tol's
 `bright` and `muted` schemes), darkened or lightened to a contrast of at least 3:1 with the page
-(WCAG 2.2, 1.4.11); markers and dashes say the same without colour.
+(WCAG 2.2, 1.4.11); markers and dashes say the same without color.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Look:
 
     @property
     def sentinel(self) -> str:
-        """The colour that stands for this one until the figure is fitted to the page."""
+        """The color that stands for this one until the figure is fitted to the page."""
         return f"#0300{self.index % len(COLORS):02x}"
 
     @property
@@ -60,16 +60,16 @@ class Look:
 
     @property
     def variable(self) -> str:
-        """The colour as a CSS variable of the page."""
+        """The color as a CSS variable of the page."""
         return f"var(--c{self.index % len(COLORS)})"
 
 
 def variables(dark: bool) -> str:
-    """The CSS variables of all colours."""
+    """The CSS variables of all colors."""
     return "".join(f"--c{index}:{pair[dark]};" for index, pair in enumerate(COLORS))
 
 
 def replaced_colors() -> dict[str, str]:
-    """What takes the place of each sentinel colour."""
+    """The replacement of each sentinel color."""
     found = {Look(index).sentinel: f"var(--c{index})" for index in range(len(COLORS))}
     return found | {INK: "var(--ink)", FAINT: "var(--line)", PAPER: "var(--paper)"}

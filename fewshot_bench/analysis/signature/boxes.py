@@ -60,5 +60,5 @@ def hull(points: Collection[Point]) -> Box:
 
 
 def is_product(rows: Collection[Point]) -> bool:
-    """Whether these distinct rows are all combinations of their columns' values."""
+    """True when these distinct rows are all combinations of their columns' values."""
     return set(rows) == set(itertools.product(*hull(rows))) if rows else True

@@ -46,7 +46,7 @@ def _lines(made: Iterable[Matrix], store: str) -> list[str]:
 
 
 def problems(signature: Signature) -> list[str]:
-    """What a line and its commands cannot say, one sentence each."""
+    """Problems of a line and its commands, one sentence each."""
     found = [text for matrix in signature.matrices for text in _problems(matrix)]
     return list(dict.fromkeys(found))
 
@@ -61,7 +61,7 @@ def _matrix(matrix: Matrix, store: str) -> Iterator[str]:
                     words += ["--dataset", _names(datasets), *asked]
                     words += ["--shots", shots_text(matrix.shots), *seeds]
                     for part, _, words_of in CONDITIONS:
-                        words += words_of(getattr(matrix, part))
+                        words += words_of(matrix.part(part))
                     yield shlex.join(words)
 
 
@@ -132,13 +132,13 @@ def _problems(matrix: Matrix) -> Iterator[str]:
 
 
 def _remarks(matrix: Matrix) -> Iterator[str]:
-    """What must be there, or be put into the commands, before they are run."""
+    """Preconditions of the commands, and values to put into them."""
     if matrix.classnames:
         yield (
             f"own class names (digest {matrix.classnames}) are too long for a command: put their "
             "file in the place of FILE"
         )
-    if matrix.protocol == IMPORTED:
+    if matrix.part("protocol") == IMPORTED:
         yield "the picks were imported: put them into the store first (fsbench splits import)"
 
 
@@ -150,8 +150,8 @@ def _unsaid(matrix: Matrix) -> Iterator[str]:
     yield from _unsaid_methods(choice.method for choice in matrix.methods)
     yield from _unsaid_names(one.name for one in (*matrix.datasets, *matrix.targets))
     if matrix.templates:
-        yield from _unsaid_prompts(matrix.prompts)
-    yield from _unsaid_texts((matrix.backbone.name, matrix.device, *matrix.templates))
+        yield from _unsaid_prompts(matrix.part("prompts"))
+    yield from _unsaid_texts((matrix.backbone.name, matrix.part("device"), *matrix.templates))
 
 
 def _unsaid_cell(spec: RunSpec) -> Iterator[str]:

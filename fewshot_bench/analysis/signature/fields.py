@@ -18,14 +18,9 @@ from fewshot_bench.analysis.signature.numbers import (
     read_shots,
     shots_text,
 )
-from fewshot_bench.api.dataset import TEMPLATE_SETS
-from fewshot_bench.api.spec import (
-    CLASSES,
-    EXIF,
-    IMPORTED,
-    PRECISIONS,
-    RunSpec,
-)
+from fewshot_bench.api.conditions import Condition
+from fewshot_bench.api.spec import CLASSES, IMPORTED, RunSpec
+from fewshot_bench.api.spec import CONDITIONS as DECLARED
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
 from fewshot_bench.utils.errors import UsageError
 
@@ -34,7 +29,7 @@ _DIGEST = re.compile(r"[0-9a-f]*")
 
 
 class Field(NamedTuple):
-    """How a part of a matrix is written.
+    """The notation of a part of a matrix.
 
     name: in the line; part: of `Matrix`; of: the fields of `RunSpec` that it stands for.
     A part that is one condition of all cells has `take`, which reads it from a specification, and
@@ -113,12 +108,7 @@ def _one_of(*allowed: str) -> Callable[[str], str]:
     return read
 
 
-def _sampling(text: str) -> str:
-    """A protocol that is registered by now."""
-    return _one_of(*SAMPLERS, IMPORTED)(text)
-
-
-def _limit(text: str) -> int | None:
+def _read_number(text: str) -> int | None:
     return None if text == "none" else read_number(text)
 
 
@@ -145,7 +135,7 @@ def _written_has(value: tuple[int, int] | None) -> str:
     return "all" if value is None else f"{value[0]}/{value[1]}"
 
 
-def _written_limit(value: int | None) -> str:
+def _written_number(value: int | None) -> str:
     return "none" if value is None else str(value)
 
 
@@ -176,19 +166,29 @@ def _names_words(digest: str) -> list[str]:
     return ["--classnames", "FILE"] if digest else []
 
 
-def _plain(
-    name: str,
-    part: str,
-    write: Callable[[Any], str],
-    read: Callable[[str], Any],
-    also: tuple[str, ...] = (),
-) -> Field:
-    """A condition that has the same name in `Matrix`, `RunSpec` and `fsbench run`."""
-    return Field(name, part, write, read, (part, *also), attrgetter(part), _option("--" + part))
+def _condition(about: Condition) -> Field:
+    """A condition, by the same name in `Matrix`, `RunSpec` and `fsbench run`."""
+    number = about.kind is int
+    write, read = (_written_number, _read_number) if number else (escape, _reader(about))
+    # Which picks were imported follows from the store.
+    of = (about.name, "picks") if about.name == "protocol" else (about.name,)
+    take = attrgetter(about.name)
+    return Field(about.short, about.name, write, read, of, take, about.words_of_command)
 
 
-# Every field of `RunSpec` stands in `of` of one of these (tests/test_architecture.py): a new
-# condition is one line here and one in `Matrix`, and then in signatures and in commands.
+def _reader(about: Condition) -> Callable[[str], str]:
+    """What reads a text value; samplers and policies are those that are registered by then."""
+
+    def read(text: str) -> str:
+        drawn = {"protocol": (*SAMPLERS, IMPORTED), "val": tuple(VALIDATION)}
+        words = drawn.get(about.name, about.words)
+        return _one_of(*words)(text) if words else unescape(text)
+
+    return read
+
+
+# Every field of `RunSpec` stands in `of` of one of these (tests/test_architecture.py): a
+# condition that declares a `short` name does.
 FIELDS = (
     Field(
         "m",
@@ -209,22 +209,7 @@ FIELDS = (
     Field("d", "datasets", _list(_named), _read_list(_read_named), ("dataset", "revision")),
     Field("k", "shots", shots_text, read_shots, ("shots",)),
     Field("s", "seeds", pairs_text, read_pairs, ("split_seed", "train_seed")),
-    # Which picks were imported follows from the store.
-    _plain("proto", "protocol", escape, _sampling, also=("picks",)),
-    _plain("val", "val", str, _one_of(*VALIDATION)),
-    _plain("tpl", "prompts", escape, _one_of(*TEMPLATE_SETS)),
-    _plain("p", "precision", str, _one_of(*PRECISIONS)),
-    _plain("dev", "device", escape, unescape),
-    _plain("lim", "limit", _written_limit, _limit),
-    Field(
-        "exif",
-        "exif",
-        str,
-        _one_of(*EXIF),
-        ("exif",),
-        attrgetter("exif"),
-        lambda exif: [] if exif == "ignore" else ["--exif", exif],
-    ),
+    *(_condition(about) for about in DECLARED.values() if about.short),
     Field("c", "classes", _list(str), _read_list(_one_of(*CLASSES)), ("classes",)),
     Field("to", "targets", _list(_named), _read_list(_read_named), ("target", "target_revision")),
     Field("hold", "holdout", str, _share, ("data",), _holdout, _option("--holdout")),

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from fewshot_bench.analysis.signature.fields import FIELDS, REQUIRED, read_field
-from fewshot_bench.analysis.signature.model import FORMAT, PREFIX, Matrix, Signature
+from fewshot_bench.analysis.signature.model import (
+    FORMAT,
+    PREFIX,
+    UNSIGNED,
+    Matrix,
+    Signature,
+    default_of,
+)
+from fewshot_bench.api.spec import CONDITIONS
 from fewshot_bench.utils.errors import UsageError
 
 LONGEST_LINE = 1_000_000
 _START = f"{PREFIX}:{FORMAT}"
 _BY_NAME = {field.name: field for field in FIELDS}
-_DEFAULTS = {
-    field.name: next(f.default for f in dataclasses.fields(Matrix) if f.name == field.part)
-    for field in FIELDS
-}
+_DEFAULTS = {field.name: default_of(field.part) for field in FIELDS}
+_SIGNED = {about.short for about in CONDITIONS.values() if about.signed}
 
 
 def write(signature: Signature) -> str:
@@ -37,8 +42,8 @@ def _texts(matrix: Matrix) -> dict[str, str]:
     """Fields as text, without those that hold their default and no example of which is usual."""
     found = {}
     for field in FIELDS:
-        value = getattr(matrix, field.part)
-        usual = field.name in ("val", "tpl", "p") or field.name in REQUIRED
+        value = matrix.part(field.part)
+        usual = field.name in _SIGNED or field.name in REQUIRED
         if usual or value != _DEFAULTS[field.name]:
             found[field.name] = field.write(value)
     return found
@@ -85,4 +90,6 @@ def _matrix(shared: Mapping[str, Any], own: Mapping[str, Any]) -> Matrix:
     missing = [name for name in REQUIRED if name not in values]
     if missing:
         raise UsageError(f"signature: field '{missing[0]}' is missing (docs/audit.md)")
-    return Matrix(**{_BY_NAME[name].part: value for name, value in values.items()})
+    parts = {_BY_NAME[name].part: value for name, value in values.items()}
+    conditions = {name: parts.pop(name, default) for name, default in UNSIGNED.items()}
+    return Matrix(**parts, conditions=conditions)

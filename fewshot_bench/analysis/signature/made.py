@@ -11,7 +11,7 @@ from fewshot_bench.analysis.signature.boxes import Box, boxes, hull, is_product
 from fewshot_bench.analysis.signature.digests import revision_digest, short
 from fewshot_bench.analysis.signature.fields import CONDITIONS
 from fewshot_bench.analysis.signature.line import write
-from fewshot_bench.analysis.signature.model import Choice, Matrix, Named, Pair, Signature
+from fewshot_bench.analysis.signature.model import UNSIGNED, Choice, Matrix, Named, Pair, Signature
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import CLASSES, RunSpec
 
@@ -115,7 +115,7 @@ def _points(specs: Iterable[RunSpec]) -> set[_Fit]:
 
 
 def _asked(spec: RunSpec) -> Named | str:
-    """What is evaluated: another data set, or a part of the classes."""
+    """The evaluated part: another data set, or a part of the classes."""
     if not spec.target:
         return spec.classes
     return Named(spec.target, revision_digest(spec.target_revision))
@@ -140,6 +140,7 @@ def _matrix(spec: RunSpec, box: Box) -> Matrix:
     """The product of a box under the conditions of a specification."""
     variants, datasets, groups, shots, seeds = box
     asked = frozenset().union(*groups)
+    taken = {part: take(spec) for part, take, _ in CONDITIONS}
     return Matrix(
         methods=tuple(_choices(variants)),
         datasets=tuple(sorted(datasets)),
@@ -147,7 +148,8 @@ def _matrix(spec: RunSpec, box: Box) -> Matrix:
         seeds=tuple(sorted(seeds)),
         classes=tuple(name for name in CLASSES if name in asked),
         targets=tuple(sorted(value for value in asked if isinstance(value, Named))),
-        **{part: take(spec) for part, take, _ in CONDITIONS},
+        conditions={name: taken.pop(name) for name in UNSIGNED},
+        **taken,
     )
 
 

@@ -1,13 +1,18 @@
-"""What a signature line says: matrices of cells under conditions."""
+"""The model of a signature line: matrices of cells under conditions."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from fewshot_bench.api.spec import CONDITIONS
 
 PREFIX = "fsbench"
 FORMAT = 1
+# Conditions that are fields of a line, with what a line without them stands for.
+UNSIGNED = {name: about.unsigned for name, about in CONDITIONS.items() if about.short}
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -34,7 +39,7 @@ class Choice:
 
     @property
     def count(self) -> int:
-        """How many configurations it stands for."""
+        """The number of configurations it stands for."""
         return math.prod(len(values) for _, values in self.options)
 
 
@@ -50,10 +55,11 @@ class Pair:
 class Matrix:
     """Every combination of methods, data sets, shots, seeds and what is evaluated.
 
-    `classes` holds `all`, `base`, `new`, and is empty where transfers alone are meant; `targets`
-    are the other data sets that each fit is evaluated on. `holdout` and `templates` are a person's
-    own; `classnames` is the digest of own class names, `splits` that of all splits. `has` is
-    (cells of the table, cells of this matrix) where these are not the same.
+    `conditions` holds those of `UNSIGNED`. `classes` holds `all`, `base`, `new`, and is empty
+    where transfers alone are meant; `targets` are the other data sets that each fit is evaluated
+    on. `holdout` and `templates` are a person's own; `classnames` is the digest of own class names,
+    `splits` that of all splits. `has` is (cells of the table, cells of this matrix) where these are
+    not the same.
     """
 
     methods: tuple[Choice, ...]
@@ -61,25 +67,23 @@ class Matrix:
     datasets: tuple[Named, ...]
     shots: tuple[int, ...]
     seeds: tuple[Pair, ...]
-    val: str = "min4"
-    prompts: str = "custom"
-    precision: str = "fp32"
-    device: str = ""
-    protocol: str = "coop"
-    limit: int | None = None
+    conditions: Mapping[str, Any] = field(default_factory=lambda: UNSIGNED)
     classes: tuple[str, ...] = ("all",)
     targets: tuple[Named, ...] = ()
     holdout: str = ""
     templates: tuple[str, ...] = ()
     classnames: str = ""
     splits: str = ""
-    exif: str = "ignore"
     skipped: str = ""
     has: tuple[int, int] | None = None
 
+    def part(self, name: str) -> Any:
+        """A condition, or a field."""
+        return self.conditions[name] if name in UNSIGNED else getattr(self, name)
+
     @property
     def count(self) -> int:
-        """How many cells it holds; a data set is never a target of itself."""
+        """The number of its cells; a data set is never a target of itself."""
         configurations = sum(choice.count for choice in self.methods)
         return configurations * len(self.shots) * len(self.seeds) * sum(1 for _ in self.evaluated())
 
@@ -98,3 +102,10 @@ class Signature:
     """All matrices of a line."""
 
     matrices: tuple[Matrix, ...]
+
+
+def default_of(part: str) -> Any:
+    """The value of a part of a matrix whose line does not name it."""
+    if part in UNSIGNED:
+        return UNSIGNED[part]
+    return next(one.default for one in fields(Matrix) if one.name == part)

@@ -18,7 +18,7 @@ Runs = Sequence[tuple[int, int]]
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """What paired differences of one data set vary by: two-way random effects, seeds by images.
+    """Variance of paired differences of one data set: two-way random effects, seeds by images.
 
     All in points (100 x score) and points squared. The three estimates are unbiased and therefore
     can be negative; `error` of their sum is used as it is, a reader is shown `max(0, ...)`.

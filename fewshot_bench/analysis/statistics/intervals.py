@@ -32,7 +32,7 @@ class Estimate:
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """What is drawn around the mean: the interval, or the range of fewer values."""
+        """Bounds around the mean: the interval, or the range of fewer values."""
         if self.half is None:
             return self.least, self.most
         return self.mean - self.half, self.mean + self.half

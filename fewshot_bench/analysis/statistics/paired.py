@@ -89,7 +89,7 @@ class Comparison:
 
     @property
     def bounded(self) -> bool:
-        """Whether the interval says anything: not with one degree of freedom, or less than two."""
+        """True when the interval is informative: with two degrees of freedom or more."""
         return self.error > 0 and self.freedom >= LEAST_FREEDOM
 
 

@@ -1,4 +1,4 @@
-"""How large a difference must be to be seen: the minimum detectable effect of a comparison."""
+"""Power: the minimum detectable effect of a comparison."""
 
 from __future__ import annotations
 

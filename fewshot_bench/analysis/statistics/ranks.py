@@ -24,7 +24,7 @@ MOST_EXACT = 200
 
 
 class Tested(Protocol):
-    """What `wins` needs of a comparison, such as `paired.Comparison`."""
+    """The part of a comparison that `wins` needs, such as `paired.Comparison`."""
 
     @property
     def difference(self) -> float: ...
@@ -77,7 +77,7 @@ def friedman(scores: ArrayLike) -> tuple[float, float]:
 
 
 def critical_difference(methods: int, datasets: int, alpha: float = 0.05) -> float:
-    """How far apart the average ranks of two methods must be: Demsar 2006, section 3.2.2."""
+    """The critical difference of average ranks: Demsar 2006, section 3.2.2."""
     if methods < 2 or datasets < 1:
         raise UsageError(
             f"critical difference of {methods} methods on {datasets} data sets: expected at least "
@@ -166,7 +166,7 @@ def _rank_error(datasets: int, methods: int) -> float:
 
 @functools.cache
 def _studentized(methods: int, alpha: float) -> float:
-    """What the range of so many standard normals exceeds with this chance, by bisection.
+    """Quantile of the range of so many standard normals, by bisection.
 
     The same as `scipy.stats.studentized_range.isf` with infinite freedom; importing that package
     takes longer than a whole table.

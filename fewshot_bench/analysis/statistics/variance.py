@@ -1,4 +1,4 @@
-"""Where a method's accuracy varies from: support set, training seed, and test images."""
+"""Variance components of accuracy: support set, training seed, and test images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a sweep draws: panels of cells over one or two options."""
+"""Models of a sweep: panels of cells over one or two options."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Panel:
 
     @property
     def title(self) -> str:
-        """What tells it from the other panels of its group."""
+        """The title that distinguishes it from other panels of its group."""
         return ", ".join(f"{name} {value}" for name, value in self.others.items())
 
     @property
@@ -88,7 +88,7 @@ class Sweep:
 
     @property
     def told_conditions(self) -> str:
-        """What all records have in common, on one line; digests are shortened."""
+        """Conditions that all records share, on one line; digests are shortened."""
         shown = {**self.conditions, "weights": self.conditions.get("weights", "")[:12]}
         return "; ".join(f"{name} {value}" for name, value in shown.items() if value)
 

@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from fewshot_bench.analysis.conditions import (
-    CONDITIONS,
     OWN_DATA,
     SKIPPED_IMAGES,
     assign_rows,
@@ -40,7 +40,6 @@ from fewshot_bench.analysis.table.significance import (
     Answers,
     Places,
     Rows,
-    by_place,
     significance,
     variations,
 )
@@ -48,7 +47,7 @@ from fewshot_bench.api.dataset_overrides import SKIPPED
 from fewshot_bench.api.image_facts import overlap_texts, overlaps
 from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.api.record import Record
-from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.api.spec import CONDITIONS, RunSpec
 from fewshot_bench.utils.errors import UsageError, unknown
 
 Cells = dict[tuple[str, str, int], Cell]
@@ -56,7 +55,7 @@ Cells = dict[tuple[str, str, int], Cell]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Options:
-    """What a table is asked to show; `method`, `dataset` and `columns` are comma lists in order.
+    """Options of a table; `method`, `dataset` and `columns` are comma lists in order.
 
     metrics: those that cells have numbers of, by name.
     sign_each: whether every group has a signature of its own, since they may be used apart.
@@ -113,7 +112,7 @@ def build(
         signatures=_signatures(records, groups if options.sign_each else ()),
         names=names,
     )
-    places = by_place(rows)
+    places = _by_place(rows)
     cells = _all_cells(table, rows, places, columns)
     table = dataclasses.replace(table, cells=cells, row_extra=_row_extra(table, rows, columns))
     titles = {title for extra in table.row_extra.values() for title in extra}
@@ -135,6 +134,15 @@ def build(
     shared = overlap_texts(overlaps(records)).values()
     told = (*options.notes, *notes(table), *shared, *remarks)
     return dataclasses.replace(table, commands=tuple(lines), notes=told)
+
+
+def _by_place(rows: Rows) -> Places:
+    """The records of every row, by what they were evaluated on and their shots."""
+    places: defaultdict[tuple[str, str, int], list[Record]] = defaultdict(list)
+    for label, (_, records) in rows.items():
+        for record in records:
+            places[label, record.spec.evaluated, record.spec.shots].append(record)
+    return dict(places)
 
 
 def _signatures(records: Sequence[Record], groups: Sequence[Group]) -> dict[str, str]:
@@ -159,17 +167,13 @@ def _every_name(rows: Rows) -> set[str]:
     return {name for row, _ in rows.values() for name in method_names(row.spec)}
 
 
-# Values that go without saying.
-USUAL = (("limit", ("none",)), ("exif", ("ignore",)))
-
-
 def _conditions(records: Sequence[Record]) -> dict[str, tuple[str, ...]]:
     found = {}
-    for name in CONDITIONS:
+    for name, about in CONDITIONS.items():
         values = tuple(sorted({condition(record.spec, name) for record in records}))
-        if name == "weights":
+        if about.prefix:
             values = tuple(value[:12] for value in values if value)
-        if values and (name, values) not in USUAL:
+        if values and not (about.quiet and values == (about.text(about.default),)):
             found[name] = values
     specs = [record.spec for record in records if record.spec.data]
     own = {said_data(spec) for spec in specs} - {"none"}
@@ -207,7 +211,7 @@ def _in_order_of_need(table: Table) -> list[tuple[Group, int]]:
 
 
 def _own_data(rows: Rows) -> dict[tuple[str, str], Mapping[str, Any]]:
-    """What was said about a person's own data, by row and data set; under row "" by any row."""
+    """Options on own data by row and data set; under row "" those of any row."""
     found: dict[tuple[str, str], Mapping[str, Any]] = {}
     for label, (_, members) in rows.items():
         for record in members:
@@ -283,7 +287,7 @@ def _difference(cell: Cell, other: Cell, metric: str) -> Estimate | None:
 
 
 def _is_known(split: Hashable) -> bool:
-    """Whether a record has a digest of its split, and all of them where a cell has several."""
+    """True when a record has a digest of its split, and all of them where a cell has several."""
     return all(map(_is_known, split)) if isinstance(split, tuple) else bool(split)
 
 
@@ -300,7 +304,7 @@ def _find_row(table: Table, name: str) -> Row:
 
 
 def missing_cells(table: Table) -> Iterator[RunSpec]:
-    """What no record is there of, though the table has a place for it.
+    """Cells without a record, though the table has a place for them.
 
     Without what a run finds out itself: revisions, and which picks were imported.
     """

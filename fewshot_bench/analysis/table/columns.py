@@ -227,7 +227,7 @@ def sorted_rows(table: Table, group: Group, shots: int | None = None) -> list[Ro
 
 
 def _values(table: Table, cells: Sequence[Cell]) -> list[float]:
-    """What the cells of a line are sorted by."""
+    """Values by which the cells of a line are sorted."""
     name = table.sort
     if name in table.metrics:
         return [cell.estimates[name].mean for cell in cells if name in cell.estimates]
@@ -254,7 +254,7 @@ def curve(table: Table, group: Group, row: Row) -> str:
 
 
 def has_curve(table: Table, group: Group) -> bool:
-    """Whether there are numbers of shots to draw a curve over, and values at two of them."""
+    """True when there are numbers of shots to draw a curve over, and values at two of them."""
     shots = [
         number
         for number in group.shots

@@ -14,7 +14,7 @@ from fewshot_bench.analysis.statistics.intervals import FEWEST, Estimate
 from fewshot_bench.analysis.table.columns import COSTS, sorted_rows
 from fewshot_bench.analysis.table.model import Cell, Row, Table
 from fewshot_bench.api.metrics import PERCENT, Metric
-from fewshot_bench.api.spec import TOY
+from fewshot_bench.api.spec import CONDITIONS, TOY
 
 FIRST = (
     "dataset",
@@ -25,7 +25,6 @@ FIRST = (
     "top1_ci95",
     *(column.key for column in COSTS.values()),
 )
-_CONDITIONS = ("protocol", "val", "prompts", "backbone", "precision", "device", "limit", "weights")
 
 
 def rows(table: Table) -> list[dict[str, Any]]:
@@ -79,13 +78,17 @@ def _row(table: Table, cell: Cell) -> dict[str, Any]:
         "delta_n": cell.delta.n if cell.delta else None,
         **_extremes("delta", cell.delta),
         **_tested(table, cell),
-        **{name: getattr(spec, name) for name in _CONDITIONS},
+        **{
+            name: getattr(spec, name)
+            for name, about in CONDITIONS.items()
+            if not about.late or name in table.conditions
+        },
         **_special(table, cell),
     }
 
 
 def marks_of(row: Row) -> list[str]:
-    """What notes say under tables that have some."""
+    """Marks of the notes under a table."""
     return [*row.marks, *(["toy backbone"] if row.spec.backbone == TOY else [])]
 
 
@@ -116,7 +119,7 @@ def _other_metrics(table: Table, cell: Cell) -> dict[str, Any]:
 
 
 def _special(table: Table, cell: Cell) -> dict[str, Any]:
-    """What tells groups apart without reading their names, where not all are plain data sets."""
+    """Fields that distinguish groups where not all are plain data sets."""
     group = cell.group
     found: dict[str, Any] = {}
     if any(other.scope != "all" for other in table.groups):
@@ -128,7 +131,7 @@ def _special(table: Table, cell: Cell) -> dict[str, Any]:
 
 
 def meta(table: Table) -> dict[str, Any]:
-    """What is true of all rows of a table."""
+    """Facts that hold for all rows of a table."""
     return {
         "metric": table.metric,
         "unit": _unit(table.main),
@@ -156,7 +159,7 @@ def meta(table: Table) -> dict[str, Any]:
 
 
 def _evidence(table: Table) -> dict[str, Any]:
-    """What no single cell says: standings, ranks, detectable differences, variances."""
+    """Results over cells: standings, ranks, detectable differences, variances."""
     found = table.significance
     told: dict[str, Any] = {}
     if found is not None:

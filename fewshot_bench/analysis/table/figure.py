@@ -36,7 +36,7 @@ _SETTINGS: Any = {
 
 
 def panels(table: Table) -> list[Group]:
-    """What is drawn: averages of several, then everything else that has a number."""
+    """The panels: averages of several, then everything else that has a number."""
     averages = [g for g in table.groups if g.average and len(table.members(g)) > 1]
     others = [group for group in table.groups if not group.average]
     return [group for group in (*averages, *others) if _has_number(table, group)]

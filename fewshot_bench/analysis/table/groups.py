@@ -37,7 +37,7 @@ def group_of(spec: RunSpec) -> Group:
 def table_groups(
     records: Sequence[Record], names: str | None, *, harmonic: bool = True
 ) -> tuple[Group, ...]:
-    """What was evaluated and its harmonic means, in order, then the averages of each scope.
+    """Evaluated groups and their harmonic means, in order, then the averages of each scope.
 
     names: the comma list that was asked for; it gives the order of the data sets. harmonic: whether
     harmonic means of base and new belong to it.

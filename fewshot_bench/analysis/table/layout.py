@@ -148,7 +148,7 @@ def _differences(table: Table, group: Group) -> Grid:
 
 
 def stars(table: Table) -> str:
-    """What the star beside a difference means, for its caption."""
+    """Meaning of the star beside a difference, for its caption."""
     tested = table.significance is not None and table.significance.contrasts
     return "; * p < 0.05, paired over test images too, after Holm's correction" if tested else ""
 
@@ -158,7 +158,7 @@ def _footer(table: Table, group: Group) -> str:
 
 
 def marks(table: Table) -> str:
-    """What a reader must know before comparing, for a caption."""
+    """Marks that qualify the comparison, for a caption."""
     marks = sorted({mark for row in table.rows for mark in row.marks})
     return f"; {'; '.join(marks)}".upper() if marks else ""
 
@@ -232,7 +232,7 @@ def difference(table: Table, cell: Cell, metric: Metric) -> Entry:
 
 
 def _nothing(table: Table, group: Group, row: Row) -> str:
-    """What stands for a number in a line that has none, or not this one."""
+    """The text in place of a number in a line that has none, or not this one."""
     expected = [cell for cell in table.line(group, row) if cell.expected]
     inapplicable = expected and all(cell.status == "inapplicable" for cell in expected)
     return INAPPLICABLE if inapplicable else MISSING

@@ -32,7 +32,7 @@ class Seed:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """What one block of the table is about: what was evaluated, or what is derived from such.
+    """The subject of one block of a table: an evaluation, or a mean of several.
 
     `scope` is the kind of evaluation: all classes, the base or the new ones, the harmonic mean of
     these two (H), or transfer from `dataset`, which was fitted on, to `target`. An average is over
@@ -52,16 +52,16 @@ class Group:
 
     @property
     def name(self) -> str:
-        """What tables show: the label, unless it was renamed."""
+        """The name in tables: the label, unless it was renamed."""
         return self.shown or self.label
 
     @property
     def derived(self) -> bool:
-        """Whether it is computed from other groups; no run makes it."""
+        """True when it is computed from other groups; no run makes it."""
         return self.average or self.scope == "H"
 
     def averages(self, other: Group) -> bool:
-        """Whether this is an average that `other` goes into."""
+        """True when this is an average that `other` goes into."""
         same = not other.average and other.scope == self.scope
         return self.average and same and self.dataset in ("", other.dataset)
 
@@ -75,7 +75,7 @@ class Row:
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """What a reader must know before comparing this row with another."""
+        """Marks that qualify a comparison of this row with another."""
         unfair = ("unfair validation",) if self.spec.val == "full" else ()
         limited = (f"limited to {self.spec.limit}",) if self.spec.limit is not None else ()
         return unfair + limited
@@ -88,7 +88,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Short:
-    """How many classes gave fewer images than the shots, of how many; `least` is what one gave.
+    """Classes that gave fewer images than the shots, of all; `least` is the smallest number.
 
     `val` counts those with fewer validation images than the policy says. The most of any seed.
     """
@@ -168,11 +168,11 @@ class Table:
 
     @property
     def datasets(self) -> tuple[str, ...]:
-        """What was evaluated, as it is shown."""
+        """The evaluated data sets, as shown."""
         return tuple(group.name for group in self.groups if not group.derived)
 
     def shown(self, label: str) -> str:
-        """What is shown for the label of a group."""
+        """The text for the label of a group."""
         return next((group.name for group in self.groups if group.label == label), label)
 
     def members(self, average: Group) -> tuple[Group, ...]:

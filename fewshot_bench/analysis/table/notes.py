@@ -38,7 +38,7 @@ def notes(table: Table) -> list[str]:
 
 
 def toy_notes(specs: Iterable[RunSpec]) -> list[str]:
-    """What stands under every table that has numbers of the embedded backbone."""
+    """Notes under every table with numbers of the embedded backbone."""
     return [TOY_NOTE] if any(spec.backbone == TOY for spec in specs) else []
 
 
@@ -65,7 +65,7 @@ def _marks(table: Table) -> Iterator[str]:
 
 
 def _short_classes(table: Table) -> Iterator[str]:
-    """Where a support set, or a validation set, has fewer images than its name says."""
+    """Notes on support and validation sets with fewer images than their number of shots."""
     cells = [cell for cell in _own_cells(table) if cell.shots]
     train = {
         f"{_place(cell)}: {cell.short.classes} of {cell.short.of} classes (the smallest gave "

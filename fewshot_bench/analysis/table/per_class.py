@@ -1,4 +1,4 @@
-"""How well single classes are told: per method and number of shots, over the seeds."""
+"""Accuracy of single classes: per method and number of shots, over the seeds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every method predicted for every test image, side by side."""
+"""Predictions of every method for every test image, side by side."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class Contrast:
 
     @property
     def significant(self) -> bool:
-        """Whether the two are told apart at 5 %, after the correction."""
+        """True when the two are told apart at 5 %, after the correction."""
         return self.adjusted < LEVEL
 
 
@@ -153,7 +153,7 @@ def significance(table: Table, places: Places, baseline: str, answers: Answers) 
 
 
 def plain_groups(table: Table, shots: int) -> list[Group]:
-    """What was evaluated on all classes of its own data set, at this number of shots."""
+    """Groups evaluated on all classes of their own data set, at this number of shots."""
     return [g for g in table.groups if g.scope == "all" and not g.average and shots in g.shots]
 
 
@@ -306,15 +306,6 @@ def paired_spread(
 def scores(outcome: Outcome, metric: Metric) -> Any:
     """(images,) whose mean is a hundredth of the metric, as `statistics` takes all scores."""
     return outcome.scores(metric) * (metric.scale / 100)
-
-
-def by_place(rows: Rows) -> Places:
-    """The records of every row, by what they were evaluated on and their shots."""
-    places: defaultdict[tuple[str, str, int], list[Record]] = defaultdict(list)
-    for label, (_, records) in rows.items():
-        for record in records:
-            places[label, record.spec.evaluated, record.spec.shots].append(record)
-    return dict(places)
 
 
 def by_seed(records: Sequence[Record]) -> dict[Seed, Record]:

@@ -71,7 +71,7 @@ class Ray(System):
         return job
 
     def state(self) -> State:
-        """How many actors are at work, and what the others said."""
+        """The number of actors at work, and the errors of the others."""
         ray = self._connected()
         results = list(self._actors)
         done, left = [], results

@@ -37,7 +37,7 @@ _GONE = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "BOOT_FAIL"
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of Slurm for each worker; empty values are left to the cluster."""
+    """Resources asked of Slurm for each worker; empty values are left to the cluster."""
 
     partition: str = ""
     gpus: str = ""
@@ -171,7 +171,7 @@ class Slurm(System):
                 _ask("scancel", *self.ids)
 
     def _why(self) -> tuple[str, ...]:
-        """How the jobs ended, as long as Slurm remembers them."""
+        """End states of the jobs, as long as Slurm keeps them."""
         found = []
         for number in self.ids:
             with suppress(EngineError):
@@ -206,7 +206,7 @@ class Slurm(System):
         return None, []
 
     def _asked_the_same(self, earlier: Job) -> bool:
-        """Whether a job was submitted as this one would be, but for the number of workers."""
+        """True when a job was submitted as this one would be, but for the number of workers."""
         ours = script(earlier, 1, self.request)
         theirs = (earlier.folder / SCRIPT).read_text(encoding="utf-8")
         first, second = (
@@ -236,7 +236,7 @@ def _queue(ids: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _ask(*command: str) -> str:
-    """What a command of Slurm answers; EngineError with its reason when it fails."""
+    """The answer of a Slurm command; EngineError with its reason when it fails."""
     try:
         done = subprocess.run(
             command,

@@ -24,7 +24,7 @@ _DIFFERENCE = "difference in points over the seeds that both have, with its 95 %
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """Where a mean and its interval lie on a scale from 0 to 100 that all lines share."""
+    """Position of a mean and its interval on a scale from 0 to 100 that all lines share."""
 
     at: float
     low: float
@@ -85,7 +85,7 @@ def leaderboard(headline: Headline, pairs: Pairs) -> Grid:
 
 
 def bars(headline: Headline) -> list[Bar | None] | None:
-    """Where means and intervals lie between the least and the most of all, line by line.
+    """Positions of means and intervals between the least and the most of all, line by line.
 
     None with a baseline, whose columns take the room.
     """

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-from fewshot_bench.analysis.audit.made import audit
+from fewshot_bench.analysis.audit.audit import audit
 from fewshot_bench.analysis.formats.style import variables
 from fewshot_bench.analysis.table.build import with_baseline
 from fewshot_bench.analysis.table.model import Table
@@ -37,7 +37,7 @@ _PAGE = "fewshot_bench.plugins.report.page"
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a person asked for: `title` over the page, `images` per data set, `baseline` by name."""
+    """Options of a report: `title` over the page, `images` per data set, `baseline` by name."""
 
     title: str = "Few-shot benchmark report"
     images: int = 0
@@ -129,7 +129,7 @@ def _more_shots(chosen: Headline) -> str:
 
 
 def _marks(table: Table) -> list[str]:
-    """What a reader must know before any number: unfair validation, limited runs."""
+    """Marks that qualify all numbers: unfair validation, limited runs."""
     unfair = [text.name(row.label) for row in table.rows if row.spec.val == "full"]
     limits = sorted({row.spec.limit for row in table.rows if row.spec.limit is not None})
     found = [f"{note[0].upper()}{note[1:]}." for note in toy_notes(row.spec for row in table.rows)]

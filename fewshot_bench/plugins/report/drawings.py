@@ -47,7 +47,7 @@ class Drawings:
 
     @property
     def hidden(self) -> int:
-        """How many methods are in tables only."""
+        """The number of methods that are in tables only."""
         return len(self._chosen.contestants) - len(self._drawn)
 
     def legend(self) -> list[Key]:
@@ -164,7 +164,7 @@ def _error(value: float | None) -> Field:
 
 
 def _lean(found: reliability.Reliability) -> str:
-    """Whether a method is surer than it is right, on average over its bins."""
+    """True when a method is surer than it is right, on average over its bins."""
     parts = zip(found.share, found.confidence, found.accuracy, strict=True)
     gap = 100 * math.fsum(share * (sure - right) for share, sure, right in parts)
     if abs(gap) < 0.5:

@@ -24,7 +24,7 @@ HARDEST, PAIRS = 20, 12
 
 @dataclass(frozen=True)
 class Drill:
-    """What is shown of one data set; `why` says why there is nothing."""
+    """Contents for one data set; `why` is the reason where there are none."""
 
     title: str
     summary: str

@@ -1,4 +1,4 @@
-"""What the first screen is about: one group at one number of shots, and who takes part."""
+"""The subject of the first screen: one group at one number of shots, and its contestants."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Headline:
         return {seed: record for seed, record in found.items() if record}
 
     def why_not(self, contestant: Contestant) -> str:
-        """What a contestant without a number lacks."""
+        """The reason why a contestant has no number."""
         cell = self.table.cell(self.group, contestant.row, contestant.shots)
         missing = f"failed: {', '.join(cell.errors)}" if cell.failed else "no result"
         return text.message(cell.reason or missing)

@@ -1,4 +1,4 @@
-"""Which methods are told apart: paired comparisons over the same test images."""
+"""Paired comparisons of methods over the same test images."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ class Pair:
 
     @property
     def significant(self) -> bool:
-        """Whether the two are told apart at 5 %."""
+        """True when the two are told apart at 5 %."""
         return self.p < LEVEL
 
     @property
     def better(self) -> bool:
-        """Whether the first is significantly better."""
+        """True when the first is significantly better."""
         return self.significant and self.difference > 0
 
     @property
     def worse(self) -> bool:
-        """Whether the first is significantly worse."""
+        """True when the first is significantly worse."""
         return self.significant and self.difference < 0
 
     @property

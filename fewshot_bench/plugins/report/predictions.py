@@ -1,4 +1,4 @@
-"""What the methods predicted, what of it could not be used, and how sure they were."""
+"""Predictions and confidences of the methods, and the ones that cannot be used."""
 
 from __future__ import annotations
 

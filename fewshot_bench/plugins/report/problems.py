@@ -1,4 +1,4 @@
-"""What is not there: failed, missing and inapplicable cells, and what was not used."""
+"""Failed, missing and inapplicable cells, and records that were not used."""
 
 from __future__ import annotations
 

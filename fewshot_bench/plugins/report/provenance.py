@@ -1,4 +1,4 @@
-"""Where the numbers are from: conditions, data sets, methods, software, and what differed."""
+"""Provenance of the numbers: conditions, data sets, methods, software, differences."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from fewshot_bench.analysis.audit.model import Audit
+from fewshot_bench.analysis.audit.findings import Audit
 from fewshot_bench.analysis.conditions import code, digest
 from fewshot_bench.analysis.table.model import Table
 from fewshot_bench.api.record import Record

@@ -1,4 +1,4 @@
-"""What the figures draw, from the table."""
+"""Series for the figures, from the table."""
 
 from __future__ import annotations
 

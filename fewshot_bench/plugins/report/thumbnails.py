@@ -34,7 +34,7 @@ class Thumbnail:
 
 @dataclass
 class Budget:
-    """How many images a data set may show, and how many bytes are left for all of them."""
+    """Limits of thumbnails: images per data set, and bytes left for all of them."""
 
     images: int
     left: int = MOST_BYTES

@@ -1,12 +1,16 @@
-"""The report's first words: who wins, whether that is significant, and what it costs."""
+"""The verdict in words: which method wins, whether that is significant, and what it costs.
+
+`verdict` is the entry; every claim in it follows from the table and the paired tests.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fewshot_bench.analysis.table.columns import BILLED, COSTS
+from fewshot_bench.analysis.table.model import Cell
 from fewshot_bench.plugins.report import text
-from fewshot_bench.plugins.report.cost_words import cost
 from fewshot_bench.plugins.report.headline import Contestant, Headline
 from fewshot_bench.plugins.report.pairs import Pair, Pairs
 
@@ -45,7 +49,7 @@ def verdict(headline: Headline, pairs: Pairs) -> Verdict:
 
 
 def subject(headline: Headline) -> str:
-    """What the first screen is about: `top-1 accuracy averaged over 11 data sets at 16 shots`."""
+    """The subject of the first screen: `top-1 accuracy averaged over 11 data sets at 16 shots`."""
     group, members = headline.group, headline.members
     kinds = {
         "H": ", the harmonic mean of base and new classes,",
@@ -141,7 +145,7 @@ def _gap(other: Contestant, pair: Pair) -> str:
 
 
 def _against_baseline(headline: Headline, pairs: Pairs) -> str:
-    """How many methods are better than the baseline; nothing where none was asked for."""
+    """The number of methods better than the baseline; empty without a baseline."""
     rows = [c for c in headline.contestants if c.row.label == headline.table.baseline]
     if not rows:
         return ""
@@ -169,3 +173,57 @@ def _listed(names: Sequence[str], comma: str = ", ") -> str:
     more = len(names) - LISTED
     shown = [*names[:LISTED], *([f"{more} more"] if more > 0 else [])]
     return text.joined(shown, comma)
+
+
+def cost(headline: Headline, pairs: Pairs) -> str:
+    """Trained parameters, time and memory of the best method, and a cheaper one to consider."""
+    cell = headline.ranked[0].cell
+    known = _costs(cell, _device(headline)) if cell else []
+    if cell is None or not known:
+        return "What it costs is not recorded."
+    unknown = [cost.subject for name, cost in COSTS.items() if cell.costs.get(name) is None]
+    parts = [f"One run (one data set, one seed) {text.joined(known)}."]
+    parts += [f"Not recorded: {text.joined(unknown)}."] if unknown else []
+    return " ".join([*parts, *_cheaper(headline, pairs)])
+
+
+def _costs(cell: Cell, device: str) -> list[str]:
+    """Costs as sentences, the device behind the time."""
+    return [
+        f"{cost.sentence(cost.words(value), value)}{device if cost is BILLED else ''}"
+        for name, cost in COSTS.items()
+        if (value := cell.costs.get(name)) is not None
+    ]
+
+
+def _device(headline: Headline) -> str:
+    devices = headline.table.conditions.get("device", ())
+    return f" on {text.name(devices[0])}" if len(devices) == 1 else ""
+
+
+def _cheaper(headline: Headline, pairs: Pairs) -> list[str]:
+    """The best of those that take at most half the time, as the alternative to consider."""
+    best, others = headline.ranked[0], headline.ranked[1:]
+    own = _time(best)
+    times = [(seconds, other) for other in others if (seconds := _time(other)) is not None]
+    if not own or not times:
+        return []
+    if all(seconds >= own for seconds, _ in times):
+        return ["No other method is quicker."]
+    half = [pair for pair in times if pair[0] <= own / 2]
+    if not half:
+        return ["No other method takes half as long or less."]
+    seconds, other = half[0]
+    pair = pairs.of(best, other)
+    means = [headline.estimate(contestant).mean for contestant in (best, other)]
+    lost = pair.difference if pair else means[0] - means[1]
+    side = "behind" if lost >= 0 else "ahead on the seeds that both have"
+    tie = ", which is not significant" if pair and not pair.significant else ""
+    return [
+        f"The best of those that take at most half as long is {other.label}: "
+        f"{BILLED.words(seconds)}, {text.percent(abs(lost))} points {side}{tie}."
+    ]
+
+
+def _time(contestant: Contestant) -> float | None:
+    return contestant.cell.costs.get(BILLED.name) if contestant.cell else None

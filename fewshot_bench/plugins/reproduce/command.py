@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from fewshot_bench.api.defaults import AUTO
-from fewshot_bench.api.spec import DEFAULT_STORE, PRECISIONS
+from fewshot_bench.api.spec import AUTO, DEFAULT_STORE, PRECISIONS
 from fewshot_bench.cli.completion import (
     backbones,
     datasets,
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from fewshot_bench.api.record import Record
     from fewshot_bench.engines.choice import EngineChoice
     from fewshot_bench.plugins.reproduce.cells import Cell, Wanted
-    from fewshot_bench.plugins.reproduce.model import Report
+    from fewshot_bench.plugins.reproduce.judge import Report
     from fewshot_bench.plugins.reproduce.published import Reproduction
 
 FORMATS = ("terminal", "markdown", "latex", "csv", "json")
@@ -146,8 +145,7 @@ def _reproduce(
     store: Path,
     **values: Any,
 ) -> int:
-    from fewshot_bench.plugins.reproduce.advice import no_data
-    from fewshot_bench.plugins.reproduce.building import backbone_of
+    from fewshot_bench.plugins.reproduce.build import backbone_of, no_data
     from fewshot_bench.plugins.reproduce.cells import cells
     from fewshot_bench.plugins.reproduce.published import reproduction
 
@@ -171,7 +169,7 @@ def _reproduce(
         precision = precision_in(store, backbone, wanted.precision)
         wanted = dataclasses.replace(wanted, precision=precision)
     else:
-        from fewshot_bench.plugins.reproduce.planning import plan
+        from fewshot_bench.plugins.reproduce.cells import plan
 
         conditions = conditions_of_paper(engines, backbone, wanted.precision, table.precision)
         wanted = dataclasses.replace(wanted, precision=conditions.precision)
@@ -233,8 +231,7 @@ def _report(
     absent: Sequence[str],
     again: str,
 ) -> Report:
-    from fewshot_bench.plugins.reproduce.advice import advice
-    from fewshot_bench.plugins.reproduce.building import build
+    from fewshot_bench.plugins.reproduce.build import advice, build
 
     report = build(table, wanted, chosen, _records(store), _counts(chosen), absent)
     steps = advice(report.lines, absent, again)

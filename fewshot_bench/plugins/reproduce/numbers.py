@@ -24,7 +24,7 @@ LABELS = ("printed", "log", "figure", "computed", "assumed")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a table of numbers stands.
+    """The source of a table of numbers.
 
     kind: `official` (by the authors of the paper), `rerun` (by others, of one paper's method),
         `secondary` (own and copied numbers of several methods). `collected` rows were read,

@@ -1,4 +1,4 @@
-"""Which published tables `fsbench reproduce` repeats, and under which conditions."""
+"""Published tables that `fsbench reproduce` repeats, with their conditions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fewshot_bench.utils.errors import unknown
 
 @dataclass(frozen=True)
 class Setting:
-    """How the rows of one method in a published table were made.
+    """Settings of the rows of one method in a published table.
 
     protocol, val: how support and validation images are drawn (docs/protocols.md).
     by_dataset: options of single data sets. ensemble: data sets with the template ensemble instead
@@ -62,7 +62,7 @@ class Reproduction:
         return sorted({n.method for n in self._all() if n.method not in self.settings})
 
     def sources(self) -> list[Source]:
-        """Where the numbers stand."""
+        """The sources of the numbers."""
         return [sources()[self.source, table] for table in self.tables]
 
     def _all(self) -> list[Number]:

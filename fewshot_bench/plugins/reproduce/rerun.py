@@ -37,14 +37,14 @@ class Difference:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a repetition gave. same: bit for bit or in all predictions (exit code 0)."""
+    """The result of a repetition. same: bit for bit or in all predictions (exit code 0)."""
 
     text: str
     same: bool
 
 
 def obstacles(record: Record, store: Path | None) -> list[Difference]:
-    """What is known before anything is trained: another version of the method or of the data.
+    """Obstacles before anything is trained: another version of the method or of the data.
 
     store: the folder that the record lies in, where that is known.
     """
@@ -102,7 +102,7 @@ def differences(then: Record, now: Record) -> list[Difference]:
 
 
 def verdict(kept: Kept, now: Record, logits: np.ndarray | None) -> Verdict:
-    """Whether the repetition says the same."""
+    """True when the repetition says the same."""
     then = kept.record
     if then.status != "done" or now.status != "done":
         return _without_logits(then, now)

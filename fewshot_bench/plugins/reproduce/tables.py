@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fewshot_bench.analysis.formats import document as doc
-from fewshot_bench.plugins.reproduce.model import WORDS, Line, Report
+from fewshot_bench.plugins.reproduce.judge import WORDS, Line, Report
 from fewshot_bench.utils.text import signed
 
 HEAD = ("method", "shots", "data set", "paper", "ours", "difference", "noise", "seeds", "verdict")
@@ -76,7 +76,7 @@ def _meta(report: Report) -> dict[str, Any]:
 
 
 def opening(report: Report) -> list[str]:
-    """What was repeated, where it is from, and under which conditions."""
+    """The subject, its source and its conditions."""
     lines = [f"{report.name}: {report.title}"]
     lines += [f"source: {source}" for source in report.sources]
     lines += [f"here: {text}" for text in report.conditions]
@@ -84,7 +84,7 @@ def opening(report: Report) -> list[str]:
 
 
 def closing(report: Report) -> list[str]:
-    """How many lines came to what, notes and next steps."""
+    """Numbers of lines by status, notes and next steps."""
     lines = []
     for title, averages in (("cells", False), ("means over data sets", True)):
         counts = report.counts(averages=averages)

@@ -1,4 +1,4 @@
-"""What trackers are told about a record."""
+"""Contents of a record for trackers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which trackers are on, and where they write: variables that workers are handed.
+"""Chosen trackers and their folder, as variables that workers get.
 
 `switch_on` checks in the command what can be checked before anything is computed; `asked`, `folder`
 and `problems` read the variables, in whichever process.
@@ -75,13 +75,13 @@ def _check_folder(place: Path) -> None:
 
 
 def folder(store: Path | None = None) -> Path:
-    """Where trackers write: FSBENCH_TRACK_DIR, or beside the results of the store."""
+    """Folder of trackers: FSBENCH_TRACK_DIR, or beside the results of the store."""
     beside = (store or Path(os.environ.get(STORE_VARIABLE) or ".")) / "tracking"
     return Path(os.environ.get(FOLDER_VARIABLE) or beside)
 
 
 def problems(store: Path | None = None) -> list[str]:
-    """What went wrong in trackers, one line each, oldest first."""
+    """Problems of trackers, one line each, oldest first."""
     path = folder(store) / PROBLEMS
     try:
         return path.read_text(encoding="utf-8", errors="replace").splitlines()

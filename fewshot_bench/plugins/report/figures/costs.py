@@ -183,7 +183,7 @@ def _lead(canvas: Canvas, axes: Any, point: Point, mark: tuple[float, float], bo
 def _place(
     mark: tuple[float, float], width: float, frame: tuple[float, ...], taken: Sequence[Box]
 ) -> tuple[Box, bool]:
-    """Where a name goes that meets no other and stays in the frame, and whether it is by its mark.
+    """A free place for a name inside the frame, and True when it is by its mark.
 
     Far from it the nearest place of a grid; where even there none is left, that with least overlap.
     """

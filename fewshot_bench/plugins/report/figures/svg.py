@@ -1,4 +1,4 @@
-"""From a matplotlib figure to inline SVG: small, in the page's colours, and read aloud."""
+"""From a matplotlib figure to inline SVG: small, in the page's colors, and read aloud."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def drawing() -> Iterator[None]:
 
 
 def fitted(text: str, name: str, title: str, description: str) -> str:
-    """Matplotlib's SVG for the page: CSS variables for colours, no fonts, ids of its own."""
+    """Matplotlib's SVG for the page: CSS variables for colors, no fonts, ids of its own."""
     ElementTree.register_namespace("", SVG)
     root = ElementTree.fromstring(text)
     for parent in list(root.iter()):

@@ -1,4 +1,7 @@
-"""The report of a published table from the records of a store."""
+"""Lines of a published table beside ours, and the next steps to what is missing.
+
+`build` is the entry; `advice` follows from the lines.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,15 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import TOY, TOY_NOTE
 from fewshot_bench.plugins.reproduce.cells import Cell, Wanted
-from fewshot_bench.plugins.reproduce.judging import Circumstances, Judged, average, judge
+from fewshot_bench.plugins.reproduce.judge import (
+    Circumstances,
+    Judged,
+    Line,
+    Report,
+    average,
+    judge,
+)
 from fewshot_bench.plugins.reproduce.matching import Matches
-from fewshot_bench.plugins.reproduce.model import Line, Report
 from fewshot_bench.plugins.reproduce.published import Reproduction
 
 OTHER_VERSION = " (--method NAME@VERSION --only-existing shows another version)"
@@ -23,7 +32,7 @@ def backbone_of(table: Reproduction, wanted: Wanted) -> str:
 
 
 def is_other_backbone(table: Reproduction, wanted: Wanted) -> bool:
-    """Whether it is not the paper's; a local file of the same model and tag is taken for it."""
+    """True when it is not the paper's; a local file of the same model and tag is taken for it."""
     return backbone_of(table, wanted).partition("@")[0] != table.backbone
 
 
@@ -107,7 +116,7 @@ def _differences(table: Reproduction, wanted: Wanted, cells: Sequence[Cell]) -> 
 
 
 def _data_notes(lines: Sequence[Line], counts: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """Which data sets are not the published ones, by the number of test images."""
+    """Data sets that are not the published ones, by the number of test images."""
     images = {
         line.dataset: line.images
         for line in lines
@@ -129,3 +138,36 @@ def _notes(table: Reproduction, cells: Sequence[Cell], matches: Matches) -> list
         step = OTHER_VERSION if "method version" in difference else ""
         notes.append(f"not used: {count} {noun} of these cells with {difference}{step}")
     return notes
+
+
+def advice(lines: Sequence[Line], absent: Collection[str], command: str) -> list[str]:
+    """One line per thing to do.
+
+    absent: data sets without data. command: the call that would run what is missing.
+    """
+    without: defaultdict[str, set[str]] = defaultdict(set)
+    for line in lines:
+        if not line.average:
+            without[line.status].add(line.dataset)
+    unready = [name for name in absent if name in without["missing"]]
+    ready = {name for status in ("missing", "incomplete") for name in without[status]}
+    found = []
+    if ready - set(unready):
+        found.append(f"to run what is missing: {command}")
+    if unready:
+        found.append(no_data(unready))
+    if without["failed"]:
+        found.append(f"to try failed cells again: {command} --retry-failed")
+    if without["mixed"]:
+        found.append("mixed cells: keep one kind of records in the store, or use another --store")
+    if any(line.status == "mixed" and "code" in line.reason for line in lines):
+        found.append(f"to compute again what other code has computed: {command}")
+    return found
+
+
+def no_data(names: Sequence[str]) -> str:
+    """Next steps for missing data sets."""
+    return (
+        f"no data for {', '.join(names)}: 'fsbench data prepare {names[0]}' fetches a data set or "
+        "says how to get it"
+    )

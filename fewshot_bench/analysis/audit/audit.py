@@ -1,0 +1,189 @@
+"""The audit of records, and the document that shows it.
+
+`audit` is the entry; `document` lays it out: findings first, then hazards, methods, and the facts
+of every cell.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from fewshot_bench.analysis.audit.checks import CHECKS
+from fewshot_bench.analysis.audit.differing import differences
+from fewshot_bench.analysis.audit.facts import facts
+from fewshot_bench.analysis.audit.findings import Audit, Finding, some, spread
+from fewshot_bench.analysis.audit.hazards import answers
+from fewshot_bench.analysis.formats.document import BEST, Document, Entry, Grid, Item, Line, Section
+from fewshot_bench.analysis.formats.tidy import finite
+from fewshot_bench.analysis.signature import signature_of
+from fewshot_bench.api.record import Record
+
+# Facts that usually are the same for all cells, and then stand once.
+SHARED = (
+    *("protocol", "val_policy", "prompts", "backbone", "precision", "device", "limit", "own_data"),
+    *("determinism", "device_name", "threads", "fewshot_bench", "commit", "python"),
+)
+_PUBLISHED = {"yes": "yes", "no": "no", "none published": "n/a"}
+
+
+def audit(records: Sequence[Record], notes: Sequence[str] = ()) -> Audit:
+    """The audit of these records, taken as one comparison.
+
+    notes: what is to be said of records that are not among them.
+    """
+    ordered = sorted(records, key=lambda r: (r.spec.evaluated, r.spec.label, *_numbers(r)))
+    found = [finding for check in CHECKS for finding in check(ordered)] + [*differences(ordered)]
+    found += [Finding("note", "older-versions", text) for text in notes]
+    found.sort(key=lambda finding: finding.level)
+    cells = tuple(facts(record) for record in ordered)
+    return Audit(
+        findings=tuple(found),
+        hazards=answers(ordered, found),
+        shared=_shared(cells),
+        methods=tuple(_methods(cells)),
+        cells=cells,
+        signature=signature_of(ordered),
+    )
+
+
+def _numbers(record: Record) -> tuple[int, int, int]:
+    return record.spec.shots, record.spec.split_seed, record.spec.train_seed
+
+
+def _shared(cells: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Conditions that all cells that tell them have in common."""
+    found = {}
+    for name in SHARED:
+        values = {str(cell[name]) for cell in cells if cell[name] is not None}
+        if len(values) == 1:
+            found[name] = values.pop()
+    return found
+
+
+def _methods(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """One line per method as configured, and per condition that its cells do not share."""
+    groups: defaultdict[tuple[str, ...], list[Mapping[str, Any]]] = defaultdict(list)
+    for cell in cells:
+        groups[cell["method"], cell["val_policy"], cell["prompts"], cell["protocol"]].append(cell)
+    return [_line(key, found) for key, found in sorted(groups.items())]
+
+
+def _line(key: tuple[str, ...], cells: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    method, val, prompts, protocol = key
+
+    def over(name: str) -> str:
+        return spread([cell[name] for cell in cells if isinstance(cell[name], int)])
+
+    published = sorted({_PUBLISHED[c["split_published"]] for c in cells if c["split_published"]})
+    return {
+        "method": method,
+        "version": some(sorted({cell["method_version"] for cell in cells})),
+        "kit": some(sorted({mark for cell in cells if (mark := _kit_mark(cell))})),
+        "cells": f"{len(cells):,}",
+        "val": val,
+        "allowed": over("val_labels_allowed"),
+        "used": over("val_labels_used"),
+        "tried": over("configurations_tried"),
+        "prompts": prompts,
+        "protocol": protocol,
+        "published": some(published),
+        "trained": over("trained_parameters"),
+        "steps": over("steps"),
+        "images encoded": over("images_billed"),
+        "incidents": str(sum(bool(cell["incidents"]) for cell in cells)),
+        "failed": str(sum(cell["status"] == "failed" for cell in cells)),
+    }
+
+
+def _kit_mark(cell: Mapping[str, Any]) -> str:
+    """The version of the kit that was passed, or how many rules are broken."""
+    if cell["kit_version"] is None:
+        return ""
+    return f"{len(cell['kit_failed'])} broken" if cell["kit_failed"] else f"v{cell['kit_version']}"
+
+
+HEADS = ("dataset", "method", "shots", "split_seed", "train_seed", "status", "findings")
+
+
+def document(audit: Audit) -> Document:
+    """Findings first, then the hazards, then one line per method, then the signature."""
+    grave = [finding.text for finding in audit.findings if finding.level == "finding"]
+    rest = [f.text for f in audit.findings if f.level == "note" and not f.hazard]
+    count = f"{len(grave) or 'no'} finding{'s' if len(grave) != 1 else ''}"
+    shared = "; ".join(f"{name.replace('_', ' ')} {value}" for name, value in audit.shared.items())
+    return Document(
+        sections=(
+            Section(
+                f"{len(audit.cells):,} cells: {count}",
+                [Item(text, "!", "bold red") for text in grave],
+            ),
+            Section("Hazards to a fair comparison", grids=[_hazards(audit)]),
+            *([Section(items=[Item(text, "   * ") for text in rest])] if rest else []),
+            Section(
+                "What each method was allowed and did",
+                grids=[_method_grid(audit.methods)],
+                small=f"all cells: {shared}" if shared else "",
+            ),
+        ),
+        signature=audit.signature,
+        rows=_cells(audit),
+        heads=HEADS,
+        data={
+            "findings": [asdict(finding) for finding in audit.findings],
+            "hazards": [asdict(answer) for answer in audit.hazards],
+            "shared": dict(audit.shared),
+            "methods": [dict(line) for line in audit.methods],
+            "cells": [finite(cell) for cell in audit.cells],
+            "signature": audit.signature,
+        },
+    )
+
+
+def _hazards(audit: Audit) -> Grid:
+    lines = [
+        Line(
+            str(answer.number),
+            (Entry("open", rank=BEST, short="!") if answer.open else Entry("ok", short="ok"),),
+            (answer.name, answer.text),
+        )
+        for answer in audit.hazards
+    ]
+    heads = ("hazard", "what the records say")
+    return Grid("", "", ("",), heads, tuple(lines), first="", left=("", *heads), prose=True)
+
+
+def _method_grid(lines: Sequence[Mapping[str, str]]) -> Grid:
+    first, *heads = _columns(lines) or ["method"]
+    found = tuple(Line(line[first], (), tuple(line[name] for name in heads)) for line in lines)
+    return Grid("", "", (), tuple(heads), found, first=first)
+
+
+def _columns(lines: Sequence[Mapping[str, str]]) -> list[str]:
+    """Columns in which a line says something that is not a condition of all of them."""
+    names = list(lines[0]) if lines else []
+    alike = {n for n in ("val", "prompts", "protocol") if len({line[n] for line in lines}) == 1}
+    told = [name for name in names if any(line[name] not in ("", "0") for line in lines)]
+    return [name for name in told if name not in alike]
+
+
+def _cells(audit: Audit) -> list[dict[str, Any]]:
+    """One line per cell with all its facts and the kinds of findings about it."""
+    found: dict[str, list[str]] = {}
+    for finding in audit.findings:
+        for key in finding.cells:
+            found.setdefault(key, []).append(finding.kind)
+    lines = [
+        {**cell, "findings": list(dict.fromkeys(found.get(cell["key"], ())))}
+        for cell in audit.cells
+    ]
+    return [{name: _named(value) for name, value in line.items()} for line in lines]
+
+
+def _named(value: Any) -> Any:
+    """A mapping as a list of `name=value`; anything else as it is."""
+    if isinstance(value, Mapping):
+        return [f"{name}={item}" for name, item in sorted(value.items())]
+    return value
