@@ -104,7 +104,7 @@ def run_plan(
     wanted = {"force": call.force, "retry_failed": call.retry_failed, "keep_stale": call.keep_stale}
     state = resume(plan, store, installed, images, **wanted)
     _report_unknown_images(images.problems, reporter)
-    # Workers leave what is done unless they are told that it is not.
+    # Workers leave cells that are done, unless `force` is set.
     force = call.force or state.again
     settings = engines.settings(conditions, force, installed.identity(), variables)
     setup = EngineSetup(store, settings, before, engines.options, reporter.notice)
