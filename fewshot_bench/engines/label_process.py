@@ -194,15 +194,7 @@ class _Desk:
                 return {}, b""
             spec = RunSpec.from_dict(values["spec"])
             self._cell(spec)
-            return self._lists(operation, spec), b""
-
-    def _lists(self, operation: str, spec: RunSpec) -> dict[str, Any]:
-        if operation == "questions":
-            pair = self._examiner.questions(spec)
-            return dict(zip(("fitted", "asked"), map(dataclasses.asdict, pair), strict=True))
-        if operation == "task":
-            return dataclasses.asdict(self._examiner.task(spec))
-        return dataclasses.asdict(self._examiner.queries(spec))
+            return dataclasses.asdict(self._examiner.cell(spec)), b""
 
     def _settle(self, values: Mapping[str, Any], body: bytes) -> None:
         """Mark and store a cell, once: who could try twice could find labels by trying."""

@@ -159,6 +159,8 @@ class LocalEngine(Engine):
         worker.beat(event)
         if event["event"] == "fatal":
             worker.fatal = event
+        elif event["event"] == "retired":
+            worker.retired = True
         elif event["event"] == "idle":
             worker.ready = worker.idle = True
             self._retries.started()
@@ -275,7 +277,9 @@ class LocalEngine(Engine):
         if not worker.ready:
             self._retries.stillborn(worker)
         worker.cells = self._settle(worker.cells)
-        if worker.cells:
+        if worker.cells and worker.retired:
+            self._waiting.insert(0, worker.cells)
+        elif worker.cells:
             failed, left = self._retries.judge(worker, self._fitted)
             for record in failed:
                 self._fail(record)

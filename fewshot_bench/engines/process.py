@@ -96,6 +96,8 @@ class Worker:
     fatal: dict[str, Any] | None = None
     ready: bool = False
     idle: bool = False
+    # True once it leaves the rest of its cells to a fresh process.
+    retired: bool = False
     # Whether its backbone is loaded, so that the time of its first cell runs.
     started: bool = False
     # Why the engine has ended it, if it has: "timeout" or "hang".

@@ -139,6 +139,9 @@ def _compute(
         trusted &= _hook(hooks.run_finished, following, examiner, record=stored)
         if following is None:
             break
+        if not trusted:
+            answers.send("retired")
+            break
         # The time of hooks is not that of the next cell.
         answers.send("started")
         trusted &= _hook(hooks.run_started, following, examiner, spec=following)
