@@ -12,21 +12,9 @@ from fewshot_bench.api.dataset_overrides import SKIPPED
 from fewshot_bench.api.image_facts import images, images_scope, test_images, test_scope
 from fewshot_bench.api.method_files import short_names
 from fewshot_bench.api.record import Record, code_digest
-from fewshot_bench.api.spec import RunSpec, canonical_json, method_label
+from fewshot_bench.api.spec import CONDITIONS, RunSpec, canonical_json, method_label
 from fewshot_bench.utils.errors import UsageError
 
-# Conditions of the whole table, each with an option of `compare` of the same name.
-CONDITIONS = (
-    "protocol",
-    "val",
-    "prompts",
-    "backbone",
-    "precision",
-    "device",
-    "limit",
-    "weights",
-    "exif",
-)
 # Conditions of a data set, both chosen by `--own-data`.
 OWN_DATA, SKIPPED_IMAGES = "own data", "skipped images"
 # Why two records of one split state other images, and what to do.
@@ -44,8 +32,7 @@ STALE_ADVICE = (
 
 def condition(spec: RunSpec, name: str) -> str:
     """A condition as text: what the table shows and the option of its name takes."""
-    value = getattr(spec, name)
-    return "none" if value is None else str(value)
+    return CONDITIONS[name].text(getattr(spec, name))
 
 
 def own_data(spec: RunSpec) -> str:
@@ -207,7 +194,7 @@ def _row_name(record: Record) -> str:
 
 
 def _short(name: str, value: str) -> str:
-    return value[:12] if name == "weights" else value
+    return value[:12] if CONDITIONS[name].prefix else value
 
 
 def _local_labels(records: Sequence[Record]) -> dict[int, list[str]]:

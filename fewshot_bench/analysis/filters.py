@@ -9,7 +9,7 @@ from fewshot_bench.analysis.conditions import code, code_of, condition, own_data
 from fewshot_bench.analysis.table.model import Seed
 from fewshot_bench.api import method_files as method_references
 from fewshot_bench.api.record import Record
-from fewshot_bench.api.spec import RunSpec, method_label
+from fewshot_bench.api.spec import CONDITIONS, RunSpec, method_label
 from fewshot_bench.utils.errors import UsageError, unknown
 from fewshot_bench.utils.text import spelled_once, split_names
 
@@ -28,7 +28,7 @@ _KINDS = {
     "shots": "number of shots",
     "seeds": "seed",
 }
-_PREFIXES = ("weights", "revision", "own_data")
+_PREFIXES = (*(c.name for c in CONDITIONS.values() if c.prefix), "revision", "own_data")
 
 
 def select(

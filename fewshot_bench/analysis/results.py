@@ -20,7 +20,7 @@ from fewshot_bench.api.method_files import short
 from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.record import STATUSES, Record
 from fewshot_bench.api.shots import plain
-from fewshot_bench.api.spec import DEFAULT_STORE, RunSpec, canonical_json, method_label
+from fewshot_bench.api.spec import CONDITIONS, DEFAULT_STORE, RunSpec, canonical_json, method_label
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import DataMissingError, UsageError, unknown
@@ -33,10 +33,7 @@ if TYPE_CHECKING:
 
 # Filters that take several values, and those of one condition of a run.
 _LISTS = ("method", "dataset", "classes", "shots", "seeds")
-_CONDITIONS = (
-    *("protocol", "val", "prompts", "backbone", "precision", "device", "limit", "exif"),
-    *("weights", "revision", "own_data", "code"),
-)
+_CONDITIONS = (*CONDITIONS, "revision", "own_data", "code")
 _OTHERS = ("status", "options")
 _SHOWN = 20
 Value = str | int | None
@@ -350,16 +347,8 @@ _SPEC = {
     "shots": "shots",
     "seed": "train_seed",
     "split_seed": "split_seed",
-    "protocol": "protocol",
-    "val": "val",
-    "prompts": "prompts",
-    "backbone": "backbone",
-    "precision": "precision",
-    "device": "device",
-    "limit": "limit",
-    "exif": "exif",
+    **{name: name for name in CONDITIONS},
     "revision": "revision",
-    "weights": "weights",
     "picks": "picks",
 }
 _FOOTPRINT = ("trained", "stored", "peak_memory_mb", "images_seen", "steps")

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from fewshot_bench.api.registry import registry
-from fewshot_bench.api.spec import TOY
+from fewshot_bench.api.spec import AUTO, TOY
 
-AUTO = "auto"
 # The suite of the embedded data sets, which the toy was trained for, and what all others take.
 DEMO = "demo"
 USUAL = "ViT-B-16/openai"

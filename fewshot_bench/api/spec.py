@@ -6,11 +6,11 @@ import dataclasses
 import functools
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from fewshot_bench.api import method_files as method_references
+from fewshot_bench.api.conditions import condition, declared
 from fewshot_bench.api.dataset import TEMPLATE_SETS
 from fewshot_bench.api.shots import LONGEST_NUMBER, AllShots, plain, read_shots
 from fewshot_bench.utils.errors import StoreError
@@ -32,30 +32,20 @@ EXIF = ("ignore", "rotate")
 CLASSES = ("all", "base", "new")
 # Asked of a run that evaluates its fits on other data sets alone; no cell has it.
 NO_CLASSES = "none"
-# What the fields are that are no text.
-_KINDS: Mapping[str, type] = {
+# What the run finds out: a backbone by the data sets, a precision by the device.
+AUTO = "auto"
+# What the fields are that are no text; those of conditions are declared with them.
+_KINDS: Mapping[str, Any] = {
     "shots": int,
     "split_seed": int,
     "train_seed": int,
-    "limit": int,
     "options": dict,
     "overrides": dict,
     "data": dict,
 }
-# Fields that are one of a few words, with these.
-_WORDS: Mapping[str, tuple[str, ...]] = {
-    "prompts": tuple(TEMPLATE_SETS),
-    "precision": PRECISIONS,
-    "classes": CLASSES,
-    "exif": EXIF,
-}
-_NAMES = ("method", "dataset", "backbone")
-# Protocols and validation policies are registered elsewhere, under names of this form.
-_REGISTERED = ("protocol", "val")
-REGISTERED_NAME = re.compile(r"[\w.+-]+")
-# The least of each number; of all of them the longest one, in digits, and the most of a list:
-# a longer one is a slip.
-_LEAST: Mapping[str, int] = {"shots": 0, "split_seed": 0, "train_seed": 0, "limit": 1}
+_NAMES = ("method", "dataset")
+_NUMBERS = ("shots", "split_seed", "train_seed")
+# The most of a list of numbers: a longer one is a slip.
 MOST_NUMBERS = 100_000
 
 
@@ -86,24 +76,84 @@ class RunSpec:
     shots: int
     split_seed: int
     train_seed: int
-    backbone: str = TOY
-    protocol: str = "coop"
-    val: str = "min4"
-    prompts: str = "custom"
-    precision: str = "fp32"
-    device: str = "cpu"
-    limit: int | None = None
+    protocol: str = condition(
+        "coop",
+        "Only records of this sampling protocol.",
+        registered=True,
+        asked="fair",
+        option=f"{', '.join(PRESETS)}, or how picks are drawn: {{words}}.",
+        short="proto",
+    )
+    val: str = condition(
+        "min4",
+        "Only records of this validation policy.",
+        title="validation policy",
+        registered=True,
+        asked=None,
+        option="Validation policy: {words} (default: protocol's).",
+        short="val",
+        signed=True,
+    )
+    prompts: str = condition(
+        "custom",
+        "Only records of this template set.",
+        title="prompt set",
+        words=tuple(TEMPLATE_SETS),
+        asked=None,
+        option="Template set: {words} (default: protocol's).",
+        short="tpl",
+        signed=True,
+    )
+    backbone: str = condition(
+        TOY,
+        "Only records of this backbone.",
+        asked=AUTO,
+        option="MODEL/TAG[@FILE] or a name; auto: the toy tiny where all data sets are of the "
+        "suite demo, else ViT-B-16/openai.",
+    )
+    precision: str = condition(
+        "fp32",
+        "Only records of this precision.",
+        words=PRECISIONS,
+        asked=AUTO,
+        option="fp32, bf16 or fp16; auto: fp32 on a CPU, bf16 or fp16 on CUDA.",
+        short="p",
+        signed=True,
+    )
+    device: str = condition("cpu", "Only records of this device.", short="dev", assumed="")
+    limit: int | None = condition(
+        None,
+        "Only runs with this limit on queries.",
+        metavar="N|none",
+        kind=int,
+        least=1,
+        option="Evaluate on at most N test images (marked in tables).",
+        short="lim",
+        quiet=True,
+    )
+    weights: str = condition(
+        "", "Only records of these backbone weights.", metavar="PREFIX", prefix=True
+    )
+    exif: str = condition(
+        "ignore",
+        "Only runs that ignore EXIF, or rotate by it.",
+        metavar="WORD",
+        title="way with EXIF orientations",
+        words=EXIF,
+        option="Turn images as their EXIF orientation asks (rotate), or not, as open_clip.",
+        short="exif",
+        quiet=True,
+        late=True,
+    )
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     revision: str = ""
-    weights: str = ""
     method_version: str = "1"
     classes: str = "all"
     target: str = ""
     target_revision: str = ""
     data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     picks: str = ""
-    exif: str = "ignore"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able values, in the order of the fields."""
@@ -120,12 +170,9 @@ class RunSpec:
             raise StoreError(f"spec has unknown fields {extra}; written by a newer fewshot_bench?")
         values = {name: read_shots(v) if name == "shots" else v for name, v in values.items()}
         for name, value in values.items():
-            kind = _KINDS.get(name, str)
-            if name == "limit" and value is None:
-                continue
-            if not isinstance(value, kind) or isinstance(value, bool):
-                raise StoreError(f"spec has {name} {value!r:.60}: a value of another kind")
-            _check(name, value)
+            problem = _problem(name, value)
+            if problem:
+                raise StoreError(f"spec has {name} {value!r:.60}: {problem}")
         try:
             return cls(**values)
         except TypeError as error:
@@ -176,38 +223,44 @@ class RunSpec:
         return f"{label} on {self.evaluated}, {self.shots}-shot, seed {self.train_seed}"
 
 
-def _check(name: str, value: Any) -> None:
-    """StoreError for a value that no run can have written in this field."""
-    found = f"spec has {name} {value!r:.60}"
-    if name in _WORDS and value not in _WORDS[name]:
-        raise StoreError(f"{found}: expected one of {_WORDS[name]}")
-    nameless = name in ("options", "overrides") and "" in value
-    unregistered = name in _REGISTERED and not REGISTERED_NAME.fullmatch(value)
-    if nameless or unregistered or (name in _NAMES and not value):
-        raise StoreError(f"{found}: expected a name")
-    every = name == "shots" and isinstance(value, AllShots)
-    if name in _LEAST and not (every or _LEAST[name] <= value < 10**LONGEST_NUMBER):
-        raise StoreError(f"{found}: expected at least {_LEAST[name]}, and no huge number")
-    if name == "data":
-        _check_own(value)
+# The conditions of a run by name, in the order in which tables show them.
+CONDITIONS = declared(RunSpec)
 
 
-def _check_own(data: Mapping[str, Any]) -> None:
-    """StoreError unless own names and templates are texts and the hold-out is a share."""
+def _problem(name: str, value: Any) -> str:
+    """Why no run can have written a value in a field; empty where one can."""
+    if name in CONDITIONS:
+        return CONDITIONS[name].problem(value, LONGEST_NUMBER)
+    kind = _KINDS.get(name, str)
+    if not isinstance(value, kind) or isinstance(value, bool):
+        return "a value of another kind"
+    if name == "classes" and value not in CLASSES:
+        return f"expected one of {CLASSES}"
+    if (kind is dict and name != "data" and "" in value) or (name in _NAMES and not value):
+        return "expected a name"
+    number = name in _NUMBERS and not isinstance(value, AllShots)
+    if number and not 0 <= value < 10**LONGEST_NUMBER:
+        return "expected at least 0, and no huge number"
+    return _problem_of_own(value) if name == "data" else ""
+
+
+def _problem_of_own(data: Mapping[str, Any]) -> str:
+    """Own names and templates are texts, and the hold-out is a share."""
     templates, holdout = data.get("templates", []), data.get("holdout", 0.5)
     skipped = data.get("skipped", {})
     named = isinstance(skipped, dict) and all(
         isinstance(ids, list) and all(isinstance(id, str) for id in ids) for ids in skipped.values()
     )
     if not named:
-        raise StoreError(f"spec has data {data!r:.60}: expected names of skipped images")
+        return "expected names of skipped images"
     names = data.get("classnames", [])
     names = list(names.values()) if isinstance(names, dict) else names
     texts = all(
         isinstance(one, list) and set(map(type, one)) <= {str} for one in (templates, names)
     )
     if not texts or not isinstance(holdout, float) or not 0 < holdout < 1:
-        raise StoreError(f"spec has data {data!r:.60}: expected texts and a share of images")
+        return "expected texts and a share of images"
+    return ""
 
 
 def method_label(method: str, overrides: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from fewshot_bench.api.defaults import AUTO
+from fewshot_bench.api.spec import AUTO
 
 METHODS = ("zero-shot", "linear-probe", "tip-adapter", "tip-adapter-f", "coop", "clip-lora")
 DATASETS = ("digits", "letters", "shapes")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fewshot_bench.cli.completion import backbones, datasets, methods, one_of, several_of
+from fewshot_bench.cli.completion import datasets, methods, several_of
+from fewshot_bench.cli.options import condition_filters
 from fewshot_bench.utils.errors import DataMissingError, UsageError
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from fewshot_bench.store.store import Store
 
 LISTED = ("method", "dataset", "classes", "shots", "seeds")
-_OPTIONS = (
+_FIRST = (
     click.option(
         "--method",
         "-m",
@@ -39,20 +40,8 @@ _OPTIONS = (
     click.option(
         "--seeds", metavar="NUMBERS", help="Only these seeds (split/train when they differ)."
     ),
-    click.option("--protocol", metavar="NAME", help="Only records of this sampling protocol."),
-    click.option("--val", metavar="NAME", help="Only records of this validation policy."),
-    click.option("--prompts", metavar="NAME", help="Only records of this template set."),
-    click.option(
-        "--backbone",
-        metavar="NAME",
-        shell_complete=one_of(backbones),
-        help="Only records of this backbone.",
-    ),
-    click.option("--precision", metavar="NAME", help="Only records of this precision."),
-    click.option("--device", metavar="NAME", help="Only records of this device."),
-    click.option("--limit", metavar="N|none", help="Only runs with this limit on queries."),
-    click.option("--exif", metavar="WORD", help="Only runs that ignore EXIF, or rotate by it."),
-    click.option("--weights", metavar="PREFIX", help="Only records of these backbone weights."),
+)
+_LAST = (
     click.option("--revision", metavar="PREFIX", help="Only records of this data set revision."),
     click.option(
         "--own-data",
@@ -69,7 +58,10 @@ _OPTIONS = (
 
 def filter_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add all of them to a command; it gets them by name."""
-    for option in reversed(_OPTIONS):
+    for option in reversed(_LAST):
+        command = option(command)
+    command = condition_filters(command)
+    for option in reversed(_FIRST):
         command = option(command)
     return command
 

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from fewshot_bench.api.conditions import Condition
 from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.api.shots import ALL_SHOTS, LONGEST_NUMBER, WORD
-from fewshot_bench.api.spec import DEFAULT_STORE, MOST_NUMBERS
+from fewshot_bench.api.spec import CONDITIONS, DEFAULT_STORE, IMPORTED, MOST_NUMBERS
+from fewshot_bench.cli.completion import backbones, one_of
+from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
 from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.text import split_names
 
@@ -165,3 +168,35 @@ def results_option(command: Command) -> Command:
         metavar="DIR",
         help="Folder of results.",
     )(command)
+
+
+def condition_options(command: Command) -> Command:
+    """The options of `fsbench run` for conditions of a run, as `RunSpec` declares them."""
+    for about in reversed([*CONDITIONS.values()]):
+        if about.option:
+            command = _condition_option(about)(command)
+    return command
+
+
+def _condition_option(about: Condition) -> Callable[[Command], Command]:
+    drawn = {"protocol": (*SAMPLERS, IMPORTED), "val": tuple(VALIDATION)}
+    words = drawn.get(about.name, about.words)
+    chosen = click.Choice(about.words) if about.words and not about.resolved else None
+    more: Any = {"shell_complete": one_of(backbones)} if about.name == "backbone" else {}
+    return click.option(
+        f"--{about.name.replace('_', '-')}",
+        type=NUMBER if about.kind is int else chosen,
+        default=about.option_default,
+        show_default=about.option_default is not None,
+        help=about.option.format(words=", ".join(words)),
+        **more,
+    )
+
+
+def condition_filters(command: Command) -> Command:
+    """The options that choose records by the conditions that `RunSpec` declares."""
+    for about in reversed([*CONDITIONS.values()]):
+        more: Any = {"shell_complete": one_of(backbones)} if about.name == "backbone" else {}
+        name = f"--{about.name.replace('_', '-')}"
+        command = click.option(name, metavar=about.metavar, help=about.filter, **more)(command)
+    return command

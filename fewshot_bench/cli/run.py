@@ -15,27 +15,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fewshot_bench.api.dataset import TEMPLATE_SETS
-from fewshot_bench.api.defaults import AUTO
-from fewshot_bench.api.spec import DEFAULT_STORE, EXIF, IMPORTED, PRESETS
+from fewshot_bench.api.spec import CONDITIONS, DEFAULT_STORE
 from fewshot_bench.cli.completion import (
-    backbones,
     datasets,
     everything,
     methods,
-    one_of,
     several_of,
     suites,
 )
 from fewshot_bench.cli.config import as_defaults, read_config, save_config
 from fewshot_bench.cli.engines import DECLARED, RunCommand, engine_options, take_engine
-from fewshot_bench.cli.options import NAMES, NUMBER, NUMBERS, SHOTS
+from fewshot_bench.cli.options import NAMES, NUMBER, NUMBERS, SHOTS, condition_options
 from fewshot_bench.cli.output import say
 from fewshot_bench.engines import progress
 from fewshot_bench.engines.choice import EngineChoice
 from fewshot_bench.engines.conditions import Conditions, take_conditions
 from fewshot_bench.engines.matrix import INTERRUPTED, ThisCall
-from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
 from fewshot_bench.utils.processes import interrupt_on_signals
 from fewshot_bench.utils.text import join_names, printable
 
@@ -103,6 +98,7 @@ def request_of(conditions: Conditions, values: Mapping[str, Any]) -> Request:
         device=conditions.device,
         precision=conditions.precision,
         data=data,
+        others={name: named[name] for name in CONDITIONS if name in named and name not in known},
     )
 
 
@@ -182,28 +178,7 @@ _PATH: Any = click.Path(path_type=Path)
     metavar="[METHOD.]NAME=VALUE[,VALUE]",
     help="Hyper-parameter; several values expand the matrix. Of two -o for one the last counts.",
 )
-@click.option(
-    "--backbone",
-    shell_complete=one_of(backbones),
-    default=AUTO,
-    show_default=True,
-    help="MODEL/TAG[@FILE] or a name; auto: the toy tiny where all data sets are of the suite demo,"
-    " else ViT-B-16/openai.",
-)
-@click.option(
-    "--precision",
-    default=AUTO,
-    show_default=True,
-    help="fp32, bf16 or fp16; auto: fp32 on a CPU, bf16 or fp16 on CUDA.",
-)
-@click.option(
-    "--protocol",
-    default="fair",
-    show_default=True,
-    help=f"{', '.join(PRESETS)}, or how picks are drawn: {', '.join((*SAMPLERS, IMPORTED))}.",
-)
-@click.option("--val", help=f"Validation policy: {', '.join(VALIDATION)} (default: protocol's).")
-@click.option("--prompts", help=f"Template set: {', '.join(TEMPLATE_SETS)} (default: protocol's).")
+@condition_options
 @click.option(
     "--classes",
     type=NAMES,
@@ -221,13 +196,6 @@ _PATH: Any = click.Path(path_type=Path)
 @click.option("--classnames", type=_PATH, help="Own class names: one per line, or JSON or YAML.")
 @click.option("--templates", multiple=True, help="Own prompt with {}, or a file of prompts.")
 @click.option("--holdout", type=float, help="Share of own images held out for testing.")
-@click.option(
-    "--exif",
-    type=click.Choice(EXIF),
-    default="ignore",
-    show_default=True,
-    help="Turn images as their EXIF orientation asks (rotate), or not, as open_clip.",
-)
 @click.option("--skip-damaged", is_flag=True, help="Go on without images that cannot be used.")
 @click.option(
     "--keep-split",
@@ -236,7 +204,6 @@ _PATH: Any = click.Path(path_type=Path)
     show_default=True,
     help="Where a split that is made of own images is kept: in the store, or beside the data.",
 )
-@click.option("--limit", type=NUMBER, help="Evaluate on at most N test images (marked in tables).")
 @click.option("--store", type=_PATH, default=DEFAULT_STORE, show_default=True)
 @engine_options
 @click.option("--dry-run", is_flag=True, help="Check and count, run nothing.")

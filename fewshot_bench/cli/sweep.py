@@ -19,10 +19,9 @@ from click.core import ParameterSource
 
 from fewshot_bench.analysis.table.versions import Shown, split_version, version_key
 from fewshot_bench.api.dataset_overrides import SKIPPED
-from fewshot_bench.api.defaults import AUTO
 from fewshot_bench.api.method_files import short
 from fewshot_bench.api.metrics import PERCENT, Metric
-from fewshot_bench.api.spec import NO_CLASSES, canonical_json
+from fewshot_bench.api.spec import AUTO, CONDITIONS, NO_CLASSES, canonical_json
 from fewshot_bench.cli.completion import datasets, methods, one_of, several_of, suites
 from fewshot_bench.cli.engines import RunCommand, take_engine
 from fewshot_bench.cli.filters import listed, read_records
@@ -192,15 +191,15 @@ def _tests(name: str, values: Mapping[str, Any]) -> list[Test]:
     if name == "transfer":
         targets = _datasets(value or ())
         return [lambda spec: not spec.target or spec.target in targets]
-    if name in ("backbone", "precision", "limit"):
-        return [lambda spec: getattr(spec, name) == value]
     if name == "engines":
         device = value.devices()[0].partition(":")[0]
         return [lambda spec: spec.device == device]
     if name == "protocol":
         return _protocol(values)
-    if name in ("val", "prompts"):
-        return [lambda spec: getattr(spec, name) == value] if value else []
+    if name in CONDITIONS:
+        # What was not asked for is as the protocol says.
+        unasked = value is None and CONDITIONS[name].default is not None
+        return [] if unasked else [lambda spec: getattr(spec, name) == value]
     if name in ("classnames", "templates", "holdout"):
         data = read_own_data(values["classnames"], values["templates"], values["holdout"])
         return [lambda spec: {n: v for n, v in spec.data.items() if n != SKIPPED} == data]

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewshot_bench.api.defaults import AUTO, backbone_for, precision_for
-from fewshot_bench.api.spec import PRECISIONS, TOY, TOY_TEXT
+from fewshot_bench.api.defaults import backbone_for, precision_for
+from fewshot_bench.api.spec import AUTO, PRECISIONS, TOY, TOY_TEXT
 from fewshot_bench.utils.errors import unknown
 from fewshot_bench.utils.text import printable
 

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api import method_code, method_files
-from fewshot_bench.api.defaults import AUTO
 from fewshot_bench.api.method import configuration
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.shots import ALL_SHOTS, WORD
-from fewshot_bench.api.spec import DEFAULT_STORE
+from fewshot_bench.api.spec import AUTO, CONDITIONS, DEFAULT_STORE
 from fewshot_bench.engines.choice import SETTINGS, EngineChoice, run_options
 from fewshot_bench.engines.conditions import conditions_of
 from fewshot_bench.engines.matrix import Ended, ThisCall, run_matrix
@@ -105,6 +104,7 @@ def run(
     method_files.refresh()
     folder = Path(store)
     names, targets = _listed(datasets), _listed(transfer)
+    others = {name: engine_options.pop(name) for name in CONDITIONS if name in engine_options}
     engines = _engines(engine, _listed(devices), engine_options)
     conditions = conditions_of(engines, backbone, precision, names, targets)
     request = Request(
@@ -128,6 +128,7 @@ def run(
         keep_split=keep_split,
         exif=exif,
         skip_damaged=skip_damaged,
+        others=others,
     )
     reporter = CallReporter(progress)
     _warn_of_edits(request, reporter)

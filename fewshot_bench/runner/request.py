@@ -13,16 +13,16 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fewshot_bench.api.dataset import ROLES, TEMPLATE_SETS
-from fewshot_bench.api.defaults import AUTO, backbone_for
+from fewshot_bench.api.dataset import ROLES
+from fewshot_bench.api.defaults import backbone_for
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import (
+    AUTO,
     CLASSES,
+    CONDITIONS,
     DEFAULT_STORE,
-    EXIF,
     IMPORTED,
     NO_CLASSES,
-    PRECISIONS,
     PRESETS,
     RunSpec,
     canonical_json,
@@ -56,7 +56,10 @@ def imported_picks(
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """A request for a matrix of cells; its lists span the matrix. None: as the protocol sets it."""
+    """A request for a matrix of cells; its lists span the matrix. None: as the protocol sets it.
+
+    others: conditions of cells that planning has nothing to do with, by name.
+    """
 
     methods: tuple[str | Configured, ...]
     datasets: tuple[str, ...]
@@ -78,6 +81,12 @@ class Request:
     keep_split: str = "store"
     exif: str = "ignore"
     skip_damaged: bool = False
+    others: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def conditions(self) -> dict[str, Any]:
+        """The conditions that are asked for, by name."""
+        own = {name: getattr(self, name) for name in CONDITIONS if hasattr(self, name)}
+        return own | dict(self.others)
 
     @property
     def folder(self) -> Path:
@@ -145,6 +154,7 @@ def expand(request: Request) -> Plan:
             data=with_skipped(request.data, plan.datasets, name),
             exif=request.exif,
             picks=picks.get((name, shots, split_seed), ""),
+            **request.others,
         )
         parts = [part for part in request.classes if part != NO_CLASSES]
         plan.cells += [dataclasses.replace(cell, classes=part) for part in parts]
@@ -269,14 +279,11 @@ def _protocol(request: Request) -> tuple[str, str, str]:
 
 
 def _check_request(request: Request) -> None:
-    for name, value, allowed in (
-        ("precision", request.precision, PRECISIONS),
-        ("validation policy", request.val, VALIDATION),
-        ("prompt set", request.prompts, TEMPLATE_SETS),
-        ("way with EXIF orientations", request.exif, EXIF),
-    ):
-        if value is not None and value not in allowed:
-            raise unknown(name, value, allowed, "fsbench run --help")
+    for name, value in request.conditions().items():
+        about = CONDITIONS[name]
+        words = tuple(VALIDATION) if name == "val" else about.words
+        if words and value is not None and value not in words:
+            raise unknown(about.title, value, words, "fsbench run --help")
     if min(request.shots, default=0) < 1:
         raise UsageError(f"shots {list(request.shots)}: expected whole numbers from 1")
     seeds = [*request.seeds, *([] if request.split_seed is None else [request.split_seed])]

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from fewshot_bench.api.conditions import REGISTERED_NAME
 from fewshot_bench.api.shots import ALL_SHOTS
-from fewshot_bench.api.spec import REGISTERED_NAME
 from fewshot_bench.api.task import Item
 from fewshot_bench.utils.rng import derive
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import builtins
 import json
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -213,15 +213,8 @@ def test_curves_are_a_figure(results: fb.Results, tmp_path: Path) -> None:
 
 
 def test_without_pandas_one_line_says_what_to_install(results: fb.Results) -> None:
-    found = builtins.__import__
-
-    def without(name: str, *rest: Any) -> Any:
-        if name == "pandas":
-            raise ImportError(name)
-        return found(name, *rest)
-
     with (
-        mock.patch.object(builtins, "__import__", without),
+        mock.patch.dict(sys.modules, {"pandas": None}),
         pytest.raises(fb.UsageError, match=r"pip install 'fewshot-bench\[pandas\]'"),
     ):
         results.to_frame()

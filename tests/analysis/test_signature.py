@@ -61,18 +61,22 @@ MATRICES = st.builds(
     datasets=distinct(NAMED),
     shots=NUMBERS,
     seeds=PAIRS,
-    val=st.sampled_from(sorted(VALIDATION)),
-    prompts=st.sampled_from(sorted(TEMPLATE_SETS)),
-    precision=st.sampled_from(PRECISIONS),
-    device=st.sampled_from(["", "cpu", "cuda"]) | NAMES,
-    protocol=st.sampled_from((*SAMPLERS, IMPORTED)),
-    limit=st.none() | st.integers(1, 99),
+    conditions=st.fixed_dictionaries(
+        {
+            "val": st.sampled_from(sorted(VALIDATION)),
+            "prompts": st.sampled_from(sorted(TEMPLATE_SETS)),
+            "precision": st.sampled_from(PRECISIONS),
+            "device": st.sampled_from(["", "cpu", "cuda"]) | NAMES,
+            "protocol": st.sampled_from((*SAMPLERS, IMPORTED)),
+            "limit": st.none() | st.integers(1, 99),
+            "exif": st.sampled_from(["ignore", "rotate"]),
+        }
+    ),
     classes=st.sampled_from([("all",), ("base", "new"), ()]),
     targets=distinct(NAMED, 0),
     holdout=st.just("") | st.floats(0, 1, exclude_min=True, exclude_max=True).map(str),
     templates=distinct(NAMES, 0),
     classnames=DIGESTS,
-    exif=st.sampled_from(["ignore", "rotate"]),
     skipped=DIGESTS,
     splits=DIGESTS,
     has=st.none() | st.tuples(st.integers(0, 99), st.integers(0, 9999)),
@@ -201,7 +205,7 @@ def test_holes_and_conditions_are_parts_of_the_line() -> None:
     records = [*matrix(("coop",), ("dtd",)), *matrix(("coop",), ("pets",), (1,), (1,))]
     line = signature_of([*records, make(val="full", limit=60)])
     found = parse(line).matrices
-    assert [m.val for m in found].count("full") == 1
+    assert [m.conditions["val"] for m in found].count("full") == 1
     assert sum(m.count for m in found) == len(records) + 1
     assert any("--limit 60" in text and "--val full" in text for text in commands(parse(line)))
 

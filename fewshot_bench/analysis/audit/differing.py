@@ -14,13 +14,14 @@ from fewshot_bench.analysis.conditions import (
     STALE_ADVICE,
     code,
     code_of,
+    condition,
     digest,
     own_data,
 )
 from fewshot_bench.analysis.formats.tidy import finite
 from fewshot_bench.api.image_facts import images, images_scope, test_images, test_scope
 from fewshot_bench.api.record import Record
-from fewshot_bench.api.spec import canonical_json
+from fewshot_bench.api.spec import CONDITIONS, canonical_json
 
 EVERYWHERE = ""
 Scope = Callable[[Record], tuple[str, ...]]
@@ -159,12 +160,24 @@ SAME = (
     Same(0, "versions", "commits", _all, lambda r: _text(r.environment.get("commit"))[:12]),
     Same(0, "versions", "versions of Python", _all, _of_machine("python")),
 )  # fmt: skip
+# Conditions that lines above are about; the others have to be the same everywhere.
+_ABOVE = ("protocol", "val", "prompts", "backbone", "precision", "device", "limit", "weights")
 
 
 def differences(records: Sequence[Record]) -> Iterator[Finding]:
     """A finding for everything that is not the same where it has to be."""
-    for same in (*SAME, *_packages(records)):
+    for same in (*SAME, *_other_conditions(), *_packages(records)):
         yield from _differing(records, same)
+
+
+def _other_conditions() -> Iterator[Same]:
+    for name, about in CONDITIONS.items():
+        if name not in _ABOVE:
+            yield Same(0, name, f"values of {about.title}", _all, _condition_of(name))
+
+
+def _condition_of(name: str) -> Callable[[Record], str]:
+    return lambda record: condition(record.spec, name)
 
 
 def _packages(records: Sequence[Record]) -> list[Same]:

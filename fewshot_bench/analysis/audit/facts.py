@@ -7,6 +7,7 @@ from typing import Any
 from fewshot_bench.analysis.audit.apart import kit
 from fewshot_bench.analysis.conditions import digest, own_data
 from fewshot_bench.api.record import Record, code_digest
+from fewshot_bench.api.spec import CONDITIONS
 
 PUBLISHED = {True: "yes", False: "no", None: "none published"}
 
@@ -87,6 +88,7 @@ def _where(record: Record) -> dict[str, Any]:
         "python": env.get("python"),
         "packages": dict(packages) if isinstance(packages, dict) else {},
         "record_digest": record.digests.get("record"),
+        **{n: getattr(spec, n) for n, about in CONDITIONS.items() if about.late},
     }
 
 

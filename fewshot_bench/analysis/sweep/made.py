@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from fewshot_bench.analysis.conditions import (
-    CONDITIONS,
     OWN_DATA,
     SKIPPED_IMAGES,
     STALE_ADVICE,
@@ -27,7 +26,7 @@ from fewshot_bench.analysis.table.notes import toy_notes
 from fewshot_bench.api.image_facts import images, images_scope, test_images, test_scope
 from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.api.record import Record
-from fewshot_bench.api.spec import canonical_json
+from fewshot_bench.api.spec import CONDITIONS, canonical_json
 from fewshot_bench.utils.errors import UsageError
 
 # By the data set, the shots and the values of all options.

@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from fewshot_bench.analysis.conditions import (
-    CONDITIONS,
     OWN_DATA,
     SKIPPED_IMAGES,
     assign_rows,
@@ -40,7 +40,6 @@ from fewshot_bench.analysis.table.significance import (
     Answers,
     Places,
     Rows,
-    by_place,
     significance,
     variations,
 )
@@ -48,7 +47,7 @@ from fewshot_bench.api.dataset_overrides import SKIPPED
 from fewshot_bench.api.image_facts import overlap_texts, overlaps
 from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.api.record import Record
-from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.api.spec import CONDITIONS, RunSpec
 from fewshot_bench.utils.errors import UsageError, unknown
 
 Cells = dict[tuple[str, str, int], Cell]
@@ -113,7 +112,7 @@ def build(
         signatures=_signatures(records, groups if options.sign_each else ()),
         names=names,
     )
-    places = by_place(rows)
+    places = _by_place(rows)
     cells = _all_cells(table, rows, places, columns)
     table = dataclasses.replace(table, cells=cells, row_extra=_row_extra(table, rows, columns))
     titles = {title for extra in table.row_extra.values() for title in extra}
@@ -135,6 +134,15 @@ def build(
     shared = overlap_texts(overlaps(records)).values()
     told = (*options.notes, *notes(table), *shared, *remarks)
     return dataclasses.replace(table, commands=tuple(lines), notes=told)
+
+
+def _by_place(rows: Rows) -> Places:
+    """The records of every row, by what they were evaluated on and their shots."""
+    places: defaultdict[tuple[str, str, int], list[Record]] = defaultdict(list)
+    for label, (_, records) in rows.items():
+        for record in records:
+            places[label, record.spec.evaluated, record.spec.shots].append(record)
+    return dict(places)
 
 
 def _signatures(records: Sequence[Record], groups: Sequence[Group]) -> dict[str, str]:
@@ -159,17 +167,13 @@ def _every_name(rows: Rows) -> set[str]:
     return {name for row, _ in rows.values() for name in method_names(row.spec)}
 
 
-# Values that go without saying.
-USUAL = (("limit", ("none",)), ("exif", ("ignore",)))
-
-
 def _conditions(records: Sequence[Record]) -> dict[str, tuple[str, ...]]:
     found = {}
-    for name in CONDITIONS:
+    for name, about in CONDITIONS.items():
         values = tuple(sorted({condition(record.spec, name) for record in records}))
-        if name == "weights":
+        if about.prefix:
             values = tuple(value[:12] for value in values if value)
-        if values and (name, values) not in USUAL:
+        if values and not (about.quiet and values == (about.text(about.default),)):
             found[name] = values
     specs = [record.spec for record in records if record.spec.data]
     own = {said_data(spec) for spec in specs} - {"none"}

@@ -14,7 +14,7 @@ from fewshot_bench.analysis.statistics.intervals import FEWEST, Estimate
 from fewshot_bench.analysis.table.columns import COSTS, sorted_rows
 from fewshot_bench.analysis.table.model import Cell, Row, Table
 from fewshot_bench.api.metrics import PERCENT, Metric
-from fewshot_bench.api.spec import TOY
+from fewshot_bench.api.spec import CONDITIONS, TOY
 
 FIRST = (
     "dataset",
@@ -25,7 +25,6 @@ FIRST = (
     "top1_ci95",
     *(column.key for column in COSTS.values()),
 )
-_CONDITIONS = ("protocol", "val", "prompts", "backbone", "precision", "device", "limit", "weights")
 
 
 def rows(table: Table) -> list[dict[str, Any]]:
@@ -79,7 +78,11 @@ def _row(table: Table, cell: Cell) -> dict[str, Any]:
         "delta_n": cell.delta.n if cell.delta else None,
         **_extremes("delta", cell.delta),
         **_tested(table, cell),
-        **{name: getattr(spec, name) for name in _CONDITIONS},
+        **{
+            name: getattr(spec, name)
+            for name, about in CONDITIONS.items()
+            if not about.late or name in table.conditions
+        },
         **_special(table, cell),
     }
 

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from fewshot_bench.api.defaults import AUTO
-from fewshot_bench.api.spec import DEFAULT_STORE, PRECISIONS
+from fewshot_bench.api.spec import AUTO, DEFAULT_STORE, PRECISIONS
 from fewshot_bench.cli.completion import (
     backbones,
     datasets,

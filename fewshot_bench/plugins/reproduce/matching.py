@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from fewshot_bench.analysis.conditions import code
 from fewshot_bench.api.image_facts import test_images
 from fewshot_bench.api.record import Record
-from fewshot_bench.api.spec import RunSpec, canonical_json
+from fewshot_bench.api.spec import CONDITIONS, RunSpec, canonical_json
 from fewshot_bench.plugins.reproduce.cells import Cell, Wanted
 from fewshot_bench.splits.published import published_splits
 
-# Conditions that a record must share with the cell; those of a whole table come first.
-CONDITIONS = ("backbone", "precision", "limit", "protocol", "val", "prompts", "method_version")
 _SHOWN = {"method_version": "method version"}
+# A mean that goes over several of these is named.
+_MIXED = ("device", "weights", "revision")
 Place = tuple[str, str, str, int]
 
 
@@ -59,7 +60,7 @@ class Matches:
         return [r for other, found in self._found.items() if other[:3] == place[:3] for r in found]
 
     def _differs(self, spec: RunSpec, cell: Cell) -> Mapping[str, str]:
-        expected = {
+        expected: dict[str, Any] = {
             "backbone": self.backbone,
             "precision": self.wanted.precision,
             "limit": self.wanted.limit,
@@ -68,13 +69,19 @@ class Matches:
             "prompts": cell.prompts,
             "method_version": self.wanted.versions.get(cell.variant.method, cell.variant.version),
         }
+        # No paper is about other values of the others.
+        expected |= {
+            name: about.default
+            for name, about in CONDITIONS.items()
+            if name not in expected and name not in _MIXED
+        }
         if not cell.setting.random:
             # Nothing is drawn for it, so that it does not matter how.
             del expected["protocol"], expected["val"]
         return {
             _SHOWN.get(name, name): str(getattr(spec, name))
-            for name in CONDITIONS
-            if name in expected and getattr(spec, name) != expected[name]
+            for name, value in expected.items()
+            if getattr(spec, name) != value
         }
 
 
@@ -84,8 +91,7 @@ def _place(spec: RunSpec) -> Place:
 
 def mixture(records: Sequence[Record]) -> list[str]:
     """Conditions in which these records differ, so that no mean may go over them: `device` ..."""
-    names = ("device", "weights", "revision")
-    found = [name for name in names if len({getattr(r.spec, name) for r in records}) > 1]
+    found = [name for name in _MIXED if len({getattr(r.spec, name) for r in records}) > 1]
     tested = {test_images(record) for record in records} - {""}
     found += ["bytes of test images"] if len(tested) > 1 else []
     return found + (["code"] if len({code(record) for record in records}) > 1 else [])

@@ -1,0 +1,104 @@
+"""A condition of a run is one field of `RunSpec`; everything else reads its declaration."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from fewshot_bench.api.spec import CONDITIONS
+from tests.helpers import PATIENCE, REPOSITORY
+
+# The one line that a new condition needs, put into the source of `api/spec.py` on import.
+FIELD = """    blur: str = condition(
+        "none",
+        "Only records of this blur.",
+        words=("none", "soft", "strong"),
+        option="Blur images before they are encoded.",
+        short="blur",
+        quiet=True,
+        late=True,
+    )
+    options: Mapping"""
+
+PROGRAM = """
+import importlib.util, json, sys
+from pathlib import Path
+
+import fewshot_bench
+
+path = Path(fewshot_bench.__file__).parent / "api" / "spec.py"
+spec = importlib.util.spec_from_file_location("fewshot_bench.api.spec", path)
+module = importlib.util.module_from_spec(spec)
+sys.modules["fewshot_bench.api.spec"] = module
+source = path.read_text(encoding="utf-8")
+assert source.count("    options: Mapping") == 1
+exec(compile(source.replace("    options: Mapping", FIELD), str(path), "exec"), module.__dict__)
+
+import fewshot_bench as fb
+from tests.compare_records import make
+from tests.helpers import fsbench
+from fewshot_bench.store.store import Store
+
+store = Path(sys.argv[1])
+made = Store(store)
+made.create()
+for blur in ("none", "strong"):
+    made.write(make("coop", blur=blur, limit=None))
+
+told = {}
+words = ("-m", "zero-shot", "-d", "digits", "--shots", 1, "--seeds", 1, "--store", store / "new")
+told["help"] = fsbench("run", "--help").out
+told["planned"] = fsbench("run", *words, "--blur", "soft", "--dry-run").out
+told["refused"] = fsbench("run", *words, "--blur", "sharp").err
+told["mixed"] = fsbench("compare", "--store", store).err
+told["rows"] = fsbench("compare", "--store", store, "--allow-mixed").out
+told["filtered"] = fsbench("compare", "--store", store, "--blur", "strong").out
+told["csv"] = fsbench("compare", "--store", store, "--blur", "strong", "--format", "csv").out
+told["usual"] = fsbench("compare", "--store", store, "--blur", "none", "--format", "csv").out
+told["audit"] = fsbench("audit", "--store", store).out
+told["signature"] = fsbench("signature", "--store", store, "--blur", "strong").out
+told["command"] = fsbench("signature", told["signature"].strip()).out
+results = fb.load(store)
+told["frame"] = sorted(results.to_frame().blur)
+told["where"] = [record.spec.blur for record in results.where(blur="strong")]
+few = {"shots": 1, "seeds": 1, "store": store / "new", "progress": False}
+try:
+    fb.run("zero-shot", "digits", blur="sharp", **few)
+except fb.UsageError as error:
+    told["library"] = str(error)
+print(json.dumps(told))
+"""
+
+
+def test_a_new_condition_is_one_field(tmp_path: Path) -> None:
+    program = f"FIELD = {FIELD!r}\n{PROGRAM}"
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert "--blur [none|soft|strong]" in told["help"]
+    assert "1 cell: 0 done already, 1 to run" in told["planned"]
+    assert "'sharp' is not one of 'none', 'soft', 'strong'" in told["refused"]
+    assert "records differ in blur ('none' in 1 records, 'strong' in 1 records)" in told["mixed"]
+    assert "choose one with --blur" in told["mixed"]
+    assert {"coop blur=none", "coop blur=strong"} <= {
+        line.partition("  ")[0] for line in told["rows"].splitlines()
+    }
+    assert "blur strong" in told["filtered"]
+    assert ",blur" in told["csv"].partition("\n")[0]
+    assert ",blur" not in told["usual"].partition("\n")[0]
+    assert "values of blur" in told["audit"]
+    assert "|blur:strong" in told["signature"]
+    assert "--blur strong" in told["command"]
+    assert told["frame"] == ["none", "strong"]
+    assert told["where"] == ["strong"]
+    assert "unknown blur 'sharp': expected one of none, soft, strong" in told["library"]
+
+
+def test_conditions_are_what_tables_show_in_this_order() -> None:
+    assert [*CONDITIONS] == [
+        *("protocol", "val", "prompts", "backbone", "precision", "device", "limit", "weights"),
+        "exif",
+    ]
