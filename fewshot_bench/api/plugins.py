@@ -152,6 +152,15 @@ def load_plugins() -> tuple[pluggy.PluginManager, tuple[PluginInfo, ...]]:
     return manager, tuple(infos)
 
 
+def has_third_party() -> bool:
+    """True when a plug-in of another distribution is installed: only these add columns to tables.
+
+    It is known without importing any.
+    """
+    points, _ = _entry_points()
+    return any(_distribution(point.dist) != "fewshot-bench" for point in points)
+
+
 def _entry_points() -> tuple[list[Any], list[PluginInfo]]:
     """The entry points of the group, and the distributions whose own could not be read."""
     broken: list[PluginInfo] = []

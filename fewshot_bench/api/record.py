@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from fewshot_bench.api.spec import RunSpec, canonical_json
@@ -34,11 +34,9 @@ class Incidents:
     def __len__(self) -> int:
         return len(self._found)
 
-    def copy(self) -> Incidents:
-        """The same incidents, to go on from."""
-        other = Incidents()
-        other._found = [dict(incident) for incident in self._found]
-        return other
+    def restart(self, others: Iterable[Mapping[str, str]]) -> None:
+        """Go on from others instead of those found so far."""
+        self._found = [dict(incident) for incident in others]
 
 
 # Times are differences of sums of others, rounded.

@@ -1,29 +1,237 @@
-"""`fsbench compare`: tables from the store."""
+"""`fsbench compare`: tables from the store, in two layouts, with a figure and predictions beside.
+
+`command` is the entry: it reads options, builds the table by `analysis.comparison` and prints it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import csv
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from fewshot_bench.analysis import formats
 from fewshot_bench.analysis.table.columns import COSTS
+from fewshot_bench.analysis.table.figure import FORMATS as FIGURES
 from fewshot_bench.cli.completion import methods, one_of
 from fewshot_bench.cli.filters import chosen_of, filter_options
 from fewshot_bench.cli.options import MetricName, format_option
-from fewshot_bench.cli.output import terminal_style, write_text
-from fewshot_bench.cli.paper import Paper, check_figure, paper_options, write_figure
-from fewshot_bench.cli.predictions import check_predictions, write_predictions
+from fewshot_bench.cli.output import drawn, replaced, terminal_style, write_bytes, write_text
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import UsageError
+from fewshot_bench.utils.extras import require
 
 if TYPE_CHECKING:
     from fewshot_bench.analysis.table.build import Options
     from fewshot_bench.analysis.table.model import Table
     from fewshot_bench.api.record import Record
+    from fewshot_bench.store.predictions import Outcomes
+
+ENDINGS = (".csv", ".parquet")
+Block = Mapping[str, list[Any]]
+
+
+def check_predictions(path: Path | None) -> None:
+    """UsageError for a file that cannot be written, before anything is read."""
+    if path is None:
+        return
+    check_file("--predictions", path, ENDINGS)
+    if path.suffix.lower() == ".parquet":
+        _parquet()
+
+
+def check_file(option: str, path: Path, endings: Sequence[str]) -> None:
+    """UsageError unless the file has one of these endings and a folder that is there."""
+    if path.suffix.lower() not in endings:
+        raise UsageError(f"{option} '{path}': expected a name that ends in {', '.join(endings)}")
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise UsageError(f"{option} '{path}': expected a file in a folder that is there")
+
+
+def write_predictions(
+    path: Path, table: Table, records: Sequence[Record], outcomes: Outcomes
+) -> None:
+    """Write the file, and say on stderr what is in it."""
+    from fewshot_bench.analysis.table.predictions import Predictions
+
+    outcomes.prepare(records)
+    found = Predictions(table, outcomes)
+    blocks = found.blocks(records)
+    first = next(blocks, None)
+    if first is None:
+        raise UsageError(
+            "--predictions: no finished record here has logits that can be used; run the cells "
+            "again to have them"
+        )
+    with replaced(path, "--predictions") as temporary:
+        write = _write_csv if path.suffix.lower() == ".csv" else _write_parquet
+        rows = write(temporary, found.columns, _chained(first, blocks))
+    counts = (len(table.rows), "method"), (len(found.datasets), "data set"), (found.cells, "cell")
+    parts = ", ".join(_counted(*pair) for pair in counts)
+    click.echo(f"{path}: {rows:,} rows of predictions, {parts}", err=True)
+    if found.absent:
+        absent = _counted(found.absent, "finished record")
+        click.echo(f"warning: {absent} without logits that can be used left out", err=True)
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def _chained(first: Block, others: Iterator[Block]) -> Iterator[Block]:
+    yield first
+    yield from others
+
+
+def _write_csv(path: Path, columns: Mapping[str, type], blocks: Iterable[Block]) -> int:
+    from fewshot_bench.analysis.formats.tidy import field
+
+    rows = 0
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(map(field, columns))
+        for block in blocks:
+            for line in zip(*(block[name] for name in columns), strict=True):
+                writer.writerow(map(field, line))
+                rows += 1
+    return rows
+
+
+def _write_parquet(path: Path, columns: Mapping[str, type], blocks: Iterable[Block]) -> int:
+    arrow, parquet = _parquet()
+    kinds = {str: arrow.string(), int: arrow.int64(), float: arrow.float64()}
+    schema = arrow.schema([(_clean(name), kinds[kind]) for name, kind in columns.items()])
+    rows = 0
+    with parquet.ParquetWriter(path, schema) as writer:
+        for block in blocks:
+            values = [[_clean(v) if isinstance(v, str) else v for v in block[n]] for n in columns]
+            made = arrow.table(
+                [arrow.array(v, part.type) for v, part in zip(values, schema, strict=True)],
+                schema=schema,
+            )
+            writer.write_table(made)
+            rows += len(values[0])
+    return rows
+
+
+def _clean(text: str) -> str:
+    """Text that is UTF-8: file names need not be."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _parquet() -> tuple[Any, Any]:
+    what = "--predictions to .parquet"
+    needed = ("pyarrow", "pyarrow.parquet")
+    first, second = (require(name, "parquet", what, "name a .csv file") for name in needed)
+    return first, second
+
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+LAYOUTS = ("groups", "paper")
+# What LaTeX takes as the name of a label without any escape.
+_LABEL = re.compile(r"[A-Za-z0-9:._/+-]+")
+_FILE: Any = click.Path(path_type=Path)
+_OPTIONS = (
+    click.option(
+        "--layout",
+        type=click.Choice(LAYOUTS),
+        default="groups",
+        show_default=True,
+        help="groups: a table per data set. paper: methods x data sets, a table per shots.",
+    ),
+    click.option("--caption", metavar="TEXT", help="Caption of --layout paper."),
+    click.option("--label", metavar="NAME", help="LaTeX label of --layout paper: tab:main."),
+    click.option(
+        "--rename",
+        multiple=True,
+        metavar="OLD=NEW",
+        help="Show a method, row, data set or average under another name.",
+    ),
+    click.option(
+        "--figure",
+        type=_FILE,
+        metavar="FILE",
+        help="Also draw curves over shots, a panel per data set: .pdf, .svg, .png.",
+    ),
+    click.option(
+        "--predictions",
+        type=_FILE,
+        metavar="FILE",
+        help="Also write every method's prediction per test image: .csv, .parquet.",
+    ),
+)
+
+
+def paper_options(command: Command) -> Command:
+    """Add all of them to a command."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+@dataclass(frozen=True)
+class Paper:
+    """The layout of papers, if it was asked for."""
+
+    asked: bool
+    label: str
+    caption: str
+
+    def check(self, form: str, others: Mapping[str, object]) -> None:
+        """UsageError for options that do not go together, before anything is read."""
+        for name, text in (("label", self.label), ("caption", self.caption)):
+            if text and not self.asked:
+                raise UsageError(f"--{name} belongs to --layout paper: add it, or leave this out")
+        if self.label and form != "latex":
+            raise UsageError("--label is LaTeX's: add --format latex, or leave it out")
+        if self.label and not _LABEL.fullmatch(self.label):
+            raise UsageError(
+                f"--label '{self.label}': expected letters, digits and :._/+- alone (tab:main)"
+            )
+        if self.caption and form in ("csv", "json"):
+            raise UsageError(f"--caption: {form} has none; leave it out or choose another --format")
+        if self.asked and form == "json":
+            raise UsageError("--layout paper has no json, which holds all numbers; leave it out")
+        for name, given in others.items():
+            if self.asked and given:
+                raise UsageError(f"--layout paper has no room for --{name}; leave one of them out")
+
+    def render(self, table: Table, form: str, output: Path | None) -> str:
+        """The table in this layout."""
+        from fewshot_bench.analysis.formats import latex, render
+        from fewshot_bench.analysis.table.paper import document
+
+        shown = document(table, form, self.caption)
+        if form == "latex":
+            return latex.write_paper(shown, label=self.label, caption=self.caption)
+        return render(shown, form, **terminal_style(output))
+
+
+def check_figure(path: Path | None, per_class: bool) -> None:
+    """UsageError for a file that cannot be drawn to, before anything is read."""
+    if path is None:
+        return
+    check_file("--figure", path, FIGURES)
+    require("matplotlib", "report", "--figure")
+    if per_class:
+        raise UsageError("--figure draws accuracy over shots; leave --per-class out")
+
+
+def write_figure(path: Path, table: Table) -> None:
+    """Draw the file, and say on stderr what is in it."""
+    from fewshot_bench.analysis.table.figure import draw, panels
+
+    count = len(panels(table))
+    if not count:
+        raise UsageError(f"--figure: no record here has the metric {table.metric} to draw")
+    suffix = path.suffix.lower()
+    write_bytes(path, drawn(lambda: draw(table, suffix[1:]), suffix))
+    click.echo(f"{path}: {count} {'panel' if count == 1 else 'panels'}", err=True)
 
 
 FORMATS = ("terminal", "markdown", "latex", "csv", "json")

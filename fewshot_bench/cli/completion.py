@@ -55,7 +55,7 @@ def methods() -> Iterable[str]:
 
 
 def datasets() -> Iterable[str]:
-    """Registered data sets; families such as `folder:` go on with what nobody knows."""
+    """Registered data sets; families such as `folder:` go on with what a person names."""
     from fewshot_bench.api.registry import registry
 
     return (name for name in registry().datasets.entries if not name.endswith(":"))
@@ -96,7 +96,7 @@ def silence() -> Iterator[None]:
 
 
 def _names(sources: Iterable[Source]) -> list[str]:
-    """All names in order; of a plug-in that fails, a command says what is wrong, not a shell."""
+    """All names in order; a plug-in that fails gives none, and commands print why."""
     found: list[str] = []
     for source in sources:
         with contextlib.suppress(Exception), silence():

@@ -16,7 +16,7 @@ from fewshot_bench.utils.plain_yaml import load_plain
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The mapping in a .yaml, .yml or .toml file; UsageError says what is wrong and where."""
+    """The mapping in a .yaml, .yml or .toml file; UsageError names the fault and the place."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -77,7 +77,7 @@ def _loaded(group: LazyGroup, ctx: click.Context, name: str) -> click.Command | 
 
 @functools.cache
 def plugin_commands() -> tuple[LazyGroup, ...]:
-    """The commands of each plug-in; of two with one name the first is kept, and it is said."""
+    """The commands of each plug-in; of two with one name the first is kept, with a warning."""
     from fewshot_bench.api.registry import registry
 
     taken, found = dict.fromkeys(COMMANDS, "fsbench itself"), []

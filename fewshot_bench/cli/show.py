@@ -1,4 +1,4 @@
-"""`fsbench show`: a method's hyper-parameters, a data set's card, or what a record says."""
+"""`fsbench show`: a method's hyper-parameters, a card, an engine's options, or a record."""
 
 from __future__ import annotations
 

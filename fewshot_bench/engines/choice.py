@@ -141,7 +141,7 @@ class EngineChoice:
         if self.here:
             count, threads = slots(backbone, conditions.device, self.jobs, len(devices))
         else:
-            # Threads as on this machine unless told otherwise: they can change the last digits.
+            # Threads as on this machine, unless given: they can change the last digits.
             count, threads = self.jobs or 1, slots(backbone, "cpu", 1)[1]
         given = {"timeout": self.timeout, "hang": self.hang_after, "lease": self.lease}
         return Settings(

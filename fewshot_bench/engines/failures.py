@@ -115,7 +115,7 @@ def _paragraph(reason: Reason, store: Store, whole: bool) -> Iterator[str]:
 
 
 def trace_lines(reason: Reason) -> Iterator[str]:
-    """The whole traceback, set off from what is said about it."""
+    """The whole traceback, set off from the text about it."""
     yield from (f"      | {line}" for line in reason.trace.rstrip().splitlines())
 
 

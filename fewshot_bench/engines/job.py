@@ -17,7 +17,7 @@ from typing import Any
 
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
-from fewshot_bench.engines.base import Settings, StoreSnapshot
+from fewshot_bench.engines.base import STORE, Settings, StoreSnapshot
 from fewshot_bench.engines.local import LocalEngine
 from fewshot_bench.store.leases import FOLDER as CLAIMS
 from fewshot_bench.store.leases import Leases
@@ -41,7 +41,7 @@ class Job:
     cells: tuple[RunSpec, ...]
     settings: Settings
     before: StoreSnapshot
-    # Says to others that the command which wants its results is there.
+    # A claim that lives as long as the command which waits for the results.
     _wanted: Leases | None = None
 
     @classmethod
@@ -122,7 +122,7 @@ class Job:
             self._wanted.close()
 
     def remove(self) -> None:
-        """Take it back: nobody was ever told of it."""
+        """Remove a job that no worker was started for."""
         self.leave()
         shutil.rmtree(self.folder, ignore_errors=True)
         for folder in (self.folder.parent, self.store.path / CLAIMS):
@@ -135,7 +135,7 @@ class Job:
         return [cell for cell in self.cells if self.before.new_record(cell) is None]
 
     def trouble(self) -> list[str]:
-        """Why workers have given up, as they said."""
+        """The reasons for which workers have given up."""
         found = []
         for path in sorted(self.folder.glob("trouble-*.txt")):
             with suppress(OSError):
@@ -184,7 +184,7 @@ def _leave_word(job: Job, error: FsbenchError) -> None:
 
 
 def _take_part(job: Job) -> None:
-    os.environ.update(job.settings.variables)
+    os.environ.update({**job.settings.variables, STORE: str(job.store.path)})
     cells = job.open_cells()
     linger = LINGER_LEASES * job.settings.lease
     with LocalEngine(job.store, job.settings, job.before, job.name, linger) as engine:

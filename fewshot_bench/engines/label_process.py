@@ -182,7 +182,7 @@ class _Desk:
             return {}, self._examiner.listed(values["handle"]).read(values["index"])
         with self._lock:
             if operation == "begin":
-                # The engine has said, or is about to say, which cells these are.
+                # The engine has named these cells, or is about to.
                 self._lock.wait_for(lambda: self._number >= values["number"])
                 return {}, b""
             if operation == "digests":
@@ -194,15 +194,7 @@ class _Desk:
                 return {}, b""
             spec = RunSpec.from_dict(values["spec"])
             self._cell(spec)
-            return self._lists(operation, spec), b""
-
-    def _lists(self, operation: str, spec: RunSpec) -> dict[str, Any]:
-        if operation == "questions":
-            pair = self._examiner.questions(spec)
-            return dict(zip(("fitted", "asked"), map(dataclasses.asdict, pair), strict=True))
-        if operation == "task":
-            return dataclasses.asdict(self._examiner.task(spec))
-        return dataclasses.asdict(self._examiner.queries(spec))
+            return dataclasses.asdict(self._examiner.cell(spec)), b""
 
     def _settle(self, values: Mapping[str, Any], body: bytes) -> None:
         """Mark and store a cell, once: who could try twice could find labels by trying."""
@@ -220,7 +212,7 @@ class _Desk:
 
 
 def _with_facts(record: Record, told: Mapping[str, Any]) -> Record:
-    """A record with what the engine says of the code, and not the process that ran it."""
+    """A record with the facts on code that the engine has, not the process that ran it."""
     environment = dict(record.environment)
     if "kit" in environment:
         environment["kit"] = told["kit"] if code_digest(record) == told["code"] else None
@@ -276,7 +268,7 @@ def main() -> None:
     threading.Thread(target=listen, daemon=True).start()
     with _served(desk, [int(number) for number in numbers.split(",")]):
         pass
-    # The thread that reads what the engine says would hold up an ordinary end.
+    # The thread that reads the engine's messages would hold up an ordinary end.
     os._exit(0)
 
 

@@ -2,7 +2,7 @@
 
 A worker that is killed, hangs, or runs out of memory costs the cell that it held: the cell is
 tried once more by another worker, then recorded as failed. Cells are claimed in the store first
-(`leases`), so that several runs share their work. Each record is stored before anyone hears of it.
+(`leases`), so that several runs share their work. Each record is stored before it is reported.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ HOOK_TICK_SECONDS = 0.2
 def slots(backbone: str, device: str, jobs: int | None, devices: int = 1) -> tuple[int, int | None]:
     """Workers per device, and CPU threads of each; None leaves threads to torch.
 
-    A backbone whose loader says `threads = 1` is too small to gain from a second thread: then
-    there is one worker per core unless `jobs` says otherwise.
+    A backbone whose loader has `threads = 1` is too small to gain from a second thread: then
+    there is one worker per core unless `jobs` is given.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     cores = cores or 1
@@ -159,6 +159,8 @@ class LocalEngine(Engine):
         worker.beat(event)
         if event["event"] == "fatal":
             worker.fatal = event
+        elif event["event"] == "retired":
+            worker.retired = True
         elif event["event"] == "idle":
             worker.ready = worker.idle = True
             self._retries.started()
@@ -275,7 +277,9 @@ class LocalEngine(Engine):
         if not worker.ready:
             self._retries.stillborn(worker)
         worker.cells = self._settle(worker.cells)
-        if worker.cells:
+        if worker.cells and worker.retired:
+            self._waiting.insert(0, worker.cells)
+        elif worker.cells:
             failed, left = self._retries.judge(worker, self._fitted)
             for record in failed:
                 self._fail(record)

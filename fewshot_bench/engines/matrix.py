@@ -22,8 +22,8 @@ from fewshot_bench.utils.errors import DataMissingError, UsageError
 if TYPE_CHECKING:
     from fewshot_bench.api.record import Record
     from fewshot_bench.engines.base import Engine, EngineSetup, Settings
+    from fewshot_bench.runner.preflight import Needs
     from fewshot_bench.runner.request import Plan, Request
-    from fewshot_bench.runner.resources import Needs
     from fewshot_bench.runner.resuming import Code, Resume
     from fewshot_bench.store.store import Store
 
@@ -104,7 +104,7 @@ def run_plan(
     wanted = {"force": call.force, "retry_failed": call.retry_failed, "keep_stale": call.keep_stale}
     state = resume(plan, store, installed, images, **wanted)
     _report_unknown_images(images.problems, reporter)
-    # Workers leave what is done unless they are told that it is not.
+    # Workers leave cells that are done, unless `force` is set.
     force = call.force or state.again
     settings = engines.settings(conditions, force, installed.identity(), variables)
     setup = EngineSetup(store, settings, before, engines.options, reporter.notice)
@@ -166,7 +166,7 @@ def _dry_run(
 
 
 def _needs(plan: Plan, state: Resume) -> Needs:
-    from fewshot_bench.runner.resources import needs
+    from fewshot_bench.runner.preflight import needs
 
     return needs(state.todo, plan.datasets)
 
@@ -174,7 +174,7 @@ def _needs(plan: Plan, state: Resume) -> Needs:
 def _check_room(
     plan: Plan, state: Resume, store: Store, engines: EngineChoice, settings: Settings
 ) -> None:
-    from fewshot_bench.runner import resources as room
+    from fewshot_bench.runner import preflight as room
 
     if state.todo:
         needed = _needs(plan, state)

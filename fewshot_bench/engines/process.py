@@ -36,7 +36,7 @@ IDLE_SECONDS = 5.0
 # Stands above each stack that faulthandler prints.
 STACK = "(most recent call first)"
 TAIL_CHARACTERS = 6000
-# What a worker says is passed on up to this length per cell.
+# The output of a worker is passed on up to this length per cell.
 PASSED_ON_CHARACTERS = 20_000
 # How long an ended process may take to say where it was, and how long it is silent afterwards.
 DUMP_SECONDS = 10.0
@@ -96,6 +96,8 @@ class Worker:
     fatal: dict[str, Any] | None = None
     ready: bool = False
     idle: bool = False
+    # True once it leaves the rest of its cells to a fresh process.
+    retired: bool = False
     # Whether its backbone is loaded, so that the time of its first cell runs.
     started: bool = False
     # Why the engine has ended it, if it has: "timeout" or "hang".
@@ -114,7 +116,7 @@ class Worker:
     def start(
         cls, slot: Slot, store: Store, settings: Settings, events: queue.Queue[Event]
     ) -> Worker:
-        """A new process; what it says arrives as `events`, None when it has ended."""
+        """A new process; its messages arrive as `events`, None when it has ended."""
         environment = {**os.environ, **slot.environment, **settings.environment()}
         reading, writing = os.pipe()
         try:
@@ -236,7 +238,7 @@ class Worker:
         return "hang" if silent or passed > hang else ""
 
     def end(self, reason: str) -> None:
-        """End the process, which says first where it was."""
+        """End the process, which prints its stacks first."""
         self.ended, self._ended_at = reason, time.monotonic()
         if hasattr(signal, "SIGUSR1"):
             with suppress(OSError):

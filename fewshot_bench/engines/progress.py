@@ -15,7 +15,7 @@ from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.utils.text import color_system, printable
 
 MOST_SHOTS = 100
-# In a pipe a cell is told about after this many seconds, then after twice as many, ... at most
+# In a pipe a cell is reported after this many seconds, then after twice as many, ... at most
 # an hour apart.
 FIRST_SECONDS, LONGEST_SECONDS = 60.0, 3600.0
 # A pace is no pace before it was watched for this long.
@@ -149,7 +149,7 @@ class Display:
         self._next: dict[str, float] = {}
 
     def inside(self, cell: RunSpec, done: int, total: int) -> None:
-        """Progress within the fit of one cell, which may be told often."""
+        """Progress within the fit of one cell; may be called often."""
         if total > 0:
             now = self._clock()
             self.moved(cell, self.estimate.inside(cell, done, total, now), now)

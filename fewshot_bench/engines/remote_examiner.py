@@ -17,8 +17,8 @@ from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.engines.messages import Closed, receive, send
 from fewshot_bench.images.decode import EncodedFiles, numbered
-from fewshot_bench.runner.classes import Question
-from fewshot_bench.runner.examination import ImageList, Outcome, QueryLists, TaskLists
+from fewshot_bench.runner.classes import LabelSpace
+from fewshot_bench.runner.examination import CellLists, ImageList, Outcome
 from fewshot_bench.utils import errors
 from fewshot_bench.utils.errors import FsbenchError, StoreError
 
@@ -72,21 +72,14 @@ class RemoteExaminer:
             raise _as_error(header["error"])
         return header, answer
 
-    def questions(self, spec: RunSpec) -> tuple[Question, Question]:
-        """The classes that a cell is fitted on, and those that it is asked for."""
-        header, _ = self.ask("questions", spec=spec.to_dict())
-        return _question(header["fitted"]), _question(header["asked"])
-
-    def task(self, spec: RunSpec) -> TaskLists:
-        """The task of a cell."""
-        header, _ = self.ask("task", spec=spec.to_dict())
-        train, val = _images(header["train"]), _images(header["val"])
-        return TaskLists(_question(header["question"]), train, val)
-
-    def queries(self, spec: RunSpec) -> QueryLists:
-        """The queries of a cell."""
-        header, _ = self.ask("queries", spec=spec.to_dict())
-        return QueryLists(_question(header["question"]), _images(header["images"]))
+    def cell(self, spec: RunSpec) -> CellLists:
+        """The label spaces and lists of images of a cell."""
+        header, _ = self.ask("cell", spec=spec.to_dict())
+        return CellLists(
+            _label_space(header["fitted"]),
+            _label_space(header["evaluated"]),
+            *(_images(header[name]) for name in ("train", "val", "queries")),
+        )
 
     def files(self, images: ImageList) -> EncodedFiles:
         """The encoded files of a list."""
@@ -129,8 +122,8 @@ class _RemoteFiles(EncodedFiles):
         return numbered(self._handle, index)
 
 
-def _question(values: Mapping[str, Any]) -> Question:
-    return Question(**{name: tuple(value) for name, value in values.items()})
+def _label_space(values: Mapping[str, Any]) -> LabelSpace:
+    return LabelSpace(**{name: tuple(value) for name, value in values.items()})
 
 
 def _images(values: Mapping[str, Any]) -> ImageList:

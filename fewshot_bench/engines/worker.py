@@ -55,7 +55,7 @@ class _Answers:
             self.send("progress", done=done, total=total)
 
     def keep_beating(self) -> None:
-        """Tell that the process lives, from a thread of its own."""
+        """Send signs of life from a thread of its own."""
 
         def beat() -> None:
             from fewshot_bench.utils.locks import is_waiting
@@ -126,7 +126,7 @@ def _compute(
     if not todo:
         return True
     session.backbone(todo[0])
-    # Loading it is nobody's time.
+    # Loading the backbone is not billed.
     answers.send("started")
     trusted = _hook(hooks.run_started, todo[0], examiner, spec=todo[0])
     outcomes = run_group(todo, session, answers.progress, request["parts"])
@@ -134,12 +134,15 @@ def _compute(
         record, trusted = outcome.record, trusted and not outcome.tainted
         answers.send("finished", key=record.spec.key())
         following = todo[number] if number < len(todo) else None
-        # As it was stored; what computed it has no metrics.
+        # The stored record: the one that was computed here has no metrics.
         stored = store.get(record.spec.key()) or record
         trusted &= _hook(hooks.run_finished, following, examiner, record=stored)
         if following is None:
             break
-        # What plug-ins took was no time of the next cell.
+        if not trusted:
+            answers.send("retired")
+            break
+        # The time of hooks is not that of the next cell.
         answers.send("started")
         trusted &= _hook(hooks.run_started, following, examiner, spec=following)
     return trusted
@@ -158,7 +161,7 @@ def _hook(
     from fewshot_bench.runner.isolation.functions import Functions
 
     functions = Functions()
-    tell(hook, **arguments)
+    call_hook(hook, **arguments)
     swapped, complete = functions.restore()
     if swapped and following is not None:
         end = "put back" if complete else "could not be undone: the process is not used again"
@@ -168,13 +171,13 @@ def _hook(
 
 
 def finished(record: Record) -> None:
-    """Tell plug-ins that a record is stored."""
+    """Call `run_finished` for a record that is stored."""
     from fewshot_bench.api.registry import registry
 
-    tell(registry().hooks.run_finished, record=record)
+    call_hook(registry().hooks.run_finished, record=record)
 
 
-def tell(hook: Callable[..., Any], **arguments: object) -> None:
+def call_hook(hook: Callable[..., Any], **arguments: object) -> None:
     """Call a hook; one that fails must not cost a result, so its failure is shown and passed."""
     try:
         hook(**arguments)

@@ -192,7 +192,7 @@ class Keeper:
 
     @property
     def problem(self) -> str:
-        """Why something could not be kept; empty when all went well."""
+        """The reason why something could not be kept; empty when all went well."""
         return (self._cache.problem if self._cache else "") or self._files.problem
 
     def add(self, index: int, pixels: Pixels, price: Cost) -> bool:

@@ -58,13 +58,13 @@ def in_a_line(error: BaseException) -> str:
 
 
 def problem_of(data: bytes) -> str | None:
-    """Why an encoded image cannot be used, in one line; None when it can."""
+    """The reason why an encoded image cannot be used, in one line; None when it can."""
     found = decoded(data)
     return found if isinstance(found, str) else deep_problem(found)
 
 
 def deep_problem(image: Image.Image) -> str | None:
-    """Why the values of an image are not those of 8 bits: Pillow cuts them to 0 to 255."""
+    """The problem of an image with more than 8 bits, which Pillow cuts to 0 to 255."""
     if image.mode[:1] not in ("I", "F"):
         return None
     values = np.asarray(image)
@@ -119,7 +119,7 @@ def unreadable(dataset: Dataset, items: Sequence[Item]) -> Checked:
 def _problem(
     dataset: Dataset, digests: DatasetDigests, item: Item, patient: bool = True
 ) -> str | Stamp | Known:
-    """Why an image cannot be used; with `patient`, its stamp when it changed a moment ago."""
+    """The reason why an image cannot be used; with `patient`, its stamp if it just changed."""
     stamp = digests.stamp(item)
     known = digests.get(item, stamp)
     if known is not None and known.decodes:

@@ -39,7 +39,7 @@ class Known:
     turned: bool = False
 
     def packed(self) -> bytes:
-        """As it is kept."""
+        """The bytes that are kept."""
         return self.sha + bytes([self.decodes + 2 * self.turned])
 
 

@@ -49,6 +49,10 @@ class _Table:
         self.files.append((features, cost))
         self.size += features.nbytes
 
+    def copy(self) -> _Table:
+        """A table for rows that are not to be kept."""
+        return _Table(dict(self.places), list(self.files), set(self.seen), self.size)
+
     def gathered(self, keys: Sequence[bytes]) -> Tensor:
         """(n, width): a copy of the rows of `keys`."""
         places = [self.places[key] for key in keys]
@@ -71,8 +75,10 @@ class _Table:
 class FeatureCache:
     """Rows in memory, and in the files of a folder that several processes may share."""
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, is_sound: Callable[[], bool] = lambda: True) -> None:
+        """is_sound: False where features that are computed now must reach no other cell."""
         self._folder = folder
+        self._is_sound = is_sound
         self._tables: dict[str, _Table] = {}
 
     def rows(
@@ -101,9 +107,11 @@ class FeatureCache:
                     _load(folder, name, table)
                 places = {key: place for place, key in enumerate(keys) if key not in table.places}
                 if places:
-                    wanted = list(places.values())
+                    wanted, sound = list(places.values()), self._is_sound()
                     found = meter.measure(lambda: compute(wanted), images=images)
-                    if folder is not None:
+                    if not (sound and self._is_sound()):
+                        table = table.copy()
+                    elif folder is not None:
                         _save(folder, name, table, list(places), *found, dataset)
                     table.take(list(places), *found)
         table.charge(meter.uncharged(name, keys), meter)

@@ -10,6 +10,7 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -134,14 +135,20 @@ class _Backing:
     ) -> None:
         self.source = source
         self.store = store
-        self.meter = meter
+        self._meter = meter
         self.phase = phase
         self.order = order
         self.batch = batch
         self.seed = seed
         self.index = torch.tensor(order)
 
+    @property
+    def meter(self) -> Meter:
+        """The meter that `accounted` has opened, whichever cell the view was made for."""
+        return _OPEN.get() or self._meter
 
+
+_OPEN: ContextVar[Meter | None] = ContextVar("_OPEN", default=None)
 # A view carries a number and nothing else: no path, label or source hangs on it. What the number
 # stands for is kept here until the cell ends, where a method's own objects do not lead.
 _TOKENS = itertools.count(1)
@@ -373,8 +380,12 @@ def accounted(store: FeatureCache, meter: Meter) -> Iterator[None]:
             )
         return features.to(backbone.device)
 
-    with counting(meter.computed), text_cache(shared):
-        yield
+    token = _OPEN.set(meter)
+    try:
+        with counting(meter.computed), text_cache(shared):
+            yield
+    finally:
+        _OPEN.reset(token)
 
 
 def _rows(

@@ -19,49 +19,49 @@ TIED = "its classifier has no for_classes(): it answers for the classes that it 
 
 
 @dataclass(frozen=True)
-class Question(Vocabulary):
+class LabelSpace(Vocabulary):
     """Class names and templates, and the identity of every class."""
 
     identities: tuple[str, ...]
 
     @classmethod
-    def of(cls, card: DatasetCard, prompts: str, classes: str) -> Question:
+    def of(cls, card: DatasetCard, prompts: str, classes: str) -> LabelSpace:
         """All classes of a data set, or its base or new half."""
         half = class_half(len(card.classnames), classes)
         part = slice(half.start, half.stop)
         return cls(card.classnames[part], card.templates(prompts), card.identities[part])
 
     @classmethod
-    def fitted(cls, card: DatasetCard, spec: RunSpec) -> Question:
-        """The fitted label space; `card` is that of the cell's data set."""
+    def fitted(cls, card: DatasetCard, spec: RunSpec) -> LabelSpace:
+        """Those that a cell is fitted on; `card` is that of its data set."""
         return cls.of(card, spec.prompts, "all" if spec.classes == "all" else "base")
 
     @classmethod
-    def evaluated(cls, card: DatasetCard, spec: RunSpec) -> Question:
-        """The evaluated label space; `card` is that of the cell's target."""
+    def evaluated(cls, card: DatasetCard, spec: RunSpec) -> LabelSpace:
+        """Those that a cell is evaluated on; `card` is that of its target."""
         return cls.of(card, spec.prompts, "all" if spec.target else spec.classes)
 
-    def within(self, other: Question) -> bool:
-        """True when all classes are among those of `other`; not where identities are ambiguous."""
+    def is_subset_of(self, other: LabelSpace) -> bool:
+        """True when all classes are among those of `other`; False for ambiguous identities."""
         distinct = all(len(set(q.identities)) == len(q.identities) for q in (self, other))
         return distinct and set(self.identities) <= set(other.identities)
 
 
-def answering(
-    classifier: Classifier, fitted: Question, asked: Question
+def adapt_classifier(
+    classifier: Classifier, fitted: LabelSpace, evaluated: LabelSpace
 ) -> tuple[Classifier, Tensor | None]:
-    """A classifier that answers, and the columns of its logits that are asked for (None: all).
+    """A classifier for `evaluated`, and the columns of its logits that are needed (None: all).
 
     Classes that were fitted on are columns of the fitted classifier, whatever the method, under the
     same prompts; others need `for_classes`. NotApplicableError where the method has none.
     """
-    if fitted == asked:
+    if fitted == evaluated:
         return classifier, None
-    if asked.within(fitted) and asked.templates == fitted.templates:
+    if evaluated.is_subset_of(fitted) and evaluated.templates == fitted.templates:
         import torch
 
         place = {identity: column for column, identity in enumerate(fitted.identities)}
-        return classifier, torch.tensor([place[identity] for identity in asked.identities])
+        return classifier, torch.tensor([place[identity] for identity in evaluated.identities])
     if not isinstance(classifier, Transferable):
         raise NotApplicableError(TIED)
-    return classifier.for_classes(Vocabulary(asked.classnames, asked.templates)), None
+    return classifier.for_classes(Vocabulary(evaluated.classnames, evaluated.templates)), None

@@ -1,11 +1,12 @@
-"""`Context`: the `RunContext` that a method gets during `fit`."""
+"""The context of a fit: named randomness, precision, notes and progress."""
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -14,6 +15,13 @@ from fewshot_bench.utils.errors import ContractError
 from fewshot_bench.utils.mistyped import whole_number
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Declarations(NamedTuple):
+    """Notes and selection that a method declared during `fit`."""
+
+    notes: dict[str, Any]
+    selection: dict[str, int]
 
 
 class Context:
@@ -37,11 +45,25 @@ class Context:
         self._parts = parts
         self.divisible = False
 
+    def declarations(self) -> Declarations:
+        """A copy of the notes and the selection so far."""
+        return Declarations(copy.deepcopy(self.notes), dict(self.selection))
+
+    def restore(self, declarations: Declarations) -> None:
+        """Go back to earlier declarations."""
+        self.notes = copy.deepcopy(declarations.notes)
+        self.selection = dict(declarations.selection)
+
     @property
     def memory_parts(self) -> int:
         """Into how many parts to divide the work; `divisible` remembers that it was asked for."""
         self.divisible = True
         return self._parts
+
+    @property
+    def parts_used(self) -> int:
+        """The parts that the work was divided into; 1 for a method that never asked."""
+        return self._parts if self.divisible else 1
 
     def rng(self, name: str) -> torch.Generator:
         """A fresh CPU generator for the named stream of this cell."""

@@ -1,16 +1,147 @@
-"""The answers of a classifier as plain arrays; the process that does this has no labels."""
+"""Evaluation of a fitted method on the queries of a cell, without their labels.
+
+`evaluate` is the entry point: it gives a record without metrics, and logits as a plain array that
+plug-in code has no hold of. The fitted method stays as it was.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import copy
+import functools
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from fewshot_bench.api.method import Classifier
+from fewshot_bench.api.record import Incidents, Record
+from fewshot_bench.api.registry import registry
+from fewshot_bench.images.features import accounted, image_view, open_views
+from fewshot_bench.profiling.meter import Meter
+from fewshot_bench.profiling.peak_memory import PeakMemory
+from fewshot_bench.runner import kit_results
+from fewshot_bench.runner.classes import adapt_classifier
+from fewshot_bench.runner.fit import Fitted, check_backbone, seed_of
+from fewshot_bench.runner.isolation import guarded
+from fewshot_bench.runner.session import Cell, Session
+from fewshot_bench.utils import environment
 from fewshot_bench.utils.errors import ContractError
+from fewshot_bench.utils.rng import derive, isolated
 
-if TYPE_CHECKING:
-    import numpy as np
+OUT_OF_MEMORY = "out-of-memory"
+
+
+class QueryBatches:
+    """The batches that a classifier asks for, divided by `parts` where memory is short.
+
+    asked: True once it asked for any.
+    """
+
+    def __init__(self, method: str, parts: int) -> None:
+        self.parts = parts
+        self.asked = False
+        self._method = method
+
+    def limit(self, size: int, incidents: Incidents) -> int:
+        """The number of queries per batch for a method that asks for `size`."""
+        self.asked = True
+        smaller = max(1, size // self.parts)
+        if smaller < size:
+            text = f"batches of {smaller} queries instead of {size}, since memory was short"
+            incidents.add(OUT_OF_MEMORY, f"{self._method}.logits was given {text}")
+        return smaller
+
+
+# A record without its metrics, and (queries, classes) logits in their order.
+Answered = tuple[Record, np.ndarray]
+
+
+def evaluate(
+    fitted: Fitted,
+    cell: Cell,
+    session: Session,
+    batches: QueryBatches,
+    incidents: Incidents,
+) -> Answered:
+    """Ask a fitted method about the queries of a cell that shares its fit.
+
+    incidents: those of the fit; what happens here is added to them.
+    """
+    spec = cell.spec
+    meter, memory = copy.deepcopy(fitted.meter), PeakMemory(fitted.backbone.device)
+    # The classifier may hold the context of its fit, and note more.
+    fitted.context.restore(fitted.declared)
+    with ExitStack() as stack:
+        stack.enter_context(accounted(session.features, meter))
+        stack.enter_context(memory.watching())
+        stack.enter_context(isolated(derive(seed_of(fitted.cell.spec), "predict")))
+        stack.enter_context(open_views())
+        guard = guarded(f"{spec.method}.logits", incidents, session.distrust)
+        printed = stack.enter_context(guard)
+        limit = functools.partial(batches.limit, incidents=incidents)
+        answers = _predict(fitted, cell, session, meter, limit)
+        stored = _stored_values(fitted.classifier, spec.method)
+    said = fitted.printed + printed.text
+    footprint = {
+        **fitted.trained,
+        "stored": stored,
+        "backbone": getattr(fitted.backbone, "parameters", None),
+        "images_seen": meter.images_seen,
+        "images_encoded": meter.images_encoded,
+        "work": meter.work(),
+        "selection": fitted.context.selection,
+        "peak_memory_mb": round(max(fitted.peak_mb, memory.megabytes), 1),
+    }
+    record = Record(
+        spec=spec,
+        status="done",
+        footprint=footprint,
+        timings=meter.timings(),
+        environment=_environment(fitted, spec.method),
+        notes=fitted.context.notes | ({"printed": said} if said else {}),
+        incidents=tuple(incidents),
+    )
+    return record, answers
+
+
+def _predict(
+    fitted: Fitted, cell: Cell, session: Session, meter: Meter, limit: Callable[[int], int]
+) -> np.ndarray:
+    """Logits in the order of the queries."""
+    known, asked = fitted.cell.lists.fitted, cell.lists.evaluated
+    source = session.source(cell.lists.queries, cell.spec)
+    queries = image_view(source, session.features, meter, phase="encode_queries", batch=limit)
+    with meter.phase("predict"), torch.no_grad():
+        # A copy, so that what one answer leaves behind does not reach the next one.
+        classifier, columns = adapt_classifier(copy.copy(fitted.classifier), known, asked)
+        raw = classifier.logits(queries)
+    check_backbone(fitted.backbone, fitted.fingerprint, f"{cell.spec.method}.logits")
+    classes = asked if columns is None else known
+    answers = plain_logits(raw, len(source), len(classes.classnames))
+    return answers if columns is None else np.ascontiguousarray(answers[:, columns.numpy()])
+
+
+def _environment(fitted: Fitted, method: str) -> dict[str, Any]:
+    backbone = fitted.backbone
+    return environment.describe(backbone.device) | {
+        "weights_digest": backbone.weights_digest,
+        "activation": getattr(backbone, "activation", None),
+        "method_origin": registry().method(method).origin.split(",")[0],
+        "code": registry().code(method),
+        "kit": kit_results.of_record(method),
+    }
+
+
+def _stored_values(classifier: Classifier, method: str) -> int:
+    """The number of values in `tensors()`; ContractError when it is no mapping to tensors."""
+    kept = classifier.tensors()
+    wrong = not isinstance(kept, Mapping) or any(not isinstance(t, Tensor) for t in kept.values())
+    if wrong:
+        raise ContractError(f"{method}: tensors() returned {kept!r:.80}, expected names to tensors")
+    return sum(tensor.numel() for tensor in kept.values())
 
 
 def plain_logits(logits: object, queries: int, classes: int) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""Messages between the process that holds query labels and the one that runs plug-in code.
+"""Contract between the process that holds query labels and the one that runs plug-in code.
 
 `Examination` is the contract, `examiner.Examiner` keeps it. Queries are numbers in a shuffled
-order: no label, id or path of a query is in a `TaskLists` or `QueryLists`.
+order: no label, id or path of a query is in a `CellLists`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.images.decode import EncodedFiles
-from fewshot_bench.runner.classes import Question
+from fewshot_bench.runner.classes import LabelSpace
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,24 +35,22 @@ class ImageList:
 
 
 @dataclass(frozen=True)
-class TaskLists:
-    """All that a fit is given; `val` is empty where the validation policy is `none`."""
+class CellLists:
+    """Label spaces and images of one cell; `val` is empty where the validation policy is `none`.
 
-    question: Question
+    train, val: labeled, in the order in which they were drawn. queries: without labels, shuffled,
+    since a list grouped by class would give labels away by position.
+    """
+
+    fitted: LabelSpace
+    evaluated: LabelSpace
     train: ImageList
     val: ImageList
-
-
-@dataclass(frozen=True)
-class QueryLists:
-    """Queries for a fitted method: the classes, and the images in a shuffled order."""
-
-    question: Question
-    images: ImageList
+    queries: ImageList
 
 
 class Outcome:
-    """The result of one cell: its record and, when it is done, the logits kept beside it.
+    """The result of one cell: its record and, when it is done, what is kept beside it.
 
     logits: (n, classes), in the order of the test list, as are `labels` and `ids`.
     """
@@ -68,23 +66,15 @@ class Outcome:
         self.logits = logits
         self.labels = labels
         self.ids = ids
-        # Whether a plug-in left the process so that nothing else should be computed in it.
+        # True when a plug-in left the process so that nothing else should be computed in it.
         self.tainted = False
 
 
 class Examination(Protocol):
-    """The requests of the process that runs plug-in code; see `Examiner`."""
+    """The label side, as the process that runs plug-in code sees it; see `Examiner`."""
 
-    def questions(self, spec: RunSpec) -> tuple[Question, Question]:
-        """The classes that a cell is fitted on, and those that it is asked for."""
-        ...
-
-    def task(self, spec: RunSpec) -> TaskLists:
-        """The task of a cell."""
-        ...
-
-    def queries(self, spec: RunSpec) -> QueryLists:
-        """The queries of a cell."""
+    def cell(self, spec: RunSpec) -> CellLists:
+        """The label spaces and lists of images of a cell."""
         ...
 
     def files(self, images: ImageList) -> EncodedFiles:

@@ -23,8 +23,8 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import IMPORTED, RunSpec, canonical_json
 from fewshot_bench.api.task import Item, Split
 from fewshot_bench.images.decode import ImageFiles
-from fewshot_bench.runner.classes import Question
-from fewshot_bench.runner.examination import ImageList, Outcome, QueryLists, TaskLists
+from fewshot_bench.runner.classes import LabelSpace
+from fewshot_bench.runner.examination import CellLists, ImageList, Outcome
 from fewshot_bench.splits.draw import SPLIT_FIELDS, draw_all_classes, narrowed
 from fewshot_bench.splits.published import verified_picks
 from fewshot_bench.splits.sampling import Picks
@@ -66,26 +66,19 @@ class Examiner:
         self._lists: OrderedDict[str, ImageFiles] = OrderedDict()
         self._handles: dict[Any, str] = {}
 
-    def questions(self, spec: RunSpec) -> tuple[Question, Question]:
-        """The classes that a cell is fitted on, and those that it is asked for."""
-        fitted = Question.fitted(self.dataset(spec).card(), spec)
-        return fitted, Question.evaluated(self.target(spec).card(), spec)
+    def cell(self, spec: RunSpec) -> CellLists:
+        """The label spaces and lists of images of a cell."""
+        cell, split = self._cell(spec), self._cell(spec).split
+        return CellLists(
+            *self._label_spaces(spec),
+            train=self._labeled(cell, split.train),
+            val=self._labeled(cell, split.val),
+            queries=self._listed(cell.target, tuple(split.test[place] for place in cell.order), ()),
+        )
 
-    def task(self, spec: RunSpec) -> TaskLists:
-        """The task of a cell; labeled images stand in the order in which they were drawn."""
-        cell = self._cell(spec)
-        train, val = (self._labeled(cell, items) for items in (cell.split.train, cell.split.val))
-        return TaskLists(self.questions(spec)[0], train, val)
-
-    def queries(self, spec: RunSpec) -> QueryLists:
-        """The queries of a cell.
-
-        A list grouped by class would give labels away by position, so that the order is shuffled.
-        """
-        cell = self._cell(spec)
-        items = tuple(cell.split.test[place] for place in cell.order)
-        images = self._listed(cell.target, items, ())
-        return QueryLists(self.questions(spec)[1], images)
+    def _label_spaces(self, spec: RunSpec) -> tuple[LabelSpace, LabelSpace]:
+        fitted = LabelSpace.fitted(self.dataset(spec).card(), spec)
+        return fitted, LabelSpace.evaluated(self.target(spec).card(), spec)
 
     def files(self, images: ImageList) -> ImageFiles:
         """The encoded files of a list."""
@@ -107,8 +100,8 @@ class Examiner:
         from fewshot_bench.api.metrics import rounded
 
         spec = record.spec
-        cell, (fitted, asked) = self._cell(spec), self.questions(spec)
-        shape = (len(cell.order), len(asked.classnames))
+        cell, (fitted, evaluated) = self._cell(spec), self._label_spaces(spec)
+        shape = (len(cell.order), len(evaluated.classnames))
         if answers.shape != shape or answers.dtype != np.float32:
             raise ContractError(
                 f"{spec.describe()} has logits {answers.dtype} {answers.shape}, expected float32 "
@@ -119,7 +112,7 @@ class Examiner:
         labels = [item.label for item in cell.split.test]
         record = replace(
             record,
-            split=self._facts(spec, cell, fitted, asked),
+            split=self._facts(spec, cell, fitted, evaluated),
             metrics=rounded(logits, np.array(labels, dtype=np.int64)),
         )
         return Outcome(record, logits, labels, [item.id for item in cell.split.test])
@@ -190,22 +183,22 @@ class Examiner:
         return ImageList(handle, card.name, len(items), card.mirrored, stamped, labels)
 
     def _facts(
-        self, spec: RunSpec, cell: _Cell, fitted: Question, asked: Question
+        self, spec: RunSpec, cell: _Cell, fitted: LabelSpace, evaluated: LabelSpace
     ) -> dict[str, Any]:
-        """Of the split, as they stand in the record."""
+        """Facts of the split for the record."""
         card, split = cell.dataset.card(), cell.split
         facts = {
             "digest": split.digest,
             "protocol": split.protocol,
             "revision": split.revision,
-            "classes": len(asked.classnames),
+            "classes": len(evaluated.classnames),
             "train": len(split.train),
             "val": len(split.val),
             "test": len(split.test),
             "verified": verified_picks(cell.drawn, card.name),
             "mirrored": card.mirrored,
-            "templates": list(asked.templates),
-            "classnames": list(asked.classnames),
+            "templates": list(evaluated.templates),
+            "classnames": list(evaluated.classnames),
             **self._images(spec, cell),
             **short_facts(spec, split),
         }
@@ -213,9 +206,9 @@ class Examiner:
         return facts | ({"fitted_classes": len(fitted.classnames)} if spec.fits_other else {})
 
     def _images(self, spec: RunSpec, cell: _Cell) -> dict[str, Any]:
-        lists = self.task(spec), self.queries(spec)
-        train, val = (self.files(images).digests for images in (lists[0].train, lists[0].val))
-        shuffled = self.files(lists[1].images).digests
+        lists = self.cell(spec)
+        train, val = self.files(lists.train).digests, self.files(lists.val).digests
+        shuffled = self.files(lists.queries).digests
         test = dict(zip(cell.order, shuffled, strict=True))
         return image_facts(train, val, [test[place] for place in range(len(test))])
 

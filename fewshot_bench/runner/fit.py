@@ -1,199 +1,124 @@
-"""A method fitted to one task, and its answers to queries, of which there are no labels here."""
+"""Fitting a method to the task of a cell, measured and guarded.
+
+`fit` is the entry point. Its result is immutable: `evaluate.evaluate` asks it about any number of
+cells, and none of them sees what another one left.
+"""
 
 from __future__ import annotations
 
-import copy
 import functools
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from fewshot_bench.api.method import Classifier, Method
-from fewshot_bench.api.record import Incidents, Record
-from fewshot_bench.api.registry import registry
+from fewshot_bench.api.backbone import LoadedBackbone
+from fewshot_bench.api.method import Classifier
+from fewshot_bench.api.record import Incidents
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.api.task import Task
-from fewshot_bench.images.features import accounted, image_view, open_views, shots_view
+from fewshot_bench.images.features import accounted, shots_view
 from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.profiling.optimizer import FiniteNumbers, ParameterObserver
 from fewshot_bench.profiling.peak_memory import PeakMemory
-from fewshot_bench.runner import kit_results
-from fewshot_bench.runner.classes import answering
-from fewshot_bench.runner.context import Context
-from fewshot_bench.runner.evaluate import plain_logits
-from fewshot_bench.runner.examination import QueryLists
-from fewshot_bench.runner.isolation import Printed, guarded
-from fewshot_bench.runner.query_batches import QueryBatches
-from fewshot_bench.runner.session import Session
-from fewshot_bench.utils import environment
+from fewshot_bench.runner.context import Context, Declarations
+from fewshot_bench.runner.isolation import guarded
+from fewshot_bench.runner.session import Cell, Session
 from fewshot_bench.utils.errors import ContractError
 from fewshot_bench.utils.rng import derive, isolated
 
-Progress = Callable[[int, int], None]
-# A record without its metrics, and the logits of its queries.
-Answered = tuple[Record, np.ndarray]
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted method and what the fit cost, which every cell that it answers is billed.
+
+    context: the one that `fit` was given, which its classifier may hold; declared: what was noted
+    in it. trained: parameters, their source and the optimizer's steps. peak_mb: memory.
+    """
+
+    cell: Cell
+    backbone: LoadedBackbone
+    fingerprint: str
+    classifier: Classifier
+    context: Context
+    declared: Declarations
+    meter: Meter
+    incidents: tuple[Mapping[str, str], ...]
+    printed: str
+    peak_mb: float
+    trained: Mapping[str, Any]
 
 
-class Fit:
-    """A fitted method, and what it cost; evaluates cells that differ in what is asked alone."""
+def seed_of(spec: RunSpec) -> int:
+    """The seed of a cell's fit."""
+    return derive(spec.train_seed, spec.dataset, spec.shots)
 
-    def __init__(
-        self,
-        spec: RunSpec,
-        session: Session,
-        progress: Progress | None,
-        parts: int = 1,
-        incidents: Incidents | None = None,
-    ) -> None:
-        """Everything but the fit itself, which `run` does.
 
-        parts: `RunContext.memory_parts`; incidents: of earlier tries.
-        """
-        self.spec = spec
-        self.session = session
-        self.backbone, self.fingerprint = session.backbone(spec)
-        self.lists = session.examiner.task(spec)
-        self.question = self.lists.question
-        self.meter = Meter(self.backbone.device)
-        self.memory = PeakMemory(self.backbone.device)
-        self.incidents = incidents.copy() if incidents else Incidents()
-        self.parts, self.queries = parts, QueryBatches(spec.method)
-        self.seed = derive(spec.train_seed, spec.dataset, spec.shots)
-        self.context = Context(self.seed, self.backbone.device, spec.precision, progress, parts)
-        self.method: Method = registry().method_class(spec.method)(**spec.options)
-        self.observer = ParameterObserver(FiniteNumbers(spec.method, self.method, self.context))
+def fit(cell: Cell, session: Session, context: Context, incidents: Incidents) -> Fitted:
+    """Fit the method of a cell; incidents are added to as they happen."""
+    spec = cell.spec
+    backbone, fingerprint = session.backbone(spec)
+    meter, memory = Meter(backbone.device), PeakMemory(backbone.device)
+    observer = ParameterObserver(FiniteNumbers(spec.method, cell.method, context))
+    with ExitStack() as stack:
+        stack.enter_context(accounted(session.features, meter))
+        stack.enter_context(memory.watching())
+        stack.enter_context(isolated(seed_of(spec)))
+        guard = guarded(f"{spec.method}.fit", incidents, session.distrust)
+        printed = stack.enter_context(guard)
+        with observer.watching(), meter.phase("fit"):
+            classifier = cell.method.fit(_task(cell, session, meter), backbone, context)
+        _check_classifier(classifier, spec.method)
+        check_backbone(backbone, fingerprint, f"{spec.method}.fit")
+    observer.declared = context.declared
+    trained = {"trained": observer.trained, "trained_source": observer.source}
+    return Fitted(
+        cell=cell,
+        backbone=backbone,
+        fingerprint=fingerprint,
+        classifier=classifier,
+        context=context,
+        declared=context.declarations(),
+        meter=meter,
+        incidents=tuple(incidents),
+        printed=printed.text,
+        peak_mb=memory.megabytes,
+        trained=trained | {"steps": observer.steps},
+    )
 
-    def run(self) -> Fit:
-        """Fit the method to its task."""
-        with ExitStack() as stack:
-            for context in (self._accounted(), self.memory.watching(), isolated(self.seed)):
-                stack.enter_context(context)
-            printed = stack.enter_context(self._guarded("fit"))
-            with self.observer.watching(), self.meter.phase("fit"):
-                self.classifier = self.method.fit(self._task(), self.backbone, self.context)
-            for part in ("logits", "tensors"):
-                if not callable(getattr(self.classifier, part, None)):
-                    raise ContractError(
-                        f"{self.spec.method}.fit returned {type(self.classifier).__name__} without "
-                        f"{part}(); return a Classifier"
-                    )
-            self._check_backbone(self.spec.method, "fit")
-        self.printed = printed.text
-        self.observer.declared = self.context.declared
-        # What stands here after the fit is the share of the fit in every evaluation.
-        self.spent = copy.deepcopy(vars(self.meter))
-        self.said = copy.deepcopy((self.context.notes, self.context.selection))
-        self.happened = self.incidents.copy()
-        self.queries.parts = self.parts if self.context.divisible else 1
-        return self
 
-    def _guarded(self, when: str) -> AbstractContextManager[Printed]:
-        return guarded(f"{self.spec.method}.{when}", self.incidents, self.session.distrust)
+def _task(cell: Cell, session: Session, meter: Meter) -> Task:
+    spec = cell.spec
+    view = functools.partial(
+        shots_view,
+        store=session.features,
+        meter=meter,
+        phase="encode_support",
+        seed=spec.train_seed,
+    )
+    val = session.source(cell.lists.val, spec)
+    return Task(
+        classnames=cell.lists.fitted.classnames,
+        templates=cell.lists.fitted.templates,
+        train=view(session.source(cell.lists.train, spec)),
+        val=view(val) if len(val) else None,
+        asked=spec.shots,
+    )
 
-    def _accounted(self) -> AbstractContextManager[None]:
-        return accounted(self.session.features, self.meter)
 
-    def _task(self) -> Task:
-        train = self.session.source(self.lists.train, self.spec)
-        val = self.session.source(self.lists.val, self.spec)
-        view = functools.partial(
-            shots_view, store=self.session.features, meter=self.meter, phase="encode_support"
-        )
-        return Task(
-            classnames=self.question.classnames,
-            templates=self.question.templates,
-            train=view(train, seed=self.spec.train_seed),
-            val=view(val, seed=self.spec.train_seed) if len(val) else None,
-            asked=self.spec.shots,
-        )
-
-    def evaluate(self, spec: RunSpec) -> Answered:
-        """The record of one cell, without its metrics, and (n, classes) logits of its queries."""
-        vars(self.meter).update(copy.deepcopy(self.spent))
-        self.context.notes, self.context.selection = copy.deepcopy(self.said)
-        self.incidents = self.happened.copy()
-        asked = self.session.examiner.queries(spec)
-        memory = PeakMemory(self.backbone.device)
-        seed = derive(self.seed, "predict")
-        measured = self._accounted(), memory.watching(), isolated(seed), open_views()
-        with ExitStack() as stack:
-            for context in measured:
-                stack.enter_context(context)
-            printed = stack.enter_context(self._guarded("logits"))
-            answers = self._predict(spec, asked)
-            footprint = self._footprint(spec.method)
-        peak = max(self.memory.megabytes, memory.megabytes)
-        said = self.printed + printed.text
-        record = Record(
-            spec=spec,
-            status="done",
-            footprint=footprint | {"peak_memory_mb": round(peak, 1)},
-            timings=self.meter.timings(),
-            environment=self._environment(spec),
-            notes=self.context.notes | ({"printed": said} if said else {}),
-            incidents=tuple(self.incidents),
-        )
-        return record, answers
-
-    def _predict(self, spec: RunSpec, asked: QueryLists) -> np.ndarray:
-        """Logits in the order of the queries, as an array that plug-in code has no hold of."""
-        source = self.session.source(asked.images, spec)
-        queries = image_view(
-            source,
-            self.session.features,
-            self.meter,
-            phase="encode_queries",
-            batch=functools.partial(self.queries.limit, incidents=self.incidents),
-        )
-        with self.meter.phase("predict"), torch.no_grad():
-            # A copy, so that what one answer leaves behind does not reach the next one.
-            fitted = copy.copy(self.classifier)
-            classifier, columns = answering(fitted, self.question, asked.question)
-            raw = classifier.logits(queries)
-        self._check_backbone(spec.method, "logits")
-        classes = asked.question if columns is None else self.question
-        answers = plain_logits(raw, len(source), len(classes.classnames))
-        return answers if columns is None else np.ascontiguousarray(answers[:, columns.numpy()])
-
-    def _check_backbone(self, method: str, when: str) -> None:
-        if self.backbone.fingerprint() != self.fingerprint:
+def _check_classifier(classifier: Any, method: str) -> None:
+    for part in ("logits", "tensors"):
+        if not callable(getattr(classifier, part, None)):
             raise ContractError(
-                f"{method}.{when} left the backbone changed (weights, flags or hooks "
-                "differ from before); work on copies, or undo the change before returning"
+                f"{method}.fit returned {type(classifier).__name__} without {part}(); return a "
+                "Classifier"
             )
 
-    def _footprint(self, method: str) -> dict[str, Any]:
-        return {
-            "trained": self.observer.trained,
-            "trained_source": self.observer.source,
-            "stored": stored_values(self.classifier, method),
-            "backbone": getattr(self.backbone, "parameters", None),
-            "images_seen": self.meter.images_seen,
-            "images_encoded": self.meter.images_encoded,
-            "work": self.meter.work(),
-            "steps": self.observer.steps,
-            "selection": self.context.selection,
-        }
 
-    def _environment(self, spec: RunSpec) -> dict[str, Any]:
-        facts = environment.describe(self.backbone.device)
-        return facts | {
-            "weights_digest": self.backbone.weights_digest,
-            "activation": getattr(self.backbone, "activation", None),
-            "method_origin": registry().method(spec.method).origin.split(",")[0],
-            "code": registry().code(spec.method),
-            "kit": kit_results.of_record(spec.method),
-        }
-
-
-def stored_values(classifier: Classifier, method: str) -> int:
-    """The number of values in `tensors()`; ContractError when it is no mapping to tensors."""
-    kept = classifier.tensors()
-    wrong = not isinstance(kept, Mapping) or any(not isinstance(t, Tensor) for t in kept.values())
-    if wrong:
-        raise ContractError(f"{method}: tensors() returned {kept!r:.80}, expected names to tensors")
-    return sum(tensor.numel() for tensor in kept.values())
+def check_backbone(backbone: LoadedBackbone, fingerprint: str, who: str) -> None:
+    """ContractError where plug-in code left the backbone changed."""
+    if backbone.fingerprint() != fingerprint:
+        raise ContractError(
+            f"{who} left the backbone changed (weights, flags or hooks "
+            "differ from before); work on copies, or undo the change before returning"
+        )

@@ -11,13 +11,15 @@ import torch
 
 from fewshot_bench.api.record import Incidents
 from fewshot_bench.api.spec import RunSpec
-from fewshot_bench.runner.fit import Answered, Fit, Progress
-from fewshot_bench.runner.query_batches import OUT_OF_MEMORY
-from fewshot_bench.runner.session import Session
+from fewshot_bench.runner.context import Context
+from fewshot_bench.runner.evaluate import OUT_OF_MEMORY, Answered, QueryBatches, evaluate
+from fewshot_bench.runner.fit import Fitted, fit, seed_of
+from fewshot_bench.runner.session import Cell, Session
 from fewshot_bench.utils.errors import InsufficientMemoryError
 from fewshot_bench.utils.memory import give_back_memory
 
 MOST_PARTS = 64
+Progress = Callable[[int, int], None]
 _TEXTS = (
     "not enough memory",
     "can't allocate memory",
@@ -38,7 +40,7 @@ class Failure:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """True when an error says that a device or the machine had no memory left."""
+    """True for an error of a device or a machine that had no memory left."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     text = str(error).casefold()
@@ -57,24 +59,25 @@ def release(error: BaseException) -> None:
 
 
 def fit_within_memory(
-    spec: RunSpec,
+    cell: Cell,
     session: Session,
     progress: Progress | None,
     interrupted: Callable[[], bool],
     parts: int = 1,
-) -> Fit | Failure:
-    """Fit a cell alone; out of memory, again with twice as many parts, up to `MOST_PARTS`.
+) -> Fitted | Failure:
+    """Fit a cell; out of memory, again with twice as many parts, up to `MOST_PARTS`.
 
     parts: `RunContext.memory_parts` of the first try. A method that does not read it gets no
     second try. What a person interrupted is raised, every other error is returned.
     """
     incidents, parts = Incidents(), min(parts, MOST_PARTS)
     while True:
-        found = _tried(spec, session, progress, interrupted, parts, incidents)
-        if isinstance(found, Fit) or not out_of_memory(found.error):
+        found = _tried(cell, session, progress, interrupted, parts, incidents)
+        if isinstance(found, Fitted) or not out_of_memory(found.error):
             return found
         release(found.error)
         session.drop_changed_backbone()
+        spec = cell.spec
         if not found.divisible or parts >= MOST_PARTS:
             tried = "and cannot use less of it (it does not read ctx.memory_parts)"
             if found.divisible:
@@ -86,54 +89,52 @@ def fit_within_memory(
 
 
 def _tried(
-    spec: RunSpec,
+    cell: Cell,
     session: Session,
     progress: Progress | None,
     interrupted: Callable[[], bool],
     parts: int,
     incidents: Incidents,
-) -> Fit | Failure:
-    divisible = False
+) -> Fitted | Failure:
+    context: Context | None = None
     try:
-        fit = Fit(spec, session, progress, parts, incidents)
-        incidents = fit.incidents
-        try:
-            return fit.run()
-        finally:
-            divisible = fit.context.divisible
+        backbone, _ = session.backbone(cell.spec)
+        seed, precision = seed_of(cell.spec), cell.spec.precision
+        context = Context(seed, backbone.device, precision, progress, parts)
+        return fit(cell, session, context, incidents)
     except BaseException as error:
         if interrupted():
             raise
-        return Failure(error, incidents, divisible)
+        return Failure(error, incidents, context is not None and context.divisible)
 
 
-def evaluate_within_memory(fit: Fit, spec: RunSpec, interrupted: Callable[[], bool]) -> Answered:
-    """`fit.evaluate(spec)`; out of memory, again with half as many queries in a batch.
+def evaluate_within_memory(
+    fitted: Fitted,
+    cell: Cell,
+    session: Session,
+    incidents: Incidents,
+    interrupted: Callable[[], bool],
+) -> Answered:
+    """`evaluate`; out of memory, again with half as many queries in a batch.
 
-    A method that asks for no batches gets no second try. The fit's next answer begins as this one.
+    A method that asks for no batches gets no second try. incidents: get those of the last try.
     """
-    before = fit.queries.parts
-    try:
-        return _evaluated(fit, spec, interrupted)
-    finally:
-        fit.queries.parts = before
-
-
-def _evaluated(fit: Fit, spec: RunSpec, interrupted: Callable[[], bool]) -> Answered:
+    batches = QueryBatches(cell.spec.method, fitted.context.parts_used)
     while True:
+        incidents.restart(fitted.incidents)
         try:
-            return fit.evaluate(spec)
+            return evaluate(fitted, cell, session, batches, incidents)
         except BaseException as caught:
             if interrupted() or not out_of_memory(caught):
                 raise
             error = caught
         release(error)
-        if not fit.queries.asked or fit.queries.parts >= MOST_PARTS:
-            tried = f"even with {fit.queries.parts} times smaller batches of queries"
-            if not fit.queries.asked:
+        if not batches.asked or batches.parts >= MOST_PARTS:
+            tried = f"even with {batches.parts} times smaller batches of queries"
+            if not batches.asked:
                 tried = "and cannot use less of it (it asks for no batches of queries)"
-            raise _hopeless(spec, "logits", tried, error)
-        fit.queries.parts *= 2
+            raise _hopeless(cell.spec, "logits", tried, error)
+        batches.parts *= 2
 
 
 def _hopeless(

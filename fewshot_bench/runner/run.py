@@ -13,9 +13,9 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.images.features import open_views
 from fewshot_bench.runner.examination import Outcome
-from fewshot_bench.runner.fit import Fit, Progress
+from fewshot_bench.runner.fit import Fitted
 from fewshot_bench.runner.isolation import own_interruptions
-from fewshot_bench.runner.retry import Failure, evaluate_within_memory, fit_within_memory
+from fewshot_bench.runner.retry import Failure, Progress, evaluate_within_memory, fit_within_memory
 from fewshot_bench.runner.session import Session
 from fewshot_bench.utils import environment
 from fewshot_bench.utils.errors import FsbenchError, NotApplicableError, StoreError
@@ -38,7 +38,7 @@ def run_group(
     `RunContext.memory_parts` to begin with.
     """
     with open_views():
-        fits: dict[str, Fit | Failure] = {}
+        fits: dict[str, Fitted | Failure] = {}
         for spec in specs:
             with own_interruptions() as interrupted:
                 record, answers = _computed(spec, session, progress, fits, interrupted, parts)
@@ -58,8 +58,7 @@ def _settled(record: Record, answers: np.ndarray | None, session: Session) -> Ou
         raise
     except FsbenchError as error:
         incidents = Incidents()
-        for incident in record.incidents:
-            incidents.add(**incident)
+        incidents.restart(record.incidents)
         failed = _without_result(record.spec, "failed", error, incidents)
         return session.examiner.settle(failed, None)
 
@@ -68,33 +67,30 @@ def _computed(
     spec: RunSpec,
     session: Session,
     progress: Progress | None,
-    fits: dict[str, Fit | Failure],
+    fits: dict[str, Fitted | Failure],
     interrupted: Callable[[], bool],
     parts: int,
 ) -> tuple[Record, np.ndarray | None]:
     """One cell; whatever plug-in code raises is its failure, unless a person interrupted it."""
-    key = spec.fit_key()
-    incidents = Incidents()
+    key, incidents = spec.fit_key(), Incidents()
     try:
-        reason = _tied(spec, session)
-        if reason:
-            raise NotApplicableError(reason)
+        cell = session.resolve(spec)
+        if cell.inapplicable:
+            raise NotApplicableError(cell.inapplicable)
         if key not in fits:
-            fits[key] = fit_within_memory(spec, session, progress, interrupted, parts)
-        fit = fits[key]
-        incidents = fit.incidents
-        if isinstance(fit, Failure):
-            raise fit.error
+            fits[key] = fit_within_memory(cell, session, progress, interrupted, parts)
+        fitted = fits[key]
+        incidents.restart(fitted.incidents)
+        if isinstance(fitted, Failure):
+            raise fitted.error
         try:
-            return evaluate_within_memory(fit, spec, interrupted)
+            return evaluate_within_memory(fitted, cell, session, incidents, interrupted)
         except NotApplicableError:
             raise
         except BaseException:
             # A failed evaluation may have spoiled what it used; a failed fit stays failed.
             del fits[key]
             raise
-        finally:
-            incidents = fit.incidents
     except NotApplicableError as error:
         session.drop_changed_backbone()
         return _without_result(spec, "inapplicable", error, incidents), None
@@ -103,20 +99,6 @@ def _computed(
             raise
         session.drop_changed_backbone()
         return _without_result(spec, "failed", error, incidents), None
-
-
-def _tied(spec: RunSpec, session: Session) -> str:
-    """Why a method cannot answer for the classes of a cell, where that is known before fitting."""
-    method = registry().method_class(spec.method)(**spec.options)
-    reason = str(getattr(method, "tied_to_classes", ""))
-    if not reason or (spec.classes != "new" and not spec.target):
-        return ""
-    fitted, asked = session.examiner.questions(spec)
-    if not asked.within(fitted):
-        return reason
-    if asked.templates == fitted.templates:
-        return ""
-    return f"the prompts of {spec.target} differ from those it was fitted under, and {reason}"
 
 
 def _without_result(

@@ -1,19 +1,52 @@
-"""Objects that cells share in one process: backbones, decoded images and features."""
+"""A session: backbones, decoded images and features that cells share in one process.
+
+`Session.resolve` turns a specification into a `Cell`, once, for all that follows.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from fewshot_bench.api.backbone import LoadedBackbone
+from fewshot_bench.api.method import Method
+from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.backbones import loading
 from fewshot_bench.images.feature_cache import FeatureCache
 from fewshot_bench.images.loader import ImageSource
-from fewshot_bench.runner.examination import Examination, ImageList
+from fewshot_bench.runner.examination import CellLists, Examination, ImageList
 from fewshot_bench.runner.examiner import Examiner
+from fewshot_bench.runner.isolation import kernel_state
 from fewshot_bench.utils import determinism
 
 SOURCES_KEPT = 6
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell that is resolved: its method, label spaces and lists of images."""
+
+    spec: RunSpec
+    method: Method
+    lists: CellLists
+
+    @property
+    def inapplicable(self) -> str:
+        """The reason why a method cannot answer for the evaluated classes, if known before a fit.
+
+        Empty where it can, or where only its classifier can tell.
+        """
+        reason = str(getattr(self.method, "tied_to_classes", ""))
+        fitted, evaluated = self.lists.fitted, self.lists.evaluated
+        if not reason or (self.spec.classes != "new" and not self.spec.target):
+            return ""
+        if not evaluated.is_subset_of(fitted):
+            return reason
+        if evaluated.templates == fitted.templates:
+            return ""
+        target = self.spec.target
+        return f"the prompts of {target} differ from those it was fitted under, and {reason}"
 
 
 class Session:
@@ -26,16 +59,26 @@ class Session:
         examiner: Examination | None = None,
     ) -> None:
         determinism.apply()
-        self.features = FeatureCache(cache)
+        self._kernels = kernel_state()
+        self.features = FeatureCache(cache, self._is_sound)
         self.device = device
         self.examiner: Examination = examiner or Examiner()
         self.tainted = False
         self._backbones: dict[tuple[str, str], tuple[LoadedBackbone, str]] = {}
         self._sources: dict[tuple[str, str], ImageSource] = {}
 
+    def resolve(self, spec: RunSpec) -> Cell:
+        """The cell of a specification; UsageError and DataMissingError where there is none."""
+        method = registry().method_class(spec.method)(**spec.options)
+        return Cell(spec, method, self.examiner.cell(spec))
+
     def distrust(self) -> None:
         """Remember that a plug-in left this process in a state that cannot be undone."""
         self.tainted = True
+
+    def _is_sound(self) -> bool:
+        """True while kernels compute what they did at first, so that features may be shared."""
+        return not self.tainted and kernel_state() == self._kernels
 
     def backbone(self, spec: RunSpec) -> tuple[LoadedBackbone, str]:
         """The backbone of a cell and its fingerprint when it was loaded."""
@@ -49,7 +92,7 @@ class Session:
 
     def drop_changed_backbone(self) -> None:
         """Forget a backbone that a method has left changed; the next cell loads it anew."""
-        if any(loaded.fingerprint() != found for loaded, found in self._backbones.values()):
+        if any(_differs(loaded, found) for loaded, found in self._backbones.values()):
             self._backbones.clear()
             self._sources.clear()
 
@@ -70,3 +113,11 @@ class Session:
                 rotate=spec.exif == "rotate",
             )
         return self._sources[key]
+
+
+def _differs(backbone: LoadedBackbone, fingerprint: str) -> bool:
+    """True also where a plug-in left torch so that no fingerprint can be taken."""
+    try:
+        return backbone.fingerprint() != fingerprint
+    except Exception:
+        return True

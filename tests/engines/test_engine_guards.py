@@ -178,6 +178,19 @@ def test_a_worker_is_replaced_after_a_thread_was_left(methods: Any, tmp_path: Pa
 
 
 @pytest.mark.slow
+def test_after_a_thread_was_left_the_same_fit_is_made_anew(methods: Any, tmp_path: Path) -> None:
+    with LocalEngine(Store(tmp_path), Settings(threads=1)) as engine:
+        pids, states = [], []
+        for record in engine.run(cells("leaver", classes=("base", "new")), lambda *_: None):
+            # Nothing was lost: the second one is computed by another process for the first time.
+            assert {incident["kind"] for incident in record.incidents} == {"threads"}
+            states.append(record.status)
+            pids += [worker.process.pid for worker in engine._workers]
+    assert sorted(states) == ["done", "inapplicable"]
+    assert len(set(pids)) == 2
+
+
+@pytest.mark.slow
 def test_a_child_of_a_killed_worker_holds_up_nothing(methods: Any, tmp_path: Path) -> None:
     records = run(tmp_path, cells("bad-fit", options=["how=fork"]), Settings(threads=1))
     error = records["bad-fit"].error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import _thread
 import gc
-import locale
+import json
 import os
 import signal
 import subprocess
@@ -98,7 +98,7 @@ def test_whatever_is_raised_fails_the_cell_alone(
     assert torch.equal(logits(run_one(cells("zero-shot")[0], session)), clean)
 
 
-# What is done, and what the record says of it.
+# What a method does, and what its record says of it. These are put back or ended.
 UNDONE = {
     "process": "left child processes 'sleep (pid",
     "orphan": "left child processes 'sleep (pid",
@@ -108,35 +108,41 @@ UNDONE = {
     "numpy_seed": "reseeded NumPy's global generator (np.random)",
     "torch_seed": "reseeded torch's global generator",
     "dtype": "changed torch's default dtype from torch.float32 to torch.float64",
-    "device": "changed torch's default device",
     "grad": "changed torch's grad mode from True to False",
     "threads": "changed torch's threads",
     "deterministic": "changed torch's deterministic algorithms",
     "cudnn": "changed torch.backends.cudnn.benchmark",
-    "matmul": "changed torch's float32 precision",
-    "precision": "changed torch's float32 precision",
     "denormals": "changed torch's denormal numbers",
-    "anomaly": "changed torch's anomaly mode",
-    "autocast": "changed torch's autocast ('cpu')",
     "path": "changed sys.path",
     "stderr": "changed sys.stderr",
     "stdout": "changed sys.stdout",
     "warnings": "changed warning filters",
-    "logging": "changed the logging configuration",
-    "signal": "changed signal handlers ('SIGTERM')",
-    "gc": "changed garbage collection from True to False",
     "recursion": "changed the recursion limit",
-    "locale": "changed the locale",
     "numbers": "changed NumPy's error state",
     "images": "changed PIL.ImageFile.LOAD_TRUNCATED_IMAGES",
-    "hook": "changed hooks on every optimizer or module",
     "torch_functions": "'torch.nn.modules.linear.Linear.forward', 'torch.nn.functional.normalize'",
     "builtins": "replaced 'builtins.sorted'",
     "isinstance": "replaced 'builtins.isinstance'",
     "harness": "replaced 'fewshot_bench.runner.evaluate.plain_logits'",
     "clock": "replaced 'time.perf_counter'",
-    "argv": "changed sys.argv",
     "math": "replaced 'math.sqrt'",
+}
+# These stay, and the process is given up.
+LEFT = {
+    "device": "changed torch's default device",
+    "matmul": "changed torch's float32 precision",
+    "precision": "changed torch's float32 precision",
+    "anomaly": "changed torch's anomaly mode",
+    "autocast": "changed torch's autocast ('cpu')",
+    "logging": "changed the logging configuration",
+    "signal": "changed signal handlers ('SIGTERM')",
+    "gc": "changed garbage collection from True to False",
+    "locale": "changed the locale",
+    "hook": "changed hooks on every optimizer or module",
+    "argv": "changed sys.argv",
+    "alarm": "changed the alarm timer",
+    "thread": "left threads 'forgotten'",
+    "descriptor": "closed or changed file descriptors '2'",
 }
 
 
@@ -144,8 +150,6 @@ UNDONE = {
 def test_what_is_changed_is_put_back_and_named(
     reckless: Any, session: Session, clean: torch.Tensor, how: str
 ) -> None:
-    if how == "locale":
-        locale.setlocale(locale.LC_ALL, "C.UTF-8")
     check, found = Incidents(), []
     # An outer guard sees what the inner one leaves.
     with guarded("outside", check, lambda: found.append(True)):
@@ -173,35 +177,76 @@ def test_a_failed_cell_names_what_was_put_back(reckless: Any, monkeypatch: Any) 
     assert "changed the working directory" in said(outcome)
 
 
-def test_a_thread_that_is_left_taints_the_process(reckless: Any, clean: torch.Tensor) -> None:
-    session = Session()
-    outcome = run("thread", session)
-    assert outcome.record.status == "done"
-    assert outcome.tainted
-    assert "left threads 'forgotten'; could not be undone" in said(outcome)
-    after = run_one(cells("zero-shot")[0], session)
-    assert torch.equal(logits(after), clean)
-    assert (after.tainted, len(after.record.incidents)) == (True, 0)
+# Every action in a process of its own, which is forked before torch computes anything.
+APART = """
+import json, locale, os, sys
+import open_clip, sklearn.linear_model, torchvision.transforms
+from tests.runner.test_containment import *
+registry().method_class("reckless")
+locale.setlocale(locale.LC_ALL, "C.UTF-8")
+for how in LEFT:
+    reading, writing = os.pipe()
+    if not os.fork():
+        outcome = run(how, Session())
+        os.write(2, b"still there")
+        found = {"text": said(outcome), "tainted": outcome.tainted}
+        os.write(writing, json.dumps(found).encode())
+        os._exit(0)
+    os.close(writing)
+    with open(reading) as answer:
+        print(json.dumps({"how": how} | json.loads(answer.read())))
+    os.wait()
+"""
 
 
-def test_a_closed_descriptor_taints_the_process(reckless: Any, tmp_path: Path) -> None:
-    code = (
-        "import os, sys\n"
-        "from tests.runner.test_containment import *\n"
-        "outcome = run('descriptor', Session())\n"
-        "os.write(2, b'still there')\n"
-        "print(outcome.tainted, said(outcome))\n"
-    )
+def test_what_stays_changed_taints_the_process(reckless: Any, tmp_path: Path) -> None:
     path = os.pathsep.join([str(tmp_path / "plugin"), *filter(None, sys.path)])
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", APART],
         capture_output=True,
         text=True,
         env=dict(os.environ) | {"PYTHONPATH": path},
         check=False,
     )
-    assert "True reckless.fit closed or changed file descriptors '2'" in done.stdout, done.stderr
-    assert "still there" in done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [one["how"] for one in found] == [*LEFT], done.stderr
+    for one in found:
+        assert LEFT[one["how"]] in one["text"], one
+        assert "could not be undone: the process is not used again" in one["text"], one
+        assert one["tainted"], one
+    # A descriptor that was closed is back all the same.
+    assert done.stderr.count("still there") == len(LEFT)
+
+
+def test_features_of_changed_kernels_reach_no_other_cell(
+    reckless: Any, clean: torch.Tensor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What a method computes under settings of its own is not kept, in memory or on disk."""
+
+    def coarse() -> None:
+        torch.set_flush_denormal(True)
+        encoded.append(True)
+
+    encoded: list[bool] = []
+    monkeypatch.setitem(reckless.ACTIONS, "raise", coarse)
+    monkeypatch.setattr(reckless.Late, "logits", _after(reckless.Late, coarse))
+    session = Session(tmp_path / "features")
+    outcome = run("raise", session, "logits")
+    assert (outcome.record.status, encoded) == ("done", [True])
+    assert outcome.record.footprint["images_encoded"] > 0
+    again = run_one(cells("zero-shot")[0], session)
+    assert again.record.footprint["work"]["computed"]["images"] > 0
+    assert torch.equal(logits(again), clean)
+
+
+def _after(late: Any, action: Any) -> Any:
+    """Logits that act before they ask for features."""
+
+    def asked(self: Any, queries: Any) -> torch.Tensor:
+        action()
+        return 100 * queries.features @ self.weights.T
+
+    return asked
 
 
 def test_a_deleted_working_directory_is_left(reckless: Any, tmp_path: Path) -> None:
@@ -215,14 +260,6 @@ def test_of_much_output_the_start_is_kept(reckless: Any) -> None:
     assert printed.startswith("xxx")
     assert len(printed) < 5000
     assert "more bytes]" in printed
-
-
-def test_an_alarm_is_stopped(reckless: Any) -> None:
-    if signal.getitimer(signal.ITIMER_REAL)[0]:
-        # The test's own time limit.
-        signal.setitimer(signal.ITIMER_REAL, 0)
-    assert "changed the alarm timer" in said(run("alarm", Session()))
-    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
 
 
 def test_a_thread_that_was_there_is_not_left_by_who_makes_it_known() -> None:

@@ -268,9 +268,9 @@ def test_a_method_that_comes_with_the_data_set_is_not_called_separate(
 def test_queries_are_shuffled_alike_everywhere(photos: Path) -> None:
     (spec,) = on(photos, "zero-shot")
     one, other = Examiner(anonymous=True), Examiner(anonymous=True)
-    images = [examiner.queries(spec).images for examiner in (one, other)]
+    images = [examiner.cell(spec).queries for examiner in (one, other)]
     assert images[0].labels == images[1].labels == ()
     digests = [e.files(i).digests for e, i in zip((one, other), images, strict=True)]
     assert digests[0] == digests[1]
-    listed = Examiner().task(spec).train
+    listed = Examiner().cell(spec).train
     assert len(listed.labels) == listed.count == 2

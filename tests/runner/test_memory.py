@@ -186,7 +186,7 @@ def test_what_is_too_large_at_once_is_done_in_parts(
         return encode(self, pixels, *args, **named)
 
     def short_text(self: TextTower, x: torch.Tensor, *args: Any) -> Any:
-        if x.shape[1] > tokens:
+        if len(x) > tokens:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
         return encode_text(self, x, *args)
 

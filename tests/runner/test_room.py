@@ -17,7 +17,7 @@ import torch
 
 from fewshot_bench.api.registry import registry
 from fewshot_bench.backbones import free_memory
-from fewshot_bench.runner import resources as room
+from fewshot_bench.runner import preflight as room
 from fewshot_bench.utils import memory as host_memory
 from tests.helpers import cells, fsbench, record_files
 

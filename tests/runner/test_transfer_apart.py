@@ -17,7 +17,7 @@ from fewshot_bench.api.dataset_overrides import customized
 from fewshot_bench.api.registry import registry
 from fewshot_bench.engines.base import Settings
 from fewshot_bench.engines.local import LocalEngine
-from fewshot_bench.runner.classes import Question, answering
+from fewshot_bench.runner.classes import LabelSpace, adapt_classifier
 from fewshot_bench.runner.preflight import check_items
 from fewshot_bench.runner.run import run_group, run_one
 from fewshot_bench.runner.session import Session
@@ -110,21 +110,23 @@ def test_names_say_nothing_about_which_class_it_is() -> None:
             raise AssertionError
 
     swapped = customized(Plain(), {"red": "green", "green": "red"}, None).card()
-    fitted = Question.of(swapped, "simple", "all")
-    _, columns = answering(Silent(), fitted, Question.of(card("red", "green"), "simple", "all"))
+    fitted = LabelSpace.of(swapped, "simple", "all")
+    _, columns = adapt_classifier(
+        Silent(), fitted, LabelSpace.of(card("red", "green"), "simple", "all")
+    )
     assert columns is not None
     assert columns.tolist() == [0, 1]
 
 
 def test_classes_that_cannot_be_told_apart_are_no_columns() -> None:
-    fitted = Question.of(card("crane", "crane", "dog"), "simple", "all")
+    fitted = LabelSpace.of(card("crane", "crane", "dog"), "simple", "all")
     with pytest.raises(NotApplicableError):
-        answering(Silent(), fitted, Question.of(card("crane", "crane"), "simple", "all"))
-    told = Question.of(
+        adapt_classifier(Silent(), fitted, LabelSpace.of(card("crane", "crane"), "simple", "all"))
+    told = LabelSpace.of(
         card("crane", "crane", "dog", ids=("bird", "machine", "dog")), "simple", "all"
     )
-    asked = Question.of(card("dog", "crane", ids=("dog", "machine")), "simple", "all")
-    _, columns = answering(Silent(), told, asked)
+    asked = LabelSpace.of(card("dog", "crane", ids=("dog", "machine")), "simple", "all")
+    _, columns = adapt_classifier(Silent(), told, asked)
     assert columns is not None
     assert columns.tolist() == [2, 1]
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -39,7 +40,6 @@ from fewshot_bench.analysis.table.significance import (
     Answers,
     Places,
     Rows,
-    by_place,
     significance,
     variations,
 )
@@ -112,7 +112,7 @@ def build(
         signatures=_signatures(records, groups if options.sign_each else ()),
         names=names,
     )
-    places = by_place(rows)
+    places = _by_place(rows)
     cells = _all_cells(table, rows, places, columns)
     table = dataclasses.replace(table, cells=cells, row_extra=_row_extra(table, rows, columns))
     titles = {title for extra in table.row_extra.values() for title in extra}
@@ -134,6 +134,15 @@ def build(
     shared = overlap_texts(overlaps(records)).values()
     told = (*options.notes, *notes(table), *shared, *remarks)
     return dataclasses.replace(table, commands=tuple(lines), notes=told)
+
+
+def _by_place(rows: Rows) -> Places:
+    """The records of every row, by what they were evaluated on and their shots."""
+    places: defaultdict[tuple[str, str, int], list[Record]] = defaultdict(list)
+    for label, (_, records) in rows.items():
+        for record in records:
+            places[label, record.spec.evaluated, record.spec.shots].append(record)
+    return dict(places)
 
 
 def _signatures(records: Sequence[Record], groups: Sequence[Group]) -> dict[str, str]:

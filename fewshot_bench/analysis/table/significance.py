@@ -308,15 +308,6 @@ def scores(outcome: Outcome, metric: Metric) -> Any:
     return outcome.scores(metric) * (metric.scale / 100)
 
 
-def by_place(rows: Rows) -> Places:
-    """The records of every row, by what they were evaluated on and their shots."""
-    places: defaultdict[tuple[str, str, int], list[Record]] = defaultdict(list)
-    for label, (_, records) in rows.items():
-        for record in records:
-            places[label, record.spec.evaluated, record.spec.shots].append(record)
-    return dict(places)
-
-
 def by_seed(records: Sequence[Record]) -> dict[Seed, Record]:
     """Finished records by their seeds."""
     return {seed_of(record): record for record in records if record.status == "done"}

@@ -43,7 +43,7 @@ class Ray(System):
     cpus: float = 1.0
     address: str = ""
     name: str = "ray"
-    # What each actor will say, and the actor.
+    # The future of each actor's answer, and the actor.
     _actors: dict[Any, Any] = field(default_factory=dict)
     _trouble: list[str] = field(default_factory=list)
     _ours: bool = False

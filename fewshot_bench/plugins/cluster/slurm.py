@@ -20,7 +20,7 @@ from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import FsbenchError, UsageError
 from fewshot_bench.utils.files import write_whole
 
-# Seconds before the time limit at which a worker is told to give its cells back.
+# Seconds before the time limit at which Slurm signals a worker, which gives its cells back.
 NOTICE_SECONDS = 60
 ANSWER_SECONDS = 60.0
 # How long the controller may be out of reach; workers need it for nothing.
@@ -28,7 +28,7 @@ PATIENCE_SECONDS = 600.0
 ARRAY = "#SBATCH --array="
 IDS = "slurm.txt"
 SCRIPT = "job.sh"
-# What may stand in a directive: nothing that ends it, opens another one or means something to sh.
+# Characters of a directive: none that ends it, opens another one or is special to sh.
 _WORD = re.compile(r"[A-Za-z0-9_.,:@+=\[\]/-]+")
 _TIME = re.compile(r"\d+|\d+:\d\d(:\d\d)?|\d+-\d+(:\d\d){0,2}")
 _WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED")
@@ -136,7 +136,7 @@ class Slurm(System):
         return job
 
     def state(self) -> State:
-        """From squeue; what it no longer knows has ended."""
+        """From squeue; tasks that it no longer lists have ended."""
         name = f"job {','.join(self.ids)}"
         try:
             rows = _queue(self.ids)

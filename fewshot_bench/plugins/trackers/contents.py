@@ -1,4 +1,7 @@
-"""Contents of a record for trackers."""
+"""`contents`: a record as the parameters, metrics and tags that trackers keep.
+
+All values are finite numbers or printable text of bounded length.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""Isolation of plug-in code: changes that it leaves in the process are found and named."""
+"""What a plug-in leaves changed in the process: found, named, and ended or put back.
 
-from fewshot_bench.runner.isolation.guard import guarded
-from fewshot_bench.runner.isolation.interruption import own_interruptions
-from fewshot_bench.runner.isolation.output import Printed, contained
+`guarded` is the way in. What stays changed makes the process untrusted: a fresh one takes over.
+"""
 
-__all__ = ["Printed", "contained", "guarded", "own_interruptions"]
+from fewshot_bench.runner.isolation.guard import Printed, contained, guarded, own_interruptions
+from fewshot_bench.runner.isolation.settings import kernel_state
+
+__all__ = ["Printed", "contained", "guarded", "kernel_state", "own_interruptions"]

@@ -23,7 +23,7 @@ _CLASSES = ("Tensor", "Generator")
 
 
 class Functions:
-    """Functions of watched modules and classes before plug-in code runs."""
+    """A snapshot of watched modules and classes before plug-in code runs."""
 
     def __init__(self) -> None:
         self._builtins = dict(_BUILTINS)

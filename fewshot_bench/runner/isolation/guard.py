@@ -1,97 +1,173 @@
-"""The guard around plug-in code: a snapshot before it, everything put back and named after it."""
+"""The guard around plug-in code: what it left changed is found, named, and ended or put back.
+
+`guarded` is the way in. Whatever cannot be put back by one plain call makes the process untrusted:
+its record is kept, and the next cell is computed by a fresh process.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
+import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import chain
+from types import FrameType
 from typing import Any
 
 from fewshot_bench.api.record import Incidents
 from fewshot_bench.runner.isolation.functions import Functions
-from fewshot_bench.runner.isolation.leftovers import Children, Descriptors, Threads
-from fewshot_bench.runner.isolation.numeric import of_numpy, of_pillow, of_torch
-from fewshot_bench.runner.isolation.output import Printed, collected
-from fewshot_bench.runner.isolation.settings import Setting, of_python
+from fewshot_bench.runner.isolation.processes import Children, Descriptors, Threads
+from fewshot_bench.runner.isolation.settings import Setting, of_process
 from fewshot_bench.utils.text import few
 
 
 @contextmanager
-def guarded(who: str, incidents: Incidents, distrust: Callable[[], None]) -> Iterator[Printed]:
-    """Collect what is printed inside; afterwards put the process back and name what had changed.
+def own_interruptions() -> Iterator[Callable[[], bool]]:
+    """Gives a function that says whether the person interrupted this process inside.
 
-    who: begins every incident (`tip-adapter.fit`). distrust: called when something could not be
-    undone, so that nothing else should be computed in this process.
+    A handler other than Python's own is left as it is; then, and in other threads than the main
+    one, every KeyboardInterrupt is taken for one that was raised by the code inside.
+    """
+    seen = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        signal.default_int_handler(number, frame)
+
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield lambda: False
+        return
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield lambda: bool(seen)
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+LIMIT = 4000
+
+
+class Printed:
+    """Text written to stdout, shortened; `redirected`: the code inside replaced sys.stdout."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.redirected = False
+
+
+class _Start(io.RawIOBase):
+    """A file that keeps the first bytes written to it and counts the others."""
+
+    def __init__(self) -> None:
+        self._kept = bytearray()
+        self._count = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any, /) -> int:
+        count = memoryview(data).nbytes
+        room = 4 * LIMIT - len(self._kept)
+        if room > 0:
+            self._kept += memoryview(data).cast("B")[:room]
+        self._count += count
+        return count
+
+    def text(self) -> str:
+        """The first `LIMIT` characters, and how much more there was."""
+        text = self._kept.decode("utf-8", "replace")[:LIMIT]
+        more = self._count - len(text.encode())
+        return f"{text}\n[{more:,} more bytes]" if more > 0 else text
+
+
+@contextlib.contextmanager
+def collected() -> Iterator[Printed]:
+    """Collect what Python code prints to stdout inside; all of it passes, the start is kept."""
+    printed, start = Printed(), _Start()
+    stream = io.TextIOWrapper(
+        io.BufferedWriter(start, 1), "utf-8", "replace", newline="\n", write_through=True
+    )
+    try:
+        with contextlib.redirect_stdout(stream):
+            try:
+                yield printed
+            finally:
+                printed.redirected = sys.stdout is not stream
+    finally:
+        with contextlib.suppress(Exception):
+            # Closed, perhaps, by who was to print.
+            stream.flush()
+        printed.text = start.text()
+
+
+@contextlib.contextmanager
+def contained() -> Iterator[Printed]:
+    """Collect what Python code prints to stdout inside; restore directory and environment."""
+    folder, environment = os.getcwd(), dict(os.environ)
+    with collected() as printed:
+        try:
+            yield printed
+        finally:
+            os.chdir(folder)
+            if dict(os.environ) != environment:
+                os.environ.clear()
+                os.environ.update(environment)
+
+
+@contextmanager
+def guarded(who: str, incidents: Incidents, distrust: Callable[[], None]) -> Iterator[Printed]:
+    """Collect what is printed inside; afterwards name what had changed in this process.
+
+    who: begins every incident (`tip-adapter.fit`). distrust: called when something is left that
+    was not put back, so that nothing else should be computed in this process.
 
     Kinds of incidents: `functions` (replaced ones), `processes`, `threads`, `descriptors`,
     `settings` (everything that has a value before and after).
     """
-    snapshot, report, printed = _Snapshot(), _Report(who, incidents, distrust), None
+
+    def report(kind: str, text: str, undone: bool, how: str = "put back") -> None:
+        end = how if undone else "could not be undone: the process is not used again"
+        incidents.add(kind, f"{who} {text}; {end}")
+        if not undone:
+            distrust()
+
+    snapshot, printed = _Snapshot(), None
     try:
         with collected() as printed:
             yield printed
     finally:
-        snapshot.undo(report)
+        snapshot.compare(report)
         if printed is not None and printed.redirected:
             report("settings", "changed sys.stdout", True)
 
 
-class _Report:
-    def __init__(self, who: str, incidents: Incidents, distrust: Callable[[], None]) -> None:
-        self._who = who
-        self._incidents = incidents
-        self._distrust = distrust
-
-    def __call__(self, kind: str, text: str, undone: bool, how: str = "put back") -> None:
-        end = how if undone else "could not be undone: the process is not used again"
-        self._incidents.add(kind, f"{self._who} {text}; {end}")
-        if not undone:
-            self._distrust()
-
-
-class _Unreadable:
-    """The value of a setting that cannot be read; equal to nothing else."""
-
-    def __init__(self, error: Exception) -> None:
-        self._error = error
-
-    def __repr__(self) -> str:
-        return f"unreadable ({type(self._error).__name__})"
-
-
 class _Snapshot:
     def __init__(self) -> None:
-        self._settings = [
-            (setting, _read(setting))
-            for setting in chain(of_python(), of_numpy(), of_pillow(), of_torch())
-        ]
+        self._settings = [(setting, _read(setting.read)) for setting in of_process()]
         self._functions = Functions()
         self._threads = Threads()
         self._children = Children()
         self._descriptors = Descriptors()
 
-    def undo(self, report: _Report) -> None:
+    def compare(self, report: Callable[..., None]) -> None:
         """Functions first, since all that follows calls them."""
         swapped, complete = self._functions.restore()
-        others = self._threads.others() if swapped else []
-        if others:
-            # Which code did it cannot be told, and it may do so again.
-            doubt = f" (or a thread that ran before did: {few(others)})"
-            report("functions", f"replaced {few(swapped)}{doubt}", False)
-        elif swapped:
+        if swapped:
             report("functions", f"replaced {few(swapped)}", complete)
-        for step in (self._undo_descriptors, self._undo_processes, self._undo_settings):
+        for step in (self._compare_processes, self._compare_settings):
             try:
                 step(report)
             except Exception as error:
                 report("settings", f"left what cannot be put back ({error!r})", False)
 
-    def _undo_descriptors(self, report: _Report) -> None:
+    def _compare_processes(self, report: Callable[..., None]) -> None:
         changed = self._descriptors.restore()
         if changed:
             report("descriptors", f"closed or changed file descriptors {few(changed)}", False)
-
-    def _undo_processes(self, report: _Report) -> None:
         ended, complete = self._children.end()
         if ended:
             report("processes", f"left child processes {few(ended)}", complete, "ended")
@@ -99,36 +175,47 @@ class _Snapshot:
         if left:
             report("threads", f"left threads {few(left)}", False)
 
-    def _undo_settings(self, report: _Report) -> None:
+    def _compare_settings(self, report: Callable[..., None]) -> None:
         for setting, before in self._settings:
-            after = _read(setting)
-            if _same(before, after):
-                continue
-            undone = _written(setting, before)
-            text = f"{setting.verb} {setting.name}{setting.values(before, after)}"
-            report("settings", text, undone)
+            after = _read(setting.read)
+            if not _same(before, after):
+                text = f"{setting.verb} {setting.name}{setting.values(before, after)}"
+                report("settings", text, _put_back(setting, before))
 
 
-def _read(setting: Setting) -> Any:
+class _Unreadable:
+    """The value of a setting that cannot be read; all of them are equal."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def __repr__(self) -> str:
+        return f"unreadable ({type(self._error).__name__})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Unreadable)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _read(read: Callable[[], Any]) -> Any:
     try:
-        return setting.read()
+        return read()
     except Exception as error:
         return _Unreadable(error)
 
 
-def _written(setting: Setting, before: Any) -> bool:
-    if setting.write is None or isinstance(before, _Unreadable):
+def _put_back(setting: Setting, before: Any) -> bool:
+    if setting.write is None:
         return False
     try:
         setting.write(before)
     except Exception:
         return False
-    return _same(before, _read(setting))
+    return _same(before, _read(setting.read))
 
 
 def _same(before: Any, after: Any) -> bool:
-    if isinstance(before, _Unreadable) and isinstance(after, _Unreadable):
-        return True
     try:
         return bool(before == after)
     except Exception:

@@ -1,21 +1,23 @@
-"""Settings of the process and of Python: how each is read and put back."""
+"""Process-wide settings that a plug-in may change, of Python, NumPy, Pillow and torch.
+
+`of_process` lists them. A setting that one plain call puts back has a `write`; of all others a
+change is found and named alone, and the process is not used again.
+"""
 
 from __future__ import annotations
 
-import decimal
-import gc
+import functools
 import locale
 import logging
 import os
 import random
 import signal
-import socket
 import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from fewshot_bench.utils.text import few, shown
@@ -27,21 +29,64 @@ LIBRARY_VARIABLES = frozenset(
         *("TRITON_CACHE_DIR", "TRITON_PTXAS_PATH", "PYTORCH_NVML_BASED_CUDA_CHECK"),
     }
 )
+# Module, attribute.
+ATTRIBUTES = (
+    *(("sys", name) for name in ("stdin", "stdout", "stderr")),
+    ("PIL.ImageFile", "LOAD_TRUNCATED_IMAGES"),
+    ("PIL.Image", "MAX_IMAGE_PIXELS"),
+)
+# Name, module, and the functions that read and write; no writer: not put back.
+PAIRS = (
+    ("the working directory", "os", "getcwd", "chdir"),
+    ("the recursion limit", "sys", "getrecursionlimit", "setrecursionlimit"),
+    ("garbage collection", "gc", "isenabled", ""),
+    ("torch's threads", "torch", "get_num_threads", "set_num_threads"),
+    ("torch's grad mode", "torch", "is_grad_enabled", "set_grad_enabled"),
+    ("torch's inference mode", "torch", "is_inference_mode_enabled", ""),
+    ("torch's anomaly mode", "torch", "is_anomaly_enabled", ""),
+    ("torch's NaN checks", "torch", "is_anomaly_check_nan_enabled", ""),
+)
+# The same of what changes the numbers that kernels compute, and with them frozen features; threads
+# are a part of the name that features are kept under.
+KERNELS = (
+    *(("torch.backends.cudnn", name) for name in ("enabled", "benchmark", "deterministic")),
+    ("torch.backends.cudnn", "benchmark_limit"),
+    *(("torch.backends.mkldnn", name) for name in ("enabled", "deterministic")),
+    *(("torch.backends.opt_einsum", name) for name in ("enabled", "strategy")),
+    ("torch.utils.deterministic", "fill_uninitialized_memory"),
+)
+KERNEL_PAIRS = (
+    ("torch's default dtype", "torch", "get_default_dtype", "set_default_dtype"),
+    ("torch's default device", "torch", "get_default_device", ""),
+    (
+        *("torch's deterministic algorithms", "torch"),
+        *("get_deterministic_debug_mode", "set_deterministic_debug_mode"),
+    ),
+    *(
+        (f"torch's {one} attention", "torch.backends.cuda", f"{one}_sdp_enabled", "")
+        for one in ("flash", "mem_efficient", "math", "cudnn")
+    ),
+)
 
 
 def described(before: Any, after: Any) -> str:
-    """A change as text: the names of entries that differ, else the two values."""
+    """The names of entries that differ, else the two values."""
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         names = sorted(str(n) for n in {*before, *after} if before.get(n, n) != after.get(n, n))
         return f" ({few(names)})"
     return f" from {shown(before)} to {shown(after)}"
 
 
+def unvalued(before: Any, after: Any) -> str:
+    """No values, where they are long or opaque."""
+    return ""
+
+
 @dataclass(frozen=True)
 class Setting:
-    """One piece of state. `write` puts a value of `read` back; None where that cannot be done.
+    """One piece of state. `write` puts a value of `read` back; None where no plain call does.
 
-    verb: what a plug-in did to it, as it is told; values: tells a change.
+    verb: what an incident calls the change; values: its description of the values.
     """
 
     name: str
@@ -51,14 +96,96 @@ class Setting:
     values: Callable[[Any, Any], str] = described
 
 
-def unvalued(before: Any, after: Any) -> str:
-    """For values that nobody wants to read."""
-    return ""
+def of_process() -> Iterator[Setting]:
+    """All settings of this process, as far as their libraries are imported."""
+    yield from _listed(ATTRIBUTES, PAIRS)
+    yield from _of_python()
+    if threading.current_thread() is threading.main_thread():
+        yield Setting("signal handlers", _handlers)
+        yield Setting("the alarm timer", lambda: signal.getitimer(signal.ITIMER_REAL)[0] > 0)
+        yield Setting("the signal mask", lambda: signal.pthread_sigmask(signal.SIG_BLOCK, []))
+    if "numpy" in sys.modules:
+        yield from _of_numpy()
+    if "torch" in sys.modules:
+        yield from of_kernels()
+        yield from _of_torch()
 
 
-def attribute(holder: Any, name: str, label: str) -> Setting:
-    """An attribute as a setting."""
-    return Setting(label, lambda: getattr(holder, name), lambda value: setattr(holder, name, value))
+def of_kernels() -> Iterator[Setting]:
+    """Settings of torch that change what kernels compute."""
+    import torch
+
+    yield from _listed(KERNELS, KERNEL_PAIRS)
+    yield Setting("torch's float32 precision", _precision)
+    yield Setting("torch's denormal numbers", _flushes, torch.set_flush_denormal, values=unvalued)
+
+
+def kernel_state() -> dict[str, Any]:
+    """The values of `of_kernels`, by name."""
+    return {setting.name: setting.read() for setting in of_kernels()}
+
+
+def _listed(
+    attributes: tuple[tuple[str, str], ...], pairs: tuple[tuple[str, str, str, str], ...]
+) -> Iterator[Setting]:
+    for place, name in attributes:
+        holder = sys.modules.get(place)
+        if hasattr(holder, name):
+            read = functools.partial(getattr, holder, name)
+            yield Setting(f"{place}.{name}", read, functools.partial(setattr, holder, name))
+    for label, place, reader, writer in pairs:
+        holder = sys.modules.get(place)
+        if hasattr(holder, reader):
+            write = getattr(holder, writer) if writer else None
+            yield Setting(label, getattr(holder, reader), write)
+
+
+def _of_python() -> Iterator[Setting]:
+    yield Setting("environment variables", _environment, _set_environment)
+    yield Setting("the umask", _umask, os.umask)
+    yield Setting("sys.path", lambda: tuple(sys.path), _set_path, values=unvalued)
+    yield Setting("sys.argv", lambda: tuple(sys.argv), values=unvalued)
+    yield Setting("warning filters", _filters, _set_filters, values=unvalued)
+    yield Setting("the logging configuration", _logging)
+    yield Setting("the locale", lambda: locale.setlocale(locale.LC_ALL))
+    yield _generator("Python's global generator (random)", random.getstate, random.setstate)
+    if hasattr(os, "sched_getaffinity"):
+        yield Setting("the CPU affinity", lambda: os.sched_getaffinity(0))
+
+
+def _of_numpy() -> Iterator[Setting]:
+    import numpy as np
+
+    def state() -> tuple[Any, ...]:
+        found: Any = np.random.get_state(legacy=True)
+        return (found[0], found[1].tobytes(), *found[2:])
+
+    def seed(found: tuple[Any, ...]) -> None:
+        np.random.set_state((found[0], np.frombuffer(found[1], np.uint32), *found[2:]))
+
+    yield Setting("NumPy's error state", np.geterr, lambda found: np.seterr(**found))
+    yield _generator("NumPy's global generator (np.random)", state, seed)
+
+
+def _of_torch() -> Iterator[Setting]:
+    import torch
+
+    yield Setting(
+        "torch's global generator", torch.initial_seed, torch.manual_seed, "reseeded", unvalued
+    )
+    yield Setting("torch's autocast", _autocast)
+    yield Setting(
+        "torch's function and dispatch modes",
+        lambda: (torch._C._len_torch_function_stack(), torch._C._len_torch_dispatch_stack()),
+    )
+    yield Setting("hooks on every optimizer or module", _hooks, values=unvalued)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        yield Setting("the CUDA device", torch.cuda.current_device, torch.cuda.set_device)
+        yield Setting("the CUDA stream", torch.cuda.current_stream, torch.cuda.set_stream)
+
+
+def _generator(name: str, read: Callable[[], Any], write: Callable[[Any], object]) -> Setting:
+    return Setting(name, read, write, "used or reseeded", unvalued)
 
 
 def _environment() -> dict[str, str]:
@@ -71,40 +198,14 @@ def _set_environment(before: dict[str, str]) -> None:
     os.environ.update(before)
 
 
-def _handlers() -> dict[str, Any]:
-    found = {}
-    for number in signal.valid_signals():
-        handler = signal.getsignal(number)
-        if str(getattr(handler, "__module__", "")).startswith("torch."):
-            # How a DataLoader notices that a worker of its own has died.
-            handler = signal.SIG_DFL
-        found[signal.Signals(number).name if number in _NAMED else str(number)] = handler
-    return found
-
-
-_NAMED = {int(number) for number in signal.Signals}
-
-
-def _set_handlers(before: dict[str, Any]) -> None:
-    for name, handler in _handlers().items():
-        if handler != before[name]:
-            number = int(name) if name.isdigit() else signal.Signals[name]
-            signal.signal(number, before[name])
-
-
-def _set_timer(running: bool) -> None:
-    if not running:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+def _set_path(before: tuple[str, ...]) -> None:
+    sys.path[:] = before
 
 
 def _umask() -> int:
-    try:
-        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-        return int(status.partition("\nUmask:")[2].split(None, 1)[0], 8)
-    except (OSError, ValueError, IndexError):
-        mask = os.umask(0o077)
-        os.umask(mask)
-        return mask
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def _filters() -> tuple[Any, ...]:
@@ -121,103 +222,67 @@ def _set_filters(before: tuple[Any, ...]) -> None:
 
 def _logging() -> dict[str, Any]:
     root = logging.root
-    found = {
+    loggers = list(root.manager.loggerDict.items())
+    return {
         "level": root.level,
         "handlers": tuple(root.handlers),
         "filters": tuple(root.filters),
         "disable": root.manager.disable,
-        "class": logging.getLoggerClass(),
-        "factory": logging.getLogRecordFactory(),
+        "disabled": tuple(name for name, one in loggers if getattr(one, "disabled", False)),
     }
-    off = [n for n, one in list(root.manager.loggerDict.items()) if getattr(one, "disabled", False)]
-    return found | {"disabled": tuple(off)}
 
 
-def _set_logging(before: dict[str, Any]) -> None:
-    root = logging.root
-    root.setLevel(before["level"])
-    root.handlers[:] = before["handlers"]
-    root.filters[:] = before["filters"]
-    logging.disable(before["disable"])
-    logging.setLoggerClass(before["class"])
-    logging.setLogRecordFactory(before["factory"])
-    for name, one in list(root.manager.loggerDict.items()):
-        if isinstance(one, logging.Logger):
-            one.disabled = name in before["disabled"]
+def _handlers() -> dict[str, Any]:
+    """By name; one of torch's is how a DataLoader notices that a worker of its own has died."""
+    found = {one.name: signal.getsignal(one) for one in signal.Signals}
+    return {
+        name: signal.SIG_DFL if str(getattr(one, "__module__", "")).startswith("torch.") else one
+        for name, one in found.items()
+    }
 
 
-_DECIMAL = ("prec", "rounding", "Emin", "Emax", "capitals", "clamp")
+def _flushes() -> bool:
+    import torch
+
+    return bool(torch.full((1,), 1e-40, dtype=torch.float32, device="cpu") * 1.0 == 0)
 
 
-def _decimal() -> dict[str, Any]:
-    context = decimal.getcontext()
-    traps = tuple(signal for signal, on in context.traps.items() if on)
-    return {name: getattr(context, name) for name in _DECIMAL} | {"traps": traps}
+def _precision() -> dict[str, Any]:
+    """All switches, old and new; reading an old one fails where newer ones were set."""
+    import torch
+    from torch import backends
+
+    holders: dict[str, Any] = {"all": backends}
+    for name in ("cuda", "cudnn", "mkldnn"):
+        module = getattr(backends, name)
+        holders[name] = module
+        holders |= {f"{name}.{p}": getattr(module, p, None) for p in ("matmul", "conv", "rnn")}
+    switches = ["fp32_precision", "allow_tf32"]
+    switches += [f"allow_{kind}_reduced_precision_reduction" for kind in ("fp16", "bf16")]
+    found: dict[str, Any] = {}
+    for place, holder in holders.items():
+        for switch in switches:
+            with suppress(Exception):
+                found[f"{place}.{switch}"] = getattr(holder, switch)
+    with suppress(RuntimeError):
+        found["matmul"] = torch.get_float32_matmul_precision()
+    return found
 
 
-def _set_decimal(before: dict[str, Any]) -> None:
-    values = {name: before[name] for name in _DECIMAL}
-    decimal.setcontext(decimal.Context(**values, traps=list(before["traps"])))
+def _autocast() -> dict[str, Any]:
+    import torch
+
+    found: dict[str, Any] = {"cache": torch.is_autocast_cache_enabled()}
+    for kind in ("cpu", "cuda"):
+        found[kind] = torch.is_autocast_enabled(kind)
+        found[f"{kind} dtype"] = torch.get_autocast_dtype(kind)
+    return found
 
 
-def _list(holder: Any, name: str, label: str) -> Setting:
-    def write(value: tuple[Any, ...]) -> None:
-        getattr(holder, name)[:] = value
-
-    return Setting(label, lambda: tuple(getattr(holder, name)), write, values=unvalued)
-
-
-def of_python() -> Iterator[Setting]:
-    """Those that every process has."""
-    yield Setting("the working directory", os.getcwd, os.chdir)
-    yield Setting("environment variables", _environment, _set_environment)
-    yield Setting("the umask", _umask, os.umask)
-    yield _list(sys, "path", "sys.path")
-    yield _list(sys, "argv", "sys.argv")
-    for name in ("stdout", "stderr", "stdin"):
-        yield attribute(sys, name, f"sys.{name}")
-    for name in ("excepthook", "displayhook", "unraisablehook"):
-        yield attribute(sys, name, f"sys.{name}")
-    yield Setting("warning filters", _filters, _set_filters, values=unvalued)
-    yield Setting("the logging configuration", _logging, _set_logging)
-    yield Setting("the recursion limit", sys.getrecursionlimit, sys.setrecursionlimit)
-    yield Setting("the switch interval", sys.getswitchinterval, sys.setswitchinterval)
-    yield Setting("the trace function", sys.gettrace, sys.settrace)
-    yield Setting("the profile function", sys.getprofile, sys.setprofile)
-    yield Setting(
-        "garbage collection", gc.isenabled, lambda on: gc.enable() if on else gc.disable()
-    )
-    yield Setting("its thresholds", gc.get_threshold, lambda found: gc.set_threshold(*found))
-    yield Setting(
-        "the locale",
-        lambda: locale.setlocale(locale.LC_ALL),
-        lambda name: locale.setlocale(locale.LC_ALL, name),
-    )
-    yield Setting("the decimal context", _decimal, _set_decimal)
-    yield Setting("the default timeout", socket.getdefaulttimeout, socket.setdefaulttimeout)
-    yield Setting(
-        "Python's global generator (random)",
-        random.getstate,
-        random.setstate,
-        verb="used or reseeded",
-        values=unvalued,
-    )
-    if hasattr(os, "sched_getaffinity"):
-        yield Setting(
-            "the CPU affinity",
-            lambda: os.sched_getaffinity(0),
-            lambda cores: os.sched_setaffinity(0, cores),
-        )
-    if threading.current_thread() is threading.main_thread():
-        yield Setting("signal handlers", _handlers, _set_handlers)
-        if hasattr(signal, "getitimer"):
-            yield Setting(
-                "the alarm timer",
-                lambda: signal.getitimer(signal.ITIMER_REAL)[0] > 0,
-                _set_timer,
-            )
-            yield Setting(
-                "the signal mask",
-                lambda: signal.pthread_sigmask(signal.SIG_BLOCK, []),
-                lambda mask: signal.pthread_sigmask(signal.SIG_SETMASK, mask),
-            )
+def _hooks() -> dict[str, Any]:
+    return {
+        name: dict(value)
+        for module in ("torch.nn.modules.module", "torch.optim.optimizer")
+        for name, value in vars(sys.modules[module]).items()
+        if name.startswith("_global_") and isinstance(value, dict)
+    }

@@ -1,4 +1,7 @@
-"""Threads, child processes and file descriptors that a plug-in left behind or closed."""
+"""Threads, child processes and file descriptors that a plug-in left behind or closed.
+
+`Threads`, `Children` and `Descriptors` are made before plug-in code runs and asked after it.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,30 @@ from fewshot_bench.utils.prefetch import own_threads
 GRACE_SECONDS = 1.0
 KILL_SECONDS = 30.0
 _ROUNDS = 5
-_PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+class Threads:
+    """Threads that run before plug-in code does, also those that `threading` did not start."""
+
+    def __init__(self) -> None:
+        self._before = set(threading.enumerate())
+        self._unlisted = _unlisted()
+
+    def left(self) -> list[str]:
+        """Names of new ones that run on after `GRACE_SECONDS`; nothing can end them."""
+        # `threading` lists a thread that it did not start once that thread asks who it is.
+        new = [t for t in threading.enumerate() if t not in self._before and not _lasting(t)]
+        new = [thread for thread in new if thread.ident not in self._unlisted]
+        end = time.monotonic() + GRACE_SECONDS
+        for thread in new:
+            with suppress(RuntimeError):
+                # A thread that only calls into Python cannot be waited for.
+                thread.join(max(0.0, end - time.monotonic()))
+        while _unlisted() - self._unlisted and time.monotonic() < end:
+            time.sleep(GRACE_SECONDS / 20)
+        names = [thread.name for thread in new if thread.is_alive()]
+        return names + [f"number {ident}" for ident in sorted(_unlisted() - self._unlisted)]
 
 
 def _lasting(thread: threading.Thread) -> bool:
@@ -30,65 +56,20 @@ def _lasting(thread: threading.Thread) -> bool:
     return known or type(thread).__module__.startswith("tqdm.")
 
 
-class Threads:
-    """Threads that run before plug-in code does, also those that `threading` did not start."""
-
-    def __init__(self) -> None:
-        self._before = set(threading.enumerate())
-        self._unlisted_before = _unlisted()
-
-    def others(self) -> list[str]:
-        """Names of threads that ran before and are neither the harness's own nor a library's."""
-        here = threading.current_thread(), threading.main_thread()
-        listed = [t for t in self._before if t.is_alive() and t not in here and not _lasting(t)]
-        return sorted(t.name for t in listed) + _numbers(self._unlisted_before - _FIRST)
-
-    def left(self) -> list[str]:
-        """Names of those that run on after `GRACE_SECONDS`; nothing can end them."""
-        # `threading` lists a thread that it did not start once that thread asks who it is.
-        known = self._unlisted_before
-        new = [t for t in threading.enumerate() if t not in self._before and t.ident not in known]
-        new = [thread for thread in new if not _lasting(thread)]
-        end = time.monotonic() + GRACE_SECONDS
-        for thread in new:
-            with suppress(RuntimeError):
-                # A thread that only calls into Python cannot be waited for.
-                thread.join(max(0.0, end - time.monotonic()))
-        while _unlisted() - self._unlisted_before and time.monotonic() < end:
-            time.sleep(GRACE_SECONDS / 20)
-        listed = [thread.name for thread in new if thread.is_alive()]
-        return listed + _numbers(_unlisted() - self._unlisted_before)
-
-
 def _unlisted() -> set[int]:
     """Threads that run Python code and that `threading` did not start."""
     return set(sys._current_frames()) - {thread.ident or 0 for thread in threading.enumerate()}
-
-
-# What started this process may have its own (a test runner, an embedding program).
-_FIRST = _unlisted()
-
-
-def _numbers(threads: Iterable[int]) -> list[str]:
-    return [f"number {thread}" for thread in sorted(threads)]
 
 
 class Children:
     """Child processes before plug-in code runs; on Linux, orphans of children come to us."""
 
     def __init__(self) -> None:
-        self._reaping = _subreaper()
-        _set_subreaper(True)
+        _become_subreaper()
         self._before = _children()
 
     def end(self) -> tuple[list[str], bool]:
         """End those that were left, with theirs. Returns names, and whether all have ended."""
-        try:
-            return self._end()
-        finally:
-            _set_subreaper(self._reaping)
-
-    def _end(self) -> tuple[list[str], bool]:
         import psutil
 
         found: list[str] = []
@@ -155,31 +136,20 @@ def _helpers() -> set[int]:
 
 
 @functools.cache
-def _prctl() -> Any:
-    return ctypes.CDLL(None).prctl if sys.platform == "linux" else None
-
-
-def _subreaper() -> bool:
-    value = ctypes.c_int(0)
-    if _prctl() is not None:
-        _prctl()(_PR_GET_CHILD_SUBREAPER, ctypes.byref(value), 0, 0, 0)
-    return bool(value.value)
-
-
-def _set_subreaper(on: bool) -> None:
-    if _prctl() is not None:
-        _prctl()(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(on), 0, 0, 0)
+def _become_subreaper() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1), 0, 0, 0)
 
 
 Identity = tuple[int, int] | None
 
 
 class Descriptors:
-    """The standard streams and open pipes, each with a duplicate by which it can be put back."""
+    """The standard streams and open pipes, each with a duplicate by which it is put back."""
 
     def __init__(self) -> None:
         # Listed before the first duplicate is made, which is a pipe as well.
-        numbers = [number for number in list(_to_keep()) if _mode(number)]
+        numbers = [number for number in list(_to_keep()) if _identity(number)]
         self._kept = {number: (_identity(number), os.dup(number)) for number in numbers}
 
     def restore(self) -> list[str]:
@@ -193,10 +163,6 @@ class Descriptors:
                     os.dup2(duplicate, number, inheritable=number < 3)
             if intact:
                 os.close(duplicate)
-        for number, name in ((1, "stdout"), (2, "stderr")):
-            if str(number) in changed and getattr(getattr(sys, name), "closed", False):
-                stream = open(number, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
-                setattr(sys, name, stream)
         return changed
 
 
@@ -204,16 +170,10 @@ def _to_keep() -> Iterator[int]:
     yield from range(3)
     folder = "/proc/self/fd" if Path("/proc/self/fd").is_dir() else "/dev/fd"
     with suppress(OSError):
-        for name in os.listdir(folder):
-            if int(name) > 2 and stat.S_ISFIFO(_mode(int(name))):
-                yield int(name)
-
-
-def _mode(number: int) -> int:
-    try:
-        return os.fstat(number).st_mode
-    except OSError:
-        return 0
+        for number in map(int, os.listdir(folder)):
+            with suppress(OSError):
+                if number > 2 and stat.S_ISFIFO(os.fstat(number).st_mode):
+                    yield number
 
 
 def _identity(number: int) -> Identity:
