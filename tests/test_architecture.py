@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from fewshot_bench.analysis.signature.fields import FIELDS
+from fewshot_bench.analysis.signature.line import FIELDS
 from fewshot_bench.api.plugins import Hooks
 from fewshot_bench.api.spec import RunSpec
 from tests.helpers import REPOSITORY

@@ -8,18 +8,22 @@ that a new condition is one field. All records of one table, sweep or mean have 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
 # An option whose default is that of the field.
 SAME: Any = object()
+# Names of protocols and validation policies.
+REGISTERED_NAME = re.compile(r"[\w.+-]+")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Condition:
     """One condition; `name` and `default` are those of the field.
 
-    title: in messages. words: its values, where they are few and known here. kind, least: the type,
+    title: in messages. words: its values, where they are few and known here; registered: whether
+    they are names that are registered elsewhere (REGISTERED_NAME). kind, least: the type,
     and the least number. option: the help of `--NAME` of `fsbench run`, none without; `{words}`
     stands for the values. asked: the default of the option, where that is resolved before a cell
     has it. filter, metavar: the option of that name that chooses records. prefix: whether the
@@ -32,6 +36,7 @@ class Condition:
     default: Any = None
     title: str = ""
     words: tuple[str, ...] = ()
+    registered: bool = False
     kind: Any = str
     least: int = 0
     option: str = ""
@@ -79,6 +84,8 @@ class Condition:
             return f"expected one of {self.words}"
         if self.kind is int and not self.least <= value < 10**longest:
             return f"expected at least {self.least}, and no huge number"
+        if self.registered and not REGISTERED_NAME.fullmatch(value):
+            return "expected a name of letters, digits and _ . + -"
         return "expected a name" if value == "" and self.default != "" else ""
 
 

@@ -79,6 +79,7 @@ class RunSpec:
     protocol: str = condition(
         "coop",
         "Only records of this sampling protocol.",
+        registered=True,
         asked="fair",
         option=f"{', '.join(PRESETS)}, or how picks are drawn: {{words}}.",
         short="proto",
@@ -87,6 +88,7 @@ class RunSpec:
         "min4",
         "Only records of this validation policy.",
         title="validation policy",
+        registered=True,
         asked=None,
         option="Validation policy: {words} (default: protocol's).",
         short="val",

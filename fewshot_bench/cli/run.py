@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fewshot_bench.api.spec import CONDITIONS, DEFAULT_STORE
+from fewshot_bench.api.spec import DEFAULT_STORE
 from fewshot_bench.cli.completion import (
     datasets,
     everything,
@@ -84,7 +84,7 @@ def request_of(conditions: Conditions, values: Mapping[str, Any]) -> Request:
     UsageError for own data that cannot be used.
     """
     from fewshot_bench.runner.own_data import read_own_data
-    from fewshot_bench.runner.request import Request
+    from fewshot_bench.runner.request import OTHERS, Request
 
     named = {_NAMES.get(name, name): value for name, value in values.items()}
     known = {field.name for field in fields(Request)}
@@ -98,7 +98,7 @@ def request_of(conditions: Conditions, values: Mapping[str, Any]) -> Request:
         device=conditions.device,
         precision=conditions.precision,
         data=data,
-        others={name: named[name] for name in CONDITIONS if name in named and name not in known},
+        others={name: named[name] for name in OTHERS if name in named},
     )
 
 

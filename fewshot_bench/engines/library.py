@@ -16,14 +16,14 @@ from fewshot_bench.api import method_code, method_files
 from fewshot_bench.api.method import configuration
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.shots import ALL_SHOTS, WORD
-from fewshot_bench.api.spec import AUTO, CONDITIONS, DEFAULT_STORE
+from fewshot_bench.api.spec import AUTO, DEFAULT_STORE
 from fewshot_bench.engines.choice import SETTINGS, EngineChoice, run_options
 from fewshot_bench.engines.conditions import conditions_of
 from fewshot_bench.engines.matrix import Ended, ThisCall, run_matrix
 from fewshot_bench.engines.method_sources import reference
 from fewshot_bench.engines.reporting import CallReporter
 from fewshot_bench.runner.own_data import read_own_data
-from fewshot_bench.runner.request import Request
+from fewshot_bench.runner.request import OTHERS, Request
 from fewshot_bench.runner.variants import Configured, Option
 from fewshot_bench.utils import offline
 from fewshot_bench.utils.errors import DataMissingError, UsageError, unknown
@@ -104,7 +104,7 @@ def run(
     method_files.refresh()
     folder = Path(store)
     names, targets = _listed(datasets), _listed(transfer)
-    others = {name: engine_options.pop(name) for name in CONDITIONS if name in engine_options}
+    others = {name: engine_options.pop(name) for name in OTHERS if name in engine_options}
     engines = _engines(engine, _listed(devices), engine_options)
     conditions = conditions_of(engines, backbone, precision, names, targets)
     request = Request(

@@ -94,6 +94,14 @@ class Request:
         return self.store or Path(DEFAULT_STORE)
 
 
+# Conditions that a request holds in `others`.
+OTHERS = tuple(
+    name
+    for name, about in CONDITIONS.items()
+    if about.option and name not in {field.name for field in dataclasses.fields(Request)}
+)
+
+
 @dataclasses.dataclass
 class Plan:
     """Cells in the order in which they run; `problems` says which data sets cannot, and why.

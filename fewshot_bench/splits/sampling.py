@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from fewshot_bench.api.conditions import REGISTERED_NAME
 from fewshot_bench.api.shots import ALL_SHOTS
 from fewshot_bench.api.task import Item
 from fewshot_bench.utils.rng import derive
@@ -70,7 +71,9 @@ SAMPLERS: dict[str, Sampler] = {}
 def sampler(
     name: str, *, val: str = "min4"
 ) -> Callable[[Callable[[Draw], Picks]], Callable[[Draw], Picks]]:
-    """Register a function as the sampling protocol `name`."""
+    """Register a function as the sampling protocol `name`: letters, digits and `_ . + -`."""
+    if not REGISTERED_NAME.fullmatch(name):
+        raise ValueError(f"protocol {name!r}: expected letters, digits and _ . + - alone")
 
     def register(function: Callable[[Draw], Picks]) -> Callable[[Draw], Picks]:
         SAMPLERS[name] = Sampler(function, val)

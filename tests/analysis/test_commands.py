@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fewshot_bench.analysis.signature import commands_of
-from fewshot_bench.analysis.signature.fields import FIELDS
+from fewshot_bench.analysis.signature.line import FIELDS
 from fewshot_bench.analysis.table.build import Options, build
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry

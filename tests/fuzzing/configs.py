@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from fewshot_bench.cli import config, own_data
+from fewshot_bench.cli import config
+from fewshot_bench.runner import own_data
 from tests.fuzzing.subject import Seed, Subject
 
 PARSED_WITHOUT_RUNNING = ("-m", "zero-shot", "-d", "digits")

@@ -115,6 +115,31 @@ def test_engines_are_listed_and_shown(launcher: Path) -> None:
     assert "--array TEXT slurm, ray: how many workers." in helped
 
 
+REGISTERED = """
+from fewshot_bench import hookimpl
+
+@hookimpl
+def register_engines(register):
+    register("by-set", "fsbench_byset_engine:BySet")
+"""
+
+
+def test_an_engine_that_computes_cells_its_own_way(tmp_path: Path) -> None:
+    engine = example("engines.md", "own engine")
+    install(
+        tmp_path, "byset", "fsbench_byset", fsbench_byset=REGISTERED, fsbench_byset_engine=engine
+    )
+    few = ("--dataset", "letters,digits", "--shots", "1", "--seeds", "1", "--limit", "20")
+    run = ("run", "-m", "zero-shot", *few, "--jobs", "1", "--engine", "by-set", "--store", tmp_path)
+    shown = fsbench(tmp_path, *run, "--dry-run")
+    assert "2 cells, data set by data set" in shown.stdout, shown.stderr
+    done = fsbench(tmp_path, *run)
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stderr.splitlines() if line.startswith("now ")]
+    assert said == ["now digits", "now letters"]
+    assert len(list(Store(tmp_path).records())) == 2
+
+
 BROKEN = """
 from fewshot_bench import Option, hookimpl
 

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fewshot_bench import Item, Split, UsageError
+from fewshot_bench import Item, RunSpec, Split, UsageError
 from fewshot_bench.api.shots import ALL_SHOTS
 from fewshot_bench.splits.draw import check_train, draw
-from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION, group
+from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION, group, sampler
 from fewshot_bench.store.store import Store
+from fewshot_bench.utils.errors import StoreError
 from tests.helpers import fsbench
 
 Pools = dict[str, tuple[Item, ...]]
@@ -302,3 +303,13 @@ def test_a_new_way_to_draw_picks_is_written_in_one_place(
         assert "did you mean 'lasts'" in refused.err
     finally:
         SAMPLERS.pop("lasts", None)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "\x1b[31m", "a\nb"])
+def test_names_of_protocols_are_plain(name: str) -> None:
+    with pytest.raises(ValueError, match="expected letters, digits"):
+        sampler(name)
+    values = RunSpec("zero-shot", "digits", 1, 1, 1).to_dict()
+    for field in ("protocol", "val"):
+        with pytest.raises(StoreError, match="expected a name"):
+            RunSpec.from_dict(values | {field: name})

@@ -2,8 +2,12 @@
 
 from fewshot_bench.analysis.signature.commands import commands, commands_of, problems
 from fewshot_bench.analysis.signature.line import parse, write
-from fewshot_bench.analysis.signature.made import signature_of, splits_digest
-from fewshot_bench.analysis.signature.under import broken, under_table
+from fewshot_bench.analysis.signature.of_records import (
+    broken,
+    signature_of,
+    splits_digest,
+    under_table,
+)
 
 __all__ = [
     "broken",

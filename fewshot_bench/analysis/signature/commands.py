@@ -9,10 +9,17 @@ import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
-from fewshot_bench.analysis.signature.fields import CONDITIONS
-from fewshot_bench.analysis.signature.made import matrices, value_text
-from fewshot_bench.analysis.signature.model import Choice, Matrix, Named, Pair, Signature
-from fewshot_bench.analysis.signature.numbers import numbers, shots_text
+from fewshot_bench.analysis.signature.line import SHARED
+from fewshot_bench.analysis.signature.model import (
+    Choice,
+    Matrix,
+    Named,
+    Pair,
+    Signature,
+    numbers,
+    shots_text,
+)
+from fewshot_bench.analysis.signature.of_records import matrices
 from fewshot_bench.api.spec import IMPORTED, NO_CLASSES, RunSpec
 from fewshot_bench.utils.text import join_names
 
@@ -33,7 +40,8 @@ def commands_of(specs: Iterable[RunSpec], store: str = "") -> tuple[list[str], l
     unsaid: dict[str, None] = {}
     sayable = []
     for spec in specs:
-        found = list(_unsaid_cell(spec))
+        found = [text for matrix in matrices([spec]) for text in _unsaid(matrix)]
+        found += [f"no command can ask for {spec.shots} shots"] if spec.shots < 1 else []
         unsaid |= dict.fromkeys(found)
         sayable += [] if found else [spec]
     made = matrices(sayable)
@@ -60,7 +68,7 @@ def _matrix(matrix: Matrix, store: str) -> Iterator[str]:
                     words += _method_words(choices)
                     words += ["--dataset", _names(datasets), *asked]
                     words += ["--shots", shots_text(matrix.shots), *seeds]
-                    for part, _, words_of in CONDITIONS:
+                    for part, _, words_of in SHARED:
                         words += words_of(matrix.part(part))
                     yield shlex.join(words)
 
@@ -152,18 +160,6 @@ def _unsaid(matrix: Matrix) -> Iterator[str]:
     if matrix.templates:
         yield from _unsaid_prompts(matrix.part("prompts"))
     yield from _unsaid_texts((matrix.backbone.name, matrix.part("device"), *matrix.templates))
-
-
-def _unsaid_cell(spec: RunSpec) -> Iterator[str]:
-    for name, value in spec.overrides.items():
-        yield from _unsaid_option(spec.method, name, [value_text(value)])
-    yield from _unsaid_methods([spec.method])
-    yield from _unsaid_names(filter(None, (spec.dataset, spec.target)))
-    yield from _unsaid_texts((spec.backbone, spec.device, *spec.data.get("templates", ())))
-    if spec.data.get("templates"):
-        yield from _unsaid_prompts(spec.prompts)
-    if spec.shots < 1:
-        yield f"no command can ask for {spec.shots} shots"
 
 
 def _unsaid_option(method: str, name: str, values: Iterable[str]) -> Iterator[str]:

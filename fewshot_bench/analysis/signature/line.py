@@ -1,21 +1,298 @@
-"""A signature as one line, and back."""
+"""A signature as one line, and back: every part of a matrix as a field of text.
+
+`write` and `parse` are the entries. A condition that `RunSpec` declares is a field by that alone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import hashlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
+from typing import Any, NamedTuple
+from urllib.parse import quote, unquote
 
-from fewshot_bench.analysis.signature.fields import FIELDS, REQUIRED, read_field
 from fewshot_bench.analysis.signature.model import (
     FORMAT,
     PREFIX,
     UNSIGNED,
+    Choice,
     Matrix,
+    Named,
     Signature,
     default_of,
+    distinct,
+    pairs_text,
+    read_number,
+    read_pairs,
+    read_shots,
+    shots_text,
 )
-from fewshot_bench.api.spec import CONDITIONS
+from fewshot_bench.api.conditions import Condition
+from fewshot_bench.api.dataset_overrides import SKIPPED
+from fewshot_bench.api.spec import CLASSES, CONDITIONS, IMPORTED, RunSpec, canonical_json
+from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
 from fewshot_bench.utils.errors import UsageError
+
+_CHOICE = re.compile(r"([^@\[\]]+)(?:@([^\[\]]*))?(?:\[([^\[\]]*)\])?")
+_DIGEST = re.compile(r"[0-9a-f]*")
+
+
+DIGITS = 6
+
+
+def short(text: str) -> str:
+    """The first digits of the SHA-256 of a text."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:DIGITS]
+
+
+def revision_digest(revision: str) -> str:
+    """Of the lists of a data set; empty where none is known."""
+    return short(revision) if revision else ""
+
+
+def weights_digest(spec: RunSpec) -> str:
+    """Of the backbone's weights: their own digits where they are hexadecimal."""
+    known = spec.weights[:DIGITS]
+    return known if set(known) <= set("0123456789abcdef") else short(spec.weights)
+
+
+def names_digest(spec: RunSpec) -> str:
+    """Of a person's own class names; empty without."""
+    names = spec.data.get("classnames")
+    return "" if names is None else short(canonical_json(names))
+
+
+def skipped_digest(spec: RunSpec) -> str:
+    """Of the names of damaged images that are left out; empty without."""
+    skipped = spec.data.get(SKIPPED)
+    return short(canonical_json(skipped)) if skipped else ""
+
+
+class Field(NamedTuple):
+    """The notation of a part of a matrix.
+
+    name: in the line; part: of `Matrix`; of: the fields of `RunSpec` that it stands for.
+    A part that is one condition of all cells has `take`, which reads it from a specification, and
+    `words`, which gives it to `fsbench run`; the others are the axes of the matrix.
+    """
+
+    name: str
+    part: str
+    write: Callable[[Any], str]
+    read: Callable[[str], Any]
+    of: tuple[str, ...] = ()
+    take: Callable[[RunSpec], Any] | None = None
+    words: Callable[[Any], list[str]] = lambda _: []
+
+
+def escape(text: str, safe: str = "") -> str:
+    """All but letters, digits, `_ . - ~` and `safe` as %XX of UTF-8, as in an address."""
+    return quote(text, safe=safe, errors="surrogatepass")
+
+
+def unescape(text: str) -> str:
+    """The inverse of `escape`."""
+    return unquote(text, errors="surrogatepass")
+
+
+def _named(value: Named) -> str:
+    digest = f"#{value.digest}" if value.digest else ""
+    return escape(value.name, "/:@") + digest
+
+
+def _read_named(text: str) -> Named:
+    name, _, digest = text.partition("#")
+    if not name or not _DIGEST.fullmatch(digest):
+        raise ValueError("NAME#DIGEST, the digest in hexadecimal digits")
+    return Named(unescape(name), digest)
+
+
+def _choice(value: Choice) -> str:
+    version = f"@{escape(value.version)}" if value.version else ""
+    inner = ";".join(
+        f"{escape(name)}={'/'.join(map(escape, values))}" for name, values in value.options
+    )
+    return escape(value.method, "/:") + version + (f"[{inner}]" if inner else "")
+
+
+def _read_choice(text: str) -> Choice:
+    match = _CHOICE.fullmatch(text)
+    if match is None:
+        raise ValueError("METHOD@VERSION[OPTION=VALUE/VALUE;OPTION=VALUE]")
+    method, version, inner = match.groups()
+    options = []
+    for part in inner.split(";") if inner else []:
+        name, equals, values = part.partition("=")
+        if not name or not equals:
+            raise ValueError("options as NAME=VALUE/VALUE")
+        options.append((unescape(name), tuple(map(unescape, values.split("/")))))
+    if len({name for name, _ in options}) < len(options):
+        raise ValueError("each option once")
+    return Choice(unescape(method), unescape(version or ""), tuple(options))
+
+
+def _list(write: Callable[[Any], str]) -> Callable[[Any], str]:
+    return lambda values: ",".join(map(write, values))
+
+
+def _read_list(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    return lambda text: distinct([read(part) for part in text.split(",")] if text else [])
+
+
+def _one_of(*allowed: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text not in allowed:
+            raise ValueError(f"one of {', '.join(allowed)}")
+        return text
+
+    return read
+
+
+def _read_number(text: str) -> int | None:
+    return None if text == "none" else read_number(text)
+
+
+def _has(text: str) -> tuple[int, int] | None:
+    if text == "all":
+        return None
+    some, _, total = text.partition("/")
+    return read_number(some), read_number(total)
+
+
+def _share(text: str) -> str:
+    if text and not 0 < float(text) < 1:
+        raise ValueError("a share above 0 and below 1")
+    return text
+
+
+def _digest(text: str) -> str:
+    if not _DIGEST.fullmatch(text):
+        raise ValueError("hexadecimal digits")
+    return text
+
+
+def _written_has(value: tuple[int, int] | None) -> str:
+    return "all" if value is None else f"{value[0]}/{value[1]}"
+
+
+def _written_number(value: int | None) -> str:
+    return "none" if value is None else str(value)
+
+
+def _option(name: str) -> Callable[[Any], list[str]]:
+    """The option with its value; nothing for what is not known or not given."""
+    return lambda value: [] if value in ("", None) else [name, str(value)]
+
+
+def _backbone(spec: RunSpec) -> Named:
+    return Named(spec.backbone, weights_digest(spec))
+
+
+def _holdout(spec: RunSpec) -> str:
+    share = spec.data.get("holdout")
+    return "" if share is None else str(share)
+
+
+def _templates(spec: RunSpec) -> tuple[str, ...]:
+    return tuple(spec.data.get("templates") or ())
+
+
+def _template_words(templates: Sequence[str]) -> list[str]:
+    return [word for template in templates for word in ("--templates", template)]
+
+
+def _names_words(digest: str) -> list[str]:
+    """The names themselves are too long for a command: FILE stands for theirs."""
+    return ["--classnames", "FILE"] if digest else []
+
+
+def _condition(about: Condition) -> Field:
+    """A condition, by the same name in `Matrix`, `RunSpec` and `fsbench run`."""
+    number = about.kind is int
+    write, read = (_written_number, _read_number) if number else (escape, _reader(about))
+    # Which picks were imported follows from the store.
+    of = (about.name, "picks") if about.name == "protocol" else (about.name,)
+    take = attrgetter(about.name)
+    return Field(about.short, about.name, write, read, of, take, about.words_of_command)
+
+
+def _reader(about: Condition) -> Callable[[str], str]:
+    """What reads a text value; samplers and policies are those that are registered by then."""
+
+    def read(text: str) -> str:
+        drawn = {"protocol": (*SAMPLERS, IMPORTED), "val": tuple(VALIDATION)}
+        words = drawn.get(about.name, about.words)
+        return _one_of(*words)(text) if words else unescape(text)
+
+    return read
+
+
+# Every field of `RunSpec` stands in `of` of one of these (tests/test_architecture.py): a
+# condition that declares a `short` name does.
+FIELDS = (
+    Field(
+        "m",
+        "methods",
+        _list(_choice),
+        _read_list(_read_choice),
+        ("method", "method_version", "options", "overrides"),
+    ),
+    Field(
+        "b",
+        "backbone",
+        _named,
+        _read_named,
+        ("backbone", "weights"),
+        _backbone,
+        lambda backbone: ["--backbone", backbone.name],
+    ),
+    Field("d", "datasets", _list(_named), _read_list(_read_named), ("dataset", "revision")),
+    Field("k", "shots", shots_text, read_shots, ("shots",)),
+    Field("s", "seeds", pairs_text, read_pairs, ("split_seed", "train_seed")),
+    *(_condition(about) for about in CONDITIONS.values() if about.short),
+    Field("c", "classes", _list(str), _read_list(_one_of(*CLASSES)), ("classes",)),
+    Field("to", "targets", _list(_named), _read_list(_read_named), ("target", "target_revision")),
+    Field("hold", "holdout", str, _share, ("data",), _holdout, _option("--holdout")),
+    Field(
+        "own",
+        "templates",
+        _list(lambda t: escape(t, "{}")),
+        _read_list(unescape),
+        ("data",),
+        _templates,
+        _template_words,
+    ),
+    Field("names", "classnames", str, _digest, ("data",), names_digest, _names_words),
+    Field(
+        "skip",
+        "skipped",
+        str,
+        _digest,
+        ("data",),
+        skipped_digest,
+        lambda digest: ["--skip-damaged"] if digest else [],
+    ),
+    Field("x", "splits", str, _digest),
+    Field("has", "has", _written_has, _has),
+)
+# Those that all cells of a matrix have in common.
+SHARED = tuple((field.part, field.take, field.words) for field in FIELDS if field.take)
+REQUIRED = ("m", "b", "d", "k", "s")
+
+
+def read_field(field: Field, text: str) -> Any:
+    """The value of a field; UsageError says what was expected."""
+    try:
+        value = field.read(text)
+    except ValueError as error:
+        raise UsageError(
+            f"signature: field '{field.name}:{text:.80}': expected {error} (docs/audit.md)"
+        ) from None
+    if field.name in REQUIRED and not value:
+        raise UsageError(f"signature: field '{field.name}' is empty (docs/audit.md)")
+    return value
+
 
 LONGEST_LINE = 1_000_000
 _START = f"{PREFIX}:{FORMAT}"

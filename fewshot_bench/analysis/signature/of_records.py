@@ -1,19 +1,68 @@
-"""The signature of records."""
+"""The signature of records: cells as few products of methods, data sets, shots and seeds.
+
+`signature_of` is the entry; `matrices` gives products that together hold every cell exactly once.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
+import re
 from collections import defaultdict
 from collections.abc import Collection, Hashable, Iterable, Sequence
 from typing import Any
 
-from fewshot_bench.analysis.signature.boxes import Box, boxes, hull, is_product
-from fewshot_bench.analysis.signature.digests import revision_digest, short
-from fewshot_bench.analysis.signature.fields import CONDITIONS
-from fewshot_bench.analysis.signature.line import write
+from fewshot_bench.analysis.signature.line import SHARED, revision_digest, short, write
 from fewshot_bench.analysis.signature.model import UNSIGNED, Choice, Matrix, Named, Pair, Signature
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import CLASSES, RunSpec
+
+Point = tuple[Hashable, ...]
+Box = tuple[frozenset[Any], ...]
+
+
+def boxes(points: Collection[Point]) -> list[Box]:
+    """Disjoint products that together are exactly these points; the fewest of a few attempts.
+
+    Every point has the same number of axes. Points that agree on all other axes are joined along
+    one axis after the other; the order of the axes decides how many products are left.
+    """
+    if not points:
+        return []
+    whole = hull(points)
+    if math.prod(map(len, whole)) == len(set(points)):
+        return [whole]
+    single: list[Box] = [tuple(frozenset([value]) for value in point) for point in points]
+    return min((_joined(single, order) for order in _orders(len(whole))), key=len)
+
+
+def _orders(count: int) -> list[list[int]]:
+    """Orders of the axes, a few of all."""
+    axes = range(count)
+    orders = [[*axes[start:], *axes[:start]] for start in axes]
+    return orders + [order[::-1] for order in orders]
+
+
+def _joined(found: list[Box], order: Sequence[int]) -> list[Box]:
+    for axis in order:
+        groups: dict[Box, frozenset[Any]] = {}
+        for box in found:
+            others = box[:axis] + box[axis + 1 :]
+            groups[others] = groups.get(others, frozenset()) | box[axis]
+        found = [(*key[:axis], values, *key[axis:]) for key, values in groups.items()]
+    return found
+
+
+def hull(points: Collection[Point]) -> Box:
+    """The smallest product that holds all points; it may hold others too."""
+    return tuple(frozenset(values) for values in zip(*points, strict=True))
+
+
+def is_product(rows: Collection[Point]) -> bool:
+    """True when these distinct rows are all combinations of their columns' values."""
+    return set(rows) == set(itertools.product(*hull(rows))) if rows else True
+
 
 # More parts than this are given as one product around the cells, with their number.
 MOST_PARTS = 6
@@ -62,7 +111,7 @@ def matrices(specs: Iterable[RunSpec]) -> list[Matrix]:
 def _by_conditions(specs: Iterable[RunSpec]) -> list[list[RunSpec]]:
     groups: defaultdict[Hashable, list[RunSpec]] = defaultdict(list)
     for spec in specs:
-        groups[tuple(take(spec) for _, take, _ in CONDITIONS)].append(spec)
+        groups[tuple(take(spec) for _, take, _ in SHARED)].append(spec)
     return [groups[key] for key in sorted(groups, key=repr)]
 
 
@@ -140,7 +189,7 @@ def _matrix(spec: RunSpec, box: Box) -> Matrix:
     """The product of a box under the conditions of a specification."""
     variants, datasets, groups, shots, seeds = box
     asked = frozenset().union(*groups)
-    taken = {part: take(spec) for part, take, _ in CONDITIONS}
+    taken = {part: take(spec) for part, take, _ in SHARED}
     return Matrix(
         methods=tuple(_choices(variants)),
         datasets=tuple(sorted(datasets)),
@@ -183,3 +232,32 @@ def _sorted(values: Iterable[str]) -> tuple[str, ...]:
             return True, 0.0, text
 
     return tuple(sorted(values, key=key))
+
+
+# Where a long line may be broken: after these, or anywhere in what is longer than a line.
+_PIECES = re.compile(r"[^|,;]*[|,;]+|[^|,;]+")
+
+
+def under_table(records: Sequence[Record], width: int = 0) -> list[str]:
+    """The signature in lines of at most `width` characters (0: one line); none without records."""
+    return broken(signature_of(records), width)
+
+
+def broken(line: str, width: int) -> list[str]:
+    """A signature in lines of at most `width` characters (0: one line).
+
+    Broken lines are pasted as they are: `parse` leaves out blanks and line breaks.
+    """
+    if not line or width <= 0:
+        return [line] if line else []
+    pieces = [
+        piece[start : start + width]
+        for piece in _PIECES.findall(line)
+        for start in range(0, len(piece), width)
+    ]
+    lines = [""]
+    for piece in pieces:
+        if lines[-1] and len(lines[-1]) + len(piece) > width:
+            lines.append("")
+        lines[-1] += piece
+    return lines
