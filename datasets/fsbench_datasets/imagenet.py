@@ -20,13 +20,12 @@ from fsbench_datasets.advice import folder_problem
 from fsbench_datasets.catalog import PublicSet, places
 from fsbench_datasets.disk import is_image, subfolders
 from fsbench_datasets.recipes import recipe_of
-from fsbench_datasets.split_lists import copy_note, revision_of
 from fsbench_datasets.synsets import (
     DEVKIT,
     check_plain,
     check_synsets,
     class_files,
-    local_names_note,
+    synset_card,
     synset_names,
     validation_synsets,
 )
@@ -249,23 +248,9 @@ class ImageNet:
         """Known facts; classes, counts and revision as well where train and val are there."""
         if None in self._sources.values():
             return self.known
-        pools, synsets = self._pools, self._synsets
-        classnames = tuple(synset_names()[synset] for synset in synsets)
-        counts = {role: len(items) for role, items in pools.items()}
-        place = self._need("train").place
-        return replace(
-            self.known,
-            classnames=classnames,
-            class_ids=synsets,
-            counts=counts,
-            revision=revision_of({**pools, "val": ()}),
-            notes=(
-                *self.known.notes,
-                *copy_note(self.known, len(synsets), counts),
-                *local_names_note((place.parent, place.parent.parent)),
-            ),
-            folder=str(place.parent if isinstance(self._need("train"), Folders) else place),
-        )
+        source = self._need("train")
+        folder = source.place.parent if isinstance(source, Folders) else source.place
+        return synset_card(self.known, self._synsets, self._pools, folder, source.place.parent)
 
     def items(self) -> Mapping[str, tuple[Item, ...]]:
         """`train` and `test`, by synset and file name; there is no `val` pool."""

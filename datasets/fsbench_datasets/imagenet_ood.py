@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -13,11 +13,10 @@ from fsbench_datasets.advice import unlisted_problem
 from fsbench_datasets.catalog import PublicSet, places
 from fsbench_datasets.disk import subfolders
 from fsbench_datasets.recipes import recipe_of
-from fsbench_datasets.split_lists import copy_note, revision_of
 from fsbench_datasets.synsets import (
     class_files,
-    local_names_note,
     numbered_synsets,
+    synset_card,
     synset_names,
 )
 
@@ -39,21 +38,7 @@ class Variant:
         """Known facts; classes, counts and revision as well where the images are there."""
         if self._found is None:
             return self.known
-        pools, synsets = self._pools, tuple(self._classes)
-        counts = {role: len(items) for role, items in pools.items()}
-        return replace(
-            self.known,
-            classnames=tuple(synset_names()[synset] for synset in synsets),
-            class_ids=synsets,
-            counts=counts,
-            revision=revision_of({**pools, "val": ()}),
-            notes=(
-                *self.known.notes,
-                *copy_note(self.known, len(synsets), counts),
-                *local_names_note((self._found, self._found.parent)),
-            ),
-            folder=str(self._found),
-        )
+        return synset_card(self.known, tuple(self._classes), self._pools, self._found, self._found)
 
     def items(self) -> Mapping[str, tuple[Item, ...]]:
         """An empty `train` pool and the `test` pool."""

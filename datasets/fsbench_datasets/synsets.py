@@ -11,13 +11,15 @@ import os
 import tarfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from fewshot_bench import DataMissingError
+from fewshot_bench import DataMissingError, DatasetCard
+from fewshot_bench.api.sources import Pools
 from fsbench_datasets.disk import is_image, subfolders
-from fsbench_datasets.split_lists import plain_text
+from fsbench_datasets.split_lists import copy_note, plain_text, revision_of
 
 NAMES_FILE = "imagenet_classes.txt"
 LOCAL_NAMES = "classnames.txt"
@@ -47,7 +49,31 @@ def _parsed(text: str) -> Iterator[tuple[str, str]]:
             yield synset, name.strip()
 
 
-def local_names_note(folders: Sequence[Path]) -> tuple[str, ...]:
+def synset_card(
+    known: DatasetCard, synsets: tuple[str, ...], pools: Pools, folder: Path, beside: Path
+) -> DatasetCard:
+    """The card of a copy with these classes; pools without `val`.
+
+    beside: a copy of the class names may lie in this folder, or in the one above.
+    """
+    counts = {role: len(items) for role, items in pools.items()}
+    notes = (
+        *known.notes,
+        *copy_note(known, len(synsets), counts),
+        *_local_names_note((beside, beside.parent)),
+    )
+    return replace(
+        known,
+        classnames=tuple(synset_names()[synset] for synset in synsets),
+        class_ids=synsets,
+        counts=counts,
+        revision=revision_of({**pools, "val": ()}),
+        notes=notes,
+        folder=str(folder),
+    )
+
+
+def _local_names_note(folders: Sequence[Path]) -> tuple[str, ...]:
     """A note when a copy of the names beside the images differs from the built-in names."""
     path = next((f / LOCAL_NAMES for f in folders if (f / LOCAL_NAMES).is_file()), None)
     if path is None:
