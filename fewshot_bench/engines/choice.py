@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fewshot_bench.api.options import Option, values_of
 from fewshot_bench.api.registry import Entry, registry
 from fewshot_bench.utils import determinism, offline
-from fewshot_bench.utils.errors import PluginError, UsageError, unknown
+from fewshot_bench.utils.errors import FsbenchError, PluginError, UsageError, unknown
 
 if TYPE_CHECKING:
     from fewshot_bench.engines.base import Engine, EngineSetup, Settings
@@ -111,20 +111,17 @@ class EngineChoice:
 
     def worker_environment(self, store: Path) -> dict[str, str]:
         """The variables that plug-ins hand to workers; UsageError where one refuses to run."""
-        found: dict[str, str] = {}
-        hook = registry().hooks.worker_environment
-        for variables in hook(store=store.absolute(), options=self.plugin_options):
+        found: dict[str, tuple[str, str]] = {}
+        given = {"store": store.absolute(), "options": self.plugin_options}
+        for plugin, variables in registry().call("worker_environment", _refuse, **given):
             for name, value in variables.items():
-                if not isinstance(name, str) or not isinstance(value, str):
+                other, first = found.setdefault(name, (plugin, value))
+                if first != value:
                     raise PluginError(
-                        f"a plug-in's worker_environment gives {name!r}: {value!r}, expected texts"
+                        f"two plug-ins give workers another {name}: {other} '{first}', {plugin} "
+                        f"'{value}'; disable one with FSBENCH_DISABLE_PLUGINS"
                     )
-                if found.setdefault(name, value) != value:
-                    raise PluginError(
-                        f"two plug-ins give workers another {name}: '{found[name]}' and '{value}'; "
-                        "disable one with FSBENCH_DISABLE_PLUGINS"
-                    )
-        return found
+        return {name: value for name, (_, value) in found.items()}
 
     def settings(
         self,
@@ -180,6 +177,21 @@ SETTINGS = tuple(
 def run_options() -> list[Option]:
     """The options that plug-ins registered for all engines."""
     return [option for entry in registry().options.entries.values() for option in entry.options]
+
+
+def _refuse(plugin: str, failure: PluginError) -> None:
+    """End the command: with what the plug-in itself asks of a person, or with its failure.
+
+    An option that it misses may be one that another plug-in has, too.
+    """
+    cause = failure.__cause__
+    if isinstance(cause, FsbenchError):
+        raise cause
+    missing = str(cause.args[0]) if isinstance(cause, KeyError) and cause.args else ""
+    conflict = registry().options.conflicts.get(missing.replace("_", "-"), "")
+    if conflict:
+        raise PluginError(f"{failure}: {conflict}") from cause
+    raise failure
 
 
 @contextmanager
