@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -11,10 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from fewshot_bench.api.metrics import rounded
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.store.predictions import checksum
 from fewshot_bench.store.store import Store
 
 QUERIES, CLASSES = 30, 4
@@ -104,3 +108,15 @@ def killed_at(moment: int, *words: object) -> bool:
     done = subprocess.run(command, capture_output=True, check=False)
     assert done.returncode in (0, -9), done.stderr.decode()
     return done.returncode == -9
+
+
+def resealed(content: bytes) -> bytes:
+    """A pack whose checksum fits its values; unchanged where it cannot be parsed."""
+    try:
+        length = int.from_bytes(content[:8], "little")
+        head = json.loads(content[8 : 8 + length])["__metadata__"]
+        about, arrays = json.loads(head["about"]), load(content)
+        about["sha256"] = checksum(about["entries"], arrays)
+        return save(arrays, {"about": json.dumps(about)})
+    except (SafetensorError, ValueError, LookupError, TypeError, AttributeError):
+        return content

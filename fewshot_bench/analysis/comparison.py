@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from fewshot_bench.analysis.formats.document import Document
     from fewshot_bench.analysis.table.cells import Columns
     from fewshot_bench.analysis.table.model import Table
     from fewshot_bench.analysis.table.significance import Answers
@@ -118,10 +119,12 @@ def _plugin_columns() -> Columns | None:
 class Comparison:
     """A table of methods; `str` gives what `fsbench compare` prints.
 
-    Every `to_...` returns the text and, where a path is given, writes it there too.
+    layout: `groups`, a table per data set, or `paper`, methods x data sets. Every `to_...` returns
+    the text and, where a path is given, writes it there too.
     """
 
     table: Table
+    layout: str = "groups"
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -143,9 +146,15 @@ class Comparison:
 
     def _text(self, form: str) -> str:
         from fewshot_bench.analysis import formats
-        from fewshot_bench.analysis.table.layout import document
 
-        return formats.render(document(self.table, form), form)
+        return formats.render(self._document(form), form)
+
+    def _document(self, form: str, caption: str = "") -> Document:
+        from fewshot_bench.analysis.table import layout, paper
+
+        if self.layout == "paper" and form != "json":
+            return paper.document(self.table, form, caption)
+        return layout.document(self.table, form)
 
     def to_html(self, path: Target = None) -> str:
         """Tables of HTML with what the terminal shows."""
@@ -155,9 +164,16 @@ class Comparison:
         """Tables of Markdown."""
         return _written(self._text("markdown"), path)
 
-    def to_latex(self, path: Target = None) -> str:
-        """Tables of LaTeX (booktabs)."""
-        return _written(self._text("latex"), path)
+    def to_latex(self, path: Target = None, *, caption: str = "", label: str = "") -> str:
+        """Tables of LaTeX (booktabs); caption, label: of the layout of papers."""
+        from fewshot_bench.analysis.formats import latex
+
+        if self.layout != "paper":
+            if caption or label:
+                raise UsageError("a caption and a label belong to compare(layout='paper')")
+            return _written(self._text("latex"), path)
+        shown = self._document("latex", caption)
+        return _written(latex.write_paper(shown, label=label, caption=caption), path)
 
     def to_csv(self, path: Target = None) -> str:
         """One tidy row per data set, method and shots, with all metrics."""
@@ -169,9 +185,8 @@ class Comparison:
 
     def to_frame(self) -> pd.DataFrame:
         """The same rows as a pandas data frame; UsageError without pandas."""
-        from fewshot_bench.analysis.table.export import FIRST, rows
-
-        return frame(rows(self.table), FIRST)
+        shown = self._document("csv")
+        return frame(shown.rows, shown.heads)
 
     def curves(self) -> Figure:
         """The metric over shots as a matplotlib figure, a panel per data set."""

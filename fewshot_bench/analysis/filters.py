@@ -79,7 +79,7 @@ def method_names(spec: RunSpec) -> tuple[str, ...]:
     Of a method in a file shorter paths, too.
     """
     own = spec.method, *method_references.aliases(spec.method)
-    return (*own, spec.label, *versioned_names(spec))
+    return (*own, *(method_label(name, spec.overrides) for name in own), *versioned_names(spec))
 
 
 def versioned_names(spec: RunSpec) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ their keys and its cost, is never changed, and counts only while its SHA-256 is 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections import Counter
@@ -28,9 +29,10 @@ MEMORY = 2 << 30
 KEY = 32
 
 
-def numbered(count: int) -> list[bytes]:
+@functools.lru_cache(maxsize=64)
+def numbered(count: int) -> tuple[bytes, ...]:
     """Keys of rows that have a place in their context and nothing else of their own."""
-    return [number.to_bytes(KEY, "big") for number in range(count)]
+    return tuple(number.to_bytes(KEY, "big") for number in range(count))
 
 
 @dataclasses.dataclass
@@ -54,15 +56,19 @@ class _Table:
         return _Table(dict(self.places), list(self.files), set(self.seen), self.size)
 
     def gathered(self, keys: Sequence[bytes]) -> Tensor:
-        """(n, width): a copy of the rows of `keys`."""
+        """(n, width): the rows of `keys`, which must not be changed."""
         places = [self.places[key] for key in keys]
-        first = self.files[places[0][0]][0]
-        result = first.new_empty(len(keys), first.shape[1])
         by_file: dict[int, list[int]] = {}
         for place, (file, _) in enumerate(places):
             by_file.setdefault(file, []).append(place)
-        for file, rows in by_file.items():
-            result[rows] = self.files[file][0][[places[row][1] for row in rows]]
+        first = self.files[places[0][0]][0]
+        rows = torch.tensor([row for _, row in places])
+        if len(by_file) == 1:
+            whole = len(rows) == len(first) and torch.equal(rows, torch.arange(len(first)))
+            return first if whole else first[rows]
+        result = first.new_empty(len(keys), first.shape[1])
+        for file, found in by_file.items():
+            result[found] = self.files[file][0][rows[found]]
         return result
 
     def charge(self, keys: set[bytes], meter: Meter) -> None:
@@ -93,6 +99,8 @@ class FeatureCache:
         images: bool = True,
     ) -> Tensor:
         """(n, width): the rows of `keys`, each billed once per cell at what it had cost.
+
+        The result may be the memory of the cache and must not be changed.
 
         compute: places in `keys` to their features; called for what nobody has computed, once per
         key. `dataset` is the name they are listed under; what is not `lasting` stays in memory.

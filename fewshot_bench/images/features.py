@@ -378,7 +378,7 @@ def accounted(store: FeatureCache, meter: Meter) -> Iterator[None]:
             features = store.rows(
                 content, keys, lambda _: compute().cpu(), meter, "prompts", images=False
             )
-        return features.to(backbone.device)
+        return features.to(backbone.device, copy=True)
 
     token = _OPEN.set(meter)
     try:

@@ -32,9 +32,10 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-OUTCOMES, SUFFIX = "outcomes", ".pack"
+OUTCOMES, SUFFIX = "outcomes", ".safetensors"
 MOST_CLASSES = 10_000_000
-_HEAD = f"fsbench outcomes {json.dumps([1, __version__])}\n".encode()
+_KINDS = {"<i8", "<i4"}
+_MALFORMED = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -81,79 +82,79 @@ def pack_file(store: Path, split: str) -> Path:
 
 def load_pack(path: Path) -> Pack:
     """The entries of a file by the digest of their logits; none where it is not whole."""
+    from safetensors import SafetensorError, safe_open
+
     try:
-        content = path.read_bytes()
-        start = len(_HEAD) + len(_checksum(b""))
-        body = content[start:]
-        if content[:start] != _HEAD + _checksum(body):
+        with safe_open(path, framework="np") as file:
+            about, names = json.loads(file.metadata()["about"]), file.keys()
+            arrays = {name: file.get_tensor(name) for name in names}
+        if about["version"] != __version__ or about["sha256"] != checksum(about["entries"], arrays):
             return {}
-        return _entries(body)
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return _unpacked(about["entries"], arrays)
+    except (OSError, SafetensorError, *_MALFORMED):
         return {}
 
 
 def save_pack(path: Path, pack: Pack) -> None:
     """Write a file whole, where the folder can be written; elsewhere there is no pack."""
-    content = _body(pack)
+    from safetensors.numpy import save
+
+    entries, arrays = _packed(pack)
+    about = {"version": __version__, "sha256": checksum(entries, arrays), "entries": entries}
+    # One text, since the order of several is another one in every process.
+    content = save(arrays, {"about": json.dumps(about)})
     with suppress(OSError):
-        write_whole(path, _HEAD + _checksum(content) + content)
+        write_whole(path, content)
 
 
-def sealed(content: bytes) -> bytes:
-    """The content of a file with the head and the checksum of a whole one; for tests."""
-    body = content[len(_HEAD) + len(_checksum(b"")) :]
-    return _HEAD + _checksum(body) + body
-
-
-def _body(pack: Pack) -> bytes:
-    """A line of JSON that says what follows, then all arrays, those of equal queries once."""
-    blobs: list[bytes] = []
-    queries: dict[str, int] = {}
-    listed: list[dict[str, Any]] = []
-    entries = []
-    for digest, entry in pack.items():
-        place = queries.setdefault(entry.queries.digest, len(queries))
-        if place == len(listed):
-            listed.append({"n": len(entry.queries.labels), "names": len(entry.queries.names)})
-            blobs += [entry.queries.names, entry.queries.labels.astype("<i8").tobytes()]
-        entries.append([digest, place, entry.classes, dict(entry.metrics)])
-    blobs += [entry.predictions.astype("<i4").tobytes() for entry in pack.values()]
-    head = json.dumps({"queries": listed, "entries": entries}, allow_nan=False)
-    return b"\n".join([head.encode(), b"".join(blobs)])
-
-
-def _entries(body: bytes) -> Pack:
+def _packed(pack: Pack) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Per entry the place of its queries, its row, classes and metrics; and all arrays."""
     import numpy as np
 
-    line, _, rest = body.partition(b"\n")
-    said, at = json.loads(line), 0
+    cells: defaultdict[str, list[str]] = defaultdict(list)
+    for digest, entry in pack.items():
+        cells[entry.queries.digest].append(digest)
+    entries: dict[str, Any] = {}
+    arrays = {}
+    for place, digests in enumerate(cells.values()):
+        images = pack[digests[0]].queries
+        arrays[f"names {place}"] = np.frombuffer(images.names, np.uint8)
+        arrays[f"labels {place}"] = images.labels.astype("<i8")
+        rows = [pack[digest].predictions for digest in digests]
+        arrays[f"predictions {place}"] = np.stack(rows).astype("<i4")
+        for row, digest in enumerate(digests):
+            entry = pack[digest]
+            entries[digest] = [place, row, entry.classes, dict(entry.metrics)]
+    return entries, arrays
 
-    def take(count: int) -> bytes:
-        nonlocal at
-        at += count
-        return rest[at - count : at]
 
-    queries = []
-    for part in said["queries"]:
-        names = take(part["names"])
-        images = Queries(names, np.frombuffer(take(8 * part["n"]), "<i8"))
-        if len(images.ids) != part["n"] or set(map(type, images.ids)) - {str}:
-            raise ValueError("names that are not one text per image")
-        queries.append(images)
+def _unpacked(entries: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Pack:
+    """The inverse; errors where values are of another kind."""
+    queries: dict[int, Queries] = {}
     found = {}
-    for digest, place, classes, metrics in said["entries"]:
-        predictions = np.frombuffer(take(4 * len(queries[place].labels)), "<i4")
+    for digest, (place, row, classes, metrics) in entries.items():
+        labels, predictions = arrays[f"labels {place}"], arrays[f"predictions {place}"][row]
+        if place not in queries:
+            queries[place] = Queries(arrays[f"names {place}"].tobytes(), labels)
+            ids = queries[place].ids
+            if len(ids) != len(labels) or set(map(type, ids)) - {str}:
+                raise ValueError("names that are not one text per image")
+        if predictions.shape != labels.shape or {labels.dtype.str, predictions.dtype.str} != _KINDS:
+            raise ValueError("arrays of another kind")
         if not (isinstance(metrics, dict) and all(map(_is_number, metrics.values()))):
             raise ValueError("metrics that are no numbers")
-        _check_classes(classes, queries[place].labels, predictions)
+        _check_classes(classes, labels, predictions)
         found[digest] = Entry(queries[place], predictions, classes, metrics)
-    if at != len(rest):
-        raise ValueError("the arrays are not as long as its head says")
     return found
 
 
-def _checksum(body: bytes) -> bytes:
-    return hashlib.sha256(body).hexdigest().encode() + b"\n"
+def checksum(entries: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 over the entries and all arrays of a pack."""
+    sha = hashlib.sha256(json.dumps(entries, allow_nan=False).encode())
+    for name, array in sorted(arrays.items()):
+        sha.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        sha.update(array.tobytes())
+    return sha.hexdigest()
 
 
 def _check_classes(classes: object, *indices: np.ndarray) -> None:

@@ -131,7 +131,7 @@ def test_values_are_kept_until_the_code_changes(store: Store, install: Install) 
     install("top3", TOP3)
     words = ("compare", "--store", store.path, "--metric", "top3", "--format", "csv")
     first = fsbench(*words)
-    packs = {path: path.read_bytes() for path in (store.path / OUTCOMES).glob("*.pack")}
+    packs = {path: path.read_bytes() for path in (store.path / OUTCOMES).glob("*.safetensors")}
     assert packs
     assert fsbench(*words).out == first.out
     assert {path: path.read_bytes() for path in packs} == packs

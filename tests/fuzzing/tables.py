@@ -7,12 +7,13 @@ from pathlib import Path
 
 from fewshot_bench.analysis.signature import commands, parse, signature_of
 from fewshot_bench.api.record import Record
-from fewshot_bench.store.predictions import Outcomes, sealed
+from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import FsbenchError
 from fewshot_bench.utils.text import printable
 from tests.compare_records import make
 from tests.fuzzing.subject import Seed, Subject, seeds_in
+from tests.store_cases import resealed
 
 LOGITS = [[2.0, 0.5, 0.1], [0.1, 1.0, 0.3], [0.2, 0.1, 0.9]]
 
@@ -38,7 +39,7 @@ def _read_pack(folder: Path, file: Path) -> bool:
     records = list(store.records())
     true = [Outcomes(store).of(record).hits.tolist() for record in records]
     used = true == [[True, True, False]] * len(records)
-    file.write_bytes(sealed(file.read_bytes()))
+    file.write_bytes(resealed(file.read_bytes()))
     outcomes = Outcomes(store)
     for record in outcomes.completed(records, ["ece", "macro_f1"]):
         found = outcomes.of(record)

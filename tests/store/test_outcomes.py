@@ -22,7 +22,7 @@ KEPT = frozenset({"top1", "macro_accuracy"})
 
 
 def packs(store: Store) -> list[Path]:
-    return sorted((store.path / OUTCOMES).glob("*.pack"))
+    return sorted((store.path / OUTCOMES).glob("*.safetensors"))
 
 
 def done(store: Store) -> list[Record]:
@@ -74,8 +74,8 @@ def test_the_same_from_the_logits_and_from_what_is_kept(tmp_path: Path) -> None:
         lambda content: content[:-1],
         lambda content: content + b"\n",
         lambda content: content[:-20] + bytes([content[-20] ^ 1]) + content[-19:],
-        lambda content: content.replace(b"outcomes", b"outcomez"),
-        lambda content: content.replace(b'"queries"', b'"queriez"'),
+        lambda content: content.replace(b"predictions", b"predictionz"),
+        lambda content: content.replace(b"entries", b"entriez"),
     ],
 )
 def test_damaged_files_are_computed_again(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:

@@ -42,7 +42,7 @@ def messy(tmp_path: Path) -> tuple[Store, set[str], set[str], set[str]]:
     stale = f"{TEMPORARY}~{this_machine()}~{dead.pid}~1"
     alive = f"{TEMPORARY}~{this_machine()}~{os.getpid()}~2"
     gone = {orphan.with_suffix(".npz").relative_to(store.path).as_posix(), INDEX}
-    gone |= {"outcomes/1.pack", f"outcomes/{stale}"}
+    gone |= {"outcomes/1.safetensors", f"outcomes/{stale}"}
     gone |= {f"{folder}/{stale}" for folder in ("records/00", "splits/d", "records")} | {stale}
     aside = {"records/00/x.json.damaged-1", "records/00/x.npz.damaged-12"}
     kept = names(store.path) - gone

@@ -18,13 +18,13 @@ from fewshot_bench.api.record import Record
 from fewshot_bench.store import index as store_index
 from fewshot_bench.store.index import INDEX
 from fewshot_bench.store.leases import FOLDER as CLAIMS
-from fewshot_bench.store.predictions import OUTCOMES, Outcomes, sealed
+from fewshot_bench.store.predictions import OUTCOMES, Outcomes
 from fewshot_bench.store.store import Store
 from fewshot_bench.store.verify import DAMAGED, LEFT_OVER, verify
 from fewshot_bench.utils.files import load_arrays
 from fewshot_bench.utils.processes import this_machine
 from tests.helpers import fsbench
-from tests.store_cases import filled, put
+from tests.store_cases import filled, put, resealed
 
 RUN = ("run", "-m", "zero-shot,tip-adapter", "-d", "digits", "--shots", 1, "--limit", 20)
 
@@ -215,7 +215,7 @@ def test_predictions_that_were_kept_are_no_way_around(tmp_path: Path) -> None:
     content = pack.read_bytes()
     right = expected.predictions.astype("<i4").tobytes()
     assert content.count(right) == 1
-    pack.write_bytes(sealed(content.replace(right, expected.labels.astype("<i4").tobytes())))
+    pack.write_bytes(resealed(content.replace(right, expected.labels.astype("<i4").tobytes())))
     assert (Outcomes(store).of(record).predictions == expected.predictions).all()
 
 
