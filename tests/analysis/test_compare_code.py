@@ -63,7 +63,7 @@ def test_a_sweep_refuses_it() -> None:
         coded(digest, make(options={"rank": rank}, overrides={"rank": rank}))
         for digest, rank in ((OLD, 2), (NEW, 4))
     ]
-    with pytest.raises(UsageError, match=r"code of coop.*fsbench run again"):
+    with pytest.raises(UsageError, match=r"code of 'coop@1'.*fsbench run again"):
         build_sweep("coop", [Axis("rank", (2, 4), 2)], records)
 
 
