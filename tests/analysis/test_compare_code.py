@@ -8,8 +8,8 @@ import pytest
 
 from fewshot_bench.analysis.audit.audit import audit
 from fewshot_bench.analysis.filters import select
-from fewshot_bench.analysis.sweep.made import build as build_sweep
-from fewshot_bench.analysis.sweep.model import Axis
+from fewshot_bench.analysis.sweep.build import Axis
+from fewshot_bench.analysis.sweep.build import build as build_sweep
 from fewshot_bench.analysis.table.build import Options, build
 from fewshot_bench.api.record import Record
 from fewshot_bench.plugins.reproduce.matching import mixture
