@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fewshot_bench.api.spec import DEFAULT_STORE
 from fewshot_bench.cli.filters import chosen, filter_options
+from fewshot_bench.cli.options import store_option
 from fewshot_bench.utils.errors import FsbenchError, UsageError
 from fewshot_bench.utils.text import printable
 
@@ -21,14 +21,7 @@ if TYPE_CHECKING:
 
 @click.command("signature", short_help="Write the signature of records, or read one as a command.")
 @click.argument("line", required=False)
-@click.option(
-    "--store",
-    type=click.Path(path_type=Path),
-    default=DEFAULT_STORE,
-    show_default=True,
-    metavar="DIR",
-    help="Folder of results, when no LINE is given.",
-)
+@store_option("Folder of results, when no LINE is given.")
 @click.option(
     "--check", is_flag=True, help="Compare versions, weights and data sets with those here."
 )

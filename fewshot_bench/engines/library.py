@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 _LEAST: Mapping[str, float] = {
     "jobs": 1,
     "threads": 1,
-    "together": 1,
     "timeout": 0,
     "hang_after": 1,
     "lease": 3,
@@ -91,7 +90,7 @@ def run(
         `{"clip-lora.rank": 4}`; several values expand the matrix.
     classnames: a list, a mapping of old names to new ones, or a file of either.
     progress: whether progress is shown: None, on stderr or in the notebook; False, not at all.
-    engine_options: `jobs` (workers on each device), `threads`, `together`, `timeout`,
+    engine_options: `jobs` (workers on each device), `threads`, `timeout`,
         `hang_after`, `lease`, `deterministic`, and what engines and plug-ins declare, such as
         `track` or `partition` (`fsbench run --help`).
 

@@ -29,12 +29,11 @@ from fewshot_bench.analysis.table.cells import (
     extra_columns,
     harmonic,
     own_cell,
-    seed_of,
     without_counterpart,
 )
 from fewshot_bench.analysis.table.columns import check_columns
 from fewshot_bench.analysis.table.groups import Names, table_groups
-from fewshot_bench.analysis.table.model import Cell, Group, Row, Scope, Table
+from fewshot_bench.analysis.table.model import Cell, Group, Row, Scope, Seed, Table
 from fewshot_bench.analysis.table.notes import notes
 from fewshot_bench.analysis.table.significance import (
     Answers,
@@ -102,7 +101,7 @@ def build(
         rows=tuple(_ordered_rows(rows, options.method)),
         groups=groups,
         shots=tuple(sorted({record.spec.shots for record in records})),
-        seeds=tuple(sorted({seed_of(record) for record in records})),
+        seeds=tuple(sorted({Seed.of(record) for record in records})),
         metric=options.metric,
         metrics=options.metrics,
         conditions=_conditions(records),
