@@ -198,7 +198,7 @@ def _reproduce(
 
 
 def _wanted(values: Mapping[str, Any]) -> Wanted:
-    from fewshot_bench.analysis.table.versions import split_version
+    from fewshot_bench.analysis.filters import split_version
     from fewshot_bench.api.registry import registry
     from fewshot_bench.plugins.reproduce.cells import Wanted
 
