@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fewshot_bench.api.image_facts import Overlap, overlap_texts, overlaps
-from fewshot_bench.engines.choice import EngineChoice, hook_environment
-from fewshot_bench.engines.conditions import Conditions
+from fewshot_bench.engines.choice import Conditions, EngineChoice, hook_environment
 from fewshot_bench.engines.reporting import Reporter
 from fewshot_bench.utils.errors import DataMissingError, UsageError
 
