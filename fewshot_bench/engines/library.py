@@ -228,6 +228,7 @@ def _engines(engine: str, devices: tuple[str, ...], options: dict[str, Any]) -> 
         declared |= {option.key for option in entry.options}
     for name in options:
         if name not in declared:
+            registry().options.refuse_conflict(name.replace("_", "-"))
             own = [name for name in inspect.signature(run).parameters if name != "engine_options"]
             raise unknown("argument of run()", name, [*own, *SETTINGS, *declared], "docs/python.md")
     for name, least in _LEAST.items():
