@@ -6,14 +6,13 @@ its record is kept, and the next cell is computed by a fresh process.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout, suppress
 from types import FrameType
 from typing import Any
 
@@ -23,99 +22,8 @@ from fewshot_bench.runner.isolation.processes import Children, Descriptors, Thre
 from fewshot_bench.runner.isolation.settings import Setting, of_process
 from fewshot_bench.utils.text import few
 
-
-@contextmanager
-def own_interruptions() -> Iterator[Callable[[], bool]]:
-    """Gives a function that says whether the person interrupted this process inside.
-
-    A handler other than Python's own is left as it is; then, and in other threads than the main
-    one, every KeyboardInterrupt is taken for one that was raised by the code inside.
-    """
-    seen = []
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        seen.append(number)
-        signal.default_int_handler(number, frame)
-
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield lambda: False
-        return
-    signal.signal(signal.SIGINT, interrupt)
-    try:
-        yield lambda: bool(seen)
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
+# Characters of the output of plug-in code that a record keeps.
 LIMIT = 4000
-
-
-class Printed:
-    """Text written to stdout, shortened; `redirected`: the code inside replaced sys.stdout."""
-
-    def __init__(self) -> None:
-        self.text = ""
-        self.redirected = False
-
-
-class _Start(io.RawIOBase):
-    """A file that keeps the first bytes written to it and counts the others."""
-
-    def __init__(self) -> None:
-        self._kept = bytearray()
-        self._count = 0
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any, /) -> int:
-        count = memoryview(data).nbytes
-        room = 4 * LIMIT - len(self._kept)
-        if room > 0:
-            self._kept += memoryview(data).cast("B")[:room]
-        self._count += count
-        return count
-
-    def text(self) -> str:
-        """The first `LIMIT` characters, and how much more there was."""
-        text = self._kept.decode("utf-8", "replace")[:LIMIT]
-        more = self._count - len(text.encode())
-        return f"{text}\n[{more:,} more bytes]" if more > 0 else text
-
-
-@contextlib.contextmanager
-def collected() -> Iterator[Printed]:
-    """Collect what Python code prints to stdout inside; all of it passes, the start is kept."""
-    printed, start = Printed(), _Start()
-    stream = io.TextIOWrapper(
-        io.BufferedWriter(start, 1), "utf-8", "replace", newline="\n", write_through=True
-    )
-    try:
-        with contextlib.redirect_stdout(stream):
-            try:
-                yield printed
-            finally:
-                printed.redirected = sys.stdout is not stream
-    finally:
-        with contextlib.suppress(Exception):
-            # Closed, perhaps, by who was to print.
-            stream.flush()
-        printed.text = start.text()
-
-
-@contextlib.contextmanager
-def contained() -> Iterator[Printed]:
-    """Collect what Python code prints to stdout inside; restore directory and environment."""
-    folder, environment = os.getcwd(), dict(os.environ)
-    with collected() as printed:
-        try:
-            yield printed
-        finally:
-            os.chdir(folder)
-            if dict(os.environ) != environment:
-                os.environ.clear()
-                os.environ.update(environment)
 
 
 @contextmanager
@@ -220,3 +128,94 @@ def _same(before: Any, after: Any) -> bool:
         return bool(before == after)
     except Exception:
         return before is after
+
+
+class Printed:
+    """Text written to stdout, shortened; `redirected`: the code inside replaced sys.stdout."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.redirected = False
+
+
+class _Start(io.RawIOBase):
+    """A file that keeps the first bytes written to it and counts the others."""
+
+    def __init__(self) -> None:
+        self._kept = bytearray()
+        self._count = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any, /) -> int:
+        count = memoryview(data).nbytes
+        room = 4 * LIMIT - len(self._kept)
+        if room > 0:
+            self._kept += memoryview(data).cast("B")[:room]
+        self._count += count
+        return count
+
+    def text(self) -> str:
+        """The first `LIMIT` characters, and how much more there was."""
+        text = self._kept.decode("utf-8", "replace")[:LIMIT]
+        more = self._count - len(text.encode())
+        return f"{text}\n[{more:,} more bytes]" if more > 0 else text
+
+
+@contextmanager
+def collected() -> Iterator[Printed]:
+    """Collect what Python code prints to stdout inside; all of it passes, the start is kept."""
+    printed, start = Printed(), _Start()
+    stream = io.TextIOWrapper(
+        io.BufferedWriter(start, 1), "utf-8", "replace", newline="\n", write_through=True
+    )
+    try:
+        with redirect_stdout(stream):
+            try:
+                yield printed
+            finally:
+                printed.redirected = sys.stdout is not stream
+    finally:
+        with suppress(Exception):
+            # The plug-in may have closed the stream.
+            stream.flush()
+        printed.text = start.text()
+
+
+@contextmanager
+def contained() -> Iterator[Printed]:
+    """Collect what Python code prints to stdout inside; restore directory and environment."""
+    folder, environment = os.getcwd(), dict(os.environ)
+    with collected() as printed:
+        try:
+            yield printed
+        finally:
+            os.chdir(folder)
+            if dict(os.environ) != environment:
+                os.environ.clear()
+                os.environ.update(environment)
+
+
+@contextmanager
+def own_interruptions() -> Iterator[Callable[[], bool]]:
+    """Gives a function that is true once a person interrupted this process inside.
+
+    A handler other than Python's own is left as it is; then, and in other threads than the main
+    one, every KeyboardInterrupt is taken for one that was raised by the code inside.
+    """
+    seen = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        signal.default_int_handler(number, frame)
+
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield lambda: False
+        return
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield lambda: bool(seen)
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
