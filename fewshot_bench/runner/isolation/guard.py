@@ -19,7 +19,7 @@ from typing import Any
 from fewshot_bench.api.record import Incidents
 from fewshot_bench.runner.isolation.functions import Functions
 from fewshot_bench.runner.isolation.processes import Children, Descriptors, Threads
-from fewshot_bench.runner.isolation.settings import Setting, of_process
+from fewshot_bench.runner.isolation.settings import Settings
 from fewshot_bench.utils.text import few
 
 # Characters of the output of plug-in code that a record keeps.
@@ -55,7 +55,7 @@ def guarded(who: str, incidents: Incidents, distrust: Callable[[], None]) -> Ite
 
 class _Snapshot:
     def __init__(self) -> None:
-        self._settings = [(setting, _read(setting.read)) for setting in of_process()]
+        self._settings = Settings()
         self._functions = Functions()
         self._threads = Threads()
         self._children = Children()
@@ -84,50 +84,8 @@ class _Snapshot:
             report("threads", f"left threads {few(left)}", False)
 
     def _compare_settings(self, report: Callable[..., None]) -> None:
-        for setting, before in self._settings:
-            after = _read(setting.read)
-            if not _same(before, after):
-                text = f"{setting.verb} {setting.name}{setting.values(before, after)}"
-                report("settings", text, _put_back(setting, before))
-
-
-class _Unreadable:
-    """The value of a setting that cannot be read; all of them are equal."""
-
-    def __init__(self, error: Exception) -> None:
-        self._error = error
-
-    def __repr__(self) -> str:
-        return f"unreadable ({type(self._error).__name__})"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Unreadable)
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-def _read(read: Callable[[], Any]) -> Any:
-    try:
-        return read()
-    except Exception as error:
-        return _Unreadable(error)
-
-
-def _put_back(setting: Setting, before: Any) -> bool:
-    if setting.write is None:
-        return False
-    try:
-        setting.write(before)
-    except Exception:
-        return False
-    return _same(before, _read(setting.read))
-
-
-def _same(before: Any, after: Any) -> bool:
-    try:
-        return bool(before == after)
-    except Exception:
-        return before is after
+        for setting, values, undone in self._settings.changes():
+            report("settings", f"{setting.verb} {setting.name}{values}", undone)
 
 
 class Printed:
