@@ -7,7 +7,7 @@ work in Python holds. The numbers are those of `fsbench compare`.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from fewshot_bench.analysis.table.cells import Columns
+    from fewshot_bench.analysis.formats.document import Document
     from fewshot_bench.analysis.table.model import Table
     from fewshot_bench.analysis.table.significance import Answers
 
@@ -33,17 +33,27 @@ Target = str | PathLike[str] | None
 
 
 def compare(
-    records: Sequence[Record], outcomes: Outcomes, options: Options, metrics: Iterable[str]
+    records: Sequence[Record],
+    outcomes: Outcomes,
+    options: Options,
+    metrics: Iterable[str],
+    warn: Callable[[str], None],
 ) -> tuple[Table, list[Record]]:
     """The table of these records, and those of them whose numbers can be used.
 
-    metrics: what is to be shown; records that lack them get them from their logits. UsageError when
-    records must not stand in one table, DataMissingError where the logits of all are damaged.
+    metrics: what is to be shown; records that lack them get them from their logits. warn: prints
+    that a plug-in's columns are left out. UsageError when records must not stand in one table,
+    DataMissingError where the logits of all are damaged.
     """
     completed = outcomes.completed(records, metrics)
     answers = _answers(outcomes, completed, options)
     usable = _usable(completed, outcomes)
-    return build(usable, options, _plugin_columns(), answers), usable
+    columns = _plugin_columns(warn)
+    table = build(usable, options, columns, answers)
+    if columns is not None and columns.failed:
+        # Lines that stood before the failure have columns of that plug-in.
+        table = build(usable, options, columns, answers)
+    return table, usable
 
 
 def known_metrics(asked: Iterable[str]) -> dict[str, Metric]:
@@ -89,7 +99,32 @@ def _usable(records: Sequence[Record], outcomes: Outcomes) -> list[Record]:
     return found
 
 
-def _plugin_columns() -> Columns | None:
+class _PluginColumns:
+    """The plug-ins' extra columns; those of one that fails are left out, with a warning."""
+
+    def __init__(self, warn: Callable[[str], None]) -> None:
+        self._warn = warn
+        self.failed: set[str] = set()
+
+    def __call__(self, records: Sequence[Record]) -> Mapping[str, Any]:
+        """{title: value} for the records of one line."""
+        from fewshot_bench.api.registry import registry
+
+        found = registry().call("table_columns", self._failed, records=records)
+        return {
+            title: value.item() if getattr(value, "shape", None) == () else value
+            for plugin, part in found
+            if plugin not in self.failed
+            for title, value in part.items()
+        }
+
+    def _failed(self, plugin: str, failure: PluginError) -> None:
+        if plugin not in self.failed:
+            self.failed.add(plugin)
+            self._warn(f"{failure}; its columns are left out")
+
+
+def _plugin_columns(warn: Callable[[str], None]) -> _PluginColumns | None:
     """The plug-ins' extra columns, or None when no plug-in has any."""
     from fewshot_bench.api.plugins import has_third_party
 
@@ -97,31 +132,19 @@ def _plugin_columns() -> Columns | None:
         return None
     from fewshot_bench.api.registry import registry
 
-    hooks = registry().hooks
-    if not hooks.table_columns.get_hookimpls():
-        return None
-
-    def columns(records: Sequence[Record]) -> Mapping[str, Any]:
-        try:
-            found = hooks.table_columns(records=records)
-            return {str(title): value for part in found for title, value in (part or {}).items()}
-        except Exception as error:
-            raise PluginError(
-                f"a plug-in's table_columns failed: {type(error).__name__}: {error}; "
-                "find it with 'fsbench list plugins', leave it out with FSBENCH_DISABLE_PLUGINS"
-            ) from error
-
-    return columns
+    return _PluginColumns(warn) if registry().implementations("table_columns") else None
 
 
 @dataclass(frozen=True, repr=False)
 class Comparison:
     """A table of methods; `str` gives what `fsbench compare` prints.
 
-    Every `to_...` returns the text and, where a path is given, writes it there too.
+    layout: `groups`, a table per data set, or `paper`, methods x data sets. Every `to_...` returns
+    the text and, where a path is given, writes it there too.
     """
 
     table: Table
+    layout: str = "groups"
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -143,9 +166,15 @@ class Comparison:
 
     def _text(self, form: str) -> str:
         from fewshot_bench.analysis import formats
-        from fewshot_bench.analysis.table.layout import document
 
-        return formats.render(document(self.table, form), form)
+        return formats.render(self._document(form), form)
+
+    def _document(self, form: str, caption: str = "") -> Document:
+        from fewshot_bench.analysis.table import layout, paper
+
+        if self.layout == "paper" and form != "json":
+            return paper.document(self.table, form, caption)
+        return layout.document(self.table, form)
 
     def to_html(self, path: Target = None) -> str:
         """Tables of HTML with what the terminal shows."""
@@ -155,9 +184,16 @@ class Comparison:
         """Tables of Markdown."""
         return _written(self._text("markdown"), path)
 
-    def to_latex(self, path: Target = None) -> str:
-        """Tables of LaTeX (booktabs)."""
-        return _written(self._text("latex"), path)
+    def to_latex(self, path: Target = None, *, caption: str = "", label: str = "") -> str:
+        """Tables of LaTeX (booktabs); caption, label: of the layout of papers."""
+        from fewshot_bench.analysis.formats import latex
+
+        if self.layout != "paper":
+            if caption or label:
+                raise UsageError("a caption and a label belong to compare(layout='paper')")
+            return _written(self._text("latex"), path)
+        shown = self._document("latex", caption)
+        return _written(latex.write_paper(shown, label=label, caption=caption), path)
 
     def to_csv(self, path: Target = None) -> str:
         """One tidy row per data set, method and shots, with all metrics."""
@@ -169,9 +205,8 @@ class Comparison:
 
     def to_frame(self) -> pd.DataFrame:
         """The same rows as a pandas data frame; UsageError without pandas."""
-        from fewshot_bench.analysis.table.export import FIRST, rows
-
-        return frame(rows(self.table), FIRST)
+        shown = self._document("csv")
+        return frame(shown.rows, shown.heads)
 
     def curves(self) -> Figure:
         """The metric over shots as a matplotlib figure, a panel per data set."""

@@ -36,6 +36,7 @@ _LISTS = ("method", "dataset", "classes", "shots", "seeds")
 _CONDITIONS = (*CONDITIONS, "revision", "own_data", "code")
 _OTHERS = ("status", "options")
 _SHOWN = 20
+LAYOUTS = ("groups", "paper")
 Value = str | int | None
 
 
@@ -189,6 +190,7 @@ class Results:
         columns: str | Sequence[str] | None = None,
         sort: str = "",
         rename: Mapping[str, str] | None = None,
+        layout: str = "groups",
         allow_mixed: bool = False,
     ) -> Comparison:
         """Methods side by side, as `fsbench compare` shows them.
@@ -196,13 +198,14 @@ class Results:
         baseline: a method to which differences are shown, paired on identical splits. metric: what
         is shown and ranked. columns: what stands beside it; None for all costs. sort: the best
         first by a metric, the cheapest by a cost. rename: other names for methods, data sets and
-        averages. allow_mixed: whether records of different conditions may stand in one table, as
-        rows of their own. UsageError for names that are not known, and for records that must not
-        stand in one table.
+        averages. layout: `groups`, a table per data set, or `paper`, methods x data sets, with no
+        room for columns. allow_mixed: whether records of different conditions may stand in one
+        table, as rows of their own. UsageError for names that are not known, and for records that
+        must not stand in one table.
         """
+        from fewshot_bench.analysis.filters import Shown, current, newest, older_versions
         from fewshot_bench.analysis.table.build import Options
         from fewshot_bench.analysis.table.columns import COSTS
-        from fewshot_bench.analysis.table.versions import Shown, current, newest, older_versions
 
         listed = columns if isinstance(columns, str | None) else ",".join(columns)
         metrics = known_metrics({metric, sort, *(listed or "").split(",")})
@@ -210,6 +213,10 @@ class Results:
             raise unknown("metric", metric, metrics, "fsbench list metrics")
         if sort and sort not in (*metrics, *COSTS):
             raise unknown("order", sort, (*metrics, *COSTS), "docs/compare.md")
+        if layout not in LAYOUTS:
+            raise unknown("layout", layout, LAYOUTS, "docs/compare.md")
+        if layout == "paper" and columns:
+            raise UsageError("layout='paper' has no room for columns; leave one of them out")
         self._refuse_empty()
         shown = current(self._every, self._records, self._asked.get("method"))
         if allow_mixed:
@@ -231,9 +238,9 @@ class Results:
             older=shown.older,
         )
         outcomes = Outcomes(self._opened, [one for one in metrics.values() if one.source])
-        table, _ = compare(shown.records, outcomes, options, metrics)
+        table, _ = compare(shown.records, outcomes, options, metrics, warnings.warn)
         _warn_of_damage(outcomes)
-        return Comparison(table)
+        return Comparison(table, layout)
 
     def curves(self, metric: str = "top1") -> Figure:
         """A metric over shots as a matplotlib figure, a panel per data set."""

@@ -109,9 +109,25 @@ def test_filtered_tables_are_those_of_the_command_line(results: fb.Results, stor
     assert str(chosen.compare(columns=["ece"], sort="ece")) == told
 
 
+def test_tables_of_papers_are_those_of_the_command_line(results: fb.Results, store: Path) -> None:
+    words = ("compare", "--store", store, "--layout", "paper", "--rename", "zero-shot=CLIP")
+    table = results.compare(layout="paper", rename={"zero-shot": "CLIP"})
+    named = ("--caption", "All sets.", "--label", "tab:all")
+    latex = table.to_latex(caption="All sets.", label="tab:all")
+    assert latex == fsbench(*words, *named, "--format", "latex").out
+    for form, text in (("markdown", table.to_markdown()), ("csv", table.to_csv())):
+        assert text == fsbench(*words, "--format", form).out
+    assert str(table) == fsbench(*words).out
+    assert list(table.to_frame().columns) == table.to_csv().partition("\n")[0].split(",")
+    with pytest.raises(fb.UsageError, match="layout='paper'"):
+        results.compare().to_latex(label="tab:all")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"layout": "papers"}, "unknown layout 'papers': did you mean 'paper'"),
+        ({"layout": "paper", "columns": "ece"}, "no room for columns"),
         ({"metric": "top2"}, "unknown metric 'top2': did you mean 'top1'"),
         ({"sort": "tp1"}, "unknown order 'tp1'"),
         ({"baseline": "zeroshot"}, "zero-shot"),
@@ -165,6 +181,17 @@ def test_a_notebook_shows_what_the_terminal_shows(results: fb.Results) -> None:
     # Notes are the items of a list.
     for word in str(table).replace("─", "").replace("\n* ", "\n").split():
         assert word in shown or "|" in word, word
+
+
+def test_the_text_of_a_table_is_the_same_in_a_notebook(
+    results: fb.Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = results.compare(baseline="zero-shot")
+    text = str(table)
+    shell = type("ZMQInteractiveShell", (), {})
+    monkeypatch.setattr("builtins.get_ipython", shell, raising=False)
+    assert str(table) == text
+    assert "zero-shot" in text
 
 
 def test_names_cannot_steer_the_page(results: fb.Results) -> None:
