@@ -18,8 +18,7 @@ from fewshot_bench.api.method import configuration
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.shots import ALL_SHOTS, WORD
 from fewshot_bench.api.spec import AUTO, DEFAULT_STORE
-from fewshot_bench.engines.choice import SETTINGS, EngineChoice, run_options
-from fewshot_bench.engines.conditions import conditions_of
+from fewshot_bench.engines.choice import SETTINGS, EngineChoice, conditions_of, run_options
 from fewshot_bench.engines.matrix import Ended, ThisCall, run_matrix
 from fewshot_bench.engines.method_sources import reference
 from fewshot_bench.engines.reporting import CallReporter

@@ -17,8 +17,7 @@ import pytest
 from PIL import Image
 
 from fewshot_bench.analysis.signature import parse
-from fewshot_bench.analysis.sweep.made import build
-from fewshot_bench.analysis.sweep.model import Axis
+from fewshot_bench.analysis.sweep.build import Axis, build
 from fewshot_bench.analysis.sweep.render import render
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.analysis.formats.style import SETTINGS
 from fewshot_bench.analysis.signature import broken
-from fewshot_bench.analysis.sweep.model import Panel, Sweep
+from fewshot_bench.analysis.sweep.build import Panel, Sweep
 from fewshot_bench.analysis.sweep.render import shown
 from fewshot_bench.utils.extras import require
 from fewshot_bench.utils.text import printable
