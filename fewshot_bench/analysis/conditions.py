@@ -60,30 +60,43 @@ def data_digest(data: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical_json(dict(data)).encode()).hexdigest()[:12]
 
 
-def refuse_mixed(records: Sequence[Record]) -> None:
-    """Raise UsageError unless all records were made under one set of conditions."""
+def refuse_mixed(
+    records: Sequence[Record],
+    place: str = "a table",
+    otherwise: str = "or show them as separate rows with --allow-mixed",
+    *,
+    filtered: bool = True,
+) -> None:
+    """Raise UsageError unless all records were made under one set of conditions.
+
+    place: where they would stand together. otherwise: the way out that ends the message. filtered:
+    whether the command has all filters of `fsbench compare`.
+    """
     for name in CONDITIONS:
         counts = Counter(condition(record.spec, name) for record in records)
         if len(counts) > 1:
-            raise _mixed(name, counts, f"choose one with --{name} {counts.most_common(1)[0][0]}")
+            advice = f"choose one with --{name} {counts.most_common(1)[0][0]}"
+            raise _mixed(name, counts, place, f"{advice}, {otherwise}")
     for scope, name, counts in _local_conflicts(records):
-        raise _mixed(f"{name} of {scope}", counts, _local_advice(name, counts))
+        advice = _local_advice(name, counts, filtered)
+        raise _mixed(f"{name} of {scope}", counts, place, f"{advice}, {otherwise}")
 
 
-def _mixed(name: str, counts: Counter[str], advice: str) -> UsageError:
+def _mixed(name: str, counts: Counter[str], place: str, advice: str) -> UsageError:
     values = ", ".join(f"'{value}' in {count} records" for value, count in sorted(counts.items()))
     return UsageError(
-        f"records differ in {name} ({values}), expected one value in a table: {advice}, "
-        "or show them as separate rows with --allow-mixed"
+        f"records differ in {name} ({values}), expected one value in {place}: {advice}"
     )
 
 
-def _local_advice(name: str, counts: Counter[str]) -> str:
-    if name in (OWN_DATA, SKIPPED_IMAGES):
+def _local_advice(name: str, counts: Counter[str], filtered: bool) -> str:
+    if name == "code" and not filtered:
+        return STALE_ADVICE
+    if filtered and name in (OWN_DATA, SKIPPED_IMAGES):
         return f"choose one with --own-data {counts.most_common(1)[0][0]}"
     if name in ("images", "test images"):
         return f"{OTHER_IMAGES}: {IMAGES_ADVICE}"
-    if name in ("revision", "target revision"):
+    if filtered and name in ("revision", "target revision"):
         return "choose one with --revision PREFIX"
     if name == "code":
         chosen = counts.most_common(1)[0][0]

@@ -203,9 +203,9 @@ class Results:
         table, as rows of their own. UsageError for names that are not known, and for records that
         must not stand in one table.
         """
+        from fewshot_bench.analysis.filters import Shown, current, newest, older_versions
         from fewshot_bench.analysis.table.build import Options
         from fewshot_bench.analysis.table.columns import COSTS
-        from fewshot_bench.analysis.table.versions import Shown, current, newest, older_versions
 
         listed = columns if isinstance(columns, str | None) else ",".join(columns)
         metrics = known_metrics({metric, sort, *(listed or "").split(",")})
@@ -238,7 +238,7 @@ class Results:
             older=shown.older,
         )
         outcomes = Outcomes(self._opened, [one for one in metrics.values() if one.source])
-        table, _ = compare(shown.records, outcomes, options, metrics)
+        table, _ = compare(shown.records, outcomes, options, metrics, warnings.warn)
         _warn_of_damage(outcomes)
         return Comparison(table, layout)
 

@@ -13,9 +13,8 @@ from typing import Any
 
 import click
 
-from fewshot_bench.api.spec import DEFAULT_STORE
 from fewshot_bench.cli.groups import LazyGroup
-from fewshot_bench.cli.options import NAMES
+from fewshot_bench.cli.options import NAMES, store_option
 from fewshot_bench.cli.output import say
 from fewshot_bench.utils.cache_dir import DIGESTS, FEATURES, IMAGES, CacheFile
 from fewshot_bench.utils.errors import FsbenchError, UsageError, unknown
@@ -86,13 +85,7 @@ _READERS: Mapping[str, Callable[[Path], tuple[Any, Any]]] = {
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _PATH: Any = click.Path(path_type=Path)
-_STORE = click.option(
-    "--store",
-    type=_PATH,
-    default=DEFAULT_STORE,
-    show_default=True,
-    help="Store whose features are meant.",
-)
+_STORE = store_option("Store whose features are meant.")
 
 
 @click.group("cache", cls=LazyGroup, short_help="Show or remove what is cached.")

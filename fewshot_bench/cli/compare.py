@@ -19,8 +19,8 @@ from fewshot_bench.analysis.table.columns import COSTS
 from fewshot_bench.analysis.table.figure import FORMATS as FIGURES
 from fewshot_bench.cli.completion import methods, one_of
 from fewshot_bench.cli.filters import chosen_of, filter_options
-from fewshot_bench.cli.options import MetricName, format_option
-from fewshot_bench.cli.output import drawn, replaced, terminal_style, write_bytes, write_text
+from fewshot_bench.cli.options import MetricName, format_option, store_option
+from fewshot_bench.cli.output import drawn, replaced, terminal_style, warn, write_bytes, write_text
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import UsageError
@@ -238,13 +238,7 @@ FORMATS = ("terminal", "markdown", "latex", "csv", "json")
 
 
 @click.command("compare", short_help="Compare methods from the records of a store.")
-@click.option(
-    "--store",
-    default="fsbench-results",
-    show_default=True,
-    metavar="DIR",
-    help="Folder of results.",
-)
+@store_option()
 @format_option(FORMATS, "How to write the table.")
 @click.option(
     "-O",
@@ -285,7 +279,7 @@ FORMATS = ("terminal", "markdown", "latex", "csv", "json")
 )
 @filter_options
 def command(
-    store: str,
+    store: Path,
     form: str,
     output: Path | None,
     metric: str,
@@ -315,7 +309,7 @@ def command(
     paper.check(form, {"columns": columns, "per-class": per_class})
     check_figure(figure, per_class)
     check_predictions(predictions)
-    opened = Store(Path(store))
+    opened = Store(store)
     chosen, older, unrunnable = chosen_of(opened, filters, every_version=allow_mixed)
     known = known_metrics({metric, sort or "", *(columns or "").split(",")})
     options = Options(
@@ -325,7 +319,7 @@ def command(
         allow_mixed=allow_mixed,
         method=filters["method"],
         dataset=filters["dataset"],
-        store=store,
+        store=str(store),
         columns=columns,
         sort=sort or "",
         sign_each=form in ("latex", "markdown") and not paper.asked,
@@ -340,7 +334,7 @@ def command(
         table = build(chosen, options)
         text = _render_classes(table, chosen, outcomes, form, output, older)
     else:
-        table, chosen = compare(chosen, outcomes, options, _needed(form, options))
+        table, chosen = compare(chosen, outcomes, options, _needed(form, options), warn)
         render = paper.render if paper.asked else _render
         text = render(table, form, output)
     if figure is not None:

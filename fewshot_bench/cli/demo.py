@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from fewshot_bench.api.spec import AUTO
+from fewshot_bench.cli.options import store_option
 
 METHODS = ("zero-shot", "linear-probe", "tip-adapter", "tip-adapter-f", "coop", "clip-lora")
 DATASETS = ("digits", "letters", "shapes")
@@ -14,9 +15,7 @@ SHOTS = (1, 4)
 
 
 @click.command("demo", short_help="Try everything offline on the embedded backbone and data sets.")
-@click.option(
-    "--store", type=click.Path(path_type=Path), default="fsbench-results", show_default=True
-)
+@store_option()
 @click.pass_context
 def command(ctx: click.Context, store: Path) -> None:
     """Try everything offline on the embedded backbone and data sets.
@@ -26,14 +25,11 @@ def command(ctx: click.Context, store: Path) -> None:
     """
     from fewshot_bench.cli import compare
     from fewshot_bench.cli.run import run_matrix
-    from fewshot_bench.engines.choice import EngineChoice
-    from fewshot_bench.engines.conditions import conditions_of
+    from fewshot_bench.engines.choice import EngineChoice, conditions_of
 
     engines = EngineChoice.of()
     asked = {"method": METHODS, "dataset": DATASETS, "shots": SHOTS, "seeds": (1,), "store": store}
     code = run_matrix(conditions_of(engines, AUTO, AUTO, DATASETS), engines, asked)
     if code:
         ctx.exit(code)
-    ctx.invoke(
-        compare.command, store=str(store), dataset=",".join(DATASETS), shots="1,4", seeds="1"
-    )
+    ctx.invoke(compare.command, store=store, dataset=",".join(DATASETS), shots="1,4", seeds="1")

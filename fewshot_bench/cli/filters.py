@@ -13,7 +13,7 @@ from fewshot_bench.cli.options import condition_filters
 from fewshot_bench.utils.errors import DataMissingError, UsageError
 
 if TYPE_CHECKING:
-    from fewshot_bench.analysis.table.versions import Shown
+    from fewshot_bench.analysis.filters import Shown
     from fewshot_bench.api.record import Record
     from fewshot_bench.store.store import Store
 
@@ -80,7 +80,7 @@ def chosen_of(
     store: Store, values: Mapping[str, str | None], *, every_version: bool = False
 ) -> Shown:
     """The same of an open store; every_version: older ones, too."""
-    from fewshot_bench.analysis.table.versions import Shown, current, newest, older_versions
+    from fewshot_bench.analysis.filters import Shown, current, newest, older_versions
 
     every = read_records(store)
     found = matching(every, values)

@@ -158,16 +158,17 @@ def format_option(formats: Sequence[str], text: str) -> Callable[[Command], Comm
     )
 
 
-def results_option(command: Command) -> Command:
-    """`--store` of commands that read results, as a path."""
+def store_option(text: str = "Folder of results.", *names: str) -> Callable[[Command], Command]:
+    """`--store` as a path; text: its help; names: that of the parameter, where it is another."""
     return click.option(
         "--store",
+        *names,
         type=click.Path(path_type=Path),
         default=DEFAULT_STORE,
         show_default=True,
         metavar="DIR",
-        help="Folder of results.",
-    )(command)
+        help=text,
+    )
 
 
 def condition_options(command: Command) -> Command:

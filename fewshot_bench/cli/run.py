@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fewshot_bench.api.spec import DEFAULT_STORE
 from fewshot_bench.cli.completion import (
     datasets,
     everything,
@@ -25,11 +24,10 @@ from fewshot_bench.cli.completion import (
 )
 from fewshot_bench.cli.config import as_defaults, read_config, save_config
 from fewshot_bench.cli.engines import DECLARED, RunCommand, engine_options, take_engine
-from fewshot_bench.cli.options import NAMES, NUMBER, NUMBERS, SHOTS, condition_options
+from fewshot_bench.cli.options import NAMES, NUMBER, NUMBERS, SHOTS, condition_options, store_option
 from fewshot_bench.cli.output import say
 from fewshot_bench.engines import progress
-from fewshot_bench.engines.choice import EngineChoice
-from fewshot_bench.engines.conditions import Conditions, take_conditions
+from fewshot_bench.engines.choice import Conditions, EngineChoice, take_conditions
 from fewshot_bench.engines.matrix import INTERRUPTED, ThisCall
 from fewshot_bench.utils.processes import interrupt_on_signals
 from fewshot_bench.utils.text import join_names, printable
@@ -204,7 +202,7 @@ _PATH: Any = click.Path(path_type=Path)
     show_default=True,
     help="Where a split that is made of own images is kept: in the store, or beside the data.",
 )
-@click.option("--store", type=_PATH, default=DEFAULT_STORE, show_default=True)
+@store_option()
 @engine_options
 @click.option("--dry-run", is_flag=True, help="Check and count, run nothing.")
 @click.option("--force", is_flag=True, help="Compute cells again that are done.")

@@ -15,7 +15,7 @@ from fewshot_bench.api.method import hyperparameters
 from fewshot_bench.api.method_rules import broken_rules
 from fewshot_bench.api.registry import Entry, place_without_family, registry
 from fewshot_bench.cli.completion import backbones, datasets, engines, methods, one_of
-from fewshot_bench.cli.options import results_option
+from fewshot_bench.cli.options import store_option
 from fewshot_bench.cli.output import say
 from fewshot_bench.utils.errors import DataMissingError, unknown
 from fewshot_bench.utils.text import printable
@@ -23,7 +23,7 @@ from fewshot_bench.utils.text import printable
 
 @click.command("show", short_help="Show a method's hyper-parameters or a data set's card.")
 @click.argument("name", shell_complete=one_of(methods, datasets, backbones, engines))
-@results_option
+@store_option()
 def command(name: str, store: Path) -> None:
     """Show a method's hyper-parameters or a data set's card.
 

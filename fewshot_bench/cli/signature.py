@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from fewshot_bench.api.spec import DEFAULT_STORE
 from fewshot_bench.cli.filters import chosen, filter_options
+from fewshot_bench.cli.options import store_option
 from fewshot_bench.utils.errors import FsbenchError, UsageError
 from fewshot_bench.utils.text import printable
 
@@ -21,14 +21,7 @@ if TYPE_CHECKING:
 
 @click.command("signature", short_help="Write the signature of records, or read one as a command.")
 @click.argument("line", required=False)
-@click.option(
-    "--store",
-    type=click.Path(path_type=Path),
-    default=DEFAULT_STORE,
-    show_default=True,
-    metavar="DIR",
-    help="Folder of results, when no LINE is given.",
-)
+@store_option("Folder of results, when no LINE is given.")
 @click.option(
     "--check", is_flag=True, help="Compare versions, weights and data sets with those here."
 )
@@ -77,7 +70,7 @@ def cells_of(line: str) -> list[RunSpec]:
     from fewshot_bench.cli.engines import take_engine
     from fewshot_bench.cli.run import command as run
     from fewshot_bench.cli.run import request_of
-    from fewshot_bench.engines.conditions import take_conditions
+    from fewshot_bench.engines.choice import take_conditions
     from fewshot_bench.runner import request as plan
 
     values: dict[str, Any] = dict(run.make_context("run", shlex.split(line)[2:]).params)

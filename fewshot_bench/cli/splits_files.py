@@ -14,9 +14,10 @@ import click
 
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.roots import data_roots
-from fewshot_bench.api.spec import DEFAULT_STORE, IMPORTED
+from fewshot_bench.api.spec import IMPORTED
 from fewshot_bench.api.split_file import coop_text, pools_from
 from fewshot_bench.cli.completion import datasets, one_of
+from fewshot_bench.cli.options import store_option
 from fewshot_bench.cli.output import say
 from fewshot_bench.cli.splits import PUBLISHED_PICKS, Subject, file_or_name, opened
 from fewshot_bench.splits import checks
@@ -53,13 +54,7 @@ Check = tuple[str, str, str]
 @click.option("--shots", type=click.IntRange(1), help="Shots of the picks, if not in the file.")
 @click.option("--seed", type=click.IntRange(0), help="Seed of the picks, if not in the file.")
 @click.option("--name", help="File name for lists, if the file's own is not the data set's.")
-@click.option(
-    "--store",
-    type=click.Path(path_type=Path),
-    default=DEFAULT_STORE,
-    show_default=True,
-    help="Store for which picks are imported.",
-)
+@store_option("Store for which picks are imported.")
 @click.option("--force", is_flag=True, help="Replace what was imported before.")
 def import_file(
     path: Path,

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fewshot_bench.api.record import STATUSES, Record
-from fewshot_bench.api.spec import DEFAULT_STORE
 from fewshot_bench.cli.filters import filter_options, matching, read_records
 from fewshot_bench.cli.groups import LazyGroup
-from fewshot_bench.cli.options import NAMES
+from fewshot_bench.cli.options import NAMES, store_option
 from fewshot_bench.cli.output import say
 from fewshot_bench.utils.errors import DataMissingError, StoreError, UsageError, unknown
 from fewshot_bench.utils.text import MANY, size_text
@@ -43,15 +42,7 @@ def command() -> None:
 _PATH: Any = click.Path(path_type=Path)
 FOUND = 1
 
-store_option = click.option(
-    "--store",
-    "folder",
-    type=_PATH,
-    default=DEFAULT_STORE,
-    show_default=True,
-    metavar="DIR",
-    help="The store.",
-)
+this_store = store_option("The store.", "folder")
 
 
 def opened(folder: Path) -> Store:
@@ -103,7 +94,7 @@ def changing(folder: Path) -> Iterator[None]:
 
 
 @command.command("verify", short_help="Check every record and its logits in full.")
-@store_option
+@this_store
 def verify_command(folder: Path) -> None:
     """Check every record and its logits in full; nothing is changed.
 
@@ -138,7 +129,7 @@ def verify_command(folder: Path) -> None:
     "merge", short_help="Bring results of other stores, from other machines, together."
 )
 @click.argument("sources", metavar="SOURCE...", type=_PATH, nargs=-1, required=True)
-@store_option
+@this_store
 @click.option("--dry-run", is_flag=True, help="Show what would be done; write nothing.")
 def merge_command(sources: tuple[Path, ...], folder: Path, dry_run: bool) -> None:
     """Bring the results of other stores into the one of --store, which is made if needed.
@@ -184,7 +175,7 @@ SHORTEST_KEY = 4
 
 @command.command("rm", short_help="Remove chosen records.")
 @click.argument("keys", metavar="[KEY]...", nargs=-1)
-@store_option
+@this_store
 @click.option("--status", type=NAMES, help="Only records that are done, failed or inapplicable.")
 @filter_options
 @click.option("--dry-run", is_flag=True, help="Show what would be removed; remove nothing.")
@@ -301,7 +292,7 @@ def _count(number: int) -> str:
 
 
 @command.command("gc", short_help="Remove what no result needs.")
-@store_option
+@this_store
 @click.option("--damaged", is_flag=True, help="Remove files that were set aside as damaged, too.")
 @click.option("--dry-run", is_flag=True, help="Show what would be removed; remove nothing.")
 def gc_command(folder: Path, damaged: bool, dry_run: bool) -> None:

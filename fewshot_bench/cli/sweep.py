@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from fewshot_bench.analysis.table.versions import Shown, split_version, version_key
+from fewshot_bench.analysis.filters import Shown, split_version, version_key
 from fewshot_bench.api.dataset_overrides import SKIPPED
 from fewshot_bench.api.method_files import short
 from fewshot_bench.api.metrics import PERCENT, Metric
@@ -29,7 +29,7 @@ from fewshot_bench.cli.options import NAMES, MetricName, format_option
 from fewshot_bench.cli.output import drawn, terminal_width, write_bytes, write_text
 from fewshot_bench.cli.run import INTERRUPTED, run_matrix
 from fewshot_bench.cli.run import command as run
-from fewshot_bench.engines.conditions import take_conditions
+from fewshot_bench.engines.choice import take_conditions
 from fewshot_bench.runner.own_data import read_own_data
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import DataMissingError, UsageError
@@ -37,7 +37,7 @@ from fewshot_bench.utils.extras import require
 from fewshot_bench.utils.text import few, spelled_once
 
 if TYPE_CHECKING:
-    from fewshot_bench.analysis.sweep.model import Axis, Sweep
+    from fewshot_bench.analysis.sweep.build import Axis, Sweep
     from fewshot_bench.api.metrics import Metric
     from fewshot_bench.api.record import Record
     from fewshot_bench.api.spec import RunSpec
@@ -68,7 +68,7 @@ def sweep_axes(method: str, options: Sequence[str]) -> Axes:
 
     method: a name, or NAME@VERSION for results of a version that is not the installed one.
     """
-    from fewshot_bench.analysis.sweep.model import Axis
+    from fewshot_bench.analysis.sweep.build import Axis
     from fewshot_bench.api.method import hyperparameters
     from fewshot_bench.api.registry import registry
     from fewshot_bench.runner.variants import expand_methods
@@ -325,7 +325,7 @@ def command(
     if _is_given(ctx, "devices"):
         given.add("engines")
     records, others, _ = chosen_records(axes, asked, given)
-    from fewshot_bench.analysis.sweep.made import build
+    from fewshot_bench.analysis.sweep.build import build
     from fewshot_bench.api.registry import registry
 
     known = registry().metric(metric)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from fewshot_bench.api.spec import DEFAULT_STORE
+from fewshot_bench.cli.options import store_option
 
 
 @click.command("worker", short_help="Take part in a job: claim its cells and compute them.")
-@click.option("--store", type=click.Path(path_type=Path), default=DEFAULT_STORE, show_default=True)
+@store_option()
 @click.option("--job", required=True, help="Name of a folder in STORE/jobs.")
 @click.pass_context
 def command(ctx: click.Context, store: Path, job: str) -> None:

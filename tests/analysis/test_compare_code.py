@@ -8,8 +8,8 @@ import pytest
 
 from fewshot_bench.analysis.audit.audit import audit
 from fewshot_bench.analysis.filters import select
-from fewshot_bench.analysis.sweep.made import build as build_sweep
-from fewshot_bench.analysis.sweep.model import Axis
+from fewshot_bench.analysis.sweep.build import Axis
+from fewshot_bench.analysis.sweep.build import build as build_sweep
 from fewshot_bench.analysis.table.build import Options, build
 from fewshot_bench.api.record import Record
 from fewshot_bench.plugins.reproduce.matching import mixture
@@ -63,7 +63,7 @@ def test_a_sweep_refuses_it() -> None:
         coded(digest, make(options={"rank": rank}, overrides={"rank": rank}))
         for digest, rank in ((OLD, 2), (NEW, 4))
     ]
-    with pytest.raises(UsageError, match=r"code of coop.*fsbench run again"):
+    with pytest.raises(UsageError, match=r"code of 'coop@1'.*fsbench run again"):
         build_sweep("coop", [Axis("rank", (2, 4), 2)], records)
 
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fewshot_bench.analysis.filters import version_key
 from fewshot_bench.analysis.table.build import build
-from fewshot_bench.analysis.table.versions import version_key
 from fewshot_bench.store.store import Store
 from tests.analysis.test_sweep import swept
 from tests.compare_records import make, read_csv, save

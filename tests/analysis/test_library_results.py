@@ -183,6 +183,17 @@ def test_a_notebook_shows_what_the_terminal_shows(results: fb.Results) -> None:
         assert word in shown or "|" in word, word
 
 
+def test_the_text_of_a_table_is_the_same_in_a_notebook(
+    results: fb.Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = results.compare(baseline="zero-shot")
+    text = str(table)
+    shell = type("ZMQInteractiveShell", (), {})
+    monkeypatch.setattr("builtins.get_ipython", shell, raising=False)
+    assert str(table) == text
+    assert "zero-shot" in text
+
+
 def test_names_cannot_steer_the_page(results: fb.Results) -> None:
     bad = "<script>alert(1)</script>\x1b[31m"
     page = results.compare(rename={"zero-shot": bad})._repr_html_()

@@ -6,8 +6,7 @@ import re
 
 import pytest
 
-from fewshot_bench.analysis.sweep.made import build
-from fewshot_bench.analysis.sweep.model import Axis, Sweep
+from fewshot_bench.analysis.sweep.build import Axis, Sweep, build
 from fewshot_bench.analysis.sweep.render import render
 from tests.compare_records import make
 

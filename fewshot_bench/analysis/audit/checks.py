@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 
-from fewshot_bench.analysis.audit.apart import checked, reached
-from fewshot_bench.analysis.audit.facts import number, selection
+from fewshot_bench.analysis.audit.facts import checked, number, reached, selection
 from fewshot_bench.analysis.audit.findings import (
     Finding,
     Level,

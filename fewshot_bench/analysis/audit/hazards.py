@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fewshot_bench.analysis.audit.apart import labels_text
-from fewshot_bench.analysis.audit.facts import images_billed, number, selection
+from fewshot_bench.analysis.audit.facts import images_billed, labels_text, number, selection
 from fewshot_bench.analysis.audit.findings import Answer, Finding, some, spread
 from fewshot_bench.api.record import Record
 

@@ -8,6 +8,7 @@ Colors are told apart by readers with any color vision (after Okabe and Ito 2008
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 # (on a light page, on a dark page)
 COLORS = (
@@ -73,3 +74,14 @@ def replaced_colors() -> dict[str, str]:
     """The replacement of each sentinel color."""
     found = {Look(index).sentinel: f"var(--c{index})" for index in range(len(COLORS))}
     return found | {INK: "var(--ink)", FAINT: "var(--line)", PAPER: "var(--paper)"}
+
+
+# The same file for the same records; text stays text.
+SETTINGS: Any = {
+    "svg.hashsalt": "fsbench",
+    "svg.fonttype": "none",
+    "pdf.fonttype": 42,
+    "font.size": 8,
+    # A dollar sign in a name begins no formula.
+    "text.parse_math": False,
+}

@@ -70,6 +70,8 @@ def printed(
         file=buffer,
         width=width or _width(),
         force_terminal=styled,
+        # In a notebook, too, the text goes into the buffer.
+        force_jupyter=False,
         color_system=colors,
         highlight=False,
         markup=False,

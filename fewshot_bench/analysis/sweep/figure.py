@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
+from fewshot_bench.analysis.formats.style import SETTINGS
 from fewshot_bench.analysis.signature import broken
-from fewshot_bench.analysis.sweep.model import Panel, Sweep
+from fewshot_bench.analysis.sweep.build import Panel, Sweep
 from fewshot_bench.analysis.sweep.render import shown
 from fewshot_bench.utils.extras import require
 from fewshot_bench.utils.text import printable
@@ -24,15 +25,6 @@ FORMATS = ("svg", "png", "pdf")
 _CELL, _LABELS, _HEAD = 0.62, 0.9, 0.75
 # A character of small print, no narrower than most, and a line of it.
 _CHARACTER, _LINE = 0.055, 0.1
-# The same file for the same records; text stays text.
-_SETTINGS: Any = {
-    "svg.hashsalt": "fsbench",
-    "svg.fonttype": "none",
-    "pdf.fonttype": 42,
-    "font.size": 8,
-    # A dollar sign in a name begins no formula.
-    "text.parse_math": False,
-}
 
 
 def draw(sweep: Sweep, form: str) -> bytes:
@@ -40,7 +32,7 @@ def draw(sweep: Sweep, form: str) -> bytes:
     matplotlib = require("matplotlib", "report", "a figure")
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_SETTINGS):
+    with matplotlib.rc_context(SETTINGS):
         blocks = [
             [panel for panel in sweep.panels if (panel.group, panel.shots) == block]
             for block in sweep.groups()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.analysis.formats.document import Document
 from fewshot_bench.analysis.formats.terminal import printed
-from fewshot_bench.analysis.sweep.model import Cell, Panel, Sweep
+from fewshot_bench.analysis.sweep.build import Cell, Panel, Sweep
 from fewshot_bench.api.spec import TOY
 from fewshot_bench.utils.text import printable
 

@@ -29,12 +29,11 @@ from fewshot_bench.analysis.table.cells import (
     extra_columns,
     harmonic,
     own_cell,
-    seed_of,
     without_counterpart,
 )
 from fewshot_bench.analysis.table.columns import check_columns
 from fewshot_bench.analysis.table.groups import Names, table_groups
-from fewshot_bench.analysis.table.model import Cell, Group, Row, Scope, Table
+from fewshot_bench.analysis.table.model import Cell, Group, Row, Scope, Seed, Table
 from fewshot_bench.analysis.table.notes import notes
 from fewshot_bench.analysis.table.significance import (
     Answers,
@@ -102,7 +101,7 @@ def build(
         rows=tuple(_ordered_rows(rows, options.method)),
         groups=groups,
         shots=tuple(sorted({record.spec.shots for record in records})),
-        seeds=tuple(sorted({seed_of(record) for record in records})),
+        seeds=tuple(sorted({Seed.of(record) for record in records})),
         metric=options.metric,
         metrics=options.metrics,
         conditions=_conditions(records),
@@ -113,18 +112,23 @@ def build(
         names=names,
     )
     places = _by_place(rows)
-    cells = _all_cells(table, rows, places, columns)
-    table = dataclasses.replace(table, cells=cells, row_extra=_row_extra(table, rows, columns))
-    titles = {title for extra in table.row_extra.values() for title in extra}
-    chosen = check_columns(options.columns, {*options.metrics, *titles})
-    table = dataclasses.replace(table, columns=chosen)
+    extra = _row_extra(table, rows, columns)
+    titles = {title for values in extra.values() for title in values}
+    table = dataclasses.replace(
+        table,
+        cells=_all_cells(table, rows, places, columns),
+        row_extra=extra,
+        columns=check_columns(options.columns, {*options.metrics, *titles}),
+    )
     if options.baseline:
         table = with_baseline(table, labels.get(options.baseline, options.baseline))
     if answers is not None:
-        table = dataclasses.replace(table, variations=tuple(variations(table, places, answers)))
-        if table.baseline is not None:
-            found = significance(table, places, table.baseline, answers)
-            table = dataclasses.replace(table, significance=found)
+        base = table.baseline
+        table = dataclasses.replace(
+            table,
+            variations=tuple(variations(table, places, answers)),
+            significance=significance(table, places, base, answers) if base else None,
+        )
     missing = (
         spec
         for spec in missing_cells(table)

@@ -25,11 +25,6 @@ _SMALLEST = ("smallest_class", "short_val")
 Columns = Callable[[Sequence[Record]], Mapping[str, Any]]
 
 
-def seed_of(record: Record) -> Seed:
-    """The pair of seeds of a record."""
-    return Seed(record.spec.split_seed, record.spec.train_seed)
-
-
 def own_cell(
     group: Group,
     row: Row,
@@ -48,9 +43,9 @@ def own_cell(
     done = [record for record in records if record.status == "done"]
     failed = [record for record in records if record.status == "failed"]
     inapplicable = [record for record in records if record.status == "inapplicable"]
-    by_seed = {seed_of(record): record for record in sorted(done, key=seed_of)}
+    by_seed = {Seed.of(record): record for record in sorted(done, key=Seed.of)}
     series = {name: series_of(by_seed, name) for name in metrics}
-    present = {seed_of(record) for record in records}
+    present = {Seed.of(record) for record in records}
     missing = tuple(seed for seed in group.seeds if seed not in present)
     if inapplicable and not done:
         missing = ()
@@ -98,7 +93,7 @@ def _reason(
 ) -> str:
     if inapplicable:
         reasons = sorted({inapplicable_reason(record) for record in inapplicable})
-        seeds = ",".join(map(str, sorted(map(seed_of, inapplicable))))
+        seeds = ",".join(map(str, sorted(map(Seed.of, inapplicable))))
         return "; ".join(reasons) + (f" (seeds {seeds})" if done else "")
     if done and not values and not failed:
         return f"no record has the metric {metric}"
@@ -114,7 +109,7 @@ def refuse_duplicates(records: Iterable[Record]) -> None:
     """UsageError where two records are of one pair of seeds."""
     seen: dict[Seed, Record] = {}
     for record in records:
-        other = seen.setdefault(seed_of(record), record)
+        other = seen.setdefault(Seed.of(record), record)
         if other is not record:
             raise UsageError(
                 f"two records of {record.spec.describe()}: {other.spec.key()[:12]} and "

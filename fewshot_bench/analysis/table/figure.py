@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from fewshot_bench.analysis.formats.style import COLORS, LINES, MARKERS
+from fewshot_bench.analysis.formats.style import COLORS, LINES, MARKERS, SETTINGS
 from fewshot_bench.analysis.table.model import Group, Row, Table
 from fewshot_bench.utils.extras import require
 from fewshot_bench.utils.text import printable
@@ -24,15 +24,6 @@ _ACROSS = 4
 # Inches of a panel, of the legend's line, and entries of the legend in a line.
 _WIDTH, _HEIGHT, _LEGEND, _ENTRIES = 2.7, 2.2, 0.25, 4
 _BAND = 0.12
-# The same file for the same records; text stays text.
-_SETTINGS: Any = {
-    "svg.hashsalt": "fsbench",
-    "svg.fonttype": "none",
-    "pdf.fonttype": 42,
-    "font.size": 8,
-    # A dollar sign in a name begins no formula.
-    "text.parse_math": False,
-}
 
 
 def panels(table: Table) -> list[Group]:
@@ -47,7 +38,7 @@ def draw(table: Table, form: str) -> bytes:
     import matplotlib
 
     drawn, buffer = figure(table), io.BytesIO()
-    with matplotlib.rc_context(_SETTINGS):
+    with matplotlib.rc_context(SETTINGS):
         drawn.savefig(buffer, format=form, dpi=200, metadata=_about(table, form))
     return buffer.getvalue()
 
@@ -62,7 +53,7 @@ def figure(table: Table) -> Figure:
     down = math.ceil(len(found) / across)
     below = math.ceil(len(table.rows) / min(_ENTRIES, across * 2))
     size = (across * _WIDTH, down * _HEIGHT + below * _LEGEND + 0.2)
-    with matplotlib.rc_context(_SETTINGS):
+    with matplotlib.rc_context(SETTINGS):
         drawn = Figure(figsize=size, layout="constrained")
         grid: Any = drawn.subplots(down, across, squeeze=False)
         places = [axes for line in grid for axes in line]

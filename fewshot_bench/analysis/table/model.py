@@ -13,6 +13,7 @@ from fewshot_bench.api.spec import RunSpec
 if TYPE_CHECKING:
     from fewshot_bench.analysis.table.groups import Names
     from fewshot_bench.analysis.table.significance import Significance, Variation
+    from fewshot_bench.api.record import Record
 
 AVERAGE = "average"
 Status = Literal["done", "partial", "failed", "missing", "inapplicable"]
@@ -25,6 +26,11 @@ class Seed:
 
     split: int
     train: int
+
+    @classmethod
+    def of(cls, record: Record) -> Seed:
+        """The pair of a record."""
+        return cls(record.spec.split_seed, record.spec.train_seed)
 
     def __str__(self) -> str:
         return str(self.split) if self.split == self.train else f"{self.split}/{self.train}"

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from fewshot_bench.analysis.conditions import assign_rows
-from fewshot_bench.analysis.table.cells import seed_of
 from fewshot_bench.analysis.table.model import Group, Seed, Table
 from fewshot_bench.analysis.table.per_class import class_names
 from fewshot_bench.api.metrics import confidences
@@ -81,7 +80,7 @@ class Predictions:
         for label, (_, members) in self.table.names.rows(assign_rows(records)).items():
             for record in members:
                 if record.status == "done":
-                    place = record.spec.evaluated, record.spec.shots, seed_of(record)
+                    place = record.spec.evaluated, record.spec.shots, Seed.of(record)
                     places[place][label] = record
         return places
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.analysis.conditions import digest
-from fewshot_bench.analysis.table.cells import seed_of
 from fewshot_bench.analysis.table.model import Cell, Group, Row, Seed, Table
 from fewshot_bench.api.metrics import Metric
 from fewshot_bench.api.record import Record
@@ -310,7 +309,7 @@ def scores(outcome: Outcome, metric: Metric) -> Any:
 
 def by_seed(records: Sequence[Record]) -> dict[Seed, Record]:
     """Finished records by their seeds."""
-    return {seed_of(record): record for record in records if record.status == "done"}
+    return {Seed.of(record): record for record in records if record.status == "done"}
 
 
 def _same_split(one: Record, two: Record) -> bool:

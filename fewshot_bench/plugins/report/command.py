@@ -9,7 +9,7 @@ import click
 from fewshot_bench.api.metrics import METRICS, PERCENT, Metric
 from fewshot_bench.cli.completion import methods, one_of
 from fewshot_bench.cli.filters import chosen_of, filter_options
-from fewshot_bench.cli.options import MetricName, results_option
+from fewshot_bench.cli.options import MetricName, store_option
 from fewshot_bench.cli.output import say, write_text
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.store.store import Store
@@ -27,7 +27,7 @@ SHOWN = MetricName(
 
 
 @click.command("report", short_help="Write a report about a store as one HTML file.")
-@results_option
+@store_option()
 @click.option(
     "-O",
     "--output",

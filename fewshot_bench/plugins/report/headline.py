@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from fewshot_bench.analysis.conditions import assign_rows
 from fewshot_bench.analysis.formats.style import Look
 from fewshot_bench.analysis.statistics.intervals import Estimate
-from fewshot_bench.analysis.table.cells import seed_of
 from fewshot_bench.analysis.table.model import Cell, Group, Row, Scope, Seed, Table
 from fewshot_bench.api.record import Record
 from fewshot_bench.plugins.report import text
@@ -116,7 +115,7 @@ def _contestant(
 
 def _located(records: Sequence[Record]) -> dict[tuple[str, str, int, Seed], Record]:
     return {
-        (record.spec.evaluated, label, record.spec.shots, seed_of(record)): record
+        (record.spec.evaluated, label, record.spec.shots, Seed.of(record)): record
         for label, (_, members) in assign_rows(records).items()
         for record in members
         if record.status == "done"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from fewshot_bench.api.spec import AUTO, DEFAULT_STORE, PRECISIONS
+from fewshot_bench.api.spec import AUTO, PRECISIONS
 from fewshot_bench.cli.completion import (
     backbones,
     datasets,
@@ -24,10 +24,10 @@ from fewshot_bench.cli.completion import (
 )
 from fewshot_bench.cli.engines import engine_options, take_engine
 from fewshot_bench.cli.filters import listed
-from fewshot_bench.cli.options import NAMES, NUMBERS, format_option
+from fewshot_bench.cli.options import NAMES, NUMBERS, format_option, store_option
 from fewshot_bench.cli.output import terminal_style
 from fewshot_bench.cli.run import TerminalReporter
-from fewshot_bench.engines.conditions import conditions_of_paper, precision_in
+from fewshot_bench.engines.choice import conditions_of_paper, precision_in
 from fewshot_bench.engines.matrix import INTERRUPTED, ThisCall, run_plan
 from fewshot_bench.utils.errors import UsageError, unknown
 from fewshot_bench.utils.processes import interrupt_on_signals
@@ -95,7 +95,7 @@ def _tables() -> Iterable[str]:
     help="fp32, bf16 or fp16; auto: the paper's on CUDA, fp32 on a CPU.",
 )
 @click.option("--limit", type=click.IntRange(1), help="At most N test images: shown, not compared.")
-@click.option("--store", type=click.Path(path_type=Path), default=DEFAULT_STORE, show_default=True)
+@store_option()
 @engine_options
 @click.option("--only-existing", is_flag=True, help="Run nothing, show what the store holds.")
 @click.option("--dry-run", is_flag=True, help="Say what would run, and what it needs.")
@@ -198,7 +198,7 @@ def _reproduce(
 
 
 def _wanted(values: Mapping[str, Any]) -> Wanted:
-    from fewshot_bench.analysis.table.versions import split_version
+    from fewshot_bench.analysis.filters import split_version
     from fewshot_bench.api.registry import registry
     from fewshot_bench.plugins.reproduce.cells import Wanted
 

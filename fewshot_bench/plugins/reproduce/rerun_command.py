@@ -8,20 +8,14 @@ from typing import Any
 import click
 
 from fewshot_bench.api.record import Record
-from fewshot_bench.api.spec import DEFAULT_STORE
+from fewshot_bench.cli.options import store_option
 from fewshot_bench.utils.errors import FsbenchError, UsageError
 from fewshot_bench.utils.text import printable, shown
 
 
 @click.command("rerun", short_help="Repeat the cell of a record and show what differs.")
 @click.argument("record")
-@click.option(
-    "--store",
-    type=click.Path(path_type=Path),
-    default=DEFAULT_STORE,
-    show_default=True,
-    help="Store in which a key is looked for.",
-)
+@store_option("Store in which a key is looked for.")
 @click.option("--anyway", is_flag=True, help="Run even if the method or the data has changed.")
 @click.pass_context
 def command(ctx: click.Context, record: str, store: Path, anyway: bool) -> None:

@@ -1,33 +1,124 @@
-"""Records to panels: mean over seeds, then data sets where all of them have all seeds."""
+"""A sweep: panels of cells over one or two options, from records of one method.
+
+`build` is the entry: the mean over seeds, then data sets where all of them have all seeds.
+"""
 
 from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from fewshot_bench.analysis.conditions import (
-    OWN_DATA,
-    SKIPPED_IMAGES,
-    STALE_ADVICE,
-    code,
-    condition,
-    digest,
-    own_data,
-    said_data,
-)
+from fewshot_bench.analysis.conditions import condition, refuse_mixed
 from fewshot_bench.analysis.signature import signature_of
-from fewshot_bench.analysis.statistics.intervals import estimate
-from fewshot_bench.analysis.sweep.model import Axis, Cell, Panel, Status, Sweep
+from fewshot_bench.analysis.statistics.intervals import Estimate, estimate
 from fewshot_bench.analysis.table.cells import refuse_duplicates, series_of
 from fewshot_bench.analysis.table.model import AVERAGE, Seed
 from fewshot_bench.analysis.table.notes import toy_notes
-from fewshot_bench.api.image_facts import images, images_scope, test_images, test_scope
 from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import CONDITIONS, canonical_json
-from fewshot_bench.utils.errors import UsageError
+
+Status = Literal["done", "partial", "failed", "missing", "inapplicable"]
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """An option with the values that are swept, as given, and its default."""
+
+    name: str
+    values: tuple[Any, ...]
+    default: Any
+
+    @property
+    def title(self) -> str:
+        """The name with its default."""
+        return f"{self.name} (default {self.default})"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One combination of options: `estimate` over seeds, None where there is no number.
+
+    `partial`: a number over fewer seeds than other cells have.
+    """
+
+    options: Mapping[str, Any]
+    status: Status
+    estimate: Estimate | None = None
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """Cells over rows and columns, the other options fixed.
+
+    group: the data set, or `average`; `others` are the values of the options that are neither rows
+    nor columns. cells: by (row, column) index; the row is 0 where one option alone is swept.
+    """
+
+    group: str
+    shots: int
+    others: Mapping[str, Any]
+    cells: Mapping[tuple[int, int], Cell]
+
+    @property
+    def title(self) -> str:
+        """The title that distinguishes it from other panels of its group."""
+        return ", ".join(f"{name} {value}" for name, value in self.others.items())
+
+    @property
+    def best(self) -> float | None:
+        """The largest mean that is shown."""
+        return max((c.estimate.mean for c in self.cells.values() if c.estimate), default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """All panels; `rows` is None where one option alone is swept, `fixed` holds options with one
+    value that is not the default.
+    """
+
+    method: str
+    metric: Metric
+    columns: Axis
+    rows: Axis | None
+    others: tuple[Axis, ...]
+    fixed: Mapping[str, Any]
+    panels: tuple[Panel, ...]
+    conditions: Mapping[str, str]
+    notes: tuple[str, ...]
+    signature: str
+
+    @property
+    def title(self) -> str:
+        """The method with its fixed options."""
+        inner = ",".join(f"{name}={value}" for name, value in self.fixed.items())
+        return f"{self.method}[{inner}]" if inner else self.method
+
+    @property
+    def told_conditions(self) -> str:
+        """Conditions that all records share, on one line; digests are shortened."""
+        shown = {**self.conditions, "weights": self.conditions.get("weights", "")[:12]}
+        return "; ".join(f"{name} {value}" for name, value in shown.items() if value)
+
+    def range(self, group: str, shots: int) -> tuple[float, float] | None:
+        """The least and the largest number of the panels that share a scale."""
+        values = [
+            cell.estimate.mean
+            for panel in self.panels
+            if (panel.group, panel.shots) == (group, shots)
+            for cell in panel.cells.values()
+            if cell.estimate
+        ]
+        return (min(values), max(values)) if values else None
+
+    def groups(self) -> list[tuple[str, int]]:
+        """Group and shots of each block of panels, in order."""
+        return list(dict.fromkeys((panel.group, panel.shots) for panel in self.panels))
+
 
 # By the data set, the shots and the values of all options.
 Found = Mapping[tuple[str, int, str], list[Record]]
@@ -48,7 +139,7 @@ def build(
     axes: options with several values: the first one gives the columns, the second the rows, the
     others a panel for each combination. each: a panel for every data set, not only the average.
     """
-    _refuse_mixed(records)
+    refuse_mixed(records, "a sweep", "or name another --store", filtered=False)
     columns, rows, others = axes[0], axes[1] if len(axes) > 1 else None, tuple(axes[2:])
     found: defaultdict[tuple[str, int, str], list[Record]] = defaultdict(list)
     names = [axis.name for axis in axes]
@@ -71,41 +162,6 @@ def build(
     )
 
 
-def _refuse_mixed(records: Sequence[Record]) -> None:
-    for name in CONDITIONS:
-        counts = Counter(condition(record.spec, name) for record in records)
-        if len(counts) > 1:
-            values = ", ".join(f"'{value}' in {n} records" for value, n in sorted(counts.items()))
-            raise UsageError(
-                f"records differ in {name} ({values}), expected one value in a sweep: choose one "
-                f"with --{name} {counts.most_common(1)[0][0]}, or another --store"
-            )
-    codes = Counter(code(record) for record in records if record.status == "done")
-    if len(codes) > 1:
-        values = ", ".join(f"'{value}' in {n} records" for value, n in sorted(codes.items()))
-        raise UsageError(
-            f"records differ in the code of {records[0].spec.method} ({values}), expected one in a "
-            f"sweep: {STALE_ADVICE}"
-        )
-    local: tuple[tuple[str, Callable[[Record], Any], Callable[[Record], str]], ...] = (
-        ("revision", lambda r: r.spec.dataset, lambda r: r.spec.revision),
-        (OWN_DATA, lambda r: r.spec.dataset, lambda r: said_data(r.spec)),
-        (SKIPPED_IMAGES, lambda r: r.spec.dataset, lambda r: own_data(r.spec)),
-        ("split", lambda r: (r.spec.evaluated, r.spec.shots, r.spec.split_seed), digest),
-        ("images", images_scope, images),
-        ("test images", test_scope, test_images),
-    )
-    for name, scope, value in local:
-        seen: dict[Any, str] = {}
-        for record in records:
-            text = value(record)
-            if text and seen.setdefault(scope(record), text) != text:
-                raise UsageError(
-                    f"records of {record.spec.evaluated} differ in {name}: expected the same "
-                    "images in all cells of a sweep; run the older ones again with --force"
-                )
-
-
 def _panels(
     found: Found,
     records: Sequence[Record],
@@ -123,7 +179,7 @@ def _panels(
     combinations = list(itertools.product(*(axis.values for axis in others)))
     for (group, members), k, values in itertools.product(groups, shots, combinations):
         fixed = dict(zip((axis.name for axis in others), values, strict=True))
-        seeds = {seed_of(r) for r in records if r.spec.shots == k and r.spec.evaluated in members}
+        seeds = {Seed.of(r) for r in records if r.spec.shots == k and r.spec.evaluated in members}
         if not seeds:
             continue
         cells = {}
@@ -138,11 +194,6 @@ def _panels(
 
 def _is_plain(record: Record) -> bool:
     return record.spec.classes == "all" and not record.spec.target
-
-
-def seed_of(record: Record) -> Seed:
-    """The pair of seeds of a record."""
-    return Seed(record.spec.split_seed, record.spec.train_seed)
 
 
 def _cell(
@@ -173,7 +224,7 @@ def _cell(
 def _series(records: Iterable[Record], metric: str) -> dict[Seed, float]:
     found = list(records)
     refuse_duplicates(found)
-    return series_of({seed_of(r): r for r in found if r.status == "done"}, metric)
+    return series_of({Seed.of(r): r for r in found if r.status == "done"}, metric)
 
 
 def _status(records: Sequence[Record]) -> Status:
