@@ -6,6 +6,7 @@ and the same call again goes on with what is missing.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -205,7 +206,9 @@ def _methods(asked: Any, store: Path) -> tuple[str | Configured, ...]:
         elif isinstance(one, type):
             found.append(reference(one, store))
         else:
-            found.append(Configured(reference(type(one), store), configuration(one)))
+            # What is no dataclass is refused like a broken plug-in.
+            values = configuration(one) if dataclasses.is_dataclass(one) else {}
+            found.append(Configured(reference(type(one), store), values))
     if not found:
         raise UsageError("methods: expected at least one name, class or object")
     return tuple(found)
