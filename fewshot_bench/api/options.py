@@ -32,7 +32,16 @@ TAKEN = frozenset(
             "skip-damaged",
             "slots-per-device",
         ),
-        *("split-seed", "store", "templates", "threads", "timeout", "traceback", "transfer", "where"),
+        *(
+            "split-seed",
+            "store",
+            "templates",
+            "threads",
+            "timeout",
+            "traceback",
+            "transfer",
+            "where",
+        ),
         *(name.replace("_", "-") for name in CONDITIONS),
     )
 )
