@@ -78,6 +78,9 @@ def refuse_mixed(
             advice = f"choose one with --{name} {counts.most_common(1)[0][0]}"
             raise _mixed(name, counts, place, f"{advice}, {otherwise}")
     for scope, name, counts in _local_conflicts(records):
+        if name == "options" and not filtered:
+            # A sweep is over options.
+            continue
         advice = _local_advice(name, counts, filtered)
         raise _mixed(f"{name} of {scope}", counts, place, f"{advice}, {otherwise}")
 
