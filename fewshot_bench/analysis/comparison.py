@@ -7,7 +7,7 @@ work in Python holds. The numbers are those of `fsbench compare`.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from fewshot_bench.analysis.formats.document import Document
-    from fewshot_bench.analysis.table.cells import Columns
     from fewshot_bench.analysis.table.model import Table
     from fewshot_bench.analysis.table.significance import Answers
 
@@ -34,17 +33,27 @@ Target = str | PathLike[str] | None
 
 
 def compare(
-    records: Sequence[Record], outcomes: Outcomes, options: Options, metrics: Iterable[str]
+    records: Sequence[Record],
+    outcomes: Outcomes,
+    options: Options,
+    metrics: Iterable[str],
+    warn: Callable[[str], None],
 ) -> tuple[Table, list[Record]]:
     """The table of these records, and those of them whose numbers can be used.
 
-    metrics: what is to be shown; records that lack them get them from their logits. UsageError when
-    records must not stand in one table, DataMissingError where the logits of all are damaged.
+    metrics: what is to be shown; records that lack them get them from their logits. warn: prints
+    that a plug-in's columns are left out. UsageError when records must not stand in one table,
+    DataMissingError where the logits of all are damaged.
     """
     completed = outcomes.completed(records, metrics)
     answers = _answers(outcomes, completed, options)
     usable = _usable(completed, outcomes)
-    return build(usable, options, _plugin_columns(), answers), usable
+    columns = _plugin_columns(warn)
+    table = build(usable, options, columns, answers)
+    if columns is not None and columns.failed:
+        # Lines that stood before the failure have columns of that plug-in.
+        table = build(usable, options, columns, answers)
+    return table, usable
 
 
 def known_metrics(asked: Iterable[str]) -> dict[str, Metric]:
@@ -90,7 +99,32 @@ def _usable(records: Sequence[Record], outcomes: Outcomes) -> list[Record]:
     return found
 
 
-def _plugin_columns() -> Columns | None:
+class _PluginColumns:
+    """The plug-ins' extra columns; those of one that fails are left out, with a warning."""
+
+    def __init__(self, warn: Callable[[str], None]) -> None:
+        self._warn = warn
+        self.failed: set[str] = set()
+
+    def __call__(self, records: Sequence[Record]) -> Mapping[str, Any]:
+        """{title: value} for the records of one line."""
+        from fewshot_bench.api.registry import registry
+
+        found = registry().call("table_columns", self._failed, records=records)
+        return {
+            title: value.item() if getattr(value, "shape", None) == () else value
+            for plugin, part in found
+            if plugin not in self.failed
+            for title, value in part.items()
+        }
+
+    def _failed(self, plugin: str, failure: PluginError) -> None:
+        if plugin not in self.failed:
+            self.failed.add(plugin)
+            self._warn(f"{failure}; its columns are left out")
+
+
+def _plugin_columns(warn: Callable[[str], None]) -> _PluginColumns | None:
     """The plug-ins' extra columns, or None when no plug-in has any."""
     from fewshot_bench.api.plugins import has_third_party
 
@@ -98,21 +132,7 @@ def _plugin_columns() -> Columns | None:
         return None
     from fewshot_bench.api.registry import registry
 
-    hooks = registry().hooks
-    if not hooks.table_columns.get_hookimpls():
-        return None
-
-    def columns(records: Sequence[Record]) -> Mapping[str, Any]:
-        try:
-            found = hooks.table_columns(records=records)
-            return {str(title): value for part in found for title, value in (part or {}).items()}
-        except Exception as error:
-            raise PluginError(
-                f"a plug-in's table_columns failed: {type(error).__name__}: {error}; "
-                "find it with 'fsbench list plugins', leave it out with FSBENCH_DISABLE_PLUGINS"
-            ) from error
-
-    return columns
+    return _PluginColumns(warn) if registry().implementations("table_columns") else None
 
 
 @dataclass(frozen=True, repr=False)

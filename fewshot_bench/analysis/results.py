@@ -238,7 +238,7 @@ class Results:
             older=shown.older,
         )
         outcomes = Outcomes(self._opened, [one for one in metrics.values() if one.source])
-        table, _ = compare(shown.records, outcomes, options, metrics)
+        table, _ = compare(shown.records, outcomes, options, metrics, warnings.warn)
         _warn_of_damage(outcomes)
         return Comparison(table, layout)
 

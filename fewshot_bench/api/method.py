@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import types
@@ -163,6 +164,14 @@ def hyperparameters(method: type) -> tuple[Hyperparameter, ...]:
 
 _TRUE = {"true", "yes", "on", "1"}
 _FALSE = {"false", "no", "off", "0"}
+_UNIONS = (typing.Union, types.UnionType)
+
+
+def read_value(owner: str, parameter: Hyperparameter, value: Any) -> Any:
+    """A value as the parameter's type has it: text is read, any other value is checked."""
+    if isinstance(value, str):
+        return parse_value(owner, parameter, value)
+    return typed_value(owner, parameter, value)
 
 
 def parse_value(owner: str, parameter: Hyperparameter, text: str) -> Any:
@@ -170,14 +179,47 @@ def parse_value(owner: str, parameter: Hyperparameter, text: str) -> Any:
     try:
         return _parse(parameter.type, text.strip())
     except ValueError:
-        options = typing.get_args(parameter.type)
-        hint = ""
-        if typing.get_origin(parameter.type) is Literal:
-            hint = suggestion(text, [str(choice) for choice in options])
-        raise UsageError(
-            f"{owner}: {parameter.name}={text!r} is not {parameter.type_name}{hint} "
-            f"(default {parameter.default!r}; fsbench show {owner})"
-        ) from None
+        raise _refused(owner, parameter, text) from None
+
+
+def typed_value(owner: str, parameter: Hyperparameter, value: Any) -> Any:
+    """A value of Python as `parse_value` would read it, so that 1 of a float is 1.0, too.
+
+    UsageError for a value of another type.
+    """
+    # Numbers of NumPy and torch as those of Python.
+    plain = value.item() if callable(getattr(value, "item", None)) else value
+    try:
+        return _typed(parameter.type, plain)
+    except ValueError:
+        raise _refused(owner, parameter, value) from None
+
+
+def _refused(owner: str, parameter: Hyperparameter, value: Any) -> UsageError:
+    hint = ""
+    if typing.get_origin(parameter.type) is Literal:
+        hint = suggestion(str(value), map(str, typing.get_args(parameter.type)))
+    return UsageError(
+        f"{owner}: {parameter.name}={value!r:.80} is not {parameter.type_name}{hint} "
+        f"(default {parameter.default!r}; fsbench show {owner})"
+    )
+
+
+def _typed(kind: Any, value: Any) -> Any:
+    origin = typing.get_origin(kind)
+    if origin in _UNIONS:
+        for option in typing.get_args(kind):
+            with contextlib.suppress(ValueError):
+                return _typed(option, value)
+    elif origin is Literal:
+        for choice in typing.get_args(kind):
+            if type(choice) is type(value) and choice == value:
+                return choice
+    elif kind is float and type(value) in (int, float) and math.isfinite(value):
+        return float(value)
+    elif kind is not float and type(value) is kind:
+        return value
+    raise ValueError(value)
 
 
 def _parse(kind: Any, text: str) -> Any:
@@ -187,7 +229,7 @@ def _parse(kind: Any, text: str) -> Any:
             if text == str(choice):
                 return choice
         raise ValueError(text)
-    if origin in (typing.Union, types.UnionType):
+    if origin in _UNIONS:
         return _parse_union(typing.get_args(kind), text)
     if kind is bool:
         if text.casefold() in _TRUE | _FALSE:

@@ -1,15 +1,20 @@
-"""Hook specifications and the plug-in manager."""
+"""Hook specifications, the plug-in manager, and calls of hooks.
+
+`load_plugins` imports, `call` asks one plug-in after the other; one that fails harms no other.
+"""
 
 from __future__ import annotations
 
 import importlib.metadata
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pluggy
+
+from fewshot_bench.utils.errors import PluginError
 
 if TYPE_CHECKING:
     import click
@@ -105,7 +110,86 @@ class Hooks:
 
     @hookspec
     def table_columns(self, records: Sequence[Record]) -> dict[str, object] | None:
-        """Extra `compare` columns: {title: value} for the records of one table row."""
+        """Extra `compare` columns: {title: value} for the records of one table row.
+
+        records: done and failed ones (`record.status`). Values: text, numbers, None for nothing.
+        """
+
+
+_PLAIN = (str, int, float)
+
+
+def _variables(found: Any) -> bool:
+    """True for the answer of `worker_environment`."""
+    return isinstance(found, Mapping) and all(
+        isinstance(text, str) for pair in found.items() for text in pair
+    )
+
+
+def _sentences(found: Any) -> bool:
+    """True for the answer of `run_warnings`."""
+    return isinstance(found, list | tuple) and all(isinstance(text, str) for text in found)
+
+
+def _values(found: Any) -> bool:
+    """True for the answer of `table_columns`; arrays without axes are numbers, too."""
+    return isinstance(found, Mapping) and all(
+        isinstance(title, str)
+        and (value is None or isinstance(value, _PLAIN) or getattr(value, "shape", None) == ())
+        for title, value in found.items()
+    )
+
+
+# The hooks that answer: a test of the answer, and what was expected.
+_ANSWERS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "worker_environment": (_variables, "a mapping of texts to texts"),
+    "run_warnings": (_sentences, "a list of texts"),
+    "table_columns": (_values, "a mapping of titles to texts or numbers"),
+}
+
+
+def call(
+    hooks: pluggy.HookRelay,
+    hook: str,
+    failed: Callable[[str, PluginError], None],
+    **arguments: Any,
+) -> Iterator[tuple[str, Any]]:
+    """The answers of all plug-ins to a hook that are not None, each with the plug-in's full name.
+
+    One that fails, or answers something else than it should, is left out: `failed` gets its name
+    and the error, which has what the plug-in raised as `__cause__`.
+    """
+    accepts, expected = _ANSWERS.get(hook, (lambda found: True, ""))
+    for implementation in implementations(hooks, hook):
+        name = implementation.plugin_name
+        try:
+            given = [arguments[argument] for argument in implementation.argnames]
+            found = implementation.function(*given)
+            accepted = found is None or accepts(found)
+        except (Exception, SystemExit) as error:
+            failure = PluginError(
+                f"{hook} of plug-in {name} failed: {type(error).__name__}: {error}"
+            )
+            failure.__cause__ = error
+            failed(name, failure)
+            continue
+        if not accepted:
+            shown = " ".join(repr(found).split())
+            failed(
+                name, PluginError(f"{hook} of plug-in {name} gave {shown:.80}, expected {expected}")
+            )
+        elif found is not None:
+            yield name, found
+
+
+def implementations(hooks: pluggy.HookRelay, hook: str) -> list[pluggy.HookImpl]:
+    """The functions of plug-ins for a hook; built-in ones first."""
+    return sorted(getattr(hooks, hook).get_hookimpls(), key=_builtin_first)
+
+
+def _builtin_first(implementation: pluggy.HookImpl) -> tuple[bool, str]:
+    name = implementation.plugin_name
+    return (not name.startswith("fewshot"), name)
 
 
 @dataclass(frozen=True, slots=True)

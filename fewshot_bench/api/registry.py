@@ -26,7 +26,7 @@ from fewshot_bench.api.dataset_overrides import SKIPPED, Without, customized
 from fewshot_bench.api.method_rules import refuse_broken
 from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.api.options import Option
-from fewshot_bench.api.plugins import PluginInfo, load_plugins
+from fewshot_bench.api.plugins import PluginInfo, call, implementations, load_plugins
 from fewshot_bench.utils.errors import FsbenchError, PluginError, UsageError, unknown
 
 # Below a store: the splits that data sets make of a person's own images.
@@ -215,7 +215,13 @@ class Registry:
 
     def implementations(self, hook: str) -> list[tuple[str, Callable[..., Any]]]:
         """The functions that implement a hook, each with its plug-in; built-in ones first."""
-        return [(found.plugin_name, found.function) for found in _implementations(self.hooks, hook)]
+        return [(found.plugin_name, found.function) for found in implementations(self.hooks, hook)]
+
+    def call(
+        self, hook: str, failed: Callable[[str, PluginError], None], **arguments: Any
+    ) -> list[tuple[str, Any]]:
+        """The answers of plug-ins to a hook, each with the plug-in; `failed` gets failures."""
+        return list(call(self.hooks, hook, failed, **arguments))
 
     @property
     def catalogs(self) -> tuple[Catalog, ...]:
@@ -409,7 +415,7 @@ def _fill(
     Returns the plug-ins whose hook failed, with the reason; they register nothing.
     """
     failed = {}
-    for implementation in _implementations(manager.hook, hook):
+    for implementation in implementations(manager.hook, hook):
         catalog._plugin = implementation.plugin_name
         try:
             implementation.function(register=register or catalog.register)
@@ -417,12 +423,3 @@ def _fill(
             failed[implementation.plugin_name] = f"{hook}: {type(error).__name__}: {error}"
             catalog.forget(implementation.plugin_name)
     return failed
-
-
-def _implementations(hooks: pluggy.HookRelay, hook: str) -> list[pluggy.HookImpl]:
-    return sorted(getattr(hooks, hook).get_hookimpls(), key=_builtin_first)
-
-
-def _builtin_first(implementation: pluggy.HookImpl) -> tuple[bool, str]:
-    name = implementation.plugin_name
-    return (not name.startswith("fewshot"), name)

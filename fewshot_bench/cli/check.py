@@ -15,11 +15,11 @@ from fewshot_bench.api.method_code import running_digest
 from fewshot_bench.api.method_rules import STATIC, BrokenRule, broken_rules, cannot_be_built
 from fewshot_bench.api.registry import registry
 from fewshot_bench.cli.completion import methods, one_of
-from fewshot_bench.cli.output import say
+from fewshot_bench.cli.output import say, warn
 from fewshot_bench.runner import kit_results
 from fewshot_bench.runner.kit_results import KitResult
 from fewshot_bench.utils.errors import UsageError
-from fewshot_bench.utils.text import FEW, printable, shortened
+from fewshot_bench.utils.text import FEW, shortened
 
 if TYPE_CHECKING:
     from fewshot_bench.testing import CheckResult
@@ -108,8 +108,7 @@ def _keep(method: str, digest: str, passed: int, failed: Sequence[CheckResult]) 
     try:
         kit_results.keep(method, digest, KitResult(KIT_VERSION, passed, names))
     except OSError as error:
-        text = f"records will not say that it was checked: {error}; set FSBENCH_CACHE to a folder"
-        click.echo(f"warning: {printable(text)}", err=True)
+        warn(f"records will not say that it was checked: {error}; set FSBENCH_CACHE to a folder")
 
 
 def _configured(name: str, kind: type, options: tuple[str, ...], full: bool) -> Any:

@@ -20,7 +20,7 @@ from fewshot_bench.analysis.table.figure import FORMATS as FIGURES
 from fewshot_bench.cli.completion import methods, one_of
 from fewshot_bench.cli.filters import chosen_of, filter_options
 from fewshot_bench.cli.options import MetricName, format_option, store_option
-from fewshot_bench.cli.output import drawn, replaced, terminal_style, write_bytes, write_text
+from fewshot_bench.cli.output import drawn, replaced, terminal_style, warn, write_bytes, write_text
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import UsageError
@@ -334,7 +334,7 @@ def command(
         table = build(chosen, options)
         text = _render_classes(table, chosen, outcomes, form, output, older)
     else:
-        table, chosen = compare(chosen, outcomes, options, _needed(form, options))
+        table, chosen = compare(chosen, outcomes, options, _needed(form, options), warn)
         render = paper.render if paper.asked else _render
         text = render(table, form, output)
     if figure is not None:

@@ -25,8 +25,7 @@ def command(ctx: click.Context, store: Path) -> None:
     """
     from fewshot_bench.cli import compare
     from fewshot_bench.cli.run import run_matrix
-    from fewshot_bench.engines.choice import EngineChoice
-    from fewshot_bench.engines.conditions import conditions_of
+    from fewshot_bench.engines.choice import EngineChoice, conditions_of
 
     engines = EngineChoice.of()
     asked = {"method": METHODS, "dataset": DATASETS, "shots": SHOTS, "seeds": (1,), "store": store}

@@ -9,6 +9,7 @@ import click
 from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.registry import Catalog, registry
 from fewshot_bench.cli.completion import one_of
+from fewshot_bench.cli.output import warn
 from fewshot_bench.utils.errors import unknown
 from fewshot_bench.utils.text import printable
 
@@ -78,4 +79,4 @@ def _warn_broken() -> None:
     known = registry()
     conflicts = [catalog.conflicts.values() for catalog in known.catalogs]
     for text in (*known.methods.failed, *chain.from_iterable(conflicts)):
-        click.echo(f"warning: {printable(text)}", err=True)
+        warn(text)

@@ -10,6 +10,7 @@ from typing import NoReturn
 import click
 
 from fewshot_bench.cli.groups import LazyGroup, subcommands
+from fewshot_bench.cli.output import warn
 from fewshot_bench.utils import offline
 from fewshot_bench.utils.errors import DataMissingError, FsbenchError, PluginError, UsageError
 from fewshot_bench.utils.text import LONGEST_MESSAGE, printable
@@ -68,7 +69,7 @@ class Commands(LazyGroup):
 def _loaded(group: LazyGroup, ctx: click.Context, name: str) -> click.Command | None:
     try:
         return group.get_command(ctx, name)
-    except (ImportError, AttributeError) as error:
+    except (Exception, SystemExit) as error:
         reason = f"{type(error).__name__}: {error}"
         raise PluginError(
             f"command '{name}' of plug-in {group.name} cannot be loaded: {reason}"
@@ -86,19 +87,15 @@ def plugin_commands() -> tuple[LazyGroup, ...]:
         try:
             register(cli=group)
         except (Exception, SystemExit) as error:
-            _warn(f"register_commands of plug-in {name} failed: {type(error).__name__}: {error}")
+            warn(f"register_commands of plug-in {name} failed: {type(error).__name__}: {error}")
             continue
         for commands in (group.lazy, group.commands):
             for command in [command for command in commands if command in taken]:
-                _warn(f"command '{command}' of plug-in {name} is left out: {taken[command]} has it")
+                warn(f"command '{command}' of plug-in {name} is left out: {taken[command]} has it")
                 del commands[command]
         taken |= dict.fromkeys([*group.lazy, *group.commands], f"plug-in {name}")
         found.append(group)
     return tuple(found)
-
-
-def _warn(text: str) -> None:
-    click.echo(f"warning: {printable(text)}", err=True)
 
 
 @click.group(

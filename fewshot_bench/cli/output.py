@@ -22,6 +22,11 @@ def say(text: str) -> None:
     click.echo("\n".join(map(printable, text.split("\n"))))
 
 
+def warn(text: str) -> None:
+    """Print a warning on stderr."""
+    click.echo(f"warning: {printable(text)}", err=True)
+
+
 def write_text(path: Path | None, text: str) -> None:
     """Write text as UTF-8 to a file, or to stdout when there is none."""
     data = text.encode("utf-8", "backslashreplace")

@@ -27,8 +27,7 @@ from fewshot_bench.cli.engines import DECLARED, RunCommand, engine_options, take
 from fewshot_bench.cli.options import NAMES, NUMBER, NUMBERS, SHOTS, condition_options, store_option
 from fewshot_bench.cli.output import say
 from fewshot_bench.engines import progress
-from fewshot_bench.engines.choice import EngineChoice
-from fewshot_bench.engines.conditions import Conditions, take_conditions
+from fewshot_bench.engines.choice import Conditions, EngineChoice, take_conditions
 from fewshot_bench.engines.matrix import INTERRUPTED, ThisCall
 from fewshot_bench.utils.processes import interrupt_on_signals
 from fewshot_bench.utils.text import join_names, printable

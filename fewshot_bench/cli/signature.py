@@ -70,7 +70,7 @@ def cells_of(line: str) -> list[RunSpec]:
     from fewshot_bench.cli.engines import take_engine
     from fewshot_bench.cli.run import command as run
     from fewshot_bench.cli.run import request_of
-    from fewshot_bench.engines.conditions import take_conditions
+    from fewshot_bench.engines.choice import take_conditions
     from fewshot_bench.runner import request as plan
 
     values: dict[str, Any] = dict(run.make_context("run", shlex.split(line)[2:]).params)

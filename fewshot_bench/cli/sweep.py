@@ -29,7 +29,7 @@ from fewshot_bench.cli.options import NAMES, MetricName, format_option
 from fewshot_bench.cli.output import drawn, terminal_width, write_bytes, write_text
 from fewshot_bench.cli.run import INTERRUPTED, run_matrix
 from fewshot_bench.cli.run import command as run
-from fewshot_bench.engines.conditions import take_conditions
+from fewshot_bench.engines.choice import take_conditions
 from fewshot_bench.runner.own_data import read_own_data
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import DataMissingError, UsageError

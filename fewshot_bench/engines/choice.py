@@ -1,4 +1,4 @@
-"""`EngineChoice`: the engine that a command runs its cells with, from names and options.
+"""`EngineChoice`: engine, devices and options of a command; `Conditions`: those that records hold.
 
 Everything that can be wrong with the options is found before anything is planned.
 """
@@ -6,23 +6,48 @@ Everything that can be wrong with the options is found before anything is planne
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fewshot_bench.api.defaults import backbone_for, precision_for
 from fewshot_bench.api.options import Option, values_of
 from fewshot_bench.api.registry import Entry, registry
+from fewshot_bench.api.spec import AUTO, PRECISIONS, TOY, TOY_TEXT
 from fewshot_bench.utils import determinism, offline
-from fewshot_bench.utils.errors import PluginError, UsageError, unknown
+from fewshot_bench.utils.errors import FsbenchError, PluginError, UsageError, unknown
+from fewshot_bench.utils.text import printable
 
 if TYPE_CHECKING:
     from fewshot_bench.engines.base import Engine, EngineSetup, Settings
-    from fewshot_bench.engines.conditions import Conditions
     from fewshot_bench.store.store import Store
 
 DEFAULT = "local"
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """The backbone, the devices and the precision, as records hold them."""
+
+    backbone: str
+    devices: tuple[str, ...]
+    precision: str
+
+    @property
+    def device(self) -> str:
+        """The kind of device, as cells have it."""
+        return self.devices[0].partition(":")[0]
+
+    def text(self) -> str:
+        """The first line of a run."""
+        devices = ", ".join(self.devices)
+        toy = f" ({TOY_TEXT})" if self.backbone == TOY else ""
+        return printable(
+            f"backbone {self.backbone}{toy}, device {devices}, precision {self.precision}"
+        )
 
 
 @dataclass(frozen=True)
@@ -111,20 +136,17 @@ class EngineChoice:
 
     def worker_environment(self, store: Path) -> dict[str, str]:
         """The variables that plug-ins hand to workers; UsageError where one refuses to run."""
-        found: dict[str, str] = {}
-        hook = registry().hooks.worker_environment
-        for variables in hook(store=store.absolute(), options=self.plugin_options):
+        found: dict[str, tuple[str, str]] = {}
+        given = {"store": store.absolute(), "options": self.plugin_options}
+        for plugin, variables in registry().call("worker_environment", _refuse, **given):
             for name, value in variables.items():
-                if not isinstance(name, str) or not isinstance(value, str):
+                other, first = found.setdefault(name, (plugin, value))
+                if first != value:
                     raise PluginError(
-                        f"a plug-in's worker_environment gives {name!r}: {value!r}, expected texts"
+                        f"two plug-ins give workers another {name}: {other} '{first}', {plugin} "
+                        f"'{value}'; disable one with FSBENCH_DISABLE_PLUGINS"
                     )
-                if found.setdefault(name, value) != value:
-                    raise PluginError(
-                        f"two plug-ins give workers another {name}: '{found[name]}' and '{value}'; "
-                        "disable one with FSBENCH_DISABLE_PLUGINS"
-                    )
-        return found
+        return {name: value for name, (_, value) in found.items()}
 
     def settings(
         self,
@@ -182,6 +204,21 @@ def run_options() -> list[Option]:
     return [option for entry in registry().options.entries.values() for option in entry.options]
 
 
+def _refuse(plugin: str, failure: PluginError) -> None:
+    """End the command: with what the plug-in itself asks of a person, or with its failure.
+
+    An option that it misses may be one that another plug-in has, too.
+    """
+    cause = failure.__cause__
+    if isinstance(cause, FsbenchError):
+        raise cause
+    missing = str(cause.args[0]) if isinstance(cause, KeyError) and cause.args else ""
+    conflict = registry().options.conflicts.get(missing.replace("_", "-"), "")
+    if conflict:
+        raise PluginError(f"{failure}: {conflict}") from cause
+    raise failure
+
+
 @contextmanager
 def hook_environment(store: Store, variables: Mapping[str, str]) -> Iterator[None]:
     """While cells run, the command's own hooks see what those of workers see."""
@@ -233,3 +270,46 @@ def _check_present(names: tuple[str, ...]) -> None:
             raise UsageError(
                 f"device '{name}': this machine has {count} CUDA devices; use --devices cpu"
             )
+
+
+def conditions_of(
+    engines: EngineChoice,
+    backbone: str,
+    precision: str,
+    datasets: Iterable[str],
+    targets: Iterable[str] = (),
+) -> Conditions:
+    """Resolve `auto`; every command that plans cells does so here, before it makes the plan."""
+    if precision not in (AUTO, *PRECISIONS):
+        raise unknown("precision", precision, (AUTO, *PRECISIONS), "fsbench run --help")
+    chosen = backbone_for(backbone, datasets, targets)
+    devices = engines.devices()
+    here = engines.here
+    return Conditions(chosen, devices, precision_for(precision, devices, here=here))
+
+
+def take_conditions(engines: EngineChoice, values: dict[str, Any]) -> Conditions:
+    """Take what belongs to them out of the options of `fsbench run`, and resolve it."""
+    backbone, precision = values.pop("backbone"), values.pop("precision")
+    return conditions_of(
+        engines, backbone, precision, values["dataset"], values.get("transfer") or ()
+    )
+
+
+def conditions_of_paper(
+    engines: EngineChoice, backbone: str, precision: str, paper: str
+) -> Conditions:
+    """On CUDA the precision of the paper, unless another one is named."""
+    on_cuda = precision == AUTO and not engines.devices()[0].startswith("cpu")
+    return conditions_of(engines, backbone, paper if on_cuda else precision, ())
+
+
+def precision_in(store: Path, backbone: str, precision: str) -> str:
+    """A name as it is; for `auto` that of most records of the backbone in a store."""
+    if precision != AUTO:
+        return precision
+    from fewshot_bench.store.store import Store
+
+    specs = [record.spec for record in Store(store).records()] if store.is_dir() else []
+    counts = Counter(spec.precision for spec in specs if spec.backbone == backbone)
+    return max(PRECISIONS, key=lambda name: counts[name])

@@ -6,6 +6,7 @@ and the same call again goes on with what is missing.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,8 +18,7 @@ from fewshot_bench.api.method import configuration
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.shots import ALL_SHOTS, WORD
 from fewshot_bench.api.spec import AUTO, DEFAULT_STORE
-from fewshot_bench.engines.choice import SETTINGS, EngineChoice, run_options
-from fewshot_bench.engines.conditions import conditions_of
+from fewshot_bench.engines.choice import SETTINGS, EngineChoice, conditions_of, run_options
 from fewshot_bench.engines.matrix import Ended, ThisCall, run_matrix
 from fewshot_bench.engines.method_sources import reference
 from fewshot_bench.engines.reporting import CallReporter
@@ -206,7 +206,9 @@ def _methods(asked: Any, store: Path) -> tuple[str | Configured, ...]:
         elif isinstance(one, type):
             found.append(reference(one, store))
         else:
-            found.append(Configured(reference(type(one), store), configuration(one)))
+            # What is no dataclass is refused like a broken plug-in.
+            values = configuration(one) if dataclasses.is_dataclass(one) else {}
+            found.append(Configured(reference(type(one), store), values))
     if not found:
         raise UsageError("methods: expected at least one name, class or object")
     return tuple(found)

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fewshot_bench.api.image_facts import Overlap, overlap_texts, overlaps
-from fewshot_bench.engines.choice import EngineChoice, hook_environment
-from fewshot_bench.engines.conditions import Conditions
+from fewshot_bench.engines.choice import Conditions, EngineChoice, hook_environment
 from fewshot_bench.engines.reporting import Reporter
 from fewshot_bench.utils.errors import DataMissingError, UsageError
 
@@ -84,7 +83,6 @@ def run_plan(
     call: ThisCall | None = None,
 ) -> Ended:
     """Run what the store in `folder` does not hold of a plan, and report."""
-    from fewshot_bench.api.registry import registry
     from fewshot_bench.engines.base import EngineSetup, StoreSnapshot
     from fewshot_bench.runner.estimate import encodings_saved
     from fewshot_bench.runner.image_state import ImageState
@@ -127,8 +125,7 @@ def run_plan(
         shared = _report_overlaps(images.overlaps(state.todo), reporter)
         interrupted, finished = _run(plan, state, engine, reporter)
     _report_failures(state, finished, store, reporter, whole=call.traceback)
-    for text in chain.from_iterable(registry().hooks.run_warnings(store=store.path)):
-        reporter.warning(text)
+    _report_plugins(store, reporter)
     _report_other_code(installed, finished, reporter)
     _report_overlaps(overlaps(finished), reporter, shared)
     # Logits that were just written are read quickly; later `compare` and `report` need not.
@@ -256,6 +253,17 @@ def _report_other_code(code: Code, finished: Sequence[Record], reporter: Reporte
     """Report cells whose code was edited during the run, or computed elsewhere by older code."""
     text = code.about(finished)
     if text:
+        reporter.warning(text)
+
+
+def _report_plugins(store: Store, reporter: Reporter) -> None:
+    """What plug-ins warn of (`run_warnings`)."""
+    from fewshot_bench.api.registry import registry
+
+    found = registry().call(
+        "run_warnings", lambda _, failure: reporter.warning(str(failure)), store=store.path
+    )
+    for text in chain.from_iterable(texts for _, texts in found):
         reporter.warning(text)
 
 

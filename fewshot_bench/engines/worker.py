@@ -9,7 +9,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -21,7 +20,7 @@ from fewshot_bench.engines.base import STORE
 from fewshot_bench.engines.remote_examiner import RemoteExaminer
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils import offline
-from fewshot_bench.utils.errors import FsbenchError
+from fewshot_bench.utils.errors import FsbenchError, PluginError
 from fewshot_bench.utils.prefetch import start_own
 from fewshot_bench.utils.processes import die_with
 from fewshot_bench.utils.text import few
@@ -113,10 +112,8 @@ def _compute(
     request: Any, store: Store, session: Any, answers: _Answers, examiner: RemoteExaminer
 ) -> bool:
     """Compute the cells of a request; returns whether this process can be trusted with more."""
-    from fewshot_bench.api.registry import registry
     from fewshot_bench.runner.run import run_group
 
-    hooks = registry().hooks
     cells = [RunSpec.from_dict(values) for values in request["specs"]]
     # Another process may have finished a cell meanwhile.
     todo = [c for c in cells if request["force"] or not store.complete(c.key())]
@@ -128,7 +125,7 @@ def _compute(
     session.backbone(todo[0])
     # Loading the backbone is not billed.
     answers.send("started")
-    trusted = _hook(hooks.run_started, todo[0], examiner, spec=todo[0])
+    trusted = _hook("run_started", todo[0], examiner, spec=todo[0])
     outcomes = run_group(todo, session, answers.progress, request["parts"])
     for number, outcome in enumerate(outcomes, 1):
         record, trusted = outcome.record, trusted and not outcome.tainted
@@ -136,7 +133,7 @@ def _compute(
         following = todo[number] if number < len(todo) else None
         # The stored record: the one that was computed here has no metrics.
         stored = store.get(record.spec.key()) or record
-        trusted &= _hook(hooks.run_finished, following, examiner, record=stored)
+        trusted &= _hook("run_finished", following, examiner, record=stored)
         if following is None:
             break
         if not trusted:
@@ -144,12 +141,12 @@ def _compute(
             break
         # The time of hooks is not that of the next cell.
         answers.send("started")
-        trusted &= _hook(hooks.run_started, following, examiner, spec=following)
+        trusted &= _hook("run_started", following, examiner, spec=following)
     return trusted
 
 
 def _hook(
-    hook: Callable[..., Any],
+    hook: str,
     following: RunSpec | None,
     examiner: RemoteExaminer,
     **arguments: object,
@@ -172,17 +169,23 @@ def _hook(
 
 def finished(record: Record) -> None:
     """Call `run_finished` for a record that is stored."""
+    call_hook("run_finished", record=record)
+
+
+# The plug-ins and hooks whose failure this process has shown.
+_shown: set[tuple[str, str]] = set()
+
+
+def call_hook(hook: str, **arguments: object) -> None:
+    """Call a hook; one that fails must not cost a result: a warning names the plug-in, once."""
     from fewshot_bench.api.registry import registry
 
-    call_hook(registry().hooks.run_finished, record=record)
+    def failed(plugin: str, failure: PluginError) -> None:
+        if (plugin, hook) not in _shown:
+            _shown.add((plugin, hook))
+            print(f"warning: {failure}", file=sys.stderr)
 
-
-def call_hook(hook: Callable[..., Any], **arguments: object) -> None:
-    """Call a hook; one that fails must not cost a result, so its failure is shown and passed."""
-    try:
-        hook(**arguments)
-    except (Exception, SystemExit) as error:
-        print(f"a plug-in's hook failed: {type(error).__name__}: {error}", file=sys.stderr)
+    registry().call(hook, failed, **arguments)
 
 
 def _private_stdout() -> IO[str]:

@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fewshot_bench.api.method import (
@@ -14,7 +14,8 @@ from fewshot_bench.api.method import (
     configuration,
     find_parameter,
     hyperparameters,
-    parse_value,
+    read_value,
+    typed_value,
 )
 from fewshot_bench.api.method_files import canonical
 from fewshot_bench.api.method_rules import refuse_broken
@@ -68,15 +69,19 @@ def expand_methods(
         cls = known.method_class(name)
         refuse_broken(name, cls, known.method(name).origin)
         if isinstance(one, Configured):
-            variants.append(_variant(name, cls, one.values))
+            parameters = {field.name: field for field in hyperparameters(cls)}
+            values = {
+                key: typed_value(name, parameters[key], value) for key, value in one.values.items()
+            }
+            variants.append(_variant(name, cls, values))
             continue
         chosen: dict[str, list[Any]] = {}
-        for index, (owner, parameter, texts) in enumerate(settings):
+        for index, (owner, parameter, given) in enumerate(settings):
             if owner not in ("", name) or (owner == "" and not _has(cls, parameter)):
                 continue
             used.add(index)
             field = find_parameter(name, cls, parameter)
-            chosen[field.name] = [parse_value(name, field, text) for text in texts]
+            chosen[field.name] = [read_value(name, field, value) for value in given]
         variants += [
             _variant(name, cls, dict(zip(chosen, values, strict=True)))
             for values in itertools.product(*chosen.values())
@@ -105,11 +110,11 @@ def _asked(
     return [one for place, one in enumerate(found) if one not in found[:place]]
 
 
-def _setting(option: Option) -> tuple[str, str, list[str]]:
+def _setting(option: Option) -> tuple[str, str, Sequence[Any]]:
     """`[method.]name=value[,value]` in its parts."""
     if not isinstance(option, str):
         owner, _, parameter = option[0].rpartition(".")
-        return canonical(owner), parameter, list(map(str, option[1]))
+        return canonical(owner), parameter, option[1]
     in_file = _FILE_OPTION.fullmatch(option)
     if in_file is not None:
         # What stands in a path separates nothing.

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import linecache
+import re
 import subprocess
 import sys
 import textwrap
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
+from unittest import mock
 
+import numpy as np
 import pytest
 
 import fewshot_bench as fb
 from fewshot_bench.api.registry import registry
 from fewshot_bench.engines.method_sources import reference
+from fewshot_bench.runner.request import expand
 from tests.helpers import PATIENCE
 
 SCRIPT = '''
@@ -270,6 +274,78 @@ def test_objects_of_registered_methods_give_their_options(tmp_path: Path) -> Non
     labels = [record.spec.label for record in results]
     assert labels == ["linear-probe[search_steps=1]", "linear-probe[search_steps=0]", "zero-shot"]
     assert all(record.environment["code"]["registered"] for record in results)
+
+
+@dataclasses.dataclass(frozen=True)
+class Typed:
+    """A method with hyper-parameters of several types."""
+
+    name: ClassVar[str] = "typed"
+    weight: float = 0.5
+    bound: float | None = None
+    steps: int = 3
+    kind: Literal["mean", "none"] = "mean"
+    flag: bool = False
+
+    def fit(self, task: Any, backbone: Any, ctx: Any) -> Any:
+        """Nothing."""
+
+
+def variants(methods: Any, options: Any = ()) -> list[tuple[Any, Any]]:
+    """Options and overrides of the cells that a call would compute."""
+    asked = {"shots": 1, "seeds": 1, "dry_run": True, "progress": False}
+    with mock.patch("fewshot_bench.engines.library.run_matrix") as planned:
+        planned.side_effect = lambda request, *rest: expand(request)
+        with mock.patch("fewshot_bench.engines.library._results", lambda plan, folder: plan):
+            plan: Any = fb.run(methods, "digits", options=options, **asked)
+    return [(repr(cell.options), repr(cell.overrides)) for cell in plan.cells]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"weight": 1}, {"bound": 2}, {"weight": np.float64(1), "steps": np.int64(4)}, {"flag": True}],
+)
+def test_one_configuration_is_one_cell_however_it_is_given(given: dict[str, Any]) -> None:
+    name = reference(Typed, Path())
+    words = [f"{key}={value}" for key, value in given.items()]
+    expected = variants(name, words)
+    assert len(expected) == 1
+    assert variants([Typed(**given)]) == expected
+    assert variants(Typed, given) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"weight": True}, "weight=True is not float"),
+        ({"weight": "x"}, "weight='x' is not float"),
+        ({"weight": None}, "weight=None is not float"),
+        ({"weight": float("nan")}, "weight=nan is not float"),
+        ({"steps": True}, "steps=True is not int"),
+        ({"steps": 1.5}, "steps=1.5 is not int"),
+        ({"kind": "men"}, "kind='men' is not mean|none: did you mean 'mean'"),
+        ({"kind": None}, "kind=None is not mean|none"),
+        ({"bound": [1]}, "bound=[1] is not float | None"),
+    ],
+)
+def test_values_of_another_type_are_refused(given: dict[str, Any], expected: str) -> None:
+    with pytest.raises(fb.UsageError, match=re.escape(expected)):
+        variants([Typed(**given)])
+    if "bound" not in given:
+        with pytest.raises(fb.UsageError, match=re.escape(expected)):
+            variants(Typed, given)
+
+
+class Plain:
+    """No dataclass."""
+
+    def fit(self, task: Any, backbone: Any, ctx: Any) -> Any:
+        """Nothing."""
+
+
+def test_an_object_that_is_no_dataclass_is_refused() -> None:
+    with pytest.raises(fb.FsbenchError, match="dataclass"):
+        variants([Plain()])
 
 
 FILE = """

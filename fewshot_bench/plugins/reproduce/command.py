@@ -27,7 +27,7 @@ from fewshot_bench.cli.filters import listed
 from fewshot_bench.cli.options import NAMES, NUMBERS, format_option, store_option
 from fewshot_bench.cli.output import terminal_style
 from fewshot_bench.cli.run import TerminalReporter
-from fewshot_bench.engines.conditions import conditions_of_paper, precision_in
+from fewshot_bench.engines.choice import conditions_of_paper, precision_in
 from fewshot_bench.engines.matrix import INTERRUPTED, ThisCall, run_plan
 from fewshot_bench.utils.errors import UsageError, unknown
 from fewshot_bench.utils.processes import interrupt_on_signals

@@ -1,0 +1,107 @@
+"""Hooks of plug-ins that fail or answer wrongly: the plug-in is named, and no other harmed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fewshot_bench as fb
+from tests.helpers import fsbench
+
+RUN = ("run", "-m", "zero-shot", "-d", "digits", "--shots", "1", "--seeds", "1,2", "--limit", "20")
+HOOK = "from fewshot_bench import Option, hookimpl\n\n@hookimpl\ndef {hook}\n"
+GOOD = """
+from fewshot_bench import hookimpl
+
+@hookimpl
+def run_warnings(store):
+    return ["all is well"]
+
+@hookimpl
+def table_columns(records):
+    return {"cells": len(records)}
+"""
+BAD = """
+import sys
+from fewshot_bench import hookimpl
+
+@hookimpl
+def run_started(spec):
+    raise LookupError("no start")
+
+@hookimpl
+def run_finished(record):
+    sys.exit(3)
+
+@hookimpl
+def run_warnings(store):
+    return "one text"
+
+@hookimpl
+def table_columns(records):
+    if len(records) == 1:
+        raise KeyError("odd")
+    return {"bad": 1}
+"""
+
+
+def test_a_run_and_its_table_go_on(install: Any, tmp_path: Path) -> None:
+    install("bad", BAD)
+    install("good", GOOD)
+    done = fsbench(*RUN, "--jobs", "1", "--store", tmp_path / "store")
+    assert done.code == 0, done.err
+    told = [line for line in done.err.splitlines() if line.startswith("warning: ")]
+    assert told == [
+        "warning: run_started of plug-in fsbench-bad:bad failed: LookupError: no start",
+        "warning: run_finished of plug-in fsbench-bad:bad failed: SystemExit: 3",
+        "warning: run_warnings of plug-in fsbench-bad:bad gave 'one text', expected a list of "
+        "texts",
+        "warning: all is well",
+    ]
+    shown = fsbench("compare", "--store", tmp_path / "store", "--format", "csv")
+    assert (shown.code, shown.err) == (0, "")
+    assert ",bad" in shown.out
+    few = ("--seeds", "1", "--format", "csv")
+    shown = fsbench("compare", "--store", tmp_path / "store", *few)
+    assert shown.code == 0
+    assert shown.err.splitlines() == [
+        "warning: table_columns of plug-in fsbench-bad:bad failed: KeyError: 'odd'; its columns "
+        "are left out"
+    ]
+    assert "cells" in shown.out
+    assert "bad" not in shown.out
+    with pytest.warns(UserWarning, match="table_columns of plug-in fsbench-bad:bad failed"):
+        fb.load(tmp_path / "store").where(seeds=1).compare()
+
+
+@pytest.mark.parametrize(
+    ("hook", "said"),
+    [
+        ("worker_environment(store, options):\n    return {}['x']", "failed: KeyError: 'x'"),
+        ("worker_environment():\n    raise SystemExit(3)", "failed: SystemExit: 3"),
+        ("worker_environment(store):\n    return ['A']", "gave ['A'], expected a mapping of texts"),
+        ("worker_environment(store):\n    return {'A': 1}", "gave {'A': 1}, expected a mapping"),
+    ],
+)
+def test_no_run_begins_without_what_workers_need(
+    install: Any, tmp_path: Path, hook: str, said: str
+) -> None:
+    install("bad", HOOK.format(hook=hook))
+    refused = fsbench(*RUN, "--store", tmp_path / "store")
+    assert (refused.code, len(refused.err.splitlines())) == (2, 1), refused.err
+    assert f"error: worker_environment of plug-in fsbench-bad:bad {said}" in refused.err
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_command_that_cannot_be_imported_is_named(install: Any) -> None:
+    install(
+        "bad",
+        HOOK.format(hook="register_commands(cli):\n    cli.add_lazy('odd', 'fsbench_x:c', '')"),
+    )
+    install("x", "raise ValueError('not today')\n")
+    said = fsbench("odd").err
+    assert (
+        "command 'odd' of plug-in fsbench-bad:bad cannot be loaded: ValueError: not today" in said
+    )
