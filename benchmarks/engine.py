@@ -68,11 +68,12 @@ def alone(folder: Path, count: int) -> float:
     """Median seconds of a cell that does nothing, computed and stored in this process."""
     import torch
 
+    from fewshot_bench.runner.examiner import Examiner
     from fewshot_bench.runner.run import run_one
 
     torch.set_num_threads(1)
     store = Store(folder / "alone")
-    session = Session(folder / "alone" / "features", "cpu", store.path)
+    session = Session(folder / "alone" / "features", "cpu", Examiner(store.path))
     seconds = []
     seeds = tuple(range(1, count + 1))
     for cell in cells("slow", options=["seconds=0"], seeds=seeds, limit=20):

@@ -63,7 +63,7 @@ def check_draws_from_no_global_generator(bench: Bench) -> None:
 
 
 def check_leaves_process_state_alone(bench: Bench) -> None:
-    """Directory, environment, default dtype, threads and grad mode are as before."""
+    """Directory, environment, and the settings of Python, NumPy and torch are as before."""
     changes = bench.again.seen.state
     require(not changes, f"changed the process: {'; '.join(changes)}")
 

@@ -9,7 +9,7 @@ import random
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,8 @@ from torch.optim.optimizer import (
     register_optimizer_step_post_hook,
     register_optimizer_step_pre_hook,
 )
+
+from fewshot_bench.runner.isolation import CHANGED, Settings
 
 _TOLERANCE = 1e-5
 _SEARCH = 10_000_000
@@ -39,16 +41,15 @@ class Observation:
 def observed() -> Iterator[Observation]:
     """Record what happens inside, and put the process state back as it was."""
     seen, watch = Observation(), _StepWatch()
-    generators, state = _generators(), _state()
+    generators, settings = _generators(), Settings()
     try:
         with _captured(seen), watch.watching():
             yield seen
     finally:
         after = _generators()
         seen.generators = [name for name in generators if generators[name] != after.get(name)]
-        now = _state()
-        seen.state = [f"{name}: {state[name]} became {now[name]}" for name in _changed(state, now)]
-        _restore(state, now)
+        changes = list(settings.changes())
+        seen.state = [f"{s.name}{values}" for s, values, _ in changes if s.verb == CHANGED]
         seen.moved, seen.steps = watch.moved(), watch.steps
 
 
@@ -103,47 +104,6 @@ def _generators() -> dict[str, object]:
         for index, state in enumerate(torch.cuda.get_rng_state_all()):
             states[f"torch.cuda {index}"] = state.numpy().tobytes()
     return states
-
-
-_SETTERS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
-    "working directory": (os.getcwd, os.chdir),
-    "default dtype": (torch.get_default_dtype, torch.set_default_dtype),
-    "threads": (torch.get_num_threads, torch.set_num_threads),
-    "grad mode": (torch.is_grad_enabled, torch.set_grad_enabled),
-    "deterministic algorithms": (
-        torch.are_deterministic_algorithms_enabled,
-        torch.use_deterministic_algorithms,
-    ),
-    "float32 matmul precision": (
-        torch.get_float32_matmul_precision,
-        torch.set_float32_matmul_precision,
-    ),
-}
-
-
-def _state() -> dict[str, Any]:
-    found: dict[str, Any] = {name: get() for name, (get, _) in _SETTERS.items()}
-    return found | {f"environment variable {name}": value for name, value in os.environ.items()}
-
-
-def _changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    names = sorted({*before, *after})
-    changed = [name for name in names if before.get(name) != after.get(name)]
-    for name in changed:
-        before.setdefault(name, None)
-        after.setdefault(name, None)
-    return changed
-
-
-def _restore(before: dict[str, Any], after: dict[str, Any]) -> None:
-    for name in _changed(before, after):
-        value = before[name]
-        if name in _SETTERS:
-            _SETTERS[name][1](value)
-        elif value is None:
-            os.environ.pop(name.removeprefix("environment variable "), None)
-        else:
-            os.environ[name.removeprefix("environment variable ")] = value
 
 
 class _StepWatch:

@@ -84,7 +84,7 @@ def test_what_is_there_already_is_not_offered_again() -> None:
         (("data", "verify", "eur"), ["eurosat"]),
         (("data", "prepare", "dtd,eur"), ["dtd,eurosat"]),
         (("splits", "export", "eur"), ["eurosat"]),
-        (("list", "m"), ["methods"]),
+        (("list", "met"), ["methods", "metrics"]),
         (("run", "--backbone", "tin"), ["tiny"]),
         (("repro",), ["reproduce"]),
     ],

@@ -4,6 +4,14 @@
 """
 
 from fewshot_bench.runner.isolation.guard import Printed, contained, guarded, own_interruptions
-from fewshot_bench.runner.isolation.settings import kernel_state
+from fewshot_bench.runner.isolation.settings import CHANGED, Settings, kernel_state
 
-__all__ = ["Printed", "contained", "guarded", "kernel_state", "own_interruptions"]
+__all__ = [
+    "CHANGED",
+    "Printed",
+    "Settings",
+    "contained",
+    "guarded",
+    "kernel_state",
+    "own_interruptions",
+]

@@ -6,49 +6,86 @@ its record is kept, and the next cell is computed by a fresh process.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout, suppress
 from types import FrameType
 from typing import Any
 
 from fewshot_bench.api.record import Incidents
 from fewshot_bench.runner.isolation.functions import Functions
 from fewshot_bench.runner.isolation.processes import Children, Descriptors, Threads
-from fewshot_bench.runner.isolation.settings import Setting, of_process
+from fewshot_bench.runner.isolation.settings import Settings
 from fewshot_bench.utils.text import few
+
+# Characters of the output of plug-in code that a record keeps.
+LIMIT = 4000
 
 
 @contextmanager
-def own_interruptions() -> Iterator[Callable[[], bool]]:
-    """Gives a function that says whether the person interrupted this process inside.
+def guarded(who: str, incidents: Incidents, distrust: Callable[[], None]) -> Iterator[Printed]:
+    """Collect what is printed inside; afterwards name what had changed in this process.
 
-    A handler other than Python's own is left as it is; then, and in other threads than the main
-    one, every KeyboardInterrupt is taken for one that was raised by the code inside.
+    who: begins every incident (`tip-adapter.fit`). distrust: called when something is left that
+    was not put back, so that nothing else should be computed in this process.
+
+    Kinds of incidents: `functions` (replaced ones), `processes`, `threads`, `descriptors`,
+    `settings` (everything that has a value before and after).
     """
-    seen = []
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        seen.append(number)
-        signal.default_int_handler(number, frame)
+    def report(kind: str, text: str, undone: bool, how: str = "put back") -> None:
+        end = how if undone else "could not be undone: the process is not used again"
+        incidents.add(kind, f"{who} {text}; {end}")
+        if not undone:
+            distrust()
 
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield lambda: False
-        return
-    signal.signal(signal.SIGINT, interrupt)
+    snapshot, printed = _Snapshot(), None
     try:
-        yield lambda: bool(seen)
+        with collected() as printed:
+            yield printed
     finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        snapshot.compare(report)
+        if printed is not None and printed.redirected:
+            report("settings", "changed sys.stdout", True)
 
 
-LIMIT = 4000
+class _Snapshot:
+    def __init__(self) -> None:
+        self._settings = Settings()
+        self._functions = Functions()
+        self._threads = Threads()
+        self._children = Children()
+        self._descriptors = Descriptors()
+
+    def compare(self, report: Callable[..., None]) -> None:
+        """Functions first, since all that follows calls them."""
+        swapped, complete = self._functions.restore()
+        if swapped:
+            report("functions", f"replaced {few(swapped)}", complete)
+        for step in (self._compare_processes, self._compare_settings):
+            try:
+                step(report)
+            except Exception as error:
+                report("settings", f"left what cannot be put back ({error!r})", False)
+
+    def _compare_processes(self, report: Callable[..., None]) -> None:
+        changed = self._descriptors.restore()
+        if changed:
+            report("descriptors", f"closed or changed file descriptors {few(changed)}", False)
+        ended, complete = self._children.end()
+        if ended:
+            report("processes", f"left child processes {few(ended)}", complete, "ended")
+        left = self._threads.left()
+        if left:
+            report("threads", f"left threads {few(left)}", False)
+
+    def _compare_settings(self, report: Callable[..., None]) -> None:
+        for setting, values, undone in self._settings.changes():
+            report("settings", f"{setting.verb} {setting.name}{values}", undone)
 
 
 class Printed:
@@ -84,7 +121,7 @@ class _Start(io.RawIOBase):
         return f"{text}\n[{more:,} more bytes]" if more > 0 else text
 
 
-@contextlib.contextmanager
+@contextmanager
 def collected() -> Iterator[Printed]:
     """Collect what Python code prints to stdout inside; all of it passes, the start is kept."""
     printed, start = Printed(), _Start()
@@ -92,19 +129,19 @@ def collected() -> Iterator[Printed]:
         io.BufferedWriter(start, 1), "utf-8", "replace", newline="\n", write_through=True
     )
     try:
-        with contextlib.redirect_stdout(stream):
+        with redirect_stdout(stream):
             try:
                 yield printed
             finally:
                 printed.redirected = sys.stdout is not stream
     finally:
-        with contextlib.suppress(Exception):
-            # Closed, perhaps, by who was to print.
+        with suppress(Exception):
+            # The plug-in may have closed the stream.
             stream.flush()
         printed.text = start.text()
 
 
-@contextlib.contextmanager
+@contextmanager
 def contained() -> Iterator[Printed]:
     """Collect what Python code prints to stdout inside; restore directory and environment."""
     folder, environment = os.getcwd(), dict(os.environ)
@@ -119,104 +156,24 @@ def contained() -> Iterator[Printed]:
 
 
 @contextmanager
-def guarded(who: str, incidents: Incidents, distrust: Callable[[], None]) -> Iterator[Printed]:
-    """Collect what is printed inside; afterwards name what had changed in this process.
+def own_interruptions() -> Iterator[Callable[[], bool]]:
+    """Gives a function that is true once a person interrupted this process inside.
 
-    who: begins every incident (`tip-adapter.fit`). distrust: called when something is left that
-    was not put back, so that nothing else should be computed in this process.
-
-    Kinds of incidents: `functions` (replaced ones), `processes`, `threads`, `descriptors`,
-    `settings` (everything that has a value before and after).
+    A handler other than Python's own is left as it is; then, and in other threads than the main
+    one, every KeyboardInterrupt is taken for one that was raised by the code inside.
     """
+    seen = []
 
-    def report(kind: str, text: str, undone: bool, how: str = "put back") -> None:
-        end = how if undone else "could not be undone: the process is not used again"
-        incidents.add(kind, f"{who} {text}; {end}")
-        if not undone:
-            distrust()
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        signal.default_int_handler(number, frame)
 
-    snapshot, printed = _Snapshot(), None
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield lambda: False
+        return
+    signal.signal(signal.SIGINT, interrupt)
     try:
-        with collected() as printed:
-            yield printed
+        yield lambda: bool(seen)
     finally:
-        snapshot.compare(report)
-        if printed is not None and printed.redirected:
-            report("settings", "changed sys.stdout", True)
-
-
-class _Snapshot:
-    def __init__(self) -> None:
-        self._settings = [(setting, _read(setting.read)) for setting in of_process()]
-        self._functions = Functions()
-        self._threads = Threads()
-        self._children = Children()
-        self._descriptors = Descriptors()
-
-    def compare(self, report: Callable[..., None]) -> None:
-        """Functions first, since all that follows calls them."""
-        swapped, complete = self._functions.restore()
-        if swapped:
-            report("functions", f"replaced {few(swapped)}", complete)
-        for step in (self._compare_processes, self._compare_settings):
-            try:
-                step(report)
-            except Exception as error:
-                report("settings", f"left what cannot be put back ({error!r})", False)
-
-    def _compare_processes(self, report: Callable[..., None]) -> None:
-        changed = self._descriptors.restore()
-        if changed:
-            report("descriptors", f"closed or changed file descriptors {few(changed)}", False)
-        ended, complete = self._children.end()
-        if ended:
-            report("processes", f"left child processes {few(ended)}", complete, "ended")
-        left = self._threads.left()
-        if left:
-            report("threads", f"left threads {few(left)}", False)
-
-    def _compare_settings(self, report: Callable[..., None]) -> None:
-        for setting, before in self._settings:
-            after = _read(setting.read)
-            if not _same(before, after):
-                text = f"{setting.verb} {setting.name}{setting.values(before, after)}"
-                report("settings", text, _put_back(setting, before))
-
-
-class _Unreadable:
-    """The value of a setting that cannot be read; all of them are equal."""
-
-    def __init__(self, error: Exception) -> None:
-        self._error = error
-
-    def __repr__(self) -> str:
-        return f"unreadable ({type(self._error).__name__})"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Unreadable)
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-def _read(read: Callable[[], Any]) -> Any:
-    try:
-        return read()
-    except Exception as error:
-        return _Unreadable(error)
-
-
-def _put_back(setting: Setting, before: Any) -> bool:
-    if setting.write is None:
-        return False
-    try:
-        setting.write(before)
-    except Exception:
-        return False
-    return _same(before, _read(setting.read))
-
-
-def _same(before: Any, after: Any) -> bool:
-    try:
-        return bool(before == after)
-    except Exception:
-        return before is after
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,7 +1,7 @@
 """Process-wide settings that a plug-in may change, of Python, NumPy, Pillow and torch.
 
-`of_process` lists them. A setting that one plain call puts back has a `write`; of all others a
-change is found and named alone, and the process is not used again.
+`Settings` is the entry point. A setting that one plain call puts back has a `write`; of all others
+a change is found and named alone, and the process is not used again.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 
 from fewshot_bench.utils.text import few, shown
 
+CHANGED = "changed"
 # Libraries set these on import, for good reasons and for themselves.
 LIBRARY_VARIABLES = frozenset(
     {
@@ -92,8 +93,61 @@ class Setting:
     name: str
     read: Callable[[], Any]
     write: Callable[[Any], object] | None = None
-    verb: str = "changed"
+    verb: str = CHANGED
     values: Callable[[Any, Any], str] = described
+
+
+class Settings:
+    """All settings of this process as they are now."""
+
+    def __init__(self) -> None:
+        self._before = [(setting, _read(setting.read)) for setting in of_process()]
+
+    def changes(self) -> Iterator[tuple[Setting, str, bool]]:
+        """Those that differ now, with a description of the values, and True if put back."""
+        for setting, before in self._before:
+            after = _read(setting.read)
+            if not _same(before, after):
+                yield setting, setting.values(before, after), _put_back(setting, before)
+
+
+class _Unreadable:
+    """The value of a setting that cannot be read; all of them are equal."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def __repr__(self) -> str:
+        return f"unreadable ({type(self._error).__name__})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Unreadable)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _read(read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except Exception as error:
+        return _Unreadable(error)
+
+
+def _put_back(setting: Setting, before: Any) -> bool:
+    if setting.write is None:
+        return False
+    try:
+        setting.write(before)
+    except Exception:
+        return False
+    return _same(before, _read(setting.read))
+
+
+def _same(before: Any, after: Any) -> bool:
+    try:
+        return bool(before == after)
+    except Exception:
+        return before is after
 
 
 def of_process() -> Iterator[Setting]:
