@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from fewshot_bench.api.method_files import short_names
 from fewshot_bench.api.record import Record, code_digest
 from fewshot_bench.api.spec import CONDITIONS, RunSpec, canonical_json, method_label
 from fewshot_bench.utils.errors import UsageError
+from fewshot_bench.utils.text import digest_of
 
 # Conditions of a data set, both chosen by `--own-data`.
 OWN_DATA, SKIPPED_IMAGES = "own data", "skipped images"
@@ -57,7 +57,7 @@ def without_skipped(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def data_digest(data: Mapping[str, Any]) -> str:
     """The first 12 digits of the SHA-256 of what was said about a person's own data."""
-    return hashlib.sha256(canonical_json(dict(data)).encode()).hexdigest()[:12]
+    return digest_of(canonical_json(dict(data)), 12)
 
 
 def refuse_mixed(
@@ -78,6 +78,9 @@ def refuse_mixed(
             advice = f"choose one with --{name} {counts.most_common(1)[0][0]}"
             raise _mixed(name, counts, place, f"{advice}, {otherwise}")
     for scope, name, counts in _local_conflicts(records):
+        if name == "options" and not filtered:
+            # A sweep is over options.
+            continue
         advice = _local_advice(name, counts, filtered)
         raise _mixed(f"{name} of {scope}", counts, place, f"{advice}, {otherwise}")
 

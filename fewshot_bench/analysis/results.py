@@ -23,6 +23,16 @@ from fewshot_bench.api.shots import plain
 from fewshot_bench.api.spec import CONDITIONS, DEFAULT_STORE, RunSpec, canonical_json, method_label
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.store.store import Store
+from fewshot_bench.utils.arguments import (
+    FLAG,
+    FOLDER,
+    RENAMING,
+    Kind,
+    checked,
+    names,
+    optional,
+    text,
+)
 from fewshot_bench.utils.errors import DataMissingError, UsageError, unknown
 from fewshot_bench.utils.text import join_names
 
@@ -37,6 +47,15 @@ _CONDITIONS = (*CONDITIONS, "revision", "own_data", "code")
 _OTHERS = ("status", "options")
 _SHOWN = 20
 LAYOUTS = ("groups", "paper")
+_COMPARED: Mapping[str, Kind] = {
+    "baseline": optional(text("the name of a method")),
+    "metric": text("the name of a metric"),
+    "columns": optional(names("names of columns", 0)),
+    "sort": text("the name of a metric or a cost"),
+    "rename": optional(RENAMING),
+    "layout": text(" or ".join(LAYOUTS)),
+    "allow_mixed": FLAG,
+}
 Value = str | int | None
 
 
@@ -135,6 +154,8 @@ class Results:
         `backbone`, `precision`, `device`, `limit`, `exif`, `weights`, `revision`, `own_data`,
         `code`), as `fsbench compare` has them; `status`; `options`, a mapping of hyper-parameters.
         """
+        if predicate is not None and not callable(predicate):
+            raise UsageError(f"where({predicate!r:.80}): expected a function of a record")
         chosen = self._records
         for name, value in filters.items():
             chosen = tuple(self._matching(chosen, name, value))
@@ -168,6 +189,8 @@ class Results:
         """Predictions of a cell that is done; StoreError where its logits cannot be read."""
         from fewshot_bench.analysis.table.per_class import class_names
 
+        if not isinstance(record, Record):
+            raise UsageError(f"{record!r:.80}: expected a record, as results.records() has them")
         outcome = self._outcomes.of(record)
         logits = self._opened.logits(record.spec.key())["logits"]
         names = tuple(class_names([record], outcome.classes))
@@ -207,6 +230,7 @@ class Results:
         from fewshot_bench.analysis.table.build import Options
         from fewshot_bench.analysis.table.columns import COSTS
 
+        checked(_COMPARED, locals())
         listed = columns if isinstance(columns, str | None) else ",".join(columns)
         metrics = known_metrics({metric, sort, *(listed or "").split(",")})
         if metric not in metrics:
@@ -283,7 +307,7 @@ class Results:
 
 def load(store: str | PathLike[str] = DEFAULT_STORE) -> Results:
     """The results in a store; DataMissingError where it holds none."""
-    folder = Path(store)
+    folder: Path = checked({"store": FOLDER}, {"store": store})["store"]
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"store '{folder}' is not a folder; name the folder of a store")
     found = _read(folder)

@@ -12,8 +12,39 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fewshot_bench.api.spec import CONDITIONS
 from fewshot_bench.utils.errors import UsageError
 
+# Options of the commands that run cells, and arguments of `fewshot_bench.run`: no plug-in's option
+# may have their names.
+TAKEN = frozenset(
+    (
+        *("classes", "classnames", "config", "dataset", "datasets", "deterministic", "device"),
+        *("devices", "dry-run", "each", "engine", "force", "format", "hang-after"),
+        *("help", "holdout", "jobs", "keep-split", "keep-stale", "lease", "limit"),
+        *("method", "methods", "metric", "only-existing", "option", "options", "output"),
+        *(
+            "progress",
+            "retry-failed",
+            "save-config",
+            "seeds",
+            "shots",
+            "skip-damaged",
+            "slots-per-device",
+        ),
+        *(
+            "split-seed",
+            "store",
+            "templates",
+            "threads",
+            "timeout",
+            "traceback",
+            "transfer",
+            "where",
+        ),
+        *(name.replace("_", "-") for name in CONDITIONS),
+    )
+)
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _EXPECTED = {int: "a whole number", float: "a number"}
 
@@ -53,6 +84,8 @@ class Option:
         """The fault of the declaration; empty if there is none."""
         if not isinstance(self.name, str) or not _NAME.fullmatch(self.name):
             return f"option {self.name!r}: expected a name such as max-jobs, without dashes before"
+        if self.name in TAKEN:
+            return f"option --{self.name} is an option of fsbench itself; rename it"
         if not callable(self.type):
             return f"option --{self.name}: type {self.type!r} is no type or function"
         if self.flag and (self.multiple or self.default not in (None, False)):

@@ -147,11 +147,6 @@ class Catalog:
             if len(found) > 1
         }
 
-    def refuse(self, entry: Entry, reason: str) -> None:
-        """Take out what cannot be used; asking for it raises PluginError with the reason."""
-        del self.entries[entry.name]
-        self.conflicts[entry.name] = f"{self.kind} '{entry.name}' ({entry.origin}): {reason}"
-
     def forget(self, plugin: str) -> None:
         """Take out what a plug-in registered before it failed."""
         self._claims = [e for e in self._claims if not e.origin.startswith(f"{plugin},")]

@@ -76,18 +76,16 @@ class RunCommand(click.Command):
         own = super().get_params(ctx)
         with silence() if ctx.resilient_parsing else nullcontext():
             registry()
-        _refuse_taken({name for param in own for name in param.opts})
         place = [param.name for param in own].index(_LAST) + 1
         return [*own[:place], *map(_parameter, _declared().values()), *own[place:]]
 
-
-def _refuse_taken(names: set[str]) -> None:
-    """An option with the name of one of the command's own is refused, and its engine with it."""
-    for catalog in (registry().options, registry().engines):
-        for entry in list(catalog.entries.values()):
-            taken = [option.name for option in entry.options if f"--{option.name}" in names]
-            if taken:
-                catalog.refuse(entry, f"--{taken[0]} is an option of fsbench itself; rename it")
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click does; PluginError for an option that two plug-ins declare."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            registry().options.refuse_conflict(error.option_name.removeprefix("--"))
+            raise
 
 
 def _declared() -> dict[str, list[tuple[str, Option]]]:

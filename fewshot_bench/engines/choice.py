@@ -247,6 +247,7 @@ def _refuse_foreign(entry: Entry, given: Iterable[str], shared: set[str]) -> Non
     for key in given:
         if key in own:
             continue
+        registry().options.refuse_conflict(key.replace("_", "-"))
         engines = registry().engines.entries.values()
         owners = [e.name for e in engines if any(option.key == key for option in e.options)]
         name = f"--{key.replace('_', '-')}"

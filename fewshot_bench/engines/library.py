@@ -16,30 +16,22 @@ from typing import TYPE_CHECKING, Any
 from fewshot_bench.api import method_code, method_files
 from fewshot_bench.api.method import configuration
 from fewshot_bench.api.registry import registry
-from fewshot_bench.api.shots import ALL_SHOTS, WORD
 from fewshot_bench.api.spec import AUTO, DEFAULT_STORE
+from fewshot_bench.engines.arguments import ARGUMENTS, ASKED
 from fewshot_bench.engines.choice import SETTINGS, EngineChoice, conditions_of, run_options
 from fewshot_bench.engines.matrix import Ended, ThisCall, run_matrix
 from fewshot_bench.engines.method_sources import reference
 from fewshot_bench.engines.reporting import CallReporter
 from fewshot_bench.runner.own_data import read_own_data
 from fewshot_bench.runner.request import OTHERS, Request
-from fewshot_bench.runner.variants import Configured, Option
+from fewshot_bench.runner.variants import Configured
 from fewshot_bench.utils import offline
-from fewshot_bench.utils.errors import DataMissingError, UsageError, unknown
-from fewshot_bench.utils.text import split_names
+from fewshot_bench.utils.arguments import checked
+from fewshot_bench.utils.errors import DataMissingError, unknown
 
 if TYPE_CHECKING:
     from fewshot_bench.analysis.results import Results
 
-# What `**engine_options` may hold for every engine, with the least value.
-_LEAST: Mapping[str, float] = {
-    "jobs": 1,
-    "threads": 1,
-    "timeout": 0,
-    "hang_after": 1,
-    "lease": 3,
-}
 Names = str | Sequence[str]
 Own = str | os.PathLike[str] | Sequence[str] | Mapping[str, str]
 Methods = str | type | object | Sequence[str | type | object]
@@ -99,35 +91,22 @@ def run(
     be used (if others can, the missing ones are a warning and `Results.missing`), and other
     errors below FsbenchError. KeyboardInterrupt ends the workers; call again to go on.
     """
+    given = checked(ARGUMENTS, {**locals(), **engine_options})
     offline.enforce_if_asked()
     method_files.refresh()
-    folder = Path(store)
-    names, targets = _listed(datasets), _listed(transfer)
+    folder: Path = given["store"]
     others = {name: engine_options.pop(name) for name in OTHERS if name in engine_options}
-    engines = _engines(engine, _listed(devices), engine_options)
-    conditions = conditions_of(engines, backbone, precision, names, targets)
+    engines = _engines(engine, given["devices"], {name: given[name] for name in engine_options})
+    conditions = conditions_of(engines, backbone, precision, given["datasets"], given["transfer"])
     request = Request(
-        methods=_methods(methods, folder),
-        datasets=names,
-        shots=tuple(map(_shots, _several(shots))),
-        seeds=tuple(map(int, _several(seeds))),
-        split_seed=split_seed,
-        options=_options(options),
+        methods=_methods(given["methods"], folder),
         backbone=conditions.backbone,
         device=conditions.device,
         precision=conditions.precision,
-        protocol=protocol,
-        val=val,
-        prompts=prompts,
-        limit=limit,
-        classes=_listed(classes),
-        transfer=targets,
-        data=read_own_data(classnames, _several(templates), holdout),
+        data=read_own_data(classnames, given["templates"], given["holdout"]),
         store=folder,
-        keep_split=keep_split,
-        exif=exif,
-        skip_damaged=skip_damaged,
         others=others,
+        **{name: given[name] for name in ASKED},
     )
     reporter = CallReporter(progress)
     _warn_of_edits(request, reporter)
@@ -176,52 +155,19 @@ def backbones() -> list[str]:
     return registry().backbones.names()
 
 
-def _several(value: Any) -> tuple[Any, ...]:
-    """One value or several as a tuple."""
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        return (value,)
-    return tuple(value)
-
-
-def _listed(names: Any) -> tuple[str, ...]:
-    """Names, or a comma list of them."""
-    return split_names(names) if isinstance(names, str) else tuple(map(str, names))
-
-
-def _shots(value: int | str) -> int:
-    if value in (WORD, ALL_SHOTS):
-        return ALL_SHOTS
-    try:
-        return int(value)
-    except ValueError:
-        raise UsageError(f"shots '{value}': expected whole numbers, or {WORD}") from None
-
-
-def _methods(asked: Any, store: Path) -> tuple[str | Configured, ...]:
+def _methods(asked: Iterable[Any], store: Path) -> tuple[str | Configured, ...]:
     """Names as they are, classes by the names of their files, objects with their values."""
     found: list[str | Configured] = []
-    for one in [asked] if isinstance(asked, str | type) or _is_method(asked) else asked:
+    for one in asked:
         if isinstance(one, str):
-            found += split_names(one)
+            found.append(one)
         elif isinstance(one, type):
             found.append(reference(one, store))
         else:
             # What is no dataclass is refused like a broken plug-in.
             values = configuration(one) if dataclasses.is_dataclass(one) else {}
             found.append(Configured(reference(type(one), store), values))
-    if not found:
-        raise UsageError("methods: expected at least one name, class or object")
     return tuple(found)
-
-
-def _is_method(value: object) -> bool:
-    return callable(getattr(value, "fit", None))
-
-
-def _options(asked: Mapping[str, Any] | Sequence[str]) -> tuple[Option, ...]:
-    if not isinstance(asked, Mapping):
-        return (asked,) if isinstance(asked, str) else tuple(asked)
-    return tuple((name, _several(values)) for name, values in asked.items())
 
 
 def _engines(engine: str, devices: tuple[str, ...], options: dict[str, Any]) -> EngineChoice:
@@ -231,10 +177,7 @@ def _engines(engine: str, devices: tuple[str, ...], options: dict[str, Any]) -> 
         declared |= {option.key for option in entry.options}
     for name in options:
         if name not in declared:
+            registry().options.refuse_conflict(name.replace("_", "-"))
             own = [name for name in inspect.signature(run).parameters if name != "engine_options"]
             raise unknown("argument of run()", name, [*own, *SETTINGS, *declared], "docs/python.md")
-    for name, least in _LEAST.items():
-        value = settings.get(name)
-        if value is not None and not (value >= least and value > 0):
-            raise UsageError(f"{name} {value}: expected a number from {least}")
     return EngineChoice.of(engine, options, device_names=devices, **settings)

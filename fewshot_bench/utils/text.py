@@ -5,6 +5,7 @@ Nothing here prints; control characters of foreign texts never reach a terminal.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import reprlib
@@ -144,6 +145,11 @@ def few(names: Iterable[str]) -> str:
     """The first names on one line, and how many more there are."""
     quoted = shortened([f"'{name}'" for name in names], FEW)
     return " ".join([", ".join(quoted[:FEW]), *quoted[FEW:]])
+
+
+def digest_of(text: str, digits: int) -> str:
+    """The first digits of the SHA-256 of a text."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:digits]
 
 
 def size_text(count: float) -> str:

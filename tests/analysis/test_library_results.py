@@ -131,6 +131,11 @@ def test_tables_of_papers_are_those_of_the_command_line(results: fb.Results, sto
         ({"metric": "top2"}, "unknown metric 'top2': did you mean 'top1'"),
         ({"sort": "tp1"}, "unknown order 'tp1'"),
         ({"baseline": "zeroshot"}, "zero-shot"),
+        ({"baseline": 3}, "baseline=3: expected the name of a method, or None"),
+        ({"metric": None}, "metric=None: expected the name of a metric"),
+        ({"columns": 3}, "columns=3: expected names of columns"),
+        ({"rename": ["a"]}, "rename=.*expected a mapping"),
+        ({"allow_mixed": 1}, "allow_mixed=1: expected True or False"),
     ],
 )
 def test_unknown_names_are_refused(
@@ -224,6 +229,10 @@ def test_predictions_of_a_cell(results: fb.Results) -> None:
 
 
 def test_predictions_that_are_not_there(results: fb.Results) -> None:
+    with pytest.raises(fb.UsageError, match="0: expected a record"):
+        results.predictions(0)  # type: ignore[arg-type]
+    with pytest.raises(fb.UsageError, match="expected a function of a record"):
+        results.where("zero-shot")  # type: ignore[arg-type]
     with pytest.raises(fb.FsbenchError, match="no logits"):
         results.predictions(results.failed()[0])
 

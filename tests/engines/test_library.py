@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pytest
 
 import fewshot_bench as fb
 from fewshot_bench.engines import reporting
+from fewshot_bench.engines.arguments import ARGUMENTS
 from fewshot_bench.engines.choice import SETTINGS
 from tests.helpers import PATIENCE, children, environment, fsbench, is_running, wait_until
 
@@ -92,6 +94,9 @@ def test_a_store_that_holds_nothing_is_an_error(tmp_path: Path) -> None:
         fb.load(tmp_path)
     with pytest.raises(fb.DataMissingError, match="does not exist"):
         fb.load(tmp_path / "absent")
+    for nothing in (None, "", 3):
+        with pytest.raises(fb.UsageError, match="expected the path of a folder"):
+            fb.load(nothing)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -104,9 +109,6 @@ def test_a_store_that_holds_nothing_is_an_error(tmp_path: Path) -> None:
         ({"device": "cpu"}, "unknown argument of run.. 'device': did you mean 'devices'"),
         ({"partition": "gpu"}, "--partition is an option of --engine slurm"),
         ({"trak": "wandb"}, "unknown argument of run.. 'trak': did you mean 'track'"),
-        ({"jobs": 0}, "jobs 0: expected a number from 1"),
-        ({"shots": "few"}, "shots 'few': expected whole numbers, or all"),
-        ({"methods": []}, "methods: expected at least one"),
         ({"methods": [dict]}, "is no method"),
     ],
 )
@@ -117,6 +119,66 @@ def test_unknown_names_are_refused_before_anything_runs(
     with pytest.raises(fb.UsageError, match=message):
         fb.run(**asked)
     assert not (tmp_path / "s").exists()
+
+
+WHOLE = "expected whole numbers from"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("shots", 1.5, f"=1.5: {WHOLE} 1, or 'all'"),
+        ("shots", True, f"=True: {WHOLE} 1"),
+        ("shots", "few", f"='few': {WHOLE} 1"),
+        ("shots", None, f"=None: {WHOLE} 1"),
+        ("shots", 0, f"=0: {WHOLE} 1"),
+        ("shots", [], WHOLE),
+        ("seeds", [1, 1.7], r"=\[1, 1.7\]: expected whole numbers from 0"),
+        ("seeds", "1,2", WHOLE),
+        ("split_seed", "x", "expected a whole number from 0, or None"),
+        ("limit", True, "=True: expected a whole number from 1, or None"),
+        ("limit", 1.5, "expected a whole number"),
+        ("limit", "40", "='40': expected a whole number"),
+        ("force", "yes", "='yes': expected True or False"),
+        ("deterministic", "no", "expected True or False"),
+        ("methods", None, "expected at least one name, class or object"),
+        ("methods", 3, "expected at least one name"),
+        ("methods", [], "expected at least one name"),
+        ("methods", "", "expected at least one name"),
+        ("datasets", None, "expected at least one name of a data set"),
+        ("datasets", [], "expected at least one name of a data set"),
+        ("datasets", [3], r"=\[3\]: expected at least one name"),
+        ("options", {3: 4}, "expected a mapping such as"),
+        ("options", {"rank": []}, "expected a mapping such as"),
+        ("options", 3, "expected a mapping such as"),
+        ("store", None, "expected the path of a folder"),
+        ("store", 3, "expected the path of a folder"),
+        ("store", "", "expected the path of a folder"),
+        ("jobs", "a", "expected a whole number from 1"),
+        ("jobs", 1.5, "expected a whole number from 1"),
+        ("jobs", 0, "=0: expected a whole number from 1"),
+        ("timeout", 0, "=0: expected a number of seconds above 0"),
+        ("lease", float("nan"), "expected a number of seconds from 3"),
+        ("holdout", "half", "expected a number between 0 and 1"),
+        ("backbone", 3, "=3: expected a name"),
+        ("precision", None, "expected a name"),
+        ("engine", None, "expected a name"),
+        ("progress", "no", "expected True or False, or None"),
+    ],
+)
+def test_values_of_another_type_are_refused_before_anything_runs(
+    name: str, value: Any, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked: Any = {"methods": "coop", "datasets": "digits", **FEW, "store": "s", name: value}
+    with pytest.raises(fb.UsageError, match=f"^{name}=?.*{message}"):
+        fb.run(**asked)
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_argument_has_a_kind() -> None:
+    taken = {*inspect.signature(fb.run).parameters, *SETTINGS}
+    assert taken - {"classnames", "engine_options"} == set(ARGUMENTS)
 
 
 def test_missing_data_is_an_error_where_nothing_else_was_asked(tmp_path: Path) -> None:
@@ -143,12 +205,14 @@ def test_a_run_in_a_thread(tmp_path: Path) -> None:
     found: list[fb.Results] = []
 
     def compute() -> None:
-        found.append(fb.run("zero-shot", "digits", store=tmp_path, **FEW))
+        numbers = {"shots": np.array([1]), "seeds": np.int64(1), "limit": np.int64(40)}
+        found.append(fb.run("zero-shot", "digits", store=tmp_path, **(FEW | numbers)))
 
     thread = threading.Thread(target=compute)
     thread.start()
     thread.join(PATIENCE)
-    assert len(found[0]) == 1
+    (record,) = found[0]
+    assert (type(record.spec.limit), record.spec.limit) == (int, 40)
 
 
 def test_failed_cells_are_records_and_a_warning(methods: Any, tmp_path: Path) -> None:

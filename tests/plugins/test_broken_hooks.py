@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 import fewshot_bench as fb
+from fewshot_bench.api.options import TAKEN
+from fewshot_bench.api.spec import CONDITIONS
+from fewshot_bench.cli import run, sweep
+from fewshot_bench.plugins.reproduce import command as reproduce
 from tests.helpers import fsbench
 
 RUN = ("run", "-m", "zero-shot", "-d", "digits", "--shots", "1", "--seeds", "1,2", "--limit", "20")
@@ -105,3 +111,49 @@ def test_a_command_that_cannot_be_imported_is_named(install: Any) -> None:
     assert (
         "command 'odd' of plug-in fsbench-bad:bad cannot be loaded: ValueError: not today" in said
     )
+
+
+OPTIONS = """
+from fewshot_bench import Option, hookimpl
+
+@hookimpl
+def register_options(register):
+    register(Option({name!r}))
+
+@hookimpl
+def worker_environment(store, options):
+    options["{name}"]
+"""
+
+
+def test_an_option_of_two_plug_ins_is_refused(install: Any, tmp_path: Path) -> None:
+    conflict = "two plug-ins register the option 'mark': fsbench-one:one, "
+    install("one", OPTIONS.format(name="mark"))
+    install("two", OPTIONS.format(name="mark"))
+    for words in (["--mark", "x"], []):
+        refused = fsbench(*RUN, "--store", tmp_path / "store", *words)
+        assert (refused.code, len(refused.err.splitlines())) == (2, 1), refused.err
+        assert conflict in refused.err
+        assert "fsbench-two:two, " in refused.err
+    with pytest.raises(fb.FsbenchError, match=conflict):
+        fb.run("zero-shot", "digits", store=tmp_path / "store", mark="x")
+    assert not (tmp_path / "store").exists()
+
+
+def test_an_option_of_fsbench_itself_is_refused_when_it_is_registered(
+    install: Any, tmp_path: Path
+) -> None:
+    said = "option --store is an option of fsbench itself; rename it"
+    install("one", OPTIONS.format(name="store"))
+    assert said in fsbench("list", "plugins").out
+    with pytest.raises(fb.FsbenchError, match="worker_environment of plug-in fsbench-one:one"):
+        fb.run("zero-shot", "digits", store=tmp_path / "store")
+
+
+def test_names_of_own_options_are_those_of_commands_that_run_cells() -> None:
+    own = {name for name in inspect.signature(fb.run).parameters if name != "engine_options"}
+    for command in (run.command, sweep.command, reproduce.command):
+        params = click.Command.get_params(command, click.Context(command))
+        own |= {name[2:] for param in params for name in param.opts if name.startswith("--")}
+    assert {name.replace("_", "-") for name in own} <= TAKEN
+    assert {name.replace("_", "-") for name in own} | set(CONDITIONS) == TAKEN

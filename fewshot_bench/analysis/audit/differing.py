@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -22,6 +21,7 @@ from fewshot_bench.analysis.formats.tidy import finite
 from fewshot_bench.api.image_facts import images, images_scope, test_images, test_scope
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import CONDITIONS, canonical_json
+from fewshot_bench.utils.text import digest_of
 
 EVERYWHERE = ""
 Scope = Callable[[Record], tuple[str, ...]]
@@ -118,12 +118,8 @@ def _limit(record: Record) -> str:
     return "all" if record.spec.limit is None else f"{record.spec.limit} images"
 
 
-def _short(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]
-
-
 def _options(record: Record) -> str:
-    return _short(canonical_json(dict(record.spec.options)))
+    return digest_of(canonical_json(dict(record.spec.options)), 12)
 
 
 def _weights(record: Record) -> str:

@@ -121,3 +121,28 @@ def leading(lines: Sequence[Line]) -> list[bool]:
     """Of the lines of a grid with groups: whether each begins one."""
     keys = [(line.title, line.costs[:1]) for line in lines]
     return [index == 0 or key != keys[index - 1] for index, key in enumerate(keys)]
+
+
+def render(document: Document, form: str, *, styled: bool = False, width: int | None = None) -> str:
+    """The document in a format; styled, width: of the terminal."""
+    if form == "terminal":
+        from fewshot_bench.analysis.formats import terminal
+
+        return terminal.write(document, styled=styled, width=width)
+    if form == "markdown":
+        from fewshot_bench.analysis.formats import markdown
+
+        return markdown.write(document)
+    if form == "latex":
+        from fewshot_bench.analysis.formats import latex
+
+        return latex.write(document)
+    if form == "html":
+        from fewshot_bench.analysis.formats import page
+
+        return page.write(document)
+    from fewshot_bench.analysis.formats import tidy
+
+    if form == "csv":
+        return tidy.write_csv(document.rows, document.heads)
+    return tidy.dumped(document.data)

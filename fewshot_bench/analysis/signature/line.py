@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
@@ -33,6 +32,7 @@ from fewshot_bench.api.dataset_overrides import SKIPPED
 from fewshot_bench.api.spec import CLASSES, CONDITIONS, IMPORTED, RunSpec, canonical_json
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
 from fewshot_bench.utils.errors import UsageError
+from fewshot_bench.utils.text import digest_of
 
 _CHOICE = re.compile(r"([^@\[\]]+)(?:@([^\[\]]*))?(?:\[([^\[\]]*)\])?")
 _DIGEST = re.compile(r"[0-9a-f]*")
@@ -43,7 +43,7 @@ DIGITS = 6
 
 def short(text: str) -> str:
     """The first digits of the SHA-256 of a text."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:DIGITS]
+    return digest_of(text, DIGITS)
 
 
 def revision_digest(revision: str) -> str:

@@ -22,7 +22,7 @@ from fewshot_bench.cli.completion import (
     several_of,
     suites,
 )
-from fewshot_bench.cli.engines import engine_options, take_engine
+from fewshot_bench.cli.engines import RunCommand, engine_options, take_engine
 from fewshot_bench.cli.filters import listed
 from fewshot_bench.cli.options import NAMES, NUMBERS, format_option, store_option
 from fewshot_bench.cli.output import terminal_style
@@ -52,7 +52,9 @@ def _tables() -> Iterable[str]:
     return reproductions()
 
 
-@click.command("reproduce", short_help="Repeat a published table: paper, ours, noise, verdict.")
+@click.command(
+    "reproduce", cls=RunCommand, short_help="Repeat a published table: paper, ours, noise, verdict."
+)
 @click.argument("name", required=False, shell_complete=one_of(_tables))
 @click.option(
     "--method",

@@ -1,0 +1,84 @@
+"""`ARGUMENTS` of `fewshot_bench.run`, each with the kind of its values.
+
+What fits is still checked by the plan, which knows names and what can go together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fewshot_bench.api.shots import ALL_SHOTS, WORD
+from fewshot_bench.runner.variants import Option
+from fewshot_bench.utils.arguments import (
+    FLAG,
+    FOLDER,
+    Kind,
+    names,
+    number,
+    optional,
+    several,
+    text,
+    whole,
+    wholes,
+)
+from fewshot_bench.utils.text import split_names
+
+
+def _shots(value: Any) -> int:
+    return ALL_SHOTS if value in (WORD, ALL_SHOTS) else whole(1).read(value)
+
+
+def _methods(value: Any) -> tuple[Any, ...]:
+    given = (value,) if isinstance(value, str | type) or _is_method(value) else value
+    found = tuple(
+        part for one in given for part in (split_names(one) if isinstance(one, str) else (one,))
+    )
+    if not found:
+        raise ValueError
+    return found
+
+
+def _is_method(value: object) -> bool:
+    return callable(getattr(value, "fit", None))
+
+
+def _options(value: Any) -> tuple[Option, ...]:
+    name, values = text("").read, several("", lambda one: one)
+    if isinstance(value, Mapping):
+        return tuple((name(key), values.read(given)) for key, given in value.items())
+    return tuple(several("", name, 0).read(value))
+
+
+_NAME = text("a name")
+# Every argument of `run` but `classnames` and what engines and plug-ins declare.
+ARGUMENTS: Mapping[str, Kind] = {
+    "methods": Kind("at least one name, class or object of a method", _methods),
+    "datasets": names("at least one name of a data set"),
+    "shots": several(f"whole numbers from 1, or '{WORD}'", _shots),
+    "seeds": wholes(0),
+    "split_seed": optional(whole(0)),
+    "options": Kind("a mapping such as {'rank': 4}, or texts such as 'rank=4'", _options),
+    **dict.fromkeys(("backbone", "precision", "protocol", "exif", "keep_split", "engine"), _NAME),
+    **dict.fromkeys(("val", "prompts"), optional(_NAME)),
+    "classes": names("all, base or new"),
+    "transfer": names("names of data sets", 0),
+    "templates": several("prompts or files of them", text("").read, 0),
+    "holdout": optional(number("a number between 0 and 1", lambda share: 0 < share < 1)),
+    "skip_damaged": FLAG,
+    "limit": optional(whole(1)),
+    "store": FOLDER,
+    "devices": names("names of devices"),
+    **dict.fromkeys(("dry_run", "force", "retry_failed", "keep_stale", "traceback"), FLAG),
+    "progress": optional(FLAG),
+    **dict.fromkeys(("jobs", "threads"), optional(whole(1))),
+    "timeout": optional(number("a number of seconds above 0", lambda seconds: seconds > 0)),
+    "hang_after": optional(number("a number of seconds from 1", lambda seconds: seconds >= 1)),
+    "lease": optional(number("a number of seconds from 3", lambda seconds: seconds >= 3)),
+    "deterministic": FLAG,
+}
+# Those that a `Request` takes as they are.
+ASKED = (
+    *("datasets", "shots", "seeds", "split_seed", "options", "protocol", "val", "prompts"),
+    *("limit", "classes", "transfer", "keep_split", "exif", "skip_damaged"),
+)

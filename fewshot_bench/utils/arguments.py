@@ -1,0 +1,135 @@
+"""Arguments of the library's functions: a `Kind` for each, and the check.
+
+`checked` is the entry. What fits comes back in one form: several values as a tuple, numbers of
+NumPy as Python's own.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+from fewshot_bench.utils.errors import UsageError
+from fewshot_bench.utils.text import split_names
+
+
+@dataclass(frozen=True)
+class Kind:
+    """expected: the values, in words; read: gives one, or raises TypeError or ValueError."""
+
+    expected: str
+    read: Callable[[Any], Any]
+
+
+def checked(kinds: Mapping[str, Kind], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments, read; UsageError for the first that does not fit. Others stay as they are."""
+    found = dict(given)
+    for name, kind in kinds.items():
+        if name in given:
+            try:
+                found[name] = kind.read(given[name])
+            except (TypeError, ValueError):
+                value = f"{given[name]!r:.80}"
+                raise UsageError(f"{name}={value}: expected {kind.expected}") from None
+    return found
+
+
+def optional(kind: Kind) -> Kind:
+    """None, too."""
+    return Kind(f"{kind.expected}, or None", lambda v: None if v is None else kind.read(v))
+
+
+def whole(least: int) -> Kind:
+    """A whole number."""
+    return Kind(f"a whole number from {least}", lambda value: _whole(value, least))
+
+
+def number(expected: str, fits: Callable[[float], bool]) -> Kind:
+    """A finite number that fits."""
+
+    def read(value: Any) -> float:
+        if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
+            raise TypeError
+        if not fits(float(value)):
+            raise ValueError
+        return float(value)
+
+    return Kind(expected, read)
+
+
+def several(expected: str, read: Callable[[Any], Any], least: int = 1) -> Kind:
+    """One value, or at least so many."""
+
+    def read_all(value: Any) -> tuple[Any, ...]:
+        one = isinstance(value, str | os.PathLike) or not isinstance(value, Iterable)
+        values = (value,) if one else tuple(value)
+        if len(values) < least:
+            raise ValueError
+        return tuple(map(read, values))
+
+    return Kind(expected, read_all)
+
+
+def wholes(least: int) -> Kind:
+    """Whole numbers."""
+    return several(f"whole numbers from {least}", lambda value: _whole(value, least))
+
+
+def names(expected: str, least: int = 1) -> Kind:
+    """Names, or a comma list of them."""
+    given = several(expected, _text, 0)
+
+    def read(value: Any) -> tuple[str, ...]:
+        found = split_names(value) if isinstance(value, str) else given.read(value)
+        if len(found) < least:
+            raise ValueError
+        return tuple(found)
+
+    return Kind(expected, read)
+
+
+def text(expected: str) -> Kind:
+    """Text."""
+    return Kind(expected, _text)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
+def _whole(value: Any, least: int) -> int:
+    found = operator.index(value)
+    if isinstance(value, bool) or found < least:
+        raise ValueError
+    return found
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
+
+
+def _folder(value: Any) -> Path:
+    if not os.fspath(value):
+        raise ValueError
+    return Path(value)
+
+
+def _mapping(value: Any) -> dict[str, str]:
+    if not isinstance(value, Mapping):
+        raise TypeError
+    return {_text(key): _text(one) for key, one in value.items()}
+
+
+FLAG = Kind("True or False", _flag)
+FOLDER = Kind("the path of a folder", _folder)
+RENAMING = Kind("a mapping of names to other names", _mapping)

@@ -1,0 +1,62 @@
+"""A cost is one `Column`: a new one stands in tables, CSV, JSON, sorting and the report."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from fewshot_bench.analysis.table.build import Options, build
+from fewshot_bench.analysis.table.columns import COSTS, TRAINED
+from fewshot_bench.api.record import Record
+from tests.compare_records import make, read_csv, save, written
+from tests.helpers import fsbench
+
+
+@pytest.fixture(autouse=True)
+def steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Optimizer steps as a cost, declared as `COSTS` declares its own."""
+    column = dataclasses.replace(
+        TRAINED,
+        name="steps",
+        head="optimizer steps",
+        key="optimizer_steps",
+        entry="steps",
+        title="steps",
+        axis="optimizer steps",
+        subject="steps",
+        sentence=lambda words, _: f"takes {words} steps",
+    )
+    assert isinstance(COSTS, dict)
+    monkeypatch.setitem(COSTS, "steps", column)
+
+
+def records() -> list[Record]:
+    found = []
+    for method, count in (("coop", 400), ("tip-adapter", 20)):
+        for seed in (1, 2, 3):
+            record = make(method, seed=seed, top1=70.0 + seed)
+            footprint = {**record.footprint, "steps": count + seed}
+            found.append(dataclasses.replace(record, footprint=footprint))
+    return found
+
+
+def test_it_stands_in_every_format_and_orders_lines() -> None:
+    table = build(records(), Options(sort="steps"))
+    assert "optimizer steps" in written("terminal", table)
+    assert "| 402 |" in written("markdown", table)
+    assert "& 22 \\\\" in written("latex", table)
+    rows = read_csv(written("csv", table))
+    assert [row["method"] for row in rows if row["dataset"] == "dtd"] == ["tip-adapter", "coop"]
+    assert [row["optimizer_steps"] for row in rows if row["dataset"] == "dtd"] == ["22.0", "402.0"]
+    assert json.loads(written("json", table))["rows"][0]["optimizer_steps"] == 22
+
+
+def test_the_report_shows_it(tmp_path: Path) -> None:
+    store, page = save(tmp_path / "s", records()), tmp_path / "r.html"
+    assert fsbench("report", "--store", store, "-O", page).code == 0
+    text = page.read_text(encoding="utf-8")
+    assert "402 steps" in text or "22 steps" in text
+    assert "optimizer steps" in text
