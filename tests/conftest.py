@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from fewshot_bench.api import method_code
 from fewshot_bench.api.registry import registry
 from tests import helpers
 
@@ -115,6 +116,7 @@ def install(tmp_path: Path) -> Iterator[Callable[[str, str], None]]:
     for name in [*sys.modules]:
         if name not in modules and name.startswith("fsbench_"):
             del sys.modules[name]
+            method_code.forget(name)
 
 
 @pytest.fixture(scope="session")

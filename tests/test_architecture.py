@@ -62,8 +62,6 @@ FACES = (
     "fewshot_bench.training",
 )
 MAX_ENTRIES = 14
-# Left to do: up arrows that are still there. This set only shrinks.
-KNOWN: set[tuple[str, str]] = set()
 MAX_LINES = 500
 
 
@@ -153,19 +151,9 @@ def test_no_import_runs_up(path: Path) -> None:
     room = room_of(path)
     if room:
         for target in rooms_imported(path) - {room}:
-            if (name_of(path), target) in KNOWN:
-                continue
             assert target or room == "plugins", f"{name_of(path)} imports the face"
             assert not target or FLOORS[target] < FLOORS[room], f"{name_of(path)} imports {target}"
             assert (room, target) not in APART
-
-
-def test_known_arrows_are_still_there() -> None:
-    """The list holds no arrow that is gone."""
-    for name, target in KNOWN:
-        path = REPOSITORY / name
-        assert path.exists(), name
-        assert target in rooms_imported(path), (name, target)
 
 
 def light_modules() -> list[str]:

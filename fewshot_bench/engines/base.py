@@ -91,7 +91,7 @@ class Engine(ABC):
         """Compute the cells; yields each record once it is stored, also those of other writers.
 
         `progress(cell, done, total)` reports the steps of a cell, where they are known.
-        FsbenchError where nothing can go on; what is stored stays.
+        EngineError where nothing can go on; what is stored stays.
         """
 
     def preview(self, cells: int) -> str:

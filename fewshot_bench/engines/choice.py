@@ -6,8 +6,9 @@ Everything that can be wrong with the options is found before anything is planne
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -15,14 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.defaults import backbone_for, precision_for
 from fewshot_bench.api.options import Option, values_of
+from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import Entry, registry
-from fewshot_bench.api.spec import AUTO, PRECISIONS, TOY, TOY_TEXT
+from fewshot_bench.api.spec import AUTO, PRECISIONS, TOY, TOY_TEXT, RunSpec
 from fewshot_bench.utils import determinism, offline
 from fewshot_bench.utils.errors import FsbenchError, PluginError, UsageError, unknown
 from fewshot_bench.utils.text import printable
 
 if TYPE_CHECKING:
-    from fewshot_bench.engines.base import Engine, EngineSetup, Settings
+    from fewshot_bench.engines.base import Engine, EngineSetup, Progress, Settings
     from fewshot_bench.store.store import Store
 
 DEFAULT = "local"
@@ -182,13 +184,59 @@ class EngineChoice:
         """The engine; PluginError where its plug-in gives something else."""
         from fewshot_bench.engines.base import Engine
 
-        engine = self.entry.load()(setup)
+        with self.blaming():
+            engine = self.entry.load()(setup)
         if not isinstance(engine, Engine):
             raise PluginError(
                 f"engine '{self.engine}' ({self.entry.origin}): its builder gave {engine!r}, "
                 "expected a fewshot_bench.engines.Engine"
             )
         return engine
+
+    @contextmanager
+    def running(self, setup: EngineSetup) -> Iterator[Engine]:
+        """The engine as a context."""
+        engine = self.build(setup)
+        with self.blaming():
+            engine.__enter__()
+        try:
+            yield engine
+        finally:
+            with self.blaming():
+                engine.__exit__(*sys.exc_info())
+
+    def records(
+        self, engine: Engine, cells: Sequence[RunSpec], progress: Progress
+    ) -> Iterator[Record]:
+        """The records of the engine's run."""
+        from fewshot_bench.engines.base import EngineError
+
+        with self.blaming():
+            for record in engine.run(cells, progress):
+                if not isinstance(record, Record):
+                    raise EngineError(
+                        f"engine '{self.engine}' ({self.entry.origin}): run gave {record!r:.80}, "
+                        "expected records"
+                    )
+                yield record
+
+    @contextmanager
+    def blaming(self) -> Iterator[None]:
+        """EngineError with the origin for what an engine's code raises inside; records stay.
+
+        Errors that are raised on purpose go through, and all of the built-in engines.
+        """
+        from fewshot_bench.engines.base import EngineError
+
+        try:
+            yield
+        except (Exception, SystemExit) as error:
+            if isinstance(error, FsbenchError) or self.entry.origin.startswith("fewshot-bench:"):
+                raise
+            raise EngineError(
+                f"engine '{self.engine}' ({self.entry.origin}) failed: "
+                f"{type(error).__name__}: {error}"
+            ) from error
 
 
 # How cells are run, whatever the engine: fields of `EngineChoice`.

@@ -108,7 +108,9 @@ def run_plan(
     setup = EngineSetup(store, settings, before, engines.options, reporter.notice)
     if call.dry_run:
         _dry_run(plan, state, conditions, setup, reporter)
-        preview = engines.build(setup).preview(len(state.todo))
+        engine = engines.build(setup)
+        with engines.blaming():
+            preview = engine.preview(len(state.todo))
         if preview:
             reporter.info(preview)
         return Ended(plan)
@@ -117,13 +119,14 @@ def run_plan(
 
         loading.check_weights(conditions.backbone)
     _check_room(plan, state, store, engines, settings)
-    with hook_environment(store, variables), engines.build(setup) as engine:
-        engine.warm(len(state.todo))
+    with hook_environment(store, variables), engines.running(setup) as engine:
+        with engines.blaming():
+            engine.warm(len(state.todo))
         _drop_unreadable(plan, state, reporter)
         keep_splits(plan.datasets, plan.keep_split, but=plan.problems)
         _announce(plan, state, store, reporter)
         shared = _report_overlaps(images.overlaps(state.todo), reporter)
-        interrupted, finished = _run(plan, state, engine, reporter)
+        interrupted, finished = _run(plan, state, engines, engine, reporter)
     _report_failures(state, finished, store, reporter, whole=call.traceback)
     _report_plugins(store, reporter)
     _report_other_code(installed, finished, reporter)
@@ -221,13 +224,13 @@ def _announce_weights(backbone: str, reporter: Reporter) -> None:
 
 
 def _run(
-    plan: Plan, state: Resume, engine: Engine, reporter: Reporter
+    plan: Plan, state: Resume, engines: EngineChoice, engine: Engine, reporter: Reporter
 ) -> tuple[bool, list[Record]]:
     """Run the engine; True when interrupted, and the records that came in."""
     finished: list[Record] = []
     try:
         with reporter.progress(state.todo, engine.workers) as shown:
-            for record in engine.run(state.todo, shown.inside):
+            for record in engines.records(engine, state.todo, shown.inside):
                 shown.finish(record)
                 finished.append(record)
     except KeyboardInterrupt:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fewshot_bench.api.backbone import LoadedBackbone
 from fewshot_bench.api.method import Method
@@ -59,7 +60,7 @@ class Session:
         examiner: Examination | None = None,
     ) -> None:
         determinism.apply()
-        self._kernels = kernel_state()
+        self._kernels: dict[str, Any] = {}
         self.features = FeatureCache(cache, self._is_sound)
         self.device = device
         self.examiner: Examination = examiner or Examiner()
@@ -87,6 +88,8 @@ class Session:
             self._sources.clear()
             self._backbones.clear()
             loaded = loading.load(spec.backbone, self.device, spec.precision)
+            # Once the device is in use, and before any plug-in code.
+            self._kernels = self._kernels or kernel_state()
             self._backbones[key] = (loaded, loaded.fingerprint())
         return self._backbones[key]
 

@@ -26,7 +26,8 @@ class Slow:
         """Report progress while waiting.
 
         FSBENCH_TEST_FITS: a file in which every fit leaves a line. FSBENCH_TEST_ENDING: how many
-        of the fits there come to an end; the others go on until a signal ends them.
+        of the fits there come to an end, or a file that holds this number; the others go on until
+        a signal ends them.
         """
         number = 0
         if "FSBENCH_TEST_FITS" in os.environ:
@@ -34,13 +35,23 @@ class Slow:
                 log.write("fit\n")
                 log.flush()
                 number = log.tell() // len("fit\n")
-        while number > int(os.environ.get("FSBENCH_TEST_ENDING", number)):
+        while number > _ending(number):
             time.sleep(0.05)
             ctx.progress(1, 10)
         for step in range(10):
             time.sleep(self.seconds / 10)
             ctx.progress(step + 1, 10)
         return scores(task, backbone)
+
+
+def _ending(number: int) -> int:
+    """The number of fits that end now; `number` where all do."""
+    text = os.environ.get("FSBENCH_TEST_ENDING", str(number))
+    if os.path.isabs(text):
+        with open(text, encoding="utf-8") as file:
+            text = file.read()
+    # A file that is just being written holds nothing.
+    return int(text or 0)
 
 
 @dataclass(frozen=True)

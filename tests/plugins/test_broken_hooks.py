@@ -13,6 +13,7 @@ import fewshot_bench as fb
 from fewshot_bench.api.options import TAKEN
 from fewshot_bench.api.spec import CONDITIONS
 from fewshot_bench.cli import run, sweep
+from fewshot_bench.engines.base import EngineError
 from fewshot_bench.plugins.reproduce import command as reproduce
 from tests.helpers import fsbench
 
@@ -148,6 +149,44 @@ def test_an_option_of_fsbench_itself_is_refused_when_it_is_registered(
     assert said in fsbench("list", "plugins").out
     with pytest.raises(fb.FsbenchError, match="worker_environment of plug-in fsbench-one:one"):
         fb.run("zero-shot", "digits", store=tmp_path / "store")
+
+
+ENGINE = """
+from fewshot_bench import hookimpl
+from fewshot_bench.engines import Engine
+
+@hookimpl
+def register_engines(register):
+    register("odd", "{module}:Odd")
+
+class Odd(Engine):
+    def __init__(self, setup):
+        pass
+
+    def run(self, cells, progress):
+        {body}
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("raise LookupError('no room')", "failed: LookupError: no room"),
+        ("raise SystemExit(0)", "failed: SystemExit: 0"),
+        ("yield 'a record'", "run gave 'a record', expected records"),
+        ("return 3", "failed: TypeError: 'int' object is not iterable"),
+    ],
+)
+def test_an_engine_that_fails_is_named(install: Any, tmp_path: Path, body: str, said: str) -> None:
+    install("odd", ENGINE.replace("{body}", body))
+    refused = fsbench(*RUN, "--engine", "odd", "--store", tmp_path / "store")
+    assert refused.code == 1, refused.err
+    (line,) = [line for line in refused.err.splitlines() if line.startswith("error: ")]
+    assert "engine 'odd' (fsbench-odd:odd, " in line
+    assert said in line
+    with pytest.raises(EngineError) as caught:
+        fb.run("zero-shot", "digits", shots=1, store=tmp_path / "store", engine="odd")
+    assert (caught.value.__cause__ is None) == (body == "yield 'a record'")
 
 
 def test_names_of_own_options_are_those_of_commands_that_run_cells() -> None:

@@ -53,19 +53,25 @@ def test_a_parent_that_is_gone_and_one_that_is_stopped(
     cluster: SlurmCluster, methods: object, tmp_path: Path
 ) -> None:
     matrix = ("--dataset", "digits", "--shots", "1", "--seeds", "1-24", "--limit", "20")
-    slow = ("run", "--method", "slow", "-o", "seconds=1.5", *matrix, "--store", tmp_path, *SLURM)
-    environment = dict(os.environ) | cluster.environment
+    store, ending = tmp_path / "store", tmp_path / "ending"
+    slow = ("run", "--method", "slow", "-o", "seconds=0", *matrix, "--store", store, *SLURM)
+    gates = {"FSBENCH_TEST_FITS": str(tmp_path / "fits"), "FSBENCH_TEST_ENDING": str(ending)}
+    environment = dict(os.environ) | cluster.environment | gates
+    ending.write_text("1")
     first = start(*slow, env=environment)
-    wait_until(lambda: len(results(tmp_path)) >= 1)
+    wait_until(lambda: len(results(store)) >= 1)
     first.kill()
     first.communicate()
-    jobs = [path.name for path in (tmp_path / "jobs").iterdir()]
+    jobs = [path.name for path in (store / "jobs").iterdir()]
     queued = cluster.ask("squeue", "-h", "-o", "%j").split()
     assert f"fsbench-{jobs[0]}" in queued
     second = start(*slow, env=environment)
     assert second.stdout is not None
     lines = [second.stdout.readline()]
     while lines[-1] and not lines[-1].startswith("["):
+        if lines[-1].startswith("24 cells: "):
+            assert "1 done already" in lines[-1]
+            ending.write_text("3")
         lines.append(second.stdout.readline())
     assert lines[-1].startswith("[1/"), lines
     # It goes on with the workers that are there.
@@ -75,10 +81,11 @@ def test_a_parent_that_is_gone_and_one_that_is_stopped(
     assert second.returncode == 130, (out, err)
     assert "run the same command again to continue" in err
     wait_until(lambda: not cluster.ask("squeue", "-h", "-o", "%j").split())
+    ending.write_text("1000")
     third = start(*slow, env=environment)
     out, err = third.communicate(timeout=PATIENCE)
     assert third.returncode == 0, (out, err)
-    assert len(results(tmp_path)) == 24
+    assert len(results(store)) == 24
 
 
 FAKE = """#!/bin/sh
