@@ -206,15 +206,22 @@ class Results:
         names = tuple(class_names([record], outcome.classes))
         return CellPredictions(outcome.ids, outcome.labels, outcome.predictions, logits, names)
 
-    def to_frame(self) -> pd.DataFrame:
+    def to_frame(self, *, metrics: str | Sequence[str] = ()) -> pd.DataFrame:
         """One tidy row per record as a pandas data frame; UsageError without pandas.
 
-        Built-in metrics that a record lacks are computed from its logits; those of plug-ins are in
-        `compare(metric=...).to_frame()`.
+        metrics: of plug-ins, beside all built-in ones. What a record lacks is computed from its
+        logits.
         """
-        records = self._outcomes.completed(self._records, METRICS)
-        _warn_of_damage(self._outcomes)
-        return frame([_row(record) for record in records], HEADS)
+        asked = checked({"metrics": names("names of metrics", 0)}, locals())["metrics"]
+        known = known_metrics(asked)
+        for name in asked:
+            if name not in known:
+                raise unknown("metric", name, known, "fsbench list metrics")
+        outcomes = Outcomes(self._opened, [one for one in known.values() if one.source])
+        records = outcomes.completed(self._records, known)
+        _warn_of_damage(outcomes)
+        heads = dict.fromkeys((*HEADS, *known))
+        return frame([_row(record, known) for record in records], list(heads))
 
     def compare(
         self,
@@ -414,7 +421,7 @@ _TIMINGS = ("billed_seconds", "elapsed_seconds")
 HEADS = ("label", *_SPEC, "status", *METRICS, *_FOOTPRINT, *_TIMINGS, "error", "key")
 
 
-def _row(record: Record) -> dict[str, Any]:
+def _row(record: Record, metrics: Iterable[str]) -> dict[str, Any]:
     """A record as one row: what was asked, what came out, what it cost."""
     spec, error = record.spec, record.error or {}
     said = f"{error.get('type')}: {error.get('message')}" if error else None
@@ -423,7 +430,7 @@ def _row(record: Record) -> dict[str, Any]:
         **{name: plain(getattr(spec, of)) for name, of in _SPEC.items()},
         "data": canonical_json(dict(spec.data)) if spec.data else "",
         "status": record.status,
-        **{name: record.metrics.get(name) for name in METRICS},
+        **{name: record.metrics.get(name) for name in metrics},
         **{name: record.footprint.get(name) for name in _FOOTPRINT},
         **{name: record.timings.get(name) for name in _TIMINGS},
         "error": said,

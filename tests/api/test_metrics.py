@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import fewshot_bench as fb
 from fewshot_bench.api.metrics import GIVEN, METRICS, Answers, Metric
 from fewshot_bench.store.predictions import OUTCOMES
 from fewshot_bench.store.store import Store
@@ -101,6 +102,18 @@ def test_compare_shows_ranks_and_tests_it(store: Store, install: Install) -> Non
     }
     beside = fsbench("compare", "--store", store.path, "--columns", "top3", "--sort", "top3")
     assert "top-3 1-shot" in beside.out
+
+
+def test_frames_of_records_have_it_where_it_is_asked_for(store: Store, install: Install) -> None:
+    install("top3", TOP3)
+    results = fb.load(store.path)
+    assert "top3" not in results.to_frame().columns
+    frame = results.to_frame(metrics="top3")
+    one = frame[(frame.method == "linear-probe") & (frame.dataset == "dtd") & (frame.shots == 4)]
+    assert one.top3.mean() == pytest.approx(top3(store, "linear-probe", "dtd", 4), abs=1e-5)
+    assert "top3" in results.where(lambda record: False).to_frame(metrics=["top3"]).columns
+    with pytest.raises(fb.UsageError, match="unknown metric 'top4': did you mean 'top3'"):
+        results.to_frame(metrics=["top3", "top4"])
 
 
 def test_where_less_is_better_the_lowest_is_best_and_wins(store: Store, install: Install) -> None:
