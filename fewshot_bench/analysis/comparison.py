@@ -64,7 +64,9 @@ def known_metrics(asked: Iterable[str]) -> dict[str, Metric]:
         return dict(METRICS)
     from fewshot_bench.api.registry import registry
 
-    known, wanted = registry(), {name.strip() for name in asked}
+    known, wanted = registry(), {name.strip() for name in asked} - METRICS.keys()
+    for name in wanted:
+        known.metrics.refuse_conflict(name)
     own = [name for name in known.metrics.names() if name in wanted]
     return {**METRICS, **{name: known.metric(name) for name in own}}
 

@@ -189,6 +189,20 @@ def test_an_engine_that_fails_is_named(install: Any, tmp_path: Path, body: str, 
     assert (caught.value.__cause__ is None) == (body == "yield 'a record'")
 
 
+def test_a_mistyped_hook_is_named(install: Any) -> None:
+    install("bad", HOOK.format(hook="register_metods(register):\n    pass"))
+    listed = fsbench("list", "plugins").out
+    assert "unknown hook 'register_metods': did you mean 'register_methods'?" in listed
+
+
+def test_options_are_listed_and_shown(install: Any) -> None:
+    install("one", OPTIONS.format(name="mark"))
+    assert "--mark (fsbench-one:one)" in " ".join(fsbench("list", "options").out.split())
+    shown = fsbench("show", "mark").out
+    assert "mark: option of commands that run cells, registered by fsbench-one:one" in shown
+    assert "--mark = None" in shown
+
+
 def test_names_of_own_options_are_those_of_commands_that_run_cells() -> None:
     own = {name for name in inspect.signature(fb.run).parameters if name != "engine_options"}
     for command in (run.command, sweep.command, reproduce.command):
