@@ -82,10 +82,16 @@ def place(wanted: Sequence[str], name: str) -> int:
 def method_names(spec: RunSpec) -> tuple[str, ...]:
     """By what `--method` finds a cell: method and label, with or without its version.
 
-    Of a method in a file shorter paths, too.
+    Of a method in a file shorter paths and the class alone, too.
     """
-    own = spec.method, *method_references.aliases(spec.method)
+    own = spec.method, *method_references.aliases(spec.method), *_class_name(spec)
     return (*own, *(method_label(name, spec.overrides) for name in own), *versioned_names(spec))
+
+
+def _class_name(spec: RunSpec) -> tuple[str, ...]:
+    """That of a method in a file."""
+    found = method_references.parts(spec.method)
+    return found[1:] if found else ()
 
 
 def versioned_names(spec: RunSpec) -> tuple[str, ...]:

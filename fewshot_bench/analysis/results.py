@@ -19,6 +19,7 @@ from fewshot_bench.analysis.comparison import Comparison, compare, frame, known_
 from fewshot_bench.api.method_files import short
 from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.record import STATUSES, Record
+from fewshot_bench.api.registry import registry
 from fewshot_bench.api.shots import plain
 from fewshot_bench.api.spec import CONDITIONS, DEFAULT_STORE, RunSpec, canonical_json, method_label
 from fewshot_bench.store.predictions import Outcomes
@@ -47,8 +48,16 @@ _CONDITIONS = (*CONDITIONS, "revision", "own_data", "code")
 _OTHERS = ("status", "options")
 _SHOWN = 20
 LAYOUTS = ("groups", "paper")
+
+
+def _named(value: Any) -> str:
+    if not isinstance(value, str | type):
+        raise TypeError
+    return _text(value)
+
+
 _COMPARED: Mapping[str, Kind] = {
-    "baseline": optional(text("the name of a method")),
+    "baseline": optional(Kind("the name or the class of a method", _named)),
     "metric": text("the name of a metric"),
     "columns": optional(names("names of columns", 0)),
     "sort": text("the name of a metric or a cost"),
@@ -56,7 +65,7 @@ _COMPARED: Mapping[str, Kind] = {
     "layout": text(" or ".join(LAYOUTS)),
     "allow_mixed": FLAG,
 }
-Value = str | int | None
+Value = str | int | type | None
 
 
 @dataclass(frozen=True)
@@ -149,10 +158,11 @@ class Results:
     ) -> Results:
         """The results that match all filters; UsageError for a value that no record has.
 
-        predicate: a function of a record. filters, each one value or several: `method`, `dataset`,
-        `classes`, `shots` and `seeds`; conditions of runs (`protocol`, `val`, `prompts`,
-        `backbone`, `precision`, `device`, `limit`, `exif`, `weights`, `revision`, `own_data`,
-        `code`), as `fsbench compare` has them; `status`; `options`, a mapping of hyper-parameters.
+        predicate: a function of a record. filters, each one value or several: `method` (by class,
+        too), `dataset`, `classes`, `shots` and `seeds`; conditions of runs (`protocol`, `val`,
+        `prompts`, `backbone`, `precision`, `device`, `limit`, `exif`, `weights`, `revision`,
+        `own_data`, `code`), as `fsbench compare` has them; `status`; `options`, a mapping of
+        hyper-parameters.
         """
         if predicate is not None and not callable(predicate):
             raise UsageError(f"where({predicate!r:.80}): expected a function of a record")
@@ -175,7 +185,7 @@ class Results:
                     raise unknown("status", str(one), STATUSES, "docs/python.md")
             return [record for record in records if record.status in _several(value)]
         if name == "options":
-            return [record for record in records if _has_options(record.spec, value)]
+            return _with_options(records, value)
         if name in _LISTS:
             return select(records, {name: _text(value)}, {})
         if name in _CONDITIONS:
@@ -199,7 +209,8 @@ class Results:
     def to_frame(self) -> pd.DataFrame:
         """One tidy row per record as a pandas data frame; UsageError without pandas.
 
-        Metrics that a record lacks are computed from its logits.
+        Built-in metrics that a record lacks are computed from its logits; those of plug-ins are in
+        `compare(metric=...).to_frame()`.
         """
         records = self._outcomes.completed(self._records, METRICS)
         _warn_of_damage(self._outcomes)
@@ -207,7 +218,7 @@ class Results:
 
     def compare(
         self,
-        baseline: str | None = None,
+        baseline: str | type | None = None,
         metric: str = "top1",
         *,
         columns: str | Sequence[str] | None = None,
@@ -218,13 +229,13 @@ class Results:
     ) -> Comparison:
         """Methods side by side, as `fsbench compare` shows them.
 
-        baseline: a method to which differences are shown, paired on identical splits. metric: what
-        is shown and ranked. columns: what stands beside it; None for all costs. sort: the best
-        first by a metric, the cheapest by a cost. rename: other names for methods, data sets and
-        averages. layout: `groups`, a table per data set, or `paper`, methods x data sets, with no
-        room for columns. allow_mixed: whether records of different conditions may stand in one
-        table, as rows of their own. UsageError for names that are not known, and for records that
-        must not stand in one table.
+        baseline: a method, by name or class, to which differences are shown, paired on identical
+        splits. metric: what is shown and ranked. columns: what stands beside it; None for all
+        costs. sort: the best first by a metric, the cheapest by a cost. rename: other names for
+        methods, data sets and averages. layout: `groups`, a table per data set, or `paper`, methods
+        x data sets, with no room for columns. allow_mixed: whether records of different conditions
+        may stand in one table, as rows of their own. UsageError for names that are not known, and
+        for records that must not stand in one table.
         """
         from fewshot_bench.analysis.filters import Shown, current, newest, older_versions
         from fewshot_bench.analysis.table.build import Options
@@ -249,7 +260,7 @@ class Results:
         options = Options(
             metric=metric,
             metrics=metrics,
-            baseline=baseline,
+            baseline=None if baseline is None else _text(baseline),
             allow_mixed=allow_mixed,
             method=self._asked.get("method"),
             dataset=self._asked.get("dataset"),
@@ -349,16 +360,32 @@ def _text(value: Any) -> str:
     """Values as filters of `fsbench compare` have them: `1,4`, `none`."""
     if isinstance(value, str):
         return value
-    return join_names("none" if one is None else str(one) for one in _several(value))
+    return join_names(_word(one) for one in _several(value))
 
 
-def _has_options(spec: RunSpec, asked: Any) -> bool:
+def _word(value: Any) -> str:
+    if isinstance(value, type):
+        # One of a notebook lies in a file of its own in the store.
+        return registry().name_of(value) or f"{value.__name__}.py:{value.__name__}"
+    return "none" if value is None else str(value)
+
+
+def _with_options(records: Sequence[Record], asked: Any) -> Sequence[Record]:
+    """The records with these hyper-parameters; UsageError for what none of them has."""
     if not isinstance(asked, Mapping):
         raise UsageError(f"options={asked!r}: expected a mapping such as {{'rank': 4}}")
-    return all(
-        name in spec.options and spec.options[name] in _several(values)
-        for name, values in asked.items()
-    )
+    step = "only what is in the store can be compared"
+    for name, values in asked.items():
+        known = {option for record in records for option in record.spec.options}
+        if name not in known:
+            raise unknown("hyper-parameter", str(name), known, step)
+        records = [record for record in records if name in record.spec.options]
+        found = [record.spec.options[name] for record in records]
+        for value in _several(values):
+            if value not in found:
+                raise unknown(f"value of {name}", str(value), map(str, found), step)
+        records = [record for record in records if record.spec.options[name] in _several(values)]
+    return records
 
 
 def _shown(record: Record) -> str:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -236,6 +238,21 @@ class Registry:
             return self.methods.find(name)
         own = method_references.canonical(name)
         return Entry(own, method_files.load(name), own)
+
+    def name_of(self, cls: type) -> str:
+        """The name of a method's class: as it is registered, or `file.py:Class` of its module.
+
+        Empty for one of a notebook, of a script or inside of a function.
+        """
+        for entry in self.methods.entries.values():
+            place, _, attribute = str(entry.target).partition(":")
+            found = getattr(sys.modules.get(place), attribute, None)
+            if entry.target in (cls, f"{cls.__module__}:{cls.__qualname__}") or found is cls:
+                return entry.name
+        file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+        if not file or cls.__module__ == "__main__" or "." in cls.__qualname__:
+            return ""
+        return f"{os.path.realpath(file)}:{cls.__name__}"
 
     def method_class(self, name: str) -> type:
         """The class of a method."""

@@ -121,9 +121,10 @@ def _results(ended: Ended, folder: Path) -> Results:
 
     if ended.interrupted:
         raise KeyboardInterrupt
-    missing = ended.plan.problems
-    found = of_cells(folder, ended.plan.cells, missing)
-    if missing and not len(found):
+    missing, cells = ended.plan.problems, ended.plan.cells
+    found = of_cells(folder, cells, missing)
+    usable = any(not {cell.dataset, cell.target} & set(missing) for cell in cells)
+    if missing and not (usable or len(found)):
         raise DataMissingError("; ".join(missing.values()))
     return found
 

@@ -151,7 +151,7 @@ def _opened(folder: Path, call: ThisCall) -> Store:
     if not call.dry_run:
         store.create()
     elif any(part.is_file() for part in (store.path, *store.path.parents)):
-        raise UsageError(f"store '{folder}' is not a folder; choose another one with --store DIR")
+        raise UsageError(f"store '{folder}' is not a folder; choose another store")
     return store
 
 

@@ -49,7 +49,7 @@ def reference(cls: type, store: Path) -> str:
             f"{cls!r:.120} is no method: expected a name, or a dataclass with fit(task, backbone, "
             "ctx), or an object of one; docs/plugins.md shows a whole one"
         )
-    name = _registered(cls)
+    name = registry().name_of(cls)
     if name:
         return name
     if "." in cls.__qualname__:
@@ -57,22 +57,7 @@ def reference(cls: type, store: Path) -> str:
             f"{cls.__name__} is defined inside of '{cls.__qualname__.rpartition('.')[0]}', where "
             "worker processes cannot find it: define it at the top level of the file or cell"
         )
-    module = sys.modules.get(cls.__module__)
-    file = getattr(module, "__file__", None)
-    if module is not None and file and cls.__module__ != "__main__":
-        return f"{os.path.realpath(file)}:{cls.__name__}"
     return _written(cls, store)
-
-
-def _registered(cls: type) -> str:
-    for entry in registry().methods.entries.values():
-        if entry.target in (cls, f"{cls.__module__}:{cls.__qualname__}"):
-            return entry.name
-        if isinstance(entry.target, str):
-            place, _, attribute = entry.target.partition(":")
-            if getattr(sys.modules.get(place), attribute, None) is cls:
-                return entry.name
-    return ""
 
 
 def _written(cls: type, store: Path) -> str:

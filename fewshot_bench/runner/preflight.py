@@ -84,12 +84,12 @@ def check_disk(store: Path, bytes_needed: int) -> None:
     except OSError as error:
         raise NoRoomError(
             f"'{store}': cannot tell how much space is left there ({error.strerror}); check that "
-            "the disk is there, or choose another one with --store DIR"
+            "the disk is there, or choose another store"
         ) from error
     if free < bytes_needed + SPARE_BYTES:
         raise NoRoomError(
             f"the results need up to {size_text(bytes_needed)} and '{store}' has "
-            f"{size_text(free)} left; make room, choose another disk with --store DIR, or ask for "
+            f"{size_text(free)} left; make room, choose another disk for the store, or ask for "
             "fewer cells"
         )
 

@@ -86,9 +86,7 @@ class Store:
             probe.touch()
             probe.unlink()
         except (FileExistsError, NotADirectoryError):
-            raise UsageError(
-                f"store '{self.path}' is not a folder; choose another one with --store DIR"
-            ) from None
+            raise UsageError(f"store '{self.path}' is not a folder; choose another store") from None
         except OSError as error:
             raise self.cannot_write(self.root, error) from error
         for temporary in self.root.rglob(f"{TEMPORARY}*"):
@@ -251,5 +249,5 @@ class Store:
             )
         return StoreError(
             f"cannot write '{path}': {error.strerror or error}; make it writable or choose "
-            "another folder with --store DIR"
+            "another folder for the store"
         )

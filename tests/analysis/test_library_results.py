@@ -76,6 +76,8 @@ def test_filters_take_one_value_or_several(results: fb.Results) -> None:
         ({"dataset": "caltech"}, "unknown data set 'caltech': did you mean 'caltech101'"),
         ({"shots": 64}, "unknown number of shots '64'"),
         ({"options": 4}, "expected a mapping"),
+        ({"options": {"wieght": 1.0}}, "unknown hyper-parameter 'wieght'"),
+        ({"method": dict}, "unknown method '.*dict.py:dict'"),
     ],
 )
 def test_filters_that_match_nothing_are_refused(
@@ -131,7 +133,7 @@ def test_tables_of_papers_are_those_of_the_command_line(results: fb.Results, sto
         ({"metric": "top2"}, "unknown metric 'top2': did you mean 'top1'"),
         ({"sort": "tp1"}, "unknown order 'tp1'"),
         ({"baseline": "zeroshot"}, "zero-shot"),
-        ({"baseline": 3}, "baseline=3: expected the name of a method, or None"),
+        ({"baseline": 3}, "baseline=3: expected the name or the class of a method, or None"),
         ({"metric": None}, "metric=None: expected the name of a metric"),
         ({"columns": 3}, "columns=3: expected names of columns"),
         ({"rename": ["a"]}, "rename=.*expected a mapping"),

@@ -186,6 +186,8 @@ def test_missing_data_is_an_error_where_nothing_else_was_asked(tmp_path: Path) -
     with pytest.warns(fb.FsbenchWarning), pytest.raises(fb.DataMissingError, match="eurosat"):
         fb.run("zero-shot", ["eurosat"], **asked)
     with pytest.warns(fb.FsbenchWarning, match="eurosat"):
+        assert not len(fb.run("zero-shot", ["digits", "eurosat"], dry_run=True, **asked))
+    with pytest.warns(fb.FsbenchWarning, match="eurosat"):
         results = fb.run("zero-shot", ["digits", "eurosat"], **asked)
     assert [record.spec.dataset for record in results] == ["digits"]
     assert list(results.missing) == ["eurosat"]

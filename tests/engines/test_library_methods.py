@@ -98,6 +98,14 @@ def test_a_class_of_a_script_is_run_by_workers(tmp_path: Path) -> None:
     names = loaded.compare().to_frame().method
     labels = {f"Mixed.py:Mixed{options}" for options in ("", "[weight=0.3]", "[weight=0.7]")}
     assert set(names) == labels
+    cls = type("Mixed", (), {"__module__": "__main__", "fit": None})
+    for asked in (cls, "Mixed", "Mixed.py:Mixed"):
+        assert len(loaded.where(method=asked)) == 3
+    assert len(loaded.where(method="Mixed[weight=0.3]", options={"weight": 0.3})) == 1
+    assert len(loaded.where(options={"weight": [0.3, 0.7]})) == 2
+    with pytest.raises(fb.UsageError, match=r"unknown value of weight '0\.4'"):
+        loaded.where(options={"weight": 0.4})
+    assert loaded.where(options={"weight": 0.3}).compare(cls).table.baseline
     # The source that the records name is the one that ran.
     assert "import torch.nn.functional as F" in file.read_text(encoding="utf-8")
 

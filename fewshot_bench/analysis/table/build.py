@@ -297,7 +297,7 @@ def _is_known(split: Hashable) -> bool:
 
 def _find_row(table: Table, name: str) -> Row:
     found = [row for row in table.rows if row.label == name]
-    found = found or [row for row in table.rows if row.spec.method == name]
+    found = found or [row for row in table.rows if name in method_names(row.spec)]
     if len(found) == 1:
         return found[0]
     labels = [row.label for row in table.rows]
