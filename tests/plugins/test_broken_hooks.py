@@ -28,7 +28,7 @@ def run_warnings(store):
 
 @hookimpl
 def table_columns(records):
-    return {"cells": len(records)}
+    return {"cells": len(records), "nothing": None}
 """
 BAD = """
 import sys
@@ -81,6 +81,10 @@ def test_a_run_and_its_table_go_on(install: Any, tmp_path: Path) -> None:
     assert "bad" not in shown.out
     with pytest.warns(UserWarning, match="table_columns of plug-in fsbench-bad:bad failed"):
         fb.load(tmp_path / "store").where(seeds=1).compare()
+    install("two", GOOD)
+    shown = fsbench("compare", "--store", tmp_path / "store")
+    assert "plug-in fsbench-two:two gave 'cells', as fsbench-good:good; its col" in shown.err
+    assert "None" not in shown.out
 
 
 @pytest.mark.parametrize(
@@ -147,7 +151,7 @@ def test_an_option_of_fsbench_itself_is_refused_when_it_is_registered(
     said = "option --store is an option of fsbench itself; rename it"
     install("one", OPTIONS.format(name="store"))
     assert said in fsbench("list", "plugins").out
-    with pytest.raises(fb.FsbenchError, match="worker_environment of plug-in fsbench-one:one"):
+    with pytest.raises(fb.FsbenchError, match=f"of plug-in fsbench-one:one failed: .*{said}"):
         fb.run("zero-shot", "digits", store=tmp_path / "store")
 
 
