@@ -64,7 +64,9 @@ def known_metrics(asked: Iterable[str]) -> dict[str, Metric]:
         return dict(METRICS)
     from fewshot_bench.api.registry import registry
 
-    known, wanted = registry(), {name.strip() for name in asked}
+    known, wanted = registry(), {name.strip() for name in asked} - METRICS.keys()
+    for name in wanted:
+        known.metrics.refuse_conflict(name)
     own = [name for name in known.metrics.names() if name in wanted]
     return {**METRICS, **{name: known.metric(name) for name in own}}
 
@@ -110,13 +112,20 @@ class _PluginColumns:
         """{title: value} for the records of one line."""
         from fewshot_bench.api.registry import registry
 
-        found = registry().call("table_columns", self._failed, records=records)
-        return {
-            title: value.item() if getattr(value, "shape", None) == () else value
-            for plugin, part in found
-            if plugin not in self.failed
-            for title, value in part.items()
-        }
+        found: dict[str, Any] = {}
+        owners: dict[str, str] = {}
+        for plugin, part in registry().call("table_columns", self._failed, records=records):
+            twice = [title for title in part if title in owners]
+            if twice:
+                text = f"table_columns of plug-in {plugin} gave '{twice[0]}', as {owners[twice[0]]}"
+                self._failed(plugin, PluginError(text))
+            if plugin not in self.failed:
+                owners |= dict.fromkeys(part, plugin)
+                found |= {
+                    title: value.item() if getattr(value, "shape", None) == () else value
+                    for title, value in part.items()
+                }
+        return found
 
     def _failed(self, plugin: str, failure: PluginError) -> None:
         if plugin not in self.failed:

@@ -213,7 +213,7 @@ class Metric:
         given = {name: getattr(answers, name) for name in needs(function)}
         try:
             return function(**given)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if not self.source:
                 raise
             raise ContractError(

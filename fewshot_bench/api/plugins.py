@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pluggy
 
-from fewshot_bench.utils.errors import PluginError
+from fewshot_bench.utils.errors import PluginError, unknown
 
 if TYPE_CHECKING:
     import click
@@ -225,7 +225,9 @@ def load_plugins() -> tuple[pluggy.PluginManager, tuple[PluginInfo, ...]]:
         if only is not None and name not in only.split(","):
             continue
         try:
-            manager.register(point.load(), name=name)
+            plugin = point.load()
+            manager.register(plugin, name=name)
+            _check_hooks(manager, plugin)
             manager.check_pending()
         except (Exception, SystemExit) as failure:
             error = f"{type(failure).__name__}: {failure}"
@@ -234,6 +236,14 @@ def load_plugins() -> tuple[pluggy.PluginManager, tuple[PluginInfo, ...]]:
         version = _version(point.dist)
         infos.append(PluginInfo(point.name, point.value, distribution, error, version))
     return manager, tuple(infos)
+
+
+def _check_hooks(manager: pluggy.PluginManager, plugin: Any) -> None:
+    """UsageError for a hook whose name is mistyped."""
+    known = [name for name in vars(Hooks) if not name.startswith("_")]
+    for caller in manager.get_hookcallers(plugin) or ():
+        if not caller.has_spec():
+            raise unknown("hook", caller.name, known, "docs/plugins.md")
 
 
 def has_third_party() -> bool:

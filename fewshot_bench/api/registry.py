@@ -396,7 +396,7 @@ def registry() -> Registry:
     backbones = Catalog("backbone", "backbones")
     metrics = Catalog("metric", "metrics")
     engines = Catalog("engine", "engines")
-    options = Catalog("option", "plugins")
+    options = Catalog("option", "options")
     failed = _fill(manager, "register_methods", methods)
     failed |= _fill(manager, "register_datasets", datasets)
     failed |= _fill(manager, "register_backbones", backbones)

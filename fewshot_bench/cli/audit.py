@@ -6,16 +6,15 @@ from pathlib import Path
 
 import click
 
+from fewshot_bench.analysis.formats import FORMATS
 from fewshot_bench.cli.filters import chosen, filter_options
 from fewshot_bench.cli.options import format_option, store_option
 from fewshot_bench.utils.errors import FsbenchError
 
-FORMATS = ("terminal", "markdown", "csv", "json")
-
 
 @click.command("audit", short_help="What each method was allowed to see and did: is it fair?")
 @store_option()
-@format_option(FORMATS, "How to write it.")
+@format_option([name for name in FORMATS if name != "latex"], "How to write it.")
 @click.option(
     "-O", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write to this file."
 )

@@ -234,12 +234,9 @@ def write_figure(path: Path, table: Table) -> None:
     click.echo(f"{path}: {count} {'panel' if count == 1 else 'panels'}", err=True)
 
 
-FORMATS = ("terminal", "markdown", "latex", "csv", "json")
-
-
 @click.command("compare", short_help="Compare methods from the records of a store.")
 @store_option()
-@format_option(FORMATS, "How to write the table.")
+@format_option(formats.FORMATS, "How to write the table.")
 @click.option(
     "-O",
     "--output",

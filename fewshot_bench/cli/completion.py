@@ -1,4 +1,4 @@
-"""Shell completion of names of methods, data sets, backbones and engines.
+"""Shell completion of names that are registered.
 
 Nothing heavy is imported, and nothing may be printed: it would stand in the line being typed.
 """
@@ -85,6 +85,21 @@ def engines() -> Iterable[str]:
     from fewshot_bench.api.registry import registry
 
     return registry().engines.entries
+
+
+def metrics() -> Iterable[str]:
+    """Metrics, those of plug-ins too."""
+    from fewshot_bench.api.metrics import METRICS
+    from fewshot_bench.api.registry import registry
+
+    return [*METRICS, *registry().metrics.entries]
+
+
+def options() -> Iterable[str]:
+    """Options that plug-ins register, without dashes."""
+    from fewshot_bench.api.registry import registry
+
+    return registry().options.entries
 
 
 @contextlib.contextmanager

@@ -10,11 +10,13 @@ from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.registry import Catalog, registry
 from fewshot_bench.cli.completion import one_of
 from fewshot_bench.cli.output import warn
-from fewshot_bench.utils.errors import unknown
+from fewshot_bench.utils.errors import PluginError, unknown
 from fewshot_bench.utils.text import printable
 
-KINDS = ("methods", "datasets", "backbones", "metrics", "engines", "plugins")
-_HELP = "List what is registered: methods, datasets, backbones, metrics, engines or plugins."
+KINDS = ("methods", "datasets", "backbones", "metrics", "engines", "options", "plugins")
+_HELP = (
+    "List what is registered: methods, datasets, backbones, metrics, engines, options or plugins."
+)
 
 
 @click.command("list", short_help=_HELP, help=_HELP)
@@ -33,6 +35,8 @@ def command(kind: str) -> None:
         _metrics()
     elif kind == "engines":
         _entries(registry().engines)
+    elif kind == "options":
+        _options()
     else:
         _entries(registry().methods)
     _warn_broken()
@@ -66,7 +70,22 @@ def _metrics() -> None:
     for name, metric in METRICS.items():
         click.echo(f"{name:<{width}}  {metric.quantity}")
     for name in known.names():
-        click.echo(printable(f"{name:<{width}}  {known.entries[name].origin.split(',')[0]}"))
+        try:
+            quantity = registry().metric(name).quantity
+        except PluginError as error:
+            quantity = f"FAILED: {error}"
+        origin = known.entries[name].origin.split(",")[0]
+        click.echo(printable(f"{name:<{width}}  {quantity}  ({origin})"))
+
+
+def _options() -> None:
+    """Those of plug-ins; each engine's own are shown with it."""
+    known = registry().options
+    width = max((len(name) for name in known.entries), default=0)
+    for name in known.names():
+        entry = known.entries[name]
+        text = f"--{name:<{width}}  {entry.options[0].help}  ({entry.origin.split(',')[0]})"
+        click.echo(printable(text))
 
 
 def _plugins() -> None:

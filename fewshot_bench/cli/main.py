@@ -30,8 +30,8 @@ COMMANDS = subcommands(
         "splits": "Show, export, import and verify splits.",
         "store": "Verify, merge and clean stores of results.",
         "cache": "Show or remove what is cached.",
-        "list": "List what is registered: methods, datasets, backbones, metrics, engines or "
-        "plugins.",
+        "list": "List what is registered: methods, datasets, backbones, metrics, engines, options "
+        "or plugins.",
         "worker": "Take part in a job: claim its cells and compute them.",
         "show": "Show a method's hyper-parameters or a data set's card.",
         "check": "Run the conformance kit on a method.",

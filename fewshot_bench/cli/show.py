@@ -1,4 +1,4 @@
-"""`fsbench show`: a method's hyper-parameters, a card, an engine's options, or a record."""
+"""`fsbench show`: a method, a data set's card, a metric, options, or a record."""
 
 from __future__ import annotations
 
@@ -13,25 +13,38 @@ from fewshot_bench.api import method_files as method_references
 from fewshot_bench.api.dataset import ROLES, TEMPLATE_SETS, Dataset, DatasetCard
 from fewshot_bench.api.method import hyperparameters
 from fewshot_bench.api.method_rules import broken_rules
+from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.registry import Entry, place_without_family, registry
-from fewshot_bench.cli.completion import backbones, datasets, engines, methods, one_of
+from fewshot_bench.cli.completion import (
+    backbones,
+    datasets,
+    engines,
+    methods,
+    metrics,
+    one_of,
+    options,
+)
 from fewshot_bench.cli.options import store_option
 from fewshot_bench.cli.output import say
 from fewshot_bench.utils.errors import DataMissingError, unknown
 from fewshot_bench.utils.text import printable
 
+_NAMES = (methods, datasets, backbones, engines, metrics, options)
+
 
 @click.command("show", short_help="Show a method's hyper-parameters or a data set's card.")
-@click.argument("name", shell_complete=one_of(methods, datasets, backbones, engines))
+@click.argument("name", shell_complete=one_of(*_NAMES))
 @store_option()
 def command(name: str, store: Path) -> None:
     """Show a method's hyper-parameters or a data set's card.
 
-    NAME may also be a record's file (NAME.json): its result, or why its cell failed.
+    NAME may also be a backbone, a metric, an engine, an option of a plug-in, or a record's file
+    (NAME.json): its result, or why its cell failed.
     """
     known = registry()
-    for catalog in (known.methods, known.datasets, known.backbones, known.engines):
-        catalog.refuse_conflict(name)
+    for catalog in known.catalogs:
+        if name not in METRICS:
+            catalog.refuse_conflict(name)
     if name in known.methods.entries or method_references.is_meant(name):
         _method(name)
         return
@@ -44,6 +57,14 @@ def command(name: str, store: Path) -> None:
         return
     if name in known.engines.entries:
         _engine(known.engines.entries[name])
+        return
+    if name in METRICS or name in known.metrics.entries:
+        _metric(name)
+        return
+    if name in known.options.entries:
+        entry = known.options.entries[name]
+        say(f"{name}: option of commands that run cells, registered by {entry.origin}")
+        _options(entry)
         return
     if name.endswith(".json"):
         _record(name, store)
@@ -73,6 +94,23 @@ def _method(name: str) -> None:
 def _engine(entry: Entry) -> None:
     where = "other machines" if entry.elsewhere else "this machine"
     say(f"{entry.name}: engine, computes cells on {where}, registered by {entry.origin}")
+    _options(entry)
+
+
+def _metric(name: str) -> None:
+    known = registry()
+    metric = known.metric(name)
+    better = "higher" if metric.higher_is_better else "lower"
+    origin = known.metrics.entries[name].origin if name not in METRICS else "fsbench itself"
+    say(f"{name}: metric, {metric.title}, registered by {origin}")
+    say(f"  unit       {metric.unit or 'none'}")
+    say(f"  better     {better}")
+    say(f"  digits     {metric.digits}")
+    tested = "tested on paired images" if metric.scores else "not tested"
+    say(f"  difference {tested}")
+
+
+def _options(entry: Entry) -> None:
     for option in entry.options:
         value = "" if option.flag else f" = {option.default!r}"
         say(f"  --{option.name}{value}")

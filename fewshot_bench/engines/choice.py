@@ -255,16 +255,18 @@ def run_options() -> list[Option]:
 def _refuse(plugin: str, failure: PluginError) -> None:
     """End the command: with what the plug-in itself asks of a person, or with its failure.
 
-    An option that it misses may be one that another plug-in has, too.
+    An option that it misses may be one that another plug-in has, too, or that was refused.
     """
     cause = failure.__cause__
     if isinstance(cause, FsbenchError):
         raise cause
     missing = str(cause.args[0]) if isinstance(cause, KeyError) and cause.args else ""
-    conflict = registry().options.conflicts.get(missing.replace("_", "-"), "")
-    if conflict:
-        raise PluginError(f"{failure}: {conflict}") from cause
-    raise failure
+    known = registry()
+    reasons = [info.problem for info in known.plugins if info.full_name == plugin and info.error]
+    reasons += filter(None, [known.options.conflicts.get(missing.replace("_", "-"))])
+    if not reasons:
+        raise failure
+    raise PluginError("; ".join([str(failure), *reasons])) from cause
 
 
 @contextmanager

@@ -18,6 +18,7 @@ import fewshot_bench as fb
 from fewshot_bench.api.metrics import GIVEN, METRICS, Answers, Metric
 from fewshot_bench.store.predictions import OUTCOMES
 from fewshot_bench.store.store import Store
+from fewshot_bench.utils.errors import FsbenchError
 from tests.helpers import REPOSITORY, fsbench
 from tests.synthetic_store import fill
 
@@ -185,7 +186,11 @@ def test_list_names_metrics(install: Install) -> None:
     install("top3", TOP3)
     listed = fsbench("list", "metrics").out
     assert re.search(r"^top1 +top-1 accuracy in %$", listed, re.MULTILINE)
-    assert re.search(r"^top3 +fsbench-top3:top3$", listed, re.MULTILINE)
+    assert re.search(r"^top3 +top-3 accuracy in %  \(fsbench-top3:top3\)$", listed, re.MULTILINE)
+    shown = fsbench("show", "top3").out
+    assert "top3: metric, top-3 accuracy, registered by fsbench-top3:top3" in shown
+    assert "better     higher" in shown
+    assert "unit       nats\n  better     lower" in fsbench("show", "nll").out
 
 
 @pytest.mark.parametrize(
@@ -195,6 +200,7 @@ def test_list_names_metrics(install: Install) -> None:
         ("lambda labels: labels", "expected one finite number"),
         ("lambda logits: None", "metric 'odd' gave None"),
         ("lambda logits: 1 / 0", "metric 'odd' failed: ZeroDivisionError: division by zero"),
+        ("lambda logits: exit(3)", "metric 'odd' failed: SystemExit: "),
         ("lambda hits: 1.0, scores=lambda hits: hits[1:]", "have shape (79,) and type bool"),
         ("lambda hits: 1.0, scores=lambda hits: hits + float('nan')", "are not finite for"),
         ("lambda hits: 1.0, scores=lambda hits: hits", "its value is 1.000000: expected the same"),
@@ -234,6 +240,17 @@ def test_none_takes_the_place_of_a_built_in_one(store: Store, install: Install) 
     install("odd", odd("lambda hits: 1.0", "top1"))
     assert fsbench(*words) == before
     assert "metric 'top1' is built in; the one of fsbench-odd:odd" in fsbench("list", "metrics").err
+
+
+def test_one_that_two_plug_ins_register_is_refused_with_both(
+    store: Store, install: Install
+) -> None:
+    install("one", odd("lambda hits: 1.0"))
+    install("two", odd("lambda hits: 2.0"))
+    said = "two plug-ins register the metric 'odd': fsbench-one:one, .* and fsbench-two:two, "
+    assert re.search(said, fsbench("compare", "--store", store.path, "--metric", "odd").err)
+    with pytest.raises(FsbenchError, match=said):
+        fb.load(store.path).compare(metric="odd")
 
 
 def test_an_unknown_name_is_refused_with_the_closest(store: Store, install: Install) -> None:

@@ -28,7 +28,7 @@ def run_warnings(store):
 
 @hookimpl
 def table_columns(records):
-    return {"cells": len(records)}
+    return {"cells": len(records), "nothing": None}
 """
 BAD = """
 import sys
@@ -81,6 +81,10 @@ def test_a_run_and_its_table_go_on(install: Any, tmp_path: Path) -> None:
     assert "bad" not in shown.out
     with pytest.warns(UserWarning, match="table_columns of plug-in fsbench-bad:bad failed"):
         fb.load(tmp_path / "store").where(seeds=1).compare()
+    install("two", GOOD)
+    shown = fsbench("compare", "--store", tmp_path / "store")
+    assert "plug-in fsbench-two:two gave 'cells', as fsbench-good:good; its col" in shown.err
+    assert "None" not in shown.out
 
 
 @pytest.mark.parametrize(
@@ -147,7 +151,7 @@ def test_an_option_of_fsbench_itself_is_refused_when_it_is_registered(
     said = "option --store is an option of fsbench itself; rename it"
     install("one", OPTIONS.format(name="store"))
     assert said in fsbench("list", "plugins").out
-    with pytest.raises(fb.FsbenchError, match="worker_environment of plug-in fsbench-one:one"):
+    with pytest.raises(fb.FsbenchError, match=f"of plug-in fsbench-one:one failed: .*{said}"):
         fb.run("zero-shot", "digits", store=tmp_path / "store")
 
 
@@ -187,6 +191,20 @@ def test_an_engine_that_fails_is_named(install: Any, tmp_path: Path, body: str, 
     with pytest.raises(EngineError) as caught:
         fb.run("zero-shot", "digits", shots=1, store=tmp_path / "store", engine="odd")
     assert (caught.value.__cause__ is None) == (body == "yield 'a record'")
+
+
+def test_a_mistyped_hook_is_named(install: Any) -> None:
+    install("bad", HOOK.format(hook="register_metods(register):\n    pass"))
+    listed = fsbench("list", "plugins").out
+    assert "unknown hook 'register_metods': did you mean 'register_methods'?" in listed
+
+
+def test_options_are_listed_and_shown(install: Any) -> None:
+    install("one", OPTIONS.format(name="mark"))
+    assert "--mark (fsbench-one:one)" in " ".join(fsbench("list", "options").out.split())
+    shown = fsbench("show", "mark").out
+    assert "mark: option of commands that run cells, registered by fsbench-one:one" in shown
+    assert "--mark = None" in shown
 
 
 def test_names_of_own_options_are_those_of_commands_that_run_cells() -> None:

@@ -6,7 +6,7 @@ them the tidy rows and data of CSV and JSON. `formats.render` writes it in every
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -129,20 +129,45 @@ def render(document: Document, form: str, *, styled: bool = False, width: int | 
         from fewshot_bench.analysis.formats import terminal
 
         return terminal.write(document, styled=styled, width=width)
-    if form == "markdown":
-        from fewshot_bench.analysis.formats import markdown
+    return _WRITERS[form](document)
 
-        return markdown.write(document)
-    if form == "latex":
-        from fewshot_bench.analysis.formats import latex
 
-        return latex.write(document)
-    if form == "html":
-        from fewshot_bench.analysis.formats import page
+def _markdown(document: Document) -> str:
+    from fewshot_bench.analysis.formats import markdown
 
-        return page.write(document)
+    return markdown.write(document)
+
+
+def _latex(document: Document) -> str:
+    from fewshot_bench.analysis.formats import latex
+
+    return latex.write(document)
+
+
+def _html(document: Document) -> str:
+    from fewshot_bench.analysis.formats import page
+
+    return page.write(document)
+
+
+def _csv(document: Document) -> str:
     from fewshot_bench.analysis.formats import tidy
 
-    if form == "csv":
-        return tidy.write_csv(document.rows, document.heads)
+    return tidy.write_csv(document.rows, document.heads)
+
+
+def _json(document: Document) -> str:
+    from fewshot_bench.analysis.formats import tidy
+
     return tidy.dumped(document.data)
+
+
+_WRITERS: Mapping[str, Callable[[Document], str]] = {
+    "markdown": _markdown,
+    "latex": _latex,
+    "csv": _csv,
+    "json": _json,
+    "html": _html,
+}
+# What commands can write; HTML is for notebooks.
+FORMATS = ("terminal", *(name for name in _WRITERS if name != "html"))

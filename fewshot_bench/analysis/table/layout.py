@@ -123,7 +123,8 @@ def _texts(table: Table, group: Group, row: Row, names: Sequence[str]) -> Iterat
         elif name in COSTS:
             yield COSTS[name].shown([cell.costs.get(name) for cell in cells]) or nothing
         else:
-            yield str(extra.get(name, nothing))
+            value = extra.get(name)
+            yield nothing if value is None else str(value)
 
 
 def _text_head(table: Table, group: Group, name: str) -> str:

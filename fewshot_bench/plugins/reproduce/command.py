@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from fewshot_bench.analysis.formats import FORMATS
 from fewshot_bench.api.spec import AUTO, PRECISIONS
 from fewshot_bench.cli.completion import (
     backbones,
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from fewshot_bench.plugins.reproduce.judge import Report
     from fewshot_bench.plugins.reproduce.published import Reproduction
 
-FORMATS = ("terminal", "markdown", "latex", "csv", "json")
 _THIS_CALL = ("name", "only_existing", "dry_run", "retry_failed", "keep_stale", "form")
 _NO_RUN = "--only-existing runs nothing; leave it out, or leave out"
 
