@@ -21,6 +21,7 @@ from fewshot_bench.utils.arguments import (
     text,
     whole,
     wholes,
+    word,
 )
 from fewshot_bench.utils.text import split_names
 
@@ -59,13 +60,14 @@ ARGUMENTS: Mapping[str, Kind] = {
     "seeds": wholes(0),
     "split_seed": optional(whole(0)),
     "options": Kind("a mapping such as {'rank': 4}, or texts such as 'rank=4'", _options),
-    **dict.fromkeys(("backbone", "precision", "protocol", "exif", "keep_split", "engine"), _NAME),
+    **dict.fromkeys(("backbone", "precision", "protocol", "exif", "engine"), _NAME),
     **dict.fromkeys(("val", "prompts"), optional(_NAME)),
     "classes": names("all, base or new"),
     "transfer": names("names of data sets", 0),
     "templates": several("prompts or files of them", text("").read, 0),
     "holdout": optional(number("a number between 0 and 1", lambda share: 0 < share < 1)),
     "skip_damaged": FLAG,
+    "keep_split": word("store", "data"),
     "limit": optional(whole(1)),
     "store": FOLDER,
     "devices": names("names of devices"),

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from fewshot_bench.api.dataset import ROLES
 from fewshot_bench.api.defaults import backbone_for
 from fewshot_bench.api.registry import registry
+from fewshot_bench.api.shots import ALL_SHOTS, LONGEST_NUMBER, AllShots
 from fewshot_bench.api.spec import (
     AUTO,
     CLASSES,
@@ -297,6 +298,10 @@ def _check_request(request: Request) -> None:
     seeds = [*request.seeds, *([] if request.split_seed is None else [request.split_seed])]
     if not request.seeds or min(seeds) < 0:
         raise UsageError(f"seeds {seeds}: expected whole numbers from 0")
+    finite = [shots for shots in request.shots if not isinstance(shots, AllShots)]
+    largest = max([*finite, *seeds, request.limit or 0])
+    if largest >= ALL_SHOTS:
+        raise UsageError(f"{largest}: expected shots, seeds and a limit of at most {LONGEST_NUMBER} digits")
     if request.limit is not None and request.limit < 1:
         raise UsageError(f"limit {request.limit}: expected at least 1 test image")
     for part in request.classes:

@@ -99,6 +99,11 @@ def text(expected: str) -> Kind:
     return Kind(expected, _text)
 
 
+def word(*words: str) -> Kind:
+    """One of these."""
+    return Kind(" or ".join(map(repr, words)), lambda value: words[words.index(value)])
+
+
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError

@@ -110,6 +110,8 @@ def test_a_store_that_holds_nothing_is_an_error(tmp_path: Path) -> None:
         ({"partition": "gpu"}, "--partition is an option of --engine slurm"),
         ({"trak": "wandb"}, "unknown argument of run.. 'trak': did you mean 'track'"),
         ({"methods": [dict]}, "is no method"),
+        ({"seeds": 2**70}, "limit of at most 18 digits"),
+        ({"shots": [1, 10**18 + 1]}, "limit of at most 18 digits"),
     ],
 )
 def test_unknown_names_are_refused_before_anything_runs(
@@ -163,6 +165,7 @@ WHOLE = "expected whole numbers from"
         ("backbone", 3, "=3: expected a name"),
         ("precision", None, "expected a name"),
         ("engine", None, "expected a name"),
+        ("keep_split", "beside", "expected 'store' or 'data'"),
         ("progress", "no", "expected True or False, or None"),
     ],
 )
