@@ -301,7 +301,8 @@ def _check_request(request: Request) -> None:
     finite = [shots for shots in request.shots if not isinstance(shots, AllShots)]
     largest = max([*finite, *seeds, request.limit or 0])
     if largest >= ALL_SHOTS:
-        raise UsageError(f"{largest}: expected shots, seeds and a limit of at most {LONGEST_NUMBER} digits")
+        most = f"of at most {LONGEST_NUMBER} digits"
+        raise UsageError(f"{largest}: expected shots, seeds and a limit {most}")
     if request.limit is not None and request.limit < 1:
         raise UsageError(f"limit {request.limit}: expected at least 1 test image")
     for part in request.classes:
