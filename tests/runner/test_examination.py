@@ -123,7 +123,8 @@ def test_a_thread_of_one_method_is_not_blamed_on_the_next(
     assert any("left threads" in incident["text"] for incident in first.incidents)
     assert not done(second).incidents
     (alone,) = run(tmp_path / "alone", [zero])
-    assert second.metrics == alone.metrics
+    # The last bits of features depend on how many images a batch held that others left to encode.
+    assert second.metrics == pytest.approx(alone.metrics, abs=1e-4)
 
 
 def test_what_a_hook_replaces_is_put_back_and_named(prying: None, tmp_path: Path) -> None:
