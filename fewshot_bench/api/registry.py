@@ -197,7 +197,7 @@ def _origin(plugin: str) -> str:
     return plugin
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Registry:
     """Everything that plug-ins registered."""
 

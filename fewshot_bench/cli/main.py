@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import sys
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -15,6 +15,9 @@ from fewshot_bench.utils import offline
 from fewshot_bench.utils.errors import DataMissingError, FsbenchError, PluginError, UsageError
 from fewshot_bench.utils.text import LONGEST_MESSAGE, printable
 from fewshot_bench.utils.version import __version__
+
+if TYPE_CHECKING:
+    from fewshot_bench.api.registry import Registry
 
 # Short helps stand here so that `fsbench --help` imports no subcommand; a test compares them.
 COMMANDS = subcommands(
@@ -76,13 +79,17 @@ def _loaded(group: LazyGroup, ctx: click.Context, name: str) -> click.Command | 
         ) from error
 
 
-@functools.cache
 def plugin_commands() -> tuple[LazyGroup, ...]:
     """The commands of each plug-in; of two with one name the first is kept, with a warning."""
     from fewshot_bench.api.registry import registry
 
+    return _commands_of(registry())
+
+
+@functools.lru_cache(maxsize=1)
+def _commands_of(plugins: Registry) -> tuple[LazyGroup, ...]:
     taken, found = dict.fromkeys(COMMANDS, "fsbench itself"), []
-    for name, register in registry().implementations("register_commands"):
+    for name, register in plugins.implementations("register_commands"):
         group = LazyGroup(name)
         try:
             register(cli=group)
