@@ -76,7 +76,11 @@ def test_names_that_need_care(tmp_path: Path, folder: str, monkeypatch: pytest.M
     assert parse(line).matrices[0].methods[0].method == name
 
 
-@given(st.text(st.characters(exclude_characters="\0"), min_size=1), st.sampled_from(["A", "Bé_1"]))
+# No path of a system holds a lone surrogate.
+PATHS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1)
+
+
+@given(PATHS, st.sampled_from(["A", "Bé_1"]))
 def test_any_path_is_read_back(path: str, cls: str) -> None:
     name = method_references.canonical(f"/{path}.py:{cls}")
     assert method_references.canonical(name) == name
