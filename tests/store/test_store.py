@@ -142,7 +142,7 @@ def test_a_file_in_place_of_the_store(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("x")
     for folder in (path, path / "inner"):
-        with pytest.raises(UsageError, match="--store"):
+        with pytest.raises(UsageError, match="is not a folder; choose another store"):
             Store(folder).create()
 
 
