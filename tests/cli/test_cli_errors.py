@@ -105,7 +105,7 @@ def test_missing_weights_file(tmp_path: Path) -> None:
 def test_store_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     result = fsbench("run", *BASE[:-1], "--store", tmp_path / "file")
-    assert_error(result, 2, "--store")
+    assert_error(result, 2, "choose another store")
 
 
 def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
