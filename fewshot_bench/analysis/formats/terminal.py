@@ -96,7 +96,8 @@ def _print_section(console: Console, section: Section) -> None:
         if item.mark:
             console.print(_hanging(item.mark, item.text, item.style))
         else:
-            console.print(_text(item.text))
+            # A step holds a command, which must be copied as one line.
+            console.print(_text(item.text), soft_wrap=item.step)
     listed = list(section.grids)
     if listed and section.items:
         console.print()
