@@ -17,7 +17,7 @@ from fewshot_bench.api.method_files import parts, short
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import CONDITIONS, RunSpec, method_label
 from fewshot_bench.utils.errors import UsageError, unknown
-from fewshot_bench.utils.text import spelled_once, split_names
+from fewshot_bench.utils.text import option_name, spelled_once, split_names
 
 _COMMA = re.compile(r",(?![^\[\]]*\])")
 _NAMES: Mapping[str, Callable[[Record], tuple[str, ...]]] = {
@@ -53,7 +53,7 @@ def select(
     chosen = [record for record in records if all(test(record) for test in tests)]
     if records and not chosen:
         given = {**names, **conditions}
-        asked = ", ".join(f"{_option(name)} {text}" for name, text in given.items() if text)
+        asked = ", ".join(f"{option_name(name)} {text}" for name, text in given.items() if text)
         raise UsageError(f"no record matches {asked} together; leave out one of them")
     return chosen
 
@@ -168,10 +168,6 @@ def _values(spec: RunSpec, name: str) -> tuple[str, ...]:
     if name == "revision" and spec.target:
         return spec.revision, spec.target_revision
     return (condition(spec, name),)
-
-
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 _PARTS = re.compile(r"\d+|[a-z]+")

@@ -12,6 +12,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from fewshot_bench.utils.text import option_name
+
 # An option whose default is that of the field.
 SAME: Any = object()
 # Names of protocols and validation policies.
@@ -62,13 +64,13 @@ class Condition:
 
     @property
     def resolved(self) -> bool:
-        """Whether a run finds out the value, so that a command has to name it."""
+        """True when a run finds out the value, so that a command has to name it."""
         return self.asked is not SAME or self.assumed is not SAME
 
     def words_of_command(self, value: Any) -> list[str]:
-        """What gives a value to `fsbench run`; nothing where that needs no word."""
+        """The words that give a value to `fsbench run`; none where it needs none."""
         needless = value == self.default and not self.resolved
-        return [] if needless or value in ("", None) else [f"--{self.name}", str(value)]
+        return [] if needless or value in ("", None) else [option_name(self.name), str(value)]
 
     def text(self, value: Any) -> str:
         """A value as tables show it and filters take it."""

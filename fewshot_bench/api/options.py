@@ -94,7 +94,7 @@ class Option:
 
     def value(self, given: object) -> Any:
         """The value of what was given, None for nothing; UsageError with what was expected."""
-        if given is None or given is False or given == ():
+        if not is_given(given):
             given = os.environ.get(self.env) if self.env else None
             if not given:
                 return self._default()
@@ -123,6 +123,11 @@ class Option:
 
     def _refused(self, given: object, reason: str) -> UsageError:
         return UsageError(f"--{self.name} '{given!s:.80}': {reason} (fsbench run --help)")
+
+
+def is_given(value: object) -> bool:
+    """False for None, False and an empty tuple, which stand for an option that was left out."""
+    return value is not None and value is not False and value != ()
 
 
 def values_of(options: Iterable[Option], given: Mapping[str, Any]) -> dict[str, Any]:

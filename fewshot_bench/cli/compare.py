@@ -19,7 +19,7 @@ from fewshot_bench.analysis.table.columns import COSTS
 from fewshot_bench.analysis.table.figure import FORMATS as FIGURES
 from fewshot_bench.cli.completion import methods, one_of
 from fewshot_bench.cli.filters import chosen_of, filter_options
-from fewshot_bench.cli.options import MetricName, format_option, store_option
+from fewshot_bench.cli.options import MetricName, allow_mixed_option, format_option, store_option
 from fewshot_bench.cli.output import drawn, replaced, terminal_style, warn, write_bytes, write_text
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.store.store import Store
@@ -269,11 +269,7 @@ def write_figure(path: Path, table: Table) -> None:
 )
 @paper_options
 @click.option("--per-class", is_flag=True, help="Show the accuracy of single classes.")
-@click.option(
-    "--allow-mixed",
-    is_flag=True,
-    help="Show records made under different conditions as separate rows.",
-)
+@allow_mixed_option
 @filter_options
 def command(
     store: Path,

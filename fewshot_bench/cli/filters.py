@@ -101,8 +101,7 @@ def matching(records: Sequence[Record], values: Mapping[str, str | None]) -> lis
 def read_records(store: Store) -> Sequence[Record]:
     """All records of a store; damaged ones are named on stderr."""
     folder = store.path
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"store '{folder}' is not a folder; choose another one with --store DIR")
+    refuse_file(folder)
     records = listed(store)
     if not records:
         what = "holds no readable record" if folder.exists() else "does not exist"
@@ -111,6 +110,12 @@ def read_records(store: Store) -> Sequence[Record]:
             f"'fsbench run --method all --dataset demo --store {folder}', or name another --store"
         )
     return records
+
+
+def refuse_file(folder: Path) -> None:
+    """UsageError for a store that is no folder."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"store '{folder}' is not a folder; choose another one with --store DIR")
 
 
 def listed(store: Store) -> list[Record]:

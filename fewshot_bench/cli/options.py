@@ -15,7 +15,7 @@ from fewshot_bench.api.spec import CONDITIONS, DEFAULT_STORE, IMPORTED, MOST_NUM
 from fewshot_bench.cli.completion import backbones, one_of
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
 from fewshot_bench.utils.errors import UsageError
-from fewshot_bench.utils.text import split_names
+from fewshot_bench.utils.text import option_name, split_names
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -146,6 +146,21 @@ NUMBERS = Numbers()
 SHOTS = Numbers({WORD: ALL_SHOTS})
 
 
+allow_mixed_option = click.option(
+    "--allow-mixed",
+    is_flag=True,
+    help="Show records made under different conditions as separate rows.",
+)
+retry_failed_option = click.option(
+    "--retry-failed", is_flag=True, help="Compute cells again that failed."
+)
+keep_stale_option = click.option(
+    "--keep-stale",
+    is_flag=True,
+    help="Keep results of cells whose method's code or images have changed since.",
+)
+
+
 def format_option(formats: Sequence[str], text: str) -> Callable[[Command], Command]:
     """`--format`, handed over as `form`; text: what stands in the help."""
     return click.option(
@@ -185,7 +200,7 @@ def _condition_option(about: Condition) -> Callable[[Command], Command]:
     chosen = click.Choice(about.words) if about.words and not about.resolved else None
     more: Any = {"shell_complete": one_of(backbones)} if about.name == "backbone" else {}
     return click.option(
-        f"--{about.name.replace('_', '-')}",
+        option_name(about.name),
         type=NUMBER if about.kind is int else chosen,
         default=about.option_default,
         show_default=about.option_default is not None,
@@ -198,6 +213,6 @@ def condition_filters(command: Command) -> Command:
     """The options that choose records by the conditions that `RunSpec` declares."""
     for about in reversed([*CONDITIONS.values()]):
         more: Any = {"shell_complete": one_of(backbones)} if about.name == "backbone" else {}
-        name = f"--{about.name.replace('_', '-')}"
+        name = option_name(about.name)
         command = click.option(name, metavar=about.metavar, help=about.filter, **more)(command)
     return command

@@ -24,7 +24,16 @@ from fewshot_bench.cli.completion import (
 )
 from fewshot_bench.cli.config import as_defaults, read_config, save_config
 from fewshot_bench.cli.engines import DECLARED, RunCommand, engine_options, take_engine
-from fewshot_bench.cli.options import NAMES, NUMBER, NUMBERS, SHOTS, condition_options, store_option
+from fewshot_bench.cli.options import (
+    NAMES,
+    NUMBER,
+    NUMBERS,
+    SHOTS,
+    condition_options,
+    keep_stale_option,
+    retry_failed_option,
+    store_option,
+)
 from fewshot_bench.cli.output import say
 from fewshot_bench.engines import progress
 from fewshot_bench.engines.choice import Conditions, EngineChoice, take_conditions
@@ -206,12 +215,8 @@ _PATH: Any = click.Path(path_type=Path)
 @engine_options
 @click.option("--dry-run", is_flag=True, help="Check and count, run nothing.")
 @click.option("--force", is_flag=True, help="Compute cells again that are done.")
-@click.option("--retry-failed", is_flag=True, help="Compute cells again that failed.")
-@click.option(
-    "--keep-stale",
-    is_flag=True,
-    help="Keep results of cells whose method's code or images have changed since.",
-)
+@retry_failed_option
+@keep_stale_option
 @click.option("--traceback", is_flag=True, help="Print the whole traceback of cells that fail.")
 @click.option("--save-config", type=_PATH, help="Write these options to a file for --config.")
 @click.pass_context

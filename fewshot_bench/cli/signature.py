@@ -12,7 +12,7 @@ import click
 from fewshot_bench.cli.filters import chosen, filter_options
 from fewshot_bench.cli.options import store_option
 from fewshot_bench.utils.errors import FsbenchError, UsageError
-from fewshot_bench.utils.text import printable
+from fewshot_bench.utils.text import option_name, printable
 
 if TYPE_CHECKING:
     from fewshot_bench.analysis.signature.model import Matrix, Signature
@@ -47,7 +47,7 @@ def command(
             click.echo(f"note: {printable(text)}", err=True)
         click.echo(signature_of(records))
         return
-    given = [f"--{name.replace('_', '-')}" for name, value in filters.items() if value]
+    given = [option_name(name) for name, value in filters.items() if value]
     if given:
         raise UsageError(f"{given[0]} chooses records of a store; leave it out beside a signature")
     signature = parse(line)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fewshot_bench.api.record import STATUSES, Record
-from fewshot_bench.cli.filters import filter_options, matching, read_records
+from fewshot_bench.cli.filters import filter_options, matching, read_records, refuse_file
 from fewshot_bench.cli.groups import LazyGroup
 from fewshot_bench.cli.options import NAMES, store_option
 from fewshot_bench.cli.output import say
@@ -50,8 +50,7 @@ def opened(folder: Path) -> Store:
     from fewshot_bench.store.store import Store
 
     store = Store(folder)
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"store '{folder}' is not a folder; choose another one with --store DIR")
+    refuse_file(folder)
     if not store.root.is_dir():
         what = "holds no records" if folder.exists() else "does not exist"
         raise DataMissingError(

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.defaults import backbone_for, precision_for
-from fewshot_bench.api.options import Option, values_of
+from fewshot_bench.api.options import Option, is_given, values_of
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import Entry, registry
 from fewshot_bench.api.spec import AUTO, PRECISIONS, TOY, TOY_TEXT, RunSpec
 from fewshot_bench.utils import determinism, offline
 from fewshot_bench.utils.errors import FsbenchError, PluginError, UsageError, unknown
-from fewshot_bench.utils.text import printable
+from fewshot_bench.utils.text import option_name, printable
 
 if TYPE_CHECKING:
     from fewshot_bench.engines.base import Engine, EngineSetup, Progress, Settings
@@ -80,7 +80,7 @@ class EngineChoice:
         False for the others. UsageError for an engine that is not known, options of another one,
         and values that cannot be read.
         """
-        given = {key: value for key, value in (given or {}).items() if _is_given(value)}
+        given = {key: value for key, value in (given or {}).items() if is_given(value)}
         known = registry()
         entry = known.engines.find(engine)
         plugin_options = run_options()
@@ -287,10 +287,6 @@ def hook_environment(store: Store, variables: Mapping[str, str]) -> Iterator[Non
                 os.environ[name] = value
 
 
-def _is_given(value: object) -> bool:
-    return value is not None and value is not False and value != ()
-
-
 def _refuse_foreign(entry: Entry, given: Iterable[str], shared: set[str]) -> None:
     """UsageError for an option that is another engine's, or nobody's."""
     own = {option.key for option in entry.options} | shared
@@ -300,13 +296,13 @@ def _refuse_foreign(entry: Entry, given: Iterable[str], shared: set[str]) -> Non
         registry().options.refuse_conflict(key.replace("_", "-"))
         engines = registry().engines.entries.values()
         owners = [e.name for e in engines if any(option.key == key for option in e.options)]
-        name = f"--{key.replace('_', '-')}"
+        name = option_name(key)
         if owners:
             raise UsageError(
                 f"{name} is an option of --engine {' or '.join(owners)}, and the engine is "
                 f"{entry.name}"
             )
-        names = [f"--{known.replace('_', '-')}" for known in own]
+        names = [option_name(known) for known in own]
         raise unknown("option", name, names, f"fsbench show {entry.name}")
 
 

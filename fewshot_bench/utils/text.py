@@ -179,3 +179,8 @@ def beside_level(p: float, digits: int, level: float = 0.05) -> str:
 def color_system() -> Literal["auto"] | None:
     """For a rich console; None, where NO_COLOR is set, leaves out bold and underlined text too."""
     return None if os.environ.get("NO_COLOR") else "auto"
+
+
+def option_name(name: str) -> str:
+    """`--keep-split` for `keep_split`: an option of the command line by the name of its value."""
+    return f"--{name.replace('_', '-')}"

@@ -9,7 +9,7 @@ import click
 from fewshot_bench.api.metrics import METRICS, PERCENT, Metric
 from fewshot_bench.cli.completion import methods, one_of
 from fewshot_bench.cli.filters import chosen_of, filter_options
-from fewshot_bench.cli.options import MetricName, store_option
+from fewshot_bench.cli.options import MetricName, allow_mixed_option, store_option
 from fewshot_bench.cli.output import say, write_text
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.store.store import Store
@@ -59,11 +59,7 @@ SHOWN = MetricName(
     shell_complete=one_of(methods),
     help="Add differences to this method.",
 )
-@click.option(
-    "--allow-mixed",
-    is_flag=True,
-    help="Show records made under different conditions as separate rows.",
-)
+@allow_mixed_option
 @filter_options
 def command(
     store: Path,

@@ -24,8 +24,15 @@ from fewshot_bench.cli.completion import (
     suites,
 )
 from fewshot_bench.cli.engines import RunCommand, engine_options, take_engine
-from fewshot_bench.cli.filters import listed
-from fewshot_bench.cli.options import NAMES, NUMBERS, format_option, store_option
+from fewshot_bench.cli.filters import listed, refuse_file
+from fewshot_bench.cli.options import (
+    NAMES,
+    NUMBERS,
+    format_option,
+    keep_stale_option,
+    retry_failed_option,
+    store_option,
+)
 from fewshot_bench.cli.output import terminal_style
 from fewshot_bench.cli.run import TerminalReporter
 from fewshot_bench.engines.choice import conditions_of_paper, precision_in
@@ -101,12 +108,8 @@ def _tables() -> Iterable[str]:
 @engine_options
 @click.option("--only-existing", is_flag=True, help="Run nothing, show what the store holds.")
 @click.option("--dry-run", is_flag=True, help="Say what would run, and what it needs.")
-@click.option("--retry-failed", is_flag=True, help="Compute cells again that failed.")
-@click.option(
-    "--keep-stale",
-    is_flag=True,
-    help="Keep results of cells whose method's code or images have changed since.",
-)
+@retry_failed_option
+@keep_stale_option
 @format_option(FORMATS, "How to write the table.")
 @click.pass_context
 def command(ctx: click.Context, /, **values: Any) -> None:
@@ -244,10 +247,8 @@ def _records(folder: Path) -> list[Record]:
     """Records of the store; one that does not exist holds none. Damage is named on stderr."""
     from fewshot_bench.store.store import Store
 
-    store = Store(folder)
-    if store.path.exists() and not store.path.is_dir():
-        raise UsageError(f"store '{folder}' is not a folder; choose another one with --store DIR")
-    return listed(store)
+    refuse_file(folder)
+    return listed(Store(folder))
 
 
 def _counts(chosen: list[Cell]) -> dict[str, Mapping[str, int]]:
