@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -34,7 +35,7 @@ class Nameless(Protocol):
         ...
 
 
-class Override:
+class Override(ABC):
     """A data set that stands for another one: images come from `inner`, card and pools are its own.
 
     Subclasses are frozen dataclasses with a field `inner`, and give `_card` and `_pools`.
@@ -42,13 +43,13 @@ class Override:
 
     inner: Dataset
 
-    @cached_property
-    def _card(self) -> DatasetCard:
-        raise NotImplementedError
+    @property
+    @abstractmethod
+    def _card(self) -> DatasetCard: ...
 
-    @cached_property
-    def _pools(self) -> Mapping[str, tuple[Item, ...]]:
-        raise NotImplementedError
+    @property
+    @abstractmethod
+    def _pools(self) -> Mapping[str, tuple[Item, ...]]: ...
 
     def card(self) -> DatasetCard:
         """The card, with a note or line on what was changed."""

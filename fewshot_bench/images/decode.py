@@ -57,12 +57,6 @@ def in_a_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def problem_of(data: bytes) -> str | None:
-    """The reason why an encoded image cannot be used, in one line; None when it can."""
-    found = decoded(data)
-    return found if isinstance(found, str) else deep_problem(found)
-
-
 def deep_problem(image: Image.Image) -> str | None:
     """The problem of an image with more than 8 bits, which Pillow cuts to 0 to 255."""
     if image.mode[:1] not in ("I", "F"):
