@@ -260,7 +260,7 @@ def _report_other_code(code: Code, finished: Sequence[Record], reporter: Reporte
 
 
 def _report_plugins(store: Store, reporter: Reporter) -> None:
-    """What plug-ins warn of (`run_warnings`)."""
+    """Report the warnings of plug-ins (`run_warnings`)."""
     from fewshot_bench.api.registry import registry
 
     found = registry().call(

@@ -221,7 +221,7 @@ def test_what_stays_changed_taints_the_process(reckless: Any, tmp_path: Path) ->
 def test_features_of_changed_kernels_reach_no_other_cell(
     reckless: Any, clean: torch.Tensor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """What a method computes under settings of its own is not kept, in memory or on disk."""
+    """Features computed under settings of a method's own are not kept, in memory or on disk."""
 
     def coarse() -> None:
         torch.set_flush_denormal(True)

@@ -218,7 +218,7 @@ def _condition(about: Condition) -> Field:
 
 
 def _reader(about: Condition) -> Callable[[str], str]:
-    """What reads a text value; samplers and policies are those that are registered by then."""
+    """The reader of a text value; samplers and policies are those that are registered by then."""
 
     def read(text: str) -> str:
         drawn = {"protocol": (*SAMPLERS, IMPORTED), "val": tuple(VALIDATION)}

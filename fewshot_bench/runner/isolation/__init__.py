@@ -1,4 +1,4 @@
-"""What a plug-in leaves changed in the process: found, named, and ended or put back.
+"""Changes that a plug-in leaves in the process: found, named, and ended or put back.
 
 `guarded` is the way in. What stays changed makes the process untrusted: a fresh one takes over.
 """
