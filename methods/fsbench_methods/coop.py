@@ -268,7 +268,7 @@ class CoOp:
         views = epoch_views(task.train, epochs, Augment(), width)
         if self.views_for(task.shots) < epochs:
             count, rng = self.views_for(task.shots), ctx.rng("augment")
-            views = views_in_turn(task.train, epochs, Augment(), rng, count)
+            views = views_in_turn(task.train, epochs, Augment(), rng, count, width)
         for epoch, features in enumerate(views):
             set_rate(optimizer, self.rate(epoch, epochs))
             for index in minibatches(count, self.batch_size, order, labels.device, drop_last=True):
