@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from fewshot_bench.utils.mistyped import texts
+from fewshot_bench.utils.mistyped import one_of, texts
 
 TEXT_KNOWLEDGE = ("none", "class names", "templates", "other texts")
 
