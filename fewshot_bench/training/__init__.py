@@ -18,6 +18,14 @@ from fewshot_bench.training.memory import (
     encode_in_parts,
     must_recompute,
 )
+from fewshot_bench.training.prompt_learning import PromptLearner, embedded_words
+from fewshot_bench.training.prompt_model import (
+    CLASS_SPECIFIC,
+    Loss,
+    PromptBatch,
+    PromptClassifier,
+    PromptModel,
+)
 from fewshot_bench.training.prompts import Position, Prompts, build_prompts
 from fewshot_bench.training.schedules import coop_epochs, dassl_rate
 from fewshot_bench.training.steps import (
@@ -32,9 +40,15 @@ from fewshot_bench.training.steps import (
 )
 
 __all__ = [
+    "CLASS_SPECIFIC",
     "Autocast",
     "Encode",
+    "Loss",
     "Position",
+    "PromptBatch",
+    "PromptClassifier",
+    "PromptLearner",
+    "PromptModel",
     "Prompts",
     "Scale",
     "backward_in_parts",
@@ -44,6 +58,7 @@ __all__ = [
     "cosine",
     "dassl_rate",
     "device_generator",
+    "embedded_words",
     "encode_in_parts",
     "epoch_views",
     "minibatches",
