@@ -80,7 +80,7 @@ CHANGES: Mapping[str, Change] = {
         ImageEnhance.Brightness(resized(image, 2 / 3, 2 / 3)).enhance(1.2), 50
     ),
     **{
-        f"center crop of {share:.0%}": lambda image, share=share: cropped(image, share)
+        f"center crop of {100 * share:g}%": lambda image, share=share: cropped(image, share)
         for share in (0.98, 0.95, 0.92, 0.9, 0.875, 0.85, 0.82, 0.8, 0.75)
     },
     "centered square, 224 pixels": as_clip,
