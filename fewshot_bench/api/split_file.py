@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fewshot_bench.api.dataset import ROLES
-from fewshot_bench.api.task import Item
+from fewshot_bench.api.items import Item
 from fewshot_bench.utils.errors import DataMissingError
 from fewshot_bench.utils.files import write_whole
 from fewshot_bench.utils.text import leaves, plain_text, shown
 
-Pools = Mapping[str, tuple[Item, ...]]
+Pools = Mapping[str, Sequence[Item]]
 
 
 def load_split(path: Path) -> Pools:
