@@ -35,43 +35,43 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
+class Names:
+    """Names without NUL characters, in few bytes."""
+
+    count: int
+    packed: bytes
+
+    @classmethod
+    def of(cls, names: Collection[str]) -> Names:
+        """Some names, in their order."""
+        return cls(len(names), zlib.compress(_END.join([*names, ""]).encode(), _LEVEL))
+
+    def listed(self) -> list[str]:
+        """The names again; ValueError or zlib.error where the bytes are damaged."""
+        return zlib.decompress(self.packed).decode().split(_END)[:-1]
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """Neighbours in a list that share folder and class; an id is `folder` and a name, joined.
 
-    folder: ends with a slash, or is empty. count: of the names, which lie in `packed` and hold no
-    slash.
+    folder: ends with a slash, or is empty; names hold no slash.
     """
 
     folder: str
     label: int
     classname: str
-    count: int
-    packed: bytes
-
-    @classmethod
-    def of(cls, folder: str, label: int, classname: str, names: Collection[str]) -> Run:
-        """The run of some names without NUL characters."""
-        return cls(folder, label, classname, len(names), packed_names(names))
+    names: Names
 
     @property
-    def names(self) -> list[str]:
-        """The names in order, each without the folder."""
-        return unpacked_names(self.packed)
+    def count(self) -> int:
+        """The number of items."""
+        return self.names.count
 
     @property
     def ids(self) -> list[str]:
         """The ids in order."""
-        return [self.folder + name for name in self.names]
-
-
-def packed_names(names: Iterable[str]) -> bytes:
-    """Names without NUL characters in few bytes."""
-    return zlib.compress(_END.join([*names, ""]).encode(), _LEVEL)
-
-
-def unpacked_names(packed: bytes) -> list[str]:
-    """The names again; ValueError or zlib.error where the bytes are no packed names."""
-    return zlib.decompress(packed).decode().split(_END)[:-1]
+        return [self.folder + name for name in self.names.listed()]
 
 
 Changed = TypeVar("Changed", Item, Run)
@@ -99,7 +99,7 @@ class ItemList(Sequence[Item]):
             return folder + slash, item.label, item.classname
 
         return cls(
-            Run.of(*key, [item.id[len(key[0]) :] for item in same])
+            Run(*key, Names.of([item.id[len(key[0]) :] for item in same]))
             for key, same in groupby(items, key=shared)
         )
 
@@ -108,8 +108,8 @@ class ItemList(Sequence[Item]):
 
     def __iter__(self) -> Iterator[Item]:
         for run in self.runs:
-            for name in run.names:
-                yield Item(run.folder + name, run.label, run.classname)
+            for id in run.ids:
+                yield Item(id, run.label, run.classname)
 
     @overload
     def __getitem__(self, index: int) -> Item: ...
@@ -124,7 +124,7 @@ class ItemList(Sequence[Item]):
         number = bisect_right(self._ends, place)
         run, (known, names) = self.runs[number], self._last
         if known != number:
-            names = run.names
+            names = run.names.listed()
             self._last = number, names
         name = names[place - self._ends[number]]  # Counted from the end of the run.
         return Item(run.folder + name, run.label, run.classname)
@@ -154,6 +154,11 @@ class ItemList(Sequence[Item]):
             self._worked_out[about] = make()
         found: Found = self._worked_out[about]
         return found
+
+
+def packed(items: Sequence[Item]) -> ItemList:
+    """The same items, packed; their ids hold no NUL characters."""
+    return items if isinstance(items, ItemList) else ItemList.of(items)
 
 
 class Part(Protocol):
@@ -237,8 +242,8 @@ def without(items: Sequence[Item], ids: Iterable[str]) -> Sequence[Item]:
     def rest(run: Run) -> Run:
         if run.folder not in folders:
             return run
-        names = [name for name in run.names if run.folder + name not in gone]
-        return Run.of(run.folder, run.label, run.classname, names)
+        names = [name for name in run.names.listed() if run.folder + name not in gone]
+        return replace(run, names=Names.of(names))
 
     return ItemList(map(rest, items.runs))
 

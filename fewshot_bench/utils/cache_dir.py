@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -22,7 +23,7 @@ GB = 10**9
 # Whichever is less stays free on the disk.
 RESERVED_SHARE, RESERVED_BYTES = 0.05, 2 * GB
 IMAGES, DIGESTS, FEATURES = "images", "digests", "features"
-TAR_INDEX, VERIFIED, KIT = "tar-index", "verified", "kit"
+TAR_INDEX, VERIFIED, KIT, LISTS = "tar-index", "verified", "kit", "lists"
 NAMES = {
     IMAGES: re.compile(r"[0-9a-f]{16}/[0-9a-f]{64}\.pixels"),
     DIGESTS: re.compile(r"[0-9a-f]{16}/[0-9a-f]{64}\.digests"),
@@ -30,8 +31,11 @@ NAMES = {
     TAR_INDEX: re.compile(r"([0-9a-f]{32}){1,2}\.json"),
     VERIFIED: re.compile(r"[0-9a-f]{32}\.json"),
     KIT: re.compile(r"[0-9a-f]{64}\.json"),
+    LISTS: re.compile(r"[0-9a-f]{64}\.list"),
 }
 KINDS = tuple(NAMES)
+LISTS_LIMIT = 2 * GB
+SHA = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +160,32 @@ def write(path: Path, content: bytes) -> None:
     make_folder(path.parent)
     with whole(path) as temporary:
         temporary.write_bytes(content)
+
+
+def keep_list(key: str, content: bytes) -> None:
+    """Keep a list, with its digest; without a cache that can be written to, it is made again.
+
+    key: a text of which there is one for each list.
+    """
+    with suppress(OSError, RuntimeError):
+        make_room(LISTS, len(content) + SHA, LISTS_LIMIT)
+        write(_list_path(key), hashlib.sha256(content).digest() + content)
+
+
+def kept_list(key: str) -> bytes | None:
+    """The list that was kept under a key; None where there is none, or it is damaged."""
+    try:
+        path = _list_path(key)
+        found = path.read_bytes()
+    except (OSError, RuntimeError):
+        return None
+    touch(path)
+    content = found[SHA:]
+    return content if hashlib.sha256(content).digest() == found[:SHA] else None
+
+
+def _list_path(key: str) -> Path:
+    return cache_root() / LISTS / f"{hashlib.sha256(os.fsencode(key)).hexdigest()}.list"
 
 
 def make_room(kind: str, need: int, limit: int) -> None:
