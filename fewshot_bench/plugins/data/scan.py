@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fewshot_bench.api.dataset import Dataset
-from fewshot_bench.api.task import Item
+from fewshot_bench.api.items import Item
 from fewshot_bench.images.decode import decoded, deep_problem, in_a_line, is_turned
 from fewshot_bench.images.digests import DatasetDigests, Known, dataset_digests, now
 from fewshot_bench.plugins.data.fingerprints import (

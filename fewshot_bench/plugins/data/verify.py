@@ -15,7 +15,7 @@ from itertools import combinations
 import numpy as np
 
 from fewshot_bench.api.dataset import ROLES, Dataset, DatasetCard, all_items
-from fewshot_bench.api.task import Item
+from fewshot_bench.api.items import Item
 from fewshot_bench.plugins.data.checks import (
     DIFFERS,
     FAILED,
