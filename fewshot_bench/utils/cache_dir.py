@@ -25,7 +25,7 @@ GB = 10**9
 # Whichever is less stays free on the disk.
 RESERVED_SHARE, RESERVED_BYTES = 0.05, 2 * GB
 IMAGES, DIGESTS, FEATURES = "images", "digests", "features"
-TAR_INDEX, VERIFIED, KIT = "tar-index", "verified", "kit"
+TAR_INDEX, VERIFIED, KIT, LISTS = "tar-index", "verified", "kit", "lists"
 # Files of features: rows that others will use, views of one fit, what is left of a damaged file,
 # and those of versions before, which nobody reads.
 LASTING, PASSING, DAMAGED, OLD = ".rows", ".views", ".damaged", ".safetensors"
@@ -36,6 +36,7 @@ NAMES = {
     TAR_INDEX: re.compile(r"([0-9a-f]{32}){1,2}\.json"),
     VERIFIED: re.compile(r"[0-9a-f]{32}\.json"),
     KIT: re.compile(r"[0-9a-f]{64}\.json"),
+    LISTS: re.compile(r"[0-9a-f]{64}\.list"),
 }
 KINDS = tuple(NAMES)
 
