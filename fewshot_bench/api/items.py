@@ -50,7 +50,7 @@ class Names:
         return cls(len(names), zlib.compress(text.encode(), _LEVEL))
 
     def listed(self) -> list[str]:
-        """The names again; ValueError or zlib.error where the bytes are damaged."""
+        """The names again."""
         return zlib.decompress(self.packed).decode().split(_END)[:-1]
 
 
