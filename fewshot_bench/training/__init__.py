@@ -11,7 +11,7 @@ from fewshot_bench.training.checks import (
     require_not_negative,
     require_positive,
 )
-from fewshot_bench.training.epochs import Loss, train_epochs
+from fewshot_bench.training.epochs import FeatureLoss, train_epochs
 from fewshot_bench.training.linear import LinearClassifier, template_features
 from fewshot_bench.training.memory import (
     Encode,
@@ -19,6 +19,14 @@ from fewshot_bench.training.memory import (
     chunks_for,
     encode_in_parts,
     must_recompute,
+)
+from fewshot_bench.training.prompt_learning import PromptLearner, embedded_words
+from fewshot_bench.training.prompt_model import (
+    CLASS_SPECIFIC,
+    Loss,
+    PromptBatch,
+    PromptClassifier,
+    PromptModel,
 )
 from fewshot_bench.training.prompts import Position, Prompts, build_prompts
 from fewshot_bench.training.schedules import coop_epochs, dassl_rate
@@ -35,12 +43,18 @@ from fewshot_bench.training.steps import (
 )
 
 __all__ = [
+    "CLASS_SPECIFIC",
     "Autocast",
     "BestOnValidation",
     "Encode",
+    "FeatureLoss",
     "LinearClassifier",
     "Loss",
     "Position",
+    "PromptBatch",
+    "PromptClassifier",
+    "PromptLearner",
+    "PromptModel",
     "Prompts",
     "Scale",
     "backward_in_parts",
@@ -51,6 +65,7 @@ __all__ = [
     "count_correct",
     "dassl_rate",
     "device_generator",
+    "embedded_words",
     "encode_in_parts",
     "epoch_views",
     "first_best",

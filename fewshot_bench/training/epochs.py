@@ -14,12 +14,12 @@ from fewshot_bench.api.method import RunContext
 from fewshot_bench.training.batches import minibatches, steps_per_epoch
 from fewshot_bench.training.steps import minimize, set_rate
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+FeatureLoss = Callable[[Tensor, Tensor], Tensor]
 """Features (b, width) and labels (b,) of one minibatch to a scalar."""
 
 
 def train_epochs(
-    loss: Loss,
+    loss: FeatureLoss,
     optimizer: torch.optim.Optimizer,
     views: Iterable[Tensor],
     labels: Tensor,
