@@ -25,3 +25,7 @@ def register_methods(register: Callable[..., None]) -> None:
     add("tip-adapter-f", "tip_adapter:TipAdapterF", "fast", "adapters", "seed-paper")
     add("coop", "coop:CoOp", "prompts", "seed-paper")
     add("clip-lora", "clip_lora:ClipLora", "adapters", "seed-paper")
+    add("clip-adapter", "clip_adapter:ClipAdapter", "fast", "adapters", "seed-paper")
+    add("taskres", "taskres:TaskRes", "fast", "adapters", "seed-paper")
+    add("lp++", "lp_plus_plus:LpPlusPlus", "fast")
+    add("gda", "gda:Gda", "fast")
