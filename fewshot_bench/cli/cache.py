@@ -157,7 +157,7 @@ def size(store: Path) -> None:
 
 @command.command("rm", short_help="Remove what is cached.")
 @click.option(
-    "--kind", type=NAMES, help="Only images, digests, features, tar-index, verified or kit."
+    "--kind", type=NAMES, help="Only images, digests, features, tar-index, verified, kit or lists."
 )
 @click.option("--older", metavar="TIME", help="Only what was not used for so long: 30d, 12h, 90m.")
 @_STORE

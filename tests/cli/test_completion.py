@@ -12,7 +12,7 @@ import pytest
 
 from fewshot_bench.api.registry import registry
 from fewshot_bench.plugins.reproduce.published import reproductions
-from tests.helpers import METHODS, PATIENCE, environment
+from tests.helpers import PATIENCE, environment
 
 COMPLETE = """
 import json, sys, time
@@ -65,7 +65,9 @@ def test_every_shell_completes_the_last_of_several(shell: str) -> None:
 
 def test_what_is_there_already_is_not_offered_again() -> None:
     found = completed("run", "--method", "coop,")
-    assert found == [f"coop,{name}" for name in sorted({*METHODS, "all"} - {"coop"})]
+    known = registry().methods
+    names = {*known.names(), *known.suites(), "all"} - {"coop"}
+    assert found == [f"coop,{name}" for name in sorted(names)]
 
 
 @pytest.mark.parametrize(
@@ -75,11 +77,11 @@ def test_what_is_there_already_is_not_offered_again() -> None:
         (("run", "-d", "clip-lora"), []),
         (("run", "-d", "dem"), ["demo"]),
         (("run", "--transfer", "imagenet-v"), ["imagenet-v2"]),
-        (("compare", "-m", "clip"), ["clip-lora"]),
+        (("compare", "-m", "clip-l"), ["clip-lora"]),
         (("compare", "--baseline", "zero"), ["zero-shot"]),
         (("report", "-d", "eur"), ["eurosat"]),
-        (("check", "clip"), ["clip-lora"]),
-        (("sweep", "clip"), ["clip-lora"]),
+        (("check", "clip-l"), ["clip-lora"]),
+        (("sweep", "clip-l"), ["clip-lora"]),
         (("show", "eur"), ["eurosat"]),
         (("data", "verify", "eur"), ["eurosat"]),
         (("data", "prepare", "dtd,eur"), ["dtd,eurosat"]),
@@ -96,7 +98,7 @@ def test_what_a_word_may_become(words: tuple[str, ...], expected: list[str]) -> 
 
 def test_all_names_of_a_kind() -> None:
     datasets = {name for name in registry().datasets.entries if not name.endswith(":")}
-    assert set(completed("run", "-d", "")) == datasets | set(registry().suites())
+    assert set(completed("run", "-d", "")) == datasets | set(registry().datasets.suites())
     assert completed("reproduce", "clip-lora-t") == [
         name for name in sorted(reproductions()) if name.startswith("clip-lora-t")
     ]

@@ -20,8 +20,8 @@ from PIL import Image
 from safetensors.torch import save
 
 from fewshot_bench.api.dataset import DatasetCard, Stamp
+from fewshot_bench.api.items import Item
 from fewshot_bench.api.registry import registry
-from fewshot_bench.api.task import Item
 from fewshot_bench.backbones import loading
 from fewshot_bench.cli.cache import entries
 from fewshot_bench.images.cache_file import SegmentWriter, open_segment
