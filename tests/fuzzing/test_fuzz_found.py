@@ -14,6 +14,7 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import FsbenchError, StoreError
+from tests.answers import put_answers, stored_arrays
 from tests.compare_records import make
 from tests.fuzzing.hostile import DEEP
 from tests.helpers import fsbench
@@ -145,17 +146,17 @@ def test_plugin_names_do_not_steer_the_terminal(
 )
 def test_logits_of_other_shapes_are_damaged(tmp_path: Path, arrays: dict[str, Any]) -> None:
     store = Store(tmp_path)
-    record = store.write(make(), [[0.5, 0.5], [1.0, 0.0]], [0, 1], ["a", "b"])
+    record = put_answers(store, make(), [[0.5, 0.5], [1.0, 0.0]], [0, 1], ["a", "b"])
     (path,) = tmp_path.glob("records/*/*.npz")
-    good = store.logits(record.spec.key())
+    good = stored_arrays(store, record.spec.key())
     np.savez_compressed(path, **good | arrays)
     with pytest.raises(StoreError, match="are damaged"):
-        store.logits(record.spec.key())
+        stored_arrays(store, record.spec.key())
 
 
 def test_a_header_that_claims_more_than_there_is_allocates_nothing(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    record = store.write(make(), [[0.5, 0.5], [1.0, 0.0]], [0, 1], ["a", "b"])
+    record = put_answers(store, make(), [[0.5, 0.5], [1.0, 0.0]], [0, 1], ["a", "b"])
     (path,) = tmp_path.glob("records/*/*.npz")
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
@@ -165,4 +166,4 @@ def test_a_header_that_claims_more_than_there_is_allocates_nothing(tmp_path: Pat
         for name, content in (members | {"logits.npy": huge}).items():
             archive.writestr(name, content)
     with pytest.raises(StoreError, match="says that it has"):
-        store.logits(record.spec.key())
+        stored_arrays(store, record.spec.key())
