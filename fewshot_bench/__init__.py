@@ -15,13 +15,15 @@ if TYPE_CHECKING:
     from fewshot_bench.analysis.results import CellPredictions, Results, load
     from fewshot_bench.api.backbone import Backbone
     from fewshot_bench.api.dataset import Dataset, DatasetCard
+    from fewshot_bench.api.items import Item
     from fewshot_bench.api.method import Classifier, Method, RunContext, Transferable, hyper
+    from fewshot_bench.api.method_card import MethodCard
     from fewshot_bench.api.metrics import Metric
     from fewshot_bench.api.options import Option
     from fewshot_bench.api.plugins import hookimpl
     from fewshot_bench.api.record import Record
     from fewshot_bench.api.spec import RunSpec
-    from fewshot_bench.api.task import Augment, Images, Item, Shots, Split, Task, Vocabulary
+    from fewshot_bench.api.task import Augment, Images, Shots, Split, Task, Vocabulary
     from fewshot_bench.engines.library import datasets, methods, run
     from fewshot_bench.engines.reporting import FsbenchWarning
     from fewshot_bench.utils.errors import (
@@ -45,12 +47,14 @@ _NAMES = {
     "fewshot_bench.api.backbone": "Backbone",
     "fewshot_bench.api.dataset": "Dataset DatasetCard",
     "fewshot_bench.api.method": "Classifier Method RunContext Transferable hyper",
+    "fewshot_bench.api.method_card": "MethodCard",
     "fewshot_bench.api.metrics": "Metric",
     "fewshot_bench.api.options": "Option",
     "fewshot_bench.api.plugins": "hookimpl",
     "fewshot_bench.api.record": "Record",
     "fewshot_bench.api.spec": "RunSpec",
-    "fewshot_bench.api.task": "Augment Images Item Shots Split Task Vocabulary",
+    "fewshot_bench.api.items": "Item",
+    "fewshot_bench.api.task": "Augment Images Shots Split Task Vocabulary",
     "fewshot_bench.engines.library": "datasets methods run",
     "fewshot_bench.engines.reporting": "FsbenchWarning",
     "fewshot_bench.utils.errors": (
@@ -75,6 +79,7 @@ __all__ = [
     "Images",
     "Item",
     "Method",
+    "MethodCard",
     "Metric",
     "NotApplicableError",
     "NumericalError",

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from fewshot_bench.api.items import Item, digest_of
 from fewshot_bench.api.metrics import rounded
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
-from fewshot_bench.api.task import Item, digest_of
 from fewshot_bench.store.store import Store
 from tests.answers import answers_of, put_answers
 

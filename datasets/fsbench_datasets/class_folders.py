@@ -6,141 +6,64 @@ line that says so.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-from fewshot_bench import DataMissingError, Item, UsageError
-from fewshot_bench.api.sources import Pools, image_endings, image_remedy
-from fsbench_datasets.disk import SYSTEM_FILES, is_image, is_system_folder
-from fsbench_datasets.labels import in_order, tidy_name, twin_names
+from fewshot_bench import DataMissingError, UsageError
+from fewshot_bench.api.sources import ItemList, Run, image_endings, image_remedy
+from fsbench_datasets.labels import tidy_name, twin_names
 from fsbench_datasets.own_set import twins_refused
 from fsbench_datasets.pools import ROLE_NAMES, UNSPLIT
-from fsbench_datasets.split_lists import plain_text, shortened
+from fsbench_datasets.split_lists import shortened
+from fsbench_datasets.trees import Tree, ending, read_tree
 
 # How a folder of results is known, which a run in the folder of images leaves there.
 RECORDS = "records"
 SPLIT_FILES = "fsbench-split"
 
 
-@dataclass(frozen=True)
-class Tree:
-    """One folder. path: relative to the root, empty for the root itself.
+def _leaves_of(root: Path, tree: Tree) -> list[Tree]:
+    """The folders of images in a tree, and the empty ones: its classes.
 
-    images: names of what can be read here; unread: of images that cannot; others: of other files;
-    system: of folders that a system or program made. Hidden names are nowhere.
+    UsageError for a folder with images both in it and below it.
     """
-
-    path: str
-    images: tuple[str, ...]
-    unread: tuple[str, ...]
-    others: tuple[str, ...]
-    system: tuple[str, ...]
-    below: tuple[Tree, ...] = field(repr=False)
-
-    @property
-    def name(self) -> str:
-        """The last part of the path."""
-        return self.path.rpartition("/")[2]
-
-    @property
-    def holds_images(self) -> bool:
-        """True when images lie directly in it, readable or not."""
-        return bool(self.images or self.unread)
-
-    @property
-    def ids(self) -> tuple[str, ...]:
-        """The images directly in it."""
-        return tuple(self.id(name) for name in self.images)
-
-    def id(self, name: str) -> str:
-        """The path of a file in it."""
-        return f"{self.path}/{name}" if self.path else name
-
-    def walk(self) -> Iterator[Tree]:
-        """The folder and all below it."""
-        yield self
-        for folder in self.below:
-            yield from folder.walk()
-
-    def leaves(self, root: Path) -> list[Tree]:
-        """The folders of images in it or below it, and the empty ones: its classes.
-
-        UsageError for a folder with images both in it and below it.
-        """
-        if not self.holds_images and self.below:
-            return [leaf for folder in self.below for leaf in folder.leaves(root)]
-        deeper = next((f for t in self.below for f in t.walk() if f.holds_images), None)
-        if deeper is not None:
-            raise UsageError(
-                f"{root / self.path} holds images and folders of images ({deeper.path}): expected "
-                "images in class folders alone (move the ones or the others away, or hide a folder "
-                "by a dot before its name)"
-            )
-        return [self]
-
-    def without_images(self, root: Path) -> str:
-        """Why it is no class."""
-        folder = root / self.path
-        if self.unread:
-            return (
-                f"class folder {folder}: none of its {len(self.unread)} images can be read here: "
-                f"{'; '.join(unread_lines([self]))}"
-            )
-        found = f" (it holds {shortened(self.others)})" if self.others else ""
-        return (
-            f"class folder {folder} has no images in it{found}: expected files that end in jpg, "
-            f"png or whatever else Pillow reads ({len(image_endings())} endings here; add some, or "
-            "remove the folder)"
+    if not tree.holds_images and tree.below:
+        return [leaf for folder in tree.below for leaf in _leaves_of(root, folder)]
+    deeper = next((f for t in tree.below for f in t.walk() if f.holds_images), None)
+    if deeper is not None:
+        raise UsageError(
+            f"{root / tree.path} holds images and folders of images ({deeper.path}): expected "
+            "images in class folders alone (move the ones or the others away, or hide a folder "
+            "by a dot before its name)"
         )
+    return [tree]
 
 
-def read_tree(root: Path) -> Tree:
-    """The tree below a folder; links are followed, names are in case-sensitive order.
-
-    UsageError for names that are no plain text, and for links that lead in circles.
-    """
-    return _read(root, "", ())
-
-
-def _read(root: Path, path: str, above: tuple[tuple[int, int], ...]) -> Tree:
-    """above: device and inode of each folder on the way here."""
-    folder = root / path
-    here = folder.stat().st_dev, folder.stat().st_ino
-    if here in above:
-        raise UsageError(f"{folder} is a link to a folder that it lies in: remove the link")
-    images, unread, others, system, below = [], [], [], [], []
-    with os.scandir(folder) as entries:
-        found = sorted((e.name, e.is_dir()) for e in entries if e.name[0] != ".")
-    for name, is_folder in found:
-        place = f"{path}/{name}" if path else name
-        if is_folder and is_system_folder(name):
-            system.append(name)
-        elif is_folder:
-            below.append(_read(root, place, (*above, here)))
-        elif is_image(name):
-            _check_plain(root, place)
-            images.append(name)
-        elif image_remedy(ending(name)):
-            unread.append(name)
-        elif name.casefold() not in SYSTEM_FILES:
-            others.append(name)
-    return Tree(path, tuple(images), tuple(unread), tuple(others), tuple(system), tuple(below))
-
-
-def ending(name: str) -> str:
-    """The ending of a file name, in lower case."""
-    return name.rpartition(".")[2].lower() if "." in name else ""
+def _without_images(root: Path, tree: Tree) -> str:
+    """Why it is no class."""
+    folder = root / tree.path
+    if tree.unread:
+        return (
+            f"class folder {folder}: none of its {len(tree.unread)} images can be read here: "
+            f"{'; '.join(unread_lines([tree]))}"
+        )
+    found = f" (it holds {shortened(tree.others)})" if tree.others else ""
+    return (
+        f"class folder {folder} has no images in it{found}: expected files that end in jpg, "
+        f"png or whatever else Pillow reads ({len(image_endings())} endings here; add some, or "
+        "remove the folder)"
+    )
 
 
 def refuse_empty(root: Path, classes: Sequence[Tree]) -> None:
     """DataMissingError for classes without any image that can be read: all of them at once."""
-    empty = [folder for folder in classes if not folder.images]
+    empty = [folder for folder in classes if not folder.images.count]
     if empty:
         others = [folder.path for folder in empty[1:]]
         more = f"; the same holds for {len(others):,} more: {shortened(others)}" if others else ""
-        raise DataMissingError(f"{empty[0].without_images(root)}{more}")
+        raise DataMissingError(f"{_without_images(root, empty[0])}{more}")
 
 
 def unread_lines(folders: list[Tree]) -> Iterator[str]:
@@ -151,14 +74,6 @@ def unread_lines(folders: list[Tree]) -> Iterator[str]:
             kinds.setdefault(ending(name), []).append(folder.id(name))
     for kind, ids in sorted(kinds.items()):
         yield f"{len(ids):,} .{kind} cannot be read here ({image_remedy(kind)}): {shortened(ids)}"
-
-
-def _check_plain(root: Path, path: str) -> None:
-    if not plain_text(path):
-        raise UsageError(
-            f"{root} holds the path {path!a}: expected names in UTF-8 without control characters "
-            "(rename it)"
-        )
 
 
 @dataclass(frozen=True)
@@ -172,13 +87,19 @@ class ClassFolder:
 
 @dataclass(frozen=True)
 class Found:
-    """The images of a folder by role (`UNSPLIT` where no folder names one).
+    """The images of a folder by role (`UNSPLIT` where no folder names one), by label, then by id.
 
     left_out: what is not used, a line per reason.
     """
 
-    pools: Pools
+    pools: Mapping[str, ItemList]
     left_out: tuple[str, ...]
+    tree: Tree
+
+    @cached_property
+    def folders(self) -> Mapping[str, Tree]:
+        """The folders by the prefix of the names in them."""
+        return {folder.prefix: folder for folder in self.tree.walk()}
 
 
 def find_images(name: str, root: Path) -> Found:
@@ -195,13 +116,18 @@ def find_images(name: str, root: Path) -> Found:
     refuse_empty(root, [folder.tree for folder in classes])
     named = _named(name, classes)
     labels = {text: label for label, text in enumerate(sorted(set(named)))}
-    pools: dict[str, list[Item]] = {role: [] for role in roles or {UNSPLIT: top}}
+    pools: dict[str, list[Run]] = {role: [] for role in roles or {UNSPLIT: top}}
     for folder, text in zip(classes, named, strict=True):
-        items = (Item(id, labels[text], text) for id in folder.tree.ids)
-        pools.setdefault(folder.role, []).extend(items)
+        run = Run(folder.tree.prefix, labels[text], text, folder.tree.images)
+        pools.setdefault(folder.role, []).append(run)
     if not roles and any(folder.role for folder in classes):
         del pools[UNSPLIT]
-    return Found(in_order(pools), tuple(_left_out(tree, top, roles, beside)))
+    # No class folder lies in another one: the ids are in order where the folders are.
+    ordered = {
+        role: ItemList(sorted(runs, key=lambda run: (run.label, run.folder)))
+        for role, runs in pools.items()
+    }
+    return Found(ordered, tuple(_left_out(tree, top, roles, beside)), tree)
 
 
 def _unwrapped(tree: Tree) -> Tree:
@@ -249,7 +175,8 @@ def _refuse_bare(root: Path, top: Tree) -> None:
 
 
 def _no_classes(root: Path, folder: Tree) -> DataMissingError:
-    found = f" (images lie directly in it: {shortened(folder.images)})" if folder.images else ""
+    images = folder.images.listed()
+    found = f" (images lie directly in it: {shortened(images)})" if images else ""
     return DataMissingError(
         f"no class folders in {root / folder.path}{found}: expected one folder per class"
     )
@@ -276,7 +203,7 @@ def _leaves(root: Path, folder: Tree) -> list[Tree]:
     below = [inner for inner in folder.below if not _is_store(inner)]
     if not below:
         raise _no_classes(root, folder)
-    return [leaf for inner in below for leaf in inner.leaves(root)]
+    return [leaf for inner in below for leaf in _leaves_of(root, inner)]
 
 
 def _is_store(folder: Tree) -> bool:
@@ -322,10 +249,11 @@ def _left_out(
         above = " and ".join(folder.name for folder in roles.values())
         yield f"folders beside {above} are not used: {shortened(unused)}"
     unused += [inner.path for inner in tree.walk() if _is_store(inner)]
-    used = [folder for folder in tree.walk() if not _lies_in(folder, unused)]
+    outside = frozenset(unused)
+    used = [folder for folder in tree.walk() if not _lies_in(folder, outside)]
     yield from (f"images left out: {line}" for line in unread_lines(used))
     above_classes = {folder.path: folder for folder in (tree, top, *roles.values())}
-    stray = [id for folder in above_classes.values() for id in folder.ids]
+    stray = [f.id(name) for f in above_classes.values() for name in f.images.listed()]
     if stray:
         yield f"images in no class folder are not used ({len(stray):,}): {shortened(stray)}"
     system = [folder.id(name) for folder in used for name in folder.system]
@@ -340,5 +268,6 @@ def _left_out(
         )
 
 
-def _lies_in(folder: Tree, paths: Sequence[str]) -> bool:
-    return any(folder.path == path or folder.path.startswith(f"{path}/") for path in paths)
+def _lies_in(folder: Tree, paths: Collection[str]) -> bool:
+    parts = folder.path.split("/")
+    return any("/".join(parts[:end]) in paths for end in range(1, len(parts) + 1))

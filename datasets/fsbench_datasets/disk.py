@@ -37,10 +37,10 @@ def subfolders(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(names)]
 
 
-def file_size(path: str | Path) -> int:
+def file_size(file: str | Path | os.DirEntry[str]) -> int:
     """The bytes of a regular file; -1 where there is none."""
     try:
-        found = os.stat(path)
+        found = file.stat() if isinstance(file, os.DirEntry) else os.stat(file)
     except (OSError, ValueError):
         return -1
     return found.st_size if stat.S_ISREG(found.st_mode) else -1

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from fewshot_bench import DataMissingError, DatasetCard, Item, UsageError
-from fewshot_bench.api.sources import Pools, Stamp, file_stamp, load_split, one_place, one_spelling
+from fewshot_bench.api.sources import (
+    ItemList,
+    Pools,
+    Run,
+    Stamp,
+    file_stamp,
+    one_place,
+    one_spelling,
+    packed,
+)
 from fsbench_datasets.class_folders import Found, find_images
 from fsbench_datasets.disk import file_size
+from fsbench_datasets.kept_pools import kept_text, lists_digest
 from fsbench_datasets.pools import check_classes, check_holdout, complete, share_note
 from fsbench_datasets.split_lists import (
     ROLES,
@@ -20,7 +31,7 @@ from fsbench_datasets.split_lists import (
     revision_of,
     shortened,
 )
-from fsbench_datasets.stored_split import SplitPlaces, kept_note
+from fsbench_datasets.stored_split import SplitPlaces, kept_note, load_kept
 
 SPLIT_NAME = "fsbench-split.json"
 
@@ -44,7 +55,11 @@ class ImageFolder:
 
     def card(self) -> DatasetCard:
         """Class names are those of the folders, in case-sensitive order."""
-        pools, notes = self._lists
+        return self._card
+
+    @cached_property
+    def _card(self) -> DatasetCard:
+        pools, notes, _ = self._lists
         return DatasetCard(
             self.name,
             self.root.name,
@@ -81,19 +96,32 @@ class ImageFolder:
     @cached_property
     def _revision(self) -> str:
         pools = self._lists[0]
-        sizes = (file_size(self.root / item.id) for role in ROLES for item in pools[role])
-        return revision_of(pools, lines_of(sizes))
+        sizes = (lines for role in ROLES for lines in self._sizes(pools[role]))
+        outside = [file_size(self.root / id) for id in self._lists[2]]
+        made_of = f"revision {lists_digest(pools)} {self._found.tree.sizes_digest()} {outside}"
+        return kept_text(made_of, lambda: revision_of(pools, sizes))
+
+    def _sizes(self, items: Sequence[Item]) -> Iterator[bytes]:
+        """A line with the bytes of each image, -1 where there is none."""
+        folders = self._found.folders
+        for run in packed(items).runs:
+            found = folders[run.folder].bytes_by_name() if run.folder in folders else {}
+            names = run.names.listed()
+            absent = [name for name in names if name not in found]
+            found |= {name: file_size(self.root / (run.folder + name)) for name in absent}
+            yield b"".join(lines_of(found[name] for name in names))
 
     @cached_property
     def _found(self) -> Found:
         return find_images(self.name, self.root)
 
     @cached_property
-    def _lists(self) -> tuple[Pools, tuple[str, ...]]:
+    def _lists(self) -> tuple[Pools, tuple[str, ...], tuple[str, ...]]:
+        """The pools, notes, and the ids that a kept split has and the tree has not."""
         given = self._found.pools
         if "test" in given:
             pools, note = self._made()
-            return pools, (note,)
+            return pools, (note,), ()
         if "train" in given and self.holdout is None:
             raise UsageError(
                 f"{self.root} has train/ but no test/ with class folders: expected train/ and "
@@ -107,29 +135,59 @@ class ImageFolder:
         check_classes(self.name, pools)
         return pools, note
 
-    def _kept(self) -> tuple[Pools, tuple[str, ...]]:
+    def _kept(self) -> tuple[Pools, tuple[str, ...], tuple[str, ...]]:
         """The split that is kept, and what came to the folder since; or a new one."""
         note = share_note("val" in self._found.pools, self.holdout)
         stored = self._places.found()
         if stored is None:
-            return self._made()[0], (kept_note(note, None),)
-        pools = load_split(stored)
+            return self._made()[0], (kept_note(note, None),), ()
+        pools = load_kept(stored)
         check_classes(self.name, pools)
-        listed = {item.id for role in ROLES for item in pools[role]}
-        for id in () if self.lenient else sorted(listed):
-            path = self.root / id
-            if path.is_symlink() and not path.exists():
-                raise DataMissingError(
-                    f"{path} is a link to nothing: mend the link (--skip-damaged goes on without "
-                    f"it), or remove it and {stored} to have a new split made"
-                )
-            if not path.is_file():
-                raise DataMissingError(
-                    f"'{id}' is listed in {stored} and not in {self.root}: expected every listed "
-                    "image (put it back; --skip-damaged goes on without it; or delete the split "
-                    "file to have a new split made)"
-                )
-        return pools, (kept_note(note, stored), *_later(self._found.pools, listed, stored))
+        outside, later = self._compared(pools, stored)
+        for id in () if self.lenient else outside:
+            self._refuse_absent(id, stored)
+        return pools, (kept_note(note, stored), *filter(None, [later])), outside
+
+    def _compared(self, pools: Pools, stored: Path) -> tuple[tuple[str, ...], str]:
+        """The ids that the tree has no image for; and a note on images that came later."""
+        found = self._found
+        made_of = (
+            f"compared {lists_digest(pools)} {lists_digest(found.pools)} "
+            f"{found.tree.sizes_digest()} {stored}"
+        )
+
+        def compare() -> str:
+            listed = _by_folder(pools)
+            return json.dumps(
+                [sorted(self._not_found(listed)), _later(found.pools, listed, stored)]
+            )
+
+        outside, later = json.loads(kept_text(made_of, compare))
+        return tuple(outside), later
+
+    def _not_found(self, listed: Mapping[str, Sequence[Run]]) -> Iterator[str]:
+        """The ids that the tree has no image for, as far as it was looked at."""
+        folders = self._found.folders
+        for folder, runs in listed.items():
+            sizes = folders[folder].bytes_by_name() if folder in folders else {}
+            for run in runs:
+                names = run.names.listed()
+                yield from (folder + name for name in names if sizes.get(name, -1) < 0)
+
+    def _refuse_absent(self, id: str, stored: Path) -> None:
+        """DataMissingError for an image of a kept split that is not there."""
+        path = self.root / id
+        if path.is_symlink() and not path.exists():
+            raise DataMissingError(
+                f"{path} is a link to nothing: mend the link (--skip-damaged goes on without "
+                f"it), or remove it and {stored} to have a new split made"
+            )
+        if not path.is_file():
+            raise DataMissingError(
+                f"'{id}' is listed in {stored} and not in {self.root}: expected every listed "
+                "image (put it back; --skip-damaged goes on without it; or delete the split "
+                "file to have a new split made)"
+            )
 
 
 def open_folder(
@@ -150,15 +208,26 @@ def open_folder(
     return ImageFolder(name, root, holdout, splits, lenient)
 
 
-def _later(found: Pools, listed: set[str], stored: Path) -> Iterator[str]:
+def _by_folder(pools: Pools) -> dict[str, list[Run]]:
+    """What pools list of each folder."""
+    found: dict[str, list[Run]] = {}
+    for role in ROLES:
+        for run in packed(pools[role]).runs:
+            found.setdefault(run.folder, []).append(run)
+    return found
+
+
+def _later(found: Mapping[str, ItemList], listed: Mapping[str, Sequence[Run]], stored: Path) -> str:
     """A note on images that are there and that the stored split does not know."""
-    added = [item.id for items in found.values() for item in items if item.id not in listed]
+    added: list[str] = []
+    for run in (run for items in found.values() for run in items.runs):
+        known = {name for one in listed.get(run.folder, ()) for name in one.names.listed()}
+        added += [run.folder + name for name in run.names.listed() if name not in known]
     if not added:
-        return
-    known = {id.rpartition("/")[0] for id in listed}
-    classes = sorted({id.rpartition("/")[0] for id in added} - known)
+        return ""
+    classes = sorted({id.rpartition("/")[0] for id in added} - {f.rstrip("/") for f in listed})
     new = f", with the whole of {shortened(classes)}" if classes else ""
-    yield (
+    return (
         f"images that came later are not used ({len(added)}{new}): {shortened(added)}; delete "
         f"{stored} to have a new split made (its numbers cannot be compared with those before)"
     )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 from fewshot_bench import Item, UsageError
-from fewshot_bench.api.sources import Pools
+from fewshot_bench.api.sources import ItemList, Names, Pools, Run, label_counts, packed, parts
+from fsbench_datasets.kept_pools import kept_pools, lists_digest
 from fsbench_datasets.split_lists import ROLES
 
 UNSPLIT = ""
@@ -73,39 +75,61 @@ def share_note(validation: bool, holdout: float | None) -> str:
     return f"split {shares} per class"
 
 
-def divide(
-    items: Sequence[Item], sizes: Sizes
-) -> tuple[tuple[Item, ...], tuple[Item, ...], tuple[Item, ...]]:
+def divide(items: Sequence[Item], sizes: Sizes) -> tuple[ItemList, ItemList, ItemList]:
     """The rest, the val and the test images, each in the order of the list.
 
     sizes: class name and number of its images to the numbers of val and test images.
     """
-    classes: dict[int, list[Item]] = {}
-    for item in items:
-        classes.setdefault(item.label, []).append(item)
-    place: dict[str, int] = {}
-    for members in classes.values():
-        val, test = sizes(members[0].classname, len(members))
-        for rank, item in enumerate(sorted(members, key=_rank)):
-            place[item.id] = 1 if rank < val else 2 if rank < val + test else 0
-    parts = [tuple(item for item in items if place[item.id] == part) for part in range(3)]
-    return parts[0], parts[1], parts[2]
+    whole = packed(items)
+    counts = label_counts(whole)
+    names = {run.label: run.classname for run in whole.runs}
+    held = {label: sizes(names[label], count) for label, count in counts.items()}
+    made_of = f"{lists_digest({'': whole})} divided by {SPLIT_SEED} into {held}"
+    made = kept_pools(made_of, lambda: _divided(whole, held))
+    return made["rest"], made["val"], made["test"]
+
+
+def _divided(items: ItemList, held: Mapping[int, tuple[int, int]]) -> Pools:
+    """held: numbers of val and test images by label."""
+    classes: dict[int, list[Run]] = {}
+    for run in items.runs:
+        classes.setdefault(run.label, []).append(run)
+    parts = {
+        id(run): part
+        for label, runs in classes.items()
+        for run, part in zip(runs, _divided_class(runs, *held[label]), strict=True)
+    }
+    return {
+        role: ItemList(parts[id(run)][number] for run in items.runs)
+        for number, role in enumerate(("rest", "val", "test"))
+    }
+
+
+def _divided_class(runs: Sequence[Run], val: int, test: int) -> Iterator[list[Run]]:
+    """The three parts of each run of one class."""
+    ranked = sorted((id for run in runs for id in run.ids), key=_rank)
+    held = dict.fromkeys(ranked[:val], 1) | dict.fromkeys(ranked[val : val + test], 2)
+    for run in runs:
+        names: list[list[str]] = [[], [], []]
+        for name in run.names.listed():
+            names[held.get(run.folder + name, 0)].append(name)
+        yield [replace(run, names=Names.of(some)) for some in names]
 
 
 def check_classes(name: str, pools: Pools) -> None:
     """UsageError for fewer than two classes, or a class without train images where others have."""
-    labels = {item.label for role in ROLES for item in pools[role]}
+    labels = {label for role in ROLES for label in label_counts(pools[role])}
     if len(labels) < 2:
         raise UsageError(
             f"{name} has {len(labels)} class: expected 2 or more, a single class leaves nothing to "
             "tell apart"
         )
-    trained = {item.label for item in pools["train"]}
+    trained = label_counts(pools["train"])
     for role in ("val", "test") if trained else ():
-        for item in pools[role]:
-            if item.label not in trained:
+        for part in parts(pools[role]):
+            if part.label not in trained:
                 raise UsageError(
-                    f"{name}: class '{item.classname}' of the {role} images has no "
+                    f"{name}: class '{part.classname}' of the {role} images has no "
                     "train images: expected the same classes (add train images, or take it out)"
                 )
 
@@ -130,9 +154,9 @@ def _part(count: int, share: float) -> int:
     return max(1, round(count * share))
 
 
-def _rank(item: Item) -> bytes:
-    return hashlib.sha256(f"{SPLIT_SEED}\t{item.id}".encode()).digest()
+def _rank(id: str) -> bytes:
+    return hashlib.sha256(f"{SPLIT_SEED}\t{id}".encode()).digest()
 
 
 def _pools(train: Sequence[Item], val: Sequence[Item], test: Sequence[Item]) -> Pools:
-    return {"train": tuple(train), "val": tuple(val), "test": tuple(test)}
+    return {"train": train, "val": val, "test": test}

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from fewshot_bench import DatasetCard
-from fewshot_bench.api.sources import Pools
+from fewshot_bench.api.sources import Pools, lines_of_part, parts
 
 ROLES = ("train", "val", "test")
 SHOWN = 5
@@ -16,7 +16,7 @@ SHOWN = 5
 
 def classnames_of(pools: Pools) -> tuple[str, ...]:
     """Class names by label; labels are 0 to n - 1."""
-    names = {item.label: item.classname for role in ROLES for item in pools[role]}
+    names = {part.label: part.classname for role in ROLES for part in parts(pools[role])}
     return tuple(names[label] for label in sorted(names))
 
 
@@ -61,8 +61,8 @@ def revision_of(pools: Pools, contents: Iterable[bytes] = ()) -> str:
     """SHA-256 over role, id, label and class name of every item, then over `contents`."""
     sha = hashlib.sha256()
     for role in ROLES:
-        for item in pools[role]:
-            sha.update(f"{role}\t{item.id}\t{item.label}\t{item.classname}\n".encode())
+        for part in parts(pools[role]):
+            sha.update(lines_of_part(role, part, f"{part.label}\t{part.classname}"))
     for content in contents:
         sha.update(content)
     return sha.hexdigest()

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fewshot_bench import DataMissingError, Item, UsageError
-from fewshot_bench.api.sources import Pools, save_split
+from fewshot_bench.api.sources import Pools, load_split, save_split
+from fsbench_datasets.kept_pools import kept_pools
 from fsbench_datasets.pools import TEST_SHARE
 from fsbench_datasets.split_lists import ROLES
 
@@ -56,12 +57,30 @@ class SplitPlaces:
             if beside and not target.parent.stat().st_mode & 0o222:
                 raise PermissionError("the folder is read-only")
             save_split(target, pools)
+            kept_pools(_digest(target), lambda: pools)
         except OSError as error:
             other = "leave --keep-split out" if beside else "choose another --store"
             raise UsageError(
                 f"the split cannot be kept at {target} ({error.strerror or error}): {other}"
             ) from None
         return target
+
+
+def load_kept(path: Path) -> Pools:
+    """The pools of a split file; DataMissingError when it is damaged.
+
+    They are read from the user's cache where they were kept there for a file of these bytes.
+    """
+    try:
+        digest = _digest(path)
+    except OSError:
+        return load_split(path)
+    return kept_pools(digest, lambda: load_split(path))
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def kept_note(note: str, stored: Path | None) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from fewshot_bench.api.items import Item
 from fewshot_bench.api.recipe import Recipe
-from fewshot_bench.api.task import Item
 from fewshot_bench.utils.mistyped import keys, texts
 
 SIMPLE_TEMPLATES = ("a photo of a {}.",)
@@ -90,7 +90,7 @@ class Dataset(Protocol):
         """Class names (index = label), templates, licence and sources. Must not decode images."""
         ...
 
-    def items(self) -> Mapping[str, tuple[Item, ...]]:
+    def items(self) -> Mapping[str, Sequence[Item]]:
         """The pools `train`, `val` and `test`. DataMissingError says what is absent and where.
 
         Where there is no `val` pool at all, validation images are held out of `train`: they are

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from fewshot_bench.api.dataset import Dataset, DatasetCard, Keeping, Stamp, Stamped
-from fewshot_bench.api.task import Item
+from fewshot_bench.api.items import Item, relabeled, without
 from fewshot_bench.utils.errors import UsageError, unknown
 from fewshot_bench.utils.text import few
 
@@ -49,13 +49,13 @@ class Override(ABC):
 
     @property
     @abstractmethod
-    def _pools(self) -> Mapping[str, tuple[Item, ...]]: ...
+    def _pools(self) -> Mapping[str, Sequence[Item]]: ...
 
     def card(self) -> DatasetCard:
         """The card, with a note or line on what was changed."""
         return self._card
 
-    def items(self) -> Mapping[str, tuple[Item, ...]]:
+    def items(self) -> Mapping[str, Sequence[Item]]:
         """The pools, as they were changed."""
         return self._pools
 
@@ -87,12 +87,8 @@ class Without(Override):
         return replace(card, counts=counts, left_out=(*card.left_out, line))
 
     @cached_property
-    def _pools(self) -> Mapping[str, tuple[Item, ...]]:
-        gone = set(self.skipped)
-        return {
-            role: tuple(item for item in items if item.id not in gone)
-            for role, items in self.inner.items().items()
-        }
+    def _pools(self) -> Mapping[str, Sequence[Item]]:
+        return {role: without(items, self.skipped) for role, items in self.inner.items().items()}
 
 
 @dataclass(frozen=True)
@@ -120,10 +116,10 @@ class Customized(Override):
         return card
 
     @cached_property
-    def _pools(self) -> Mapping[str, tuple[Item, ...]]:
+    def _pools(self) -> Mapping[str, Sequence[Item]]:
         names = self.card().classnames
         return {
-            role: tuple(replace(item, classname=names[item.label]) for item in items)
+            role: relabeled(items, lambda label, _: (label, names[label]))
             for role, items in self.inner.items().items()
         }
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from fewshot_bench.api.spec import RunSpec, canonical_json
 from fewshot_bench.utils.errors import StoreError
@@ -108,28 +108,31 @@ WHOLE: Mapping[str, Kind] = {"metrics": NUMBER, "digests": TEXT}
 def kind_problems(values: Mapping[str, Any]) -> Iterator[str]:
     """Fields of another type than expected; values: of a record, its parts being objects."""
     for part, kinds in KINDS.items():
-        inner = values.get(part) or {}
-        for name, kind in kinds.items():
-            if name in inner:
-                yield from _problem(f"{part}.{name}", inner[name], kind)
+        for name, value in (values.get(part) or {}).items():
+            if name in kinds and not kinds[name][1](value):
+                yield _problem(f"{part}.{name}", value, kinds[name])
     for part, kind in WHOLE.items():
         for name, value in values[part].items():
-            yield from _problem(f"{part}.{name}", value, kind)
+            if not kind[1](value):
+                yield _problem(f"{part}.{name}", value, kind)
     for place, incident in enumerate(values["incidents"]):
         for name, value in incident.items():
-            yield from _problem(f"incidents[{place}].{name}", value, TEXT)
+            if not _text(value):
+                yield _problem(f"incidents[{place}].{name}", value, TEXT)
 
 
-def _problem(name: str, value: object, kind: Kind) -> Iterator[str]:
-    expected, fits = kind
-    if not fits(value):
-        yield f"record's {name} is {value!r:.60}, expected {expected}"
+def _problem(name: str, value: object, kind: Kind) -> str:
+    return f"record's {name} is {value!r:.60}, expected {kind[0]}"
 
 
 SCHEMA = 1
 Status = Literal["done", "failed", "inapplicable"]
 STATUSES = ("done", "failed", "inapplicable")
+# Fields that are kept once they were read.
+KEPT = frozenset({"split", "metrics", "environment"})
 OBJECTS = ("spec", "split", "metrics", "footprint", "timings", "environment", "digests")
+# Fields that are read late.
+LATE = frozenset({*OBJECTS, "notes"} - {"spec"})
 KEYS = ("schema", "status", *OBJECTS, "incidents")
 
 
@@ -166,6 +169,37 @@ class Record:
     incidents: Sequence[Mapping[str, str]] = ()
     digests: Mapping[str, str] = dataclasses.field(default_factory=dict)
     schema: int = SCHEMA
+
+    @classmethod
+    def reading(cls, spec: RunSpec, state: Mapping[str, Any], part: Callable[[str], Any]) -> Record:
+        """A record that asks `part` for its other fields by name when they are used.
+
+        state: `status`, `error` and `incidents`, which were checked as `from_dict` checks them, as
+        was what `part` gives. Copies of such a record have all fields.
+        """
+        record = object.__new__(cls)
+        held = vars(record)
+        held["spec"], held["status"], held["_part"] = spec, state["status"], part
+        # The defaults are those of the class.
+        if state["error"] is not None:
+            held["error"] = state["error"]
+        if state["incidents"]:
+            held["incidents"] = tuple(state["incidents"])
+        return record
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            part = vars(self).get("_part")
+            if part is None or name not in LATE:
+                raise AttributeError(f"{type(self).__name__} has no attribute '{name}'")
+            value = part(name)
+            if name in KEPT:
+                vars(self)[name] = value
+            return value
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Record, tuple(getattr(self, field.name) for field in dataclasses.fields(self))
 
     @property
     def logits_digest(self) -> str:

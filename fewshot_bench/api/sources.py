@@ -12,20 +12,25 @@ from fewshot_bench.api.dataset import (
     Stamped,
     file_stamp,
 )
+from fewshot_bench.api.items import ItemList, Names, Run, label_counts, lines_of_part, packed, parts
 from fewshot_bench.api.recipe import Recipe, RemoteFile
 from fewshot_bench.api.roots import data_roots
 from fewshot_bench.api.split_file import Pools, load_split, save_split
 from fewshot_bench.utils.cache_dir import cache_root
 from fewshot_bench.utils.image_formats import image_endings, image_remedy
+from fewshot_bench.utils.kept_lists import keep_list, kept_list
 from fewshot_bench.utils.text import one_place, one_spelling
 
 __all__ = [
     "ENSEMBLE_TEMPLATES",
     "SIMPLE_TEMPLATES",
+    "ItemList",
+    "Names",
     "Pools",
     "Preparable",
     "Recipe",
     "RemoteFile",
+    "Run",
     "Stamp",
     "Stamped",
     "cache_root",
@@ -33,8 +38,14 @@ __all__ = [
     "file_stamp",
     "image_endings",
     "image_remedy",
+    "keep_list",
+    "kept_list",
+    "label_counts",
+    "lines_of_part",
     "load_split",
     "one_place",
     "one_spelling",
+    "packed",
+    "parts",
     "save_split",
 ]

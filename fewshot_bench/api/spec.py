@@ -178,6 +178,13 @@ class RunSpec:
         except TypeError as error:
             raise StoreError(f"spec is incomplete: {error}") from None
 
+    @classmethod
+    def read(cls, values: Mapping[str, Any], key: str) -> RunSpec:
+        """The same of values that `from_dict` has taken before; key: that of the cell."""
+        spec = cls(**{**values, "shots": read_shots(values["shots"])})
+        vars(spec)["_key"] = key
+        return spec
+
     def key(self) -> str:
         """SHA-256 of the canonical JSON: the identity of the cell and of its files."""
         return self._key
@@ -192,6 +199,8 @@ class RunSpec:
 
     @functools.cached_property
     def _fit_key(self) -> str:
+        if not self.fits_other:
+            return self._key
         classes = "base" if self.classes == "new" else self.classes
         return dataclasses.replace(self, target="", target_revision="", classes=classes).key()
 

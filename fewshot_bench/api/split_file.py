@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fewshot_bench.api.dataset import ROLES
-from fewshot_bench.api.task import Item
+from fewshot_bench.api.items import Item, parts
 from fewshot_bench.utils.errors import DataMissingError
 from fewshot_bench.utils.files import write_whole
 from fewshot_bench.utils.text import leaves, plain_text, shown
 
-Pools = Mapping[str, tuple[Item, ...]]
+Pools = Mapping[str, Sequence[Item]]
 
 
 def load_split(path: Path) -> Pools:
@@ -37,13 +37,27 @@ def pools_from(path: Path, content: Any) -> Pools:
 
 def save_split(path: Path, pools: Pools) -> None:
     """Write CoOp's layout (its exact bytes) to a temporary file, then move it in place."""
-    write_whole(path, coop_text(pools).encode())
+    write_whole(path, (text.encode() for text in _coop_texts(pools)))
 
 
 def coop_text(pools: Pools) -> str:
     """The text of a split file, byte for byte as CoOp writes it."""
-    content = {role: [[i.id, i.label, i.classname] for i in pools[role]] for role in ROLES}
-    return json.dumps(content, indent=4, separators=(",", ": "))
+    return "".join(_coop_texts(pools))
+
+
+def _coop_texts(pools: Pools) -> Iterator[str]:
+    """The text in pieces, as `json.dumps(content, indent=4, separators=(",", ": "))` writes it."""
+    for role in ROLES:
+        yield f'{"{" if role == ROLES[0] else ","}\n    "{role}": ['
+        before = ""
+        for part in parts(pools[role]):
+            rest = f"{part.label},\n            {json.dumps(part.classname)}\n        ]"
+            ids = map(json.dumps, part.ids)
+            entries = (f"\n        [\n            {id},\n            {rest}" for id in ids)
+            yield before + ",".join(entries)
+            before = ","
+        yield "\n    ]" if before else "]"
+    yield "\n}"
 
 
 def damaged(path: Path, problem: str) -> DataMissingError:

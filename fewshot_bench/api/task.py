@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal, Protocol, overload, runtime_checkable
 
+from fewshot_bench.api.items import Item, digest_of
 from fewshot_bench.api.shots import ALL_SHOTS, per_class
 from fewshot_bench.utils.mistyped import number_range, probability
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One labeled image of a data set: `id` is its name within the data set (a relative path)."""
-
-    id: str
-    label: int
-    classname: str
-
-
-def digest_of(roles: Iterable[tuple[str, Iterable[Item]]]) -> str:
-    """SHA-256 over one `role<TAB>item id<TAB>label` line per item, in order."""
-    sha = hashlib.sha256()
-    for role, items in roles:
-        for item in items:
-            sha.update(f"{role}\t{item.id}\t{item.label}\n".encode())
-    return sha.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -43,14 +26,14 @@ class Split:
     protocol: str
     shots: int
     seed: int
-    train: tuple[Item, ...]
-    val: tuple[Item, ...]
-    test: tuple[Item, ...]
-    digest: str = field(init=False)
+    train: Sequence[Item]
+    val: Sequence[Item]
+    test: Sequence[Item]
 
-    def __post_init__(self) -> None:
-        roles = (("train", self.train), ("val", self.val), ("test", self.test))
-        object.__setattr__(self, "digest", digest_of(roles))
+    @cached_property
+    def digest(self) -> str:
+        """That of the three lists, by `items.digest_of`."""
+        return digest_of((("train", self.train), ("val", self.val), ("test", self.test)))
 
 
 @dataclass(frozen=True, slots=True)

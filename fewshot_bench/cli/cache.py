@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import struct
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -23,8 +22,13 @@ from fewshot_bench.utils.text import size_text
 LONGEST_HEAD = 1 << 20
 # What reading a damaged file may raise.
 DAMAGE = (
-    *(OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError),
-    struct.error,
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
 )
 
 
@@ -69,11 +73,13 @@ def _of_digests(path: Path) -> tuple[Any, Any]:
 
 
 def _of_features(path: Path) -> tuple[Any, Any]:
-    """A safetensors file starts with the length of its head, and the head as JSON."""
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        head = json.loads(file.read(min(length, LONGEST_HEAD)))
-    return head["__metadata__"].get("dataset", ""), head["features"]["shape"][0]
+    from fewshot_bench.images.feature_segment import DamagedSegment, Segment
+
+    try:
+        segment = Segment.open(path)
+    except DamagedSegment as error:
+        raise ValueError(path) from error
+    return segment.label.dataset, segment.keys
 
 
 _READERS: Mapping[str, Callable[[Path], tuple[Any, Any]]] = {
@@ -108,7 +114,7 @@ def list_files(store: Path) -> None:
                 "-" if entry.images is None else f"{entry.images:,}",
                 size_text(entry.file.size),
                 time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.file.used)),
-                "half-written" if entry.file.temporary else entry.file.path.name[:12],
+                _shown(entry),
             )
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -122,24 +128,36 @@ def list_files(store: Path) -> None:
         say("nothing is cached")
 
 
+def _shown(entry: Entry) -> str:
+    """The beginning of a file's name, with what is wrong with it."""
+    from fewshot_bench.utils.cache_dir import OLD
+
+    if entry.file.temporary:
+        return "half-written"
+    name, known = entry.file.path.name[:12], entry.images is not None
+    if known or entry.file.kind not in _READERS:
+        return name
+    return f"{name} ({'of an older version' if entry.file.path.suffix == OLD else 'damaged'})"
+
+
 @command.command("size", short_help="Show how large the cache is, and its bound.")
 @_STORE
 def size(store: Path) -> None:
-    """Show how much of each kind there is, where, and the bound of decoded images."""
-    from fewshot_bench.utils.cache_dir import IMAGES, LIMIT_VARIABLE, files, folder_of, limit_bytes
+    """Show how much of each kind there is, where, and the bounds of images and features."""
+    from fewshot_bench.utils.cache_dir import bound_of, files, folder_of
 
     for kind in _kinds(None):
         folder = folder_of(kind, store)
         found = files(kind, folder)
         total = sum(file.size for file in found)
-        most = f" of at most {size_text(limit_bytes())} ({LIMIT_VARIABLE})"
-        bound = most if kind == IMAGES else ""
-        say(f"{kind:<10} {size_text(total):>9}{bound} in {len(found)} files, {folder}")
+        bound = bound_of(kind, folder, total)
+        most = f" of at most {size_text(bound[0])} ({bound[1]})" if bound else ""
+        say(f"{kind:<10} {size_text(total):>9}{most} in {len(found)} files, {folder}")
 
 
 @command.command("rm", short_help="Remove what is cached.")
 @click.option(
-    "--kind", type=NAMES, help="Only images, digests, features, tar-index, verified or kit."
+    "--kind", type=NAMES, help="Only images, digests, features, tar-index, verified, kit or lists."
 )
 @click.option("--older", metavar="TIME", help="Only what was not used for so long: 30d, 12h, 90m.")
 @_STORE

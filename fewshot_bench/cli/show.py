@@ -12,6 +12,7 @@ import click
 from fewshot_bench.api import method_files as method_references
 from fewshot_bench.api.dataset import ROLES, TEMPLATE_SETS, Dataset, DatasetCard
 from fewshot_bench.api.method import hyperparameters
+from fewshot_bench.api.method_card import card_of
 from fewshot_bench.api.method_rules import broken_rules
 from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.registry import Entry, place_without_family, registry
@@ -85,6 +86,11 @@ def _method(name: str) -> None:
         click.echo(f"warning: {printable(rule.reason)}", err=True)
     if broken:
         click.echo(f"warning: fsbench run refuses {name}; fsbench check {name}", err=True)
+    card = card_of(cls)
+    if card is not None:
+        for line in card.lines():
+            say(line)
+        say("")
     if dataclasses.is_dataclass(cls):
         _hyperparameters(cls)
     origin = registry().method(name).origin

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fewshot_bench.api.dataset import Dataset, Stamp, Stamped
-from fewshot_bench.api.task import Item
+from fewshot_bench.api.items import Item
 from fewshot_bench.images.digests import (
     RACY_SECONDS,
     DatasetDigests,

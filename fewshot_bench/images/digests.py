@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fewshot_bench.api.dataset import Dataset, Stamp, Stamped
-from fewshot_bench.api.task import Item
+from fewshot_bench.api.items import Item
 from fewshot_bench.utils import cache_dir as cache_folder
 from fewshot_bench.utils.cache_dir import DIGESTS, CacheFile
 

@@ -1,32 +1,44 @@
-"""Content-addressed feature cache, one row per image or prompt, shared by methods, shots and seeds.
+"""Content-addressed features, one row per image or prompt, shared by methods, shots and seeds.
 
 `FeatureCache.rows` is the way in. A row is known by its context (what computed it: weights,
-precision, preprocessing ...) and by a key of its own. A file holds the rows of one computation with
-their keys and its cost, is never changed, and counts only while its SHA-256 is right.
+precision, preprocessing ...) and by a key of its own; it lies in the store on disk, or in memory
+where the disk does not take it. Each is billed at what it had cost, whoever computed it.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
+import itertools
 import json
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from fewshot_bench.profiling.cost import Cost
+from fewshot_bench.images.feature_segment import (
+    KEY,
+    KINDS,
+    Array,
+    Form,
+    Label,
+    pack_cost,
+    unpack_cost,
+)
+from fewshot_bench.images.feature_store import FeatureStore, Rows, Shard
 from fewshot_bench.profiling.meter import Meter
-from fewshot_bench.utils import cache_dir as cache_folder
 from fewshot_bench.utils.locks import once
 
-MEMORY = 2 << 30
-KEY = 32
+MEMORY = 1 << 27
+"""Bytes of rows that a process holds because the disk does not."""
+AT_ONCE = 1 << 15
+"""Rows that are looked up, computed and kept at once; a multiple of an encoder's batch."""
+ROW_OVERHEAD = 256
 
 
 @functools.lru_cache(maxsize=64)
@@ -35,47 +47,44 @@ def numbered(count: int) -> tuple[bytes, ...]:
     return tuple(number.to_bytes(KEY, "big") for number in range(count))
 
 
-@dataclasses.dataclass
-class _Table:
-    """The rows of one context: the file and the place in it of each, and the cost of every file."""
+@dataclass(frozen=True)
+class Origin:
+    """The place of rows among others on the disk.
 
-    places: dict[bytes, tuple[int, int]] = dataclasses.field(default_factory=dict)
-    files: list[tuple[Tensor, Cost]] = dataclasses.field(default_factory=list)
-    seen: set[str] = dataclasses.field(default_factory=set)
-    size: int = 0
+    dataset, role: what they are listed under. shared: the part of their context that all rows have
+    which lie beside them; all of it by default. passing: one fit draws them for itself, so that
+    they are kept only where there is room. images: one row per encoded image, else per prompt.
+    whole: rows of one context are computed together or not at all.
+    """
 
-    def take(self, keys: Sequence[bytes], features: Tensor, cost: Cost) -> None:
-        """Add the rows of one computation, which had this cost."""
-        for row, key in enumerate(keys):
-            self.places.setdefault(key, (len(self.files), row))
-        self.files.append((features, cost))
-        self.size += features.nbytes
+    dataset: str = ""
+    role: str = ""
+    shared: Mapping[str, Any] | None = None
+    passing: bool = False
+    images: bool = True
+    whole: bool = False
 
-    def copy(self) -> _Table:
-        """A table for rows that are not to be kept."""
-        return _Table(dict(self.places), list(self.files), set(self.seen), self.size)
+    def shard(self, context: Mapping[str, Any]) -> Shard:
+        """The shard of rows with this context."""
+        shared = context if self.shared is None else self.shared
+        name = _digest({"shared": shared, "dataset": self.dataset, "role": self.role})
+        return Shard(name.hex()[:16], Label(self.dataset, self.role), self.passing)
 
-    def gathered(self, keys: Sequence[bytes]) -> Tensor:
-        """(n, width): the rows of `keys`, which must not be changed."""
-        places = [self.places[key] for key in keys]
-        by_file: dict[int, list[int]] = {}
-        for place, (file, _) in enumerate(places):
-            by_file.setdefault(file, []).append(place)
-        first = self.files[places[0][0]][0]
-        rows = torch.tensor([row for _, row in places])
-        if len(by_file) == 1:
-            whole = len(rows) == len(first) and torch.equal(rows, torch.arange(len(first)))
-            return first if whole else first[rows]
-        result = first.new_empty(len(keys), first.shape[1])
-        for file, found in by_file.items():
-            result[found] = self.files[file][0][rows[found]]
-        return result
 
-    def charge(self, keys: set[bytes], meter: Meter) -> None:
-        """Bill rows at their equal shares of what their files had cost."""
-        for file, rows in Counter(self.places[key][0] for key in keys).items():
-            features, cost = self.files[file]
-            meter.charge(cost.scaled(rows, len(features)))
+def _digest(values: Mapping[str, Any]) -> bytes:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).digest()
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One call of `rows`: the digest of its context, and what to do about rows that are nowhere."""
+
+    name: bytes
+    origin: Origin
+    shard: Shard
+    compute: Callable[[list[int]], Tensor]
+    meter: Meter
+    store: FeatureStore | None
 
 
 class FeatureCache:
@@ -83,9 +92,9 @@ class FeatureCache:
 
     def __init__(self, folder: Path | None, is_sound: Callable[[], bool] = lambda: True) -> None:
         """is_sound: False where features that are computed now must reach no other cell."""
-        self._folder = folder
+        self._store = None if folder is None else FeatureStore(folder)
         self._is_sound = is_sound
-        self._tables: dict[str, _Table] = {}
+        self._memory = _Memory()
 
     def rows(
         self,
@@ -93,109 +102,153 @@ class FeatureCache:
         keys: Sequence[bytes],
         compute: Callable[[list[int]], Tensor],
         meter: Meter,
-        dataset: str = "",
+        origin: Origin | None = None,
         *,
         lasting: bool = True,
-        images: bool = True,
     ) -> Tensor:
         """(n, width): the rows of `keys`, each billed once per cell at what it had cost.
 
         The result may be the memory of the cache and must not be changed.
 
         compute: places in `keys` to their features; called for what nobody has computed, once per
-        key. `dataset` is the name they are listed under; what is not `lasting` stays in memory.
-        images: there is one row per encoded image, else per prompt.
+        key, for `AT_ONCE` of them at most. What is not `lasting` stays in memory.
         """
-        name = hashlib.sha256(json.dumps(context, sort_keys=True).encode()).hexdigest()
-        folder = self._folder / name[:16] if self._folder is not None and lasting else None
-        table = self._tables.setdefault(name, _Table())
-        if any(key not in table.places for key in keys):
-            with once(self._folder if lasting else None, f"{name} {dataset}"):
-                if folder is not None:
-                    _load(folder, name, table)
-                places = {key: place for place, key in enumerate(keys) if key not in table.places}
-                if places:
-                    wanted, sound = list(places.values()), self._is_sound()
-                    found = meter.measure(lambda: compute(wanted), images=images)
-                    if not (sound and self._is_sound()):
-                        table = table.copy()
-                    elif folder is not None:
-                        _save(folder, name, table, list(places), *found, dataset)
-                    table.take(list(places), *found)
-        table.charge(meter.uncharged(name, keys), meter)
-        result = table.gathered(keys)
-        self._forget()
+        origin = origin or Origin()
+        store = self._store if lasting else None
+        call = _Call(_digest(context), origin, origin.shard(context), compute, meter, store)
+        first: dict[bytes, int] = {}
+        for place, key in enumerate(keys):
+            first.setdefault(key, place)
+        found = self._distinct(call, list(first), list(first.values()))
+        if len(first) == len(keys):
+            return found
+        order = {key: row for row, key in enumerate(first)}
+        return found[torch.tensor([order[key] for key in keys])]
+
+    def _distinct(self, call: _Call, keys: Sequence[bytes], places: Sequence[int]) -> Tensor:
+        """(n, width) of distinct keys, which stand at `places` of those that were asked for."""
+        if call.origin.whole or len(keys) <= AT_ONCE:
+            return self._part(call, keys, places)
+        result = torch.empty(0)
+        for start in range(0, len(keys), AT_ONCE):
+            rows = slice(start, start + AT_ONCE)
+            part = self._part(call, keys[rows], places[rows])
+            if not start:
+                result = part.new_empty(len(keys), part.shape[1])
+            result[rows] = part
         return result
 
-    def _forget(self) -> None:
-        """Drop whole contexts, the oldest first, until the rest fits into `MEMORY`."""
-        size = sum(table.size for table in self._tables.values())
-        for name in list(self._tables)[:-1]:
-            if size <= MEMORY:
-                return
-            size -= self._tables.pop(name).size
+    def _part(self, call: _Call, keys: Sequence[bytes], places: Sequence[int]) -> Tensor:
+        rows = Rows([hashlib.sha256(call.name + key).digest() for key in keys])
+        self._fill(call, rows)
+        computed = None
+        if rows.lacking.any():
+            folder = call.store.folder if call.store else None
+            with once(folder, f"{call.name.hex()} {call.shard.name}"):
+                self._fill(call, rows)
+                if rows.lacking.any():
+                    computed = self._computed(call, rows, places)
+        _charge(rows, call.meter)
+        if computed is not None:
+            return computed
+        assert rows.form is not None
+        dtype: torch.dtype = getattr(torch, rows.form.dtype)
+        return torch.from_numpy(rows.data).view(dtype)
+
+    def _fill(self, call: _Call, rows: Rows) -> None:
+        self._memory.fill(rows)
+        if call.store is not None and rows.lacking.any():
+            call.store.fill(call.shard, rows)
+
+    def _computed(self, call: _Call, rows: Rows, places: Sequence[int]) -> Tensor | None:
+        """Compute and keep what is lacking; all of the rows where none was there."""
+        if call.origin.whole:
+            rows.lacking[:] = True
+        lacking = np.flatnonzero(rows.lacking)
+        wanted, sound = [places[row] for row in lacking.tolist()], self._is_sound()
+        features, cost = call.meter.measure(lambda: call.compute(wanted), images=call.origin.images)
+        features = features.detach().contiguous()
+        dtype = str(features.dtype).removeprefix("torch.")
+        block = _Block(
+            keys=[rows.names[row] for row in lacking.tolist()],
+            data=features.view(torch.uint8).numpy(),
+            cost=pack_cost(cost, len(features)),
+            form=Form(features.shape[1], dtype, dtype),
+        )
+        if sound and self._is_sound():
+            self._keep(call, block)
+        whole = len(lacking) == len(rows.names)
+        if not whole:
+            if not rows.takes(block.form):
+                raise ValueError(f"features have the form {block.form}, and had {rows.form}")
+            rows.data[lacking] = block.data
+        rows.put(lacking, [block.cost] * len(lacking))
+        return features if whole else None
+
+    def _keep(self, call: _Call, block: _Block) -> None:
+        """On the disk; in memory where the disk does not take it."""
+        kept = False
+        if call.store is not None and block.form.dtype in KINDS:
+            rows = block.keys, block.data, block.cost, block.form
+            kept = call.store.add(call.shard, *rows)
+        if not kept:
+            self._memory.add(block, only_if_free=call.shard.passing)
 
 
-def _load(folder: Path, name: str, table: _Table) -> None:
-    """Read the files of a context that this process has not read yet."""
-    for file in sorted(folder.glob("*.safetensors")) if folder.is_dir() else ():
-        if file.name not in table.seen:
-            table.seen.add(file.name)
-            found = _read(file, name)
-            if found is not None:
-                table.take(*found)
+def _charge(rows: Rows, meter: Meter) -> None:
+    """Bill rows at their equal shares of what the computations that they come from had cost."""
+    new = meter.uncharged(rows.keys).tolist()
+    for packed, count in Counter(itertools.compress(rows.costs, new)).items():
+        cost, together = unpack_cost(packed)
+        meter.charge(cost.scaled(count, together))
 
 
-def _read(file: Path, name: str) -> tuple[list[bytes], Tensor, Cost] | None:
-    """The rows of a file; None where it is damaged, or of another context."""
-    from safetensors import SafetensorError, safe_open
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """The rows (n, bytes) of one computation in memory."""
 
-    try:
-        with safe_open(file, framework="pt") as opened:
-            metadata = opened.metadata()
-            features, rows = opened.get_tensor("features"), opened.get_tensor("keys")
-        if metadata["context"] != name or metadata["sha256"] != tensors_digest(rows, features):
-            return None
-        joined = rows.numpy().tobytes()
-        keys = [joined[start : start + KEY] for start in range(0, len(joined), KEY)]
-        cost = Cost.from_dict(json.loads(metadata["cost"]))
-        cache_folder.touch(file)
-        return (keys, features, cost) if len(keys) == len(features) else None
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError):
-        return None
+    keys: list[bytes]
+    data: Array
+    cost: bytes
+    form: Form
+
+    @property
+    def size(self) -> int:
+        return int(self.data.nbytes) + ROW_OVERHEAD * len(self.keys)
 
 
-def _save(
-    folder: Path,
-    name: str,
-    table: _Table,
-    keys: Sequence[bytes],
-    features: Tensor,
-    cost: Cost,
-    dataset: str,
-) -> None:
-    """Write beside and rename; a full or read-only disk only costs the cache."""
-    from safetensors.torch import save
+class _Memory:
+    """Blocks of rows, the latest used ones that fit into `MEMORY`."""
 
-    joined = b"".join(keys)
-    rows = torch.frombuffer(bytearray(joined), dtype=torch.uint8).view(-1, KEY)
-    metadata = {
-        "context": name,
-        "sha256": tensors_digest(rows, features),
-        "cost": json.dumps(cost.to_dict()),
-        "dataset": dataset,
-    }
-    data = save({"features": features.contiguous(), "keys": rows}, metadata)
-    file = folder / f"{hashlib.sha256(joined).hexdigest()}.safetensors"
-    table.seen.add(file.name)
-    with suppress(OSError):
-        cache_folder.write(file, data)
+    def __init__(self) -> None:
+        self._blocks: OrderedDict[_Block, None] = OrderedDict()
+        self._places: dict[bytes, tuple[_Block, int]] = {}
+        self._size = 0
 
+    def fill(self, rows: Rows) -> None:
+        """Add the rows that are here and that `rows` lacks."""
+        found: dict[_Block, list[tuple[int, int]]] = {}
+        for place in np.flatnonzero(rows.lacking).tolist() if self._places else ():
+            block, row = self._places.get(rows.names[place], (None, 0))
+            if block is not None:
+                found.setdefault(block, []).append((place, row))
+        for block, pairs in found.items():
+            self._blocks.move_to_end(block)
+            if rows.takes(block.form):
+                places, taken = np.array(pairs).T
+                rows.data[places] = block.data[taken]
+                rows.put(places, [block.cost] * len(places))
 
-def tensors_digest(*tensors: Tensor) -> str:
-    """SHA-256 over types, shapes and bytes of tensors, one after the other."""
-    sha = hashlib.sha256()
-    for tensor in tensors:
-        sha.update(f"{tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        sha.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return sha.hexdigest()
+    def add(self, block: _Block, *, only_if_free: bool) -> None:
+        """Keep a block, in place of the longest unused ones unless `only_if_free`."""
+        if block.size > (MEMORY - self._size if only_if_free else MEMORY):
+            return
+        while self._size + block.size > MEMORY:
+            oldest, _ = self._blocks.popitem(last=False)
+            self._size -= oldest.size
+            for key in oldest.keys:
+                if self._places[key][0] is oldest:
+                    del self._places[key]
+        self._blocks[block] = None
+        self._size += block.size
+        self._places.update((key, (block, row)) for row, key in enumerate(block.keys))

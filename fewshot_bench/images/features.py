@@ -22,7 +22,7 @@ from fewshot_bench.api.backbone import LoadedBackbone
 from fewshot_bench.api.task import Augment
 from fewshot_bench.images.augment import draw_passes, passes_of, view_key
 from fewshot_bench.images.cache import transform_of
-from fewshot_bench.images.feature_cache import FeatureCache, numbered
+from fewshot_bench.images.feature_cache import FeatureCache, Origin, numbered
 from fewshot_bench.images.loader import ImageSource
 from fewshot_bench.profiling.cost import counting, text_cache
 from fewshot_bench.profiling.meter import Meter
@@ -242,7 +242,8 @@ class ImageView:
             return encode(source, source.batches(ENCODE_BATCH, places, tally=tally))
 
         with backing.meter.phase(backing.phase):
-            features = _rows(backing, {"kind": "evaluation"}, _digests(backing), compute)
+            origin = Origin(source.name, backing.phase)
+            features = _rows(backing, {"kind": "evaluation"}, _digests(backing), compute, origin)
         return features[backing.index].to(source.backbone.device)
 
     @property
@@ -289,7 +290,9 @@ def _drawn_views(
     content = {"images": hashlib.sha256(b"".join(_digests(backing))).hexdigest(), "kind": "views"}
     content |= {"order": hashlib.sha256(str(backing.order).encode()).hexdigest()}
     content |= drawn | {"passes": passes}
-    return _rows(backing, content, numbered(len(repeated)), compute)
+    shared = backing.source.turning | encoder_content(backing.source.backbone)
+    origin = Origin(backing.source.name, "drawn views", shared, passing=True, whole=True)
+    return _rows(backing, content, numbered(len(repeated)), compute, origin)
 
 
 def _own_views(
@@ -311,7 +314,8 @@ def _own_views(
         )
         return encode(backing.source, batches)
 
-    return _rows(backing, drawn, keys, compute)
+    origin = Origin(backing.source.name, f"views of seed {backing.seed}", passing=True)
+    return _rows(backing, drawn, keys, compute, origin)
 
 
 class ShotsView(ImageView):
@@ -372,12 +376,12 @@ def accounted(store: FeatureCache, meter: Meter) -> Iterator[None]:
     """Count what encoders do inside; class prompts are encoded once, shared and billed."""
 
     def shared(backbone: Any, prompts: Sequence[str], compute: Callable[[], Tensor]) -> Tensor:
-        content = encoder_content(backbone) | {"kind": "text", "prompts": list(prompts)}
+        encoder = encoder_content(backbone)
+        content = encoder | {"kind": "text", "prompts": list(prompts)}
+        origin = Origin("prompts", "text", encoder, images=False, whole=True)
         keys = numbered(len(prompts))
         with meter.phase("encode_text"):
-            features = store.rows(
-                content, keys, lambda _: compute().cpu(), meter, "prompts", images=False
-            )
+            features = store.rows(content, keys, lambda _: compute().cpu(), meter, origin)
         return features.to(backbone.device, copy=True)
 
     token = _OPEN.set(meter)
@@ -393,11 +397,12 @@ def _rows(
     kind: dict[str, Any],
     keys: Sequence[bytes],
     compute: Callable[[list[int]], Tensor],
+    origin: Origin,
 ) -> Tensor:
     """Features image by image; on the disk too where it can be told what they depend on."""
     context = kind | backing.source.turning | encoder_content(backing.source.backbone)
-    name, lasting = backing.source.name, "instance" not in context
-    return backing.store.rows(context, keys, compute, backing.meter, name, lasting=lasting)
+    lasting = "instance" not in context
+    return backing.store.rows(context, keys, compute, backing.meter, origin, lasting=lasting)
 
 
 def _digests(backing: _Backing) -> tuple[bytes, ...]:

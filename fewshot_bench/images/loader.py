@@ -21,7 +21,8 @@ from torch import Tensor
 
 from fewshot_bench.api.backbone import LoadedBackbone
 from fewshot_bench.api.dataset import Dataset
-from fewshot_bench.api.task import Augment, Item
+from fewshot_bench.api.items import Item
+from fewshot_bench.api.task import Augment
 from fewshot_bench.images.augment import Cutter, Uniforms, keyed_chunks, pixels_of
 from fewshot_bench.images.cache import ImageCache, Keeper, transform_of
 from fewshot_bench.images.cache_file import Pixels, Segment

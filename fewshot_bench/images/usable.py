@@ -11,7 +11,7 @@ from typing import Any
 
 from fewshot_bench.api.dataset import Dataset, all_items
 from fewshot_bench.api.dataset_overrides import SKIPPED, Without
-from fewshot_bench.api.task import Item
+from fewshot_bench.api.items import Item
 from fewshot_bench.images.decode import unreadable
 from fewshot_bench.utils.errors import DataMissingError
 from fewshot_bench.utils.text import FEW, shortened

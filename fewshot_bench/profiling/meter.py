@@ -7,10 +7,11 @@ that a reported time does not depend on which cell ran first; `elapsed` keeps wh
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -77,7 +78,7 @@ class Meter:
         self._billed: dict[str, Cost] = {}
         self._elapsed: dict[str, Cost] = {}
         self._stack: list[tuple[str, Cost, Cost]] = []
-        self._charged: dict[str, set[bytes]] = {}
+        self._charged = _KeySet()
         self.images_seen = 0
         self.images_encoded = 0
         self.images_computed = 0
@@ -128,12 +129,12 @@ class Meter:
         done.wall, done.cpu = max(0.0, passed.wall), max(0.0, passed.cpu)
         return result, done
 
-    def uncharged(self, name: str, keys: Iterable[bytes]) -> set[bytes]:
-        """Those of `keys` under `name` that were not charged to this cell yet; from now on all."""
-        charged = self._charged.setdefault(name, set())
-        new = set(keys) - charged
-        charged |= new
-        return new
+    def uncharged(self, keys: Any) -> Any:
+        """(n,) bool: those of distinct digests (n,) that were not charged to this cell before.
+
+        From now on all of them are. keys: a numpy array of texts of 16 bytes or more.
+        """
+        return self._charged.add(keys.astype(f"S{_KeySet.SIZE}"))
 
     def charge(self, cost: Cost) -> None:
         """Add the price of shared work to the phase that is open."""
@@ -163,6 +164,28 @@ class Meter:
             "elapsed_seconds": round(elapsed, 6),
             "images": self.images.to_dict(),
         }
+
+
+class _KeySet:
+    """Beginnings of digests, 16 bytes each: one cell may be charged for millions of views."""
+
+    SIZE = 16
+
+    def __init__(self) -> None:
+        self._parts: list[Any] = []
+
+    def add(self, keys: Any) -> Any:
+        """(n,) bool: those of distinct keys that were not here; now they are."""
+        new = np.ones(len(keys), bool)
+        for part in self._parts:
+            places = np.searchsorted(part, keys).clip(max=len(part) - 1)
+            new &= part[places] != keys
+        part = np.sort(keys[new])
+        # Parts of falling sizes, so that there are few.
+        while self._parts and len(self._parts[-1]) <= 2 * len(part):
+            part = np.sort(np.concatenate([self._parts.pop(), part]), kind="stable")
+        self._parts += [part] if len(part) else []
+        return new
 
 
 def _passed(seconds: Cost) -> Cost:

@@ -10,7 +10,7 @@ import hashlib
 import re
 import secrets
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 from fewshot_bench.api.dataset import Dataset, DatasetCard
 from fewshot_bench.api.dataset_overrides import SKIPPED
 from fewshot_bench.api.image_facts import image_facts
+from fewshot_bench.api.items import Item
 from fewshot_bench.api.metrics import Answers, rounded
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import IMPORTED, RunSpec, canonical_json
-from fewshot_bench.api.task import Item, Split
+from fewshot_bench.api.task import Split
 from fewshot_bench.images.decode import ImageFiles
 from fewshot_bench.runner.classes import LabelSpace
 from fewshot_bench.runner.examination import CellLists, ImageList, Outcome
@@ -165,8 +166,8 @@ class Examiner:
             )
         return picks.train, () if spec.val == "none" else picks.val
 
-    def _labeled(self, cell: _Cell, items: tuple[Item, ...]) -> ImageList:
-        return self._listed(cell.dataset, items, tuple(item.label for item in items))
+    def _labeled(self, cell: _Cell, items: Sequence[Item]) -> ImageList:
+        return self._listed(cell.dataset, tuple(items), tuple(item.label for item in items))
 
     def _listed(
         self, dataset: Dataset, items: tuple[Item, ...], labels: tuple[int, ...]

@@ -15,7 +15,8 @@ from fewshot_bench.splits.draw import split_key, split_of
 
 if TYPE_CHECKING:
     from fewshot_bench.api.dataset import Dataset
-    from fewshot_bench.api.task import Item, Split
+    from fewshot_bench.api.items import Item
+    from fewshot_bench.api.task import Split
 
 SplitKey = tuple[Any, ...]
 

@@ -6,12 +6,13 @@ fit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fewshot_bench.api.dataset import ROLES
+from fewshot_bench.api.items import label_counts, parts
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.images.usable import lost_in_training
 from fewshot_bench.splits.draw import split_key, split_of
@@ -23,7 +24,7 @@ from fewshot_bench.utils.text import size_text
 
 if TYPE_CHECKING:
     from fewshot_bench.api.dataset import Dataset, DatasetCard
-    from fewshot_bench.api.task import Item
+    from fewshot_bench.api.items import Item
 
 # Bytes of a record, and of one row of the arrays beside it next to its logits: label and name.
 RECORD_BYTES = 8_192
@@ -125,26 +126,46 @@ def check_items(card: DatasetCard, pools: Mapping[str, Sequence[Item]]) -> None:
             f"{name}: its card has {len(classnames)} class names and {len(set(card.class_ids))} "
             "distinct class_ids: expected one id per class, or none"
         )
-    seen: dict[str, str] = {}
-    for role, items in pools.items():
-        for item in items:
-            if not 0 <= item.label < len(classnames):
-                raise PluginError(
-                    f"{name}: item '{item.id}' has label {item.label}, expected 0 to "
-                    f"{len(classnames) - 1} (there are {len(classnames)} class names)"
-                )
-            if seen.setdefault(item.id, role) != role:
-                raise PluginError(
-                    f"{name}: item '{item.id}' is in {seen[item.id]} and in {role}: a test image "
-                    "must not be trained on; take it out of one pool"
-                )
-    trained = {item.label for item in pools.get("train", ())}
+    for part in (part for items in pools.values() for part in parts(items)):
+        if not 0 <= part.label < len(classnames):
+            raise PluginError(
+                f"{name}: item '{part.ids[0]}' has label {part.label}, expected 0 to "
+                f"{len(classnames) - 1} (there are {len(classnames)} class names)"
+            )
+    for id, first, second in _in_two(pools):
+        raise PluginError(
+            f"{name}: item '{id}' is in {first} and in {second}: a test image must not be trained "
+            "on; take it out of one pool"
+        )
+    trained = label_counts(pools.get("train", ()))
     absent = [title for label, title in enumerate(classnames) if label not in trained]
     if trained and absent:
         raise PluginError(
             f"{name}: class '{absent[0]}' has no train images ({len(absent)} of {len(classnames)} "
             "classes have none): add some, or take the class out of the class names"
         )
+
+
+def _in_two(pools: Mapping[str, Sequence[Item]]) -> Iterator[tuple[str, str, str]]:
+    """Ids that are in two pools, with both.
+
+    Of all ids the hashes alone are held; ids are compared where hashes are equal.
+    """
+    import numpy as np
+
+    def ids(role: str) -> Iterator[str]:
+        return (id for part in parts(pools[role]) for id in part.ids)
+
+    distinct = [
+        np.unique(np.fromiter(map(hash, ids(role)), np.int64, len(pools[role]))) for role in pools
+    ]
+    hashes = np.sort(np.concatenate([*distinct, np.empty(0, np.int64)]))
+    shared = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
+    first: dict[str, str] = {}
+    for role in pools if shared else ():
+        for id in ids(role):
+            if hash(id) in shared and first.setdefault(id, role) != role:
+                yield id, first[id], role
 
 
 def keep_splits(datasets: Mapping[str, Dataset], where: str, *, but: Container[str] = ()) -> None:

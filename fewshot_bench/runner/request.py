@@ -254,7 +254,7 @@ def _target(name: str, request: Request) -> tuple[Dataset, str]:
 
 def revision_of(name: str, dataset: Dataset) -> str:
     """Identity of a data set's lists, as specifications hold it."""
-    from fewshot_bench.api.task import digest_of
+    from fewshot_bench.api.items import digest_of
 
     pools, card = dataset.items(), dataset.card()
     check_items(card, pools)

@@ -12,8 +12,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from fewshot_bench.api.dataset import ROLES
+from fewshot_bench.api.items import Item
 from fewshot_bench.api.split_file import Pools
-from fewshot_bench.api.task import Item
 from fewshot_bench.splits.model import SplitFile
 from fewshot_bench.utils.errors import DataMissingError
 from fewshot_bench.utils.text import few, shown

@@ -5,14 +5,15 @@ The same arguments give the same picks on every machine.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import heapq
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from fewshot_bench.api.items import Item, ItemList, label_counts, parts, relabeled
 from fewshot_bench.api.spec import IMPORTED, RunSpec
 from fewshot_bench.api.split_file import Pools
-from fewshot_bench.api.task import Item, Split
+from fewshot_bench.api.task import Split
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION, Draw, Picks, rank
 from fewshot_bench.utils.errors import UsageError, unknown
 
@@ -68,7 +69,7 @@ def split_of(
     target = datasets[spec.target].items() if spec.target else None
     if spec.protocol == IMPORTED and imported is None:
         imported = (), ()
-    classes = 1 + max(item.label for items in pools.values() for item in items)
+    classes = 1 + max(label for items in pools.values() for label in label_counts(items))
     return narrowed(spec, draw_all_classes(spec, pools, imported), classes, target)
 
 
@@ -112,10 +113,13 @@ def class_half(count: int, classes: str) -> range:
     return {"all": range(count), "base": range(middle), "new": range(middle, count)}[classes]
 
 
-def _only(items: Iterable[Item], labels: range) -> tuple[Item, ...]:
+def _only(items: Sequence[Item], labels: range) -> Sequence[Item]:
     """The items of some classes, labeled from 0."""
-    start = labels.start
-    return tuple(replace(i, label=i.label - start) for i in items if i.label in labels)
+
+    def change(label: int, classname: str) -> tuple[int, str] | None:
+        return (label - labels.start, classname) if label in labels else None
+
+    return relabeled(items, change)
 
 
 def check_train(dataset_name: str, pools: Pools, val: str = "none") -> None:
@@ -171,8 +175,17 @@ def _rest_of_train(dataset_name: str) -> str:
     )
 
 
-def _limited(test: tuple[Item, ...], limit: int | None) -> tuple[Item, ...]:
+def _limited(test: Sequence[Item], limit: int | None) -> Sequence[Item]:
     if limit is None or len(test) <= limit:
         return test
-    kept = {item.id for item in sorted(test, key=partial(rank, "limit"))[:limit]}
-    return tuple(item for item in test if item.id in kept)
+    if isinstance(test, ItemList):
+        return test.once(("limit", limit), lambda: _first(test, limit))
+    return _first(test, limit)
+
+
+def _first(test: Sequence[Item], limit: int) -> Sequence[Item]:
+    """The items of the lowest ranks, in the order of the list."""
+    every = (id for part in parts(test) for id in part.ids)
+    kept = set(heapq.nsmallest(limit, every, key=lambda id: rank("limit", id)))
+    found = ((id, part) for part in parts(test) for id in part.ids if id in kept)
+    return tuple(Item(id, part.label, part.classname) for id, part in found)

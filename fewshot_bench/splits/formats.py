@@ -8,14 +8,14 @@ https://github.com/linzhiqiu/cross_modal_adaptation (indices/).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fewshot_bench.api.dataset import ROLES
+from fewshot_bench.api.items import Item
 from fewshot_bench.api.shots import ALL_SHOTS, plain, read_shots
 from fewshot_bench.api.split_file import Pools, coop_text, pools_from
-from fewshot_bench.api.task import Item
 from fewshot_bench.splits.model import SplitFile, item_of, unusable
 from fewshot_bench.splits.pickled import read_pickled
 from fewshot_bench.utils.errors import DataMissingError, StoreError, UsageError
@@ -262,7 +262,7 @@ def index_from(path: Path, content: Mapping[str, Any]) -> SplitFile:
     return SplitFile(path, "index", lists, positions=positions)
 
 
-def _index_part(role: str, picks: tuple[Item, ...], pool: tuple[Item, ...]) -> dict[str, Any]:
+def _index_part(role: str, picks: Sequence[Item], pool: Sequence[Item]) -> dict[str, Any]:
     places = {item.id: place for place, item in enumerate(pool)}
     outside = [item.id for item in picks if item.id not in places]
     if outside:

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fewshot_bench.api.items import Item, group
 from fewshot_bench.api.split_file import Pools
-from fewshot_bench.api.task import Item
 from fewshot_bench.splits.checks import check_digest, check_pools, check_shots
 from fewshot_bench.splits.formats import read_split_file
 from fewshot_bench.splits.model import SETTING, SplitFile, unusable
-from fewshot_bench.splits.sampling import VALIDATION, group
+from fewshot_bench.splits.sampling import VALIDATION
 from fewshot_bench.utils.errors import DataMissingError, UsageError
 from fewshot_bench.utils.text import few
 
@@ -30,8 +31,8 @@ class Picks:
     dataset: str
     shots: int
     seed: int
-    train: tuple[Item, ...]
-    val: tuple[Item, ...]
+    train: Sequence[Item]
+    val: Sequence[Item]
     digest: str
 
 

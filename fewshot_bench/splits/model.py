@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from fewshot_bench.api.dataset import ROLES
+from fewshot_bench.api.items import Item, digest_of
 from fewshot_bench.api.shots import ALL_SHOTS, WORD
 from fewshot_bench.api.split_file import Pools
-from fewshot_bench.api.task import Item, digest_of
 from fewshot_bench.utils.errors import DataMissingError, UsageError
 from fewshot_bench.utils.text import plain_text, shown
 
@@ -53,7 +53,7 @@ class SplitFile:
 
     @property
     def digest(self) -> str:
-        """SHA-256 over role, id and label of the lists that the file holds (`task.digest_of`)."""
+        """SHA-256 over role, id and label of the lists that the file holds (`items.digest_of`)."""
         return lists_digest(self.lists)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Never
 
 from fewshot_bench.api.dataset import ROLES
-from fewshot_bench.api.task import Item
+from fewshot_bench.api.items import Item
 from fewshot_bench.splits.model import SplitFile, item_of, unusable
 from fewshot_bench.utils.errors import DataMissingError
 from fewshot_bench.utils.text import shown

@@ -8,16 +8,16 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
+from fewshot_bench.api.items import Item, digest_of, group
 from fewshot_bench.api.split_file import Pools
-from fewshot_bench.api.task import Item, Split, digest_of
+from fewshot_bench.api.task import Split
 from fewshot_bench.splits.draw import draw
 from fewshot_bench.splits.model import SplitFile
-from fewshot_bench.splits.sampling import group
 from fewshot_bench.utils.errors import FsbenchError, UsageError
 
 
@@ -25,7 +25,7 @@ from fewshot_bench.utils.errors import FsbenchError, UsageError
 class PublishedSplit:
     """One published split file and the draws from it.
 
-    `file_sha256` covers the file's bytes, `lists_sha256` the lists (`task.digest_of`), and
+    `file_sha256` covers the file's bytes, `lists_sha256` the lists (`items.digest_of`), and
     `picks` maps "shots/seed" to the digests of train and val picks under protocol `coop`.
     """
 
@@ -57,7 +57,7 @@ def verified_picks(split: Split, catalog_name: str) -> bool | None:
     return not comparable or picks_digest(split.val) == expected[1]
 
 
-def verified_split(pools: Mapping[str, tuple[Item, ...]], catalog_name: str) -> bool | None:
+def verified_split(pools: Pools, catalog_name: str) -> bool | None:
     """True when the lists of a data set equal the published split; None when none is published."""
     known = published_splits().get(catalog_name)
     if known is None:
@@ -159,7 +159,7 @@ def _policy(split: Split) -> str:
     return "shots" if held == split.shots else "full"
 
 
-def _shared(mine: tuple[Item, ...], drawn: tuple[Item, ...]) -> str:
+def _shared(mine: Sequence[Item], drawn: Sequence[Item]) -> str:
     both = {item.id for item in mine} & {item.id for item in drawn}
     other_order = mine != drawn and len(both) == len(mine) == len(drawn)
     return f"{len(both)} of {len(mine)}{' (in another order)' if other_order else ''}"

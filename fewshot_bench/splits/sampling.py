@@ -13,19 +13,11 @@ from dataclasses import dataclass
 from functools import partial
 
 from fewshot_bench.api.conditions import REGISTERED_NAME
+from fewshot_bench.api.items import Item, group, without
 from fewshot_bench.api.shots import ALL_SHOTS
-from fewshot_bench.api.task import Item
 from fewshot_bench.utils.rng import derive
 
-Picks = tuple[tuple[Item, ...], tuple[Item, ...]]
-
-
-def group(items: Iterable[Item]) -> dict[int, list[Item]]:
-    """Items by label; labels in order of first appearance, items in order of the list."""
-    classes: dict[int, list[Item]] = {}
-    for item in items:
-        classes.setdefault(item.label, []).append(item)
-    return classes
+Picks = tuple[Sequence[Item], Sequence[Item]]
 
 
 # Validation images per class, of the number of shots; None stands for the whole pool.
@@ -54,7 +46,9 @@ class Draw:
 
     def val_pool(self, picks: Iterable[Item]) -> Sequence[Item]:
         """The pool of validation images once `picks` are the support set."""
-        return _without(self.train, picks) if self.val is None else self.val
+        if self.val is not None:
+            return self.val
+        return without(self.train, [item.id for item in picks])
 
 
 @dataclass(frozen=True)
@@ -121,18 +115,13 @@ def _nested(draw: Draw) -> Picks:
     return train, _ranked(pool, "val", len(pool) if count is None else count, draw.seed)
 
 
-def _without(pool: Sequence[Item], picks: Iterable[Item]) -> tuple[Item, ...]:
-    taken = {item.id for item in picks}
-    return tuple(item for item in pool if item.id not in taken)
-
-
 def _held(
     sample: Callable[[Sequence[Item], int], tuple[Item, ...]],
     pool: Sequence[Item],
     count: int | None,
-) -> tuple[Item, ...]:
+) -> Sequence[Item]:
     if count is None:
-        return tuple(pool)
+        return pool
     return sample(pool, count) if count else ()
 
 
@@ -170,12 +159,15 @@ def _sample_repeat(rng: random.Random, pool: Sequence[Item], count: int) -> tupl
 
 def _ranked(pool: Sequence[Item], role: str, count: int, seed: int) -> tuple[Item, ...]:
     classes = group(pool)
-    by_rank = partial(rank, f"{seed}\t{role}")
+
+    def place(item: Item) -> tuple[bytes, str]:
+        return rank(f"{seed}\t{role}", item.id)
+
     return tuple(
-        item for label in sorted(classes) for item in sorted(classes[label], key=by_rank)[:count]
+        item for label in sorted(classes) for item in sorted(classes[label], key=place)[:count]
     )
 
 
-def rank(prefix: str, item: Item) -> tuple[bytes, str]:
-    """A place in an order that depends on nothing but the prefix and the id of the item."""
-    return hashlib.sha256(f"{prefix}\t{item.id}".encode()).digest(), item.id
+def rank(prefix: str, id: str) -> tuple[bytes, str]:
+    """The place of an item in an order that depends on nothing but the prefix and its id."""
+    return hashlib.sha256(f"{prefix}\t{id}".encode()).digest(), id

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from fewshot_bench.api.items import label_counts, parts
 from fewshot_bench.api.shots import ALL_SHOTS
 from fewshot_bench.api.spec import IMPORTED, RunSpec
 from fewshot_bench.api.split_file import Pools
@@ -13,7 +14,8 @@ from fewshot_bench.splits.sampling import VALIDATION
 
 if TYPE_CHECKING:
     from fewshot_bench.api.dataset import Dataset
-    from fewshot_bench.api.task import Item, Split
+    from fewshot_bench.api.items import Item
+    from fewshot_bench.api.task import Split
 
 
 def short_facts(spec: RunSpec, split: Split) -> dict[str, int]:
@@ -58,7 +60,9 @@ def short_lines(cells: Sequence[RunSpec], datasets: Mapping[str, Dataset]) -> It
 
 def _too_few(pools: Pools, asked: Sequence[int]) -> list[str]:
     most = max((shots for shots in asked if shots != ALL_SHOTS), default=0)
-    counts = Counter(item.classname for item in pools["train"])
+    counts: Counter[str] = Counter()
+    for part in parts(pools["train"]):
+        counts[part.classname] += part.count
     short = {name: count for name, count in counts.items() if count < most}
     if not short:
         return [""]
@@ -72,7 +76,7 @@ def _too_few(pools: Pools, asked: Sequence[int]) -> list[str]:
 
 def _no_val(pools: Pools, asked: Sequence[int]) -> list[str]:
     """Shots that leave no validation images, where these are held out of train."""
-    most = max(Counter(item.label for item in pools["train"]).values(), default=0)
+    most = max(label_counts(pools["train"]).values(), default=0)
     without = [f"{shots}" for shots in asked if shots >= most]
     if "val" in pools or not without:
         return []

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from fewshot_bench.api.record import Record
 from fewshot_bench.splits.imported import FOLDER
-from fewshot_bench.store.index import INDEX
+from fewshot_bench.store.index import index_files
 from fewshot_bench.store.leases import Leases
 from fewshot_bench.store.predictions import OUTCOMES, SUFFIX, load_pack, pack_file, save_pack
 from fewshot_bench.store.record_files import Stamp, read_record, stamp_of
@@ -124,8 +124,7 @@ def _candidates(store: Store, damaged: bool) -> Iterator[tuple[str, Path]]:
     yield from ((TEMPORARIES, path) for path in temporary_files(store))
     yield from ((ORPHANS, path) for path in orphans(store))
     yield from ((CLAIMS, path) for path in Leases(store, "").dead())
-    if (store.path / INDEX).is_file():
-        yield INDICES, store.path / INDEX
+    yield from ((INDICES, path) for path in index_files(store.path))
     for path in sorted_entries(store.path / OUTCOMES):
         if path.suffix == SUFFIX:
             yield PREDICTIONS, path
@@ -231,4 +230,5 @@ def _forget(store: Store, records: Sequence[Record]) -> None:
     if records:
         with suppress(OSError):
             # Made again by the next command that lists the records.
-            (store.path / INDEX).unlink(missing_ok=True)
+            for path in index_files(store.path):
+                path.unlink(missing_ok=True)

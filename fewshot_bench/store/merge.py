@@ -132,13 +132,13 @@ def merge(source: Path, destination: Store, *, dry_run: bool) -> Iterator[Step]:
     """
     for path in split_paths(source):
         yield _picks(path, destination, dry_run)
-    for path, _ in record_files(Store(source).root):
+    for file in record_files(Store(source).root):
         try:
-            yield _cell(path, destination, dry_run)
+            yield _cell(file.path, destination, dry_run)
         except FileNotFoundError:
             continue
         except (Damaged, StoreError) as error:
-            yield Step(UNUSABLE, path, (str(error),))
+            yield Step(UNUSABLE, file.path, (str(error),))
 
 
 def _picks(path: Path, destination: Store, dry_run: bool) -> Step:

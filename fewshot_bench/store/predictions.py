@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -185,7 +185,7 @@ class Outcome:
 
     queries: the images; `queries.digest` is equal for the same images in the same order.
     predictions: (n,) class indices below `classes`. metrics: what the record states, and what it
-    lacks computed from its answers. whole: whether all logits are there. read: reads answers again,
+    lacks computed from its answers. whole: gives whether all logits are there. read: reads answers again,
     with all logits where they are wanted.
     """
 
@@ -193,7 +193,7 @@ class Outcome:
     predictions: np.ndarray
     classes: int
     metrics: Mapping[str, float | int]
-    whole: bool
+    whole: Callable[[], bool]
     read: Callable[[bool], Answers]
 
     @property
@@ -224,7 +224,7 @@ class Outcome:
 
     def has_scores(self, metric: Metric) -> bool:
         """True where the scores of a metric do not ask for logits that were not kept."""
-        return metric.scores is not None and (self.whole or "logits" not in needs(metric.scores))
+        return metric.scores is not None and ("logits" not in needs(metric.scores) or self.whole())
 
     def scores(self, metric: Metric) -> np.ndarray:
         """(n,) the metric image by image; answers are read where predictions are not enough.
@@ -272,7 +272,7 @@ class Outcomes:
             entry.predictions,
             entry.classes,
             {**self._named(entry), **record.metrics},
-            has_logits(record),
+            partial(has_logits, record),
             lambda logits: self._stored(record, logits).answers,
         )
 

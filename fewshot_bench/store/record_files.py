@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fewshot_bench.api.record import SCHEMA, Record, unsealed
 from fewshot_bench.utils.errors import StoreError
@@ -16,11 +16,27 @@ from fewshot_bench.utils.files import TEMPORARY, Damaged, sorted_entries
 Stamp = tuple[int, int, int, int]
 
 
-def record_files(root: Path) -> Iterator[tuple[Path, Stamp | None]]:
-    """Every record file under a store's `records` folder, sorted, and its stamp before reading.
+class RecordFile(NamedTuple):
+    """A record file with its stamp before reading, None where it cannot be told."""
 
-    The stamp is None where it cannot be told.
-    """
+    folder: Path
+    name: str
+    stamp: Stamp | None
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.folder / self.name
+
+    @property
+    def key(self) -> str:
+        """The key that its name states; empty where it lies in the folder of others."""
+        key = self.name.removesuffix(".json")
+        return key if self.folder.name == key[:2] else ""
+
+
+def record_files(root: Path) -> Iterator[RecordFile]:
+    """Every record file under a store's `records` folder, sorted."""
     for folder in sorted_entries(root):
         if not folder.is_dir():
             continue
@@ -28,11 +44,11 @@ def record_files(root: Path) -> Iterator[tuple[Path, Stamp | None]]:
             found = sorted((entry for entry in entries if _is_record(entry.name)), key=_name)
         for entry in found:
             try:
-                yield folder / entry.name, stamp_of(entry.stat())
+                yield RecordFile(folder, entry.name, stamp_of(entry.stat()))
             except FileNotFoundError:
                 continue
             except OSError:
-                yield folder / entry.name, None
+                yield RecordFile(folder, entry.name, None)
 
 
 def stamp_of(found: os.stat_result) -> Stamp:
@@ -58,16 +74,16 @@ def read_content(path: Path) -> bytes:
 
 def parse_record(path: Path, content: bytes) -> Record:
     """The record that the bytes of a file hold; errors as those of `read_record`."""
-    return _parsed(path, content, unsealed)
+    return record_of(path, parse_values(path, content))
 
 
-def parse_unchecked(path: Path, content: bytes) -> Record:
-    """The same, also where the values have another digest than the one that they state."""
-    return _parsed(path, content, Record.from_dict)
+def record_of(
+    path: Path, values: Mapping[str, Any], as_record: Callable[[Any], Record] = unsealed
+) -> Record:
+    """The record that the values of a file state; errors as above.
 
-
-def _parsed(path: Path, content: bytes, as_record: Callable[[Any], Record]) -> Record:
-    values = parse_values(path, content)
+    as_record: `Record.from_dict` takes values of another digest than the one that they state, too.
+    """
     try:
         record = as_record(values)
         key = record.spec.key()

@@ -20,14 +20,16 @@ from fewshot_bench.store.answer_files import (
     load,
     whole_digest,
 )
-from fewshot_bench.store.index import INDEX, Index
+from fewshot_bench.store.index import Index
 from fewshot_bench.store.keeping import ASKED, chosen
 from fewshot_bench.store.record_files import (
+    RecordFile,
     Stamp,
-    parse_record,
+    parse_values,
     read_content,
     read_record,
     record_files,
+    record_of,
     stamp_of,
 )
 from fewshot_bench.utils.environment import masked
@@ -201,24 +203,24 @@ class Store:
 
     def records(self) -> Iterator[Record]:
         """Every readable record, sorted by key; the others are reported in `damaged`, untouched."""
-        index = Index.load(self.path / INDEX)
-        for path, stamp in record_files(self.root):
-            record = index.find(path, stamp) or self._read_or_report(path, stamp, index)
+        index = Index.load(self.path)
+        for file in record_files(self.root):
+            row = index.find(file.key, file.stamp)
+            record = row.record() if row else self._read_or_report(file, index)
             if record is not None:
                 yield record
-        index.save()
+        index.save(whole=True)
 
-    def _read_or_report(self, path: Path, stamp: Stamp | None, index: Index) -> Record | None:
+    def _read_or_report(self, file: RecordFile, index: Index) -> Record | None:
         try:
-            content = read_content(path)
-            record = parse_record(path, content)
+            values = parse_values(file.path, read_content(file.path))
+            record_of(file.path, values)
         except FileNotFoundError:
             return None
         except (Damaged, StoreError) as error:
-            self._report(path, str(error))
+            self._report(file.path, str(error))
             return None
-        index.add(path, stamp, content)
-        return record
+        return index.add(file.key, file.stamp, values).record()
 
     def file(self, key: str) -> Path:
         """File of the record of a key, be it there or not."""

@@ -26,14 +26,14 @@ from fewshot_bench.store.answer_files import (
     value_problems,
 )
 from fewshot_bench.store.clean import orphans, set_aside, temporary_files
-from fewshot_bench.store.index import INDEX, Index
+from fewshot_bench.store.index import Index
 from fewshot_bench.store.leases import Leases
 from fewshot_bench.store.predictions import Queries
 from fewshot_bench.store.record_files import (
-    parse_unchecked,
     parse_values,
     read_content,
     record_files,
+    record_of,
     stamp_of,
 )
 from fewshot_bench.store.store import Store
@@ -89,8 +89,8 @@ def examine(path: Path) -> Cell:
 
 def _examine(path: Path) -> Cell:
     content = read_content(path)
-    record = parse_unchecked(path, content)
     values = parse_values(path, content)
+    record = record_of(path, values, Record.from_dict)
     problems = list(_record_problems(values))
     arrays = None
     try:
@@ -192,14 +192,16 @@ def verify(store: Store) -> Report:
     """Check every record, its logits, imported picks and what else lies between them."""
     report = Report()
     queries: dict[str, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
-    index = Index.load(store.path / INDEX)
-    for path, stamp in record_files(store.root):
-        if index.contradicts(path, stamp):
-            text = f"it says something else of {path.name} than the file: delete the index"
-            report.findings.append(Finding(DAMAGED, store.path / INDEX, text))
+    index = Index.load(store.path)
+    for file in record_files(store.root):
+        path = file.path
         cell = _examined(path, report)
         if cell is None:
             continue
+        row = index.find(file.key, file.stamp)
+        if row is not None and row.record() != cell.record:
+            text = f"it says something else of {path.name} than the file: delete the index"
+            report.findings.append(Finding(DAMAGED, row.file or store.path, text))
         report.statuses[cell.record.status] += 1
         split = cell.record.split.get("digest")
         if cell.record.status == "done" and not cell.problems and isinstance(split, str):

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewshot_bench.api.task import Item, Task
+from fewshot_bench.api.items import Item
+from fewshot_bench.api.task import Task
 from fewshot_bench.images.decode import ImageFiles
 from fewshot_bench.images.feature_cache import FeatureCache
 from fewshot_bench.images.features import image_view

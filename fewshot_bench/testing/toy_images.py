@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.dataset import DatasetCard
-from fewshot_bench.api.task import Augment, Item
+from fewshot_bench.api.items import Item
+from fewshot_bench.api.task import Augment
 from fewshot_bench.utils.rng import generator
 
 if TYPE_CHECKING:

@@ -19,6 +19,7 @@ from fewshot_bench.training.memory import (
     must_recompute,
 )
 from fewshot_bench.training.prompts import Position, Prompts, build_prompts
+from fewshot_bench.training.schedules import coop_epochs, dassl_rate
 from fewshot_bench.training.steps import (
     Autocast,
     Scale,
@@ -39,7 +40,9 @@ __all__ = [
     "backward_in_parts",
     "build_prompts",
     "chunks_for",
+    "coop_epochs",
     "cosine",
+    "dassl_rate",
     "device_generator",
     "encode_in_parts",
     "epoch_views",

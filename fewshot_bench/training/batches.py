@@ -14,8 +14,8 @@ from torch import Tensor
 
 from fewshot_bench.api.task import Augment, Images
 
-VIEW_BYTES = 2**28
-"""Bytes of augmented features that are asked for at once."""
+VIEW_BYTES = 2**26
+"""Bytes of augmented features that are asked for at once; one epoch where that takes more."""
 
 
 def minibatches(
@@ -49,15 +49,41 @@ def epoch_views(
 
 
 def views_in_turn(
-    images: Images, epochs: int, augment: Augment, rng: torch.Generator, count: int
+    images: Images,
+    epochs: int,
+    augment: Augment,
+    rng: torch.Generator,
+    count: int,
+    width: int = 1024,
 ) -> Iterator[Tensor]:
     """One (n, width) tensor of unit features per epoch, from `count` views of every image.
 
     An image takes its views in turn, in an order of its own that is drawn anew for every round.
+    Where all views take more than `VIEW_BYTES`, so many epochs as fit are put together at a time.
     """
-    views = images.views(count, augment, normalize=True)
-    every = torch.arange(len(images), device=views.device)
+    chunk = min(count, max(1, VIEW_BYTES // (4 * width * len(images))))
+    views = images.views(count, augment, normalize=True) if chunk == count else None
     for start in range(0, epochs, count):
-        turns = torch.rand(len(images), count, generator=rng).argsort(dim=1).to(views.device)
-        for turn in turns.T[: epochs - start]:
+        turns = torch.rand(len(images), count, generator=rng).argsort(dim=1)
+        asked = turns.T[: epochs - start]
+        if views is None:
+            for first in range(0, len(asked), chunk):
+                some = asked[first : first + chunk]
+                yield from _taken(images, some, augment, count, chunk)
+            continue
+        every = torch.arange(len(images), device=views.device)
+        for turn in asked.to(views.device):
             yield views[turn, every]
+
+
+def _taken(images: Images, turns: Tensor, augment: Augment, count: int, chunk: int) -> Tensor:
+    """(t, n, width): view `turns[e, i]` of image i at [e, i], gone through in chunks."""
+    taken = torch.empty(0)
+    for start in range(0, count, chunk):
+        views = images.views(min(chunk, count - start), augment, normalize=True, start=start)
+        if not start:
+            taken = views.new_empty(*turns.shape, views.shape[2])
+        turns = turns.to(views.device)
+        epochs, places = ((turns >= start) & (turns < start + len(views))).nonzero(as_tuple=True)
+        taken[epochs, places] = views[turns[epochs, places] - start, places]
+    return taken

@@ -6,32 +6,40 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from fewshot_bench.utils.errors import UsageError
-from fewshot_bench.utils.files import TEMPORARY, is_stale, temporary_name, whole
+from fewshot_bench.utils.files import TEMPORARY, free_bytes, is_stale, temporary_name, whole
 from fewshot_bench.utils.text import size_text
 
 FOLDER_VARIABLE = "FSBENCH_CACHE"
 LIMIT_VARIABLE = "FSBENCH_CACHE_GB"
+BUDGET_VARIABLE = "FSBENCH_FEATURE_BUDGET"
 DEFAULT_GB = 20.0
+# Of what would be free without them, features may take this share unless a budget is set.
+FREE_SHARE = 0.5
 GB = 10**9
 # Whichever is less stays free on the disk.
 RESERVED_SHARE, RESERVED_BYTES = 0.05, 2 * GB
 IMAGES, DIGESTS, FEATURES = "images", "digests", "features"
-TAR_INDEX, VERIFIED, KIT = "tar-index", "verified", "kit"
+TAR_INDEX, VERIFIED, KIT, LISTS = "tar-index", "verified", "kit", "lists"
+# Files of features: rows that others will use, views of one fit, what is left of a damaged file,
+# and those of versions before, which nobody reads.
+LASTING, PASSING, DAMAGED, OLD = ".rows", ".views", ".damaged", ".safetensors"
 NAMES = {
     IMAGES: re.compile(r"[0-9a-f]{16}/[0-9a-f]{64}\.pixels"),
     DIGESTS: re.compile(r"[0-9a-f]{16}/[0-9a-f]{64}\.digests"),
-    FEATURES: re.compile(r"[0-9a-f]{16}/[0-9a-f]{64}\.safetensors"),
+    FEATURES: re.compile(r"[0-9a-f]{16}/[0-9a-f]{64}\.(rows|views|damaged|safetensors)"),
     TAR_INDEX: re.compile(r"([0-9a-f]{32}){1,2}\.json"),
     VERIFIED: re.compile(r"[0-9a-f]{32}\.json"),
     KIT: re.compile(r"[0-9a-f]{64}\.json"),
+    LISTS: re.compile(r"[0-9a-f]{64}\.list"),
 }
 KINDS = tuple(NAMES)
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,9})?) ?([KMGT]?)(i?)B?", re.IGNORECASE | re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +76,39 @@ def limit_bytes() -> int:
             "or 0 to keep no decoded images"
         )
     return int(value * GB)
+
+
+def feature_budget() -> int | None:
+    """Upper bound of kept features of one store in bytes; None for `FREE_SHARE` of the disk."""
+    text = os.environ.get(BUDGET_VARIABLE)
+    return read_size(text, BUDGET_VARIABLE) if text else None
+
+
+def bound_of(kind: str, folder: Path | None, used: int) -> tuple[int, str] | None:
+    """Upper bound in bytes of a kind of which `used` bytes are there, and what sets it; if any."""
+    if kind == IMAGES:
+        return limit_bytes(), LIMIT_VARIABLE
+    if kind != FEATURES or folder is None:
+        return None
+    budget = feature_budget()
+    if budget is not None:
+        return budget, BUDGET_VARIABLE
+    return share_of_disk(used, free_bytes(folder)), f"{FREE_SHARE:.0%} of what is free without them"
+
+
+def share_of_disk(used: int, free: int) -> int:
+    """Bytes that features may take of a disk where they take `used` and `free` are free."""
+    return int(FREE_SHARE * (used + free))
+
+
+def read_size(text: str, what: str) -> int:
+    """Bytes of a size such as 20GB, 500MB, 1.5TiB or 0; UsageError for anything else."""
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise UsageError(f"{what}='{text:.40}': expected a size such as 20GB or 500MB, or 0")
+    number, unit, binary = found.groups()
+    base = 1024 if binary else 1000
+    return int(float(number) * base ** " KMGT".index(unit.upper() or " "))
 
 
 def folder_of(kind: str, store: Path | None = None) -> Path | None:
@@ -107,6 +148,13 @@ def _plain_files(folder: Path | None) -> Iterator[Path]:
             )
         elif entry.is_file(follow_symlinks=False):
             yield Path(entry.path)
+
+
+def listed(folder: Path) -> list[Path]:
+    """Plain files of a folder of the cache; none where it is not there or is a link."""
+    if folder.is_symlink():
+        return []
+    return [Path(entry.path) for entry in _scanned(folder) if entry.is_file(follow_symlinks=False)]
 
 
 def _scanned(folder: Path | str) -> list[os.DirEntry[str]]:
@@ -158,31 +206,43 @@ def write(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
-def make_room(kind: str, need: int, limit: int) -> None:
+def make_room(
+    kind: str,
+    need: int,
+    limit: int | None,
+    folder: Path | None = None,
+    spare: Callable[[CacheFile], bool] = lambda _: True,
+) -> None:
     """Remove the least recently used files until `need` more bytes fit; OSError when they cannot.
 
-    They fit when the kind stays below `limit` and the disk keeps its reserve.
+    They fit when the kind stays below `limit` and the disk keeps its reserve. Views of one fit go
+    before what others use. limit: None for `FREE_SHARE` of the disk; spare: files that may go.
     """
-    folder = cache_root() / kind
+    folder = folder or cache_root() / kind
     folder.mkdir(parents=True, exist_ok=True)
     found = files(kind, folder)
-    for file in [file for file in found if file.temporary and is_stale(file.path)]:
+    for file in [file for file in found if _is_over(file)]:
         remove(file)
         found.remove(file)
     disk = shutil.disk_usage(folder)
     reserve = min(RESERVED_BYTES, int(RESERVED_SHARE * disk.total))
-    excess = max(
-        sum(file.size for file in found) + need - limit,
-        need + reserve - disk.free,
-    )
-    candidates = [file for file in found if not file.temporary]
+    total = sum(file.size for file in found)
+    limit = share_of_disk(total, disk.free) if limit is None else limit
+    excess = max(total + need - limit, need + reserve - disk.free)
+    candidates = [file for file in found if not file.temporary and spare(file)]
     if need > limit:
         bound = f"{LIMIT_VARIABLE}={limit / GB:g}" if kind == IMAGES else size_text(limit)
         raise OSError(f"{size_text(need)} of {kind} do not fit into {bound}")
     if excess > sum(file.size for file in candidates):
         raise OSError(f"no room for {size_text(need)}: {size_text(disk.free)} are free")
-    for file in candidates:
+    for file in sorted(candidates, key=lambda file: file.path.suffix != PASSING):
         if excess <= 0:
             return
         if remove(file):
             excess -= file.size
+
+
+def _is_over(file: CacheFile) -> bool:
+    """True for a file that nobody will use: half-written by a dead process, or of an old form."""
+    old = file.kind == FEATURES and file.path.suffix == OLD
+    return old or (file.temporary and is_stale(file.path))

@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,8 +18,6 @@ from fewshot_bench.utils.processes import is_running, this_machine
 from fewshot_bench.utils.text import size_text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import numpy as np
 
 TEMPORARY = ".fsbench-tmp"
@@ -65,10 +63,10 @@ def whole(path: Path) -> Iterator[Path]:
         raise
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes | Iterable[bytes]) -> None:
     """Write a file that is there whole or not at all, in a folder that is made; may raise OSError.
 
-    It is on the disk when this returns.
+    content: the bytes, or pieces of them. The file is on the disk when this returns.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as temporary:
@@ -86,12 +84,14 @@ def write_synced(folder: Path, content: bytes | Mapping[str, np.ndarray]) -> Pat
     return path
 
 
-def _write_synced(path: Path, content: bytes | Mapping[str, np.ndarray]) -> None:
+def _write_synced(path: Path, content: bytes | Iterable[bytes] | Mapping[str, np.ndarray]) -> None:
     with path.open("xb") as file:
         if isinstance(content, bytes):
             file.write(content)
-        else:
+        elif isinstance(content, Mapping):
             write_archive(file, content)
+        else:
+            file.writelines(content)
         file.flush()
         os.fsync(file.fileno())
 

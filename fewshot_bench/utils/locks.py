@@ -1,7 +1,8 @@
 """Inter-process locks, which end with their process, and with it however it ends.
 
 `exclusive` holds a named lock of a folder; `once` holds one keyed by cache entry, so that two
-processes never compute the same entry. No lock is taken while a lock of `once` is held.
+processes never compute the same entry. While a lock of `once` is held no other one is taken but
+those under which nobody waits for a lock of `once`.
 """
 
 from __future__ import annotations

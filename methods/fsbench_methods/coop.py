@@ -30,7 +30,8 @@ from fewshot_bench.training import (
     backward_in_parts,
     build_prompts,
     chunks_for,
-    cosine,
+    coop_epochs,
+    dassl_rate,
     encode_in_parts,
     epoch_views,
     minibatches,
@@ -121,11 +122,9 @@ class CoOp:
     The frozen image encoder sees a new augmented view of every support image in every epoch; views
     are encoded ahead of training, each once for all shots of a seed. `class_views` bounds how many
     there are: up to fifty times cheaper, at some cost in accuracy (docs/performance.md). SGD,
-    cosine per epoch after one epoch at a constant low rate (Dassl's ConstantWarmupScheduler around
-    CosineAnnealingLR(T_max=epochs)): epoch 0 runs at `warmup_lr`, epoch e >= 1 at
-    lr * (1 + cos(pi (e - 1) / epochs)) / 2, because the cosine is first stepped at the end of
-    epoch 1. The last checkpoint is kept. One schedule for all data sets: the official 50 epochs on
-    ImageNet at every shot are `epochs=50`.
+    cosine per epoch after one epoch at `warmup_lr` (`fewshot_bench.training.dassl_rate`). The last
+    checkpoint is kept. One schedule for all data sets: the official 50 epochs on ImageNet at every
+    shot are `epochs=50`.
     """
 
     name: ClassVar[str] = "coop"
@@ -230,17 +229,12 @@ class CoOp:
 
     def epochs_for(self, shots: int) -> int:
         """The length of the schedule."""
-        by_shots = 50 if shots <= 1 else 100 if shots <= 4 else 200
-        return self.epochs or by_shots
+        return self.epochs or coop_epochs(shots)
 
     def views_for(self, shots: int) -> int:
         """Views per support image: one per epoch, or fewer."""
         epochs = self.epochs_for(shots)
         return min(math.ceil(self.class_views / shots) or epochs, epochs)
-
-    def rate(self, epoch: int, epochs: int) -> float:
-        """Learning rate of an epoch, counted from 0."""
-        return cosine(self.lr, epoch - 1, epochs) if epoch else self.warmup_lr
 
     def _train(
         self,
@@ -268,9 +262,9 @@ class CoOp:
         views = epoch_views(task.train, epochs, Augment(), width)
         if self.views_for(task.shots) < epochs:
             count, rng = self.views_for(task.shots), ctx.rng("augment")
-            views = views_in_turn(task.train, epochs, Augment(), rng, count)
+            views = views_in_turn(task.train, epochs, Augment(), rng, count, width)
         for epoch, features in enumerate(views):
-            set_rate(optimizer, self.rate(epoch, epochs))
+            set_rate(optimizer, dassl_rate(epoch, epochs, self.lr, self.warmup_lr))
             for index in minibatches(count, self.batch_size, order, labels.device, drop_last=True):
                 step = partial(model.backward, context, features[index], labels[index])
                 minimize_by(step, optimizer, scaler)

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from fewshot_bench import DataMissingError, UsageError
+from fewshot_bench.api.items import digest_of
 from fewshot_bench.api.registry import registry
-from fewshot_bench.api.task import digest_of
 from tests.helpers import fsbench
 
 PACKAGE = "conformal_clip_data"

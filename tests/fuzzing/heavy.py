@@ -20,14 +20,14 @@ from PIL import Image
 from safetensors.torch import save
 
 from fewshot_bench.api.dataset import DatasetCard, Stamp
+from fewshot_bench.api.items import Item
 from fewshot_bench.api.registry import registry
-from fewshot_bench.api.task import Item
 from fewshot_bench.backbones import loading
 from fewshot_bench.cli.cache import entries
 from fewshot_bench.images.cache_file import SegmentWriter, open_segment
 from fewshot_bench.images.decode import ImageFiles, decoded, deep_problem
 from fewshot_bench.images.digests import DatasetDigests, Known
-from fewshot_bench.images.feature_cache import FeatureCache, numbered
+from fewshot_bench.images.feature_cache import FeatureCache, Origin, numbered
 from fewshot_bench.profiling.cost import Cost
 from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.utils import cache_dir as cache_folder
@@ -51,12 +51,13 @@ CONFIG: dict[str, Any] = {
 def _features(folder: Path) -> list[Seed]:
     store = FeatureCache(folder / "features")
     with _meter() as meter:
-        store.rows(PROMPTS, numbered(4), lambda _: torch.ones(4, 3), meter, images=False)
-        store.rows(CONTEXT, KEYS, lambda places: torch.ones(len(places), 3), meter, "set")
-    return seeds_in(folder, ("features/*/*.safetensors", "safetensors"))
+        store.rows(PROMPTS, numbered(4), lambda _: torch.ones(4, 3), meter, TEXT)
+        store.rows(CONTEXT, KEYS, lambda places: torch.rand(len(places), 3), meter, Origin("set"))
+    return seeds_in(folder, ("features/*/*.rows", "features"))
 
 
 PROMPTS, CONTEXT = {"a": 1}, {"weights": "w"}
+TEXT = Origin("prompts", "text", images=False, whole=True)
 KEYS = [hashlib.sha256(bytes([n])).digest() for n in range(4)]
 
 
@@ -77,8 +78,8 @@ def _read_features(folder: Path, file: Path) -> bool:
 
     store = FeatureCache(folder / "features")
     with _meter() as meter:
-        found = store.rows(PROMPTS, numbered(4), compute, meter, images=False)
-        rows = store.rows(CONTEXT, KEYS, compute, meter, "set")
+        found = store.rows(PROMPTS, numbered(4), compute, meter, TEXT)
+        rows = store.rows(CONTEXT, KEYS, compute, meter, Origin("set"))
     assert found.ndim == rows.ndim == 2
     _listed(FEATURES, folder / "features")
     return not asked

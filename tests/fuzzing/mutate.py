@@ -9,6 +9,7 @@ import tarfile
 from tests.fuzzing.change_archives import changed_gzip, changed_tar, changed_zip
 from tests.fuzzing.change_bytes import PLAIN, Change, flipped
 from tests.fuzzing.change_formats import (
+    changed_features,
     changed_pickle,
     changed_pixels,
     changed_png,
@@ -24,6 +25,7 @@ BY_KIND: dict[str, Change] = {
     "zip": changed_zip,
     "tar": changed_tar,
     "tar.gz": changed_gzip,
+    "features": changed_features,
     "safetensors": changed_safetensors,
     "pickle": changed_pickle,
     "png": changed_png,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
 import zlib
@@ -10,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import save
 
 from fewshot_bench import DataMissingError, DatasetCard, Item, UsageError
@@ -18,7 +18,9 @@ from fewshot_bench.backbones import loading
 from fewshot_bench.cli.cache import entries
 from fewshot_bench.images.cache_file import open_segment, pack_description
 from fewshot_bench.images.decode import ImageFiles
-from fewshot_bench.images.feature_cache import FeatureCache, numbered, tensors_digest
+from fewshot_bench.images.feature_cache import FeatureCache, numbered
+from fewshot_bench.images.feature_segment import TAIL
+from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.utils.cache_dir import IMAGES, CacheFile
 from tests.fuzzing.hostile import DEEP
 from tests.own_sets import picture
@@ -58,30 +60,50 @@ def test_pixels_that_describe_themselves_otherwise(tmp_path: Path, changes: Any)
     assert entry.images is None or "transform" in changes
 
 
-def test_features_of_another_shape_are_not_used(tmp_path: Path) -> None:
-    """The same bytes under another shape, or a cost that is no number, are a damaged file."""
-    features = torch.arange(12.0).view(4, 3)
-    assert tensors_digest(features) != tensors_digest(features.view(3, 4))
-    from fewshot_bench.profiling.meter import Meter
-
-    asked: list[int] = []
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"width": 1, "rows": 12},
+        {"width": 6, "kept": "float16"},
+        {"width": -3},
+        {"keys": 3},
+        {"bits": 1},
+        {"bits": 10**9},
+        {"kept": "float16"},
+        {"dtype": "object", "kept": "object"},
+        {"costs": 2},
+        {"rows": None},
+        {"dataset": DEEP},
+    ],
+)
+def test_features_that_describe_themselves_otherwise(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    """The same bytes under a head that fits its sum and not the rows are a damaged file."""
+    features, asked = torch.rand(4, 3), []
 
     def compute(places: list[int]) -> torch.Tensor:
         asked.append(len(places))
         return features
 
-    changes: list[dict[str, str]] = [{"cost": "3"}, {"cost": '{"wall": "x"}'}, {"cost": DEEP}]
-    shape = {"sha256": tensors_digest(features.view(3, 4))}
-    for change in ({}, shape, *changes, {}):
-        for path in tmp_path.rglob("*.safetensors"):
-            with safe_open(path, framework="pt") as file:
-                meta = file.metadata()
-                tensors = {name: file.get_tensor(name) for name in ("features", "keys")}
-            path.write_bytes(save(tensors, meta | change))
+    for _ in range(2):
+        for path in tmp_path.rglob("*.rows"):
+            path.write_bytes(described(path.read_bytes(), changes))
         meter = Meter(torch.device("cpu"))
         with meter.phase("encode_support"):
-            FeatureCache(tmp_path).rows({"a": 1}, numbered(4), compute, meter)
-    assert asked == [4] * 5
+            found = FeatureCache(tmp_path).rows({"a": 1}, numbered(4), compute, meter)
+        assert torch.equal(found, features)
+    assert asked == [4] * (1 if list(changes) == ["dataset"] else 2)
+
+
+def described(content: bytes, changes: dict[str, Any]) -> bytes:
+    """A segment whose head says something else."""
+    length, size, _, magic = TAIL.unpack(content[-TAIL.size :])
+    table = content[-TAIL.size - size :][:length]
+    head = json.loads(content[-TAIL.size - size + length : -TAIL.size])
+    body = table + json.dumps(head | changes).encode()
+    tail = TAIL.pack(length, len(body), hashlib.sha256(body).digest(), magic)
+    return content[: -TAIL.size - size] + body + tail
 
 
 CONFIG = {

@@ -94,23 +94,30 @@ def test_features_are_encoded_once_and_in_the_order_of_the_view(
     assert torch.equal(second, first[[1, 0, 1]])
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "empty", "other"])
-def test_a_damaged_file_is_computed_again(backbone: object, tmp_path: Path, damage: str) -> None:
+@pytest.mark.parametrize("damage", ["row", "index", "cost", "end", "cut", "empty", "other"])
+def test_a_damaged_file_is_named_and_computed_again(
+    backbone: object, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     first = encoded(source(backbone), tmp_path)
-    (path,) = tmp_path.rglob("*.safetensors")
+    (path,) = tmp_path.rglob("*.rows")
     data = bytearray(path.read_bytes())
+    index = 16 + first.nbytes
     if damage == "other":
         encoded(source(backbone, (50, 60)), tmp_path / "other")
-        data = bytearray(next((tmp_path / "other").rglob("*.safetensors")).read_bytes())
-    elif damage == "flip":
-        data[-3] ^= 1
-    else:
+        data = bytearray(next((tmp_path / "other").rglob("*.rows")).read_bytes())
+    elif damage in ("cut", "empty"):
         data = data[: len(data) // 2] if damage == "cut" else bytearray()
+    else:
+        data[{"row": 20, "index": index + 33, "cost": index + 97, "end": -3}[damage]] ^= 1
     path.write_bytes(data)
     assert torch.equal(encoded(source(backbone), tmp_path), first)
     assert taken() == 2
+    said = capsys.readouterr().err.splitlines()
+    # A whole file under another name holds rows that nobody asks for.
+    assert len(said) == (damage != "other")
+    assert all("features of memory were damaged" in line and str(path) in line for line in said)
     encoded(source(backbone), tmp_path)
-    assert taken() == 0
+    assert (taken(), capsys.readouterr().err) == (0, "")
 
 
 def test_other_bytes_or_settings_have_other_keys(tmp_path: Path) -> None:
@@ -129,7 +136,7 @@ def test_other_bytes_or_settings_have_other_keys(tmp_path: Path) -> None:
     other.weights_digest = "0" * 64
     encoded(source(other), tmp_path)
     assert taken() == 2
-    assert len(list(tmp_path.rglob("*.safetensors"))) == 5
+    assert len(list(tmp_path.rglob("*.rows"))) == 5
 
 
 def test_views_are_cached_under_what_was_drawn(backbone: object) -> None:
@@ -223,7 +230,7 @@ def test_a_full_disk_costs_nothing_else(
 
     monkeypatch.setattr("fewshot_bench.utils.cache_dir.os.replace", full)
     assert encoded(source(backbone), tmp_path).shape[0] == 2
-    assert not list(tmp_path.rglob("*.safetensors*"))
+    assert not list(tmp_path.rglob("*.rows"))
 
 
 def test_a_set_without_mirror_images_is_never_flipped(backbone: object) -> None:
@@ -267,7 +274,7 @@ def test_features_of_a_backbone_that_tells_nothing_stay_in_memory(
     upright = encoded(source(Turning(backbone, 0)), tmp_path)
     turned = encoded(source(Turning(backbone, 90)), tmp_path)
     assert not torch.equal(upright, turned)
-    assert not list(tmp_path.rglob("*.safetensors"))
+    assert not list(tmp_path.rglob("*.rows"))
     one, images, store = Turning(backbone, 0), [], FeatureCache(None)
     for _ in range(2):
         meter = Meter(CPU)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from fewshot_bench.api.registry import registry
+from fewshot_bench.images.feature_segment import INDEX, Segment
 from tests.helpers import Result, fsbench, save_image
 
 MODULE = "fsbench_counted_photos"
@@ -48,6 +49,15 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     registry.cache_clear()
 
 
+def feature_keys(store: Path) -> set[bytes]:
+    """The keys of all rows that a store keeps."""
+    found: set[bytes] = set()
+    for path in (store / "cache").rglob("*.rows"):
+        segment, content = Segment.open(path), path.read_bytes()
+        found |= set(np.frombuffer(content, INDEX, segment.keys, segment.index_at)["key"].tolist())
+    return found
+
+
 class Run:
     """One `fsbench run` of zero-shot into a store of its own."""
 
@@ -65,7 +75,7 @@ class Run:
         self.record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         self.images = self.record["timings"]["images"]
         self.logits: Any = np.load(path.with_suffix(".npz"))["logits"]
-        self.features = sorted(p.name for p in (store / "cache").rglob("*.safetensors"))
+        self.features = feature_keys(store)
 
 
 @pytest.mark.slow

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from fewshot_bench import DatasetCard, Item
+from fewshot_bench.api.items import digest_of
 from fewshot_bench.api.registry import Entry, registry
 from fewshot_bench.api.sources import Stamp
-from fewshot_bench.api.task import digest_of
 from fewshot_bench.images.decode import unreadable
 from fewshot_bench.plugins.data import checks
 from fewshot_bench.splits import published as compared

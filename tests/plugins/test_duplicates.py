@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import itertools
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageEnhance
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageEnhance, ImageOps
 
-from fewshot_bench.plugins.data import scan as duplicates
+from fewshot_bench.plugins.data import lookalikes
+from fewshot_bench.plugins.data.fingerprints import WINDOWS, Bytes, Fingerprints, fingerprints
+from fewshot_bench.plugins.data.lookalikes import nearest
+from fewshot_bench.plugins.data.scan import same_bytes
 from tests.helpers import fsbench, image_folder
 from tests.plugins.test_data_verify import different_images, lines, verify
 
@@ -78,13 +85,34 @@ def test_every_pool_is_held_against_every_other(tmp_path: Path) -> None:
     assert "4 in train and val, 8 in train and test, 4 in val and test" in text
 
 
+def center(image: Image.Image, width: float, height: float) -> Image.Image:
+    """The centered part of a picture that has these shares of its width and height."""
+    across, down = (1 - width) / 2 * image.width, (1 - height) / 2 * image.height
+    return image.crop(
+        (
+            round(across),
+            round(down),
+            *(round(v) for v in (image.width - across, image.height - down)),
+        )
+    )
+
+
+# Name to the change and how it is listed.
 CHANGES = {
-    "jpeg": lambda image: image,
-    "half": lambda image: image.resize((120, 100), Image.Resampling.BICUBIC),
-    "wide": lambda image: image.resize((300, 180), Image.Resampling.BICUBIC),
-    "bright": lambda image: ImageEnhance.Brightness(image).enhance(1.2),
-    "dark": lambda image: ImageEnhance.Brightness(image).enhance(0.7),
-    "gray": lambda image: image.convert("L"),
+    "jpeg": (lambda image: image, ""),
+    "half": (lambda image: image.resize((120, 100), Image.Resampling.BICUBIC), ""),
+    "wide": (lambda image: image.resize((300, 180), Image.Resampling.BICUBIC), ""),
+    "bright": (lambda image: ImageEnhance.Brightness(image).enhance(1.2), ""),
+    "dark": (lambda image: ImageEnhance.Brightness(image).enhance(0.7), ""),
+    "gray": (lambda image: image.convert("L"), ""),
+    "mirrored": (ImageOps.mirror, " (mirrored)"),
+    "cropped": (lambda image: center(image, 0.9, 0.9), " (test is a 90% crop)"),
+    "between": (lambda image: center(image, 0.85, 0.85), " (test is a 8"),
+    "square": (lambda image: center(image, 5 / 6, 1), " (test is a square crop)"),
+    "both": (
+        lambda image: ImageOps.mirror(center(image, 0.8, 0.8)),
+        " (test is a 80% crop, mirrored)",
+    ),
 }
 
 
@@ -92,21 +120,30 @@ def test_changed_copies_of_pictures_are_found_and_others_are_not(photos: Path) -
     assert lines(verify(f"folder:{photos}"))["near-duplicates"] == (
         *("ok", "no test image looks like a train or val image"),
     )
-    for number, (name, change) in enumerate(CHANGES.items()):
+    for number, (name, (change, _)) in enumerate(CHANGES.items()):
         role = ("train", "val")[number % 2]
         copy = change(Image.open(photos / role / "cat" / f"{number}.png"))
         copy.save(photos / "test" / "dog" / f"{name}.jpg", quality=60)
-    result = verify(f"folder:{photos}")
+    # Here the train image is the crop of the test image.
+    center(Image.open(photos / "test/cat/0.png"), 0.9, 0.9).save(photos / "train/dog/part.png")
+    output = photos.parent / "pairs.csv"
+    result = verify(f"folder:{photos}", "--output", output)
     assert result.code == 0
     state, text = lines(result)["near-duplicates"]
     assert (state, text) == (
         "differs",
-        "6 of 30 test images look like a train or val image (6 under another label)",
+        "12 of 35 test images look like a train or val image (12 under another label)",
     )
-    for number, name in enumerate(CHANGES):
+    for number, (name, (_, said)) in enumerate(CHANGES.items()):
         role = ("train", "val")[number % 2]
         pair = f"{role} {role}/cat/{number}.png (cat) ~ test test/dog/{name}.jpg (dog), distance"
-        assert pair in result.out
+        assert re.search(f"{re.escape(pair)} [0-7] of 64{re.escape(said)}", result.out)
+    part = "train train/dog/part.png (dog) ~ test test/cat/0.png (cat), distance"
+    assert re.search(f"{re.escape(part)} [0-7] of 64 .train is a 90% crop.", result.out)
+    with output.open(encoding="utf-8", newline="") as file:
+        changes = {row["second_id"]: row["change"] for row in csv.DictReader(file)}
+    assert changes["test/dog/both.jpg"] == "test is a 80% crop, mirrored"
+    assert changes["test/dog/jpeg.jpg"] == ""
 
 
 def test_flat_and_small_images_are_not_taken_for_one_another(tmp_path: Path) -> None:
@@ -119,45 +156,92 @@ def test_flat_and_small_images_are_not_taken_for_one_another(tmp_path: Path) -> 
     assert text.endswith("6 too small or too flat to compare")
 
 
-def thumbnails(count: int, seed: int) -> duplicates.Bytes:
+def plain_view(gray: Bytes, down: float, across: float) -> np.ndarray:
+    """A centered part of (20, 20) gray values at (12, 12), through integrals along both axes."""
+    part = gray.astype(float)
+    for share in (down, across):
+        integral = np.concatenate([np.zeros((1, part.shape[1])), np.cumsum(part, axis=0)])
+        edges = 20 * ((1 - share) / 2 + share * np.linspace(0, 1, 13))
+        part = np.array([np.diff(np.interp(edges, np.arange(21), column)) for column in integral.T])
+    return part
+
+
+def plain_nearest(prints: Fingerprints, base: range, query: int) -> tuple[int, int] | None:
+    """The closest base picture and its distance, from the definition: one pair at a time."""
+    found = []
+    ways = itertools.product(base, (True, False), enumerate(WINDOWS), (True, False))
+    for other, forward, (place, window), mirrored in ways:
+        cropped, whole = (query, other) if forward else (other, query)
+        shape = np.array([window.share, window.share])
+        if window.frame == "square":
+            if prints.shape[cropped].min() >= 0.97:
+                continue
+            shape = shape * prints.shape[cropped]
+        code = prints.mirrored[whole] if mirrored else prints.codes[whole, 0]
+        distance = (int(prints.codes[cropped, place]) ^ int(code)).bit_count()
+        if distance <= 7:
+            one = plain_view(prints.thumbnails[cropped], *shape)
+            two = plain_view(prints.thumbnails[whole], 1, 1)
+            two = two[:, ::-1] if mirrored else two
+            if np.corrcoef(one.ravel(), two.ravel())[0, 1] >= 0.9:
+                found.append((distance, other))
+    return min(found)[::-1] if found else None
+
+
+def clustered(seed: int, count: int) -> Fingerprints:
+    """Made-up fingerprints around few centers, so that many pairs are near both limits."""
     rng = np.random.default_rng(seed)
-    shape = (count, duplicates.SIDE, duplicates.SIDE)
-    return rng.integers(0, 256, shape, dtype=np.uint8)
+    prints = Fingerprints.empty(count)
+    centers = rng.integers(0, 2**63, 3, dtype=np.uint64)
+    pictures = rng.integers(0, 256, (3, 20, 20))
+    for codes in (prints.codes, prints.mirrored):
+        bits = rng.random((*codes.shape, 64)) < rng.choice([0, 0.05, 0.1, 0.3], (*codes.shape, 1))
+        codes[...] = centers[rng.integers(0, 3, codes.shape)]
+        codes ^= np.packbits(bits, axis=-1).view(np.uint64)[..., 0]
+    noise = rng.normal(0, rng.choice([0, 20, 40], (count, 1, 1)), (count, 20, 20))
+    gray = pictures[rng.integers(0, 3, count)] + noise
+    gray[rng.random(count) < 0.3] = pictures[0]
+    prints.thumbnails[:] = np.clip(gray, 0, 255)
+    prints.shape[:, 1] = rng.choice([1, 0.98, 0.75], count)
+    return prints
 
 
-def plain_distance(one: duplicates.Bytes, other: duplicates.Bytes) -> int:
-    """Differing gradient signs, one at a time."""
+@given(seed=st.integers(0, 2**32 - 1), queries=st.integers(0, 4), base=st.integers(0, 12))
+@settings(max_examples=6, deadline=None)
+def test_the_search_finds_what_all_pairs_would(seed: int, queries: int, base: int) -> None:
+    prints = clustered(seed, base + queries)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, size in (("QUERIES", 3), ("PAIRS", 4), ("ROW", 2)):
+            patch.setattr(lookalikes, name, size)
+        found = nearest(prints, np.arange(base), np.arange(base, base + queries), jobs=2)
+    for place in range(queries):
+        expected = plain_nearest(prints, range(base), base + place)
+        assert (found.index[place] >= 0) == (expected is not None)
+        if expected is not None:
+            assert (found.index[place], found.distance[place]) == expected
 
-    def signs(gray: duplicates.Bytes) -> list[bool]:
-        values, last = gray.astype(int), duplicates.SIDE - 1
-        places = [(row, column) for row in range(last) for column in range(last)]
-        across = [bool(values[r, c + 1] - values[r, c] > 1) for r, c in places]
-        return across + [bool(values[r + 1, c] - values[r, c] > 1) for r, c in places]
 
-    return sum(a != b for a, b in zip(signs(one), signs(other), strict=True))
-
-
-def test_the_blocked_search_finds_the_closest_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    base, queries = thumbnails(70, 1), thumbnails(9, 2)
-    noise = np.random.default_rng(3)
-    for query, copies in ((1, (3, 40)), (4, (69,)), (7, (20, 21, 22))):
-        for copy in copies:
-            shift = noise.integers(-12, 13, base[copy].shape)
-            base[copy] = np.clip(queries[query].astype(int) + shift, 0, 255)
-    base[10] = base[50] = queries[5]
-    for name, size in (("QUERY_BLOCK", 2), ("BASE_BLOCK", 8), ("PAIR_BLOCK", 2)):
-        monkeypatch.setattr(duplicates, name, size)
-    found, distances = duplicates.nearest(base, queries)
-    for query, copies in ((1, (3, 40)), (4, (69,)), (7, (20, 21, 22))):
-        expected = min((plain_distance(base[copy], queries[query]), copy) for copy in copies)
-        assert (distances[query], found[query]) == expected
-    assert (distances[5], found[5]) == (0, 10)
-    assert np.flatnonzero(found >= 0).tolist() == [1, 4, 5, 7]
+def test_codes_are_signs_of_the_lowest_frequencies() -> None:
+    rng = np.random.default_rng(4)
+    gray = rng.integers(0, 256, (32, 32), dtype=np.uint8)
+    prints = fingerprints(gray[None], np.array([[640, 480]]))
+    places = np.linspace(0, 1, 961)[:-1] + 1 / 1920
+    order = sorted((v * v + u * u, v, u) for v in range(12) for u in range(12))[1:65]
+    for place, window in enumerate(WINDOWS):
+        parts = (window.share, window.share * (0.75 if window.frame == "square" else 1))
+        rows, columns = (((1 - part) / 2 + part * places) * 32 for part in parts)
+        fine = gray[rows.astype(int)][:, columns.astype(int)].astype(float)
+        bits = []
+        for _, down, across in order:
+            wave = [np.cos(np.pi * k * places) * (2**0.5 if k else 1) for k in (down, across)]
+            bits.append(wave[0] @ fine @ wave[1] / len(places) ** 2 > 0.05)
+        code = np.packbits(bits).view(np.uint64)[0]
+        assert int(prints.codes[0, place] ^ code).bit_count() <= 1
 
 
 def test_equal_digests_are_grouped() -> None:
     digests = [hashlib.sha256(name.encode()).digest() for name in "abcacad"]
     rows = np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, 32)
-    groups = sorted(group.tolist() for group in duplicates.same_bytes(rows))
+    groups = sorted(group.tolist() for group in same_bytes(rows))
     assert groups == [[0, 3, 5], [2, 4]]
-    assert list(duplicates.same_bytes(rows[:0])) == []
+    assert list(same_bytes(rows[:0])) == []

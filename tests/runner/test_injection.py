@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
-import struct
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from fewshot_bench.analysis.table.build import build
 from fewshot_bench.cli.output import say
 from fewshot_bench.engines.progress import outcome
 from fewshot_bench.images.cache_file import pack_description
+from fewshot_bench.images.feature_segment import MAGIC, TAIL
 from fewshot_bench.splits.imported import imported_path
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.cache_dir import cache_root
@@ -162,8 +163,10 @@ def test_the_environment_of_a_record_holds_no_variable(monkeypatch: pytest.Monke
 
 def test_heads_of_feature_files_that_lie(tmp_path: Path) -> None:
     """`fsbench cache ls` reads a head of any size only as far as it must."""
-    file = tmp_path / "cache" / "features" / "00" / f"{'2' * 64}.safetensors"
+    file = tmp_path / "cache" / "features" / ("0" * 16) / f"{'2' * 64}.rows"
     file.parent.mkdir(parents=True)
-    for content in (struct.pack("<Q", 2**63), struct.pack("<Q", 9) + b'{"a": 1}'):
+    for length, size in ((0, 2**63), (2**63, 9), (3, 9)):
+        content = bytes(99) + TAIL.pack(length, size, hashlib.sha256(bytes(9)).digest(), MAGIC)
         file.write_bytes(content)
-        assert fsbench("cache", "ls", "--store", tmp_path).code == 0
+        result = fsbench("cache", "ls", "--store", tmp_path)
+        assert (result.code, "(damaged)" in result.out) == (0, True)

@@ -6,6 +6,8 @@ import errno
 import os
 import random
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from fewshot_bench.api.record import Record
 from fewshot_bench.store import index as store_index
-from fewshot_bench.store.index import INDEX, Index
+from fewshot_bench.store.index import Index, Segment, index_files
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.files import TEMPORARY
 from tests.store_cases import filled, put, put_failed
@@ -30,9 +32,12 @@ SETTLED = 0.02
 
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An index is worth writing for one new entry, and files settle quickly."""
+    """An index is worth writing for one new row, and files settle quickly."""
+    hasten(monkeypatch)
+
+
+def hasten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_index, "WORTH", 1)
-    monkeypatch.setattr(store_index, "WORTH_SHARE", 0)
     monkeypatch.setattr(store_index, "SETTLED_SECONDS", SETTLED)
 
 
@@ -49,9 +54,20 @@ def indexed(store: Store) -> tuple[list[Record], list[str]]:
 
 def unindexed(store: Store) -> tuple[list[Record], list[str]]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Index, "load", classmethod(lambda cls, path: cls(path, {})))
-        patch.setattr(Index, "save", lambda self: None)
+        patch.setattr(Index, "load", classmethod(lambda cls, folder: cls(folder, [])))
+        patch.setattr(Index, "save", lambda self, whole: None)
         return listed(store)
+
+
+def files(store: Store) -> dict[Path, bytes]:
+    """The files of the index with their contents."""
+    return {path: path.read_bytes() for path in index_files(store.path)}
+
+
+def index_of(store: Store) -> Path:
+    """The one file of the index."""
+    (path,) = index_files(store.path)
+    return path
 
 
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
@@ -87,7 +103,7 @@ def test_an_index_spares_opening_records(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_few_records_are_not_worth_an_index(tmp_path: Path) -> None:
     store = filled(tmp_path / "s", range(5))
     assert len(listed(store)[0]) == 5
-    assert not (store.path / INDEX).exists()
+    assert not files(store)
 
 
 @pytest.mark.usefixtures("eager")
@@ -98,7 +114,7 @@ def test_what_was_just_written_is_not_indexed(
     monkeypatch.setattr(store_index, "SETTLED_SECONDS", 60)
     store = filled(tmp_path / "s")
     listed(store)
-    assert not (store.path / INDEX).exists()
+    assert not files(store)
 
 
 DAMAGES: dict[str, Callable[[Path], object]] = {
@@ -107,8 +123,8 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "cut": lambda path: path.write_bytes(path.read_bytes()[:-9]),
     "foreign": lambda path: path.write_text("my own notes\n"),
     "binary": lambda path: path.write_bytes(bytes(range(256)) * 20),
-    "version": lambda path: path.write_bytes(path.read_bytes().replace(b"index [1,", b"index [9,")),
-    "changed": lambda path: path.write_bytes(path.read_bytes().replace(b'"n": 30', b'"n": 31')),
+    "version": lambda path: path.write_bytes(path.read_bytes().replace(b"index [2,", b"index [9,")),
+    "changed": lambda path: path.write_bytes(path.read_bytes().replace(b",30]", b",31]")),
 }
 
 
@@ -116,20 +132,29 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_bad_index_is_ignored_and_made_again(tmp_path: Path, damage: str) -> None:
     store = filled(tmp_path / "s")
-    index = store.path / INDEX
     indexed(store)
-    whole = index.read_bytes()
-    DAMAGES[damage](index)
-    assert not index.exists() or index.read_bytes() != whole
+    whole = files(store)
+    DAMAGES[damage](index_of(store))
+    assert files(store) != whole
     assert listed(store) == unindexed(store)
-    assert index.read_bytes() == whole
+    assert files(store) == whole
+
+
+@pytest.mark.usefixtures("eager")
+def test_an_index_of_an_older_version_goes(tmp_path: Path) -> None:
+    store = filled(tmp_path / "s")
+    old = store.path / store_index.INDEX
+    old.write_text('fsbench index [1, "0.1.0", 1, []]\n', encoding="utf-8")
+    indexed(store)
+    assert not old.exists()
+    assert len(files(store)) == 1
 
 
 @pytest.mark.usefixtures("eager")
 def test_no_bit_of_an_index_can_change_what_is_read(tmp_path: Path) -> None:
     store = filled(tmp_path / "s", [1])
-    index = store.path / INDEX
     expected = indexed(store)
+    index = index_of(store)
     whole = index.read_bytes()
     draw = random.Random(3)
     for _ in range(200):
@@ -140,12 +165,84 @@ def test_no_bit_of_an_index_can_change_what_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("eager")
+def test_an_index_grows_by_what_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are written once; each row is written anew as often as all double, and no more."""
+    monkeypatch.setattr(store_index, "WORTH", 8)
+    written: list[int] = []
+    write = store_index.Segment.write
+
+    def counted(segment: Segment, folder: Path) -> None:
+        written.append(len(segment.rows))
+        write(segment, folder)
+
+    monkeypatch.setattr(store_index.Segment, "write", counted)
+    store = filled(tmp_path / "s", range(64))
+    indexed(store)
+    (first,) = files(store).items()
+    for start in range(64, 96, 8):
+        filled(store.path, range(start, start + 8))
+        assert indexed(store) == unindexed(store)
+        assert first in files(store).items()
+    assert written[:2] == [64, 8]
+    assert sum(written) <= 64 + 32 * 3
+    assert len(files(store)) <= 3
+
+
+@pytest.mark.usefixtures("eager")
+def test_what_no_file_has_any_more_leaves_the_index(tmp_path: Path) -> None:
+    store = filled(tmp_path / "s", range(40))
+    indexed(store)
+    for seed in range(40):
+        put(store, seed, shift=1.0)
+    assert indexed(store) == unindexed(store)
+    rows = sum(content.count(b"\n") - 3 for content in files(store).values())
+    assert rows == 40
+
+
+@pytest.mark.usefixtures("eager")
 def test_an_index_of_another_store_is_no_use(tmp_path: Path) -> None:
     one, other = filled(tmp_path / "a"), filled(tmp_path / "b")
     put(other, 1, shift=2.0)
     indexed(one)
-    shutil.copy(one.path / INDEX, other.path / INDEX)
+    shutil.copy(index_of(one), other.path)
     assert listed(other) == unindexed(other) != listed(one)
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_writer_that_is_killed_leaves_the_index_as_it_was(tmp_path: Path, moment: str) -> None:
+    """Killed where the new file gets its name; what it put together stays or is there twice."""
+    store = filled(tmp_path / "s", range(4))
+    with pytest.MonkeyPatch.context() as patch:
+        hasten(patch)
+        expected = indexed(store)
+    put(store, 9)
+    time.sleep(2 * SETTLED)
+    first = files(store)
+    done = subprocess.run([sys.executable, "-c", KILLED, moment, store.path], check=False)
+    assert done.returncode == -9
+    assert first.items() <= files(store).items()
+    assert len(files(store)) == (1 if moment == "before" else 2)
+    with pytest.MonkeyPatch.context() as patch:
+        hasten(patch)
+        assert listed(store) == unindexed(store) != expected
+        assert indexed(store) == unindexed(store)
+    assert len(files(store)) == 2
+    assert not list(store.path.glob(f"{TEMPORARY}*"))
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from fewshot_bench.store import index
+from fewshot_bench.store.store import Store
+index.WORTH, index.SETTLED_SECONDS, replace = 1, 0.02, os.replace
+def dying(source, target):
+    if sys.argv[1] == "after":
+        replace(source, target)
+    os.kill(os.getpid(), 9)
+os.replace = dying
+list(Store(Path(sys.argv[2])).records())
+"""
 
 
 @pytest.mark.usefixtures("eager")
@@ -160,7 +257,7 @@ def test_a_store_that_cannot_be_written_is_read(
 
     monkeypatch.setattr(store_index, "write_whole", refused)
     assert len(listed(store)[0]) == 3
-    assert not (store.path / INDEX).exists()
+    assert not files(store)
 
 
 @pytest.mark.usefixtures("eager")
@@ -172,7 +269,8 @@ def test_several_readers_and_a_writer_at_once(tmp_path: Path) -> None:
         if number % 5 == 0:
             put(store, number % 6)
         if number % 7 == 0:
-            (store.path / INDEX).unlink(missing_ok=True)
+            for path in index_files(store.path):
+                path.unlink(missing_ok=True)
         records, damaged = listed(store)
         assert damaged == []
         return len(records)
@@ -191,12 +289,10 @@ class Anything(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(store_index, "WORTH", 1)
-        self.patch.setattr(store_index, "WORTH_SHARE", 0)
-        self.patch.setattr(store_index, "SETTLED_SECONDS", SETTLED)
+        hasten(self.patch)
         self.folder = Path(tempfile.mkdtemp())
         self.store = filled(self.folder / "s", [0, 1])
-        self.kept = b""
+        self.kept: dict[Path, bytes] = {}
 
     def teardown(self) -> None:
         self.patch.undo()
@@ -246,18 +342,17 @@ class Anything(RuleBasedStateMachine):
 
     @rule()
     def keep_index(self) -> None:
-        index = self.store.path / INDEX
-        self.kept = index.read_bytes() if index.exists() else b""
+        self.kept = files(self.store)
 
     @rule()
     def old_index(self) -> None:
-        (self.store.path / INDEX).write_bytes(self.kept)
+        for path, content in self.kept.items():
+            path.write_bytes(content)
 
     @rule(position=st.integers(0, 10**6))
     def cut_index(self, position: int) -> None:
-        index = self.store.path / INDEX
-        if index.exists():
-            index.write_bytes(index.read_bytes()[: position % (index.stat().st_size + 1)])
+        for path, content in files(self.store).items():
+            path.write_bytes(content[: position % (len(content) + 1)])
 
     @rule()
     def settle(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -17,7 +18,7 @@ import pytest
 from fewshot_bench.api.record import Record
 from fewshot_bench.store import index as store_index
 from fewshot_bench.store.answer_files import read
-from fewshot_bench.store.index import INDEX
+from fewshot_bench.store.index import index_files
 from fewshot_bench.store.leases import FOLDER as CLAIMS
 from fewshot_bench.store.predictions import OUTCOMES, Outcomes
 from fewshot_bench.store.store import Store
@@ -167,8 +168,7 @@ def test_swapped_records_are_both_left_out(store: Store) -> None:
 def test_swapped_logits_are_both_left_out(store: Store) -> None:
     one, other = of_method(store, "tip-adapter"), of_method(store, "zero-shot")
     swap(one.with_suffix(".npz"), other.with_suffix(".npz"))
-    for path in OUTCOMES, INDEX:
-        shutil.rmtree(store.path / path, ignore_errors=True)
+    shutil.rmtree(store.path / OUTCOMES, ignore_errors=True)
     done = fsbench("compare", "--per-class", "--store", store.path)
     assert done.err.count("they are not those of the record") == 2
     done = fsbench(*RUN, "--seeds", "1,2", "--store", store.path)
@@ -186,24 +186,24 @@ def test_a_record_that_was_copied_under_another_key(store: Store) -> None:
 
 
 def test_the_index_is_no_way_around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither where its text is edited, nor where its checksum is made to fit."""
-    for name, value in {"WORTH": 1, "WORTH_SHARE": 0, "SETTLED_SECONDS": 0.02}.items():
-        monkeypatch.setattr(store_index, name, value)
+    """Where its text is edited it counts as none; where its checksum fits, it is named."""
+    monkeypatch.setattr(store_index, "WORTH", 1)
+    monkeypatch.setattr(store_index, "SETTLED_SECONDS", 0.02)
     store = filled(tmp_path / "s")
     time.sleep(0.05)
     expected = list(store.records())
-    index = store.path / INDEX
-    whole = index.read_bytes()
-    changed = re.sub(rb'"top1": [0-9.]+', b'"top1": 99.0', whole)
-    assert changed != whole
-    start = changed.index(b"\n") + 1
-    body = changed[start + 65 :]
-    for content in (changed, changed[:start] + store_index._checksum(body) + body):
-        index.write_bytes(content)
-        assert list(Store(store.path).records()) == expected
-    index.write_bytes(changed[:start] + store_index._checksum(body) + body)
+    (index,) = index_files(store.path)
+    changed = re.sub(
+        rb"(\t\[\d+,)[0-9.]+(,[0-9.]+){7}\]", rb"\g<1>99.0\2\2\2\2\2\2,30]", index.read_bytes()
+    )
+    assert changed != index.read_bytes()
+    index.write_bytes(changed)
+    assert list(Store(store.path).records()) == expected
+    head, _, body = changed.split(b"\n", 2)
+    index.write_bytes(head + b"\n" + hashlib.sha256(body).hexdigest().encode() + b"\n" + body)
     assert {(f.kind, f.path) for f in verify(store).findings} == {(DAMAGED, index)}
     index.unlink()
+    assert list(Store(store.path).records()) == expected
     assert verify(store).findings == []
 
 
@@ -223,8 +223,8 @@ def test_predictions_that_were_kept_are_no_way_around(tmp_path: Path) -> None:
 def test_a_changed_record_keeps_its_stamp_in_vain(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in {"WORTH": 1, "WORTH_SHARE": 0, "SETTLED_SECONDS": 0.02}.items():
-        monkeypatch.setattr(store_index, name, value)
+    monkeypatch.setattr(store_index, "WORTH", 1)
+    monkeypatch.setattr(store_index, "SETTLED_SECONDS", 0.02)
     store = filled(tmp_path / "s", [1, 2])
     path = put(store, 2)
     time.sleep(0.05)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Final, Literal
 
 from fewshot_bench.api.dataset import ROLES, DatasetCard
+from fewshot_bench.api.items import Item, digest_of
 from fewshot_bench.api.split_file import Pools
-from fewshot_bench.api.task import Item, digest_of
 from fewshot_bench.splits.published import (
     PublishedSplit,
     published_draws,

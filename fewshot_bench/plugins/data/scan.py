@@ -1,8 +1,7 @@
 """Reads and decodes every image of a data set once, and finds those that are in two pools.
 
-`scan` is the entry; `nearest` and `same_bytes` compare what it keeps: digests, and thumbnails of
-17 x 17 gray values. Two thumbnails look alike when their correlation is high and few of the 512
-signs of their horizontal and vertical gradients differ.
+`scan` is the entry; `same_bytes` compares the digests that it keeps, and `lookalikes.nearest` the
+fingerprints.
 """
 
 from __future__ import annotations
@@ -14,82 +13,31 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fewshot_bench.api.dataset import Dataset
-from fewshot_bench.api.task import Item
+from fewshot_bench.api.items import Item
 from fewshot_bench.images.decode import decoded, deep_problem, in_a_line, is_turned
 from fewshot_bench.images.digests import DatasetDigests, Known, dataset_digests, now
+from fewshot_bench.plugins.data.fingerprints import (
+    Bytes,
+    Fingerprints,
+    Indices,
+    fingerprints,
+    thumbnail,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
 
 
-Bytes = np.ndarray[Any, np.dtype[np.uint8]]
-Floats = np.ndarray[Any, np.dtype[np.float32]]
-Indices = np.ndarray[Any, np.dtype[np.int64]]
-
-SIDE = 17
-SIGNS = 2 * (SIDE - 1) ** 2
-# Both limits were chosen on 700,000 pairs of real photographs; docs/data-verify.md has the numbers.
-MAX_DISTANCE = 64
-MIN_CORRELATION = 0.95
-# Gray levels: a smaller step is no gradient, and a thumbnail with less contrast is not compared.
-STEP = 1
-MIN_CONTRAST = 2.0
-QUERY_BLOCK, BASE_BLOCK, PAIR_BLOCK = 1024, 8192, 1 << 16
-
-_ONES = np.array([bin(value).count("1") for value in range(256)], dtype=np.uint8)
 CHUNK = 256
 # Multi-picture JPEG: the first picture is an ordinary JPEG.
 SAME_FORMAT = {"MPO": "JPEG"}
 
 Listed = Sequence[tuple[str, Item]]
-
-
-def thumbnail(image: Image.Image) -> Bytes:
-    """(17, 17) gray values of a decoded image, each the mean of its part of the picture."""
-    from PIL import Image as Pillow
-
-    # Pillow converts LAB to RGB alone.
-    colors = image.convert("RGB") if image.mode == "LAB" else image
-    gray = colors if colors.mode == "L" else colors.convert("L")
-    return np.asarray(gray.resize((SIDE, SIDE), Pillow.Resampling.BOX), dtype=np.uint8)
-
-
-def has_contrast(gray: Bytes) -> bool:
-    """True when a thumbnail has enough contrast to tell pictures apart."""
-    return bool(gray.std() >= MIN_CONTRAST)
-
-
-def gradient_signs(thumbnails: Bytes) -> Bytes:
-    """(n, 64) the 512 signs of each thumbnail's gradients, packed into bytes."""
-    gray = thumbnails.astype(np.int16)
-    last = SIDE - 1
-    across = gray[:, :last, 1:] - gray[:, :last, :last] > STEP
-    down = gray[:, 1:, :last] - gray[:, :last, :last] > STEP
-    both = [part.reshape(len(gray), last * last) for part in (across, down)]
-    return np.packbits(np.concatenate(both, axis=1), axis=1)
-
-
-def nearest(base: Bytes, queries: Bytes) -> tuple[Indices, Indices]:
-    """For each query thumbnail the index of the closest one in `base`, and its distance.
-
-    base: (n, 17, 17); queries: (m, 17, 17). Both results are (m,); the index is -1 where nothing
-    looks alike, and the distance then is meaningless. Among equals the first one counts.
-    """
-    found = np.full(len(queries), -1, dtype=np.int64)
-    distances = np.full(len(queries), MAX_DISTANCE + 1, dtype=np.int64)
-    units, signs = _units(queries), gradient_signs(queries)
-    for start in range(0, len(base), BASE_BLOCK):
-        block = base[start : start + BASE_BLOCK]
-        for query, other, distance in _alike(block, units, signs):
-            closer = distance < distances[query]
-            distances[query[closer]] = distance[closer]
-            found[query[closer]] = other[closer] + start
-    return found, distances
 
 
 def same_bytes(digests: Bytes) -> Iterator[Indices]:
@@ -102,35 +50,6 @@ def same_bytes(digests: Bytes) -> Iterator[Indices]:
     edges = np.concatenate([[0], changes, [len(order)]])
     for place in np.flatnonzero(np.diff(edges) > 1):
         yield np.sort(order[edges[place] : edges[place + 1]])
-
-
-def _units(thumbnails: Bytes) -> Floats:
-    """(n, 289) thumbnails without their mean, at unit length: products are correlations."""
-    flat = thumbnails.reshape(len(thumbnails), SIDE * SIDE).astype(np.float32)
-    flat -= flat.mean(axis=1, keepdims=True)
-    flat /= np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
-    return flat
-
-
-def _alike(base: Bytes, units: Floats, signs: Bytes) -> Iterator[tuple[Indices, Indices, Indices]]:
-    """(query, base index, distance) of pairs that look alike; each query once per yield."""
-    base_units, base_signs = _units(base), gradient_signs(base)
-    for start in range(0, len(units), QUERY_BLOCK):
-        products = units[start : start + QUERY_BLOCK] @ base_units.T
-        queries, others = np.nonzero(products >= MIN_CORRELATION)
-        for first in range(0, len(queries), PAIR_BLOCK):
-            part = slice(first, first + PAIR_BLOCK)
-            query, other = queries[part] + start, others[part]
-            distance = _ONES[signs[query] ^ base_signs[other]].sum(axis=1, dtype=np.int64)
-            yield _closest(query, other, distance)
-
-
-def _closest(query: Indices, other: Indices, distance: Indices) -> tuple[Indices, Indices, Indices]:
-    """Of each query only the pair of the smallest distance."""
-    order = np.lexsort((other, distance, query))
-    _, first = np.unique(query[order], return_index=True)
-    kept = order[first]
-    return query[kept], other[kept], distance[kept]
 
 
 @dataclass(frozen=True)
@@ -149,14 +68,14 @@ class Look:
 class Scan:
     """All images of a data set, in the order of `listed`.
 
-    digests: (n, 32) SHA-256 of each file; thumbnails: (n, 17, 17) gray values; decoded: (n,)
-    whether an image opened; compared: (n,) whether it has a thumbnail that tells it from others.
+    digests: (n, 32) SHA-256 of each file; prints: fingerprints of all; decoded: (n,) whether an
+    image opened; compared: (n,) whether its fingerprint tells it from others.
     problems: index to what is wrong with a file that cannot be used.
     """
 
     listed: Listed
     digests: Bytes
-    thumbnails: Bytes
+    prints: Fingerprints
     decoded: np.ndarray[tuple[int], np.dtype[np.bool_]]
     compared: np.ndarray[tuple[int], np.dtype[np.bool_]]
     problems: dict[int, str] = field(default_factory=dict)
@@ -175,9 +94,7 @@ class Scan:
             return
         self.decoded[index] = True
         self.digests[index] = np.frombuffer(found.digest, dtype=np.uint8)
-        if found.thumbnail is not None:
-            self.thumbnails[index] = found.thumbnail
-            self.compared[index] = True
+        self.compared[index] = found.thumbnail is not None
         self.formats[found.format] += 1
         self.modes[found.mode] += 1
         self.turned += found.turned
@@ -188,6 +105,19 @@ class Scan:
         named = _format_of(extension)
         if named and named != found.format:
             self.misnamed[extension, found.format] += 1
+
+    def add_chunk(self, start: int, looks: Sequence[Look | str]) -> None:
+        """Take in images that follow one another."""
+        for offset, look in enumerate(looks):
+            self.add(start + offset, look)
+        seen = [
+            (start + offset, look.thumbnail, look.size)
+            for offset, look in enumerate(looks)
+            if isinstance(look, Look) and look.thumbnail is not None
+        ]
+        if seen:
+            places, thumbnails, sizes = zip(*seen, strict=True)
+            self.prints[np.array(places)] = fingerprints(np.stack(thumbnails), np.array(sizes))
 
     def _measure(self, size: tuple[int, int]) -> None:
         def area(size: tuple[int, int]) -> int:
@@ -213,7 +143,7 @@ def scan(
     found = Scan(
         listed,
         np.zeros((count, 32), np.uint8),
-        np.zeros((count, SIDE, SIDE), np.uint8),
+        Fingerprints.empty(count),
         np.zeros(count, np.bool_),
         np.zeros(count, np.bool_),
     )
@@ -221,10 +151,9 @@ def scan(
         warnings.simplefilter("ignore")
         for start in range(0, count, CHUNK):
             chunk = [item for _, item in listed[start : start + CHUNK]]
-            for offset, look in enumerate(
-                pool.map(lambda item: _look(dataset, digests, item), chunk)
-            ):
-                found.add(start + offset, look)
+            found.add_chunk(
+                start, list(pool.map(lambda item: _look(dataset, digests, item), chunk))
+            )
             if advance is not None:
                 advance(len(chunk))
     digests.save()
@@ -258,14 +187,13 @@ def _look(dataset: Dataset, digests: DatasetDigests, item: Item) -> Look | str:
 
 def _seen(image: Image.Image, content: bytes) -> Look:
     form = SAME_FORMAT.get(image.format or "", image.format or "unknown")
-    gray = thumbnail(image) if min(image.size) >= SIDE else None
     return Look(
         hashlib.sha256(content).digest(),
         form,
         image.mode,
         image.size,
         is_turned(image),
-        gray if gray is not None and has_contrast(gray) else None,
+        thumbnail(image),
     )
 
 

@@ -15,7 +15,7 @@ from itertools import combinations
 import numpy as np
 
 from fewshot_bench.api.dataset import ROLES, Dataset, DatasetCard, all_items
-from fewshot_bench.api.task import Item
+from fewshot_bench.api.items import Item
 from fewshot_bench.plugins.data.checks import (
     DIFFERS,
     FAILED,
@@ -25,7 +25,9 @@ from fewshot_bench.plugins.data.checks import (
     is_published,
     list_checks,
 )
-from fewshot_bench.plugins.data.scan import SIGNS, Scan, nearest, same_bytes, scan
+from fewshot_bench.plugins.data.fingerprints import BITS, WINDOWS
+from fewshot_bench.plugins.data.lookalikes import Nearest, nearest
+from fewshot_bench.plugins.data.scan import Scan, same_bytes, scan
 from fewshot_bench.utils.errors import FsbenchError
 from fewshot_bench.utils.text import shortened
 
@@ -33,7 +35,7 @@ SAME, SIMILAR = "same file", "similar"
 # Of the test images: more equal files than this are not a property of a published set.
 PUBLISHED_SHARE = 0.02
 COLUMNS = (
-    *("dataset", "kind", "distance"),
+    *("dataset", "kind", "distance", "change"),
     *("first_pool", "first_id", "first_label", "first_class"),
     *("second_pool", "second_id", "second_label", "second_class"),
 )
@@ -42,19 +44,24 @@ Progress = Callable[[int], Callable[[int], None]]
 
 @dataclass(frozen=True)
 class Pair:
-    """Two images of different pools, and how many of 512 gradient signs differ."""
+    """Two images of different pools, and how many of the 64 bits of their codes differ.
+
+    change: how one is made of the other, where they are not the same part of the same picture.
+    """
 
     kind: str
     first: tuple[str, Item]
     second: tuple[str, Item]
     distance: int = 0
+    change: str = ""
 
     def __str__(self) -> str:
         """As it is listed: pools, ids and class names."""
         one, other = (f"{role} {i.id} ({i.classname})" for role, i in (self.first, self.second))
         if self.kind == SAME:
             return f"{one} = {other}"
-        return f"{one} ~ {other}, distance {self.distance} of {SIGNS}"
+        change = f" ({self.change})" if self.change else ""
+        return f"{one} ~ {other}, distance {self.distance} of {BITS}{change}"
 
 
 def same_pairs(found: Scan) -> list[Pair]:
@@ -71,21 +78,36 @@ def same_pairs(found: Scan) -> list[Pair]:
     return pairs
 
 
-def similar_pairs(found: Scan, same: Iterable[Pair]) -> list[Pair]:
+def similar_pairs(found: Scan, same: Iterable[Pair], jobs: int) -> list[Pair]:
     """Every test image with the train or val image closest to it, where one looks alike.
 
     Test images that have their equal in train or val already are left out.
     """
     known = {pair.second[1].id for pair in same if pair.second[0] == "test"}
-    tests = [i for i, t in _compared(found) if t[0] == "test" and t[1].id not in known]
-    others = [i for i, t in _compared(found) if t[0] != "test"]
-    indices, distances = nearest(found.thumbnails[others], found.thumbnails[tests])
+    tests = np.array(
+        [i for i, t in _compared(found) if t[0] == "test" and t[1].id not in known], int
+    )
+    others = np.array([i for i, t in _compared(found) if t[0] != "test"], int)
+    close = nearest(found.prints, others, tests, jobs)
     pairs = [
-        Pair(SIMILAR, found.listed[others[index]], found.listed[test], int(distance))
-        for test, index, distance in zip(tests, indices, distances, strict=True)
-        if index >= 0
+        Pair(
+            *(SIMILAR, found.listed[close.index[place]], found.listed[tests[place]]),
+            *(
+                int(close.distance[place]),
+                _change(close, place, found.listed[close.index[place]][0]),
+            ),
+        )
+        for place in np.flatnonzero(close.index >= 0).tolist()
     ]
     return sorted(pairs, key=lambda pair: pair.distance)
+
+
+def _change(close: Nearest, place: int, role: str) -> str:
+    """How the test image at `place` and its closest one, of this pool, differ."""
+    window = str(WINDOWS[close.window[place]])
+    # A crop of one shows the whole of the other.
+    cropped = f"{role if not close.base_cropped[place] else 'test'} is a {window}" if window else ""
+    return ", ".join(part for part in (cropped, "mirrored" * bool(close.mirrored[place])) if part)
 
 
 def _compared(found: Scan) -> Iterator[tuple[int, tuple[str, Item]]]:
@@ -135,7 +157,7 @@ def as_csv(rows: Iterable[tuple[str, Pair]]) -> str:
     writer.writerow(COLUMNS)
     for name, pair in rows:
         sides = [(role, i.id, i.label, i.classname) for role, i in (pair.first, pair.second)]
-        writer.writerow([name, pair.kind, pair.distance, *sides[0], *sides[1]])
+        writer.writerow([name, pair.kind, pair.distance, pair.change, *sides[0], *sides[1]])
     return buffer.getvalue()
 
 
@@ -200,7 +222,7 @@ def verify(name: str, open_it: Callable[[str], Dataset], jobs: int, progress: Pr
     found = scan(dataset, listed, jobs, progress(len(listed)))
     published = is_published(card, pools)
     same = same_pairs(found)
-    similar = similar_pairs(found, same)
+    similar = similar_pairs(found, same, jobs)
     checks += image_checks(found)
     checks += [same_check(found, same, published), similar_check(found, similar, published)]
     return Report(name, card, tuple(checks), (*same, *similar), len(listed))

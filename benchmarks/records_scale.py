@@ -1,0 +1,292 @@
+"""CPU time and memory of the commands that read a whole store, at several numbers of records.
+
+    python -m benchmarks.records_scale [--records 6250,12500,50000] [--store DIR]
+
+Records are those of a real plan, so that `run` finds all of its cells done: five methods with
+options, three embedded data sets, five numbers of shots, and as many seeds as there have to be.
+Only their numbers are made up, and they have the logits of eight images each. `cold` is without
+index and outcomes, `warm` the better of two calls after it. CPU seconds of the whole command, the
+start of Python among them, and the peak of its resident memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fewshot_bench.api.image_facts import image_facts
+from fewshot_bench.api.metrics import rounded
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.registry import registry
+from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.images.decode import ImageFiles
+from fewshot_bench.runner.request import Plan, Request, expand
+from fewshot_bench.splits.draw import split_key, split_of
+from fewshot_bench.store.index import INDEX
+from fewshot_bench.store.predictions import OUTCOMES
+from fewshot_bench.store.store import Store
+
+if TYPE_CHECKING:
+    from fewshot_bench.api.task import Split
+
+METHODS = ("zero-shot", "linear-probe", "tip-adapter", "coop", "clip-lora")
+OPTIONS = (
+    *("clip-lora.rank=2,4,8,16", "clip-lora.alpha=1,2,4", "coop.context_tokens=4,8,16"),
+    *("coop.class_specific=false,true", "coop.lr=0.001,0.002,0.005"),
+)
+DATASETS = ("digits", "letters", "shapes")
+SHOTS = (1, 2, 4, 8, 16)
+QUERIES = 8
+NOTHING: Mapping[str, float] = {"wall": 0.0, "cpu": 0.0}
+
+
+def asked(records: int, store: Path) -> Request:
+    """A request for about so many cells."""
+    each = len(expand(request(1, store)).cells)
+    return request(max(1, records // each), store)
+
+
+def request(seeds: int, store: Path) -> Request:
+    """All methods, data sets and shots at seeds from 1."""
+    numbers = tuple(range(1, seeds + 1))
+    return Request(METHODS, DATASETS, SHOTS, numbers, options=OPTIONS, store=store)
+
+
+def words(request: Request) -> list[str]:
+    """The request for the command line."""
+    options = [word for option in request.options for word in ("-o", str(option))]
+    lists = {"--shots": request.shots, "--seeds": request.seeds}
+    numbers = [word for name, some in lists.items() for word in (name, ",".join(map(str, some)))]
+    return ["-m", ",".join(METHODS), "-d", ",".join(DATASETS), *options, *numbers]
+
+
+def fill(request: Request) -> int:
+    """Write the records of all cells; how many they are."""
+    plan, store = expand(request), Store(request.folder)
+    store.create()
+    splits = _splits(plan)
+
+    def write(cell: RunSpec) -> None:
+        split, facts = splits[split_key(cell)]
+        test = split.test[:QUERIES]
+        labels = np.array([item.label for item in test])
+        draw = np.random.default_rng(list(cell.key().encode()))
+        names = plan.datasets[cell.dataset].card().classnames
+        logits = draw.normal(size=(len(test), len(names))).astype(np.float32)
+        logits[np.arange(len(test)), labels] += 1 + 0.3 * np.log2(1 + cell.shots)
+        record = _record(cell, split, facts, list(names), rounded(logits, labels))
+        store.write(record, logits, labels, [item.id for item in test])
+
+    # What a crash would take is made again.
+    os.fsync = lambda descriptor: None
+    with ThreadPoolExecutor(2) as pool:
+        for _ in pool.map(write, plan.cells):
+            pass
+    return len(plan.cells)
+
+
+def _splits(plan: Plan) -> dict[Any, tuple[Split, Mapping[str, Any]]]:
+    """Split and image facts of all cells by `split_key`."""
+    digests: dict[str, dict[str, bytes]] = {}
+    for name, dataset in plan.datasets.items():
+        items = [item for pool in dataset.items().values() for item in pool]
+        found = ImageFiles(dataset, items).digests
+        digests[name] = {item.id: digest for item, digest in zip(items, found, strict=True)}
+    splits = {}
+    for key, cell in {split_key(cell): cell for cell in plan.cells}.items():
+        split, known = split_of(cell, plan.datasets), digests[cell.dataset]
+        parts = ([known[item.id] for item in part] for part in (split.train, split.val, split.test))
+        splits[key] = split, image_facts(*parts)
+    return splits
+
+
+def _record(
+    cell: RunSpec,
+    split: Split,
+    facts: Mapping[str, Any],
+    names: list[str],
+    metrics: Mapping[str, float],
+) -> Record:
+    """A record as a run writes it, with costs that are made up."""
+    draw = random.Random(cell.key())
+    seconds = round((1 + cell.shots) * draw.uniform(0.9, 1.1), 6)
+    spent = {name: {"wall": seconds, "cpu": round(seconds * 0.9, 6)} for name in BOTH}
+    images = draw.randrange(1000, 9000)
+    work = {"images": images, "text_tokens": 3 * images, "flops": images * 23_000_017}
+    steps = 0 if cell.method in ("zero-shot", "tip-adapter") else 50 * cell.shots
+    return Record(
+        cell,
+        "done",
+        split={
+            "digest": split.digest,
+            "protocol": cell.protocol,
+            "revision": cell.revision,
+            "classes": len(names),
+            "train": len(split.train),
+            "val": len(split.val),
+            "test": QUERIES,
+            "verified": None,
+            "mirrored": False,
+            "templates": ["a photo of a {}."],
+            "classnames": names,
+            **facts,
+            "short_classes": 0,
+            "smallest_class": cell.shots,
+            "short_val": 0,
+        },
+        metrics=metrics,
+        footprint={
+            "trained": 512 * steps,
+            "trained_source": "observed",
+            "steps": steps,
+            "stored": 512 * steps,
+            "backbone": 3_795_265,
+            "images_seen": images,
+            "images_encoded": images,
+            "work": {"billed": work, "computed": work},
+            "selection": {"configurations": 0, "labels": 0},
+            "peak_memory_mb": round(draw.uniform(400, 700), 1),
+        },
+        timings={
+            "phases": {
+                **{
+                    name: dict.fromkeys(BOTH, NOTHING) for name in ("encode_support", "encode_text")
+                },
+                "fit": spent,
+                "encode_queries": dict.fromkeys(BOTH, NOTHING),
+                "predict": spent,
+            },
+            "billed_seconds": seconds,
+            "elapsed_seconds": seconds,
+            "images": {"elapsed": 2.1, "decoded": images, "cached": 0},
+        },
+        environment={**ENVIRONMENT, "load": round(draw.uniform(0, 9), 2), "code": _code(cell)},
+    )
+
+
+BOTH = ("billed", "elapsed")
+ENVIRONMENT: Mapping[str, Any] = {
+    "fewshot_bench": "0.1.0",
+    "commit": "8207a267c32c32700fed3c6500435eeb7efa4849",
+    "dirty": False,
+    "python": "3.11.7",
+    "packages": {
+        "torch": "2.13.0+cpu",
+        "torchvision": "0.28.0+cpu",
+        "open_clip_torch": "3.3.0",
+        "scikit-learn": "1.9.1",
+        "scipy": "1.17.1",
+        "numpy": "2.4.6",
+        "pillow": "13.0.0",
+        "safetensors": "0.8.0",
+    },
+    "platform": "Linux-6.18.44-x86_64-with-glibc2.41",
+    "device": "cpu",
+    "device_name": "AMD EPYC",
+    "threads": 1,
+    "determinism": "free",
+    "cpus": 2,
+    "weights_digest": "0b58" * 16,
+    "activation": "GELU",
+    "method_origin": "fewshot-bench:builtin_methods",
+    "kit": None,
+    "labels": "separate",
+}
+
+
+def _code(cell: RunSpec) -> Mapping[str, Any]:
+    return registry().code(cell.method)
+
+
+def commands(store: Path, request: Request) -> dict[str, list[str]]:
+    """What is measured, by name."""
+    run = [*words(request), "--store", str(store)]
+    page = str(store.parent / "page.html")
+    return {
+        "compare": ["compare", "--store", str(store)],
+        "compare --baseline": ["compare", "--baseline", "zero-shot", "--store", str(store)],
+        "audit": ["audit", "--store", str(store)],
+        "signature": ["signature", "--store", str(store)],
+        "report": ["report", "--store", str(store), "-O", page],
+        "run, nothing to do": ["run", *run],
+        "run --dry-run": ["run", "--dry-run", *run],
+    }
+
+
+def measured(arguments: Sequence[str]) -> tuple[float, float]:
+    """CPU seconds and peak MB of one command, with the processes that it starts."""
+    code = (
+        "import resource, subprocess, sys, json\n"
+        "done = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)\n"
+        "used = resource.getrusage(resource.RUSAGE_CHILDREN)\n"
+        "print(json.dumps([done.returncode, done.stderr.decode()[-2000:],"
+        " used.ru_utime + used.ru_stime, used.ru_maxrss / 1024]))\n"
+    )
+    command = [sys.executable, "-c", code, sys.executable, "-m", "fewshot_bench", *arguments]
+    made = subprocess.run(command, check=True, capture_output=True, text=True)
+    failed, said, seconds, megabytes = json.loads(made.stdout)
+    if failed:
+        raise SystemExit(f"{' '.join(arguments[:2])} failed: {said}")
+    return seconds, megabytes
+
+
+def main() -> None:
+    """Make each store, then measure every command without and with what is kept."""
+    options = arguments()
+    print(f"{'command':<20}{'records':>9}{'cold s':>8}{'MB':>7}{'warm s':>8}{'MB':>7}", flush=True)
+    for count in options.records:
+        with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
+            store = options.store or Path(scratch) / "store"
+            made = asked(count, store)
+            if not store.exists():
+                fill(made)
+            for name, command in commands(store, made).items():
+                if options.only and not name.startswith(options.only):
+                    continue
+                forget(store)
+                cold = measured(command)
+                warm = min(measured(command) for _ in range(options.repeats))
+                records = len(expand(made).cells)
+                print(
+                    f"{name:<20}{records:>9,}{cold[0]:>8.1f}{cold[1]:>7.0f}"
+                    f"{warm[0]:>8.1f}{warm[1]:>7.0f}",
+                    flush=True,
+                )
+
+
+def forget(store: Path) -> None:
+    """Remove what may be deleted at any time."""
+    for path in store.glob(f"{INDEX}*"):
+        path.unlink()
+    shutil.rmtree(store / OUTCOMES, ignore_errors=True)
+
+
+def arguments() -> argparse.Namespace:
+    """The arguments of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--records", type=_numbers, default=[6250, 12500, 50000])
+    parser.add_argument("--store", type=Path, help="kept, and used again when it is there")
+    parser.add_argument("--scratch", type=Path, help="where stores are made")
+    parser.add_argument("--only", default="", help="the command that is measured")
+    parser.add_argument("--repeats", type=int, default=2)
+    return parser.parse_args()
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+if __name__ == "__main__":
+    main()

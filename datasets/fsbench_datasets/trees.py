@@ -1,0 +1,290 @@
+"""A tree of folders of images: read in one pass, and kept for as long as it stays the same.
+
+`read_tree` is the entry. Each folder is listed once, in sorted order, and no file is looked at but
+for its size, where sizes are asked for. The tree is kept in the user's cache folder with each
+folder's inode and times: the next reader lists those folders alone that have changed. A file that
+was replaced in place leaves its folder as it was; `SAMPLE` files are compared by size each time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import operator
+import os
+import random
+import time
+import zlib
+from array import array
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from fewshot_bench import UsageError
+from fewshot_bench.api.sources import Names, image_endings, image_remedy, keep_list, kept_list
+from fsbench_datasets.disk import SYSTEM_FILES, file_size, is_image, is_system_folder
+from fsbench_datasets.split_lists import plain_text
+
+VERSION = 1
+# All files of a tree of so many images, and as many of a larger one.
+SAMPLE = 10_000
+# As git does: a folder that changed this shortly before it was listed may change again unseen,
+# where the file system's clock is coarse.
+RACY_NS = 2 * 10**9
+# What a file of anything may raise when it is taken for a tree.
+DAMAGE = (ValueError, LookupError, TypeError, AttributeError, RecursionError, zlib.error)
+
+
+@dataclass(frozen=True)
+class Tree:
+    """One folder. path: relative to the root, empty for the root itself.
+
+    images: names of what can be read here; unread: of images that cannot; others: of other files;
+    system: of folders that a system or program made. Hidden names are nowhere. sizes: of the
+    images, packed; empty where none were asked for. stamp: changes when names come or go; empty
+    where that is not certain.
+    """
+
+    path: str
+    images: Names
+    unread: tuple[str, ...]
+    others: tuple[str, ...]
+    system: tuple[str, ...]
+    sizes: bytes = field(repr=False)
+    stamp: tuple[int, ...]
+    below: tuple[Tree, ...] = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.path.rpartition("/")[2]
+
+    @property
+    def holds_images(self) -> bool:
+        """True when images lie directly in it, readable or not."""
+        return bool(self.images.count or self.unread)
+
+    @property
+    def prefix(self) -> str:
+        """The path with a slash, before which the names in it stand."""
+        return f"{self.path}/" if self.path else ""
+
+    def id(self, name: str) -> str:
+        """The path of a file in it."""
+        return self.prefix + name
+
+    def bytes_by_name(self) -> dict[str, int]:
+        """The size of each image; -1 where there is no regular file."""
+        sizes = array("q")
+        sizes.frombytes(zlib.decompress(self.sizes))
+        return dict(zip(self.images.listed(), sizes, strict=True))
+
+    def sizes_digest(self) -> str:
+        """Equal where all sizes, here and below, are."""
+        sha = hashlib.sha256()
+        for folder in self.walk():
+            sha.update(f"{folder.prefix}\0{len(folder.sizes)}\0".encode() + folder.sizes)
+        return sha.hexdigest()
+
+    def walk(self) -> Iterator[Tree]:
+        """The folder and all below it."""
+        yield self
+        for folder in self.below:
+            yield from folder.walk()
+
+
+def read_tree(root: Path, *, sizes: bool = True, depth: int | None = None) -> Tree:
+    """The tree below a folder; links are followed, names are in case-sensitive order.
+
+    sizes: whether files are looked at for their sizes; depth: how far below `root` folders are
+    listed. UsageError for names that are no plain text, and for links that lead in circles;
+    OSError for a folder that cannot be listed.
+    """
+    key = _key(root, sizes, depth)
+    before = _kept(key)
+    known = {folder.path: folder for folder in before.walk()} if before else {}
+    tree = _Reader(root, sizes, known).read("", depth)
+    if sizes and known and _sample_differs(root, tree, known):
+        tree = _Reader(root, sizes, {}).read("", depth)
+    if tree != before:
+        keep_list(key, _encoded(tree))
+    return tree
+
+
+def look_again(root: Path) -> tuple[str, ...]:
+    """Look at every file, whatever is kept, and keep what is found.
+
+    Returns the folders of which something else was kept.
+    """
+    key = _key(root, True, None)
+    before = _kept(key)
+    tree = _Reader(root, True, {}).read("", None)
+    keep_list(key, _encoded(tree))
+    known = {folder.path: folder for folder in before.walk()} if before else {}
+    return tuple(
+        folder.path
+        for folder in tree.walk()
+        if folder.path in known and known[folder.path].sizes != folder.sizes
+    )
+
+
+def ending(name: str) -> str:
+    """The ending of a file name, in lower case."""
+    return name.rpartition(".")[2].lower() if "." in name else ""
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads the folders of a tree that are not `known`, by path, or that have changed."""
+
+    root: Path
+    sizes: bool
+    known: Mapping[str, Tree]
+
+    def read(self, path: str, depth: int | None, above: tuple[tuple[int, int], ...] = ()) -> Tree:
+        """One folder and those below it; above: device and inode of each on the way here."""
+        taken, found = time.time_ns(), os.stat(self.root / path)
+        here = found.st_dev, found.st_ino
+        if here in above:
+            raise UsageError(
+                f"{self.root / path} is a link to a folder that it lies in: remove the link"
+            )
+        stamp: tuple[int, ...] = (
+            found.st_ino,
+            found.st_mtime_ns,
+            found.st_ctime_ns,
+            found.st_nlink,
+            found.st_size,
+        )
+        if max(found.st_mtime_ns, found.st_ctime_ns) > taken - RACY_NS:
+            stamp = ()
+        tree = self.known.get(path)
+        if tree is not None and stamp and tree.stamp == stamp:
+            # A link to a folder may lead nowhere now.
+            with suppress(OSError):
+                return self._entered(tree, depth, (*above, here))
+        return self._entered(self._listed(path, stamp), depth, (*above, here))
+
+    def _entered(self, tree: Tree, depth: int | None, above: tuple[tuple[int, int], ...]) -> Tree:
+        """The tree with what is below it now; itself where nothing has changed."""
+        deeper = None if depth is None else depth - 1
+        below = [self.read(inner.path, deeper, above) for inner in tree.below if depth != 0]
+        if len(below) == len(tree.below) and all(map(operator.is_, below, tree.below)):
+            return tree
+        return replace(tree, below=tuple(below))
+
+    def _listed(self, path: str, stamp: tuple[int, ...]) -> Tree:
+        prefix = f"{path}/" if path else ""
+        images: list[os.DirEntry[str]] = []
+        unread, others, system, below = (list[str]() for _ in range(4))
+        with os.scandir(self.root / path) as entries:
+            found = sorted(entries, key=operator.attrgetter("name"))
+        for entry in found:
+            name = entry.name
+            if name[0] == ".":
+                continue
+            if entry.is_dir():
+                (system if is_system_folder(name) else below).append(name)
+            elif is_image(name):
+                images.append(entry)
+            elif image_remedy(ending(name)):
+                unread.append(name)
+            elif name.casefold() not in SYSTEM_FILES:
+                others.append(name)
+        self._check_plain(prefix, [entry.name for entry in images])
+        sizes = array("q", map(file_size, images)) if self.sizes else array("q")
+        return Tree(
+            path,
+            Names.of([entry.name for entry in images]),
+            tuple(unread),
+            tuple(others),
+            tuple(system),
+            zlib.compress(sizes.tobytes(), 1),
+            stamp,
+            tuple(map(_unlisted, (prefix + name for name in below))),
+        )
+
+    def _check_plain(self, prefix: str, names: list[str]) -> None:
+        for name in [] if (prefix + "".join(names)).isprintable() else names:
+            if not (prefix + name).isprintable() and not plain_text(prefix + name):
+                raise UsageError(
+                    f"{self.root} holds the path {prefix + name!a}: expected names in UTF-8 "
+                    "without control characters (rename it)"
+                )
+
+
+def _stamp(found: os.stat_result, taken: int) -> tuple[int, ...]:
+    """Identity of a folder's names at `taken` (ns); empty where they may change again unseen."""
+    if max(found.st_mtime_ns, found.st_ctime_ns) > taken - RACY_NS:
+        return ()
+    return found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_nlink, found.st_size
+
+
+def _unlisted(path: str) -> Tree:
+    """A folder of which nothing but the path is known."""
+    return Tree(path, Names.of(()), (), (), (), zlib.compress(b"", 1), (), ())
+
+
+def _sample_differs(root: Path, tree: Tree, known: Mapping[str, Tree]) -> bool:
+    """True when a file of a folder that was not listed anew has another size than is kept."""
+    same = [folder for folder in tree.walk() if known.get(folder.path) is folder]
+    count = sum(folder.images.count for folder in same)
+    step = max(1, count // SAMPLE)
+    place = random.randrange(step)
+    for folder in same:
+        if place < folder.images.count:
+            sizes = list(folder.bytes_by_name().items())
+            for name, size in sizes[place::step]:
+                if file_size(f"{root}/{folder.id(name)}") != size:
+                    return True
+        place = (place - folder.images.count) % step
+    return False
+
+
+def _key(root: Path, sizes: bool, depth: int | None) -> str:
+    """Another one where other files are images: readers of formats may be installed later."""
+    return f"tree {VERSION}\0{root.resolve()}\0{sizes}\0{depth}\0{' '.join(image_endings())}"
+
+
+def _encoded(tree: Tree) -> bytes:
+    """A line of JSON with a row per folder, each before those below it, and the packed parts."""
+    folders = list(tree.walk())
+    rows = [
+        [f.path, f.stamp, f.images.count, len(f.images.packed), len(f.sizes), len(f.below)]
+        + [f.unread, f.others, f.system]
+        for f in folders
+    ]
+    packed = [part for f in folders for part in (f.images.packed, f.sizes)]
+    return b"".join([json.dumps(rows).encode(), b"\n", *packed])
+
+
+def _kept(key: str) -> Tree | None:
+    content = kept_list(key)
+    if content is None:
+        return None
+    try:
+        return _decoded(content)
+    except DAMAGE:
+        return None
+
+
+def _decoded(content: bytes) -> Tree:
+    head = content.index(b"\n")
+    rows: Iterator[list[Any]] = iter(json.loads(content[:head]))
+    place = head + 1
+
+    def part(size: int) -> bytes:
+        nonlocal place
+        place += size
+        return content[place - size : place]
+
+    def one() -> Tree:
+        path, stamp, count, names, sizes, below, *rest = next(rows)
+        images, packed = Names(count, part(names)), part(sizes)
+        unread, others, system = map(tuple, rest)
+        inner = tuple(one() for _ in range(below))
+        return Tree(path, images, unread, others, system, packed, tuple(stamp), inner)
+
+    return one()

@@ -1,0 +1,336 @@
+"""A segment: an immutable file of feature rows, found by their keys without reading it whole.
+
+`Segment.open` reads one, `parts_of_rows` and `parts_of_segments` give what a new one is made of:
+`MAGIC`, rows as they were computed, the sorted index, costs of computations, the table of buckets,
+a head in JSON, and `TAIL`. A row is served only while its own check is right, which covers its key,
+its bytes and its cost.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import math
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from fewshot_bench.profiling.cost import Cost
+
+MAGIC = b"fsbench-features"
+KEY = 32
+TAIL = struct.Struct(f"<QQ{KEY}s{len(MAGIC)}s")
+COST = struct.Struct("<ddqqqqq")
+INDEX = np.dtype([("key", f"S{KEY}"), ("check", "<u8"), ("place", "<u4"), ("cost", "<u4")])
+ENTRY = struct.Struct("<QII")
+# Keys per bucket of the table, about; index entries that are read at once, and between two reads.
+BUCKET, BLOCK, GAP = 64, 1 << 14, 256
+COPY_BYTES = 1 << 20
+# The largest table, for 2**26 keys, and with the head.
+MOST_BITS, MOST_BODY = 20, 1 << 23
+NARROW = ("bfloat16", "float16")
+KINDS = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8}
+Array = np.ndarray[Any, Any]
+
+
+class DamagedSegment(Exception):
+    """A segment that must not be used; the text says why."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """Form of rows: their width, their type, and the type in which they are kept."""
+
+    width: int
+    dtype: str
+    kept: str
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a kept row."""
+        return self.width * KINDS[self.kept]
+
+    @property
+    def text(self) -> bytes:
+        """The part of it in the check of every row."""
+        return f"{self.width} {self.dtype} {self.kept} ".encode()
+
+
+@dataclass(frozen=True)
+class Label:
+    """The data set and the role (of the images) that a segment is listed under."""
+
+    dataset: str
+    role: str
+
+
+def narrowed(rows: Array, form: Form) -> tuple[Array, Form]:
+    """Rows (n, bytes) in 16 bits where each of them comes back with the same bits, else as is."""
+    if form.dtype != "float32" or not rows.size:
+        return rows, form
+    bits = rows.view("<u4")
+    if not (bits & 0xFFFF).any():
+        return _bytes_of((bits >> 16).astype("<u2")), Form(form.width, form.dtype, "bfloat16")
+    with np.errstate(over="ignore", invalid="ignore"):
+        half = rows.view("<f4").astype("<f2")
+        if np.array_equal(half.astype("<f4").view("<u4"), bits):
+            return _bytes_of(half), Form(form.width, form.dtype, "float16")
+    return rows, form
+
+
+def widened(rows: Array, form: Form) -> Array:
+    """The inverse of `narrowed`."""
+    if form.kept == form.dtype:
+        return rows
+    if form.kept == "bfloat16":
+        return _bytes_of(rows.view("<u2").astype("<u4") << 16)
+    return _bytes_of(rows.view("<f2").astype("<f4"))
+
+
+def _bytes_of(values: Array) -> Array:
+    return np.ascontiguousarray(values).view(np.uint8)
+
+
+def pack_cost(cost: Cost, rows: int) -> bytes:
+    """The cost of a computation of so many rows; struct.error where a count is too large."""
+    counts = cost.images, cost.text_tokens, cost.flops, cost.uncounted
+    return COST.pack(cost.wall, cost.cpu, *counts, rows)
+
+
+def unpack_cost(packed: bytes) -> tuple[Cost, int]:
+    """The inverse of `pack_cost`."""
+    wall, cpu, images, tokens, flops, uncounted, rows = COST.unpack(packed)
+    return Cost(wall, cpu, images, tokens, flops, uncounted), rows
+
+
+def _memory_of(values: Array) -> memoryview:
+    return memoryview(values.data).cast("B")
+
+
+def _check(key: bytes, about: bytes, row: bytes | memoryview) -> int:
+    """Check of a row; about: its form and its cost."""
+    digest = hashlib.sha256(b"".join((key, about, row))).digest()
+    return int.from_bytes(digest[:8], "little")
+
+
+def parts_of_rows(
+    keys: Sequence[bytes], rows: Array, cost: bytes, form: Form, label: Label
+) -> list[bytes | memoryview]:
+    """A segment of the rows (n, bytes) of one computation, part by part."""
+    data, size = _memory_of(np.ascontiguousarray(rows)), form.row_bytes
+    index = np.zeros(len(keys), INDEX)
+    index["key"] = keys
+    index["place"] = np.arange(len(keys))
+    about = form.text + cost
+    index["check"] = [
+        _check(key, about, data[place * size : (place + 1) * size])
+        for place, key in enumerate(keys)
+    ]
+    return [MAGIC, data, _ending(index, len(keys), cost, form, label)]
+
+
+def _ending(index: Array, rows: int, costs: bytes, form: Form, label: Label) -> bytes:
+    """All that follows the rows; of entries with one key the first counts."""
+    index = index[np.argsort(index["key"], kind="stable")]
+    index = index[np.concatenate([[True], index["key"][1:] != index["key"][:-1]])]
+    bits = max(0, math.ceil(math.log2(len(index) / BUCKET)))
+    table = np.searchsorted(_buckets(index["key"], bits), np.arange(2**bits + 1))
+    head = {
+        "rows": rows,
+        "keys": len(index),
+        "bits": bits,
+        "costs": len(costs) // COST.size,
+    } | {**dataclasses.asdict(form), **dataclasses.asdict(label)}
+    body = table.astype("<u4").tobytes() + json.dumps(head).encode()
+    tail = TAIL.pack(4 * len(table), len(body), hashlib.sha256(body).digest(), MAGIC)
+    return index.tobytes() + costs + body + tail
+
+
+def _buckets(keys: Array, bits: int) -> Array:
+    """The bucket of each key: its first bits."""
+    first = np.ascontiguousarray(keys).view(np.uint8).reshape(-1, KEY)[:, :4]
+    return np.ascontiguousarray(first).view(">u4")[:, 0].astype(np.int64) >> (32 - bits)
+
+
+def parts_of_segments(
+    segments: Sequence[Segment], files: Sequence[IO[bytes]]
+) -> Iterator[bytes | bytearray]:
+    """One segment of all rows of others of one form, part by part; DamagedSegment, OSError."""
+    yield MAGIC
+    indices, costs, rows = [], b"", 0
+    for segment, file in zip(segments, files, strict=True):
+        size = segment.rows * segment.form.row_bytes
+        for start in range(0, size, COPY_BYTES):
+            yield _read(file, len(MAGIC) + start, min(COPY_BYTES, size - start))
+        index = np.frombuffer(_read(file, segment.index_at, segment.index_bytes), INDEX)
+        index["place"] += rows
+        index["cost"] += len(costs) // COST.size
+        indices.append(index)
+        costs += _read(file, segment.costs_at, segment.cost_count * COST.size)
+        rows += segment.rows
+    like = segments[0]
+    yield _ending(np.concatenate(indices), rows, costs, like.form, like.label)
+
+
+@dataclass(frozen=True, eq=False)
+class Segment:
+    """The part of a file that is held in memory: its head and the table of buckets."""
+
+    path: Path
+    rows: int
+    keys: int
+    bits: int
+    cost_count: int
+    form: Form
+    label: Label
+    table: Array
+    size: int
+
+    @classmethod
+    def open(cls, path: Path) -> Segment:
+        """The segment of a file; DamagedSegment, or OSError where it cannot be read."""
+        with path.open("rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            before = size - TAIL.size
+            if before < 0:
+                raise DamagedSegment("it is cut short")
+            length, body_size, digest, magic = TAIL.unpack(_read(file, before, TAIL.size))
+            if magic != MAGIC or not length <= body_size <= min(before, MOST_BODY):
+                raise DamagedSegment("its end is not the one that was written")
+            body = _read(file, before - body_size, body_size)
+        if hashlib.sha256(body).digest() != digest:
+            raise DamagedSegment("its head is not the one that was written")
+        try:
+            head = json.loads(body[length:])
+            form = Form(head["width"], head["dtype"], head["kept"])
+            label = Label(head["dataset"], head["role"])
+            counts = head["rows"], head["keys"], head["bits"], head["costs"]
+            table = np.frombuffer(body[:length], "<u4")
+            found = cls(path, *counts, form, label, table, size)
+            end = found.costs_at + found.cost_count * COST.size + body_size + TAIL.size
+            whole = end == size and found.is_possible()
+        except (ValueError, LookupError, TypeError, RecursionError):
+            whole = False
+        if not whole:
+            raise DamagedSegment("its head describes another file")
+        return found
+
+    def is_possible(self) -> bool:
+        """True when the numbers in the head can go together."""
+        counts = self.rows, self.keys, self.bits, self.cost_count, self.form.width
+        return (
+            all(type(count) is int and count >= 0 for count in counts)
+            and all(type(text) is str for text in dataclasses.astuple(self.label))
+            and self.form.dtype in KINDS
+            and self.form.kept in (self.form.dtype, *NARROW)
+            and self.bits <= MOST_BITS
+            and len(self.table) == 2**self.bits + 1
+            and int(self.table[-1]) == self.keys
+            and bool((np.diff(self.table.astype(np.int64)) >= 0).all())
+        )
+
+    @property
+    def index_at(self) -> int:
+        """The place of the index in the file."""
+        return len(MAGIC) + self.rows * self.form.row_bytes
+
+    @property
+    def index_bytes(self) -> int:
+        """The size of the index."""
+        return self.keys * INDEX.itemsize
+
+    @property
+    def costs_at(self) -> int:
+        """The place of the costs in the file."""
+        return self.index_at + self.index_bytes
+
+    def find(self, file: IO[bytes], keys: Array) -> Array:
+        """(m,) entries of the index for sorted keys; `place` is `rows` where there is none."""
+        found = np.zeros(len(keys), INDEX)
+        found["key"], found["place"] = keys, self.rows
+        buckets = _buckets(keys, self.bits)
+        starts, ends = self.table[buckets].astype(np.int64), self.table[buckets + 1]
+        # Buckets side by side are read at once, a block at most.
+        apart = (starts[1:] > ends[:-1] + GAP) | (starts[1:] // BLOCK != starts[:-1] // BLOCK)
+        edges = [0, *(np.flatnonzero(apart) + 1).tolist(), len(keys)]
+        for first, last in itertools.pairwise(edges):
+            low, high = int(starts[first]), int(ends[last - 1])
+            data = _read(file, self.index_at + low * INDEX.itemsize, (high - low) * INDEX.itemsize)
+            if last - first == 1:
+                _find_one(data, found, first)
+            elif data:
+                _find_many(np.frombuffer(data, INDEX), found[first:last])
+        return found
+
+    def take(
+        self, file: IO[bytes], entries: Array, places: Array, into: Array
+    ) -> tuple[list[bool], list[bytes]]:
+        """Read the rows of `entries` to `places`, ascending, of `into` (n, row_bytes).
+
+        Returns which of them are as they were written, and the packed cost of each.
+        """
+        numbers, inverse = np.unique(entries["cost"], return_inverse=True)
+        known = [self._cost(file, int(number)) for number in numbers]
+        costs = [known[number] for number in inverse.tolist()]
+        rows, size = entries["place"].astype(np.int64), self.form.row_bytes
+        together = (np.diff(rows) == 1) & (np.diff(places) == 1)
+        edges = [0, *(np.flatnonzero(~together) + 1).tolist(), len(rows)]
+        out = _memory_of(into)
+        for first, last in itertools.pairwise(edges):
+            start, count = int(places[first]) * size, (last - first) * size
+            _read_into(file, len(MAGIC) + int(rows[first]) * size, out[start : start + count])
+        wanted = zip(
+            *(entries["key"].tolist(), entries["check"].tolist(), costs, places.tolist()),
+            strict=True,
+        )
+        text = self.form.text
+        good = [
+            _check(key.ljust(KEY, b"\0"), text + cost, out[place * size :][:size]) == check
+            for key, check, cost, place in wanted
+        ]
+        return good, costs
+
+    def _cost(self, file: IO[bytes], number: int) -> bytes:
+        if number >= self.cost_count:
+            raise DamagedSegment("its index is not the one that was written")
+        return bytes(_read(file, self.costs_at + number * COST.size, COST.size))
+
+
+def _find_one(data: bytearray, found: Array, place: int) -> None:
+    """The entry of one key in a few buckets."""
+    key = found["key"][place : place + 1].tobytes()
+    at = data.find(key)
+    while at > 0 and at % INDEX.itemsize:
+        at = data.find(key, at + 1)
+    if at >= 0:
+        found[place] = np.frombuffer(data, INDEX, 1, at)[0]
+
+
+def _find_many(index: Array, found: Array) -> None:
+    """The entries of sorted keys in a part of the index."""
+    places = np.searchsorted(index["key"], found["key"]).clip(max=len(index) - 1)
+    there = index["key"][places] == found["key"]
+    found[there] = index[places[there]]
+
+
+def _read(file: IO[bytes], start: int, size: int) -> bytearray:
+    data = bytearray(size)
+    _read_into(file, start, memoryview(data))
+    return data
+
+
+def _read_into(file: IO[bytes], start: int, into: memoryview) -> None:
+    """Fill `into` from a place of a file on; DamagedSegment where it ends before."""
+    file.seek(start)
+    while into:
+        count = file.readinto(into)  # type: ignore[attr-defined]
+        if not count:
+            raise DamagedSegment("it is cut short")
+        into = into[count:]

@@ -1,0 +1,337 @@
+"""Features on disk: shards of segments that several processes read, write, merge and evict.
+
+`FeatureStore` is the entry. A shard holds rows of one encoder, data set and role; its segments are
+never changed, only written aside and renamed, merged into larger ones, and removed. No row is
+served that is not as it was written, whatever happened to the files.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fewshot_bench.images.feature_segment import (
+    INDEX,
+    KEY,
+    Array,
+    DamagedSegment,
+    Form,
+    Label,
+    Segment,
+    narrowed,
+    parts_of_rows,
+    parts_of_segments,
+    widened,
+)
+from fewshot_bench.utils import cache_dir
+from fewshot_bench.utils.cache_dir import DAMAGED, FEATURES, LASTING, PASSING, CacheFile
+from fewshot_bench.utils.locks import FOLDER as LOCKS
+from fewshot_bench.utils.locks import exclusive
+from fewshot_bench.utils.text import printable
+
+FAN = 4
+"""Segments of about one size that are merged into one."""
+SEGMENT_BYTES, SEGMENT_ROWS = 1 << 29, 1 << 19
+"""The largest segment that merging makes; never more than `SEGMENT_SHARE` of the budget."""
+SEGMENT_SHARE = 1 / 8
+# What a fit has drawn for itself makes room for another fit's after this time without use.
+SETTLED_SECONDS = 3600.0
+TOUCH_SECONDS = 60.0
+TRIES = 3
+SPARE_BYTES = 4096
+KEPT = (LASTING, PASSING)
+GONE = frozenset({errno.ENOENT, errno.ESTALE})
+
+
+def kept_row_bytes(width: int, precision: str) -> int:
+    """Bytes on disk per kept row of so many values of an encoder that runs in this precision."""
+    return width * (4 if precision == "fp32" else 2) + INDEX.itemsize
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The place of rows that are found together.
+
+    name: 16 hexadecimal digits. passing: rows that one fit draws for itself, which are kept only
+    where there is room.
+    """
+
+    name: str
+    label: Label
+    passing: bool = False
+
+
+class Rows:
+    """Rows that are being gathered: (n, bytes) in the order of their keys, and the cost of each."""
+
+    def __init__(self, keys: Sequence[bytes]) -> None:
+        """keys: distinct, of `KEY` bytes."""
+        self.names = keys
+        self.keys = np.array(keys, f"S{KEY}")
+        self.lacking = np.ones(len(keys), bool)
+        self.costs: list[bytes] = [b""] * len(keys)
+        self.form: Form | None = None
+        self.data: Array = np.empty((len(keys), 0), np.uint8)
+        self._order = np.argsort(self.keys, kind="stable")
+
+    def sorted(self) -> Array:
+        """Places of the keys that have no row yet, by key."""
+        return self._order[self.lacking[self._order]]
+
+    def takes(self, form: Form) -> bool:
+        """True for rows of the form of those that are here; of any form where there are none."""
+        if self.form is None:
+            self.form = Form(form.width, form.dtype, form.dtype)
+            self.data = np.empty((len(self.costs), self.form.row_bytes), np.uint8)
+        return (self.form.width, self.form.dtype) == (form.width, form.dtype)
+
+    def put(self, places: Array, costs: Sequence[bytes]) -> None:
+        """Note that the rows at `places` are here now, with what each had cost."""
+        self.lacking[places] = False
+        for place, cost in zip(places.tolist(), costs, strict=True):
+            self.costs[place] = cost
+
+
+class FeatureStore:
+    """The segments in a folder, at most `budget` bytes of them."""
+
+    def __init__(
+        self,
+        folder: Path,
+        budget: Callable[[], int | None] = cache_dir.feature_budget,
+        warn: Callable[[str], None] = _warn,
+    ) -> None:
+        """budget: bytes, or None for a share of the disk; warn: is told of damaged segments."""
+        self.folder = folder
+        self._budget = budget
+        self._warn = warn
+        self._known: dict[str, dict[Path, Segment]] = {}
+        self._touched: dict[Path, float] = {}
+        self._bad: set[Path] = set()
+
+    def fill(self, shard: Shard, rows: Rows) -> None:
+        """Add the rows that are kept in a shard and that `rows` lacks."""
+        known = self._known.setdefault(shard.name, {})
+        gone = self._fill(known, list(known), rows)
+        for _ in range(TRIES):
+            if not rows.lacking.any():
+                return
+            # Others may have written or merged segments since.
+            new, missed = self._list(shard)
+            gone = self._fill(known, new, rows) or missed
+            if not gone:
+                return
+
+    def _list(self, shard: Shard) -> tuple[list[Path], bool]:
+        """Learn of the segments of a shard: the new ones, and True where one was just removed."""
+        known = self._known.setdefault(shard.name, {})
+        found = cache_dir.listed(self.folder / shard.name)
+        listed = {path for path in found if path.suffix in KEPT} - self._bad
+        for path in known.keys() - listed:
+            del known[path]
+            self._touched.pop(path, None)
+        new, gone = [], False
+        for path in listed - known.keys():
+            with _Reading() as reading:
+                known[path] = Segment.open(path)
+                new.append(path)
+            gone |= self._ended(reading, path, shard.label)
+        return new, gone
+
+    def _fill(self, known: dict[Path, Segment], paths: Sequence[Path], rows: Rows) -> bool:
+        """Take rows from segments, the largest first; True where one of them is not there."""
+        gone = False
+        for path in sorted(paths, key=lambda path: -known[path].keys):
+            wanted = rows.sorted()
+            if not len(wanted):
+                break
+            with _Reading() as reading:
+                self._fill_from(known[path], wanted, rows)
+            gone |= self._ended(reading, path, known[path].label)
+            if reading.error is not None:
+                del known[path]
+        return gone
+
+    def _ended(self, reading: _Reading, path: Path, label: Label) -> bool:
+        """True where a segment was not there; one that is damaged is named, and goes."""
+        error = reading.error
+        number = error.errno if isinstance(error, OSError) else None
+        if error is None or number in GONE:
+            return error is not None
+        self._bad.add(path)
+        if isinstance(error, DamagedSegment) or number == errno.EIO:
+            with suppress(OSError):
+                # An empty file in its place, which `fsbench cache` lists.
+                path.with_suffix(DAMAGED).touch()
+                path.unlink()
+            self._warn(
+                f"features of {printable(label.dataset) or 'a data set'} were damaged on the disk "
+                f"and are computed again: {path}: {error}"
+            )
+        return False
+
+    def _fill_from(self, segment: Segment, wanted: Array, rows: Rows) -> None:
+        with segment.path.open("rb", buffering=0) as file:
+            entries = segment.find(file, rows.keys[wanted])
+            there = entries["place"] < segment.rows
+            if not there.any() or not rows.takes(segment.form):
+                return
+            # In the order in which rows are asked for, which is often that of the file.
+            order = np.argsort(wanted[there])
+            entries, places = entries[there][order], wanted[there][order]
+            if segment.form.kept == segment.form.dtype:
+                good, costs = segment.take(file, entries, places, rows.data)
+            else:
+                own = np.empty((len(places), segment.form.row_bytes), np.uint8)
+                good, costs = segment.take(file, entries, np.arange(len(places)), own)
+                rows.data[places] = widened(own, segment.form)
+        if not all(good):
+            raise DamagedSegment(f"{good.count(False)} rows are not as they were written")
+        rows.put(places, costs)
+        self._touch(segment.path)
+
+    def _touch(self, path: Path) -> None:
+        """Note the use of a segment, for eviction, once a minute."""
+        now = time.monotonic()
+        if now - self._touched.get(path, -TOUCH_SECONDS) >= TOUCH_SECONDS:
+            self._touched[path] = now
+            cache_dir.touch(path)
+
+    def add(
+        self, shard: Shard, keys: Sequence[bytes], data: Array, cost: bytes, form: Form
+    ) -> bool:
+        """Keep rows (n, bytes) of one computation; False where there is no room or no disk."""
+        data, form = narrowed(data, form)
+        parts = parts_of_rows(keys, data, cost, form, shard.label)
+        try:
+            self._write(shard, sum(map(len, parts)), parts)
+        except OSError:
+            return False
+        with suppress(OSError), self._locked(f"merge-{shard.name[0]}"):
+            self._merge(shard)
+        return True
+
+    def _write(
+        self,
+        shard: Shard,
+        size: int,
+        parts: Iterable[bytes | bytearray | memoryview],
+        inputs: Sequence[Path] = (),
+    ) -> Path:
+        """Write a segment aside and rename it; OSError where there is no room for `size` bytes.
+
+        The file has its size from the start, so that others count it. inputs: files that stay.
+        """
+        temporary = self._reserved(shard, size, inputs)
+        try:
+            last: bytes | bytearray | memoryview = b""
+            with temporary.open("r+b") as file:
+                for last in parts:
+                    file.write(last)
+                file.truncate()
+            suffix = PASSING if shard.passing else LASTING
+            # The end of a file holds its keys, costs and checks: another file has another one.
+            path = temporary.with_name(f"{hashlib.sha256(last).hexdigest()}{suffix}")
+            os.replace(temporary, path)
+            return path
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+
+    def _reserved(self, shard: Shard, size: int, inputs: Sequence[Path]) -> Path:
+        """A temporary file of `size` bytes that others count; OSError where it does not fit."""
+        settled = time.time() - SETTLED_SECONDS
+
+        def spare(file: CacheFile) -> bool:
+            passes = file.path.suffix == PASSING and file.used < settled
+            return file.path not in inputs and (passes or not shard.passing)
+
+        with self._locked("room"):
+            cache_dir.make_room(FEATURES, size, self._budget(), self.folder, spare)
+            temporary = cache_dir.new_file(self.folder / shard.name)
+            with temporary.open("xb") as file:
+                file.truncate(size)
+        return temporary
+
+    @contextmanager
+    def _locked(self, key: str) -> Iterator[None]:
+        """Alone of all processes, where files can be locked."""
+        with ExitStack() as stack:
+            with suppress(OSError):
+                cache_dir.make_folder(self.folder / LOCKS)
+                stack.enter_context(exclusive(self.folder / LOCKS, key))
+            yield
+
+    def _merge(self, shard: Shard) -> None:
+        """Merge segments of about one size until there are few."""
+        budget = self._budget()
+        most = SEGMENT_BYTES if budget is None else min(SEGMENT_BYTES, int(budget * SEGMENT_SHARE))
+        while True:
+            self._list(shard)
+            chosen = _to_merge(self._known[shard.name].values(), most)
+            if not chosen:
+                return
+            with ExitStack() as stack:
+                paths = [segment.path for segment in chosen]
+                files = [stack.enter_context(path.open("rb", buffering=0)) for path in paths]
+                used = max(os.fstat(file.fileno()).st_mtime for file in files)
+                try:
+                    parts = parts_of_segments(chosen, files)
+                    merged = self._write(shard, _size_of(chosen), parts, paths)
+                except DamagedSegment:
+                    # It is named and removed by whoever looks for its rows.
+                    return
+            os.utime(merged, (used, used))
+            for path in paths:
+                path.unlink(missing_ok=True)
+
+
+class _Reading:
+    """A segment is read inside; what is wrong with it is kept here."""
+
+    error: OSError | DamagedSegment | None = None
+
+    def __enter__(self) -> _Reading:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, OSError | DamagedSegment):
+            self.error = error
+        return self.error is not None
+
+
+def _to_merge(segments: Iterable[Segment], most: int) -> list[Segment]:
+    """At least two segments of about one size that make one of at most `most` bytes, or none."""
+    tiers: defaultdict[object, list[Segment]] = defaultdict(list)
+    for segment in sorted(segments, key=lambda segment: segment.size):
+        tiers[segment.form, segment.size.bit_length() // 2].append(segment)
+    for tier in tiers.values():
+        chosen: list[Segment] = []
+        for segment in tier if len(tier) >= FAN else ():
+            more = [*chosen, segment]
+            rows = sum(one.rows for one in more)
+            if _size_of(more) <= most and rows <= SEGMENT_ROWS:
+                chosen = more
+        if len(chosen) > 1:
+            return chosen
+    return []
+
+
+def _size_of(segments: Sequence[Segment]) -> int:
+    """Bytes of the segment that is made of others: what buckets are more is little."""
+    return sum(segment.size + 4 * len(segment.table) for segment in segments) + SPARE_BYTES

@@ -1,0 +1,195 @@
+"""Fingerprints of pictures: codes of 64 bits for the whole picture and for its center crops.
+
+`fingerprints` makes them of gray thumbnails; `lookalikes.py` compares them. A bit of a code is 1
+where one of the 64 lowest frequencies of the cosine transform of a part of the picture is above a
+small positive amount: JPEG, size, brightness and a crop that is off by 2 % hardly change that.
+Invariant: the fingerprint of a picture depends on its thumbnail and its shape alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Bytes = np.ndarray[Any, np.dtype[np.uint8]]
+Codes = np.ndarray[Any, np.dtype[np.uint64]]
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+Indices = np.ndarray[Any, np.dtype[np.int64]]
+
+# Pixels on a side: of the thumbnail that codes are made of, and of the one that is kept.
+SIDE, KEPT = 32, 20
+CELLS = 12
+BITS = 64
+# Gray levels. JPEG moves a frequency by 0.01 to 0.03; without this margin, frequencies that a
+# picture does not have, as a chessboard, would have the sign of noise.
+MARGIN = 0.05
+# A thumbnail with less contrast, in gray levels, is not compared, nor is a smaller picture.
+MIN_CONTRAST, MIN_PIXELS = 2.0, 17
+# Shares of width and height; a crop in between is off by at most 1.7 %.
+CROPS = tuple(1 - step / 30 for step in range(7))
+Frame = Literal["whole", "square"]
+# A picture as nearly square as this has no square crop of its own.
+SQUARE = 0.97
+_EDGES = np.linspace(0, 1, SIDE + 1)
+
+
+@dataclass(frozen=True)
+class Window:
+    """A centered part of a picture: of all of it, or of its largest centered square."""
+
+    frame: Frame
+    share: float
+
+    def __str__(self) -> str:
+        """As a crop is listed; empty for the whole picture."""
+        size = "" if self.share == 1 else f"{self.share:.0%} "
+        return f"{size}square crop" if self.frame == "square" else f"{size}crop" if size else ""
+
+
+WINDOWS = tuple(Window(frame, share) for frame in ("whole", "square") for share in CROPS)
+
+
+def _lowest() -> tuple[Indices, Indices]:
+    """Vertical and horizontal frequencies of the bits, the lowest first, without the mean."""
+    down, across = np.mgrid[:SIDE, :SIDE]
+    order = np.lexsort((down.ravel(), (down**2 + across**2).ravel()))[1 : BITS + 1]
+    return down.ravel()[order], across.ravel()[order]
+
+
+DOWN, ACROSS = _lowest()
+MIRROR = np.where(ACROSS % 2 == 1, -1.0, 1.0)
+FREQUENCIES = int(max(DOWN.max(), ACROSS.max())) + 1
+
+
+@dataclass(frozen=True)
+class Fingerprints:
+    """Fingerprints of n pictures.
+
+    codes: (n, 14), one of each of `WINDOWS`; mirrored: (n,) of the whole picture, mirrored;
+    thumbnails: (n, 20, 20) gray values; shape: (n, 2) shares of height and width that the largest
+    centered square has.
+    """
+
+    codes: Codes
+    mirrored: Codes
+    thumbnails: Bytes
+    shape: np.ndarray[Any, np.dtype[np.float32]]
+
+    @classmethod
+    def empty(cls, count: int) -> Fingerprints:
+        """Room for `count` pictures."""
+        return cls(
+            np.zeros((count, len(WINDOWS)), np.uint64),
+            np.zeros(count, np.uint64),
+            np.zeros((count, KEPT, KEPT), np.uint8),
+            np.ones((count, 2), np.float32),
+        )
+
+    def __len__(self) -> int:
+        return len(self.mirrored)
+
+    def __getitem__(self, which: Indices | slice) -> Fingerprints:
+        return Fingerprints(
+            *(self.codes[which], self.mirrored[which]), *(self.thumbnails[which], self.shape[which])
+        )
+
+    def __setitem__(self, which: Indices | slice, other: Fingerprints) -> None:
+        self.codes[which], self.mirrored[which] = other.codes, other.mirrored
+        self.thumbnails[which], self.shape[which] = other.thumbnails, other.shape
+
+    def having(self, window: Window, which: Indices) -> Indices:
+        """Places in `which` of pictures with this window; a square one has no square crop."""
+        if window.frame == "whole":
+            return np.arange(len(which))
+        return np.flatnonzero(self.shape[which].min(axis=1) < SQUARE)
+
+    def view(self, which: Indices, window: Window) -> Floats:
+        """(n, 12, 12) gray values of a part of pictures, without their mean and at unit length."""
+        part = np.full((len(which), 2), window.share)
+        if window.frame == "square":
+            part *= self.shape[which]
+        gray = self.thumbnails[which].astype(np.float64)
+        gray = (
+            _areas(part[:, 0], KEPT, CELLS) @ gray @ _areas(part[:, 1], KEPT, CELLS).swapaxes(1, 2)
+        )
+        gray -= gray.mean(axis=(1, 2), keepdims=True)
+        length = np.sqrt((gray**2).sum(axis=(1, 2), keepdims=True))
+        return np.asarray(gray / np.maximum(length, 1e-6))
+
+
+def thumbnail(image: Image.Image) -> Bytes | None:
+    """(32, 32) gray values of a decoded image, each the mean of its part of the picture.
+
+    None where the picture is too small, or has too little contrast, to be told from others.
+    """
+    from PIL import Image as Pillow
+
+    if min(image.size) < MIN_PIXELS:
+        return None
+    # Pillow converts LAB to RGB alone.
+    colors = image.convert("RGB") if image.mode == "LAB" else image
+    gray = colors if colors.mode == "L" else colors.convert("L")
+    small = np.asarray(gray.resize((SIDE, SIDE), Pillow.Resampling.BOX), dtype=np.uint8)
+    return small if small.std() >= MIN_CONTRAST else None
+
+
+def fingerprints(thumbnails: Bytes, sizes: np.ndarray[Any, Any]) -> Fingerprints:
+    """Fingerprints of (n, 32, 32) thumbnails of pictures of (n, 2) sizes: width and height."""
+    sizes = np.asarray(sizes, dtype=np.float64).reshape(-1, 2)
+    shape = sizes.min(axis=1, keepdims=True) / sizes[:, ::-1]
+    gray = thumbnails.astype(np.float64)
+    whole = _spectrum(gray, np.ones_like(shape))
+    spectra = np.concatenate([whole, _spectrum(gray, shape)], axis=1)
+    fewer = _areas(np.ones(1), SIDE, KEPT)[0]
+    small = (fewer @ gray @ fewer.T).round()
+    return Fingerprints(
+        *(_packed(spectra), _packed(whole[:, 0] * MIRROR)),
+        *(small.astype(np.uint8), shape.astype(np.float32)),
+    )
+
+
+def _packed(spectrum: Floats) -> Codes:
+    """Codes of (..., 64) frequencies."""
+    bits = np.ascontiguousarray(np.packbits(spectrum > MARGIN, axis=-1))
+    return bits.view(np.uint64)[..., 0]
+
+
+def _spectrum(gray: Floats, shape: Floats) -> Floats:
+    """(n, 7, 64) frequencies of (n, 32, 32) gray values, for each of `CROPS` of a part of each."""
+    down = np.array([_waves(share) for share in shape[:, 0]]).reshape(-1, *_waves(1.0).shape)
+    across = np.array([_waves(share) for share in shape[:, 1]]).reshape(down.shape)
+    rows = down.reshape(len(gray), -1, SIDE) @ gray
+    found = rows.reshape(down.shape) @ across.swapaxes(-1, -2)
+    return np.asarray(found[..., DOWN, ACROSS])
+
+
+@lru_cache(maxsize=1024)
+def _waves(part: float) -> Floats:
+    """(7, frequencies, 32): cosines over each of `CROPS` of a centered part of an axis.
+
+    Each weight is the integral over one pixel of sqrt(2) cos(pi k t), where t goes from 0 to 1
+    over the crop, so that a frequency is in gray levels whatever the size.
+    """
+    rows = []
+    for share in CROPS:
+        start = (1 - part * share) / 2
+        place = (np.clip(_EDGES, start, 1 - start) - start) / (part * share)
+        waves = np.arange(1, FREQUENCIES)[:, None]
+        integral = np.sqrt(2) * np.sin(np.pi * waves * place) / (np.pi * waves)
+        rows.append(np.diff(np.concatenate([place[None], integral]), axis=1))
+    return np.stack(rows)
+
+
+def _areas(parts: Floats, pixels: int, cells: int) -> Floats:
+    """(n, cells, pixels): share of each pixel in each cell of a centered part of an axis."""
+    edges = np.linspace(0, 1, pixels + 1)
+    places = (1 - parts[:, None]) / 2 + parts[:, None] * np.linspace(0, 1, cells + 1)
+    first = np.maximum(places[:, :-1, None], edges[:-1])
+    last = np.minimum(places[:, 1:, None], edges[1:])
+    return np.asarray(np.clip(last - first, 0, None) * cells / parts[:, None, None])
