@@ -315,28 +315,32 @@ def value_problems(arrays: Arrays) -> Iterator[str]:
         indices |= {"ranks less 1": rows["rank"] - 1}
         names = ("maximum", "confidence", "surprise", "brier_score")
         numbers, named = np.stack([rows[name] for name in names], axis=1), "statistics"
-        if len(_ids(arrays["names"])) != len(rows):
+        if _count(arrays["names"].tobytes()) != len(rows):
             yield f"it has {len(rows)} rows and another number of ids"
     if 0 in numbers.shape:
         yield f"{named} of shape {numbers.shape} are empty"
         return
-    bad = int((~np.isfinite(numbers)).any(axis=1).sum())
-    if bad:
+    finite = np.isfinite(numbers)
+    if not finite.all():
+        bad = int((~finite).any(axis=1).sum())
         yield f"{bad} of {len(numbers)} rows of {named} are not finite"
     for name, found in indices.items():
-        outside = int(((found < 0) | (found >= classes)).sum())
-        if outside:
+        if found.min() < 0 or found.max() >= classes:
+            outside = int(((found < 0) | (found >= classes)).sum())
             yield f"{outside} {name} are outside of 0 to {classes - 1}"
 
 
-def _ids(names: np.ndarray) -> list[str]:
-    """The ids of a JSON text; none where it holds anything else."""
+@lru_cache(maxsize=16)
+def _count(names: bytes) -> int:
+    """The number of ids in a JSON text, none where it holds anything else.
+
+    Cached, since most cells of a data set ask about the same images.
+    """
     try:
-        found = json.loads(names.tobytes())
+        found = json.loads(names)
     except (ValueError, RecursionError):
-        return []
-    right = isinstance(found, list) and set(map(type, found)) <= {str}
-    return found if right else []
+        return 0
+    return len(found) if isinstance(found, list) and set(map(type, found)) <= {str} else 0
 
 
 def stored_of(arrays: Arrays, record: Record) -> Stored:

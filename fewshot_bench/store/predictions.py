@@ -185,7 +185,7 @@ class Outcome:
 
     queries: the images; `queries.digest` is equal for the same images in the same order.
     predictions: (n,) class indices below `classes`. metrics: what the record states, and what it
-    lacks computed from its answers. whole: gives whether all logits are there. read: reads answers again,
+    lacks computed from its answers. whole: gives whether all logits are there. read: reads answers,
     with all logits where they are wanted.
     """
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Arrays = Mapping[str, np.ndarray]
 
 # An array is compressed where its beginning shrinks at least to this share.
-SAMPLE_BYTES, WORTH_COMPRESSING = 2**16, 0.8
+SAMPLE_BYTES, WORTH_COMPRESSING = 2**16, 0.6
 # Higher levels take up to ten times as long and save 3 % (measured on high bytes of logits).
 LEVEL = 1
 _PART_BYTES = 2**22

@@ -90,7 +90,7 @@ def test_answers_come_back_as_they_were_written(
     record = make()
     put_answers(store, record, logits, labels, ids)
     found = store.answers(record.spec.key())
-    np.testing.assert_allclose(found.answers.logits, logits, rtol=2**-9)
+    np.testing.assert_allclose(found.answers.logits, logits, rtol=2**-9, atol=1e-7)
     assert found.answers.logits.dtype == np.float32
     assert found.answers.labels.tolist() == labels
     assert found.answers.labels.dtype == np.int64

@@ -82,7 +82,7 @@ def test_a_conflict_is_shown_and_left(tmp_path: Path) -> None:
     top1 = f"top-1 {mine.metrics['top1']:.4f} % here, {record.metrics['top1']:.4f} % there"
     for part in (
         top1,
-        "largest difference of logits 9;",
+        "largest difference of the labels' log-probabilities ",
         "device_name: x86_64 here, arm64 there",
         "torch: 2.6 here, 2.7 there",
     ):

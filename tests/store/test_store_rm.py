@@ -33,9 +33,10 @@ def store(tmp_path: Path) -> Store:
     opened = Store(tmp_path / "store")
     opened.create()
     for number, record in enumerate(RECORDS):
-        done = record.status == "done"
-        logits = [[1.0, float(number)]] if done else None
-        put_answers(opened, record, logits, [0] if done else None, ["a"] if done else None)
+        if record.status == "done":
+            put_answers(opened, record, [[1.0, float(number)]], [0], ["a"])
+        else:
+            opened.write(record)
     records = list(opened.records())
     Outcomes(opened).prepare(records)
     return opened
