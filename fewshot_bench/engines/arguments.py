@@ -24,7 +24,7 @@ from fewshot_bench.utils.arguments import (
     wholes,
     word,
 )
-from fewshot_bench.utils.text import split_names
+from fewshot_bench.utils.text import SIZES, read_size, split_names
 
 
 def _shots(value: Any) -> int:
@@ -80,6 +80,7 @@ ARGUMENTS: Mapping[str, Kind] = {
     "lease": optional(number("a number of seconds from 3", lambda seconds: seconds >= 3)),
     "deterministic": FLAG,
     "keep_logits": optional(word(*KEPT)),
+    "feature_budget": optional(Kind(SIZES, read_size)),
 }
 # Those that a `Request` takes as they are.
 ASKED = (
