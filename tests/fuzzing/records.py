@@ -45,7 +45,7 @@ def _logits(folder: Path) -> list[Seed]:
 def _read_logits(folder: Path, file: Path) -> bool:
     store = Store(folder)
     store.get(file.stem)
-    return len(store.logits(file.stem)["logits"]) > 0
+    return len(store.answers(file.stem).answers.logits) > 0
 
 
 def _own_keys(folder: Path) -> list[Seed]:
