@@ -102,10 +102,19 @@ def versioned_names(spec: RunSpec) -> tuple[str, ...]:
 
 
 def asked_methods(text: str, records: Sequence[Record]) -> list[str]:
-    """The methods of a comma list, as `method_names` has them where they are there."""
+    """The methods of a comma list, as `method_names` has them where they are there.
+
+    A suite stands for those of its methods that are there.
+    """
+    from fewshot_bench.api.registry import registry
+
     known = {name for record in records for name in method_names(record.spec)}
-    wanted = split_list(text, known)
-    return [n if n in known else method_references.canonical(n) for n in wanted]
+    suites = registry().methods.suites()
+    found: list[str] = []
+    for name in split_list(text, known):
+        members = [] if name in known else [one for one in suites.get(name, ()) if one in known]
+        found += members or [name if name in known else method_references.canonical(name)]
+    return list(dict.fromkeys(found))
 
 
 def asked_datasets(text: str, known: Set[str]) -> list[str]:
