@@ -20,3 +20,8 @@ def register_methods(register: Callable[..., None]) -> None:
     register("taskres", "fsbench_methods.taskres:TaskRes")
     register("lp++", "fsbench_methods.lp_plus_plus:LpPlusPlus")
     register("gda", "fsbench_methods.gda:Gda")
+    register("zs-lp", "fsbench_methods.zs_lp:ZsLp")
+    register("clap", "fsbench_methods.clap:Clap")
+    register("proker", "fsbench_methods.proker:ProKeR")
+    register("cross-modal", "fsbench_methods.cross_modal:CrossModal")
+    register("wise-ft", "fsbench_methods.wise_ft:WiseFt")
