@@ -11,6 +11,12 @@ from fewshot_bench.training.checks import (
     require_not_negative,
     require_positive,
 )
+from fewshot_bench.training.conditioned import (
+    Contexts,
+    conditioned_backward,
+    conditioned_logits,
+    for_images,
+)
 from fewshot_bench.training.memory import (
     Encode,
     backward_in_parts,
@@ -42,6 +48,7 @@ from fewshot_bench.training.steps import (
 __all__ = [
     "CLASS_SPECIFIC",
     "Autocast",
+    "Contexts",
     "Encode",
     "Loss",
     "Position",
@@ -54,6 +61,8 @@ __all__ = [
     "backward_in_parts",
     "build_prompts",
     "chunks_for",
+    "conditioned_backward",
+    "conditioned_logits",
     "coop_epochs",
     "cosine",
     "dassl_rate",
@@ -61,6 +70,7 @@ __all__ = [
     "embedded_words",
     "encode_in_parts",
     "epoch_views",
+    "for_images",
     "minibatches",
     "minimize",
     "minimize_by",

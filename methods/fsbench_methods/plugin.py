@@ -15,4 +15,7 @@ def register_methods(register: Callable[..., None]) -> None:
     register("tip-adapter", "fsbench_methods.tip_adapter:TipAdapter")
     register("tip-adapter-f", "fsbench_methods.tip_adapter:TipAdapterF")
     register("coop", "fsbench_methods.coop:CoOp")
+    register("cocoop", "fsbench_methods.cocoop:CoCoOp")
+    register("kgcoop", "fsbench_methods.kgcoop:KgCoOp")
+    register("prograd", "fsbench_methods.prograd:ProGrad")
     register("clip-lora", "fsbench_methods.clip_lora:ClipLora")
