@@ -17,6 +17,8 @@ from fewshot_bench.training.conditioned import (
     conditioned_logits,
     for_images,
 )
+from fewshot_bench.training.epochs import FeatureLoss, train_epochs
+from fewshot_bench.training.linear import LinearClassifier, template_features
 from fewshot_bench.training.memory import (
     Encode,
     backward_in_parts,
@@ -34,6 +36,7 @@ from fewshot_bench.training.prompt_model import (
 )
 from fewshot_bench.training.prompts import Position, Prompts, build_prompts
 from fewshot_bench.training.schedules import coop_epochs, dassl_rate
+from fewshot_bench.training.selection import BestOnValidation, count_correct, first_best
 from fewshot_bench.training.steps import (
     Autocast,
     Scale,
@@ -48,8 +51,11 @@ from fewshot_bench.training.steps import (
 __all__ = [
     "CLASS_SPECIFIC",
     "Autocast",
+    "BestOnValidation",
     "Contexts",
     "Encode",
+    "FeatureLoss",
+    "LinearClassifier",
     "Loss",
     "Position",
     "PromptBatch",
@@ -65,11 +71,13 @@ __all__ = [
     "conditioned_logits",
     "coop_epochs",
     "cosine",
+    "count_correct",
     "dassl_rate",
     "device_generator",
     "embedded_words",
     "encode_in_parts",
     "epoch_views",
+    "first_best",
     "for_images",
     "minibatches",
     "minimize",
@@ -81,6 +89,8 @@ __all__ = [
     "require_positive",
     "set_rate",
     "steps_per_epoch",
+    "template_features",
+    "train_epochs",
     "unit",
     "views_in_turn",
 ]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 from torch import Tensor
 
@@ -59,6 +59,10 @@ class KgCoOp(PromptLearner):
         """UsageError for values out of range."""
         super().__post_init__()
         require_not_negative(self, "weight")
+
+    def quick(self) -> Self:
+        """Fewer and smaller steps, for the conformance kit and its random text encoder."""
+        return replace(self, epochs=40, lr=5e-4)
 
     def losses(self, task: Vocabulary, backbone: Backbone) -> tuple[Loss, ...]:
         """Cross-entropy and the distance to the frozen prompts, as one loss."""

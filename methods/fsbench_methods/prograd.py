@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -69,6 +69,10 @@ class ProGrad(PromptLearner):
         """UsageError for values out of range."""
         super().__post_init__()
         require_not_negative(self, "strength")
+
+    def quick(self) -> Self:
+        """Fewer epochs of words alone, for the conformance kit and its random text encoder."""
+        return replace(self, epochs=40, context_tokens=4)
 
     def initial_context(
         self, task: Vocabulary, backbone: Backbone, tower: TextTower, ctx: RunContext
