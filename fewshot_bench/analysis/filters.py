@@ -225,10 +225,8 @@ def split_version(name: str) -> tuple[str, str]:
 def newest(records: Iterable[Record]) -> dict[str, str]:
     """The newest version of each method."""
     found: dict[str, str] = {}
-    for record in records:
-        spec = record.spec
-        kept = found.setdefault(spec.method, spec.method_version)
-        found[spec.method] = max(kept, spec.method_version, key=version_key)
+    for method, version in {(r.spec.method, r.spec.method_version): None for r in records}:
+        found[method] = max(found.get(method, version), version, key=version_key)
     return found
 
 
@@ -239,7 +237,7 @@ def current(every: Sequence[Record], chosen: Sequence[Record], methods: str | No
     for methods, where `clip-lora@1` asks for a version. UsageError where only older ones match.
     """
     last = newest(every)
-    asked = set(asked_methods(methods or "", every))
+    asked = set(asked_methods(methods, every)) if methods else set()
     shown: list[Record] = []
     left: list[Record] = []
     for record in chosen:
