@@ -186,6 +186,10 @@ class CoOp:
         """A short schedule from words, for the conformance kit and its random text encoder."""
         return replace(self, epochs=40, context_init="a photo of a")
 
+    def views_per_image(self, shots: int, classes: int) -> int:
+        """Views of each support image that are encoded."""
+        return self.views_for(shots)
+
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> PromptClassifier:
         """Trains the context on frozen image features."""
         tower = backbone.text_tower()
@@ -234,7 +238,7 @@ class CoOp:
     def views_for(self, shots: int) -> int:
         """Views per support image: one per epoch, or fewer."""
         epochs = self.epochs_for(shots)
-        return min(math.ceil(self.class_views / shots) or epochs, epochs)
+        return min(math.ceil(self.class_views / max(1, shots)) or epochs, epochs)
 
     def _train(
         self,
