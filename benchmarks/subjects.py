@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from typing import Any
 
@@ -20,7 +21,7 @@ from benchmarks import official
 from fewshot_bench import Vocabulary
 from fewshot_bench.backbones.open_clip import OpenClipBackbone
 from fewshot_bench.runner.context import Context
-from fewshot_bench.training import minimize
+from fewshot_bench.training import minimize, minimize_by
 
 TEMPLATE = "a photo of a {}."
 BATCH = 32
@@ -123,8 +124,8 @@ def coop(backbone: OpenClipBackbone, names: tuple[str, ...], *, encode: bool = F
     """
     context, method = Context(1, CPU), CoOp()
     tower = backbone.text_tower()
-    start = method.initial_context(len(names), backbone, tower, context)  # type: ignore[arg-type]
     vocabulary = Vocabulary(names, (TEMPLATE,))
+    start = method.initial_context(vocabulary, backbone, tower, context)  # type: ignore[arg-type]
     model = method.model(vocabulary, backbone, tower, 16, context)  # type: ignore[arg-type]
     mine = torch.nn.Parameter(start.clone())
     frozen = official.frozen_copy(backbone.module)
@@ -134,11 +135,12 @@ def coop(backbone: OpenClipBackbone, names: tuple[str, ...], *, encode: bool = F
     settings = {"lr": 2e-3, "momentum": 0.9, "weight_decay": 5e-4}
     mine_steps = torch.optim.SGD([mine], **settings)  # type: ignore[arg-type]
     their_steps = torch.optim.SGD([theirs.context], **settings)  # type: ignore[arg-type]
-    scaler = context.scaler()
+    scaler, losses = context.scaler(), method.losses(vocabulary, backbone)  # type: ignore[arg-type]
 
     def step() -> None:
         found = F.normalize(backbone.encode_image(pixels), dim=-1) if encode else features
-        minimize(model.loss(mine, found, labels), mine_steps, scaler)
+        backward = partial(method.backward, model, mine, losses, found, labels)
+        minimize_by(backward, mine_steps, scaler)
 
     def step_of_theirs() -> None:
         their_steps.zero_grad()
@@ -148,13 +150,13 @@ def coop(backbone: OpenClipBackbone, names: tuple[str, ...], *, encode: bool = F
     def gaps() -> tuple[float, float]:
         theirs.context.data.copy_(mine.data)
         mine.grad = theirs.context.grad = None
-        model.loss(mine, features, labels).backward()  # type: ignore[no-untyped-call]
+        batch = model.batch(mine, features, labels)
+        batch.cross_entropy().backward()  # type: ignore[no-untyped-call]
         expected = theirs.logits(pixels)
         F.cross_entropy(expected, labels).backward()  # type: ignore[no-untyped-call]
-        logits = model.scale * features @ model.class_features(mine).T
         assert mine.grad is not None
         assert theirs.context.grad is not None
         gap = relative(mine.grad, theirs.context.grad)
-        return relative(logits.detach(), expected.detach()), gap
+        return relative(batch.logits.detach(), expected.detach()), gap
 
     return Step(step, step_of_theirs, gaps)

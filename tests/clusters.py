@@ -15,7 +15,7 @@ from fewshot_bench.store.store import Store
 from tests.helpers import METHODS, PATIENCE, flags, fsbench, quick, start, wait_until
 
 DEMO = (
-    *("run", "--method", "all", "--dataset", "demo", "--shots", "1,2", "--seeds", "1"),
+    *("run", "--method", ",".join(METHODS), "--dataset", "demo", "--shots", "1,2", "--seeds", "1"),
     *("--limit", "60", *flags(quick(METHODS))),
 )
 TRACK = ("--track", "tensorboard") if find_spec("tensorboard") else ()

@@ -68,14 +68,14 @@ def test_a_step_never_waits_for_the_device(method: str, precision: str) -> None:
             return model.loss(batch, labels, adapter)
     else:
         coop, tower = CoOp(), backbone.text_tower()
-        start = coop.initial_context(3, backbone, tower, context)
+        start = coop.initial_context(vocabulary, backbone, tower, context)
         prompts = coop.model(vocabulary, backbone, tower, 16, context)
         learned = torch.nn.Parameter(start)
         features = torch.nn.functional.normalize(torch.randn(3, 64, device="cuda"), dim=-1)
         optimizer = torch.optim.SGD([learned], lr=0.1, fused=True)
 
         def loss() -> torch.Tensor:
-            return prompts.loss(learned, features, labels)
+            return prompts.batch(learned, features, labels).cross_entropy()
 
     minimize(loss(), optimizer, scaler)
     with no_waiting():

@@ -11,7 +11,7 @@ import click
 from fewshot_bench.api.options import Option
 from fewshot_bench.api.registry import registry
 from fewshot_bench.cli.completion import engines, one_of, silence
-from fewshot_bench.cli.options import NAMES
+from fewshot_bench.cli.options import NAMES, SIZE
 from fewshot_bench.engines.choice import DEFAULT, SETTINGS, EngineChoice
 
 _OPTIONS = (
@@ -50,6 +50,11 @@ _OPTIONS = (
         "--lease",
         type=click.FloatRange(3),
         help="Seconds after which the claims of a machine that is gone end (default: 60).",
+    ),
+    click.option(
+        "--feature-budget",
+        type=SIZE,
+        help="Disk for features in the store, such as 20GB (default: half of what is free there).",
     ),
     click.option(
         "--deterministic", is_flag=True, help="Equal bits in every run, also where that is slower."

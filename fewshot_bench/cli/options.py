@@ -15,7 +15,7 @@ from fewshot_bench.api.spec import CONDITIONS, DEFAULT_STORE, IMPORTED, MOST_NUM
 from fewshot_bench.cli.completion import backbones, one_of
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
 from fewshot_bench.utils.errors import UsageError
-from fewshot_bench.utils.text import option_name, split_names
+from fewshot_bench.utils.text import SIZES, option_name, read_size, split_names
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -136,12 +136,26 @@ class Number(click.ParamType[Any]):
         return int(text)
 
 
+class Size(click.ParamType[Any]):
+    """Bytes, as `read_size` reads them."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Text to a number of bytes."""
+        try:
+            return read_size(value)
+        except ValueError:
+            self.fail(f"'{value!s:.40}': expected {SIZES}", param, ctx)
+
+
 def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit()
 
 
 NAMES = Names()
 NUMBER = Number()
+SIZE = Size()
 NUMBERS = Numbers()
 SHOTS = Numbers({WORD: ALL_SHOTS})
 

@@ -23,7 +23,7 @@ from fewshot_bench.utils.arguments import (
     wholes,
     word,
 )
-from fewshot_bench.utils.text import split_names
+from fewshot_bench.utils.text import SIZES, read_size, split_names
 
 
 def _shots(value: Any) -> int:
@@ -78,6 +78,7 @@ ARGUMENTS: Mapping[str, Kind] = {
     "hang_after": optional(number("a number of seconds from 1", lambda seconds: seconds >= 1)),
     "lease": optional(number("a number of seconds from 3", lambda seconds: seconds >= 3)),
     "deterministic": FLAG,
+    "feature_budget": optional(Kind(SIZES, read_size)),
 }
 # Those that a `Request` takes as they are.
 ASKED = (

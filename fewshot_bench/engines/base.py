@@ -19,6 +19,7 @@ from fewshot_bench.store.leases import LEASE_SECONDS
 from fewshot_bench.store.record_files import Stamp
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils import determinism, offline
+from fewshot_bench.utils.cache_dir import BUDGET_VARIABLE
 from fewshot_bench.utils.errors import FsbenchError
 
 Progress = Callable[[RunSpec, int, int], None]
@@ -39,7 +40,8 @@ class Settings:
     devices: one worker per slot of each; slots: workers per device; threads: CPU threads of each
     worker, None to leave them to torch. timeout: seconds that a cell may take. hang: seconds
     without a sign of life after which a worker is ended. lease: seconds after which a claim of a
-    dead machine ends. variables: what plug-ins hand to workers (`worker_environment`). code: what
+    dead machine ends. feature_budget: bytes of kept features, None for a share of the disk.
+    variables: what plug-ins hand to workers (`worker_environment`). code: what
     identifies the methods' code, so that workers of an earlier command that have imported other
     code are not taken for this one's.
     """
@@ -53,6 +55,7 @@ class Settings:
     lease: float = LEASE_SECONDS
     deterministic: bool = False
     offline: bool = False
+    feature_budget: int | None = None
     variables: Mapping[str, str] = field(default_factory=dict)
     code: str = ""
 
@@ -69,6 +72,8 @@ class Settings:
             found |= {determinism.VARIABLE: "1", determinism.WORKSPACE: determinism.WORKSPACE_VALUE}
         if self.offline:
             found[offline.VARIABLE] = "1"
+        if self.feature_budget is not None:
+            found[BUDGET_VARIABLE] = str(self.feature_budget)
         return {**self.variables, **found}
 
 

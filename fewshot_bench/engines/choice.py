@@ -20,6 +20,7 @@ from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import Entry, registry
 from fewshot_bench.api.spec import AUTO, PRECISIONS, TOY, TOY_TEXT, RunSpec
 from fewshot_bench.utils import determinism, offline
+from fewshot_bench.utils.cache_dir import feature_budget
 from fewshot_bench.utils.errors import FsbenchError, PluginError, UsageError, unknown
 from fewshot_bench.utils.text import option_name, printable
 
@@ -67,6 +68,7 @@ class EngineChoice:
     hang_after: float | None = None
     lease: float | None = None
     deterministic: bool = False
+    feature_budget: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     plugin_options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -167,6 +169,7 @@ class EngineChoice:
         else:
             # Threads as on this machine, unless given: they can change the last digits.
             count, threads = self.jobs or 1, slots(backbone, "cpu", 1)[1]
+        budget = self.feature_budget
         given = {"timeout": self.timeout, "hang": self.hang_after, "lease": self.lease}
         return Settings(
             devices=devices,
@@ -175,6 +178,7 @@ class EngineChoice:
             force=force,
             deterministic=self.deterministic or determinism.asked(),
             offline=offline.is_on(),
+            feature_budget=feature_budget() if budget is None else budget,
             variables=variables or {},
             code=code,
             **{name: value for name, value in given.items() if value is not None},

@@ -11,6 +11,8 @@ from fewshot_bench.training.checks import (
     require_not_negative,
     require_positive,
 )
+from fewshot_bench.training.epochs import FeatureLoss, train_epochs
+from fewshot_bench.training.linear import LinearClassifier, template_features
 from fewshot_bench.training.memory import (
     Encode,
     backward_in_parts,
@@ -18,8 +20,17 @@ from fewshot_bench.training.memory import (
     encode_in_parts,
     must_recompute,
 )
+from fewshot_bench.training.prompt_learning import PromptLearner, embedded_words
+from fewshot_bench.training.prompt_model import (
+    CLASS_SPECIFIC,
+    Loss,
+    PromptBatch,
+    PromptClassifier,
+    PromptModel,
+)
 from fewshot_bench.training.prompts import Position, Prompts, build_prompts
 from fewshot_bench.training.schedules import coop_epochs, dassl_rate
+from fewshot_bench.training.selection import BestOnValidation, count_correct, first_best
 from fewshot_bench.training.steps import (
     Autocast,
     Scale,
@@ -32,9 +43,18 @@ from fewshot_bench.training.steps import (
 )
 
 __all__ = [
+    "CLASS_SPECIFIC",
     "Autocast",
+    "BestOnValidation",
     "Encode",
+    "FeatureLoss",
+    "LinearClassifier",
+    "Loss",
     "Position",
+    "PromptBatch",
+    "PromptClassifier",
+    "PromptLearner",
+    "PromptModel",
     "Prompts",
     "Scale",
     "backward_in_parts",
@@ -42,10 +62,13 @@ __all__ = [
     "chunks_for",
     "coop_epochs",
     "cosine",
+    "count_correct",
     "dassl_rate",
     "device_generator",
+    "embedded_words",
     "encode_in_parts",
     "epoch_views",
+    "first_best",
     "minibatches",
     "minimize",
     "minimize_by",
@@ -56,6 +79,8 @@ __all__ = [
     "require_positive",
     "set_rate",
     "steps_per_epoch",
+    "template_features",
+    "train_epochs",
     "unit",
     "views_in_turn",
 ]

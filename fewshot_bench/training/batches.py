@@ -35,17 +35,24 @@ def steps_per_epoch(count: int, size: int, *, drop_last: bool) -> int:
 
 
 def epoch_views(
-    images: Images, epochs: int, augment: Augment, width: int, *, start: int = 0
+    images: Images,
+    epochs: int,
+    augment: Augment,
+    width: int,
+    *,
+    start: int = 0,
+    normalize: bool = True,
 ) -> Iterator[Tensor]:
     """One (n, width) tensor of unit features per epoch: every image's own next view, from `start`.
 
+    Raw features with `normalize=False`.
     They are asked for in chunks of at most `VIEW_BYTES`, so that long schedules on large support
     sets fit in memory; the chunks depend on the sizes alone.
     """
     chunk = max(1, VIEW_BYTES // (4 * width * len(images)))
     for first in range(0, epochs, chunk):
         count = min(chunk, epochs - first)
-        yield from images.views(count, augment, normalize=True, start=start + first)
+        yield from images.views(count, augment, normalize=normalize, start=start + first)
 
 
 def views_in_turn(

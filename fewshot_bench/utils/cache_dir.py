@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.files import TEMPORARY, free_bytes, is_stale, temporary_name, whole
-from fewshot_bench.utils.text import size_text
+from fewshot_bench.utils.text import SIZES, read_size, size_text
 
 FOLDER_VARIABLE = "FSBENCH_CACHE"
 LIMIT_VARIABLE = "FSBENCH_CACHE_GB"
@@ -39,7 +39,6 @@ NAMES = {
     LISTS: re.compile(r"[0-9a-f]{64}\.list"),
 }
 KINDS = tuple(NAMES)
-_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,9})?) ?([KMGT]?)(i?)B?", re.IGNORECASE | re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +80,10 @@ def limit_bytes() -> int:
 def feature_budget() -> int | None:
     """Upper bound of kept features of one store in bytes; None for `FREE_SHARE` of the disk."""
     text = os.environ.get(BUDGET_VARIABLE)
-    return read_size(text, BUDGET_VARIABLE) if text else None
+    try:
+        return read_size(text) if text else None
+    except ValueError:
+        raise UsageError(f"{BUDGET_VARIABLE}='{text:.40}': expected {SIZES}") from None
 
 
 def bound_of(kind: str, folder: Path | None, used: int) -> tuple[int, str] | None:
@@ -99,16 +101,6 @@ def bound_of(kind: str, folder: Path | None, used: int) -> tuple[int, str] | Non
 def share_of_disk(used: int, free: int) -> int:
     """Bytes that features may take of a disk where they take `used` and `free` are free."""
     return int(FREE_SHARE * (used + free))
-
-
-def read_size(text: str, what: str) -> int:
-    """Bytes of a size such as 20GB, 500MB, 1.5TiB or 0; UsageError for anything else."""
-    found = _SIZE.fullmatch(text.strip())
-    if found is None:
-        raise UsageError(f"{what}='{text:.40}': expected a size such as 20GB or 500MB, or 0")
-    number, unit, binary = found.groups()
-    base = 1024 if binary else 1000
-    return int(float(number) * base ** " KMGT".index(unit.upper() or " "))
 
 
 def folder_of(kind: str, store: Path | None = None) -> Path | None:

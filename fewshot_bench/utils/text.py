@@ -163,6 +163,19 @@ def size_text(count: float) -> str:
     return f"{count / 1000:,.1f} TB"
 
 
+SIZES = "a size such as 20GB or 500MB, or 0"
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,9})?) ?(?:([KMGT]?)(I?)B)?", re.ASCII)
+
+
+def read_size(text: str | int) -> int:
+    """Bytes of one of `SIZES`, in powers of 1,000 or (20GiB) of 1,024; ValueError for others."""
+    found = _SIZE.fullmatch(str(text).strip().upper())
+    if found is None or isinstance(text, bool):
+        raise ValueError(text)
+    number, unit, binary = found.groups()
+    return int(float(number) * (1024 if binary else 1000) ** " KMGT".index(unit or " "))
+
+
 def signed(value: float, digits: int = 2) -> str:
     """A difference with its sign; one that rounds to nothing has none."""
     text = f"{value:+.{digits}f}"

@@ -12,7 +12,7 @@ import pytest
 
 from fewshot_bench.api.registry import registry
 from fewshot_bench.plugins.reproduce.published import reproductions
-from tests.helpers import METHODS, PATIENCE, environment
+from tests.helpers import PATIENCE, environment
 
 COMPLETE = """
 import json, sys, time
@@ -65,7 +65,9 @@ def test_every_shell_completes_the_last_of_several(shell: str) -> None:
 
 def test_what_is_there_already_is_not_offered_again() -> None:
     found = completed("run", "--method", "coop,")
-    assert found == [f"coop,{name}" for name in sorted({*METHODS, "all"} - {"coop"})]
+    assert found == [
+        f"coop,{name}" for name in sorted({*registry().methods.names(), "all"} - {"coop"})
+    ]
 
 
 @pytest.mark.parametrize(
@@ -75,11 +77,11 @@ def test_what_is_there_already_is_not_offered_again() -> None:
         (("run", "-d", "clip-lora"), []),
         (("run", "-d", "dem"), ["demo"]),
         (("run", "--transfer", "imagenet-v"), ["imagenet-v2"]),
-        (("compare", "-m", "clip"), ["clip-lora"]),
+        (("compare", "-m", "clip-l"), ["clip-lora"]),
         (("compare", "--baseline", "zero"), ["zero-shot"]),
         (("report", "-d", "eur"), ["eurosat"]),
-        (("check", "clip"), ["clip-lora"]),
-        (("sweep", "clip"), ["clip-lora"]),
+        (("check", "clip-l"), ["clip-lora"]),
+        (("sweep", "clip-l"), ["clip-lora"]),
         (("show", "eur"), ["eurosat"]),
         (("data", "verify", "eur"), ["eurosat"]),
         (("data", "prepare", "dtd,eur"), ["dtd,eurosat"]),

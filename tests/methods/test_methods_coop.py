@@ -32,18 +32,19 @@ def test_loss_and_gradient_equal_the_reference(
     task = random_task(backbone)
     method = CoOp(position=position, class_specific=class_specific, context_tokens=tokens)
     tower = backbone.text_tower()
-    start = method.initial_context(len(task.classnames), backbone, tower, context())
+    start = method.initial_context(task, backbone, tower, context())
     ours = start.clone().requires_grad_()
     theirs = start.clone().requires_grad_()
     features, labels = task.train.features[::2], task.train.labels[::2]
     model = method.model(task, backbone, tower, tokens, context())
-    loss = model.loss(ours, features, labels)
+    batch = model.batch(ours, features, labels)
+    loss = batch.cross_entropy()
     loss.backward()
     expected, logits = reference.loss(
         backbone.module, backbone.tokenizer, task.classnames, theirs, position, features, labels
     )
     expected.backward()
-    assert relative_gap(model.scale * features @ model.class_features(ours).T, logits) < TOLERANCE
+    assert relative_gap(batch.logits, logits) < TOLERANCE
     assert relative_gap(loss, expected) < TOLERANCE
     assert ours.grad is not None
     assert theirs.grad is not None
@@ -55,7 +56,7 @@ def test_words_start_the_context_as_the_prompt_that_they_spell() -> None:
     task = random_task(backbone)
     method = CoOp(context_init="a_photo of a")
     tower = backbone.text_tower()
-    start = method.initial_context(len(task.classnames), backbone, tower, context())
+    start = method.initial_context(task, backbone, tower, context())
     assert start.shape == (4, 32)
     model = method.model(task, backbone, tower, 4, context())
     assert relative_gap(model.class_features(start), backbone.class_features(task)) < TOLERANCE
@@ -64,7 +65,8 @@ def test_words_start_the_context_as_the_prompt_that_they_spell() -> None:
 def test_a_random_context_has_the_documented_spread() -> None:
     backbone = random_backbone()
     method = CoOp(class_specific=True)
-    start = method.initial_context(50, backbone, backbone.text_tower(), context())
+    task = random_task(backbone, classnames=tuple(map(str, range(50))), shots=1, val=0)
+    start = method.initial_context(task, backbone, backbone.text_tower(), context())
     assert start.shape == (50, 16, 32)
     assert float(start.std()) == pytest.approx(0.02, rel=0.03)
 
@@ -96,17 +98,21 @@ def test_a_short_last_batch_is_dropped_only_beside_a_full_one() -> None:
         assert steps_per_epoch(count, 32, drop_last=True) == len(sizes)
 
 
-def test_a_whole_fit_equals_plain_training_on_the_same_views() -> None:
+@pytest.mark.parametrize("class_views", [0, 6], ids=["all", "in turn"])
+def test_a_whole_fit_equals_plain_training_on_the_same_views(class_views: int) -> None:
     backbone = random_backbone()
     task = random_task(backbone)
-    method = CoOp(epochs=4, batch_size=8, context_tokens=3, lr=0.1)
+    method = CoOp(epochs=4, batch_size=8, context_tokens=3, lr=0.1, class_views=class_views)
     classifier = method.fit(task, backbone, context())
     ctx = context()
     tower = backbone.text_tower()
-    plain = method.initial_context(6, backbone, tower, ctx).requires_grad_()
+    plain = method.initial_context(task, backbone, tower, ctx).requires_grad_()
     optimizer = torch.optim.SGD([plain], lr=0.1, momentum=0.9, weight_decay=5e-4)
     order = ctx.rng("order")
     views = task.train.views(4, None)  # type: ignore[arg-type]
+    if class_views:
+        drawn = views_in_turn(task.train, 4, None, ctx.rng("augment"), 2)  # type: ignore[arg-type]
+        views = torch.stack(list(drawn))
     for features, rate in zip(views, reference.dassl_rates(0.1, 1e-5, 4), strict=True):
         optimizer.param_groups[0]["lr"] = rate
         for index in torch.randperm(18, generator=order).split(8)[:2]:
@@ -122,7 +128,7 @@ def test_a_whole_fit_equals_plain_training_on_the_same_views() -> None:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    moved = plain.detach() - method.initial_context(6, backbone, tower, context())
+    moved = plain.detach() - method.initial_context(task, backbone, tower, context())
     assert moved.abs().max() > 0.01
     assert relative_gap(classifier.tensors()["context"], plain.detach()) < 1e-4
 

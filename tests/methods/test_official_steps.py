@@ -68,7 +68,8 @@ def test_class_features_have_the_right_gradient_where_the_loss_has_none(
 ) -> None:
     """The loss of one class is zero; a random direction is not."""
     classnames, tower = NAMES[names], backbone.text_tower()
-    start = CoOp().initial_context(len(classnames), backbone, tower, Context(1, CPU))
+    vocabulary = Vocabulary(classnames, ())
+    start = CoOp().initial_context(vocabulary, backbone, tower, Context(1, CPU))
     prompts = build_prompts(
         classnames, backbone, tower, tokens=16, position="end", class_specific=False
     )

@@ -17,21 +17,26 @@ from tests.helpers import REPOSITORY
 PAGE = (REPOSITORY / "docs" / "training.md").read_text(encoding="utf-8")
 
 
-def test_the_method_shown_keeps_the_contract(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("example", "name"), [("training", "ClassVectors"), ("prompts", "ApartPrompts")]
+)
+def test_the_methods_shown_keep_the_contract(
+    example: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = PAGE.split("<!-- example: training -->\n```python\n")[1].split("```\n")[0]
-    (tmp_path / "fsbench_from_the_training_page.py").write_text(source, encoding="utf-8")
+    source = PAGE.split(f"<!-- example: {example} -->\n```python\n")[1].split("```\n")[0]
+    assert len(source.splitlines()) <= 60
+    (tmp_path / f"fsbench_from_the_page_{example}.py").write_text(source, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
-    method = importlib.import_module("fsbench_from_the_training_page").ClassVectors
-    with pytest.raises(UsageError, match=r"class-vectors: lr=0: expected a finite number above 0"):
+    method = getattr(importlib.import_module(f"fsbench_from_the_page_{example}"), name)
+    with pytest.raises(UsageError, match=r"lr=0: expected a finite number above 0"):
         method(lr=0)
-    check_method(method(epochs=5))
+    quick = method(epochs=5) if example == "training" else method().quick()
+    check_method(quick)
 
 
 def test_every_name_is_documented() -> None:
     for name in training.__all__:
-        assert f"`{name}" in PAGE or name in ("Encode", "Position"), name
+        assert f"`{name}" in PAGE or name in ("Encode", "Loss", "Position"), name
 
 
 def test_a_schedule_is_that_of_torch() -> None:

@@ -91,9 +91,10 @@ def test_coop_has_the_gradient_of_the_whole(options: dict[str, Any], parts: int)
         ctx = context(count)
         model = method.model(task, BACKBONE, tower, 4, ctx)
         model = replace(model, recompute=count > 1)
-        start = method.initial_context(len(task.classnames), BACKBONE, tower, ctx)
+        start = method.initial_context(task, BACKBONE, tower, ctx)
         learned = torch.nn.Parameter(start)
-        model.backward(learned, task.train.features, task.train.labels, same)
+        losses = method.losses(task, BACKBONE)
+        method.backward(model, learned, losses, task.train.features, task.train.labels, same)
         assert learned.grad is not None
         found.append(learned.grad)
     assert relative_gap(found[1], found[0]) < TOLERANCE

@@ -1,0 +1,48 @@
+"""Training on features that are encoded ahead, one loss per minibatch.
+
+`train_epochs` is the loop; every draw comes from `ctx.rng("order")`, so that a seed fixes them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from fewshot_bench.api.method import RunContext
+from fewshot_bench.training.batches import minibatches, steps_per_epoch
+from fewshot_bench.training.steps import minimize, set_rate
+
+FeatureLoss = Callable[[Tensor, Tensor], Tensor]
+"""Features (b, width) and labels (b,) of one minibatch to a scalar."""
+
+
+def train_epochs(
+    loss: FeatureLoss,
+    optimizer: torch.optim.Optimizer,
+    views: Iterable[Tensor],
+    labels: Tensor,
+    ctx: RunContext,
+    *,
+    epochs: int,
+    batch_size: int,
+    rate: Callable[[int], float],
+    steps: int = 0,
+) -> None:
+    """Minimize `loss` over shuffled minibatches of every epoch's features.
+
+    views: `epochs` tensors (n, width), labels (n,). rate: learning rate of an epoch, counted
+    from 0. A short last batch is dropped where a full one exists. steps: batches of an epoch, the
+    first ones; 0 for all.
+    """
+    scaler, order, count = ctx.scaler(), ctx.rng("order"), len(labels)
+    steps = steps or steps_per_epoch(count, batch_size, drop_last=True)
+    done = 0
+    for epoch, features in enumerate(views):
+        set_rate(optimizer, rate(epoch))
+        batches = minibatches(count, batch_size, order, labels.device, drop_last=True)
+        for index in batches[:steps]:
+            minimize(loss(features[index], labels[index]), optimizer, scaler)
+            done += 1
+            ctx.progress(done, epochs * steps)

@@ -1,0 +1,39 @@
+"""What methods on frozen features end with: a linear classifier on unit image features.
+
+`LinearClassifier` predicts; `template_features` are the text features that such methods start from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fewshot_bench.api.backbone import Backbone
+from fewshot_bench.api.task import Images, Vocabulary
+
+
+@dataclass(frozen=True)
+class LinearClassifier:
+    """Weight (classes, embed), scale included, and bias (classes,) on unit image features."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+
+    def logits(self, queries: Images) -> Tensor:
+        """(n, classes): f W' + b."""
+        product = queries.features @ self.weight.T
+        return product if self.bias is None else product + self.bias
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """The weight, and the bias where there is one."""
+        weight = {"weight": self.weight}
+        return weight if self.bias is None else weight | {"bias": self.bias}
+
+
+def template_features(backbone: Backbone, vocabulary: Vocabulary) -> Tensor:
+    """(templates, classes, embed) raw text features of all prompts; their mean is not unit."""
+    prompts = map(vocabulary.prompts, vocabulary.templates)
+    return torch.stack([backbone.encode_text(list(of_template)) for of_template in prompts])

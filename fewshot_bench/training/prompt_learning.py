@@ -1,0 +1,206 @@
+"""`PromptLearner`: the base of methods that learn a context on frozen features, as CoOp does.
+
+A method overrides `losses`, and what else is its own. Batches, rates and views are those of CoOp
+under Dassl; all draws come from the streams `init`, `order` and `augment` of the run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from fewshot_bench.api.backbone import Backbone, TextTower
+from fewshot_bench.api.method import RunContext, hyper
+from fewshot_bench.api.task import Augment, Task, Vocabulary
+from fewshot_bench.training.batches import (
+    epoch_views,
+    minibatches,
+    steps_per_epoch,
+    views_in_turn,
+)
+from fewshot_bench.training.checks import (
+    require,
+    require_choices,
+    require_not_negative,
+    require_positive,
+)
+from fewshot_bench.training.memory import chunks_for
+from fewshot_bench.training.prompt_model import Loss, PromptBatch, PromptClassifier, PromptModel
+from fewshot_bench.training.prompts import Prompts, build_prompts
+from fewshot_bench.training.schedules import coop_epochs, dassl_rate
+from fewshot_bench.training.steps import Scale, minimize_by, set_rate
+
+Step = Callable[[Tensor, Tensor, Scale], None]
+"""Adds the gradients of a batch: unit image features (b, embed), labels (b,), scale of losses."""
+
+
+@dataclass(frozen=True)
+class PromptLearner:
+    """Context tokens before the class name, trained by SGD on augmented views of the support set.
+
+    The rest is frozen. Cosine per epoch after one epoch at `warmup_lr`; the last epoch is kept.
+    """
+
+    name: ClassVar[str]
+
+    context_tokens: int = hyper(
+        16,
+        "context tokens M (unused with context_init)",
+        unit="tokens",
+        source="CoOp train.py:91-95",
+    )
+    context_init: str = hyper(
+        "", "words whose embeddings start the context; empty: random", source="coop.py:72-80"
+    )
+    epochs: int = hyper(
+        0,
+        "passes over the support set; 0: by shots (1: 50, 2 to 4: 100, more: 200)",
+        unit="epochs",
+        source="CoOp COOP.md:13-21",
+    )
+    lr: float = hyper(2e-3, "learning rate of SGD", source="CoOp configs/trainers/CoOp")
+    momentum: float = hyper(0.9, "momentum of SGD", source="Dassl config/defaults.py:154")
+    weight_decay: float = hyper(5e-4, "weight decay of SGD", source="Dassl config/defaults.py:153")
+    warmup_lr: float = hyper(
+        1e-5, "learning rate of the first epoch", source="CoOp configs/trainers/CoOp"
+    )
+    batch_size: int = hyper(
+        32, "images per step", unit="images", source="CoOp configs/trainers/CoOp"
+    )
+    class_views: int = hyper(
+        0,
+        "augmented views per class, spread over its support images and taken in turn; "
+        "0: every image has a view of its own in every epoch, as in the official code",
+        unit="views",
+        source="ours",
+    )
+    init_std: float = hyper(0.02, "standard deviation of a random context", source="coop.py:90")
+
+    def __post_init__(self) -> None:
+        """UsageError for values out of range."""
+        require_choices(self)
+        require_positive(self, "context_tokens", "lr", "batch_size", "init_std")
+        require_not_negative(self, "epochs", "class_views", "momentum", "weight_decay", "warmup_lr")
+        blank = bool(self.context_init) and not self.context_init.strip()
+        require(self, "context_init", not blank, "words, or nothing at all")
+
+    def losses(self, task: Vocabulary, backbone: Backbone) -> tuple[Loss, ...]:
+        """The losses of a batch, each differentiated on its own; cross-entropy alone."""
+        return (PromptBatch.cross_entropy,)
+
+    def combined(self, gradients: Sequence[Tensor]) -> Tensor:
+        """The gradient of a step, of those of the losses for the context: their sum."""
+        return sum(gradients[1:], start=gradients[0])
+
+    def initial_context(
+        self, task: Vocabulary, backbone: Backbone, tower: TextTower, ctx: RunContext
+    ) -> Tensor:
+        """(M, width): random normal, or the embeddings of given words."""
+        if self.context_init:
+            return embedded_words(self.context_init, backbone, tower)
+        return self.random_context((self.context_tokens, tower.width), backbone, ctx)
+
+    def random_context(self, shape: tuple[int, ...], backbone: Backbone, ctx: RunContext) -> Tensor:
+        """Normal numbers of `init_std`."""
+        context = torch.empty(shape).normal_(std=self.init_std, generator=ctx.rng("init"))
+        return context.to(backbone.device)
+
+    def build(self, task: Vocabulary, backbone: Backbone, tower: TextTower, tokens: int) -> Prompts:
+        """Prompts with `tokens` context tokens: shared, the class name last."""
+        return build_prompts(
+            task.classnames, backbone, tower, tokens=tokens, position="end", class_specific=False
+        )
+
+    def quick(self) -> Self:
+        """A short schedule from words, for the conformance kit and its random text encoder."""
+        return replace(self, epochs=40, context_init="a photo of a")
+
+    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> PromptClassifier:
+        """Trains the context on frozen image features."""
+        tower = backbone.text_tower()
+        context = torch.nn.Parameter(self.initial_context(task, backbone, tower, ctx))
+        model_for = partial(
+            self.model, backbone=backbone, tower=tower, tokens=context.shape[-2], ctx=ctx
+        )
+        model, losses = model_for(task), self.losses(task, backbone)
+        trained = model.within_memory(backbone.device, ctx)
+        step = partial(self.backward, trained, context, losses)
+        self.train([context], step, task, backbone, ctx)
+        return PromptClassifier(model, context.detach(), model_for)
+
+    def model(
+        self, task: Vocabulary, backbone: Backbone, tower: TextTower, tokens: int, ctx: RunContext
+    ) -> PromptModel:
+        """The frozen part of the model for `tokens` context tokens."""
+        prompts = self.build(task, backbone, tower, tokens)
+        chunks = chunks_for(ctx.memory_parts)
+        parts = tuple(prompts.packing.divide(chunks)) if chunks > 1 else ()
+        return PromptModel(prompts, tower, backbone.logit_scale, ctx.autocast, parts=parts)
+
+    def backward(
+        self,
+        model: PromptModel,
+        context: Tensor,
+        losses: Sequence[Loss],
+        images: Tensor,
+        labels: Tensor,
+        scale: Scale,
+    ) -> None:
+        """Leave the gradient of a batch in `context.grad`."""
+        context.grad = self.combined(model.gradients(context, losses, images, labels, scale))
+
+    def epochs_for(self, shots: int) -> int:
+        """The length of the schedule."""
+        return self.epochs or coop_epochs(shots)
+
+    def views_for(self, shots: int) -> int:
+        """Views per support image: one per epoch, or fewer."""
+        epochs = self.epochs_for(shots)
+        return min(math.ceil(self.class_views / max(1, shots)) or epochs, epochs)
+
+    def views_per_image(self, shots: int, classes: int) -> int:
+        """Views of each support image that are encoded."""
+        return self.views_for(shots)
+
+    def train(
+        self,
+        parameters: Sequence[Tensor],
+        step: Step,
+        task: Task,
+        backbone: Backbone,
+        ctx: RunContext,
+    ) -> None:
+        """The whole schedule: one optimizer step on what `step` adds for every batch."""
+        optimizer = torch.optim.SGD(
+            parameters,
+            lr=self.lr,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            fused=parameters[0].is_cuda,
+        )
+        scaler, order = ctx.scaler(), ctx.rng("order")
+        count, labels, done = len(task.train), task.train.labels, 0
+        epochs, own = self.epochs_for(task.shots), self.views_for(task.shots)
+        total = epochs * steps_per_epoch(count, self.batch_size, drop_last=True)
+        width, crop = backbone.embed_dim, Augment()
+        views = epoch_views(task.train, epochs, crop, width)
+        if own < epochs:
+            views = views_in_turn(task.train, epochs, crop, ctx.rng("augment"), own, width)
+        for epoch, features in enumerate(views):
+            set_rate(optimizer, dassl_rate(epoch, epochs, self.lr, self.warmup_lr))
+            for index in minibatches(count, self.batch_size, order, labels.device, drop_last=True):
+                minimize_by(partial(step, features[index], labels[index]), optimizer, scaler)
+                done += 1
+                ctx.progress(done, total)
+
+
+def embedded_words(words: str, backbone: Backbone, tower: TextTower) -> Tensor:
+    """(tokens, width) embeddings of the words' tokens, in float32; blanks for underscores."""
+    ids = backbone.tokenize([words.replace("_", " ")])[0]
+    return tower.embed(ids[1 : int(ids.argmax())]).float().clone()

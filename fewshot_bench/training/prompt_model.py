@@ -1,0 +1,149 @@
+"""Learned prompts before a frozen text tower: class features, logits and gradients.
+
+Enter at `PromptModel`. Prompts in parts (`RunContext.memory_parts`) and recomputed blocks change no
+number beyond rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fewshot_bench.api.backbone import PromptPart, TextTower
+from fewshot_bench.api.method import RunContext
+from fewshot_bench.api.task import Images, Vocabulary
+from fewshot_bench.training.memory import encode_in_parts, must_recompute
+from fewshot_bench.training.prompts import Prompts
+from fewshot_bench.training.steps import Autocast, Scale, unit
+from fewshot_bench.utils.errors import NotApplicableError
+
+CLASS_SPECIFIC = "with class_specific=true every context belongs to a class it was fitted on"
+"""Why prompts with a context per class answer for no other classes."""
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """A batch as losses see it, all features at unit length.
+
+    classes (classes, embed) of the learned prompts, differentiable; images (b, embed), labels (b,).
+    """
+
+    classes: Tensor
+    images: Tensor
+    labels: Tensor
+    scale: float
+
+    @property
+    def logits(self) -> Tensor:
+        """(b, classes) scaled cosines."""
+        return self.scale * self.images @ self.classes.T
+
+    def cross_entropy(self) -> Tensor:
+        """The mean over the batch."""
+        return F.cross_entropy(self.logits, self.labels)
+
+
+Loss = Callable[[PromptBatch], Tensor]
+"""A scalar of a batch."""
+
+
+@dataclass(frozen=True)
+class PromptModel:
+    """Everything frozen that turns a context into logits; a context is that of `Prompts`."""
+
+    prompts: Prompts
+    tower: TextTower
+    scale: float
+    autocast: Autocast
+    recompute: bool = False
+    parts: tuple[PromptPart, ...] = ()
+
+    def within_memory(self, device: torch.device, ctx: RunContext) -> PromptModel:
+        """This model, with recomputed blocks where a step would keep too much (noted)."""
+        tokens = self.prompts.packing.tokens
+        if not must_recompute(self.tower, tokens, device, ctx.memory_parts):
+            return self
+        ctx.note(recomputed=["text"])
+        return replace(self, recompute=True)
+
+    def class_features(self, context: Tensor) -> Tensor:
+        """(classes, embed) unit features of the prompts with this context, in float32."""
+        if self.parts and not torch.is_grad_enabled():
+            return unit(encode_in_parts(self.parts, partial(self._encode, context)))
+        return unit(self._encode(context))
+
+    def batch(self, context: Tensor, images: Tensor, labels: Tensor) -> PromptBatch:
+        """The batch of unit image features (b, embed), differentiable in the context."""
+        return PromptBatch(self.class_features(context), images, labels, self.scale)
+
+    def gradients(
+        self,
+        context: Tensor,
+        losses: Sequence[Loss],
+        images: Tensor,
+        labels: Tensor,
+        scale: Scale,
+    ) -> list[Tensor]:
+        """The gradient of `scale(loss)` for the context, for every loss, of one forward pass."""
+        encode = partial(self._encode, context)
+        raw = encode_in_parts(self.parts, encode) if self.parts else encode()
+        leaf = raw.detach().requires_grad_()
+        outer: list[Tensor] = []
+        for loss in losses:
+            batch = PromptBatch(unit(leaf), images, labels, self.scale)
+            leaf.grad = None
+            torch.autograd.backward(scale(loss(batch)))
+            assert leaf.grad is not None
+            outer.append(leaf.grad)
+        if not self.parts:
+            return _pulled_back(raw, context, outer)
+        by_part = [
+            _pulled_back(encode(part), context, [one[part.members] for one in outer])
+            for part in self.parts
+        ]
+        return [torch.stack(of_parts).sum(0) for of_parts in zip(*by_part, strict=True)]
+
+    def _encode(self, context: Tensor, part: PromptPart | None = None) -> Tensor:
+        with self.autocast():
+            return self.prompts.features(self.tower, context, part, recompute=self.recompute)
+
+
+def _pulled_back(features: Tensor, context: Tensor, outer: Sequence[Tensor]) -> list[Tensor]:
+    """Gradients for the features as gradients for the context."""
+    last = len(outer) - 1
+    return [
+        torch.autograd.grad(features, context, one, retain_graph=index < last)[0]
+        for index, one in enumerate(outer)
+    ]
+
+
+@dataclass(frozen=True)
+class PromptClassifier:
+    """Zero-shot classification with learned prompts."""
+
+    model: PromptModel
+    context: Tensor
+    model_for: Callable[[Vocabulary], PromptModel]
+
+    @torch.no_grad()
+    def logits(self, queries: Images) -> Tensor:
+        """(n, classes): the prompts are encoded once, the queries are the frozen features."""
+        return self.model.scale * queries.features @ self.model.class_features(self.context).T
+
+    def for_classes(self, vocabulary: Vocabulary) -> PromptClassifier:
+        """The learned context before other class names (CoOp's cross-dataset protocol).
+
+        NotApplicableError where every class has a context of its own.
+        """
+        if self.context.dim() > 2:
+            raise NotApplicableError(CLASS_SPECIFIC)
+        return replace(self, model=self.model_for(vocabulary))
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """The context vectors (M, width), or (classes, M, width)."""
+        return {"context": self.context}

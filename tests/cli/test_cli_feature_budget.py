@@ -1,0 +1,60 @@
+"""`--feature-budget`: how much of the disk features may take; no result depends on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import fewshot_bench
+from fewshot_bench import UsageError
+from fewshot_bench.api.defaults import backbone_for
+from fewshot_bench.engines.choice import EngineChoice, conditions_of
+from fewshot_bench.store.store import Store
+from fewshot_bench.utils.text import read_size
+from tests.helpers import fsbench
+
+RUN = ("run", "-m", "zero-shot,coop", "-d", "digits", "--shots", "1", "--seeds", "1")
+FEW = ("--limit", "10", "-o", "coop.epochs=2", "--jobs", "1")
+
+
+def test_the_same_numbers_come_out_whatever_the_budget(tmp_path: Path) -> None:
+    digests, kept = [], []
+    for budget in ("0", "8 kB", "1GiB"):
+        store = tmp_path / budget
+        result = fsbench(*RUN, *FEW, "--feature-budget", budget, "--store", store)
+        assert result.code == 0, result
+        records = sorted(Store(store).records(), key=lambda record: record.spec.key())
+        work = [record.footprint["work"]["billed"] for record in records]
+        digests.append([[record.digests["logits"] for record in records], work])
+        files = [
+            path for path in (store / "cache").rglob("*") if path.suffix in (".rows", ".views")
+        ]
+        kept.append(sum(path.stat().st_size for path in files))
+    assert digests[0] == digests[1] == digests[2]
+    assert kept[0] == 0 < kept[1] <= 8_000 < kept[2]
+
+
+def test_workers_elsewhere_get_the_budget_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    conditions = conditions_of(EngineChoice(), backbone_for("tiny", ()), "fp32", ())
+    settings = EngineChoice(feature_budget=5).settings(conditions)
+    assert settings.environment()["FSBENCH_FEATURE_BUDGET"] == "5"
+    monkeypatch.setenv("FSBENCH_FEATURE_BUDGET", "20GB")
+    settings = EngineChoice().settings(conditions)
+    assert settings.environment()["FSBENCH_FEATURE_BUDGET"] == str(20 * 10**9)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("0", 0), ("20GB", 20 * 10**9), ("1.5 tib", 3 * 2**39), ("7kB", 7000), ("12", 12)],
+)
+def test_sizes(text: str, size: int) -> None:
+    assert read_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "-1", "lots", "20 G", "1e9", "GB", "1.2.3MB"])
+def test_what_is_no_size(text: str, tmp_path: Path) -> None:
+    result = fsbench(*RUN, "--feature-budget", text, "--store", tmp_path)
+    assert (result.code, "expected a size such as 20GB" in result.err) == (2, True)
+    with pytest.raises(UsageError, match=r"feature_budget=.*expected a size"):
+        fewshot_bench.run("zero-shot", "digits", feature_budget=text, store=tmp_path)
