@@ -67,7 +67,7 @@ def test_a_worker_stays_below_the_stated_memory(tmp_path: Path) -> None:
     (record,) = Store(store).records()
     found = stated([record.spec])
     assert found.rows["prompts"] == 250
-    assert found.least <= 2**20 * record.footprint["peak_memory_mb"] <= found.worker < 2**30
+    assert found.least <= 2**20 * record.footprint["peak_memory_mb"] <= found.worker < 3 * 2**29
 
 
 def test_views_of_a_plan_are_counted_once_per_fit() -> None:
