@@ -32,6 +32,7 @@ from fsbench_datasets.split_lists import (
     shortened,
 )
 from fsbench_datasets.stored_split import SplitPlaces, kept_note, load_kept
+from fsbench_datasets.trees import look_again
 
 SPLIT_NAME = "fsbench-split.json"
 
@@ -82,6 +83,10 @@ class ImageFolder:
     def stamp(self, item: Item) -> Stamp | None:
         """The stamp of the image file; None when it is missing."""
         return file_stamp(self.root / item.id)
+
+    def look_again(self) -> Sequence[str]:
+        """Look at every file; returns the folders with other sizes than were kept."""
+        return look_again(self.root)
 
     def keep_split(self, *, beside: bool = False) -> Path | None:
         """Keep a split that was made here; None where the folders are the split."""

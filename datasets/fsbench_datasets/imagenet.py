@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from fewshot_bench import DataMissingError, DatasetCard, Item
-from fewshot_bench.api.sources import Recipe, Stamp, file_stamp
+from fewshot_bench.api.sources import ItemList, Names, Pools, Recipe, Run, Stamp, file_stamp
 from fsbench_datasets.advice import folder_problem
 from fsbench_datasets.catalog import PublicSet, places
 from fsbench_datasets.disk import is_image, subfolders
@@ -52,7 +52,7 @@ class Source(Protocol):
         """The folder or archive."""
         ...
 
-    def classes(self) -> Mapping[str, Sequence[str]]:
+    def classes(self) -> Mapping[str, Names]:
         """Synset to file names, both sorted; DataMissingError when it cannot be used."""
         ...
 
@@ -71,7 +71,7 @@ class Folders:
 
     place: Path
 
-    def classes(self) -> Mapping[str, Sequence[str]]:
+    def classes(self) -> Mapping[str, Names]:
         """The folders and what is in them."""
         found = class_files(self.place)
         check_synsets(list(found), self.place)
@@ -92,14 +92,14 @@ class TrainArchive:
 
     place: Path
 
-    def classes(self) -> Mapping[str, Sequence[str]]:
+    def classes(self) -> Mapping[str, Names]:
         """The inner archives and what is in them."""
         found = {synset: _images(part, self.place) for synset, part in sorted(self._parts.items())}
         check_synsets(list(found), self.place)
         if not found:
             raise DataMissingError(f"archive {self.place} holds no class archives (n01440764.tar)")
         for synset, names in found.items():
-            if not names:
+            if not names.count:
                 raise DataMissingError(f"{synset}.tar in archive {self.place} has no images")
         return found
 
@@ -128,11 +128,11 @@ class ValArchive:
     place: Path
     devkits: tuple[Path, ...]
 
-    def classes(self) -> Mapping[str, Sequence[str]]:
+    def classes(self) -> Mapping[str, Names]:
         """Images by the synset of their number."""
         synsets = validation_synsets(self._devkit())
         found: dict[str, list[str]] = {}
-        for name in _images(self._part, self.place):
+        for name in _images(self._part, self.place).listed():
             match = VAL_NAME.fullmatch(name)
             number = int(match[1]) if match else 0
             if not 1 <= number <= len(synsets):
@@ -144,7 +144,7 @@ class ValArchive:
         if not found:
             raise DataMissingError(f"archive {self.place} holds no images")
         check_synsets(list(found), self.place)
-        return dict(sorted(found.items()))
+        return {synset: Names.of(names) for synset, names in sorted(found.items())}
 
     def read(self, synset: str, name: str) -> bytes:
         """The member's content."""
@@ -175,7 +175,7 @@ class FlatFolder:
     place: Path
     table: Path
 
-    def classes(self) -> Mapping[str, Sequence[str]]:
+    def classes(self) -> Mapping[str, Names]:
         """Images by the synset of their line; DataMissingError for one that has none."""
         synsets = solution_synsets(self.table)
         found: dict[str, list[str]] = {}
@@ -189,7 +189,7 @@ class FlatFolder:
                 )
             found.setdefault(synset, []).append(name)
         check_synsets(list(found), self.table)
-        return dict(sorted(found.items()))
+        return {synset: Names.of(names) for synset, names in sorted(found.items())}
 
     def read(self, synset: str, name: str) -> bytes:
         """The file's content."""
@@ -218,11 +218,11 @@ def solution_synsets(table: Path) -> dict[str, str]:
     return found
 
 
-def _images(part: Part, place: Path) -> list[str]:
+def _images(part: Part, place: Path) -> Names:
     names = [name for name in part.names if is_image(name)]
     for name in names:
         check_plain(name, place)
-    return names
+    return Names.of(names)
 
 
 def _member_stamp(archive: Path, member: Member, name: str) -> Stamp | None:
@@ -246,13 +246,17 @@ class ImageNet:
 
     def card(self) -> DatasetCard:
         """Known facts; classes, counts and revision as well where train and val are there."""
+        return self._card
+
+    @cached_property
+    def _card(self) -> DatasetCard:
         if None in self._sources.values():
             return self.known
         source = self._need("train")
         folder = source.place.parent if isinstance(source, Folders) else source.place
         return synset_card(self.known, self._synsets, self._pools, folder, source.place.parent)
 
-    def items(self) -> Mapping[str, tuple[Item, ...]]:
+    def items(self) -> Pools:
         """`train` and `test`, by synset and file name; there is no `val` pool."""
         return self._pools
 
@@ -302,7 +306,7 @@ class ImageNet:
         return ValArchive(archive, tuple(folder / DEVKIT for folder in self.archives))
 
     @cached_property
-    def _classes(self) -> dict[str, Mapping[str, Sequence[str]]]:
+    def _classes(self) -> dict[str, Mapping[str, Names]]:
         sources = {role: self._need(role) for role in FOLDERS}
         try:
             found = {role: source.classes() for role, source in sources.items()}
@@ -321,14 +325,13 @@ class ImageNet:
         return tuple(self._classes["train"])
 
     @cached_property
-    def _pools(self) -> Mapping[str, tuple[Item, ...]]:
+    def _pools(self) -> Pools:
         names = synset_names()
         labels = {synset: label for label, synset in enumerate(self._synsets)}
         return {
-            role: tuple(
-                Item(f"{folder}/{synset}/{file}", labels[synset], names[synset])
-                for synset, listed in self._classes[role].items()
-                for file in listed
+            role: ItemList(
+                Run(f"{folder}/{synset}/", labels[synset], names[synset], files)
+                for synset, files in self._classes[role].items()
             )
             for role, folder in FOLDERS.items()
         }

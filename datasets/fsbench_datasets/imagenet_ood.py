@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
 from fewshot_bench import DataMissingError, DatasetCard, Item
-from fewshot_bench.api.sources import Recipe, Stamp, file_stamp
+from fewshot_bench.api.sources import ItemList, Names, Pools, Recipe, Run, Stamp, file_stamp
 from fsbench_datasets.advice import unlisted_problem
 from fsbench_datasets.catalog import PublicSet, places
 from fsbench_datasets.disk import subfolders
@@ -36,11 +36,15 @@ class Variant:
 
     def card(self) -> DatasetCard:
         """Known facts; classes, counts and revision as well where the images are there."""
+        return self._card
+
+    @cached_property
+    def _card(self) -> DatasetCard:
         if self._found is None:
             return self.known
         return synset_card(self.known, tuple(self._classes), self._pools, self._found, self._found)
 
-    def items(self) -> Mapping[str, tuple[Item, ...]]:
+    def items(self) -> Pools:
         """An empty `train` pool and the `test` pool."""
         return self._pools
 
@@ -84,7 +88,7 @@ class Variant:
         return folder if folder in synset_names() else ""
 
     @cached_property
-    def _classes(self) -> dict[str, tuple[str, list[str]]]:
+    def _classes(self) -> dict[str, tuple[str, Names]]:
         """Synset to class folder and file names, in ImageNet's order."""
         base = self._base
         try:
@@ -101,14 +105,13 @@ class Variant:
         return dict(sorted(found.items()))
 
     @cached_property
-    def _pools(self) -> Mapping[str, tuple[Item, ...]]:
+    def _pools(self) -> Pools:
         names = synset_names()
         test = (
-            Item(f"{folder}/{file}", label, names[synset])
+            Run(f"{folder}/", label, names[synset], files)
             for label, (synset, (folder, files)) in enumerate(self._classes.items())
-            for file in files
         )
-        return {"train": (), "test": tuple(test)}
+        return {"train": (), "test": ItemList(test)}
 
 
 def open_variant(entry: PublicSet, roots: Sequence[Path]) -> Variant:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 
 from fewshot_bench import Item
 from fewshot_bench.api.sources import (
@@ -21,7 +20,6 @@ from fewshot_bench.api.sources import (
     kept_list,
     packed,
 )
-from fsbench_datasets.trees import DAMAGE
 
 # Another one where lists are kept in another form, or other ones are made of the same lists.
 VERSION = 1
@@ -33,10 +31,9 @@ def kept_pools(made_of: str, make: Callable[[], Pools]) -> Mapping[str, ItemList
     made_of: a text of which there is one for each result.
     """
     key = f"pools {VERSION}\0{made_of}"
-    with suppress(*DAMAGE):
-        content = kept_list(key)
-        if content is not None:
-            return _decoded(content)
+    content = kept_list(key)
+    if content is not None:
+        return _decoded(content)
     pools = {role: packed(items) for role, items in make().items()}
     keep_list(key, _encoded(pools))
     return pools
@@ -45,10 +42,9 @@ def kept_pools(made_of: str, make: Callable[[], Pools]) -> Mapping[str, ItemList
 def kept_text(made_of: str, make: Callable[[], str]) -> str:
     """The result of `make`, in the same way."""
     key = f"text {VERSION}\0{made_of}"
-    with suppress(*DAMAGE):
-        content = kept_list(key)
-        if content is not None:
-            return content.decode()
+    content = kept_list(key)
+    if content is not None:
+        return content.decode()
     text = make()
     keep_list(key, text.encode())
     return text

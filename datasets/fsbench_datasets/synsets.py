@@ -7,7 +7,6 @@ those numbers (`validation_synsets`).
 
 from __future__ import annotations
 
-import os
 import tarfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,10 +15,11 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from fewshot_bench import DataMissingError, DatasetCard
-from fewshot_bench.api.sources import Pools
-from fsbench_datasets.disk import is_image, subfolders
+from fewshot_bench import DataMissingError, DatasetCard, UsageError
+from fewshot_bench.api.sources import Names, Pools
+from fsbench_datasets.kept_pools import kept_text, lists_digest
 from fsbench_datasets.split_lists import copy_note, plain_text, revision_of
+from fsbench_datasets.trees import read_tree
 
 NAMES_FILE = "imagenet_classes.txt"
 LOCAL_NAMES = "classnames.txt"
@@ -67,7 +67,9 @@ def synset_card(
         classnames=tuple(synset_names()[synset] for synset in synsets),
         class_ids=synsets,
         counts=counts,
-        revision=revision_of({**pools, "val": ()}),
+        revision=kept_text(
+            f"revision {lists_digest(pools)}", lambda: revision_of({**pools, "val": ()})
+        ),
         notes=notes,
         folder=str(folder),
     )
@@ -92,27 +94,22 @@ def _local_names_note(folders: Sequence[Path]) -> tuple[str, ...]:
     )
 
 
-def class_files(folder: Path) -> dict[str, list[str]]:
+def class_files(folder: Path) -> dict[str, Names]:
     """Class folder to image names, both in case-sensitive order; no file is looked at.
 
     DataMissingError for a class folder without images, and for a name that is not plain text.
     """
-    return {below.name: _image_names(below) for below in subfolders(folder)}
-
-
-def _image_names(folder: Path) -> list[str]:
     try:
-        names = sorted(name for name in os.listdir(folder) if is_image(name))
-    except OSError as error:
-        raise DataMissingError(f"class folder {folder} cannot be read: {error}") from None
-    if not names:
-        raise DataMissingError(
-            f"class folder {folder} has no images directly in it: unpack the archive again, or "
-            "remove the folder"
-        )
-    for name in names:
-        check_plain(name, folder)
-    return names
+        found = read_tree(folder, sizes=False, depth=1).below
+    except (UsageError, OSError) as error:
+        raise DataMissingError(str(error)) from None
+    for below in found:
+        if not below.images.count:
+            raise DataMissingError(
+                f"class folder {folder / below.path} has no images directly in it: unpack the "
+                "archive again, or remove the folder"
+            )
+    return {below.name: below.images for below in found}
 
 
 def check_plain(name: str, place: Path) -> None:

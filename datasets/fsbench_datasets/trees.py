@@ -33,8 +33,6 @@ SAMPLE = 10_000
 # As git does: a folder that changed this shortly before it was listed may change again unseen,
 # where the file system's clock is coarse.
 RACY_NS = 2 * 10**9
-# What a file of anything may raise when it is taken for a tree.
-DAMAGE = (ValueError, LookupError, TypeError, AttributeError, RecursionError, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -262,12 +260,7 @@ def _encoded(tree: Tree) -> bytes:
 
 def _kept(key: str) -> Tree | None:
     content = kept_list(key)
-    if content is None:
-        return None
-    try:
-        return _decoded(content)
-    except DAMAGE:
-        return None
+    return None if content is None else _decoded(content)
 
 
 def _decoded(content: bytes) -> Tree:

@@ -149,6 +149,18 @@ class Keeping(Protocol):
 
 
 @runtime_checkable
+class Relisting(Protocol):
+    """A data set that keeps the list of its files, and does not look at all of them every time."""
+
+    def look_again(self) -> Sequence[str]:
+        """Look at every file before anything is listed.
+
+        Returns the folders in which files were replaced since they were listed, unseen.
+        """
+        ...
+
+
+@runtime_checkable
 class Preparable(Protocol):
     """A data set that says what `fsbench data prepare` has to fetch."""
 

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from fewshot_bench.api.dataset import Dataset, DatasetCard, Keeping, Stamp, Stamped
+from fewshot_bench.api.dataset import Dataset, DatasetCard, Keeping, Relisting, Stamp, Stamped
 from fewshot_bench.api.items import Item, relabeled, without
 from fewshot_bench.utils.errors import UsageError, unknown
 from fewshot_bench.utils.text import few
@@ -70,6 +70,10 @@ class Override(ABC):
     def keep_split(self, *, beside: bool = False) -> Path | None:
         """Keep the whole split where the data set makes one; left-out images keep their places."""
         return self.inner.keep_split(beside=beside) if isinstance(self.inner, Keeping) else None
+
+    def look_again(self) -> Sequence[str]:
+        """Look at every file where the data set keeps the list of them."""
+        return self.inner.look_again() if isinstance(self.inner, Relisting) else ()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from itertools import accumulate, groupby
 from typing import Any, Protocol, TypeVar, overload
 
@@ -43,12 +43,21 @@ class Names:
 
     @classmethod
     def of(cls, names: Collection[str]) -> Names:
-        """Some names, in their order."""
-        return cls(len(names), zlib.compress(_END.join([*names, ""]).encode(), _LEVEL))
+        """Some names, in their order; ValueError for one that holds a NUL character."""
+        text = _END.join([*names, ""])
+        if text.count(_END) != len(names):
+            raise ValueError("an item's id holds a NUL character: expected a name without")
+        return cls(len(names), zlib.compress(text.encode(), _LEVEL))
 
     def listed(self) -> list[str]:
-        """The names again; ValueError or zlib.error where the bytes are damaged."""
+        """The names again."""
         return zlib.decompress(self.packed).decode().split(_END)[:-1]
+
+
+@lru_cache(maxsize=1)
+def _last_listed(names: Names) -> list[str]:
+    """The names of the run that was asked for last: neighbours are asked for together."""
+    return names.listed()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +95,6 @@ class ItemList(Sequence[Item]):
     def __init__(self, runs: Iterable[Run]) -> None:
         self.runs = tuple(run for run in runs if run.count)
         self._ends = list(accumulate(run.count for run in self.runs))
-        # The run that was unpacked last; a pair that is replaced as a whole, for several threads.
-        self._last: tuple[int, list[str]] = (-1, [])
         self._worked_out: dict[Hashable, Any] = {}
 
     @classmethod
@@ -122,11 +129,8 @@ class ItemList(Sequence[Item]):
             return tuple(self[place] for place in range(*index.indices(len(self))))
         place = range(len(self))[index]
         number = bisect_right(self._ends, place)
-        run, (known, names) = self.runs[number], self._last
-        if known != number:
-            names = run.names.listed()
-            self._last = number, names
-        name = names[place - self._ends[number]]  # Counted from the end of the run.
+        run = self.runs[number]
+        name = _last_listed(run.names)[place - self._ends[number]]  # Counted from the run's end.
         return Item(run.folder + name, run.label, run.classname)
 
     def __eq__(self, other: object) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -27,30 +26,10 @@ from fewshot_bench.images.augment import Cutter, Uniforms, keyed_chunks, pixels_
 from fewshot_bench.images.cache import ImageCache, Keeper, transform_of
 from fewshot_bench.images.cache_file import Pixels, Segment
 from fewshot_bench.images.decode import EncodedFiles, ImageFiles, in_a_line, upright
+from fewshot_bench.images.held import Held
 from fewshot_bench.profiling.cost import Cost
 from fewshot_bench.profiling.meter import ImageCost
 from fewshot_bench.utils.prefetch import DEPTH, THREADS, Ahead, spread
-
-
-class Bounded:
-    """Values by key, the first ones that fit into `limit` bytes; for several threads."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._used = 0
-        self._values: dict[Any, Any] = {}
-        self._lock = threading.Lock()
-
-    def get(self, key: Any) -> Any:
-        """The value of a key; None where there is none."""
-        return self._values.get(key)
-
-    def put(self, key: Any, value: Any, size: int) -> None:
-        """Keep a value of `size` bytes, if there is room."""
-        with self._lock:
-            if key not in self._values and self._used + size <= self._limit:
-                self._values[key] = value
-                self._used += size
 
 
 @dataclasses.dataclass(slots=True)
@@ -86,11 +65,8 @@ def timed(
         yield loaded
 
 
-MEMORY = 1 << 30
-
-
 class ImageSource:
-    """The images of some items under a backbone's transform; keeps `MEMORY` bytes of each kind.
+    """The images of some items under a backbone's transform; keeps decoded ones in memory (`Held`).
 
     Where the data set can tell whether a file changed (`Stamped`), evaluation images are kept
     decoded in the user's cache folder as well.
@@ -125,8 +101,8 @@ class ImageSource:
         self.turning: dict[str, str] = {"exif": "rotate"} if rotate else {}
         self._threads = threads
         self._depth = depth
-        self._rgb = Bounded(MEMORY)
-        self._evaluation = Bounded(MEMORY)
+        self._rgb = Held()
+        self._evaluation = Held()
         self._prices: dict[tuple[str, int], Cost] = {}
 
     @classmethod

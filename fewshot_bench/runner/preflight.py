@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fewshot_bench.api.dataset import ROLES
-from fewshot_bench.api.items import label_counts, parts
+from fewshot_bench.api.items import Run, label_counts, packed, parts
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.images.usable import lost_in_training
 from fewshot_bench.splits.draw import split_key, split_of
@@ -113,25 +113,17 @@ def check_items(card: DatasetCard, pools: Mapping[str, Sequence[Item]]) -> None:
 
 
 def _in_two(pools: Mapping[str, Sequence[Item]]) -> Iterator[tuple[str, str, str]]:
-    """Ids that are in two pools, with both.
-
-    Of all ids the hashes alone are held; ids are compared where hashes are equal.
-    """
-    import numpy as np
-
-    def ids(role: str) -> Iterator[str]:
-        return (id for part in parts(pools[role]) for id in part.ids)
-
-    distinct = [
-        np.unique(np.fromiter(map(hash, ids(role)), np.int64, len(pools[role]))) for role in pools
-    ]
-    hashes = np.sort(np.concatenate([*distinct, np.empty(0, np.int64)]))
-    shared = set(hashes[1:][hashes[1:] == hashes[:-1]].tolist())
-    first: dict[str, str] = {}
-    for role in pools if shared else ():
-        for id in ids(role):
-            if hash(id) in shared and first.setdefault(id, role) != role:
-                yield id, first[id], role
+    """Ids that are in two pools, with both; compared folder by folder."""
+    folders: dict[str, list[tuple[str, Run]]] = {}
+    for role, items in pools.items():
+        for run in packed(items).runs:
+            folders.setdefault(run.folder, []).append((role, run))
+    for folder, runs in folders.items():
+        first: dict[str, str] = {}
+        for role, run in runs if len({role for role, _ in runs}) > 1 else ():
+            for name in run.names.listed():
+                if first.setdefault(name, role) != role:
+                    yield folder + name, first[name], role
 
 
 def keep_splits(datasets: Mapping[str, Dataset], where: str, *, but: Container[str] = ()) -> None:

@@ -230,7 +230,10 @@ FOLDERS = [
     (lambda b: put(b / "val" / "n02129604" / "a.JPEG"), "class n02129604 is in .*val and not in"),
     (lambda b: put(b / "train" / "n09999999" / "a.JPEG"), "'n09999999', which is no class of Imag"),
     (lambda b: (b / "train" / "n02129604").mkdir(), "n02129604 has no images directly in it"),
-    (lambda b: put(b / "train" / SYNSETS[0] / "a\n.JPEG"), "expected a name in plain UTF-8"),
+    (
+        lambda b: put(b / "train" / SYNSETS[0] / "a\n.JPEG"),
+        "expected names in UTF-8 without control",
+    ),
     (unsorted_val, "val holds images directly: sort them into one folder per class, or put ILSVRC"),
     (lambda b: (b / "train").rename(b / "training"), "no train images: expected train with one"),
     (lambda b: b.rename(b.parent / "ImageNet"), "ImageNet has another name than expected: rename"),

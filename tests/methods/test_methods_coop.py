@@ -203,3 +203,21 @@ def test_wrong_values_are_refused_with_the_next_step(wrong: dict[str, Any]) -> N
     (name,) = wrong
     with pytest.raises(UsageError, match=rf"coop: {name}=.*fsbench show coop"):
         CoOp(**wrong)
+
+
+def test_views_in_turn_are_the_same_where_only_some_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = random_task(random_backbone())
+    every, some = (torch.Generator().manual_seed(0) for _ in range(2))
+    whole = list(views_in_turn(task.train, 7, None, every, 5, 24))  # type: ignore[arg-type]
+    monkeypatch.setattr("fewshot_bench.training.batches.VIEW_BYTES", 4 * 24 * 18 * 2)
+    asked, views = [], task.train.views
+
+    def counted(count: int, *rest: object, **more: object) -> torch.Tensor:
+        asked.append(count)
+        return views(count, *rest, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(task.train, "views", counted, raising=False)
+    parts = list(views_in_turn(task.train, 7, None, some, 5, 24))  # type: ignore[arg-type]
+    assert torch.equal(torch.stack(parts), torch.stack(whole))
+    assert max(asked) == 2
+    assert torch.equal(every.get_state(), some.get_state())

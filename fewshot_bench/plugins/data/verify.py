@@ -14,7 +14,7 @@ from itertools import combinations
 
 import numpy as np
 
-from fewshot_bench.api.dataset import ROLES, Dataset, DatasetCard, all_items
+from fewshot_bench.api.dataset import ROLES, Dataset, DatasetCard, Relisting, all_items
 from fewshot_bench.api.items import Item
 from fewshot_bench.plugins.data.checks import (
     DIFFERS,
@@ -206,6 +206,7 @@ def verify(name: str, open_it: Callable[[str], Dataset], jobs: int, progress: Pr
     """
     try:
         dataset = open_it(name)
+        replaced = dataset.look_again() if isinstance(dataset, Relisting) else ()
         card, pools = dataset.card(), dataset.items()
         listed = list(all_items(dataset))
     except FsbenchError as error:
@@ -216,6 +217,9 @@ def verify(name: str, open_it: Callable[[str], Dataset], jobs: int, progress: Pr
     checks = list(list_checks(card, pools))
     if checks[0].state == FAILED:
         return Report(name, card, (checks[0],), images=len(listed))
+    if replaced:
+        text = f"files were replaced in {len(replaced):,} folders since they were listed"
+        checks.append(Check("kept list", DIFFERS, f"{text}; made anew", shortened(replaced)))
     if card.left_out:
         text = "files in the folder are not used" if card.folder else "files are not used"
         checks.append(Check("left out", DIFFERS, text, card.left_out))

@@ -1,0 +1,167 @@
+"""`kill -9` of processes that write, merge and evict features, at random moments.
+
+    python -m benchmarks.features_kills [--kills 30] [--random 0]
+
+Two writers share one folder whose budget is less than what they write, so that they merge and evict
+all the time; one of them is killed and started again, over and over. A reader looks up rows
+meanwhile and at the end, and every row must be the one that its key stands for. Then a byte is
+changed in a file of every shard: each is named, and computed again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from benchmarks.features_scale import CONTEXT, key, rows
+from fewshot_bench.images.feature_cache import FeatureCache, Origin
+from fewshot_bench.profiling.meter import Meter
+from fewshot_bench.utils import cache_dir
+from fewshot_bench.utils.cache_dir import BUDGET_VARIABLE, FEATURES
+from fewshot_bench.utils.files import TEMPORARY
+
+BUDGET, MOST, AT_ONCE = 6_000_000, 6_000, 400
+ORIGINS = (Origin("set", "encode_queries"), Origin("set", "views of seed 1", passing=True))
+LONGEST = 0.6
+
+
+def look(cache: FeatureCache, rng: random.Random, counts: Counter[str]) -> None:
+    """Ask for some rows, as a fit does."""
+    first, origin = rng.randrange(MOST), rng.choice(ORIGINS)
+    numbers = rng.sample(range(first, first + 4 * AT_ONCE), rng.randint(1, AT_ONCE))
+    ask(cache, numbers, origin, counts)
+
+
+def ask(cache: FeatureCache, numbers: Sequence[int], origin: Origin, counts: Counter[str]) -> None:
+    """Rows of these numbers; SystemExit for a wrong one."""
+    meter = Meter(torch.device("cpu"))
+
+    def compute(places: list[int]) -> torch.Tensor:
+        counts["computed"] += len(places)
+        return torch.from_numpy(rows([numbers[place] for place in places]))
+
+    context = CONTEXT | {"kind": origin.role}
+    with meter.phase("encode_queries"):
+        found = cache.rows(context, [key(n) for n in numbers], compute, meter, origin)
+    if not torch.equal(found, torch.from_numpy(rows(numbers))):
+        raise SystemExit("a wrong row was served")
+    counts["served"] += len(numbers)
+
+
+def write(folder: Path, seed: int) -> None:
+    """A writer: goes on until it is killed."""
+    cache, rng = FeatureCache(folder), random.Random(seed)
+    while True:
+        look(cache, rng, Counter())
+
+
+def start(folder: Path, seed: int) -> subprocess.Popen[bytes]:
+    """A writer in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.features_kills", "--write", str(folder)]
+    return subprocess.Popen([*command, "--random", str(seed)])
+
+
+def total(folder: Path) -> int:
+    """Bytes of all files of features."""
+    return sum(file.size for file in cache_dir.files(FEATURES, folder))
+
+
+def await_writing(folder: Path, pid: int) -> None:
+    """Until a process has begun a file, five seconds at most."""
+    shards = [path for path in folder.iterdir() if path.name[0] != "."]
+    end = time.monotonic() + 5
+    while time.monotonic() < end:
+        for shard in shards:
+            if any(f"~{pid}~" in name for name in os.listdir(shard)):
+                return
+
+
+def disturb(folder: Path, kills: int, rng: random.Random) -> Counter[str]:
+    """Kill writers while this process reads."""
+    counts: Counter[str] = Counter()
+    cache, most = FeatureCache(folder), 0
+    writers = [start(folder, seed) for seed in (1, 2)]
+    try:
+        while not total(folder):
+            time.sleep(0.1)
+        for number in range(kills):
+            end = time.monotonic() + rng.uniform(0.05, LONGEST)
+            while time.monotonic() < end:
+                look(cache, rng, counts)
+                most = max(most, total(folder))
+            victim = number % 2
+            if number % 3:
+                await_writing(folder, writers[victim].pid)
+            if writers[victim].poll() is not None:
+                raise SystemExit("a writer ended by itself")
+            os.kill(writers[victim].pid, signal.SIGKILL)
+            writers[victim].wait()
+            counts["half-written"] += len(list(folder.rglob(f"{TEMPORARY}~*")))
+            writers[victim] = start(folder, 3 + number)
+            before = set(folder.rglob("*.*"))
+            while writers[victim].poll() is None and set(folder.rglob("*.*")) == before:
+                look(cache, rng, counts)
+    finally:
+        for writer in writers:
+            writer.kill()
+            writer.wait()
+    if most > BUDGET:
+        raise SystemExit(f"{most:,} bytes of features, and the budget is {BUDGET:,}")
+    counts["most bytes"] = most
+    return counts
+
+
+def damage(folder: Path, rng: random.Random) -> None:
+    """Change a byte of a row in a file of every shard; each is named once and computed again."""
+    for shard in folder.iterdir():
+        paths = [path for path in shard.glob("*") if path.suffix in (".rows", ".views")]
+        for path in paths[:1]:
+            content = bytearray(path.read_bytes())
+            content[rng.randrange(16, len(content) // 2)] ^= 1 << rng.randrange(8)
+            path.write_bytes(content)
+            said = io.StringIO()
+            with contextlib.redirect_stderr(said):
+                cache, counts = FeatureCache(folder), Counter[str]()
+                for first in range(0, MOST + 4 * AT_ONCE, AT_ONCE):
+                    for origin in ORIGINS:
+                        ask(cache, range(first, first + AT_ONCE), origin, counts)
+            lines = [line for line in said.getvalue().splitlines() if path.name in line]
+            print(*lines, sep="\n")
+            if len(lines) != 1 or path.exists():
+                raise SystemExit(f"{path} was changed, and named {len(lines)} times")
+
+
+def main() -> None:
+    """Kill, compare, print."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--random", type=int, default=0)
+    parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    os.environ[BUDGET_VARIABLE] = str(BUDGET)
+    if asked.write:
+        write(asked.write, asked.random)
+    rng = random.Random(asked.random)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        counts = disturb(folder, asked.kills, rng)
+        print(f"{asked.kills} kills, no wrong row: {dict(counts)}, budget {BUDGET:,}")
+        damage(folder, rng)
+
+
+if __name__ == "__main__":
+    main()

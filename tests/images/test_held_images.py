@@ -1,0 +1,38 @@
+"""Decoded images in memory: all sources within one bound."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+
+from fewshot_bench.images import held
+from fewshot_bench.images.held import Held
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room for 100 bytes, and no sources of other tests."""
+    monkeypatch.setattr(held, "MEMORY", 100)
+    monkeypatch.setattr(held, "_ALL", type(held._ALL)())
+
+
+def test_sources_share_one_bound() -> None:
+    one, other = Held(), Held()
+    one.put(1, "a", 60)
+    other.put(1, "b", 60)
+    other.put(2, "c", 40)
+    other.put(3, "d", 40)
+    assert (one.get(1), other.get(1), other.get(2), other.get(3)) == ("a", None, "c", None)
+    del one
+    gc.collect()
+    other.put(1, "b", 60)
+    assert other.get(1) == "b"
+
+
+def test_images_that_nobody_asks_for_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = Held(), Held()
+    one.put(1, "a", 60)
+    monkeypatch.setattr(held, "IDLE_SECONDS", -1.0)
+    other.put(1, "b", 60)
+    assert (one.get(1), other.get(1)) == (None, "b")
