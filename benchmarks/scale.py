@@ -205,7 +205,7 @@ def measured_units() -> Units:
 
     torch.set_num_threads(1)
     model = open_clip.create_model("ViT-B-16").eval()
-    pixels = torch.zeros(8, 3, 224, 224)
+    pixels = torch.zeros(4, 3, 224, 224)
     with torch.no_grad():
         image = _seconds(lambda: model.encode_image(pixels)) / len(pixels)
     rng, stream = np.random.default_rng(0), io.BytesIO()
@@ -224,7 +224,7 @@ def measured_units() -> Units:
     return Units(IMAGE / image, _seconds(decode, 50), _seconds(crop, 50), Units.probe)
 
 
-def _seconds(work: Callable[[], object], times: int = 3) -> float:
+def _seconds(work: Callable[[], object], times: int = 2) -> float:
     work()
     begun = time.process_time()
     for _ in range(times):

@@ -192,7 +192,7 @@ class _Counts:
 
     def memory(self) -> int:
         """Bytes that a worker takes at most, beside what training keeps."""
-        from fewshot_bench.images import feature_cache, loader
+        from fewshot_bench.images import feature_cache, held
         from fewshot_bench.training.batches import VIEW_BYTES
 
         shape = _shape(self.cell.backbone)
@@ -201,7 +201,7 @@ class _Counts:
         features = 3 * row * (self.queries + self.fitted + self.prompts)
         views = 3 * max(VIEW_BYTES, row * self.support) if self.views != 0 else 0
         kept = min(feature_cache.MEMORY, row * self.support * (self.views or self.fitted))
-        pictures = min(loader.MEMORY, PICTURE_BYTES * self.support) if self.views != 0 else 0
+        pictures = min(held.MEMORY, PICTURE_BYTES * self.support) if self.views != 0 else 0
         logits = 3 * 4 * self.queries * self.classes
         weights = 2 * max(shape.weights, _weights(self.cell.backbone))
         return LIBRARIES_BYTES + weights + features + views + kept + pictures + logits
