@@ -91,6 +91,8 @@ def _answers(outcomes: Outcomes, records: Sequence[Record], options: Options) ->
 def _usable(records: Sequence[Record], outcomes: Outcomes) -> list[Record]:
     """Those whose logits are not known to be damaged: numbers of the others are not to be had."""
     damaged = {damage.path for damage in outcomes.damaged}
+    if not damaged:
+        return list(records)
     store = outcomes.store
     found = [r for r in records if store.file(r.spec.key()).with_suffix(".npz") not in damaged]
     if not found:

@@ -337,8 +337,9 @@ def load(store: str | PathLike[str] = DEFAULT_STORE) -> Results:
 
 def of_cells(folder: Path, cells: Iterable[RunSpec], missing: Mapping[str, str]) -> Results:
     """The records that a store has of these cells."""
-    known = {record.spec.key(): record for record in _read(folder)}
-    found = tuple(known[key] for key in (cell.key() for cell in cells) if key in known)
+    store = Store(folder.absolute())
+    found = tuple(store.held(cell.key() for cell in cells).values())
+    _warn_of_damage(store, 4)
     return Results(folder, dict(missing), found, found)
 
 
@@ -346,14 +347,14 @@ def _read(folder: Path) -> tuple[Record, ...]:
     """All readable records; a warning names the others."""
     store = Store(folder.absolute())
     found = tuple(store.records()) if folder.is_dir() else ()
-    for damage in store.damaged:
-        warnings.warn(f"not used: {damage}", stacklevel=3)
+    _warn_of_damage(store, 4)
     return found
 
 
-def _warn_of_damage(outcomes: Outcomes) -> None:
-    for damage in outcomes.damaged:
-        warnings.warn(f"not used: {damage}", stacklevel=3)
+def _warn_of_damage(where: Outcomes | Store, level: int = 3) -> None:
+    """Name what is damaged, at a line of code so many levels up."""
+    for damage in where.damaged:
+        warnings.warn(f"not used: {damage}", stacklevel=level)
 
 
 def _several(value: Any) -> tuple[Any, ...]:

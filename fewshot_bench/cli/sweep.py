@@ -213,7 +213,7 @@ def _datasets(names: Sequence[str]) -> set[str]:
     from fewshot_bench.api.registry import registry
 
     # Names that only the store knows are data sets too.
-    suites = registry().suites()
+    suites = registry().datasets.suites()
     listed = {one for name in names for one in suites.get(name, [name])}
     return listed | {spelled_once(name) for name in listed}
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fewshot_bench.api import plugins
-from fewshot_bench.api.record import Record, code_digest
+from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.engines.messages import Closed, receive, send
@@ -215,7 +215,7 @@ def _with_facts(record: Record, told: Mapping[str, Any]) -> Record:
     """A record with the facts on code that the engine has, not the process that ran it."""
     environment = dict(record.environment)
     if "kit" in environment:
-        environment["kit"] = told["kit"] if code_digest(record) == told["code"] else None
+        environment["kit"] = told["kit"] if record.code_digest == told["code"] else None
     if told["separate"]:
         environment["labels"] = SEPARATE
     return dataclasses.replace(record, environment=environment)

@@ -131,8 +131,11 @@ def _results(ended: Ended, folder: Path) -> Results:
 
 def _warn_of_edits(request: Request, reporter: CallReporter) -> None:
     """Workers import the code of plug-ins as it is now, and this process has an older one."""
-    names = {one if isinstance(one, str) else one.method for one in request.methods} - {"all"}
-    for name in sorted(names):
+    known = registry()
+    for one in request.methods:
+        name = one if isinstance(one, str) else one.method
+        if known.suite_of_methods(name) is not None:
+            continue
         if method_code.is_edited(registry().method_class(name).__module__):
             reporter.warning(
                 f"the code of {name} was edited since this process imported it: cells run with "
@@ -140,9 +143,14 @@ def _warn_of_edits(request: Request, reporter: CallReporter) -> None:
             )
 
 
-def methods() -> list[str]:
-    """The names that `run` takes for methods."""
-    return registry().methods.names()
+def methods(suite: str | None = None) -> list[str]:
+    """The names that `run` takes for methods; those of one suite (`fast`, ...) alone."""
+    known = registry().methods
+    if suite is None:
+        return known.names()
+    if suite not in known.suites():
+        raise unknown("suite of methods", suite, known.suites(), "fsbench list methods")
+    return known.suites()[suite]
 
 
 def datasets(suite: str | None = None) -> list[str]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,7 @@ from fewshot_bench.utils.text import LONGEST_MESSAGE, printable
 if TYPE_CHECKING:
     import numpy as np
 
+RECORDS = "records"
 # What plug-ins and the machine say in a record.
 TOLD = ("environment", "notes", "error", "incidents")
 _KEY = re.compile(r"[0-9a-f]{64}")
@@ -78,7 +80,7 @@ class Store:
     @property
     def root(self) -> Path:
         """The folder that holds the records."""
-        return self.path / "records"
+        return self.path / RECORDS
 
     def create(self) -> None:
         """Make the folders, prove that they can be written, and remove stale temporary files."""
@@ -147,10 +149,40 @@ class Store:
             return None
         return record
 
-    def stamp(self, key: str) -> Stamp | None:
-        """Changes whenever another record takes the place of this one; None where there is none."""
+    def held(self, keys: Iterable[str]) -> dict[str, Record]:
+        """The records of these keys, each as `get` gives it, by key.
+
+        A record and logits whose files have the stamps under which they were checked are not read.
+        """
+        index = Index.load(self.path)
+        found = {key: record for key in keys if (record := self._held(key, index)) is not None}
+        index.save(whole=False)
+        return found
+
+    def _held(self, key: str, index: Index) -> Record | None:
+        stamp, logits = self.stamp(key), self.stamp(key, ".npz")
+        row = index.find(key, stamp)
+        if row is None:
+            record = self.get(key)
+            if record is None:
+                return None
+            row = index.add(key, stamp, record.to_dict())
+            row.check(logits)
+            return row.record()
+        record = row.record()
+        if record.status == "done" and not row.is_checked(logits):
+            if not self._logits_usable(self.file(key).with_suffix(".npz"), record):
+                return None
+            row.check(logits)
+        return record
+
+    def stamp(self, key: str, ending: str = ".json") -> Stamp | None:
+        """Changes whenever another record takes the place of this one; None where there is none.
+
+        ending: that of the file; `.npz` for the logits.
+        """
         try:
-            return stamp_of(self.file(key).stat())
+            return stamp_of(os.stat(f"{self.path}/{RECORDS}/{key[:2]}/{key}{ending}"))
         except OSError:
             return None
 
