@@ -50,8 +50,8 @@ WIDTH = 512
 class Units:
     """Unit costs on one core: FLOP/s, and seconds of a decoded image, a crop, a value of a probe.
 
-    Measured by `units` on one core of an AMD EPYC with AVX2; probe: of C's whole search, for each
-    support image and class (docs/performance.md).
+    Rounded up from one core of an AMD EPYC with AVX2 (docs/scale.md); probe: of the whole search of
+    C, for each support image and class (docs/performance.md).
     """
 
     flops: float = 60e9
