@@ -95,7 +95,7 @@ def _compare(folder: Path, file: Path) -> bool:
         assert len(class_names([record], 2)) == 2
     found = audit(records)
     for form in ("terminal", "markdown", "csv"):
-        assert_plain(formats.render(rendered.document(found), form))
+        assert_plain(formats.render(rendered.document(found, form), form))
     for mixed in (False, True):
         options = Options(allow_mixed=mixed, store=str(folder))
         try:
