@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fewshot_bench.api.registry import registry
-from fewshot_bench.backbones.loading import parse
+from fewshot_bench.backbones.loading import model_config, parse
 from fewshot_bench.backbones.weights import CONFIG, HUB, read_config
 
 LOCAL = "local-dir:"
@@ -57,10 +57,7 @@ def _config(name: str) -> Mapping[str, Any] | None:
     if beside is not None and beside.is_file():
         model: Mapping[str, Any] = read_config(beside)["model_cfg"]
         return model
-    import open_clip
-
-    found: Mapping[str, Any] | None = open_clip.get_model_config(parse(name).model)
-    return found
+    return model_config(parse(name).model)
 
 
 def _values(vision: Mapping[str, Any], text: Mapping[str, Any]) -> int:
