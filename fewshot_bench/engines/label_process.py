@@ -176,7 +176,7 @@ class _Desk:
                 send(channel, answer, data)
 
     def _answer(
-        self, operation: str, values: dict[str, Any], body: bytes
+        self, operation: str, values: dict[str, Any], body: bytearray
     ) -> tuple[dict[str, Any], bytes]:
         if operation == "read":
             return {}, self._examiner.listed(values["handle"]).read(values["index"])
@@ -196,7 +196,7 @@ class _Desk:
             self._cell(spec)
             return dataclasses.asdict(self._examiner.cell(spec)), b""
 
-    def _settle(self, values: Mapping[str, Any], body: bytes) -> None:
+    def _settle(self, values: Mapping[str, Any], body: bytearray) -> None:
         """Mark and store a cell, once: who could try twice could find labels by trying."""
         import numpy as np
 
