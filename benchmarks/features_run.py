@@ -31,7 +31,8 @@ from safetensors.torch import save_file
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.text import size_text
 
-SHOTS, TEST, SIDE = 16, 1, 16
+# A folder of images lends some of its training images to validation.
+SHOTS, TRAIN, TEST, SIDE = 16, 24, 1, 16
 CONFIG = {
     "model_cfg": {
         "embed_dim": 512,
@@ -60,7 +61,7 @@ def make_images(folder: Path, classes: int) -> None:
     rng = np.random.default_rng(0)
     for label in range(classes):
         center = rng.integers(40, 216, (SIDE, SIDE, 3))
-        for role, count in (("train", SHOTS), ("test", TEST)):
+        for role, count in (("train", TRAIN), ("test", TEST)):
             target = folder / role / f"thing {label:04}"
             target.mkdir(parents=True)
             for number in range(count):

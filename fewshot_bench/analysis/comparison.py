@@ -45,7 +45,10 @@ def compare(
     that a plug-in's columns are left out. UsageError when records must not stand in one table,
     DataMissingError where the logits of all are damaged.
     """
+    metrics = set(metrics)
     completed = outcomes.completed(records, metrics)
+    for text in outcomes.lacking(completed, metrics):
+        warn(text)
     answers = _answers(outcomes, completed, options)
     usable = _usable(completed, outcomes)
     columns = _plugin_columns(warn)
@@ -91,6 +94,8 @@ def _answers(outcomes: Outcomes, records: Sequence[Record], options: Options) ->
 def _usable(records: Sequence[Record], outcomes: Outcomes) -> list[Record]:
     """Those whose logits are not known to be damaged: numbers of the others are not to be had."""
     damaged = {damage.path for damage in outcomes.damaged}
+    if not damaged:
+        return list(records)
     store = outcomes.store
     found = [r for r in records if store.file(r.spec.key()).with_suffix(".npz") not in damaged]
     if not found:

@@ -10,7 +10,7 @@ from fewshot_bench.analysis.table.model import Row
 from fewshot_bench.api.dataset_overrides import SKIPPED
 from fewshot_bench.api.image_facts import images, images_scope, test_images, test_scope
 from fewshot_bench.api.method_files import short_names
-from fewshot_bench.api.record import Record, code_digest
+from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import CONDITIONS, RunSpec, canonical_json, method_label
 from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.text import digest_of
@@ -35,8 +35,15 @@ def condition(spec: RunSpec, name: str) -> str:
     return CONDITIONS[name].text(getattr(spec, name))
 
 
+def values_of(records: Sequence[Record], name: str) -> set[str]:
+    """The values of a condition in records, as text."""
+    return {CONDITIONS[name].text(value) for value in {getattr(r.spec, name) for r in records}}
+
+
 def own_data(spec: RunSpec) -> str:
     """A short digest of a person's own class names, templates and hold-out; `none` without."""
+    if not spec.data:
+        return "none"
     skipped = spec.data.get(SKIPPED, {}).get(spec.dataset)
     # What is left out of a target shows in its revision.
     data = without_skipped(spec.data)
@@ -46,6 +53,8 @@ def own_data(spec: RunSpec) -> str:
 
 def said_data(spec: RunSpec) -> str:
     """The digest of own data alone, whatever images are left out; `none` without."""
+    if not spec.data:
+        return "none"
     data = without_skipped(spec.data)
     return data_digest(data) if data else "none"
 
@@ -73,8 +82,8 @@ def refuse_mixed(
     whether the command has all filters of `fsbench compare`.
     """
     for name in CONDITIONS:
-        counts = Counter(condition(record.spec, name) for record in records)
-        if len(counts) > 1:
+        if len(values_of(records, name)) > 1:
+            counts = Counter(condition(record.spec, name) for record in records)
             advice = f"choose one with --{name} {counts.most_common(1)[0][0]}"
             raise _mixed(name, counts, place, f"{advice}, {otherwise}")
     for scope, name, counts in _local_conflicts(records):
@@ -109,7 +118,7 @@ def _local_advice(name: str, counts: Counter[str], filtered: bool) -> str:
 
 def code(record: Record) -> str:
     """The first digits of the digest of the method's code; `unknown` where a record has none."""
-    return (code_digest(record) or UNKNOWN)[:12]
+    return (record.code_digest or UNKNOWN)[:12]
 
 
 def code_of(record: Record) -> str:
@@ -117,20 +126,39 @@ def code_of(record: Record) -> str:
     return f"'{record.spec.method}@{record.spec.method_version}'"
 
 
-def _code_scope(record: Record) -> Hashable:
+def _code_scope(record: Record) -> str | None:
     # What failed has no number that could be mixed with others.
-    return code_of(record) if record.status == "done" else id(record)
+    return code_of(record) if record.status == "done" else None
 
 
 def _local_conflicts(records: Sequence[Record]) -> list[tuple[str, str, Counter[str]]]:
     """Differences inside one data set, one split or one method: (scope, name, counts)."""
     found = []
-    for name, scope, value in _LOCAL:
-        groups: defaultdict[Hashable, Counter[str]] = defaultdict(Counter)
+    for name, scope, value, text in _LOCAL:
+        if not _is_mixed(records, scope, value, text):
+            continue
+        groups: defaultdict[str | None, Counter[str]] = defaultdict(Counter)
         for record in records:
-            groups[scope(record)][value(record)] += 1
+            groups[scope(record)][text(value(record))] += 1
+        groups.pop(None, None)
         found += [(str(key), name, counts) for key, counts in groups.items() if len(counts) > 1]
     return found
+
+
+def _is_mixed(
+    records: Sequence[Record],
+    scope: Callable[[Record], str | None],
+    value: Callable[[Record], Any],
+    text: Callable[[Any], str],
+) -> bool:
+    first: dict[str | None, Any] = {}
+    for record in records:
+        mine, place = value(record), scope(record)
+        known = first.setdefault(place, mine)
+        # Records of a store share what is equal.
+        if known is not mine and place is not None and text(known) != text(mine):
+            return True
+    return False
 
 
 def _split_name(record: Record) -> str:
@@ -143,41 +171,45 @@ def digest(record: Record) -> str:
     return str(record.split.get("digest") or "")
 
 
-def _split_scope(record: Record) -> Hashable:
-    return _split_name(record) if digest(record) else id(record)
+def _split_scope(record: Record) -> str | None:
+    return _split_name(record) if digest(record) else None
 
 
-def _images_scope(record: Record) -> Hashable:
-    return _split_name(record) if images(record) and digest(record) else id(record)
+def _images_scope(record: Record) -> str | None:
+    return _split_name(record) if images(record) and digest(record) else None
 
 
-def _test_scope(record: Record) -> Hashable:
-    return f"'{record.spec.evaluated}'" if test_images(record) else id(record)
+def _test_scope(record: Record) -> str | None:
+    return f"'{record.spec.evaluated}'" if test_images(record) else None
 
 
-def _target_scope(record: Record) -> Hashable:
-    return f"'{record.spec.target}'" if record.spec.target else id(record)
+def _target_scope(record: Record) -> str | None:
+    return f"'{record.spec.target}'" if record.spec.target else None
 
 
-_LOCAL: tuple[tuple[str, Callable[[Record], Hashable], Callable[[Record], str]], ...] = (
-    (OWN_DATA, lambda record: f"'{record.spec.dataset}'", lambda record: said_data(record.spec)),
+def _dataset_scope(record: Record) -> str:
+    return f"'{record.spec.dataset}'"
+
+
+# What must be equal: its name, the scope in which it must (None: nowhere), the value, and its text.
+_Local = tuple[str, Callable[[Record], str | None], Callable[[Record], Any], Callable[[Any], str]]
+_LOCAL: tuple[_Local, ...] = (
+    (OWN_DATA, _dataset_scope, lambda record: said_data(record.spec), str),
     # Asked where own data is the same, so that only the images differ.
-    (SKIPPED_IMAGES, lambda r: f"'{r.spec.dataset}'", lambda record: own_data(record.spec)),
-    ("revision", lambda record: f"'{record.spec.dataset}'", lambda record: record.spec.revision),
-    ("target revision", _target_scope, lambda record: record.spec.target_revision),
-    ("split digest", _split_scope, lambda record: digest(record)[:12]),
-    ("images", _images_scope, lambda record: images(record)[:12]),
-    ("test images", _test_scope, lambda record: test_images(record)[:12]),
-    ("code", _code_scope, code),
-    ("options", lambda record: f"'{_row_name(record)}'", lambda r: canonical_json(r.spec.options)),
+    (SKIPPED_IMAGES, _dataset_scope, lambda record: own_data(record.spec), str),
+    ("revision", _dataset_scope, lambda record: record.spec.revision, str),
+    ("target revision", _target_scope, lambda record: record.spec.target_revision, str),
+    ("split digest", _split_scope, lambda record: digest(record)[:12], str),
+    ("images", _images_scope, lambda record: images(record)[:12], str),
+    ("test images", _test_scope, lambda record: test_images(record)[:12], str),
+    ("code", _code_scope, code, str),
+    ("options", lambda r: f"'{_row_name(r)}'", lambda r: r.spec.options, canonical_json),
 )
 
 
 def assign_rows(records: Sequence[Record]) -> dict[str, tuple[Row, list[Record]]]:
     """Records by row label: the method with its overrides, and what differs between records."""
-    differing = [
-        name for name in CONDITIONS if len({condition(record.spec, name) for record in records}) > 1
-    ]
+    differing = [name for name in CONDITIONS if len(values_of(records, name)) > 1]
     labels = _local_labels(records)
     names = _method_names(records)
     rows: dict[str, tuple[Row, list[Record]]] = {}
@@ -216,17 +248,19 @@ def _short(name: str, value: str) -> str:
 def _local_labels(records: Sequence[Record]) -> dict[int, list[str]]:
     """Per record, the parts of its label that tell apart own data, revisions, splits, options."""
     by_label: defaultdict[str, list[Record]] = defaultdict(list)
-    values: defaultdict[tuple[str, Hashable], set[str]] = defaultdict(set)
+    first: dict[tuple[str, Hashable], str] = {}
+    differing: set[tuple[str, Hashable]] = set()
     for record in records:
         by_label[_row_name(record)].append(record)
         for name, scope, value in _labeled(record):
-            values[name, scope].add(value)
+            if first.setdefault((name, scope), value) != value:
+                differing.add((name, scope))
     labels: dict[int, list[str]] = {}
     for record in records:
         labels[id(record)] = [
             f"{name}={value[:12]}"
-            for name, scope, value in _labeled(record)
-            if len(values[name, scope]) > 1
+            for name, scope, value in (_labeled(record) if differing else ())
+            if (name, scope) in differing
         ]
     for group in by_label.values():
         for record, part in zip(group, _differing_options(group), strict=True):
@@ -261,7 +295,9 @@ def _conditions_of_split(record: Record) -> Hashable:
 
 
 def _differing_options(group: Sequence[Record]) -> list[list[str]]:
-    if len({canonical_json(record.spec.options) for record in group}) == 1:
+    # Records of a store share what is equal.
+    distinct = {id(record.spec.options): record.spec.options for record in group}
+    if len({canonical_json(options) for options in distinct.values()}) == 1:
         return [[] for _ in group]
     values = [
         {name: canonical_json(value) for name, value in record.spec.options.items()}

@@ -102,10 +102,19 @@ def versioned_names(spec: RunSpec) -> tuple[str, ...]:
 
 
 def asked_methods(text: str, records: Sequence[Record]) -> list[str]:
-    """The methods of a comma list, as `method_names` has them where they are there."""
+    """The methods of a comma list, as `method_names` has them where they are there.
+
+    A suite stands for those of its methods that are there.
+    """
+    from fewshot_bench.api.registry import registry
+
     known = {name for record in records for name in method_names(record.spec)}
-    wanted = split_list(text, known)
-    return [n if n in known else method_references.canonical(n) for n in wanted]
+    suites = registry().methods.suites()
+    found: list[str] = []
+    for name in split_list(text, known):
+        members = [] if name in known else [one for one in suites.get(name, ()) if one in known]
+        found += members or [name if name in known else method_references.canonical(name)]
+    return list(dict.fromkeys(found))
 
 
 def asked_datasets(text: str, known: Set[str]) -> list[str]:
@@ -216,10 +225,8 @@ def split_version(name: str) -> tuple[str, str]:
 def newest(records: Iterable[Record]) -> dict[str, str]:
     """The newest version of each method."""
     found: dict[str, str] = {}
-    for record in records:
-        spec = record.spec
-        kept = found.setdefault(spec.method, spec.method_version)
-        found[spec.method] = max(kept, spec.method_version, key=version_key)
+    for method, version in {(r.spec.method, r.spec.method_version): None for r in records}:
+        found[method] = max(found.get(method, version), version, key=version_key)
     return found
 
 
@@ -230,7 +237,7 @@ def current(every: Sequence[Record], chosen: Sequence[Record], methods: str | No
     for methods, where `clip-lora@1` asks for a version. UsageError where only older ones match.
     """
     last = newest(every)
-    asked = set(asked_methods(methods or "", every))
+    asked = set(asked_methods(methods, every)) if methods else set()
     shown: list[Record] = []
     left: list[Record] = []
     for record in chosen:

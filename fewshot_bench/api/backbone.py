@@ -198,7 +198,8 @@ class TextTower(Protocol):
     ) -> Tensor:
         """Prompts given as embeddings, without positions: (n, embed) raw features.
 
-        prefix: (p, width), shared by all prompts (start token, shared context ...).
+        prefix: (p, width), shared by all prompts (start token, shared context ...); or
+        (runs, p, width), where all prompts are encoded behind each: (runs, n, embed) features.
         suffix: (n, s, width), what follows in each prompt, padded at the end.
         end: (n,) index within the suffix of the end-of-text token. Differentiable in both inputs.
         packing: of `pack_lengths(p, end, s)`; without it lengths are read on the host.

@@ -22,7 +22,7 @@ def backbone_for(name: str, datasets: Iterable[str], targets: Iterable[str] = ()
         return name
     known = registry()
     asked = known.expand_datasets([*datasets, *targets])
-    return TOY if asked and set(asked) <= set(known.suites().get(DEMO, ())) else USUAL
+    return TOY if asked and set(asked) <= set(known.datasets.suites().get(DEMO, ())) else USUAL
 
 
 def cuda_is_there() -> bool:

@@ -47,7 +47,7 @@ def images_scope(record: Record) -> Hashable:
 def test_scope(record: Record) -> Hashable:
     """Equal for records that must have the same test images, whatever they were fitted on."""
     spec = record.spec
-    own = canonical_json(dict(spec.data))
+    own = canonical_json(dict(spec.data)) if spec.data else ""
     return spec.evaluated, spec.limit, spec.revision, spec.target_revision, own
 
 

@@ -46,7 +46,10 @@ class Hooks:
 
     @hookspec
     def register_methods(self, register: Register) -> None:
-        """Call `register("name", "package.module:Class")` for each method; nothing is imported."""
+        """Call `register("name", "package.module:Class")` for each method; nothing is imported.
+
+        `suites=("fast",)` adds the name to suites, which `--method` takes.
+        """
 
     @hookspec
     def register_datasets(self, register: Register) -> None:

@@ -6,6 +6,7 @@ A record is written once; its digest covers every field, so that a changed one i
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -129,7 +130,7 @@ SCHEMA = 1
 Status = Literal["done", "failed", "inapplicable"]
 STATUSES = ("done", "failed", "inapplicable")
 # Fields that are kept once they were read.
-KEPT = frozenset({"split", "metrics", "environment"})
+KEPT = frozenset({"split", "metrics"})
 OBJECTS = ("spec", "split", "metrics", "footprint", "timings", "environment", "digests")
 # Fields that are read late.
 LATE = frozenset({*OBJECTS, "notes"} - {"spec"})
@@ -152,8 +153,9 @@ class Record:
         `transient` where the machine failed and not the cell, which the next run tries again.
     incidents: what the harness had to do or to undo on the way, as {`kind`, `text`}: a retry, less
         memory than asked for, a plug-in that left a thread behind.
-    digests: `logits`, the SHA-256 of the arrays that are stored beside the record, and `record`,
-        that of all values of the record itself.
+    digests: `logits`, the SHA-256 of all logits in float32 with labels and ids; `statistics` and
+        `kept`, those of the arrays that are stored beside the record; and `record`, that of all
+        values of the record itself.
     """
 
     spec: RunSpec
@@ -176,33 +178,40 @@ class Record:
         state: `status`, `error` and `incidents`, which were checked as `from_dict` checks them, as
         was what `part` gives. Copies of such a record have all fields.
         """
-        record = object.__new__(cls)
-        held = vars(record)
-        held["spec"], held["status"], held["_part"] = spec, state["status"], part
+        record, keep = object.__new__(cls), object.__setattr__
+        keep(record, "spec", spec)
+        keep(record, "status", state["status"])
+        keep(record, "_part", part)
         # The defaults are those of the class.
         if state["error"] is not None:
-            held["error"] = state["error"]
+            keep(record, "error", state["error"])
         if state["incidents"]:
-            held["incidents"] = tuple(state["incidents"])
+            keep(record, "incidents", tuple(state["incidents"]))
         return record
 
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
-            part = vars(self).get("_part")
-            if part is None or name not in LATE:
+            if name not in LATE:
                 raise AttributeError(f"{type(self).__name__} has no attribute '{name}'")
-            value = part(name)
+            value = self._part(name)
             if name in KEPT:
-                vars(self)[name] = value
+                object.__setattr__(self, name, value)
             return value
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Record, tuple(getattr(self, field.name) for field in dataclasses.fields(self))
 
+    @functools.cached_property
+    def code_digest(self) -> str | None:
+        """That of the method's code that computed it; None where it does not say."""
+        code = self.environment.get("code")
+        digest = code.get("digest") if isinstance(code, Mapping) else None
+        return digest if isinstance(digest, str) else None
+
     @property
     def logits_digest(self) -> str:
-        """That of the arrays beside the record; empty where it has none."""
+        """That of all logits in float32, with labels and ids; empty where there are none."""
         return str(self.digests.get("logits") or "")
 
     def to_dict(self) -> dict[str, Any]:
@@ -268,19 +277,11 @@ class Record:
         )
 
 
-def code_digest(record: Record) -> str | None:
-    """The digest of the method's code that computed a record; None where it does not say."""
-    code = record.environment.get("code")
-    digest = code.get("digest") if isinstance(code, Mapping) else None
-    return digest if isinstance(digest, str) else None
-
-
-def sealed(record: Record, logits_digest: str | None) -> Record:
+def sealed(record: Record, digests: Mapping[str, str]) -> Record:
     """The record with its digests; ValueError or TypeError if it is not JSON.
 
-    logits_digest: that of the arrays beside it, if there are any.
+    digests: those of its logits and of the arrays beside it, if there are any.
     """
-    digests = {} if logits_digest is None else {"logits": logits_digest}
     record = dataclasses.replace(record, digests=digests)
     own = digest_of_values(json.loads(record.to_json()))
     return dataclasses.replace(record, digests={**digests, "record": own})

@@ -31,6 +31,8 @@ from fewshot_bench.api.options import Option
 from fewshot_bench.api.plugins import PluginInfo, call, implementations, load_plugins
 from fewshot_bench.utils.errors import FsbenchError, PluginError, UsageError, unknown
 
+# The suite of all methods.
+EVERY = "all"
 # Below a store: the splits that data sets make of a person's own images.
 KEPT_SPLITS = Path("splits", "made")
 
@@ -130,6 +132,14 @@ class Catalog:
         self._claims.append(Entry(name, target, origin, tuple(suites), options, elsewhere))
         self._settle()
 
+    def suites(self) -> dict[str, list[str]]:
+        """Suites by name: the names in each, in the order in which they were registered."""
+        found: dict[str, list[str]] = {}
+        for entry in self.entries.values():
+            for suite in entry.suites:
+                found.setdefault(suite, []).append(entry.name)
+        return found
+
     def register_option(self, option: Option) -> None:
         """Add an option of commands that run cells."""
         _check_options(f"{self.kind} ({_origin(self._plugin)})", (option,))
@@ -162,7 +172,8 @@ class Catalog:
         """The entry of a name, or UsageError with the closest one."""
         self.refuse_conflict(name)
         if name not in self.entries:
-            raise self.unknown(name, self.entries, f"fsbench list {self.listing}")
+            known = [*self.entries, *self.suites()]
+            raise self.unknown(name, known, f"fsbench list {self.listing}")
         return self.entries[name]
 
     def refuse_conflict(self, name: str) -> None:
@@ -303,16 +314,26 @@ class Registry:
         source = method_code.note_import(module or found.compute.__module__)
         return replace(found, source=source or entry.origin)
 
-    def all_methods(self) -> tuple[list[str], dict[str, str]]:
-        """The methods that `all` stands for, and by name why the broken ones are left out."""
-        left_out = dict(zip(self.methods.failed, self.methods.failed, strict=True))
-        left_out |= self.methods.conflicts
-        for name in self.methods.names():
+    def suite_of_methods(self, suite: str) -> tuple[list[str], dict[str, str]] | None:
+        """The methods that a suite or `all` stands for, and by name why broken ones are left out.
+
+        None for a name that is no suite; a method's own name is none.
+        """
+        suites = self.methods.suites()
+        if suite == EVERY:
+            left_out = dict(zip(self.methods.failed, self.methods.failed, strict=True))
+            left_out |= self.methods.conflicts
+            names = self.methods.names()
+        elif suite in suites and suite not in self.methods.entries:
+            left_out, names = {}, suites[suite]
+        else:
+            return None
+        for name in names:
             try:
                 refuse_broken(name, self.method_class(name), self.methods.find(name).origin)
             except PluginError as error:
                 left_out[name] = str(error)
-        return [name for name in self.methods.names() if name not in left_out], left_out
+        return [name for name in names if name not in left_out], left_out
 
     def dataset(
         self, name: str, data: Mapping[str, Any] | None = None, store: Path | None = None
@@ -361,7 +382,7 @@ class Registry:
 
     def expand_datasets(self, names: Iterable[str]) -> list[str]:
         """Replace suites by their members; unknown names raise UsageError."""
-        suites = self.suites()
+        suites = self.datasets.suites()
         found: list[str] = []
         for name in names:
             family, colon, _ = name.partition(":")
@@ -377,14 +398,6 @@ class Registry:
                 step = "fsbench list datasets; names are separated by commas"
                 raise self.datasets.unknown(name, known, step)
         return list(dict.fromkeys(found))
-
-    def suites(self) -> dict[str, list[str]]:
-        """Suite name to data set names, in order of registration."""
-        found: dict[str, list[str]] = {}
-        for entry in self.datasets.entries.values():
-            for suite in entry.suites:
-                found.setdefault(suite, []).append(entry.name)
-        return found
 
 
 @functools.cache

@@ -49,9 +49,12 @@ _NUMBERS = ("shots", "split_seed", "train_seed")
 MOST_NUMBERS = 100_000
 
 
+_encoded = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
+
+
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys and no blanks: equal values give equal text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _encoded(value)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,7 +173,11 @@ class RunSpec:
             raise StoreError(f"spec has unknown fields {extra}; written by a newer fewshot_bench?")
         values = {name: read_shots(v) if name == "shots" else v for name, v in values.items()}
         for name, value in values.items():
-            problem = _problem(name, value)
+            problem = (
+                _problem(name, value)
+                if isinstance(value, dict | list)
+                else _plain_problem(name, value)
+            )
             if problem:
                 raise StoreError(f"spec has {name} {value!r:.60}: {problem}")
         try:
@@ -182,7 +189,7 @@ class RunSpec:
     def read(cls, values: Mapping[str, Any], key: str) -> RunSpec:
         """The same of values that `from_dict` has taken before; key: that of the cell."""
         spec = cls(**{**values, "shots": read_shots(values["shots"])})
-        vars(spec)["_key"] = key
+        object.__setattr__(spec, "_key", key)
         return spec
 
     def key(self) -> str:
@@ -234,6 +241,12 @@ class RunSpec:
 
 # The conditions of a run by name, in the order in which tables show them.
 CONDITIONS = declared(RunSpec)
+
+
+@functools.lru_cache(maxsize=4096, typed=True)
+def _plain_problem(name: str, value: Any) -> str:
+    """The same of a value that is no object and no list; most records share theirs."""
+    return _problem(name, value)
 
 
 def _problem(name: str, value: Any) -> str:

@@ -1,7 +1,8 @@
-"""Attention over packed prompts: all sequences look at one shared prefix, then at themselves.
+"""Attention over packed prompts: all sequences look at a shared prefix, then at themselves.
 
-Scores against the prefix are one product for all sequences, so its keys and values are never
-copied, and their gradients are summed by a product as well. Softmax runs over both parts together.
+There is one prefix, or one for each run of the sequences. Scores against a prefix are one product
+for all its sequences, so its keys and values are never copied, and their gradients are summed by a
+product as well. Softmax runs over both parts together.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class _Packed(torch.autograd.Function):
             part.put_queries(mixed, _mix(weights, own[2], (before if part.behind else none)[1]))
             kept += [*own, weights]
         ctx.save_for_backward(*before, *kept)
-        ctx.parts, ctx.heads = parts, heads
+        ctx.parts, ctx.heads, ctx.prefix = parts, heads, layout.prefix_group.rows
         ctx.shapes = (None if q is None else q.shape), fused.shape
         return mixed.transpose(0, 1).reshape(-1, heads * queries.shape[2])
 
@@ -73,10 +74,9 @@ class _Packed(torch.autograd.Function):
                 size = prefix_keys.shape[1]
                 of_prefix[0].baddbmm_(scores[..., :size].mT, _long(queries, scores))
                 of_prefix[1].baddbmm_(weights[..., :size].mT, _long(down, scores))
-        rows = slice(0, prefix_keys.shape[1])
         added = ctx.parts[0].behind
         for gradient, total in zip((of_keys, of_values), of_prefix, strict=True):
-            place = gradient[:, rows]
+            place = gradient[:, ctx.prefix]
             place.copy_(total.view(place.shape)) if added else place.add_(total.view(place.shape))
         return of_q, of_fused, None, None
 
@@ -157,13 +157,17 @@ def _own(weights: Tensor, keys: Tensor) -> Tensor:
 
 
 def _weights(queries: Tensor, keys: Tensor, prefix: Tensor, part: _Part) -> Tensor:
-    """(heads, count * queries, prefix + length): softmax over the prefix and the own."""
-    heads, scale = len(prefix), queries.shape[-1] ** -0.5
-    first = queries.view(heads, -1, queries.shape[-1]) @ prefix.mT
-    own = (queries @ keys.mT).view(heads, part.group.count, -1, keys.shape[1])
+    """(heads * runs, count * queries, prefix + length): softmax over the prefix and the own.
+
+    count: the sequences of the part behind one prefix.
+    """
+    scale = queries.shape[-1] ** -0.5
+    first = queries.view(len(prefix), -1, queries.shape[-1]) @ prefix.mT
+    own = queries @ keys.mT
     if part.hidden is not None:
-        own.masked_fill_(part.hidden, float("-inf"))
-    scores = torch.cat([first, own.flatten(1, 2)], dim=-1).mul_(scale)
+        by_sequence = own.view(-1, part.group.count, *own.shape[1:])
+        by_sequence.masked_fill_(part.hidden, float("-inf"))
+    scores = torch.cat([first, own.view(len(prefix), -1, keys.shape[1])], dim=-1).mul_(scale)
     return scores.softmax(dim=-1, dtype=torch.float32).to(queries.dtype)
 
 

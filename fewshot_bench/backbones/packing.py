@@ -1,5 +1,6 @@
 """Packing of many token sequences into one matrix: a shared prefix first, then groups by length.
 
+Several runs of the sequences, each behind a prefix of its own, are packed in one matrix as well.
 Rows of padding are computed but never billed, and no token attends to another sequence.
 """
 
@@ -42,6 +43,8 @@ class Group:
 class Layout:
     """Layout of flat tokens: `prefix` shared rows, then (count, length) sequences per group.
 
+    With `runs`, that many prefixes of so many rows come first, and in every group the sequences
+    behind the first one, those behind the second, and so on.
     `pooled` (n,) are the rows that are read in the end, one per sequence, in the order of the
     groups. Text is `causal`: no token looks at later ones. Images are not, and have no prefix.
     """
@@ -50,6 +53,7 @@ class Layout:
     shape: tuple[tuple[int, int], ...]
     causal: bool
     pooled: Tensor
+    runs: int = 1
 
     @functools.cached_property
     def groups(self) -> tuple[Group, ...]:
@@ -57,15 +61,15 @@ class Layout:
         return tuple(self._groups())
 
     def _groups(self) -> Iterator[Group]:
-        row, first = self.prefix, 0
+        row, first = self.runs * self.prefix, 0
         for count, length in self.shape:
             yield Group(row, count, length, first)
             row, first = row + count * length, first + count
 
     @property
     def prefix_group(self) -> Group:
-        """The prefix as a sequence of its own."""
-        return Group(0, 1, self.prefix, 0)
+        """The prefixes as sequences of their own."""
+        return Group(0, self.runs, self.prefix, 0)
 
     @functools.cached_property
     def prefix_hidden(self) -> Tensor:
@@ -107,11 +111,38 @@ class Packing:
 
     @property
     def tokens(self) -> int:
-        """The number of tokens that are computed, the prefix once."""
-        return self.layout.prefix + len(self.rows)
+        """The number of tokens that are computed, every prefix once."""
+        return self.layout.runs * self.layout.prefix + len(self.rows)
+
+    def repeated(self, runs: int) -> Packing:
+        """All sequences behind each of `runs` prefixes; of one run. No read on the host."""
+        layout, device = self.layout, self.rows.device
+        if runs == 1:
+            return self
+        rows, pooled, slots, behind = [], [], [], runs * layout.prefix
+        for group in layout.groups:
+            size, own = group.count * group.length, group.row - layout.prefix
+            rows.append(torch.arange(own, own + size, device=device).repeat(runs))
+            inside = layout.pooled[group.members] - group.row + behind + runs * own
+            pooled.append((inside + size * torch.arange(runs, device=device)[:, None]).flatten())
+            first = torch.arange(runs, device=device)[:, None] * group.count + runs * group.first
+            slots.append(first + torch.arange(group.count, device=device))
+        every = torch.cat(rows)
+        order = torch.cat(slots, dim=1)
+        order = order if self.order is None else order[:, self.order]
+        shape = tuple((runs * count, length) for count, length in layout.shape)
+        return Packing(
+            Layout(layout.prefix, shape, layout.causal, torch.cat(pooled), runs),
+            self.rows[every],
+            self.positions[every],
+            None if len(shape) == 1 and self.order is None else order.flatten(),
+        )
 
     def divide(self, parts: int) -> list[Part]:
-        """At most `parts` parts of about as many tokens each, in the order of the groups."""
+        """At most `parts` parts of about as many tokens each, in the order of the groups.
+
+        Of one run.
+        """
         layout, total = self.layout, len(self.rows)
         pieces: dict[int, list[tuple[int, int, int]]] = {}
         for group in layout.groups:

@@ -103,12 +103,18 @@ class TextTower:
         *,
         recompute: bool = False,
     ) -> Tensor:
-        """Prompts as embeddings: shared `prefix` (p, width), `suffix` (n, s, width), `end` (n,)."""
-        start, length = len(prefix), suffix.shape[1]
+        """Prompts as embeddings: shared `prefix` (p, width), `suffix` (n, s, width), `end` (n,).
+
+        (n, embed) raw features; (runs, n, embed) of prefixes (runs, p, width).
+        """
+        start, length = prefix.shape[-2], suffix.shape[1]
         packing = packing or self.pack_lengths(start, end, length)
+        runs = 1 if prefix.dim() == 2 else len(prefix)
+        packing = packing.repeated(runs)
         rows = suffix.flatten(0, 1)[packing.rows] + self.positions[packing.positions]
-        x = torch.cat([prefix + self.positions[:start], rows])
-        return self._encode(x, packing, None, recompute)
+        first = (prefix + self.positions[:start]).view(-1, self.width)
+        features = self._encode(torch.cat([first, rows]), packing, None, recompute)
+        return features if prefix.dim() == 2 else features.view(runs, -1, features.shape[-1])
 
     def _encode(
         self, x: Tensor, packing: Packing, adapter: Adapter | None, recompute: bool

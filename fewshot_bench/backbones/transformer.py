@@ -160,7 +160,7 @@ def gradient_flops(cost: int, block: Block, layout: Layout, pooled: bool, *, int
 
 
 def _tokens(layout: Layout) -> int:
-    return layout.prefix + sum(count * length for count, length in layout.shape)
+    return layout.runs * layout.prefix + sum(count * length for count, length in layout.shape)
 
 
 def _qkv(block: Block, layout: Layout, *, pooled: bool) -> int:
@@ -181,7 +181,7 @@ def _attention(block: Block, layout: Layout, *, pooled: bool) -> int:
         for count, length in layout.shape
     )
     if not pooled:
-        pairs += layout.prefix**2
+        pairs += layout.runs * layout.prefix**2
     return 4 * pairs * block.width
 
 

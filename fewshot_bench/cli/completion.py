@@ -65,12 +65,14 @@ def suites() -> Iterable[str]:
     """Suites of data sets."""
     from fewshot_bench.api.registry import registry
 
-    return registry().suites()
+    return registry().datasets.suites()
 
 
-def everything() -> Iterable[str]:
-    """The word for all of them."""
-    return ("all",)
+def suites_of_methods() -> Iterable[str]:
+    """Suites of methods, the one of all of them too."""
+    from fewshot_bench.api.registry import EVERY, registry
+
+    return [EVERY, *registry().methods.suites()]
 
 
 def backbones() -> Iterable[str]:

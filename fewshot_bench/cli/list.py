@@ -39,6 +39,7 @@ def command(kind: str) -> None:
         _options()
     else:
         _entries(registry().methods)
+        _suites(registry().methods)
     _warn_broken()
 
 
@@ -50,10 +51,13 @@ def _entries(catalog: Catalog) -> None:
 
 
 def _datasets() -> None:
-    known = registry()
-    _entries(known.datasets)
-    for suite, members in known.suites().items():
-        click.echo(f"suite {suite}: {', '.join(members)}")
+    _entries(registry().datasets)
+    _suites(registry().datasets)
+
+
+def _suites(catalog: Catalog) -> None:
+    for suite, members in catalog.suites().items():
+        click.echo(printable(f"suite {suite}: {', '.join(members)}"))
 
 
 def _backbones() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import gc
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
@@ -126,6 +127,8 @@ def cli() -> None:
 
 def main() -> NoReturn:
     """Entry point: errors that we raise on purpose become one line and their exit code."""
+    # Records are many small objects without cycles, which are not to be looked for all the time.
+    gc.set_threshold(100_000, 50, 100)
     try:
         offline.enforce_if_asked()
         code = cli.main(standalone_mode=False)

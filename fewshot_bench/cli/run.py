@@ -17,10 +17,10 @@ import click
 
 from fewshot_bench.cli.completion import (
     datasets,
-    everything,
     methods,
     several_of,
     suites,
+    suites_of_methods,
 )
 from fewshot_bench.cli.config import as_defaults, read_config, save_config
 from fewshot_bench.cli.engines import DECLARED, RunCommand, engine_options, take_engine
@@ -156,8 +156,8 @@ _PATH: Any = click.Path(path_type=Path)
     "-m",
     type=NAMES,
     required=True,
-    help="Methods, all, or FILE.py:CLASS.",
-    shell_complete=several_of(methods, everything),
+    help="Methods, suites (all, fast, ...), or FILE.py:CLASS.",
+    shell_complete=several_of(methods, suites_of_methods),
 )
 @click.option(
     "--dataset",

@@ -235,7 +235,7 @@ def verify(what: str, dataset: str | None) -> None:
     Prints one line per check: ok, FAILED, or - where there is nothing to compare with. The exit
     code is 1 when a check failed, and 3 when a data set is not there.
     """
-    suite = registry().suites().get(what)
+    suite = registry().datasets.suites().get(what)
     path = None if suite else file_or_name(what)
     if path is not None:
         failed, absent = _report(_of_file(path, dataset)), False

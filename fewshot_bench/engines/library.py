@@ -83,8 +83,9 @@ def run(
     classnames: a list, a mapping of old names to new ones, or a file of either.
     progress: whether progress is shown: None, on stderr or in the notebook; False, not at all.
     engine_options: `jobs` (workers on each device), `threads`, `timeout`,
-        `hang_after`, `lease`, `deterministic`, `feature_budget` (bytes, or "20GB"), and what
-        engines and plug-ins declare, such as `track` or `partition` (`fsbench run --help`).
+        `hang_after`, `lease`, `deterministic`, `feature_budget` (bytes, or "20GB"), `keep_logits`
+        (`all`, `top` or `none`; None, all logits of cells that are not large), and what engines and
+        plug-ins declare, such as `track` or `partition` (`fsbench run --help`).
 
     Cells that fail are records with the status `failed`, and a warning. Raises UsageError for what
     is not known or cannot go together, DataMissingError where no data set that was asked for can
@@ -131,8 +132,11 @@ def _results(ended: Ended, folder: Path) -> Results:
 
 def _warn_of_edits(request: Request, reporter: CallReporter) -> None:
     """Workers import the code of plug-ins as it is now, and this process has an older one."""
-    names = {one if isinstance(one, str) else one.method for one in request.methods} - {"all"}
-    for name in sorted(names):
+    known = registry()
+    for one in request.methods:
+        name = one if isinstance(one, str) else one.method
+        if known.suite_of_methods(name) is not None:
+            continue
         if method_code.is_edited(registry().method_class(name).__module__):
             reporter.warning(
                 f"the code of {name} was edited since this process imported it: cells run with "
@@ -140,9 +144,14 @@ def _warn_of_edits(request: Request, reporter: CallReporter) -> None:
             )
 
 
-def methods() -> list[str]:
-    """The names that `run` takes for methods."""
-    return registry().methods.names()
+def methods(suite: str | None = None) -> list[str]:
+    """The names that `run` takes for methods; those of one suite (`fast`, ...) alone."""
+    known = registry().methods
+    if suite is None:
+        return known.names()
+    if suite not in known.suites():
+        raise unknown("suite of methods", suite, known.suites(), "fsbench list methods")
+    return known.suites()[suite]
 
 
 def datasets(suite: str | None = None) -> list[str]:

@@ -14,15 +14,11 @@ from typing import Any
 _HEAD = struct.Struct(">IQ")
 
 
-# Bytes that are sent as they lie in memory: logits are not copied for it.
-Buffer = bytes | bytearray | memoryview
-
-
 class Closed(Exception):
     """The other end has gone."""
 
 
-def send(channel: socket.socket, header: Mapping[str, Any], body: Buffer = b"") -> None:
+def send(channel: socket.socket, header: Mapping[str, Any], body: bytes | memoryview = b"") -> None:
     """Write one message."""
     text = json.dumps(header).encode()
     channel.sendall(_HEAD.pack(len(text), len(body)) + text)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
-from fewshot_bench.engines.messages import Buffer, Closed, receive, send
+from fewshot_bench.engines.messages import Closed, receive, send
 from fewshot_bench.images.decode import EncodedFiles, numbered
 from fewshot_bench.runner.classes import LabelSpace
 from fewshot_bench.runner.examination import CellLists, ImageList, Outcome
@@ -52,7 +52,7 @@ class RemoteExaminer:
         self._earlier.setdefault(key, []).append({"kind": kind, "text": text})
 
     def ask(
-        self, operation: str, body: Buffer = b"", **values: Any
+        self, operation: str, body: bytes | memoryview = b"", **values: Any
     ) -> tuple[dict[str, Any], bytes]:
         """One question and its answer. Errors are those of the other process."""
         if os.getpid() != self._process:
@@ -95,7 +95,7 @@ class RemoteExaminer:
         earlier = self._earlier.get(record.spec.key(), ())
         record = dataclasses.replace(record, incidents=(*earlier, *record.incidents))
         shape = None if answers is None else answers.shape
-        body = b"" if answers is None else answers.reshape(-1).view("u1").data
+        body = b"" if answers is None else answers.data.cast("B")
         self.ask("settle", body, record=record.to_dict(), shape=shape)
         return Outcome(record)
 

@@ -159,9 +159,7 @@ def _buckets(keys: Array, bits: int) -> Array:
     return np.ascontiguousarray(first).view(">u4")[:, 0].astype(np.int64) >> (32 - bits)
 
 
-def parts_of_segments(
-    segments: Sequence[Segment], files: Sequence[IO[bytes]]
-) -> Iterator[bytes | bytearray]:
+def parts_of_segments(segments: Sequence[Segment], files: Sequence[IO[bytes]]) -> Iterator[bytes]:
     """One segment of all rows of others of one form, part by part; DamagedSegment, OSError."""
     yield MAGIC
     indices, costs, rows = [], b"", 0
@@ -169,7 +167,8 @@ def parts_of_segments(
         size = segment.rows * segment.form.row_bytes
         for start in range(0, size, COPY_BYTES):
             yield _read(file, len(MAGIC) + start, min(COPY_BYTES, size - start))
-        index = np.frombuffer(_read(file, segment.index_at, segment.index_bytes), INDEX)
+        entries = _read(file, segment.index_at, segment.index_bytes)
+        index = np.frombuffer(entries, INDEX).copy()
         index["place"] += rows
         index["cost"] += len(costs) // COST.size
         indices.append(index)
@@ -260,11 +259,13 @@ class Segment:
         # Buckets side by side are read at once, a block at most.
         apart = (starts[1:] > ends[:-1] + GAP) | (starts[1:] // BLOCK != starts[:-1] // BLOCK)
         edges = [0, *(np.flatnonzero(apart) + 1).tolist(), len(keys)]
+        index_at, size, wanted = self.index_at, INDEX.itemsize, keys.tobytes()
+        lows, highs = starts.tolist(), ends.tolist()
         for first, last in itertools.pairwise(edges):
-            low, high = int(starts[first]), int(ends[last - 1])
-            data = _read(file, self.index_at + low * INDEX.itemsize, (high - low) * INDEX.itemsize)
+            low, high = lows[first], highs[last - 1]
+            data = _read(file, index_at + low * size, (high - low) * size)
             if last - first == 1:
-                _find_one(data, found, first)
+                _find_one(data, wanted[first * KEY : last * KEY], found, first)
             elif data:
                 _find_many(np.frombuffer(data, INDEX), found[first:last])
         return found
@@ -300,12 +301,11 @@ class Segment:
     def _cost(self, file: IO[bytes], number: int) -> bytes:
         if number >= self.cost_count:
             raise DamagedSegment("its index is not the one that was written")
-        return bytes(_read(file, self.costs_at + number * COST.size, COST.size))
+        return _read(file, self.costs_at + number * COST.size, COST.size)
 
 
-def _find_one(data: bytearray, found: Array, place: int) -> None:
-    """The entry of one key in a few buckets."""
-    key = found["key"][place : place + 1].tobytes()
+def _find_one(data: bytes, key: bytes, found: Array, place: int) -> None:
+    """The entry of one key in a bucket."""
     at = data.find(key)
     while at > 0 and at % INDEX.itemsize:
         at = data.find(key, at + 1)
@@ -320,10 +320,15 @@ def _find_many(index: Array, found: Array) -> None:
     found[there] = index[places[there]]
 
 
-def _read(file: IO[bytes], start: int, size: int) -> bytearray:
+def _read(file: IO[bytes], start: int, size: int) -> bytes:
+    """Bytes of a file; DamagedSegment where it ends before."""
+    if hasattr(os, "pread"):
+        found = os.pread(file.fileno(), size, start)
+        if len(found) == size:
+            return found
     data = bytearray(size)
     _read_into(file, start, memoryview(data))
-    return data
+    return bytes(data)
 
 
 def _read_into(file: IO[bytes], start: int, into: memoryview) -> None:

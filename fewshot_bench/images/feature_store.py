@@ -229,7 +229,7 @@ class FeatureStore:
         self,
         shard: Shard,
         size: int,
-        parts: Iterable[bytes | bytearray | memoryview],
+        parts: Iterable[bytes | memoryview],
         inputs: Sequence[Path] = (),
     ) -> Path:
         """Write a segment aside and rename it; OSError where there is no room for `size` bytes.
@@ -238,7 +238,7 @@ class FeatureStore:
         """
         temporary = self._reserved(shard, size, inputs)
         try:
-            last: bytes | bytearray | memoryview = b""
+            last: bytes | memoryview = b""
             with temporary.open("r+b") as file:
                 for last in parts:
                     file.write(last)

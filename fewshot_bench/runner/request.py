@@ -166,7 +166,10 @@ def expand(request: Request) -> Plan:
             **request.others,
         )
         parts = [part for part in request.classes if part != NO_CLASSES]
-        plan.cells += [dataclasses.replace(cell, classes=part) for part in parts]
+        plan.cells += [
+            cell if part == cell.classes else dataclasses.replace(cell, classes=part)
+            for part in parts
+        ]
         plan.cells += [
             dataclasses.replace(
                 cell,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from fewshot_bench.api.method_code import source_digest
 from fewshot_bench.api.method_files import short
-from fewshot_bench.api.record import Record, code_digest
+from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec, canonical_json
 from fewshot_bench.runner.image_state import ImageState
@@ -35,7 +35,7 @@ class Code:
 
     def is_other(self, record: Record) -> bool:
         """True when other code computed a record, or it does not say which."""
-        return code_digest(record) != self.digests[record.spec.method]
+        return record.code_digest != self.digests[record.spec.method]
 
     def about(self, records: Sequence[Record]) -> str:
         """A remark on records that came in while a run went on; empty where all is well."""
@@ -74,8 +74,8 @@ class Resume:
 
     def about_stale(self) -> list[str]:
         """A line about cells of other code, about those that do not say, and of other images."""
-        silent = [record for record in self.stale if code_digest(record) is None]
-        other = [record for record in self.stale if code_digest(record) is not None]
+        silent = [record for record in self.stale if record.code_digest is None]
+        other = [record for record in self.stale if record.code_digest is not None]
         what = "computed again; --keep-stale keeps them"
         if self.keep_stale:
             what = "kept (--keep-stale)"
@@ -106,8 +106,7 @@ def resume(
     Where a machine failed and not the cell (a worker that was killed), the cell is to be run again.
     """
     state = Resume([], [], [], keep_stale=keep_stale)
-    keys = [] if force else [cell.key() for cell in plan.cells]
-    held = {key: record for key in keys if (record := store.get(key)) is not None}
+    held = store.held([] if force else [cell.key() for cell in plan.cells])
     changed = set() if images is None else images.changed(list(held.values()))
     for cell in plan.cells:
         record = held.get(cell.key())

@@ -56,7 +56,7 @@ def expand_methods(
     """Every method with every combination of the values that `options` give.
 
     options: of several for one parameter the last counts; a `Configured` method takes none.
-    left_out: takes what `all` does not stand for, as it is broken, by name, with the reason.
+    left_out: takes what is broken of `all` and of suites, by name, with the reason.
     UsageError for names and values that are not known, PluginError for a broken method by name.
     """
     asked = _asked(methods, known, {} if left_out is None else left_out)
@@ -98,8 +98,9 @@ def _asked(
     """The methods to run, each name once."""
     found: list[str | Configured] = []
     for one in requested:
-        if one == "all":
-            usable, broken = known.all_methods()
+        suite = known.suite_of_methods(one) if isinstance(one, str) else None
+        if suite is not None:
+            usable, broken = suite
             found += usable
             left_out |= broken
         elif isinstance(one, str):

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,14 @@ _RECORD_PARTS = (*("split", "metrics", "footprint", "timings", "environment", "n
 _STATE = ("status", "error", "incidents")
 # Equal parts of several records are one object.
 _SHARED = frozenset({*_SPEC_PARTS, "split"})
-_PARTS = ("spec", "state", *_SPEC_PARTS, *_RECORD_PARTS)
+_EARLY = ("spec", "state", *_SPEC_PARTS)
+_PARTS = (*_EARLY, *_RECORD_PARTS)
+_PLACES = {name: place for place, name in enumerate(_PARTS)}
+# Columns of a row before its parts.
 _FIRST = 3
+
+
+Filler = Callable[[Sequence[float]], Any]
 
 
 class Frames:
@@ -50,50 +57,52 @@ class Frames:
 
     def __init__(self, values: Iterable[Any] = ()) -> None:
         self.values = list(values)
-        self._places = {_text(value): place for place, value in enumerate(self.values)}
+        self._places = {repr(value): place for place, value in enumerate(self.values)}
         self._seen: set[int] = set()
+        self._fillers: dict[int, Filler] = {}
 
     def pack(self, value: Any) -> str:
         """A value as JSON, which `unpack` reads: an object, or frame and numbers."""
+        if value is None:
+            return "null"
         numbers: list[float] = []
         frame = self._frame(value, numbers)
-        text = _text(frame)
-        place = self._places.get(text)
-        if place is None:
+        known = repr(frame)
+        if known not in self._places and hash(known) not in self._seen:
             # What stands there once needs no frame.
-            if hash(text) not in self._seen:
-                self._seen.add(hash(text))
-                return _text(value)
-            place = self._place(text, frame)
-        return _text([place, *numbers])
+            self._seen.add(hash(known))
+            return _text(value)
+        return f"[{','.join(map(repr, [self._place(frame), *numbers]))}]"
 
-    def unpack(self, text: bytes) -> Any:
+    def unpack(self, text: str) -> Any:
         """The inverse; what holds no number is the same object each time."""
-        found = json.loads(text)
+        found, _ = _read(text)
         if type(found) is not list:
             return found
-        place, *numbers = found
-        frame = self.values[place]
-        return self._filled(frame, iter(numbers)) if numbers else frame
+        place = found[0]
+        if len(found) == 1:
+            return self.values[place]
+        if place not in self._fillers:
+            self._fillers[place] = self._filler(self.values[place], itertools.count(1))
+        return self._fillers[place](found)
 
     def _frame(self, value: Any, numbers: list[float]) -> Any:
-        kind = type(value)
-        if kind is int or kind is float:
-            numbers.append(value)
-            return 0
-        if kind is not dict and kind is not list:
-            return value
-        before, items = len(numbers), value.items() if kind is dict else enumerate(value)
-        made: Any = {} if kind is dict else [None] * len(value)
+        """The frame of a dictionary or list; its numbers are appended to those."""
+        before, made = len(numbers), value.copy()
         bare = []
-        for name, item in items:
-            count = len(numbers)
-            made[name] = self._frame(item, numbers)
-            if len(numbers) == count and type(item) in (dict, list):
-                bare.append(name)
+        for name, item in value.items() if type(value) is dict else enumerate(value):
+            kind = type(item)
+            if kind is int or kind is float:
+                numbers.append(item)
+                made[name] = 0
+            elif kind is dict or kind is list:
+                count = len(numbers)
+                made[name] = self._frame(item, numbers)
+                if len(numbers) == count:
+                    bare.append(name)
         if len(numbers) > before:
             for name in bare:
-                made[name] = 1 + self._place(_text(made[name]), made[name])
+                made[name] = 1 + self._place(made[name])
         return made
 
     def adopted(self, others: Frames, place: int) -> int:
@@ -106,27 +115,37 @@ class Frames:
                 return [translated(item) for item in frame]
             return 1 + self.adopted(others, frame - 1) if type(frame) is int and frame else frame
 
-        frame = translated(others.values[place])
-        return self._place(_text(frame), frame)
+        return self._place(translated(others.values[place]))
 
-    def _place(self, text: str, frame: Any) -> int:
-        place = self._places.get(text)
-        if place is None:
-            place = self._places[text] = len(self.values)
+    def _place(self, frame: Any) -> int:
+        place = self._places.setdefault(repr(frame), len(self.values))
+        if place == len(self.values):
             self.values.append(frame)
         return place
 
-    def _filled(self, frame: Any, numbers: Iterator[float]) -> Any:
-        kind = type(frame)
-        if kind is str:
-            return frame
-        if kind is dict:
-            return {name: self._filled(item, numbers) for name, item in frame.items()}
-        if kind is list:
-            return [self._filled(item, numbers) for item in frame]
-        if kind is int:
-            return self.values[frame - 1] if frame else next(numbers)
-        return frame
+    def _filler(self, frame: Any, places: Iterator[int]) -> Filler:
+        """Makes the value of a frame from a list of numbers; places: of its own, in their order."""
+        filled = frame.copy()
+        holes: list[tuple[Any, int]] = []
+        inner: list[tuple[Any, Filler]] = []
+        for name, item in frame.items() if type(frame) is dict else enumerate(frame):
+            if type(item) is dict or type(item) is list:
+                inner.append((name, self._filler(item, places)))
+            elif type(item) is int:
+                if item:
+                    filled[name] = self.values[item - 1]
+                else:
+                    holes.append((name, next(places)))
+
+        def fill(numbers: Sequence[float]) -> Any:
+            made = filled.copy()
+            for name, place in holes:
+                made[name] = numbers[place]
+            for name, make in inner:
+                made[name] = make(numbers)
+            return made
+
+        return fill
 
 
 class Segment:
@@ -136,14 +155,15 @@ class Segment:
     parts of the record, with tabs between them.
     """
 
-    def __init__(self, path: Path | None, frames: Frames, rows: dict[str, bytes]) -> None:
+    def __init__(self, path: Path | None, frames: Frames, rows: dict[str, str]) -> None:
         self.path = path
         self.frames = frames
         self.rows = rows
         # Keys of rows that are valid, and how many are not as they are in the file.
         self.found: set[str] = set()
         self.changed = 0
-        self._known: dict[bytes, Any] = {}
+        self._known: dict[str, Any] = {}
+        self._last: dict[str, tuple[str, Any]] = {}
 
     @classmethod
     def read(cls, path: Path) -> Segment | None:
@@ -155,13 +175,13 @@ class Segment:
             return None
         if content[:start] != _HEAD + _checksum(memoryview(content)[start:]):
             return None
-        _, _, first, *rows = content.split(b"\n")[:-1]
+        lines = content.decode("ascii").split("\n")
         del content
-        return cls(path, Frames(json.loads(first)), {row[:64].decode(): row for row in rows})
+        return cls(path, Frames(json.loads(lines[2])), {row[:64]: row for row in lines[3:-1]})
 
     def write(self, folder: Path) -> None:
         """Write its file, named by its content, and remove the one that it was read from."""
-        body = b"\n".join([_text(self.frames.values).encode(), *self.rows.values(), b""])
+        body = "\n".join([_text(self.frames.values), *self.rows.values(), ""]).encode()
         checksum = _checksum(body)
         path = folder / f"{INDEX}-{checksum[:16].decode()}"
         write_whole(path, _HEAD + checksum + body)
@@ -176,34 +196,33 @@ class Segment:
         parts |= {name: values["spec"].get(name) for name in _SPEC_PARTS}
         parts |= {name: values.get(name) or {} for name in _RECORD_PARTS}
         texts = [key, _stamp_text(stamp), "", *(self.frames.pack(parts[name]) for name in _PARTS)]
-        self.rows[key] = "\t".join(texts).encode()
+        self.rows[key] = "\t".join(texts)
         self.changed += 1
         return Row(self, key)
 
     def take(self, other: Segment, keys: Iterable[str]) -> None:
         """Add rows of another segment that are not here, in the frames of this one."""
-        places: dict[int, int] = {}
+        places: dict[str, str] = {}
         for key in [key for key in keys if key not in self.rows]:
-            head, *parts = other.rows[key].rsplit(b"\t", len(_PARTS))
+            head, *parts = other.rows[key].rsplit("\t", len(_PARTS))
             for number, part in enumerate(parts):
-                if part.startswith(b"["):
-                    end = part.find(b",") if b"," in part else -1
-                    old = int(part[1:end])
-                    if old not in places:
-                        places[old] = self.frames.adopted(other.frames, old)
-                    parts[number] = b"[%d%s" % (places[old], part[end:])
-            self.rows[key] = b"\t".join([head, *parts])
+                if part.startswith("["):
+                    place, *numbers = part[1:-1].split(",", 1)
+                    if place not in places:
+                        places[place] = str(self.frames.adopted(other.frames, int(place)))
+                    parts[number] = f"[{','.join([places[place], *numbers])}]"
+            self.rows[key] = "\t".join([head, *parts])
             self.changed += 1
 
-    def part(self, key: str, name: str) -> Any:
-        """A part of a row."""
-        place = _FIRST + _PARTS.index(name)
-        text = self.rows[key].split(b"\t", place + 1)[place]
-        if name not in _SHARED:
-            return self.frames.unpack(text)
-        if text not in self._known:
-            self._known[text] = self.frames.unpack(text)
-        return self._known[text]
+    def part(self, name: str, text: str) -> Any:
+        """A part from its text in a row; one that is asked for again at once is there already."""
+        if name in _SHARED:
+            if text not in self._known:
+                self._known[text] = self.frames.unpack(text)
+            return self._known[text]
+        if self._last.get(name, ("", None))[0] != text:
+            self._last[name] = text, self.frames.unpack(text)
+        return self._last[name][1]
 
 
 class Row:
@@ -217,31 +236,35 @@ class Row:
 
     def record(self) -> Record:
         """The record, which asks this for most of its parts."""
-        values = {**self("spec"), **{name: self(name) for name in _SPEC_PARTS}}
+        segment = self._segment
+        texts = segment.rows[self._key].split("\t", _FIRST + len(_EARLY))[_FIRST:-1]
+        values, state, *others = map(segment.part, _EARLY, texts)
+        values = values | dict(zip(_SPEC_PARTS, others, strict=True))
         spec = RunSpec.read({n: v for n, v in values.items() if v is not None}, self._key)
-        return Record.reading(spec, self("state"), self)
+        return Record.reading(spec, state, self)
 
     def __call__(self, part: str) -> Any:
         """A part by name."""
-        return self._segment.part(self._key, part)
+        place = _FIRST + _PLACES[part]
+        text = self._segment.rows[self._key].split("\t", place + 1)[place]
+        return self._segment.part(part, text)
 
     @property
     def file(self) -> Path | None:
         """The file of the index that it is from."""
         return self._segment.path
 
-    @property
-    def checked(self) -> Stamp | None:
-        """The stamp of the logits when they were found to be those of the record."""
-        text = self._segment.rows[self._key].split(b"\t", _FIRST)[2]
-        return _stamp(text) if text else None
+    def is_checked(self, stamp: Stamp | None) -> bool:
+        """True when logits of this stamp were found to be those of the record."""
+        known = self._segment.rows[self._key].split("\t", _FIRST)[2]
+        return stamp is not None and known == _stamp_text(stamp)
 
-    def check(self, stamp: Stamp) -> None:
-        """Remember that logits of this stamp are those of the record."""
-        key, own, _, parts = self._segment.rows[self._key].split(b"\t", _FIRST)
-        text = _stamp_text(stamp).encode() if _is_settled(stamp) else b""
-        self._segment.rows[self._key] = b"\t".join([key, own, text, parts])
-        self._segment.changed += 1
+    def check(self, stamp: Stamp | None) -> None:
+        """Remember that logits of this stamp are those of the record; None where it has none."""
+        if stamp is not None and _is_settled(stamp):
+            key, own, _, parts = self._segment.rows[self._key].split("\t", _FIRST)
+            self._segment.rows[self._key] = "\t".join([key, own, _stamp_text(stamp), parts])
+            self._segment.changed += 1
 
 
 class Index:
@@ -266,7 +289,7 @@ class Index:
         """The row of a record file whose stamp is the one that it was read under."""
         if stamp is None:
             return None
-        start = f"{key}\t{_stamp_text(stamp)}\t".encode()
+        start = f"{key}\t{_stamp_text(stamp)}\t"
         for segment in self._segments:
             row = segment.rows.get(key)
             if row is not None and row.startswith(start):
@@ -312,17 +335,12 @@ def index_files(folder: Path) -> Iterator[Path]:
     return (path for path in folder.glob(f"{INDEX}*") if path.is_file())
 
 
-def _text(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"), allow_nan=False)
+_text = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+_read = json.JSONDecoder().raw_decode
 
 
 def _stamp_text(stamp: Stamp | None) -> str:
     return " ".join(map(str, stamp)) if stamp else ""
-
-
-def _stamp(text: bytes) -> Stamp:
-    changed, inode_changed, size, inode = map(int, text.split())
-    return changed, inode_changed, size, inode
 
 
 def _is_settled(stamp: Stamp) -> bool:

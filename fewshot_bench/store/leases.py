@@ -157,8 +157,9 @@ class Leases:
 
     def forget(self, keys: Iterable[str]) -> None:
         """Remove claims to finished work that nobody who lives holds: of runs that were killed."""
-        wanted = set(keys)
-        for path in _entries(self.folder):
+        entries = list(_entries(self.folder))
+        wanted = set(keys if entries else ())
+        for path in entries:
             if path.name.rpartition(".")[0] in wanted and not self._lives(path, self._read(path)):
                 with suppress(OSError):
                     path.unlink(missing_ok=True)

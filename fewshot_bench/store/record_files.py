@@ -97,7 +97,7 @@ def record_of(
 def parse_values(path: Path, content: bytes) -> Mapping[str, Any]:
     """The values that a record file holds; errors as above."""
     try:
-        values = json.loads(content, parse_constant=_not_a_number)
+        values = _decoder.decode(content.decode(json.detect_encoding(content), "surrogatepass"))
     except (ValueError, RecursionError) as error:
         raise Damaged(str(error)) from None
     if not isinstance(values, dict):
@@ -120,3 +120,6 @@ def _name(entry: os.DirEntry[str]) -> str:
 
 def _not_a_number(name: str) -> None:
     raise Damaged(f"record holds {name}")
+
+
+_decoder = json.JSONDecoder(parse_constant=_not_a_number)

@@ -11,6 +11,12 @@ from fewshot_bench.training.checks import (
     require_not_negative,
     require_positive,
 )
+from fewshot_bench.training.conditioned import (
+    Contexts,
+    conditioned_backward,
+    conditioned_logits,
+    for_images,
+)
 from fewshot_bench.training.epochs import FeatureLoss, train_epochs
 from fewshot_bench.training.linear import LinearClassifier, template_features
 from fewshot_bench.training.memory import (
@@ -46,6 +52,7 @@ __all__ = [
     "CLASS_SPECIFIC",
     "Autocast",
     "BestOnValidation",
+    "Contexts",
     "Encode",
     "FeatureLoss",
     "LinearClassifier",
@@ -60,6 +67,8 @@ __all__ = [
     "backward_in_parts",
     "build_prompts",
     "chunks_for",
+    "conditioned_backward",
+    "conditioned_logits",
     "coop_epochs",
     "cosine",
     "count_correct",
@@ -69,6 +78,7 @@ __all__ = [
     "encode_in_parts",
     "epoch_views",
     "first_best",
+    "for_images",
     "minibatches",
     "minimize",
     "minimize_by",

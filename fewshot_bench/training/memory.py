@@ -44,10 +44,10 @@ def chunks_for(parts: int) -> int:
 
 
 def encode_in_parts(parts: Sequence[PromptPart], encode: Encode) -> Tensor:
-    """(n, embed) raw features of all prompts, without gradients."""
+    """(..., n, embed) raw features of all prompts, without gradients."""
     with torch.no_grad():
-        features = torch.cat([encode(part) for part in parts])
-        return features[torch.cat([part.members for part in parts]).argsort()]
+        features = torch.cat([encode(part) for part in parts], dim=-2)
+        return features[..., torch.cat([part.members for part in parts]).argsort(), :]
 
 
 def backward_in_parts(parts: Sequence[PromptPart], encode: Encode, gradient: Tensor) -> None:

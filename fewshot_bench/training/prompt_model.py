@@ -30,7 +30,8 @@ CLASS_SPECIFIC = "with class_specific=true every context belongs to a class it w
 class PromptBatch:
     """A batch as losses see it, all features at unit length.
 
-    classes (classes, embed) of the learned prompts, differentiable; images (b, embed), labels (b,).
+    classes (classes, embed) of the learned prompts, differentiable, or (b, classes, embed) of
+    prompts that depend on the image; images (b, embed), labels (b,).
     """
 
     classes: Tensor
@@ -41,6 +42,8 @@ class PromptBatch:
     @property
     def logits(self) -> Tensor:
         """(b, classes) scaled cosines."""
+        if self.classes.dim() == 3:
+            return (self.classes @ (self.scale * self.images)[..., None]).squeeze(-1)
         return self.scale * self.images @ self.classes.T
 
     def cross_entropy(self) -> Tensor:
@@ -63,16 +66,21 @@ class PromptModel:
     recompute: bool = False
     parts: tuple[PromptPart, ...] = ()
 
-    def within_memory(self, device: torch.device, ctx: RunContext) -> PromptModel:
+    def within_memory(
+        self, device: torch.device, ctx: RunContext, contexts: int = 1
+    ) -> PromptModel:
         """This model, with recomputed blocks where a step would keep too much (noted)."""
-        tokens = self.prompts.packing.tokens
+        tokens = contexts * self.prompts.packing.tokens
         if not must_recompute(self.tower, tokens, device, ctx.memory_parts):
             return self
         ctx.note(recomputed=["text"])
         return replace(self, recompute=True)
 
     def class_features(self, context: Tensor) -> Tensor:
-        """(classes, embed) unit features of the prompts with this context, in float32."""
+        """(classes, embed) unit features of the prompts with this context, in float32.
+
+        (b, classes, embed) of several contexts.
+        """
         if self.parts and not torch.is_grad_enabled():
             return unit(encode_in_parts(self.parts, partial(self._encode, context)))
         return unit(self._encode(context))
@@ -103,7 +111,7 @@ class PromptModel:
         if not self.parts:
             return _pulled_back(raw, context, outer)
         by_part = [
-            _pulled_back(encode(part), context, [one[part.members] for one in outer])
+            _pulled_back(encode(part), context, [one[..., part.members, :] for one in outer])
             for part in self.parts
         ]
         return [torch.stack(of_parts).sum(0) for of_parts in zip(*by_part, strict=True)]

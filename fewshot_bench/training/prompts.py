@@ -37,10 +37,12 @@ class Prompts:
     def assemble(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """Prefix (p, width) and suffix (classes, s, width) with the context put in.
 
-        context: (M, width), or (classes, M, width) when it is class-specific.
+        context: (M, width), or (classes, M, width) when it is class-specific. Without a placement
+        also (b, M, width), several contexts that all classes share: prefixes (b, p, width).
         """
         if self.placement is None:
-            return torch.cat([self.start, context]), self.fixed
+            start = self.start.expand(*context.shape[:-2], -1, -1)
+            return torch.cat([start, context], dim=-2), self.fixed
         return self.start, self.fixed + self.placement @ context
 
     def features(
@@ -51,7 +53,10 @@ class Prompts:
         *,
         recompute: bool = False,
     ) -> Tensor:
-        """(classes, embed) raw text features, or those of a part; differentiable in the context."""
+        """(classes, embed) raw text features, or those of a part; differentiable in the context.
+
+        (b, classes, embed) of several contexts.
+        """
         prefix, suffix = self.assemble(context)
         packing = self.packing if part is None else part.packed
         return tower.encode_embeddings(prefix, suffix, self.end, packing, recompute=recompute)

@@ -16,7 +16,6 @@ from fewshot_bench.analysis.table.build import build
 from fewshot_bench.api import method_files as method_references
 from fewshot_bench.api.method_code import source_digest
 from fewshot_bench.api.method_files import load
-from fewshot_bench.api.record import code_digest
 from fewshot_bench.api.registry import registry
 from fewshot_bench.runner.request import Request, expand
 from fewshot_bench.store.store import Store
@@ -163,5 +162,5 @@ def test_a_file_is_run_compared_and_run_again_after_an_edit(tmp_path: Path) -> N
     edited = ran("run", "-m", f"{file}:Edited", *words)
     assert "1 cell was computed with other code of" in edited.out
     (other,) = Store(store).records()
-    assert code_digest(other) != code_digest(record)
+    assert other.code_digest != record.code_digest
     assert dataclasses.replace(other.spec) == record.spec

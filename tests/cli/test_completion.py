@@ -65,9 +65,9 @@ def test_every_shell_completes_the_last_of_several(shell: str) -> None:
 
 def test_what_is_there_already_is_not_offered_again() -> None:
     found = completed("run", "--method", "coop,")
-    assert found == [
-        f"coop,{name}" for name in sorted({*registry().methods.names(), "all"} - {"coop"})
-    ]
+    known = registry().methods
+    names = {*known.names(), *known.suites(), "all"} - {"coop"}
+    assert found == [f"coop,{name}" for name in sorted(names)]
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_what_a_word_may_become(words: tuple[str, ...], expected: list[str]) -> 
 
 def test_all_names_of_a_kind() -> None:
     datasets = {name for name in registry().datasets.entries if not name.endswith(":")}
-    assert set(completed("run", "-d", "")) == datasets | set(registry().suites())
+    assert set(completed("run", "-d", "")) == datasets | set(registry().datasets.suites())
     assert completed("reproduce", "clip-lora-t") == [
         name for name in sorted(reproductions()) if name.startswith("clip-lora-t")
     ]

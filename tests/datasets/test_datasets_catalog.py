@@ -62,7 +62,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_suites() -> None:
-    suites = registry().suites()
+    suites = registry().datasets.suites()
     assert suites["all"] == list(NAMES)
     assert suites["fine-grained"] == [
         "oxford_pets",

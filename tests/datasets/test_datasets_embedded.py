@@ -23,7 +23,7 @@ def open_set(name: str) -> Any:
 
 
 def test_the_suite() -> None:
-    assert registry().suites()["demo"] == list(DEMO)
+    assert registry().datasets.suites()["demo"] == list(DEMO)
 
 
 @ANY_DEMO

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from fewshot_bench.api.record import Record, code_digest
+from fewshot_bench.api.record import Record
 from fewshot_bench.store.store import Store
+from tests.answers import put_answers, stored_arrays
 from tests.plugin_edited import PACKAGE, ran, run_flags, write_package
 
 
@@ -42,7 +43,7 @@ def test_an_edit_of_the_package_has_cells_computed_again(tmp_path: Path) -> None
     assert "1 cell was computed with other code of edited: computed again" in half.out
     mixed = records(store)
     assert mixed[0] == before[0]
-    assert code_digest(mixed[1]) not in (None, code_digest(before[1]))
+    assert mixed[1].code_digest not in (None, before[1].code_digest)
     assert mixed[1].metrics["nll"] != before[1].metrics["nll"]
 
     refused = ran("compare", "--store", store)
@@ -58,7 +59,7 @@ def test_an_edit_of_the_package_has_cells_computed_again(tmp_path: Path) -> None
     assert "1 done already, 1 to run" in rest.out
     after = records(store)
     assert after[1] == mixed[1]
-    assert code_digest(after[0]) == code_digest(after[1])
+    assert after[0].code_digest == after[1].code_digest
     assert ran("compare", "--store", store).code == 0
 
 
@@ -70,7 +71,7 @@ def test_a_failed_cell_of_edited_code_is_tried_again(tmp_path: Path) -> None:
     good = helper.read_text(encoding="utf-8")
     helper.write_text(good.replace("return Scaled(", "return missing("), encoding="utf-8")
     assert ran("run", *run_flags(store), plugins=tmp_path).code == 1
-    assert code_digest(records(store)[0]) is not None
+    assert records(store)[0].code_digest is not None
     helper.write_text(good, encoding="utf-8")
     assert ran("run", *run_flags(store), plugins=tmp_path).code == 0
     assert [record.status for record in records(store)] == ["done"]
@@ -85,8 +86,8 @@ def test_a_record_that_does_not_name_its_code_is_stale(tmp_path: Path) -> None:
     values = json.loads(path.read_bytes())
     del values["environment"]["code"]
     record = Record.from_dict(values)
-    arrays = Store(store).logits(record.spec.key())
-    Store(store).write(record, arrays["logits"], arrays["labels"], arrays["ids"])
+    arrays = stored_arrays(Store(store), record.spec.key())
+    put_answers(Store(store), record, arrays["logits"], arrays["labels"], arrays["ids"])
     said = ran("run", *run_flags(store), "--dry-run", plugins=tmp_path)
     assert "1 cell was computed with unknown code of edited" in said.out
     assert "0 done already, 1 to run" in said.out

@@ -106,6 +106,67 @@ def test_a_few_records_are_not_worth_an_index(tmp_path: Path) -> None:
     assert not files(store)
 
 
+def checks(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The record files and the logits that are checked from now on."""
+    from fewshot_bench.store import store as module
+
+    checked: list[Path] = []
+    get, check = Store.get, module.check
+
+    def got(store: Store, key: str) -> Record | None:
+        checked.append(store.file(key))
+        return get(store, key)
+
+    def checking(path: Path, record: Record) -> None:
+        checked.append(path)
+        check(path, record)
+
+    monkeypatch.setattr(Store, "get", got)
+    monkeypatch.setattr(module, "check", checking)
+    return checked
+
+
+def held(store: Store) -> dict[str, Record]:
+    """The records that a run which asks for all cells finds."""
+    return Store(store.path).held([path.stem for path in sorted(store.root.rglob("*.json"))])
+
+
+@pytest.mark.usefixtures("eager")
+def test_resuming_checks_what_has_changed_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = filled(tmp_path / "s", range(5))
+    put_failed(store, 7)
+    time.sleep(2 * SETTLED)
+    expected = {record.spec.key(): record for record in listed(store)[0]}
+    checked = checks(monkeypatch)
+    assert held(store) == expected
+    # The index had the records, and nobody had looked at the logits.
+    assert sorted(checked) == sorted(store.root.rglob("*.npz"))
+    checked.clear()
+    assert held(store) == expected
+    assert checked == []
+    logits = next(store.root.rglob("*.npz"))
+    os.utime(logits)
+    assert held(store) == expected
+    assert checked == [logits]
+    logits.write_bytes(logits.read_bytes()[:-7])
+    assert held(store).keys() == expected.keys() - {logits.stem}
+    assert logits.with_name(f"{logits.name}.damaged-1").exists()
+    assert held(store).keys() == expected.keys() - {logits.stem}
+
+
+@pytest.mark.usefixtures("eager")
+def test_resuming_needs_no_listing_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = filled(tmp_path / "s", range(5))
+    time.sleep(2 * SETTLED)
+    first = held(store)
+    checked, opened = checks(monkeypatch), reads(monkeypatch)
+    assert held(store) == first
+    assert list(Store(store.path).records()) == list(first.values())
+    assert checked == opened == []
+
+
 @pytest.mark.usefixtures("eager")
 def test_what_was_just_written_is_not_indexed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -353,6 +414,15 @@ class Anything(RuleBasedStateMachine):
     def cut_index(self, position: int) -> None:
         for path, content in files(self.store).items():
             path.write_bytes(content[: position % (len(content) + 1)])
+
+    @rule()
+    def resume(self) -> None:
+        """What it does not take is renamed, or lacks its logits: reading all gives the same."""
+        found = held(self.store)
+        keys = [path.stem for path in sorted(self.store.root.rglob("*.json"))]
+        fresh = Store(self.store.path)
+        read = {key: record for key in keys if (record := fresh.get(key)) is not None}
+        assert found == read
 
     @rule()
     def settle(self) -> None:

@@ -156,7 +156,7 @@ def toy(records: Records) -> Iterator[Finding]:
     """Numbers of the embedded backbone, which is there to try the tool on the demo's data sets."""
     found = [record for record in records if record.spec.backbone == TOY]
     if found:
-        demo = registry().suites().get(DEMO, [])
+        demo = registry().datasets.suites().get(DEMO, [])
         named = {name for r in found for name in (r.spec.dataset, r.spec.target) if name}
         level: Level = "note" if named <= set(demo) else "finding"
         text = f"{TOY_NOTE}: {labels_of(found)} on {datasets_of(found)}"

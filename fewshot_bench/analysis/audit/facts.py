@@ -18,7 +18,7 @@ from fewshot_bench.analysis.audit.findings import (
     some,
 )
 from fewshot_bench.analysis.conditions import digest, own_data
-from fewshot_bench.api.record import Record, code_digest
+from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import CONDITIONS
 
 HAZARD = 1
@@ -183,7 +183,7 @@ def _where(record: Record) -> dict[str, Any]:
         "method_version": spec.method_version,
         "method_origin": env.get("method_origin"),
         **_kit(record),
-        "method_code": code_digest(record),
+        "method_code": record.code_digest,
         "fewshot_bench": env.get("fewshot_bench"),
         "commit": env.get("commit"),
         "dirty": env.get("dirty"),

@@ -15,10 +15,10 @@ from fewshot_bench.analysis.conditions import (
     OWN_DATA,
     SKIPPED_IMAGES,
     assign_rows,
-    condition,
     own_data,
     refuse_mixed,
     said_data,
+    values_of,
 )
 from fewshot_bench.analysis.filters import method_names, place, split_list
 from fewshot_bench.analysis.signature import commands_of, signature_of
@@ -101,7 +101,10 @@ def build(
         rows=tuple(_ordered_rows(rows, options.method)),
         groups=groups,
         shots=tuple(sorted({record.spec.shots for record in records})),
-        seeds=tuple(sorted({Seed.of(record) for record in records})),
+        seeds=tuple(
+            Seed(*pair)
+            for pair in sorted({(r.spec.split_seed, r.spec.train_seed) for r in records})
+        ),
         metric=options.metric,
         metrics=options.metrics,
         conditions=_conditions(records),
@@ -174,7 +177,7 @@ def _every_name(rows: Rows) -> set[str]:
 def _conditions(records: Sequence[Record]) -> dict[str, tuple[str, ...]]:
     found = {}
     for name, about in CONDITIONS.items():
-        values = tuple(sorted({condition(record.spec, name) for record in records}))
+        values = tuple(sorted(values_of(records, name)))
         if about.prefix:
             values = tuple(value[:12] for value in values if value)
         if values and not (about.quiet and values == (about.text(about.default),)):

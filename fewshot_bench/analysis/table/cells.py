@@ -14,7 +14,7 @@ from typing import Any
 
 from fewshot_bench.analysis.conditions import digest
 from fewshot_bench.analysis.statistics.intervals import Estimate, estimate
-from fewshot_bench.analysis.table.columns import COSTS, number
+from fewshot_bench.analysis.table.columns import COSTS, costs_of, number
 from fewshot_bench.analysis.table.model import Cell, Group, Row, Seed, Short, Status
 from fewshot_bench.api.metrics import Metric
 from fewshot_bench.api.record import Record
@@ -43,7 +43,7 @@ def own_cell(
     done = [record for record in records if record.status == "done"]
     failed = [record for record in records if record.status == "failed"]
     inapplicable = [record for record in records if record.status == "inapplicable"]
-    by_seed = {Seed.of(record): record for record in sorted(done, key=Seed.of)}
+    by_seed = dict(sorted((Seed.of(record), record) for record in done))
     series = {name: series_of(by_seed, name) for name in metrics}
     present = {Seed.of(record) for record in records}
     missing = tuple(seed for seed in group.seeds if seed not in present)
@@ -63,7 +63,7 @@ def own_cell(
         failed=len(failed),
         errors=tuple(sorted({_error(record) for record in failed})),
         reason=_reason(series[metric], done, failed, inapplicable, metric),
-        costs={name: column.of(done) for name, column in COSTS.items()},
+        costs=costs_of(done),
         verified=_verified(done),
         short=_short(done),
         extra=extra_columns(columns, records),

@@ -67,10 +67,9 @@ class Column:
     subject: str
     line: Callable[[Sequence[Value]], Value] | None = None
 
-    def of(self, records: Iterable[Record]) -> Value:
-        """That of finished records: what they state, together."""
-        stated = (number(getattr(record, self.part).get(self.entry)) for record in records)
-        return self.together([value for value in stated if value is not None])
+    def of(self, record: Record) -> Value:
+        """What a finished record states."""
+        return number(getattr(record, self.part).get(self.entry))
 
     def shown(self, values: Sequence[Value]) -> str:
         """One text for a line over its shots; empty where nothing is known."""
@@ -166,6 +165,16 @@ PEAK = Column(
     line=largest,
 )
 COSTS: Mapping[str, Column] = {column.name: column for column in (TRAINED, BILLED, PEAK)}
+
+
+def costs_of(records: Iterable[Record]) -> dict[str, Value]:
+    """All costs of finished records, what they state together."""
+    # Record by record, since fields are read when they are used.
+    stated = [[column.of(record) for column in COSTS.values()] for record in records]
+    return {
+        name: column.together([line[place] for line in stated if line[place] is not None])
+        for place, (name, column) in enumerate(COSTS.items())
+    }
 
 
 CURVE = "curve"

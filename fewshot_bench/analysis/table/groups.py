@@ -18,7 +18,7 @@ from fewshot_bench.utils.errors import UsageError, unknown
 
 _ORDER: Sequence[Scope] = ("all", "base", "new", "H", "transfer")
 # Base and new are two halves of one experiment: what one has, the other is expected to have.
-_KIND: Mapping[Scope, str] = {
+_KIND: Mapping[str, str] = {
     "all": "plain",
     "base": "halves",
     "new": "halves",
@@ -43,7 +43,7 @@ def table_groups(
     harmonic means of base and new belong to it.
     Raises UsageError when one name would stand for two groups.
     """
-    found = {group_of(record.spec) for record in records}
+    found = {group_of(record.spec) for record in _one_of_each(records)}
     both = {group.dataset for group in found if group.scope == "base"} & {
         group.dataset for group in found if group.scope == "new"
     }
@@ -93,13 +93,19 @@ def _from_source(source: str) -> Group:
     return Group(f"{AVERAGE} (transfer from {source})", "transfer", source, average=True)
 
 
+def _one_of_each(records: Sequence[Record]) -> list[Record]:
+    """A record of everything that was evaluated."""
+    found = {(r.spec.dataset, r.spec.classes, r.spec.target): r for r in records}
+    return list(found.values())
+
+
 def _refuse_ambiguous(records: Sequence[Record], groups: Sequence[Group]) -> None:
     """A label stands for one group; `dtd (base)` may be the name of a folder, too."""
     meanings: defaultdict[str, set[tuple[str, ...]]] = defaultdict(set)
     for group in groups:
         if group.derived:
             meanings[group.label].add((group.scope, group.dataset, str(group.average)))
-    for record in records:
+    for record in _one_of_each(records):
         spec = record.spec
         meanings[spec.evaluated].add((spec.dataset, spec.classes, spec.target))
     for label, meaning in meanings.items():
@@ -113,16 +119,17 @@ def _refuse_ambiguous(records: Sequence[Record], groups: Sequence[Group]) -> Non
 def _with_axes(records: Sequence[Record], groups: Sequence[Group]) -> list[Group]:
     """The groups with the shots and seeds that their kind of evaluation has in the records."""
     shots: defaultdict[str, set[int]] = defaultdict(set)
-    seeds: defaultdict[str, set[Seed]] = defaultdict(set)
+    seeds: defaultdict[str, set[tuple[int, int]]] = defaultdict(set)
     for record in records:
-        kind = _KIND[group_of(record.spec).scope]
-        shots[kind].add(record.spec.shots)
-        seeds[kind].add(Seed(record.spec.split_seed, record.spec.train_seed))
+        spec = record.spec
+        kind = "transfer" if spec.target else _KIND[spec.classes]
+        shots[kind].add(spec.shots)
+        seeds[kind].add((spec.split_seed, spec.train_seed))
     return [
         dataclasses.replace(
             group,
             shots=tuple(sorted(shots[_KIND[group.scope]])),
-            seeds=tuple(sorted(seeds[_KIND[group.scope]])),
+            seeds=tuple(Seed(*pair) for pair in sorted(seeds[_KIND[group.scope]])),
         )
         for group in groups
     ]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fewshot_bench.analysis.signature import signature_of
-from fewshot_bench.api.record import Record, code_digest
+from fewshot_bench.api.record import Record
 from fewshot_bench.api.shots import per_class
 from fewshot_bench.utils.text import printable
 
@@ -106,7 +106,7 @@ def _tags(record: Record) -> Iterator[tuple[str, Any]]:
     yield "logits_digest", record.digests.get("logits")
     for name in ("fewshot_bench", "commit", "device_name", "determinism", "method_origin"):
         yield name, env.get(name)
-    yield "code_digest", code_digest(record)
+    yield "code_digest", record.code_digest
     yield "error_type", error.get("type")
     yield "error_message", error.get("message")
     for number, incident in enumerate(record.incidents, 1):

@@ -1,0 +1,66 @@
+"""Prompts that depend on the image: blocks of images by classes, each behind a context of its own.
+
+Exactly the numbers of one image at a time, up to rounding, in the memory of `TOKENS_AT_ONCE`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from fewshot_bench.api.method import RunContext
+from fewshot_bench.training.prompt_model import Loss, PromptBatch, PromptModel
+from fewshot_bench.training.steps import Scale
+
+TOKENS_AT_ONCE = 6 * 2**10
+"""Prompt tokens of a block, one image at least. A step keeps about 340 kB of each at ViT-B/16."""
+Contexts = Callable[[Tensor], Tensor]
+"""Unit image features (b, embed) to contexts (b, M, width)."""
+
+
+def for_images(model: PromptModel, device: torch.device, ctx: RunContext) -> PromptModel:
+    """The model for steps on blocks of images, with recomputed blocks where memory needs them."""
+    fitting = model.within_memory(device, ctx, _images_at_once(model))
+    if not fitting.recompute and model.prompts.packing.tokens > TOKENS_AT_ONCE:
+        ctx.note(recomputed=["text"])
+        return replace(fitting, recompute=True)
+    return fitting
+
+
+@torch.no_grad()
+def conditioned_logits(model: PromptModel, contexts: Contexts, images: Tensor) -> Tensor:
+    """(n, classes) of unit image features (n, embed)."""
+    found = [images.new_empty(0, len(model.prompts.end))]
+    for block in _blocks(model, images):
+        classes = model.class_features(contexts(images[block]))
+        found.append(PromptBatch(classes, images[block], images, model.scale).logits)
+    return torch.cat(found)
+
+
+def conditioned_backward(
+    model: PromptModel, contexts: Contexts, images: Tensor, labels: Tensor, scale: Scale
+) -> None:
+    """Add the gradients of the batch's mean cross-entropy to all that `contexts` depends on."""
+
+    def share(batch: PromptBatch) -> Tensor:
+        return batch.cross_entropy() * (len(batch.images) / len(images))
+
+    losses: list[Loss] = [share]
+    for block in _blocks(model, images):
+        context = contexts(images[block])
+        leaf = context.detach().requires_grad_()
+        (gradient,) = model.gradients(leaf, losses, images[block], labels[block], scale)
+        torch.autograd.backward(context, gradient)
+
+
+def _images_at_once(model: PromptModel) -> int:
+    """One image where prompts are encoded in parts, or where its prompts fill a block."""
+    return 1 if model.parts else max(1, TOKENS_AT_ONCE // model.prompts.packing.tokens)
+
+
+def _blocks(model: PromptModel, images: Tensor) -> Iterator[slice]:
+    size = _images_at_once(model)
+    return (slice(start, start + size) for start in range(0, len(images), size))

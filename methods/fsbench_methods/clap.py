@@ -1,0 +1,48 @@
+"""CLAP: a linear probe that is held near the zero-shot prototypes, class by class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fewshot_bench import MethodCard
+from fsbench_methods.zs_lp import Probe, ZsLp
+
+ROWS = 8192
+
+
+@dataclass(frozen=True)
+class Clap(ZsLp):
+    """Class-adaptive linear probing (Silva-Rodriguez et al., CVPR 2024), its `l2` form.
+
+    ZS-LP with the mean over classes of a_k |w_k - t_k|^2 added to the loss, on raw vectors. The
+    multiplier a_k is the mean zero-shot probability of the true class over all views of the class's
+    support images, fixed during training: the README's configuration never updates it (the update
+    belongs to `adaptative` constraints). No validation data, one configuration, the last epoch.
+    """
+
+    name: ClassVar[str] = "clap"
+    card: ClassVar[MethodCard] = MethodCard(
+        schedule="clap-300", official={"templates": "eight on ImageNet, one elsewhere"}
+    )
+
+    def penalty(self, probe: Probe) -> Callable[[Tensor], Tensor]:
+        """The weighted squared distance from the text features (adapters.py:219-230)."""
+        strength = multipliers(probe)
+        return lambda vectors: (strength * (vectors - probe.base).square().sum(dim=-1)).mean()
+
+
+@torch.no_grad()
+def multipliers(probe: Probe) -> Tensor:
+    """(classes,) mean zero-shot probability of the true class (adapters.py:232-252)."""
+    sums, counts = (probe.base.new_zeros(len(probe.base)) for _ in range(2))
+    blocks = (torch.split(part, ROWS) for part in (probe.pool, probe.labels))
+    for features, labels in zip(*blocks, strict=True):
+        true = probe.logits(features, probe.base).softmax(dim=-1).gather(1, labels[:, None])[:, 0]
+        sums.index_add_(0, labels, true)
+        counts.index_add_(0, labels, torch.ones_like(true))
+    return sums / counts

@@ -1,0 +1,52 @@
+"""WiSE-FT for linear heads: the mean of the zero-shot head and a trained one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from fewshot_bench import Backbone, MethodCard, RunContext, Task, hyper
+from fewshot_bench.training import LinearClassifier, require, require_positive
+from fsbench_methods.cross_modal import OFFICIAL, TIED
+from fsbench_methods.head_search import HeadSearch, Samples
+
+
+@dataclass(frozen=True)
+class WiseFt:
+    """Weight-space ensembling (Wortsman et al., CVPR 2022) of a linear head on frozen features.
+
+    A head trained from the unit text features is interpolated with them at a fixed `alpha`, the
+    paper's advice where no data can choose it. The paper trains on whole data sets; the head is
+    trained here as its few-shot comparison trains it (Lin et al. 2023, `uni_modal`): that of
+    `cross-modal` without prompts among the samples. The image encoder stays frozen.
+    """
+
+    name: ClassVar[str] = "wise-ft"
+    version: ClassVar[str] = "1"
+    tied_to_classes: ClassVar[str] = TIED
+    card: ClassVar[MethodCard] = MethodCard(
+        schedule="cross-modal-12800",
+        official=OFFICIAL | {"alpha": "swept on test sets in the paper, 0.5 advised"},
+        deviations=("the head alone is trained: the paper fine-tunes the image encoder with it",),
+    )
+
+    alpha: float = hyper(0.5, "share of the trained head", source="WiSE-FT, section 3")
+    iterations: int = hyper(
+        12800, "steps of each training", unit="iterations", source="as cross-modal"
+    )
+
+    def __post_init__(self) -> None:
+        """UsageError for values out of range."""
+        require(self, "alpha", 0 <= self.alpha <= 1, "a share in [0, 1]")
+        require_positive(self, "iterations")
+
+    def quick(self) -> WiseFt:
+        """A short schedule for the conformance kit."""
+        return replace(self, iterations=200)
+
+    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> LinearClassifier:
+        """Trains a head on images, and interpolates."""
+        start, scale = backbone.class_features(task), backbone.logit_scale
+        search = HeadSearch(start, (Samples.of_images(task.train),), scale, self.iterations)
+        trained = search.best(task.val, ctx)
+        return LinearClassifier(scale * ((1 - self.alpha) * start + self.alpha * trained))

@@ -1,0 +1,107 @@
+"""ZS-LP: a linear probe on unit class vectors that starts at the zero-shot prototypes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import ClassVar, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fewshot_bench import Augment, Backbone, MethodCard, RunContext, Task, hyper
+from fewshot_bench.training import (
+    LinearClassifier,
+    dassl_rate,
+    require_positive,
+    steps_per_epoch,
+    template_features,
+    train_epochs,
+    unit,
+)
+
+MOMENTUM, WARMUP_LR = 0.9, 1e-5
+_CODE = "CLAP (Silva-Rodriguez et al. 2024), trainers/adapters.py"
+_CONFIG = "CLAP configs/trainers/SGD_lr1e-1_B256_ep300.yaml"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Class vectors (classes, embed) in training, and a pool of unit features (m, embed).
+
+    base: the mean raw text features, where the vectors start; their norm sets how far a step turns
+    a vector.
+    """
+
+    vectors: torch.nn.Parameter
+    base: Tensor
+    pool: Tensor
+    labels: Tensor
+    scale: float
+
+    def logits(self, features: Tensor, vectors: Tensor) -> Tensor:
+        """(b, classes) scaled cosines."""
+        return self.scale * features @ unit(vectors).T
+
+
+@dataclass(frozen=True)
+class ZsLp:
+    """Zero-shot initialized linear probing (Silva-Rodriguez et al., CVPR 2024).
+
+    Class vectors start at the mean raw text features and are brought to unit length in every
+    forward pass. SGD on 20 augmented views of every image, encoded ahead: an epoch takes as many
+    features as there are images, drawn from all views. No validation data, one configuration for
+    all data sets, the last epoch.
+    """
+
+    name: ClassVar[str] = "zs-lp"
+    version: ClassVar[str] = "1"
+    tied_to_classes: ClassVar[str] = "it has a vector for each of the classes it was fitted on"
+    card: ClassVar[MethodCard] = MethodCard(
+        schedule="clap-300", official={"templates": "eight on ImageNet, one elsewhere"}
+    )
+
+    epochs: int = hyper(
+        300, "passes over as many features as images", unit="epochs", source=_CONFIG
+    )
+    lr: float = hyper(0.1, "learning rate of SGD", source=_CONFIG)
+    batch_size: int = hyper(256, "features per step", unit="features", source=_CONFIG)
+    views: int = hyper(20, "augmented views of an image", unit="views", source=f"{_CODE}:143")
+
+    def __post_init__(self) -> None:
+        """UsageError for values out of range."""
+        require_positive(self, "epochs", "lr", "batch_size", "views")
+
+    def quick(self) -> Self:
+        """A short schedule for the conformance kit."""
+        return replace(self, epochs=60)
+
+    def penalty(self, probe: Probe) -> Callable[[Tensor], Tensor]:
+        """Class vectors to a scalar that is added to the cross-entropy: nothing."""
+        return lambda vectors: vectors.new_zeros(())
+
+    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> LinearClassifier:
+        """Trains the class vectors."""
+        base = template_features(backbone, task).mean(dim=0)
+        pool = task.train.views(self.views, Augment()).flatten(0, 1)
+        labels, vectors = task.train.labels.repeat(self.views), torch.nn.Parameter(base.clone())
+        probe = Probe(vectors, base, pool, labels, backbone.logit_scale)
+        penalty = self.penalty(probe)
+
+        def loss(features: Tensor, targets: Tensor) -> Tensor:
+            return F.cross_entropy(probe.logits(features, vectors), targets) + penalty(vectors)
+
+        train_epochs(
+            loss,
+            torch.optim.SGD([vectors], lr=self.lr, momentum=MOMENTUM, fused=vectors.is_cuda),
+            (pool for _ in range(self.epochs)),
+            labels,
+            ctx,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            rate=partial(dassl_rate, epochs=self.epochs, base=self.lr, warmup=WARMUP_LR),
+            steps=steps_per_epoch(len(task.train), self.batch_size, drop_last=True),
+        )
+        return LinearClassifier(probe.scale * unit(vectors.detach()))

@@ -1,0 +1,126 @@
+"""Linear and kernel classifiers on frozen features against their mathematics, over whole fits."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from fsbench_methods.clap import Clap, multipliers
+from fsbench_methods.cross_modal import CrossModal
+from fsbench_methods.head_search import SIZES, HeadSearch, Samples
+from fsbench_methods.proker import ProKeR
+from fsbench_methods.wise_ft import WiseFt
+from fsbench_methods.zs_lp import Probe, ZsLp
+
+from fewshot_bench import Augment
+from fewshot_bench.training import template_features, unit
+from tests.methods.test_methods_frozen import (
+    BACKBONE,
+    HALF,
+    QUERIES,
+    SCALE,
+    TASK,
+    TEXT,
+    TOLERANCE,
+    gradients_agree,
+    same_answers,
+    trained,
+)
+from tests.reference import frozen_probes as reference
+from tests.reference.toy import context, relative_gap
+
+RAW = template_features(BACKBONE, TASK)
+BASE = RAW.mean(dim=0)
+ITERATIONS = 301
+
+
+@pytest.mark.parametrize(("kind", "batch_size"), [(ZsLp, 256), (Clap, 256), (Clap, 12)])
+def test_probes(kind: Any, batch_size: int) -> None:
+    method = kind(epochs=30, views=4, batch_size=batch_size)
+    pool = TASK.train.views(4, Augment()).flatten(0, 1)
+    labels, order, epochs = TASK.train.labels.repeat(4), context().rng("order"), []
+    for _ in range(30):
+        indices = torch.randperm(len(pool), generator=order).split(batch_size)
+        # As many as the 30 support images give.
+        epochs.append([(pool[i], labels[i]) for i in indices[: max(1, 30 // batch_size)]])
+    strength = reference.clap_multipliers(pool, labels, BASE, SCALE)
+    probe = Probe(torch.nn.Parameter(BASE.clone()), BASE, pool, labels, SCALE)
+    assert relative_gap(multipliers(probe), strength) < TOLERANCE
+    strength = strength if kind is Clap else torch.zeros(6)
+    vectors = reference.probe_fit(epochs, BASE, strength, SCALE)
+    assert relative_gap(unit(vectors), unit(BASE)) > 0.01
+    expected = reference.cosine_logits(QUERIES.features, vectors, SCALE)
+    same_answers(method.fit(TASK, BACKBONE, context()).logits(QUERIES), expected)
+    penalty = method.penalty(probe)
+    gradients_agree(
+        lambda w: torch.nn.functional.cross_entropy(probe.logits(pool, w), labels) + penalty(w),
+        lambda w: reference.clap_loss(w, pool, labels, BASE, strength, SCALE),
+    )
+    assert trained(method) == TEXT.numel()
+
+
+@pytest.mark.parametrize("points", ["images", "views"])
+@pytest.mark.parametrize("val", [True, False])
+def test_proker(points: Any, val: bool) -> None:
+    task = replace(TASK, val=TASK.val if val else None, asked=5)
+    views, labels = TASK.train.views(3, HALF), TASK.train.labels
+    support = unit(views.mean(dim=0)) if points == "images" else views.flatten(0, 1)
+    labels = labels if points == "images" else labels.repeat(3)
+    ctx = context()
+    ours = ProKeR(points=points, views=3).fit(task, BACKBONE, ctx).logits(QUERIES)
+    constants = (1.5, 0.05)
+    if task.val is not None:
+        given = task.val.features, task.val.labels
+        constants = reference.proker_constants(given, support, labels, TEXT)
+        assert ctx.selection == {"configurations": 200, "labels": 24}
+    assert (ctx.notes["beta"], ctx.notes["penalty"]) == constants
+    expected = reference.proker_logits(QUERIES.features, support, labels, TEXT, *constants)
+    same_answers(ours, expected.float())
+
+
+def test_proker_takes_the_constants_that_are_given() -> None:
+    ctx = context()
+    ProKeR(beta=2.0, views=2).fit(replace(TASK, val=None, asked=1), BACKBONE, ctx)
+    assert ctx.notes == {"beta": 2.0, "penalty": 0.05}
+
+
+@pytest.mark.parametrize("val", [True, False])
+def test_heads(val: bool) -> None:
+    task = replace(TASK, val=TASK.val if val else None)
+    given = (TASK.val.features, TASK.val.labels) if TASK.val and val else None
+    crops = Augment(scale=(1.0, 1.0), ratio=(1.0, 1.0), flip=1.0)
+    images = torch.cat([TASK.train.features, TASK.train.views(1, crops)[0]])
+    labels = TASK.train.labels.repeat(2)
+    texts = (unit(RAW).flatten(0, 1), torch.arange(6).repeat(2))
+
+    def order() -> torch.Generator:
+        return context().rng("order")
+
+    def expected(sets: Any, start: Any, sizes: Any) -> Any:
+        return reference.best_head(sets, start, sizes, given, SCALE, ITERATIONS, order)
+
+    # Twelve prompts: half of 32 is more.
+    head = expected([(images, labels), texts], unit(BASE), [8])
+    ctx = context()
+    ours = CrossModal(iterations=ITERATIONS).fit(task, BACKBONE, ctx)
+    same_answers(ours.logits(QUERIES), SCALE * QUERIES.features @ head.T)
+    assert relative_gap(head, unit(BASE)) > 1e-4
+    assert ctx.selection["configurations"] == (6 * 4 if val else 0)
+    head = expected([(images, labels)], TEXT, [8, 32])
+    ours = WiseFt(iterations=ITERATIONS).fit(task, BACKBONE, context())
+    same_answers(ours.logits(QUERIES), SCALE * QUERIES.features @ (head + TEXT).T / 2)
+    assert trained(WiseFt(iterations=5), task) == TEXT.numel()
+    assert trained(CrossModal(iterations=5), task) == TEXT.numel()
+
+
+def test_a_batch_has_a_share_below_the_size_of_each_set() -> None:
+    samples = [Samples(torch.zeros(count, 2), torch.zeros(count)) for count in (2, 5, 17, 33)]
+
+    def sizes(*sets: int) -> tuple[int, ...]:
+        return HeadSearch(TEXT, tuple(samples[i] for i in sets), 1.0, 1).sizes()
+
+    assert sizes(3) == sizes(2, 3) == SIZES
+    assert sizes(1, 3) == sizes(2) == (8,)
+    assert sizes(0, 3) == sizes(0) == (2,)
