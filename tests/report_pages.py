@@ -12,6 +12,7 @@ import numpy as np
 from fewshot_bench.api.record import Record
 from fewshot_bench.store.store import Store
 from tests import compare_records
+from tests.answers import put_answers
 from tests.helpers import fsbench
 
 CLASSES, QUERIES = 4, 80
@@ -50,7 +51,7 @@ def store_of(
                 for seed in (1, 2, 3):
                     right = round(QUERIES * share) + 2 * step + place + seed % 2
                     made = change(record(method, dataset, k, seed, right))
-                    store.write(made, answers(right, seed), LABELS, IDS)
+                    put_answers(store, made, answers(right, seed), LABELS, IDS)
     return folder
 
 

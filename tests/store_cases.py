@@ -20,6 +20,7 @@ from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.store.predictions import checksum
 from fewshot_bench.store.store import Store
+from tests.answers import answers_of, put_answers
 
 QUERIES, CLASSES = 30, 4
 
@@ -35,7 +36,7 @@ def result(seed: int, shift: float = 0.0, **spec: Any) -> tuple[Record, torch.Te
         RunSpec(**{**values, **spec}),
         "done",
         split={"digest": "s" * 64, "test": QUERIES, "classes": CLASSES},
-        metrics=rounded(logits.numpy(), np.array(labels)),
+        metrics=rounded(answers_of(logits, labels)),
         timings={"billed_seconds": 1.25 + seed},
         environment={"device_name": "x86_64", "threads": 2, "packages": {"torch": "2.6"}},
     )
@@ -45,7 +46,7 @@ def result(seed: int, shift: float = 0.0, **spec: Any) -> tuple[Record, torch.Te
 def put(store: Store, seed: int, shift: float = 0.0, **spec: Any) -> Path:
     """Store a done cell; its record file."""
     record, logits, labels = result(seed, shift, **spec)
-    store.write(record, logits.numpy(), labels, [f"q{number}" for number in range(QUERIES)])
+    put_answers(store, record, logits.numpy(), labels, [f"q{number}" for number in range(QUERIES)])
     return store.file(record.spec.key())
 
 

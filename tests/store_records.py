@@ -9,6 +9,7 @@ import numpy as np
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.store.store import Store
+from tests.answers import put_answers
 
 
 def make(seed: int = 1, status: Any = "done", **spec: Any) -> Record:
@@ -24,4 +25,6 @@ def put(store: Store, record: Record, n: int = 4) -> str:
 
 def written(store: Store, record: Record, n: int = 4) -> Record:
     """Store a record with the logits of n queries; the record as it was stored."""
-    return store.write(record, np.ones((n, 3)), np.arange(n) % 3, [f"q{i}" for i in range(n)])
+    return put_answers(
+        store, record, np.ones((n, 3)), np.arange(n) % 3, [f"q{i}" for i in range(n)]
+    )

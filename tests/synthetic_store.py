@@ -7,7 +7,7 @@ every method, and logits are too sure of themselves, the more so the longer a me
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from fewshot_bench.api.metrics import rounded
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.store.store import Store
-from fewshot_bench.utils.files import as_arrays
+from tests.answers import answers_of, put_answers
 
 DATASETS = (
     *("caltech101", "dtd", "eurosat", "fgvc-aircraft", "flowers102", "food101"),
@@ -78,11 +78,13 @@ def fill(
     failed: int = 0,
     zero_shot: bool = False,
     halves: bool = False,
+    put: Callable[..., Record] = put_answers,
 ) -> Store:
     """A store of datasets x methods x shots x seeds records; the same for the same numbers.
 
     failed: so many of them failed, one data set and method each; zero_shot: and a method with no
-    shots; halves: and base and new classes of the first two data sets at the most shots.
+    shots; halves: and base and new classes of the first two data sets at the most shots. put:
+    writes a record with its logits, labels and ids.
     """
     made = Store(store)
     made.create()
@@ -105,7 +107,7 @@ def fill(
             return
         arrays = predicted(spec, images[dataset])
         record = done_record(spec, arrays, METHODS.index(method) if method != ZERO_SHOT else -1)
-        made.write(record, arrays["logits"], arrays["labels"], arrays["ids"])
+        put(made, record, arrays["logits"], arrays["labels"], arrays["ids"])
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(write, range(len(cells))))
@@ -142,7 +144,7 @@ def predicted(spec: RunSpec, images: Images) -> Mapping[str, Any]:
     logits += OWN_NOISE * rng.standard_normal(noise.shape, dtype=np.float32)
     logits[np.arange(len(labels)), labels] += skill(spec, rng) - hardness
     sure = 1.6 + 0.25 * np.log2(1 + spec.shots) + 0.05 * len(spec.method)
-    return as_arrays((sure * logits).astype(np.float32), labels, ids)
+    return {"logits": (sure * logits).astype(np.float32), "labels": labels, "ids": ids}
 
 
 def skill(spec: RunSpec, rng: np.random.Generator) -> float:
@@ -161,7 +163,7 @@ def done_record(spec: RunSpec, arrays: Mapping[str, Any], place: int) -> Record:
     rng = generator("costs", spec.method, spec.dataset, spec.shots, spec.train_seed)
     n, classes = arrays["logits"].shape
     seconds = (1.0 + place) * (1 + spec.shots) * float(rng.uniform(0.9, 1.1)) + 2.0
-    values = rounded(arrays["logits"], arrays["labels"])
+    values = rounded(answers_of(arrays["logits"], arrays["labels"]))
     return Record(
         spec,
         "done",

@@ -100,21 +100,23 @@ class ImageFolder:
 
     @cached_property
     def _revision(self) -> str:
-        pools = self._lists[0]
-        sizes = (lines for role in ROLES for lines in self._sizes(pools[role]))
+        pools = {role: packed(items) for role, items in self._lists[0].items()}
         outside = [file_size(self.root / id) for id in self._lists[2]]
         made_of = f"revision {lists_digest(pools)} {self._found.tree.sizes_digest()} {outside}"
-        return kept_text(made_of, lambda: revision_of(pools, sizes))
+        return kept_text(made_of, lambda: revision_of(pools, self._sizes(pools)))
 
-    def _sizes(self, items: Sequence[Item]) -> Iterator[bytes]:
-        """A line with the bytes of each image, -1 where there is none."""
+    def _sizes(self, pools: Mapping[str, ItemList]) -> Iterator[bytes]:
+        """A line with the bytes of each image, -1 where there is none; a folder is read once."""
         folders = self._found.folders
-        for run in packed(items).runs:
-            found = folders[run.folder].bytes_by_name() if run.folder in folders else {}
-            names = run.names.listed()
-            absent = [name for name in names if name not in found]
-            found |= {name: file_size(self.root / (run.folder + name)) for name in absent}
-            yield b"".join(lines_of(found[name] for name in names))
+        lines: dict[int, bytes] = {}
+        for folder, runs in _by_folder(pools).items():
+            found = folders[folder].bytes_by_name() if folder in folders else {}
+            for run in runs:
+                names = run.names.listed()
+                absent = [name for name in names if name not in found]
+                found |= {name: file_size(self.root / (folder + name)) for name in absent}
+                lines[id(run)] = b"".join(lines_of(found[name] for name in names))
+        return (lines[id(run)] for role in ROLES for run in pools[role].runs)
 
     @cached_property
     def _found(self) -> Found:

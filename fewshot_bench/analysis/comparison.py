@@ -45,7 +45,10 @@ def compare(
     that a plug-in's columns are left out. UsageError when records must not stand in one table,
     DataMissingError where the logits of all are damaged.
     """
+    metrics = set(metrics)
     completed = outcomes.completed(records, metrics)
+    for text in outcomes.lacking(completed, metrics):
+        warn(text)
     answers = _answers(outcomes, completed, options)
     usable = _usable(completed, outcomes)
     columns = _plugin_columns(warn)

@@ -10,7 +10,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,13 +34,15 @@ from fewshot_bench.utils.arguments import (
     optional,
     text,
 )
-from fewshot_bench.utils.errors import DataMissingError, UsageError, unknown
+from fewshot_bench.utils.errors import DataMissingError, StoreError, UsageError, unknown
 from fewshot_bench.utils.text import join_names
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from matplotlib.figure import Figure
+
+    from fewshot_bench.store.answer_files import Stored
 
 # Filters that take several values, and those of one condition of a run.
 _LISTS = ("method", "dataset", "classes", "shots", "seeds")
@@ -70,17 +72,48 @@ Value = str | int | type | None
 
 @dataclass(frozen=True)
 class CellPredictions:
-    """Predictions of one cell, image by image.
+    """Predictions of one cell, image by image; arrays are in the order of `ids`.
 
     ids, labels (n,) and predicted (n,): the test images, their class indices and those predicted;
-    logits: (n, classes); classnames: of the columns of the logits.
+    classnames: by class index. confidences, label_probabilities: (n,) the probability of the
+    predicted class and of the label. ranks: (n,) of the label among all classes, 1 where it is
+    predicted. All of these are there whatever was kept of the logits (`--keep-logits`).
     """
 
     ids: tuple[str, ...]
     labels: np.ndarray
     predicted: np.ndarray
-    logits: np.ndarray
+    confidences: np.ndarray
+    label_probabilities: np.ndarray
+    ranks: np.ndarray
     classnames: tuple[str, ...]
+    _read: Callable[[], Stored]
+
+    @cached_property
+    def _stored(self) -> Stored:
+        return self._read()
+
+    @cached_property
+    def logits(self) -> np.ndarray:
+        """(n, classes) float32; StoreError where they were not kept.
+
+        They were rounded to 16 bits below the highest of each image, unless an earlier version
+        stored them: the logarithm of a probability p is off by 0.0005 (ln classes - ln p) at most.
+        """
+        return self._stored.answers.logits
+
+    @property
+    def top(self) -> tuple[np.ndarray, np.ndarray]:
+        """(n, 5) classes and their probabilities, the most probable first; of fewer classes, all.
+
+        StoreError where they were not kept.
+        """
+        if self._stored.top is None:
+            raise StoreError(
+                "the most probable classes were not kept (--keep-logits none); "
+                "fsbench run ... --keep-logits top --force computes the cell again and keeps them"
+            )
+        return self._stored.top
 
     @property
     def correct(self) -> np.ndarray:
@@ -90,7 +123,7 @@ class CellPredictions:
 
     @property
     def probabilities(self) -> np.ndarray:
-        """(n, classes), the softmax of the logits."""
+        """(n, classes), the softmax of the logits; StoreError where they were not kept."""
         import numpy as np
 
         shifted = self.logits.astype(np.float64)
@@ -101,7 +134,6 @@ class CellPredictions:
 
     def to_frame(self) -> pd.DataFrame:
         """One row per image as a pandas data frame; UsageError without pandas."""
-        confidences = self.probabilities.max(axis=1)
         return frame(
             [
                 {
@@ -114,7 +146,7 @@ class CellPredictions:
                     "confidence": float(confidence),
                 }
                 for id, label, predicted, confidence in zip(
-                    self.ids, self.labels, self.predicted, confidences, strict=True
+                    self.ids, self.labels, self.predicted, self.confidences, strict=True
                 )
             ]
         )
@@ -196,15 +228,25 @@ class Results:
         raise unknown("filter", name, known, "docs/python.md")
 
     def predictions(self, record: Record) -> CellPredictions:
-        """Predictions of a cell that is done; StoreError where its logits cannot be read."""
+        """Predictions of a cell that is done; StoreError where they cannot be read."""
+        import numpy as np
+
         from fewshot_bench.analysis.table.per_class import class_names
 
         if not isinstance(record, Record):
             raise UsageError(f"{record!r:.80}: expected a record, as results.records() has them")
         outcome = self._outcomes.of(record)
-        logits = self._opened.logits(record.spec.key())["logits"]
-        names = tuple(class_names([record], outcome.classes))
-        return CellPredictions(outcome.ids, outcome.labels, outcome.predictions, logits, names)
+        answers = outcome.read(False)
+        return CellPredictions(
+            outcome.ids,
+            outcome.labels,
+            outcome.predictions,
+            answers.confidences,
+            np.exp(-answers.surprises),
+            answers.ranks,
+            tuple(class_names([record], outcome.classes)),
+            partial(self._opened.answers, record.spec.key()),
+        )
 
     def to_frame(self, *, metrics: str | Sequence[str] = ()) -> pd.DataFrame:
         """One tidy row per record as a pandas data frame; UsageError without pandas.
@@ -219,6 +261,8 @@ class Results:
                 raise unknown("metric", name, known, "fsbench list metrics")
         outcomes = Outcomes(self._opened, [one for one in known.values() if one.source])
         records = outcomes.completed(self._records, known)
+        for lack in outcomes.lacking(records, known):
+            warnings.warn(lack, stacklevel=2)
         _warn_of_damage(outcomes)
         heads = dict.fromkeys((*HEADS, *known))
         return frame([_row(record, known) for record in records], list(heads))

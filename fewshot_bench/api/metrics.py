@@ -1,7 +1,7 @@
 """Metrics of predictions: definition, computation, rounding and direction of each in one `Metric`.
 
 `METRICS` holds the built-in ones, which `rounded` computes for a record; a new one is added here
-alone. Plug-ins register others (`Registry.metric`), which are computed from stored logits. All is
+alone. Plug-ins register others (`Registry.metric`), which are computed from what is stored. All is
 in float64. A prediction is the class with the highest logit, of equal ones that with the lowest
 index; probabilities are the softmax of the logits, without any temperature. numpy is imported by
 what computes, so that names and titles are had without it.
@@ -49,24 +49,53 @@ class PerClass:
 
 @dataclass(frozen=True)
 class Answers:
-    """Logits (n, classes) and labels (n,) of one cell, with what several metrics need of them.
+    """A method's answers to the queries of one cell; arrays (n,), in the order of the queries.
 
-    Its properties are what a metric's functions can ask for, by the names of their parameters.
+    Its attributes are what a metric's functions can ask for, by the names of their parameters.
+    labels, predictions: class indices below `classes`. ranks: of the label among the classes, 1
+    where it is predicted; of equal logits those of lower indices come first. confidences: the
+    highest probability. surprises: -ln p(label), in nats. brier_scores: the sum over classes of
+    (p - [class is label])^2. whole: gives the (n, classes) logits; StoreError where they were not
+    kept.
     """
 
-    logits: np.ndarray
     labels: np.ndarray
+    classes: int
+    predictions: np.ndarray
+    ranks: np.ndarray
+    confidences: np.ndarray
+    surprises: np.ndarray
+    brier_scores: np.ndarray
+    whole: Callable[[], np.ndarray]
+
+    @classmethod
+    def of(cls, logits: np.ndarray, labels: np.ndarray) -> Answers:
+        """Those of (n, classes) finite logits and (n,) labels."""
+        import numpy as np
+
+        confidence, nll, brier = np.empty((3, len(logits)))
+        ranks = np.empty(len(logits), dtype=np.int64)
+        columns = np.arange(logits.shape[1])
+        for part, shifted in _shifted(logits):
+            label = labels[part, np.newaxis]
+            given = np.take_along_axis(logits[part], label, axis=1)
+            before = (logits[part] > given) | ((logits[part] == given) & (columns < label))
+            ranks[part] = 1 + np.count_nonzero(before, axis=1)
+            own = np.take_along_axis(shifted, label, axis=1)[:, 0]
+            powers = np.exp(shifted, out=shifted)
+            total = powers.sum(axis=1)
+            confidence[part] = 1 / total
+            nll[part] = np.log(total) - own
+            squares = np.einsum("ij,ij->i", powers, powers) / total**2
+            brier[part] = squares - 2 * np.exp(own) / total + 1
+        chosen = logits.argmax(axis=1)
+        classes = int(logits.shape[1])
+        return cls(labels, classes, chosen, ranks, confidence, nll, brier, lambda: logits)
 
     @property
-    def classes(self) -> int:
-        """The number of classes."""
-        return int(self.logits.shape[1])
-
-    @cached_property
-    def predictions(self) -> np.ndarray:
-        """(n,) the predicted classes."""
-        chosen: np.ndarray = self.logits.argmax(axis=1)
-        return chosen
+    def logits(self) -> np.ndarray:
+        """The (n, classes) logits; StoreError where they were not kept."""
+        return self.whole()
 
     @cached_property
     def hits(self) -> np.ndarray:
@@ -79,40 +108,10 @@ class Answers:
         """Accuracy, precision and F1 of every class."""
         return per_class(self.predictions, self.labels, self.classes)
 
-    @property
-    def confidences(self) -> np.ndarray:
-        """(n,) the highest probability of each image."""
-        return self._probabilities[0]
-
-    @property
-    def surprises(self) -> np.ndarray:
-        """(n,) -ln p(label) of each image, in nats."""
-        return self._probabilities[1]
-
-    @property
-    def brier_scores(self) -> np.ndarray:
-        """(n,) the sum over classes of (p - [class is label])^2 of each image."""
-        return self._probabilities[2]
-
-    @cached_property
-    def _probabilities(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        import numpy as np
-
-        confidence, nll, brier = np.empty((3, len(self.logits)))
-        for part, shifted in _shifted(self.logits):
-            own = shifted[np.arange(len(shifted)), self.labels[part]]
-            powers = np.exp(shifted, out=shifted)
-            total = powers.sum(axis=1)
-            confidence[part] = 1 / total
-            nll[part] = np.log(total) - own
-            squares = np.einsum("ij,ij->i", powers, powers) / total**2
-            brier[part] = squares - 2 * np.exp(own) / total + 1
-        return confidence, nll, brier
-
 
 GIVEN = (
     *("logits", "labels", "classes", "predictions", "hits", "per_class"),
-    *("confidences", "surprises", "brier_scores"),
+    *("ranks", "confidences", "surprises", "brier_scores"),
 )
 
 
@@ -121,11 +120,12 @@ class Metric:
     """One number per cell: how it is called, computed, rounded and compared.
 
     name: in options, records and CSV, lower-case letters, digits and `_`. title: in captions.
-    compute: gives the value. Its parameters are named as properties of `Answers`: a function of
-    `logits` (n, classes) and `labels` (n,), say. short: the head of a narrow column. digits: those
-    behind the decimal point in tables. scores: where the value is a mean over images, gives one
-    number per image (n,) whose mean is the value, of a metric in percent a hundredth of it; with it
-    differences are tested. source: the digest of the code of a plug-in's metric (the registry's).
+    compute: gives the value. Its parameters are named as attributes of `Answers`: a function of
+    `ranks` (n,), say, or of `logits` (n, classes). short: the head of a narrow column. digits:
+    those behind the decimal point in tables. scores: where the value is a mean over images, gives
+    one number per image (n,) whose mean is the value, of a metric in percent a hundredth of it;
+    with it differences are tested. source: the digest of the code of a plug-in's metric (the
+    registry's).
     """
 
     name: str
@@ -182,7 +182,7 @@ class Metric:
         if not isinstance(number, int | float) or not math.isfinite(number):
             raise ContractError(
                 f"metric '{self.name}' gave {' '.join(repr(found).split()):.80} for logits of "
-                f"shape {answers.logits.shape}: expected one finite number"
+                f"shape {(len(answers.labels), answers.classes)}: expected one finite number"
             )
         return float(number)
 
@@ -228,36 +228,21 @@ def needs(function: Callable[..., Any]) -> set[str]:
     return {p.name for p in parameters if p.default is p.empty and p.kind not in variable}
 
 
-def measured(
-    logits: np.ndarray, labels: np.ndarray, metrics: Iterable[Metric] | None = None
-) -> dict[str, float | int]:
-    """The metrics (the built-in ones) of logits (n, classes), not rounded, and `n`.
+def measured(answers: Answers, metrics: Iterable[Metric] | None = None) -> dict[str, float | int]:
+    """The metrics (the built-in ones) of a cell's answers, not rounded, and `n`.
 
     Raises ValueError where there are no images.
     """
-    if not len(labels):
+    if not len(answers.labels):
         raise ValueError("no images: metrics need at least one")
-    answers = Answers(logits, labels)
     chosen = METRICS.values() if metrics is None else metrics
-    return {metric.name: metric.value(answers) for metric in chosen} | {"n": len(labels)}
+    return {metric.name: metric.value(answers) for metric in chosen} | {"n": len(answers.labels)}
 
 
-def rounded(
-    logits: np.ndarray, labels: np.ndarray, metrics: Iterable[Metric] | None = None
-) -> dict[str, float | int]:
+def rounded(answers: Answers, metrics: Iterable[Metric] | None = None) -> dict[str, float | int]:
     """`measured` as records hold it: six digits behind the decimal point."""
-    found = measured(logits, labels, metrics)
+    found = measured(answers, metrics)
     return {name: round(value, RECORDED) for name, value in found.items()}
-
-
-def confidences(logits: np.ndarray) -> np.ndarray:
-    """(n,) the highest probability of each image. logits: (n, classes)."""
-    import numpy as np
-
-    found = np.empty(len(logits))
-    for part, shifted in _shifted(logits):
-        found[part] = 1 / np.exp(shifted, out=shifted).sum(axis=1)
-    return found
 
 
 def per_class(predictions: np.ndarray, labels: np.ndarray, classes: int) -> PerClass:

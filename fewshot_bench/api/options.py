@@ -21,7 +21,7 @@ TAKEN = frozenset(
     (
         *("classes", "classnames", "config", "dataset", "datasets", "deterministic", "device"),
         *("devices", "dry-run", "each", "engine", "force", "format", "hang-after"),
-        *("help", "holdout", "jobs", "keep-split", "keep-stale", "lease", "limit"),
+        *("help", "holdout", "jobs", "keep-logits", "keep-split", "keep-stale", "lease", "limit"),
         *("method", "methods", "metric", "only-existing", "option", "options", "output"),
         *(
             "progress",

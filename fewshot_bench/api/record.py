@@ -153,8 +153,9 @@ class Record:
         `transient` where the machine failed and not the cell, which the next run tries again.
     incidents: what the harness had to do or to undo on the way, as {`kind`, `text`}: a retry, less
         memory than asked for, a plug-in that left a thread behind.
-    digests: `logits`, the SHA-256 of the arrays that are stored beside the record, and `record`,
-        that of all values of the record itself.
+    digests: `logits`, the SHA-256 of all logits in float32 with labels and ids; `statistics` and
+        `kept`, those of the arrays that are stored beside the record; and `record`, that of all
+        values of the record itself.
     """
 
     spec: RunSpec
@@ -210,7 +211,7 @@ class Record:
 
     @property
     def logits_digest(self) -> str:
-        """That of the arrays beside the record; empty where it has none."""
+        """That of all logits in float32, with labels and ids; empty where there are none."""
         return str(self.digests.get("logits") or "")
 
     def to_dict(self) -> dict[str, Any]:
@@ -276,12 +277,11 @@ class Record:
         )
 
 
-def sealed(record: Record, logits_digest: str | None) -> Record:
+def sealed(record: Record, digests: Mapping[str, str]) -> Record:
     """The record with its digests; ValueError or TypeError if it is not JSON.
 
-    logits_digest: that of the arrays beside it, if there are any.
+    digests: those of its logits and of the arrays beside it, if there are any.
     """
-    digests = {} if logits_digest is None else {"logits": logits_digest}
     record = dataclasses.replace(record, digests=digests)
     own = digest_of_values(json.loads(record.to_json()))
     return dataclasses.replace(record, digests={**digests, "record": own})

@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fewshot_bench.backbones.shape import Shape
 
 FOLDER = "tiny"
 
@@ -17,6 +20,13 @@ def _file(name: str) -> bytes:
 def identity() -> str:
     """SHA-256 of the weights file."""
     return hashlib.sha256(_file("tiny.safetensors")).hexdigest()
+
+
+def shape() -> Shape:
+    """Its sizes, which need no weights."""
+    from fewshot_bench.backbones.shape import shape_in
+
+    return shape_in(json.loads(_file("open_clip_config.json"))["model_cfg"])
 
 
 def load_tiny(device: str = "cpu", precision: str = "fp32") -> Any:
@@ -50,3 +60,4 @@ def load_tiny(device: str = "cpu", precision: str = "fp32") -> Any:
 
 load_tiny.threads = 1  # type: ignore[attr-defined]
 load_tiny.identity = identity  # type: ignore[attr-defined]
+load_tiny.shape = shape  # type: ignore[attr-defined]

@@ -99,6 +99,14 @@ def _known_model(name: str, parsed: Name) -> None:
         )
 
 
+def model_config(model: str) -> dict[str, Any] | None:
+    """open_clip's configuration of one of its models; None where it has none of that name."""
+    import open_clip
+
+    found: dict[str, Any] | None = open_clip.get_model_config(model)
+    return found
+
+
 def identity(name: str) -> str:
     """Identity of the weights before they are loaded: a file's SHA-256, else the name."""
     if name in registry().backbones.entries:

@@ -43,5 +43,5 @@ def command(
 
     records, notes, _ = chosen(store, filters)
     found = audit(records, notes)
-    write_text(output, formats.render(document(found), form, **terminal_style(output)))
+    write_text(output, formats.render(document(found, form), form, **terminal_style(output)))
     ctx.exit(FsbenchError.exit_code if strict and not found.sound else 0)

@@ -13,6 +13,8 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.cli.completion import engines, one_of, silence
 from fewshot_bench.cli.options import NAMES, SIZE
 from fewshot_bench.engines.choice import DEFAULT, SETTINGS, EngineChoice
+from fewshot_bench.store.keeping import KEPT, MOST_LOGITS
+from fewshot_bench.utils.text import size_text
 
 _OPTIONS = (
     click.option(
@@ -59,11 +61,17 @@ _OPTIONS = (
     click.option(
         "--deterministic", is_flag=True, help="Equal bits in every run, also where that is slower."
     ),
+    click.option(
+        "--keep-logits",
+        type=click.Choice(KEPT),
+        help="All logits in 16 bits, the 5 most probable classes, or none beside what every "
+        f"statistic needs (default: all up to {size_text(2 * MOST_LOGITS)} a cell, else top).",
+    ),
 )
 # Before the names of values whose options are declared, so that they are none of a command's own.
 DECLARED = "declared_"
 # The last of them; what plug-ins declare follows it in the help.
-_LAST = "deterministic"
+_LAST = "keep_logits"
 
 
 def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -26,7 +26,7 @@ from fewshot_bench.cli.completion import datasets, methods, one_of, several_of, 
 from fewshot_bench.cli.engines import RunCommand, take_engine
 from fewshot_bench.cli.filters import listed, read_records
 from fewshot_bench.cli.options import NAMES, MetricName, format_option
-from fewshot_bench.cli.output import drawn, terminal_width, write_bytes, write_text
+from fewshot_bench.cli.output import drawn, terminal_width, warn, write_bytes, write_text
 from fewshot_bench.cli.run import INTERRUPTED, run_matrix
 from fewshot_bench.cli.run import command as run
 from fewshot_bench.engines.choice import take_conditions
@@ -137,7 +137,10 @@ def with_metric(records: Sequence[Record], metric: Metric, store: Path) -> list[
     from fewshot_bench.store.predictions import Outcomes
 
     for folder in dict.fromkeys((own_store(store), store)):
-        records = Outcomes(Store(folder), [metric]).completed(records, [metric.name])
+        outcomes = Outcomes(Store(folder), [metric])
+        records = outcomes.completed(records, [metric.name])
+    for text in outcomes.lacking(records, [metric.name]):
+        warn(text)
     return list(records)
 
 

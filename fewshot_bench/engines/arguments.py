@@ -10,6 +10,7 @@ from typing import Any
 
 from fewshot_bench.api.shots import ALL_SHOTS, WORD
 from fewshot_bench.runner.variants import Option
+from fewshot_bench.store.keeping import KEPT
 from fewshot_bench.utils.arguments import (
     FLAG,
     FOLDER,
@@ -78,6 +79,7 @@ ARGUMENTS: Mapping[str, Kind] = {
     "hang_after": optional(number("a number of seconds from 1", lambda seconds: seconds >= 1)),
     "lease": optional(number("a number of seconds from 3", lambda seconds: seconds >= 3)),
     "deterministic": FLAG,
+    "keep_logits": optional(word(*KEPT)),
     "feature_budget": optional(Kind(SIZES, read_size)),
 }
 # Those that a `Request` takes as they are.

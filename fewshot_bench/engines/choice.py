@@ -68,6 +68,7 @@ class EngineChoice:
     hang_after: float | None = None
     lease: float | None = None
     deterministic: bool = False
+    keep_logits: str | None = None
     feature_budget: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     plugin_options: Mapping[str, Any] = field(default_factory=dict)
@@ -177,6 +178,7 @@ class EngineChoice:
             threads=self.threads or threads,
             force=force,
             deterministic=self.deterministic or determinism.asked(),
+            keep_logits=self.keep_logits or "",
             offline=offline.is_on(),
             feature_budget=feature_budget() if budget is None else budget,
             variables=variables or {},

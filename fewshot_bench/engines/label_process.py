@@ -42,8 +42,13 @@ OWN = "fewshot-bench"
 class Seat:
     """The process that holds labels for one worker, as the engine sees it."""
 
-    def __init__(self, store: Path, environment: Mapping[str, str], stderr: Any) -> None:
-        """Start it; `descriptors` are the worker's ends, which `started` closes here."""
+    def __init__(
+        self, store: Path, environment: Mapping[str, str], stderr: Any, keep: str = ""
+    ) -> None:
+        """Start it; `descriptors` are the worker's ends, which `started` closes here.
+
+        keep: `Settings.keep_logits`.
+        """
         pairs = [socket.socketpair() for _ in range(CHANNELS)]
         self._number = 0
         self._ends = [mine for mine, _ in pairs]
@@ -51,7 +56,13 @@ class Seat:
         numbers = ",".join(str(end.fileno()) for end in theirs)
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", MODULE, str(store), str(os.getpid()), numbers],
+                [
+                    *(sys.executable, "-P", "-m", MODULE),
+                    str(store),
+                    str(os.getpid()),
+                    numbers,
+                    keep,
+                ],
                 stdin=subprocess.PIPE,
                 stdout=stderr,
                 stderr=stderr,
@@ -135,8 +146,9 @@ def _facts(cells: Sequence[RunSpec]) -> dict[str, dict[str, Any]]:
 class _Desk:
     """Answers what workers ask; reads at once, all else one after the other."""
 
-    def __init__(self, store: Path) -> None:
+    def __init__(self, store: Path, keep: str) -> None:
         self._store = Store(store)
+        self._keep = keep
         self._examiner = Examiner(store, anonymous=True)
         self._lock = threading.Condition()
         self._expected: dict[str, dict[str, Any]] = {}
@@ -176,7 +188,7 @@ class _Desk:
                 send(channel, answer, data)
 
     def _answer(
-        self, operation: str, values: dict[str, Any], body: bytes
+        self, operation: str, values: dict[str, Any], body: bytearray
     ) -> tuple[dict[str, Any], bytes]:
         if operation == "read":
             return {}, self._examiner.listed(values["handle"]).read(values["index"])
@@ -196,7 +208,7 @@ class _Desk:
             self._cell(spec)
             return dataclasses.asdict(self._examiner.cell(spec)), b""
 
-    def _settle(self, values: Mapping[str, Any], body: bytes) -> None:
+    def _settle(self, values: Mapping[str, Any], body: bytearray) -> None:
         """Mark and store a cell, once: who could try twice could find labels by trying."""
         import numpy as np
 
@@ -207,7 +219,7 @@ class _Desk:
         if key in self._settled:
             record, answers = _handed_in_twice(record), None
         done = self._examiner.settle(_with_facts(record, told), answers)
-        self._store.write(done.record, done.logits, done.labels, done.ids)
+        self._store.write(done.record, done.answers, done.ids, self._keep)
         self._settled.add(key)
 
 
@@ -255,11 +267,11 @@ def _served(desk: _Desk, numbers: Sequence[int]) -> Iterator[list[threading.Thre
 
 
 def main() -> None:
-    """Arguments: store folder, the engine's process, descriptors joined by commas."""
-    folder, parent, numbers = sys.argv[1:]
+    """Arguments: store folder, the engine's process, descriptors joined by commas, what to keep."""
+    folder, parent, numbers, keep = sys.argv[1:]
     die_with(int(parent))
     offline.enforce_if_asked()
-    desk = _Desk(Path(folder))
+    desk = _Desk(Path(folder), keep)
 
     def listen() -> None:
         for line in sys.stdin:

@@ -21,7 +21,7 @@ from fewshot_bench.utils.errors import DataMissingError, UsageError
 if TYPE_CHECKING:
     from fewshot_bench.api.record import Record
     from fewshot_bench.engines.base import Engine, EngineSetup, Settings
-    from fewshot_bench.runner.preflight import Needs
+    from fewshot_bench.runner.needs import Needs
     from fewshot_bench.runner.request import Plan, Request
     from fewshot_bench.runner.resuming import Code, Resume
     from fewshot_bench.store.store import Store
@@ -118,7 +118,7 @@ def run_plan(
         from fewshot_bench.backbones import loading
 
         loading.check_weights(conditions.backbone)
-    _check_room(plan, state, store, engines, settings)
+    _check_room(plan, state, store, engines, settings, reporter)
     with hook_environment(store, variables), engines.running(setup) as engine:
         with engines.blaming():
             engine.warm(len(state.todo))
@@ -161,27 +161,38 @@ def _dry_run(
     _announce(plan, state, setup.store, reporter)
     if state.todo or not plan.problems:
         workers = min(setup.settings.workers, len(state.todo))
-        reporter.info(_needs(plan, state).text(workers))
+        for line in _needs(plan, state).lines(workers, setup.store.path):
+            reporter.info(line)
     _announce_weights(conditions.backbone, reporter)
 
 
 def _needs(plan: Plan, state: Resume) -> Needs:
-    from fewshot_bench.runner.preflight import needs
+    from fewshot_bench.runner.needs import needs
 
     return needs(state.todo, plan.datasets)
 
 
 def _check_room(
-    plan: Plan, state: Resume, store: Store, engines: EngineChoice, settings: Settings
+    plan: Plan,
+    state: Resume,
+    store: Store,
+    engines: EngineChoice,
+    settings: Settings,
+    reporter: Reporter,
 ) -> None:
+    """NoRoomError where disk or memory cannot hold the run; what will be tight is reported."""
     from fewshot_bench.runner import preflight as room
 
     if state.todo:
         needed = _needs(plan, state)
-        room.check_disk(store.path, needed.disk)
+        room.check_disk(store.path, needed.results)
+        for line in needed.shrunk(store.path):
+            reporter.info(f"note: {line}")
         if engines.here:
             workers = min(settings.workers, len(state.todo))
-            room.check_memory(workers, needed.worker, len(settings.devices))
+            room.check_memory(workers, needed.least, len(settings.devices))
+            if tight := room.tight_memory(workers, needed.worker):
+                reporter.info(f"note: {tight}")
 
 
 def _drop_unreadable(plan: Plan, state: Resume, reporter: Reporter) -> None:

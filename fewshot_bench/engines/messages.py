@@ -18,7 +18,7 @@ class Closed(Exception):
     """The other end has gone."""
 
 
-def send(channel: socket.socket, header: Mapping[str, Any], body: bytes = b"") -> None:
+def send(channel: socket.socket, header: Mapping[str, Any], body: bytes | memoryview = b"") -> None:
     """Write one message."""
     text = json.dumps(header).encode()
     channel.sendall(_HEAD.pack(len(text), len(body)) + text)
@@ -26,11 +26,11 @@ def send(channel: socket.socket, header: Mapping[str, Any], body: bytes = b"") -
         channel.sendall(body)
 
 
-def receive(channel: socket.socket) -> tuple[dict[str, Any], bytes]:
+def receive(channel: socket.socket) -> tuple[dict[str, Any], bytearray]:
     """Read one message; Closed where there is none any more."""
     lengths = _HEAD.unpack(_exactly(channel, _HEAD.size))
     header: dict[str, Any] = json.loads(_exactly(channel, lengths[0]))
-    return header, bytes(_exactly(channel, lengths[1]))
+    return header, _exactly(channel, lengths[1])
 
 
 def _exactly(channel: socket.socket, count: int) -> bytearray:

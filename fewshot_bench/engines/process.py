@@ -120,7 +120,7 @@ class Worker:
         environment = {**os.environ, **slot.environment, **settings.environment()}
         reading, writing = os.pipe()
         try:
-            seat = Seat(store.path, environment, writing)
+            seat = Seat(store.path, environment, writing, settings.keep_logits)
             descriptors = ",".join(map(str, seat.descriptors))
             process = subprocess.Popen(
                 [

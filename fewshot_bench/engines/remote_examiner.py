@@ -51,7 +51,9 @@ class RemoteExaminer:
         """An incident of a cell before its own begins."""
         self._earlier.setdefault(key, []).append({"kind": kind, "text": text})
 
-    def ask(self, operation: str, body: bytes = b"", **values: Any) -> tuple[dict[str, Any], bytes]:
+    def ask(
+        self, operation: str, body: bytes | memoryview = b"", **values: Any
+    ) -> tuple[dict[str, Any], bytes]:
         """One question and its answer. Errors are those of the other process."""
         if os.getpid() != self._process:
             raise RuntimeError(
@@ -70,7 +72,7 @@ class RemoteExaminer:
             self._free.put(channel)
         if "error" in header:
             raise _as_error(header["error"])
-        return header, answer
+        return header, bytes(answer)
 
     def cell(self, spec: RunSpec) -> CellLists:
         """The label spaces and lists of images of a cell."""
@@ -93,7 +95,7 @@ class RemoteExaminer:
         earlier = self._earlier.get(record.spec.key(), ())
         record = dataclasses.replace(record, incidents=(*earlier, *record.incidents))
         shape = None if answers is None else answers.shape
-        body = b"" if answers is None else answers.tobytes()
+        body = b"" if answers is None else answers.data.cast("B")
         self.ask("settle", body, record=record.to_dict(), shape=shape)
         return Outcome(record)
 

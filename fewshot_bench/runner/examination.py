@@ -6,9 +6,11 @@ order: no label, id or path of a query is in a `CellLists`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from fewshot_bench.api.metrics import Answers
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.images.decode import EncodedFiles
@@ -16,6 +18,7 @@ from fewshot_bench.runner.classes import LabelSpace
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -50,24 +53,26 @@ class CellLists:
 
 
 class Outcome:
-    """The result of one cell: its record and, when it is done, what is kept beside it.
+    """The result of one cell: its record and, when it is done, its answers with the images' ids.
 
-    logits: (n, classes), in the order of the test list, as are `labels` and `ids`.
+    Both are in the order of the test list.
     """
 
     def __init__(
-        self,
-        record: Record,
-        logits: Any = None,
-        labels: list[int] | None = None,
-        ids: list[str] | None = None,
+        self, record: Record, answers: Answers | None = None, ids: Sequence[str] = ()
     ) -> None:
         self.record = record
-        self.logits = logits
-        self.labels = labels
+        self.answers = answers
         self.ids = ids
         # True when a plug-in left the process so that nothing else should be computed in it.
         self.tainted = False
+
+    @property
+    def logits(self) -> Tensor | None:
+        """(n, classes); None where there is no answer."""
+        import torch
+
+        return None if self.answers is None else torch.from_numpy(self.answers.logits)
 
 
 class Examination(Protocol):

@@ -19,6 +19,7 @@ from fewshot_bench.api.dataset import Dataset, DatasetCard
 from fewshot_bench.api.dataset_overrides import SKIPPED
 from fewshot_bench.api.image_facts import image_facts
 from fewshot_bench.api.items import Item
+from fewshot_bench.api.metrics import Answers, rounded
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import IMPORTED, RunSpec, canonical_json
@@ -98,8 +99,6 @@ class Examiner:
             return Outcome(self._with_names(record))
         import numpy as np
 
-        from fewshot_bench.api.metrics import rounded
-
         spec = record.spec
         cell, (fitted, evaluated) = self._cell(spec), self._label_spaces(spec)
         shape = (len(cell.order), len(evaluated.classnames))
@@ -110,13 +109,14 @@ class Examiner:
             )
         logits = np.empty_like(answers)
         logits[list(cell.order)] = answers
-        labels = [item.label for item in cell.split.test]
+        labels = np.array([item.label for item in cell.split.test], dtype=np.int64)
+        marked = Answers.of(logits, labels)
         record = replace(
             record,
             split=self._facts(spec, cell, fitted, evaluated),
-            metrics=rounded(logits, np.array(labels, dtype=np.int64)),
+            metrics=rounded(marked),
         )
-        return Outcome(record, logits, labels, [item.id for item in cell.split.test])
+        return Outcome(record, marked, [item.id for item in cell.split.test])
 
     def dataset(self, spec: RunSpec) -> Dataset:
         """The data set that a cell is fitted on, opened once."""

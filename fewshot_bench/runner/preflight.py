@@ -1,13 +1,12 @@
 """Checks before anything trains: that images can be read, and that disk and memory suffice.
 
-`check_images` and `needs` are the entry points; a run that is bound to fail ends before its first
-fit.
+`check_images` is the entry for images; `needs.py` counts what `check_disk` and `check_memory` hold
+against the machine. A run that is bound to fail ends before its first fit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,56 +25,11 @@ if TYPE_CHECKING:
     from fewshot_bench.api.dataset import Dataset, DatasetCard
     from fewshot_bench.api.items import Item
 
-# Bytes of a record, and of one row of the arrays beside it next to its logits: label and name.
-RECORD_BYTES = 8_192
-ROW_BYTES = 64
 SPARE_BYTES = 2**24
-# Python with torch and the smallest backbone, as little as was ever seen.
-WORKER_BYTES = 320 * 2**20
 
 
 class NoRoomError(FsbenchError):
     """Disk or memory cannot hold what a run needs."""
-
-
-@dataclass(frozen=True)
-class Needs:
-    """Bytes that a run writes to its store, and bytes of memory of one worker, at least."""
-
-    disk: int
-    worker: int
-
-    def text(self, workers: int) -> str:
-        """For --dry-run."""
-        memory = size_text(workers * self.worker)
-        return f"needs up to {size_text(self.disk)} of disk, and {memory} of memory or more"
-
-
-def needs(cells: Sequence[RunSpec], datasets: Mapping[str, Dataset]) -> Needs:
-    """Disk and memory for these cells; weights count where they are local files."""
-    sizes = {name: _size(dataset) for name, dataset in datasets.items()}
-    disk = 0
-    for cell in cells:
-        images, classes = sizes[cell.target or cell.dataset]
-        rows = images if cell.limit is None else min(images, cell.limit)
-        disk += RECORD_BYTES + rows * (4 * classes + ROW_BYTES)
-    weights = max((_weights(cell.backbone) for cell in cells), default=0)
-    return Needs(disk, WORKER_BYTES + weights)
-
-
-def _size(dataset: Dataset) -> tuple[int, int]:
-    return len(dataset.items().get("test", ())), len(dataset.card().classnames)
-
-
-def _weights(backbone: str) -> int:
-    folder = backbone.removeprefix("local-dir:")
-    _, at, file = backbone.partition("@")
-    try:
-        if folder != backbone:
-            return max(path.stat().st_size for path in Path(folder).expanduser().iterdir())
-        return Path(file).expanduser().stat().st_size if at else 0
-    except (OSError, ValueError):
-        return 0
 
 
 def check_disk(store: Path, bytes_needed: int) -> None:
@@ -110,6 +64,18 @@ def check_memory(workers: int, bytes_each: int, devices: int = 1) -> None:
     raise NoRoomError(
         f"{workers} workers need {size_text(workers * bytes_each)} of memory or more and "
         f"{size_text(free)} is free; {step}"
+    )
+
+
+def tight_memory(workers: int, most_each: int) -> str:
+    """A sentence where so many workers may come to need more than is free; empty otherwise."""
+    free = free_host_memory()
+    if free >= workers * most_each:
+        return ""
+    fewer = f"; --jobs {max(1, free // most_each)} is safe" if workers > 1 else ""
+    return (
+        f"{workers} worker{'s'[: workers != 1]} may take up to {size_text(workers * most_each)} of "
+        f"memory and {size_text(free)} is free{fewer}"
     )
 
 

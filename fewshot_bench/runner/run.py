@@ -6,7 +6,6 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-import torch
 
 from fewshot_bench.api.record import Incidents, Record, Status
 from fewshot_bench.api.registry import registry
@@ -50,10 +49,7 @@ def run_group(
 def _settled(record: Record, answers: np.ndarray | None, session: Session) -> Outcome:
     """With its metrics; data that cannot be used any more (a changed image) fail the cell."""
     try:
-        outcome = session.examiner.settle(record, answers)
-        if outcome.logits is not None:
-            outcome.logits = torch.from_numpy(outcome.logits)
-        return outcome
+        return session.examiner.settle(record, answers)
     except StoreError:
         raise
     except FsbenchError as error:

@@ -11,8 +11,12 @@ from fewshot_bench.utils.errors import unknown
 # All logits in 16 bits; the most probable classes alone; nothing beside the statistics.
 ALL, TOP, NONE = "all", "top", "none"
 KEPT = (ALL, TOP, NONE)
-# All logits are kept by default up to so many of them: 16 MiB. ImageNet's cell has 50 million.
-MOST_LOGITS = 2**23
+# The name under which the environment of a record says it.
+ASKED = "kept_logits"
+# The options of the next step where all logits are missed.
+KEEP_ALL = f"--keep-logits {ALL} --force"
+# All logits are kept by default up to so many of them: 16 MB. SUN397 has 7.9 million, ImageNet 50.
+MOST_LOGITS = 8_000_000
 TOP_CLASSES = 5
 # Bytes of one query: its statistics, its name as long as names usually are, each of its top
 # classes, each logit. And of what else is in the file.

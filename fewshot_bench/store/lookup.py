@@ -1,29 +1,28 @@
-"""`find`: one record with its logits, by its file or by the beginning of its key."""
+"""`find`: one record with its answers, by its file or by the beginning of its key."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from fewshot_bench.api.metrics import Answers
 from fewshot_bench.api.record import Record, unsealed
+from fewshot_bench.store.answer_files import load
 from fewshot_bench.store.store import Damage, Store
 from fewshot_bench.utils.errors import StoreError, UsageError
-
-if TYPE_CHECKING:
-    import numpy as np
+from fewshot_bench.utils.files import Damaged
 
 
 @dataclass(frozen=True)
 class Kept:
-    """A record and the (n, classes) logits beside it, where they are there; store: its folder.
+    """A record and the answers beside it, where they are there; store: its folder.
 
-    problem: why the logits that are there cannot be used.
+    problem: why the answers that are there cannot be used.
     """
 
     record: Record
-    logits: np.ndarray | None
+    answers: Answers | None
     store: Path | None
     problem: str = ""
 
@@ -46,18 +45,14 @@ def find(name: str, store: Path) -> Kept:
 
 
 def _read(path: Path, store: Path | None) -> Kept:
-    from fewshot_bench.utils.files import Damaged, check_digest, load_arrays
-
     try:
         record = unsealed(json.loads(path.read_bytes()))
     except (OSError, ValueError, RecursionError, StoreError) as error:
         raise StoreError(f"'{path}' cannot be used: {error}") from None
     file = path.with_suffix(".npz")
     try:
-        arrays = load_arrays(file)
-        check_digest(arrays, record.logits_digest)
+        return Kept(record, load(file, record).answers, store)
     except FileNotFoundError:
         return Kept(record, None, store)
     except Damaged as error:
         return Kept(record, None, store, str(Damage(file, str(error))))
-    return Kept(record, arrays["logits"], store)

@@ -12,11 +12,13 @@ from typing import Any
 
 from fewshot_bench.api.record import Record
 from fewshot_bench.splits.imported import FOLDER, checked, split_paths
+from fewshot_bench.store.answer_files import largest_gap
+from fewshot_bench.store.predictions import Queries
 from fewshot_bench.store.record_files import record_files
 from fewshot_bench.store.store import Store
 from fewshot_bench.store.verify import Cell, examine
 from fewshot_bench.utils.errors import DataMissingError, StoreError, UsageError
-from fewshot_bench.utils.files import Damaged, digest_of_arrays, write_whole
+from fewshot_bench.utils.files import Damaged, write_whole
 
 _FACTS = ("device_name", "threads", "fewshot_bench", "commit", "python", "platform")
 HERE, THERE = "here", "there"
@@ -28,7 +30,7 @@ def same_result(one: Cell, other: Cell) -> bool:
         return False
     if one.arrays is None or other.arrays is None:
         return one.arrays is other.arrays
-    if digest_of_arrays(one.arrays) == digest_of_arrays(other.arrays):
+    if one.record.logits_digest == other.record.logits_digest:
         return True
     return _same_queries(one, other) and same_metrics(one.record, other.record)
 
@@ -40,7 +42,7 @@ def same_metrics(one: Record, other: Record) -> bool:
 
 
 def described(mine: Cell, theirs: Cell) -> tuple[str, ...]:
-    """Lines for a person: top-1 of both, the largest difference of logits, other conditions."""
+    """Lines for a person: top-1 of both, the largest difference of answers, other conditions."""
     return (
         mine.record.spec.describe(),
         f"top-1 {_top1(mine.record)} {HERE}, {_top1(theirs.record)} {THERE}",
@@ -55,19 +57,18 @@ def _top1(record: Record) -> str:
 
 def _distance(mine: Cell, theirs: Cell) -> str:
     if not _same_queries(mine, theirs):
-        return "their queries differ, so that logits cannot be compared"
-    assert mine.arrays is not None
-    assert theirs.arrays is not None
-    ours, others = mine.arrays["logits"], theirs.arrays["logits"]
-    return f"largest difference of logits {abs(ours.astype('f8') - others).max():.3g}"
+        return "their queries differ, so that answers cannot be compared"
+    assert mine.stored is not None
+    assert theirs.stored is not None
+    gap = largest_gap(mine.stored.answers, theirs.stored.answers)
+    return f"largest difference of the labels' log-probabilities {gap:.3g}"
 
 
 def _same_queries(one: Cell, other: Cell) -> bool:
-    if one.arrays is None or other.arrays is None:
+    if one.stored is None or other.stored is None:
         return False
-    pairs = [(one.arrays[name], other.arrays[name]) for name in ("ids", "labels")]
-    same = all(a.shape == b.shape and bool((a == b).all()) for a, b in pairs)
-    return same and one.arrays["logits"].shape == other.arrays["logits"].shape
+    same = Queries.of(one.stored).digest == Queries.of(other.stored).digest
+    return same and one.stored.answers.classes == other.stored.answers.classes
 
 
 def _conditions(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[str]:
@@ -174,11 +175,10 @@ def _cell(path: Path, destination: Store, dry_run: bool) -> Step:
         for file in (target, target.with_suffix(".npz")):
             if file.exists():
                 destination.set_aside(file, "; ".join(lines))
-    kept = theirs.arrays if theirs.record.status == "done" else None
-    if kept is None:
-        destination.write(theirs.record)
+    if theirs.record.status == "done" and theirs.arrays is not None:
+        destination.put(theirs.record, theirs.arrays)
     else:
-        destination.write(theirs.record, kept["logits"], kept["labels"], kept["ids"])
+        destination.write(theirs.record)
     return Step(outcome, path, lines)
 
 

@@ -1,4 +1,4 @@
-"""Predictions of cells, from their logits or from a cache of packed predictions.
+"""Predictions of cells, from the files beside records or from a cache of packed predictions.
 
 `Outcomes` is the entry; a pack holds the digest of the logits that it was made of.
 """
@@ -11,19 +11,21 @@ import json
 import math
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.metrics import METRICS, Answers, Metric, PerClass, needs, per_class, rounded
 from fewshot_bench.api.record import Record
+from fewshot_bench.store.answer_files import Stored, has_logits, load
+from fewshot_bench.store.keeping import KEEP_ALL
 from fewshot_bench.store.store import Damage, Store
 from fewshot_bench.utils.errors import ContractError, StoreError
-from fewshot_bench.utils.files import Damaged, check_digest, load_arrays, write_whole
+from fewshot_bench.utils.files import Damaged, write_whole
 from fewshot_bench.utils.version import __version__
 
 if TYPE_CHECKING:
@@ -56,10 +58,9 @@ class Queries:
         return hashlib.sha256(self.names + b"\n" + self.labels.tobytes()).hexdigest()
 
     @classmethod
-    def of(cls, ids: np.ndarray, labels: np.ndarray) -> Queries:
-        """Those of the arrays beside a record."""
-        names = json.dumps(ids.tolist(), ensure_ascii=False).encode("utf-8", "surrogatepass")
-        return cls(names, labels)
+    def of(cls, stored: Stored) -> Queries:
+        """Those of the answers beside a record."""
+        return cls(stored.names, stored.answers.labels)
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ def _is_number(value: object) -> bool:
 THREADS = min(4, os.cpu_count() or 1)
 # Records round metrics to 6 digits.
 ROUNDED = 2e-6
-# What a metric's scores may ask for without logits.
+# What a metric's scores may ask for beside what a pack does not have.
 _KEPT = frozenset({"labels", "classes", "predictions", "hits", "per_class"})
 
 
@@ -184,14 +185,16 @@ class Outcome:
 
     queries: the images; `queries.digest` is equal for the same images in the same order.
     predictions: (n,) class indices below `classes`. metrics: what the record states, and what it
-    lacks computed from its logits. read: reads these again.
+    lacks computed from its answers. whole: gives whether all logits are there. read: reads answers,
+    with all logits where they are wanted.
     """
 
     queries: Queries
     predictions: np.ndarray
     classes: int
     metrics: Mapping[str, float | int]
-    read: Callable[[], Answers]
+    whole: Callable[[], bool]
+    read: Callable[[bool], Answers]
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -214,13 +217,23 @@ class Outcome:
         """Accuracy, precision and F1 of every class."""
         return per_class(self.predictions, self.labels, self.classes)
 
+    @property
+    def confidences(self) -> np.ndarray:
+        """(n,) the highest probability of each image; StoreError where they cannot be read."""
+        return self.read(False).confidences
+
+    def has_scores(self, metric: Metric) -> bool:
+        """True where the scores of a metric do not ask for logits that were not kept."""
+        return metric.scores is not None and ("logits" not in needs(metric.scores) or self.whole())
+
     def scores(self, metric: Metric) -> np.ndarray:
-        """(n,) the metric image by image; logits are read where predictions are not enough.
+        """(n,) the metric image by image; answers are read where predictions are not enough.
 
         ContractError where a plug-in's scores are not what its value is the mean of.
         """
         assert metric.scores is not None, f"metric '{metric.name}' has no scores"
-        found = metric.by_image(self if needs(metric.scores) <= _KEPT else self.read())
+        asked = needs(metric.scores)
+        found = metric.by_image(self if asked <= _KEPT else self.read("logits" in asked))
         value, mean = self.metrics.get(metric.name), metric.scale * float(found.mean())
         if metric.source and value is not None and not math.isclose(value, mean, rel_tol=1e-4):
             raise ContractError(
@@ -246,7 +259,7 @@ class Outcomes:
     damaged: list[Damage] = field(default_factory=list)
     _packs: dict[str, Pack] = field(default_factory=dict)
     _trusted: dict[str, bool] = field(default_factory=dict)
-    _asked: dict[tuple[str, bytes, bytes], Queries] = field(default_factory=dict)
+    _asked: dict[tuple[bytes, bytes], Queries] = field(default_factory=dict)
 
     def of(self, record: Record) -> Outcome:
         """The outcome of a finished record; StoreError where its logits are not there or damaged.
@@ -259,7 +272,8 @@ class Outcomes:
             entry.predictions,
             entry.classes,
             {**self._named(entry), **record.metrics},
-            lambda: Answers(*self._arrays(record)[:2]),
+            partial(has_logits, record),
+            lambda logits: self._stored(record, logits).answers,
         )
 
     def prepare(self, records: Iterable[Record]) -> None:
@@ -291,6 +305,19 @@ class Outcomes:
         self.prepare(record for record in records if record.spec.key() in lacking)
         return [self._complete(r) if r.spec.key() in lacking else r for r in records]
 
+    def lacking(self, records: Sequence[Record], names: Iterable[str]) -> Iterator[str]:
+        """A line for each metric that asks for logits that were not kept of some records."""
+        known = {metric.name: metric for metric in self.metrics}
+        for name in sorted(known.keys() & set(names)):
+            done = [record for record in records if record.status == "done"]
+            without = [record for record in done if name not in record.metrics]
+            without = [record for record in without if not has_logits(record)]
+            if without and _needs_logits(known[name]):
+                yield (
+                    f"{name} is computed from all logits, which {len(without)} of {len(done)} "
+                    f"records do not have: fsbench run ... {KEEP_ALL} computes these cells again"
+                )
+
     def _complete(self, record: Record) -> Record:
         entry = self._cached(record)
         if entry is None:
@@ -298,9 +325,12 @@ class Outcomes:
         return dataclasses.replace(record, metrics={**self._named(entry), **record.metrics})
 
     def _wanted(self, record: Record) -> list[Metric]:
-        """The metrics to compute from the logits: those that the record does not state."""
+        """The metrics to compute: those that the record does not state, if what is kept allows."""
         every = (*METRICS.values(), *self.metrics)
-        return [metric for metric in every if metric.name not in record.metrics]
+        lacking = [metric for metric in every if metric.name not in record.metrics]
+        if has_logits(record):
+            return lacking
+        return [metric for metric in lacking if not _needs_logits(metric)]
 
     def _named(self, entry: Entry) -> dict[str, float | int]:
         """The metrics of an entry by their names, those of plug-ins as their code is now."""
@@ -350,23 +380,23 @@ class Outcomes:
             return None
 
     def _computed(self, record: Record) -> Entry:
-        logits, labels, ids = self._arrays(record)
         wanted = self._wanted(record)
+        stored = self._stored(record, any(map(_needs_logits, wanted)))
+        answers = stored.answers
         try:
-            values = rounded(logits, labels, wanted) if wanted else {}
+            values = rounded(answers, wanted) if wanted else {}
         except ContractError as error:
             raise ContractError(f"{error} ({record.spec.describe()})") from error
         keys = {metric.name: _key(metric) for metric in wanted}
         values = {keys.get(name, name): value for name, value in values.items()}
-        return Entry(self._queries_of(ids, labels), logits.argmax(axis=1), logits.shape[1], values)
+        return Entry(self._queries_of(stored), answers.predictions, answers.classes, values)
 
-    def _arrays(self, record: Record) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Logits, whose digest is compared with the one in the record, labels and ids."""
+    def _stored(self, record: Record, logits: bool) -> Stored:
+        """The answers, whose digest is compared with the one in the record; logits: with these."""
         path = self.store.file(record.spec.key()).with_suffix(".npz")
-        name = f"logits of {record.spec.describe()}"
+        name = f"answers of {record.spec.describe()}"
         try:
-            arrays = load_arrays(path)
-            _check(arrays, record.logits_digest)
+            return load(path, record, kept=logits)
         except FileNotFoundError:
             raise StoreError(
                 f"no {name} in '{self.store.path}'; run the cell again to have them"
@@ -379,26 +409,17 @@ class Outcomes:
                 f"{name} cannot be used ({error}); see fsbench store verify --store "
                 f"'{self.store.path}'"
             ) from None
-        return arrays["logits"], arrays["labels"], arrays["ids"]
 
-    def _queries_of(self, ids: np.ndarray, labels: np.ndarray) -> Queries:
-        """Those of the arrays; most cells of a data set ask about the same images."""
-        images = ids.dtype.str, ids.tobytes(), labels.tobytes()
+    def _queries_of(self, stored: Stored) -> Queries:
+        """Those of a cell; most cells of a data set ask about the same images."""
+        images = stored.names, stored.answers.labels.tobytes()
         if images not in self._asked:
-            self._asked[images] = Queries.of(ids, labels)
+            self._asked[images] = Queries.of(stored)
         return self._asked[images]
 
 
-def _check(arrays: Mapping[str, np.ndarray], digest: str) -> None:
-    """Raise Damaged for arrays that no metric can be computed from, or of another digest."""
-    import numpy as np
-
-    logits, labels = arrays["logits"], arrays["labels"]
-    check_digest(arrays, digest)
-    if 0 in logits.shape or not np.isfinite(logits).all():
-        raise Damaged(f"logits of shape {logits.shape} are empty or not finite")
-    if labels.min() < 0 or labels.max() >= logits.shape[1]:
-        raise Damaged(f"labels are outside of 0 to {logits.shape[1] - 1}")
+def _needs_logits(metric: Metric) -> bool:
+    return "logits" in needs(metric.compute)
 
 
 def _agrees(record: Record, entry: Entry) -> bool:

@@ -1,17 +1,28 @@
-"""The store: one JSON file per cell, its logits beside it, and nothing half-written."""
+"""The store: one JSON file per cell, its answers beside it, and nothing half-written."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from fewshot_bench.api.metrics import Answers
 from fewshot_bench.api.record import Record, sealed
+from fewshot_bench.store.answer_files import (
+    WHOLE,
+    Stored,
+    arrays_of,
+    check,
+    digests_of,
+    load,
+    whole_digest,
+)
 from fewshot_bench.store.index import Index
+from fewshot_bench.store.keeping import ASKED, chosen
 from fewshot_bench.store.record_files import (
     RecordFile,
     Stamp,
@@ -28,13 +39,8 @@ from fewshot_bench.utils.files import (
     FULL,
     TEMPORARY,
     Damaged,
-    as_arrays,
-    check_archive,
-    check_digest,
-    digest_of_arrays,
     free_space,
     is_stale,
-    load_arrays,
     make_folder,
     publish,
     temporary_name,
@@ -66,8 +72,8 @@ class Damage:
 class Store:
     """Records of cells under one folder; safe for several writers at once.
 
-    `<path>/records/<key[:2]>/<key>.json` holds a record and `<key>.npz` the logits of its queries.
-    Files appear under these names by rename alone, the logits before the record. `damaged` lists
+    `<path>/records/<key[:2]>/<key>.json` holds a record and `<key>.npz` the answers to its queries.
+    Files appear under these names by rename alone, the answers before the record. `damaged` lists
     what was found unusable since the store was opened.
     """
 
@@ -98,21 +104,38 @@ class Store:
                 temporary.unlink(missing_ok=True)
 
     def write(
-        self, record: Record, logits: Any = None, labels: Any = None, ids: Any = None
+        self,
+        record: Record,
+        answers: Answers | None = None,
+        ids: Sequence[str] = (),
+        keep: str = "",
     ) -> Record:
-        """Store a record, with the (n, classes) logits, labels and ids of its queries if given.
+        """Store a record, with the answers to its queries and their ids if given.
 
+        keep: what to keep of the logits, beside what statistics need; empty for the default.
         Returns the record as it is stored, with its digests.
+        """
+        if answers is None:
+            return self.put(dataclasses.replace(record, digests={}), {})
+        kept = chosen(keep, len(answers.labels), answers.classes)
+        arrays = arrays_of(answers, ids, kept)
+        digests = {WHOLE: whole_digest(answers, ids)}
+        environment = {**record.environment, ASKED: kept}
+        record = dataclasses.replace(record, environment=environment, digests=digests)
+        return self.put(record, arrays)
+
+    def put(self, record: Record, arrays: Mapping[str, np.ndarray]) -> Record:
+        """Store a record with the arrays of a file beside it; see `answer_files`.
 
         A kill at any moment leaves the cell as it was, complete, or absent (only where other logits
         of it were being replaced); never half of it.
         """
         target = self.file(record.spec.key())
-        arrays = None if logits is None else as_arrays(logits, labels, ids)
         told = {name: masked(getattr(record, name)) for name in TOLD}
         record = dataclasses.replace(record, **told)
+        whole = {WHOLE: record.logits_digest} if record.logits_digest else {}
         try:
-            record = sealed(record, None if arrays is None else digest_of_arrays(arrays))
+            record = sealed(record, {**whole, **digests_of(arrays)})
             text = record.to_json().encode()
         except (TypeError, ValueError) as error:
             raise StoreError(f"record of {record.spec.describe()} is not JSON: {error}") from error
@@ -120,7 +143,7 @@ class Store:
         try:
             make_folder(target.parent)
             temporary.append(write_synced(target.parent, text))
-            if arrays is not None:
+            if arrays:
                 temporary.append(write_synced(target.parent, arrays))
             publish(target, temporary)
         except OSError as error:
@@ -191,30 +214,24 @@ class Store:
         record = self.get(key)
         return record is not None and record.status != "failed"
 
-    def logits(self, key: str) -> dict[str, np.ndarray]:
-        """The arrays `logits` (n, classes), `labels` (n,) and `ids` (n,) of a cell."""
+    def answers(self, key: str) -> Stored:
+        """The answers of a cell, with what was kept of its logits; StoreError without them.
+
+        Damaged files are renamed to `*.damaged-<n>`.
+        """
         path = self.file(key).with_suffix(".npz")
         try:
-            arrays = load_arrays(path)
-            check_digest(arrays, self._stated(key))
-            return arrays
+            return load(path, read_record(self.file(key)), kept=True)
         except FileNotFoundError:
             raise StoreError(
-                f"no logits of cell {key[:12]} in '{self.path}'; run the cell again to have them"
+                f"no answers of cell {key[:12]} in '{self.path}'; run the cell again to have them"
             ) from None
         except Damaged as error:
             moved = self.set_aside(path, str(error))
             raise StoreError(
-                f"logits of cell {key[:12]} are damaged ({error}); kept as '{moved}', "
+                f"answers of cell {key[:12]} are damaged ({error}); kept as '{moved}', "
                 "run the cell again to replace them"
             ) from None
-
-    def _stated(self, key: str) -> str:
-        """The digest that a record states of its logits; none where it cannot be relied on."""
-        try:
-            return read_record(self.file(key)).logits_digest
-        except (FileNotFoundError, Damaged):
-            return ""
 
     def records(self) -> Iterator[Record]:
         """Every readable record, sorted by key; the others are reported in `damaged`, untouched."""
@@ -245,7 +262,7 @@ class Store:
 
     def _logits_usable(self, path: Path, record: Record) -> bool:
         try:
-            check_archive(path, record.logits_digest)
+            check(path, record)
         except FileNotFoundError:
             self._report(path, "logits of a finished cell are missing; it counts as not done")
             return False

@@ -6,19 +6,29 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fewshot_bench.api.metrics import Answers, measured
 from fewshot_bench.api.record import Record, seal_problem
 from fewshot_bench.splits.imported import checked, split_paths
+from fewshot_bench.store.answer_files import (
+    Stored,
+    contradictions,
+    other_digests,
+    read,
+    stored_of,
+    value_problems,
+)
 from fewshot_bench.store.clean import orphans, set_aside, temporary_files
 from fewshot_bench.store.index import Index
 from fewshot_bench.store.leases import Leases
+from fewshot_bench.store.predictions import Queries
 from fewshot_bench.store.record_files import (
     parse_values,
     read_content,
@@ -28,7 +38,7 @@ from fewshot_bench.store.record_files import (
 )
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import FsbenchError, StoreError
-from fewshot_bench.utils.files import ARRAYS, Damaged, digest_of_arrays, load_arrays
+from fewshot_bench.utils.files import Damaged
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,6 +60,11 @@ class Cell:
     record: Record
     arrays: Arrays | None
     problems: tuple[str, ...]
+
+    @cached_property
+    def stored(self) -> Stored | None:
+        """The answers of the arrays, which must have no problem."""
+        return None if self.arrays is None else stored_of(self.arrays, self.record)
 
     @property
     def missing(self) -> bool:
@@ -79,7 +94,7 @@ def _examine(path: Path) -> Cell:
     problems = list(_record_problems(values))
     arrays = None
     try:
-        arrays = load_arrays(path.with_suffix(".npz"))
+        arrays = read(path.with_suffix(".npz"))
         problems += _array_problems(record, arrays)
     except FileNotFoundError:
         if record.status == "done" or "logits" in record.digests:
@@ -98,61 +113,39 @@ def _record_problems(values: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _array_problems(record: Record, arrays: Arrays) -> Iterator[str]:
-    """Wrong types or shapes hide the other rules, since these could not be applied."""
-    found = list(_form_problems(arrays))
-    yield from found
-    if found or (record.status != "done" and "logits" not in record.digests):
+    """Values that are no answers hide the other rules, since these could not be applied."""
+    if record.status != "done" and "logits" not in record.digests:
         return
-    stated, actual = record.digests.get("logits"), digest_of_arrays(arrays)
-    if stated != actual:
-        yield f"the record states the digest {stated!r:.14} of its logits, they have {actual:.12}"
-    yield from _value_problems(arrays)
-    if record.status == "done":
-        yield from _count_problems(record, arrays)
-        yield from _metric_problems(record, arrays)
-
-
-def _form_problems(arrays: Arrays) -> Iterator[str]:
-    count = arrays["logits"].shape[:1]
-    shapes = {"logits": (*count, *arrays["logits"].shape[1:2]), "labels": count, "ids": count}
-    for name, kind in zip(ARRAYS, ("f4", "i8", "U"), strict=True):
-        array = arrays[name]
-        if not array.dtype.str[1:].startswith(kind) or array.shape != shapes[name]:
-            yield f"{name} are {array.dtype} {array.shape}, expected {kind} {shapes[name]}"
-    if arrays["logits"].ndim != 2 or 0 in arrays["logits"].shape:
-        yield f"logits have the shape {arrays['logits'].shape}, expected (queries, classes)"
-
-
-def _value_problems(arrays: Arrays) -> Iterator[str]:
-    import numpy as np
-
-    logits, labels, ids = (arrays[name] for name in ARRAYS)
-    bad = int((~np.isfinite(logits)).any(axis=1).sum())
-    if bad:
-        yield f"{bad} of {len(logits)} rows of logits are not finite"
-    outside = int(((labels < 0) | (labels >= logits.shape[1])).sum())
-    if outside:
-        yield f"{outside} labels are outside of 0 to {logits.shape[1] - 1}"
-    twice = len(ids) - len(np.unique(ids))
+    if not record.logits_digest:
+        yield "the record states no digest of its logits"
+    for group, stated, actual in other_digests(arrays, record):
+        yield f"the record states the digest {stated:.12} of its {group}, they have {actual:.12}"
+    wrong = list(value_problems(arrays))
+    yield from wrong
+    if wrong:
+        return
+    stored = stored_of(arrays, record)
+    twice = len(stored.ids) - len(set(stored.ids))
     if twice:
         yield f"{twice} ids stand there more than once"
+    yield from contradictions(arrays, stored)
+    if record.status == "done":
+        yield from _count_problems(record, stored.answers)
+        yield from _metric_problems(record, stored.answers)
 
 
-def _count_problems(record: Record, arrays: Arrays) -> Iterator[str]:
-    for name, count in zip(("test", "classes"), arrays["logits"].shape, strict=True):
+def _count_problems(record: Record, answers: Answers) -> Iterator[str]:
+    counts = {"test": len(answers.labels), "classes": answers.classes}
+    for name, count in counts.items():
         if record.split.get(name, count) != count:
-            yield f"the record has split.{name} {record.split[name]!r}, its logits have {count}"
+            yield f"the record has split.{name} {record.split[name]!r}, its answers have {count}"
 
 
-def _metric_problems(record: Record, arrays: Arrays) -> Iterator[str]:
-    if any(_value_problems(arrays)):
-        return
-    from fewshot_bench.api.metrics import measured
-
-    for name, value in measured(arrays["logits"], arrays["labels"]).items():
+def _metric_problems(record: Record, answers: Answers) -> Iterator[str]:
+    for name, value in measured(answers).items():
         stated = record.metrics.get(name)
         if not _agrees(stated, value):
-            yield f"the record has {name} {stated!r:.40}, its logits give {value:.6f}"
+            yield f"the record has {name} {stated!r:.40}, its answers give {value:.6f}"
 
 
 def _agrees(stated: object, value: float) -> bool:
@@ -244,9 +237,8 @@ def _examined(path: Path, report: Report) -> Cell | None:
 
 def _queries(cell: Cell) -> str:
     """A digest of the ids and labels of a cell's queries."""
-    assert cell.arrays is not None
-    lines = zip(cell.arrays["ids"].tolist(), cell.arrays["labels"].tolist(), strict=True)
-    return hashlib.sha256(repr(list(lines)).encode()).hexdigest()
+    assert cell.stored is not None
+    return Queries.of(cell.stored).digest
 
 
 def _differing(split: str, found: dict[str, list[Path]]) -> Iterator[Finding]:

@@ -162,7 +162,11 @@ class PromptLearner:
     def views_for(self, shots: int) -> int:
         """Views per support image: one per epoch, or fewer."""
         epochs = self.epochs_for(shots)
-        return min(math.ceil(self.class_views / shots) or epochs, epochs)
+        return min(math.ceil(self.class_views / max(1, shots)) or epochs, epochs)
+
+    def views_per_image(self, shots: int, classes: int) -> int:
+        """Views of each support image that are encoded."""
+        return self.views_for(shots)
 
     def train(
         self,

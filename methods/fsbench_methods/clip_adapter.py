@@ -98,6 +98,10 @@ class ClipAdapter:
         """A short schedule for the conformance kit."""
         return replace(self, epochs=40, lr=0.05)
 
+    def views_per_image(self, shots: int, classes: int) -> int:
+        """Views of each support image: one per epoch."""
+        return self.epochs or coop_epochs(shots)
+
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> AdaptedClassifier:
         """Trains the bottleneck on raw features of augmented views."""
         epochs, width = self.epochs or coop_epochs(task.shots), backbone.embed_dim

@@ -107,6 +107,13 @@ class ClipLora:
         """A short schedule for the conformance kit."""
         return replace(self, iterations=2)
 
+    def views_per_image(self, shots: int, classes: int) -> int:
+        """Views of each support image that the frozen image encoder encodes, if it is frozen."""
+        if self.encoder != "text":
+            return 0
+        steps = steps_per_epoch(shots * classes, self.batch_size, drop_last=False)
+        return math.ceil(self.iterations * shots / max(1, steps))
+
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> LoraClassifier:
         """Trains the updates for `iterations` steps per shot."""
         size = min(self.batch_size, len(task.train))

@@ -64,6 +64,10 @@ class Gda:
         require_not_negative(self, "alpha")
         require(self, "crop", 0 < self.crop <= 1, "a share in (0, 1]")
 
+    def views_per_image(self, shots: int, classes: int) -> int:
+        """Views of each support image that the covariance is estimated from."""
+        return self.views
+
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> LinearClassifier:
         """Estimates the Gaussians, and chooses alpha on the validation set."""
         ctx.declare_trained(0)

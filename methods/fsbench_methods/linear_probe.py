@@ -69,6 +69,10 @@ class LinearProbe:
         require_positive(self, "c", "max_iter")
         require_not_negative(self, "search_steps")
 
+    def views_per_image(self, shots: int, classes: int) -> int:
+        """None: it is fitted without augmentation."""
+        return 0
+
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> ProbeClassifier:
         """Fits one classifier per C that is tried and keeps the chosen one."""
         raw = self.init == "random"

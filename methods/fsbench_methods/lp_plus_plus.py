@@ -78,6 +78,10 @@ class LpPlusPlus:
         require(self, "momentum", 0 <= self.momentum < 1, "a number from 0 below 1")
         require(self, "crop", 0 < self.crop <= 1, "a share in (0, 1]")
 
+    def views_per_image(self, shots: int, classes: int) -> int:
+        """One view of each support image."""
+        return 1
+
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Blend:
         """Trains visual weights, biases and blending."""
         (features,) = task.train.views(1, Augment(scale=(self.crop, 1.0)))

@@ -74,6 +74,10 @@ class TaskRes:
         """A short schedule for the conformance kit."""
         return replace(self, epochs=40, lr=0.02)
 
+    def views_per_image(self, shots: int, classes: int) -> int:
+        """Views of each support image: one per epoch."""
+        return self.epochs or (100 if shots <= 4 else 200)
+
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> LinearClassifier:
         """Trains the residual on frozen features."""
         base = template_features(backbone, task).mean(dim=0)
@@ -81,7 +85,7 @@ class TaskRes:
         optimizer = torch.optim.Adam(
             [residual], lr=self.lr, weight_decay=self.weight_decay, fused=residual.is_cuda
         )
-        epochs = self.epochs or (100 if task.shots <= 4 else 200)
+        epochs = self.views_per_image(task.shots, len(task.classnames))
         train_epochs(
             partial(self.loss, base, residual, backbone.logit_scale),
             optimizer,

@@ -111,6 +111,10 @@ class TipAdapter:
         """UsageError for values out of range."""
         _check(self)
 
+    def views_per_image(self, shots: int, classes: int) -> int:
+        """Views of each support image that its key is the mean of."""
+        return self.views
+
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> CacheClassifier:
         """Builds the cache and searches its constants; trains nothing."""
         class_features = backbone.class_features(task)
@@ -162,6 +166,10 @@ class TipAdapterF:
     def quick(self) -> TipAdapterF:
         """A short schedule for the conformance kit."""
         return replace(self, epochs=5)
+
+    def views_per_image(self, shots: int, classes: int) -> int:
+        """Views of each support image: those of its key, and one per epoch."""
+        return self.views + self.epochs
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> CacheClassifier:
         """Builds the cache, trains its keys, and searches its constants."""

@@ -42,6 +42,10 @@ class ZeroShot:
     name: ClassVar[str] = "zero-shot"
     version: ClassVar[str] = "1"
 
+    def views_per_image(self, shots: int, classes: int) -> int:
+        """None: it looks at no support image."""
+        return 0
+
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> ZeroShotClassifier:
         """Encodes the class prompts; looks at no image."""
         return ZeroShotClassifier(backbone.class_features(task), backbone)

@@ -8,6 +8,7 @@ import pytest
 
 from fewshot_bench.analysis import formats
 from fewshot_bench.analysis.audit.audit import audit, document
+from fewshot_bench.analysis.audit.facts import facts
 from fewshot_bench.api.record import Record
 from tests.analysis.test_audit import changed, complete, coop, fair, said
 from tests.compare_records import make, matrix
@@ -41,7 +42,7 @@ def test_images_are_counted_whether_they_are_pixels_or_features() -> None:
     found = audit(changed(coop, footprint=work))
     assert "140 images encoded" in found.hazards[7].text
     assert [line["images encoded"] for line in found.methods] == ["140", ""]
-    assert {cell["images_billed"] for cell in found.cells} == {140, None}
+    assert {facts(record)["images_billed"] for record in found.records} == {140, None}
 
 
 def test_data_sets_that_only_some_have_are_a_finding_without_shots_too() -> None:

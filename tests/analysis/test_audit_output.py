@@ -83,7 +83,7 @@ def test_records_with_values_of_other_kinds_are_read(data: st.DataObject) -> Non
         records.append(complete(record, **parts, incidents=({"kind": "x"},)))
     found = audit(records)
     for form in ("terminal", "markdown", "csv", "json"):
-        assert formats.render(document(found), form)
+        assert formats.render(document(found, form), form)
 
 
 def test_csv_has_one_line_per_cell_with_the_kinds_of_findings(tmp_path: Path) -> None:

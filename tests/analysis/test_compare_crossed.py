@@ -16,6 +16,7 @@ from scipy import stats
 from fewshot_bench.analysis.statistics.paired import compare_paired
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import UsageError
+from tests.answers import put_answers, stored_arrays
 from tests.helpers import fsbench
 from tests.synthetic_store import Images, done_record, predicted, specification
 
@@ -37,7 +38,7 @@ def fill_crossed(store: Path, runs: Sequence[Run], *, other_images: bool = False
         record = done_record(spec, arrays, 0)
         spec = dataclasses.replace(spec, train_seed=train)
         record = dataclasses.replace(record, spec=spec)
-        opened.write(record, arrays["logits"], arrays["labels"], arrays["ids"])
+        put_answers(opened, record, arrays["logits"], arrays["labels"], arrays["ids"])
 
 
 def compared(store: Path) -> Any:
@@ -50,8 +51,8 @@ def hits(store: Path, method: str) -> dict[Run, np.ndarray]:
     opened, found = Store(store), {}
     for record in opened.records():
         if record.spec.method == method:
-            arrays = opened.logits(record.spec.key())
-            right = arrays["logits"].argmax(axis=1) == arrays["labels"]
+            arrays = stored_arrays(opened, record.spec.key())
+            right = arrays["predictions"] == arrays["labels"]
             found[record.spec.split_seed, record.spec.train_seed] = right.astype(float)
     return found
 

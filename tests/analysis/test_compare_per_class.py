@@ -13,6 +13,7 @@ from fewshot_bench.analysis.table.per_class import class_names
 from fewshot_bench.api.record import Record
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import UsageError
+from tests.answers import put_answers, stored_arrays
 from tests.compare_records import make, read_csv, run_compare
 from tests.helpers import fsbench
 from tests.synthetic_store import fill
@@ -31,8 +32,8 @@ def test_csv_has_every_class(store: Store) -> None:
     assert len(rows) == 2 * (2 * 2 + 1) * 14
     found: dict[tuple[str, str, str], list[float]] = {}
     for record in store.records():
-        arrays, spec = store.logits(record.spec.key()), record.spec
-        predictions, labels = arrays["logits"].argmax(1), arrays["labels"]
+        arrays, spec = stored_arrays(store, record.spec.key()), record.spec
+        predictions, labels = arrays["predictions"], arrays["labels"]
         for label in range(14):
             hits = predictions[labels == label] == label
             key = spec.dataset, spec.method, f"{spec.shots}-{label}"
@@ -85,9 +86,9 @@ def test_records_without_logits_are_counted(tmp_path: Path) -> None:
 def test_names_stay_names(tmp_path: Path, form: str) -> None:
     store = fill(tmp_path / "s", 1, 1, (1,), (1,), queries=20, classes=4)
     (record,) = store.records()
-    arrays = store.logits(record.spec.key())
+    arrays = stored_arrays(store, record.spec.key())
     renamed = dataclasses.replace(record, split={**record.split, "classnames": list(HOSTILE)})
-    store.write(renamed, arrays["logits"], arrays["labels"], arrays["ids"])
+    put_answers(store, renamed, arrays["logits"], arrays["labels"], arrays["ids"])
     text = run_compare("--store", store.path, "--per-class", "--format", form).output
     assert not {c for c in text if not c.isprintable() and c != "\n"}
     if form == "csv":

@@ -16,6 +16,7 @@ import pytest
 from fewshot_bench.analysis.signature import parse, signature_of
 from fewshot_bench.api.record import Record
 from fewshot_bench.store.store import Store
+from tests.answers import put_answers, stored_arrays
 from tests.compare_records import make, run_compare, save
 from tests.helpers import PATIENCE, fsbench
 from tests.synthetic_store import fill
@@ -58,12 +59,12 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store whose method, data set and class names are out to break things."""
     store = fill(tmp_path_factory.mktemp("odd") / "s", 1, 1, (1, 2), (1, 2), 60, len(NAMES))
     for record in list(store.records()):
-        arrays = store.logits(record.spec.key())
+        arrays = stored_arrays(store, record.spec.key())
         for number, name in enumerate(NAMES[:6]):
             spec = dataclasses.replace(record.spec, method=name, dataset=NAMES[5 - number])
             split = {**record.split, "classnames": list(NAMES)}
             renamed = dataclasses.replace(record, spec=spec, split=split)
-            store.write(renamed, arrays["logits"], arrays["labels"], arrays["ids"])
+            put_answers(store, renamed, arrays["logits"], arrays["labels"], arrays["ids"])
     return store.path
 
 

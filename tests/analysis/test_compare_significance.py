@@ -21,6 +21,7 @@ from fewshot_bench.analysis.table.layout import grids
 from fewshot_bench.analysis.table.significance import Ranking, Significance
 from fewshot_bench.api.record import Record
 from fewshot_bench.store.store import Store
+from tests.answers import put_answers, stored_arrays
 from tests.compare_records import make
 from tests.helpers import fsbench
 from tests.synthetic_store import done_record, fill, predicted, specification
@@ -50,8 +51,8 @@ def hits(store: Path, method: str, shots: int) -> dict[str, list[np.ndarray]]:
     for record in opened.records():
         spec = record.spec
         if (spec.method, spec.shots) == (method, shots):
-            arrays = opened.logits(spec.key())
-            right = arrays["logits"].argmax(axis=1) == arrays["labels"]
+            arrays = stored_arrays(opened, spec.key())
+            right = arrays["predictions"] == arrays["labels"]
             order = np.argsort(arrays["ids"])
             found.setdefault(spec.dataset, {})[spec.split_seed] = right[order].astype(float)
     return {name: [per[s] for s in sorted(per)] for name, per in sorted(found.items())}
@@ -163,10 +164,10 @@ def test_methods_that_never_differ_say_nothing_about_what_can_be_seen(tmp_path: 
     fill(tmp_path, datasets=1, methods=3, shots=(4,), queries=100, classes=5)
     opened = Store(tmp_path)
     for record in [r for r in opened.records() if r.spec.method == "linear-probe"]:
-        arrays = opened.logits(record.spec.key())
+        arrays = stored_arrays(opened, record.spec.key())
         for method in ("copy", "other"):
             twin = replace(record, spec=replace(record.spec, method=method))
-            opened.write(twin, arrays["logits"], arrays["labels"], arrays["ids"])
+            put_answers(opened, twin, arrays["logits"], arrays["labels"], arrays["ids"])
     only = ("--method", "linear-probe,copy,other", "--format", "json")
     document = compared(tmp_path, *only)
     assert {one["p"] for one in document["meta"]["standings"]} == {1.0}
@@ -212,7 +213,7 @@ def crossed(store: Path, pairs: list[tuple[int, int]]) -> list[Record]:
         record = done_record(spec, arrays, 0)
         spec = replace(spec, split_seed=split, train_seed=train)
         record = replace(record, spec=spec)
-        made.append(opened.write(record, arrays["logits"], arrays["labels"], arrays["ids"]))
+        made.append(put_answers(opened, record, arrays["logits"], arrays["labels"], arrays["ids"]))
     return made
 
 

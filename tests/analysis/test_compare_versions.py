@@ -15,6 +15,7 @@ from fewshot_bench.analysis.filters import version_key
 from fewshot_bench.analysis.table.build import build
 from fewshot_bench.store.store import Store
 from tests.analysis.test_sweep import swept
+from tests.answers import put_answers
 from tests.compare_records import make, read_csv, save
 from tests.helpers import fsbench
 from tests.plugins.test_reproduce import three
@@ -48,7 +49,7 @@ def store(tmp_path: Path) -> Path:
         make("zero-shot", "pets", top1=41.0),
     ]
     for record in records:
-        opened.write(record, [[1.0, 2.0]], [0], ["a"])
+        put_answers(opened, record, [[1.0, 2.0]], [0], ["a"])
     return opened.path
 
 

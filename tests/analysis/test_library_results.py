@@ -235,7 +235,7 @@ def test_predictions_that_are_not_there(results: fb.Results) -> None:
         results.predictions(0)  # type: ignore[arg-type]
     with pytest.raises(fb.UsageError, match="expected a function of a record"):
         results.where("zero-shot")  # type: ignore[arg-type]
-    with pytest.raises(fb.FsbenchError, match="no logits"):
+    with pytest.raises(fb.FsbenchError, match="no answers"):
         results.predictions(results.failed()[0])
 
 

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 
 import fewshot_bench as fb
-from fewshot_bench.api.metrics import GIVEN, METRICS, Answers, Metric
+from fewshot_bench.api.metrics import GIVEN, METRICS, Metric
 from fewshot_bench.store.predictions import OUTCOMES
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import FsbenchError
+from tests.answers import answers_of, stored_arrays
 from tests.helpers import REPOSITORY, fsbench
 from tests.synthetic_store import fill
 
@@ -76,7 +77,7 @@ def top3(store: Store, method: str, dataset: str, shots: int) -> float:
     for record in store.records():
         spec = record.spec
         if (spec.method, spec.dataset, spec.shots) == (method, dataset, shots):
-            arrays = store.logits(spec.key())
+            arrays = stored_arrays(store, spec.key())
             own = arrays["logits"][np.arange(80), arrays["labels"]]
             values.append(100 * ((arrays["logits"] > own[:, None]).sum(1) < 3).mean())
     return float(np.mean(values))
@@ -265,7 +266,7 @@ def test_an_unknown_name_is_refused_with_the_closest(store: Store, install: Inst
 
 
 def test_every_name_that_functions_can_ask_for_is_there() -> None:
-    answers = Answers(np.eye(4, dtype=np.float32), np.arange(4))
+    answers = answers_of(np.eye(4), np.arange(4))
     for name in GIVEN:
         assert getattr(answers, name) is not None
 
@@ -273,6 +274,6 @@ def test_every_name_that_functions_can_ask_for_is_there() -> None:
 @pytest.mark.parametrize("metric", [m for m in METRICS.values() if m.scores])
 def test_scores_have_the_mean_of_the_value(metric: Metric) -> None:
     rng = np.random.default_rng(0)
-    answers = Answers(rng.normal(size=(50, 4)).astype(np.float32), rng.integers(0, 3, 50))
+    answers = answers_of(rng.normal(size=(50, 4)), rng.integers(0, 3, 50))
     mean = metric.scale * metric.by_image(answers).mean()
     assert mean == pytest.approx(metric.value(answers))

@@ -16,6 +16,7 @@ from sklearn.metrics import f1_score, log_loss, precision_score, recall_score
 from fewshot_bench.api import metrics
 from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.store.verify import ABSOLUTE
+from tests.answers import answers_of
 
 CASES = st.tuples(st.integers(1, 40), st.integers(1, 6)).flatmap(
     lambda shape: st.tuples(
@@ -60,7 +61,7 @@ def plain_adaptive_error(confidence: list[float], hits: list[bool], bins: int = 
 @given(CASES)
 def test_accuracy_f1_and_log_likelihood(case: tuple[np.ndarray, np.ndarray]) -> None:
     logits, labels = case
-    found = metrics.measured(logits, labels)
+    found = metrics.measured(answers_of(logits, labels))
     chosen, present = logits.argmax(1), np.unique(labels)
     recalls = recall_score(labels, chosen, labels=present, average=None, zero_division=0)
     f1 = f1_score(labels, chosen, labels=present, average="macro", zero_division=0)
@@ -79,7 +80,7 @@ def test_brier_and_calibration_are_those_of_plain_loops(
     case: tuple[np.ndarray, np.ndarray],
 ) -> None:
     logits, labels = case
-    found = metrics.measured(logits, labels)
+    found = metrics.measured(answers_of(logits, labels))
     rows = [softmax(row) for row in logits]
     squares = [
         sum((p - (index == label)) ** 2 for index, p in enumerate(row))
@@ -94,7 +95,7 @@ def test_calibration_errors_are_those_of_plain_loops(images: int) -> None:
     rng = np.random.default_rng(images)
     logits = 2 * rng.standard_normal((images, 5)).astype(np.float32)
     labels = rng.integers(0, 5, images)
-    found = metrics.measured(logits, labels)
+    found = metrics.measured(answers_of(logits, labels))
     confidence = [max(softmax(row)) for row in logits]
     hits = (logits.argmax(1) == labels).tolist()
     assert found["ece"] == pytest.approx(plain_error(confidence, hits), abs=1e-9)
@@ -121,19 +122,19 @@ def test_the_order_of_images_is_of_no_account() -> None:
     rng = np.random.default_rng(0)
     logits = rng.integers(-2, 3, (200, 3)).astype(np.float32)
     labels = rng.integers(0, 3, 200)
-    expected = metrics.measured(logits, labels)
+    expected = metrics.measured(answers_of(logits, labels))
     for _ in range(5):
         order = rng.permutation(200)
-        found = metrics.measured(logits[order], labels[order])
+        found = metrics.measured(answers_of(logits[order], labels[order]))
         assert found == pytest.approx(expected, abs=1e-9)
 
 
 def test_many_rows_are_worked_on_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     logits, labels = rng.normal(size=(50, 4)).astype(np.float32), rng.integers(0, 4, 50)
-    whole = metrics.measured(logits, labels)
+    whole = metrics.measured(answers_of(logits, labels))
     monkeypatch.setattr(metrics, "_PART", 24)
-    assert metrics.measured(logits, labels) == pytest.approx(whole, abs=1e-12)
+    assert metrics.measured(answers_of(logits, labels)) == pytest.approx(whole, abs=1e-12)
     probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     assert whole["nll"] == pytest.approx(log_loss(labels, probabilities, labels=range(4)), abs=1e-6)
 
@@ -157,20 +158,21 @@ def test_classes_one_by_one() -> None:
 
 def test_records_carry_every_metric_rounded() -> None:
     logits, labels = torch.eye(4) * 3, torch.tensor([0, 1, 2, 0])
-    stated = metrics.rounded(logits.numpy(), labels.numpy())
+    stated = metrics.rounded(answers_of(logits.numpy(), labels.numpy()))
     assert stated.keys() == {*METRICS, "n"}
-    exact = metrics.measured(logits.numpy(), labels.numpy())
+    exact = metrics.measured(answers_of(logits.numpy(), labels.numpy()))
     assert stated == pytest.approx(exact, abs=ABSOLUTE)
     assert all(value == round(value, 6) for value in stated.values())
 
 
 def test_no_images_no_metrics() -> None:
     with pytest.raises(ValueError, match="at least one"):
-        metrics.measured(np.zeros((0, 3), np.float32), np.zeros(0, np.int64))
+        metrics.measured(answers_of(np.zeros((0, 3), np.float32), np.zeros(0, np.int64)))
 
 
 def test_confidence_is_the_highest_probability(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = np.random.default_rng(3).normal(0, 30, (50, 7)).astype(np.float32)
     monkeypatch.setattr(metrics, "_PART", 30)
     expected = [max(softmax(row)) for row in logits]
-    assert metrics.confidences(logits) == pytest.approx(expected, rel=1e-12)
+    found = answers_of(logits, [0] * 50).confidences
+    assert found == pytest.approx(expected, rel=1e-12)

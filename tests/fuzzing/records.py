@@ -15,6 +15,7 @@ from fewshot_bench.api.record import Record, digest_of_values
 from fewshot_bench.engines.progress import outcome
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import UsageError
+from tests.answers import put_answers
 from tests.compare_records import make, written
 from tests.fuzzing.commands import assert_plain
 from tests.fuzzing.subject import Seed, Subject, seeds_in
@@ -25,8 +26,8 @@ GOOD = make("coop", options={"rank": 2}, overrides={"rank": 2})
 def _records(folder: Path) -> list[Seed]:
     store = Store(folder)
     store.create()
-    store.write(GOOD, [[0.5, 0.5], [1.0, 0.0]], [0, 1], ["a", "b"])
-    store.write(make("zero-shot", shots=4, seed=2), [[0.1, 0.9]], [1], ["c"])
+    put_answers(store, GOOD, [[0.5, 0.5], [1.0, 0.0]], [0, 1], ["a", "b"])
+    put_answers(store, make("zero-shot", shots=4, seed=2), [[0.1, 0.9]], [1], ["c"])
     return seeds_in(folder, ("records/*/*.json", "json"))
 
 
@@ -44,7 +45,7 @@ def _logits(folder: Path) -> list[Seed]:
 def _read_logits(folder: Path, file: Path) -> bool:
     store = Store(folder)
     store.get(file.stem)
-    return len(store.logits(file.stem)["logits"]) > 0
+    return len(store.answers(file.stem).answers.logits) > 0
 
 
 def _own_keys(folder: Path) -> list[Seed]:
@@ -94,7 +95,7 @@ def _compare(folder: Path, file: Path) -> bool:
         assert len(class_names([record], 2)) == 2
     found = audit(records)
     for form in ("terminal", "markdown", "csv"):
-        assert_plain(formats.render(rendered.document(found), form))
+        assert_plain(formats.render(rendered.document(found, form), form))
     for mixed in (False, True):
         options = Options(allow_mixed=mixed, store=str(folder))
         try:

@@ -11,6 +11,7 @@ from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import FsbenchError
 from fewshot_bench.utils.text import printable
+from tests.answers import put_answers
 from tests.compare_records import make
 from tests.fuzzing.subject import Seed, Subject, seeds_in
 from tests.store_cases import resealed
@@ -22,7 +23,7 @@ def _records(store: Store) -> list[Record]:
     """Two of one split, without the metrics that came later."""
     store.create()
     return [
-        store.write(make(method, digest="d"), LOGITS, [0, 1, 1], ["a", "b", "c"])
+        put_answers(store, make(method, digest="d"), LOGITS, [0, 1, 1], ["a", "b", "c"])
         for method in ("coop", "zero-shot")
     ]
 

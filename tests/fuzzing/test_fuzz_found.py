@@ -12,8 +12,10 @@ import pytest
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.store.answer_files import read
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import FsbenchError, StoreError
+from tests.answers import put_answers, put_whole
 from tests.compare_records import make
 from tests.fuzzing.hostile import DEEP
 from tests.helpers import fsbench
@@ -132,9 +134,17 @@ def test_plugin_names_do_not_steer_the_terminal(
         registry.cache_clear()
 
 
+@pytest.mark.parametrize("put", [put_answers, put_whole])
 @pytest.mark.parametrize(
     "arrays",
     [
+        {"statistics": np.float32(1.0)},
+        {"statistics": np.zeros(2, np.float32)},
+        {"names": np.array([["a", "b"]])},
+        {"names": np.frombuffer(b"{", np.uint8)},
+        {"classes": np.zeros(2, np.int32)},
+        {"high": np.zeros((2, 2), np.uint16)},
+        {"low": np.array([[None, 1], [2, 3]], dtype=object)},
         {"logits": np.float32(1.0)},
         {"logits": np.zeros(2, np.float32)},
         {"labels": np.zeros(3, np.int64)},
@@ -143,26 +153,27 @@ def test_plugin_names_do_not_steer_the_terminal(
         {"logits": np.array([[None, 1], [2, 3]], dtype=object)},
     ],
 )
-def test_logits_of_other_shapes_are_damaged(tmp_path: Path, arrays: dict[str, Any]) -> None:
+def test_logits_of_other_shapes_are_damaged(
+    tmp_path: Path, arrays: dict[str, Any], put: Any
+) -> None:
     store = Store(tmp_path)
-    record = store.write(make(), [[0.5, 0.5], [1.0, 0.0]], [0, 1], ["a", "b"])
+    record = put(store, make(), [[0.5, 0.5], [1.0, 0.0]], [0, 1], ["a", "b"])
     (path,) = tmp_path.glob("records/*/*.npz")
-    good = store.logits(record.spec.key())
-    np.savez_compressed(path, **good | arrays)
+    np.savez_compressed(path, **read(path) | arrays)
     with pytest.raises(StoreError, match="are damaged"):
-        store.logits(record.spec.key())
+        store.answers(record.spec.key())
 
 
 def test_a_header_that_claims_more_than_there_is_allocates_nothing(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    record = store.write(make(), [[0.5, 0.5], [1.0, 0.0]], [0, 1], ["a", "b"])
+    record = put_answers(store, make(), [[0.5, 0.5], [1.0, 0.0]], [0, 1], ["a", "b"])
     (path,) = tmp_path.glob("records/*/*.npz")
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
-    huge = members["logits.npy"].replace(b"(2, 2), }" + b" " * 10, b"(2000000000, 2), }" + b" ")
-    assert len(huge) == len(members["logits.npy"])
+    huge = members["high.npy"].replace(b"(2, 2), }" + b" " * 10, b"(2000000000, 2), }" + b" ")
+    assert len(huge) == len(members["high.npy"])
     with zipfile.ZipFile(path, "w") as archive:
-        for name, content in (members | {"logits.npy": huge}).items():
+        for name, content in (members | {"high.npy": huge}).items():
             archive.writestr(name, content)
     with pytest.raises(StoreError, match="says that it has"):
-        store.logits(record.spec.key())
+        store.answers(record.spec.key())

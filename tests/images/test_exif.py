@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from fewshot_bench.store.store import Store
+from tests.answers import stored_arrays
 from tests.helpers import fsbench, save_image
 
 METHODS = ("zero-shot", "linear-probe", "tip-adapter")
@@ -45,7 +46,7 @@ def logits(store: Path) -> dict[str, np.ndarray]:
     opened = Store(store)
     found = {}
     for record in opened.records():
-        arrays = opened.logits(record.spec.key())
+        arrays = stored_arrays(opened, record.spec.key())
         order = np.argsort(arrays["ids"])
         found[record.spec.method] = arrays["logits"][order]
     return found

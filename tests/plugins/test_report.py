@@ -20,6 +20,7 @@ from fewshot_bench.plugins.report.figures.costs import Point, front
 from fewshot_bench.plugins.report.figures.curves import spread
 from fewshot_bench.store.store import Store
 from tests import compare_records
+from tests.answers import put_answers, stored_arrays
 from tests.helpers import fsbench, image_folder
 from tests.report_pages import IDS, LABELS, Page, answers, record, report, store_of
 
@@ -55,11 +56,11 @@ def test_the_numbers_are_those_of_the_statistics_on_the_stored_logits(tmp_path: 
     errors: dict[str, list[float]] = {}
     for found in sorted(opened.records(), key=lambda r: r.spec.split_seed):
         if found.spec.shots == 16:
-            arrays = opened.logits(found.spec.key())
-            predicted = arrays["logits"].argmax(1)
+            arrays = stored_arrays(opened, found.spec.key())
+            predicted = arrays["predictions"]
             by_set = hits.setdefault(found.spec.method, {})
             by_set.setdefault(found.spec.dataset, []).append(predicted == arrays["labels"])
-            metrics = measured(arrays["logits"], arrays["labels"])
+            metrics = measured(opened.answers(found.spec.key()).answers)
             errors.setdefault(found.spec.method, []).append(metrics["ece"])
     pairs = [("clip-lora", "tip"), ("clip-lora", "coop"), ("tip", "coop")]
     tests = [compare_paired(hits[one], hits[other]) for one, other in pairs]
@@ -115,7 +116,7 @@ def test_zero_shot_is_paired_with_methods_of_any_shots(tmp_path: Path) -> None:
     for dataset in ("dtd", "pets"):
         for seed in (1, 2, 3):
             made = record("zero-shot", dataset, 0, seed, 30)
-            opened.write(made, answers(30), LABELS, IDS)
+            put_answers(opened, made, answers(30), LABELS, IDS)
     text = Page(report(tmp_path, store)).text
     assert "It is significantly better than both others" in text
 
@@ -221,7 +222,7 @@ def test_example_images_are_shown_where_the_data_is(tmp_path: Path) -> None:
         names = {item.label: item.classname for item in items}
         split = {**record.split, "classnames": [names[0], names[1]]}
         record = dataclasses.replace(record, split=split)
-        store.write(record, logits, labels, [i.id for i in items])
+        put_answers(store, record, logits, labels, [i.id for i in items])
     without = Page(report(tmp_path, tmp_path / "s"))
     assert not without.named("img")
     page = Page(report(tmp_path, tmp_path / "s", "--images", "3"))

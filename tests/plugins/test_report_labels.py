@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from fewshot_bench.store.store import Store
+from tests.answers import put_answers
 from tests.plugins.test_report_browser import browser, opened
 from tests.report_pages import IDS, LABELS, QUERIES, answers, record, report
 from tests.synthetic_store import fill
@@ -51,7 +52,7 @@ def overridden(folder: Path, shares: list[float], datasets: tuple[str, ...]) -> 
             right = round(QUERIES * share)
             made = record(method, dataset, shots, seed, right, options=options, overrides=options)
             made.timings["billed_seconds"] = 5 + 1000 * (share - 0.5) ** 2
-            store.write(made, answers(right, seed), LABELS, IDS)
+            put_answers(store, made, answers(right, seed), LABELS, IDS)
     return folder
 
 

@@ -18,6 +18,7 @@ from fewshot_bench.plugins.report.predictions import Predictions
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.store.store import Store
 from tests.analysis.test_compare_crossed import CROSSED, fill_crossed
+from tests.answers import put_answers, stored_arrays
 from tests.helpers import fsbench
 from tests.report_pages import IDS, LABELS, Page, answers, record, report, store_of
 from tests.synthetic_store import fill
@@ -41,9 +42,9 @@ def one_of(store: Path, method: str, seed: int = 1, dataset: str = "dtd") -> Rec
 def remade(store: Path, old: Record, **split: object) -> None:
     """Write a record again with other words about its split."""
     opened = Store(store)
-    arrays = opened.logits(old.spec.key())
+    arrays = stored_arrays(opened, old.spec.key())
     new = dataclasses.replace(old, split={**old.split, **split})
-    opened.write(new, arrays["logits"], arrays["labels"], arrays["ids"])
+    put_answers(opened, new, arrays["logits"], arrays["labels"], arrays["ids"])
 
 
 def assert_pairs_are_those_of_compare(store: Path, metric: str) -> list[Pair]:
@@ -152,7 +153,7 @@ def test_calibration_is_that_of_the_record_where_it_says_so(tmp_path: Path) -> N
     for method, right in (("coop", 40), ("maple", 60)):
         made = record(method, "dtd", 16, 1, right)
         made = dataclasses.replace(made, metrics={**made.metrics, "ece": float(right)})
-        store.write(made, answers(right), LABELS, IDS)
+        put_answers(store, made, answers(right), LABELS, IDS)
     text = Page(report(tmp_path, store.path)).text
     assert "184.3 k 2.00 s 101 MB 60.0" in text
     assert "184.3 k 2.00 s 101 MB 40.0" in text
@@ -163,6 +164,6 @@ def test_one_test_image_is_compared_with_nothing(tmp_path: Path) -> None:
     store.create()
     for method, right in (("coop", 0), ("maple", 1)):
         logits = np.eye(4, dtype=np.float32)[[1 - right]]
-        store.write(record(method, "dtd", 16, 1, 80 * right), logits, LABELS[:1], IDS[:1])
+        put_answers(store, record(method, "dtd", 16, 1, 80 * right), logits, LABELS[:1], IDS[:1])
     text = Page(report(tmp_path, store.path)).text
     assert "cannot be told: one test image says nothing about others on dtd" in text

@@ -12,6 +12,7 @@ import numpy as np
 from fewshot_bench.api.record import Record
 from fewshot_bench.plugins.report.text import p_value
 from fewshot_bench.store.store import Store
+from tests.answers import put_answers
 from tests.report_pages import IDS, LABELS, QUERIES, Page, answers, record, report, store_of
 
 
@@ -63,9 +64,9 @@ def test_who_is_significantly_worse_is_named_wherever_they_rank(tmp_path: Path) 
     store.create()
     for seed in (1, 2, 3):
         for method, right in (("best", 70), ("steady", 60), ("steady-too", 59)):
-            store.write(record(method, "dtd", 16, seed, right), answers(right), LABELS, IDS)
+            put_answers(store, record(method, "dtd", 16, seed, right), answers(right), LABELS, IDS)
         right = {1: 75, 2: 10, 3: 60}[seed]
-        store.write(record("wild", "dtd", 16, seed, right), answers(right), LABELS, IDS)
+        put_answers(store, record("wild", "dtd", 16, seed, right), answers(right), LABELS, IDS)
     text = verdict_of(tmp_path, store.path)
     assert "best is ahead with 87.50 %" in text
     assert "It is not significantly better than wild (+27.08 points" in text
@@ -82,7 +83,7 @@ def test_a_lead_that_rests_on_a_seed_of_its_own_is_not_called_significant(tmp_pa
             made = dataclasses.replace(
                 made, timings={"billed_seconds": 9.0 if method == "coop" else 1.0}
             )
-            store.write(made, answers(right), LABELS, IDS)
+            put_answers(store, made, answers(right), LABELS, IDS)
     text = verdict_of(tmp_path, store.path)
     assert "coop is ahead with 83.33 %" in text
     assert "better than" not in text
@@ -145,7 +146,7 @@ def test_the_cheaper_one_says_whether_it_is_behind_at_all(tmp_path: Path) -> Non
             right = int((logits.argmax(1) == LABELS).sum())
             made = record(method, "dtd", 16, seed, right)
             timings = {"billed_seconds": seconds}
-            store.write(dataclasses.replace(made, timings=timings), logits, LABELS, IDS)
+            put_answers(store, dataclasses.replace(made, timings=timings), logits, LABELS, IDS)
     text = verdict_of(tmp_path, store.path)
     assert "takes 1.5 min on cpu" in text
     assert "The best of those that take at most half as long is cheap: 1.50 s," in text
@@ -192,8 +193,8 @@ def test_points_behind_are_those_of_the_test(tmp_path: Path) -> None:
     opened = Store(store)
     for seed, right in ((1, 60), (2, 61)):
         for dataset in ("dtd", "pets"):
-            opened.write(
-                quick(record("tip", dataset, 16, seed, right)), answers(right), LABELS, IDS
+            put_answers(
+                opened, quick(record("tip", dataset, 16, seed, right)), answers(right), LABELS, IDS
             )
     text = Page(report(tmp_path, store)).text
     found = re.search(r"tip 75.62 \(\S+\) \(n=2\) (−[0-9.]+) ", text)

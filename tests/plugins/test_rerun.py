@@ -16,8 +16,9 @@ from fewshot_bench.api.record import Record, digest_of_values
 from fewshot_bench.cli.env import variables
 from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session
+from fewshot_bench.store.answer_files import read
 from fewshot_bench.store.store import Store
-from fewshot_bench.utils.files import load_arrays
+from tests.answers import put_answers, stored_arrays
 from tests.helpers import cells, fsbench, quick, record_files
 
 
@@ -25,7 +26,7 @@ def stored(store: Path, method: str, *options: str, **request: Any) -> Record:
     """A cell that is computed here and stored."""
     (spec,) = cells(method, options=options or quick((method,)), **request)
     outcome = run_one(spec, Session())
-    return Store(store).write(outcome.record, outcome.logits, outcome.labels, outcome.ids)
+    return Store(store).write(outcome.record, outcome.answers, outcome.ids)
 
 
 def changed(store: Path, record: Record, **values: Any) -> Path:
@@ -64,7 +65,7 @@ def test_a_cell_repeats_bit_for_bit_and_nothing_is_stored(kept: tuple[Path, Reco
 @pytest.mark.parametrize(
     ("change", "code", "end"),
     [
-        (lambda v: v + 1e-3, 0, "same predictions, logits differ by up to 0.00"),
+        (lambda v: v * 1.001, 0, "same predictions, log-probabilities of labels differ by up to 0"),
         (lambda v: -v, 1, "predictions changed"),
     ],
 )
@@ -72,8 +73,8 @@ def test_other_logits_are_told(
     kept: tuple[Path, Record], tmp_path: Path, change: Any, code: int, end: str
 ) -> None:
     store, record = kept
-    arrays = Store(store).logits(record.spec.key())
-    Store(tmp_path).write(record, change(arrays["logits"]), arrays["labels"], arrays["ids"])
+    arrays = stored_arrays(Store(store), record.spec.key())
+    put_answers(Store(tmp_path), record, change(arrays["logits"]), arrays["labels"], arrays["ids"])
     result = fsbench("rerun", record.spec.key(), "--store", tmp_path)
     assert result.code == code
     assert end in result.out.splitlines()[-1]
@@ -88,7 +89,7 @@ def test_what_differs_is_listed(kept: tuple[Path, Record], tmp_path: Path) -> No
     assert "environment python" in result.out
     assert "'2.7'" in result.out
     assert "metrics top1" in result.out
-    assert result.out.splitlines()[-1] == "different metrics; no logits to compare"
+    assert result.out.splitlines()[-1] == "different metrics; no answers to compare"
 
 
 @pytest.mark.parametrize("name", ["method_version", "revision", "weights"])
@@ -126,11 +127,11 @@ def test_logits_that_were_changed_are_named(kept: tuple[Path, Record], tmp_path:
     store, record = kept
     shutil.copytree(store, tmp_path / "s")
     path = Store(tmp_path / "s").file(record.spec.key()).with_suffix(".npz")
-    arrays = load_arrays(path)
-    np.savez(path, **arrays | {"logits": arrays["logits"] + 1})
+    arrays = read(path)
+    np.savez(path, **arrays | {"statistics": arrays["statistics"][::-1]})
     result = fsbench("rerun", record.spec.key(), "--store", tmp_path / "s")
     assert f"not used: {path}: they are not those of the record" in result.err
-    assert result.out.splitlines()[-1] == "same metrics; no logits to compare"
+    assert result.out.splitlines()[-1] == "same result, bit for bit"
 
 
 def test_an_unknown_record_is_an_error(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from fewshot_bench.runner.session import Session
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import ContractError
 from tests import helpers
+from tests.answers import stored_arrays
 from tests.helpers import cells
 
 MODULE = "fsbench_prying"
@@ -71,7 +72,7 @@ def test_the_process_of_a_method_holds_no_label_and_no_name_of_a_query(
     (record,) = run(tmp_path / "store", [spec])
     assert done(record).environment["labels"] == "separate"
     found = json.loads(report.read_text())
-    arrays = Store(tmp_path / "store").logits(spec.key())
+    arrays = stored_arrays(Store(tmp_path / "store"), spec.key())
     ids, labels = arrays["ids"].tolist(), arrays["labels"].tolist()
     assert len(ids) == 12
     # That the hunt sees what is there: the report's own path, and a training class.
@@ -105,8 +106,7 @@ def test_metrics_are_those_of_the_stored_array(
     tampering, zero = on(photos, "prying", "zero-shot", options=(f"how={how}",))
     records = run(tmp_path, [tampering, zero])
     for record in map(done, records):
-        arrays = Store(tmp_path).logits(record.spec.key())
-        expected = rounded(arrays["logits"], arrays["labels"])
+        expected = rounded(Store(tmp_path).answers(record.spec.key()).answers)
         assert record.metrics == expected
     assert records[0].metrics["top1"] == records[1].metrics["top1"]
     told = [incident["text"] for incident in records[0].incidents]

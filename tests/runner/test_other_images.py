@@ -48,7 +48,7 @@ def compute(photos: Path, *methods: str, **more: Any) -> list[Record]:
     """Cells that are computed here and stored beside the folder."""
     store, session = Store(photos.parent / "s"), Session()
     found = [run_one(spec, session) for spec in expand(request(photos, *methods, **more)).cells]
-    return [store.write(one.record, one.logits, one.labels, one.ids) for one in found]
+    return [store.write(one.record, one.answers, one.ids) for one in found]
 
 
 def resumed(photos: Path, *methods: str, keep: bool = False, **more: Any) -> Any:

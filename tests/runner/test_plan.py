@@ -14,6 +14,7 @@ from fewshot_bench.runner.preflight import check_images
 from fewshot_bench.runner.request import Request, expand
 from fewshot_bench.runner.resuming import Code, resume
 from fewshot_bench.store.store import Store
+from tests.answers import put_answers
 from tests.helpers import cells, fsbench, save_image
 
 
@@ -105,7 +106,7 @@ def test_resume_divides_the_cells(tmp_path: Path) -> None:
     done, failed, left = plan.cells
     code = Code.of(["zero-shot"])
     mine = {"code": registry().code("zero-shot")}
-    store.write(Record(done, "done", environment=mine), [[1.0, 2.0]], [0], ["a"])
+    put_answers(store, Record(done, "done", environment=mine), [[1.0, 2.0]], [0], ["a"])
     error = {"type": "E", "message": "", "traceback": ""}
     store.write(Record(failed, "failed", environment=mine, error=error))
     state = resume(plan, store, code)

@@ -9,6 +9,7 @@ import pytest
 
 from fewshot_bench.api.record import Record
 from fewshot_bench.store.store import Store
+from tests.answers import put_answers, stored_arrays
 from tests.plugin_edited import PACKAGE, ran, run_flags, write_package
 
 
@@ -85,8 +86,8 @@ def test_a_record_that_does_not_name_its_code_is_stale(tmp_path: Path) -> None:
     values = json.loads(path.read_bytes())
     del values["environment"]["code"]
     record = Record.from_dict(values)
-    arrays = Store(store).logits(record.spec.key())
-    Store(store).write(record, arrays["logits"], arrays["labels"], arrays["ids"])
+    arrays = stored_arrays(Store(store), record.spec.key())
+    put_answers(Store(store), record, arrays["logits"], arrays["labels"], arrays["ids"])
     said = ran("run", *run_flags(store), "--dry-run", plugins=tmp_path)
     assert "1 cell was computed with unknown code of edited" in said.out
     assert "0 done already, 1 to run" in said.out

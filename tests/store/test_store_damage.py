@@ -13,6 +13,7 @@ import pytest
 from fewshot_bench.api.record import SCHEMA
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import StoreError
+from tests.answers import stored_arrays
 from tests.store_cases import filled
 from tests.store_records import make, put
 
@@ -100,8 +101,8 @@ def test_reading_damaged_logits_says_so(store: Store) -> None:
     key = put(store, make())
     (store.root / key[:2] / f"{key}.npz").write_bytes(b"nonsense")
     with pytest.raises(StoreError, match="damaged"):
-        store.logits(key)
+        stored_arrays(store, key)
     pickled = store.root / key[:2] / f"{key}.npz"
     np.savez_compressed(pickled, logits=np.array([{}], dtype=object), labels=[0], ids=["a"])
     with pytest.raises(StoreError, match="damaged"):
-        store.logits(key)
+        stored_arrays(store, key)

@@ -111,18 +111,18 @@ def checks(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     from fewshot_bench.store import store as module
 
     checked: list[Path] = []
-    get, check = Store.get, module.check_archive
+    get, check = Store.get, module.check
 
     def got(store: Store, key: str) -> Record | None:
         checked.append(store.file(key))
         return get(store, key)
 
-    def checking(path: Path, stated: str = "") -> None:
+    def checking(path: Path, record: Record) -> None:
         checked.append(path)
-        check(path, stated)
+        check(path, record)
 
     monkeypatch.setattr(Store, "get", got)
-    monkeypatch.setattr(module, "check_archive", checking)
+    monkeypatch.setattr(module, "check", checking)
     return checked
 
 

@@ -16,6 +16,7 @@ from fewshot_bench.store.store import TEMPORARY, Store
 from fewshot_bench.utils import files as store_module
 from fewshot_bench.utils.errors import StoreError
 from fewshot_bench.utils.processes import this_machine
+from tests.answers import stored_arrays
 from tests.store_cases import filled
 from tests.store_records import make, put
 
@@ -88,13 +89,14 @@ from fewshot_bench.api.record import SCHEMA, Record
 from fewshot_bench.utils.processes import this_machine
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.store.store import Store
+from fewshot_bench.api.metrics import Answers
 store = Store(sys.argv[1])
 first, last = int(sys.argv[2]), int(sys.argv[3])
 print("ready", flush=True)
 for seed in range(first, last):
     record = Record(RunSpec("m", "d", 1, seed, seed), "done", metrics={"top1": float(seed)})
-    logits = np.full((400, 10), seed)
-    store.write(record, logits, np.full(400, seed), [f"{seed}-{i}" for i in range(400)])
+    answers = Answers.of(np.full((400, 10), seed, np.float32), np.full(400, seed % 10))
+    store.write(record, answers, [f"{seed}-{i}" for i in range(400)])
     print(seed, flush=True)
 """
 
@@ -109,7 +111,7 @@ def assert_whole(store: Store, seeds: set[int]) -> None:
     assert store.damaged == []
     assert seeds <= set(found)
     for seed, record in found.items():
-        arrays = store.logits(record.spec.key())
+        arrays = stored_arrays(store, record.spec.key())
         assert set(arrays["logits"].ravel().tolist()) == {seed}
         assert arrays["ids"][-1] == f"{seed}-399"
 

@@ -13,6 +13,7 @@ from fewshot_bench.api.record import SCHEMA
 from fewshot_bench.splits.imported import imported_path, load_imported
 from fewshot_bench.store.store import Store
 from fewshot_bench.store.verify import verify
+from tests.answers import put_answers
 from tests.helpers import fsbench
 from tests.merging import IDS, merge, picks, results
 from tests.store_cases import contents, filled, flip, put, put_failed, result
@@ -69,7 +70,7 @@ def test_a_conflict_is_shown_and_left(tmp_path: Path) -> None:
     record, logits, labels = result(2, shift=9.0)
     environment = {"device_name": "arm64", "threads": 2, "packages": {"torch": "2.7"}}
     record = dataclasses.replace(record, environment=environment)
-    there.write(record, logits.numpy(), labels, IDS)
+    put_answers(there, record, logits.numpy(), labels, IDS)
     mine = here.get(record.spec.key())
     assert mine is not None
     before = results(here)
@@ -81,7 +82,7 @@ def test_a_conflict_is_shown_and_left(tmp_path: Path) -> None:
     top1 = f"top-1 {mine.metrics['top1']:.4f} % here, {record.metrics['top1']:.4f} % there"
     for part in (
         top1,
-        "largest difference of logits 9;",
+        "largest difference of the labels' log-probabilities ",
         "device_name: x86_64 here, arm64 there",
         "torch: 2.6 here, 2.7 there",
     ):
@@ -95,14 +96,14 @@ def test_equal_metrics_of_logits_that_differ_in_the_last_digit(tmp_path: Path) -
     here, there = filled(tmp_path / "a", [1]), filled(tmp_path / "b", [])
     record, logits, labels = result(1)
     rounded = np.nextafter(logits.numpy(), np.float32(0))
-    there.write(record, rounded, labels, IDS)
+    put_answers(there, record, rounded, labels, IDS)
     assert merge(here, there).out == f"{there.path}: 1 equal\n"
 
 
 def test_results_of_other_queries_are_a_conflict(tmp_path: Path) -> None:
     here, there = filled(tmp_path / "a", [1]), filled(tmp_path / "b", [])
     record, logits, labels = result(1)
-    there.write(record, logits.numpy(), labels, [f"other{id}" for id in IDS])
+    put_answers(there, record, logits.numpy(), labels, [f"other{id}" for id in IDS])
     done = merge(here, there)
     assert done.code == 1
     assert "their queries differ" in done.out

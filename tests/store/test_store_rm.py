@@ -14,6 +14,7 @@ from fewshot_bench.store.index import INDEX
 from fewshot_bench.store.leases import Leases
 from fewshot_bench.store.predictions import Outcomes, load_pack, pack_file
 from fewshot_bench.store.store import Store
+from tests.answers import put_answers
 from tests.compare_records import make
 from tests.helpers import fsbench
 
@@ -32,9 +33,10 @@ def store(tmp_path: Path) -> Store:
     opened = Store(tmp_path / "store")
     opened.create()
     for number, record in enumerate(RECORDS):
-        done = record.status == "done"
-        logits = [[1.0, float(number)]] if done else None
-        opened.write(record, logits, [0] if done else None, ["a"] if done else None)
+        if record.status == "done":
+            put_answers(opened, record, [[1.0, float(number)]], [0], ["a"])
+        else:
+            opened.write(record)
     records = list(opened.records())
     Outcomes(opened).prepare(records)
     return opened
@@ -118,7 +120,7 @@ def test_what_a_run_computes_stays(store: Store) -> None:
 
 def test_what_was_written_anew_since_stays(store: Store) -> None:
     records = [store_removal.Chosen.of(store, record) for record in RECORDS[:1]]
-    store.write(RECORDS[0], [[3.0, 1.0]], [0], ["a"])
+    put_answers(store, RECORDS[0], [[3.0, 1.0]], [0], ["a"])
     ((_, problem),) = store_removal.remove(store, records)
     assert problem == store_removal.CHANGED
     assert left(store) == keys(0, 1, 2, 3, 4)

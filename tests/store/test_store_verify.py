@@ -17,10 +17,12 @@ import numpy as np
 import pytest
 
 from fewshot_bench.api.record import SCHEMA, digest_of_values
+from fewshot_bench.store.answer_files import digests_of, read
 from fewshot_bench.store.store import Store
 from fewshot_bench.store.verify import DAMAGED, DIFFERS, MISSING, NEWER, verify
-from fewshot_bench.utils.files import ARRAYS, TEMPORARY, Damaged, digest_of_arrays, load_arrays
+from fewshot_bench.utils.files import TEMPORARY, Damaged
 from fewshot_bench.utils.processes import this_machine
+from tests.answers import fields, put_answers, put_whole
 from tests.helpers import fsbench
 from tests.store_cases import QUERIES, contents, filled, flip, put, put_failed, result
 
@@ -72,7 +74,9 @@ CHANGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "bool": lambda v: v["metrics"].update(n=True),
     "test": lambda v: v["split"].update(test=3),
     "classes": lambda v: v["split"].update(classes=3),
-    "logits": lambda v: v["digests"].update(logits="0" * 64),
+    "statistics": lambda v: v["digests"].update(statistics="0" * 64),
+    "no statistics": lambda v: v["digests"].pop("statistics"),
+    "kept": lambda v: v["digests"].update(kept="0" * 64),
     "no logits": lambda v: v["digests"].pop("logits"),
     "key": lambda v: v["spec"].update(shots=2),
     "schema": lambda v: v.update(schema=0),
@@ -111,17 +115,87 @@ def test_values_that_nothing_else_tells(tmp_path: Path, change: Any) -> None:
 
 def replaced(path: Path, **changed: Any) -> None:
     """Other arrays beside a record, which states their digest."""
-    values = {**load_arrays(path.with_suffix(".npz")), **changed}
+    values = {**read(path.with_suffix(".npz")), **changed}
     np.savez_compressed(path.with_suffix(".npz"), **values)
-    edit(path, lambda record: record["digests"].update(logits=digest_of_arrays(values)))
+    edit(path, lambda record: record["digests"].update(digests_of(values)))
+
+
+def of_earlier_version(store: Store, seed: int) -> Path:
+    record, logits, labels = result(seed)
+    put_whole(store, record, logits, labels, [f"q{number}" for number in range(QUERIES)])
+    return store.file(record.spec.key())
+
+
+def other(store: Store, name: str, **changed: Any) -> np.ndarray:
+    """Rows of the file of seed 2, with other values in some fields."""
+    return fields(read(put(store, 2).with_suffix(".npz"))[name], **changed)
+
+
+ROWS = "contradict themselves or the logits"
+
+
+@pytest.mark.parametrize(
+    ("array", "changed", "said"),
+    [
+        ("statistics", {"label": 4}, "30 labels are outside of 0 to 3"),
+        ("statistics", {"prediction": -1}, "30 predictions are outside"),
+        ("statistics", {"rank": 5}, "30 ranks less 1 are outside"),
+        ("statistics", {"confidence": np.nan}, "30 of 30 rows of statistics are not finite"),
+        ("statistics", {"confidence": 1.5}, ROWS),
+        ("statistics", {"rank": 1}, ROWS),
+        ("statistics", {"prediction": 0}, ROWS),
+        ("statistics", {"surprise": 2.0}, ROWS),
+        ("statistics", {"brier_score": 0.5}, "the record has brier"),
+        ("top", {"class": 0}, ROWS),
+    ],
+)
+def test_statistics_that_no_run_writes(
+    tmp_path: Path, array: str, changed: dict[str, Any], said: str
+) -> None:
+    store = filled(tmp_path / "s", [1])
+    replaced(put(store, 2), **{array: other(store, array, **changed)})
+    report = verify(store)
+    assert {finding.kind for finding in report.findings} == {DAMAGED}
+    texts = " ".join(finding.text for finding in report.findings)
+    assert re.search(said, texts), texts
+
+
+@pytest.mark.parametrize(
+    ("array", "value", "said"),
+    [
+        ("high", np.zeros((QUERIES, 4), np.uint8), ROWS),
+        ("low", np.zeros((QUERIES, 5), np.uint8), "other types or shapes"),
+        ("names", np.frombuffer(b"[]", np.uint8), "another number of ids"),
+        ("names", np.frombuffer(b'["' + b"q" * 9 + b'", 3]', np.uint8), "another number of ids"),
+        ("names", np.frombuffer(b"[" + b'"q",' * 29 + b'"q"]', np.uint8), "29 ids stand there"),
+        ("classes", np.int32(5), "other types or shapes"),
+        ("classes", np.int64(4), "other types or shapes"),
+        ("more", np.zeros(3), "it holds"),
+    ],
+)
+def test_parts_that_no_run_writes(tmp_path: Path, array: str, value: np.ndarray, said: str) -> None:
+    store = filled(tmp_path / "s", [1])
+    replaced(put(store, 2), **{array: value})
+    report = verify(store)
+    assert {finding.kind for finding in report.findings} == {DAMAGED}
+    texts = " ".join(finding.text for finding in report.findings)
+    assert re.search(said, texts), texts
+
+
+def test_a_part_that_was_taken_out(tmp_path: Path) -> None:
+    store = filled(tmp_path / "s", [1])
+    path = put(store, 2).with_suffix(".npz")
+    arrays = read(path)
+    np.savez(path, **{name: arrays[name] for name in ("names", "classes", "statistics")})
+    assert kinds(store) == {DAMAGED}
 
 
 @pytest.mark.parametrize(
     ("array", "value", "said"),
     [
         ("logits", np.full((QUERIES, 4), np.nan, np.float32), "30 of 30 rows .* not finite"),
-        ("logits", np.zeros((QUERIES, 4)), "float64"),
-        ("logits", np.zeros((QUERIES, 4, 1), np.float32), "expected .n, classes"),
+        ("logits", np.zeros((QUERIES, 4)), "metrics|the record has"),
+        ("logits", np.zeros((QUERIES, 4, 1), np.float32), "types or shapes"),
         ("labels", np.full(QUERIES, 4), "30 labels are outside of 0 to 3"),
         ("labels", np.full(QUERIES, -1), "30 labels are outside"),
         ("labels", np.zeros(QUERIES - 1, np.int64), "labels int64"),
@@ -133,7 +207,9 @@ def test_arrays_that_no_run_writes(
     tmp_path: Path, array: str, value: np.ndarray, said: str
 ) -> None:
     store = filled(tmp_path / "s", [1])
-    replaced(put(store, 2), **{array: value})
+    path = of_earlier_version(store, 2)
+    assert found(store) == []
+    replaced(path, **{array: value})
     report = verify(store)
     assert {finding.kind for finding in report.findings} == {DAMAGED}
     texts = " ".join(finding.text for finding in report.findings)
@@ -148,10 +224,10 @@ def meaning(path: Path) -> object:
         except (ValueError, RecursionError):
             return None
     try:
-        read = load_arrays(path)
+        arrays = read(path)
     except Damaged:
         return None
-    return [(read[name].dtype.str, read[name].shape, read[name].tobytes()) for name in ARRAYS]
+    return [(name, a.dtype.str, a.shape, a.tobytes()) for name, a in arrays.items()]
 
 
 @pytest.mark.parametrize(
@@ -204,7 +280,9 @@ def test_done_without_logits(tmp_path: Path) -> None:
 def test_other_queries_of_one_split(tmp_path: Path) -> None:
     store = filled(tmp_path / "s")
     record, logits, labels = result(4)
-    store.write(record, logits.numpy(), labels, [f"other{number}" for number in range(QUERIES)])
+    put_answers(
+        store, record, logits.numpy(), labels, [f"other{number}" for number in range(QUERIES)]
+    )
     assert found(store) == [(DIFFERS, store.file(record.spec.key()).name)]
 
 
@@ -246,14 +324,14 @@ def test_a_record_that_is_written_again_meanwhile_is_no_damage(
     from fewshot_bench.store import verify as store_check
 
     store = filled(tmp_path / "s", [1])
-    load, shifts = store_check.load_arrays, iter([1.0])
+    load, shifts = store_check.read, iter([1.0])
 
     def replaced_meanwhile(path: Path) -> dict[str, np.ndarray]:
         for shift in shifts:
             put(store, 1, shift)
         return load(path)
 
-    monkeypatch.setattr(store_check, "load_arrays", replaced_meanwhile)
+    monkeypatch.setattr(store_check, "read", replaced_meanwhile)
     assert found(store) == []
     assert next(shifts, None) is None
 

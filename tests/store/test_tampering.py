@@ -17,13 +17,14 @@ import pytest
 
 from fewshot_bench.api.record import Record
 from fewshot_bench.store import index as store_index
+from fewshot_bench.store.answer_files import read
 from fewshot_bench.store.index import index_files
 from fewshot_bench.store.leases import FOLDER as CLAIMS
 from fewshot_bench.store.predictions import OUTCOMES, Outcomes
 from fewshot_bench.store.store import Store
 from fewshot_bench.store.verify import DAMAGED, LEFT_OVER, verify
-from fewshot_bench.utils.files import load_arrays
 from fewshot_bench.utils.processes import this_machine
+from tests.answers import fields, stored_arrays
 from tests.helpers import fsbench
 from tests.store_cases import filled, put, resealed
 
@@ -118,8 +119,8 @@ def test_a_run_computes_a_changed_record_again_and_keeps_it_aside(
 
 
 def other_logits(path: Path) -> None:
-    arrays = load_arrays(path)
-    np.savez(path, **arrays | {"logits": -arrays["logits"]})
+    arrays = read(path)
+    np.savez(path, **arrays | {"statistics": fields(arrays["statistics"], prediction=0)})
 
 
 def cut(path: Path) -> None:
@@ -131,20 +132,20 @@ def test_changed_logits_are_named_and_computed_again(
     store: Store, change: Callable[[Path], None]
 ) -> None:
     path = of_method(store, "tip-adapter").with_suffix(".npz")
-    before = load_arrays(path)["logits"]
+    before = read(path)["statistics"]
     change(path)
     changed = path.read_bytes()
     for _ in range(2):
         done = fsbench("compare", "--per-class", "--store", store.path)
         assert f"not used: {path}: " in done.err
     with pytest.raises(Exception, match="are damaged"):
-        Store(store.path).logits(path.stem)
+        stored_arrays(Store(store.path), path.stem)
     aside = path.with_name(f"{path.name}.damaged-1")
     aside.rename(path)
     done = fsbench(*RUN, "--seeds", "1,2", "--store", store.path)
     assert f"damaged, not used: {aside}: " in done.err
     assert aside.read_bytes() == changed
-    assert (load_arrays(path)["logits"] == before).all()
+    assert (read(path)["statistics"] == before).all()
     assert "not used" not in fsbench("compare", "--per-class", "--store", store.path).err
 
 

@@ -7,7 +7,7 @@ of every cell.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -38,13 +38,13 @@ def audit(records: Sequence[Record], notes: Sequence[str] = ()) -> Audit:
     found = [finding for check in CHECKS for finding in check(ordered)] + [*differences(ordered)]
     found += [Finding("note", "older-versions", text) for text in notes]
     found.sort(key=lambda finding: finding.level)
-    cells = tuple(facts(record) for record in ordered)
+    shared, methods = _summary(map(facts, ordered))
     return Audit(
         findings=tuple(found),
         hazards=answers(ordered, found),
-        shared=_shared(cells),
-        methods=tuple(_methods(cells)),
-        cells=cells,
+        shared=shared,
+        methods=tuple(methods),
+        records=tuple(ordered),
         signature=signature_of(ordered),
     )
 
@@ -53,22 +53,29 @@ def _numbers(record: Record) -> tuple[int, int, int]:
     return record.spec.shots, record.spec.split_seed, record.spec.train_seed
 
 
-def _shared(cells: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Conditions that all cells that tell them have in common."""
-    found = {}
-    for name in SHARED:
-        values = {str(cell[name]) for cell in cells if cell[name] is not None}
-        if len(values) == 1:
-            found[name] = values.pop()
-    return found
+def _summary(cells: Iterable[Mapping[str, Any]]) -> tuple[dict[str, str], list[dict[str, str]]]:
+    """Conditions that all cells that tell them have in common, and a line per method.
 
-
-def _methods(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """One line per method as configured, and per condition that its cells do not share."""
+    A method has a line for each configuration, and for each condition that its cells do not share.
+    """
+    values: dict[str, set[Any]] = {name: set() for name in SHARED}
     groups: defaultdict[tuple[str, ...], list[Mapping[str, Any]]] = defaultdict(list)
     for cell in cells:
-        groups[cell["method"], cell["val_policy"], cell["prompts"], cell["protocol"]].append(cell)
-    return [_line(key, found) for key, found in sorted(groups.items())]
+        for name, found in values.items():
+            found.add(None if cell[name] is None else str(cell[name]))
+        key = cell["method"], cell["val_policy"], cell["prompts"], cell["protocol"]
+        groups[key].append({name: cell[name] for name in _TOLD})
+    told = {name: found - {None} for name, found in values.items()}
+    shared = {name: found.pop() for name, found in told.items() if len(found) == 1}
+    return shared, [_line(key, members) for key, members in sorted(groups.items())]
+
+
+# Facts that the line of a method is made of.
+_TOLD = (
+    *("method_version", "kit_version", "kit_failed", "val_labels_allowed", "val_labels_used"),
+    *("configurations_tried", "split_published", "trained_parameters", "steps", "images_billed"),
+    *("incidents", "status"),
+)
 
 
 def _line(key: tuple[str, ...], cells: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -108,8 +115,11 @@ def _kit_mark(cell: Mapping[str, Any]) -> str:
 HEADS = ("dataset", "method", "shots", "split_seed", "train_seed", "status", "findings")
 
 
-def document(audit: Audit) -> Document:
-    """Findings first, then the hazards, then one line per method, then the signature."""
+def document(audit: Audit, form: str = "terminal") -> Document:
+    """Findings first, then the hazards, then one line per method, then the signature.
+
+    form: the format that it is for; CSV and JSON have a line for every cell.
+    """
     grave = [finding.text for finding in audit.findings if finding.level == "finding"]
     rest = [f.text for f in audit.findings if f.level == "note" and not f.hazard]
     count = f"{len(grave) or 'no'} finding{'s' if len(grave) != 1 else ''}"
@@ -117,7 +127,7 @@ def document(audit: Audit) -> Document:
     return Document(
         sections=(
             Section(
-                f"{len(audit.cells):,} cells: {count}",
+                f"{len(audit.records):,} cells: {count}",
                 [Item(text, "!", "bold red") for text in grave],
             ),
             Section("Hazards to a fair comparison", grids=[_hazards(audit)]),
@@ -129,17 +139,21 @@ def document(audit: Audit) -> Document:
             ),
         ),
         signature=audit.signature,
-        rows=_cells(audit),
+        rows=_cells(audit) if form == "csv" else (),
         heads=HEADS,
-        data={
-            "findings": [asdict(finding) for finding in audit.findings],
-            "hazards": [asdict(answer) for answer in audit.hazards],
-            "shared": dict(audit.shared),
-            "methods": [dict(line) for line in audit.methods],
-            "cells": [finite(cell) for cell in audit.cells],
-            "signature": audit.signature,
-        },
+        data=_data(audit) if form == "json" else {},
     )
+
+
+def _data(audit: Audit) -> dict[str, Any]:
+    return {
+        "findings": [asdict(finding) for finding in audit.findings],
+        "hazards": [asdict(answer) for answer in audit.hazards],
+        "shared": dict(audit.shared),
+        "methods": [dict(line) for line in audit.methods],
+        "cells": [finite(facts(record)) for record in audit.records],
+        "signature": audit.signature,
+    }
 
 
 def _hazards(audit: Audit) -> Grid:
@@ -177,7 +191,7 @@ def _cells(audit: Audit) -> list[dict[str, Any]]:
             found.setdefault(key, []).append(finding.kind)
     lines = [
         {**cell, "findings": list(dict.fromkeys(found.get(cell["key"], ())))}
-        for cell in audit.cells
+        for cell in map(facts, audit.records)
     ]
     return [{name: _named(value) for name, value in line.items()} for line in lines]
 

@@ -25,6 +25,7 @@ from fewshot_bench.utils.text import digest_of
 
 EVERYWHERE = ""
 Scope = Callable[[Record], tuple[str, ...]]
+_Groups = defaultdict[tuple[str, ...], defaultdict[str, list[Record]]]
 
 
 class Same(NamedTuple):
@@ -162,8 +163,16 @@ _ABOVE = ("protocol", "val", "prompts", "backbone", "precision", "device", "limi
 
 def differences(records: Sequence[Record]) -> Iterator[Finding]:
     """A finding for everything that is not the same where it has to be."""
-    for same in (*SAME, *_other_conditions(), *_packages(records)):
-        yield from _differing(records, same)
+    wanted = (*SAME, *_other_conditions(), *_packages(records))
+    groups: list[_Groups] = [defaultdict(lambda: defaultdict(list)) for _ in wanted]
+    # Record by record, since fields are read when they are used.
+    for record in records:
+        for same, found in zip(wanted, groups, strict=True):
+            value = same.value(record)
+            if value:
+                found[same.scope(record)][value].append(record)
+    for same, found in zip(wanted, groups, strict=True):
+        yield from _differing(found, same)
 
 
 def _other_conditions() -> Iterator[Same]:
@@ -190,14 +199,11 @@ def _version_of(name: str) -> Callable[[Record], str]:
     return version
 
 
-def _differing(records: Sequence[Record], same: Same) -> Iterator[Finding]:
-    """One finding for all places where the same methods differ in the same way."""
-    groups: defaultdict[tuple[str, ...], defaultdict[str, list[Record]]]
-    groups = defaultdict(lambda: defaultdict(list))
-    for record in records:
-        value = same.value(record)
-        if value:
-            groups[same.scope(record)][value].append(record)
+def _differing(groups: _Groups, same: Same) -> Iterator[Finding]:
+    """One finding for all places where the same methods differ in the same way.
+
+    groups: records by scope and value.
+    """
     places: defaultdict[str, list[str]] = defaultdict(list)
     cells: defaultdict[str, list[str]] = defaultdict(list)
     for scope, values in groups.items():

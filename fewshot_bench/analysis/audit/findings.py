@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from fewshot_bench.api.record import Record
 
@@ -43,14 +43,14 @@ class Audit:
     """Findings first, then the hazards, then what each method did, and the facts of every cell.
 
     `shared` holds the conditions that all cells have in common, `methods` one line per method with
-    what it was allowed and did, `cells` one line per record.
+    what it was allowed and did, `records` those that the facts of cells are of.
     """
 
     findings: tuple[Finding, ...]
     hazards: tuple[Answer, ...]
     shared: Mapping[str, str]
     methods: tuple[Mapping[str, str], ...]
-    cells: tuple[Mapping[str, Any], ...]
+    records: tuple[Record, ...]
     signature: str
 
     @property

@@ -54,7 +54,18 @@ def _told(records: Sequence[Record]) -> dict[str, str]:
     specs = [record.spec for record in records]
     # What has no shots is not repeated over seeds.
     seeds = {(spec.split_seed, spec.train_seed) for spec in specs if spec.shots}
-    tried = [selection(record)["configurations"] for record in records]
+    # Record by record, since fields are read when they are used.
+    did = [
+        (
+            number(record.footprint.get("steps")),
+            images_billed(record),
+            number(record.footprint.get("trained")),
+            selection(record)["configurations"],
+        )
+        for record in records
+    ]
+    ranges = [spread(values) or "unknown" for values in zip(*did, strict=True)]
+    steps, images, trained, tried = ranges or ["unknown"] * 4
     return {
         "labels": labels_text(records),
         "val": some(sorted({spec.val for spec in specs})),
@@ -62,13 +73,9 @@ def _told(records: Sequence[Record]) -> dict[str, str]:
         "protocol": some(sorted({spec.protocol for spec in specs})),
         "precision": some(sorted({spec.precision for spec in specs})),
         "seeds": f"{len(seeds) or 'no'} seed{'s' if len(seeds) != 1 else ''}",
-        "steps": _range(records, "steps"),
-        "images": spread([images_billed(record) for record in records]) or "unknown",
-        "trained": _range(records, "trained"),
+        "steps": steps,
+        "images": images,
+        "trained": trained,
         "records": f"{len(records):,}",
-        "tried": spread(tried) or "unknown",
+        "tried": tried,
     }
-
-
-def _range(records: Sequence[Record], name: str) -> str:
-    return spread([number(record.footprint.get(name)) for record in records]) or "unknown"

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 from fewshot_bench.analysis.conditions import assign_rows
 from fewshot_bench.analysis.table.model import Group, Seed, Table
 from fewshot_bench.analysis.table.per_class import class_names
-from fewshot_bench.api.metrics import confidences
 from fewshot_bench.api.record import Record
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.utils.errors import StoreError
@@ -96,7 +95,6 @@ class Predictions:
 
     def _of(self, record: Record) -> _Answers:
         outcome = self.outcomes.of(record)
-        logits = self.outcomes.store.logits(record.spec.key())["logits"]
         names = class_names([record], outcome.classes)
         seen: Counter[str] = Counter()
         images = []
@@ -106,7 +104,7 @@ class Predictions:
         values = [
             (prediction, names[prediction], confidence)
             for prediction, confidence in zip(
-                outcome.predictions.tolist(), confidences(logits).tolist(), strict=True
+                outcome.predictions.tolist(), outcome.confidences.tolist(), strict=True
             )
         ]
         return _Answers(images, values, names)

@@ -289,6 +289,8 @@ def paired_spread(
         first, second = answers(one), answers(two)
         if first is None or second is None:
             continue
+        if not (first.has_scores(metric) and second.has_scores(metric)):
+            continue
         queries |= {first.queries.digest, second.queries.digest}
         runs.append((seed.split, seed.train))
         mine.append(scores(first, metric))
@@ -346,7 +348,11 @@ def variations(table: Table, places: Places, answers: Answers) -> Iterator[Varia
                     # One training seed per support set: nothing is crossed.
                     continue
                 found = {seed: answers(record) for seed, record in records.items()}
-                known = {seed: one for seed, one in found.items() if one is not None}
+                known = {
+                    seed: one
+                    for seed, one in found.items()
+                    if one is not None and one.has_scores(table.main)
+                }
                 images = {seed: scores(outcome, table.main) for seed, outcome in known.items()}
                 values = {
                     (seed.split, seed.train): 100 * float(one.mean())

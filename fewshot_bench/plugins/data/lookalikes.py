@@ -29,7 +29,7 @@ BUCKETS = 1 << BAND_BITS
 FLIPS = (0, *(1 << bit for bit in range(BAND_BITS)))
 # Codes of a bucket stand in rows of so many; so many queries are looked up, and so many pairs
 # compared at a time.
-ROW, QUERIES, PAIRS = 8, 8192, 1 << 14
+ROW, QUERIES, PAIRS = 8, 8192, 1 << 11
 
 
 @dataclass

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from fewshot_bench.api.record import Record
 from fewshot_bench.store.predictions import Outcome, Outcomes
 from fewshot_bench.utils.errors import StoreError
-from fewshot_bench.utils.files import Damaged, check_digest, load_arrays
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +25,7 @@ class Predictions:
 
     def __init__(self, outcomes: Outcomes, records: Iterable[Record]) -> None:
         self.problems: list[str] = []
-        self._store = outcomes.store
+        self._outcomes = outcomes
         self._known: dict[str, Outcome] = {}
         records = list(records)
         outcomes.prepare(records)
@@ -34,10 +33,7 @@ class Predictions:
             try:
                 self._known[record.spec.key()] = outcomes.of(record)
             except StoreError:
-                reasons = {damage.path: damage.reason for damage in outcomes.damaged}
-                reason = reasons.get(self._store.file(record.spec.key()).with_suffix(".npz"))
-                unusable = f"its logits cannot be used: {reason}" if reason else ABSENT
-                self.problems.append(f"{record.spec.describe()}: {unusable}")
+                self.problems.append(f"{record.spec.describe()}: {self._reason(record)}")
 
     def of(self, record: Record) -> Outcome | None:
         """The outcome of a record; None when its logits are not there or cannot be used."""
@@ -46,7 +42,7 @@ class Predictions:
     def confidences(self, records: Iterable[Record]) -> dict[str, np.ndarray]:
         """By key the highest probability of each image (n,), of the records with an outcome.
 
-        Outcomes may be cached: logits that went away since then, or changed, are among the
+        Outcomes may be cached: answers that went away since then, or changed, are among the
         problems, and the record is left out.
         """
         wanted = [record for record in records if self.of(record)]
@@ -62,13 +58,12 @@ class Predictions:
         return kept
 
     def _confidences(self, record: Record) -> np.ndarray | str:
-        from fewshot_bench.api.metrics import confidences
-
         try:
-            arrays = load_arrays(self._store.file(record.spec.key()).with_suffix(".npz"))
-            check_digest(arrays, record.logits_digest)
-        except FileNotFoundError:
-            return ABSENT
-        except Damaged as error:
-            return f"its logits cannot be used: {error}"
-        return confidences(arrays["logits"])
+            return self._known[record.spec.key()].confidences
+        except StoreError:
+            return self._reason(record)
+
+    def _reason(self, record: Record) -> str:
+        reasons = {damage.path: damage.reason for damage in self._outcomes.damaged}
+        reason = reasons.get(self._outcomes.store.file(record.spec.key()).with_suffix(".npz"))
+        return f"its logits cannot be used: {reason}" if reason else ABSENT

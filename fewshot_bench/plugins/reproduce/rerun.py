@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.record import Record
+from fewshot_bench.store.answer_files import largest_gap, whole_digest
 from fewshot_bench.store.lookup import Kept
 
 if TYPE_CHECKING:
-    import numpy as np
+    from fewshot_bench.runner.examination import Outcome
 
 FACTS = {
     "environment": (
@@ -63,12 +64,11 @@ def obstacles(record: Record, store: Path | None) -> list[Difference]:
     return [Difference(*pair) for pair in pairs if pair[1] != pair[2]]
 
 
-def repeat(kept: Kept) -> tuple[Record, np.ndarray | None]:
+def repeat(kept: Kept) -> Outcome:
     """Compute the cell again in this process, with as many CPU threads as then.
 
     Nothing is stored and no cached feature is read.
     """
-    import numpy as np
     import torch
 
     from fewshot_bench.runner.examiner import Examiner
@@ -78,9 +78,7 @@ def repeat(kept: Kept) -> tuple[Record, np.ndarray | None]:
     spec, threads = kept.record.spec, kept.record.environment.get("threads")
     if isinstance(threads, int) and threads > 0:
         torch.set_num_threads(threads)
-    outcome = run_one(spec, Session(None, spec.device, Examiner(kept.store)))
-    logits = None if outcome.logits is None else np.asarray(outcome.logits, dtype=np.float32)
-    return outcome.record, logits
+    return run_one(spec, Session(None, spec.device, Examiner(kept.store)))
 
 
 def differences(then: Record, now: Record) -> list[Difference]:
@@ -101,30 +99,32 @@ def differences(then: Record, now: Record) -> list[Difference]:
     return [difference for difference in found if difference.then != difference.now]
 
 
-def verdict(kept: Kept, now: Record, logits: np.ndarray | None) -> Verdict:
-    """True when the repetition says the same."""
-    then = kept.record
-    if then.status != "done" or now.status != "done":
-        return _without_logits(then, now)
-    if kept.logits is None or logits is None:
-        same = all(now.metrics.get(name) == value for name, value in then.metrics.items())
-        return Verdict(f"{'same' if same else 'different'} metrics; no logits to compare", same)
-    if kept.logits.shape != logits.shape:
-        return Verdict(f"different: logits of shape {kept.logits.shape}, now {logits.shape}", False)
-    if (kept.logits == logits).all():
+def verdict(kept: Kept, outcome: Outcome) -> Verdict:
+    """True when the repetition says the same.
+
+    The digest of all logits decides on equal bits, whatever was kept of them.
+    """
+    then, now = kept.record, outcome.record
+    if then.status != "done" or now.status != "done" or outcome.answers is None:
+        return _without_answers(then, now)
+    before, after = kept.answers, outcome.answers
+    same = all(now.metrics.get(name) == value for name, value in then.metrics.items())
+    bits = then.logits_digest == whole_digest(after, outcome.ids)
+    if bits and (same or before is not None):
         return Verdict("same result, bit for bit", True)
-    largest = float(abs(kept.logits - logits).max())
-    changed = int((kept.logits.argmax(1) != logits.argmax(1)).sum())
+    if before is None:
+        return Verdict(f"{'same' if same else 'different'} metrics; no answers to compare", same)
+    shapes = [(len(answers.labels), answers.classes) for answers in (before, after)]
+    if shapes[0] != shapes[1]:
+        return Verdict(f"different: logits of shape {shapes[0]}, now {shapes[1]}", False)
+    gap = f"log-probabilities of labels differ by up to {largest_gap(before, after):.3g}"
+    changed = int((before.predictions != after.predictions).sum())
     if not changed:
-        return Verdict(f"same predictions, logits differ by up to {largest:.3g}", True)
-    return Verdict(
-        f"different: {changed} of {len(logits)} predictions changed, logits differ by up to "
-        f"{largest:.3g}",
-        False,
-    )
+        return Verdict(f"same predictions, {gap}", True)
+    return Verdict(f"different: {changed} of {shapes[0][0]} predictions changed, {gap}", False)
 
 
-def _without_logits(then: Record, now: Record) -> Verdict:
+def _without_answers(then: Record, now: Record) -> Verdict:
     if then.status != now.status:
         return Verdict(f"different: was {then.status}, is {now.status}", False)
     one, other = then.error or {}, now.error or {}

@@ -43,14 +43,15 @@ def command(ctx: click.Context, record: str, store: Path, anyway: bool) -> None:
         names = " and ".join(one.name for one in changed)
         raise UsageError(f"{names} changed since this record: nothing was run; use --anyway")
     _check_device(spec.device)
-    now, logits = rerun.repeat(kept)
+    outcome = rerun.repeat(kept)
+    now = outcome.record
     rows = [("", "then", "now")]
     for one in rerun.differences(kept.record, now):
         rows.append((one.name, shown(one.then), shown(one.now)))
     rows += _times(kept.record, now)
     rows += _errors(kept.record, now)
     _table(rows)
-    verdict = rerun.verdict(kept, now, logits)
+    verdict = rerun.verdict(kept, outcome)
     click.echo(verdict.text)
     ctx.exit(0 if verdict.same else FsbenchError.exit_code)
 

@@ -1,0 +1,277 @@
+"""Time, disk and memory of a whole paper, computed from unit costs; curves of what grows.
+
+    python -m benchmarks.scale units                  # measures unit costs on one core
+    python -m benchmarks.scale paper [--teraflops 60] [--cores 8] [--methods a,b] [--datasets a,b]
+    python -m benchmarks.scale curves                 # the other benchmarks, at three sizes each
+
+`paper` runs nothing. Images, views and steps are counted from the plan; FLOPs follow from the
+backbone's shape. Disk and memory are those that `run --dry-run` states. A card's speed is an
+assumption: `--teraflops` that it sustains, and `--cores` beside it that decode and cut crops.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from itertools import product
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks import duplicates
+from fewshot_bench import DatasetCard
+from fewshot_bench.api.method import configuration
+from fewshot_bench.api.registry import registry
+from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.runner.needs import needs, views_of
+
+SETS = ("imagenet", "caltech101", "oxford_pets", "stanford_cars", "oxford_flowers", "food101")
+SETS += ("fgvc_aircraft", "sun397", "dtd", "eurosat", "ucf101")
+# Methods whose steps `work_of` counts; one that encodes prompts for every image would cost more.
+METHODS = ("clip-adapter", "clip-lora", "coop", "gda", "linear-probe", "lp++", "taskres")
+METHODS += ("tip-adapter", "tip-adapter-f", "zero-shot")
+SHOTS, SEEDS = (1, 2, 4, 8, 16), (1, 2, 3)
+BACKBONE = "ViT-B-16/openai"
+# ViT-B/16: GFLOPs of an image, and of a token of its text tower, forward. Frozen weights need no
+# gradients: backward costs as much again.
+IMAGE, TOKEN, BACKWARD = 35.2e9, 75.5e6, 1.0
+# Tokens of a packed class prompt (docs/performance.md: 4,185 for 1,000 classes).
+TOKENS = 4.2
+WIDTH = 512
+
+
+@dataclass(frozen=True)
+class Units:
+    """Unit costs on one core: FLOP/s, and seconds of a decoded image, a crop, a value of a probe.
+
+    Rounded up from one core of an AMD EPYC with AVX2 (docs/scale.md); probe: of the whole search of
+    C, for each support image and class (docs/performance.md).
+    """
+
+    flops: float = 60e9
+    decode: float = 5e-3
+    crop: float = 1.5e-3
+    probe: float = 1.4e-5
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Cards, FLOP/s of each, and cores beside each of them; without cards, two cores."""
+
+    cards: int
+    flops: float
+    cores: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """FLOPs of encoders and training, and seconds of a core for decoding, crops and solvers."""
+
+    flops: float
+    cpu: float
+
+    def __add__(self, other: Work) -> Work:
+        return Work(self.flops + other.flops, self.cpu + other.cpu)
+
+    def hours(self, machine: Machine, units: Units) -> float:
+        """Device and cores work side by side; without a card, one after the other."""
+        if not machine.cards:
+            return (self.flops / units.flops + self.cpu) / machine.cores / 3600
+        device = self.flops / machine.flops
+        return max(device, self.cpu / machine.cores) / machine.cards / 3600
+
+
+@dataclass(frozen=True)
+class Sized:
+    """A data set of which nothing is known but its sizes."""
+
+    name: str
+    classes: int
+    counts: Mapping[str, int]
+
+    def card(self) -> DatasetCard:
+        """Classes without names of their own."""
+        return DatasetCard(self.name, self.name, tuple(map(str, range(self.classes))))
+
+    def items(self) -> Mapping[str, Any]:
+        """Pools of which only the lengths count."""
+        return {role: range(self.counts.get(role, 0)) for role in ("train", "val", "test")}
+
+    def read(self, item: object) -> bytes:
+        """Nothing."""
+        raise NotImplementedError
+
+    def stamp(self, item: object) -> None:
+        """Nothing; with it, decoded images are counted."""
+
+
+def catalog() -> dict[str, Sized]:
+    """The sizes of the public sets."""
+    text = resources.files("fsbench_datasets").joinpath("catalog.toml").read_text("utf-8")
+    found = tomllib.loads(text)
+    return {name: Sized(name, found[name]["classes"], found[name]["counts"]) for name in SETS}
+
+
+def cells(methods: Sequence[str], sets: Sequence[str]) -> list[RunSpec]:
+    """The cells of a paper: default options; `zero-shot` once per data set."""
+    plan = []
+    for method, name in product(methods, sets):
+        options = configuration(registry().method_class(method)())
+        settings = product((0,), (1,)) if method == "zero-shot" else product(SHOTS, SEEDS)
+        for shots, seed in settings:
+            about = {"backbone": BACKBONE, "precision": "bf16", "options": options}
+            plan.append(RunSpec(method, name, shots, seed, seed, **about))
+    return plan
+
+
+def work_of(cell: RunSpec, sizes: Sized, units: Units) -> Work:
+    """The work of one cell at most, as if no other one had encoded its views."""
+    classes, queries = sizes.classes, sizes.counts["test"]
+    support = min(sizes.counts["train"], int(cell.shots) * classes)
+    views = support * (views_of(cell, int(cell.shots), classes) or 0)
+    work = Work(views * IMAGE, views * units.crop + support * units.decode)
+    prompts = (17 + TOKENS * classes) * TOKEN
+    steps = _steps(cell, support)
+    if cell.method == "clip-lora":
+        step = (1 + BACKWARD) * (min(32, support) * IMAGE + prompts)
+        work += Work(steps * step + queries * IMAGE, steps * 32 * units.crop)
+    elif "context_tokens" in cell.options:
+        work += Work(steps * (1 + BACKWARD) * prompts, 0)
+    elif cell.method == "linear-probe":
+        work += Work(0, units.probe * support * classes)
+    else:
+        work += Work(6.0 * steps * min(256, support) * classes * WIDTH, 0)
+    return work
+
+
+def _steps(cell: RunSpec, support: int) -> float:
+    """Training steps of the default schedules."""
+    if cell.method == "clip-lora":
+        return 500.0 * int(cell.shots)
+    epochs = cell.options.get("epochs")
+    if epochs is None or not support:
+        return 0.0
+    size = min(int(cell.options.get("batch_size", support)), support)
+    return (epochs or 50 * min(4, 2 ** max(0, int(cell.shots) - 1).bit_length())) * support / size
+
+
+def encoding(sets: Sequence[Sized], units: Units) -> Work:
+    """Test and support images, once for all methods."""
+    images = sum(s.counts["test"] + min(s.counts["train"], 93 * s.classes) for s in sets)
+    return Work(images * IMAGE, images * units.decode)
+
+
+def paper(arguments: argparse.Namespace) -> None:
+    """Print hours by method and machine, then disk and memory."""
+    units, sizes = Units(), catalog()
+    sets = arguments.datasets.split(",") if arguments.datasets else list(SETS)
+    methods = arguments.methods.split(",") if arguments.methods else list(METHODS)
+    plan, chosen = cells(methods, sets), [sizes[name] for name in sets]
+    card = arguments.teraflops * 1e12
+    machines = [Machine(0, 0, 2), *(Machine(n, card, arguments.cores) for n in (1, 4, 8))]
+    print(f"{'hours':<24}{'cells':>6}{'2 cores':>12}" + "".join(f"{n:>9} c" for n in (1, 4, 8)))
+    total = encoding(chosen, units)
+    _row("images, once", 0, total, machines, units)
+    for method in methods:
+        own = [cell for cell in plan if cell.method == method]
+        work = sum((work_of(cell, sizes[cell.dataset], units) for cell in own), Work(0, 0))
+        _row(method, len(own), work, machines, units)
+        total += work
+    _row("all", len(plan), total, machines, units)
+    found = needs(plan, {name: sizes[name] for name in sets})
+    gigabytes = {"results": found.results, "features": found.features, "images": found.images}
+    print(", ".join(f"{kind} {size / 1e9:,.1f} GB" for kind, size in gigabytes.items()))
+    print(", ".join(f"{count:,} of {kind}" for kind, count in found.rows.items()))
+    print(f"memory of a worker: {found.worker / 1e9:.1f} GB at most beside what training keeps")
+
+
+def _row(name: str, count: int, work: Work, machines: Sequence[Machine], units: Units) -> None:
+    hours = [work.hours(machine, units) for machine in machines]
+    shown = [f"{hours[0]:>12,.1f}", *(f"{hour:>11,.2f}" for hour in hours[1:])]
+    print(f"{name:<24}{count or '':>6}{''.join(shown)}", flush=True)
+
+
+def measured_units() -> Units:
+    """Unit costs of one core here, in CPU seconds."""
+    import open_clip
+
+    torch.set_num_threads(1)
+    model = open_clip.create_model("ViT-B-16").eval()
+    pixels = torch.zeros(4, 3, 224, 224)
+    with torch.no_grad():
+        image = _seconds(lambda: model.encode_image(pixels)) / len(pixels)
+    rng, stream = np.random.default_rng(0), io.BytesIO()
+    noise = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8))
+    noise.resize((500, 375), Image.Resampling.BICUBIC).save(stream, "JPEG", quality=90)
+    picture = Image.open(io.BytesIO(stream.getvalue())).convert("RGB")
+    box = (100, 80, 400, 300)
+
+    def decode() -> Image.Image:
+        found = Image.open(io.BytesIO(stream.getvalue())).convert("RGB")
+        return found.resize((298, 224), Image.Resampling.BICUBIC)
+
+    def crop() -> Image.Image:
+        return picture.resize((224, 224), Image.Resampling.BICUBIC, box)
+
+    return Units(IMAGE / image, _seconds(decode, 50), _seconds(crop, 50), Units.probe)
+
+
+def _seconds(work: Callable[[], object], times: int = 2) -> float:
+    work()
+    begun = time.process_time()
+    for _ in range(times):
+        work()
+    return (time.process_time() - begun) / times
+
+
+# What grows with the number of rows, files, records and pictures, by other benchmarks.
+CURVES = {
+    "look-ups of features": ("features_scale", "--rows", "10000,100000,1000000"),
+    "folders": ("folders", "--images", "20000,160000,1280000"),
+    "records": ("records_scale", "--records", "6250,12500,50000"),
+}
+
+
+def curves() -> None:
+    """Run each benchmark at three sizes; pictures beside their growth."""
+    for title, (module, *arguments) in CURVES.items():
+        print(f"== {title}", flush=True)
+        command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
+        subprocess.run(command, check=True)
+    print("== near-duplicates: pictures, CPU s, MB", flush=True)
+    for size in (10_000, 100_000, 1_280_000):
+        row = duplicates.measured(size, 2)
+        print(f"{row.pictures:>10,}{row.cpu:>8,.0f}{row.peak / 1e6:>8,.0f}", flush=True)
+
+
+def main() -> None:
+    """Run what the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("units")
+    commands.add_parser("curves")
+    asked = commands.add_parser("paper")
+    asked.add_argument("--teraflops", type=float, default=60.0, help="that a card sustains")
+    asked.add_argument("--cores", type=int, default=8, help="beside each card")
+    asked.add_argument("--methods", default="", help="default: the ten of docs/scale.md")
+    asked.add_argument("--datasets", default="", help="default: the eleven of the field")
+    arguments = parser.parse_args()
+    if arguments.command == "paper":
+        paper(arguments)
+    elif arguments.command == "curves":
+        curves()
+    else:
+        print(measured_units())
+
+
+if __name__ == "__main__":
+    main()

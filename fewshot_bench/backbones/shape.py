@@ -1,0 +1,68 @@
+"""The sizes of a backbone before it is loaded: `shape_of`, from its configuration alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fewshot_bench.api.registry import registry
+from fewshot_bench.backbones.loading import model_config, parse
+from fewshot_bench.backbones.weights import CONFIG, HUB, read_config
+
+LOCAL = "local-dir:"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a backbone.
+
+    width: of its features; image: height and width of its images; weights: bytes that it takes in
+    memory, about.
+    """
+
+    width: int
+    image: tuple[int, int]
+    weights: int
+
+
+# Of a backbone whose configuration is not known: no CLIP of the field has wider features.
+UNKNOWN = Shape(1280, (336, 336), 0)
+
+
+def shape_of(name: str) -> Shape:
+    """The shape of a backbone by name; `UNKNOWN` where only loading it would tell."""
+    if name in registry().backbones.entries:
+        shape = getattr(registry().backbones.find(name).load(), "shape", None)
+        return shape() if callable(shape) else UNKNOWN
+    config = _config(name)
+    return shape_in(config) if config else UNKNOWN
+
+
+def shape_in(config: Mapping[str, Any]) -> Shape:
+    """The shape that open_clip's configuration of a model describes."""
+    vision, text = config.get("vision_cfg", {}), config.get("text_cfg", {})
+    size = vision.get("image_size", 224)
+    height, width = size if isinstance(size, list | tuple) else (size, size)
+    return Shape(int(config["embed_dim"]), (height, width), 4 * _values(vision, text))
+
+
+def _config(name: str) -> Mapping[str, Any] | None:
+    if name.startswith(HUB):
+        return None
+    folder = Path(name.removeprefix(LOCAL)).expanduser() if name.startswith(LOCAL) else None
+    file = None if folder else parse(name).file
+    beside = folder / CONFIG if folder else file.parent / CONFIG if file else None
+    if beside is not None and beside.is_file():
+        model: Mapping[str, Any] = read_config(beside)["model_cfg"]
+        return model
+    return model_config(parse(name).model)
+
+
+def _values(vision: Mapping[str, Any], text: Mapping[str, Any]) -> int:
+    """Values of a CLIP: transformers have 12 width^2 a block; a ResNet-50 has 38 million."""
+    layers, width = vision.get("layers", 12), vision.get("width", 768)
+    image = 12 * layers * width**2 if isinstance(layers, int) else sum(layers) * 38e6 / 16
+    tokens = text.get("vocab_size", 49408) * text.get("width", 512)
+    return int(image + 12 * text.get("layers", 12) * text.get("width", 512) ** 2 + tokens)

@@ -1,0 +1,242 @@
+"""Upper bounds of what a run takes: disk for results, features and decoded images; memory.
+
+`needs` counts from the plan, before anything is encoded. What several cells share is counted once.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fewshot_bench.api.dataset import Stamped
+from fewshot_bench.api.registry import registry
+from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.splits.draw import class_half, split_key
+from fewshot_bench.splits.sampling import VALIDATION
+from fewshot_bench.store.keeping import kept_bytes
+from fewshot_bench.utils.cache_dir import FEATURES, IMAGES, bound_of, files
+from fewshot_bench.utils.text import size_text
+
+if TYPE_CHECKING:
+    from fewshot_bench.api.dataset import Dataset
+    from fewshot_bench.backbones.shape import Shape
+
+RECORD_BYTES = 8_192
+# Python with torch and the smallest backbone: as little as was ever seen, and with all libraries.
+WORKER_BYTES, LIBRARIES_BYTES = 320 * 2**20, 700 * 2**20
+# Of a row of features, and of a decoded image, what their files add: indices, heads, checks.
+ROW_SHARE, IMAGE_BYTES = 1.02, 128
+# A decoded picture that crops are cut from, in memory: 4 bytes a pixel.
+PICTURE_BYTES = 4 * 640 * 480
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes that a run takes at most; `least` is the memory that a worker takes in any case.
+
+    results: records, and what is kept of logits. features: `rows` of them, each once. images:
+    decoded ones. worker: memory of a worker beside what its method keeps while it trains.
+    silent: methods that do not say how many views they draw.
+    """
+
+    results: int
+    features: int
+    rows: Mapping[str, int]
+    images: int
+    worker: int
+    least: int
+    silent: tuple[str, ...] = ()
+
+    def lines(self, workers: int, store: Path) -> Iterator[str]:
+        """For --dry-run: a line for each kind."""
+        rows = ", ".join(f"{count:,} of {kind}" for kind, count in self.rows.items() if count)
+        yield f"needs up to {size_text(self.results)} of disk for results"
+        yield f"features: up to {size_text(self.features)} of disk: {rows or 'none'}"
+        yield from self.shrunk(store)
+        if self.silent:
+            names = ", ".join(self.silent)
+            yield f"features: views of {names} are not counted (no views_per_image)"
+        bound = bound_of(IMAGES, None, 0)
+        most = f" of {size_text(bound[0])} ({bound[1]})" if bound else ""
+        yield f"decoded images: up to {size_text(self.images)}{most} of disk"
+        yield (
+            f"memory: {size_text(workers * self.least)} or more, up to "
+            f"{size_text(self.worker)} for each of {workers} worker{'s'[: workers != 1]} beside "
+            "what training keeps (at most 40 % of the free memory)"
+        )
+
+    def shrunk(self, store: Path) -> Iterator[str]:
+        """A sentence where not all features can be kept, and what follows."""
+        folder = store / "cache" / "features"
+        place = next(p for p in (folder, *folder.parents) if p.exists())
+        used = sum(file.size for file in files(FEATURES, folder))
+        bound = bound_of(FEATURES, place, used)
+        if bound and bound[0] < self.features:
+            yield (
+                f"features: {size_text(bound[0])} may be kept ({bound[1]}): views beyond that "
+                "stream through, and every fit that draws them encodes its own"
+            )
+
+
+def needs(cells: Sequence[RunSpec], datasets: Mapping[str, Dataset]) -> Needs:
+    """Disk and memory for these cells."""
+    sizes = {name: _Pools.of(dataset) for name, dataset in datasets.items()}
+    counts = [_Counts.of(cell, sizes) for cell in cells]
+    rows, distinct = _rows(counts), Counter[str]()
+    features = images = 0
+    for (kind, backbone, precision, *_), count in rows.items():
+        distinct[kind] += count
+        features += int(ROW_SHARE * count * _row_bytes(backbone, precision))
+    for (_, backbone, _, _, name), count in rows.items():
+        if name in datasets and isinstance(datasets[name], Stamped):
+            height, width = _shape(backbone).image
+            images += count * (3 * height * width + IMAGE_BYTES)
+    results = [RECORD_BYTES + kept_bytes(c.queries, c.classes) for c in counts]
+    return Needs(
+        results=sum(results),
+        features=features,
+        rows=distinct,
+        images=images,
+        worker=max((count.memory() for count in counts), default=LIBRARIES_BYTES),
+        least=WORKER_BYTES + max((_weights(cell.backbone) for cell in cells), default=0),
+        silent=tuple(dict.fromkeys(c.cell.method for c in counts if c.views is None)),
+    )
+
+
+def _rows(counts: Sequence[_Counts]) -> Mapping[tuple[str, ...], int]:
+    """Rows by kind, backbone, precision, EXIF and data set; images that cells share count once."""
+    queries: dict[tuple[str, ...], int] = defaultdict(int)
+    drawn: dict[tuple[str, ...], dict[Any, int]] = defaultdict(dict)
+    views: dict[tuple[str, ...], dict[Any, int]] = defaultdict(dict)
+    for count in counts:
+        cell = count.cell
+        about = cell.backbone, cell.precision, cell.exif
+        key = ("test images", *about, cell.target or cell.dataset)
+        queries[key] = max(queries[key], count.queries)
+        drawn["train and val images", *about, cell.dataset][split_key(cell)] = count.fitted
+        fit = cell.method, cell.shots, cell.split_seed, cell.train_seed, cell.classes
+        own = views["views", *about, f"views of {cell.dataset}"]
+        own[fit] = max(own.get(fit, 0), count.support * (count.views or 0))
+        prompts = f"prompts of {cell.target or cell.dataset} {cell.prompts} {cell.classes}"
+        queries["prompts", *about, prompts] = count.prompts
+    pools = {count.cell.dataset: count.pool for count in counts}
+    known = {key: min(pools[key[-1]], sum(found.values())) for key, found in drawn.items()}
+    return {**queries, **known, **{key: sum(found.values()) for key, found in views.items()}}
+
+
+@dataclass(frozen=True)
+class _Pools:
+    """Sizes of a data set: images in each pool, classes, templates by set."""
+
+    train: int
+    val: int
+    test: int
+    classes: int
+    dataset: Dataset
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> _Pools:
+        pools = dataset.items()
+        train, val, test = (len(pools.get(role, ())) for role in ("train", "val", "test"))
+        return cls(train, val, test, len(dataset.card().classnames), dataset)
+
+    def part(self, half: str) -> int:
+        """Classes in a half of them, or in all."""
+        return len(class_half(self.classes, half))
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """Counts of one cell at most: images and prompts that it encodes; `views` of each image.
+
+    views: None where its method does not say. pool: train and val images of its data set.
+    """
+
+    cell: RunSpec
+    support: int
+    val: int
+    queries: int
+    classes: int
+    prompts: int
+    pool: int
+    views: int | None
+
+    @classmethod
+    def of(cls, cell: RunSpec, sizes: Mapping[str, _Pools]) -> _Counts:
+        fitted, asked = sizes[cell.dataset], sizes[cell.target or cell.dataset]
+        own = fitted.part("all" if cell.classes == "all" else "base")
+        shots = int(min(cell.shots, fitted.train))
+        held = VALIDATION[cell.val](shots)
+        val = fitted.val or fitted.train
+        classes = asked.part("all" if cell.target else cell.classes)
+        templates = len(asked.dataset.card().templates(cell.prompts))
+        return cls(
+            cell=cell,
+            support=min(fitted.train, shots * own),
+            val=val if held is None else min(val, held * own),
+            queries=asked.test if cell.limit is None else min(asked.test, cell.limit),
+            classes=classes,
+            prompts=classes * templates,
+            pool=fitted.train + fitted.val,
+            views=views_of(cell, shots, own),
+        )
+
+    @property
+    def fitted(self) -> int:
+        """Images that the fit sees."""
+        return self.support + self.val
+
+    def memory(self) -> int:
+        """Bytes that a worker takes at most, beside what training keeps."""
+        from fewshot_bench.images import feature_cache, held
+        from fewshot_bench.training.batches import VIEW_BYTES
+
+        shape = _shape(self.cell.backbone)
+        row = 4 * shape.width
+        # As they were computed, at unit length, and in the order that was asked for.
+        features = 3 * row * (self.queries + self.fitted + self.prompts)
+        views = 3 * max(VIEW_BYTES, row * self.support) if self.views != 0 else 0
+        kept = min(feature_cache.MEMORY, row * self.support * (self.views or self.fitted))
+        pictures = min(held.MEMORY, PICTURE_BYTES * self.support) if self.views != 0 else 0
+        logits = 3 * 4 * self.queries * self.classes
+        weights = 2 * max(shape.weights, _weights(self.cell.backbone))
+        return LIBRARIES_BYTES + weights + features + views + kept + pictures + logits
+
+
+def views_of(cell: RunSpec, shots: int, classes: int) -> int | None:
+    """Views of each support image that a fit of the cell encodes; None where it does not say."""
+    try:
+        method = registry().method_class(cell.method)(**cell.options)
+        count = method.views_per_image(shots, classes)
+    except Exception:
+        return None
+    return count if type(count) is int and count >= 0 else None
+
+
+@functools.cache
+def _shape(backbone: str) -> Shape:
+    from fewshot_bench.backbones.shape import shape_of
+
+    return shape_of(backbone)
+
+
+def _row_bytes(backbone: str, precision: str) -> int:
+    from fewshot_bench.images.feature_store import kept_row_bytes
+
+    return kept_row_bytes(_shape(backbone).width, precision)
+
+
+def _weights(backbone: str) -> int:
+    """Bytes of a local file of weights."""
+    folder = backbone.removeprefix("local-dir:")
+    _, at, file = backbone.partition("@")
+    try:
+        if folder != backbone:
+            return max(path.stat().st_size for path in Path(folder).expanduser().iterdir())
+        return Path(file).expanduser().stat().st_size if at else 0
+    except (OSError, ValueError):
+        return 0

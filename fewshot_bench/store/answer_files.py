@@ -1,0 +1,411 @@
+"""The file beside a record: statistics of every query, and what was kept of the logits.
+
+`arrays_of` makes its arrays, `load` reads them. Statistics are those of the logits in full
+precision, whatever was kept, so that no number depends on it. Files of earlier versions hold the
+logits in float32, and their statistics are computed as they are read.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, cached_property, lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from fewshot_bench.api.metrics import Answers
+from fewshot_bench.api.record import Record
+from fewshot_bench.store.keeping import ALL, ASKED, KEEP_ALL, NONE, TOP_CLASSES
+from fewshot_bench.utils.archives import digest_of_arrays, names_in, read_arrays
+from fewshot_bench.utils.errors import StoreError
+from fewshot_bench.utils.files import Damaged
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Arrays = Mapping[str, np.ndarray]
+
+# Arrays by the name of the digest that a record states of them.
+WHOLE, STATISTICS, KEPT = "logits", "statistics", "kept"
+GROUPS: Mapping[str, Sequence[str]] = {
+    # In files of earlier versions; later records state what this digest would be, too.
+    WHOLE: ("logits", "labels", "ids"),
+    STATISTICS: ("names", "classes", "statistics"),
+    KEPT: ("top", "high", "low"),
+}
+# Above this size, asking whether a cell is complete reads the archive's directory, not all of it.
+FULL_CHECK_BYTES = 4 * 2**20
+# The largest finite number of 16 bits; a class so far below the highest has no probability.
+FARTHEST = 65_504.0
+# Relative error of 16 bits.
+ROUNDING = 2.0**-11
+# Rows are worked on in parts of about so many values.
+_PART = 2**20
+
+
+@dataclass(frozen=True)
+class Stored:
+    """The answers of a cell as they are stored.
+
+    names: the JSON of the ids of the images. top: classes and probabilities, both (n, at most 5),
+    the most probable first; None where they were not kept, or not asked for.
+    """
+
+    names: bytes
+    answers: Answers
+    top: tuple[np.ndarray, np.ndarray] | None = None
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """The ids of the images."""
+        found: list[str] = json.loads(self.names)
+        return found
+
+
+@lru_cache(maxsize=1)
+def _types() -> Mapping[str, Any]:
+    """The types of the arrays of statistics: one row per query."""
+    import numpy as np
+
+    indices = [(name, "<i4") for name in ("label", "prediction", "rank")]
+    numbers = [(name, "<f8") for name in ("confidence", "surprise", "brier_score")]
+    return {
+        "names": np.dtype("u1"),
+        "classes": np.dtype("<i4"),
+        "statistics": np.dtype([*indices, ("maximum", "<f4"), *numbers]),
+        "top": np.dtype([("class", "<i4"), ("probability", "<f4")]),
+        "high": np.dtype("u1"),
+        "low": np.dtype("u1"),
+    }
+
+
+def arrays_of(answers: Answers, ids: Sequence[str], kept: str) -> dict[str, np.ndarray]:
+    """The arrays to store of answers that have all logits; kept: one of `keeping.KEPT`.
+
+    StoreError where numbers of queries differ, or logits are not finite.
+    """
+    import numpy as np
+
+    logits = answers.logits
+    if logits.shape != (len(answers.labels), answers.classes) or len(ids) != len(logits):
+        raise StoreError(
+            f"logits of shape {logits.shape} with {len(answers.labels)} labels and {len(ids)} ids: "
+            "expected one of each per query"
+        )
+    if not np.isfinite(answers.surprises).all():
+        raise StoreError("logits are not finite, so that there are no statistics of them")
+    maxima = logits.max(axis=1, initial=-np.inf)
+    types = _types()
+    rows = np.empty(len(logits), dtype=types["statistics"])
+    columns = answers.labels, answers.predictions, answers.ranks, maxima
+    numbers = answers.confidences, answers.surprises, answers.brier_scores
+    for name, values in zip(rows.dtype.names or (), (*columns, *numbers), strict=True):
+        rows[name] = values
+    found = {
+        "names": np.frombuffer(names_of(ids), dtype=np.uint8),
+        "classes": np.array(answers.classes, dtype=types["classes"]),
+        "statistics": rows,
+    }
+    if kept != NONE:
+        classes, probabilities = _top(answers)
+        found["top"] = np.empty(classes.shape, dtype=types["top"])
+        found["top"]["class"], found["top"]["probability"] = classes, probabilities
+    if kept == ALL:
+        found["high"], found["low"] = _halved(logits, maxima)
+    return found
+
+
+def names_of(ids: Iterable[str]) -> bytes:
+    """The ids of images as one text of JSON."""
+    return json.dumps(list(ids), ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+
+def _parts(logits: np.ndarray) -> Iterator[slice]:
+    step = max(1, _PART // max(1, logits.shape[1]))
+    return (slice(start, start + step) for start in range(0, len(logits), step))
+
+
+def _top(answers: Answers) -> tuple[np.ndarray, np.ndarray]:
+    """Classes and probabilities, of equal logits those of lower indices first."""
+    import numpy as np
+
+    logits = answers.logits
+    count = min(TOP_CLASSES, answers.classes)
+    classes = np.empty((len(logits), count), dtype=np.int32)
+    found = np.empty((len(logits), count), dtype=np.float32)
+    for part in _parts(logits):
+        left = logits[part].astype(np.float64)
+        rows = np.arange(len(left))
+        highest = left.max(axis=1)
+        for place in range(count):
+            chosen = left.argmax(axis=1)
+            shares = np.exp(left[rows, chosen] - highest) * answers.confidences[part]
+            classes[part, place], found[part, place] = chosen, shares
+            left[rows, chosen] = -np.inf
+    return classes, found
+
+
+def _halved(logits: np.ndarray, maxima: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """High and low bytes of the differences from each row's highest logit in 16 bits.
+
+    Softmax is the same for differences, and these are finest where the probable classes are: a
+    logarithm of a probability is off by at most 2^-11 (difference + ln classes). High bytes apart
+    shrink to half in a tenth of the time that both together take.
+    """
+    import numpy as np
+
+    high, low = np.empty((2, *logits.shape), dtype=np.uint8)
+    with np.errstate(over="ignore"):
+        for part in _parts(logits):
+            gaps = np.minimum(maxima[part, np.newaxis] - logits[part], np.float32(FARTHEST))
+            bits = gaps.astype(np.float16).view(np.uint16)
+            high[part], low[part] = bits >> 8, bits & 255
+    return high, low
+
+
+def _joined(arrays: Arrays) -> np.ndarray:
+    """Float32 logits from the two halves, the inverse but for the rounding."""
+    import numpy as np
+
+    high, low = arrays["high"], arrays["low"]
+    maxima = arrays["statistics"]["maximum"][:, np.newaxis]
+    logits = np.empty(high.shape, dtype=np.float32)
+    for part in _parts(high):
+        bits = high[part].astype(np.uint16) << 8 | low[part]
+        gaps = bits.view(np.float16).astype(np.float32)
+        # What is lower stays so, however coarse float32 is at the height of the highest.
+        below = np.nextafter(maxima[part], np.float32(-np.inf))
+        logits[part] = np.where(gaps > 0, np.minimum(maxima[part] - gaps, below), maxima[part])
+    return logits
+
+
+def whole_digest(answers: Answers, ids: Sequence[str]) -> str:
+    """The SHA-256 of all logits in float32, labels and ids, by which results are known."""
+    import numpy as np
+
+    logits = np.ascontiguousarray(answers.logits, dtype=np.float32)
+    labels, names = np.asarray(answers.labels, np.int64), np.asarray(ids, dtype=np.str_)
+    return digest_of_arrays({"logits": logits, "labels": labels, "ids": names})
+
+
+def digests_of(arrays: Arrays) -> dict[str, str]:
+    """The digest of each group of arrays that is there."""
+    found = {}
+    for group, names in GROUPS.items():
+        there = {name: arrays[name] for name in names if name in arrays}
+        if there:
+            found[group] = digest_of_arrays(there)
+    return found
+
+
+def check(path: Path, record: Record) -> None:
+    """Raise Damaged unless a file is whole and, where it is small, the one that a record states."""
+    if path.stat().st_size <= FULL_CHECK_BYTES:
+        _read_of(path, record, kept=True)
+    else:
+        with _opened(path):
+            pass
+
+
+def load(path: Path, record: Record, *, kept: bool = False) -> Stored:
+    """The answers beside a record, whose digest is compared with the one that it states.
+
+    kept: what was kept of the logits, too; else the file's statistics alone are read. Raises
+    FileNotFoundError, and Damaged for a file that must not be used.
+    """
+    arrays = _read_of(path, record, kept=kept)
+    for problem in value_problems(arrays):
+        raise Damaged(problem)
+    return stored_of(arrays, record)
+
+
+def _read_of(path: Path, record: Record, *, kept: bool) -> dict[str, np.ndarray]:
+    arrays = read(path, kept=kept)
+    for _ in other_digests(arrays, record, kept=kept):
+        raise Damaged("they are not those of the record: their digest is another one")
+    return arrays
+
+
+def read(path: Path, *, kept: bool = True) -> dict[str, np.ndarray]:
+    """The arrays of a file, of the right types and shapes; else Damaged, or FileNotFoundError.
+
+    kept: False leaves out what is not needed for statistics.
+    """
+    with _opened(path) as archive:
+        left_out = () if kept else GROUPS[KEPT]
+        wanted = [name for name in names_in(archive) if name not in left_out]
+        arrays = read_arrays(archive, wanted)
+    found = {name: (array.dtype, array.shape) for name, array in arrays.items()}
+    if not (_is_whole(arrays) if WHOLE in arrays else _is_right(arrays)):
+        texts = ", ".join(f"{name} {dtype} {shape}" for name, (dtype, shape) in found.items())
+        raise Damaged(f"it holds arrays of other types or shapes than expected: {texts}")
+    return arrays
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    """The archive; Damaged where it, or what is read from it, is not whole."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = set(names_in(archive))
+            if names not in _LAYOUTS:
+                raise Damaged(f"it holds {sorted(names)}")
+            yield archive
+    except (FileNotFoundError, Damaged):
+        raise
+    except Exception as error:
+        raise Damaged(f"{type(error).__name__}: {error}") from None
+
+
+_LAYOUTS = (
+    set(GROUPS[WHOLE]),
+    {*GROUPS[STATISTICS]},
+    {*GROUPS[STATISTICS], "top"},
+    {*GROUPS[STATISTICS], *GROUPS[KEPT]},
+)
+
+
+def _is_whole(arrays: Arrays) -> bool:
+    logits, labels, ids = (arrays[name] for name in GROUPS[WHOLE])
+    kinds = logits.dtype.kind + labels.dtype.kind + ids.dtype.kind
+    return kinds == "fiU" and logits.ndim == 2 and labels.shape == ids.shape == logits.shape[:1]
+
+
+def _is_right(arrays: Arrays) -> bool:
+    types, rows = _types(), arrays["statistics"].shape
+    classes = int(arrays["classes"]) if arrays["classes"].shape == () else 0
+    shapes = {
+        **dict.fromkeys(("high", "low"), (*rows, classes)),
+        "top": (*rows, min(TOP_CLASSES, classes)),
+        "names": arrays["names"].shape[:1],
+        "classes": (),
+        "statistics": rows[:1],
+    }
+    return all(a.dtype == types[name] and a.shape == shapes[name] for name, a in arrays.items())
+
+
+def other_digests(
+    arrays: Arrays, record: Record, *, kept: bool = True
+) -> Iterator[tuple[str, str, str]]:
+    """The groups whose digest is another one than a record states: both digests of each.
+
+    kept: whether all arrays of the file were read.
+    """
+    found, stated = digests_of(arrays), record.digests
+    expected = (STATISTICS, KEPT) if kept and KEPT in stated else (STATISTICS,)
+    for group in dict.fromkeys((*found, *(() if WHOLE in found else expected))):
+        if found.get(group) != stated.get(group):
+            yield group, str(stated.get(group)), str(found.get(group))
+
+
+def value_problems(arrays: Arrays) -> Iterator[str]:
+    """Values that no answers have: not finite, or indices of no class."""
+    import numpy as np
+
+    if WHOLE in arrays:
+        logits, labels = arrays["logits"], arrays["labels"]
+        classes, indices, numbers = logits.shape[1], {"labels": labels}, logits
+        named = "logits"
+    else:
+        rows, classes = arrays["statistics"], int(arrays["classes"])
+        indices = {"labels": rows["label"], "predictions": rows["prediction"]}
+        indices |= {"ranks less 1": rows["rank"] - 1}
+        names = ("maximum", "confidence", "surprise", "brier_score")
+        numbers, named = np.stack([rows[name] for name in names], axis=1), "statistics"
+        if _count(arrays["names"].tobytes()) != len(rows):
+            yield f"it has {len(rows)} rows and another number of ids"
+    if 0 in numbers.shape:
+        yield f"{named} of shape {numbers.shape} are empty"
+        return
+    finite = np.isfinite(numbers)
+    if not finite.all():
+        bad = int((~finite).any(axis=1).sum())
+        yield f"{bad} of {len(numbers)} rows of {named} are not finite"
+    for name, found in indices.items():
+        if found.min() < 0 or found.max() >= classes:
+            outside = int(((found < 0) | (found >= classes)).sum())
+            yield f"{outside} {name} are outside of 0 to {classes - 1}"
+
+
+@lru_cache(maxsize=16)
+def _count(names: bytes) -> int:
+    """The number of ids in a JSON text, none where it holds anything else.
+
+    Cached, since most cells of a data set ask about the same images.
+    """
+    try:
+        found = json.loads(names)
+    except (ValueError, RecursionError):
+        return 0
+    return len(found) if isinstance(found, list) and set(map(type, found)) <= {str} else 0
+
+
+def stored_of(arrays: Arrays, record: Record) -> Stored:
+    """The answers of arrays that have no problem; `logits` of files of 16 bits are rounded."""
+    import numpy as np
+
+    if WHOLE in arrays:
+        answers = Answers.of(arrays["logits"], arrays["labels"].astype(np.int64, copy=False))
+        return Stored(names_of(arrays["ids"].tolist()), answers, _top(answers))
+    rows = arrays["statistics"]
+    indices = (rows[name].astype(np.int64) for name in ("label", "prediction", "rank"))
+    label, prediction, rank = indices
+    logits = cache(partial(_joined, arrays)) if "high" in arrays else partial(_refuse, record)
+    answers = Answers(
+        label,
+        int(arrays["classes"]),
+        prediction,
+        rank,
+        confidences=rows["confidence"].copy(),
+        surprises=rows["surprise"].copy(),
+        brier_scores=rows["brier_score"].copy(),
+        whole=logits,
+    )
+    top = arrays.get("top")
+    best = None if top is None else (top["class"].copy(), top["probability"].copy())
+    return Stored(arrays["names"].tobytes(), answers, best)
+
+
+def contradictions(arrays: Arrays, stored: Stored) -> Iterator[str]:
+    """Statistics of a file that do not fit each other, or the logits beside them."""
+    import numpy as np
+
+    answers, top = stored.answers, stored.top
+    rows = np.arange(len(answers.labels))
+    wrong = (answers.ranks == 1) != answers.hits
+    wrong |= ~((answers.confidences > 0) & (answers.confidences <= 1))
+    if top is not None:
+        wrong |= top[0][:, 0] != answers.predictions
+    if "high" in arrays:
+        halves = arrays["high"], arrays["low"]
+        wrong |= (halves[0][rows, answers.predictions] | halves[1][rows, answers.predictions]) > 0
+        rounded = Answers.of(answers.logits, answers.labels)
+        gaps = arrays["statistics"]["maximum"] - answers.logits[rows, answers.labels]
+        bound = ROUNDING * (np.abs(gaps) + np.log(answers.classes) + 1)
+        off = np.abs(rounded.surprises - answers.surprises) > bound
+        wrong |= off & (gaps < FARTHEST)
+    if wrong.any():
+        yield f"{int(wrong.sum())} of {len(rows)} rows contradict themselves or the logits"
+
+
+def largest_gap(one: Answers, other: Answers) -> float:
+    """The largest difference of log-probabilities of labels between answers to the same queries."""
+    import numpy as np
+
+    return float(np.abs(one.surprises - other.surprises).max(initial=0.0))
+
+
+def has_logits(record: Record) -> bool:
+    """True for a record beside which all logits are kept, of 16 bits or, before, of 32."""
+    return bool(record.environment.get(ASKED, ALL) == ALL)
+
+
+def _refuse(record: Record) -> NoReturn:
+    raise StoreError(
+        f"the logits of {record.spec.describe()} were not kept (--keep-logits "
+        f"{record.environment.get(ASKED)}); fsbench run ... {KEEP_ALL} computes the cell again and "
+        "keeps them"
+    )

@@ -1,0 +1,55 @@
+"""Logits of made-up cells written to stores, and read from them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from fewshot_bench.api.metrics import Answers
+from fewshot_bench.api.record import Record
+from fewshot_bench.store.store import Store
+
+
+def put_answers(
+    store: Store, record: Record, logits: Any, labels: Any, ids: Iterable[str], keep: str = ""
+) -> Record:
+    """Store a record with the answers of (n, classes) logits; the record as it was stored."""
+    return store.write(record, answers_of(logits, labels), [str(name) for name in ids], keep)
+
+
+def answers_of(logits: Any, labels: Any) -> Answers:
+    """Answers of logits and labels of any kind."""
+    return Answers.of(np.asarray(logits, dtype=np.float32), np.asarray(labels, dtype=np.int64))
+
+
+def stored_arrays(store: Store, key: str) -> Mapping[str, Any]:
+    """`logits` (rounded to 16 bits), `labels`, `ids`, and `predictions` of all bits."""
+    stored = store.answers(key)
+    answers = stored.answers
+    return {
+        "logits": answers.logits,
+        "labels": answers.labels,
+        "ids": np.array(stored.ids, dtype=np.str_),
+        "predictions": answers.predictions,
+    }
+
+
+def put_whole(store: Store, record: Record, logits: Any, labels: Any, ids: Iterable[str]) -> Record:
+    """Store a record as earlier versions did, with all logits in float32 beside it."""
+    arrays = {
+        "logits": np.asarray(logits, dtype=np.float32),
+        "labels": np.asarray(labels, dtype=np.int64),
+        "ids": np.asarray(list(ids), dtype=np.str_),
+    }
+    return store.put(dataclasses.replace(record, digests={}), arrays)
+
+
+def fields(rows: np.ndarray, **changed: Any) -> np.ndarray:
+    """A copy of structured rows with other values in these fields."""
+    found = rows.copy()
+    for name, value in changed.items():
+        found[name] = value
+    return found

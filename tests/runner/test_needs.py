@@ -1,0 +1,121 @@
+"""Preflight counts what a run takes: what it states is never less than what real runs take."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from fewshot_bench.api.registry import registry
+from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.runner import needs as counted
+from fewshot_bench.runner import preflight as room
+from fewshot_bench.runner.needs import Needs, needs
+from fewshot_bench.store.store import Store
+from tests.helpers import cells, fsbench, image_folder, save_image
+
+METHODS = ("zero-shot", "tip-adapter-f", "coop", "clip-lora")
+OPTIONS = ("coop.epochs=20", "tip-adapter-f.epochs=3", "clip-lora.iterations=2")
+OPTIONS += ("clip-lora.encoder=text",)
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FSBENCH_CACHE", str(tmp_path / "cache"))
+
+
+def stated(specs: list[RunSpec]) -> Needs:
+    return needs(specs, {spec.dataset: registry().dataset(spec.dataset) for spec in specs})
+
+
+def taken(folder: Path, pattern: str = "*") -> int:
+    return sum(path.stat().st_size for path in folder.rglob(pattern) if path.is_file())
+
+
+def specs_of(store: Path) -> list[RunSpec]:
+    return [record.spec for record in Store(store).records()]
+
+
+def test_real_runs_stay_within_what_is_stated_and_use_a_part_of_it(tmp_path: Path) -> None:
+    data, store = f"folder:{image_folder(tmp_path / 'pets', train=8, test=40)}", tmp_path / "s"
+    options = [part for option in OPTIONS for part in ("-o", option)]
+    run = ("run", "-m", ",".join(METHODS), "-d", data, "--shots", "1,4", "--seeds", "1")
+    done = fsbench(*run, *options, "--backbone", "tiny", "--jobs", "1", "--store", store)
+    assert done.code == 0, done
+    specs = specs_of(store)
+    found = stated(specs)
+    assert len(specs) == 8
+    assert found.silent == ()
+    sizes = {
+        "features": (taken(store / "cache/features"), found.features, 3),
+        "images": (taken(tmp_path / "cache/images"), found.images, 3),
+        "results": (taken(store / "records"), found.results, 4),
+    }
+    for kind, (actual, most, part) in sizes.items():
+        assert most / part <= actual <= most, (kind, actual, most)
+
+
+def test_a_worker_stays_below_the_stated_memory(tmp_path: Path) -> None:
+    root, store = tmp_path / "many", tmp_path / "s"
+    for number in range(250):
+        for role in ("train", "test"):
+            save_image(root / role / f"class {number}" / f"{role}.jpg", number)
+    run = ("run", "-m", "coop", "-o", "coop.epochs=2", "-d", f"folder:{root}", "--shots", "1")
+    run += ("--val", "none")
+    assert fsbench(*run, "--seeds", "1", "--backbone", "tiny", "--store", store).code == 0
+    (record,) = Store(store).records()
+    found = stated([record.spec])
+    assert found.rows["prompts"] == 250
+    assert found.least <= 2**20 * record.footprint["peak_memory_mb"] <= found.worker < 3 * 2**29
+
+
+def test_views_of_a_plan_are_counted_once_per_fit() -> None:
+    specs = cells("coop", "zero-shot", datasets=("digits",), shots=(1, 16), seeds=(1, 2))
+    # Ten classes; 50 views of an image at 1 shot, 200 at 16; 40 queries for all.
+    assert stated(specs).rows["views"] == 2 * 10 * (1 * 50 + 16 * 200)
+    assert stated(specs).rows["test images"] == 40
+    fewer = cells(
+        "coop", options=("class_views=16",), datasets=("digits",), shots=(16,), seeds=(1,)
+    )
+    assert stated(fewer).rows["views"] == 160
+
+
+def test_a_dry_run_has_a_line_for_each_kind(tmp_path: Path) -> None:
+    run = ("run", "-m", "coop", "-d", "digits", "--shots", "16", "--seeds", "1", "--store")
+    done = fsbench(*run, tmp_path / "s", "--jobs", "2", "--dry-run")
+    kinds = ("disk for results", "of views", "decoded images: up to", "beside what training keeps")
+    for kind in kinds:
+        assert len(re.findall(kind, done.out)) == 1, done.out
+    assert "stream through" not in done.out
+
+
+def test_what_will_be_tight_is_announced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FSBENCH_FEATURE_BUDGET", "50kB")
+    run = ("run", "-m", "coop", "-d", "digits", "--shots", "1", "-o", "coop.epochs=20", "--limit")
+    run += ("50", "--store", str(tmp_path / "s"), "--seeds", "1")
+    said = (
+        "features: 50.0 kB may be kept (FSBENCH_FEATURE_BUDGET): views beyond that stream through"
+    )
+    assert said in fsbench(*run, "--dry-run").out
+    monkeypatch.setattr(room, "free_host_memory", lambda: 2 * counted.WORKER_BYTES)
+    done = fsbench(*run)
+    assert done.code == 0
+    assert f"note: {said}" in done.out
+    assert room.tight_memory(2, counted.WORKER_BYTES) == ""
+    assert room.tight_memory(3, counted.WORKER_BYTES).endswith("--jobs 2 is safe")
+    assert re.search(
+        r"note: 1 worker may take up to [\d.]+ MB of memory and 671.1 MB is free", done.out
+    )
+    assert taken(tmp_path / "s/cache/features") <= 50_000
+
+
+def test_a_method_that_does_not_say_is_named(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "from dataclasses import dataclass\nfrom typing import ClassVar\n"
+        "@dataclass(frozen=True)\nclass Own:\n    name: ClassVar[str] = 'own'\n"
+        "    def fit(self, task, backbone, ctx):\n        return None\n"
+    )
+    run = ("run", "-m", f"{tmp_path}/own.py:Own", "-d", "digits", "--dry-run", "--store")
+    done = fsbench(*run, tmp_path / "s")
+    assert "own.py:Own are not counted (no views_per_image)" in done.out
