@@ -24,10 +24,9 @@ class CoOp(PromptLearner):
 
     The frozen image encoder sees a new augmented view of every support image in every epoch; views
     are encoded ahead of training, each once for all shots of a seed. `class_views` bounds how many
-    there are: up to fifty times cheaper, at some cost in accuracy (docs/performance.md). SGD,
-    cosine per epoch after one epoch at `warmup_lr` (`fewshot_bench.training.dassl_rate`). The last
-    checkpoint is kept. One schedule for all data sets: the official 50 epochs on ImageNet at every
-    shot are `epochs=50`.
+    there are, which is cheaper and not exact. SGD, cosine per epoch after one epoch at `warmup_lr`
+    (`fewshot_bench.training.dassl_rate`). The last checkpoint is kept. One schedule for all data
+    sets: the official 50 epochs on ImageNet at every shot are `epochs=50`.
     """
 
     name: ClassVar[str] = "coop"

@@ -29,8 +29,8 @@ class ProGrad(PromptLearner):
     CLIP's probabilities on the task's templates, both for the shared context. Where they disagree
     (g k < 0), `strength` times the part of g along k is removed: g - strength (g k) k / |k|^2. The
     context starts at zero vectors followed by the words before the class name of the task's first
-    template (zero vectors alone where there are none); CoOp's schedule. Two backward passes of one
-    forward pass: a step takes about half again as long as CoOp's.
+    template (zero vectors alone where there are none); CoOp's schedule. A step has one forward
+    pass and two backward passes.
     """
 
     name: ClassVar[str] = "prograd"
