@@ -104,6 +104,10 @@ class ProKeR:
         require(self, "crop", 0 < self.crop <= 1, "a share in (0, 1]")
         require_not_negative(self, "beta", "penalty")
 
+    def views_per_image(self, shots: int, classes: int) -> int:
+        """Views of each support image."""
+        return self.views
+
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> KernelClassifier:
         """Solves for the coefficients, once for every pair of constants that is tried."""
         ctx.declare_trained(0)
