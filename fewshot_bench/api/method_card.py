@@ -44,7 +44,11 @@ class MethodCard:
         yield f"schedule: {self.schedule}"
         yield f"knowledge of classes: {self.text}"
         yield f"knowledge at test time: {self.at_test or 'the image and the list of classes'}"
-        for name, value in self.official.items():
+        yield from self.differences()
+
+    def differences(self, *, by_dataset: bool = True) -> Iterator[str]:
+        """Lines on the official code; by_dataset: its settings per data set among them."""
+        for name, value in self.official.items() if by_dataset else ():
             yield f"chosen per data set by the official code: {name}: {value}"
         for line in self.deviations:
             yield f"differs from the official code: {line}"

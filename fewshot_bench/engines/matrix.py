@@ -161,15 +161,16 @@ def _dry_run(
     _announce(plan, state, setup.store, reporter)
     if state.todo or not plan.problems:
         workers = min(setup.settings.workers, len(state.todo))
-        for line in _needs(plan, state).lines(workers, setup.store.path):
+        needed = _needs(plan, state, setup.settings)
+        for line in needed.lines(workers, setup.store.path):
             reporter.info(line)
     _announce_weights(conditions.backbone, reporter)
 
 
-def _needs(plan: Plan, state: Resume) -> Needs:
+def _needs(plan: Plan, state: Resume, settings: Settings) -> Needs:
     from fewshot_bench.runner.needs import needs
 
-    return needs(state.todo, plan.datasets)
+    return needs(state.todo, plan.datasets, settings.keep_logits)
 
 
 def _check_room(
@@ -184,7 +185,7 @@ def _check_room(
     from fewshot_bench.runner import preflight as room
 
     if state.todo:
-        needed = _needs(plan, state)
+        needed = _needs(plan, state, settings)
         room.check_disk(store.path, needed.results)
         for line in needed.shrunk(store.path):
             reporter.info(f"note: {line}")

@@ -82,8 +82,8 @@ class Needs:
             )
 
 
-def needs(cells: Sequence[RunSpec], datasets: Mapping[str, Dataset]) -> Needs:
-    """Disk and memory for these cells."""
+def needs(cells: Sequence[RunSpec], datasets: Mapping[str, Dataset], kept: str = "") -> Needs:
+    """Disk and memory for these cells; kept: `Settings.keep_logits`."""
     sizes = {name: _Pools.of(dataset) for name, dataset in datasets.items()}
     counts = [_Counts.of(cell, sizes) for cell in cells]
     rows, distinct = _rows(counts), Counter[str]()
@@ -95,7 +95,7 @@ def needs(cells: Sequence[RunSpec], datasets: Mapping[str, Dataset]) -> Needs:
         if name in datasets and isinstance(datasets[name], Stamped):
             height, width = _shape(backbone).image
             images += count * (3 * height * width + IMAGE_BYTES)
-    results = [RECORD_BYTES + kept_bytes(c.queries, c.classes) for c in counts]
+    results = [RECORD_BYTES + kept_bytes(c.queries, c.classes, kept) for c in counts]
     return Needs(
         results=sum(results),
         features=features,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fewshot_bench import MethodCard
@@ -43,6 +44,7 @@ def multipliers(probe: Probe) -> Tensor:
     blocks = (torch.split(part, ROWS) for part in (probe.pool, probe.labels))
     for features, labels in zip(*blocks, strict=True):
         true = probe.logits(features, probe.base).softmax(dim=-1).gather(1, labels[:, None])[:, 0]
-        sums.index_add_(0, labels, true)
-        counts.index_add_(0, labels, torch.ones_like(true))
+        members = F.one_hot(labels, len(sums)).to(true.dtype)
+        sums += true @ members
+        counts += members.sum(dim=0)
     return sums / counts

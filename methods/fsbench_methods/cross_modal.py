@@ -53,6 +53,10 @@ class CrossModal:
         """A short schedule for the conformance kit."""
         return replace(self, iterations=200)
 
+    def views_per_image(self, shots: int, classes: int) -> int:
+        """The mirror image of each support image."""
+        return 1
+
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> LinearClassifier:
         """Trains the head on images and prompts."""
         raw = template_features(backbone, task)

@@ -20,6 +20,8 @@ from fewshot_bench.training import (
 )
 
 ALPHAS = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
+ROWS = 8192
+"""Views of a block, which bounds what is held in float64."""
 _CODE = "GDA (Wang et al. 2024), main_few_shots.py"
 
 
@@ -89,11 +91,16 @@ def discriminant(points: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, 
     P = d pinv((n - 1) S + tr(S) I) with the covariance S of the centered points (n, d);
     W = mu P, b = -log C - mu P mu / 2 (main_few_shots.py:55-64). In float64.
     """
-    values, members = points.double(), F.one_hot(labels, classes).double()
-    means = (members.T @ values) / members.sum(dim=0).clamp_min(1)[:, None]
-    centered = values - means[labels]
-    scatter = centered.T @ centered
-    mean_variance = scatter.trace() / max(1, len(values) - 1)
+    sums = points.new_zeros(classes, points.shape[1], dtype=torch.float64)
+    blocks = list(zip(torch.split(points, ROWS), torch.split(labels, ROWS), strict=True))
+    for block, targets in blocks:
+        sums += F.one_hot(targets, classes).double().T @ block.double()
+    means = sums / torch.bincount(labels, minlength=classes).clamp_min(1)[:, None]
+    scatter = torch.zeros_like(sums.T @ sums)
+    for block, targets in blocks:
+        centered = block.double() - means[targets]
+        scatter += centered.T @ centered
+    mean_variance = scatter.trace() / max(1, len(points) - 1)
     shrunk = scatter + mean_variance * torch.eye(len(scatter), device=points.device).double()
     weight = means @ (len(scatter) * torch.linalg.pinv(shrunk, hermitian=True))
     bias = -torch.log(torch.tensor(float(classes))) - (weight * means).sum(dim=1) / 2

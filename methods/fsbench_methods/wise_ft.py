@@ -44,6 +44,10 @@ class WiseFt:
         """A short schedule for the conformance kit."""
         return replace(self, iterations=200)
 
+    def views_per_image(self, shots: int, classes: int) -> int:
+        """The mirror image of each support image."""
+        return 1
+
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> LinearClassifier:
         """Trains a head on images, and interpolates."""
         start, scale = backbone.class_features(task), backbone.logit_scale

@@ -82,6 +82,10 @@ class ZsLp:
         """Class vectors to a scalar that is added to the cross-entropy: nothing."""
         return lambda vectors: vectors.new_zeros(())
 
+    def views_per_image(self, shots: int, classes: int) -> int:
+        """Views of each support image that the pool holds."""
+        return self.views
+
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> LinearClassifier:
         """Trains the class vectors."""
         base = template_features(backbone, task).mean(dim=0)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from fewshot_bench.api.record import Record
+from fewshot_bench.plugins.reproduce import published
 from fewshot_bench.plugins.reproduce.cells import Wanted, cells
 from fewshot_bench.plugins.reproduce.published import reproduction
 from fewshot_bench.splits.published import published_splits
@@ -143,6 +144,41 @@ def test_what_must_not_be_compared_is_not(
         assert (cell["status"], cell["verdict"]) == ("not compared", expected)
         assert (cell["difference"], cell["noise"], cell["ratio"]) == ("", "", "")
         assert float(cell["ours"]) == pytest.approx(54.0)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected", "said"),
+    [
+        ("kgcoop-100", "agrees", ""),
+        ("kgcoop-50", "other schedule", "schedule kgcoop-50 there, kgcoop-100 here"),
+        ("", "agrees", "schedule not stated there, kgcoop-100 here"),
+    ],
+)
+def test_rows_of_another_schedule_are_not_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, schedule: str, expected: str, said: str
+) -> None:
+    table = reproduction(TABLE)
+    setting = dataclasses.replace(table.settings["kgcoop"], schedule=schedule)
+    changed = dataclasses.replace(table, settings={"kgcoop": setting})
+    monkeypatch.setattr(published, "reproduction", {TABLE: changed}.__getitem__)
+    more = {"prompts": "custom", "method_version": "1", "options": options("kgcoop", "dtd")}
+    store = save(tmp_path, [record("dtd", s, 51.7 + s / 2, "kgcoop", **more) for s in (1, 2, 3)])
+    call = (TABLE, "--only-existing", "--store", store, "--shots", 1, "--format", "json")
+    found = json.loads(fsbench("reproduce", *call).out)
+    for row in (row for row in found["rows"] if row["dataset"] in ("dtd", "average")):
+        assert row["verdict"] == expected
+        assert (row["difference"] is None) == (expected != "agrees")
+    lines = [text for text in found["meta"]["differences"] if ": schedule" in text]
+    assert lines == ([f"kgcoop: {said}"] if said else [])
+
+
+@pytest.mark.parametrize("table", [TABLE, "clip-lora-table4", "clip-lora-table5"])
+def test_only_two_methods_of_the_table_are_not_here(table: str) -> None:
+    assert reproduction(table).others() == ["maple", "plot++"]
+    done = fsbench("reproduce", table, "-m", "taskres", "-d", "dtd", "--only-existing")
+    assert done.code == 0
+    text = " ".join(done.out.split())
+    assert "taskres: chosen per data set by the official code: scale: 1.0 on Flowers102" in text
 
 
 def test_other_options_are_not_compared(tmp_path: Path) -> None:

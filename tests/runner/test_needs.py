@@ -119,3 +119,15 @@ def test_a_method_that_does_not_say_is_named(tmp_path: Path) -> None:
     run = ("run", "-m", f"{tmp_path}/own.py:Own", "-d", "digits", "--dry-run", "--store")
     done = fsbench(*run, tmp_path / "s")
     assert "own.py:Own are not counted (no views_per_image)" in done.out
+
+
+def test_what_is_kept_of_logits_counts_and_built_in_methods_state_their_views(
+    tmp_path: Path,
+) -> None:
+    asked = ("run", "-m", "all", "-d", "digits", "--shots", 1, "--seeds", 1, "--dry-run")
+    lines = [
+        fsbench(*asked, "--store", tmp_path, "--keep-logits", kept).out for kept in ("all", "none")
+    ]
+    assert not any("not counted" in text for text in lines)
+    results = [line for text in lines for line in text.splitlines() if line.endswith("for results")]
+    assert len(set(results)) == 2

@@ -108,7 +108,7 @@ def _differences(table: Reproduction, wanted: Wanted, cells: Sequence[Cell]) -> 
     if wanted.limit is not None:
         found.append(f"at most {wanted.limit:,} test images: not the paper's test sets")
     for setting in {cell.setting.method: cell.setting for cell in cells}.values():
-        found += [f"{setting.method}: {text}" for text in setting.differs]
+        found += [f"{setting.method}: {text}" for text in setting.differences()]
     assumed = {
         f"{cell.label}: {cell.number.note}" for cell in cells if cell.number.label == "assumed"
     }

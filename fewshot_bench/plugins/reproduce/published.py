@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
+from fewshot_bench.api.method_card import MethodCard, card_of
 from fewshot_bench.plugins.reproduce.numbers import AVERAGE, Number, Source, numbers, sources
 from fewshot_bench.utils.errors import unknown
 
@@ -21,6 +22,8 @@ class Setting:
     by_dataset: options of single data sets. ensemble: data sets with the template ensemble instead
         of `prompts`. random: whether anything is drawn or trained, so that seeds differ.
     differs: what cannot be repeated, or what the paper does not say.
+    schedule: of the published rows, by the names of `MethodCard.schedule`; empty where it is not
+        stated.
     """
 
     method: str
@@ -31,10 +34,33 @@ class Setting:
     ensemble: tuple[str, ...] = ()
     random: bool = True
     differs: tuple[str, ...] = ()
+    schedule: str = ""
 
     def prompts_of(self, dataset: str) -> str:
         """The template set on a data set."""
         return "ensemble" if dataset in self.ensemble else self.prompts
+
+    @property
+    def card(self) -> MethodCard | None:
+        """Facts of the installed method; None where it states none."""
+        from fewshot_bench.api.registry import registry
+
+        return card_of(registry().method_class(self.method))
+
+    @property
+    def other_schedule(self) -> bool:
+        """True when the published rows are of another schedule than the installed method's."""
+        return bool(self.schedule and self.card and self.card.schedule != self.schedule)
+
+    def differences(self) -> Iterator[str]:
+        """All that differs from the published rows, or that nobody says about them."""
+        yield from self.differs
+        card = self.card
+        if card is None:
+            return
+        if self.random and self.schedule != card.schedule:
+            yield f"schedule {self.schedule or 'not stated'} there, {card.schedule} here"
+        yield from card.differences(by_dataset=not self.by_dataset)
 
 
 @dataclass(frozen=True)
@@ -66,7 +92,12 @@ class Reproduction:
         return [sources()[self.source, table] for table in self.tables]
 
     def _all(self) -> list[Number]:
-        return [n for table in self.tables for n in numbers(source=self.source, table=table)]
+        backbone = self.backbone.partition("/")[0]
+        return [
+            number
+            for table in self.tables
+            for number in numbers(source=self.source, table=table, backbone=backbone)
+        ]
 
 
 @functools.cache
@@ -113,4 +144,5 @@ def _setting(method: str, values: Mapping[str, Any], tables: Mapping[str, Any]) 
         ensemble=tuple(values.get("ensemble", ())),
         random=values.get("random", True),
         differs=tuple(values.get("differs", ())),
+        schedule=values.get("schedule", ""),
     )
