@@ -111,15 +111,16 @@ class ProKeR:
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> KernelClassifier:
         """Solves for the coefficients, once for every pair of constants that is tried."""
         ctx.declare_trained(0)
-        views = task.train.views(self.views, Augment(scale=(self.crop, 1.0)))
-        labels, text = task.train.labels, backbone.class_features(task)
-        if self.points == "views":
-            problem = Ridge(views.flatten(0, 1), labels.repeat(self.views), text)
-        else:
-            problem = Ridge(unit(views.mean(dim=0)), labels, text)
+        problem = self._problem(task, backbone.class_features(task))
         beta, penalty = self._constants(problem, task, ctx)
         ctx.note(beta=beta, penalty=penalty)
         return problem.solve(beta, penalty)
+
+    def _problem(self, task: Task, text: Tensor) -> Ridge:
+        views = task.train.views(self.views, Augment(scale=(self.crop, 1.0)))
+        if self.points == "views":
+            return Ridge(views.flatten(0, 1), task.train.labels.repeat(self.views), text)
+        return Ridge(unit(views.mean(dim=0)), task.train.labels, text)
 
     def _constants(self, problem: Ridge, task: Task, ctx: RunContext) -> tuple[float, float]:
         if task.val is not None:
@@ -148,8 +149,9 @@ class Ridge:
         factor = system.mT
         failed = torch.empty((), dtype=torch.int32, device=factor.device)
         torch.linalg.cholesky_ex(factor, out=(factor, failed))
-        solved = torch.cholesky_solve(self.residual, factor).float()
-        return KernelClassifier(self.points, solved, beta, self.text)
+        half = torch.linalg.solve_triangular(factor, self.residual, upper=False)
+        solved = torch.linalg.solve_triangular(factor.mT, half, upper=True)
+        return KernelClassifier(self.points, solved.float(), beta, self.text)
 
     def correct(self, beta: float, penalty: float, val: Shots) -> Tensor:
         """How many validation images the classifier of these constants gets right."""

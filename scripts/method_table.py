@@ -1,0 +1,178 @@
+"""The table of all built-in methods at the top of docs/methods.md.
+
+Enter at `method_table`. What a method knows of its classes comes from its card; what no class says
+stands in ROWS, one line per method: a method without a line is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from fewshot_bench.api.method_card import card_of
+from fewshot_bench.api.registry import registry
+
+
+class Row(NamedTuple):
+    """Facts of a method: `parameters` at ViT-B/16 and 100 classes, with their formula."""
+
+    trained: str
+    parameters: str
+    validation: str
+    cost: str
+    hazard: str
+
+
+_NOTHING = "nothing"
+_HEAD = "51,200 (C d)"
+_TWELVE = "learning rate, weight decay, batch size, step"
+ROWS = {
+    "zero-shot": Row(
+        _NOTHING, "0", _NOTHING, "closed form", "one template or an ensemble is another baseline"
+    ),
+    "linear-probe": Row(
+        "linear head on raw image features",
+        "51,300 (C (d + 1))",
+        "C",
+        "seconds",
+        "starts without text, even at one shot",
+    ),
+    "tip-adapter": Row(
+        _NOTHING, "0", "beta, alpha", "closed form", "4,000 pairs are compared on few images"
+    ),
+    "tip-adapter-f": Row(
+        "keys of the cache, behind the image encoder",
+        "819,200 at 16 shots (C K d)",
+        "beta, alpha (epoch with `select_epoch=val`)",
+        "seconds",
+        "grows with shots; the official epoch is chosen on the test set",
+    ),
+    "coop": Row(
+        "context of the prompt, before the text encoder",
+        "8,192 (M w)",
+        _NOTHING,
+        "minutes",
+        "published numbers differ by schedule",
+    ),
+    "cocoop": Row(
+        "context and a network that adds to it, before the text encoder",
+        "35,360",
+        _NOTHING,
+        "minutes",
+        "every query encodes all prompts: evaluation grows with images x classes",
+    ),
+    "kgcoop": Row(
+        "context of the prompt, before the text encoder",
+        "2,048 (M w)",
+        _NOTHING,
+        "minutes",
+        "weight of its penalty: 8 in the published scripts, 1 in the code",
+    ),
+    "prograd": Row(
+        "context of the prompt, before the text encoder",
+        "8,192 (M w)",
+        _NOTHING,
+        "minutes",
+        "two backward passes per step",
+    ),
+    "clip-lora": Row(
+        "low-rank updates of q, k and v, inside both encoders",
+        "184,320 (rank 2)",
+        _NOTHING,
+        "minutes",
+        "images are encoded in every step and for every classifier: no feature is shared",
+    ),
+    "clip-adapter": Row(
+        "bottleneck behind the image encoder",
+        "131,072 (2 d d / 4)",
+        _NOTHING,
+        "seconds",
+        "no schedule is published; rows of other papers differ by 4 points",
+    ),
+    "taskres": Row(
+        "residual on the class features, behind the text encoder",
+        _HEAD,
+        _NOTHING,
+        "seconds",
+        "official factor and learning rate differ by data set",
+    ),
+    "lp++": Row(
+        "linear head, bias and blending with the text",
+        "51,400 (C (d + 2))",
+        "epoch",
+        "seconds",
+        "gradients of the blending add up since the start, as in the official code",
+    ),
+    "gda": Row(
+        _NOTHING, "0", "alpha", "closed form", "one covariance of few images: shrunk, in float64"
+    ),
+    "zs-lp": Row(
+        "class vectors that start at the text", _HEAD, _NOTHING, "seconds", "nothing holds it there"
+    ),
+    "clap": Row(
+        "class vectors that start at the text, held near it",
+        _HEAD,
+        _NOTHING,
+        "seconds",
+        "multipliers are fixed before training",
+    ),
+    "proker": Row(
+        _NOTHING,
+        "0",
+        "beta, penalty",
+        "closed form",
+        "solves for shots x classes points: memory grows with their square",
+    ),
+    "cross-modal": Row(
+        "linear head that starts at the text",
+        _HEAD,
+        _TWELVE,
+        "minutes",
+        "up to twelve trainings per fit where there is validation data",
+    ),
+    "wise-ft": Row(
+        "linear head, averaged with the text",
+        _HEAD,
+        _TWELVE,
+        "minutes",
+        "up to twelve trainings per fit; the paper fine-tunes the image encoder too",
+    ),
+}
+_WITHOUT_CARD = {"linear-probe": "none"}
+_HEADER = (
+    "method",
+    "what is trained, and where",
+    "trained parameters",
+    "chosen on validation",
+    "cost",
+    "text knowledge",
+    "hazard",
+)
+
+
+def method_table(names: Sequence[str]) -> str:
+    """Markdown of the methods in this order, with what its columns mean."""
+    lines = [_line(_HEADER), _line(["---"] * len(_HEADER))]
+    for name in names:
+        trained, parameters, validation, cost, hazard = ROWS[name]
+        card = card_of(registry().method_class(name))
+        text = card.text if card else _WITHOUT_CARD.get(name, "templates")
+        link = f"[{name}](#{name.replace('+', '')})"
+        lines.append(_line([link, trained, parameters, validation, cost, text, hazard]))
+    return f"{_ABOUT}\n" + "\n".join(lines) + f"\n\n{_LEFT_OUT}"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+_ABOUT = """Parameters are those of default settings at ViT-B/16 and 100 classes: C classes, K
+shots, d = 512 features, M context tokens of width w = 512. Records hold those seen at the
+optimizer. Without validation data nothing is chosen, and the defaults hold. Cost is that of a fit
+on features that are encoded already, by what it runs: a closed form, steps on features (seconds),
+steps through an encoder or many trainings (minutes); records hold what was measured.
+"""
+_LEFT_OUT = """Tip-Adapter-X (Tip-X of SuS-X, Udandarao et al. 2023) is left out, for it is
+transductive: its affinities are rescaled by the extremes of the whole test set. Here every query is
+answered alone.
+"""
