@@ -20,8 +20,18 @@ from fewshot_bench.utils.errors import UsageError
 TAKEN = frozenset(
     (
         *("classes", "classnames", "config", "dataset", "datasets", "deterministic", "device"),
-        *("devices", "dry-run", "each", "engine", "force", "format", "hang-after"),
-        *("help", "holdout", "jobs", "keep-logits", "keep-split", "keep-stale", "lease", "limit"),
+        *("devices", "dry-run", "each", "engine", "feature-budget", "force", "format"),
+        *(
+            "hang-after",
+            "help",
+            "holdout",
+            "jobs",
+            "keep-logits",
+            "keep-split",
+            "keep-stale",
+            "lease",
+            "limit",
+        ),
         *("method", "methods", "metric", "only-existing", "option", "options", "output"),
         *(
             "progress",

@@ -64,7 +64,8 @@ def test_logits_are_in_the_order_of_the_split(session: Session) -> None:
     dataset = registry().dataset(spec.dataset)
     split = split_of(spec, {spec.dataset: dataset})
     assert outcome.ids == [item.id for item in split.test]
-    assert outcome.labels == [item.label for item in split.test]
+    assert outcome.answers is not None
+    assert outcome.answers.labels.tolist() == [item.label for item in split.test]
     backbone, _ = session.backbone(spec)
     source = ImageSource.of(dataset, split.test, backbone)
     pixels = next(source.batches(100, range(len(source))))
@@ -75,7 +76,9 @@ def test_logits_are_in_the_order_of_the_split(session: Session) -> None:
     expected = backbone.logit_scale * features @ text.T
     if len(card.templates("custom")) == 1:
         torch.testing.assert_close(good(outcome), expected, rtol=1e-4, atol=1e-3)
-    top1 = 100 * float((good(outcome).argmax(1) == torch.tensor(outcome.labels)).float().mean())
+    top1 = 100 * float(
+        (good(outcome).argmax(1) == torch.tensor(outcome.answers.labels)).float().mean()
+    )
     assert outcome.record.metrics["top1"] == pytest.approx(top1, abs=1e-4)
 
 
@@ -180,12 +183,12 @@ def test_nothing_that_is_handed_over_leads_to_the_test_set(methods: Any, photos:
     assert not {"Item", "Split", "ImageSource", "_Backing", "Session"} & set(found["kinds"])
     texts = set(found["texts"])
     assert not [text for text in texts if str(photos) in text or text.endswith(".jpg")]
-    assert walked.labels is not None
-    counts = torch.tensor(walked.labels).bincount()
+    assert walked.answers is not None
+    counts = torch.tensor(walked.answers.labels).bincount()
     same = [
         tensor
         for tensor in found["tensors"]
-        if tensor.numel() == len(walked.labels)
+        if tensor.numel() == len(walked.answers.labels)
         and not (tensor < 0).any()
         and torch.equal(tensor.flatten().long().bincount(minlength=2), counts)
     ]
