@@ -107,8 +107,8 @@ class Sized:
         return {role: range(self.counts.get(role, 0)) for role in ("train", "val", "test")}
 
     def read(self, item: object) -> bytes:
-        """Nothing."""
-        raise NotImplementedError
+        """OSError: there are no images."""
+        raise OSError(f"{self.name} has sizes and no images")
 
     def stamp(self, item: object) -> None:
         """Nothing; with it, decoded images are counted."""

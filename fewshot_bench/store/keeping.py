@@ -24,7 +24,7 @@ _STATISTICS, _NAME, _TOP, _LOGIT, _FILE = 40, 64, 8, 2, 2_048
 
 
 def chosen(asked: str, queries: int, classes: int) -> str:
-    """What is kept of (queries, classes) logits; asked: one of `KEPT`, empty for the default."""
+    """One of `KEPT` for (queries, classes) logits; asked: one of them, empty for the default."""
     if asked:
         return checked(asked)
     return ALL if queries * classes <= MOST_LOGITS else TOP

@@ -17,7 +17,7 @@ from fewshot_bench.training.conditioned import (
     conditioned_logits,
     for_images,
 )
-from fewshot_bench.training.epochs import FeatureLoss, train_epochs
+from fewshot_bench.training.epochs import FeatureLoss, Step, step_on, train_epochs
 from fewshot_bench.training.linear import LinearClassifier, template_features
 from fewshot_bench.training.memory import (
     Encode,
@@ -64,6 +64,7 @@ __all__ = [
     "PromptModel",
     "Prompts",
     "Scale",
+    "Step",
     "backward_in_parts",
     "build_prompts",
     "chunks_for",
@@ -88,6 +89,7 @@ __all__ = [
     "require_not_negative",
     "require_positive",
     "set_rate",
+    "step_on",
     "steps_per_epoch",
     "template_features",
     "train_epochs",

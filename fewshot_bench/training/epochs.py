@@ -1,25 +1,38 @@
-"""Training on features that are encoded ahead, one loss per minibatch.
+"""Training on features that are encoded ahead, one step per minibatch.
 
-`train_epochs` is the loop; every draw comes from `ctx.rng("order")`, so that a seed fixes them.
+`train_epochs` is the loop, `step_on` makes a step of a loss; every draw comes from
+`ctx.rng("order")`, so that a seed fixes them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from fewshot_bench.api.method import RunContext
 from fewshot_bench.training.batches import minibatches, steps_per_epoch
-from fewshot_bench.training.steps import minimize, set_rate
+from fewshot_bench.training.steps import Scale, minimize_by, set_rate
 
 FeatureLoss = Callable[[Tensor, Tensor], Tensor]
 """Features (b, width) and labels (b,) of one minibatch to a scalar."""
+Step = Callable[[Tensor, Tensor, Scale], None]
+"""Adds the gradients of a minibatch: features (b, width), labels (b,), scale of losses."""
+
+
+def step_on(loss: FeatureLoss) -> Step:
+    """The step that adds the gradients of one loss."""
+
+    def step(features: Tensor, labels: Tensor, scale: Scale) -> None:
+        torch.autograd.backward(scale(loss(features, labels)))
+
+    return step
 
 
 def train_epochs(
-    loss: FeatureLoss,
+    step: Step,
     optimizer: torch.optim.Optimizer,
     views: Iterable[Tensor],
     labels: Tensor,
@@ -30,7 +43,7 @@ def train_epochs(
     rate: Callable[[int], float],
     steps: int = 0,
 ) -> None:
-    """Minimize `loss` over shuffled minibatches of every epoch's features.
+    """One optimizer step, on what `step` adds, for every shuffled minibatch of every epoch.
 
     views: `epochs` tensors (n, width), labels (n,). rate: learning rate of an epoch, counted
     from 0. A short last batch is dropped where a full one exists. steps: batches of an epoch, the
@@ -43,6 +56,6 @@ def train_epochs(
         set_rate(optimizer, rate(epoch))
         batches = minibatches(count, batch_size, order, labels.device, drop_last=True)
         for index in batches[:steps]:
-            minimize(loss(features[index], labels[index]), optimizer, scaler)
+            minimize_by(partial(step, features[index], labels[index]), optimizer, scaler)
             done += 1
             ctx.progress(done, epochs * steps)

@@ -1,4 +1,4 @@
-"""What methods on frozen features end with: a linear classifier on unit image features.
+"""The linear classifier on unit image features that methods on frozen features end with.
 
 `LinearClassifier` predicts; `template_features` are the text features that such methods start from.
 """

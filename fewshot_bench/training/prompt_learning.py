@@ -7,7 +7,7 @@ under Dassl; all draws come from the streams `init`, `order` and `augment` of th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, Self
@@ -18,26 +18,19 @@ from torch import Tensor
 from fewshot_bench.api.backbone import Backbone, TextTower
 from fewshot_bench.api.method import RunContext, hyper
 from fewshot_bench.api.task import Augment, Task, Vocabulary
-from fewshot_bench.training.batches import (
-    epoch_views,
-    minibatches,
-    steps_per_epoch,
-    views_in_turn,
-)
+from fewshot_bench.training.batches import epoch_views, views_in_turn
 from fewshot_bench.training.checks import (
     require,
     require_choices,
     require_not_negative,
     require_positive,
 )
+from fewshot_bench.training.epochs import Step, train_epochs
 from fewshot_bench.training.memory import chunks_for
 from fewshot_bench.training.prompt_model import Loss, PromptBatch, PromptClassifier, PromptModel
 from fewshot_bench.training.prompts import Prompts, build_prompts
 from fewshot_bench.training.schedules import coop_epochs, dassl_rate
-from fewshot_bench.training.steps import Scale, minimize_by, set_rate
-
-Step = Callable[[Tensor, Tensor, Scale], None]
-"""Adds the gradients of a batch: unit image features (b, embed), labels (b,), scale of losses."""
+from fewshot_bench.training.steps import Scale
 
 
 @dataclass(frozen=True)
@@ -184,20 +177,21 @@ class PromptLearner:
             weight_decay=self.weight_decay,
             fused=parameters[0].is_cuda,
         )
-        scaler, order = ctx.scaler(), ctx.rng("order")
-        count, labels, done = len(task.train), task.train.labels, 0
         epochs, own = self.epochs_for(task.shots), self.views_for(task.shots)
-        total = epochs * steps_per_epoch(count, self.batch_size, drop_last=True)
         width, crop = backbone.embed_dim, Augment()
         views = epoch_views(task.train, epochs, crop, width)
         if own < epochs:
             views = views_in_turn(task.train, epochs, crop, ctx.rng("augment"), own, width)
-        for epoch, features in enumerate(views):
-            set_rate(optimizer, dassl_rate(epoch, epochs, self.lr, self.warmup_lr))
-            for index in minibatches(count, self.batch_size, order, labels.device, drop_last=True):
-                minimize_by(partial(step, features[index], labels[index]), optimizer, scaler)
-                done += 1
-                ctx.progress(done, total)
+        train_epochs(
+            step,
+            optimizer,
+            views,
+            task.train.labels,
+            ctx,
+            epochs=epochs,
+            batch_size=self.batch_size,
+            rate=lambda epoch: dassl_rate(epoch, epochs, self.lr, self.warmup_lr),
+        )
 
 
 def embedded_words(words: str, backbone: Backbone, tower: TextTower) -> Tensor:

@@ -23,7 +23,7 @@ from fewshot_bench.training.steps import Autocast, Scale, unit
 from fewshot_bench.utils.errors import NotApplicableError
 
 CLASS_SPECIFIC = "with class_specific=true every context belongs to a class it was fitted on"
-"""Why prompts with a context per class answer for no other classes."""
+"""The reason that prompts with a context per class give for other classes."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def count_correct(logits: Tensor, labels: Tensor) -> Tensor:
-    """How many of the logits (n, classes) are largest at labels (n,), as a scalar tensor."""
+    """Number of logits (n, classes) that are largest at labels (n,), as a scalar tensor."""
     return (logits.argmax(dim=-1) == labels).sum()
 
 

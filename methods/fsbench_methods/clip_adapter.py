@@ -20,6 +20,7 @@ from fewshot_bench.training import (
     require,
     require_not_negative,
     require_positive,
+    step_on,
     train_epochs,
     unit,
 )
@@ -114,7 +115,7 @@ class ClipAdapter:
             fused=model.down.is_cuda,
         )
         train_epochs(
-            lambda features, labels: F.cross_entropy(model.score(features), labels),
+            step_on(lambda features, labels: F.cross_entropy(model.score(features), labels)),
             optimizer,
             epoch_views(task.train, epochs, Augment(), width, normalize=False),
             task.train.labels,

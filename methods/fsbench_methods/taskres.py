@@ -17,6 +17,7 @@ from fewshot_bench.training import (
     epoch_views,
     require_not_negative,
     require_positive,
+    step_on,
     template_features,
     train_epochs,
     unit,
@@ -87,7 +88,7 @@ class TaskRes:
         )
         epochs = self.views_per_image(task.shots, len(task.classnames))
         train_epochs(
-            partial(self.loss, base, residual, backbone.logit_scale),
+            step_on(partial(self.loss, base, residual, backbone.logit_scale)),
             optimizer,
             epoch_views(task.train, epochs, Augment(), base.shape[1]),
             task.train.labels,

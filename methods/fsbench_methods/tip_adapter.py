@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fewshot_bench import Augment, Backbone, Images, RunContext, Shots, Task, hyper
 from fewshot_bench.training import (
+    BestOnValidation,
     cosine,
     epoch_views,
     minibatches,
@@ -201,7 +202,8 @@ class TipAdapterF:
         labels, order, scaler = task.train.labels, ctx.rng("order"), ctx.scaler()
         count, step = len(task.train), 0
         total = self.epochs * steps_per_epoch(count, self.batch_size, drop_last=False)
-        best = _BestKeys(task.val if self.select_epoch == "val" else None)
+        val = task.val if self.select_epoch == "val" else None
+        best = BestOnValidation(labels if val is None else val.labels)
         # The cache's keys are made of the first `views` of them.
         views = epoch_views(
             task.train, self.epochs, _augment(self), keys.shape[1], start=self.views
@@ -213,34 +215,14 @@ class TipAdapterF:
                 minimize(loss, optimizer, scaler)
                 step += 1
                 ctx.progress(step, total)
-            best.offer(cache, class_features, scale, self.init_beta, self.init_alpha)
-        if best.val is not None:
-            ctx.count_selection(self.epochs, len(best.val))
-            ctx.note(epoch=best.epoch)
-            keys.data.copy_(best.keys)
+            if val is not None:
+                constants = scale, self.init_beta, self.init_alpha
+                best.offer(cache.blended(val.features, class_features, *constants), keys)
+        if val is not None:
+            ctx.count_selection(self.epochs, len(val))
+            ctx.note(epoch=int(best.step))
+            keys.data.copy_(best.kept[0])
         return cache.with_keys(keys.detach())
-
-
-class _BestKeys:
-    """Remembers the keys of the first epoch that is best on validation, if there is any."""
-
-    def __init__(self, val: Shots | None) -> None:
-        self.val = val
-        self.keys = torch.empty(0)
-        self.epoch = -1
-        self._seen, self._correct = 0, -1
-
-    def offer(
-        self, cache: Cache, class_features: Tensor, scale: float, beta: float, alpha: float
-    ) -> None:
-        if self.val is None:
-            return
-        logits = cache.blended(self.val.features, class_features, scale, beta, alpha)
-        correct = int((logits.argmax(dim=-1) == self.val.labels).sum())
-        if correct > self._correct:
-            self._correct, self.epoch = correct, self._seen
-            self.keys = cache.keys.detach().clone()
-        self._seen += 1
 
 
 def build_cache(method: TipAdapter | TipAdapterF, task: Task) -> Cache:

@@ -16,6 +16,7 @@ from fewshot_bench.training import (
     LinearClassifier,
     dassl_rate,
     require_positive,
+    step_on,
     steps_per_epoch,
     template_features,
     train_epochs,
@@ -98,7 +99,7 @@ class ZsLp:
             return F.cross_entropy(probe.logits(features, vectors), targets) + penalty(vectors)
 
         train_epochs(
-            loss,
+            step_on(loss),
             torch.optim.SGD([vectors], lr=self.lr, momentum=MOMENTUM, fused=vectors.is_cuda),
             (pool for _ in range(self.epochs)),
             labels,
