@@ -118,8 +118,8 @@ def test_zero_shot_on_new_classes_and_on_another_set_is_zero_shot_there() -> Non
     specs = by_question(cells("zero-shot", classes=("all", "new"), limit=None))
     whole, new = (run_one(specs[name], session) for name in ("digits", "digits (new)"))
     assert whole.logits is not None
-    assert whole.labels is not None
-    rows = [row for row, label in enumerate(whole.labels) if label >= 5]
+    assert whole.answers is not None
+    rows = [row for row, label in enumerate(whole.answers.labels) if label >= 5]
     torch.testing.assert_close(new.logits, whole.logits[rows][:, 5:])
     moved = by_question(cells("zero-shot", transfer=("letters",)))["digits → letters"]
     letters = cells("zero-shot", datasets=("letters",))[0]
