@@ -48,8 +48,12 @@ class KernelClassifier:
         return features @ self.class_features.T + kernel @ self.coefficients
 
     def tensors(self) -> Mapping[str, Tensor]:
-        """Support points (m, d) and their coefficients (m, classes)."""
-        return {"points": self.points, "coefficients": self.coefficients}
+        """Support points (m, d) and their coefficients (m, classes), and the kernel's beta."""
+        return {
+            "points": self.points,
+            "coefficients": self.coefficients,
+            "beta": torch.tensor(self.beta, dtype=torch.float64),
+        }
 
 
 @dataclass(frozen=True)
