@@ -155,7 +155,8 @@ class Ridge:
         torch.linalg.cholesky_ex(factor, out=(factor, failed))
         half = torch.linalg.solve_triangular(factor, self.residual, upper=False)
         solved = torch.linalg.solve_triangular(factor.mT, half, upper=True)
-        return KernelClassifier(self.points, solved.float(), beta, self.text)
+        # As it is kept: in rows.
+        return KernelClassifier(self.points, solved.float().contiguous(), beta, self.text)
 
     def correct(self, beta: float, penalty: float, val: Shots) -> Tensor:
         """How many validation images the classifier of these constants gets right."""
