@@ -23,9 +23,9 @@ class MethodCard:
 
     schedule: name of the training schedule of the default options (`coop-50/100/200`, `closed
         form`), equal for methods that train equally long. text: what is known of a class besides
-        images: `none`, `class names`, `templates` (the data set's or an ensemble), `other texts` (written by people
-        or language models). at_test: what is known of queries besides the image itself and the
-        list of classes; empty for nothing.
+        images: `none`, `class names`, `templates` (the data set's or an ensemble), `other texts`
+        (written by people or language models). at_test: what is known of queries besides the image
+        itself and the list of classes; empty for nothing.
     official: settings that the official code chooses per data set, by name of the setting; here one
         value serves all data sets. deviations: differences to the official code, a line each.
     """
