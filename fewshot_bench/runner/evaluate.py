@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from fewshot_bench.api.method import Classifier
+from fewshot_bench.api.method_card import card_of
 from fewshot_bench.api.record import Incidents, Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.images.features import accounted, image_view, open_views
@@ -85,6 +86,7 @@ def evaluate(
         answers = _predict(fitted, cell, session, meter, limit)
         stored = _stored_values(fitted.classifier, spec.method)
     said = fitted.printed + printed.text
+    card = card_of(cell.method)
     footprint = {
         **fitted.trained,
         "stored": stored,
@@ -93,6 +95,7 @@ def evaluate(
         "images_encoded": meter.images_encoded,
         "work": meter.work(),
         "selection": fitted.context.selection,
+        **({"card": card.to_dict()} if card else {}),
         "peak_memory_mb": round(max(fitted.peak_mb, memory.megabytes), 1),
     }
     record = Record(

@@ -9,7 +9,16 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from fewshot_bench import Backbone, Images, NumericalError, RunContext, Shots, Task, hyper
+from fewshot_bench import (
+    Backbone,
+    Images,
+    MethodCard,
+    NumericalError,
+    RunContext,
+    Shots,
+    Task,
+    hyper,
+)
 from fewshot_bench.training import require_choices, require_not_negative, require_positive
 from fsbench_methods.logistic import Affine, TextLogistic, fit_logistic, search_c
 
@@ -62,6 +71,15 @@ class LinearProbe:
     max_iter: int = hyper(
         1000, "most L-BFGS iterations per fit", unit="iterations", source=f"{_CODE}:57"
     )
+
+    @property
+    def card(self) -> MethodCard:
+        """Its texts depend on where the weights start."""
+        return MethodCard(
+            "lbfgs-1000",
+            text="templates" if self.init == "text" else "none",
+            official={"validation set": "the test set on ImageNet; here that of the run"},
+        )
 
     def __post_init__(self) -> None:
         """UsageError for values out of range."""

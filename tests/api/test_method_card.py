@@ -7,6 +7,10 @@ from pathlib import Path
 import pytest
 
 from fewshot_bench import ContractError, MethodCard
+from fewshot_bench.api.method_card import card_of
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.registry import registry
+from fewshot_bench.store.store import Store
 from tests.helpers import fsbench
 
 METHOD = '''
@@ -53,3 +57,37 @@ def test_show_prints_the_card(tmp_path: Path) -> None:
 def test_a_card_of_another_kind_is_refused_where_it_is_written(wrong) -> None:
     with pytest.raises(ContractError, match="MethodCard"):
         MethodCard(**wrong)
+
+
+def test_every_method_of_ours_has_a_card() -> None:
+    known = registry()
+    classes = [known.method_class(name) for name in known.methods.entries]
+    ours = [cls for cls in classes if cls.__module__.startswith("fsbench_methods.")]
+    assert ours
+    assert [cls for cls in ours if card_of(cls) is None] == []
+
+
+def test_a_card_may_depend_on_options() -> None:
+    probe = registry().method_class("linear-probe")
+    assert [card_of(probe(init=init)).text for init in ("random", "text")] == ["none", "templates"]
+    assert "knowledge of classes: none" in fsbench("show", "linear-probe").out
+
+
+def test_records_keep_the_card_and_tables_and_audits_show_it(tmp_path: Path) -> None:
+    call = ("-d", "shapes", "--shots", 1, "--seeds", 1, "--backbone", "tiny", "--store", tmp_path)
+    done = fsbench("run", "-m", "zero-shot,tip-adapter,lp++", "-o", "lp++.epochs=3", *call)
+    assert done.code == 0, done.err
+    kept: dict[str, Record] = {r.spec.method: r for r in Store(tmp_path).records()}
+    assert kept["zero-shot"].card == {
+        "schedule": "none",
+        "text": "templates",
+        "at_test": "",
+        "official": {},
+    }
+    assert list(kept["lp++"].card["official"]) == ["validation set"]
+    shown = fsbench("compare", "--store", tmp_path, "--columns", "schedule,text knowledge").out
+    assert "lp++-300 (full batch) with epochs=3" in " ".join(shown.split())
+    assert "text knowledge" in shown
+    assert "schedule" not in fsbench("compare", "--store", tmp_path).out
+    audited = " ".join(fsbench("audit", "--store", tmp_path).out.split())
+    assert "different schedules: closed form (tip-adapter), lp++-300 (full batch) with" in audited
