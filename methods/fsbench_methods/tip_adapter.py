@@ -145,8 +145,8 @@ class TipAdapterF:
         "tip-adapter-f-20",
         official=_OFFICIAL | {"epochs": "100 on EuroSAT, 20 elsewhere"},
         deviations=(
-            "the official code keeps the epoch that is best on test images, a mistake by its "
-            "author's words (issue 11); here the last",
+            "the last epoch is kept, not the best one on test images, which is a mistake by its "
+            "author's words (issue 11)",
             "the keys are trained in float32, not in CLIP's own precision",
             _SCALE,
         ),
