@@ -15,6 +15,7 @@ from torch import Tensor
 from fewshot_bench import (
     Augment,
     Backbone,
+    MethodCard,
     RunContext,
     Task,
     Vocabulary,
@@ -58,16 +59,19 @@ class ClipLora:
     `matrices` are letters of q, k, v, o (attention output) and m (both matrices of the MLP, an
     addition of ours). Position names follow the paper: its Up and Bottom are halves, `top-half`
     and `bottom-half` here; the official code's up and bottom are the thirds `top` and `bottom`.
-
-    Differences from the official code: the task's templates are averaged when there are several
-    (it reads the first one); the dropout mask of tokens that all prompts share is drawn once for
-    all classes, since the shared prefix is computed once; logits are scaled by the backbone's own
-    scale, where it writes 100 (the same for OpenAI's weights); with a frozen image encoder its
-    augmented views are encoded ahead of training.
     """
 
     name: ClassVar[str] = "clip-lora"
     version: ClassVar[str] = "2"
+    card: ClassVar[MethodCard] = MethodCard(
+        "clip-lora-500 per shot",
+        deviations=(
+            "several templates are averaged: the official code reads the first one",
+            "the dropout mask of tokens that all prompts share is drawn once for all classes",
+            "the scale of logits is the backbone's own, not 100",
+            "with a frozen image encoder its augmented views are encoded ahead of training",
+        ),
+    )
 
     rank: int = hyper(2, "rank r of every update", source=f"{_PAPER}, p. 5")
     alpha: float = hyper(1.0, "numerator of the scaling", source="run_utils.py:22-35")

@@ -12,6 +12,7 @@ from torch import Tensor
 from fewshot_bench import (
     Backbone,
     Images,
+    MethodCard,
     NumericalError,
     RunContext,
     Shots,
@@ -71,6 +72,15 @@ class LinearProbe:
     max_iter: int = hyper(
         1000, "most L-BFGS iterations per fit", unit="iterations", source=f"{_CODE}:57"
     )
+
+    @property
+    def card(self) -> MethodCard:
+        """Its texts depend on where the weights start."""
+        return MethodCard(
+            "lbfgs-1000",
+            text="templates" if self.init == "text" else "none",
+            official={"validation set": "the test set on ImageNet; here that of the run"},
+        )
 
     def __post_init__(self) -> None:
         """UsageError for values out of range."""
