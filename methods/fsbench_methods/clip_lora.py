@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, Literal
@@ -18,9 +18,12 @@ from fewshot_bench import (
     MethodCard,
     RunContext,
     Task,
+    Vocabulary,
     hyper,
 )
 from fewshot_bench.training import (
+    Encoding,
+    WithoutRun,
     cosine,
     device_generator,
     epoch_views,
@@ -38,9 +41,10 @@ from fsbench_methods.lora_layers import (
     LowRank,
     init_factors,
     layers_at,
+    named_factors,
     tower_sites,
 )
-from fsbench_methods.lora_model import LoraClassifier, LoraModel
+from fsbench_methods.lora_model import LoraClassifier, LoraModel, MergedClassifier
 
 MATRICES = {"q": ("q",), "k": ("k",), "v": ("v",), "o": ("o",), "m": ("fc", "proj")}
 _PAPER = "CLIP-LoRA (Zanella and Ben Ayed 2024)"
@@ -127,7 +131,21 @@ class ClipLora:
         self._train(model, adapter, task, backbone, ctx)
         return LoraClassifier(model, adapter.detached(), backbone)
 
-    def model(self, task: Task, backbone: Backbone, ctx: RunContext) -> LoraModel:
+    @torch.no_grad()
+    def restore(
+        self, tensors: Mapping[str, Tensor], vocabulary: Vocabulary, backbone: Backbone
+    ) -> MergedClassifier:
+        """CLIP with the updates that were kept."""
+        adapter = LowRank(named_factors(tensors), self.gain)
+        merged = self.model(vocabulary, backbone, WithoutRun(backbone)).merged(adapter)
+        return MergedClassifier(merged, merged.class_features(None), adapter)
+
+    @property
+    def gain(self) -> float:
+        """s of the updates s B A."""
+        return self.alpha / (math.sqrt(self.rank) if self.scaling == "sqrt" else self.rank)
+
+    def model(self, task: Vocabulary, backbone: Backbone, ctx: Encoding) -> LoraModel:
         """The frozen part of the model."""
         blank = LoraModel(
             backbone.image_tower() if self.encoder != "text" else None,
@@ -150,11 +168,10 @@ class ClipLora:
                 layers = layers_at(self.position, tower.layers)
                 sites += tower_sites(tower, encoder, layers, matrices)
         factors = init_factors(sites, self.rank, ctx.rng("init"), device)
-        divisor = math.sqrt(self.rank) if self.scaling == "sqrt" else self.rank
         dropout = None
         if self.dropout:
             dropout = Dropout(self.dropout, device_generator(ctx.rng("dropout"), device))
-        return LowRank(factors, self.alpha / divisor, dropout)
+        return LowRank(factors, self.gain, dropout)
 
     def _train(
         self,

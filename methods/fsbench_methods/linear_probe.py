@@ -17,6 +17,7 @@ from fewshot_bench import (
     RunContext,
     Shots,
     Task,
+    Vocabulary,
     hyper,
 )
 from fewshot_bench.training import require_choices, require_not_negative, require_positive
@@ -102,6 +103,14 @@ class LinearProbe:
         ctx.count_selection(found.tried, len(task.val))
         ctx.note(c=found.c, c_from="validation")
         return ProbeClassifier(found.model, raw)
+
+    def restore(
+        self, tensors: Mapping[str, Tensor], vocabulary: Vocabulary, backbone: Backbone
+    ) -> ProbeClassifier:
+        """The layer on the features that `init` stands for."""
+        weight = tensors["weight"]
+        model = Affine(weight, tensors.get("bias", weight.new_zeros(len(weight))))
+        return ProbeClassifier(model, raw=self.init == "random")
 
     def _solver(self, task: Task, backbone: Backbone, ctx: RunContext) -> Callable[[float], Affine]:
         labels, classes = task.train.labels, len(task.classnames)

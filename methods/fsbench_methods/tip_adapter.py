@@ -10,7 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_bench import Augment, Backbone, Images, MethodCard, RunContext, Shots, Task, hyper
+from fewshot_bench import (
+    Augment,
+    Backbone,
+    Images,
+    MethodCard,
+    RunContext,
+    Shots,
+    Task,
+    Vocabulary,
+    hyper,
+)
 from fewshot_bench.training import (
     BestOnValidation,
     cosine,
@@ -80,8 +90,21 @@ class CacheClassifier:
         return self.cache.blended(features, self.class_features, self.scale, self.beta, self.alpha)
 
     def tensors(self) -> Mapping[str, Tensor]:
-        """The cache: keys (m, width), and labels (m,) in place of one-hot values."""
-        return {"keys": self.cache.keys, "labels": self.cache.labels}
+        """The cache: keys (m, width), and labels (m,) in place of one-hot values; its constants."""
+        constants = {"beta": self.beta, "alpha": self.alpha}
+        return {"keys": self.cache.keys, "labels": self.cache.labels} | {
+            name: torch.tensor(value, dtype=torch.float64) for name, value in constants.items()
+        }
+
+    @classmethod
+    def of(
+        cls, tensors: Mapping[str, Tensor], vocabulary: Vocabulary, backbone: Backbone
+    ) -> CacheClassifier:
+        """The classifier that gave these tensors."""
+        cache = Cache.build(tensors["keys"], tensors["labels"], len(vocabulary.classnames))
+        constants = float(tensors["beta"]), float(tensors["alpha"])
+        class_features = backbone.class_features(vocabulary)
+        return cls(cache, class_features, backbone.logit_scale, *constants)
 
 
 _OFFICIAL = {
@@ -121,6 +144,12 @@ class TipAdapter:
     def views_per_image(self, shots: int, classes: int) -> int:
         """Views of each support image that its key is the mean of."""
         return self.views
+
+    def restore(
+        self, tensors: Mapping[str, Tensor], vocabulary: Vocabulary, backbone: Backbone
+    ) -> CacheClassifier:
+        """The cache with its constants."""
+        return CacheClassifier.of(tensors, vocabulary, backbone)
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> CacheClassifier:
         """Builds the cache and searches its constants; trains nothing."""
@@ -183,6 +212,12 @@ class TipAdapterF:
     def views_per_image(self, shots: int, classes: int) -> int:
         """Views of each support image: those of its key, and one per epoch."""
         return self.views + self.epochs
+
+    def restore(
+        self, tensors: Mapping[str, Tensor], vocabulary: Vocabulary, backbone: Backbone
+    ) -> CacheClassifier:
+        """The cache with its constants."""
+        return CacheClassifier.of(tensors, vocabulary, backbone)
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> CacheClassifier:
         """Builds the cache, trains its keys, and searches its constants."""
