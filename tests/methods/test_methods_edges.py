@@ -1,4 +1,4 @@
-"""Every method at the edges at once: ResNet images, bf16, one shot, no validation, few classes."""
+"""Every method at the edges at once: ResNet images, bf16, one shot, no validation, two classes."""
 
 from __future__ import annotations
 
@@ -43,16 +43,15 @@ def resnet(precision: str) -> OpenClipBackbone:
     return random_backbone(vision=RESNET, quick_gelu=True, precision=precision)
 
 
-@pytest.mark.parametrize("classes", [("cat",), ("cat", "dog")], ids=len)
 @pytest.mark.parametrize("name", methods())
-def test_one_shot_of_few_classes_without_validation(name: str, classes: tuple[str, ...]) -> None:
+def test_one_shot_of_two_classes_without_validation(name: str) -> None:
     backbone = resnet("bf16")
-    task = random_task(backbone, classnames=classes, shots=1, val=0)
+    task = random_task(backbone, classnames=("cat", "dog"), shots=1, val=0)
     method = short(name)
     fitted = method.fit(task, backbone, Context(3, CPU, precision="bf16"))
     with torch.no_grad():
         logits = fitted.logits(task.train)
-    assert logits.shape == (len(classes), len(classes))
+    assert logits.shape == (2, 2)
     assert logits.dtype == torch.float32
     assert logits.isfinite().all()
     tied = getattr(method, "tied_to_classes", "")
