@@ -33,6 +33,7 @@ CONFIG_BYTES = 64 * 2**20
 class ModelConfig:
     """All that a model is beside its tensors.
 
+    classifier: the name of its class (`api/keeping.name_of_class`).
     method: the registered name, with `method_version`, `method_origin` (distribution and version)
         and `method_code` (digest of its source); options: all its hyper-parameters.
     backbone: the name, with `weights_digest`, `precision` and `image_size` (height, width).
@@ -54,6 +55,7 @@ class ModelConfig:
     classnames: tuple[str, ...]
     templates: tuple[str, ...]
     options: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
+    classifier: str = ""
     method_origin: str = ""
     method_code: str = ""
     precision: str = "fp32"
@@ -174,7 +176,8 @@ _KINDS: Mapping[str, Callable[[Any], bool]] = {
         lambda value: isinstance(value, str),
     ),
     **dict.fromkeys(
-        ("precision", "exif", "tensors", "fsbench"), lambda value: isinstance(value, str)
+        ("precision", "exif", "tensors", "fsbench", "classifier"),
+        lambda value: isinstance(value, str),
     ),
     **dict.fromkeys(("options", "data", "notes"), lambda value: isinstance(value, dict)),
     "accuracy": lambda value: isinstance(value, dict) and all(map(_number, value.values())),

@@ -167,6 +167,11 @@ def fit(method: Any, setting: Setting, device: str) -> Fit:
     return made
 
 
+def queries_of(setting: Setting, device: str) -> Fit:
+    """A fit that was not made: the vocabulary, the backbone and the queries of a setting."""
+    return _prepare(setting, device)
+
+
 def _prepare(setting: Setting, device: str) -> Fit:
     backbone = toy_backbone(device)
     names = tuple(CLASSNAMES[index] for index in setting.classes)
