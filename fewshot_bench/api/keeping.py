@@ -39,6 +39,19 @@ def reason_not_to_keep(method: object) -> str:
     return str(getattr(method, "cannot_be_kept", "") or "")
 
 
+def packed(tensors: Mapping[str, Tensor]) -> bytes:
+    """Tensors as the bytes of a safetensors file; ContractError for what is not finite."""
+    from safetensors.torch import save
+
+    plain = {}
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise ContractError(f"tensor {name} has values that are not finite; it is not kept")
+        plain[name] = tensor.detach().cpu().contiguous().clone()
+    content: bytes = save(plain)
+    return content
+
+
 def name_of_class(classifier: object) -> str:
     """`module:Class`, by which `class_named` finds the class of a classifier again."""
     return f"{type(classifier).__module__}:{type(classifier).__qualname__}"

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fewshot_bench.api.keeping import packed
 from fewshot_bench.api.spec import canonical_json
-from fewshot_bench.utils.errors import ContractError, StoreError
+from fewshot_bench.utils.errors import StoreError
 from fewshot_bench.utils.files import write_whole
 from fewshot_bench.utils.version import __version__
 
@@ -95,19 +96,6 @@ def write_model(folder: Path, config: ModelConfig, tensors: Mapping[str, Tensor]
     write_whole(folder / CARD, card.encode())
     write_whole(folder / CONFIG, (json.dumps(plain, indent=2, sort_keys=True) + "\n").encode())
     return str(plain["digest"])
-
-
-def packed(tensors: Mapping[str, Tensor]) -> bytes:
-    """Tensors as the bytes of a safetensors file; ContractError for what is not finite."""
-    from safetensors.torch import save
-
-    plain = {}
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise ContractError(f"tensor {name} has values that are not finite; it is not kept")
-        plain[name] = tensor.detach().cpu().contiguous().clone()
-    content: bytes = save(plain)
-    return content
 
 
 def read_model(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:

@@ -23,9 +23,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fewshot_bench.api.keeping import class_named, name_of_class, restore
+from fewshot_bench.api.keeping import class_named, name_of_class, packed, restore
 from fewshot_bench.api.method import configuration
-from fewshot_bench.store.model_files import packed
 from fewshot_bench.testing.bench import Fit, Setting, queries_of
 from fewshot_bench.testing.failure import CheckFailure
 from fewshot_bench.utils import determinism
