@@ -108,9 +108,10 @@ class LpPlusPlus:
         blending = torch.optim.SGD(parts[2:], lr=blending_rate)
         val = None if task.val is None else (task.val.features, task.val.features @ blend.text.T)
         best = BestOnValidation(task.val.labels if task.val else cosines, last_of_equals=True)
+        labels = task.train.labels
         for epoch in range(1, self.epochs + 1):
             weights.zero_grad()
-            loss = F.cross_entropy(blend.score(features, cosines), task.train.labels)
+            loss = F.cross_entropy(blend.score(features, cosines), labels)
             torch.autograd.backward(loss)
             weights.step()
             if epoch % self.every == 0:
