@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from fewshot_bench.api.method import Hyperparameter, hyperparameters, parse_value
-from fewshot_bench.utils.errors import FsbenchError, PluginError
+from fewshot_bench.api.method_card import card_of
+from fewshot_bench.utils.errors import ContractError, FsbenchError, PluginError
 
 TYPES = "int, float, str, bool, Literal[...] or one of them | None"
 NAME = re.compile(r"[a-z0-9][a-z0-9._+-]*")
 # What the harness reads of a class; none of it is a hyper-parameter.
-ABOUT = ("name", "version", "trains", "tied_to_classes", "card")
+ABOUT = ("name", "version", "trains", "tied_to_classes", "card", "cannot_be_kept")
 ARGUMENTS = ("task", "backbone", "ctx")
 # The checks of the kit that these rules belong to.
 STATIC = (
@@ -70,12 +71,16 @@ def refuse_broken(name: str, method: type, origin: str) -> None:
 
 
 def cannot_be_built(method: type) -> list[str]:
-    """Why a method cannot be made from its defaults; empty where it can."""
+    """Why a method, or its card, cannot be made from its defaults; empty where both can."""
     try:
         method()
     except (Exception, SystemExit) as error:
         kind = type(error).__name__
         return [f"{method.__name__} cannot be built from its defaults: {kind}: {error}"]
+    try:
+        card_of(method)
+    except ContractError as error:
+        return [str(error)]
     return []
 
 

@@ -77,6 +77,13 @@ def _seconds(value: object) -> bool:
     return value is None or (_number(value) and value >= LEAST_SECONDS)  # type: ignore[operator]
 
 
+def _card(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        _text(one) or (isinstance(one, dict) and all(map(_text, one.values())))
+        for one in value.values()
+    )
+
+
 Kind = tuple[str, Callable[[object], bool]]
 TEXT: Kind = ("a text", _text)
 TEXTS: Kind = ("a list of texts", _texts)
@@ -85,6 +92,7 @@ NUMBER: Kind = ("a finite number", _number)
 COUNT: Kind = ("a whole number from 0", _count)
 AMOUNT: Kind = ("a number from 0", _amount)
 SECONDS: Kind = ("a number of seconds", _seconds)
+CARD: Kind = ("an object of texts", _card)
 
 KINDS: Mapping[str, Mapping[str, Kind]] = {
     "split": {
@@ -98,6 +106,7 @@ KINDS: Mapping[str, Mapping[str, Kind]] = {
         **dict.fromkeys(("trained", "stored", "backbone", "steps"), AMOUNT),
         **dict.fromkeys(("peak_memory_mb", "images_seen", "images_encoded"), AMOUNT),
         "trained_source": TEXT,
+        "card": CARD,
     },
     "timings": dict.fromkeys(("billed_seconds", "elapsed_seconds"), SECONDS),
     "error": dict.fromkeys(("type", "message", "traceback"), TEXT),
@@ -145,8 +154,8 @@ class Record:
         `classnames` (of the columns of the logits).
     metrics: those of `metrics.rounded`, to six digits; empty when the cell failed.
     footprint: `trained`, `trained_source` (observed or declared), `stored`, `backbone`
-        (parameters), `peak_memory_mb`, `images_seen`, `steps`, and `selection`
-        (configurations, labels).
+        (parameters), `peak_memory_mb`, `images_seen`, `steps`, `selection`
+        (configurations, labels), and `card` (facts of the method: `MethodCard.to_dict`).
     timings: per phase `wall` and `cpu` seconds, `billed_seconds`, `elapsed_seconds`.
     error: `type`, `message`, `traceback` of a failed cell, else None; `message` is the reason why
         a cell is inapplicable (a method that cannot predict classes it was not fitted on);
@@ -208,6 +217,20 @@ class Record:
         code = self.environment.get("code")
         digest = code.get("digest") if isinstance(code, Mapping) else None
         return digest if isinstance(digest, str) else None
+
+    @property
+    def card(self) -> Mapping[str, Any]:
+        """Facts of its method as `MethodCard.to_dict` gives them; empty where it states none."""
+        found = self.footprint.get("card")
+        return found if isinstance(found, Mapping) else {}
+
+    @property
+    def schedule(self) -> str:
+        """That of the method's card, with options other than the defaults; empty without a card."""
+        named, changed = self.card.get("schedule"), self.spec.overrides
+        if not named or not changed:
+            return str(named or "")
+        return f"{named} with {', '.join(f'{name}={value}' for name, value in changed.items())}"
 
     @property
     def logits_digest(self) -> str:

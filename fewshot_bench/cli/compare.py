@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from fewshot_bench.analysis import formats
-from fewshot_bench.analysis.table.columns import COSTS
+from fewshot_bench.analysis.table.columns import COSTS, FACTS
 from fewshot_bench.analysis.table.figure import FORMATS as FIGURES
 from fewshot_bench.cli.completion import methods, one_of
 from fewshot_bench.cli.filters import chosen_of, filter_options
@@ -260,7 +260,7 @@ def write_figure(path: Path, table: Table) -> None:
 @click.option(
     "--columns",
     metavar="NAMES",
-    help=f"Beside it: other metrics, curve, {', '.join(COSTS)}, plug-ins' columns.",
+    help=f"Beside it: other metrics, curve, {', '.join((*COSTS, *FACTS))}, plug-ins' columns.",
 )
 @click.option(
     "--sort",

@@ -27,7 +27,7 @@ from fewshot_bench.cli.completion import (
 )
 from fewshot_bench.cli.options import store_option
 from fewshot_bench.cli.output import say
-from fewshot_bench.utils.errors import DataMissingError, unknown
+from fewshot_bench.utils.errors import ContractError, DataMissingError, unknown
 from fewshot_bench.utils.text import printable
 
 _NAMES = (methods, datasets, backbones, engines, metrics, options)
@@ -86,15 +86,23 @@ def _method(name: str) -> None:
         click.echo(f"warning: {printable(rule.reason)}", err=True)
     if broken:
         click.echo(f"warning: fsbench run refuses {name}; fsbench check {name}", err=True)
-    card = card_of(cls)
-    if card is not None:
-        for line in card.lines():
-            say(line)
-        say("")
+    _card(cls)
     if dataclasses.is_dataclass(cls):
         _hyperparameters(cls)
     origin = registry().method(name).origin
     say(f"from {origin}" if method_references.is_meant(name) else f"registered by {origin}")
+
+
+def _card(cls: type) -> None:
+    try:
+        card = card_of(cls)
+    except ContractError as error:
+        click.echo(f"warning: {printable(str(error))}", err=True)
+        return
+    for line in card.lines() if card else ():
+        say(line)
+    if card:
+        say("")
 
 
 def _engine(entry: Entry) -> None:

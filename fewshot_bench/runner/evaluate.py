@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from fewshot_bench.api.method import Classifier
+from fewshot_bench.api.method_card import card_of
 from fewshot_bench.api.record import Incidents, Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.images.features import accounted, image_view, open_views
@@ -84,6 +85,7 @@ def evaluate(
         limit = functools.partial(batches.limit, incidents=incidents)
         answers = _predict(fitted, cell, session, meter, limit)
         stored = _stored_values(fitted.classifier, spec.method)
+        card = _card(cell, incidents)
     said = fitted.printed + printed.text
     footprint = {
         **fitted.trained,
@@ -93,6 +95,7 @@ def evaluate(
         "images_encoded": meter.images_encoded,
         "work": meter.work(),
         "selection": fitted.context.selection,
+        **card,
         "peak_memory_mb": round(max(fitted.peak_mb, memory.megabytes), 1),
     }
     record = Record(
@@ -122,6 +125,16 @@ def _predict(
     classes = asked if columns is None else known
     answers = plain_logits(raw, len(source), len(classes.classnames))
     return answers if columns is None else np.ascontiguousarray(answers[:, columns.numpy()])
+
+
+def _card(cell: Cell, incidents: Incidents) -> dict[str, Any]:
+    """The facts of its method; one that raises only now, after its training, costs no result."""
+    try:
+        card = card_of(cell.method)
+        return {"card": card.to_dict()} if card else {}
+    except (Exception, SystemExit) as error:
+        incidents.add("card", f"{cell.spec.method}: {error}; the record holds no card")
+        return {}
 
 
 def _environment(fitted: Fitted, method: str) -> dict[str, Any]:

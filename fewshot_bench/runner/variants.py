@@ -17,10 +17,11 @@ from fewshot_bench.api.method import (
     read_value,
     typed_value,
 )
+from fewshot_bench.api.method_card import card_of
 from fewshot_bench.api.method_files import canonical
 from fewshot_bench.api.method_rules import refuse_broken
 from fewshot_bench.api.registry import Registry
-from fewshot_bench.utils.errors import FsbenchError, PluginError, UsageError, unknown
+from fewshot_bench.utils.errors import ContractError, FsbenchError, PluginError, UsageError, unknown
 
 _FILE_OPTION = re.compile(r"(.+\.py:[^\W\d]\w*)\.([\w-]+)=(.*)", re.DOTALL)
 
@@ -150,8 +151,12 @@ def _refuse_setting(owner: str, parameter: str, names: list[str], known: Registr
 
 
 def _variant(name: str, cls: type, chosen: Mapping[str, Any]) -> Variant:
-    fields = hyperparameters(cls)
-    options = configuration(_built(name, cls, chosen))
+    fields, method = hyperparameters(cls), _built(name, cls, chosen)
+    try:
+        card_of(method)
+    except ContractError as error:
+        raise PluginError(f"method '{name}': {error} (fsbench show {name})") from error
+    options = configuration(method)
     for field in fields:
         options[field.name] = _plain_option(name, field, options[field.name])
     defaults = {field.name: field.default for field in fields}

@@ -29,10 +29,13 @@ from fewshot_bench.training.memory import (
 from fewshot_bench.training.prompt_learning import PromptLearner, embedded_words
 from fewshot_bench.training.prompt_model import (
     CLASS_SPECIFIC,
+    Encoding,
+    FixedPrompts,
     Loss,
     PromptBatch,
     PromptClassifier,
     PromptModel,
+    WithoutRun,
 )
 from fewshot_bench.training.prompts import Position, Prompts, build_prompts
 from fewshot_bench.training.schedules import coop_epochs, dassl_rate
@@ -54,7 +57,9 @@ __all__ = [
     "BestOnValidation",
     "Contexts",
     "Encode",
+    "Encoding",
     "FeatureLoss",
+    "FixedPrompts",
     "LinearClassifier",
     "Loss",
     "Position",
@@ -65,6 +70,7 @@ __all__ = [
     "Prompts",
     "Scale",
     "Step",
+    "WithoutRun",
     "backward_in_parts",
     "build_prompts",
     "chunks_for",

@@ -7,7 +7,7 @@ under Dassl; all draws come from the streams `init`, `order` and `augment` of th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, Self
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fewshot_bench.api.backbone import Backbone, TextTower
-from fewshot_bench.api.method import RunContext, hyper
+from fewshot_bench.api.method import Classifier, RunContext, hyper
 from fewshot_bench.api.task import Augment, Task, Vocabulary
 from fewshot_bench.training.batches import epoch_views, views_in_turn
 from fewshot_bench.training.checks import (
@@ -27,7 +27,15 @@ from fewshot_bench.training.checks import (
 )
 from fewshot_bench.training.epochs import Step, train_epochs
 from fewshot_bench.training.memory import chunks_for
-from fewshot_bench.training.prompt_model import Loss, PromptBatch, PromptClassifier, PromptModel
+from fewshot_bench.training.prompt_model import (
+    Encoding,
+    FixedPrompts,
+    Loss,
+    PromptBatch,
+    PromptClassifier,
+    PromptModel,
+    WithoutRun,
+)
 from fewshot_bench.training.prompts import Prompts, build_prompts
 from fewshot_bench.training.schedules import coop_epochs, dassl_rate
 from fewshot_bench.training.steps import Scale
@@ -127,8 +135,18 @@ class PromptLearner:
         self.train([context], step, task, backbone, ctx)
         return PromptClassifier(model, context.detach(), model_for)
 
+    @torch.no_grad()
+    def restore(
+        self, tensors: Mapping[str, Tensor], vocabulary: Vocabulary, backbone: Backbone
+    ) -> Classifier:
+        """A classifier with the context that was kept."""
+        tower, context = backbone.text_tower(), tensors["context"]
+        tokens, run = context.shape[-2], WithoutRun(backbone)
+        model = self.model(vocabulary, backbone, tower, tokens, run)
+        return FixedPrompts(context, model.class_features(context), model.scale)
+
     def model(
-        self, task: Vocabulary, backbone: Backbone, tower: TextTower, tokens: int, ctx: RunContext
+        self, task: Vocabulary, backbone: Backbone, tower: TextTower, tokens: int, ctx: Encoding
     ) -> PromptModel:
         """The frozen part of the model for `tokens` context tokens."""
         prompts = self.build(task, backbone, tower, tokens)

@@ -7,14 +7,16 @@ number beyond rounding.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_bench.api.backbone import PromptPart, TextTower
+from fewshot_bench.api.backbone import Backbone, PromptPart, TextTower
 from fewshot_bench.api.method import RunContext
 from fewshot_bench.api.task import Images, Vocabulary
 from fewshot_bench.training.memory import encode_in_parts, must_recompute
@@ -53,6 +55,32 @@ class PromptBatch:
 
 Loss = Callable[[PromptBatch], Tensor]
 """A scalar of a batch."""
+
+
+class Encoding(Protocol):
+    """The part of a `RunContext` that a frozen model needs."""
+
+    @property
+    def memory_parts(self) -> int:
+        """As in `RunContext`."""
+        ...
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """As in `RunContext`."""
+        ...
+
+
+@dataclass(frozen=True)
+class WithoutRun:
+    """The `Encoding` of a restored classifier: the backbone's precision, nothing divided."""
+
+    backbone: Backbone
+    memory_parts: int = 1
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """That of the backbone; none for a backbone without one."""
+        own: Autocast = getattr(self.backbone, "autocast", nullcontext)
+        return own()
 
 
 @dataclass(frozen=True)
@@ -128,6 +156,23 @@ def _pulled_back(features: Tensor, context: Tensor, outer: Sequence[Tensor]) -> 
         torch.autograd.grad(features, context, one, retain_graph=index < last)[0]
         for index, one in enumerate(outer)
     ]
+
+
+@dataclass(frozen=True)
+class FixedPrompts:
+    """Zero-shot classification with learned prompts that are encoded once (classes, embed)."""
+
+    context: Tensor
+    class_features: Tensor
+    scale: float
+
+    def logits(self, queries: Images) -> Tensor:
+        """(n, classes): the same bits as those of the `PromptClassifier` that was kept."""
+        return self.scale * queries.features @ self.class_features.T
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """The context, as it was kept."""
+        return {"context": self.context}
 
 
 @dataclass(frozen=True)

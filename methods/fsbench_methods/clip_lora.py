@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, Literal
@@ -15,11 +15,15 @@ from torch import Tensor
 from fewshot_bench import (
     Augment,
     Backbone,
+    MethodCard,
     RunContext,
     Task,
+    Vocabulary,
     hyper,
 )
 from fewshot_bench.training import (
+    Encoding,
+    WithoutRun,
     cosine,
     device_generator,
     epoch_views,
@@ -37,9 +41,10 @@ from fsbench_methods.lora_layers import (
     LowRank,
     init_factors,
     layers_at,
+    named_factors,
     tower_sites,
 )
-from fsbench_methods.lora_model import LoraClassifier, LoraModel
+from fsbench_methods.lora_model import LoraClassifier, LoraModel, MergedClassifier
 
 MATRICES = {"q": ("q",), "k": ("k",), "v": ("v",), "o": ("o",), "m": ("fc", "proj")}
 _PAPER = "CLIP-LoRA (Zanella and Ben Ayed 2024)"
@@ -54,16 +59,19 @@ class ClipLora:
     `matrices` are letters of q, k, v, o (attention output) and m (both matrices of the MLP, an
     addition of ours). Position names follow the paper: its Up and Bottom are halves, `top-half`
     and `bottom-half` here; the official code's up and bottom are the thirds `top` and `bottom`.
-
-    Differences from the official code: the task's templates are averaged when there are several
-    (it reads the first one); the dropout mask of tokens that all prompts share is drawn once for
-    all classes, since the shared prefix is computed once; logits are scaled by the backbone's own
-    scale, where it writes 100 (the same for OpenAI's weights); with a frozen image encoder its
-    augmented views are encoded ahead of training.
     """
 
     name: ClassVar[str] = "clip-lora"
     version: ClassVar[str] = "2"
+    card: ClassVar[MethodCard] = MethodCard(
+        "clip-lora-500 per shot",
+        deviations=(
+            "several templates are averaged: the official code reads the first one",
+            "the dropout mask of tokens that all prompts share is drawn once for all classes",
+            "the scale of logits is the backbone's own, not 100",
+            "with a frozen image encoder its augmented views are encoded ahead of training",
+        ),
+    )
 
     rank: int = hyper(2, "rank r of every update", source=f"{_PAPER}, p. 5")
     alpha: float = hyper(1.0, "numerator of the scaling", source="run_utils.py:22-35")
@@ -123,7 +131,21 @@ class ClipLora:
         self._train(model, adapter, task, backbone, ctx)
         return LoraClassifier(model, adapter.detached(), backbone)
 
-    def model(self, task: Task, backbone: Backbone, ctx: RunContext) -> LoraModel:
+    @torch.no_grad()
+    def restore(
+        self, tensors: Mapping[str, Tensor], vocabulary: Vocabulary, backbone: Backbone
+    ) -> MergedClassifier:
+        """CLIP with the updates that were kept."""
+        adapter = LowRank(named_factors(tensors), self.gain)
+        merged = self.model(vocabulary, backbone, WithoutRun(backbone)).merged(adapter)
+        return MergedClassifier(merged, merged.class_features(None), adapter)
+
+    @property
+    def gain(self) -> float:
+        """s of the updates s B A."""
+        return self.alpha / (math.sqrt(self.rank) if self.scaling == "sqrt" else self.rank)
+
+    def model(self, task: Vocabulary, backbone: Backbone, ctx: Encoding) -> LoraModel:
         """The frozen part of the model."""
         blank = LoraModel(
             backbone.image_tower() if self.encoder != "text" else None,
@@ -146,11 +168,10 @@ class ClipLora:
                 layers = layers_at(self.position, tower.layers)
                 sites += tower_sites(tower, encoder, layers, matrices)
         factors = init_factors(sites, self.rank, ctx.rng("init"), device)
-        divisor = math.sqrt(self.rank) if self.scaling == "sqrt" else self.rank
         dropout = None
         if self.dropout:
             dropout = Dropout(self.dropout, device_generator(ctx.rng("dropout"), device))
-        return LowRank(factors, self.alpha / divisor, dropout)
+        return LowRank(factors, self.gain, dropout)
 
     def _train(
         self,

@@ -15,6 +15,7 @@ from fewshot_bench import Backbone, Images, MethodCard, RunContext, Task, Vocabu
 from fewshot_bench.training import (
     PromptLearner,
     PromptModel,
+    WithoutRun,
     conditioned_backward,
     conditioned_logits,
     for_images,
@@ -110,6 +111,15 @@ class CoCoOp(PromptLearner):
         self.train(list(contexts.learned.values()), step, task, backbone, ctx)
         fitted = {name: one.detach() for name, one in contexts.learned.items()}
         return ConditionedClassifier(model, Conditioned(fitted), model_for)
+
+    def restore(
+        self, tensors: Mapping[str, Tensor], vocabulary: Vocabulary, backbone: Backbone
+    ) -> ConditionedClassifier:
+        """The context and the network that were kept."""
+        tower, run = backbone.text_tower(), WithoutRun(backbone)
+        tokens = len(tensors["context"])
+        model_for = partial(self.model, backbone=backbone, tower=tower, tokens=tokens, ctx=run)
+        return ConditionedClassifier(model_for(vocabulary), Conditioned(tensors), model_for)
 
     def network(self, backbone: Backbone, width: int, ctx: RunContext) -> dict[str, Tensor]:
         """Weights and biases as torch.nn.Linear starts them: uniform within 1 / sqrt(inputs)."""

@@ -9,7 +9,17 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from fewshot_bench import Backbone, Images, NumericalError, RunContext, Shots, Task, hyper
+from fewshot_bench import (
+    Backbone,
+    Images,
+    MethodCard,
+    NumericalError,
+    RunContext,
+    Shots,
+    Task,
+    Vocabulary,
+    hyper,
+)
 from fewshot_bench.training import require_choices, require_not_negative, require_positive
 from fsbench_methods.logistic import Affine, TextLogistic, fit_logistic, search_c
 
@@ -63,6 +73,15 @@ class LinearProbe:
         1000, "most L-BFGS iterations per fit", unit="iterations", source=f"{_CODE}:57"
     )
 
+    @property
+    def card(self) -> MethodCard:
+        """Its texts depend on where the weights start."""
+        return MethodCard(
+            "lbfgs-1000",
+            text="templates" if self.init == "text" else "none",
+            official={"validation set": "the test set on ImageNet; here that of the run"},
+        )
+
     def __post_init__(self) -> None:
         """UsageError for values out of range."""
         require_choices(self)
@@ -84,6 +103,14 @@ class LinearProbe:
         ctx.count_selection(found.tried, len(task.val))
         ctx.note(c=found.c, c_from="validation")
         return ProbeClassifier(found.model, raw)
+
+    def restore(
+        self, tensors: Mapping[str, Tensor], vocabulary: Vocabulary, backbone: Backbone
+    ) -> ProbeClassifier:
+        """The layer on the features that `init` stands for."""
+        weight = tensors["weight"]
+        model = Affine(weight, tensors.get("bias", weight.new_zeros(len(weight))))
+        return ProbeClassifier(model, raw=self.init == "random")
 
     def _solver(self, task: Task, backbone: Backbone, ctx: RunContext) -> Callable[[float], Affine]:
         labels, classes = task.train.labels, len(task.classnames)

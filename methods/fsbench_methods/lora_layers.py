@@ -219,6 +219,15 @@ class LowRank:
         return named
 
 
+def named_factors(tensors: Mapping[str, Tensor]) -> Factors:
+    """The factors that `named_tensors` named."""
+    sites = {}
+    for name in tensors:
+        encoder, layer, matrix, _ = name.rsplit(".", 3)
+        sites[Site(encoder, int(layer), matrix)] = name[:-2]  # type: ignore[arg-type]
+    return {site: (tensors[f"{name}.A"], tensors[f"{name}.B"]) for site, name in sites.items()}
+
+
 def init_factors(
     sites: Iterable[tuple[Site, tuple[int, int]]],
     rank: int,

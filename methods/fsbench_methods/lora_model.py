@@ -138,6 +138,14 @@ class LoraModel:
         logits = self.logits(batch[chunk], class_features, mine)
         return F.cross_entropy(logits, labels[chunk]) * (len(chunk) / len(batch))
 
+    @torch.no_grad()
+    def predict(self, queries: Images, class_features: Tensor) -> Tensor:
+        """(n, classes) of merged encoders, in batches of 256."""
+        if self.vision is None:
+            return self.logits(queries.features, class_features, None)
+        batches = queries.batches(EVAL_BATCH, device=class_features.device)
+        return torch.cat([self.logits(pixels, class_features, None) for pixels in batches])
+
     def for_classes(self, vocabulary: Vocabulary, backbone: Backbone) -> LoraModel:
         """The same encoders with other class prompts."""
         if self.text is None:
@@ -194,12 +202,7 @@ class LoraClassifier:
     def logits(self, queries: Images) -> Tensor:
         """(n, classes): merges the updates, then encodes the queries in batches of 256."""
         model = self.model.merged(self.adapter)
-        class_features = model.class_features(None)
-        if model.vision is None:
-            return model.logits(queries.features, class_features, None)
-        batches = queries.batches(EVAL_BATCH, device=class_features.device)
-        parts = [model.logits(pixels, class_features, None) for pixels in batches]
-        return torch.cat(parts)
+        return model.predict(queries, model.class_features(None))
 
     def for_classes(self, vocabulary: Vocabulary) -> LoraClassifier:
         """The adapted encoders with other class prompts."""
@@ -207,4 +210,21 @@ class LoraClassifier:
 
     def tensors(self) -> Mapping[str, Tensor]:
         """A and B of every adapted matrix, such as `vision.0.q.A`."""
+        return self.adapter.named_tensors()
+
+
+@dataclass(frozen=True)
+class MergedClassifier:
+    """CLIP whose updates were merged, and its class prompts encoded, when it was restored."""
+
+    model: LoraModel
+    class_features: Tensor
+    adapter: LowRank
+
+    def logits(self, queries: Images) -> Tensor:
+        """(n, classes): the same bits as those of the `LoraClassifier` that was kept."""
+        return self.model.predict(queries, self.class_features)
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """A and B, as they were kept."""
         return self.adapter.named_tensors()

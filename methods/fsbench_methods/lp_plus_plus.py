@@ -24,12 +24,12 @@ class Blend:
     weight: Tensor
     bias: Tensor
     blending: Tensor
-    text: Tensor
+    class_features: Tensor
 
     def logits(self, queries: Images) -> Tensor:
         """(n, classes): f w_k + b_k + a_k f t_k."""
         features = queries.features
-        return self.score(features, features @ self.text.T)
+        return self.score(features, features @ self.class_features.T)
 
     def score(self, features: Tensor, cosines: Tensor) -> Tensor:
         """(n, classes) from unit features (n, d) and their cosines (n, classes) with the text."""
@@ -102,11 +102,13 @@ class LpPlusPlus:
 
     def _train(self, blend: Blend, features: Tensor, task: Task, ctx: RunContext) -> list[Tensor]:
         """Weight, bias and blending of the best epoch, or of the last one."""
-        cosines, parts = features @ blend.text.T, [*blend.tensors().values()]
+        cosines, parts = features @ blend.class_features.T, [*blend.tensors().values()]
         rate, blending_rate = rates(features, cosines)
         weights = torch.optim.SGD(parts[:2], lr=rate, momentum=self.momentum)
         blending = torch.optim.SGD(parts[2:], lr=blending_rate)
-        val = None if task.val is None else (task.val.features, task.val.features @ blend.text.T)
+        val = None
+        if task.val is not None:
+            val = task.val.features, task.val.features @ blend.class_features.T
         best = BestOnValidation(task.val.labels if task.val else cosines, last_of_equals=True)
         labels = task.train.labels
         for epoch in range(1, self.epochs + 1):

@@ -48,8 +48,12 @@ class KernelClassifier:
         return features @ self.class_features.T + kernel @ self.coefficients
 
     def tensors(self) -> Mapping[str, Tensor]:
-        """Support points (m, d) and their coefficients (m, classes)."""
-        return {"points": self.points, "coefficients": self.coefficients}
+        """Support points (m, d) and their coefficients (m, classes), and the kernel's beta."""
+        return {
+            "points": self.points,
+            "coefficients": self.coefficients,
+            "beta": torch.tensor(self.beta, dtype=torch.float64),
+        }
 
 
 @dataclass(frozen=True)
@@ -151,7 +155,8 @@ class Ridge:
         torch.linalg.cholesky_ex(factor, out=(factor, failed))
         half = torch.linalg.solve_triangular(factor, self.residual, upper=False)
         solved = torch.linalg.solve_triangular(factor.mT, half, upper=True)
-        return KernelClassifier(self.points, solved.float(), beta, self.text)
+        # As it is kept: in rows.
+        return KernelClassifier(self.points, solved.float().contiguous(), beta, self.text)
 
     def correct(self, beta: float, penalty: float, val: Shots) -> Tensor:
         """How many validation images the classifier of these constants gets right."""

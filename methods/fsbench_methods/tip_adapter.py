@@ -10,7 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_bench import Augment, Backbone, Images, RunContext, Shots, Task, hyper
+from fewshot_bench import (
+    Augment,
+    Backbone,
+    Images,
+    MethodCard,
+    RunContext,
+    Shots,
+    Task,
+    Vocabulary,
+    hyper,
+)
 from fewshot_bench.training import (
     BestOnValidation,
     cosine,
@@ -80,8 +90,28 @@ class CacheClassifier:
         return self.cache.blended(features, self.class_features, self.scale, self.beta, self.alpha)
 
     def tensors(self) -> Mapping[str, Tensor]:
-        """The cache: keys (m, width), and labels (m,) in place of one-hot values."""
-        return {"keys": self.cache.keys, "labels": self.cache.labels}
+        """The cache: keys (m, width), and labels (m,) in place of one-hot values; its constants."""
+        constants = {"beta": self.beta, "alpha": self.alpha}
+        return {"keys": self.cache.keys, "labels": self.cache.labels} | {
+            name: torch.tensor(value, dtype=torch.float64) for name, value in constants.items()
+        }
+
+    @classmethod
+    def of(
+        cls, tensors: Mapping[str, Tensor], vocabulary: Vocabulary, backbone: Backbone
+    ) -> CacheClassifier:
+        """The classifier that gave these tensors."""
+        cache = Cache.build(tensors["keys"], tensors["labels"], len(vocabulary.classnames))
+        constants = float(tensors["beta"]), float(tensors["alpha"])
+        class_features = backbone.class_features(vocabulary)
+        return cls(cache, class_features, backbone.logit_scale, *constants)
+
+
+_OFFICIAL = {
+    "beta_scale, alpha_scale, init_alpha": "a table (configs/*.yaml)",
+    "validation set": "all of it (test set on ImageNet); here that of the run",
+}
+_SCALE = "the scale of zero-shot logits is the backbone's own, not 100"
 
 
 @dataclass(frozen=True)
@@ -91,15 +121,14 @@ class TipAdapter:
     Keys are the mean of the un-normalized features of augmented views, at unit length; values are
     one-hot labels. beta and alpha are searched on the official grid of 200 x 20 points on the
     run's validation set, with one configuration for all data sets: the defaults are the medians of
-    the official per-data-set table. The official code searches the whole validation split, and
-    the test set on ImageNet; that is one deviation. The other is the scale of the zero-shot logits:
-    the backbone's own, where the official code writes 100 (the same for OpenAI's weights). Without
-    validation data `init_beta` and `init_alpha` are used as they are.
+    the official per-data-set table. Without validation data `init_beta` and `init_alpha` are used
+    as they are.
     """
 
     name: ClassVar[str] = "tip-adapter"
     version: ClassVar[str] = "4"
     tied_to_classes: ClassVar[str] = TIED
+    card: ClassVar[MethodCard] = MethodCard("closed form", official=_OFFICIAL, deviations=(_SCALE,))
 
     views: int = _views()
     crop: float = _crop()
@@ -116,6 +145,12 @@ class TipAdapter:
         """Views of each support image that its key is the mean of."""
         return self.views
 
+    def restore(
+        self, tensors: Mapping[str, Tensor], vocabulary: Vocabulary, backbone: Backbone
+    ) -> CacheClassifier:
+        """The cache with its constants."""
+        return CacheClassifier.of(tensors, vocabulary, backbone)
+
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> CacheClassifier:
         """Builds the cache and searches its constants; trains nothing."""
         class_features = backbone.class_features(task)
@@ -127,18 +162,24 @@ class TipAdapter:
 class TipAdapterF:
     """Tip-Adapter-F (Zhang et al. 2022): the cache's keys are fine-tuned.
 
-    Keys become a bias-free matrix in float32 (CLIP's own precision in the official code), trained
-    with AdamW on one fresh augmented view per epoch at `init_beta` and `init_alpha`; then beta
-    and alpha are searched as for `tip-adapter`. The last epoch is kept: the official code keeps
-    the epoch that is best on the test set, which its author calls a mistake (issue 11);
-    `select_epoch=val` chooses it on validation data instead. The scale of the zero-shot logits is
-    the backbone's own, where the official code writes 100 (the same for OpenAI's weights).
-    EuroSAT's 100 epochs are `epochs`.
+    Keys become a bias-free matrix, trained with AdamW on one fresh augmented view per epoch at
+    `init_beta` and `init_alpha`; then beta and alpha are searched as for `tip-adapter`. The last
+    epoch is kept; `select_epoch=val` chooses it on validation data instead.
     """
 
     name: ClassVar[str] = "tip-adapter-f"
     version: ClassVar[str] = "4"
     tied_to_classes: ClassVar[str] = TIED
+    card: ClassVar[MethodCard] = MethodCard(
+        "tip-adapter-f-20",
+        official=_OFFICIAL | {"epochs": "100 on EuroSAT, 20 elsewhere"},
+        deviations=(
+            "the last epoch is kept, not the best one on test images, which is a mistake by its "
+            "author's words (issue 11)",
+            "the keys are trained in float32, not in CLIP's own precision",
+            _SCALE,
+        ),
+    )
 
     views: int = _views()
     crop: float = _crop()
@@ -171,6 +212,12 @@ class TipAdapterF:
     def views_per_image(self, shots: int, classes: int) -> int:
         """Views of each support image: those of its key, and one per epoch."""
         return self.views + self.epochs
+
+    def restore(
+        self, tensors: Mapping[str, Tensor], vocabulary: Vocabulary, backbone: Backbone
+    ) -> CacheClassifier:
+        """The cache with its constants."""
+        return CacheClassifier.of(tensors, vocabulary, backbone)
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> CacheClassifier:
         """Builds the cache, trains its keys, and searches its constants."""

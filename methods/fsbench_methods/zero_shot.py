@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fewshot_bench import Backbone, Images, RunContext, Task, Vocabulary
+from fewshot_bench import Backbone, Images, MethodCard, RunContext, Task, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class ZeroShot:
 
     name: ClassVar[str] = "zero-shot"
     version: ClassVar[str] = "1"
+    card: ClassVar[MethodCard] = MethodCard("none")
 
     def views_per_image(self, shots: int, classes: int) -> int:
         """None: it looks at no support image."""

@@ -10,7 +10,7 @@ from fewshot_bench.analysis.audit.audit import audit
 from fewshot_bench.analysis.audit.hazards import HAZARDS
 from fewshot_bench.api.record import Record
 from tests.audit_records import changed, complete, coop, fair, respec, said
-from tests.compare_records import inapplicable, make
+from tests.compare_records import inapplicable, make, matrix
 
 
 def test_a_fair_comparison_has_no_finding_and_answers_every_hazard() -> None:
@@ -158,3 +158,27 @@ def test_notes_say_what_methods_did() -> None:
     assert "n/a: tip-adapter" in " ".join(
         said([*fair(), complete(inapplicable("tip-adapter"))], "note")
     )
+
+
+@pytest.mark.parametrize(
+    ("card", "said_of_it"),
+    [
+        ({"text": "other texts"}, "different texts on classes: other texts (coop), the task's own"),
+        ({"at_test": "the split"}, "different knowledge at test time: the image and the list"),
+        ({"text": "class names"}, ""),
+    ],
+)
+def test_methods_that_know_more_are_a_finding(card: dict[str, str], said_of_it: str) -> None:
+    usual = {"schedule": "s", "text": "templates", "at_test": "", "official": {}}
+    records = [
+        complete(r, footprint={"card": usual | (card if coop(r) else {})})
+        for r in matrix(shots=(4,))
+    ]
+    found = [text for text in said(records) if text.startswith("different")]
+    assert len(found) == bool(said_of_it)
+    assert all(text.startswith(said_of_it) for text in found)
+
+
+def test_records_without_a_card_claim_nothing_about_it() -> None:
+    records = changed(coop, footprint={"card": {"text": "other texts", "at_test": "the split"}})
+    assert not [text for text in said(records) if "texts on classes" in text]

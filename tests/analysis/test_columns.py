@@ -60,3 +60,17 @@ def test_the_report_shows_it(tmp_path: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert "402 steps" in text or "22 steps" in text
     assert "optimizer steps" in text
+
+
+def test_facts_of_methods_stand_beside_records_of_before() -> None:
+    card = {"schedule": "coop-50/100/200", "text": "class names", "at_test": "", "official": {}}
+    old, new, other = make(), make(seed=2, overrides={"epochs": 5}), make("gda")
+    new = dataclasses.replace(new, footprint={**new.footprint, "card": card})
+    named = Options(columns="schedule,text knowledge", allow_mixed=True)
+    lines = read_csv(written("csv", build([old, new, other], named)))
+    shown = [
+        (r["method"], r["schedule"], r["text knowledge"]) for r in lines if r["dataset"] == "dtd"
+    ]
+    told = ("coop[epochs=5]", "coop-50/100/200 with epochs=5", "class names")
+    assert shown == [("coop", "", ""), told, ("gda", "", "")]
+    assert "schedule" not in written("terminal", build([old, new, other], Options()))

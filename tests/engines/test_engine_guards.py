@@ -118,7 +118,7 @@ def test_a_stopped_worker_costs_nothing(
     monkeypatch.setattr(workers, "DUMP_SECONDS", 1.0)
     todo = cells("slow", options=["seconds=1"], seeds=(1, 2))
     stopped: list[int] = []
-    # Until it is stopped time must not fly: the fit would be ended as overdue before its first step.
+    # Until it is stopped time must not fly: the fit would be overdue before its first step.
     hurried.now = lambda: False
 
     def progress(cell: RunSpec, done: int, total: int) -> None:

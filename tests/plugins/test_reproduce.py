@@ -178,7 +178,19 @@ def test_only_two_methods_of_the_table_are_not_here(table: str) -> None:
     done = fsbench("reproduce", table, "-m", "taskres", "-d", "dtd", "--only-existing")
     assert done.code == 0
     text = " ".join(done.out.split())
-    assert "taskres: chosen per data set by the official code: scale: 1.0 on Flowers102" in text
+    assert "taskres: chosen per data set by the official code: templates: eight on" in text
+    assert "the official code: scale" not in text, "as in the paper"
+    assert [options("taskres", d, table)["scale"] for d in ("dtd", "oxford_flowers")] == [0.5, 1.0]
+
+
+def test_the_schedule_is_that_of_the_records(tmp_path: Path) -> None:
+    """Cards of another version of a method may state another one."""
+    made = [
+        dataclasses.replace(one, footprint={"card": {"schedule": schedule}})
+        for one, schedule in zip(three("dtd", 54.0), ("", "clip-lora-9", ""), strict=True)
+    ]
+    assert verdict(tmp_path / "one", made) == "other schedule"
+    assert verdict(tmp_path / "none", [made[0], *three("dtd", 54.0)[1:]]) == "agrees"
 
 
 def test_other_options_are_not_compared(tmp_path: Path) -> None:
@@ -280,7 +292,9 @@ def test_json_has_the_types_and_says_what_differs(tmp_path: Path) -> None:
     assert by_set["dtd"]["ours"] == pytest.approx(54.0)
     assert by_set["eurosat"]["ours"] is None
     assert document["meta"]["cells"] == {"agrees": 1, "missing": 10}
-    assert document["meta"]["differences"] == ["precision fp32, the paper: fp16"]
+    first, *others = document["meta"]["differences"]
+    assert first == "precision fp32, the paper: fp16"
+    assert all(text.startswith("clip-lora: differs from the official code: ") for text in others)
     assert "https://arxiv.org/abs/2405.18541v2" in document["meta"]["sources"][0]
 
 

@@ -19,6 +19,7 @@ from fewshot_bench.analysis.conditions import (
 )
 from fewshot_bench.analysis.formats.tidy import finite
 from fewshot_bench.api.image_facts import images, images_scope, test_images, test_scope
+from fewshot_bench.api.method_card import OTHER_TEXTS, UNTRAINED
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import CONDITIONS, canonical_json
 from fewshot_bench.utils.text import digest_of
@@ -123,25 +124,44 @@ def _options(record: Record) -> str:
     return digest_of(canonical_json(dict(record.spec.options)), 12)
 
 
+def _schedule(record: Record) -> str:
+    return "" if record.schedule == UNTRAINED else record.schedule
+
+
+def _texts_known(record: Record) -> str:
+    """Templates and class names are the task's; other texts are knowledge from elsewhere."""
+    found = _text(record.card.get("text"))
+    return found if found in ("", OTHER_TEXTS) else "the task's own"
+
+
+def _known_at_test(record: Record) -> str:
+    card = record.card
+    return (_text(card.get("at_test")) or "the image and the list of classes") if card else ""
+
+
 def _weights(record: Record) -> str:
     return _text(record.environment.get("weights_digest") or record.spec.weights)[:12]
 
 
 _OTHER = f"{OTHER_IMAGES}; {IMAGES_ADVICE}"
+_MORE = "some methods know more than others"
 _TIMES = "times cannot be compared"
 SAME = (
     Same(3, "validation", "validation labels", _images, lambda r: f"val {r.spec.val}"),
     Same(3, "validation", "numbers of validation labels", _policy, _of_split("val")),
     Same(4, "templates", "template sets", _dataset, lambda r: r.spec.prompts),
     Same(4, "templates", "prompts under one name", _prompts, _templates),
+    Same(4, "text-knowledge", "texts on classes", _all, _texts_known, _MORE),
     Same(5, "sampling", "sampling protocols", _dataset, lambda r: r.spec.protocol),
     Same(5, "split", "splits", _split, lambda r: digest(r)[:12]),
     Same(5, "images", "images of one split", _images_of, lambda r: images(r)[:12], _OTHER),
     Same(5, "images", "test images", _test_images_of, lambda r: test_images(r)[:12], _OTHER),
+    Same(8, "schedule", "schedules", _all, _schedule, "", "note"),
     Same(9, "augmentation", "mirroring", _dataset, _of_split("mirrored")),
     Same(12, "precision", "precisions", _all, lambda r: r.spec.precision),
     Same(14, "revision", "lists of images", _dataset, lambda r: r.spec.revision),
     Same(14, "own-data", "names, templates or hold-out", _dataset, lambda r: own_data(r.spec)),
+    Same(0, "test-knowledge", "knowledge at test time", _all, _known_at_test, _MORE),
     Same(0, "limit", "numbers of test images", _all, _limit),
     Same(0, "backbone", "backbones", _all, lambda r: r.spec.backbone),
     Same(0, "weights", "weights", lambda r: (EVERYWHERE, r.spec.backbone), _weights),

@@ -147,7 +147,18 @@ def _allowed(record: Record) -> dict[str, Any]:
         "own_data": own_data(spec),
         "mirrored": split.get("mirrored"),
         "test_images": split.get("test"),
+        **_of_method(record),
         "limit": spec.limit,
+    }
+
+
+def _of_method(record: Record) -> dict[str, Any]:
+    card = record.card
+    return {
+        "schedule": record.schedule or None,
+        "text_knowledge": card.get("text"),
+        "test_knowledge": card.get("at_test"),
+        "official_by_dataset": dict(card.get("official") or {}),
     }
 
 

@@ -31,7 +31,7 @@ from fewshot_bench.analysis.table.cells import (
     own_cell,
     without_counterpart,
 )
-from fewshot_bench.analysis.table.columns import check_columns
+from fewshot_bench.analysis.table.columns import check_columns, facts_of
 from fewshot_bench.analysis.table.groups import Names, table_groups
 from fewshot_bench.analysis.table.model import Cell, Group, Row, Scope, Seed, Table
 from fewshot_bench.analysis.table.notes import notes
@@ -114,6 +114,7 @@ def build(
         signatures=_signatures(records, groups if options.sign_each else ()),
         names=names,
     )
+    columns = _with_facts(columns, options.columns)
     places = _by_place(rows)
     extra = _row_extra(table, rows, columns)
     titles = {title for values in extra.values() for title in values}
@@ -141,6 +142,13 @@ def build(
     shared = overlap_texts(overlaps(records)).values()
     told = (*options.notes, *notes(table), *shared, *remarks)
     return dataclasses.replace(table, commands=tuple(lines), notes=told)
+
+
+def _with_facts(columns: Columns | None, names: str | None) -> Columns | None:
+    """The plug-ins' columns behind the facts of methods that were asked for."""
+    if not facts_of(names, ()):
+        return columns
+    return lambda records: facts_of(names, records) | dict(columns(records) if columns else {})
 
 
 def _by_place(rows: Rows) -> Places:

@@ -177,6 +177,23 @@ def costs_of(records: Iterable[Record]) -> dict[str, Value]:
     }
 
 
+# Facts of methods that a column can show, by its title.
+FACTS: Mapping[str, Callable[[Record], str]] = {
+    "schedule": lambda record: record.schedule,
+    "text knowledge": lambda record: str(record.card.get("text") or ""),
+}
+
+
+def facts_of(names: str | None, records: Iterable[Record]) -> dict[str, str]:
+    """The facts that are asked for among the names of columns, of these records together."""
+    asked = [title for title in FACTS if title in split_list(names or "", FACTS)]
+    if not asked:
+        return {}
+    members = list(records)
+    found = {title: dict.fromkeys(map(FACTS[title], members)) for title in asked}
+    return {title: "; ".join(filter(None, texts)) for title, texts in found.items()}
+
+
 CURVE = "curve"
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _NO_VALUE = "·"
@@ -189,7 +206,7 @@ def check_columns(text: str | None, titles: Iterable[str]) -> tuple[str, ...] | 
     """
     if text is None:
         return None
-    known = {*COSTS, CURVE, *titles}
+    known = {*COSTS, CURVE, *FACTS, *titles}
     names = split_list(text, known)
     for name in names:
         if name not in known:

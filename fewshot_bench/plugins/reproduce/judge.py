@@ -210,7 +210,7 @@ def verdict(line: Line) -> Line:
 def _other(cell: Cell, done: Sequence[Record], around: Circumstances) -> list[str]:
     """Conditions other than the paper's, under which the numbers must not be compared."""
     found = [*around.other, *(["options"] if cell.changed else [])]
-    found += ["schedule"] if cell.setting.other_schedule else []
+    found += ["schedule"] if cell.setting.other_schedule(done) else []
     counts = around.counts.get(cell.number.dataset, {})
     return found + ([] if all(is_published_data(r, counts) for r in done) else ["data"])
 

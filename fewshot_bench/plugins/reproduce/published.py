@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
 from fewshot_bench.api.method_card import MethodCard, card_of
+from fewshot_bench.api.record import Record
 from fewshot_bench.plugins.reproduce.numbers import AVERAGE, Number, Source, numbers, sources
 from fewshot_bench.utils.errors import unknown
 
@@ -47,10 +48,14 @@ class Setting:
 
         return card_of(registry().method_class(self.method))
 
-    @property
-    def other_schedule(self) -> bool:
-        """True when the published rows are of another schedule than the installed method's."""
-        return bool(self.schedule and self.card and self.card.schedule != self.schedule)
+    def other_schedule(self, records: Iterable[Record]) -> bool:
+        """True when the published rows are of another schedule than a record's card states.
+
+        Records without a card were made by the installed method's schedule.
+        """
+        installed = self.card.schedule if self.card else ""
+        stated = {str(record.card.get("schedule") or installed) for record in records}
+        return bool(self.schedule) and stated - {"", self.schedule} != set()
 
     def differences(self) -> Iterator[str]:
         """All that differs from the published rows, or that nobody says about them."""
@@ -60,7 +65,9 @@ class Setting:
             return
         if self.random and self.schedule != card.schedule:
             yield f"schedule {self.schedule or 'not stated'} there, {card.schedule} here"
-        yield from card.differences(by_dataset=not self.by_dataset)
+        words = (word for options in self.by_dataset.values() for word in options)
+        same = {word.partition("=")[0].rpartition(".")[2] for word in words}
+        yield from card.differences(but=same)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,128 @@
+"""Keeping a fitted method: a classifier from its tensors, in another process or years later.
+
+`restore` is the entry point. A method without a `restore` of its own is served by `rebuilt`, which
+fills the fields of the classifier's dataclass by name. Tensors and plain values
+are all that is kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from fewshot_bench.api.method import Classifier, configuration
+from fewshot_bench.utils.errors import ContractError, NotApplicableError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fewshot_bench.api.backbone import Backbone
+    from fewshot_bench.api.task import Vocabulary
+
+# Fields that are filled from what a classifier is restored with, unless tensors or hyper-parameters
+# have their names.
+GIVEN: Mapping[str, Callable[[Vocabulary, Backbone], Any]] = {
+    "backbone": lambda vocabulary, backbone: backbone,
+    "vocabulary": lambda vocabulary, backbone: vocabulary,
+    "class_features": lambda vocabulary, backbone: backbone.class_features(vocabulary),
+    "logit_scale": lambda vocabulary, backbone: backbone.logit_scale,
+}
+_PLAIN = (bool, int, float)
+
+
+def reason_not_to_keep(method: object) -> str:
+    """Why classifiers of a method cannot be kept, in the method's words; empty where they can."""
+    return str(getattr(method, "cannot_be_kept", "") or "")
+
+
+def restore(
+    method: Any, tensors: Mapping[str, Tensor], vocabulary: Vocabulary, backbone: Backbone
+) -> Classifier:
+    """The classifier whose `tensors()` were kept, with the same logits bit for bit on one device.
+
+    tensors: as `tensors()` gave them, moved to the backbone's device here. vocabulary: the class
+    names and templates of the fit. NotApplicableError where the method says why it cannot be kept
+    (`cannot_be_kept`), ContractError where the tensors are not those of such a classifier.
+    """
+    reason = reason_not_to_keep(method)
+    if reason:
+        raise NotApplicableError(reason)
+    placed = {name: tensor.to(backbone.device) for name, tensor in tensors.items()}
+    own = getattr(method, "restore", None)
+    if not callable(own):
+        return rebuilt(_classifier_class(method), method, placed, vocabulary, backbone)
+    found = own(placed, vocabulary, backbone)
+    if not callable(getattr(found, "logits", None)):
+        raise ContractError(f"{method.name}.restore returned {type(found).__name__} without logits")
+    return typing.cast(Classifier, found)
+
+
+def rebuilt(
+    kind: type,
+    method: Any,
+    tensors: Mapping[str, Tensor],
+    vocabulary: Vocabulary,
+    backbone: Backbone,
+) -> Classifier:
+    """An instance of the dataclass `kind` with fields filled by name.
+
+    From the tensors first (one value becomes a number where the field is one), then from the
+    hyper-parameters of the method, then from `GIVEN`; a field with a default may stay as it is.
+    ContractError names a field that nothing fills, or a tensor that no field takes.
+    """
+    if not dataclasses.is_dataclass(kind):
+        raise ContractError(f"{kind.__name__} is not a dataclass; {_advice(method)}")
+    hints, options = typing.get_type_hints(kind), configuration(method)
+    fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
+    stray = sorted(set(tensors) - set(fields))
+    if stray:
+        raise ContractError(
+            f"tensors() holds {', '.join(stray)}, which {kind.__name__} has no field for; "
+            f"{_advice(method)}"
+        )
+    values = {}
+    for name, field in fields.items():
+        if name in tensors:
+            values[name] = _as_field(tensors[name], hints.get(name))
+        elif name in options:
+            values[name] = options[name]
+        elif name in GIVEN:
+            values[name] = GIVEN[name](vocabulary, backbone)
+        elif _is_required(field):
+            raise ContractError(
+                f"{kind.__name__}.{name} is neither among tensors() nor a hyper-parameter, nor one "
+                f"of {', '.join(GIVEN)}; {_advice(method)}"
+            )
+    return typing.cast(Classifier, kind(**values))
+
+
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    missing = dataclasses.MISSING
+    return field.default is missing and field.default_factory is missing
+
+
+def _as_field(tensor: Tensor, hint: Any) -> Any:
+    """A tensor of one value as the number that the field is; any other one as it is."""
+    if hint in _PLAIN and tensor.numel() == 1:
+        return hint(tensor.item())
+    return tensor
+
+
+def _classifier_class(method: Any) -> type:
+    """The class that `fit` says it returns."""
+    try:
+        found = typing.get_type_hints(type(method).fit).get("return")
+    except (NameError, TypeError, AttributeError):
+        found = None
+    if not isinstance(found, type) or found is Classifier:
+        raise ContractError(f"fit does not name the class of its classifier; {_advice(method)}")
+    return found
+
+
+def _advice(method: Any) -> str:
+    return (
+        f"give {type(method).__name__} a method restore(tensors, vocabulary, backbone), or say why "
+        "not in the class attribute cannot_be_kept"
+    )

@@ -1,0 +1,196 @@
+"""A kept model: a folder of tensors, what they mean, and a model card.
+
+`write_model` and `read_model` are the entry points. Reading runs nothing from the folder, and gives
+a model whole, as it was written, or StoreError with one line: both files have digests.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fewshot_bench.api.spec import canonical_json
+from fewshot_bench.utils.errors import ContractError, StoreError
+from fewshot_bench.utils.files import write_whole
+from fewshot_bench.utils.version import __version__
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT = 1
+CONFIG, TENSORS, CARD = "config.json", "model.safetensors", "README.md"
+CONFIG_BYTES = 64 * 2**20
+"""The longest config that is read."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """All that a model is beside its tensors.
+
+    method: the registered name, with `method_version`, `method_origin` (distribution and version)
+        and `method_code` (digest of its source); options: all its hyper-parameters.
+    backbone: the name, with `weights_digest`, `precision` and `image_size` (height, width).
+    exif: as the condition of a run; classnames: by column of the logits; templates: those of the
+        fit.
+    data: where it was fitted (`dataset`, `revision`, `split`: digest, `shots`, `images`: counts per
+        class, `seed`). notes: what the method chose.
+    accuracy: out-of-fold facts, empty where there are none: `mean`, `low`, `high`, `level`,
+        `folds`, `repeats`, `calibration_error`.
+    temperature: logits are divided by it before the softmax. reject: the calibrated probability
+        below which a query belongs to no class; None for never.
+    tensors: SHA-256 of the file of tensors, set when the model is written.
+    """
+
+    method: str
+    method_version: str
+    backbone: str
+    weights_digest: str
+    classnames: tuple[str, ...]
+    templates: tuple[str, ...]
+    options: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
+    method_origin: str = ""
+    method_code: str = ""
+    precision: str = "fp32"
+    image_size: tuple[int, int] = (224, 224)
+    exif: str = "ignore"
+    data: Mapping[str, Any] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)
+    accuracy: Mapping[str, float] = field(default_factory=dict)
+    temperature: float = 1.0
+    reject: float | None = None
+    tensors: str = ""
+    fsbench: str = __version__
+    format: int = FORMAT
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, with the `digest` of them all."""
+        plain: dict[str, Any] = json.loads(canonical_json(dataclasses.asdict(self)))
+        return plain | {"digest": _digest(plain)}
+
+
+def _digest(plain: Mapping[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(plain).encode()).hexdigest()
+
+
+def write_model(folder: Path, config: ModelConfig, tensors: Mapping[str, Tensor], card: str) -> str:
+    """Write a model into a folder that is made; returns the digest of its config.
+
+    The config comes last: a folder without one is no model. card: the text of README.md.
+    ContractError for tensors that cannot be stored; may raise OSError.
+    """
+    content = packed(tensors)
+    whole = dataclasses.replace(config, tensors=hashlib.sha256(content).hexdigest())
+    plain = whole.as_json()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).unlink(missing_ok=True)
+    write_whole(folder / TENSORS, content)
+    write_whole(folder / CARD, card.encode())
+    write_whole(folder / CONFIG, (json.dumps(plain, indent=2, sort_keys=True) + "\n").encode())
+    return str(plain["digest"])
+
+
+def packed(tensors: Mapping[str, Tensor]) -> bytes:
+    """Tensors as the bytes of a safetensors file; ContractError for what is not finite."""
+    from safetensors.torch import save
+
+    plain = {}
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise ContractError(f"tensor {name} has values that are not finite; it is not kept")
+        plain[name] = tensor.detach().cpu().contiguous().clone()
+    content: bytes = save(plain)
+    return content
+
+
+def read_model(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """A model and its tensors, on the CPU; StoreError with one line where it cannot be used."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    config = read_config(folder)
+    try:
+        content = (folder / TENSORS).read_bytes()
+    except OSError as error:
+        raise StoreError(f"{folder / TENSORS} cannot be read: {error.strerror}") from None
+    if hashlib.sha256(content).hexdigest() != config.tensors:
+        raise StoreError(
+            f"{folder / TENSORS} is damaged: its digest is not the one in {CONFIG}; "
+            "copy the folder again"
+        )
+    try:
+        return config, load(content)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise StoreError(f"{folder / TENSORS} is no safetensors file: {error}") from None
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """The config alone, checked; StoreError with one line where it cannot be used."""
+    path = folder / CONFIG
+    try:
+        with path.open("rb") as file:
+            text = file.read(CONFIG_BYTES + 1)
+    except FileNotFoundError:
+        raise StoreError(f"{folder} holds no model: there is no {CONFIG} in it") from None
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}") from None
+    try:
+        plain = json.loads(text) if len(text) <= CONFIG_BYTES else None
+    except (ValueError, RecursionError):
+        plain = None
+    if not isinstance(plain, dict):
+        raise StoreError(f"{path} is damaged: it is no JSON object")
+    if plain.get("format") != FORMAT:
+        raise StoreError(
+            f"{path} has format {plain.get('format')!r:.20}, this version reads {FORMAT}; "
+            "update fewshot_bench"
+        )
+    stated = plain.pop("digest", None)
+    if stated != _digest(plain):
+        raise StoreError(f"{path} is damaged: its values do not have the digest that it states")
+    return _checked(plain, path)
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and type(value) is not bool and math.isfinite(value)
+
+
+def _size(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(type(one) is int for one in value)
+
+
+_KINDS: Mapping[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(
+        ("method", "method_version", "method_origin", "method_code", "backbone", "weights_digest"),
+        lambda value: isinstance(value, str),
+    ),
+    **dict.fromkeys(
+        ("precision", "exif", "tensors", "fsbench"), lambda value: isinstance(value, str)
+    ),
+    **dict.fromkeys(("options", "data", "notes"), lambda value: isinstance(value, dict)),
+    "accuracy": lambda value: isinstance(value, dict) and all(map(_number, value.values())),
+    "classnames": lambda value: _texts(value) and len(set(value)) == len(value) > 0,
+    "templates": lambda value: _texts(value) and len(value) > 0,
+    "image_size": _size,
+    "temperature": lambda value: _number(value) and value > 0,
+    "reject": lambda value: value is None or _number(value),
+    "format": lambda value: value == FORMAT,
+}
+
+
+def _checked(plain: Mapping[str, Any], path: Path) -> ModelConfig:
+    missing, stray = sorted(set(_KINDS) - set(plain)), sorted(set(plain) - set(_KINDS))
+    wrong = missing or stray or [name for name in _KINDS if not _KINDS[name](plain[name])]
+    if wrong:
+        raise StoreError(f"{path} is no config of a model: {wrong[0]} is missing or wrong")
+    lists = {name: tuple(plain[name]) for name in ("classnames", "templates", "image_size")}
+    return ModelConfig(**{**plain, **lists})
