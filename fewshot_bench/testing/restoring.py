@@ -25,8 +25,9 @@ from torch import Tensor
 
 from fewshot_bench.api.keeping import class_named, name_of_class, packed, restore
 from fewshot_bench.api.method import configuration
-from fewshot_bench.testing.bench import Fit, Setting, queries_of
+from fewshot_bench.testing.bench import Fit, Setting, prepare
 from fewshot_bench.testing.failure import CheckFailure
+from fewshot_bench.testing.toy_backbone import toy_backbone
 from fewshot_bench.utils import determinism
 from fewshot_bench.utils.errors import FsbenchError
 
@@ -119,7 +120,7 @@ def _restored(
     device: str,
     kind: type | None,
 ) -> Tensor:
-    fresh = queries_of(Setting(classes=classes), device)
+    fresh = prepare(Setting(classes=classes), toy_backbone(device))
     classifier = restore(method, tensors, fresh.task, fresh.backbone, kind)
     fresh.classifier = classifier
     found: Tensor = fresh.predict().detach().cpu().contiguous()
