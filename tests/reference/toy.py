@@ -88,10 +88,14 @@ class MemoryShots:
         augment: Augment | None = None,
         rng: torch.Generator | None = None,
         device: torch.device | str | None = None,
-    ) -> Iterator[Tensor]:
-        pixels = self.pixels if order is None else self.pixels[order]
-        for batch in pixels.split(size):
-            yield batch if augment is None or rng is None else _augmented(batch, rng)
+        labels: bool = False,
+    ) -> Iterator[Any]:
+        visited = torch.arange(len(self)) if order is None else order
+        for places in visited.split(size):
+            pixels = self.pixels[places]
+            if augment is not None and rng is not None:
+                pixels = _augmented(pixels, rng)
+            yield (pixels, self.labels[places]) if labels else pixels
 
     @property
     def raw_features(self) -> Tensor:
