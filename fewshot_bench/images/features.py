@@ -28,6 +28,7 @@ from fewshot_bench.profiling.cost import counting, text_cache
 from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.utils.errors import ContractError
 from fewshot_bench.utils.mistyped import indices, whole_number
+from fewshot_bench.utils.transfer import send
 
 ENCODE_BATCH, SMALL_BATCH = 256, 16
 # Grows when the encoders round in another way, so that kept features are made anew.
@@ -340,9 +341,11 @@ class ShotsView(ImageView):
         pixels = super().batches(size, **passed)
         if not labels:
             return pixels
-        listed, order = self.labels, passed.get("order")
-        places = torch.tensor(visited(order, len(listed)), dtype=torch.int64, device=listed.device)
-        return _Batches(labeled(pixels, listed[places]))
+        backing = _backing(self)
+        visit = visited(passed.get("order"), len(backing.order))
+        places = backing.index[torch.tensor(visit, dtype=torch.int64)]
+        listed = send(backing.source.labels[places], backing.source.backbone.device)
+        return _Batches(labeled(pixels, listed))
 
     @property
     def labels(self) -> Tensor:

@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fewshot_bench.api.keeping import packed
 from fewshot_bench.api.method import configuration
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import canonical_json
-from fewshot_bench.utils.errors import ContractError, StoreError
+from fewshot_bench.utils.errors import StoreError
 from fewshot_bench.utils.files import write_whole
 from fewshot_bench.utils.version import __version__
 
@@ -39,6 +40,7 @@ CONFIG_BYTES = 64 * 2**20
 class ModelConfig:
     """All that a model is beside its tensors.
 
+    classifier: the name of its class (`api/keeping.name_of_class`).
     method: the registered name, with `method_version`, `method_origin` (distribution and version)
         and `method_code` (digest of its source); options: all its hyper-parameters.
     backbone: the name, with `weights_digest`, `precision` and `image_size` (height, width).
@@ -60,6 +62,7 @@ class ModelConfig:
     classnames: tuple[str, ...]
     templates: tuple[str, ...]
     options: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
+    classifier: str = ""
     method_origin: str = ""
     method_code: str = ""
     precision: str = "fp32"
@@ -120,19 +123,6 @@ def write_model(folder: Path, config: ModelConfig, tensors: Mapping[str, Tensor]
     write_whole(folder / CARD, card.encode())
     write_whole(folder / CONFIG, (json.dumps(plain, indent=2, sort_keys=True) + "\n").encode())
     return str(plain["digest"])
-
-
-def packed(tensors: Mapping[str, Tensor]) -> bytes:
-    """Tensors as the bytes of a safetensors file; ContractError for what is not finite."""
-    from safetensors.torch import save
-
-    plain = {}
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise ContractError(f"tensor {name} has values that are not finite; it is not kept")
-        plain[name] = tensor.detach().cpu().contiguous().clone()
-    content: bytes = save(plain)
-    return content
 
 
 def read_model(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
@@ -201,7 +191,8 @@ _KINDS: Mapping[str, Callable[[Any], bool]] = {
         lambda value: isinstance(value, str),
     ),
     **dict.fromkeys(
-        ("precision", "exif", "tensors", "fsbench"), lambda value: isinstance(value, str)
+        ("precision", "exif", "tensors", "fsbench", "classifier"),
+        lambda value: isinstance(value, str),
     ),
     **dict.fromkeys(("options", "data", "notes"), lambda value: isinstance(value, dict)),
     "accuracy": lambda value: isinstance(value, dict) and all(map(_number, value.values())),
