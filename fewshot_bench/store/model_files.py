@@ -97,7 +97,7 @@ def config_of(
         backbone=backbone.name,
         weights_digest=backbone.weights_digest,
         precision=getattr(backbone, "precision", "fp32"),
-        image_size=tuple(backbone.image_size),
+        image_size=backbone.image_size,
         classnames=vocabulary.classnames,
         templates=vocabulary.templates,
         **more,
