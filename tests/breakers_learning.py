@@ -27,6 +27,7 @@ class Forgetful(Linear):
 @breaks("check_trained_parameters_are_stored")
 @dataclass(frozen=True)
 class ForgetsBias(Head):
+    cannot_be_kept: ClassVar[str] = "its bias is not among its tensors"
     fit = rebuilt(Forgetful)
 
 

@@ -8,6 +8,7 @@ are all that is kept.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import typing
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ GIVEN: Mapping[str, Callable[[Vocabulary, Backbone], Any]] = {
     "vocabulary": lambda vocabulary, backbone: vocabulary,
     "class_features": lambda vocabulary, backbone: backbone.class_features(vocabulary),
     "logit_scale": lambda vocabulary, backbone: backbone.logit_scale,
+    "scale": lambda vocabulary, backbone: backbone.logit_scale,
 }
 _PLAIN = (bool, int, float)
 
@@ -37,14 +39,54 @@ def reason_not_to_keep(method: object) -> str:
     return str(getattr(method, "cannot_be_kept", "") or "")
 
 
+def packed(tensors: Mapping[str, Tensor]) -> bytes:
+    """Tensors as the bytes of a safetensors file; ContractError for what is not finite."""
+    from safetensors.torch import save
+
+    plain = {}
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise ContractError(f"tensor {name} has values that are not finite; it is not kept")
+        plain[name] = tensor.detach().cpu().contiguous().clone()
+    content: bytes = save(plain)
+    return content
+
+
+def name_of_class(classifier: object) -> str:
+    """`module:Class`, by which `class_named` finds the class of a classifier again."""
+    return f"{type(classifier).__module__}:{type(classifier).__qualname__}"
+
+
+def class_named(name: str, method: object) -> type | None:
+    """The class of a classifier; None where the method's own package has no such class.
+
+    Of other packages nothing is imported, whatever the name says.
+    """
+    module, _, path = name.partition(":")
+    if module.partition(".")[0] != type(method).__module__.partition(".")[0]:
+        return None
+    try:
+        found: Any = importlib.import_module(module)
+        for part in path.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError, ValueError):
+        return None
+    return found if isinstance(found, type) else None
+
+
 def restore(
-    method: Any, tensors: Mapping[str, Tensor], vocabulary: Vocabulary, backbone: Backbone
+    method: Any,
+    tensors: Mapping[str, Tensor],
+    vocabulary: Vocabulary,
+    backbone: Backbone,
+    kind: type | None = None,
 ) -> Classifier:
     """The classifier whose `tensors()` were kept, with the same logits bit for bit on one device.
 
     tensors: as `tensors()` gave them, moved to the backbone's device here. vocabulary: the class
-    names and templates of the fit. NotApplicableError where the method says why it cannot be kept
-    (`cannot_be_kept`), ContractError where the tensors are not those of such a classifier.
+    names and templates of the fit. kind: the class of the classifier; without it, the one that
+    `fit` names. NotApplicableError where the method says why it cannot be kept (`cannot_be_kept`),
+    ContractError where the tensors are not those of such a classifier.
     """
     reason = reason_not_to_keep(method)
     if reason:
@@ -52,7 +94,7 @@ def restore(
     placed = {name: tensor.to(backbone.device) for name, tensor in tensors.items()}
     own = getattr(method, "restore", None)
     if not callable(own):
-        return rebuilt(_classifier_class(method), method, placed, vocabulary, backbone)
+        return rebuilt(_classifier_class(method, kind), method, placed, vocabulary, backbone)
     found = own(placed, vocabulary, backbone)
     if not callable(getattr(found, "logits", None)):
         raise ContractError(f"{method.name}.restore returned {type(found).__name__} without logits")
@@ -110,15 +152,17 @@ def _as_field(tensor: Tensor, hint: Any) -> Any:
     return tensor
 
 
-def _classifier_class(method: Any) -> type:
-    """The class that `fit` says it returns."""
+def _classifier_class(method: Any, kind: type | None) -> type:
+    """The class of the classifier, or the one that `fit` says it returns."""
+    if kind is not None:
+        return kind
     try:
         found = typing.get_type_hints(type(method).fit).get("return")
     except (NameError, TypeError, AttributeError):
         found = None
-    if not isinstance(found, type) or found is Classifier:
-        raise ContractError(f"fit does not name the class of its classifier; {_advice(method)}")
-    return found
+    if isinstance(found, type) and dataclasses.is_dataclass(found):
+        return found
+    raise ContractError(f"fit does not name a dataclass that it returns; {_advice(method)}")
 
 
 def _advice(method: Any) -> str:

@@ -23,6 +23,7 @@ from fewshot_bench.backbones.vision_tower import VisionTower, read_vision_tower
 from fewshot_bench.profiling.cost import cached_text, count, not_counted
 from fewshot_bench.utils.errors import ContractError, UnsupportedBackboneError, UsageError
 from fewshot_bench.utils.memory import keep_freed_memory
+from fewshot_bench.utils.transfer import send
 
 
 def split_transform(transform: Any, name: str) -> tuple[list[Any], list[float], list[float]]:
@@ -99,8 +100,7 @@ class OpenClipBackbone:
     def normalize(self, pixels: Tensor) -> Tensor:
         """uint8 (b, 3, h, w) to float32 normalized; equal to ToTensor and Normalize bit for bit."""
         device = self.device
-        pixels = pixels.pin_memory() if device.type == "cuda" and pixels.is_cpu else pixels
-        pixels = pixels.to(device, non_blocking=True).float().div_(255)
+        pixels = send(pixels, device).float().div_(255)
         mean, std = (_channels(tuple(values), device) for values in (self._mean, self._std))
         return pixels.sub_(mean).div_(std)
 

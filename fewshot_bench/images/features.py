@@ -28,6 +28,7 @@ from fewshot_bench.profiling.cost import counting, text_cache
 from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.utils.errors import ContractError
 from fewshot_bench.utils.mistyped import indices, whole_number
+from fewshot_bench.utils.transfer import send
 
 ENCODE_BATCH, SMALL_BATCH = 256, 16
 # Grows when the encoders round in another way, so that kept features are made anew.
@@ -78,6 +79,17 @@ def _encode_batch(backbone: LoadedBackbone, pixels: Tensor) -> Tensor:
         return backbone.encode_image(pixels)
     index = torch.arange(least, device=pixels.device) % count
     return backbone.encode_image(pixels[index])[:count]
+
+
+def filled(count: int) -> list[int]:
+    """An order of images that leaves no small batch at the end, where an image rounds otherwise.
+
+    The images `count`, then some of them again: whoever is asked in batches of `ENCODE_BATCH`, or
+    in one, gives an image the same bits in whatever list it stands.
+    """
+    rest = count % ENCODE_BATCH
+    lacking = SMALL_BATCH - rest if 0 < rest < SMALL_BATCH else 0
+    return [place % count for place in range(count + lacking)]
 
 
 def visited(order: Any, count: int) -> list[int]:
@@ -329,9 +341,11 @@ class ShotsView(ImageView):
         pixels = super().batches(size, **passed)
         if not labels:
             return pixels
-        listed, order = self.labels, passed.get("order")
-        places = torch.tensor(visited(order, len(listed)), dtype=torch.int64, device=listed.device)
-        return _Batches(labeled(pixels, listed[places]))
+        backing = _backing(self)
+        visit = visited(passed.get("order"), len(backing.order))
+        places = backing.index[torch.tensor(visit, dtype=torch.int64)]
+        listed = send(backing.source.labels[places], backing.source.backbone.device)
+        return _Batches(labeled(pixels, listed))
 
     @property
     def labels(self) -> Tensor:

@@ -1,7 +1,8 @@
 """A kept model: a folder of tensors, what they mean, and a model card.
 
-`write_model` and `read_model` are the entry points. Reading runs nothing from the folder, and gives
-a model whole, as it was written, or StoreError with one line: both files have digests.
+`config_of`, `write_model` and `read_model` are the entry points. Reading runs nothing from the
+folder, and gives a model whole, as it was written, or StoreError with one line: both files have
+digests.
 """
 
 from __future__ import annotations
@@ -15,13 +16,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fewshot_bench.api.keeping import packed
+from fewshot_bench.api.method import configuration
+from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import canonical_json
-from fewshot_bench.utils.errors import ContractError, StoreError
+from fewshot_bench.utils.errors import StoreError
 from fewshot_bench.utils.files import write_whole
 from fewshot_bench.utils.version import __version__
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from fewshot_bench.api.backbone import LoadedBackbone
+    from fewshot_bench.api.task import Vocabulary
 
 FORMAT = 1
 CONFIG, TENSORS, CARD = "config.json", "model.safetensors", "README.md"
@@ -33,6 +40,7 @@ CONFIG_BYTES = 64 * 2**20
 class ModelConfig:
     """All that a model is beside its tensors.
 
+    classifier: the name of its class (`api/keeping.name_of_class`).
     method: the registered name, with `method_version`, `method_origin` (distribution and version)
         and `method_code` (digest of its source); options: all its hyper-parameters.
     backbone: the name, with `weights_digest`, `precision` and `image_size` (height, width).
@@ -54,6 +62,7 @@ class ModelConfig:
     classnames: tuple[str, ...]
     templates: tuple[str, ...]
     options: Mapping[str, str | int | float | bool | None] = field(default_factory=dict)
+    classifier: str = ""
     method_origin: str = ""
     method_code: str = ""
     precision: str = "fp32"
@@ -72,6 +81,27 @@ class ModelConfig:
         """Plain values, with the `digest` of them all."""
         plain: dict[str, Any] = json.loads(canonical_json(dataclasses.asdict(self)))
         return plain | {"digest": _digest(plain)}
+
+
+def config_of(
+    name: str, method: Any, backbone: LoadedBackbone, vocabulary: Vocabulary, **more: Any
+) -> ModelConfig:
+    """The config of a fitted method that is registered as `name`; more: other fields of it."""
+    code = registry().code(name)
+    return ModelConfig(
+        method=name,
+        method_version=str(getattr(method, "version", "1")),
+        method_origin=f"{code['distribution']} {code['version']}".strip(),
+        method_code=str(code["digest"]),
+        options=configuration(method),
+        backbone=backbone.name,
+        weights_digest=backbone.weights_digest,
+        precision=getattr(backbone, "precision", "fp32"),
+        image_size=backbone.image_size,
+        classnames=vocabulary.classnames,
+        templates=vocabulary.templates,
+        **more,
+    )
 
 
 def _digest(plain: Mapping[str, Any]) -> str:
@@ -93,19 +123,6 @@ def write_model(folder: Path, config: ModelConfig, tensors: Mapping[str, Tensor]
     write_whole(folder / CARD, card.encode())
     write_whole(folder / CONFIG, (json.dumps(plain, indent=2, sort_keys=True) + "\n").encode())
     return str(plain["digest"])
-
-
-def packed(tensors: Mapping[str, Tensor]) -> bytes:
-    """Tensors as the bytes of a safetensors file; ContractError for what is not finite."""
-    from safetensors.torch import save
-
-    plain = {}
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise ContractError(f"tensor {name} has values that are not finite; it is not kept")
-        plain[name] = tensor.detach().cpu().contiguous().clone()
-    content: bytes = save(plain)
-    return content
 
 
 def read_model(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
@@ -174,7 +191,8 @@ _KINDS: Mapping[str, Callable[[Any], bool]] = {
         lambda value: isinstance(value, str),
     ),
     **dict.fromkeys(
-        ("precision", "exif", "tensors", "fsbench"), lambda value: isinstance(value, str)
+        ("precision", "exif", "tensors", "fsbench", "classifier"),
+        lambda value: isinstance(value, str),
     ),
     **dict.fromkeys(("options", "data", "notes"), lambda value: isinstance(value, dict)),
     "accuracy": lambda value: isinstance(value, dict) and all(map(_number, value.values())),

@@ -155,7 +155,7 @@ def twin_of(method: Any) -> Any:
 
 def fit(method: Any, setting: Setting, device: str) -> Fit:
     """Fit a method as the runner does, on its own backbone, and predict all queries."""
-    made = _prepare(setting, device)
+    made = prepare(setting, toy_backbone(device))
     made.fingerprints.append(made.backbone.fingerprint())
     with isolated(SEED), observed() as seen:
         made.classifier = method.fit(made.task, made.backbone, made.context)
@@ -167,8 +167,8 @@ def fit(method: Any, setting: Setting, device: str) -> Fit:
     return made
 
 
-def _prepare(setting: Setting, device: str) -> Fit:
-    backbone = toy_backbone(device)
+def prepare(setting: Setting, backbone: Any, parts: int = 1) -> Fit:
+    """Task, queries and context on a backbone, at its precision; nothing is fitted yet."""
     names = tuple(CLASSNAMES[index] for index in setting.classes)
     train = WatchedShots(_view(_source("train", setting.shots, setting, backbone), labeled=True))
     val = None
@@ -180,7 +180,7 @@ def _prepare(setting: Setting, device: str) -> Fit:
         setting,
         Task(names, TEMPLATES, train, val),
         backbone,
-        Context(SEED, backbone.device),
+        Context(SEED, backbone.device, backbone.precision, parts=parts),
         queries,
         labels,
     )

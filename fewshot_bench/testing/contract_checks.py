@@ -7,9 +7,11 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
+from fewshot_bench.api.keeping import reason_not_to_keep
 from fewshot_bench.api.method_rules import field_problems, fit_problems, name_problems
 from fewshot_bench.testing.bench import Bench, Fit
-from fewshot_bench.testing.failure import CheckFailure, require
+from fewshot_bench.testing.failure import CheckFailure, CheckSkipped, require
+from fewshot_bench.testing.restoring import logits_elsewhere
 
 
 def _refuse(problems: Iterator[str]) -> None:
@@ -110,6 +112,33 @@ def check_tensors_are_detached_and_finite(bench: Bench) -> None:
     here = {name: t for name, t in stored.items() if t.device == bench.first.backbone.device}
     bad = sorted(name for name, tensor in here.items() if not bool(tensor.isfinite().all()))
     require(not bad, f"tensors() holds {bad} with values that are not finite")
+
+
+def check_restored_from_its_tensors_it_answers_alike(bench: Bench) -> None:
+    """Restored in another process from `tensors` alone it gives the same logits, bit for bit.
+
+    A method that cannot be kept says why in the class attribute `cannot_be_kept`.
+    """
+    reason = reason_not_to_keep(bench.method)
+    if reason:
+        raise CheckSkipped(f"cannot be kept: {reason}")
+    fit = bench.first
+    stored = fit.stored()
+    if len(fit.tensors()) < len(stored) or not all(isinstance(name, str) for name in stored):
+        raise CheckSkipped("needs named tensors on the backbone's device")
+    found = logits_elsewhere(fit, bench.method)
+    logits = fit.logits.detach().cpu()
+    require(
+        found.shape == logits.shape and found.dtype == logits.dtype,
+        f"the restored classifier gives {found.dtype} {tuple(found.shape)}, the fitted one "
+        f"{logits.dtype} {tuple(logits.shape)}",
+    )
+    gap = float((found.double() - logits.double()).abs().max()) if found.numel() else 0.0
+    require(
+        torch.equal(found, logits),
+        f"logits of the restored classifier differ by up to {gap:.3g}: keep all that prediction "
+        "needs in tensors(), as contiguous tensors, or compute it again in restore()",
+    )
 
 
 def check_logits_come_from_the_stored_tensors(bench: Bench) -> None:

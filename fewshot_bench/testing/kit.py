@@ -17,7 +17,7 @@ from fewshot_bench.testing.observe import single_threaded
 from fewshot_bench.utils.errors import unknown
 
 # Raised when a rule is added, removed or judges otherwise: records say which one a method passed.
-KIT_VERSION = 1
+KIT_VERSION = 2
 
 Check = Callable[[Bench], None]
 Outcome = Literal["passed", "failed", "skipped", "expected failure"]

@@ -27,7 +27,7 @@ RIDGE = 1e-2
 MISALIGNMENT = 3.0
 
 
-def toy_backbone(device: str | torch.device = "cpu") -> OpenClipBackbone:
+def toy_backbone(device: str | torch.device = "cpu", precision: str = "fp32") -> OpenClipBackbone:
     """A new copy of the toy CLIP: zero-shot is better than chance and leaves room to learn."""
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
@@ -37,7 +37,9 @@ def toy_backbone(device: str | torch.device = "cpu") -> OpenClipBackbone:
     preprocess = PreprocessCfg(size=SIZE, mean=half, std=half)
     transform = image_transform_v2(preprocess, is_train=False)
     module = copy.deepcopy(_module())
-    return OpenClipBackbone("toy", module, _tokenizer(), transform, device=device)
+    return OpenClipBackbone(
+        "toy", module, _tokenizer(), transform, device=device, precision=precision
+    )
 
 
 @functools.cache

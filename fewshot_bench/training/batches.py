@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fewshot_bench.api.task import Augment, Images
+from fewshot_bench.utils.transfer import send
 
 VIEW_BYTES = 2**26
 """Bytes of augmented features that are asked for at once; one epoch where that takes more."""
@@ -22,7 +23,7 @@ def minibatches(
     count: int, size: int, rng: torch.Generator, device: torch.device, *, drop_last: bool
 ) -> list[Tensor]:
     """Shuffled indices of one epoch; a short last batch is dropped only if a full one exists."""
-    order = torch.randperm(count, generator=rng).to(device)
+    order = send(torch.randperm(count, generator=rng), device)
     batches = list(torch.split(order, size))
     if drop_last and count >= size and len(batches[-1]) < size:
         batches.pop()
@@ -79,7 +80,7 @@ def views_in_turn(
                 yield from _taken(images, some, augment, count, chunk)
             continue
         every = torch.arange(len(images), device=views.device)
-        for turn in asked.to(views.device):
+        for turn in send(asked.contiguous(), views.device):
             yield views[turn, every]
 
 

@@ -204,14 +204,16 @@ class ClipLora:
         self, task: Task, device: torch.device, ctx: RunContext
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Endless epochs of augmented pixels; the short last batch of an epoch is kept."""
-        order, rng, labels = ctx.rng("order"), ctx.rng("augment"), task.train.labels.to(device)
+        order, rng = ctx.rng("order"), ctx.rng("augment")
         while True:
-            permutation = torch.randperm(len(task.train), generator=order)
-            targets = torch.split(labels[permutation.to(device)], self.batch_size)
-            pixels = task.train.batches(
-                self.batch_size, order=permutation, augment=Augment(), rng=rng, device=device
+            yield from task.train.batches(
+                self.batch_size,
+                order=torch.randperm(len(task.train), generator=order),
+                augment=Augment(),
+                rng=rng,
+                device=device,
+                labels=True,
             )
-            yield from zip(pixels, targets, strict=True)
 
     def _frozen_views(
         self, task: Task, backbone: Backbone, total: int, ctx: RunContext

@@ -110,9 +110,10 @@ class LpPlusPlus:
         if task.val is not None:
             val = task.val.features, task.val.features @ blend.class_features.T
         best = BestOnValidation(task.val.labels if task.val else cosines, last_of_equals=True)
+        labels = task.train.labels
         for epoch in range(1, self.epochs + 1):
             weights.zero_grad()
-            loss = F.cross_entropy(blend.score(features, cosines), task.train.labels)
+            loss = F.cross_entropy(blend.score(features, cosines), labels)
             torch.autograd.backward(loss)
             weights.step()
             if epoch % self.every == 0:

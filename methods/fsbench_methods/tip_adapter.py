@@ -251,6 +251,7 @@ class TipAdapterF:
         total = self.epochs * steps_per_epoch(count, self.batch_size, drop_last=False)
         val = task.val if self.select_epoch == "val" else None
         best = BestOnValidation(labels if val is None else val.labels)
+        seen = None if val is None else val.features
         # The cache's keys are made of the first `views` of them.
         views = epoch_views(
             task.train, self.epochs, _augment(self), keys.shape[1], start=self.views
@@ -262,9 +263,9 @@ class TipAdapterF:
                 minimize(loss, optimizer, scaler)
                 step += 1
                 ctx.progress(step, total)
-            if val is not None:
+            if seen is not None:
                 constants = scale, self.init_beta, self.init_alpha
-                best.offer(cache.blended(val.features, class_features, *constants), keys)
+                best.offer(cache.blended(seen, class_features, *constants), keys)
         if val is not None:
             ctx.count_selection(self.epochs, len(val))
             ctx.note(epoch=int(best.step))

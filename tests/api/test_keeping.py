@@ -70,7 +70,7 @@ def test_what_does_not_fit_is_named(tensors: dict[str, Tensor], complaint: str) 
     assert "give Named a method restore(tensors, vocabulary, backbone)" in str(raised.value)
 
 
-def test_a_fit_without_a_class_of_its_classifier_asks_for_restore() -> None:
+def test_a_fit_that_names_no_class_asks_for_restore() -> None:
     @dataclass(frozen=True)
     class Vague:
         name: ClassVar[str] = "vague"
@@ -78,7 +78,7 @@ def test_a_fit_without_a_class_of_its_classifier_asks_for_restore() -> None:
         def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Classifier:
             raise NotImplementedError
 
-    with pytest.raises(ContractError, match="does not name the class of its classifier"):
+    with pytest.raises(ContractError, match="does not name a dataclass"):
         restore(Vague(), {}, VOCABULARY, toy_backbone())
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,18 +36,21 @@ def context() -> Context:
     return Context(3, CPU)
 
 
-def random_clip(width: int = 32, layers: int = 2, quick_gelu: bool = False) -> CLIP:
-    """An untrained CLIP; every parameter is random, biases and norms included."""
+def random_clip(
+    width: int = 32,
+    layers: int = 2,
+    quick_gelu: bool = False,
+    vision: Mapping[str, Any] | None = None,
+) -> CLIP:
+    """An untrained CLIP; every parameter is random, biases and norms included.
+
+    vision: another image encoder than a transformer.
+    """
+    vit = {"image_size": SIZE, "patch_size": 8, "width": width, "head_width": 16, "layers": layers}
     with isolated(0):
         module = CLIP(
             embed_dim=24,
-            vision_cfg={
-                "image_size": SIZE,
-                "patch_size": 8,
-                "width": width,
-                "head_width": 16,
-                "layers": layers,
-            },
+            vision_cfg=dict(vision or vit),
             text_cfg={"width": width, "heads": 2, "layers": layers},
             quick_gelu=quick_gelu,
         )
@@ -58,11 +61,12 @@ def random_clip(width: int = 32, layers: int = 2, quick_gelu: bool = False) -> C
     return module.eval()
 
 
-def random_backbone(**shape: Any) -> OpenClipBackbone:
+def random_backbone(precision: str = "fp32", **shape: Any) -> OpenClipBackbone:
     """The same CLIP as the harness loads it."""
-    half = (0.5, 0.5, 0.5)
-    transform = image_transform_v2(PreprocessCfg(size=SIZE, mean=half, std=half), is_train=False)
-    return OpenClipBackbone("random", random_clip(**shape), SimpleTokenizer(), transform)
+    half, module = (0.5, 0.5, 0.5), random_clip(**shape)
+    config = PreprocessCfg(size=module.visual.image_size, mean=half, std=half)
+    transform = image_transform_v2(config, is_train=False)
+    return OpenClipBackbone("random", module, SimpleTokenizer(), transform, precision=precision)
 
 
 @dataclass
@@ -84,10 +88,14 @@ class MemoryShots:
         augment: Augment | None = None,
         rng: torch.Generator | None = None,
         device: torch.device | str | None = None,
-    ) -> Iterator[Tensor]:
-        pixels = self.pixels if order is None else self.pixels[order]
-        for batch in pixels.split(size):
-            yield batch if augment is None or rng is None else _augmented(batch, rng)
+        labels: bool = False,
+    ) -> Iterator[Any]:
+        visited = torch.arange(len(self)) if order is None else order
+        for places in visited.split(size):
+            pixels = self.pixels[places]
+            if augment is not None and rng is not None:
+                pixels = _augmented(pixels, rng)
+            yield (pixels, self.labels[places]) if labels else pixels
 
     @property
     def raw_features(self) -> Tensor:
@@ -119,9 +127,9 @@ def _augmented(pixels: Tensor, rng: torch.Generator) -> Tensor:
 
 def random_shots(backbone: OpenClipBackbone, classes: int, shots: int, seed: int) -> MemoryShots:
     """Noise around one random image per class; the classes are the same for every seed."""
-    centers = torch.randn(classes, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(7))
-    labels = torch.arange(classes).repeat(shots)
-    noise = torch.randn(len(labels), 3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
+    shape, labels = (3, *backbone.image_size), torch.arange(classes).repeat(shots)
+    centers = torch.randn(classes, *shape, generator=torch.Generator().manual_seed(7))
+    noise = torch.randn(len(labels), *shape, generator=torch.Generator().manual_seed(seed))
     return MemoryShots(0.5 * centers[labels] + noise, labels, backbone)
 
 

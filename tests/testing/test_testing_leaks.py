@@ -8,7 +8,8 @@ from typing import Any
 
 from fewshot_bench import Item, Task
 from fewshot_bench.images.loader import ImageSource
-from fewshot_bench.testing.bench import QUERIES, Setting, _files, _prepare, _view
+from fewshot_bench.testing.bench import QUERIES, Setting, _files, _view, prepare
+from fewshot_bench.testing.toy_backbone import toy_backbone
 from fewshot_bench.testing.toy_images import ToyDataset
 
 _OUTSIDE = (types.ModuleType, types.FunctionType, types.BuiltinFunctionType, type)
@@ -27,7 +28,7 @@ def reachable(*roots: object) -> list[Any]:
 
 
 def test_task_context_and_queries_lead_nowhere() -> None:
-    made = _prepare(Setting(), "cpu")
+    made = prepare(Setting(), toy_backbone())
     train, val = made.task.train, made.task.val
     task = Task(made.task.classnames, made.task.templates, train._view, val._view)  # type: ignore[attr-defined, union-attr]
     queries = _view(made.queries)
@@ -39,12 +40,12 @@ def test_task_context_and_queries_lead_nowhere() -> None:
 
 
 def test_the_walk_finds_what_is_there() -> None:
-    made = _prepare(Setting(), "cpu")
+    made = prepare(Setting(), toy_backbone())
     assert any(isinstance(value, Item) for value in reachable([made.queries]))
 
 
 def test_a_batch_iterator_leads_nowhere() -> None:
-    made = _prepare(Setting(), "cpu")
+    made = prepare(Setting(), toy_backbone())
     batches = _view(made.queries).batches(2)
     next(batches)
     found = reachable(batches)
@@ -52,7 +53,7 @@ def test_a_batch_iterator_leads_nowhere() -> None:
 
 
 def test_a_view_is_no_key_to_anything() -> None:
-    made = _prepare(Setting(), "cpu")
+    made = prepare(Setting(), toy_backbone())
     queries = _view(made.queries)
     assert not hasattr(queries, "__weakref__")
     assert not hasattr(queries, "__dict__")

@@ -37,6 +37,7 @@ from fewshot_bench.utils.text import SIZES, read_size
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from fewshot_bench.analysis.model import Model
     from fewshot_bench.engines.choice import Conditions
     from fewshot_bench.runner.fit import Fitted
 
@@ -73,6 +74,12 @@ class Adapted:
     config: ModelConfig
     tried: tuple[Mapping[str, str], ...]
     notes: tuple[str, ...] = ()
+
+    def model(self, device: str = AUTO) -> Model:
+        """The model, loaded from its folder."""
+        from fewshot_bench.analysis.model import load_model
+
+        return load_model(self.folder, device=device)
 
 
 def adapt(

@@ -1,0 +1,129 @@
+"""A rehearsal of one method: fit, optimizer and prediction on the pretended device.
+
+`rehearse` runs them on the toy task, watched as the runner watches a fit; `Rehearsal.faults` lists
+what would be wrong, or make the host wait, on an accelerator.
+"""
+
+from __future__ import annotations
+
+import functools
+import traceback
+import typing
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+from unittest.mock import Mock, patch
+
+import torch
+
+from fewshot_bench.api.method import hyperparameters
+from fewshot_bench.images import features
+from fewshot_bench.profiling.optimizer import FiniteNumbers, ParameterObserver
+from fewshot_bench.testing import toy_backbone
+from fewshot_bench.testing.bench import Setting, prepare
+from fewshot_bench.utils.rng import isolated
+from tests.accelerator.pretend import DEVICE, HIDDEN, Event, Log, pretended
+
+SETTING, QUERIES = Setting(shots=2, validation=1), range(0, 64, 7)
+SHORT = {
+    "epochs": 2,
+    "iterations": 2,
+    "batch_size": 8,
+    "views": 2,
+    "search_steps": 1,
+    "max_iter": 10,
+}
+"""Hyper-parameters that make a method short, where it has them."""
+WAYS = 3
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """Events of a fit and of the prediction of a batch of queries; `error` ended them.
+
+    encodes: whether the method asked for `ctx.autocast`, so that precision is its own matter.
+    """
+
+    fit: Log
+    predict: Log
+    logits: torch.Tensor | None = None
+    error: str = ""
+    encodes: bool = False
+
+    def faults(self) -> list[str]:
+        """Faults in plain words; empty where there is none."""
+        if self.error:
+            return [self.error]
+        found = [f"in training: {event}" for event in self.fit.within_training()]
+        found += [f"in logits: {event}" for event in waits(self.predict)]
+        if self.fit.steps == 1:
+            found.append("one optimizer step only: steps cannot be judged")
+        if self.logits is not None and self.logits.device != DEVICE:
+            found.append(f"logits on {self.logits.device}")
+        return found
+
+
+def waits(log: Log) -> list[Event]:
+    """Reads and copies, those apart that bring images and their features to the device."""
+    return [event for event in log.events if event.waits and not event.images]
+
+
+def ways(method: Any) -> list[Any]:
+    """The method made short, with its own choices, and with the others that its options have."""
+    return list(dict.fromkeys(_short(method, number) for number in range(WAYS)))
+
+
+def _short(method: Any, number: int) -> Any:
+    changed: dict[str, Any] = {}
+    for one in hyperparameters(type(method)):
+        choices = (False, True) if one.type is bool else ()
+        if typing.get_origin(one.type) is Literal:
+            choices = typing.get_args(one.type)
+        if choices:
+            place = choices.index(getattr(method, one.name)) + number
+            changed[one.name] = choices[place % len(choices)]
+        elif one.name in SHORT:
+            changed[one.name] = SHORT[one.name]
+    return replace(method, **changed)
+
+
+def rehearse(method: Any, precision: str = "fp32", parts: int = 1) -> Rehearsal:
+    """Fit on the toy task and predict its queries."""
+    # An accelerator's batches are filled up to this size; here it would only take time.
+    small = patch.object(features, "ENCODE_BATCH", features.SMALL_BATCH)
+    with pretended() as log, small, features.open_views():
+        made = prepare(SETTING, _backbone(precision), parts)
+        numbers = FiniteNumbers(method.name, method, made.context)
+        made.context.autocast = Mock(side_effect=made.context.autocast)
+        log.events.clear()
+        fit, logits, error = Log(), None, ""
+        try:
+            with isolated(1), ParameterObserver(numbers).watching():
+                classifier = method.fit(made.task, made.backbone, made.context)
+            fit.events, log.events = log.events, []
+            with torch.no_grad():
+                logits = classifier.logits(made.view(QUERIES))
+        except (RuntimeError, TypeError) as raised:
+            error = f"{raised} at {_place(raised)}"
+        return Rehearsal(fit, Log(log.events), logits, error, made.context.autocast.called)
+
+
+def on_host(method: Any) -> torch.Tensor:
+    """The logits of the same fit on the CPU."""
+    with features.open_views(), isolated(1):
+        made = prepare(SETTING, _backbone("fp32", "cpu"))
+        classifier = method.fit(made.task, made.backbone, made.context)
+        with torch.no_grad():
+            logits: torch.Tensor = classifier.logits(made.view(QUERIES))
+    return logits
+
+
+@functools.cache
+def _backbone(precision: str, device: torch.device | str = DEVICE) -> Any:
+    """One for all methods, which leave it as they find it."""
+    return toy_backbone(device, precision)
+
+
+def _place(error: BaseException) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith(HIDDEN)]
+    return f"{own[-1].filename}:{own[-1].lineno} in {own[-1].name}"

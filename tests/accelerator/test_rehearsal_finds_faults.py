@@ -1,0 +1,186 @@
+"""The rehearsal fails for methods with planted faults, and names the line of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fewshot_bench import Backbone, Images, RunContext, Task
+from fewshot_bench.training import minimize, unit
+from tests.accelerator.pretend import DEVICE
+from tests.accelerator.rehearsal import rehearse
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a fault finds in a step."""
+
+    loss: Tensor
+    features: Tensor
+    labels: Tensor
+    weight: Tensor
+    ctx: RunContext
+
+
+@dataclass(frozen=True)
+class Head:
+    """The logits of a linear head."""
+
+    weight: Tensor
+    finish: Callable[[Tensor], Any]
+
+    def logits(self, queries: Images) -> Tensor:
+        logits = queries.features @ self.weight.T
+        changed = self.finish(logits)
+        return changed if isinstance(changed, Tensor) else logits
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        return {"weight": self.weight}
+
+
+@dataclass(frozen=True)
+class Planted:
+    """A sound linear probe, but for what `act` does in a step, and `finish` to logits.
+
+    A tensor that `act` returns is added to the loss.
+    """
+
+    name: ClassVar[str] = "planted"
+
+    act: Callable[[Step], Any] = lambda step: None
+    finish: Callable[[Tensor], Any] = lambda logits: None
+    fused: bool = True
+    weight: torch.device = DEVICE
+
+    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Head:
+        features, labels = task.train.features, task.train.labels
+        start = torch.zeros(len(task.classnames), features.shape[1], device=self.weight)
+        weight = torch.nn.Parameter(start)
+        optimizer = torch.optim.AdamW([weight], lr=0.01, fused=self.fused)
+        scaler = ctx.scaler()
+        for _ in range(3):
+            loss = F.cross_entropy(features @ weight.T, labels)
+            more = self.act(Step(loss, features, labels, weight, ctx))
+            minimize(loss if more is None else loss + more, optimizer, scaler)
+        return Head(weight.detach(), self.finish)
+
+
+class _HostInBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> Tensor:
+        return outer[0] * torch.ones(outer[0].shape)
+
+
+def _branch(step: Step) -> None:
+    if step.loss < 0:
+        raise AssertionError
+
+
+def _noise(step: Step) -> Tensor:
+    return torch.randn(3, device=DEVICE, generator=step.ctx.rng("noise")).sum()
+
+
+def _sixteen_bits(step: Step) -> Tensor:
+    with step.ctx.autocast():
+        hidden = step.features @ step.weight.T
+    return (hidden @ step.weight).sum()
+
+
+IN_STEPS: dict[str, tuple[Callable[[Step], Any], str]] = {
+    "item": (lambda step: step.loss.item() and None, "read by _local_scalar_dense"),
+    "printed": (lambda step: print(f"loss {step.loss.detach():.3f}"), "read by format"),
+    "branch": (_branch, "read by _local_scalar_dense"),
+    "to the host": (lambda step: step.loss.detach().cpu() and None, "read by cpu"),
+    "list": (lambda step: step.labels.tolist() and None, "read by tolist"),
+    "mask": (lambda step: step.features[step.labels == 0].sum(), "read by index by a mask"),
+    "sizes": (lambda step: step.labels.unique().sum(), "read by _unique2"),
+    "one-hot": (lambda step: F.one_hot(step.labels).sum(), "read by one_hot"),
+    "solver": (lambda step: torch.linalg.inv(torch.eye(2, device=DEVICE)).sum(), "_linalg_check"),
+    "waiting": (lambda step: torch.cuda.synchronize(), "read by synchronize"),
+    "moved in": (lambda step: torch.tensor([1.0], device=DEVICE).sum(), "copy by torch.tensor"),
+    "not pinned": (lambda step: torch.ones(2).to(DEVICE, non_blocking=True).sum(), "copy by to"),
+    "order of the host": (lambda step: step.features[torch.arange(2)].sum(), "copy by index"),
+    "numpy": (lambda step: step.loss.detach().numpy(), "can't convert cuda:99 device type"),
+    "made on the host": (lambda step: (step.loss * torch.ones(3)).sum(), "at least two devices"),
+    "made in backward": (lambda step: _HostInBackward.apply(step.weight).sum(), "two devices"),
+    "stream of the host": (_noise, "Expected a 'cuda' device type for generator"),
+}
+IN_LOGITS: dict[str, tuple[Callable[[Tensor], Any], str]] = {
+    "item": (lambda logits: logits / logits.max().item(), "in logits: read by _local_scalar"),
+    "to the host": (lambda logits: logits.cpu(), "in logits: read by cpu"),
+    "mask": (lambda logits: logits[logits > 9].sum() + logits, "in logits: read by index"),
+    "made on the host": (lambda logits: torch.zeros(logits.shape), "logits on cpu"),
+}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_a_sound_method_has_no_fault(precision: str) -> None:
+    assert rehearse(Planted(), precision).faults() == []
+
+
+@pytest.mark.parametrize("fault", IN_STEPS)
+def test_fault_in_a_step(fault: str) -> None:
+    act, expected = IN_STEPS[fault]
+    found = rehearse(Planted(act)).faults()
+    assert found
+    assert all(expected in one and "test_rehearsal_finds_faults.py" in one for one in found), found
+
+
+@pytest.mark.parametrize("fault", IN_LOGITS)
+def test_fault_in_logits(fault: str) -> None:
+    finish, expected = IN_LOGITS[fault]
+    assert expected in rehearse(Planted(finish=finish)).faults()[0]
+
+
+def test_parameters_left_on_the_host() -> None:
+    (found,) = rehearse(Planted(weight=torch.device("cpu"))).faults()
+    assert "at least two devices" in found
+
+
+def test_a_scaler_reads_overflows_for_optimizers_that_are_not_fused() -> None:
+    assert rehearse(Planted(fused=False), "fp32").faults() == []
+    found = rehearse(Planted(fused=False), "fp16").faults()
+    assert "grad_scaler.py" in found[0] or "_local_scalar_dense" in found[0]
+
+
+def test_precisions_that_do_not_mix() -> None:
+    assert rehearse(Planted(_sixteen_bits)).faults() == []
+    for precision in ("bf16", "fp16"):
+        (found,) = rehearse(Planted(_sixteen_bits), precision).faults()
+        assert "dtype" in found
+
+
+def test_what_happens_before_training_is_free() -> None:
+    def once(step: Step) -> None:
+        if not float(step.weight.detach().abs().sum()):
+            return
+
+    class Early(Planted):
+        def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Head:
+            float(task.train.features.sum())
+            return super().fit(task, backbone, ctx)
+
+    assert rehearse(Early()).faults() == []
+    assert rehearse(Early(once)).faults()
+
+
+def test_features_in_float32_where_autocast_of_a_device_wants_it() -> None:
+    def act(step: Step) -> None:
+        with step.ctx.autocast():
+            half = step.features @ step.weight.T
+            assert half.dtype is torch.bfloat16
+            assert F.layer_norm(half, half.shape[-1:]).dtype is torch.float32
+            assert half.softmax(dim=-1).dtype is torch.float32
+        assert unit(half).dtype is torch.float32
+
+    assert rehearse(Planted(act), "bf16").faults() == []

@@ -1,0 +1,71 @@
+"""Every method at the edges at once: ResNet images, bf16, one shot, no validation, two classes."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import pytest
+import torch
+from fsbench_methods.clip_lora import ClipLora
+
+from fewshot_bench.api.registry import registry
+from fewshot_bench.backbones.open_clip import OpenClipBackbone
+from fewshot_bench.runner.context import Context
+from fewshot_bench.testing import quick
+from fewshot_bench.utils.errors import UnsupportedBackboneError
+from tests.reference.toy import CPU, random_backbone, random_task
+
+ON_PIXELS = ("clip-lora",)
+SHORTER = {"coop": {"epochs": 2}, "tip-adapter-f": {"epochs": 2}}
+# The shape of RN50, a block per stage.
+RESNET = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16}
+
+
+def methods() -> list[str]:
+    """Ours that see images as features alone."""
+    known = registry().methods
+    ours = [name for name in known.names() if known.find(name).origin.startswith("fewshot")]
+    return [name for name in ours if name not in ON_PIXELS]
+
+
+def short(name: str) -> Any:
+    """A method with few steps."""
+    method = registry().method_class(name)()
+    options: dict[str, Any] = SHORTER.get(name, {})
+    return quick(method) if hasattr(method, "quick") else dataclasses.replace(method, **options)
+
+
+@functools.cache
+def resnet(precision: str) -> OpenClipBackbone:
+    """A random CLIP with a ModifiedResNet."""
+    return random_backbone(vision=RESNET, quick_gelu=True, precision=precision)
+
+
+@pytest.mark.parametrize("name", methods())
+def test_one_shot_of_two_classes_without_validation(name: str) -> None:
+    backbone = resnet("bf16")
+    task = random_task(backbone, classnames=("cat", "dog"), shots=1, val=0)
+    method = short(name)
+    fitted = method.fit(task, backbone, Context(3, CPU, precision="bf16"))
+    with torch.no_grad():
+        logits = fitted.logits(task.train)
+    assert logits.shape == (2, 2)
+    assert logits.dtype == torch.float32
+    assert logits.isfinite().all()
+    tied = getattr(method, "tied_to_classes", "")
+    assert bool(tied) != hasattr(fitted, "for_classes"), "base-to-new, or the reason why not"
+    if tied:
+        return
+    new = random_task(backbone, classnames=("blue car", "bird", "U.S."), shots=1, val=0)
+    with torch.no_grad():
+        others = fitted.for_classes(new).logits(new.train)
+    assert others.shape == (3, 3)
+    assert others.isfinite().all()
+
+
+def test_a_method_on_pixels_names_the_way_out() -> None:
+    backbone = resnet("fp32")
+    with pytest.raises(UnsupportedBackboneError, match="a method that runs on frozen features"):
+        ClipLora(iterations=1).fit(random_task(backbone), backbone, Context(3, CPU))
