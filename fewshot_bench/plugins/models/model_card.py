@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from fewshot_bench.backbones.loading import repository_of
 from fewshot_bench.store.model_files import ModelConfig
 from fewshot_bench.utils.text import printable, shortened
 
@@ -76,7 +77,7 @@ def _metadata(config: ModelConfig) -> dict[str, Any]:
         "pipeline_tag": task if config.method == "zero-shot" else "image-classification",
         "tags": ["clip", "few-shot", config.method, LIBRARY],
     }
-    base = _on_hub(config.backbone)
+    base = repository_of(config.backbone)
     if base:
         found["base_model"] = base
     if config.accuracy:
@@ -87,19 +88,6 @@ def _metadata(config: ModelConfig) -> dict[str, Any]:
         found["metrics"] = ["accuracy"]
         found["model-index"] = [{"name": config.method, "results": [result]}]
     return found
-
-
-def _on_hub(backbone: str) -> str:
-    """The repository on the hub that a backbone's weights come from; empty where there is none."""
-    if backbone.startswith("hf-hub:"):
-        return backbone.removeprefix("hf-hub:")
-    model, slash, tag = backbone.partition("/")
-    if not slash or "@" in backbone:
-        return ""
-    import open_clip
-
-    found = open_clip.get_pretrained_cfg(model, tag) or {}
-    return str(found.get("hf_hub", "")).rstrip("/")
 
 
 def _opening(config: ModelConfig) -> list[str]:
