@@ -10,7 +10,6 @@ from typing import Any
 
 import yaml
 
-from fewshot_bench.backbones.loading import repository_of
 from fewshot_bench.store.model_files import ModelConfig
 from fewshot_bench.utils.text import printable, shortened
 
@@ -70,6 +69,8 @@ def card(config: ModelConfig, tried: Sequence[Mapping[str, str]], notes: Sequenc
 
 
 def _metadata(config: ModelConfig) -> dict[str, Any]:
+    from fewshot_bench.backbones.loading import repository_of
+
     task = "zero-shot-image-classification"
     found: dict[str, Any] = {
         "license": license_of(config.backbone),
