@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "predict": "Classify images with a kept model.",
+    "push": "Put a kept model on a hub.",
 }
 
 
