@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from fewshot_bench.cli.groups import LazyGroup
 
 COMMANDS = {
+    "adapt": "Choose and fit a method on your images, and keep the model.",
     "predict": "Classify images with a kept model.",
+    "push": "Put a kept model on a hub.",
 }
 
 
