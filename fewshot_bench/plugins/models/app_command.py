@@ -99,7 +99,10 @@ def _bound(host: str, port: int) -> socket.socket:
         found.bind(address)
         return found
     except OfflineError:
-        raise
+        raise UsageError(
+            "the page needs a socket, and --offline allows none; leave it out: the page itself "
+            "loads nothing from elsewhere"
+        ) from None
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise UsageError(
