@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import yaml
 
 import fewshot_bench as fb
@@ -19,14 +19,16 @@ from fewshot_bench.store.model_files import read_config, read_model
 from fewshot_bench.utils.errors import UsageError
 from tests.helpers import Result, fsbench, image_folder, save_image
 
-CHEAP = ("zero-shot", "gda", "tip-adapter")
+CHEAP = ("zero-shot", "gda")
 TINY: Any = {"backbone": "tiny", "device": "cpu"}
 
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`auto` chooses among cheap methods."""
+    """`auto` chooses among cheap methods, with one repeat of two folds."""
+    monkeypatch.setattr(search, "repeated", functools.partial(search.repeated, folds=2))
     monkeypatch.setattr(module, "ORDER", CHEAP)
+    monkeypatch.setattr(module, "REPEATS", 1)
 
 
 def photos(root: Path, *counts: int) -> str:
@@ -42,9 +44,12 @@ def adapt(*arguments: object) -> Result:
     return fsbench("adapt", "--backbone", "tiny", "--device", "cpu", *arguments)
 
 
-def test_auto_chooses_and_keeps_a_model(few: None, tmp_path: Path) -> None:
+def test_auto_chooses_and_keeps_a_model(
+    few: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "REPEATS", 2)
     output = tmp_path / "model"
-    done = adapt("-d", "shapes", "--shots", 5, "-O", output, "--reject", "0.8")
+    done = adapt("-d", "shapes", "--shots", 4, "-O", output, "--reject", "0.8")
     assert done.code == 0, done.err
     assert "chosen" in done.out
     assert "gda (all images)" in done.out
@@ -53,10 +58,10 @@ def test_auto_chooses_and_keeps_a_model(few: None, tmp_path: Path) -> None:
     assert tensors or config.method == "zero-shot"
     accuracy = config.accuracy
     assert 0 < accuracy["low"] <= accuracy["mean"] <= accuracy["high"] <= 1
-    assert accuracy["repeats"] == search.REPEATS
+    assert accuracy["repeats"] in (1, 2)
     assert 0 <= accuracy["calibration_error"] < 0.5
     assert config.reject is not None
-    assert set(config.data["images"].values()) == {5}
+    assert set(config.data["images"].values()) == {4}
     text = (output / "README.md").read_text()
     assert config.method in text
     metadata = yaml.safe_load(text.split("---")[1])
@@ -77,7 +82,8 @@ def test_a_named_method_with_options_predicts_as_it_was_fitted(tmp_path: Path) -
     assert config.data["validation"] > 0
     assert all(bool(tensor.isfinite().all()) for tensor in tensors.values())
     assert config.temperature > 0
-    assert isinstance(next(iter(tensors.values())), torch.Tensor)
+    table = found.model("cpu").predict([np.zeros((32, 32, 3), np.uint8)])
+    assert table["class"][0] in config.classnames
 
 
 def test_all_images_of_a_folder_are_used_and_rare_classes_stay(few: None, tmp_path: Path) -> None:
@@ -88,9 +94,12 @@ def test_all_images_of_a_folder_are_used_and_rare_classes_stay(few: None, tmp_pa
     assert not list((tmp_path / "photos").glob("*.json"))
 
 
-def test_one_image_per_class_states_no_accuracy(few: None, tmp_path: Path) -> None:
+def test_one_image_per_class_states_no_accuracy(
+    few: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "ONE_SHOT", "gda")
     found = fb.adapt(photos(tmp_path / "photos", 1, 1, 1), tmp_path / "m", reject=True, **TINY)
-    assert found.config.method == search.ONE_SHOT
+    assert found.config.method == "gda"
     assert not found.config.accuracy
     assert found.config.reject is None
     assert any("no class has two images" in note for note in found.notes)
@@ -142,18 +151,17 @@ def test_memory_is_a_bound() -> None:
         budget.watch(1)(1, 2)
 
 
-@pytest.mark.parametrize(("raised", "reason"), [(MemoryError(), "memory"), (ValueError("x"), "x")])
 def test_a_method_that_fails_is_listed_with_its_reason(
-    few: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: Exception, reason: str
+    few: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fit(*_: Any) -> Any:
-        raise raised
+        raise MemoryError
 
     monkeypatch.setattr(registry().method_class("gda"), "fit", fit)
     found = fb.adapt("shapes", tmp_path / "m", shots=2, **TINY)
     row = next(row for row in found.tried if row["method"] == "gda")
     assert row["note"].startswith("failed")
-    assert reason in row["note"]
+    assert "memory" in row["note"]
     assert found.config.method != "gda"
 
 

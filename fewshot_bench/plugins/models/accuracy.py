@@ -7,7 +7,7 @@ answers of all repeats to one image are averaged first.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -56,17 +56,23 @@ def lead(right: Shares, other: Shares) -> tuple[float, float]:
     return float(gap.mean()), error
 
 
-def best_of(right: Sequence[Shares]) -> int:
-    """The place of the chosen method, of methods from cheap to expensive.
+def best_of(right: Sequence[Shares], tiers: Sequence[int]) -> int:
+    """The place of the chosen method; tiers: how expensive each is, methods from cheap on.
 
-    The cheapest one that is within one standard error of the paired difference to the best.
+    The best one of the cheapest tier that has one within one standard error of the paired
+    difference to the best of all; of equal ones in a tier the first.
     """
-    top = max(range(len(right)), key=lambda place: float(right[place].mean()))
-    for place, shares in enumerate(right):
-        gap, error = lead(right[top], shares)
-        if gap <= error:
+    top = _best(right, range(len(right)))
+    for tier in sorted(set(tiers)):
+        place = _best(right, [place for place, found in enumerate(tiers) if found == tier])
+        gap, error = lead(right[top], right[place])
+        if place == top or gap <= error:
             return place
     return top
+
+
+def _best(right: Sequence[Shares], places: Iterable[int]) -> int:
+    return max(places, key=lambda place: float(right[place].mean()))
 
 
 def stated(right: Sequence[Shares], chosen: int, seed: int) -> Accuracy:

@@ -26,7 +26,7 @@ from fewshot_bench.plugins.models.fitting import Chosen, Workshop
 from fewshot_bench.plugins.models.folds import FOLDS, with_validation
 from fewshot_bench.plugins.models.material import gather
 from fewshot_bench.plugins.models.model_card import card
-from fewshot_bench.plugins.models.search import ORDER, Candidate, Search
+from fewshot_bench.plugins.models.search import ORDER, REPEATS, Candidate, Search
 from fewshot_bench.runner.own_data import read_own_data
 from fewshot_bench.runner.variants import Variant, expand_methods
 from fewshot_bench.store.model_files import ModelConfig, write_model
@@ -126,7 +126,7 @@ def adapt(
     material = gather(dataset, data, shots, seed, skip_damaged)
     with tempfile.TemporaryDirectory(prefix="fsbench-adapt-") as cache:
         workshop = Workshop(material, chosen, Path(cache))
-        search = Search(workshop, variants, clock, say)
+        search = Search(workshop, variants, clock, say, REPEATS)
         search.run()
         winner = search.chosen()
         say(f"fitting {winner.title} on all {len(material.items):,} images")
@@ -252,7 +252,7 @@ def _config(workshop: Workshop, winner: Candidate, fitted: Fitted, stated: _Stat
         classnames=workshop.space.classnames,
         templates=workshop.space.templates,
         data={
-            "dataset": material.dataset.card().name,
+            "dataset": _shown(material.dataset.card().name),
             "revision": material.revision,
             "split": material.digest,
             "shots": "all",
@@ -265,6 +265,13 @@ def _config(workshop: Workshop, winner: Candidate, fitted: Fitted, stated: _Stat
         temperature=stated.temperature,
         reject=stated.reject,
     )
+
+
+def _shown(name: str) -> str:
+    """`folder:photos` of a path: where it lies on this machine is nobody's business."""
+    family, colon, argument = name.partition(":")
+    local = argument.startswith(("~", "/")) or Path(argument).exists()
+    return f"{family}:{Path(argument).name}" if colon and local else name
 
 
 def _validation(winner: Candidate, labels: NDArray[np.int64], seed: int) -> int:

@@ -28,7 +28,7 @@ def license_of(backbone: str) -> str:
 
 
 def card(config: ModelConfig, tried: Sequence[Mapping[str, str]], notes: Sequence[str]) -> str:
-    """README.md of a model. tried: rows of the table of methods; notes: lines on the images."""
+    """README.md of a model. tried: rows of the table of methods; notes: on images and search."""
     return "\n".join(
         [
             "---",
@@ -54,11 +54,13 @@ def card(config: ModelConfig, tried: Sequence[Mapping[str, str]], notes: Sequenc
             "",
             "## Images",
             "",
-            *_images(config, notes),
+            *_images(config),
             "",
             "## Methods that were tried",
             "",
             *_table(tried),
+            "",
+            *(f"- {_plain(note)}" for note in notes),
             "",
             "## Limits",
             "",
@@ -106,7 +108,7 @@ def _opening(config: ModelConfig) -> list[str]:
         "",
         f"Accuracy on images that were held out: **{100 * a['mean']:.1f} %** "
         f"({100 * a['level']:.0f} % interval {100 * a['low']:.1f} to {100 * a['high']:.1f} %; "
-        f"{a['folds']:.0f} folds, {a['repeats']:.0f} repeats). It is corrected for the choice "
+        f"{a['folds']:.0f} folds, dealt {a['repeats']:.0f} times). It is corrected for the choice "
         "among methods, and holds for images that come as these did.",
         "",
         f"Probabilities are calibrated (temperature {config.temperature:.4g}); their calibration "
@@ -117,10 +119,10 @@ def _opening(config: ModelConfig) -> list[str]:
     return lines
 
 
-def _images(config: ModelConfig, notes: Sequence[str]) -> list[str]:
+def _images(config: ModelConfig) -> list[str]:
     counts = config.data["images"]
     rows = [f"- {_plain(name)}: {count:,}" for name, count in counts.items()]
-    return [*shortened(rows, 200), *(f"- {_plain(note)}" for note in notes)]
+    return list(shortened(rows, 200))
 
 
 def _table(tried: Sequence[Mapping[str, str]]) -> list[str]:

@@ -27,14 +27,19 @@ if TYPE_CHECKING:
     from fewshot_bench.plugins.models.accuracy import Shares
     from fewshot_bench.runner.fit import Fitted
 
-ORDER = (
-    *("zero-shot", "gda", "tip-adapter", "proker", "linear-probe", "lp++", "zs-lp", "clap"),
-    *("taskres", "cross-modal", "wise-ft", "clip-adapter", "tip-adapter-f"),
-    *("clip-lora", "coop", "kgcoop", "prograd", "cocoop"),
+TIERS = (
+    ("zero-shot",),
+    (
+        *("gda", "tip-adapter", "proker", "linear-probe", "lp++", "zs-lp", "clap", "taskres"),
+        *("cross-modal", "wise-ft", "clip-adapter", "tip-adapter-f"),
+    ),
+    ("clip-lora", "coop", "kgcoop", "prograd", "cocoop"),
 )
-"""The methods that `auto` chooses among, from cheap to expensive."""
-ONE_SHOT = "tip-adapter"
-"""Taken where no class has two images, so that nothing can be held out."""
+"""The methods that `auto` chooses among, from cheap to expensive: without training images, heads on
+frozen features, trained through the encoders. What is in one tier costs about the same in use."""
+ORDER = tuple(name for tier in TIERS for name in tier)
+ONE_SHOT = "clap"
+"""Taken where no class has two images, so that nothing can be held out (docs/adapt.md)."""
 REPEATS = 3
 # Images that are encoded between two looks at the clock.
 FIRST, CHUNK = 16, 64
@@ -255,7 +260,8 @@ class Search:
         """The winner; UsageError where every candidate failed."""
         finalists = self.finalists
         if finalists:
-            return finalists[accuracy.best_of(self.shares)]
+            tiers = [_tier(one.name) for one in finalists]
+            return finalists[accuracy.best_of(self.shares, tiers)]
         usable = [one for one in self.candidates if not one.dropped.startswith("failed")]
         if not usable:
             reasons = "; ".join(f"{one.title}: {one.dropped}" for one in self.candidates)
@@ -263,3 +269,8 @@ class Search:
         # Without anything held out, by what is known beforehand; out of time, the cheapest.
         wanted = [one for one in usable if one.name == ONE_SHOT] if not self.folds else []
         return (wanted or usable)[0]
+
+
+def _tier(name: str) -> int:
+    """The place of a method's tier; a foreign one is in the last."""
+    return next((place for place, tier in enumerate(TIERS) if name in tier), len(TIERS))
