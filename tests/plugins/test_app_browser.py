@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.client
 import signal
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,8 @@ from urllib.parse import urlsplit
 import pytest
 
 import fewshot_bench as fb
-from tests.helpers import PATIENCE, image_folder, start
+from fewshot_bench.plugins.models.app_command import CONNECTIONS
+from tests.helpers import PATIENCE, image_folder, start, wait_until
 from tests.models import zero_shot_model
 
 pytest.importorskip("uvicorn")
@@ -170,14 +172,28 @@ def test_a_page_elsewhere_cannot_ask(browser: Any, address: str) -> None:
     assert any("Content Security Policy" in one for one in seen.complaints)
 
 
-@pytest.mark.parametrize(
-    "path", ["/../../../../etc/passwd", "/..%2f..%2fapp.py", "/%2e%2e/app.py", "/page/../script.js"]
-)
-def test_no_path_leads_to_a_file(address: str, path: str) -> None:
+def got(address: str, path: str) -> tuple[int, bytes]:
+    """Status and content, without a browser that changes the path."""
     host = urlsplit(address)
     connection = http.client.HTTPConnection(host.hostname or "", host.port)
     connection.request("GET", path)
     answer = connection.getresponse()
-    assert answer.status == 404
-    assert b"nothing at this address" in answer.read()
+    found = answer.status, answer.read()
     connection.close()
+    return found
+
+
+@pytest.mark.parametrize(
+    "path", ["/../../../../etc/passwd", "/..%2f..%2fapp.py", "/%2e%2e/app.py", "/page/../script.js"]
+)
+def test_no_path_leads_to_a_file(address: str, path: str) -> None:
+    assert got(address, path) == (404, b'{"error":"there is nothing at this address"}')
+
+
+def test_more_connections_than_it_holds_are_sent_away(address: str) -> None:
+    host = urlsplit(address)
+    held = [socket.create_connection((host.hostname, host.port)) for _ in range(CONNECTIONS)]
+    wait_until(lambda: got(address, "/model")[0] == 503)
+    for connection in held:
+        connection.close()
+    wait_until(lambda: got(address, "/model")[0] == 200)

@@ -79,7 +79,7 @@ def _serve(app: object, listener: socket.socket) -> None:
         loop="asyncio",
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=CONNECTIONS,
+        limit_concurrency=CONNECTIONS + 1,  # the one that asks is counted
         timeout_graceful_shutdown=PATIENCE,
     )
     try:
