@@ -1,8 +1,8 @@
 """One harness for few-shot adaptation of vision-language models; plug-ins and programs import it.
 
-`run` computes results and `load` reads them (docs/python.md); the other names are the contracts of
-plug-ins (docs/plugins.md). A name is imported when it is first used, so that `import fewshot_bench`
-is quick.
+`run` computes results, `load` reads them, `load_model` opens a kept model (docs/python.md); the
+other names are the contracts of plug-ins (docs/plugins.md). A name is imported when it is first
+used, so that `import fewshot_bench` is quick.
 """
 
 from importlib import import_module
@@ -12,6 +12,7 @@ from fewshot_bench.utils.version import __version__
 
 if TYPE_CHECKING:
     from fewshot_bench.analysis.comparison import Comparison
+    from fewshot_bench.analysis.model import Model, load_model
     from fewshot_bench.analysis.results import CellPredictions, Results, load
     from fewshot_bench.api.backbone import Backbone
     from fewshot_bench.api.dataset import Dataset, DatasetCard
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 # Where each public name is; the imports above say the same to type checkers.
 _NAMES = {
     "fewshot_bench.analysis.comparison": "Comparison",
+    "fewshot_bench.analysis.model": "Model load_model",
     "fewshot_bench.analysis.results": "CellPredictions Results load",
     "fewshot_bench.api.backbone": "Backbone",
     "fewshot_bench.api.dataset": "Dataset DatasetCard",
@@ -81,6 +83,7 @@ __all__ = [
     "Method",
     "MethodCard",
     "Metric",
+    "Model",
     "NotApplicableError",
     "NumericalError",
     "Option",
@@ -101,6 +104,7 @@ __all__ = [
     "hookimpl",
     "hyper",
     "load",
+    "load_model",
     "methods",
     "run",
 ]

@@ -81,6 +81,17 @@ def _encode_batch(backbone: LoadedBackbone, pixels: Tensor) -> Tensor:
     return backbone.encode_image(pixels[index])[:count]
 
 
+def filled(count: int) -> list[int]:
+    """An order of images that leaves no small batch at the end, where an image rounds otherwise.
+
+    The images `count`, then some of them again: whoever is asked in batches of `ENCODE_BATCH`, or
+    in one, gives an image the same bits in whatever list it stands.
+    """
+    rest = count % ENCODE_BATCH
+    lacking = SMALL_BATCH - rest if 0 < rest < SMALL_BATCH else 0
+    return [place % count for place in range(count + lacking)]
+
+
 def visited(order: Any, count: int) -> list[int]:
     """Indices of the images that a pass visits, in order; all `count` of them by default."""
     return list(range(count)) if order is None else indices("batches: order", order, count)

@@ -153,6 +153,12 @@ class ImageSource:
             return None
         return ImageCache(transform, self.backbone.image_size, self.name)
 
+    def hold(self, pixels: Sequence[Pixels]) -> None:
+        """Take all images as decoded, (3, h, w) uint8 each, as far as there is memory."""
+        for index, image in enumerate(pixels):
+            self._evaluation.put(index, image, image.nbytes)
+            self._prices[("evaluation", index)] = Cost()
+
     def batches(
         self,
         size: int,

@@ -1,7 +1,8 @@
 """A kept model: a folder of tensors, what they mean, and a model card.
 
-`write_model` and `read_model` are the entry points. Reading runs nothing from the folder, and gives
-a model whole, as it was written, or StoreError with one line: both files have digests.
+`config_of`, `write_model` and `read_model` are the entry points. Reading runs nothing from the
+folder, and gives a model whole, as it was written, or StoreError with one line: both files have
+digests.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.keeping import packed
+from fewshot_bench.api.method import configuration
+from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import canonical_json
 from fewshot_bench.utils.errors import StoreError
 from fewshot_bench.utils.files import write_whole
@@ -23,6 +26,9 @@ from fewshot_bench.utils.version import __version__
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from fewshot_bench.api.backbone import LoadedBackbone
+    from fewshot_bench.api.task import Vocabulary
 
 FORMAT = 1
 CONFIG, TENSORS, CARD = "config.json", "model.safetensors", "README.md"
@@ -75,6 +81,27 @@ class ModelConfig:
         """Plain values, with the `digest` of them all."""
         plain: dict[str, Any] = json.loads(canonical_json(dataclasses.asdict(self)))
         return plain | {"digest": _digest(plain)}
+
+
+def config_of(
+    name: str, method: Any, backbone: LoadedBackbone, vocabulary: Vocabulary, **more: Any
+) -> ModelConfig:
+    """The config of a fitted method that is registered as `name`; more: other fields of it."""
+    code = registry().code(name)
+    return ModelConfig(
+        method=name,
+        method_version=str(getattr(method, "version", "1")),
+        method_origin=f"{code['distribution']} {code['version']}".strip(),
+        method_code=str(code["digest"]),
+        options=configuration(method),
+        backbone=backbone.name,
+        weights_digest=backbone.weights_digest,
+        precision=getattr(backbone, "precision", "fp32"),
+        image_size=backbone.image_size,
+        classnames=vocabulary.classnames,
+        templates=vocabulary.templates,
+        **more,
+    )
 
 
 def _digest(plain: Mapping[str, Any]) -> str:

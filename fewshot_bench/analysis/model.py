@@ -1,0 +1,384 @@
+"""A kept model in use: `load_model` opens a folder, `Model` classifies images with it.
+
+Opening runs nothing from the folder. Images go through the code that runs go through, so that
+logits are those of the run, bit for bit on one device.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fewshot_bench.analysis.comparison import frame
+from fewshot_bench.api.defaults import cuda_is_there
+from fewshot_bench.api.keeping import reason_not_to_keep, restore
+from fewshot_bench.api.method import Classifier, hyperparameters, typed_value
+from fewshot_bench.api.registry import registry
+from fewshot_bench.api.spec import PRECISIONS
+from fewshot_bench.api.task import Vocabulary
+from fewshot_bench.store.model_files import ModelConfig, read_model
+from fewshot_bench.utils.arguments import checked, text, whole
+from fewshot_bench.utils.errors import (
+    ContractError,
+    DataMissingError,
+    FsbenchError,
+    NotApplicableError,
+    StoreError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+    from fewshot_bench.api.backbone import LoadedBackbone
+    from fewshot_bench.images.feature_cache import FeatureCache
+    from fewshot_bench.images.loader import ImageSource
+
+BATCH = 1024
+"""Images per question to a classifier: some encode their prompts anew for each."""
+EXIF = ("ignore", "rotate")
+_ARGUMENTS = {"top": whole(1), "batch": whole(1)}
+# Views of images and counts of work are one per process.
+_ASKING = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The classes of one image, the most probable first, or why there are none.
+
+    rejected: the first probability is below the one that the model asks for.
+    """
+
+    image: str
+    classes: tuple[str, ...] = ()
+    probabilities: tuple[float, ...] = ()
+    rejected: bool = False
+    problem: str = ""
+
+    def row(self) -> dict[str, str | float | None]:
+        """By the names of `columns`."""
+        kept = (None, *self.classes[1:]) if self.rejected else self.classes
+        pairs = itertools.chain(*zip(kept, self.probabilities, strict=True))
+        return dict(zip(columns(len(kept)), (self.image, *pairs), strict=True))
+
+
+def columns(count: int) -> list[str]:
+    """Names of the columns of predictions with so many classes."""
+    names = ["class", "runner_up", *(f"class_{place}" for place in range(3, count + 1))]
+    probabilities = ["probability", "runner_up_probability"]
+    probabilities += [f"probability_{place}" for place in range(3, count + 1)]
+    return ["image", *itertools.chain(*zip(names, probabilities, strict=True))][: 2 * count + 1]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Model:
+    """A fitted method that was kept, ready to classify; several threads may ask it at once.
+
+    config: all that was kept beside its tensors. backbone, classifier: as loaded.
+    """
+
+    path: Path
+    config: ModelConfig
+    backbone: LoadedBackbone
+    classifier: Classifier
+    _features: FeatureCache = field(compare=False)
+
+    @property
+    def classnames(self) -> tuple[str, ...]:
+        """The classes, by column of the logits."""
+        return self.config.classnames
+
+    def predict(self, images: Any, *, top: int = 1, batch: int = BATCH) -> pd.DataFrame:
+        """One row per image: image, class, probability, runner_up, runner_up_probability.
+
+        images: paths, PIL images, numpy arrays (h, w, 3) of uint8, torch tensors (3, h, w) of uint8
+        or of floats from 0 to 1, mixed; or one of them. top: 3 adds class_3 and probability_3, and
+        so on. The class is None where the model rejects and the probability is too low. batch:
+        images in memory at once. DataMissingError for an image that cannot be used; UsageError
+        without pandas.
+        """
+        head = frame([], columns(max(2, top)))
+        rows = [one.row() for one in self._all(images, top, batch)]
+        return frame(rows) if rows else head
+
+    def logits(self, images: Any, *, batch: int = BATCH) -> Tensor:
+        """(n, classes) float32 on the CPU, of images as `predict` takes them."""
+        import torch
+
+        checked(_ARGUMENTS, {"batch": batch})
+        parts = []
+        for names, logits, problems in self._answers(_listed(images), batch):
+            _refuse(names, problems)
+            parts.append(logits)
+        return torch.cat(parts) if parts else torch.empty(0, len(self.classnames))
+
+    def probabilities(self, images: Any, *, batch: int = BATCH) -> Tensor:
+        """(n, classes) float64: the softmax of logits over the model's temperature."""
+        return self._softmax(self.logits(images, batch=batch))
+
+    def stream(
+        self, images: Iterable[Any], *, top: int = 1, batch: int = BATCH
+    ) -> Iterator[Prediction]:
+        """Predictions in order, as they come; an image that cannot be used has a `problem`.
+
+        images: as `predict` takes them; no more than a few batches are held at once.
+        """
+        checked(_ARGUMENTS, {"top": top, "batch": batch})
+        count = min(max(2, top), len(self.classnames))
+        for names, logits, problems in self._answers(images, batch):
+            found = self._softmax(logits).topk(count)
+            ranked = zip(found.values.tolist(), found.indices.tolist(), strict=True)
+            for place, name in enumerate(names):
+                if place in problems:
+                    yield Prediction(name, problem=problems[place])
+                else:
+                    yield self._prediction(name, *next(ranked))
+
+    def _prediction(self, name: str, values: Sequence[float], places: Sequence[int]) -> Prediction:
+        least = self.config.reject
+        classes = tuple(self.classnames[place] for place in places)
+        return Prediction(name, classes, tuple(values), least is not None and values[0] < least)
+
+    def _all(self, images: Any, top: int, batch: int) -> Iterator[Prediction]:
+        for one in self.stream(_listed(images), top=top, batch=batch):
+            _refuse([one.image], {0: one.problem} if one.problem else {})
+            yield one
+
+    def _softmax(self, logits: Tensor) -> Tensor:
+        # The highest first: a small temperature leaves no number infinite.
+        values = logits.double()
+        return ((values - values.amax(1, keepdim=True)) / self.config.temperature).softmax(1)
+
+    def _answers(
+        self, images: Iterable[Any], batch: int
+    ) -> Iterator[tuple[list[str], Tensor, dict[int, str]]]:
+        """Names of the images of a batch, logits of those that can be used, why not by place."""
+        from fewshot_bench.images.given import named, prepared
+        from fewshot_bench.utils.prefetch import Ahead
+
+        rotate, waiting, start = self.config.exif == "rotate", iter(images), 0
+        chunks = iter(lambda: list(itertools.islice(waiting, batch)), [])
+
+        def load(chunk: list[Any]) -> tuple[list[Any], ImageSource, dict[int, str]]:
+            return chunk, *prepared(chunk, self.backbone, rotate)
+
+        loading = Ahead((partial(load, chunk) for chunk in chunks), 1)
+        try:
+            for chunk, source, problems in loading:
+                names = [named(image, start + place) for place, image in enumerate(chunk)]
+                start += len(chunk)
+                yield names, self._asked(source), problems
+        finally:
+            loading.close()
+
+    def _asked(self, source: ImageSource) -> Tensor:
+        """(n, classes) float32 on the CPU; StoreError where the tensors cannot be these."""
+        import torch
+
+        from fewshot_bench.images.features import filled, image_view
+
+        if not len(source):
+            return torch.empty(0, len(self.classnames))
+        with _ASKING, _as_in_runs(self._features, self.backbone) as meter:
+            # A copy, so that what one answer leaves behind does not reach the next one.
+            ask, order = copy.copy(self.classifier).logits, filled(len(source))
+            view = image_view(source, self._features, meter, phase="encode_queries", order=order)
+            with _fitting(self.path, self.config):
+                logits = ask(view).detach().to("cpu", torch.float32)
+        shape = (len(order), len(self.classnames))
+        if tuple(logits.shape) != shape or not bool(logits.isfinite().all()):
+            raise _misfit(self.path, self.config, f"logits {tuple(logits.shape)}, expected {shape}")
+        return logits[: len(source)]
+
+    def __repr__(self) -> str:
+        count = len(self.classnames)
+        return (
+            f"Model('{self.path}': {self.config.method} on {self.config.backbone}, "
+            f"{count} class{'es' if count != 1 else ''})"
+        )
+
+
+def load_model(
+    path: str | PathLike[str], *, device: str = "auto", method: type | None = None
+) -> Model:
+    """The model in a folder; StoreError or UsageError, in one line, where it cannot be used.
+
+    device: `auto`, `cpu`, `cuda` or `cuda:N`. method: the class of a method that no plug-in
+    registers (of a file or a notebook). DataMissingError where the backbone is not to be had. A
+    warning where the code of the method differs from that of the fit.
+    """
+    return open_model(Path(path), device, method, partial(warnings.warn, stacklevel=3))
+
+
+def open_model(path: Path, device: str, method: type | None, warn: Callable[[str], None]) -> Model:
+    """As `load_model`; `warn` gets warnings."""
+    checked({"device": text("auto, cpu, cuda or cuda:N")}, {"device": device})
+    config, tensors = read_model(path)
+    fitted = _method(path, config, method, warn)
+    backbone = _backbone(path, config, _device(device))
+    from fewshot_bench.images.feature_cache import FeatureCache
+
+    features = FeatureCache(None)
+    vocabulary = Vocabulary(config.classnames, config.templates)
+    with _ASKING, _as_in_runs(features, backbone), _fitting(path, config):
+        classifier = restore(fitted, tensors, vocabulary, backbone)
+    return Model(path, config, backbone, classifier, features)
+
+
+def _method(
+    path: Path, config: ModelConfig, given: type | None, warn: Callable[[str], None]
+) -> Any:
+    """The method with its hyper-parameters, if it is the one that was fitted."""
+    known = registry()
+    if given is None and config.method not in known.methods.entries:
+        error = known.methods.unknown(config.method, known.methods.entries, "fsbench list methods")
+        raise UsageError(f"{path}: {error}; install its plug-in, or load_model(..., method=Class)")
+    cls = given or known.method_class(config.method)
+    version = str(getattr(cls, "version", "1"))
+    if version != config.method_version:
+        raise UsageError(
+            f"{path} was fitted by {config.method} version {config.method_version}, installed is "
+            f"{version}; install {config.method_origin or 'the package of then'}, or fit again"
+        )
+    if reason := reason_not_to_keep(cls):
+        raise UsageError(f"{path}: a model of {config.method} cannot be used: {reason}")
+    if given is None and config.method_code not in ("", known.code(config.method)["digest"]):
+        warn(
+            f"{path}: the code of {config.method} is not that of the fit "
+            f"({config.method_origin or 'unknown'}); its answers may differ"
+        )
+    return _configured(path, config, cls)
+
+
+def _configured(path: Path, config: ModelConfig, cls: type) -> Any:
+    parameters = {one.name: one for one in hyperparameters(cls)}
+    differing = sorted(set(parameters) ^ set(config.options))
+    if differing:
+        raise StoreError(
+            f"{path} and the installed {config.method} have other hyper-parameters "
+            f"({', '.join(differing)}); fit again"
+        )
+    try:
+        options = {
+            name: typed_value(config.method, parameters[name], value)
+            for name, value in config.options.items()
+        }
+        return cls(**options)
+    except Exception as error:
+        raise StoreError(f"{path}: {_line(error)}") from error
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if cuda_is_there() else "cpu"
+    kind, colon, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (colon and (kind == "cpu" or not index.isdigit())):
+        raise UsageError(f"device '{name}': expected auto, cpu, cuda or cuda:N")
+    if kind == "cuda":
+        import torch
+
+        if int(index or 0) >= torch.cuda.device_count():
+            raise UsageError(f"device '{name}' is not on this machine; use cpu or auto")
+    return name
+
+
+def _backbone(path: Path, config: ModelConfig, device: str) -> LoadedBackbone:
+    """The backbone of the fit, with the same weights and the same size of images."""
+    from fewshot_bench.backbones import loading
+
+    if config.precision not in PRECISIONS or config.exif not in EXIF:
+        raise StoreError(
+            f"{path}: precision '{config.precision}', exif '{config.exif}': expected one of "
+            f"{', '.join(PRECISIONS)}, and one of {', '.join(EXIF)}"
+        )
+    try:
+        backbone = loading.load(config.backbone, device, config.precision)
+    except FsbenchError as error:
+        raise type(error)(f"{path}: {error}") from error
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path}: backbone '{config.backbone}': {_line(error)}") from error
+    if backbone.weights_digest != config.weights_digest:
+        raise StoreError(
+            f"{path} was fitted on other weights of {config.backbone} "
+            f"({config.weights_digest[:12]}, here are {backbone.weights_digest[:12]}); "
+            "find those of then, or fit again"
+        )
+    if tuple(backbone.image_size) != config.image_size:
+        raise StoreError(
+            f"{path} was fitted on images of {config.image_size}, {config.backbone} takes "
+            f"{tuple(backbone.image_size)}; fit again"
+        )
+    return backbone
+
+
+@contextmanager
+def _as_in_runs(features: FeatureCache, backbone: LoadedBackbone) -> Iterator[Any]:
+    """The state of torch and of the harness in which runs ask classifiers; the meter of the work.
+
+    For one thread at a time.
+    """
+    import torch
+
+    from fewshot_bench.images.features import accounted, open_views
+    from fewshot_bench.profiling.meter import Meter
+
+    cudnn = torch.backends.cudnn
+    kernels = cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=cudnn.allow_tf32
+    )
+    meter = Meter(backbone.device)
+    with torch.no_grad(), kernels, open_views(), accounted(features, meter):
+        yield meter
+
+
+@contextmanager
+def _fitting(path: Path, config: ModelConfig) -> Iterator[None]:
+    """StoreError in one line for whatever tensors that are not those of the method lead to."""
+    import torch
+
+    try:
+        yield
+    except (UsageError, DataMissingError, NotApplicableError, torch.OutOfMemoryError):
+        raise
+    except ContractError as error:
+        raise _misfit(path, config, str(error)) from error
+    except Exception as error:
+        raise _misfit(path, config, _line(error)) from error
+
+
+def _misfit(path: Path, config: ModelConfig, why: str) -> StoreError:
+    return StoreError(
+        f"{path}: its tensors are not those of {config.method} for {len(config.classnames)} "
+        f"classes on {config.backbone} ({why:.200}); fit again"
+    )
+
+
+def _line(error: Exception) -> str:
+    words = " ".join(str(error).split())
+    return words if isinstance(error, FsbenchError) else f"{type(error).__name__}: {words:.160}"
+
+
+def _listed(images: Any) -> Iterable[Any]:
+    """Images that were given, one or several."""
+    one = isinstance(images, str | PathLike) or len(getattr(images, "shape", ())) == 3
+    if one or (hasattr(images, "getexif") and hasattr(images, "mode")):
+        return (images,)
+    if not isinstance(images, Iterable) or isinstance(images, bytes | Mapping):
+        raise UsageError(f"images are a {type(images).__name__}; expected a list of images")
+    return images
+
+
+def _refuse(names: Sequence[str], problems: Mapping[int, str]) -> None:
+    """DataMissingError for the first image that cannot be used."""
+    for place, problem in problems.items():
+        raise DataMissingError(f"{names[place]} {problem}; leave it out, or mend it")

@@ -1,0 +1,155 @@
+"""Images that a person hands over: files, PIL images, arrays and tensors, decoded for a backbone.
+
+`prepared` is the entry. An image that cannot be used is left out with the reason, in one line.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import stat
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from fewshot_bench.api.backbone import LoadedBackbone
+from fewshot_bench.images.augment import pixels_of
+from fewshot_bench.images.cache_file import Pixels
+from fewshot_bench.images.decode import EncodedFiles, decoded, deep_problem, in_a_line, upright
+from fewshot_bench.images.loader import ImageSource
+from fewshot_bench.utils.prefetch import spread
+
+KINDS = (
+    "expected a path, a PIL image, a numpy array (h, w, 3) of uint8, or a torch tensor (3, h, w) "
+    "of uint8 or of floats from 0 to 1"
+)
+# PIL reads an open file when it is first used, which two threads must not do to one image.
+_LOADING = threading.Lock()
+AT_A_TIME = 4
+"""Images that a thread decodes at a time."""
+
+
+def named(image: Any, number: int) -> str:
+    """A path as it was given; any other image by its number."""
+    return os.fspath(image) if isinstance(image, str | os.PathLike) else f"image {number}"
+
+
+def prepared(
+    images: Sequence[Any], backbone: LoadedBackbone, rotate: bool
+) -> tuple[ImageSource, dict[int, str]]:
+    """A source of the images that can be used, decoded in threads; why not, by place, of others.
+
+    rotate: whether EXIF orientations are applied.
+    """
+    ready = functools.partial(_ready, backbone=backbone, rotate=rotate)
+    found = spread(ready, images, size=AT_A_TIME)
+    problems = {place: one for place, one in enumerate(found) if isinstance(one, str)}
+    usable = [(images[place], one) for place, one in enumerate(found) if not isinstance(one, str)]
+    files = _Given([image for image, _ in usable], tuple(digest for _, (_, digest) in usable))
+    source = ImageSource(files, len(usable), backbone, rotate=rotate)
+    source.hold([pixels for _, (pixels, _) in usable])
+    return source, problems
+
+
+def _ready(image: Any, backbone: LoadedBackbone, rotate: bool) -> tuple[Pixels, bytes] | str:
+    """Pixels (3, h, w) for evaluation and the image's digest, or why there are none."""
+    data, picture = _opened(image)
+    problem = picture if isinstance(picture, str) else deep_problem(picture)
+    if problem is not None or isinstance(picture, str):
+        return str(problem)
+    try:
+        turned = upright(picture) if rotate else picture
+        return pixels_of(backbone.preprocess(turned)), hashlib.sha256(data).digest()
+    except Exception as error:
+        size = f"{picture.width} x {picture.height} pixels"
+        return f"({size}) does not fit the backbone's transform: {in_a_line(error)}"
+
+
+def _opened(image: Any) -> tuple[bytes, Image.Image | str]:
+    """All bytes of an image, and the image or why there is none."""
+    if isinstance(image, str | os.PathLike):
+        data = _file(Path(image))
+        return (b"", data) if isinstance(data, str) else (data, decoded(data))
+    try:
+        picture = _picture(image)
+        return picture.tobytes(), picture
+    except Exception as error:
+        return b"", in_a_line(error) if isinstance(image, Image.Image) else str(error)
+
+
+def _file(path: Path) -> bytes | str:
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return "is no file"
+        return path.read_bytes()
+    except FileNotFoundError:
+        return "does not exist"
+    except (OSError, ValueError) as error:
+        return f"cannot be read: {getattr(error, 'strerror', None) or error}"
+
+
+def _picture(image: Any) -> Image.Image:
+    """A PIL image of one in memory; ValueError for what is none."""
+    if isinstance(image, Image.Image):
+        with _LOADING:
+            image.load()
+        return image
+    shape = tuple(getattr(image, "shape", ()))
+    if isinstance(image, Tensor) and len(shape) == 3 and shape[0] == 3 and 0 not in shape:
+        return Image.fromarray(np.ascontiguousarray(_bytes(image).permute(1, 2, 0).numpy()))
+    plain = isinstance(image, np.ndarray) and image.dtype == np.uint8 and len(shape) == 3
+    if plain and shape[2] == 3 and 0 not in shape:
+        return Image.fromarray(np.ascontiguousarray(image))
+    kind = f"{type(image).__name__} {shape} of {image.dtype}" if shape else type(image).__name__
+    raise ValueError(f"is a {kind}; {KINDS}")
+
+
+def _bytes(image: Tensor) -> Tensor:
+    """uint8 values of a tensor on the CPU; ValueError where floats are not from 0 to 1."""
+    import torch
+
+    plain = image.detach().cpu()
+    if plain.dtype == torch.uint8:
+        return plain
+    if not plain.is_floating_point():
+        raise ValueError(f"is a Tensor {tuple(plain.shape)} of {plain.dtype}; {KINDS}")
+    low, high = float(plain.min()), float(plain.max())
+    if not (low >= 0 and high <= 1):
+        raise ValueError(
+            f"has values from {low:g} to {high:g}, expected 0 to 1; hand over an image that is not "
+            "normalized, or one of uint8"
+        )
+    return (plain.double() * 255).round().to(torch.uint8)
+
+
+class _Given(EncodedFiles):
+    """Images with their digests, decoded again only where memory did not hold their pixels."""
+
+    name = "given images"
+    stamped = False
+    digests: tuple[bytes, ...] = ()
+
+    def __init__(self, images: Sequence[Any], digests: tuple[bytes, ...]) -> None:
+        self._images = images
+        self.digests = digests
+
+    def read(self, index: int) -> bytes:
+        """The encoded file, or the pixels of an image in memory."""
+        return _opened(self._images[index])[0]
+
+    def title(self, index: int) -> str:
+        """The path, or the number of an image in memory."""
+        return named(self._images[index], index)
+
+    def decode(self, index: int) -> Image.Image:
+        """The image; DataMissingError where it changed since it was looked at first."""
+        data, picture = _opened(self._images[index])
+        if isinstance(picture, str) or hashlib.sha256(data).digest() != self.digests[index]:
+            raise self.unusable(index, "changed while it was in use")
+        return picture

@@ -1,0 +1,1 @@
+"""Kept models: adapt one to images, ask it, hand it on."""

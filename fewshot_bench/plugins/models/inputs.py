@@ -1,0 +1,67 @@
+"""Images that a command line names: files, folders, patterns, standard input.
+
+`found` gives paths one by one; a million of them are never held, but for the names in one folder.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import sys
+from collections.abc import Iterator, Sequence
+
+from fewshot_bench.utils.errors import UsageError
+from fewshot_bench.utils.image_formats import image_endings, image_remedy
+
+STDIN = "-"
+
+
+def found(arguments: Sequence[str]) -> Iterator[str]:
+    """Paths of images; UsageError where nothing is named, or a folder or pattern has none."""
+    if not arguments:
+        raise UsageError("no image is named; expected files, folders, 'patterns/*.jpg' or -")
+    for one in arguments:
+        if _is_pattern(one) and next(_matches(one), None) is None:
+            raise UsageError(f"'{one}' matches no file; check the pattern")
+        if os.path.isdir(one) and next(_below(one), None) is None:
+            raise UsageError(f"'{one}' holds no image ({', '.join(image_endings())})")
+    return (path for one in arguments for path in _of(one))
+
+
+def _of(argument: str) -> Iterator[str]:
+    if argument == STDIN:
+        for line in sys.stdin.buffer:
+            if path := os.fsdecode(line.rstrip(b"\r\n")):
+                yield from _expanded(path)
+    elif _is_pattern(argument):
+        for path in sorted(_matches(argument)):
+            yield from _expanded(path)
+    else:
+        yield from _expanded(argument)
+
+
+def _is_pattern(argument: str) -> bool:
+    return glob.has_magic(argument) and not os.path.lexists(argument)
+
+
+def _matches(pattern: str) -> Iterator[str]:
+    return glob.iglob(pattern, recursive=True)
+
+
+def _expanded(path: str) -> Iterator[str]:
+    return _below(path) if os.path.isdir(path) else iter((path,))
+
+
+def _below(folder: str) -> Iterator[str]:
+    """Images in a folder and its folders, sorted; hidden ones are left out."""
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith(".") and _is_image(name):
+                yield os.path.join(place, name)
+
+
+def _is_image(name: str) -> bool:
+    """True for the ending of an image, readable here or not."""
+    ending = os.path.splitext(name)[1][1:].lower()
+    return ending in image_endings() or bool(image_remedy(ending))

@@ -1,0 +1,21 @@
+"""The commands that use kept models."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fewshot_bench.api.plugins import hookimpl
+
+if TYPE_CHECKING:
+    from fewshot_bench.cli.groups import LazyGroup
+
+COMMANDS = {
+    "predict": "Classify images with a kept model.",
+}
+
+
+@hookimpl
+def register_commands(cli: LazyGroup) -> None:
+    """Add them by name; nothing is imported before one is used."""
+    for name, text in COMMANDS.items():
+        cli.add_lazy(name, f"fewshot_bench.plugins.models.{name}_command:command", text)

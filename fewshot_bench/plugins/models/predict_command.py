@@ -1,0 +1,170 @@
+"""`fsbench predict`: classes of images, by a kept model, as they come."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from fewshot_bench.cli.output import replaced, warn
+from fewshot_bench.plugins.models.inputs import found
+from fewshot_bench.utils.errors import UsageError
+from fewshot_bench.utils.text import printable
+
+if TYPE_CHECKING:
+    from fewshot_bench.analysis.model import Prediction
+
+WIDEST = 40
+"""Characters of a class name in a table."""
+Row = dict[str, str | float | None]
+Line = Callable[[Row], str]
+
+
+@click.command("predict", short_help="Classify images with a kept model.")
+@click.argument("model", type=click.Path(path_type=Path), metavar="MODEL")
+@click.argument("images", nargs=-1, metavar="IMAGES...")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(("table", "csv", "jsonl")),
+    default="table",
+    show_default=True,
+    help="A table, CSV, or JSON lines.",
+)
+@click.option(
+    "--top",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    metavar="K",
+    help="Show so many classes; class and runner-up are always there.",
+)
+@click.option(
+    "-O",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write to this file.",
+)
+@click.option(
+    "--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu or cuda:N."
+)
+def command(
+    model: Path, images: tuple[str, ...], form: str, top: int, output: Path | None, device: str
+) -> None:
+    """Classify images with the model in the folder MODEL.
+
+    IMAGES are files, folders (with all images below them, sorted), patterns such as 'new/*.jpg',
+    or - for paths on standard input, one per line. An image that cannot be read is named on stderr
+    and left out, and the exit code is 1.
+    """
+    paths = found(images)
+    from fewshot_bench.analysis.model import columns, open_model
+
+    opened = open_model(model, device, None, warn)
+    head = columns(min(max(2, top), max(2, len(opened.classnames))))
+    line = _LINES[form](head, opened.classnames)
+    done = skipped = 0
+    with _writing(output) as write, _progress(output) as show:
+        if form != "jsonl":
+            write(line({name: name for name in head}))
+        for one in opened.stream(paths, top=top):
+            done += 1
+            if one.problem:
+                skipped += 1
+                click.echo(printable(f"skipped: {one.image}: {one.problem}"), err=True)
+            else:
+                write(line(_row(one, head)))
+            show(done)
+    if not done:
+        raise UsageError("no path came on standard input; write one per line")
+    if skipped:
+        click.echo(f"{skipped:,} of {done:,} images could not be read", err=True)
+        sys.exit(1)
+
+
+def _row(prediction: Prediction, head: list[str]) -> Row:
+    """All columns; empty where the model has fewer classes."""
+    return dict.fromkeys(head) | prediction.row()
+
+
+def _csv(head: list[str], classnames: tuple[str, ...]) -> Line:
+    def line(row: Row) -> str:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerow([row[name] for name in head])
+        return text.getvalue()
+
+    return line
+
+
+def _json(head: list[str], classnames: tuple[str, ...]) -> Line:
+    return lambda row: json.dumps(row) + "\n"
+
+
+def _table(head: list[str], classnames: tuple[str, ...]) -> Line:
+    """Columns of a width that follows from the class names, so that rows can be shown at once."""
+    names = [printable(name) for name in (*classnames, "class")]
+    width = max(len("runner_up"), min(WIDEST, max(map(len, names))))
+
+    def line(row: Row) -> str:
+        classes, values = head[1::2], head[2::2]
+        cells = []
+        for name, value in zip(classes, values, strict=True):
+            shown = "-" if row[name] is None else printable(str(row[name]))
+            cells.append(f"{_cut(shown, width):<{width}}  {_share(row[value])}")
+        return "  ".join([*cells, printable(str(row["image"]))]) + "\n"
+
+    return line
+
+
+def _share(value: str | float | None) -> str:
+    if isinstance(value, str):
+        return f"{'share':>7}"
+    return f"{'':>7}" if value is None else f"{100 * value:5.1f} %"
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
+_LINES = {"table": _table, "csv": _csv, "jsonl": _json}
+
+
+@contextmanager
+def _writing(output: Path | None) -> Iterator[Callable[[str], None]]:
+    """Lines to stdout, or to a file that takes its place when all went well."""
+    if output is None:
+        yield lambda text: click.echo(_encodable(text), nl=False, color=True)
+        return
+    with replaced(output) as temporary, temporary.open("w", encoding="utf-8") as file:
+
+        def write(text: str) -> None:
+            file.write(_encodable(text))
+
+        yield write
+
+
+def _encodable(text: str) -> str:
+    """Text without the bytes of file names that are not UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+@contextmanager
+def _progress(output: Path | None) -> Iterator[Callable[[int], None]]:
+    """The count of images on a terminal, where no result is shown on it."""
+    shown = sys.stderr.isatty() and (output is not None or not sys.stdout.isatty())
+
+    def show(done: int) -> None:
+        if shown and done % 64 == 0:
+            click.echo(f"\r{done:,} images", err=True, nl=False)
+
+    yield show
+    if shown:
+        click.echo("\r\033[K", err=True, nl=False)

@@ -1,0 +1,173 @@
+"""Kept models on a hub: `hub:USER/NAME@revision` as a folder here, and a folder put there.
+
+`model_folder` and `push` are the entry points. Only the three files of the format come over, of one
+commit, into the cache of huggingface_hub; their digests are checked, and nothing of them runs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from fewshot_bench.store.model_files import CARD, CONFIG, TENSORS, read_model
+from fewshot_bench.utils.errors import DataMissingError, FsbenchError, StoreError, UsageError
+from fewshot_bench.utils.extras import require
+
+PREFIX = "hub:"
+FILES = (CONFIG, TENSORS, CARD)
+_NAME = re.compile(r"hub:([\w.-]+/[\w.-]+)(?:@([^\s@]+))?", re.ASCII)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_LOGIN = "log in (hf auth login, or HF_TOKEN)"
+
+
+@dataclass(frozen=True)
+class HubName:
+    """A model on a hub; revision: a branch, tag or commit, empty for the newest."""
+
+    repository: str
+    revision: str = ""
+
+    def __str__(self) -> str:
+        return f"{PREFIX}{self.repository}{self.revision and '@'}{self.revision}"
+
+
+def hub_name(text: str) -> HubName:
+    """The parts of `hub:USER/NAME@revision`; UsageError where it is none."""
+    match = _NAME.fullmatch(text)
+    if match is None:
+        raise UsageError(f"'{text}': expected hub:USER/NAME, or hub:USER/NAME@REVISION")
+    return HubName(match[1], match[2] or "")
+
+
+def model_folder(name: str | PathLike[str], say: Callable[[str], None]) -> Path:
+    """The folder of a model: the one that is named, or the one of `hub:USER/NAME@revision`.
+
+    say: hears the commit, where the name does not hold it. UsageError for a name that is none or
+    without huggingface_hub, DataMissingError where the hub does not give the model, StoreError
+    where what it gives is damaged.
+    """
+    text = os.fspath(name)
+    if not text.startswith(PREFIX):
+        return Path(text)
+    wanted = hub_name(text)
+    with _asking(wanted, "loading a model from a hub") as api:
+        folder = _cached(wanted) or _downloaded(api, wanted)
+    found = replace(wanted, revision=folder.name)
+    if wanted.revision != found.revision:
+        say(f"{wanted} is at commit {found.revision}; {found} names it for good")
+    try:
+        read_model(folder)
+    except StoreError as error:
+        raise StoreError(
+            f"{found} is damaged on the hub or came over damaged: {error}; "
+            f"to load it once more, remove {folder.parents[1]}"
+        ) from None
+    return folder
+
+
+def push(folder: Path, destination: str, *, private: bool = False, branch: str = "") -> HubName:
+    """Put a model on a hub, as one commit that is returned; the repository is made if need be.
+
+    destination: `hub:USER/NAME`. private: only those with access see it; UsageError where the
+    repository is there and public. branch: the one to write to, made if need be. StoreError for a
+    folder that is no model as a whole, DataMissingError where the hub does not take it.
+    """
+    target = hub_name(destination)
+    if target.revision:
+        raise UsageError(f"'{destination}': name the branch to write to by --revision")
+    read_model(folder)
+    if not (folder / CARD).is_file() or not (folder / CARD).read_bytes().strip():
+        raise StoreError(f"{folder} has no model card: write what the model is into {CARD}")
+    wanted = replace(target, revision=branch)
+    with _asking(wanted, "putting a model on a hub") as api:
+        from huggingface_hub import CommitOperationAdd
+
+        repository = target.repository
+        # None leaves it to the settings of an organization, which may be stricter.
+        api.create_repo(repository, private=True if private else None, exist_ok=True)
+        if private and not api.model_info(repository).private:
+            raise UsageError(f"{target} is there and public; make it private there, or rename it")
+        if branch:
+            api.create_branch(repository, branch=branch, exist_ok=True)
+        files = [CommitOperationAdd(file, folder / file) for file in (CONFIG, TENSORS, CARD)]
+        done = api.create_commit(
+            repository,
+            files,
+            commit_message="Put a model of fewshot_bench",
+            revision=branch or None,
+        )
+    return replace(target, revision=str(done.oid))
+
+
+def _cached(name: HubName) -> Path | None:
+    """The folder here that holds all files of a commit."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if not _COMMIT.fullmatch(name.revision):
+        return None
+    found = [
+        try_to_load_from_cache(name.repository, file, revision=name.revision) for file in FILES
+    ]
+    paths = [Path(path) for path in found if isinstance(path, str)]
+    return paths[0].parent if len(paths) == len(FILES) else None
+
+
+def _downloaded(api: Any, name: HubName) -> Path:
+    """The folder here, when the files of one commit have come over."""
+    # The commit is asked for at first: a wrong name fails there at once, a download tries again.
+    commit = str(api.model_info(name.repository, revision=name.revision or None).sha)
+    if not _COMMIT.fullmatch(commit):
+        raise StoreError(f"{name}: the hub names no commit of it ({commit!r:.60})")
+    found = {
+        Path(api.hf_hub_download(name.repository, file, revision=commit)).parent for file in FILES
+    }
+    if {folder.name for folder in found} != {commit}:
+        raise StoreError(f"{name}: the hub gave files of another commit than {commit}; try again")
+    return found.pop()
+
+
+@contextmanager
+def _asking(name: HubName, what: str) -> Iterator[Any]:
+    """The hub's API; all that goes wrong there is one line with the name of the model."""
+    hub = require("huggingface_hub", "hub", what)
+    try:
+        yield hub.HfApi()
+    except FsbenchError:
+        raise
+    except Exception as error:
+        raise DataMissingError(f"{name}: {_reason(error, name, hub)}") from error
+
+
+def _reason(error: Exception, name: HubName, hub: Any) -> str:
+    from huggingface_hub import errors
+
+    cached = Path(hub.constants.HF_HUB_CACHE) / f"models--{name.repository.replace('/', '--')}"
+    here = ", ".join(sorted(path.name for path in (cached / "snapshots").glob("*"))) or "none"
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    known: list[tuple[type[Exception], str]] = [
+        (errors.GatedRepoError, f"access is restricted; ask for it on its page, then {_LOGIN}"),
+        (errors.RepositoryNotFoundError, f"no such model, or it is private: check it, or {_LOGIN}"),
+        (errors.RevisionNotFoundError, "no such revision; name a branch, a tag or a commit"),
+        (
+            errors.OfflineModeIsEnabled,
+            f"offline, a commit that was loaded before has to be named: {name.repository}@COMMIT "
+            f"(here: {here})",
+        ),
+    ]
+    for kind, reason in known:
+        if isinstance(error, kind):
+            return reason
+    if status == 404 and isinstance(error, errors.EntryNotFoundError):
+        return "it holds no model: one of its files is not there"
+    if status in (401, 403) or isinstance(error, errors.LocalTokenNotFoundError):
+        return f"the hub does not allow it ({status}): {_LOGIN} with a token that may write there"
+    words = " ".join(str(error).split())
+    return (
+        f"{hub.constants.ENDPOINT} does not answer as a hub: {type(error).__name__}: {words:.200}"
+    )

@@ -1,0 +1,260 @@
+"""A kept model in use: the logits of the run, whatever images it is handed, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import fewshot_bench as fb
+from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.runner.fit import Fitted
+from fewshot_bench.runner.retry import fit_within_memory
+from fewshot_bench.runner.run import run_one
+from fewshot_bench.runner.session import Session
+from fewshot_bench.store.model_files import config_of, read_model, write_model
+from tests.helpers import cells, image_folder, quick, save_image
+
+METHODS = ("zero-shot", "linear-probe", "tip-adapter-f", "coop", "clip-lora")
+
+
+def kept(spec: RunSpec, folder: Path, **config: Any) -> Path:
+    """A model of a cell, as whatever fits one keeps it."""
+    session = Session()
+    cell = session.resolve(spec)
+    fitted = fit_within_memory(cell, session, None, lambda: False)
+    assert isinstance(fitted, Fitted)
+    about = config_of(
+        spec.method, cell.method, fitted.backbone, cell.lists.fitted, exif=spec.exif, **config
+    )
+    write_model(folder, about, fitted.classifier.tensors(), "# A model\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return image_folder(tmp_path_factory.mktemp("photos"), train=4, test=20)
+
+
+def cell(photos: Path, method: str, **more: Any) -> RunSpec:
+    options = quick((method,))
+    return cells(method, options=options, datasets=(f"folder:{photos}",), limit=None, **more)[0]
+
+
+def paths(photos: Path) -> list[Path]:
+    return sorted((photos / "test").rglob("*.jpg"))
+
+
+@pytest.fixture(scope="module")
+def folder(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return kept(cell(photos, "linear-probe"), tmp_path_factory.mktemp("kept") / "model")
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> fb.Model:
+    return fb.load_model(folder)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_logits_are_those_of_the_run(method: str, photos: Path, tmp_path: Path) -> None:
+    spec = cell(photos, method)
+    outcome = run_one(spec, Session())
+    model = fb.load_model(kept(spec, tmp_path / "model"))
+    assert outcome.logits is not None
+    assert model.classnames == ("cat", "dog")
+    by_id = dict(zip(outcome.ids, outcome.logits, strict=True))
+    expected = torch.stack([by_id[f"test/{p.parent.name}/{p.name}"] for p in paths(photos)])
+    assert torch.equal(model.logits(paths(photos)), expected)
+    reversed_order = model.logits(paths(photos)[::-1], batch=16)
+    assert torch.equal(reversed_order.flip(0), expected)
+
+
+def test_images_of_every_kind_give_the_same_bits(model: fb.Model, tmp_path: Path) -> None:
+    path = tmp_path / "one.png"
+    save_image(path, 7)
+    picture = Image.open(path)
+    array = np.asarray(picture)
+    pixels = torch.from_numpy(array.copy()).permute(2, 0, 1)
+    given: list[Any] = [path, str(path), picture, array, pixels, pixels / 255, pixels.half() / 255]
+    found = model.logits(given)
+    assert all(torch.equal(row, found[0]) for row in found)
+    assert torch.equal(model.logits(path)[0], found[0])
+    assert torch.equal(model.logits(pixels.unsqueeze(0))[0], found[0])
+    names = list(model.predict(given).image)
+    assert names == [str(path), str(path), *(f"image {number}" for number in range(2, 7))]
+
+
+@pytest.mark.parametrize(
+    ("image", "complaint"),
+    [
+        ("missing.jpg", "missing.jpg does not exist"),
+        (".", r"\. is no file"),
+        ("a\0b.jpg", "embedded null"),
+        (np.zeros((4, 4), np.uint8), "is a ndarray .4, 4. of uint8; expected a path"),
+        (np.zeros((4, 4, 3), np.float32), "is a ndarray .4, 4, 3. of float32"),
+        (torch.zeros(4, 4, 3), r"is a Tensor .4, 4, 3. of torch.float32"),
+        (torch.full((3, 4, 4), 2.0), "values from 2 to 2, expected 0 to 1"),
+        (torch.full((3, 4, 4), float("nan")), "values from nan to nan"),
+        (torch.zeros(3, 4, 4, dtype=torch.int64), "of torch.int64"),
+        (7, "is a int; expected a path"),
+    ],
+)
+def test_what_is_no_image_is_named(model: fb.Model, image: Any, complaint: str) -> None:
+    with pytest.raises(fb.DataMissingError, match=complaint):
+        model.logits([image])
+
+
+def test_no_list_of_images_is_refused(model: fb.Model) -> None:
+    for images in (7, b"bytes", {"a": 1}):
+        with pytest.raises(fb.UsageError, match="expected a list of images"):
+            model.predict(images)
+
+
+def test_predictions_name_class_and_runner_up(model: fb.Model, photos: Path) -> None:
+    table = model.predict(paths(photos), top=2)
+    assert list(table) == ["image", "class", "probability", "runner_up", "runner_up_probability"]
+    expected = model.logits(paths(photos)).double().softmax(1)
+    assert np.allclose(table.probability, expected.max(1).values)
+    best = [model.classnames[place] for place in expected.argmax(1)]
+    assert list(table["class"]) == best
+    assert torch.equal(model.probabilities(paths(photos)), expected)
+    assert list(model.predict([])) == list(table)
+    with pytest.raises(fb.UsageError, match=r"top=0: expected a whole number from 1"):
+        model.predict(paths(photos), top=0)
+
+
+def test_temperature_and_rejection(folder: Path, photos: Path, tmp_path: Path) -> None:
+    config, tensors = read_model(folder)
+    config = dataclasses.replace(config, temperature=1e-300, reject=None)
+    write_model(tmp_path / "sharp", config, tensors, "")
+    sharp = fb.load_model(tmp_path / "sharp")
+    assert set(sharp.predict(paths(photos)).probability) == {1.0}
+    config = dataclasses.replace(config, temperature=1e9, reject=0.9)
+    write_model(tmp_path / "flat", config, tensors, "")
+    table = fb.load_model(tmp_path / "flat").predict(paths(photos))
+    assert set(table["class"]) == {None}
+    assert np.allclose(table.probability, 0.5)
+
+
+def test_threads_get_the_same_bits(model: fb.Model, photos: Path) -> None:
+    chosen = [paths(photos)[start::4] for start in range(4)]
+    alone = [model.logits(images) for images in chosen]
+    found: list[Any] = [None] * 4
+
+    def ask(number: int) -> None:
+        found[number] = [model.logits(chosen[number], batch=3 + number) for _ in range(5)]
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for answers, expected in zip(found, alone, strict=True):
+        assert all(torch.equal(answer, expected) for answer in answers)
+
+
+def test_a_stream_names_what_it_skips_and_reads_no_further_than_it_must(
+    model: fb.Model, photos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    taken = []
+
+    def endless() -> Any:
+        while True:
+            for path in (paths(photos)[0], tmp_path / "broken.jpg"):
+                taken.append(path)
+                yield path
+
+    stream = model.stream(endless(), batch=4)
+    first = [next(stream) for _ in range(4)]
+    stream.close()
+    assert [bool(one.problem) for one in first] == [False, True, False, True]
+    assert "no known image format" in first[1].problem
+    assert len(taken) <= 12
+
+
+def test_exif_is_applied_where_the_fit_applied_it(
+    folder: Path, model: fb.Model, tmp_path: Path
+) -> None:
+    save_image(tmp_path / "upright.png", 3)
+    picture = Image.open(tmp_path / "upright.png")
+    exif = Image.Exif()
+    exif[274] = 6
+    picture.rotate(90, expand=True).save(tmp_path / "turned.png", exif=exif)
+    both = [tmp_path / "upright.png", tmp_path / "turned.png"]
+    config, tensors = read_model(folder)
+    write_model(tmp_path / "rotate", dataclasses.replace(config, exif="rotate"), tensors, "")
+    straight = fb.load_model(tmp_path / "rotate").logits(both)
+    assert torch.equal(straight[0], straight[1])
+    assert not torch.equal(*model.logits(both))
+
+
+def rewritten(folder: Path, to: Path, **changes: Any) -> Path:
+    config, tensors = read_model(folder)
+    write_model(to, dataclasses.replace(config, **changes), tensors, "")
+    return to
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"method": "linear-prob"}, "unknown method 'linear-prob': did you mean 'linear-probe'"),
+        ({"method": "/tmp/evil.py:Evil"}, r"unknown method '/tmp/evil.py:Evil' .*method=Class"),
+        ({"method_version": "0"}, "fitted by linear-probe version 0, installed is 1"),
+        ({"options": {"c": 1.0}}, "have other hyper-parameters"),
+        ({"weights_digest": "ab" * 32}, "other weights of tiny .abababababab, here are"),
+        ({"backbone": "tyni"}, "unknown backbone 'tyni': did you mean 'tiny'"),
+        ({"backbone": "ViT-B-16@missing.pt"}, "backbone file missing.pt does not exist"),
+        ({"precision": "fp8"}, "precision 'fp8'"),
+        ({"exif": "both"}, "exif 'both'"),
+        ({"image_size": (32, 48)}, "fitted on images of .32, 48."),
+        ({"classnames": ("cat", "dog", "cow")}, "tensors are not those of linear-probe for 3"),
+    ],
+)
+def test_a_model_that_cannot_be_used_is_one_line(
+    folder: Path, photos: Path, tmp_path: Path, changes: dict[str, Any], complaint: str
+) -> None:
+    wrong = rewritten(folder, tmp_path / "wrong", **changes)
+    with pytest.raises(fb.FsbenchError, match=complaint) as raised:
+        fb.load_model(wrong).logits(paths(photos)[:1])
+    assert "\n" not in str(raised.value)
+    assert str(wrong) in str(raised.value)
+
+
+def test_other_options_and_other_code(folder: Path, tmp_path: Path) -> None:
+    config, _ = read_model(folder)
+    options = {**config.options, "c": "much"}
+    with pytest.raises(fb.FsbenchError, match="c='much' is not float"):
+        fb.load_model(rewritten(folder, tmp_path / "typed", options=options))
+    other = rewritten(folder, tmp_path / "other", method_code="0" * 64)
+    with pytest.warns(UserWarning, match="the code of linear-probe is not that of the fit"):
+        fb.load_model(other)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "cpu:1"])
+def test_a_device_that_is_not_there(folder: Path, device: str) -> None:
+    with pytest.raises(fb.UsageError, match=f"device '{device}'"):
+        fb.load_model(folder, device=device)
+
+
+def test_a_method_of_no_plug_in_is_handed_over(folder: Path, tmp_path: Path) -> None:
+    from fewshot_bench.api.registry import registry
+
+    own = rewritten(folder, tmp_path / "own", method="mine.py:Mine", method_code="")
+    cls = registry().method_class("linear-probe")
+    assert fb.load_model(own, method=cls).config.method == "mine.py:Mine"
+
+
+def test_a_folder_without_a_model(tmp_path: Path) -> None:
+    with pytest.raises(fb.FsbenchError, match="holds no model"):
+        fb.load_model(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"format": 99}))
+    with pytest.raises(fb.FsbenchError, match="has format 99"):
+        fb.load_model(tmp_path)

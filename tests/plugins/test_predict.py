@@ -1,0 +1,133 @@
+"""`fsbench predict`: files, folders, patterns and lists of them; what cannot be read is named."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fewshot_bench as fb
+from fewshot_bench.backbones import loading
+from fewshot_bench.store.model_files import config_of, read_model, write_model
+from tests.helpers import command, fsbench, image_folder
+
+CLASSES = ("cat", "dog", "cow\x1b[31m")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from fewshot_bench.api.registry import registry
+
+    folder = tmp_path_factory.mktemp("model")
+    vocabulary = fb.Vocabulary(CLASSES, ("a photo of a {}.",))
+    method = registry().method_class("zero-shot")()
+    config = config_of("zero-shot", method, loading.load("tiny"), vocabulary)
+    write_model(folder, config, {}, "")
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    return image_folder(tmp_path / "photos", train=1, test=2)
+
+
+def rows(text: str) -> list[dict[str, Any]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_formats_say_the_same(model: Path, photos: Path, tmp_path: Path) -> None:
+    asked = (model, photos / "test" / "cat" / "0.jpg", photos / "test" / "dog", "--top", 3)
+    table, listed = fsbench("predict", *asked), fsbench("predict", *asked, "--format", "csv")
+    lines = fsbench("predict", *asked, "--format", "jsonl", "--output", tmp_path / "out.jsonl")
+    assert (table.code, listed.code, lines.code) == (0, 0, 0)
+    found = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [{k: str(v) for k, v in row.items()} for row in found] == rows(listed.out)
+    order = ["image", "class", "probability", "runner_up", "runner_up_probability"]
+    assert list(found[0]) == [*order, "class_3", "probability_3"]
+    expected = fb.load_model(model).predict([row["image"] for row in found], top=3)
+    assert expected.to_dict("records") == found
+    assert [Path(row["image"]).name for row in found] == ["0.jpg", "0.jpg", "1.jpg"]
+    shown = table.out.splitlines()
+    assert shown[0].split() == ["class", "share", "runner_up", "share", "class_3", "share", "image"]
+    assert len(shown) == 4
+    assert "\x1b" not in table.out
+
+
+def test_folders_patterns_and_hidden_files(
+    model: Path, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photos / "test" / ".hidden.jpg").write_bytes(b"")
+    (photos / "test" / "notes.txt").write_text("no image")
+    monkeypatch.chdir(photos)
+    below = rows(fsbench("predict", model, "test", "--format", "csv").out)
+    assert [row["image"] for row in below] == [
+        os.path.join("test", name, f"{index}.jpg") for name in ("cat", "dog") for index in (0, 1)
+    ]
+    some = rows(fsbench("predict", model, "test/*/1.jpg", "--format", "csv").out)
+    assert [row["image"] for row in some] == ["test/cat/1.jpg", "test/dog/1.jpg"]
+
+
+def test_what_cannot_be_read_is_named_and_left_out(model: Path, photos: Path) -> None:
+    broken, empty = photos / "broken.jpg", photos / "test" / "cat" / "2.heic"
+    broken.write_bytes(b"no image")
+    empty.write_bytes(b"")
+    done = fsbench("predict", model, broken, photos / "test", "missing.png", "--format", "csv")
+    assert done.code == 1
+    assert len(rows(done.out)) == 4
+    named = done.err.splitlines()
+    assert [line.split(": ")[1] for line in named[:3]] == [str(broken), str(empty), "missing.png"]
+    assert named[-1] == "3 of 7 images could not be read"
+
+
+@pytest.mark.parametrize("shell", [True, False])
+def test_paths_come_on_standard_input(model: Path, photos: Path, shell: bool) -> None:
+    odd = os.fsencode(photos) + b"/\xff.jpg"
+    os.rename(photos / "test" / "cat" / "0.jpg", odd)
+    given = odd + b"\n\n" + os.fsencode(photos / "test" / "dog") + b"\n" if shell else b"\n"
+    done = subprocess.run(
+        command("predict", model, "-", "--format", "jsonl"), input=given, capture_output=True
+    )
+    if not shell:
+        assert done.returncode == 2
+        assert b"no path came on standard input" in done.stderr
+        return
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line)["image"] for line in done.stdout.splitlines()]
+    assert os.fsencode(found[0]) == odd
+    assert len(found) == 3
+
+
+def test_nothing_to_classify_is_a_usage_error(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no image")
+    for images, complaint in (
+        ((), "no image is named"),
+        ((tmp_path,), "holds no image"),
+        ((tmp_path / "*.jpg",), "matches no file"),
+    ):
+        done = fsbench("predict", model, *images)
+        assert (done.code, done.out) == (2, "")
+        assert complaint in done.err
+
+
+def test_a_model_that_cannot_be_used_is_one_line(model: Path, photos: Path, tmp_path: Path) -> None:
+    done = fsbench("predict", tmp_path, photos)
+    assert (done.code, done.out) == (1, "")
+    assert done.err == f"error: {tmp_path} holds no model: there is no config.json in it\n"
+    assert fsbench("predict", model, photos, "--device", "gpu").code == 2
+    assert fsbench("predict", model, photos, "--output", tmp_path / "no" / "file").code == 2
+
+
+def test_rejected_images_have_no_class(model: Path, photos: Path, tmp_path: Path) -> None:
+    config, tensors = read_model(model)
+    write_model(tmp_path / "strict", dataclasses.replace(config, reject=1.0), tensors, "")
+    done = fsbench("predict", tmp_path / "strict", photos / "test", "--format", "jsonl")
+    assert {json.loads(line)["class"] for line in done.out.splitlines()} == {None}
+    table = fsbench("predict", tmp_path / "strict", photos / "test").out.splitlines()
+    assert {line.split()[0] for line in table[1:]} == {"-"}
