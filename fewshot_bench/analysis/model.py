@@ -7,6 +7,7 @@ logits are those of the run, bit for bit on one device.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 import threading
 import warnings
@@ -220,10 +221,18 @@ def load_model(
     return open_model(Path(path), device, method, partial(warnings.warn, stacklevel=3))
 
 
-def open_model(path: Path, device: str, method: type | None, warn: Callable[[str], None]) -> Model:
-    """As `load_model`; `warn` gets warnings."""
+def open_model(
+    path: Path,
+    device: str,
+    method: type | None,
+    warn: Callable[[str], None],
+    *,
+    precision: str = "",
+) -> Model:
+    """As `load_model`; `warn` gets warnings. precision: another one than that of the fit."""
     checked({"device": text("auto, cpu, cuda or cuda:N")}, {"device": device})
     config, tensors = read_model(path)
+    config = dataclasses.replace(config, precision=precision or config.precision)
     fitted = _method(path, config, method, warn)
     backbone = _backbone(path, config, _device(device))
     from fewshot_bench.images.feature_cache import FeatureCache

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from fewshot_bench.cli.groups import LazyGroup
 
 COMMANDS = {
+    "export": "Write a kept model as a torch or ONNX program.",
     "predict": "Classify images with a kept model.",
 }
 
