@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fewshot_bench.api.task import Augment, Images, Shots, Split, Task, Vocabulary
     from fewshot_bench.engines.library import datasets, methods, run
     from fewshot_bench.engines.reporting import FsbenchWarning
+    from fewshot_bench.plugins.models.adapt import Adapted, adapt
     from fewshot_bench.utils.errors import (
         ContractError,
         DataMissingError,
@@ -59,6 +60,7 @@ _NAMES = {
     "fewshot_bench.api.task": "Augment Images Shots Split Task Vocabulary",
     "fewshot_bench.engines.library": "datasets methods run",
     "fewshot_bench.engines.reporting": "FsbenchWarning",
+    "fewshot_bench.plugins.models.adapt": "Adapted adapt",
     "fewshot_bench.utils.errors": (
         "ContractError DataMissingError FsbenchError NotApplicableError NumericalError "
         "UnsupportedBackboneError UsageError"
@@ -67,6 +69,7 @@ _NAMES = {
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = [
+    "Adapted",
     "Augment",
     "Backbone",
     "CellPredictions",
@@ -99,6 +102,7 @@ __all__ = [
     "UsageError",
     "Vocabulary",
     "__version__",
+    "adapt",
     "backbones",
     "datasets",
     "hookimpl",

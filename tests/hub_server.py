@@ -150,9 +150,10 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Facts of a revision, or a file of one."""
         self.hub.requests.append((self.command, self.path))
-        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+?)(?:/revision/([^/?]+))?", self.path):
+        path = self.path.partition("?")[0]
+        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+?)(?:/revision/([^/]+))?", path):
             name, revision = match[1], unquote(match[2] or "main")
-        elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.path):
+        elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             name, revision = match[1], unquote(match[2])
         else:
             self._json({"error": "not here"}, 404)

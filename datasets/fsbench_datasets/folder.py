@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from fewshot_bench.api.sources import (
 from fsbench_datasets.class_folders import Found, find_images
 from fsbench_datasets.disk import file_size
 from fsbench_datasets.kept_pools import kept_text, lists_digest
-from fsbench_datasets.pools import check_classes, check_holdout, complete, share_note
+from fsbench_datasets.pools import check_classes, check_holdout, complete, share_note, undivided
 from fsbench_datasets.split_lists import (
     ROLES,
     classnames_of,
@@ -45,7 +45,7 @@ class ImageFolder:
 
     holdout: the share of each class that is held out where there are no test folders; splits: the
     folder where splits are kept that were made so; lenient: whether images that a kept split lists
-    may be missing.
+    may be missing; whole: whether nothing is held out of the images to train on.
     """
 
     name: str
@@ -53,6 +53,7 @@ class ImageFolder:
     holdout: float | None = None
     splits: Path | None = None
     lenient: bool = False
+    whole: bool = False
 
     def card(self) -> DatasetCard:
         """Class names are those of the folders, in case-sensitive order."""
@@ -88,9 +89,13 @@ class ImageFolder:
         """Look at every file; returns the folders with other sizes than were kept."""
         return look_again(self.root)
 
+    def undivided(self) -> ImageFolder:
+        """The same images, none held out for validation or testing."""
+        return replace(self, whole=True)
+
     def keep_split(self, *, beside: bool = False) -> Path | None:
         """Keep a split that was made here; None where the folders are the split."""
-        if "test" in self._found.pools:
+        if "test" in self._found.pools or self.whole:
             return None
         return self._places.keep(self._lists[0], beside=beside)
 
@@ -126,6 +131,10 @@ class ImageFolder:
     def _lists(self) -> tuple[Pools, tuple[str, ...], tuple[str, ...]]:
         """The pools, notes, and the ids that a kept split has and the tree has not."""
         given = self._found.pools
+        if self.whole:
+            pools, note = undivided(given)
+            check_classes(self.name, pools)
+            return pools, (note,), ()
         if "test" in given:
             pools, note = self._made()
             return pools, (note,), ()

@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 from fewshot_bench import DatasetCard, Item, UsageError
 from fewshot_bench.api.sources import SIMPLE_TEMPLATES, Pools, Stamp
 from fsbench_datasets.labels import Labeled
-from fsbench_datasets.pools import check_classes
+from fsbench_datasets.pools import check_classes, undivided
 from fsbench_datasets.split_lists import class_ids_of, counts_of, lines_of, revision_of
 
 Complete = Callable[[Pools], tuple[Pools, str]]
@@ -118,6 +118,10 @@ class OwnSet:
         if not isinstance(self.complete, Keeper):
             return None
         return self.complete.keep(self._listing.labeled.pools, self._lists[0], beside=beside)
+
+    def undivided(self) -> OwnSet:
+        """The same images, none held out for validation or testing."""
+        return replace(self, complete=undivided)
 
     def unnamed(self) -> OwnSet:
         """The same data set, with placeholders where the source has labels without names."""

@@ -66,6 +66,18 @@ def complete(name: str, given: Pools, holdout: float | None) -> tuple[Pools, str
     return _pools(rest, val, test), share_note(False, holdout)
 
 
+def undivided(given: Pools) -> tuple[Pools, str]:
+    """All that may be trained on in the train pool, nothing held out; and a note on that.
+
+    given: as for `complete`. Images that came as test images stay apart.
+    """
+    base = given.get("train") or given.get(UNSPLIT) or ()
+    val, test = given.get("val", ()), given.get("test", ())
+    whole = ItemList((*packed(base).runs, *packed(val).runs))
+    note = "all train and val images" if val else "all train images" if test else "all images"
+    return _pools(whole, (), test), f"{note} are trained on"
+
+
 def share_note(validation: bool, holdout: float | None) -> str:
     """Note on how test images were held out, of lists with or without validation images."""
     share = TEST_SHARE if holdout is None else holdout

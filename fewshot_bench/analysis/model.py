@@ -26,6 +26,7 @@ from fewshot_bench.api.method import Classifier, hyperparameters, typed_value
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import PRECISIONS
 from fewshot_bench.api.task import Vocabulary
+from fewshot_bench.store.hub import model_folder
 from fewshot_bench.store.model_files import ModelConfig, read_model
 from fewshot_bench.utils.arguments import checked, text, whole
 from fewshot_bench.utils.errors import (
@@ -212,17 +213,18 @@ class Model:
 def load_model(
     path: str | PathLike[str], *, device: str = "auto", method: type | None = None
 ) -> Model:
-    """The model in a folder; StoreError or UsageError, in one line, where it cannot be used.
+    """A model in a folder, or on a hub; StoreError or UsageError, in one line, if it is of no use.
 
+    path: a folder, or `hub:USER/NAME@revision`; a warning names the commit where the name does not.
     device: `auto`, `cpu`, `cuda` or `cuda:N`. method: the class of a method that no plug-in
     registers (of a file or a notebook). DataMissingError where the backbone is not to be had. A
     warning where the code of the method differs from that of the fit.
     """
-    return open_model(Path(path), device, method, partial(warnings.warn, stacklevel=3))
+    return open_model(path, device, method, partial(warnings.warn, stacklevel=3))
 
 
 def open_model(
-    path: Path,
+    name: str | PathLike[str],
     device: str,
     method: type | None,
     warn: Callable[[str], None],
@@ -231,6 +233,7 @@ def open_model(
 ) -> Model:
     """As `load_model`; `warn` gets warnings. precision: another one than that of the fit."""
     checked({"device": text("auto, cpu, cuda or cuda:N")}, {"device": device})
+    path = model_folder(name, warn)
     config, tensors = read_model(path)
     config = dataclasses.replace(config, precision=precision or config.precision)
     fitted = _method(path, config, method, warn)

@@ -22,6 +22,7 @@ from fewshot_bench.api.record import STATUSES, Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.shots import plain
 from fewshot_bench.api.spec import CONDITIONS, DEFAULT_STORE, RunSpec, canonical_json, method_label
+from fewshot_bench.store.kept_models import model_of
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.arguments import (
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from fewshot_bench.analysis.model import Model
     from fewshot_bench.store.answer_files import Stored
 
 # Filters that take several values, and those of one condition of a run.
@@ -247,6 +249,17 @@ class Results:
             tuple(class_names([record], outcome.classes)),
             partial(self._opened.answers, record.spec.key()),
         )
+
+    def model(self, record: Record, *, device: str = "auto", method: type | None = None) -> Model:
+        """The model of a cell that was run with `keep_models`; StoreError where there is none.
+
+        device, method: as `load_model` takes them.
+        """
+        from fewshot_bench.analysis.model import load_model
+
+        if not isinstance(record, Record):
+            raise UsageError(f"{record!r:.80}: expected a record, as results.records() has them")
+        return load_model(model_of(self._opened.path, record), device=device, method=method)
 
     def to_frame(self, *, metrics: str | Sequence[str] = ()) -> pd.DataFrame:
         """One tidy row per record as a pandas data frame; UsageError without pandas.

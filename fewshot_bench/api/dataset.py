@@ -149,6 +149,15 @@ class Keeping(Protocol):
 
 
 @runtime_checkable
+class Undivided(Protocol):
+    """A data set that may hold images out of those to train on, for validation or testing."""
+
+    def undivided(self) -> Dataset:
+        """The same data set with all that may be trained on in `train`; test images stay."""
+        ...
+
+
+@runtime_checkable
 class Relisting(Protocol):
     """A data set that keeps the list of its files, and does not look at all of them every time."""
 

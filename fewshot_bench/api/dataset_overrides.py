@@ -12,7 +12,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from fewshot_bench.api.dataset import Dataset, DatasetCard, Keeping, Relisting, Stamp, Stamped
+from fewshot_bench.api.dataset import (
+    Dataset,
+    DatasetCard,
+    Keeping,
+    Relisting,
+    Stamp,
+    Stamped,
+    Undivided,
+)
 from fewshot_bench.api.items import Item, relabeled, without
 from fewshot_bench.utils.errors import UsageError, unknown
 from fewshot_bench.utils.text import few
@@ -70,6 +78,13 @@ class Override(ABC):
     def keep_split(self, *, beside: bool = False) -> Path | None:
         """Keep the whole split where the data set makes one; left-out images keep their places."""
         return self.inner.keep_split(beside=beside) if isinstance(self.inner, Keeping) else None
+
+    def undivided(self) -> Dataset:
+        """The same where the data set holds no training images out, changed as it is."""
+        inner: Dataset = self.inner
+        if isinstance(inner, Undivided):
+            inner = inner.undivided()
+        return replace(self, inner=inner)  # type: ignore[type-var]
 
     def look_again(self) -> Sequence[str]:
         """Look at every file where the data set keeps the list of them."""

@@ -27,6 +27,7 @@ TAKEN = frozenset(
             "holdout",
             "jobs",
             "keep-logits",
+            "keep-models",
             "keep-split",
             "keep-stale",
             "lease",

@@ -133,6 +133,12 @@ def needs_fetching(name: str) -> bool:
     return source is not None and not is_here(source)
 
 
+def repository_of(name: str) -> str:
+    """The repository on the Hub that weights come from; empty for files and other places."""
+    source = _source(name)
+    return source.repository if source else ""
+
+
 def _source(name: str) -> Source | None:
     """The source of weights that are in no local file."""
     if name in registry().backbones.entries or name.startswith("local-dir:"):

@@ -67,11 +67,16 @@ _OPTIONS = (
         help="All logits in 16 bits, the 5 most probable classes, or none beside what every "
         f"statistic needs (default: all up to {size_text(2 * MOST_LOGITS)} a cell, else top).",
     ),
+    click.option(
+        "--keep-models",
+        is_flag=True,
+        help="Keep the model of every cell that is computed in the store (models/KEY).",
+    ),
 )
 # Before the names of values whose options are declared, so that they are none of a command's own.
 DECLARED = "declared_"
 # The last of them; what plug-ins declare follows it in the help.
-_LAST = "keep_logits"
+_LAST = "keep_models"
 
 
 def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -80,6 +80,7 @@ ARGUMENTS: Mapping[str, Kind] = {
     "lease": optional(number("a number of seconds from 3", lambda seconds: seconds >= 3)),
     "deterministic": FLAG,
     "keep_logits": optional(word(*KEPT)),
+    "keep_models": FLAG,
     "feature_budget": optional(Kind(SIZES, read_size)),
 }
 # Those that a `Request` takes as they are.

@@ -40,7 +40,8 @@ class Settings:
     devices: one worker per slot of each; slots: workers per device; threads: CPU threads of each
     worker, None to leave them to torch. timeout: seconds that a cell may take. hang: seconds
     without a sign of life after which a worker is ended. lease: seconds after which a claim of a
-    dead machine ends. keep_logits: what is kept of them (`store.keeping`). feature_budget: bytes of
+    dead machine ends. keep_logits: what is kept of them (`store.keeping`). keep_models: whether
+    the models of cells are (`store.kept_models`). feature_budget: bytes of
     kept features, None for a share of the disk.
     variables: what plug-ins hand to workers (`worker_environment`). code: what
     identifies the methods' code, so that workers of an earlier command that have imported other
@@ -56,6 +57,7 @@ class Settings:
     lease: float = LEASE_SECONDS
     deterministic: bool = False
     keep_logits: str = ""
+    keep_models: bool = False
     offline: bool = False
     feature_budget: int | None = None
     variables: Mapping[str, str] = field(default_factory=dict)

@@ -69,6 +69,7 @@ class EngineChoice:
     lease: float | None = None
     deterministic: bool = False
     keep_logits: str | None = None
+    keep_models: bool = False
     feature_budget: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     plugin_options: Mapping[str, Any] = field(default_factory=dict)
@@ -179,6 +180,7 @@ class EngineChoice:
             force=force,
             deterministic=self.deterministic or determinism.asked(),
             keep_logits=self.keep_logits or "",
+            keep_models=self.keep_models,
             offline=offline.is_on(),
             feature_budget=feature_budget() if budget is None else budget,
             variables=variables or {},

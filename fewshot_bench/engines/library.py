@@ -84,8 +84,8 @@ def run(
     progress: whether progress is shown: None, on stderr or in the notebook; False, not at all.
     engine_options: `jobs` (workers on each device), `threads`, `timeout`,
         `hang_after`, `lease`, `deterministic`, `feature_budget` (bytes, or "20GB"), `keep_logits`
-        (`all`, `top` or `none`; None, all logits of cells that are not large), and what engines and
-        plug-ins declare, such as `track` or `partition` (`fsbench run --help`).
+        (`all`, `top` or `none`; None, all logits of cells that are not large), `keep_models`, and
+        what engines and plug-ins declare, such as `track` or `partition` (`fsbench run --help`).
 
     Cells that fail are records with the status `failed`, and a warning. Raises UsageError for what
     is not known or cannot go together, DataMissingError where no data set that was asked for can

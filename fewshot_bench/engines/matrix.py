@@ -88,6 +88,7 @@ def run_plan(
     from fewshot_bench.runner.image_state import ImageState
     from fewshot_bench.runner.preflight import keep_splits
     from fewshot_bench.runner.resuming import Code, resume
+    from fewshot_bench.store.kept_models import kept_models_line
     from fewshot_bench.store.predictions import Outcomes
 
     call = call or ThisCall()
@@ -135,6 +136,8 @@ def run_plan(
     with suppress(KeyboardInterrupt):
         Outcomes(store).prepare([] if interrupted else finished)
     _forget_claims(state, finished, store)
+    if settings.keep_models and finished:
+        reporter.info(f"models: {kept_models_line(finished)}")
     if saved := encodings_saved(finished):
         reporter.info(saved)
     if not interrupted and (state.todo or state.done):
@@ -186,7 +189,8 @@ def _check_room(
 
     if state.todo:
         needed = _needs(plan, state, settings)
-        room.check_disk(store.path, needed.results)
+        models = _models(state, store, reporter) if settings.keep_models else 0
+        room.check_disk(store.path, needed.results + models)
         for line in needed.shrunk(store.path):
             reporter.info(f"note: {line}")
         if engines.here:
@@ -194,6 +198,22 @@ def _check_room(
             room.check_memory(workers, needed.least, len(settings.devices))
             if tight := room.tight_memory(workers, needed.worker):
                 reporter.info(f"note: {tight}")
+
+
+def _models(state: Resume, store: Store, reporter: Reporter) -> int:
+    """Bytes that models of cells take, by those that the store has; which are not known is said."""
+    from fewshot_bench.store.kept_models import expected_bytes
+    from fewshot_bench.utils.text import size_text
+
+    size, unknown = expected_bytes((cell.method for cell in state.todo), store.records())
+    if size:
+        reporter.info(f"models: up to {size_text(size)} of disk, as those in the store")
+    if unknown:
+        reporter.info(
+            f"models: no model of {', '.join(unknown)} is in the store yet, so that their size is "
+            "not known"
+        )
+    return size
 
 
 def _drop_unreadable(plan: Plan, state: Resume, reporter: Reporter) -> None:

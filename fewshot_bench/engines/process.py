@@ -125,7 +125,8 @@ class Worker:
             process = subprocess.Popen(
                 [
                     *(sys.executable, "-P", "-m", "fewshot_bench.engines.worker", str(store.path)),
-                    *(slot.device, str(settings.threads or 0), str(os.getpid()), descriptors),
+                    *(slot.device, str(settings.threads or 0), str(int(settings.keep_models))),
+                    *(str(os.getpid()), descriptors),
                 ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

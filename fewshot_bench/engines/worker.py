@@ -9,7 +9,9 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Any
@@ -67,10 +69,10 @@ class _Answers:
 
 
 def main() -> None:
-    """Arguments: store folder, device, CPU threads (0: leave them), the engine's process, and
-    descriptors, joined by commas, that lead to the process with the labels.
+    """Arguments: store folder, device, CPU threads (0: leave them), 1 where models are kept, the
+    engine's process, and descriptors, joined by commas, that lead to the process with the labels.
     """
-    folder, device, threads, parent, descriptors = sys.argv[1:]
+    folder, device, threads, keep_models, parent, descriptors = sys.argv[1:]
     die_with(int(parent))
     offline.enforce_if_asked()
     answers = _Answers(_private_stdout())
@@ -80,24 +82,35 @@ def main() -> None:
     store = Store(Path(folder))
     examiner = RemoteExaminer([int(number) for number in descriptors.split(",")])
     try:
-        _serve(store, device, int(threads), answers, examiner)
+        session = partial(_session, store, device, examiner, keep_models == "1")
+        _serve(store, session, int(threads), answers, examiner)
     except FsbenchError as error:
         answers.send("fatal", message=str(error), exit_code=error.exit_code)
         sys.exit(error.exit_code)
 
 
+def _session(store: Store, device: str, examiner: RemoteExaminer, keep_models: bool) -> Any:
+    from fewshot_bench.runner.session import Session
+
+    models = store.path if keep_models else None
+    return Session(store.path / "cache" / "features", device, examiner, models)
+
+
 def _serve(
-    store: Store, device: str, threads: int, answers: _Answers, examiner: RemoteExaminer
+    store: Store,
+    opened: Callable[[], Any],
+    threads: int,
+    answers: _Answers,
+    examiner: RemoteExaminer,
 ) -> None:
     import torch
 
     # What every cell needs, imported while the engine still checks its data.
     import_module("fewshot_bench.runner.run")
-    from fewshot_bench.runner.session import Session
 
     if threads:
         torch.set_num_threads(threads)
-    session = Session(store.path / "cache" / "features", device, examiner)
+    session = opened()
     answers.send("idle")
     for line in sys.stdin:
         request = json.loads(line)

@@ -75,7 +75,7 @@ class Examiner:
             *self._label_spaces(spec),
             train=self._labeled(cell, split.train),
             val=self._labeled(cell, split.val),
-            queries=self._listed(cell.target, tuple(split.test[place] for place in cell.order), ()),
+            queries=self.images(cell.target, tuple(split.test[place] for place in cell.order), ()),
         )
 
     def _label_spaces(self, spec: RunSpec) -> tuple[LabelSpace, LabelSpace]:
@@ -167,11 +167,12 @@ class Examiner:
         return picks.train, () if spec.val == "none" else picks.val
 
     def _labeled(self, cell: _Cell, items: Sequence[Item]) -> ImageList:
-        return self._listed(cell.dataset, tuple(items), tuple(item.label for item in items))
+        return self.images(cell.dataset, tuple(items), tuple(item.label for item in items))
 
-    def _listed(
+    def images(
         self, dataset: Dataset, items: tuple[Item, ...], labels: tuple[int, ...]
     ) -> ImageList:
+        """The list of some images of a data set; no labels for queries."""
         key = (id(dataset), items)
         handle = self._handles.setdefault(key, secrets.token_hex(8))
         if handle not in self._lists:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -11,11 +12,13 @@ from fewshot_bench.api.record import Incidents, Record, Status
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.images.features import open_views
+from fewshot_bench.runner.evaluate import Answered
 from fewshot_bench.runner.examination import Outcome
 from fewshot_bench.runner.fit import Fitted
 from fewshot_bench.runner.isolation import own_interruptions
+from fewshot_bench.runner.keeping import keep
 from fewshot_bench.runner.retry import Failure, Progress, evaluate_within_memory, fit_within_memory
-from fewshot_bench.runner.session import Session
+from fewshot_bench.runner.session import Cell, Session
 from fewshot_bench.utils import environment
 from fewshot_bench.utils.errors import FsbenchError, NotApplicableError, StoreError
 
@@ -80,7 +83,8 @@ def _computed(
         if isinstance(fitted, Failure):
             raise fitted.error
         try:
-            return evaluate_within_memory(fitted, cell, session, incidents, interrupted)
+            answered = evaluate_within_memory(fitted, cell, session, incidents, interrupted)
+            return _with_model(answered, fitted, cell, session, incidents)
         except NotApplicableError:
             raise
         except BaseException:
@@ -95,6 +99,18 @@ def _computed(
             raise
         session.drop_changed_backbone()
         return _without_result(spec, "failed", error, incidents), None
+
+
+def _with_model(
+    answered: Answered, fitted: Fitted, cell: Cell, session: Session, incidents: Incidents
+) -> Answered:
+    """With its model in the store, where models are kept."""
+    if session.models is None:
+        return answered
+    record, answers = answered
+    stated = keep(fitted, cell, session, session.models, incidents)
+    footprint = {**record.footprint, **stated}
+    return replace(record, footprint=footprint, incidents=tuple(incidents)), answers
 
 
 def _without_result(

@@ -58,11 +58,14 @@ class Session:
         cache: Path | None = None,
         device: str = "cpu",
         examiner: Examination | None = None,
+        models: Path | None = None,
     ) -> None:
+        """models: the store that keeps the models of its cells; None where none is kept."""
         determinism.apply()
         self._kernels: dict[str, Any] = {}
         self.features = FeatureCache(cache, self._is_sound)
         self.device = device
+        self.models = models
         self.examiner: Examination = examiner or Examiner()
         self.tainted = False
         self._backbones: dict[tuple[str, str], tuple[LoadedBackbone, str]] = {}

@@ -17,6 +17,12 @@ from pathlib import Path
 from fewshot_bench.api.record import Record
 from fewshot_bench.splits.imported import FOLDER
 from fewshot_bench.store.index import index_files
+from fewshot_bench.store.kept_models import (
+    model_folder,
+    remove_model,
+    size_of,
+    unclaimed_models,
+)
 from fewshot_bench.store.leases import Leases
 from fewshot_bench.store.predictions import OUTCOMES, SUFFIX, load_pack, pack_file, save_pack
 from fewshot_bench.store.record_files import Stamp, read_record, stamp_of
@@ -82,7 +88,8 @@ def _files(store: Store) -> Iterator[Path]:
 
 TEMPORARIES, ORPHANS, INDICES, SET_ASIDE = "left over", "no record", "index", "set aside"
 CLAIMS, JOBS, PREDICTIONS = "dead claim", "finished job", "outcomes"
-KINDS = (TEMPORARIES, ORPHANS, INDICES, PREDICTIONS, CLAIMS, JOBS, SET_ASIDE)
+UNCLAIMED = "model of no record"
+KINDS = (TEMPORARIES, ORPHANS, UNCLAIMED, INDICES, PREDICTIONS, CLAIMS, JOBS, SET_ASIDE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +105,15 @@ class Removal:
 def collect(
     store: Store, *, damaged: bool, dry_run: bool, jobs: Sequence[Path] = ()
 ) -> Iterator[Removal]:
-    """Remove half-written files, logits without a record, dead claims, the index and outcomes.
+    """Remove half-written files, logits and models without a record, dead claims and caches.
 
     damaged: files that were set aside, too; jobs: folders of jobs that are over. With `dry_run`
     nothing is removed. Yields each as it goes.
     """
-    in_jobs = [(JOBS, path) for job in jobs for path in sorted_entries(job)]
-    for kind, path in [*_candidates(store, damaged), *in_jobs]:
+    models = list(unclaimed_models(store.path, PUBLISHING_SECONDS))
+    folders = [*((JOBS, job) for job in jobs), *((UNCLAIMED, model) for model in models)]
+    inside = [(kind, path) for kind, folder in folders for path in sorted_entries(folder)]
+    for kind, path in [*_candidates(store, damaged), *inside]:
         try:
             stamp = stamp_of(path.stat())
             gone = dry_run or _remove(path, stamp, kind)
@@ -115,9 +124,9 @@ def collect(
             continue
         if gone:
             yield Removal(kind, path, stamp[2])
-    for job in jobs if not dry_run else ():
+    for _, folder in folders if not dry_run else ():
         with suppress(OSError):
-            job.rmdir()
+            folder.rmdir()
 
 
 def _candidates(store: Store, damaged: bool) -> Iterator[tuple[str, Path]]:
@@ -162,7 +171,7 @@ CHANGED = "another record has taken its place since it was shown"
 
 @dataclass(frozen=True)
 class Chosen:
-    """A record that is to go, as it was when it was chosen; size: bytes with its logits."""
+    """A record that is to go, as it was when it was chosen; size: bytes with logits and model."""
 
     record: Record
     stamp: Stamp | None
@@ -175,6 +184,7 @@ class Chosen:
         for path in (store.file(key), store.file(key).with_suffix(".npz")):
             with suppress(OSError):
                 size += path.stat().st_size
+        size += size_of(model_folder(store.path, key))
         return cls(record, store.stamp(key), size)
 
 
@@ -207,6 +217,7 @@ def _remove_record(store: Store, one: Chosen) -> str:
     try:
         store.file(key).unlink(missing_ok=True)
         store.file(key).with_suffix(".npz").unlink(missing_ok=True)
+        remove_model(store.path, key)
     except OSError as error:
         return f"cannot be removed: {error.strerror}"
     return ""

@@ -156,8 +156,8 @@ def _reason(error: Exception, name: HubName, hub: Any) -> str:
         (errors.RevisionNotFoundError, "no such revision; name a branch, a tag or a commit"),
         (
             errors.OfflineModeIsEnabled,
-            f"offline, a commit that was loaded before has to be named: {name.repository}@COMMIT "
-            f"(here: {here})",
+            "offline, a commit that was loaded before has to be named: "
+            f"{PREFIX}{name.repository}@COMMIT (here: {here})",
         ),
     ]
     for kind, reason in known:

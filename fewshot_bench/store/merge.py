@@ -13,6 +13,7 @@ from typing import Any
 from fewshot_bench.api.record import Record
 from fewshot_bench.splits.imported import FOLDER, checked, split_paths
 from fewshot_bench.store.answer_files import largest_gap
+from fewshot_bench.store.kept_models import MODELS, copy_model
 from fewshot_bench.store.predictions import Queries
 from fewshot_bench.store.record_files import record_files
 from fewshot_bench.store.store import Store
@@ -175,6 +176,10 @@ def _cell(path: Path, destination: Store, dry_run: bool) -> Step:
         for file in (target, target.with_suffix(".npz")):
             if file.exists():
                 destination.set_aside(file, "; ".join(lines))
+    try:
+        copy_model(path.parents[2], theirs.record, destination.path)
+    except OSError as error:
+        raise destination.cannot_write(destination.path / MODELS, error) from error
     if theirs.record.status == "done" and theirs.arrays is not None:
         destination.put(theirs.record, theirs.arrays)
     else:

@@ -130,6 +130,19 @@ def read_model(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
+    config, content = _read(folder)
+    try:
+        return config, load(content)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise StoreError(f"{folder / TENSORS} is no safetensors file: {error}") from None
+
+
+def checked_config(folder: Path) -> ModelConfig:
+    """The config of a model whose tensors have their digest; they are not opened."""
+    return _read(folder)[0]
+
+
+def _read(folder: Path) -> tuple[ModelConfig, bytes]:
     config = read_config(folder)
     try:
         content = (folder / TENSORS).read_bytes()
@@ -140,10 +153,7 @@ def read_model(folder: Path) -> tuple[ModelConfig, dict[str, Tensor]]:
             f"{folder / TENSORS} is damaged: its digest is not the one in {CONFIG}; "
             "copy the folder again"
         )
-    try:
-        return config, load(content)
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise StoreError(f"{folder / TENSORS} is no safetensors file: {error}") from None
+    return config, content
 
 
 def read_config(folder: Path) -> ModelConfig:

@@ -25,8 +25,14 @@ from fewshot_bench.store.answer_files import (
     stored_of,
     value_problems,
 )
-from fewshot_bench.store.clean import orphans, set_aside, temporary_files
+from fewshot_bench.store.clean import (
+    PUBLISHING_SECONDS,
+    orphans,
+    set_aside,
+    temporary_files,
+)
 from fewshot_bench.store.index import Index
+from fewshot_bench.store.kept_models import model_problem, unclaimed_models
 from fewshot_bench.store.leases import Leases
 from fewshot_bench.store.predictions import Queries
 from fewshot_bench.store.record_files import (
@@ -155,6 +161,7 @@ def _agrees(stated: object, value: float) -> bool:
 
 
 DAMAGED, MISSING, NEWER, DIFFERS = "damaged", "no logits", "not read", "differs"
+MODEL = "model"
 ORPHAN, LEFT_OVER, SET_ASIDE = "no record", "left over", "set aside"
 # What lies about and speaks against no result.
 REMAINS = (ORPHAN, LEFT_OVER, SET_ASIDE)
@@ -164,7 +171,8 @@ NEXT = {
     MISSING: "these cells count as not done: the next run computes them again",
     NEWER: "upgrade fewshot_bench, or make the file readable",
     DIFFERS: "cells of one split must have the same queries: compute them again with --force",
-    ORPHAN: "fsbench store gc removes logits without a record",
+    MODEL: "the numbers hold; compute the cells again with --keep-models --force for models",
+    ORPHAN: "fsbench store gc removes logits and models without a record",
     LEFT_OVER: "fsbench store gc removes what killed processes left",
     SET_ASIDE: "look at these files if you like, then: fsbench store gc --damaged",
 }
@@ -203,6 +211,8 @@ def verify(store: Store) -> Report:
             text = f"it says something else of {path.name} than the file: delete the index"
             report.findings.append(Finding(DAMAGED, row.file or store.path, text))
         report.statuses[cell.record.status] += 1
+        if problem := model_problem(store.path, cell.record):
+            report.findings.append(Finding(MODEL, path, problem))
         split = cell.record.split.get("digest")
         if cell.record.status == "done" and not cell.problems and isinstance(split, str):
             queries[split][_queries(cell)].append(path)
@@ -253,6 +263,8 @@ def _differing(split: str, found: dict[str, list[Path]]) -> Iterator[Finding]:
 def _remains(store: Store) -> Iterator[Finding]:
     for path in orphans(store):
         yield Finding(ORPHAN, path, "logits without a record that they belong to")
+    for path in unclaimed_models(store.path, PUBLISHING_SECONDS):
+        yield Finding(ORPHAN, path, "a model without a record that states it")
     for path in Leases(store, "").dead():
         yield Finding(LEFT_OVER, path, "claimed by a process that is gone")
     for path in temporary_files(store):

@@ -8,6 +8,7 @@ import click
 
 from fewshot_bench.cli.output import say, warn
 from fewshot_bench.plugins.models.inputs import found
+from fewshot_bench.store.hub import PREFIX
 from fewshot_bench.utils.text import size_text
 
 
@@ -64,20 +65,19 @@ def command(
     tolerance: float | None,
     device: str,
 ) -> None:
-    """Write the model in the folder MODEL as one program from pixels to logits.
+    """Write the model in the folder MODEL, or hub:USER/NAME@REVISION, as one program.
 
-    The program needs no fewshot_bench. It takes uint8 pixels of any number of images; how to make
-    them stands in program.json beside it, with class names and temperature. Nothing is written
-    unless it answers as the model does.
+    The program needs no fewshot_bench. It takes uint8 pixels of any number of images and gives
+    logits; how to make pixels stands in program.json beside it, with class names and temperature.
+    Nothing is written unless it answers as the model does.
     """
     paths = list(found(images)) if images else None
     from fewshot_bench.plugins.models.export import export
 
-    target = output or model.resolve().with_name(f"{model.resolve().name}-{form}")
     done = export(
         model,
         form,
-        target,
+        output or _place(model, form),
         precision=precision,
         images=paths,
         tolerance=tolerance,
@@ -86,3 +86,11 @@ def command(
     )
     say(f"compared on {done.parity}")
     say(f"wrote {done.folder / done.program} ({size_text(done.bytes)}, {done.precision})")
+
+
+def _place(model: Path, form: str) -> Path:
+    """Beside the model; here for a model on a hub."""
+    if str(model).startswith(PREFIX):
+        return Path(f"{model.name.partition('@')[0]}-{form}")
+    whole = model.resolve()
+    return whole.with_name(f"{whole.name}-{form}")

@@ -10,8 +10,10 @@ if TYPE_CHECKING:
     from fewshot_bench.cli.groups import LazyGroup
 
 COMMANDS = {
+    "adapt": "Choose and fit a method on your images, and keep the model.",
     "export": "Write a kept model as a torch or ONNX program.",
     "predict": "Classify images with a kept model.",
+    "push": "Put a kept model on a hub.",
 }
 
 

@@ -59,7 +59,7 @@ Line = Callable[[Row], str]
 def command(
     model: Path, images: tuple[str, ...], form: str, top: int, output: Path | None, device: str
 ) -> None:
-    """Classify images with the model in the folder MODEL.
+    """Classify images with the model in the folder MODEL, or hub:USER/NAME@REVISION.
 
     IMAGES are files, folders (with all images below them, sorted), patterns such as 'new/*.jpg',
     or - for paths on standard input, one per line. An image that cannot be read is named on stderr

@@ -1,0 +1,123 @@
+"""`fsbench adapt`: does the stated interval hold, and how far is `auto` from the best method?
+
+Images are drawn anew in each repeat, as many per class as asked for (0: unequal, 1 to 16); a model
+is chosen within them, and all candidates are measured on up to 40 other images of each class.
+
+    python -m benchmarks.adapt shapes:4 letters:0 folder:photos:8 --repeats 10
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fewshot_bench.api.registry import registry
+from fewshot_bench.engines.choice import Conditions
+from fewshot_bench.plugins.models import accuracy
+from fewshot_bench.plugins.models.budget import Budget
+from fewshot_bench.plugins.models.fitting import Chosen, Workshop
+from fewshot_bench.plugins.models.material import Material, gather
+from fewshot_bench.plugins.models.search import Search
+from fewshot_bench.runner.variants import expand_methods
+
+METHODS = "zero-shot,gda,tip-adapter,proker,linear-probe,lp++"
+HELD_OUT = 40
+
+
+def drawn(material: Material, shots: int, seed: int) -> tuple[Material, Material]:
+    """The images to adapt to, and these with held-out ones behind them."""
+    rng = np.random.default_rng(seed)
+    train: list[int] = []
+    test: list[int] = []
+    for label in range(len(material.classnames)):
+        places = rng.permutation(np.flatnonzero(material.labels == label)).tolist()
+        count = shots or int(rng.integers(1, 17))
+        train += places[:count]
+        test += places[count : count + HELD_OUT]
+    few, whole = (tuple(material.items[i] for i in part) for part in (train, train + test))
+    return dataclasses.replace(material, items=few), dataclasses.replace(material, items=whole)
+
+
+def one(material: Material, shots: int, seed: int, methods: str, cache: Path) -> dict[str, Any]:
+    """What was stated, and what held-out images say of every candidate."""
+    few, whole = drawn(material, shots, 1000 + seed)
+    chosen = Chosen(Conditions("tiny", ("cpu",), "fp32"), seed)
+    variants = expand_methods(methods.split(","), (), registry())
+    search = Search(Workshop(few, chosen, cache), variants, Budget(1e6), lambda line: None)
+    search.run()
+    winner, count = search.chosen(), len(few.items)
+    stated = accuracy.stated(search.shares, search.finalists.index(winner), seed)
+    workshop, test = Workshop(whole, chosen, cache), np.arange(count, len(whole.items))
+    held_out: dict[str, float] = {}
+    for candidate in search.candidates:
+        if candidate.repeats:
+            keep = bool(candidate.validation)
+            _, logits = workshop.fit(candidate.variant, np.arange(count), test, keep)
+            right = logits.argmax(axis=1) == whole.labels[test]
+            held_out[candidate.title] = round(100 * float(right.mean()), 2)
+    first = {c.title: c.right(search.labels, 1) for c in search.candidates if c.repeats}
+    return {
+        "seed": seed,
+        "chosen": winner.title,
+        "held_out": held_out[winner.title],
+        "stated": [round(100 * value, 2) for value in (stated.low, stated.mean, stated.high)],
+        "inside": stated.low <= held_out[winner.title] / 100 <= stated.high,
+        "behind": round(max(held_out.values()) - held_out[winner.title], 2),
+        "all": held_out,
+        "seen": {
+            c.title: c.right(search.labels, search.repeats).tolist() for c in search.finalists
+        },
+        "first": {title: round(100 * float(right.mean()), 2) for title, right in first.items()},
+    }
+
+
+def measured(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Repeat by repeat, all folders in each."""
+    with tempfile.TemporaryDirectory() as cache:
+        for seed in range(1, arguments.repeats + 1):
+            for spec in arguments.folders:
+                name, _, shots = spec.rpartition(":")
+                found = one(gather(name, {}), int(shots), seed, arguments.methods, Path(cache))
+                yield {"folder": spec, **found}
+
+
+def summary(rows: list[dict[str, Any]]) -> str:
+    """Coverage, the distance to the best of each repeat, and to the best method of all repeats."""
+    both = set.intersection(*({*row["all"]} for row in rows))
+    means = {name: float(np.mean([row["all"][name] for row in rows])) for name in both}
+    best = max(means, key=lambda name: means[name])
+    ours = float(np.mean([row["held_out"] for row in rows]))
+    inside, behind = sum(row["inside"] for row in rows), np.mean([row["behind"] for row in rows])
+    return (
+        f"{rows[0]['folder']}: {inside} of {len(rows)} inside; auto {ours:.2f} %, best method over "
+        f"all repeats {best} {means[best]:.2f} %; best of each repeat is {behind:.2f} ahead"
+    )
+
+
+def main() -> None:
+    """Lines of JSON on stdout, a summary of each folder on stderr."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folders", nargs="+", metavar="DATASET:SHOTS")
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--methods", default=METHODS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for row in measured(arguments):
+        print(json.dumps(row), flush=True)
+        rows.setdefault(row["folder"], []).append(row)
+    for found in rows.values():
+        print(summary(found), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,333 @@
+"""From labeled images to a kept model: choose a method, fit it on all images, write the folder.
+
+`adapt` is the entry point, `fewshot_bench.adapt` in Python. What can be wrong with a request is
+found before anything is fitted; the folder is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fewshot_bench.api.keeping import reason_not_to_keep
+from fewshot_bench.api.registry import registry
+from fewshot_bench.api.spec import AUTO, EXIF
+from fewshot_bench.plugins.models import accuracy, calibration
+from fewshot_bench.plugins.models.accuracy import LEVEL
+from fewshot_bench.plugins.models.budget import Budget, duration, read_duration
+from fewshot_bench.plugins.models.fitting import Chosen, Workshop
+from fewshot_bench.plugins.models.folds import FOLDS, with_validation
+from fewshot_bench.plugins.models.material import gather
+from fewshot_bench.plugins.models.model_card import card
+from fewshot_bench.plugins.models.search import ORDER, REPEATS, Candidate, Search
+from fewshot_bench.runner.own_data import read_own_data
+from fewshot_bench.runner.variants import Variant, expand_methods
+from fewshot_bench.store.model_files import ModelConfig, write_model
+from fewshot_bench.utils.arguments import FLAG, Kind, checked, names, number, optional, text, whole
+from fewshot_bench.utils.errors import NotApplicableError, UsageError, unknown
+from fewshot_bench.utils.text import SIZES, read_size
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from fewshot_bench.analysis.model import Model
+    from fewshot_bench.engines.choice import Conditions
+    from fewshot_bench.runner.fit import Fitted
+
+BUDGET = "10m"
+KEPT = 0.95
+"""The share of right images that `--reject` keeps unless told otherwise."""
+_SHARE = number("a share above 0 and below 1", lambda share: 0 < share < 1)
+_ARGUMENTS: Mapping[str, Kind] = {
+    "dataset": text("the name of a data set"),
+    "method": text("the name of a method, or 'auto'"),
+    "options": Kind(
+        "a mapping such as {'rank': 4}, or texts such as 'rank=4'", lambda given: given
+    ),
+    "backbone": text("a name"),
+    "precision": text("a name"),
+    "device": text("a name"),
+    "templates": names("prompts", 0),
+    "shots": optional(whole(1)),
+    "seed": whole(0),
+    "memory": optional(Kind(SIZES, read_size)),
+    "reject": optional(Kind(_SHARE.expected, lambda v: KEPT if v is True else _SHARE.read(v))),
+    **dict.fromkeys(("skip_damaged", "overwrite"), FLAG),
+}
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A model that was kept: its folder and config, and a row for each method.
+
+    tried: `method`, `accuracy`, `interval`, `time`, `folds` and `note` by method, as texts.
+    """
+
+    folder: Path
+    config: ModelConfig
+    tried: tuple[Mapping[str, str], ...]
+    notes: tuple[str, ...] = ()
+
+    def model(self, device: str = AUTO) -> Model:
+        """The model, loaded from its folder."""
+        from fewshot_bench.analysis.model import load_model
+
+        return load_model(self.folder, device=device)
+
+
+def adapt(
+    dataset: str,
+    output: str | os.PathLike[str],
+    *,
+    method: str = AUTO,
+    options: Mapping[str, Any] | Sequence[str] = (),
+    backbone: str = AUTO,
+    precision: str = AUTO,
+    device: str = AUTO,
+    budget: str | float = BUDGET,
+    memory: int | str | None = None,
+    reject: bool | float | None = None,
+    shots: int | None = None,
+    seed: int = 1,
+    classnames: Any = None,
+    templates: str | Sequence[str] = (),
+    exif: str = "ignore",
+    skip_damaged: bool = False,
+    overwrite: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> Adapted:
+    """Choose a method by cross-validation within the labeled images of a data set, and keep it.
+
+    Images of the data set's test list are not touched. Arguments are the options of
+    `fsbench adapt` (docs/cli.md).
+
+    method: one, or `auto` to choose; options: its hyper-parameters, `{"rank": 4}` or
+    `["rank=4"]`. budget: a time such as `10m`, or seconds, for everything until the folder is
+    written. memory: bytes, or `4GB`. reject: True or the share of right images to keep, for a
+    threshold below which an image belongs to no class. say: gets a line for each step.
+
+    Raises UsageError for what is not known or cannot be, DataMissingError for images that cannot
+    be read, NotApplicableError for a method that cannot be kept. KeyboardInterrupt leaves no folder
+    where no method was tried yet, else the best so far is fitted and written.
+    """
+    given = checked(_ARGUMENTS, {k: v for k, v in locals().items() if k in _ARGUMENTS})
+    clock = Budget(read_duration(str(budget)), given["memory"])
+    folder = _free(Path(output), overwrite)
+    variants = _variants(method, options)
+    chosen = Chosen(_conditions(dataset, backbone, precision, device), seed, _exif(exif))
+    data = read_own_data(classnames, given["templates"], None)
+    material = gather(dataset, data, shots, seed, skip_damaged)
+    with tempfile.TemporaryDirectory(prefix="fsbench-adapt-") as cache:
+        workshop = Workshop(material, chosen, Path(cache))
+        search = Search(workshop, variants, clock, say, REPEATS)
+        search.run()
+        winner = search.chosen()
+        say(f"fitting {winner.title} on all {len(material.items):,} images")
+        fitted = search.final(winner)
+    stated = _stated(search, winner, given["reject"])
+    config = _config(workshop, winner, fitted, stated)
+    tried = tuple(_row(search, one, winner) for one in search.candidates)
+    notes = (*material.notes, *_remarks(search, stated, given["reject"]))
+    _write(folder, config, fitted, card(config, tried, notes))
+    return Adapted(folder, config, tried, notes)
+
+
+def _free(folder: Path, overwrite: bool) -> Path:
+    """The folder to write; UsageError where it holds something, or cannot be made."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--output {folder}: is a file, expected a folder that is made")
+    if folder.is_dir() and any(folder.iterdir()):
+        is_model = (folder / "config.json").is_file()
+        if not overwrite:
+            raise UsageError(
+                f"--output {folder}: is not empty, expected a new folder (--overwrite replaces it)"
+            )
+        if not is_model:
+            raise UsageError(
+                f"--output {folder}: holds no model, and --overwrite replaces nothing else; "
+                "choose another folder"
+            )
+    parent = folder.absolute().parent
+    above = next(place for place in (parent, *parent.parents) if place.exists())
+    if not (above.is_dir() and os.access(above, os.W_OK)):
+        raise UsageError(f"--output {folder}: {above} cannot be written to; choose another folder")
+    return folder
+
+
+def _variants(method: str, options: Mapping[str, Any] | Sequence[str]) -> list[Variant]:
+    """The methods to choose among, from cheap to expensive; one where it was named."""
+    known = registry()
+    given = (
+        [(key, (value,)) for key, value in options.items()]
+        if isinstance(options, Mapping)
+        else list(options)
+    )
+    if method != AUTO:
+        found = expand_methods([method], given, known)
+        if len(found) != 1:
+            raise UsageError(f"method '{method}' and its options stand for {len(found)}: give one")
+        reason = reason_not_to_keep(known.method_class(found[0].method))
+        if reason:
+            raise NotApplicableError(f"{found[0].method} cannot be kept: {reason}")
+        return found
+    present = [name for name in ORDER if name in known.methods.entries]
+    kept = [name for name in present if not reason_not_to_keep(known.method_class(name))]
+    return expand_methods(kept, given, known)
+
+
+def _exif(word: str) -> str:
+    if word not in EXIF:
+        raise unknown("way with EXIF orientations", word, EXIF, "fsbench adapt --help")
+    return word
+
+
+def _conditions(dataset: str, backbone: str, precision: str, device: str) -> Conditions:
+    from fewshot_bench.backbones import loading
+    from fewshot_bench.engines.choice import EngineChoice, conditions_of
+
+    engines = EngineChoice(device_names=(device,))
+    found = conditions_of(engines, backbone, precision, [dataset])
+    loading.check(found.backbone)
+    return found
+
+
+@dataclass(frozen=True)
+class _Stated:
+    """What held-out images say of the chosen method."""
+
+    accuracy: Mapping[str, float]
+    temperature: float = 1.0
+    reject: float | None = None
+
+
+def _stated(search: Search, winner: Candidate, kept: float | None) -> _Stated:
+    finalists, repeats = search.finalists, search.repeats
+    if winner not in finalists:
+        return _Stated({})
+    found = accuracy.stated(search.shares, finalists.index(winner), search.workshop.chosen.seed)
+    logits, labels = np.concatenate(winner.logits[:repeats]), np.tile(search.labels, repeats)
+    parts = np.concatenate(winner.parts[:repeats])
+    held = parts >= 0
+    logits, labels, parts = logits[held], labels[held], parts[held]
+    temperature = calibration.temperature_of(logits, labels, found.images)
+    error = calibration.calibration_error(logits, labels, parts, found.images)
+    threshold = None
+    if kept is not None:
+        threshold = calibration.threshold(logits, labels, temperature, kept, found.images)
+    numbers = {
+        "mean": found.mean,
+        "low": found.low,
+        "high": found.high,
+        "level": LEVEL,
+        "folds": FOLDS,
+        "repeats": repeats,
+        "images": found.images,
+        "calibration_error": error,
+    }
+    return _Stated(numbers, temperature, threshold)
+
+
+def _config(workshop: Workshop, winner: Candidate, fitted: Fitted, stated: _Stated) -> ModelConfig:
+    material, chosen, name = workshop.material, workshop.chosen, winner.name
+    code = registry().code(name)
+    counts = dict(zip(material.classnames, material.counts.tolist(), strict=True))
+    return ModelConfig(
+        method=name,
+        method_version=winner.variant.version,
+        method_origin=registry().method(name).origin.split(",")[0],
+        method_code=str(code["digest"]),
+        options=dict(winner.variant.options),
+        backbone=chosen.conditions.backbone,
+        weights_digest=str(fitted.backbone.weights_digest),
+        precision=chosen.conditions.precision,
+        image_size=_size(fitted.backbone.image_size),
+        exif=chosen.exif,
+        classnames=workshop.space.classnames,
+        templates=workshop.space.templates,
+        data={
+            "dataset": _shown(material.dataset.card().name),
+            "revision": material.revision,
+            "split": material.digest,
+            "shots": "all",
+            "images": counts,
+            "validation": _validation(winner, material.labels, chosen.seed),
+            "seed": chosen.seed,
+        },
+        notes=fitted.declared.notes,
+        accuracy=stated.accuracy,
+        temperature=stated.temperature,
+        reject=stated.reject,
+    )
+
+
+def _shown(name: str) -> str:
+    """`folder:photos` of a path: where it lies on this machine is nobody's business."""
+    family, colon, argument = name.partition(":")
+    local = argument.startswith(("~", "/")) or Path(argument).exists()
+    return f"{family}:{Path(argument).name}" if colon and local else name
+
+
+def _validation(winner: Candidate, labels: NDArray[np.int64], seed: int) -> int:
+    """The number of images that were set apart to choose by in the last fit."""
+    if not winner.validation:
+        return 0
+    return len(with_validation(labels, np.arange(len(labels)), seed)[1])
+
+
+def _size(size: tuple[int, int]) -> tuple[int, int]:
+    return int(size[0]), int(size[1])
+
+
+def _row(search: Search, one: Candidate, winner: Candidate) -> Mapping[str, str]:
+    """A line of the table of methods."""
+    share, interval = "–", "–"
+    if one.repeats:
+        repeats = search.repeats if one in search.finalists else one.repeats
+        found = accuracy.own(one.right(search.labels, repeats))
+        share = f"{100 * found.mean:.1f}"
+        interval = f"{100 * found.low:.1f} to {100 * found.high:.1f}"
+    return {
+        "method": one.title,
+        "accuracy": share,
+        "interval": interval,
+        "time": duration(sum(one.seconds)) if one.seconds else "–",
+        "folds": str(len(one.seconds)) if one.seconds else "–",
+        "note": "chosen" if one is winner else one.dropped,
+    }
+
+
+def _remarks(search: Search, stated: _Stated, kept: float | None) -> list[str]:
+    found = []
+    lone = int((search.workshop.material.counts == 1).sum())
+    if lone and search.folds:
+        found.append(f"{lone} classes with one image are in no estimate")
+    if not stated.accuracy:
+        reason = search.stopped or "no class has two images"
+        found.append(f"nothing was held out ({reason}), so that no accuracy is stated")
+    elif search.stopped:
+        found.append(search.stopped)
+    if kept is not None and stated.reject is None:
+        found.append("too few right answers for a threshold: nothing is rejected")
+    return found
+
+
+def _write(folder: Path, config: ModelConfig, fitted: Fitted, text: str) -> None:
+    """Write the folder beside its place and move it there; one that was there goes last."""
+    parent = folder.absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=parent))
+    try:
+        new, old = made / "new", made / "old"
+        write_model(new, config, fitted.classifier.tensors(), text)
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)

@@ -1,0 +1,135 @@
+"""`fsbench adapt`: parse the options, call `adapt`, print the table of what was tried."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from fewshot_bench.api.spec import AUTO, EXIF, PRECISIONS
+from fewshot_bench.cli.completion import backbones, datasets, methods, one_of
+from fewshot_bench.cli.options import NUMBER, SIZE
+from fewshot_bench.cli.output import say, terminal_width
+from fewshot_bench.plugins.models.adapt import BUDGET, KEPT, Adapted, adapt
+from fewshot_bench.utils.processes import interrupt_on_signals
+from fewshot_bench.utils.text import color_system, printable
+
+_WIDTH = 120
+
+
+@click.command("adapt", short_help="Choose and fit a method on your images, and keep the model.")
+@click.option(
+    "--dataset",
+    "-d",
+    required=True,
+    help="Data set, or FAMILY:ARG such as folder:photos; its test images are left alone.",
+    shell_complete=one_of(datasets),
+)
+@click.option(
+    "--output",
+    "-O",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="DIR",
+    help="Folder of the model, which is made.",
+)
+@click.option(
+    "--method",
+    "-m",
+    default=AUTO,
+    show_default=True,
+    help="A method; auto: chosen by cross-validation within the images.",
+    shell_complete=one_of(methods),
+)
+@click.option(
+    "--option", "-o", "options", multiple=True, metavar="NAME=VALUE", help="Hyper-parameter."
+)
+@click.option(
+    "--budget",
+    default=BUDGET,
+    show_default=True,
+    metavar="TIME",
+    help="Time for all of it: 90s, 10m, 1h.",
+)
+@click.option("--memory", type=SIZE, help="Most memory of this process, such as 4GB.")
+@click.option(
+    "--reject",
+    type=float,
+    is_flag=False,
+    flag_value=KEPT,
+    metavar="[SHARE]",
+    help="Find a probability below which an image belongs to no class: the one that this share of "
+    f"right held-out images reaches (alone: {KEPT}).",
+)
+@click.option("--shots", type=NUMBER, help="Use at most so many images of each class.")
+@click.option("--seed", type=NUMBER, default=1, show_default=True, help="Of folds and training.")
+@click.option(
+    "--backbone",
+    default=AUTO,
+    show_default=True,
+    help="MODEL/TAG[@FILE] or a name.",
+    shell_complete=one_of(backbones),
+)
+@click.option(
+    "--precision", type=click.Choice([AUTO, *PRECISIONS]), default=AUTO, show_default=True
+)
+@click.option("--device", default=AUTO, show_default=True, help="cpu, cuda or cuda:N.")
+@click.option("--classnames", type=click.Path(path_type=Path), help="Own class names.")
+@click.option("--templates", multiple=True, help="Own prompt with {}, or a file of prompts.")
+@click.option("--exif", type=click.Choice(EXIF), default="ignore", show_default=True)
+@click.option("--skip-damaged", is_flag=True, help="Go on without images that cannot be used.")
+@click.option("--overwrite", is_flag=True, help="Replace the model in the folder.")
+def command(**values: Any) -> None:
+    """Choose and fit a method on your images, and keep the model.
+
+    Methods are compared on images that are held out in turn, from cheap to expensive, within the
+    budget; the best one is fitted on all images. Interrupted, it goes on with the best so far.
+    """
+    interrupt_on_signals()
+    with _steps() as told:
+        found = adapt(**values, say=told)
+    _print(found)
+
+
+@contextmanager
+def _steps() -> Iterator[Callable[[str], None]]:
+    """The step that goes on, on a terminal; nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda line: None
+        return
+    from rich.console import Console
+
+    console = Console(stderr=True, color_system=color_system())
+    with console.status("reading images") as status:
+        yield lambda line: status.update(printable(line))
+
+
+def _print(found: Adapted) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for head in found.tried[0]:
+        table.add_column(head, justify="left" if head in ("method", "note") else "right")
+    for row in found.tried:
+        table.add_row(*map(printable, row.values()))
+    width = terminal_width() or _WIDTH
+    Console(file=sys.stdout, width=width, markup=False, highlight=False).print(table)
+    for note in found.notes:
+        say(note)
+    numbers, config = found.config.accuracy, found.config
+    text = f"{config.method} on {config.backbone}"
+    if numbers:
+        text += (
+            f": accuracy {100 * numbers['mean']:.1f} % on held-out images "
+            f"({100 * numbers['level']:.0f} % interval "
+            f"{100 * numbers['low']:.1f} to {100 * numbers['high']:.1f} %)"
+        )
+    say(text)
+    if config.reject is not None:
+        say(f"images with a probability below {config.reject:.3f} belong to no class")
+    say(f"model in {found.folder}; fsbench predict {found.folder} IMAGES")

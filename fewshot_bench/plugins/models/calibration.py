@@ -1,0 +1,84 @@
+"""Probabilities from out-of-fold logits: the temperature, its error, the threshold of `--reject`.
+
+`temperature_of`, `calibration_error` and `threshold` are the entry points. None of them sees logits
+of an image that its method was fitted on.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fewshot_bench.api import metrics
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Logits = NDArray[np.float32]
+    Labels = NDArray[np.int64]
+
+SMALLEST, LARGEST, STEPS = 1e-4, 1e4, 80
+
+
+def temperature_of(logits: Logits, labels: Labels, images: int) -> float:
+    """The temperature of the least negative log-likelihood of (n, classes) logits.
+
+    images: distinct ones. Labels are as certain as Laplace's rule makes them, (images + 1) of
+    (images + 2), so that answers that are all right do not make the temperature vanish.
+    """
+    classes, doubt = logits.shape[1], 1 / (images + 2)
+    target = np.full(logits.shape, doubt / classes)
+    target[np.arange(len(labels)), labels] += 1 - doubt
+    shifted = (logits - logits.max(axis=1, keepdims=True)).astype(np.float64)
+
+    def loss(exponent: float) -> float:
+        scaled = shifted * math.exp(-exponent)
+        total = np.log(np.exp(scaled).sum(axis=1))
+        return float((total - (target * scaled).sum(axis=1)).mean())
+
+    # Convex in the inverse temperature, so that it has one minimum.
+    low, high, golden = math.log(SMALLEST), math.log(LARGEST), (math.sqrt(5) - 1) / 2
+    for _ in range(STEPS):
+        first, second = high - golden * (high - low), low + golden * (high - low)
+        low, high = (low, second) if loss(first) <= loss(second) else (first, high)
+    return math.exp((low + high) / 2)
+
+
+def confidences(logits: Logits, temperature: float) -> NDArray[np.float64]:
+    """(n,) the highest probability of each row."""
+    scaled = (logits - logits.max(axis=1, keepdims=True)).astype(np.float64) / temperature
+    found: NDArray[np.float64] = 1 / np.exp(scaled).sum(axis=1)
+    return found
+
+
+def calibration_error(logits: Logits, labels: Labels, parts: Labels, images: int) -> float:
+    """Expected calibration error, a share, with the temperature of the other parts for each part.
+
+    parts: (n,) the fold in which each row was held out.
+    """
+    found = np.empty(len(labels))
+    for part in np.unique(parts):
+        inside = parts == part
+        rest = ~inside if not inside.all() else inside
+        found[inside] = confidences(
+            logits[inside], temperature_of(logits[rest], labels[rest], images)
+        )
+    return metrics.calibration_error(found, logits.argmax(axis=1) == labels) / 100
+
+
+def threshold(
+    logits: Logits, labels: Labels, temperature: float, kept: float, images: int
+) -> float | None:
+    """The probability that the share `kept` of right answers reaches; None for too few of them.
+
+    Below it a query belongs to no class. So few right answers that one of them is more than what
+    may be lost say nothing.
+    """
+    right = logits.argmax(axis=1) == labels
+    repeats = len(labels) / images
+    if right.sum() / repeats * (1 - kept) < 1:
+        return None
+    found = confidences(logits[right], temperature)
+    return float(np.quantile(found, 1 - kept, method="lower"))

@@ -1,0 +1,159 @@
+"""Fits of methods to parts of given images, and their logits for others, in this process.
+
+`Workshop` is the entry point. A fit goes through the runner: measured, guarded, tried again in
+parts when memory runs out; features are shared by all fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fewshot_bench.api.record import Incidents
+from fewshot_bench.api.registry import registry
+from fewshot_bench.api.shots import ALL_SHOTS
+from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.plugins.models.folds import with_validation
+from fewshot_bench.plugins.models.material import Material
+from fewshot_bench.runner.variants import Variant
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from fewshot_bench.api.backbone import LoadedBackbone
+    from fewshot_bench.engines.choice import Conditions
+    from fewshot_bench.runner.examination import ImageList
+    from fewshot_bench.runner.fit import Fitted
+    from fewshot_bench.runner.session import Cell
+
+    Places = NDArray[np.int64]
+
+# Stands for any method where the backbone alone matters.
+ZERO_SHOT = Variant("zero-shot", {}, {}, "1")
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Conditions of all fits of one call."""
+
+    conditions: Conditions
+    seed: int = 1
+    exif: str = "ignore"
+
+
+class Workshop:
+    """A backbone and given images. cache: a folder for features, or None for memory alone."""
+
+    def __init__(self, material: Material, chosen: Chosen, cache: Path | None = None) -> None:
+        from fewshot_bench.runner.classes import LabelSpace
+        from fewshot_bench.runner.examiner import Examiner
+        from fewshot_bench.runner.request import weights_of
+        from fewshot_bench.runner.session import Session
+
+        self.material, self.chosen = material, chosen
+        self.weights = weights_of(chosen.conditions.backbone)
+        self._examiner = Examiner()
+        self._session = Session(cache, chosen.conditions.devices[0], self._examiner)
+        self.space = LabelSpace.of(material.dataset.card(), "custom", "all")
+
+    @property
+    def backbone(self) -> LoadedBackbone:
+        """The backbone, loaded."""
+        return self._session.backbone(self.spec(ZERO_SHOT))[0]
+
+    def spec(self, variant: Variant) -> RunSpec:
+        """The conditions of a fit of a method on all images."""
+        chosen, material = self.chosen, self.material
+        return RunSpec(
+            method=variant.method,
+            dataset=material.dataset.card().name,
+            shots=ALL_SHOTS,
+            split_seed=chosen.seed,
+            train_seed=chosen.seed,
+            backbone=chosen.conditions.backbone,
+            precision=chosen.conditions.precision,
+            device=chosen.conditions.device,
+            weights=self.weights,
+            exif=chosen.exif,
+            options=variant.options,
+            overrides=variant.overrides,
+            revision=material.revision,
+            method_version=variant.version,
+            data=material.data,
+        )
+
+    def fit(
+        self,
+        variant: Variant,
+        train: Places,
+        queries: Places,
+        validation: bool,
+        progress: Progress | None = None,
+    ) -> tuple[Fitted, NDArray[np.float32]]:
+        """A method fitted on some images, and (queries, classes) logits of others.
+
+        validation: whether some of `train` are set apart as validation images. Raises what the
+        method raised.
+        """
+        from fewshot_bench.images.features import open_views
+        from fewshot_bench.runner.isolation import own_interruptions
+        from fewshot_bench.runner.retry import (
+            Failure,
+            evaluate_within_memory,
+            fit_within_memory,
+        )
+
+        cell = self._cell(variant, train, queries, validation)
+        with open_views(), own_interruptions() as interrupted:
+            try:
+                fitted = fit_within_memory(cell, self._session, progress, interrupted)
+                if isinstance(fitted, Failure):
+                    raise fitted.error
+                if not len(queries):
+                    return fitted, np.zeros((0, len(self.space.classnames)), np.float32)
+                incidents = Incidents()
+                _, logits = evaluate_within_memory(
+                    fitted, cell, self._session, incidents, interrupted
+                )
+            except BaseException:
+                self._session.drop_changed_backbone()
+                raise
+        return fitted, logits
+
+    def encode(self, places: Places) -> None:
+        """Encode some images, for all fits that use them."""
+        from fewshot_bench.images.features import accounted, image_view, open_views
+        from fewshot_bench.profiling.meter import Meter
+
+        session, spec = self._session, self.spec(ZERO_SHOT)
+        meter = Meter(self.backbone.device)
+        with open_views(), accounted(session.features, meter):
+            source = session.source(self._images(places, labeled=False), spec)
+            image_view(source, session.features, meter, phase="encode_support").features  # noqa: B018
+
+    def _cell(self, variant: Variant, train: Places, queries: Places, validation: bool) -> Cell:
+        from fewshot_bench.runner.examination import CellLists
+        from fewshot_bench.runner.session import Cell
+
+        val = train[:0]
+        if validation:
+            train, val = with_validation(self.material.labels, train, self.chosen.seed)
+        lists = CellLists(
+            self.space,
+            self.space,
+            train=self._images(train, labeled=True),
+            val=self._images(val, labeled=True),
+            queries=self._images(queries, labeled=False),
+        )
+        method = registry().method_class(variant.method)(**variant.options)
+        return Cell(self.spec(variant), method, lists)
+
+    def _images(self, places: Places, *, labeled: bool) -> ImageList:
+        items = tuple(self.material.items[place] for place in places.tolist())
+        labels = tuple(item.label for item in items) if labeled else ()
+        return self._examiner.images(self.material.dataset, items, labels)

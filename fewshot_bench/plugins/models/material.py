@@ -1,0 +1,123 @@
+"""The images that a model is adapted to: all of a data set that may be trained on, with labels.
+
+`gather` is the entry point. Test images of the data set are not in a `Material`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fewshot_bench.api.dataset import Dataset, Undivided
+from fewshot_bench.api.items import Item, digest_of, packed
+from fewshot_bench.api.registry import registry
+from fewshot_bench.images.usable import lost_classes
+from fewshot_bench.runner.preflight import UNREADABLE_SHOWN, check_items
+from fewshot_bench.splits.draw import draw
+from fewshot_bench.utils.errors import DataMissingError, UsageError
+from fewshot_bench.utils.text import few, shortened
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Material:
+    """Labeled images of a data set.
+
+    notes: which of its images these are, and which were left out.
+    """
+
+    dataset: Dataset
+    items: tuple[Item, ...]
+    revision: str
+    data: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64]:
+        """(n,) class indices."""
+        return np.array([item.label for item in self.items], dtype=np.int64)
+
+    @property
+    def classnames(self) -> tuple[str, ...]:
+        """By label."""
+        return self.dataset.card().classnames
+
+    @cached_property
+    def counts(self) -> NDArray[np.int64]:
+        """(classes,) images of each class."""
+        return np.bincount(self.labels, minlength=len(self.classnames))
+
+    @property
+    def digest(self) -> str:
+        """That of the list of images."""
+        return digest_of([("train", self.items)])
+
+
+def gather(
+    name: str,
+    data: Mapping[str, Any],
+    shots: int | None = None,
+    seed: int = 1,
+    skip_damaged: bool = False,
+) -> Material:
+    """The images of a data set that may be trained on; with `shots`, so many of each class.
+
+    data: own class names and templates, as in `RunSpec.data`. UsageError for fewer than two
+    classes, DataMissingError for images that cannot be read, unless they are to be left out.
+    """
+    dataset: Dataset = registry().dataset(name, data)
+    if isinstance(dataset, Undivided):
+        dataset = dataset.undivided()
+    with registry().blaming(name):
+        pools, card = dataset.items(), dataset.card()
+        check_items(card, pools)
+    trained = [*pools.get("train", ()), *pools.get("val", ())]
+    if len(card.classnames) < 2 or not trained:
+        found = "no images to train on" if not trained else "one class"
+        raise UsageError(
+            f"{name} has {found}: expected images of two classes or more, "
+            "such as one folder of images per class"
+        )
+    notes = _notes(pools)
+    if shots is not None:
+        lists = {"train": packed(trained)}
+        split = draw(name, "", lists, protocol="nested", shots=shots, seed=seed, val="none")
+        trained = list(split.train)
+        notes += (f"at most {shots} of each class (--shots)",)
+    kept, left_out = _readable(name, dataset, trained, skip_damaged)
+    return Material(dataset, kept, card.revision, data, (*notes, *left_out))
+
+
+def _notes(pools: Mapping[str, Sequence[Item]]) -> tuple[str, ...]:
+    val, test = len(pools.get("val", ())), len(pools.get("test", ()))
+    notes = (f"{val:,} validation images are trained on, too",) if val else ()
+    return notes + ((f"{test:,} test images are left alone",) if test else ())
+
+
+def _readable(
+    name: str, dataset: Dataset, items: Sequence[Item], skip: bool
+) -> tuple[tuple[Item, ...], tuple[str, ...]]:
+    """The images that can be decoded, and a note on the others."""
+    from fewshot_bench.images.decode import unreadable
+
+    bad = unreadable(dataset, items).bad
+    if not bad:
+        return tuple(items), ()
+    lost = [title for title, _ in lost_classes(items, bad)]
+    if lost or not skip:
+        shown = "; ".join(
+            shortened([f"{id}: {reason}" for id, reason in bad.items()], UNREADABLE_SHOWN)
+        )
+        step = f"mend the class {few(lost)}" if lost else "--skip-damaged goes on without them"
+        raise DataMissingError(
+            f"{name}: {len(bad)} of its images cannot be used: {shown}; "
+            f"mend or remove them ({step})"
+        )
+    kept = tuple(item for item in items if item.id not in bad)
+    return kept, (f"{len(bad)} damaged images are left out: {few(bad)}",)

@@ -1,0 +1,157 @@
+"""The model card of an adapted model: README.md with the metadata that model hubs read.
+
+`card` is the entry point; it states no number that the config does not hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from fewshot_bench.store.model_files import ModelConfig
+from fewshot_bench.utils.text import printable, shortened
+
+LIBRARY = "fewshot_bench"
+# Licences of weights by the beginning of an open_clip tag: their names on model hubs.
+LICENSES = {"openai": "mit", "laion": "mit", "datacomp": "mit", "dfn": "apple-amlr"}
+UNKNOWN = "other"
+
+
+def license_of(backbone: str) -> str:
+    """The licence of a backbone's weights; `other` where it is not known here."""
+    if backbone == "tiny":
+        return "apache-2.0"
+    tag = backbone.partition("/")[2].partition("@")[0]
+    return next((name for start, name in LICENSES.items() if tag.startswith(start)), UNKNOWN)
+
+
+def card(config: ModelConfig, tried: Sequence[Mapping[str, str]], notes: Sequence[str]) -> str:
+    """README.md of a model. tried: rows of the table of methods; notes: on images and search."""
+    return "\n".join(
+        [
+            "---",
+            yaml.safe_dump(_metadata(config), sort_keys=False, allow_unicode=True).rstrip(),
+            "---",
+            "",
+            f"# {_plain(config.data['dataset'])}: {config.method} on {config.backbone}",
+            "",
+            *_opening(config),
+            "",
+            "## Use",
+            "",
+            "```",
+            "fsbench predict FOLDER_OF_THIS_MODEL photo.jpg",
+            "```",
+            "",
+            "```python",
+            "import fewshot_bench as fb",
+            "",
+            'model = fb.load_model("FOLDER_OF_THIS_MODEL")',
+            'model.predict(["photo.jpg"])',
+            "```",
+            "",
+            "## Images",
+            "",
+            *_images(config),
+            "",
+            "## Methods that were tried",
+            "",
+            *_table(tried),
+            "",
+            *(f"- {_plain(note)}" for note in notes),
+            "",
+            "## Limits",
+            "",
+            *_limits(config),
+            "",
+        ]
+    )
+
+
+def _metadata(config: ModelConfig) -> dict[str, Any]:
+    from fewshot_bench.backbones.loading import repository_of
+
+    task = "zero-shot-image-classification"
+    found: dict[str, Any] = {
+        "license": license_of(config.backbone),
+        "library_name": LIBRARY,
+        "pipeline_tag": task if config.method == "zero-shot" else "image-classification",
+        "tags": ["clip", "few-shot", config.method, LIBRARY],
+    }
+    base = repository_of(config.backbone)
+    if base:
+        found["base_model"] = base
+    if config.accuracy:
+        value = round(100 * config.accuracy["mean"], 2)
+        metric = {"type": "accuracy", "name": "out-of-fold accuracy", "value": value}
+        data = {"name": _plain(config.data["dataset"]), "type": "imagefolder"}
+        result = {"task": {"type": "image-classification"}, "dataset": data, "metrics": [metric]}
+        found["metrics"] = ["accuracy"]
+        found["model-index"] = [{"name": config.method, "results": [result]}]
+    return found
+
+
+def _opening(config: ModelConfig) -> list[str]:
+    license = license_of(config.backbone)
+    weights = "licence not known here" if license == UNKNOWN else f"licence {license}"
+    lines = [
+        f"`{config.method}` (version {config.method_version}) was fitted on {_total(config):,} "
+        f"images of {len(config.classnames):,} classes. The folder holds what it adds to the "
+        f"backbone `{config.backbone}` ({weights}), not the backbone."
+    ]
+    if not config.accuracy:
+        return [*lines, "", "No accuracy is stated: no image was held out."]
+    a = config.accuracy
+    lines += [
+        "",
+        f"Accuracy on images that were held out: **{100 * a['mean']:.1f} %** "
+        f"({100 * a['level']:.0f} % interval {100 * a['low']:.1f} to {100 * a['high']:.1f} %; "
+        f"{a['folds']:.0f} folds, dealt {a['repeats']:.0f} times). It is corrected for the choice "
+        "among methods, and holds for images that come as these did.",
+        "",
+        f"Probabilities are calibrated (temperature {config.temperature:.4g}); their calibration "
+        f"error is {100 * a['calibration_error']:.1f} points.",
+    ]
+    if config.reject is not None:
+        lines += ["", f"An image with a probability below {config.reject:.3f} is rejected."]
+    return lines
+
+
+def _images(config: ModelConfig) -> list[str]:
+    counts = config.data["images"]
+    rows = [f"- {_plain(name)}: {count:,}" for name, count in counts.items()]
+    return list(shortened(rows, 200))
+
+
+def _table(tried: Sequence[Mapping[str, str]]) -> list[str]:
+    heads = list(tried[0])
+    lines = [heads, ["---"] * len(heads), *([*row.values()] for row in tried)]
+    return [f"| {' | '.join(_plain(text).replace('|', '/') for text in row)} |" for row in lines]
+
+
+def _limits(config: ModelConfig) -> list[str]:
+    lines = [
+        "- It answers with one of its classes, whatever an image shows.",
+        "- Images that are near copies of each other (bursts, frames of a film) make the stated "
+        "accuracy too good.",
+        "- The accuracy is that of methods fitted on a part of the images; other places, cameras "
+        "or shares of classes give other numbers.",
+    ]
+    if config.reject is not None:
+        lines[0] = (
+            "- What is rejected was decided without any image of another class: a threshold on "
+            "the probability finds the unsure, not everything that is foreign."
+        )
+    return lines
+
+
+def _total(config: ModelConfig) -> int:
+    return sum(config.data["images"].values())
+
+
+def _plain(text: str) -> str:
+    """A foreign name on one line, that is no markup."""
+    shown = printable(text)
+    return "".join(f"\\{sign}" if sign in "<>[]`*_" else sign for sign in shown)

@@ -1,0 +1,276 @@
+"""The search among methods: folds one after the other, within a budget, dropping what loses.
+
+`Search` is the entry point. A candidate is chosen only by folds of whole repeats, and methods are
+compared on the same ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fewshot_bench.api.registry import registry
+from fewshot_bench.plugins.models import accuracy
+from fewshot_bench.plugins.models.budget import SLOWER, Budget, OverBudget, duration
+from fewshot_bench.plugins.models.fitting import Workshop
+from fewshot_bench.plugins.models.folds import Fold, repeated
+from fewshot_bench.runner.variants import Variant
+from fewshot_bench.utils.errors import UsageError
+from fewshot_bench.utils.text import printable
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from fewshot_bench.plugins.models.accuracy import Shares
+    from fewshot_bench.runner.fit import Fitted
+
+TIERS = (
+    ("zero-shot",),
+    (
+        *("gda", "tip-adapter", "proker", "linear-probe", "lp++", "zs-lp", "clap", "taskres"),
+        *("cross-modal", "wise-ft", "clip-adapter", "tip-adapter-f"),
+    ),
+    ("clip-lora", "coop", "kgcoop", "prograd", "cocoop"),
+)
+"""The methods that `auto` chooses among, from cheap to expensive: without training images, heads on
+frozen features, trained through the encoders. What is in one tier costs about the same in use."""
+ORDER = tuple(name for tier in TIERS for name in tier)
+ONE_SHOT = "tip-adapter"
+"""Taken where no class has two images, so that nothing can be held out."""
+REPEATS = 3
+# Images that are encoded between two looks at the clock.
+FIRST, CHUNK = 16, 64
+LOST = "clearly worse"
+
+
+@dataclass
+class Candidate:
+    """A method, and what came of it.
+
+    validation: whether it chooses by validation images, which are then set apart; None until it
+    was fitted. logits: (images, classes) by repeat, NaN for images that were not held out. parts:
+    (images,) by repeat, the fold of each. seconds: of each fit. dropped: why it is not tried on.
+    whole: whether it is the twin that sets none apart of a method that chooses by them.
+    """
+
+    variant: Variant
+    validation: bool | None = None
+    logits: list[NDArray[np.float32]] = field(default_factory=list)
+    parts: list[NDArray[np.int64]] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    dropped: str = ""
+
+    whole: bool = False
+
+    @property
+    def name(self) -> str:
+        """The method."""
+        return self.variant.method
+
+    @property
+    def title(self) -> str:
+        """As tables show it."""
+        return f"{self.name} (all images)" if self.whole else self.name
+
+    @property
+    def repeats(self) -> int:
+        """Whole repeats."""
+        return len(self.logits)
+
+    @property
+    def each(self) -> float:
+        """Seconds that a fit is expected to take; the first one encodes for all others."""
+        return max(self.seconds[1:] or self.seconds, default=0.0)
+
+    def right(self, labels: NDArray[np.int64], repeats: int) -> Shares:
+        """(held-out images,) the share of repeats that were right."""
+        stacked = np.stack(self.logits[:repeats])
+        held = ~np.isnan(stacked[0, :, 0])
+        shares: Shares = (stacked[:, held].argmax(axis=2) == labels[held]).mean(axis=0)
+        return shares
+
+
+class Search:
+    """Candidates from cheap to expensive on repeated folds. say: gets a line for what goes on."""
+
+    def __init__(
+        self,
+        workshop: Workshop,
+        variants: Sequence[Variant],
+        budget: Budget,
+        say: Callable[[str], None],
+        repeats: int = REPEATS,
+    ) -> None:
+        self.workshop, self.budget, self._say = workshop, budget, say
+        self.labels = workshop.material.labels
+        self.candidates = [Candidate(variant) for variant in variants]
+        self.folds = list(repeated(self.labels, repeats, workshop.chosen.seed))
+        self.stopped = ""
+        self._per_image = 0.0
+
+    @property
+    def finalists(self) -> list[Candidate]:
+        """Candidates that were not dropped, with the same whole repeats behind each."""
+        return [one for one in self.candidates if one.repeats and not one.dropped]
+
+    @property
+    def repeats(self) -> int:
+        """Whole repeats that all finalists have."""
+        return min((one.repeats for one in self.finalists), default=0)
+
+    @property
+    def shares(self) -> list[Shares]:
+        """(held-out images,) of each finalist, over the repeats that all have."""
+        return [one.right(self.labels, self.repeats) for one in self.finalists]
+
+    def run(self) -> None:
+        """All repeats, as far as the budget goes; an interruption by a person ends it early."""
+        try:
+            if self.folds and self._encoded():
+                self._run()
+        except KeyboardInterrupt:
+            if not self.finalists:
+                raise
+            self.stopped = "interrupted"
+            self._say("interrupted: goes on with the best so far")
+        for one in self.candidates:
+            if not one.repeats and not one.dropped:
+                one.dropped = self.stopped or "nothing can be held out: no class has two images"
+
+    def _encoded(self) -> bool:
+        """Encode all images, which most methods share; False where there is no time for it."""
+        every = np.arange(len(self.labels))
+        self._say(f"encoding {len(every):,} images")
+        # The first ones wait for the backbone, so that they are no measure.
+        self.workshop.encode(every[:FIRST])
+        begun, rest = self.budget.clock(), every[FIRST:]
+        for start in range(0, len(rest), CHUNK):
+            self.workshop.encode(rest[start : start + CHUNK])
+            done = min(start + CHUNK, len(rest))
+            self._per_image = (self.budget.clock() - begun) / done
+            if self.budget.left < self._per_image * (len(rest) - done):
+                whole = duration(self._per_image * len(every))
+                self.stopped = f"no time: encoding the images takes about {whole}"
+                return False
+        return True
+
+    def _run(self) -> None:
+        for repeat in range(1 + self.folds[-1].repeat):
+            folds = [fold for fold in self.folds if fold.repeat == repeat]
+            # Grows by the twins of methods that choose by validation images.
+            for candidate in self.candidates:
+                if candidate.dropped:
+                    continue
+                try:
+                    self._repeat(candidate, folds)
+                except OverBudget as error:
+                    if repeat:
+                        self.stopped = f"no more repeats: {error}"
+                        return
+                    candidate.dropped = str(error)
+                except Exception as error:
+                    candidate.dropped = f"failed: {printable(str(error) or repr(error), 160)}"
+            self._drop_losers()
+
+    def _expected(self, candidate: Candidate) -> float:
+        """Seconds of a fit: as before, or those of encoding the views that it asks for."""
+        if candidate.seconds:
+            return SLOWER * candidate.each
+        method = registry().method_class(candidate.name)(**candidate.variant.options)
+        views = getattr(method, "views_per_image", None)
+        count, classes = len(self.labels), len(self.workshop.space.classnames)
+        shots = max(1, round(count / classes))
+        return self._per_image * count * (views(shots, classes) if callable(views) else 0)
+
+    def _repeat(self, candidate: Candidate, folds: Sequence[Fold]) -> None:
+        """All folds of one repeat; OverBudget, and what a method raises."""
+        logits = np.full((len(self.labels), len(self.workshop.space.classnames)), np.nan)
+        parts = np.full(len(self.labels), -1)
+        self._say(f"{candidate.title}: repeat {candidate.repeats + 1}")
+        for done, fold in enumerate(folds):
+            fits, each = len(folds) - done, self._expected(candidate)
+            # The views of the first fit serve the others.
+            if self.budget.left < each * (fits if candidate.seconds else 1):
+                late = self.budget.left <= 0
+                raise OverBudget(
+                    "no time left" if late else f"no time: a fit takes about {duration(each)}"
+                )
+            logits[fold.held_out] = self._fold(candidate, fold, fits + 1)
+            parts[fold.held_out] = fold.number
+            self.budget.reserved = max(self.budget.reserved, SLOWER * candidate.each)
+        candidate.logits.append(logits.astype(np.float32))
+        candidate.parts.append(parts)
+
+    def _fold(self, candidate: Candidate, fold: Fold, fits: int) -> NDArray[np.float32]:
+        """(held out, classes) logits."""
+        begun = self.budget.clock()
+        fitted, logits = self._fit(candidate, fold.train, fold.held_out, fits)
+        candidate.seconds.append(self.budget.clock() - begun)
+        memory = self.budget.memory
+        if memory is not None and fitted.peak_mb * 2**20 > memory:
+            raise OverBudget(f"no memory: a fit took {fitted.peak_mb:,.0f} MiB")
+        return logits
+
+    def _fit(
+        self,
+        candidate: Candidate,
+        train: NDArray[np.int64],
+        queries: NDArray[np.int64],
+        fits: int,
+    ) -> tuple[Fitted, NDArray[np.float32]]:
+        """The first fit of a candidate shows whether validation images are of use to it."""
+        chooses = candidate.validation is not False
+        watch = self.budget.watch(fits)
+        fitted, logits = self.workshop.fit(candidate.variant, train, queries, chooses, watch)
+        if candidate.validation is None:
+            candidate.validation = fitted.declared.selection["labels"] > 0
+            if not candidate.validation:
+                return self._fit(candidate, train, queries, fits)
+            if len(self.candidates) > 1:
+                twin = Candidate(candidate.variant, validation=False, whole=True)
+                self.candidates.insert(self.candidates.index(candidate) + 1, twin)
+        return fitted, logits
+
+    def final(self, candidate: Candidate) -> Fitted:
+        """A candidate fitted on all images."""
+        every = np.arange(len(self.labels))
+        for chooses in (True, False) if candidate.validation is None else (candidate.validation,):
+            fitted, _ = self.workshop.fit(candidate.variant, every, every[:0], chooses)
+            candidate.validation = fitted.declared.selection["labels"] > 0
+            if candidate.validation == chooses:
+                break
+        return fitted
+
+    def _drop_losers(self) -> None:
+        """Drop candidates that clearly lose to the best one, by paired differences."""
+        running = self.finalists
+        if not running:
+            return
+        shares = self.shares
+        best = max(range(len(running)), key=lambda place: float(shares[place].mean()))
+        for one, right in zip(running, shares, strict=True):
+            gap, error = accuracy.lead(shares[best], right)
+            if one is not running[best] and gap > accuracy.CLEARLY * error:
+                one.dropped = f"{LOST} than {running[best].title}"
+
+    def chosen(self) -> Candidate:
+        """The winner; UsageError where every candidate failed."""
+        finalists = self.finalists
+        if finalists:
+            tiers = [_tier(one.name) for one in finalists]
+            return finalists[accuracy.best_of(self.shares, tiers)]
+        usable = [one for one in self.candidates if not one.dropped.startswith("failed")]
+        if not usable:
+            reasons = "; ".join(f"{one.title}: {one.dropped}" for one in self.candidates)
+            raise UsageError(f"no method could be fitted: {reasons}")
+        # Without anything held out, by what is known beforehand; out of time, the cheapest.
+        wanted = [one for one in usable if one.name == ONE_SHOT] if not self.folds else []
+        return (wanted or usable)[0]
+
+
+def _tier(name: str) -> int:
+    """The place of a method's tier; a foreign one is in the last."""
+    return next((place for place, tier in enumerate(TIERS) if name in tier), len(TIERS))

@@ -1,0 +1,102 @@
+"""Keeping the model of a cell beside its record; a cell whose method cannot be kept says why.
+
+`keep` is the entry. It changes no number of the record.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from fewshot_bench.api.keeping import reason_not_to_keep, restore
+from fewshot_bench.api.record import Incidents
+from fewshot_bench.api.task import Vocabulary
+from fewshot_bench.images.features import accounted
+from fewshot_bench.profiling.meter import Meter
+from fewshot_bench.runner.fit import Fitted, check_backbone, seed_of
+from fewshot_bench.runner.isolation import guarded
+from fewshot_bench.runner.session import Cell, Session
+from fewshot_bench.store.kept_models import STATED, facts_of, model_folder, remove_model
+from fewshot_bench.store.model_files import ModelConfig, config_of, write_model
+from fewshot_bench.utils.errors import FsbenchError
+from fewshot_bench.utils.rng import derive, isolated
+
+INCIDENT = "model"
+
+
+def keep(
+    fitted: Fitted, cell: Cell, session: Session, store: Path, incidents: Incidents
+) -> dict[str, Any]:
+    """Write the model of a cell into a store; the part of the footprint that states it.
+
+    An incident says why there is none: a method that cannot be kept, or that does not give back
+    what it kept, or a disk that is full.
+    """
+    key, method = cell.spec.key(), cell.spec.method
+    folder = model_folder(store, key)
+    try:
+        remove_model(store, key)
+        if reason := reason_not_to_keep(cell.method):
+            raise FsbenchError(reason)
+        config = _config(fitted, cell)
+        with ExitStack() as stack:
+            stack.enter_context(accounted(session.features, Meter(fitted.backbone.device)))
+            stack.enter_context(isolated(derive(seed_of(cell.spec), "keep")))
+            stack.enter_context(guarded(f"{method}.restore", incidents, session.distrust))
+            tensors = fitted.classifier.tensors()
+            restore(
+                cell.method,
+                tensors,
+                Vocabulary(config.classnames, config.templates),
+                fitted.backbone,
+            )
+            check_backbone(fitted.backbone, fitted.fingerprint, f"{method}.restore")
+        digest = write_model(folder, config, tensors, _card(cell, config))
+        return {STATED: facts_of(folder, digest)}
+    except (FsbenchError, OSError) as error:
+        why = error if isinstance(error, FsbenchError) else error.strerror
+        incidents.add(INCIDENT, f"{method}: its model was not kept: {why}")
+        return {}
+    except Exception as error:
+        incidents.add(
+            INCIDENT, f"{method}: its model was not kept: {type(error).__name__}: {error}"
+        )
+        return {}
+
+
+def _config(fitted: Fitted, cell: Cell) -> ModelConfig:
+    spec, lists = fitted.cell.spec, fitted.cell.lists
+    counts = Counter(lists.train.labels)
+    data = {
+        "cell": cell.spec.key(),
+        "dataset": spec.dataset,
+        "revision": spec.revision,
+        "shots": spec.shots,
+        "split_seed": spec.split_seed,
+        "seed": spec.train_seed,
+        "protocol": spec.protocol,
+        "images": [counts[label] for label in range(len(lists.fitted.classnames))],
+    }
+    notes = fitted.declared.notes
+    return config_of(
+        spec.method,
+        fitted.cell.method,
+        fitted.backbone,
+        lists.fitted,
+        exif=spec.exif,
+        data=data,
+        notes=notes,
+    )
+
+
+def _card(cell: Cell, config: ModelConfig) -> str:
+    spec = cell.spec
+    return (
+        f"# {spec.method} on {spec.dataset}\n\n"
+        f"{len(config.classnames)} classes, backbone {config.backbone}, seed {spec.train_seed}.\n"
+        f"Kept by `fsbench run --keep-models` beside the record {spec.key()}.\n\n"
+        "```python\nimport fewshot_bench as fb\n\n"
+        'fb.load_model("this folder").predict(["image.jpg"])\n```\n'
+    )

@@ -1,0 +1,135 @@
+"""Models that runs keep beside their records, in `models/<key>/` of a store.
+
+A record states the digest of its model (`footprint["model"]`): a folder with another one is not its
+model, and one that no record states is left over.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from fewshot_bench.api.record import Record
+from fewshot_bench.store.model_files import CARD, CONFIG, TENSORS, checked_config
+from fewshot_bench.store.record_files import read_record
+from fewshot_bench.store.store import RECORDS
+from fewshot_bench.utils.errors import StoreError
+from fewshot_bench.utils.files import Damaged, sorted_entries, write_whole
+from fewshot_bench.utils.text import size_text
+
+MODELS, STATED = "models", "model"
+FILES = (TENSORS, CARD, CONFIG)
+"""The config comes last: a folder without one is no model."""
+
+
+def model_folder(store: Path, key: str) -> Path:
+    """The folder of the model of a cell, be it there or not."""
+    return store / MODELS / key
+
+
+def stated_model(record: Record) -> Mapping[str, Any]:
+    """Digest and bytes of its model, as a record states them; empty where it has none."""
+    found = record.footprint.get(STATED)
+    return found if isinstance(found, Mapping) else {}
+
+
+def facts_of(folder: Path, digest: str) -> dict[str, Any]:
+    """What a record states of a model that was just written."""
+    return {"digest": digest, "bytes": size_of(folder)}
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of a model's folder; 0 where there is none."""
+    return sum(path.stat().st_size for path in sorted_entries(folder) if path.is_file())
+
+
+def kept_models_line(records: Sequence[Record]) -> str:
+    """The number of models that records state, and their bytes, in words."""
+    found = [stated_model(record) for record in records if record.status == "done"]
+    kept = [one for one in found if one]
+    size = size_text(sum(int(one.get("bytes") or 0) for one in kept))
+    lacking = len(found) - len(kept)
+    return f"{len(kept):,} kept, {size}" + (
+        f"; {lacking:,} not (fsbench show KEY.json says why)" if lacking else ""
+    )
+
+
+def expected_bytes(methods: Iterable[str], records: Iterable[Record]) -> tuple[int, list[str]]:
+    """Bytes of a model for each of `methods`, as large as the largest among records.
+
+    Also the methods of which there is none.
+    """
+    largest: dict[str, int] = {}
+    for record in records:
+        size, method = stated_model(record).get("bytes"), record.spec.method
+        if isinstance(size, int):
+            largest[method] = max(size, largest.get(method, 0))
+    counts = Counter(methods)
+    known = sum(count * largest.get(method, 0) for method, count in counts.items())
+    return known, [method for method in counts if method not in largest]
+
+
+def model_of(store: Path, record: Record) -> Path:
+    """The folder of a record's model; StoreError where it has none, or another one lies there."""
+    again = f"compute it with --keep-models --force to have one ({record.spec.describe()})"
+    stated = stated_model(record)
+    if not stated:
+        raise StoreError(f"no model of this cell was kept; {again}")
+    folder = model_folder(store, record.spec.key())
+    if checked_config(folder).as_json()["digest"] != stated.get("digest"):
+        raise StoreError(f"the model in '{folder}' is not the one of the record; {again}")
+    return folder
+
+
+def model_problem(store: Path, record: Record) -> str:
+    """Why the model that a record states cannot be used; empty where it can, or none is stated."""
+    try:
+        if stated_model(record):
+            model_of(store, record)
+    except StoreError as error:
+        return str(error)
+    return ""
+
+
+def copy_model(source: Path, record: Record, destination: Path) -> None:
+    """Copy the model of a record to another store, if it is sound; may raise OSError."""
+    if not stated_model(record) or model_problem(source, record):
+        return
+    key = record.spec.key()
+    for name in FILES:
+        content = (model_folder(source, key) / name).read_bytes()
+        write_whole(model_folder(destination, key) / name, content)
+
+
+def remove_model(store: Path, key: str) -> None:
+    """Remove the model of a cell, if there is one; may raise OSError."""
+    with suppress(FileNotFoundError):
+        shutil.rmtree(model_folder(store, key))
+
+
+def unclaimed_models(store: Path, seconds: float) -> Iterator[Path]:
+    """Folders of models that no record states, and that nobody has written to for so long."""
+    for folder in sorted_entries(store / MODELS):
+        if folder.is_dir() and not _is_young(folder, seconds) and not _is_claimed(store, folder):
+            yield folder
+
+
+def _is_young(folder: Path, seconds: float) -> bool:
+    times = [folder.stat().st_mtime, *(path.stat().st_mtime for path in sorted_entries(folder))]
+    return time.time() - max(times) < seconds
+
+
+def _is_claimed(store: Path, folder: Path) -> bool:
+    """True when a record states a model here, or cannot be read to tell."""
+    key = folder.name
+    try:
+        return bool(stated_model(read_record(store / RECORDS / key[:2] / f"{key}.json")))
+    except FileNotFoundError:
+        return False
+    except (Damaged, StoreError):
+        return True

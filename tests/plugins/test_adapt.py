@@ -1,0 +1,272 @@
+"""`fsbench adapt` and `fewshot_bench.adapt`: from labeled images to a model folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+import fewshot_bench as fb
+from fewshot_bench.api.registry import registry
+from fewshot_bench.plugins.models import adapt as module
+from fewshot_bench.plugins.models import budget as budgets
+from fewshot_bench.plugins.models import search
+from fewshot_bench.store.model_files import read_config, read_model
+from fewshot_bench.utils.errors import UsageError
+from tests.helpers import Result, fsbench, image_folder, save_image
+
+CHEAP = ("zero-shot", "gda")
+TINY: Any = {"backbone": "tiny", "device": "cpu"}
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`auto` chooses among cheap methods, with one repeat."""
+    monkeypatch.setattr(module, "ORDER", CHEAP)
+    monkeypatch.setattr(module, "REPEATS", 1)
+
+
+def photos(root: Path, *counts: int) -> str:
+    """A folder of classes with so many images."""
+    for label, count in enumerate(counts):
+        for index in range(count):
+            save_image(root / f"class {label}" / f"{index}.jpg", 100 * label + index)
+    return f"folder:{root}"
+
+
+def adapt(*arguments: object) -> Result:
+    """The command on the tiny backbone."""
+    return fsbench("adapt", "--backbone", "tiny", "--device", "cpu", *arguments)
+
+
+def test_auto_chooses_and_keeps_a_model(
+    few: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "REPEATS", 2)
+    output = tmp_path / "model"
+    done = adapt("-d", "shapes", "--shots", 4, "-O", output, "--reject", "0.8")
+    assert done.code == 0, done.err
+    assert "chosen" in done.out
+    assert "gda (all images)" in done.out
+    config, tensors = read_model(output)
+    assert config.method in CHEAP
+    assert tensors or config.method == "zero-shot"
+    accuracy = config.accuracy
+    assert 0 < accuracy["low"] <= accuracy["mean"] <= accuracy["high"] <= 1
+    assert accuracy["repeats"] in (1, 2)
+    assert 0 <= accuracy["calibration_error"] < 0.5
+    assert config.reject is not None
+    assert set(config.data["images"].values()) == {4}
+    text = (output / "README.md").read_text()
+    assert config.method in text
+    metadata = yaml.safe_load(text.split("---")[1])
+    assert metadata["license"] == "apache-2.0"
+    assert metadata["model-index"][0]["results"][0]["metrics"][0]["value"] > 0
+    again = adapt("-d", "shapes", "-O", output)
+    assert again.code == 2
+    assert "--overwrite" in again.err
+
+
+def test_a_named_method_with_options_predicts_as_it_was_fitted(tmp_path: Path) -> None:
+    found = fb.adapt(
+        "shapes", tmp_path / "m", method="tip-adapter", options={"views": 2}, shots=3, **TINY
+    )
+    assert [row["method"] for row in found.tried] == ["tip-adapter"]
+    config, tensors = read_model(found.folder)
+    assert config.options["views"] == 2
+    assert config.data["validation"] > 0
+    assert all(bool(tensor.isfinite().all()) for tensor in tensors.values())
+    assert config.temperature > 0
+    table = found.model("cpu").predict([np.zeros((32, 32, 3), np.uint8)])
+    assert table["class"][0] in config.classnames
+
+
+def test_all_images_of_a_folder_are_used_and_rare_classes_stay(few: None, tmp_path: Path) -> None:
+    found = fb.adapt(photos(tmp_path / "photos", 1, 2, 5), tmp_path / "m", **TINY)
+    assert list(found.config.data["images"].values()) == [1, 2, 5]
+    assert found.config.accuracy["images"] == 7
+    assert any("one image" in note for note in found.notes)
+    assert not list((tmp_path / "photos").glob("*.json"))
+
+
+def test_one_image_per_class_states_no_accuracy(few: None, tmp_path: Path) -> None:
+    found = fb.adapt(photos(tmp_path / "photos", 1, 1, 1), tmp_path / "m", reject=True, **TINY)
+    assert found.config.method in CHEAP
+    assert not found.config.accuracy
+    assert found.config.reject is None
+    assert any("no class has two images" in note for note in found.notes)
+
+
+def test_images_of_test_folders_are_left_alone(tmp_path: Path) -> None:
+    image_folder(tmp_path / "photos", train=3, test=2)
+    name = f"folder:{tmp_path / 'photos'}"
+    found = fb.adapt(name, tmp_path / "m", method="zero-shot", **TINY)
+    assert list(found.config.data["images"].values()) == [5, 5]
+    assert any("test images are left alone" in note for note in found.notes)
+
+
+def test_a_budget_that_is_over_still_gives_zero_shot(
+    few: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = iter(range(10**6))
+    monkeypatch.setattr(budgets.Budget, "__init__", _ticking(budgets.Budget.__init__, ticks))
+    found = fb.adapt("shapes", tmp_path / "m", budget="5s", shots=3, **TINY)
+    assert found.config.method == "zero-shot"
+    assert not found.config.accuracy
+    assert any("no time" in row["note"] for row in found.tried)
+
+
+def _ticking(init: Any, ticks: Any) -> Any:
+    def with_clock(self: Any, *arguments: Any) -> None:
+        init(self, *arguments, clock=lambda: float(next(ticks)))
+
+    return with_clock
+
+
+def test_a_fit_is_ended_as_soon_as_its_end_is_foretold() -> None:
+    now = [0.0]
+    budget = budgets.Budget(100, clock=lambda: now[0])
+    watch = budget.watch(fits=6)
+    for second in range(1, 3):
+        now[0] = second
+        watch(second, 10)
+    watch = budget.watch(fits=6)
+    watch(1, 1000)
+    now[0] += 2
+    with pytest.raises(budgets.OverBudget, match="6 fits of about"):
+        watch(2, 1000)
+
+
+def test_memory_is_a_bound() -> None:
+    budget = budgets.Budget(100, memory=1000)
+    with pytest.raises(budgets.OverBudget, match="no memory"):
+        budget.watch(1)(1, 2)
+
+
+@pytest.mark.parametrize(("raised", "reason"), [(MemoryError(), "memory"), (ValueError("x"), "x")])
+def test_a_method_that_fails_is_listed_with_its_reason(
+    few: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: Exception, reason: str
+) -> None:
+    def fit(*_: Any) -> Any:
+        raise raised
+
+    monkeypatch.setattr(registry().method_class("gda"), "fit", fit)
+    found = fb.adapt("shapes", tmp_path / "m", shots=2, **TINY)
+    row = next(row for row in found.tried if row["method"] == "gda")
+    assert row["note"].startswith("failed")
+    assert reason in row["note"]
+    assert found.config.method != "gda"
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_an_interruption_leaves_the_best_so_far_or_nothing(
+    few: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: bool
+) -> None:
+    def interrupt(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(registry().method_class("gda" if begun else "zero-shot"), "fit", interrupt)
+    if begun:
+        found = fb.adapt("shapes", tmp_path / "m", shots=2, **TINY)
+        assert found.config.method == "zero-shot"
+        assert "interrupted" in found.notes
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            fb.adapt("shapes", tmp_path / "m", shots=2, **TINY)
+        assert not list(tmp_path.glob("*"))
+
+
+def test_damaged_images_are_named_or_left_out(tmp_path: Path) -> None:
+    name = photos(tmp_path / "photos", 3, 3)
+    (tmp_path / "photos" / "class 0" / "0.jpg").write_bytes(b"no image")
+    arguments = ("-d", name, "-m", "zero-shot", "-O", tmp_path / "m")
+    refused = adapt(*arguments)
+    assert refused.code == 3
+    assert "class 0/0.jpg" in refused.err
+    assert "--skip-damaged" in refused.err
+    assert adapt(*arguments, "--skip-damaged").code == 0
+    assert list(read_config(tmp_path / "m").data["images"].values()) == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("-m", "tip-adaptor"), "did you mean 'tip-adapter'"),
+        (("--budget", "soon"), "10m, 90s or 1h30m"),
+        (("--budget", "0s"), "10m, 90s or 1h30m"),
+        (("--reject", "1.5"), "a share above 0 and below 1"),
+        (("-o", "views=x", "-m", "gda"), "views"),
+        (("--backbone", "no/such"), "no/such"),
+    ],
+)
+def test_what_cannot_be_is_said_before_any_work(
+    tmp_path: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    refused = adapt("-d", "shapes", "-O", tmp_path / "m", *arguments)
+    assert refused.code == 2
+    assert said in refused.err
+    assert refused.err.count("\n") == 1
+    assert not (tmp_path / "m").exists()
+
+
+def test_one_class_and_methods_that_cannot_be_kept_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = adapt("-d", photos(tmp_path / "photos", 3), "-O", tmp_path / "m")
+    assert one.code == 2
+    assert "2 or more" in one.err or "two classes" in one.err
+    cls = registry().method_class("gda")
+    monkeypatch.setattr(cls, "cannot_be_kept", "it lives in the cloud", raising=False)
+    kept = adapt("-d", "shapes", "-m", "gda", "-O", tmp_path / "m")
+    assert "it lives in the cloud" in kept.err
+
+
+def test_overwriting_replaces_models_alone(tmp_path: Path) -> None:
+    output = tmp_path / "m"
+    arguments = ("-d", photos(tmp_path / "photos", 2, 2), "-m", "zero-shot", "-O", output)
+    output.mkdir()
+    (output / "thesis.txt").write_text("years of work")
+    assert "holds no model" in adapt(*arguments, "--overwrite").err
+    (output / "thesis.txt").unlink()
+    assert adapt(*arguments).code == 0
+    assert adapt(*arguments, "--overwrite").code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m", "photos"]
+
+
+def test_auto_stands_for_all_built_in_methods() -> None:
+    builtin = {
+        name
+        for name in registry().methods.names()
+        if registry().code(name)["registered"]
+        and registry().methods.find(name).origin.startswith("fewshot-bench:")
+    }
+    assert set(search.ORDER) == builtin
+
+
+def test_durations() -> None:
+    assert budgets.read_duration("1h30m") == 5400
+    assert budgets.read_duration(" 90 ") == 90
+    assert [budgets.duration(s) for s in (0.44, 61, 3600)] == ["0.4 s", "1 min 1 s", "1 h 0 min"]
+    for text in ("", "10x", "m", "-5s"):
+        with pytest.raises(UsageError):
+            budgets.read_duration(text)
+
+
+def test_labels_are_dealt_into_folds_once() -> None:
+    from fewshot_bench.plugins.models.folds import repeated, with_validation
+
+    labels = np.repeat(np.arange(4), [1, 2, 6, 13])
+    for repeat in range(2):
+        folds = [fold for fold in repeated(labels, 2, 1) if fold.repeat == repeat]
+        held = np.concatenate([fold.held_out for fold in folds])
+        assert sorted(held.tolist()) == list(range(1, len(labels)))
+        for fold in folds:
+            assert set(labels[fold.train]) == {0, 1, 2, 3}
+            train, val = with_validation(labels, fold.train, 1)
+            assert not {*train} & {*val}
+            assert {*train} | {*val} == {*fold.train.tolist()}
+            assert set(labels[train]) == {0, 1, 2, 3}
+            assert np.bincount(labels[val]).max() <= 4

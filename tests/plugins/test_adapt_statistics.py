@@ -1,0 +1,70 @@
+"""Statistics behind `fsbench adapt`: choice, interval, temperature, threshold."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fewshot_bench.plugins.models import accuracy, calibration
+
+
+def test_ties_go_to_the_cheaper_tier() -> None:
+    rng = np.random.default_rng(0)
+    right = (rng.random(200) < 0.7).astype(float)
+    flipped = right.copy()
+    flipped[np.flatnonzero(right == 0)[0]] = 1
+    assert accuracy.best_of([right, flipped], [0, 1]) == 0
+    assert accuracy.best_of([right, flipped], [0, 0]) == 1
+    assert accuracy.best_of([right, right], [0, 0]) == 0
+    better = np.maximum(right, rng.random(200) < 0.5)
+    assert accuracy.best_of([right, better], [0, 1]) == 1
+
+
+def test_an_interval_holds_its_share_after_a_choice() -> None:
+    """Of ten equal methods the luckiest is chosen; the interval holds the truth all the same."""
+    rng, held, means = np.random.default_rng(1), 0, []
+    for seed in range(60):
+        right = [(rng.random(60) < 0.6).astype(float) for _ in range(10)]
+        chosen = max(range(10), key=lambda place: right[place].mean())
+        found = accuracy.stated(right, chosen, seed)
+        held += found.low <= 0.6 <= found.high
+        means.append(found.mean)
+    assert held >= 54
+    assert abs(np.mean(means) - 0.6) < 0.03
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_intervals_of_all_right_or_wrong_have_a_width(share: float) -> None:
+    low, high = accuracy.wilson(share, 20)
+    assert 0 <= low < high <= 1
+    assert high - low == pytest.approx(0.161, abs=0.001)
+
+
+def test_a_temperature_undoes_a_scale() -> None:
+    rng = np.random.default_rng(2)
+    logits = rng.normal(size=(4000, 5)).astype(np.float32) * 2
+    powers = np.exp(logits)
+    labels = np.array([rng.choice(5, p=row / row.sum()) for row in powers.astype(float)])
+    found = calibration.temperature_of(7 * logits, labels, len(labels))
+    assert found == pytest.approx(7, rel=0.1)
+    parts = np.arange(len(labels)) % 5
+    assert calibration.calibration_error(7 * logits, labels, parts, len(labels)) < 0.03
+
+
+def test_answers_that_are_all_right_keep_a_doubt() -> None:
+    logits, labels = 10 * np.eye(3, dtype=np.float32)[[0, 1, 2] * 4], np.array([0, 1, 2] * 4)
+    temperature = calibration.temperature_of(logits, labels, 12)
+    top = calibration.confidences(logits, temperature)
+    assert 0.9 < top.min() < 0.99
+
+
+def test_a_threshold_keeps_its_share_of_right_answers() -> None:
+    rng = np.random.default_rng(3)
+    labels = rng.integers(3, size=400)
+    logits = (3 * np.eye(3)[labels] + rng.normal(size=(400, 3))).astype(np.float32)
+    found = calibration.threshold(logits, labels, 1.0, 0.9, 400)
+    assert found is not None
+    right = logits.argmax(axis=1) == labels
+    kept = calibration.confidences(logits[right], 1.0) >= found
+    assert kept.mean() == pytest.approx(0.9, abs=0.01)
+    assert calibration.threshold(logits[:9], labels[:9], 1.0, 0.95, 9) is None

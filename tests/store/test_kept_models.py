@@ -1,0 +1,177 @@
+"""`run --keep-models`: a model beside every record, and what the commands on stores do with it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+import fewshot_bench as fb
+from fewshot_bench.runner.run import run_one
+from fewshot_bench.runner.session import Session
+from fewshot_bench.store.kept_models import model_folder
+from tests.helpers import cells, fsbench, image_folder
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return image_folder(tmp_path_factory.mktemp("photos"), train=4, test=20)
+
+
+@pytest.fixture(scope="module")
+def made(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    store = tmp_path_factory.mktemp("made") / "store"
+    asked = {"shots": 1, "seeds": 1, "backbone": "tiny", "progress": False}
+    methods = ["zero-shot", "linear-probe"]
+    fb.run(methods, f"folder:{photos}", store=store, keep_models=True, **asked)  # type: ignore[arg-type]
+    return store
+
+
+@pytest.fixture
+def store(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "store"))
+
+
+def record_of(store: Path, method: str = "linear-probe") -> fb.Record:
+    return next(r for r in fb.load(store) if r.spec.method == method)
+
+
+def aged(folder: Path) -> None:
+    for path in [*folder.iterdir(), folder]:
+        os.utime(path, (time.time() - 7200,) * 2)
+
+
+@pytest.mark.parametrize("method", ["zero-shot", "linear-probe"])
+def test_a_model_answers_as_its_cell_did(made: Path, photos: Path, method: str) -> None:
+    results = fb.load(made)
+    record = record_of(made, method)
+    answers = results.predictions(record)
+    model = results.model(record)
+    found = model.predict([photos / id for id in answers.ids])
+    assert list(found["class"]) == [answers.classnames[place] for place in answers.predicted]
+    assert np.allclose(found.probability, answers.confidences, atol=1e-6)
+    assert model.config.data["images"] == [1, 1]
+    stated = record.footprint["model"]
+    folder = model_folder(made, record.spec.key())
+    assert stated["bytes"] == sum(path.stat().st_size for path in folder.iterdir())
+
+
+def test_nothing_else_of_the_record_changes(photos: Path, tmp_path: Path) -> None:
+    spec = cells("linear-probe", datasets=(f"folder:{photos}",), limit=None)[0]
+    plain = run_one(spec, Session()).record
+    kept = run_one(spec, Session(models=tmp_path)).record
+    assert kept.metrics == plain.metrics
+    assert kept.footprint["work"] == plain.footprint["work"]
+    assert set(kept.footprint) - set(plain.footprint) == {"model"}
+    assert kept.incidents == plain.incidents
+
+
+def test_a_record_without_a_model_says_how_to_have_one(store: Path) -> None:
+    record = record_of(store)
+    shutil.rmtree(model_folder(store, record.spec.key()))
+    with pytest.raises(fb.FsbenchError, match="holds no model"):
+        fb.load(store).model(record)
+    other = record_of(store, "zero-shot")
+    shutil.copytree(model_folder(store, other.spec.key()), model_folder(store, record.spec.key()))
+    with pytest.raises(
+        fb.FsbenchError, match=r"not the one of the record; .*--keep-models --force"
+    ):
+        fb.load(store).model(record)
+    verified = fsbench("store", "verify", "--store", store)
+    assert verified.code == 1
+    assert "is not the one of the record" in verified.out
+    assert "found: 1 model\n" in verified.out
+
+
+def test_verify_finds_damaged_tensors_and_gc_what_no_record_states(store: Path) -> None:
+    assert "all is well" in fsbench("store", "verify", "--store", store).out
+    record = record_of(store)
+    folder = model_folder(store, record.spec.key())
+    stray = model_folder(store, "ab" * 32)
+    shutil.copytree(folder, stray)
+    assert "model of no record" not in fsbench("store", "gc", "--store", store).out
+    aged(stray)
+    assert "a model without a record" in fsbench("store", "verify", "--store", store).out
+    assert "3 model of no record" in fsbench("store", "gc", "--store", store).out
+    assert not stray.exists()
+    assert folder.exists()
+    (folder / "model.safetensors").write_bytes(b"damaged")
+    verified = fsbench("store", "verify", "--store", store)
+    assert verified.code == 1
+    assert "is damaged: its digest is not the one in config.json" in verified.out
+
+
+def test_merge_copies_models_and_rm_removes_them(store: Path, tmp_path: Path) -> None:
+    to = tmp_path / "merged"
+    assert fsbench("store", "merge", store, "--store", to).code == 0
+    record = record_of(to)
+    assert fb.load(to).model(record).config == fb.load(store).model(record).config
+    assert "all is well" in fsbench("store", "verify", "--store", to).out
+    assert fsbench("store", "rm", record.spec.key(), "--store", to, "--yes").code == 0
+    assert not model_folder(to, record.spec.key()).exists()
+    assert model_folder(to, record_of(to, "zero-shot").spec.key()).exists()
+
+
+def test_the_size_is_said_before_and_after(photos: Path, tmp_path: Path) -> None:
+    run = ("run", "-m", "zero-shot", "-d", f"folder:{photos}", "--shots", 1, "--seeds", 1)
+    run = (*run, "--backbone", "tiny", "--store", tmp_path / "store", "--keep-models")
+    first = fsbench(*run)
+    assert first.code == 0, first.err
+    said = first.out + first.err
+    assert "models: no model of zero-shot is in the store yet, so that their size is not kn" in said
+    assert "models: 1 kept, " in said
+    again = fsbench(*run, "--force")
+    assert "models: up to " in again.out + again.err
+
+
+@dataclass(frozen=True)
+class Unkept:
+    """Zero-shot that refuses."""
+
+    name: ClassVar[str] = "unkept"
+    cannot_be_kept: ClassVar[str] = "it holds a million neighbours"
+
+    def fit(self, task: Any, backbone: Any, ctx: Any) -> Any:
+        return Shared(backbone.class_features(task))
+
+
+@dataclass(frozen=True)
+class Vague(Unkept):
+    """Zero-shot that does not say how it is restored."""
+
+    name: ClassVar[str] = "vague"
+    cannot_be_kept: ClassVar[str] = ""
+
+
+@dataclass(frozen=True)
+class Shared:
+    weight: Any
+
+    def logits(self, queries: Any) -> Any:
+        return queries.features @ self.weight.T
+
+    def tensors(self) -> Any:
+        return {"weight": self.weight}
+
+
+@pytest.mark.parametrize(
+    ("method", "why"),
+    [(Unkept, "it holds a million neighbours"), (Vague, "fit does not name a dataclass")],
+)
+def test_a_method_that_cannot_be_kept_says_why_and_finishes(
+    photos: Path, tmp_path: Path, method: type, why: str
+) -> None:
+    name = f"{Path(__file__)}:{method.__name__}"
+    spec = cells(name, datasets=(f"folder:{photos}",), limit=None)[0]
+    record = run_one(spec, Session(models=tmp_path)).record
+    assert record.status == "done", record.error
+    assert "model" not in record.footprint
+    (incident,) = [one for one in record.incidents if one["kind"] == "model"]
+    assert why in incident["text"]
+    assert not model_folder(tmp_path, spec.key()).exists()
