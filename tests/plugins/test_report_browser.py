@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,31 +14,7 @@ from tests.plugins.test_report import HOSTILE, hostile
 from tests.report_pages import report, store_of
 from tests.synthetic_store import fill
 
-NEEDED = os.environ.get("FSBENCH_TEST_BROWSER") == "1"
-NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-FLAGS = (
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-)
 METHODS = {"coop": 0.5, "clip-lora": 0.8, "tip-adapter": 0.6, "maple": 0.7, "zero": 0.4}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """A headless Chromium; tests are skipped without one unless FSBENCH_TEST_BROWSER=1."""
-    path = next(filter(None, map(shutil.which, NAMES)), None)
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        path = None
-    if path is None:
-        if NEEDED:
-            pytest.fail("FSBENCH_TEST_BROWSER=1 needs chromium and the Python package playwright")
-        pytest.skip("needs chromium and the Python package playwright")
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=path, args=list(FLAGS))
-        yield opened
-        opened.close()
 
 
 @dataclass

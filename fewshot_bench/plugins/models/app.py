@@ -1,0 +1,242 @@
+"""A page that classifies images with a kept model, and the same as an API: `POST /predict`.
+
+`application` is the entry point. An image is the body of its request; it is never stored, and the
+files of `FILES` are all that can be fetched.
+"""
+
+from __future__ import annotations
+
+import io
+import ipaddress
+import json
+import threading
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from PIL import Image, UnidentifiedImageError
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from fewshot_bench.utils.errors import FsbenchError
+from fewshot_bench.utils.image_formats import FORMATS, image_endings
+from fewshot_bench.utils.text import size_text
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from fewshot_bench.analysis.model import Model
+
+FILES = {
+    "/": ("page.html", "text/html"),
+    "/script.js": ("script.js", "text/javascript"),
+    "/style.css": ("style.css", "text/css"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
+}
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "Cache-Control": "no-store",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+TOP = 10
+"""Classes in an answer, unless it is asked for others."""
+AT_ONCE = 2
+"""Images that are decoded at once; others wait. The model answers one at a time."""
+MOST_PIXELS = 80_000_000
+"""Pixels of an image that is decoded: 240 MB as RGB."""
+SURPLUS = 64 * 2**20
+"""Bytes beyond the limit that are read and dropped: a browser listens when all is sent."""
+
+
+def application(
+    model: Model, most: int, hosts: Collection[str], complain: Callable[[str], None]
+) -> Starlette:
+    """The page and its API.
+
+    most: bytes of a file. hosts: names that a request may be sent to, beside addresses. complain:
+    hears why the model could not answer.
+    """
+    desk = _Desk(model, most, complain)
+    folder = Path(__file__).parent / "page"
+    routes = [
+        Route(path, _constant((folder / name).read_bytes(), kind))
+        for path, (name, kind) in FILES.items()
+    ]
+    routes += [
+        Route("/model", _constant(json.dumps(desk.about()).encode(), "application/json")),
+        Route("/predict", desk.predict, methods=["POST"]),
+    ]
+    made = Starlette(
+        routes=routes,
+        middleware=[Middleware(_Guard, hosts=frozenset(name.lower() for name in hosts))],
+        exception_handlers={HTTPException: _refused, Exception: _failed},
+    )
+    made.router.redirect_slashes = False
+    return made
+
+
+def _constant(content: bytes, kind: str) -> Callable[[Request], Response]:
+    def answer(request: Request) -> Response:
+        return Response(content, media_type=kind)
+
+    return answer
+
+
+def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    usual = {404: "there is nothing at this address", 405: "this address takes another method"}
+    text = usual.get(error.status_code, error.detail)
+    return JSONResponse({"error": text}, error.status_code, error.headers)
+
+
+def _failed(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": "something went wrong; the terminal of fsbench says what"}, 500)
+
+
+@dataclass(frozen=True)
+class _Guard:
+    """Answers only what is sent to this server by name, and by its own page."""
+
+    app: ASGIApp
+    hosts: frozenset[str]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request; headers that keep the page apart are added to its answer."""
+
+        async def sent(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        problem = self._problem(scope["method"], Headers(scope=scope))
+        answer = JSONResponse({"error": problem}, 403) if problem else self.app
+        await answer(scope, receive, sent)
+
+    def _problem(self, method: str, headers: Headers) -> str:
+        host, origin = headers.get("host", ""), headers.get("origin")
+        # A page elsewhere may let its own name lead here; an address leads nowhere else.
+        if not self._is_ours(host):
+            return f"this server is not named {host!r:.80}; use the address that fsbench printed"
+        if method == "POST" and origin is not None and origin.partition("://")[2] != host:
+            return f"the page at {origin!r:.80} may not ask this server; open the server's own page"
+        return ""
+
+    def _is_ours(self, host: str) -> bool:
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+            return name in self.hosts or bool(ipaddress.ip_address(name))
+        except ValueError:
+            return False
+
+
+@dataclass(frozen=True)
+class _Desk:
+    model: Model
+    most: int
+    complain: Callable[[str], None]
+    places: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(AT_ONCE))
+
+    def about(self) -> dict[str, Any]:
+        """Facts that the page shows."""
+        config = self.model.config
+        return {
+            "method": config.method,
+            "backbone": config.backbone,
+            "classes": list(config.classnames),
+            "reject": config.reject,
+            "most": self.most,
+            "limit": size_text(self.most),
+        }
+
+    async def predict(self, request: Request) -> Response:
+        """Classes of the image in the body, the most probable first."""
+        top = request.query_params.get("top", str(TOP))
+        if not (top.isascii() and top.isdigit() and int(top[:9]) > 0):
+            raise HTTPException(400, "top: expected a whole number from 1")
+        if request.headers.get("content-type", "").startswith("multipart/"):
+            raise HTTPException(
+                415, "a form came; send the file itself: curl --data-binary @photo.jpg"
+            )
+        data = await self._body(request)
+        return JSONResponse(await run_in_threadpool(self._answer, data, int(top[:9])))
+
+    async def _body(self, request: Request) -> bytes:
+        parts, size = [], 0
+        try:
+            async for part in request.stream():
+                size += len(part)
+                if size <= self.most:
+                    parts.append(part)
+                elif size > self.most + SURPLUS:
+                    break
+                else:
+                    parts.clear()
+        except ClientDisconnect:
+            raise HTTPException(400, "the file did not come whole") from None
+        if size > self.most:
+            raise HTTPException(
+                413,
+                f"the file has more than {size_text(self.most)}; choose a smaller one, or start "
+                "fsbench app with a larger --max-size",
+                {"Connection": "close"},
+            )
+        if not size:
+            raise HTTPException(400, "no file came; send an image as the body of the request")
+        return b"".join(parts)
+
+    def _answer(self, data: bytes, top: int) -> dict[str, Any]:
+        with self.places:
+            image = opened(data)
+            try:
+                (found,) = self.model.stream([image], top=top)
+            except FsbenchError as error:
+                self.complain(str(error))
+                raise HTTPException(500, "the model did not answer; see the terminal") from None
+        if found.problem:
+            raise HTTPException(415, f"the image cannot be used: {found.problem}")
+        pairs = zip(found.classes, found.probabilities, strict=True)
+        classes = [{"class": name, "probability": share} for name, share in pairs]
+        return {"rejected": found.rejected, "classes": classes}
+
+
+def opened(data: bytes) -> Image.Image:
+    """The image of a file, decoded; HTTPException with a sentence where it is none for us.
+
+    Only formats of photographs are tried, and no more than MOST_PIXELS are decoded.
+    """
+    image_endings()  # has Pillow import its formats
+    try:
+        image = Image.open(io.BytesIO(data), formats=sorted(FORMATS & set(Image.OPEN)))
+        if image.width * image.height > MOST_PIXELS:
+            raise HTTPException(
+                400,
+                f"the image has {image.width} x {image.height} pixels; choose one of at most "
+                f"{MOST_PIXELS:,}",
+            )
+        image.load()
+    except HTTPException:
+        raise
+    except UnidentifiedImageError:
+        raise HTTPException(415, "no image that can be read; choose a JPEG or PNG file") from None
+    except Image.DecompressionBombError:
+        raise HTTPException(400, f"the image has more than {MOST_PIXELS:,} pixels") from None
+    except Exception as error:
+        words = " ".join(str(error).split())
+        raise HTTPException(400, f"the image is damaged: {words:.160}") from None
+    return image
