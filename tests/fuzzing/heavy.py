@@ -32,6 +32,7 @@ from fewshot_bench.profiling.cost import Cost
 from fewshot_bench.profiling.meter import Meter
 from fewshot_bench.utils import cache_dir as cache_folder
 from fewshot_bench.utils.cache_dir import DIGESTS, FEATURES, IMAGES
+from tests.fuzzing import models
 from tests.fuzzing.subject import Seed, Subject, seeds_in
 from tests.own_sets import hub_package
 
@@ -282,4 +283,5 @@ SUBJECTS = (
     Subject("local backbones", 0.4, _local_dirs, _load_local_dir),
     Subject("images", 14, _images, _decode),
     Subject("saved hub data sets", 0.4, _hub, _open_hub),
+    *models.SUBJECTS,
 )

@@ -34,7 +34,7 @@ GROUPS = {
     ),
     "heavy": (
         *("feature caches", "decoded images", "image digests", "checkpoints"),
-        *("local backbones", "images", "saved hub data sets"),
+        *("local backbones", "images", "saved hub data sets", "kept models"),
     ),
 }
 

@@ -68,6 +68,7 @@ def test_any_changed_byte_is_noticed(
     [
         ("temperature", 0),
         ("temperature", "1"),
+        ("temperature", 10**400),
         ("classnames", ["red", "red"]),
         ("classnames", []),
         ("reject", True),
@@ -92,6 +93,9 @@ def test_what_is_no_model_is_named(tmp_path: Path) -> None:
         read_model(tmp_path)
     (tmp_path / CONFIG).write_text("[1]")
     with pytest.raises(StoreError, match="no JSON object"):
+        read_model(tmp_path)
+    (tmp_path / CONFIG).write_text('{"format": 1, "temperature": NaN}')
+    with pytest.raises(StoreError, match="is damaged: its values do not have the digest"):
         read_model(tmp_path)
     (tmp_path / CONFIG).write_text('{"format": 2}')
     with pytest.raises(StoreError, match="has format 2, this version reads 1"):

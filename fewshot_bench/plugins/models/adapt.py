@@ -30,6 +30,7 @@ from fewshot_bench.plugins.models.search import ORDER, REPEATS, Candidate, Searc
 from fewshot_bench.runner.own_data import read_own_data
 from fewshot_bench.runner.variants import Variant, expand_methods
 from fewshot_bench.store.model_files import ModelConfig, config_of, write_model
+from fewshot_bench.utils import offline
 from fewshot_bench.utils.arguments import FLAG, Kind, checked, names, number, optional, text, whole
 from fewshot_bench.utils.errors import NotApplicableError, UsageError, unknown
 from fewshot_bench.utils.text import SIZES, read_size
@@ -118,6 +119,7 @@ def adapt(
     where no method was tried yet, else the best so far is fitted and written.
     """
     given = checked(_ARGUMENTS, {k: v for k, v in locals().items() if k in _ARGUMENTS})
+    offline.enforce_if_asked()
     clock = Budget(read_duration(str(budget)), given["memory"])
     folder = _free(Path(output), overwrite)
     variants = _variants(method, options)

@@ -16,7 +16,7 @@ from fewshot_bench.utils.text import size_text
 _PART = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(h|m|s)", re.ASCII)
 _SECONDS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 # Kept for what comes after the last fit: writing the folder, and a machine that got slower.
-SPARE, SLOWER = 0.03, 1.3
+SPARE, SLOWER = 0.08, 1.3
 # How much of a fit is seen before its end is foretold.
 SEEN_SECONDS = 1.0
 

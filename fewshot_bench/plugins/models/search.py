@@ -38,8 +38,8 @@ TIERS = (
 """The methods that `auto` chooses among, from cheap to expensive: without training images, heads on
 frozen features, trained through the encoders. What is in one tier costs about the same in use."""
 ORDER = tuple(name for tier in TIERS for name in tier)
-ONE_SHOT = "tip-adapter"
-"""Taken where no class has two images, so that nothing can be held out."""
+ONE_SHOT = "clap"
+"""Taken where no class has two images, so that nothing can be held out (docs/adapt.md)."""
 REPEATS = 3
 # Images that are encoded between two looks at the clock.
 FIRST, CHUNK = 16, 64
