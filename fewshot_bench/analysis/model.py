@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.analysis.comparison import frame
 from fewshot_bench.api.defaults import cuda_is_there
-from fewshot_bench.api.keeping import reason_not_to_keep, restore
+from fewshot_bench.api.keeping import class_named, reason_not_to_keep, restore
 from fewshot_bench.api.method import Classifier, hyperparameters, typed_value
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import PRECISIONS
@@ -243,7 +243,8 @@ def open_model(
     features = FeatureCache(None)
     vocabulary = Vocabulary(config.classnames, config.templates)
     with _ASKING, _as_in_runs(features, backbone), _fitting(path, config):
-        classifier = restore(fitted, tensors, vocabulary, backbone)
+        kind = class_named(config.classifier, fitted)
+        classifier = restore(fitted, tensors, vocabulary, backbone, kind)
     return Model(path, config, backbone, classifier, features)
 
 
