@@ -1,7 +1,7 @@
 """Write the table of exported methods into docs/export.md: `python -m scripts.export_table`.
 
 Every built-in method is fitted on parts of scikit-learn's two photographs, kept, exported in both
-formats, and compared with its model on 200 other parts. Takes about ten minutes on two cores.
+formats, and compared with its model on 200 other parts. Takes about ten minutes of CPU time.
 """
 
 from __future__ import annotations
