@@ -15,6 +15,7 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.plugins.models import adapt as module
 from fewshot_bench.plugins.models import budget as budgets
 from fewshot_bench.plugins.models import search
+from fewshot_bench.plugins.models.material import gather
 from fewshot_bench.store.model_files import read_config, read_model
 from fewshot_bench.utils.errors import UsageError
 from tests.helpers import Result, fsbench, image_folder, save_image
@@ -111,6 +112,20 @@ def test_images_of_test_folders_are_left_alone(tmp_path: Path) -> None:
     found = fb.adapt(name, tmp_path / "m", method="zero-shot", **TINY)
     assert list(found.config.data["images"].values()) == [5, 5]
     assert any("test images are left alone" in note for note in found.notes)
+
+
+def test_images_of_a_manifest_are_all_used_under_other_names(tmp_path: Path) -> None:
+    photos(tmp_path, 1, 3)
+    rows = [
+        f"class {label}/{i}.jpg,{name}"
+        for label, name, n in ((0, "a", 1), (1, "b", 3))
+        for i in range(n)
+    ]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label", *rows]))
+    found = gather(f"manifest:{tmp_path / 'list.csv'}", {"classnames": {"a": "ant", "b": "bee"}})
+    assert found.counts.tolist() == [1, 3]
+    assert found.classnames == ("ant", "bee")
+    assert {item.classname for item in found.items} == {"ant", "bee"}
 
 
 def test_a_budget_that_is_over_still_gives_zero_shot(
