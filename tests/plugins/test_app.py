@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
 import threading
 import zlib
 from collections.abc import Iterator
@@ -247,3 +248,13 @@ def test_what_cannot_be_served_is_one_line(tmp_path: Path) -> None:
         assert done.code in (1, 2)
         assert complaint in done.err
         assert done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("package", ["starlette", "uvicorn"])
+def test_without_a_package_the_extra_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    done = fsbench("app", tmp_path)
+    wanted = f"error: fsbench app needs {package}, which is not installed: pip install"
+    assert (done.code, done.err.startswith(wanted), "[app]" in done.err) == (2, True, True)
