@@ -7,6 +7,7 @@ logits are those of the run, bit for bit on one device.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 import threading
 import warnings
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.analysis.comparison import frame
 from fewshot_bench.api.defaults import cuda_is_there
-from fewshot_bench.api.keeping import reason_not_to_keep, restore
+from fewshot_bench.api.keeping import class_named, reason_not_to_keep, restore
 from fewshot_bench.api.method import Classifier, hyperparameters, typed_value
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import PRECISIONS
@@ -223,12 +224,18 @@ def load_model(
 
 
 def open_model(
-    name: str | PathLike[str], device: str, method: type | None, warn: Callable[[str], None]
+    name: str | PathLike[str],
+    device: str,
+    method: type | None,
+    warn: Callable[[str], None],
+    *,
+    precision: str = "",
 ) -> Model:
-    """As `load_model`; `warn` gets warnings."""
+    """As `load_model`; `warn` gets warnings. precision: another one than that of the fit."""
     checked({"device": text("auto, cpu, cuda or cuda:N")}, {"device": device})
     path = model_folder(name, warn)
     config, tensors = read_model(path)
+    config = dataclasses.replace(config, precision=precision or config.precision)
     fitted = _method(path, config, method, warn)
     backbone = _backbone(path, config, _device(device))
     from fewshot_bench.images.feature_cache import FeatureCache
@@ -236,7 +243,8 @@ def open_model(
     features = FeatureCache(None)
     vocabulary = Vocabulary(config.classnames, config.templates)
     with _ASKING, _as_in_runs(features, backbone), _fitting(path, config):
-        classifier = restore(fitted, tensors, vocabulary, backbone)
+        kind = class_named(config.classifier, fitted)
+        classifier = restore(fitted, tensors, vocabulary, backbone, kind)
     return Model(path, config, backbone, classifier, features)
 
 

@@ -110,7 +110,7 @@ class _Part:
         return self._apart(x[:, self._queries], 1 if self.pooled else self.group.length)
 
     def _apart(self, x: Tensor, length: int) -> Tensor:
-        return x.reshape(len(x) * self.group.count, length, x.shape[-1])
+        return x.reshape(x.shape[0] * self.group.count, length, x.shape[-1])
 
     def put(self, x: Tensor, values: Tensor) -> None:
         """The inverse of `take`."""
@@ -147,13 +147,13 @@ def _by_head(q: Tensor | None, fused: Tensor, heads: int) -> Sequence[Tensor]:
 
 def _long(x: Tensor, like: Tensor) -> Tensor:
     """(heads * count, length, d) as (heads, count * length, d)."""
-    return x.view(len(like), -1, x.shape[-1])
+    return x.view(like.shape[0], -1, x.shape[-1])
 
 
 def _own(weights: Tensor, keys: Tensor) -> Tensor:
     """The columns of a sequence's own keys, (heads * count, queries, length)."""
     own = weights[..., weights.shape[-1] - keys.shape[1] :]
-    return own.reshape(len(keys), -1, keys.shape[1])
+    return own.reshape(keys.shape[0], -1, keys.shape[1])
 
 
 def _weights(queries: Tensor, keys: Tensor, prefix: Tensor, part: _Part) -> Tensor:
@@ -162,12 +162,12 @@ def _weights(queries: Tensor, keys: Tensor, prefix: Tensor, part: _Part) -> Tens
     count: the sequences of the part behind one prefix.
     """
     scale = queries.shape[-1] ** -0.5
-    first = queries.view(len(prefix), -1, queries.shape[-1]) @ prefix.mT
+    first = queries.view(prefix.shape[0], -1, queries.shape[-1]) @ prefix.mT
     own = queries @ keys.mT
     if part.hidden is not None:
         by_sequence = own.view(-1, part.group.count, *own.shape[1:])
         by_sequence.masked_fill_(part.hidden, float("-inf"))
-    scores = torch.cat([first, own.view(len(prefix), -1, keys.shape[1])], dim=-1).mul_(scale)
+    scores = torch.cat([first, own.view(prefix.shape[0], -1, keys.shape[1])], dim=-1).mul_(scale)
     return scores.softmax(dim=-1, dtype=torch.float32).to(queries.dtype)
 
 
@@ -175,7 +175,7 @@ def _mix(weights: Tensor, values: Tensor, prefix: Tensor) -> Tensor:
     """(heads * count, queries, d): weights times the values of the prefix and the own."""
     own = _own(weights, values)
     first = weights[..., : prefix.shape[1]] @ prefix
-    return torch.baddbmm(first.view(len(own), -1, first.shape[-1]), own, values)
+    return torch.baddbmm(first.view(own.shape[0], -1, first.shape[-1]), own, values)
 
 
 def _of_scores(weights: Tensor, down: Tensor, values: Tensor, prefix: Tensor) -> Tensor:

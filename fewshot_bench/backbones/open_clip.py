@@ -174,12 +174,12 @@ class OpenClipBackbone:
             return self._encode_text_whole
 
     def _encode_image_whole(self, pixels: Tensor) -> Tensor:
-        count(images=len(pixels), uncounted=len(pixels))
+        count(images=pixels.shape[0], uncounted=pixels.shape[0])
         features: Tensor = self.module.encode_image(pixels)
         return features
 
     def _encode_text_whole(self, tokens: Tensor) -> Tensor:
-        count(text_tokens=tokens.numel(), uncounted=len(tokens))
+        count(text_tokens=tokens.numel(), uncounted=tokens.shape[0])
         features: Tensor = self.module.encode_text(tokens)
         return features
 

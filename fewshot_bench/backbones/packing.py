@@ -112,7 +112,7 @@ class Packing:
     @property
     def tokens(self) -> int:
         """The number of tokens that are computed, every prefix once."""
-        return self.layout.runs * self.layout.prefix + len(self.rows)
+        return self.layout.runs * self.layout.prefix + self.rows.shape[0]
 
     def repeated(self, runs: int) -> Packing:
         """All sequences behind each of `runs` prefixes; of one run. No read on the host."""

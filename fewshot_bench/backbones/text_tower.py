@@ -109,7 +109,7 @@ class TextTower:
         """
         start, length = prefix.shape[-2], suffix.shape[1]
         packing = packing or self.pack_lengths(start, end, length)
-        runs = 1 if prefix.dim() == 2 else len(prefix)
+        runs = 1 if prefix.dim() == 2 else prefix.shape[0]
         packing = packing.repeated(runs)
         rows = suffix.flatten(0, 1)[packing.rows] + self.positions[packing.positions]
         first = (prefix + self.positions[:start]).view(-1, self.width)
@@ -124,7 +124,7 @@ class TextTower:
         if packing.order is not None:
             out = out[packing.order]
         features: Tensor = self.ln_final(out) @ self.projection
-        last = 2 * len(features) * self.projection.numel()
+        last = 2 * features.shape[0] * self.projection.numel()
         count(text_tokens=packing.tokens, flops=last)
         count_backward(features, last)
         return features

@@ -165,12 +165,12 @@ def _tokens(layout: Layout) -> int:
 
 def _qkv(block: Block, layout: Layout, *, pooled: bool) -> int:
     tokens = _tokens(layout)
-    rows = len(layout.pooled) + 2 * tokens if pooled else 3 * tokens
+    rows = layout.pooled.shape[0] + 2 * tokens if pooled else 3 * tokens
     return 2 * rows * block.width**2
 
 
 def _others(block: Block, layout: Layout, *, pooled: bool) -> int:
-    rows = len(layout.pooled) if pooled else _tokens(layout)
+    rows = layout.pooled.shape[0] if pooled else _tokens(layout)
     hidden = block.parts["mlp.c_fc.weight"].shape[0]
     return 2 * rows * (block.width**2 + 2 * block.width * hidden)
 
@@ -314,7 +314,7 @@ class _Pass:
         count, heads = self.layout.groups[0].count, self.block.heads
         q, k, v = (x.view(count, -1, heads, x.shape[-1] // heads).transpose(1, 2) for x in parts)
         mixed = F.scaled_dot_product_attention(q, k, v)
-        return mixed.transpose(1, 2).reshape(len(parts[0]), -1)
+        return mixed.transpose(1, 2).reshape(parts[0].shape[0], -1)
 
 
 def _plus(x: Tensor, product: Tensor) -> Tensor:

@@ -56,9 +56,9 @@ class VisionTower:
             x.flatten(0, 1), self.blocks, layout, "vision", adapter, recompute=recompute
         )
         features: Tensor = self.ln_post(out) @ self.projection
-        last = 2 * len(features) * self.projection.numel()
-        patches = 2 * len(features) * (length - 1) * self.patch_weight.numel()
-        count(images=len(features), flops=patches + last)
+        last = 2 * features.shape[0] * self.projection.numel()
+        patches = 2 * features.shape[0] * (length - 1) * self.patch_weight.numel()
+        count(images=features.shape[0], flops=patches + last)
         count_backward(features, last)
         return features
 
@@ -66,7 +66,7 @@ class VisionTower:
         """(b, tokens, width): patches and the class token with their positions."""
         patches = F.conv2d(pixels, self.patch_weight, stride=self.patch_weight.shape[-2:])
         patches = patches.flatten(2).transpose(1, 2)
-        start = self.class_embedding.to(patches.dtype).expand(len(patches), 1, -1)
+        start = self.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
         embedded = torch.cat([start, patches], dim=1) + self.positions.to(patches.dtype)
         normed: Tensor = self.ln_pre(embedded)
         return normed

@@ -10,7 +10,8 @@ import hashlib
 import os
 import stat
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,18 @@ AT_A_TIME = 4
 """Images that a thread decodes at a time."""
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """An encoded file that lies in no file of its own: of a data set, of an upload."""
+
+    name: str
+    read: Callable[[], bytes]
+
+
 def named(image: Any, number: int) -> str:
-    """A path as it was given; any other image by its number."""
+    """A path as it was given, the name of an encoded file; any other image by its number."""
+    if isinstance(image, Encoded):
+        return image.name
     return os.fspath(image) if isinstance(image, str | os.PathLike) else f"image {number}"
 
 
@@ -76,6 +87,12 @@ def _opened(image: Any) -> tuple[bytes, Image.Image | str]:
     if isinstance(image, str | os.PathLike):
         data = _file(Path(image))
         return (b"", data) if isinstance(data, str) else (data, decoded(data))
+    if isinstance(image, Encoded):
+        try:
+            content = image.read()
+        except Exception as error:
+            return b"", f"cannot be read: {in_a_line(error)}"
+        return content, decoded(content)
     try:
         picture = _picture(image)
         return picture.tobytes(), picture

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from fewshot_bench.api.keeping import reason_not_to_keep, restore
+from fewshot_bench.api.keeping import name_of_class, reason_not_to_keep, restore
 from fewshot_bench.api.record import Incidents
 from fewshot_bench.api.task import Vocabulary
 from fewshot_bench.images.features import accounted
@@ -51,6 +51,7 @@ def keep(
                 tensors,
                 Vocabulary(config.classnames, config.templates),
                 fitted.backbone,
+                type(fitted.classifier),
             )
             check_backbone(fitted.backbone, fitted.fingerprint, f"{method}.restore")
         digest = write_model(folder, config, tensors, _card(cell, config))
@@ -85,6 +86,7 @@ def _config(fitted: Fitted, cell: Cell) -> ModelConfig:
         fitted.cell.method,
         fitted.backbone,
         lists.fitted,
+        classifier=name_of_class(fitted.classifier),
         exif=spec.exif,
         data=data,
         notes=notes,

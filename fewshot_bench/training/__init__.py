@@ -47,6 +47,7 @@ from fewshot_bench.training.steps import (
     device_generator,
     minimize,
     minimize_by,
+    row_blocks,
     set_rate,
     unit,
 )
@@ -94,6 +95,7 @@ __all__ = [
     "require_choices",
     "require_not_negative",
     "require_positive",
+    "row_blocks",
     "set_rate",
     "step_on",
     "steps_per_epoch",

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fewshot_bench.api.method import RunContext
 from fewshot_bench.training.prompt_model import Loss, PromptBatch, PromptModel
-from fewshot_bench.training.steps import Scale
+from fewshot_bench.training.steps import Scale, row_blocks
 
 TOKENS_AT_ONCE = 6 * 2**10
 """Prompt tokens of a block, one image at least. A step keeps about 340 kB of each at ViT-B/16."""
@@ -34,9 +34,9 @@ def for_images(model: PromptModel, device: torch.device, ctx: RunContext) -> Pro
 def conditioned_logits(model: PromptModel, contexts: Contexts, images: Tensor) -> Tensor:
     """(n, classes) of unit image features (n, embed)."""
     found = [images.new_empty(0, len(model.prompts.end))]
-    for block in _blocks(model, images):
-        classes = model.class_features(contexts(images[block]))
-        found.append(PromptBatch(classes, images[block], images, model.scale).logits)
+    for block in row_blocks(images, _images_at_once(model)) if images.numel() else ():
+        classes = model.class_features(contexts(block))
+        found.append(PromptBatch(classes, block, block, model.scale).logits)
     return torch.cat(found)
 
 

@@ -7,7 +7,7 @@ waits for the device.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -24,6 +24,14 @@ Scale = Callable[[Tensor], Tensor]
 def unit(features: Tensor) -> Tensor:
     """(..., width) at unit length, in float32."""
     return F.normalize(features.float(), dim=-1)
+
+
+def row_blocks(rows: Tensor, size: int) -> Sequence[Tensor]:
+    """(n, ...) in blocks of at most `size` rows; one block in a program that is being exported.
+
+    A program is for any number of rows, so that it holds no loop over blocks of them.
+    """
+    return (rows,) if torch.compiler.is_exporting() else torch.split(rows, size)
 
 
 def cosine(base: float, step: int, total: int, floor: float = 0.0) -> float:

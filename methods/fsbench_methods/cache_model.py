@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fewshot_bench.training import row_blocks
+
 BLOCKS = {"cpu": 2**18, "other": 2**24}
 """Elements of the largest temporary tensor: what a CPU's cache holds, or fills an accelerator."""
 
@@ -41,7 +43,7 @@ class Cache:
     def per_class(self, activation: Tensor) -> Tensor:
         """(n, m) activations times the one-hot values: (n, classes)."""
         if self.balanced:
-            return activation.view(len(activation), self.classes, -1).sum(dim=-1)
+            return activation.view(activation.shape[0], self.classes, -1).sum(dim=-1)
         return activation @ F.one_hot(self.labels, self.classes).to(activation.dtype)
 
     def logits(self, affinity: Tensor, beta: float) -> Tensor:
@@ -56,7 +58,7 @@ class Cache:
         size = _block(features.device, len(self.keys))
         parts = [
             scale * block @ class_features.T + alpha * self.logits(self.affinity(block), beta)
-            for block in torch.split(features, size)
+            for block in row_blocks(features, size)
         ]
         return torch.cat(parts)
 

@@ -18,6 +18,7 @@ from fewshot_bench.training import (
     require_choices,
     require_not_negative,
     require_positive,
+    row_blocks,
     unit,
 )
 
@@ -40,7 +41,7 @@ class KernelClassifier:
 
     def logits(self, queries: Images) -> Tensor:
         """(n, classes): f t' + K(f, S) A, in blocks of queries."""
-        return torch.cat([self.score(block) for block in torch.split(queries.features, ROWS)])
+        return torch.cat([self.score(block) for block in row_blocks(queries.features, ROWS)])
 
     def score(self, features: Tensor) -> Tensor:
         """(n, classes) of unit features."""

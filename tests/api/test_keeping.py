@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fewshot_bench import Backbone, Classifier, Images, RunContext, Task, Vocabulary
-from fewshot_bench.api.keeping import restore
+from fewshot_bench.api.keeping import class_named, name_of_class, restore
 from fewshot_bench.testing.toy_backbone import toy_backbone
 from fewshot_bench.utils.errors import ContractError, NotApplicableError
 
@@ -90,3 +91,11 @@ def test_a_method_says_why_it_cannot_be_kept() -> None:
 
     with pytest.raises(NotApplicableError, match="a million neighbours"):
         restore(Lazy(), {}, VOCABULARY, toy_backbone())
+
+
+def test_classes_of_other_packages_are_not_imported() -> None:
+    name = name_of_class(Answer(torch.ones(1), 1.0, 1.0, torch.ones(1), 1.0, VOCABULARY))
+    assert class_named(name, Named()) is Answer
+    for other in ("antigravity:Answer", "subprocess:Popen", "", ":", "tests.api:nobody", "tests:"):
+        assert class_named(other, Named()) is None
+    assert "antigravity" not in sys.modules

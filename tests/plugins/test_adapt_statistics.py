@@ -13,11 +13,11 @@ def test_ties_go_to_the_cheaper_tier() -> None:
     right = (rng.random(200) < 0.7).astype(float)
     flipped = right.copy()
     flipped[np.flatnonzero(right == 0)[0]] = 1
-    assert accuracy.best_of([right, flipped], [0, 1]) == 0
-    assert accuracy.best_of([right, flipped], [0, 0]) == 1
-    assert accuracy.best_of([right, right], [0, 0]) == 0
+    assert accuracy.best_of([right, flipped], [0, 1], [0, 1]) == 0
+    assert accuracy.best_of([right, flipped], [0, 0], [-1.0, -2.0]) == 0
+    assert accuracy.best_of([right, flipped], [0, 0], [-2.0, -1.0]) == 1
     better = np.maximum(right, rng.random(200) < 0.5)
-    assert accuracy.best_of([right, better], [0, 1]) == 1
+    assert accuracy.best_of([right, better], [0, 1], [1, 0]) == 1
 
 
 def test_an_interval_holds_its_share_after_a_choice() -> None:

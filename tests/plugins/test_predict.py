@@ -131,3 +131,26 @@ def test_rejected_images_have_no_class(model: Path, photos: Path, tmp_path: Path
     assert {json.loads(line)["class"] for line in done.out.splitlines()} == {None}
     table = fsbench("predict", tmp_path / "strict", photos / "test").out.splitlines()
     assert {line.split()[0] for line in table[1:]} == {"-"}
+
+
+def test_evaluate_gives_the_metrics_of_the_run(photos: Path, tmp_path: Path) -> None:
+    from fewshot_bench.runner.run import run_one
+    from fewshot_bench.runner.session import Session
+    from tests.helpers import cells
+
+    name = f"folder:{photos}"
+    spec = cells("zero-shot", datasets=(name,), limit=None)[0]
+    record = run_one(spec, Session(models=tmp_path)).record
+    kept = tmp_path / "models" / spec.key()
+    done = fsbench("evaluate", kept, "-d", name, "--store", tmp_path, "--format", "json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)
+    for metric, value in found["metrics"].items():
+        assert value == pytest.approx(record.metrics[metric], abs=1e-4), metric
+    assert list(found["classes"]) == ["cat", "dog"]
+    shown = fsbench("evaluate", kept, "-d", name, "--store", tmp_path).out.splitlines()
+    assert shown[0] == f"zero-shot on tiny, 4 test images of {name}"
+    assert shown[-2].split()[0] == "cat"
+    other = fsbench("evaluate", kept, "-d", "digits", "--store", tmp_path)
+    assert other.code == 2
+    assert "classes differ: the model alone has 'cat', 'dog'; digits alone has" in other.err

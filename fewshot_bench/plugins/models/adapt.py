@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fewshot_bench.api.keeping import reason_not_to_keep
+from fewshot_bench.api.keeping import name_of_class, reason_not_to_keep
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import AUTO, EXIF
 from fewshot_bench.plugins.models import accuracy, calibration
@@ -29,7 +29,7 @@ from fewshot_bench.plugins.models.model_card import card
 from fewshot_bench.plugins.models.search import ORDER, REPEATS, Candidate, Search
 from fewshot_bench.runner.own_data import read_own_data
 from fewshot_bench.runner.variants import Variant, expand_methods
-from fewshot_bench.store.model_files import ModelConfig, write_model
+from fewshot_bench.store.model_files import ModelConfig, config_of, write_model
 from fewshot_bench.utils import offline
 from fewshot_bench.utils.arguments import FLAG, Kind, checked, names, number, optional, text, whole
 from fewshot_bench.utils.errors import NotApplicableError, UsageError, unknown
@@ -238,21 +238,14 @@ def _stated(search: Search, winner: Candidate, kept: float | None) -> _Stated:
 
 def _config(workshop: Workshop, winner: Candidate, fitted: Fitted, stated: _Stated) -> ModelConfig:
     material, chosen, name = workshop.material, workshop.chosen, winner.name
-    code = registry().code(name)
     counts = dict(zip(material.classnames, material.counts.tolist(), strict=True))
-    return ModelConfig(
-        method=name,
-        method_version=winner.variant.version,
-        method_origin=registry().method(name).origin.split(",")[0],
-        method_code=str(code["digest"]),
-        options=dict(winner.variant.options),
-        backbone=chosen.conditions.backbone,
-        weights_digest=str(fitted.backbone.weights_digest),
-        precision=chosen.conditions.precision,
-        image_size=_size(fitted.backbone.image_size),
+    return config_of(
+        name,
+        fitted.cell.method,
+        fitted.backbone,
+        workshop.space,
+        classifier=name_of_class(fitted.classifier),
         exif=chosen.exif,
-        classnames=workshop.space.classnames,
-        templates=workshop.space.templates,
         data={
             "dataset": _shown(material.dataset.card().name),
             "revision": material.revision,
@@ -281,10 +274,6 @@ def _validation(winner: Candidate, labels: NDArray[np.int64], seed: int) -> int:
     if not winner.validation:
         return 0
     return len(with_validation(labels, np.arange(len(labels)), seed)[1])
-
-
-def _size(size: tuple[int, int]) -> tuple[int, int]:
-    return int(size[0]), int(size[1])
 
 
 def _row(search: Search, one: Candidate, winner: Candidate) -> Mapping[str, str]:

@@ -46,6 +46,14 @@ def temperature_of(logits: Logits, labels: Labels, images: int) -> float:
     return math.exp((low + high) / 2)
 
 
+def likelihood(logits: Logits, labels: Labels, images: int) -> float:
+    """The mean log-likelihood of the labels, at the temperature that suits the logits."""
+    scaled = logits.astype(np.float64) / temperature_of(logits, labels, images)
+    scaled -= scaled.max(axis=1, keepdims=True)
+    own = scaled[np.arange(len(labels)), labels]
+    return float((own - np.log(np.exp(scaled).sum(axis=1))).mean())
+
+
 def confidences(logits: Logits, temperature: float) -> NDArray[np.float64]:
     """(n,) the highest probability of each row."""
     scaled = (logits - logits.max(axis=1, keepdims=True)).astype(np.float64) / temperature

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "adapt": "Choose and fit a method on your images, and keep the model.",
+    "export": "Write a kept model as a torch or ONNX program.",
     "predict": "Classify images with a kept model.",
+    "evaluate": "Measure a kept model on a data set's test images.",
     "app": "Open a page that classifies images with a kept model.",
     "push": "Put a kept model on a hub.",
 }

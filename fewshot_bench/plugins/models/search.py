@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fewshot_bench.api.registry import registry
-from fewshot_bench.plugins.models import accuracy
+from fewshot_bench.plugins.models import accuracy, calibration
 from fewshot_bench.plugins.models.budget import SLOWER, Budget, OverBudget, duration
 from fewshot_bench.plugins.models.fitting import Workshop
 from fewshot_bench.plugins.models.folds import Fold, repeated
@@ -91,6 +91,13 @@ class Candidate:
         held = ~np.isnan(stacked[0, :, 0])
         shares: Shares = (stacked[:, held].argmax(axis=2) == labels[held]).mean(axis=0)
         return shares
+
+    def likelihood(self, labels: NDArray[np.int64], repeats: int) -> float:
+        """That of the labels of held-out images, calibrated."""
+        stacked = np.stack(self.logits[:repeats])
+        held = ~np.isnan(stacked[0, :, 0])
+        rows = stacked[:, held].reshape(-1, stacked.shape[2])
+        return calibration.likelihood(rows, np.tile(labels[held], repeats), int(held.sum()))
 
 
 class Search:
@@ -261,7 +268,8 @@ class Search:
         finalists = self.finalists
         if finalists:
             tiers = [_tier(one.name) for one in finalists]
-            return finalists[accuracy.best_of(self.shares, tiers)]
+            likelihoods = [one.likelihood(self.labels, self.repeats) for one in finalists]
+            return finalists[accuracy.best_of(self.shares, tiers, likelihoods)]
         usable = [one for one in self.candidates if not one.dropped.startswith("failed")]
         if not usable:
             reasons = "; ".join(f"{one.title}: {one.dropped}" for one in self.candidates)

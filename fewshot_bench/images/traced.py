@@ -1,0 +1,98 @@
+"""A classifier as one program from pixels to logits, for `torch.export`.
+
+`traced` is the entry. The program computes what the classifier's own code computes, for any number
+of images: the code runs once on a view whose pixels are the input of the program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fewshot_bench.api.backbone import LoadedBackbone
+from fewshot_bench.api.method import Classifier
+from fewshot_bench.utils.errors import NotApplicableError
+
+TRACED = 4
+"""Images of the batch that code is traced on; a program takes any number."""
+
+
+class PixelView:
+    """`Images` whose pixels are computed in a program; all of them come in one batch."""
+
+    def __init__(self, backbone: LoadedBackbone, pixels: Tensor) -> None:
+        self._backbone = backbone
+        self._pixels = pixels
+
+    def __len__(self) -> int:
+        return self._pixels.shape[0]
+
+    def batches(
+        self, size: int, *, order: Any = None, augment: Any = None, rng: Any = None, **device: Any
+    ) -> Iterator[Tensor]:
+        """Normalized pixels (n, 3, h, w); NotApplicableError for another order or crops."""
+        if order is not None or augment is not None:
+            raise NotApplicableError("it asks for images in an order of its own or for crops")
+        return iter((self._pixels,))
+
+    @property
+    def raw_features(self) -> Tensor:
+        """(n, width) features of the frozen backbone before normalization."""
+        return self._backbone.encode_image(self._pixels)
+
+    @property
+    def features(self) -> Tensor:
+        """(n, width) unit-length features of the frozen backbone."""
+        return F.normalize(self.raw_features, dim=-1)
+
+    def views(self, *asked: Any, **more: Any) -> Tensor:
+        """NotApplicableError: a program draws no crops."""
+        raise NotApplicableError("it asks for augmented views of the images that it classifies")
+
+
+class _Program(nn.Module):
+    """uint8 pixels (n, 3, h, w) to float32 logits (n, classes)."""
+
+    def __init__(self, classifier: Classifier, backbone: LoadedBackbone) -> None:
+        super().__init__()
+        # In a tuple, so that weights which the program does not use are no part of it.
+        self._parts = (classifier, backbone)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        classifier, backbone = self._parts
+        return classifier.logits(PixelView(backbone, backbone.normalize(pixels))).float()
+
+
+def traced(classifier: Classifier, backbone: LoadedBackbone) -> torch.export.ExportedProgram:
+    """The program of a classifier, on the backbone's device.
+
+    Input: `pixels` (n, 3, h, w) uint8, RGB, of the backbone's image size, n of at least 1. Output:
+    (n, classes) float32. NotApplicableError says why there is none.
+    """
+    program = _Program(classifier, backbone).eval()
+    pixels = torch.zeros(TRACED, 3, *backbone.image_size, dtype=torch.uint8, device=backbone.device)
+    with torch.no_grad():
+        # What is computed once and kept is computed on numbers, not while tracing.
+        program(pixels)
+        try:
+            return torch.export.export(
+                program, (pixels,), dynamic_shapes=({0: torch.export.Dim("images")},), strict=False
+            )
+        except NotApplicableError:
+            raise
+        except Exception as error:
+            raise NotApplicableError(_reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    words = " ".join(str(error).split())
+    if "specialized" in words or "Constraints violated" in words:
+        return (
+            "its code is for one number of images: it loops over them, or takes len(tensor) for "
+            "tensor.shape[0] (fewshot_bench.training.row_blocks serves loops)"
+        )
+    return f"torch.export cannot follow its code ({type(error).__name__}: {words:.160})"

@@ -1,0 +1,235 @@
+"""A kept model as a program that needs no fewshot_bench: `torch.export` or ONNX.
+
+`export` is the entry. Nothing is written before the program, read back from its file, has answered
+real images as the model does.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fewshot_bench.analysis.model import Model, open_model
+from fewshot_bench.plugins.models.export_facts import facts
+from fewshot_bench.plugins.models.export_formats import FORMATS, Ask
+from fewshot_bench.utils.errors import (
+    ContractError,
+    DataMissingError,
+    NotApplicableError,
+    UsageError,
+)
+from fewshot_bench.utils.files import TEMPORARY, is_stale, temporary_name, write_whole
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
+    from torch import Tensor
+
+ABOUT = "program.json"
+TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 5e-2}
+"""Allowed gaps between logits, in parts of their scale, by the coarser precision of the two."""
+EMBEDDED = "parts of scikit-learn's two photographs"
+TILES = (4, 8)
+"""Rows and columns that each of these photographs is cut into."""
+BATCH, ALONE = 24, 4
+"""Images that a program is asked at once, and how many it is asked one by one as well."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Agreement of a program with its model on images.
+
+    gap: the largest absolute difference of two logits. scale: the median absolute logit, at least
+    1. tolerance: of gap / scale. differing: images that are given another class.
+    """
+
+    images: int
+    source: str
+    gap: float
+    scale: float
+    tolerance: float
+    differing: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.images} images ({self.source}): largest gap of a logit {self.gap:.1e}, allowed "
+            f"{self.tolerance:g} of their scale {self.scale:.3g}; {self.differing} predictions "
+            "differ"
+        )
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A program that was written into `folder`."""
+
+    folder: Path
+    program: str
+    bytes: int
+    precision: str
+    parity: Parity
+
+
+def export(
+    path: Path,
+    form: str,
+    output: Path,
+    *,
+    precision: str = "fp32",
+    images: Iterable[str] | None = None,
+    tolerance: float | None = None,
+    device: str = "cpu",
+    warn: Callable[[str], None] = warnings.warn,
+) -> Exported:
+    """Write the model in the folder `path` as a program into the folder `output`.
+
+    form: `torch` or `onnx`. precision: of the encoder, `fp32` or `fp16`. images: paths of images to
+    compare on. tolerance: as in `Parity`; by default as `TOLERANCE` says. UsageError where the
+    model has no such program, or one that answers otherwise: then nothing is written.
+    """
+    written = FORMATS[form]
+    written.require()
+    _check_free(output)
+    model = open_model(path, device, None, warn)
+    same = model.config.precision == precision
+    exact = model if same else open_model(path, device, None, _silent, precision=precision)
+    pictures, source = _pictures(images, model.config.exif == "rotate")
+    allowed = tolerance
+    if allowed is None:
+        allowed = max(TOLERANCE[precision], TOLERANCE[model.config.precision])
+    with _beside(output) as folder:
+        file = folder / written.file
+        ask = written.write(_traced(path, exact), file)
+        parity = _compared(model, ask, pictures, source, allowed)
+        if not parity.gap <= allowed * parity.scale:
+            raise UsageError(f"{path}: the {form} program answers otherwise on {parity}")
+        about = facts(model, form, precision, written) | {"parity": asdict(parity)}
+        size = sum(one.stat().st_size for one in folder.iterdir())
+        _publish(folder, output, about)
+    return Exported(output, written.file, size, precision, parity)
+
+
+def _silent(text: str) -> None:
+    """For what was said when the model was opened first."""
+
+
+def _check_free(output: Path) -> None:
+    """UsageError where the folder holds something else than an earlier program."""
+    if output.is_dir() and not any(output.iterdir()):
+        return
+    if os.path.lexists(output) and not (output / ABOUT).is_file():
+        raise UsageError(f"{output} is there and holds no program; choose another --output")
+
+
+def _traced(path: Path, model: Model) -> Any:
+    from fewshot_bench.images.traced import traced
+
+    try:
+        return traced(model.classifier, model.backbone)
+    except NotApplicableError as error:
+        method = model.config.method
+        raise UsageError(f"{path}: a model of {method} cannot be exported: {error}") from error
+
+
+def _pictures(images: Iterable[str] | None, rotate: bool) -> tuple[list[Image.Image], str]:
+    """Images as they are decoded, and their source in words."""
+    from fewshot_bench.images.decode import decoded, upright
+
+    if images is None:
+        return _tiles(), EMBEDDED
+    found = []
+    for one in images:
+        try:
+            picture = decoded(Path(one).read_bytes())
+        except OSError as error:
+            picture = f"cannot be read: {error.strerror}"
+        if isinstance(picture, str):
+            raise DataMissingError(f"{one} {picture}; leave it out, or mend it")
+        found.append(upright(picture) if rotate else picture)
+    return found, "given"
+
+
+def _tiles() -> list[Image.Image]:
+    from PIL import Image
+    from sklearn.datasets import load_sample_images
+
+    rows, columns = TILES
+    found = []
+    for photograph in map(Image.fromarray, load_sample_images().images):
+        width, height = photograph.width // columns, photograph.height // rows
+        for left in range(0, columns * width, width):
+            boxes = (
+                (left, top, left + width, top + height) for top in range(0, rows * height, height)
+            )
+            found += [photograph.crop(box) for box in boxes]
+    return found
+
+
+def _compared(
+    model: Model, ask: Ask, pictures: Sequence[Image.Image], source: str, tolerance: float
+) -> Parity:
+    """The program's logits beside the model's, asked in batches and one by one."""
+    import torch
+
+    expected = model.logits(pictures)
+    pixels = _pixels(model, pictures)
+    batches = [pixels[start : start + BATCH] for start in range(0, len(pixels), BATCH)]
+    alone = [pixels[place : place + 1] for place in range(min(ALONE, len(pixels)))]
+    found = torch.cat([_answer(ask, batch, len(model.classnames)) for batch in batches + alone])
+    wanted = torch.cat([expected, expected[: len(alone)]])
+    gap = (found.double() - wanted.double()).abs().max()
+    differing = (found.argmax(1) != wanted.argmax(1))[: len(pixels)].sum()
+    scale = max(1.0, float(expected.abs().median()))
+    return Parity(len(pixels), source, float(gap), scale, tolerance, int(differing))
+
+
+def _pixels(model: Model, pictures: Sequence[Image.Image]) -> np.ndarray[Any, Any]:
+    """(n, 3, h, w) uint8, as the program takes them."""
+    import numpy as np
+
+    from fewshot_bench.images.augment import pixels_of
+
+    return np.stack([pixels_of(model.backbone.preprocess(one)) for one in pictures])
+
+
+def _answer(ask: Ask, pixels: np.ndarray[Any, Any], classes: int) -> Tensor:
+    logits = ask(pixels)
+    if tuple(logits.shape) != (len(pixels), classes):
+        raise ContractError(f"the program gives {tuple(logits.shape)} for {len(pixels)} images")
+    return logits
+
+
+@contextmanager
+def _beside(output: Path) -> Iterator[Path]:
+    """A folder beside the output, gone at the end; UsageError where none can be made."""
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        for left in output.parent.glob(f"{TEMPORARY}~*"):
+            if left.is_dir() and is_stale(left):
+                shutil.rmtree(left, ignore_errors=True)
+        folder = output.parent / temporary_name()
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    except OSError as error:
+        raise UsageError(
+            f"cannot write '{output}': {error.strerror or error}; choose another --output"
+        ) from error
+
+
+def _publish(folder: Path, output: Path, about: dict[str, Any]) -> None:
+    """Move the program to its place; its facts come last: a folder without them is no program."""
+    output.mkdir(exist_ok=True)
+    (output / ABOUT).unlink(missing_ok=True)
+    for file in folder.iterdir():
+        os.replace(file, output / file.name)
+    text = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
+    write_whole(output / ABOUT, text.encode("utf-8", "backslashreplace"))

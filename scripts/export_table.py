@@ -1,0 +1,104 @@
+"""Write the table of exported methods into docs/export.md: `python -m scripts.export_table`.
+
+Every built-in method is fitted on parts of scikit-learn's two photographs, kept, exported in both
+formats, and compared with its model on 200 other parts. Takes about ten minutes of CPU time.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from fewshot_bench.api.registry import registry
+from fewshot_bench.plugins.models.export import ABOUT, export
+from fewshot_bench.runner.fit import Fitted
+from fewshot_bench.runner.request import Request, expand
+from fewshot_bench.runner.retry import fit_within_memory
+from fewshot_bench.runner.session import Session
+from fewshot_bench.store.model_files import config_of, write_model
+from fewshot_bench.utils.errors import FsbenchError
+
+PAGE = Path(__file__).parents[1] / "docs" / "export.md"
+START, END = "<!-- table: scripts/export_table.py -->\n", "<!-- end of table -->"
+NAMES, ROWS, COLUMNS = ("building", "flower"), 10, 12
+SHORT = ("clip-lora.iterations=20", "coop.epochs=2", "tip-adapter-f.epochs=2")
+"""Fewer steps where a fit is long: the programs are the same."""
+TEST = 100
+"""Parts of each photograph to compare on."""
+PROGRAMS = (("torch", "fp32"), ("onnx", "fp32"), ("onnx", "fp16"))
+
+
+def photographs(root: Path) -> None:
+    """train/ and test/ with a class for each photograph."""
+    for name, image in zip(NAMES, map(Image.fromarray, load_sample_images().images), strict=True):
+        width, height = image.width // COLUMNS, image.height // ROWS
+        for number, (row, column) in enumerate(product(range(ROWS), range(COLUMNS))):
+            role = "test" if number < TEST else "train"
+            (root / role / name).mkdir(parents=True, exist_ok=True)
+            left, top = column * width, row * height
+            part = image.crop((left, top, left + width, top + height))
+            part.save(root / role / name / f"{number}.png")
+
+
+def kept(name: str, photos: Path, folder: Path, backbone: str) -> Path:
+    """A model of a method with its own settings, fitted on two parts of each photograph."""
+    options = tuple(one for one in SHORT if one.startswith(f"{name}."))
+    data = (f"folder:{photos}",)
+    request = Request((name,), data, (2,), (1,), options=options, backbone=backbone)
+    (spec,) = expand(request).cells
+    session = Session()
+    cell = session.resolve(spec)
+    fitted = fit_within_memory(cell, session, None, lambda: False)
+    assert isinstance(fitted, Fitted)
+    about = config_of(name, cell.method, fitted.backbone, cell.lists.fitted, exif=spec.exif)
+    write_model(folder, about, fitted.classifier.tensors(), "")
+    return folder
+
+
+def rows(root: Path, backbone: str) -> Iterator[str]:
+    """A line of the table for every method."""
+    photos = root / "photos"
+    photographs(photos)
+    images = [str(one) for one in sorted((photos / "test").rglob("*.png"))]
+    for name in registry().methods.names():
+        model = kept(name, photos, root / name, backbone)
+        cells = []
+        for form, precision in PROGRAMS:
+            output = root / f"{name}-{form}-{precision}"
+            try:
+                export(model, form, output, precision=precision, images=images)
+            except FsbenchError as error:
+                cells.append(str(error).partition("exported: ")[2] or str(error))
+                continue
+            parity = json.loads((output / ABOUT).read_text())["parity"]
+            gap = parity["gap"] / parity["scale"]
+            cells.append(f"{gap:.0e}, {parity['differing']} of {parity['images']}")
+        line = f"| `{name}` | {' | '.join(cells)} |"
+        print(line, flush=True)
+        yield line + "\n"
+
+
+def main(backbone: str = "tiny") -> None:
+    """Replace the table in the page."""
+    warnings.simplefilter("ignore")
+    head = ["method", *(f"{form} {precision}" for form, precision in PROGRAMS)]
+    table = f"| {' | '.join(head)} |\n|{'---|' * len(head)}\n"
+    with tempfile.TemporaryDirectory() as folder:
+        table += "".join(rows(Path(folder), backbone))
+    if backbone == "tiny":
+        page = PAGE.read_text(encoding="utf-8")
+        filled = re.sub(f"{START}.*{END}", lambda _: START + table + END, page, flags=re.DOTALL)
+        PAGE.write_text(filled, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
