@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -73,18 +74,26 @@ def assert_answers(ask: Any, classifier: Any, backbone: Any, tolerance: float = 
         assert gap <= tolerance * max(1.0, float(expected.abs().median())), count
 
 
+needs_onnx = pytest.mark.skipif(
+    None in map(find_spec, ("onnx", "onnxruntime", "onnxscript")), reason="the extra export"
+)
+KINDS = [pytest.param(kind, marks=needs_onnx if kind == "onnx" else ()) for kind in FORMATS]
+
+
 @pytest.mark.parametrize("name", HEADS)
 def test_every_kind_of_head_is_traced(name: str, backbone: Any) -> None:
     classifier = restored(name, backbone)
     assert_answers(traced(classifier, backbone).module(), classifier, backbone)
 
 
+@needs_onnx
 def test_a_cache_in_onnx(backbone: Any, tmp_path: Path) -> None:
     classifier = restored("tip-adapter", backbone)
     ask = FORMATS["onnx"].write(traced(classifier, backbone), tmp_path / "model.onnx")
     assert_answers(lambda batch: ask(batch.numpy()), classifier, backbone)
 
 
+@needs_onnx
 def test_merged_updates_in_half_precision_in_onnx(backbone: Any, tmp_path: Path) -> None:
     half = random_backbone(layers=1, precision="fp16")
     classifier = restored("clip-lora", half, backbone)
@@ -189,7 +198,7 @@ json.dump([shares.tolist(), about], sys.stdout)
 """
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_program_runs_without_the_package(model: Path, kind: str, tmp_path: Path) -> None:
     photos = sorted((image_folder(tmp_path / "photos", train=2, test=2) / "test").rglob("*.jpg"))
     output = tmp_path / "program"
@@ -263,7 +272,7 @@ def test_an_earlier_program_is_replaced(model: Path, tmp_path: Path) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_program_on_cuda(model: Path, kind: str, tmp_path: Path) -> None:
     done = fsbench("export", model, "--format", kind, "-O", tmp_path / "out", "--device", "cuda")
     assert done.code == 0, done.err
