@@ -141,6 +141,8 @@ def hunted(count: int) -> dict[str, Any]:
             texts.add(str(value)[:SHOWN])
         elif isinstance(value, bytes) and len(value) < SHOWN:
             texts.add(value.decode("latin-1"))
+        elif isinstance(value, Tensor) and value.device.type != "cpu":
+            continue
         elif isinstance(value, Tensor | np.ndarray) and tuple(value.shape) == (count,):
             numbers.append([int(part) for part in value.tolist()])
         elif (

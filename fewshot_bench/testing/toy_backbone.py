@@ -7,6 +7,7 @@ import functools
 import math
 from typing import TYPE_CHECKING, Any
 
+from fewshot_bench.testing.observe import single_threaded
 from fewshot_bench.testing.toy_images import CLASSNAMES, SIZE, TEMPLATES, draw, prompts
 from fewshot_bench.utils.rng import generator, isolated
 
@@ -54,7 +55,8 @@ def _module() -> nn.Module:
     import torch
     from open_clip import CLIP
 
-    with isolated(0), torch.no_grad():
+    # Whatever the threads, so that two processes have the same toy to the last bit.
+    with isolated(0), single_threaded(), torch.no_grad():
         module: nn.Module = CLIP(**CONFIG).eval()
         module.logit_scale.fill_(math.log(LOGIT_SCALE))  # type: ignore[operator]
         _align(module)

@@ -90,6 +90,8 @@ def rehearse(method: Any, precision: str = "fp32", parts: int = 1) -> Rehearsal:
     """Fit on the toy task and predict its queries."""
     # An accelerator's batches are filled up to this size; here it would only take time.
     small = patch.object(features, "ENCODE_BATCH", features.SMALL_BATCH)
+    # The toy itself is made outside: other tests in this process use it too.
+    _backbone("fp32", "cpu")
     with pretended() as log, small, features.open_views():
         made = prepare(SETTING, _backbone(precision), parts)
         numbers = FiniteNumbers(method.name, method, made.context)

@@ -10,11 +10,9 @@ import pytest
 
 from fewshot_bench.store.store import Store
 from tests.answers import put_answers
-from tests.plugins.test_report_browser import browser, opened
+from tests.plugins.test_report_browser import opened
 from tests.report_pages import IDS, LABELS, QUERIES, answers, record, report
 from tests.synthetic_store import fill
-
-__all__ = ["browser"]
 
 OUTSIDE = """() => [...document.querySelectorAll("svg text")].filter(text => {
     const frame = text.ownerSVGElement.getBoundingClientRect(), box = text.getBoundingClientRect();
