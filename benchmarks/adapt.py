@@ -48,7 +48,7 @@ def drawn(material: Material, shots: int, seed: int) -> tuple[Material, Material
 
 
 def one(material: Material, shots: int, seed: int, methods: str, cache: Path) -> dict[str, Any]:
-    """What was stated, and what held-out images say of every candidate."""
+    """Stated accuracy, and that of every candidate on held-out images."""
     few, whole = drawn(material, shots, 1000 + seed)
     chosen = Chosen(Conditions("tiny", ("cpu",), "fp32"), seed)
     variants = expand_methods(methods.split(","), (), registry())

@@ -8,7 +8,7 @@ are all that is kept.
 from __future__ import annotations
 
 import dataclasses
-import importlib
+import pkgutil
 import typing
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -62,13 +62,10 @@ def class_named(name: str, method: object) -> type | None:
 
     Of other packages nothing is imported, whatever the name says.
     """
-    module, _, path = name.partition(":")
-    if module.partition(".")[0] != type(method).__module__.partition(".")[0]:
+    if name.partition(":")[0].partition(".")[0] != type(method).__module__.partition(".")[0]:
         return None
     try:
-        found: Any = importlib.import_module(module)
-        for part in path.split("."):
-            found = getattr(found, part)
+        found = pkgutil.resolve_name(name)
     except (ImportError, AttributeError, ValueError):
         return None
     return found if isinstance(found, type) else None

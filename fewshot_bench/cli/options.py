@@ -175,13 +175,18 @@ keep_stale_option = click.option(
 )
 
 
+device_option = click.option(
+    "--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu or cuda:N."
+)
+
+
 def format_option(formats: Sequence[str], text: str) -> Callable[[Command], Command]:
-    """`--format`, handed over as `form`; text: what stands in the help."""
+    """`--format`, handed over as `form`, the first one by default; text: its help."""
     return click.option(
         "--format",
         "form",
         type=click.Choice(formats),
-        default="terminal",
+        default=formats[0],
         show_default=True,
         help=text,
     )

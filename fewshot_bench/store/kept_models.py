@@ -39,7 +39,7 @@ def stated_model(record: Record) -> Mapping[str, Any]:
 
 
 def facts_of(folder: Path, digest: str) -> dict[str, Any]:
-    """What a record states of a model that was just written."""
+    """Digest and bytes of a model that was just written, for its record."""
     return {"digest": digest, "bytes": size_of(folder)}
 
 

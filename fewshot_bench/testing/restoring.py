@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import atexit
 import functools
-import importlib
 import json
 import os
+import pkgutil
 import subprocess
 import sys
 import tempfile
@@ -71,7 +71,7 @@ class _Process:
             raise CheckFailure("the process that restored the classifier ended")
         problem = json.loads(reply)["problem"]
         if problem == MISSING:
-            raise ModuleNotFoundError(request["module"])
+            raise ModuleNotFoundError(request["method"])
         if problem:
             raise CheckFailure(problem)
         found: Tensor = load_file(answer)["logits"]
@@ -95,13 +95,12 @@ def logits_elsewhere(fit: Fit, method: Any) -> Tensor:
     A class that another process cannot import (of a notebook, or within a function) is restored in
     this one, on another backbone. CheckFailure where the classifier cannot be restored.
     """
-    tensors, kind = fit.stored(), type(method)
+    tensors = fit.stored()
     device = str(fit.backbone.device)
     with suppress(ModuleNotFoundError):
         return _process().ask(
             tensors,
-            module=kind.__module__,
-            name=kind.__qualname__,
+            method=name_of_class(method),
             options=configuration(method),
             classifier=name_of_class(fit.classifier),
             classes=fit.setting.classes,
@@ -127,18 +126,14 @@ def _restored(
     return found
 
 
-class _Missing(Exception):
-    pass
-
-
-def _class(module: str, name: str) -> Any:
-    """The class of a method by its name; _Missing where this process has none."""
+def _class(name: str) -> Any:
+    """The class of a method by its name; None where this process has none."""
+    if name.startswith("__main__:"):
+        return None
     try:
-        if module == "__main__":
-            raise _Missing
-        return functools.reduce(getattr, name.split("."), importlib.import_module(module))
-    except (ImportError, AttributeError):
-        raise _Missing from None
+        return pkgutil.resolve_name(name)
+    except (ImportError, AttributeError, ValueError):
+        return None
 
 
 def serve() -> None:
@@ -151,16 +146,17 @@ def serve() -> None:
         request = json.loads(line)
         problem = ""
         try:
-            kind = _class(request["module"], request["name"])
-            tensors, classes = load_file(request["tensors"]), tuple(request["classes"])
-            method = kind(**request["options"])
-            found = class_named(request["classifier"], method)
-            logits = _restored(method, tensors, classes, request["device"], found)
-            save_file({"logits": logits}, request[ANSWER])
+            kind = _class(request["method"])
+            if kind is None:
+                problem = MISSING
+            else:
+                tensors, classes = load_file(request["tensors"]), tuple(request["classes"])
+                method = kind(**request["options"])
+                found = class_named(request["classifier"], method)
+                logits = _restored(method, tensors, classes, request["device"], found)
+                save_file({"logits": logits}, request[ANSWER])
         except FsbenchError as error:
             problem = str(error)
-        except _Missing:
-            problem = MISSING
         except Exception as error:
             problem = f"{type(error).__name__}: {error}"
         answers.write(json.dumps({"problem": problem}) + "\n")

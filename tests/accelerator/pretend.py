@@ -90,7 +90,7 @@ class Log:
         self.events.append(Event("step", owner=optimizer))
 
     def within_training(self) -> list[Event]:
-        """What waits between the first and the last step of an optimizer, of any one.
+        """Waits between the first and the last step of an optimizer, of any one.
 
         Images count too: they are to come from pinned memory.
         """

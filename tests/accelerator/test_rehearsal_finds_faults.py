@@ -19,7 +19,7 @@ from tests.accelerator.rehearsal import rehearse
 
 @dataclass(frozen=True)
 class Step:
-    """What a fault finds in a step."""
+    """The things of a step that a fault can get at."""
 
     loss: Tensor
     features: Tensor

@@ -202,7 +202,7 @@ def _conditions(dataset: str, backbone: str, precision: str, device: str) -> Con
 
 @dataclass(frozen=True)
 class _Stated:
-    """What held-out images say of the chosen method."""
+    """Facts about the chosen method, measured on held-out images."""
 
     accuracy: Mapping[str, float]
     temperature: float = 1.0

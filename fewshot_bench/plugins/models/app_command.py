@@ -8,7 +8,7 @@ import socket
 
 import click
 
-from fewshot_bench.cli.options import SIZE
+from fewshot_bench.cli.options import SIZE, device_option
 from fewshot_bench.cli.output import say, warn
 from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.extras import require
@@ -37,9 +37,7 @@ PATIENCE = 5
     show_default=True,
     help="The largest file that is taken.",
 )
-@click.option(
-    "--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu or cuda:N."
-)
+@device_option
 def command(model: str, host: str, port: int, max_size: int, device: str) -> None:
     """Serve a page that classifies images with the model in the folder MODEL.
 

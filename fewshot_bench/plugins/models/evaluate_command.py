@@ -13,7 +13,7 @@ import click
 from fewshot_bench.api.metrics import METRICS, PERCENT, Answers, rounded
 from fewshot_bench.api.registry import registry
 from fewshot_bench.cli.completion import datasets, one_of
-from fewshot_bench.cli.options import store_option
+from fewshot_bench.cli.options import device_option, format_option, store_option
 from fewshot_bench.cli.output import say, warn
 from fewshot_bench.utils.errors import DataMissingError, UsageError
 from fewshot_bench.utils.text import few
@@ -34,17 +34,8 @@ if TYPE_CHECKING:
     help="A data set with the classes of the model, by name.",
 )
 @store_option("The store whose kept splits of own images are used.")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(("table", "json")),
-    default="table",
-    show_default=True,
-    help="A table, or JSON.",
-)
-@click.option(
-    "--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu or cuda:N."
-)
+@format_option(("table", "json"), "A table, or JSON.")
+@device_option
 def command(model: Path, dataset: str, store: Path, form: str, device: str) -> None:
     """Measure the model in the folder MODEL on the test images of a data set.
 

@@ -98,7 +98,7 @@ def export(
     _check_free(output)
     model = open_model(path, device, None, warn)
     same = model.config.precision == precision
-    exact = model if same else open_model(path, device, None, _silent, precision=precision)
+    exact = model if same else open_model(model.path, device, None, _silent, precision=precision)
     pictures, source = _pictures(images, model.config.exif == "rotate")
     allowed = tolerance
     if allowed is None:

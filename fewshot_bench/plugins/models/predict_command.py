@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from fewshot_bench.cli.options import device_option, format_option
 from fewshot_bench.cli.output import replaced, warn
 from fewshot_bench.plugins.models.inputs import found
 from fewshot_bench.utils.errors import UsageError
@@ -30,14 +31,7 @@ Line = Callable[[Row], str]
 @click.command("predict", short_help="Classify images with a kept model.")
 @click.argument("model", type=click.Path(path_type=Path), metavar="MODEL")
 @click.argument("images", nargs=-1, metavar="IMAGES...")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(("table", "csv", "jsonl")),
-    default="table",
-    show_default=True,
-    help="A table, CSV, or JSON lines.",
-)
+@format_option(("table", "csv", "jsonl"), "A table, CSV, or JSON lines.")
 @click.option(
     "--top",
     type=click.IntRange(1),
@@ -53,9 +47,7 @@ Line = Callable[[Row], str]
     metavar="FILE",
     help="Write to this file.",
 )
-@click.option(
-    "--device", default="auto", show_default=True, metavar="DEVICE", help="auto, cpu or cuda:N."
-)
+@device_option
 def command(
     model: Path, images: tuple[str, ...], form: str, top: int, output: Path | None, device: str
 ) -> None:
