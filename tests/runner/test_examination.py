@@ -93,7 +93,7 @@ def test_that_hunt_finds_labels_where_they_are(prying: None, photos: Path, tmp_p
     report = tmp_path / "found.json"
     (spec,) = on(photos, "prying", options=("how=hunt", f"report={report}"))
     outcome = run_one(spec, Session())
-    assert "labels" not in outcome.record.environment
+    assert "labels" not in done(outcome.record).environment
     found = json.loads(report.read_text())
     assert outcome.ids
     assert any(outcome.ids[0] in text for text in found["texts"])
