@@ -22,6 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
+from fewshot_bench.backbones import embedded
 from fewshot_bench.engines import worker
 from fewshot_bench.engines.messages import Closed, receive, send
 
@@ -233,6 +234,10 @@ def _import() -> None:
         # A worker imports it once more, and its engine is shown the error.
         with suppress(Exception):
             importlib.import_module(name)
+    if os.environ.get("OMP_NUM_THREADS") == "1":
+        # What computes in several threads must not fork. The toy takes one.
+        with suppress(Exception):
+            embedded.prepare()
 
 
 def _serve(channel: socket.socket, engine: int) -> list[str] | None:
