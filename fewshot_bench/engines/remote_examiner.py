@@ -81,6 +81,7 @@ class RemoteExaminer:
             _label_space(header["fitted"]),
             _label_space(header["evaluated"]),
             *(_images(header[name]) for name in ("train", "val", "queries")),
+            header["picks"],
         )
 
     def files(self, images: ImageList) -> EncodedFiles:
