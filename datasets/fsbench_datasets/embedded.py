@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -159,11 +162,9 @@ def _load_drawn(file: str) -> Arrays:
 
 @cache
 def _load_digits() -> Arrays:
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
-    labels = bunch.target.astype(np.int64)
+    table = _digits_table()
+    images = np.rint(table[:, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    labels = table[:, -1].astype(np.int64)
     order = tuple(sorted(range(len(labels)), key=_digit_rank))
     split = np.full(len(labels), ROLES.index("test"), dtype=np.uint8)
     for label in range(len(DIGITS)):
@@ -171,6 +172,23 @@ def _load_digits() -> Arrays:
         split[ranked[:DIGITS_TRAIN]] = ROLES.index("train")
         split[ranked[DIGITS_TRAIN : DIGITS_TRAIN + DIGITS_VAL]] = ROLES.index("val")
     return Arrays(images, labels, split, order, DIGITS)
+
+
+def _digits_table() -> np.ndarray[Any, np.dtype[np.float64]]:
+    """(1797, 65): the pixels of a digit (0 to 16) and its label.
+
+    Scikit-learn's file is read without scikit-learn where it can be: importing it takes a second.
+    """
+    spec = find_spec("sklearn")
+    for folder in (spec and spec.submodule_search_locations) or ():
+        file = Path(folder, "datasets", "data", "digits.csv.gz")
+        if file.is_file():
+            with gzip.open(file, "rt", encoding="ascii") as lines:
+                return np.loadtxt(lines, delimiter=",")
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    return np.column_stack([bunch.data, bunch.target])
 
 
 def _digit_rank(index: int) -> bytes:

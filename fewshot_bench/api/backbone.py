@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from fewshot_bench.api.edits import Edits
     from fewshot_bench.api.task import Vocabulary
 
 Encoder = Literal["vision", "text"]
@@ -101,12 +102,28 @@ class ImageTower(Protocol):
         ...
 
     def encode(
-        self, pixels: Tensor, adapter: Adapter | None = None, *, recompute: bool = False
+        self,
+        pixels: Tensor,
+        adapter: Adapter | None = None,
+        *,
+        edits: Edits | None = None,
+        recompute: bool = False,
     ) -> Tensor:
-        """(b, 3, h, w) pixels to (b, embed) raw features; differentiable in adapter.
+        """(b, 3, h, w) pixels to (b, embed) raw features; differentiable in adapter and edits.
 
         `recompute` keeps little for the backward pass and computes it again: the same numbers in
-        less memory.
+        less memory. With `edits.rows` features are (b, rows, embed).
+        """
+        ...
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Every frozen tensor by name, such as `blocks.0.ln_1.weight` or `projection`."""
+        ...
+
+    def with_parameters(self, parameters: Mapping[str, Tensor]) -> ImageTower:
+        """A tower with these tensors in place of its own, differentiable in them.
+
+        ContractError for other names and shapes.
         """
         ...
 
@@ -169,16 +186,27 @@ class TextTower(Protocol):
         """Size of the residual stream."""
         ...
 
-    def encode_tokens(self, tokens: Tensor, adapter: Adapter | None = None) -> Tensor:
-        """(n, context) token ids to (n, embed) raw features; differentiable in adapter."""
+    def encode_tokens(
+        self, tokens: Tensor, adapter: Adapter | None = None, *, edits: Edits | None = None
+    ) -> Tensor:
+        """(n, context) token ids to (n, embed) raw features; differentiable in adapter, edits."""
         ...
 
-    def pack_tokens(self, tokens: Tensor) -> PackedPrompts:
-        """Token ids (n, context) made ready once, for many calls of `encode_packed`."""
+    def pack_tokens(self, tokens: Tensor, prefix: int | None = None) -> PackedPrompts:
+        """Token ids (n, context) made ready once, for many calls of `encode_packed`.
+
+        prefix: at most so many tokens of all that the prompts share are computed once; 1 where
+        edits write other rows behind the start token of each prompt.
+        """
         ...
 
     def encode_packed(
-        self, packed: Any, adapter: Adapter | None = None, *, recompute: bool = False
+        self,
+        packed: Any,
+        adapter: Adapter | None = None,
+        *,
+        edits: Edits | None = None,
+        recompute: bool = False,
     ) -> Tensor:
         """As `encode_tokens`, for packed prompts; without a read on the host."""
         ...
@@ -193,7 +221,9 @@ class TextTower(Protocol):
         suffix: Tensor,
         end: Tensor,
         packing: Any = None,
+        adapter: Adapter | None = None,
         *,
+        edits: Edits | None = None,
         recompute: bool = False,
     ) -> Tensor:
         """Prompts given as embeddings, without positions: (n, embed) raw features.
@@ -212,6 +242,17 @@ class TextTower(Protocol):
 
     def weight(self, site: Site) -> Tensor:
         """(d_out, d_in) the frozen matrix at `site`."""
+        ...
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Every frozen tensor by name, such as `blocks.0.ln_1.weight` or `projection`."""
+        ...
+
+    def with_parameters(self, parameters: Mapping[str, Tensor]) -> TextTower:
+        """A tower with these tensors in place of its own, differentiable in them.
+
+        Packed prompts stay valid. ContractError for other names and shapes.
+        """
         ...
 
     def with_deltas(self, deltas: dict[Site, Tensor]) -> TextTower:

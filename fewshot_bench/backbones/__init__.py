@@ -19,16 +19,20 @@ from fewshot_bench.api.backbone import (
     Site,
     TextTower,
 )
+from fewshot_bench.api.edits import Branch, Edits, Tokens
 from fewshot_bench.utils.memory import free_memory
 
 __all__ = [
     "Adapter",
+    "Branch",
+    "Edits",
     "FusedAdapter",
     "ImageTower",
     "PackedPrompts",
     "PromptPart",
     "Site",
     "TextTower",
+    "Tokens",
     "free_memory",
 ]
 

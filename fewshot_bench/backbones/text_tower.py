@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fewshot_bench.api.backbone import Adapter, Site
+from fewshot_bench.api.edits import Edits
 from fewshot_bench.backbones.packing import Packing, Part, pack
+from fewshot_bench.backbones.parameters import Norm, read_norm, replaced, tower_parameters
+from fewshot_bench.backbones.token_edits import check_prompts
 from fewshot_bench.backbones.transformer import Block, read_blocks, run_blocks, same_tensors
-from fewshot_bench.backbones.vision_tower import merge
-from fewshot_bench.profiling.cost import count, count_backward
-from fewshot_bench.utils.errors import UnsupportedBackboneError
+from fewshot_bench.backbones.vision_tower import merge, read_out
+from fewshot_bench.profiling.cost import count
+from fewshot_bench.utils.errors import ContractError, UnsupportedBackboneError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,10 +25,15 @@ class PackedText:
     """Tokenized prompts, ready for the blocks: embeddings with positions, prefix first.
 
     embedded: (t, width). Made once per task: the steps of a training run read no token again.
+    ids, places (t,): the tokens and their positions; source: the embeddings of tokens and positions
+    that `embedded` was made of, a tower with others makes its own.
     """
 
     embedded: Tensor
     packing: Packing
+    ids: Tensor
+    places: Tensor
+    source: tuple[Tensor, Tensor]
 
     @property
     def tokens(self) -> int:
@@ -35,9 +43,18 @@ class PackedText:
     def divide(self, parts: int) -> list[Part]:
         """At most `parts` parts, each with packed prompts of its own."""
         return [
-            dataclasses.replace(part, packed=PackedText(self.embedded[part.rows], part.packed))
-            for part in self.packing.divide(parts)
+            dataclasses.replace(part, packed=self._of(part)) for part in self.packing.divide(parts)
         ]
+
+    def _of(self, part: Part) -> PackedText:
+        rows = part.rows
+        return dataclasses.replace(
+            self,
+            embedded=self.embedded[rows],
+            packing=part.packed,
+            ids=self.ids[rows],
+            places=self.places[rows],
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +64,7 @@ class TextTower:
     blocks: tuple[Block, ...]
     token_embedding: Tensor
     positions: Tensor
-    ln_final: Callable[[Tensor], Tensor]
+    ln_final: Norm
     projection: Tensor
     context_length: int
 
@@ -65,25 +82,44 @@ class TextTower:
         """Token ids (...,) to token embeddings (..., width), without positions."""
         return self.token_embedding[tokens]
 
-    def pack_tokens(self, tokens: Tensor) -> PackedText:
-        """(n, context) token ids as the blocks take them: the shared prefix once, no padding."""
+    def pack_tokens(self, tokens: Tensor, prefix: int | None = None) -> PackedText:
+        """(n, context) token ids as the blocks take them: the shared prefix once, no padding.
+
+        prefix: at most so many tokens of all that the prompts share stand in it.
+        """
         end = tokens.argmax(dim=-1)
         length = int(end.max()) + 1
         shared = _shared_prefix(tokens[:, :length], end)
+        shared = shared if prefix is None else min(shared, prefix)
         packing = pack(shared, end - shared, length - shared, self.width)
         ids = torch.cat([tokens[0, :shared], tokens[:, shared:length].flatten()[packing.rows]])
         places = torch.cat([torch.arange(shared, device=ids.device), packing.positions])
-        return PackedText(self.embed(ids) + self.positions[places], packing)
+        embedded = self.embed(ids) + self.positions[places]
+        return PackedText(embedded, packing, ids, places, self._source)
 
-    def encode_tokens(self, tokens: Tensor, adapter: Adapter | None = None) -> Tensor:
+    @property
+    def _source(self) -> tuple[Tensor, Tensor]:
+        return self.token_embedding, self.positions
+
+    def encode_tokens(
+        self, tokens: Tensor, adapter: Adapter | None = None, *, edits: Edits | None = None
+    ) -> Tensor:
         """(n, context) token ids to (n, embed) raw features."""
-        return self.encode_packed(self.pack_tokens(tokens), adapter)
+        return self.encode_packed(self.pack_tokens(tokens), adapter, edits=edits)
 
     def encode_packed(
-        self, packed: PackedText, adapter: Adapter | None = None, *, recompute: bool = False
+        self,
+        packed: PackedText,
+        adapter: Adapter | None = None,
+        *,
+        edits: Edits | None = None,
+        recompute: bool = False,
     ) -> Tensor:
         """(n, embed) raw features of packed prompts."""
-        return self._encode(packed.embedded, packed.packing, adapter, recompute)
+        x = packed.embedded
+        if any(own is not kept for own, kept in zip(self._source, packed.source, strict=True)):
+            x = self.embed(packed.ids) + self.positions[packed.places]
+        return self._encode(x, packed.packing, adapter, edits, recompute)
 
     def pack_lengths(self, prefix: int, end: Tensor, length: int) -> Packing:
         """The packing of prompts given as embeddings (`encode_embeddings`), made once per task."""
@@ -100,7 +136,9 @@ class TextTower:
         suffix: Tensor,
         end: Tensor,
         packing: Packing | None = None,
+        adapter: Adapter | None = None,
         *,
+        edits: Edits | None = None,
         recompute: bool = False,
     ) -> Tensor:
         """Prompts as embeddings: shared `prefix` (p, width), `suffix` (n, s, width), `end` (n,).
@@ -113,21 +151,44 @@ class TextTower:
         packing = packing.repeated(runs)
         rows = suffix.flatten(0, 1)[packing.rows] + self.positions[packing.positions]
         first = (prefix + self.positions[:start]).view(-1, self.width)
-        features = self._encode(torch.cat([first, rows]), packing, None, recompute)
+        features = self._encode(torch.cat([first, rows]), packing, adapter, edits, recompute)
         return features if prefix.dim() == 2 else features.view(runs, -1, features.shape[-1])
 
     def _encode(
-        self, x: Tensor, packing: Packing, adapter: Adapter | None, recompute: bool
+        self,
+        x: Tensor,
+        packing: Packing,
+        adapter: Adapter | None,
+        edits: Edits | None,
+        recompute: bool,
     ) -> Tensor:
-        layout = packing.layout
-        out = run_blocks(x, self.blocks, layout, "text", adapter, recompute=recompute)
-        if packing.order is not None:
-            out = out[packing.order]
-        features: Tensor = self.ln_final(out) @ self.projection
-        last = 2 * features.shape[0] * self.projection.numel()
-        count(text_tokens=packing.tokens, flops=last)
-        count_backward(features, last)
-        return features
+        if edits:
+            edits = self._ordered(edits, packing)
+        out = run_blocks(
+            x, self.blocks, packing.layout, "text", adapter, edits=edits, recompute=recompute
+        )
+        count(text_tokens=packing.tokens)
+        return read_out(out, self.ln_final, self.projection, edits, packing.order)
+
+    def _ordered(self, edits: Edits, packing: Packing) -> Edits:
+        """The edits with values of each prompt in the order of the packing."""
+        if edits.rows is not None:
+            raise ContractError("Edits.rows in a text tower: texts are read at their end alone")
+        edits = edits.within(self.layers, self.width)
+        order, prompts = packing.order, len(packing.layout.pooled)
+        if order is None or packing.layout.runs > 1:
+            return edits
+        for one in edits.tokens:
+            check_prompts(one, prompts)
+        return edits.of(order.argsort())
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Every frozen tensor by name, such as `blocks.0.ln_1.weight` or `projection`."""
+        return tower_parameters(self)
+
+    def with_parameters(self, parameters: Mapping[str, Tensor]) -> TextTower:
+        """A tower with these tensors in place of its own, differentiable in them."""
+        return replaced(self, parameters)
 
     def weight(self, site: Site) -> Tensor:
         """(d_out, d_in) the frozen matrix at `site`."""
@@ -157,11 +218,13 @@ def read_text_tower(model: Any, dtype: torch.dtype, owner: str) -> TextTower:
             f"{owner} has no plain CLIP text transformer ({reason}); use a method that needs only "
             "its features, or another backbone (ViT-B-16/openai)"
         )
+    ln_final = read_norm(text.ln_final)
+    assert ln_final is not None
     return TextTower(
         read_blocks(text.transformer, dtype, f"{owner} (text)"),
         text.token_embedding.weight.detach(),
         text.positional_embedding.detach(),
-        text.ln_final,
+        ln_final,
         text.text_projection.detach().to(dtype),
         int(text.context_length),
     )
@@ -179,4 +242,6 @@ def _unsupported(text: Any) -> str:
         return "it is not causal"
     if not isinstance(getattr(text, "text_projection", None), nn.Parameter):
         return "it has no plain projection"
+    if read_norm(text.ln_final) is None:
+        return f"its last norm is {type(text.ln_final).__name__}"
     return ""

@@ -1,4 +1,4 @@
-"""Transformer blocks of CLIP: their frozen weights, their forward pass over packed tokens, FLOPs.
+"""Transformer blocks of CLIP: their frozen weights and their forward pass over packed tokens.
 
 `Block` reads the weights of open_clip's modules; a block that differs from CLIP's pre-norm block is
 refused, so features always equal those of the model's own forward pass.
@@ -18,8 +18,11 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from fewshot_bench.api.backbone import Adapter, Encoder, FusedAdapter, Site
+from fewshot_bench.api.edits import Branch, Edits, Point
 from fewshot_bench.backbones.attention import attend, attend_pooled
+from fewshot_bench.backbones.block_flops import block_flops, gradient_flops
 from fewshot_bench.backbones.packing import Layout
+from fewshot_bench.backbones.token_edits import read_rows, write_tokens
 from fewshot_bench.profiling.cost import count, count_backward
 from fewshot_bench.utils.errors import UnsupportedBackboneError
 
@@ -143,48 +146,6 @@ def quick_mlp(x: Tensor, block: Block) -> Tensor:
     return F.linear(hidden, second).mul_(1 / QUICK).add_(bias)
 
 
-def block_flops(block: Block, layout: Layout, *, pooled: bool) -> int:
-    """One block over the tokens of a layout; `pooled`: for the pooled tokens only."""
-    products = _qkv(block, layout, pooled=pooled) + _others(block, layout, pooled=pooled)
-    return products + _attention(block, layout, pooled=pooled)
-
-
-def gradient_flops(cost: int, block: Block, layout: Layout, pooled: bool, *, into: bool) -> int:
-    """The backward pass of a block of frozen weights whose forward pass took `cost`.
-
-    Every product has one gradient product, that of its input; attention has twice its own. Where
-    nothing before the block is trained (`into` is False), q, k and v have none.
-    """
-    gradient = cost + _attention(block, layout, pooled=pooled)
-    return gradient if into else gradient - _qkv(block, layout, pooled=pooled)
-
-
-def _tokens(layout: Layout) -> int:
-    return layout.runs * layout.prefix + sum(count * length for count, length in layout.shape)
-
-
-def _qkv(block: Block, layout: Layout, *, pooled: bool) -> int:
-    tokens = _tokens(layout)
-    rows = layout.pooled.shape[0] + 2 * tokens if pooled else 3 * tokens
-    return 2 * rows * block.width**2
-
-
-def _others(block: Block, layout: Layout, *, pooled: bool) -> int:
-    rows = layout.pooled.shape[0] if pooled else _tokens(layout)
-    hidden = block.parts["mlp.c_fc.weight"].shape[0]
-    return 2 * rows * (block.width**2 + 2 * block.width * hidden)
-
-
-def _attention(block: Block, layout: Layout, *, pooled: bool) -> int:
-    pairs = sum(
-        count * (1 if pooled else length) * (layout.prefix + length)
-        for count, length in layout.shape
-    )
-    if not pooled:
-        pairs += layout.runs * layout.prefix**2
-    return 4 * pairs * block.width
-
-
 def run_blocks(
     x: Tensor,
     blocks: Sequence[Block],
@@ -192,26 +153,33 @@ def run_blocks(
     encoder: Encoder,
     adapter: Adapter | None = None,
     *,
+    edits: Edits | None = None,
     recompute: bool = False,
 ) -> Tensor:
     """Tokens (t, width) through all blocks; returns the pooled rows (n, width).
 
     `recompute` keeps only the input of each block for the backward pass and computes the rest
-    again: the same numbers, in a fraction of the memory, for a third more work.
+    again: the same numbers, in a fraction of the memory, for a third more work. Token rows of
+    `edits` at layer 0 of images are in `x` already, before the norm that precedes the blocks.
     """
     last = len(blocks) - 1
     fused = adapter if isinstance(adapter, FusedAdapter) else None
+    branch = edits.branch if edits else None
     recompute = recompute and torch.is_grad_enabled()
     forward = backward = 0
     for layer, block in enumerate(blocks):
-        step = _Pass(block, encoder, layer, adapter, fused, layout)
+        if edits and (layer or layout.causal):
+            x, layout = write_tokens(x, layout, edits.before(layer))
+        if layer == last and edits and edits.rows is not None:
+            layout = read_rows(layout, edits.rows)
+        step = _Pass(block, encoder, layer, adapter, fused, layout, branch)
         run = step.pooled if layer == last else step.full
         before = x.requires_grad
         x = _replayed(run, x, fused) if recompute else run(x)
-        cost = block_flops(block, layout, pooled=layer == last)
+        cost = block_flops(block.parts, layout, pooled=layer == last)
         forward += cost
         if x.requires_grad:
-            backward += gradient_flops(cost, block, layout, layer == last, into=before)
+            backward += gradient_flops(cost, block.parts, layout, layer == last, into=before)
             backward += cost if recompute else 0
     count(flops=forward)
     count_backward(x, backward)
@@ -249,20 +217,35 @@ class _Pass:
     adapter: Adapter | None
     fused: FusedAdapter | None
     layout: Layout
+    branch: Branch | None = None
 
     def full(self, x: Tensor) -> Tensor:
         """All tokens (t, width) through the block."""
-        qkv = self._product(("q", "k", "v"), self._norm(x, 1))
-        x = _plus(x, self._product(("o",), self._attend(qkv)))
-        return _plus(x, self._mlp(self._norm(x, 2)))
+        normed = self._norm(x, 1)
+        attended = self._attend(self._product(("q", "k", "v"), normed))
+        return self._rest(x, normed, attended)
 
     def pooled(self, x: Tensor) -> Tensor:
         """The block for the pooled tokens only: (n, width)."""
         normed = self._norm(x, 1)
-        q = self._product(("q",), normed[self.layout.pooled])
+        own = normed[self.layout.pooled]
+        q = self._product(("q",), own)
         attended = self._attend_pooled(q, self._product(("k", "v"), normed))
-        x = _plus(x[self.layout.pooled], self._product(("o",), attended))
-        return _plus(x, self._mlp(self._norm(x, 2)))
+        return self._rest(x[self.layout.pooled], own, attended)
+
+    def _rest(self, x: Tensor, normed: Tensor, attended: Tensor) -> Tensor:
+        """The block behind its attention, for the rows that go on (n, width)."""
+        x = _plus(x, self._branched("attn", normed, self._product(("o",), attended)))
+        second = self._norm(x, 2)
+        x = _plus(x, self._branched("mlp", second, self._mlp(second)))
+        return self._branched("block", normed, x)
+
+    def _branched(self, point: Point, normed: Tensor, output: Tensor) -> Tensor:
+        """The output of a part of the block, and what the branch adds to it."""
+        if self.branch is None:
+            return output
+        added = self.branch(self.encoder, self.layer, point, normed, output)
+        return output if added is None else output + added
 
     def _norm(self, x: Tensor, index: int) -> Tensor:
         parts, name = self.block.parts, f"ln_{index}"

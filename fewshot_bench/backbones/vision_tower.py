@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from fewshot_bench.api.backbone import Adapter, Site
-from fewshot_bench.backbones.packing import Layout
+from fewshot_bench.api.edits import Edits
+from fewshot_bench.backbones.parameters import Norm, read_norm, replaced, tower_parameters
+from fewshot_bench.backbones.token_edits import image_layout, write_images
 from fewshot_bench.backbones.transformer import Block, read_blocks, run_blocks, same_tensors
 from fewshot_bench.profiling.cost import count, count_backward
 from fewshot_bench.utils.errors import UnsupportedBackboneError
@@ -25,8 +27,8 @@ class VisionTower:
     patch_weight: Tensor
     class_embedding: Tensor
     positions: Tensor
-    ln_pre: Callable[[Tensor], Tensor]
-    ln_post: Callable[[Tensor], Tensor]
+    ln_pre: Norm | None
+    ln_post: Norm
     projection: Tensor
 
     @property
@@ -45,31 +47,53 @@ class VisionTower:
         return self.positions.shape[0]
 
     def encode(
-        self, pixels: Tensor, adapter: Adapter | None = None, *, recompute: bool = False
+        self,
+        pixels: Tensor,
+        adapter: Adapter | None = None,
+        *,
+        edits: Edits | None = None,
+        recompute: bool = False,
     ) -> Tensor:
         """(b, 3, h, w) preprocessed pixels to (b, embed) raw features."""
-        x = self._embed(pixels)
+        edits = edits.within(self.layers, self.width) if edits else None
+        x = self._embed(pixels, edits)
         number, length = x.shape[:2]
-        pooled = torch.arange(0, number * length, length, device=x.device)
-        layout = Layout(0, ((number, length),), causal=False, pooled=pooled)
+        layout = image_layout(number, length, x.device)
         out = run_blocks(
-            x.flatten(0, 1), self.blocks, layout, "vision", adapter, recompute=recompute
+            x.flatten(0, 1),
+            self.blocks,
+            layout,
+            "vision",
+            adapter,
+            edits=edits,
+            recompute=recompute,
         )
-        features: Tensor = self.ln_post(out) @ self.projection
-        last = 2 * features.shape[0] * self.projection.numel()
-        patches = 2 * features.shape[0] * (length - 1) * self.patch_weight.numel()
-        count(images=features.shape[0], flops=patches + last)
-        count_backward(features, last)
+        features = read_out(out, self.ln_post, self.projection, edits)
+        patches = 2 * number * (self.tokens - 1) * self.patch_weight.numel()
+        count(images=number, flops=patches)
+        if self.patch_weight.requires_grad:
+            count_backward(features, patches)
+        if edits and edits.rows is not None:
+            return features.view(number, len(edits.rows), -1)
         return features
 
-    def _embed(self, pixels: Tensor) -> Tensor:
+    def _embed(self, pixels: Tensor, edits: Edits | None) -> Tensor:
         """(b, tokens, width): patches and the class token with their positions."""
         patches = F.conv2d(pixels, self.patch_weight, stride=self.patch_weight.shape[-2:])
         patches = patches.flatten(2).transpose(1, 2)
         start = self.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
         embedded = torch.cat([start, patches], dim=1) + self.positions.to(patches.dtype)
-        normed: Tensor = self.ln_pre(embedded)
-        return normed
+        if edits:
+            embedded = write_images(embedded, edits.before(0))
+        return embedded if self.ln_pre is None else self.ln_pre(embedded)
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Every frozen tensor by name, such as `blocks.0.ln_1.weight` or `projection`."""
+        return tower_parameters(self)
+
+    def with_parameters(self, parameters: Mapping[str, Tensor]) -> VisionTower:
+        """A tower with these tensors in place of its own, differentiable in them."""
+        return replaced(self, parameters)
 
     def weight(self, site: Site) -> Tensor:
         """(d_out, d_in) the frozen matrix at `site`."""
@@ -94,6 +118,25 @@ def merge(blocks: tuple[Block, ...], encoder: str, deltas: dict[Site, Tensor]) -
     return tuple(merged)
 
 
+def read_out(
+    pooled: Tensor, norm: Norm, projection: Tensor, edits: Edits | None, order: Tensor | None = None
+) -> Tensor:
+    """Pooled rows (n, width) behind the last norm, in their order, projected unless edits say no.
+
+    Counts the product and its gradients.
+    """
+    pooled = pooled if order is None else pooled[order]
+    normed = norm(pooled)
+    if edits and not edits.projected:
+        return normed
+    features: Tensor = normed @ projection
+    cost = 2 * features.shape[0] * projection.numel()
+    count(flops=cost)
+    trained = int(projection.requires_grad) + int(normed.requires_grad)
+    count_backward(features, cost * trained)
+    return features
+
+
 def read_vision_tower(visual: Any, dtype: torch.dtype, owner: str) -> VisionTower:
     """The vision tower of an open_clip model; UnsupportedBackboneError unless a plain CLIP ViT."""
     reasons = _unsupported(visual)
@@ -102,13 +145,15 @@ def read_vision_tower(visual: Any, dtype: torch.dtype, owner: str) -> VisionTowe
             f"{owner} has no plain CLIP vision transformer ({reasons}); use a method that runs on "
             "frozen features, or another backbone (ViT-B-16/openai)"
         )
+    ln_post = read_norm(visual.ln_post)
+    assert ln_post is not None
     return VisionTower(
         read_blocks(visual.transformer, dtype, f"{owner} (vision)"),
         visual.conv1.weight.detach().to(dtype),
         visual.class_embedding.detach(),
         visual.positional_embedding.detach(),
-        visual.ln_pre,
-        visual.ln_post,
+        read_norm(visual.ln_pre),
+        ln_post,
         visual.proj.detach().to(dtype),
     )
 
@@ -124,4 +169,9 @@ def _unsupported(visual: Any) -> str:
         return f"it pools by {visual.pool_type}"
     if visual.conv1.bias is not None:
         return "its patch embedding has a bias"
+    if read_norm(visual.ln_post) is None:
+        return f"its last norm is {type(visual.ln_post).__name__}"
+    before = getattr(visual, "ln_pre", None)
+    if read_norm(before) is None and not isinstance(before, nn.Identity):
+        return f"its first norm is {type(before).__name__}"
     return ""

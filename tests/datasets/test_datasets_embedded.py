@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import subprocess
+import sys
 from collections import Counter
 from typing import Any
 
@@ -79,6 +82,27 @@ def test_digits_are_the_original_pixels() -> None:
         pixels = np.asarray(Image.open(io.BytesIO(dataset.read(item))), dtype=float)
         assert np.abs(pixels * 16 / 255 - original.images[index]).max() < 0.1
         assert item.label == original.target[index]
+
+
+@pytest.mark.parametrize("readable", [True, False], ids=["its file", "scikit-learn"])
+def test_digits_come_from_scikit_learns_file_or_else_from_its_loader(readable: bool) -> None:
+    """Importing scikit-learn takes a second, so that it is done only where it must be."""
+    code = (
+        "import hashlib, sys\n"
+        "from fewshot_bench.api.dataset import all_items\n"
+        "from fsbench_datasets import embedded\n"
+        f"if not {readable}: embedded.find_spec = lambda name: None\n"
+        "found = embedded.digits()\n"
+        "sha = hashlib.sha256()\n"
+        "for _, item in all_items(found): sha.update(found.read(item))\n"
+        f"assert ('sklearn' in sys.modules) is not {readable}\n"
+        "print(found.card().revision, sha.hexdigest())\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    found, sha = open_set("digits"), hashlib.sha256()
+    for _, item in all_items(found):
+        sha.update(found.read(item))
+    assert ran.stdout.split() == [found.card().revision, sha.hexdigest()]
 
 
 def test_the_digits_split_is_fixed() -> None:

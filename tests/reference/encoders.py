@@ -11,10 +11,24 @@ from torch import Tensor
 
 Extra = Callable[[int, str, Tensor], Tensor | float]
 """(layer, matrix, input) to what is added to the product at that matrix."""
+Before = Callable[[int, Tensor], Tensor]
+"""(layer, sequences (n, length, width)) to the sequences that enter the block."""
+Branched = Callable[[int, str, Tensor, Tensor], Tensor | float]
+"""(layer, point, normalized input, output) to what is added to the output of that part."""
 
 
 def nothing(layer: int, matrix: str, x: Tensor) -> float:
     """No update anywhere."""
+    return 0.0
+
+
+def unchanged(layer: int, x: Tensor) -> Tensor:
+    """The sequences as they are."""
+    return x
+
+
+def no_branch(layer: int, point: str, normed: Tensor, output: Tensor) -> float:
+    """No branch anywhere."""
     return 0.0
 
 
@@ -31,43 +45,78 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None) 
     return torch.cat(outputs, dim=-1)
 
 
-def block(x: Tensor, module: Any, layer: int, mask: Tensor | None, extra: Extra) -> Tensor:
+def block(
+    x: Tensor,
+    module: Any,
+    layer: int,
+    mask: Tensor | None,
+    extra: Extra,
+    branch: Branched = no_branch,
+) -> Tensor:
     """One pre-norm residual attention block."""
     width, attn = x.shape[-1], module.attn
     weights, biases = attn.in_proj_weight.split(width), attn.in_proj_bias.split(width)
-    normed = module.ln_1(x)
+    first = module.ln_1(x)
     q, k, v = (
-        normed @ weight.T + bias + extra(layer, name, normed)
+        first @ weight.T + bias + extra(layer, name, first)
         for name, weight, bias in zip("qkv", weights, biases, strict=True)
     )
     mixed = attention(q, k, v, attn.num_heads, mask)
-    x = x + attn.out_proj(mixed) + extra(layer, "o", mixed)
+    attended = attn.out_proj(mixed) + extra(layer, "o", mixed)
+    x = x + attended + branch(layer, "attn", first, attended)
     normed = module.ln_2(x)
     hidden = module.mlp.gelu(module.mlp.c_fc(normed) + extra(layer, "fc", normed))
-    return x + module.mlp.c_proj(hidden) + extra(layer, "proj", hidden)
+    answer = module.mlp.c_proj(hidden) + extra(layer, "proj", hidden)
+    x = x + answer + branch(layer, "mlp", normed, answer)
+    return x + branch(layer, "block", first, x)
+
+
+def image_rows(
+    module: Any,
+    pixels: Tensor,
+    before: Before = unchanged,
+    branch: Branched = no_branch,
+    extra: Extra = nothing,
+) -> Tensor:
+    """(b, length, width) rows behind the last norm; `before` layer 0 is called before ln_pre."""
+    visual = module.visual
+    patches = visual.conv1(pixels).flatten(2).transpose(1, 2)
+    start = visual.class_embedding.expand(len(pixels), 1, -1)
+    x = torch.cat([start, patches], dim=1) + visual.positional_embedding
+    x = visual.ln_pre(before(0, x))
+    for layer, resblock in enumerate(visual.transformer.resblocks):
+        x = block(before(layer, x) if layer else x, resblock, layer, None, extra, branch)
+    return visual.ln_post(x)  # type: ignore[no-any-return]
+
+
+def text_rows(
+    module: Any,
+    embedded: Tensor,
+    before: Before = unchanged,
+    branch: Branched = no_branch,
+    extra: Extra = nothing,
+) -> Tensor:
+    """(n, length, width) rows behind the last norm, of embeddings (n, 77, width) with positions."""
+    x = embedded
+    for layer, resblock in enumerate(module.transformer.resblocks):
+        x = before(layer, x)
+        mask = torch.full((x.shape[1], x.shape[1]), float("-inf")).triu(1)
+        x = block(x, resblock, layer, mask, extra, branch)
+    return module.ln_final(x)  # type: ignore[no-any-return]
 
 
 def image_features(module: Any, pixels: Tensor, extra: Extra = nothing) -> Tensor:
     """(b, embed) unit features of preprocessed pixels."""
-    visual = module.visual
-    patches = visual.conv1(pixels).flatten(2).transpose(1, 2)
-    start = visual.class_embedding.expand(len(pixels), 1, -1)
-    x = visual.ln_pre(torch.cat([start, patches], dim=1) + visual.positional_embedding)
-    for layer, resblock in enumerate(visual.transformer.resblocks):
-        x = block(x, resblock, layer, None, extra)
-    return F.normalize(visual.ln_post(x)[:, 0] @ visual.proj, dim=-1)
+    rows = image_rows(module, pixels, extra=extra)
+    return F.normalize(rows[:, 0] @ module.visual.proj, dim=-1)
 
 
 def embedded_text_features(
     module: Any, embedded: Tensor, end: Tensor, extra: Extra = nothing
 ) -> Tensor:
     """(n, embed) unit features of token embeddings (n, 77, width) read at `end` (n,)."""
-    x = embedded + module.positional_embedding
-    mask = torch.full((x.shape[1], x.shape[1]), float("-inf")).triu(1)
-    for layer, resblock in enumerate(module.transformer.resblocks):
-        x = block(x, resblock, layer, mask, extra)
-    x = module.ln_final(x)
-    return F.normalize(x[torch.arange(len(x)), end] @ module.text_projection, dim=-1)
+    rows = text_rows(module, embedded + module.positional_embedding, extra=extra)
+    return F.normalize(rows[torch.arange(len(rows)), end] @ module.text_projection, dim=-1)
 
 
 def text_features(module: Any, tokens: Tensor, extra: Extra = nothing) -> Tensor:

@@ -1,0 +1,73 @@
+"""FLOPs of transformer blocks, forward and backward: two per multiplication and addition.
+
+Enter at `block_flops` and `gradient_flops`; a layout and the tensors of a block decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from fewshot_bench.backbones.packing import Layout
+
+Parts = Mapping[str, Tensor]
+
+
+def block_flops(parts: Parts, layout: Layout, *, pooled: bool) -> int:
+    """One block over the tokens of a layout; `pooled`: for the pooled tokens only."""
+    products = _qkv(parts, layout, pooled=pooled) + _others(parts, layout, pooled=pooled)
+    return products + _attention(parts, layout, pooled=pooled)
+
+
+def gradient_flops(cost: int, parts: Parts, layout: Layout, pooled: bool, *, into: bool) -> int:
+    """The backward pass of a block whose forward pass took `cost`.
+
+    Every product has one gradient product for its input, and one more for its matrix where that is
+    trained; attention has twice its own. Where nothing before the matrices q, k and v is trained
+    (`into` is False, and so is the norm), their input has none.
+    """
+    gradient = cost + _attention(parts, layout, pooled=pooled)
+    if not (into or parts["ln_1.weight"].requires_grad or parts["ln_1.bias"].requires_grad):
+        gradient -= _qkv(parts, layout, pooled=pooled)
+    if parts["attn.in_proj_weight"].requires_grad:
+        gradient += _qkv(parts, layout, pooled=pooled)
+    rows = _rows(layout, pooled=pooled)
+    others = ("attn.out_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
+    return gradient + sum(
+        2 * rows * parts[name].numel() for name in others if parts[name].requires_grad
+    )
+
+
+def _width(parts: Parts) -> int:
+    return parts["ln_1.weight"].shape[0]
+
+
+def _tokens(layout: Layout) -> int:
+    return layout.runs * layout.prefix + sum(count * length for count, length in layout.shape)
+
+
+def _rows(layout: Layout, *, pooled: bool) -> int:
+    return layout.pooled.shape[0] if pooled else _tokens(layout)
+
+
+def _qkv(parts: Parts, layout: Layout, *, pooled: bool) -> int:
+    rows = _rows(layout, pooled=pooled) + 2 * _tokens(layout)
+    return 2 * rows * _width(parts) ** 2
+
+
+def _others(parts: Parts, layout: Layout, *, pooled: bool) -> int:
+    hidden = parts["mlp.c_fc.weight"].shape[0]
+    return 2 * _rows(layout, pooled=pooled) * (_width(parts) ** 2 + 2 * _width(parts) * hidden)
+
+
+def _attention(parts: Parts, layout: Layout, *, pooled: bool) -> int:
+    sequences = sum(count for count, _ in layout.shape)
+    queries = layout.pooled.shape[0] // sequences
+    pairs = sum(
+        count * (queries if pooled else length) * (layout.prefix + length)
+        for count, length in layout.shape
+    )
+    if not pooled:
+        pairs += layout.runs * layout.prefix**2
+    return 4 * pairs * _width(parts)

@@ -1,0 +1,99 @@
+"""The tensors of a tower by name, and a tower with some of them replaced.
+
+`tower_parameters` and `replaced` serve both towers: names of blocks are open_clip's, such as
+`blocks.0.ln_1.weight`, names outside the blocks are those of the tower's fields.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fewshot_bench.utils.errors import ContractError
+
+_Tower = TypeVar("_Tower")
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A LayerNorm as tensors (width,); the result has the type of its input."""
+
+    weight: Tensor
+    bias: Tensor
+    eps: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(..., width) normalized."""
+        normed = F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+        return normed.to(x.dtype)
+
+
+def read_norm(module: Any) -> Norm | None:
+    """The norm of an open_clip module; None where it is no plain LayerNorm."""
+    if not isinstance(module, torch.nn.LayerNorm) or module.weight is None or module.bias is None:
+        return None
+    return Norm(module.weight.detach(), module.bias.detach(), module.eps)
+
+
+def tower_parameters(tower: Any) -> dict[str, Tensor]:
+    """Every tensor of a tower by name."""
+    found: dict[str, Tensor] = {}
+    for field in dataclasses.fields(tower):
+        value = getattr(tower, field.name)
+        if isinstance(value, Tensor):
+            found[field.name] = value
+        elif isinstance(value, Norm):
+            found[f"{field.name}.weight"], found[f"{field.name}.bias"] = value.weight, value.bias
+    for index, block in enumerate(tower.blocks):
+        found |= {f"blocks.{index}.{name}": value for name, value in block.parts.items()}
+    return found
+
+
+def replaced(tower: _Tower, parameters: Mapping[str, Tensor]) -> _Tower:
+    """The tower with these tensors in place of its own, differentiable in them.
+
+    Matrices take the type of the frozen ones, so that trained float32 values run in 16 bits.
+    ContractError for a name that the tower has not, or another shape.
+    """
+    known = tower_parameters(tower)
+    fields: dict[str, Any] = {}
+    blocks = list(tower.blocks)  # type: ignore[attr-defined]
+    parts: dict[int, dict[str, Tensor]] = {}
+    for name, value in parameters.items():
+        _check(name, value, known)
+        value = value.to(known[name].dtype)
+        if name.startswith("blocks."):
+            _, number, part = name.split(".", 2)
+            parts.setdefault(int(number), {})[part] = value
+            continue
+        field, _, part = name.partition(".")
+        if part:
+            norm = fields.get(field, getattr(tower, field))
+            fields[field] = dataclasses.replace(norm, **{part: value})
+        else:
+            fields[field] = value
+    for index, changed in parts.items():
+        merged = types.MappingProxyType({**blocks[index].parts, **changed})
+        blocks[index] = dataclasses.replace(blocks[index], parts=merged)
+    return dataclasses.replace(tower, blocks=tuple(blocks), **fields)  # type: ignore[type-var]
+
+
+def _check(name: str, value: Tensor, known: Mapping[str, Tensor]) -> None:
+    if name not in known:
+        close = difflib.get_close_matches(name, known, 3) or sorted(known)[:3]
+        raise ContractError(
+            f"parameter {name!r}: the tower has none of that name; names are such as "
+            f"{', '.join(close)} (tower.parameters())"
+        )
+    if value.shape != known[name].shape:
+        raise ContractError(
+            f"parameter {name!r} of shape {tuple(value.shape)}: expected {tuple(known[name].shape)}"
+        )

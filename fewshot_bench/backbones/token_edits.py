@@ -1,0 +1,133 @@
+"""Token rows written into packed sequences: `write_tokens`, between two blocks.
+
+Shared rows of texts lie in the shared prefix, which stays shared. Rows that differ from prompt to
+prompt lie behind a prefix of one token.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fewshot_bench.api.edits import Tokens
+from fewshot_bench.backbones.packing import Layout
+from fewshot_bench.utils.errors import ContractError
+
+
+def write_tokens(x: Tensor, layout: Layout, tokens: Sequence[Tokens]) -> tuple[Tensor, Layout]:
+    """Tokens (t, width) and their layout with rows inserted or replaced, one after the other."""
+    for one in tokens:
+        x, layout = _text(x, layout, one) if layout.causal else _images(x, layout, one)
+    return x, layout
+
+
+def read_rows(layout: Layout, rows: Sequence[int]) -> Layout:
+    """A layout of images whose pooled rows are those at `rows` of each final sequence."""
+    (count, length), device = layout.shape[0], layout.pooled.device
+    wrong = [row for row in rows if not -length <= row < length]
+    if wrong:
+        raise ContractError(f"Edits.rows={wrong}: each sequence has {length} rows")
+    places = torch.tensor([row % length for row in rows], device=device)
+    starts = torch.arange(0, count * length, length, device=device)
+    return dataclasses.replace(layout, pooled=(starts[:, None] + places).flatten())
+
+
+def write_images(x: Tensor, tokens: Sequence[Tokens]) -> Tensor:
+    """Images (b, length, width) with rows inserted or replaced."""
+    for one in tokens:
+        count, (images, length, width) = one.count, x.shape
+        values = one.values.to(x.dtype)
+        if values.dim() == 3 and len(values) != images:
+            raise ContractError(f"Tokens.values of {len(values)} images: there are {images}")
+        values = values.expand(images, count, width)
+        skipped = count if one.mode == "replace" else 0
+        if skipped >= length:
+            raise ContractError(
+                f"Tokens replace {count} rows: a sequence has {length}, the class token included"
+            )
+        if one.place == "start":
+            x = torch.cat([x[:, :1], values, x[:, 1 + skipped :]], dim=1)
+        else:
+            x = torch.cat([x[:, : length - skipped], values], dim=1)
+    return x
+
+
+def check_prompts(one: Tokens, prompts: int) -> None:
+    """ContractError for values of each prompt where there are more or fewer prompts."""
+    if one.values.dim() == 3 and len(one.values) != prompts:
+        raise ContractError(f"Tokens.values of {len(one.values)} prompts: there are {prompts}")
+
+
+def _images(x: Tensor, layout: Layout, one: Tokens) -> tuple[Tensor, Layout]:
+    (count, _), width = layout.shape[0], x.shape[-1]
+    written = write_images(x.view(count, -1, width), (one,))
+    return written.flatten(0, 1), image_layout(count, written.shape[1], x.device)
+
+
+def image_layout(count: int, length: int, device: torch.device) -> Layout:
+    """The layout of images, whose class token is pooled."""
+    pooled = torch.arange(0, count * length, length, device=device)
+    return Layout(0, ((count, length),), causal=False, pooled=pooled)
+
+
+def _text(x: Tensor, layout: Layout, one: Tokens) -> tuple[Tensor, Layout]:
+    if one.place == "end":
+        raise ContractError(
+            "Tokens.place='end' in a text: its rows could not be seen from its end; use 'start'"
+        )
+    values = one.values.to(x.dtype)
+    per_prompt = values.dim() == 3 and not (layout.runs > 1 and len(values) == layout.runs)
+    if per_prompt:
+        return _behind(x, layout, one, values)
+    if one.mode == "replace" and layout.prefix == 1:
+        return _behind(x, layout, one, values.expand(len(layout.pooled), -1, -1))
+    return _in_prefix(x, layout, one, values)
+
+
+def _in_prefix(x: Tensor, layout: Layout, one: Tokens, values: Tensor) -> tuple[Tensor, Layout]:
+    """Rows that all sequences of a run share, in its prefix."""
+    inserted = one.count if one.mode == "insert" else 0
+    if layout.prefix < 1 + one.count - inserted:
+        raise ContractError(
+            f"Tokens replace rows 1 to {one.count}, and {layout.prefix} rows are shared by all "
+            "prompts: pack them with prefix=1, or with more tokens that all share"
+        )
+    size, width = layout.runs * layout.prefix, x.shape[-1]
+    first = x[:size].view(layout.runs, layout.prefix, width)
+    rest = first[:, 1 + one.count - inserted :]
+    first = torch.cat([first[:, :1], values.expand(layout.runs, one.count, width), rest], dim=1)
+    x = torch.cat([first.flatten(0, 1), x[size:]])
+    if not inserted:
+        return x, layout
+    prefix, pooled = layout.prefix + inserted, layout.pooled + layout.runs * inserted
+    return x, dataclasses.replace(layout, prefix=prefix, pooled=pooled)
+
+
+def _behind(x: Tensor, layout: Layout, one: Tokens, values: Tensor) -> tuple[Tensor, Layout]:
+    """Rows of each prompt (n, rows, width), in the order of the layout, behind its start token."""
+    prompts, inserted = len(layout.pooled), one.count if one.mode == "insert" else 0
+    check_prompts(one, prompts)
+    if layout.prefix != 1 or layout.runs != 1:
+        raise ContractError(
+            f"Tokens.values of each prompt lie behind the start token, and {layout.prefix} rows "
+            f"are shared in {layout.runs} runs: pack the prompts with prefix=1"
+        )
+    parts, width = [x[:1]], x.shape[-1]
+    for group in layout.groups:
+        if not inserted and group.length <= one.count:
+            raise ContractError(
+                f"Tokens replace {one.count} rows behind the start token, and a prompt has "
+                f"{group.length}"
+            )
+        own = x[group.rows].view(group.count, group.length, width)
+        own = torch.cat([values[group.members], own[:, one.count - inserted :]], dim=1)
+        parts.append(own.flatten(0, 1))
+    x = torch.cat(parts)
+    if not inserted:
+        return x, layout
+    shape = tuple((count, length + inserted) for count, length in layout.shape)
+    grown = inserted * torch.arange(1, prompts + 1, device=x.device)
+    return x, dataclasses.replace(layout, shape=shape, pooled=layout.pooled + grown)
