@@ -85,6 +85,7 @@ _SCALE = "the scale of zero-shot logits is the backbone's own, not 100"
 class CacheMethod:
     """A cache of the support set's views, whose constants are searched on validation images."""
 
+    name: ClassVar[str]
     tied_to_classes: ClassVar[str] = "its cache holds images of the classes it was fitted on"
 
     views: int = hyper(
