@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from fewshot_bench.api.backbone import LoadedBackbone
     from fewshot_bench.images.feature_cache import FeatureCache
     from fewshot_bench.images.loader import ImageSource
+    from fewshot_bench.profiling.meter import Meter
 
 BATCH = 1024
 """Images per question to a classifier: some encode their prompts anew for each."""
@@ -115,11 +116,15 @@ class Model:
 
     def logits(self, images: Any, *, batch: int = BATCH) -> Tensor:
         """(n, classes) float32 on the CPU, of images as `predict` takes them."""
+        return self.measured_logits(images, None, batch=batch)
+
+    def measured_logits(self, images: Any, meter: Meter | None, *, batch: int = BATCH) -> Tensor:
+        """As `logits`; meter: is billed the work, where one is given."""
         import torch
 
         checked(_ARGUMENTS, {"batch": batch})
         parts = []
-        for names, logits, problems in self._answers(_listed(images), batch):
+        for names, logits, problems in self._answers(_listed(images), batch, meter):
             _refuse(names, problems)
             parts.append(logits)
         return torch.cat(parts) if parts else torch.empty(0, len(self.classnames))
@@ -162,7 +167,7 @@ class Model:
         return ((values - values.amax(1, keepdim=True)) / self.config.temperature).softmax(1)
 
     def _answers(
-        self, images: Iterable[Any], batch: int
+        self, images: Iterable[Any], batch: int, meter: Meter | None = None
     ) -> Iterator[tuple[list[str], Tensor, dict[int, str]]]:
         """Names of the images of a batch, logits of those that can be used, why not by place."""
         from fewshot_bench.images.given import named, prepared
@@ -179,11 +184,11 @@ class Model:
             for chunk, source, problems in loading:
                 names = [named(image, start + place) for place, image in enumerate(chunk)]
                 start += len(chunk)
-                yield names, self._asked(source), problems
+                yield names, self._asked(source, meter), problems
         finally:
             loading.close()
 
-    def _asked(self, source: ImageSource) -> Tensor:
+    def _asked(self, source: ImageSource, meter: Meter | None) -> Tensor:
         """(n, classes) float32 on the CPU; StoreError where the tensors cannot be these."""
         import torch
 
@@ -191,11 +196,11 @@ class Model:
 
         if not len(source):
             return torch.empty(0, len(self.classnames))
-        with _ASKING, _as_in_runs(self._features, self.backbone) as meter:
+        with _ASKING, _as_in_runs(self._features, self.backbone, meter) as meter:
             # A copy, so that what one answer leaves behind does not reach the next one.
             ask, order = copy.copy(self.classifier).logits, filled(len(source))
             view = image_view(source, self._features, meter, phase="encode_queries", order=order)
-            with _fitting(self.path, self.config):
+            with _fitting(self.path, self.config), meter.phase("predict"):
                 logits = ask(view).detach().to("cpu", torch.float32)
         shape = (len(order), len(self.classnames))
         if tuple(logits.shape) != shape or not bool(logits.isfinite().all()):
@@ -335,7 +340,9 @@ def _backbone(path: Path, config: ModelConfig, device: str) -> LoadedBackbone:
 
 
 @contextmanager
-def _as_in_runs(features: FeatureCache, backbone: LoadedBackbone) -> Iterator[Any]:
+def _as_in_runs(
+    features: FeatureCache, backbone: LoadedBackbone, meter: Meter | None = None
+) -> Iterator[Meter]:
     """The state of torch and of the harness in which runs ask classifiers; the meter of the work.
 
     For one thread at a time.
@@ -349,7 +356,7 @@ def _as_in_runs(features: FeatureCache, backbone: LoadedBackbone) -> Iterator[An
     kernels = cudnn.flags(
         enabled=True, benchmark=False, deterministic=True, allow_tf32=cudnn.allow_tf32
     )
-    meter = Meter(backbone.device)
+    meter = meter or Meter(backbone.device)
     with torch.no_grad(), kernels, open_views(), accounted(features, meter):
         yield meter
 

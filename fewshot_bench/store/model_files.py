@@ -46,8 +46,10 @@ class ModelConfig:
     backbone: the name, with `weights_digest`, `precision` and `image_size` (height, width).
     exif: as the condition of a run; classnames: by column of the logits; templates: those of the
         fit.
-    data: where it was fitted (`dataset`, `revision`, `split`: digest, `shots`, `images`: counts per
-        class, `seed`). notes: what the method chose.
+    data: where it was fitted (`dataset` without its path, `revision`, `split`: digest of the lists
+        of images, `shots`, `images`: counts per class, `validation`: how many it chose by, `seed`;
+        of a cell `cell`, `split_seed`, `protocol`, `val` and `prompts`, too). notes: what the
+        method chose.
     accuracy: out-of-fold facts, empty where there are none: `mean`, `low`, `high`, `level`,
         `folds`, `repeats`, `calibration_error`.
     temperature: logits are divided by it before the softmax. reject: the calibrated probability
@@ -102,6 +104,16 @@ def config_of(
         templates=vocabulary.templates,
         **more,
     )
+
+
+def without_path(dataset: str) -> str:
+    """The name of a data set without the folders above it: models are handed to others.
+
+    `folder:photos` of the path of a folder, a name that is no path as it is.
+    """
+    family, colon, argument = dataset.partition(":")
+    local = argument.startswith(("~", "/")) or Path(argument).exists()
+    return f"{family}:{Path(argument).name}" if colon and local else dataset
 
 
 def _digest(plain: Mapping[str, Any]) -> str:

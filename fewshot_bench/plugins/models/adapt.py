@@ -29,7 +29,7 @@ from fewshot_bench.plugins.models.model_card import card
 from fewshot_bench.plugins.models.search import ORDER, REPEATS, Candidate, Search
 from fewshot_bench.runner.own_data import read_own_data
 from fewshot_bench.runner.variants import Variant, expand_methods
-from fewshot_bench.store.model_files import ModelConfig, config_of, write_model
+from fewshot_bench.store.model_files import ModelConfig, config_of, without_path, write_model
 from fewshot_bench.utils import offline
 from fewshot_bench.utils.arguments import FLAG, Kind, checked, names, number, optional, text, whole
 from fewshot_bench.utils.errors import NotApplicableError, UsageError, unknown
@@ -247,7 +247,7 @@ def _config(workshop: Workshop, winner: Candidate, fitted: Fitted, stated: _Stat
         classifier=name_of_class(fitted.classifier),
         exif=chosen.exif,
         data={
-            "dataset": _shown(material.dataset.card().name),
+            "dataset": without_path(material.dataset.card().name),
             "revision": material.revision,
             "split": material.digest,
             "shots": "all",
@@ -260,13 +260,6 @@ def _config(workshop: Workshop, winner: Candidate, fitted: Fitted, stated: _Stat
         temperature=stated.temperature,
         reject=stated.reject,
     )
-
-
-def _shown(name: str) -> str:
-    """`folder:photos` of a path: where it lies on this machine is nobody's business."""
-    family, colon, argument = name.partition(":")
-    local = argument.startswith(("~", "/")) or Path(argument).exists()
-    return f"{family}:{Path(argument).name}" if colon and local else name
 
 
 def _validation(winner: Candidate, labels: NDArray[np.int64], seed: int) -> int:
