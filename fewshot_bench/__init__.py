@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fewshot_bench.engines.library import datasets, methods, run
     from fewshot_bench.engines.reporting import FsbenchWarning
     from fewshot_bench.plugins.models.adapt import Adapted, adapt
+    from fewshot_bench.plugins.models.evaluation import evaluate
     from fewshot_bench.utils.errors import (
         ContractError,
         DataMissingError,
@@ -61,6 +62,7 @@ _NAMES = {
     "fewshot_bench.engines.library": "datasets methods run",
     "fewshot_bench.engines.reporting": "FsbenchWarning",
     "fewshot_bench.plugins.models.adapt": "Adapted adapt",
+    "fewshot_bench.plugins.models.evaluation": "evaluate",
     "fewshot_bench.utils.errors": (
         "ContractError DataMissingError FsbenchError NotApplicableError NumericalError "
         "UnsupportedBackboneError UsageError"
@@ -105,6 +107,7 @@ __all__ = [
     "adapt",
     "backbones",
     "datasets",
+    "evaluate",
     "hookimpl",
     "hyper",
     "load",

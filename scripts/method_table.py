@@ -82,6 +82,13 @@ ROWS = {
         "minutes",
         "images are encoded in every step and for every classifier: no feature is shared",
     ),
+    "dora": Row(
+        "low-rank updates of directions and magnitudes of rows of q, k and v, inside both encoders",
+        "230,400 (rank 2, and a magnitude per row)",
+        _NOTHING,
+        "minutes",
+        "more is trained than by clip-lora of the same rank; no few-shot setting is published",
+    ),
     "clip-adapter": Row(
         "bottleneck behind the image encoder",
         "131,072 (2 d d / 4)",

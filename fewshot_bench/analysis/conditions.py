@@ -11,7 +11,13 @@ from fewshot_bench.api.dataset_overrides import SKIPPED
 from fewshot_bench.api.image_facts import images, images_scope, test_images, test_scope
 from fewshot_bench.api.method_files import short_names
 from fewshot_bench.api.record import Record
-from fewshot_bench.api.spec import CONDITIONS, RunSpec, canonical_json, method_label
+from fewshot_bench.api.spec import (
+    CONDITIONS,
+    KEPT_MODEL,
+    RunSpec,
+    canonical_json,
+    method_label,
+)
 from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.text import digest_of
 
@@ -106,6 +112,8 @@ def _local_advice(name: str, counts: Counter[str], filtered: bool) -> str:
         return STALE_ADVICE
     if filtered and name in (OWN_DATA, SKIPPED_IMAGES):
         return f"choose one with --own-data {counts.most_common(1)[0][0]}"
+    if name == "model":
+        return "remove the records of the other models (fsbench store rm)"
     if name in ("images", "test images"):
         return f"{OTHER_IMAGES}: {IMAGES_ADVICE}"
     if filtered and name in ("revision", "target revision"):
@@ -187,6 +195,13 @@ def _target_scope(record: Record) -> str | None:
     return f"'{record.spec.target}'" if record.spec.target else None
 
 
+def _model_scope(record: Record) -> str | None:
+    """One place in a table holds one kept model of a method."""
+    if record.spec.protocol != KEPT_MODEL:
+        return None
+    return f"'{_row_name(record)}' on {_split_name(record)}, seed {record.spec.train_seed}"
+
+
 def _dataset_scope(record: Record) -> str:
     return f"'{record.spec.dataset}'"
 
@@ -203,6 +218,7 @@ _LOCAL: tuple[_Local, ...] = (
     ("images", _images_scope, lambda record: images(record)[:12], str),
     ("test images", _test_scope, lambda record: test_images(record)[:12], str),
     ("code", _code_scope, code, str),
+    ("model", _model_scope, lambda record: record.spec.picks[:12], str),
     ("options", lambda r: f"'{_row_name(r)}'", lambda r: r.spec.options, canonical_json),
 )
 
@@ -279,6 +295,8 @@ def _labeled(record: Record) -> list[tuple[str, Hashable, str]]:
     ]
     if spec.target:
         found.append(("target revision", spec.target, spec.target_revision))
+    if place := _model_scope(record):
+        found.append(("model", place, spec.picks))
     if digest(record):
         found.append(("split", _conditions_of_split(record), digest(record)))
     if digest(record) and images(record):

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ from fewshot_bench.api.spec import PRECISIONS
 from fewshot_bench.api.task import Vocabulary
 from fewshot_bench.store.hub import model_folder
 from fewshot_bench.store.model_files import ModelConfig, read_model
+from fewshot_bench.store.support_files import Support, read_support
 from fewshot_bench.utils.arguments import checked, text, whole
 from fewshot_bench.utils.errors import (
     ContractError,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from fewshot_bench.api.backbone import LoadedBackbone
     from fewshot_bench.images.feature_cache import FeatureCache
     from fewshot_bench.images.loader import ImageSource
+    from fewshot_bench.profiling.meter import Meter
 
 BATCH = 1024
 """Images per question to a classifier: some encode their prompts anew for each."""
@@ -82,6 +84,15 @@ def columns(count: int) -> list[str]:
     return ["image", *itertools.chain(*zip(names, probabilities, strict=True))][: 2 * count + 1]
 
 
+@dataclass(frozen=True)
+class Neighbor:
+    """A training image near an image: its class, the cosine of their features, and its number."""
+
+    classname: str
+    similarity: float
+    number: int
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Model:
     """A fitted method that was kept, ready to classify; several threads may ask it at once.
@@ -115,11 +126,16 @@ class Model:
 
     def logits(self, images: Any, *, batch: int = BATCH) -> Tensor:
         """(n, classes) float32 on the CPU, of images as `predict` takes them."""
+        return self.measured_logits(images, None, batch=batch)
+
+    def measured_logits(self, images: Any, meter: Meter | None, *, batch: int = BATCH) -> Tensor:
+        """As `logits`; meter: is billed the work, where one is given."""
         import torch
 
         checked(_ARGUMENTS, {"batch": batch})
         parts = []
-        for names, logits, problems in self._answers(_listed(images), batch):
+        ask = partial(self._asked, meter=meter)
+        for names, logits, problems in self._answers(_listed(images), batch, ask):
             _refuse(names, problems)
             parts.append(logits)
         return torch.cat(parts) if parts else torch.empty(0, len(self.classnames))
@@ -127,6 +143,39 @@ class Model:
     def probabilities(self, images: Any, *, batch: int = BATCH) -> Tensor:
         """(n, classes) float64: the softmax of logits over the model's temperature."""
         return self._softmax(self.logits(images, batch=batch))
+
+    @cached_property
+    def support(self) -> Support | None:
+        """Training images that were kept with it; StoreError where their file is damaged."""
+        return read_support(self.path, self.config, self.backbone.embed_dim)
+
+    def nearest(self, images: Any, *, count: int = 3) -> list[list[Neighbor]]:
+        """The nearest of the kept training images, for each image, the most similar first.
+
+        images: as `predict` takes them. By the features of the frozen backbone, whatever the method
+        made of them. UsageError for a model without training images.
+        """
+        import torch
+
+        checked({"count": whole(1)}, {"count": count})
+        if self.support is None:
+            raise UsageError(f"{self.path} holds no training images (fsbench adapt --keep-support)")
+        known, found = torch.from_numpy(self.support.features), []
+        answers = self._answers(_listed(images), BATCH, self._features_of)
+        for names, features, problems in answers:
+            _refuse(names, problems)
+            best = (features @ known.T).topk(min(count, len(known)))
+            pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
+            found += [self._neighbors(*pair) for pair in pairs]
+        return found
+
+    def _neighbors(self, values: Sequence[float], places: Sequence[int]) -> list[Neighbor]:
+        assert self.support is not None
+        labels = self.support.labels
+        return [
+            Neighbor(self.classnames[int(labels[place])], value, place)
+            for value, place in zip(values, places, strict=True)
+        ]
 
     def stream(
         self, images: Iterable[Any], *, top: int = 1, batch: int = BATCH
@@ -137,7 +186,7 @@ class Model:
         """
         checked(_ARGUMENTS, {"top": top, "batch": batch})
         count = min(max(2, top), len(self.classnames))
-        for names, logits, problems in self._answers(images, batch):
+        for names, logits, problems in self._answers(images, batch, self._asked):
             found = self._softmax(logits).topk(count)
             ranked = zip(found.values.tolist(), found.indices.tolist(), strict=True)
             for place, name in enumerate(names):
@@ -162,9 +211,9 @@ class Model:
         return ((values - values.amax(1, keepdim=True)) / self.config.temperature).softmax(1)
 
     def _answers(
-        self, images: Iterable[Any], batch: int
+        self, images: Iterable[Any], batch: int, ask: Callable[[ImageSource], Tensor]
     ) -> Iterator[tuple[list[str], Tensor, dict[int, str]]]:
-        """Names of the images of a batch, logits of those that can be used, why not by place."""
+        """Names of the images of a batch, what `ask` says of the usable ones, why not by place."""
         from fewshot_bench.images.given import named, prepared
         from fewshot_bench.utils.prefetch import Ahead
 
@@ -179,11 +228,11 @@ class Model:
             for chunk, source, problems in loading:
                 names = [named(image, start + place) for place, image in enumerate(chunk)]
                 start += len(chunk)
-                yield names, self._asked(source), problems
+                yield names, ask(source), problems
         finally:
             loading.close()
 
-    def _asked(self, source: ImageSource) -> Tensor:
+    def _asked(self, source: ImageSource, meter: Meter | None = None) -> Tensor:
         """(n, classes) float32 on the CPU; StoreError where the tensors cannot be these."""
         import torch
 
@@ -191,16 +240,29 @@ class Model:
 
         if not len(source):
             return torch.empty(0, len(self.classnames))
-        with _ASKING, _as_in_runs(self._features, self.backbone) as meter:
+        with _ASKING, _as_in_runs(self._features, self.backbone, meter) as meter:
             # A copy, so that what one answer leaves behind does not reach the next one.
             ask, order = copy.copy(self.classifier).logits, filled(len(source))
             view = image_view(source, self._features, meter, phase="encode_queries", order=order)
-            with _fitting(self.path, self.config):
+            with _fitting(self.path, self.config), meter.phase("predict"):
                 logits = ask(view).detach().to("cpu", torch.float32)
         shape = (len(order), len(self.classnames))
         if tuple(logits.shape) != shape or not bool(logits.isfinite().all()):
             raise _misfit(self.path, self.config, f"logits {tuple(logits.shape)}, expected {shape}")
         return logits[: len(source)]
+
+    def _features_of(self, source: ImageSource) -> Tensor:
+        """(n, width) float32 features of unit length on the CPU."""
+        import torch
+
+        from fewshot_bench.images.features import filled, image_view
+
+        if not len(source):
+            return torch.empty(0, self.backbone.embed_dim)
+        with _ASKING, _as_in_runs(self._features, self.backbone) as meter:
+            order = filled(len(source))
+            view = image_view(source, self._features, meter, phase="encode_queries", order=order)
+            return view.features[: len(source)].to("cpu", torch.float32)
 
     def __repr__(self) -> str:
         count = len(self.classnames)
@@ -335,7 +397,9 @@ def _backbone(path: Path, config: ModelConfig, device: str) -> LoadedBackbone:
 
 
 @contextmanager
-def _as_in_runs(features: FeatureCache, backbone: LoadedBackbone) -> Iterator[Any]:
+def _as_in_runs(
+    features: FeatureCache, backbone: LoadedBackbone, meter: Meter | None = None
+) -> Iterator[Meter]:
     """The state of torch and of the harness in which runs ask classifiers; the meter of the work.
 
     For one thread at a time.
@@ -349,7 +413,7 @@ def _as_in_runs(features: FeatureCache, backbone: LoadedBackbone) -> Iterator[An
     kernels = cudnn.flags(
         enabled=True, benchmark=False, deterministic=True, allow_tf32=cudnn.allow_tf32
     )
-    meter = Meter(backbone.device)
+    meter = meter or Meter(backbone.device)
     with torch.no_grad(), kernels, open_views(), accounted(features, meter):
         yield meter
 

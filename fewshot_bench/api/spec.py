@@ -28,6 +28,8 @@ TOY_TEXT = "a toy: its numbers say nothing about CLIP"
 TOY_NOTE = f"backbone {TOY} is {TOY_TEXT}"
 # Picks from a file instead of a draw.
 IMPORTED = "imported"
+# A kept model that is measured: its picks are those of its fit, and `picks` is its digest.
+KEPT_MODEL = "kept"
 EXIF = ("ignore", "rotate")
 CLASSES = ("all", "base", "new")
 # Asked of a run that evaluates its fits on other data sets alone; no cell has it.
@@ -71,7 +73,7 @@ class RunSpec:
     evaluated on that half, or on the other. `data` holds what was said about a person's own data:
     `classnames`, `templates`, `holdout`, and `skipped`: data set to the ids of damaged images that
     are left out. `exif` says whether images are turned as their EXIF orientation asks. `picks` is
-    the digest of imported picks (protocol `imported`).
+    the digest of imported picks (protocol `imported`), or of a kept model (protocol `kept`).
     """
 
     method: str

@@ -23,6 +23,7 @@ from typing import IO, Any
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.engines.base import TRIES, EngineError, Settings, lost
+from fewshot_bench.engines.fork_server import WORKER, Forked, start
 from fewshot_bench.engines.label_process import Seat
 from fewshot_bench.engines.scheduling import Group
 from fewshot_bench.store.store import Store
@@ -87,7 +88,7 @@ class Worker:
     """One worker process, and the cells that it still has to finish; the first one is running."""
 
     slot: Slot
-    process: subprocess.Popen[str]
+    process: subprocess.Popen[str] | Forked
     seat: Seat
     cells: Group = field(default_factory=list)
     parts: int = 1
@@ -121,22 +122,17 @@ class Worker:
         reading, writing = os.pipe()
         try:
             seat = Seat(store.path, environment, writing, settings.keep_logits)
-            descriptors = ",".join(map(str, seat.descriptors))
-            process = subprocess.Popen(
-                [
-                    *(sys.executable, "-P", "-m", "fewshot_bench.engines.worker", str(store.path)),
-                    *(slot.device, str(settings.threads or 0), str(int(settings.keep_models))),
-                    *(str(os.getpid()), descriptors),
-                ],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=writing,
-                text=True,
-                encoding="utf-8",
-                errors="replace",
-                env=environment,
-                pass_fds=seat.descriptors,
-                start_new_session=True,
+            arguments = [
+                *(str(store.path), slot.device, str(settings.threads or 0)),
+                str(int(settings.keep_models)),
+            ]
+            process = start(
+                WORKER,
+                arguments,
+                environment,
+                writing,
+                seat.descriptors,
+                fork=slot.device == "cpu",
             )
             seat.started()
         finally:
@@ -232,6 +228,8 @@ class Worker:
         passed = now - self._sign
         pids = self.process.pid, self.seat.process.pid
         used = sum(_cpu_seconds(pid, children=passed > SILENT_SECONDS / 2) for pid in pids)
+        # Less: it was forked meanwhile, and what its server had used before is not its own.
+        self._cpu = min(self._cpu, used)
         if used - self._cpu > IDLE_SHARE * max(passed, IDLE_SECONDS):
             self._cpu, self._sign = used, now
             return ""

@@ -77,11 +77,9 @@ class RemoteExaminer:
     def cell(self, spec: RunSpec) -> CellLists:
         """The label spaces and lists of images of a cell."""
         header, _ = self.ask("cell", spec=spec.to_dict())
-        return CellLists(
-            _label_space(header["fitted"]),
-            _label_space(header["evaluated"]),
-            *(_images(header[name]) for name in ("train", "val", "queries")),
-        )
+        train, val, queries = (_images(header[name]) for name in ("train", "val", "queries"))
+        fitted, evaluated = (_label_space(header[name]) for name in ("fitted", "evaluated"))
+        return CellLists(fitted, evaluated, train, val, queries, header["picks"])
 
     def files(self, images: ImageList) -> EncodedFiles:
         """The encoded files of a list."""

@@ -41,8 +41,10 @@ class ImageList:
 class CellLists:
     """Label spaces and images of one cell; `val` is empty where the validation policy is `none`.
 
-    train, val: labeled, in the order in which they were drawn. queries: without labels, shuffled,
-    since a list grouped by class would give labels away by position.
+    train, val: labeled, in the order in which they were drawn; picks: the digest of both, as
+    `fsbench splits show` has it. queries: without labels, shuffled, since a list grouped by class
+    would give labels away by position; their order follows from the digest of the whole split,
+    which is therefore not here.
     """
 
     fitted: LabelSpace
@@ -50,6 +52,7 @@ class CellLists:
     train: ImageList
     val: ImageList
     queries: ImageList
+    picks: str = ""
 
 
 class Outcome:

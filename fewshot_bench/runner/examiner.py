@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from fewshot_bench.api.dataset import Dataset, DatasetCard
 from fewshot_bench.api.dataset_overrides import SKIPPED
 from fewshot_bench.api.image_facts import image_facts
-from fewshot_bench.api.items import Item
+from fewshot_bench.api.items import Item, digest_of
 from fewshot_bench.api.metrics import Answers, rounded
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
@@ -76,6 +76,7 @@ class Examiner:
             train=self._labeled(cell, split.train),
             val=self._labeled(cell, split.val),
             queries=self.images(cell.target, tuple(split.test[place] for place in cell.order), ()),
+            picks=digest_of((("train", split.train), ("val", split.val))),
         )
 
     def _label_spaces(self, spec: RunSpec) -> tuple[LabelSpace, LabelSpace]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from fewshot_bench.api.keeping import name_of_class, reason_not_to_keep, restore
 from fewshot_bench.api.record import Incidents
+from fewshot_bench.api.shots import plain
 from fewshot_bench.api.task import Vocabulary
 from fewshot_bench.images.features import accounted
 from fewshot_bench.profiling.meter import Meter
@@ -19,7 +20,7 @@ from fewshot_bench.runner.fit import Fitted, check_backbone, seed_of
 from fewshot_bench.runner.isolation import guarded
 from fewshot_bench.runner.session import Cell, Session
 from fewshot_bench.store.kept_models import STATED, facts_of, model_folder, remove_model
-from fewshot_bench.store.model_files import ModelConfig, config_of, write_model
+from fewshot_bench.store.model_files import ModelConfig, config_of, without_path, write_model
 from fewshot_bench.utils.errors import FsbenchError
 from fewshot_bench.utils.rng import derive, isolated
 
@@ -72,12 +73,16 @@ def _config(fitted: Fitted, cell: Cell) -> ModelConfig:
     counts = Counter(lists.train.labels)
     data = {
         "cell": cell.spec.key(),
-        "dataset": spec.dataset,
+        "dataset": without_path(spec.dataset),
         "revision": spec.revision,
-        "shots": spec.shots,
+        "split": lists.picks,
+        "shots": plain(spec.shots),
         "split_seed": spec.split_seed,
         "seed": spec.train_seed,
         "protocol": spec.protocol,
+        "val": spec.val,
+        "prompts": spec.prompts,
+        "validation": lists.val.count,
         "images": [counts[label] for label in range(len(lists.fitted.classnames))],
     }
     notes = fitted.declared.notes
@@ -96,7 +101,7 @@ def _config(fitted: Fitted, cell: Cell) -> ModelConfig:
 def _card(cell: Cell, config: ModelConfig) -> str:
     spec = cell.spec
     return (
-        f"# {spec.method} on {spec.dataset}\n\n"
+        f"# {spec.method} on {config.data['dataset']}\n\n"
         f"{len(config.classnames)} classes, backbone {config.backbone}, seed {spec.train_seed}.\n"
         f"Kept by `fsbench run --keep-models` beside the record {spec.key()}.\n\n"
         "```python\nimport fewshot_bench as fb\n\n"

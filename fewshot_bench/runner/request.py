@@ -206,13 +206,13 @@ def _opened(
         except (DataMissingError, PermissionError) as error:
             plan.problems[name] = str(error)
             continue
-        own = _canonical(name, dataset)
+        own = canonical(name, dataset)
         plan.datasets.setdefault(own, dataset)
         revisions[own] = revision
     return revisions
 
 
-def _canonical(name: str, dataset: Dataset) -> str:
+def canonical(name: str, dataset: Dataset) -> str:
     """One name per data set, however its path was written (`folder:a/` is `folder:a`)."""
     own = dataset.card().name
     return own if ":" in name and own.partition(":")[0] == name.partition(":")[0] else name

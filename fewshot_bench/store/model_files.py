@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 CONFIG, TENSORS, CARD = "config.json", "model.safetensors", "README.md"
+SUPPORT = "support.safetensors"
+"""Training images to be shown, where they were asked for (`support_files`)."""
 CONFIG_BYTES = 64 * 2**20
 """The longest config that is read."""
 
@@ -46,13 +48,16 @@ class ModelConfig:
     backbone: the name, with `weights_digest`, `precision` and `image_size` (height, width).
     exif: as the condition of a run; classnames: by column of the logits; templates: those of the
         fit.
-    data: where it was fitted (`dataset`, `revision`, `split`: digest, `shots`, `images`: counts per
-        class, `seed`). notes: what the method chose.
+    data: where it was fitted (`dataset` without its path, `revision`, `split`: digest of the lists
+        of images, `shots`, `images`: counts per class, `validation`: how many it chose by, `seed`;
+        of a cell `cell`, `split_seed`, `protocol`, `val` and `prompts`, too). notes: what the
+        method chose.
     accuracy: out-of-fold facts, empty where there are none: `mean`, `low`, `high`, `level`,
         `folds`, `repeats`, `calibration_error`.
     temperature: logits are divided by it before the softmax. reject: the calibrated probability
         below which a query belongs to no class; None for never.
-    tensors: SHA-256 of the file of tensors, set when the model is written.
+    tensors: SHA-256 of the file of tensors, set when the model is written; support: that of the
+        training images to be shown, empty (and not in the file) where there are none.
     """
 
     method: str
@@ -74,12 +79,15 @@ class ModelConfig:
     temperature: float = 1.0
     reject: float | None = None
     tensors: str = ""
+    support: str = ""
     fsbench: str = __version__
     format: int = FORMAT
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, with the `digest` of them all."""
         plain: dict[str, Any] = json.loads(canonical_json(dataclasses.asdict(self)))
+        if not self.support:
+            del plain["support"]
         return plain | {"digest": _digest(plain)}
 
 
@@ -104,22 +112,43 @@ def config_of(
     )
 
 
+def without_path(dataset: str) -> str:
+    """The name of a data set without the folders above it: models are handed to others.
+
+    `folder:photos` of the path of a folder, a name that is no path as it is.
+    """
+    family, colon, argument = dataset.partition(":")
+    local = argument.startswith(("~", "/")) or Path(argument).exists()
+    return f"{family}:{Path(argument).name}" if colon and local else dataset
+
+
 def _digest(plain: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical_json(plain).encode()).hexdigest()
 
 
-def write_model(folder: Path, config: ModelConfig, tensors: Mapping[str, Tensor], card: str) -> str:
+def write_model(
+    folder: Path,
+    config: ModelConfig,
+    tensors: Mapping[str, Tensor],
+    card: str,
+    support: bytes = b"",
+) -> str:
     """Write a model into a folder that is made; returns the digest of its config.
 
     The config comes last: a folder without one is no model. card: the text of README.md.
-    ContractError for tensors that cannot be stored; may raise OSError.
+    support: the file of training images to be shown. ContractError for tensors that cannot be
+    stored; may raise OSError.
     """
     content = packed(tensors)
-    whole = dataclasses.replace(config, tensors=hashlib.sha256(content).hexdigest())
+    shown = hashlib.sha256(support).hexdigest() if support else ""
+    whole = dataclasses.replace(config, tensors=hashlib.sha256(content).hexdigest(), support=shown)
     plain = whole.as_json()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).unlink(missing_ok=True)
+    (folder / SUPPORT).unlink(missing_ok=True)
     write_whole(folder / TENSORS, content)
+    if support:
+        write_whole(folder / SUPPORT, support)
     write_whole(folder / CARD, card.encode())
     write_whole(folder / CONFIG, (json.dumps(plain, indent=2, sort_keys=True) + "\n").encode())
     return str(plain["digest"])
@@ -210,7 +239,7 @@ _KINDS: Mapping[str, Callable[[Any], bool]] = {
         lambda value: isinstance(value, str),
     ),
     **dict.fromkeys(
-        ("precision", "exif", "tensors", "fsbench", "classifier"),
+        ("precision", "exif", "tensors", "fsbench", "classifier", "support"),
         lambda value: isinstance(value, str),
     ),
     **dict.fromkeys(("options", "data", "notes"), lambda value: isinstance(value, dict)),
@@ -225,6 +254,7 @@ _KINDS: Mapping[str, Callable[[Any], bool]] = {
 
 
 def _checked(plain: Mapping[str, Any], path: Path) -> ModelConfig:
+    plain = {"support": "", **plain}
     missing, stray = sorted(set(_KINDS) - set(plain)), sorted(set(plain) - set(_KINDS))
     wrong = missing or stray or [name for name in _KINDS if not _KINDS[name](plain[name])]
     if wrong:

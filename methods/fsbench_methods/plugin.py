@@ -28,6 +28,7 @@ def register_methods(register: Callable[..., None]) -> None:
     add("kgcoop", "kgcoop:KgCoOp", "prompts", "seed-paper")
     add("prograd", "prograd:ProGrad", "prompts", "seed-paper")
     add("clip-lora", "clip_lora:ClipLora", "adapters", "seed-paper")
+    add("dora", "dora:Dora", "adapters")
     add("clip-adapter", "clip_adapter:ClipAdapter", "fast", "adapters", "seed-paper")
     add("taskres", "taskres:TaskRes", "fast", "adapters", "seed-paper")
     add("lp++", "lp_plus_plus:LpPlusPlus", "fast")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -39,39 +39,6 @@ from fsbench_methods.cache_model import Cache, grid, search
 
 BETAS, ALPHAS = 200, 20
 _CODE = "Tip-Adapter (Zhang et al. 2022)"
-TIED = "its cache holds images of the classes it was fitted on"
-
-
-def _views() -> Any:
-    source = f"{_CODE}, main.py:173-178 (augment_epoch)"
-    return hyper(10, "augmented views averaged into one key", unit="views", source=source)
-
-
-def _crop() -> Any:
-    return hyper(
-        0.5, "smallest crop, as a share of the image area", source=f"{_CODE}, main.py:173-178"
-    )
-
-
-def _beta_scale() -> Any:
-    source = f"{_CODE}, utils.py:103; median of search_scale[0] in configs/*.yaml"
-    return hyper(12.0, "largest beta that is tried on validation", source=source)
-
-
-def _alpha_scale() -> Any:
-    source = f"{_CODE}, utils.py:104; median of search_scale[1] in configs/*.yaml"
-    return hyper(10.0, "largest alpha that is tried on validation", source=source)
-
-
-def _init_beta() -> Any:
-    return hyper(
-        1.0, "beta (sharpness) before, or without, the search", source=f"{_CODE}, configs/*.yaml"
-    )
-
-
-def _init_alpha() -> Any:
-    source = f"{_CODE}; median of init_alpha in configs/*.yaml"
-    return hyper(2.0, "alpha (residual ratio) before, or without, the search", source=source)
 
 
 @dataclass(frozen=True)
@@ -115,31 +82,53 @@ _SCALE = "the scale of zero-shot logits is the backbone's own, not 100"
 
 
 @dataclass(frozen=True)
-class TipAdapter:
-    """Training-free Tip-Adapter (Zhang et al. 2022).
+class CacheMethod:
+    """A cache of the support set's views, whose constants are searched on validation images."""
 
-    Keys are the mean of the un-normalized features of augmented views, at unit length; values are
-    one-hot labels. beta and alpha are searched on the official grid of 200 x 20 points on the
-    run's validation set, with one configuration for all data sets: the defaults are the medians of
-    the official per-data-set table. Without validation data `init_beta` and `init_alpha` are used
-    as they are.
-    """
+    name: ClassVar[str]
+    tied_to_classes: ClassVar[str] = "its cache holds images of the classes it was fitted on"
 
-    name: ClassVar[str] = "tip-adapter"
-    version: ClassVar[str] = "4"
-    tied_to_classes: ClassVar[str] = TIED
-    card: ClassVar[MethodCard] = MethodCard("closed form", official=_OFFICIAL, deviations=(_SCALE,))
-
-    views: int = _views()
-    crop: float = _crop()
-    beta_scale: float = _beta_scale()
-    alpha_scale: float = _alpha_scale()
-    init_beta: float = _init_beta()
-    init_alpha: float = _init_alpha()
+    views: int = hyper(
+        10,
+        "augmented views averaged into one key",
+        unit="views",
+        source=f"{_CODE}, main.py:173-178 (augment_epoch)",
+    )
+    crop: float = hyper(
+        0.5, "smallest crop, as a share of the image area", source=f"{_CODE}, main.py:173-178"
+    )
+    beta_scale: float = hyper(
+        12.0,
+        "largest beta that is tried on validation",
+        source=f"{_CODE}, utils.py:103; median of search_scale[0] in configs/*.yaml",
+    )
+    alpha_scale: float = hyper(
+        10.0,
+        "largest alpha that is tried on validation",
+        source=f"{_CODE}, utils.py:104; median of search_scale[1] in configs/*.yaml",
+    )
+    init_beta: float = hyper(
+        1.0, "beta (sharpness) before, or without, the search", source=f"{_CODE}, configs/*.yaml"
+    )
+    init_alpha: float = hyper(
+        2.0,
+        "alpha (residual ratio) before, or without, the search",
+        source=f"{_CODE}; median of init_alpha in configs/*.yaml",
+    )
 
     def __post_init__(self) -> None:
         """UsageError for values out of range."""
-        _check(self)
+        require_positive(self, "views")
+        require(self, "crop", 0 < self.crop <= 1, "a share in (0, 1]")
+        for field in ("beta_scale", "alpha_scale"):
+            value = getattr(self, field)
+            require(self, field, 0.1 <= value < float("inf"), "a finite number from 0.1")
+        require_not_negative(self, "init_beta", "init_alpha")
+
+    @property
+    def augment(self) -> Augment:
+        """The augmentation of every view."""
+        return Augment(scale=(self.crop, 1.0))
 
     def views_per_image(self, shots: int, classes: int) -> int:
         """Views of each support image that its key is the mean of."""
@@ -151,15 +140,56 @@ class TipAdapter:
         """The cache with its constants."""
         return CacheClassifier.of(tensors, vocabulary, backbone)
 
-    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> CacheClassifier:
-        """Builds the cache and searches its constants; trains nothing."""
-        class_features = backbone.class_features(task)
-        cache = build_cache(self, task)
-        return _choose(self, cache, class_features, task.val, backbone.logit_scale, ctx)
+    def build(self, task: Task) -> Cache:
+        """Keys: mean raw feature over augmented views, at unit length."""
+        raw = task.train.views(self.views, self.augment, normalize=False)
+        return Cache.build(unit(raw.float().mean(dim=0)), task.train.labels, len(task.classnames))
+
+    def choose(
+        self,
+        cache: Cache,
+        class_features: Tensor,
+        val: Shots | None,
+        scale: float,
+        ctx: RunContext,
+    ) -> CacheClassifier:
+        """The classifier with the best beta and alpha on validation, or with the initial ones."""
+        beta, alpha = self.init_beta, self.init_alpha
+        if val is not None:
+            betas, alphas = grid(self.beta_scale, BETAS), grid(self.alpha_scale, ALPHAS)
+            zero_shot = scale * val.features @ class_features.T
+            choice = search(cache, val.features, val.labels, zero_shot, betas, alphas)
+            beta, alpha = choice.beta, choice.alpha
+            ctx.count_selection(BETAS * ALPHAS, len(val))
+            ctx.note(val_correct=choice.correct)
+        ctx.note(beta=beta, alpha=alpha)
+        return CacheClassifier(cache, class_features, scale, beta, alpha)
 
 
 @dataclass(frozen=True)
-class TipAdapterF:
+class TipAdapter(CacheMethod):
+    """Training-free Tip-Adapter (Zhang et al. 2022).
+
+    Keys are the mean of the un-normalized features of augmented views, at unit length; values are
+    one-hot labels. beta and alpha are searched on the official grid of 200 x 20 points on the
+    run's validation set, with one configuration for all data sets: the defaults are the medians of
+    the official per-data-set table. Without validation data `init_beta` and `init_alpha` are used
+    as they are.
+    """
+
+    name: ClassVar[str] = "tip-adapter"
+    version: ClassVar[str] = "4"
+    card: ClassVar[MethodCard] = MethodCard("closed form", official=_OFFICIAL, deviations=(_SCALE,))
+
+    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> CacheClassifier:
+        """Builds the cache and searches its constants; trains nothing."""
+        class_features = backbone.class_features(task)
+        cache = self.build(task)
+        return self.choose(cache, class_features, task.val, backbone.logit_scale, ctx)
+
+
+@dataclass(frozen=True)
+class TipAdapterF(CacheMethod):
     """Tip-Adapter-F (Zhang et al. 2022): the cache's keys are fine-tuned.
 
     Keys become a bias-free matrix, trained with AdamW on one fresh augmented view per epoch at
@@ -169,7 +199,6 @@ class TipAdapterF:
 
     name: ClassVar[str] = "tip-adapter-f"
     version: ClassVar[str] = "4"
-    tied_to_classes: ClassVar[str] = TIED
     card: ClassVar[MethodCard] = MethodCard(
         "tip-adapter-f-20",
         official=_OFFICIAL | {"epochs": "100 on EuroSAT, 20 elsewhere"},
@@ -181,12 +210,6 @@ class TipAdapterF:
         ),
     )
 
-    views: int = _views()
-    crop: float = _crop()
-    beta_scale: float = _beta_scale()
-    alpha_scale: float = _alpha_scale()
-    init_beta: float = _init_beta()
-    init_alpha: float = _init_alpha()
     epochs: int = hyper(
         20, "passes over the support set", unit="epochs", source=f"{_CODE}, configs/*.yaml"
     )
@@ -200,7 +223,7 @@ class TipAdapterF:
 
     def __post_init__(self) -> None:
         """UsageError for values out of range."""
-        _check(self)
+        super().__post_init__()
         require_choices(self)
         require_positive(self, "epochs", "lr", "eps", "batch_size")
         require_not_negative(self, "weight_decay")
@@ -213,18 +236,12 @@ class TipAdapterF:
         """Views of each support image: those of its key, and one per epoch."""
         return self.views + self.epochs
 
-    def restore(
-        self, tensors: Mapping[str, Tensor], vocabulary: Vocabulary, backbone: Backbone
-    ) -> CacheClassifier:
-        """The cache with its constants."""
-        return CacheClassifier.of(tensors, vocabulary, backbone)
-
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> CacheClassifier:
         """Builds the cache, trains its keys, and searches its constants."""
         class_features = backbone.class_features(task)
-        cache = build_cache(self, task)
+        cache = self.build(task)
         cache = self._train(cache, class_features, task, backbone.logit_scale, ctx)
-        return _choose(self, cache, class_features, task.val, backbone.logit_scale, ctx)
+        return self.choose(cache, class_features, task.val, backbone.logit_scale, ctx)
 
     def loss(
         self, cache: Cache, class_features: Tensor, scale: float, features: Tensor, labels: Tensor
@@ -253,9 +270,7 @@ class TipAdapterF:
         best = BestOnValidation(labels if val is None else val.labels)
         seen = None if val is None else val.features
         # The cache's keys are made of the first `views` of them.
-        views = epoch_views(
-            task.train, self.epochs, _augment(self), keys.shape[1], start=self.views
-        )
+        views = epoch_views(task.train, self.epochs, self.augment, keys.shape[1], start=self.views)
         for features in views:
             for index in minibatches(count, self.batch_size, order, keys.device, drop_last=False):
                 set_rate(optimizer, cosine(self.lr, step, total))
@@ -271,42 +286,3 @@ class TipAdapterF:
             ctx.note(epoch=int(best.step))
             keys.data.copy_(best.kept[0])
         return cache.with_keys(keys.detach())
-
-
-def build_cache(method: TipAdapter | TipAdapterF, task: Task) -> Cache:
-    """Keys: mean raw feature over augmented views, at unit length."""
-    raw = task.train.views(method.views, _augment(method), normalize=False)
-    return Cache.build(unit(raw.float().mean(dim=0)), task.train.labels, len(task.classnames))
-
-
-def _augment(method: TipAdapter | TipAdapterF) -> Augment:
-    return Augment(scale=(method.crop, 1.0))
-
-
-def _choose(
-    method: TipAdapter | TipAdapterF,
-    cache: Cache,
-    class_features: Tensor,
-    val: Shots | None,
-    scale: float,
-    ctx: RunContext,
-) -> CacheClassifier:
-    beta, alpha = method.init_beta, method.init_alpha
-    if val is not None:
-        betas, alphas = grid(method.beta_scale, BETAS), grid(method.alpha_scale, ALPHAS)
-        zero_shot = scale * val.features @ class_features.T
-        choice = search(cache, val.features, val.labels, zero_shot, betas, alphas)
-        beta, alpha = choice.beta, choice.alpha
-        ctx.count_selection(BETAS * ALPHAS, len(val))
-        ctx.note(val_correct=choice.correct)
-    ctx.note(beta=beta, alpha=alpha)
-    return CacheClassifier(cache, class_features, scale, beta, alpha)
-
-
-def _check(method: TipAdapter | TipAdapterF) -> None:
-    require_positive(method, "views")
-    require(method, "crop", 0 < method.crop <= 1, "a share in (0, 1]")
-    for field in ("beta_scale", "alpha_scale"):
-        value = getattr(method, field)
-        require(method, field, 0.1 <= value < float("inf"), "a finite number from 0.1")
-    require_not_negative(method, "init_beta", "init_alpha")

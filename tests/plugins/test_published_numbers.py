@@ -11,6 +11,7 @@ import pytest
 from fewshot_bench.api.registry import registry
 from fewshot_bench.plugins.reproduce.numbers import (
     AVERAGE,
+    HARMONIC,
     LABELS,
     METRICS,
     Number,
@@ -35,7 +36,7 @@ TABLE3 = {
 def identity(number: Number) -> tuple[object, ...]:
     return (
         *(number.source, number.table, number.name, number.backbone),
-        *(number.dataset, number.shots, number.metric),
+        *(number.dataset, number.classes, number.shots, number.metric),
     )
 
 
@@ -53,9 +54,9 @@ def test_every_collected_row_is_accounted_for() -> None:
         assert source.url.startswith("https://"), key
         assert source.citation, key
     assert set(kept) <= set(sources())
-    assert sum(source.collected for source in sources().values()) == 4877
-    assert len(all_numbers()) == 5568
-    assert sum(source.left_out for source in sources().values()) == 66
+    assert sum(source.collected for source in sources().values()) == 5028
+    assert len(all_numbers()) == 5646
+    assert sum(source.left_out for source in sources().values()) == 139
 
 
 def test_no_number_stands_there_twice() -> None:
@@ -79,7 +80,7 @@ def test_values_are_of_the_declared_kinds() -> None:
 def test_means_over_data_sets_are_the_printed_means() -> None:
     rows: defaultdict[tuple[object, ...], dict[str, float]] = defaultdict(dict)
     for number in numbers():
-        key = (number.source, number.table, number.name, number.backbone, number.shots)
+        key = (*number.row, number.classes)
         rows[key][number.dataset] = number.value
     checked = 0
     for key, row in rows.items():
@@ -90,6 +91,20 @@ def test_means_over_data_sets_are_the_printed_means() -> None:
             checked += 1
     # 168 rows of CLIP-LoRA's Tables 3 to 5, and those of SeMoBridge that have all cells.
     assert checked > 168
+
+
+def test_harmonic_means_are_those_of_the_printed_means() -> None:
+    rows: defaultdict[tuple[object, ...], dict[str, float]] = defaultdict(dict)
+    for number in all_numbers():
+        if number.classes != "all":
+            rows[number.row][number.classes] = number.value
+    assert len(rows) == 23
+    without = {row[2] for row, found in rows.items() if HARMONIC not in found}
+    assert without == {"gda"}, "its printed one is another mean"
+    for row, found in rows.items():
+        expected = 2 * found["base"] * found["new"] / (found["base"] + found["new"])
+        # Three roundings to two decimals.
+        assert found.get(HARMONIC, expected) == pytest.approx(expected, abs=0.015), row
 
 
 def test_the_tables_are_whole() -> None:

@@ -42,6 +42,12 @@ def record_of(store: Path, method: str = "linear-probe") -> fb.Record:
     return next(r for r in fb.load(store) if r.spec.method == method)
 
 
+def fitted_lists(photos: Path) -> str:
+    """The digest of the images that a cell was fitted on and chose by."""
+    (spec,) = cells("zero-shot", datasets=(f"folder:{photos}",), limit=None)
+    return Session().examiner.cell(spec).picks
+
+
 def aged(folder: Path) -> None:
     for path in [*folder.iterdir(), folder]:
         os.utime(path, (time.time() - 7200,) * 2)
@@ -57,6 +63,7 @@ def test_a_model_answers_as_its_cell_did(made: Path, photos: Path, method: str) 
     assert list(found["class"]) == [answers.classnames[place] for place in answers.predicted]
     assert np.allclose(found.probability, answers.confidences, atol=1e-6)
     assert model.config.data["images"] == [1, 1]
+    assert model.config.data["split"] == fitted_lists(photos)
     stated = record.footprint["model"]
     folder = model_folder(made, record.spec.key())
     assert stated["bytes"] == sum(path.stat().st_size for path in folder.iterdir())

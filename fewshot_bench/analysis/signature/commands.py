@@ -20,7 +20,7 @@ from fewshot_bench.analysis.signature.model import (
     shots_text,
 )
 from fewshot_bench.analysis.signature.of_records import matrices
-from fewshot_bench.api.spec import IMPORTED, NO_CLASSES, RunSpec
+from fewshot_bench.api.spec import IMPORTED, KEPT_MODEL, NO_CLASSES, RunSpec
 from fewshot_bench.utils.text import join_names
 
 
@@ -155,6 +155,8 @@ def _unsaid(matrix: Matrix) -> Iterator[str]:
     for choice in matrix.methods:
         for name, values in choice.options:
             yield from _unsaid_option(choice.method, name, values)
+    if matrix.part("protocol") == KEPT_MODEL:
+        yield "kept models are measured by fsbench evaluate MODEL --store DIR, not by a run"
     yield from _unsaid_methods(choice.method for choice in matrix.methods)
     yield from _unsaid_names(one.name for one in (*matrix.datasets, *matrix.targets))
     if matrix.templates:

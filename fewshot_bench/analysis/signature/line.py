@@ -29,7 +29,14 @@ from fewshot_bench.analysis.signature.model import (
 )
 from fewshot_bench.api.conditions import Condition
 from fewshot_bench.api.dataset_overrides import SKIPPED
-from fewshot_bench.api.spec import CLASSES, CONDITIONS, IMPORTED, RunSpec, canonical_json
+from fewshot_bench.api.spec import (
+    CLASSES,
+    CONDITIONS,
+    IMPORTED,
+    KEPT_MODEL,
+    RunSpec,
+    canonical_json,
+)
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
 from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.text import digest_of
@@ -221,7 +228,7 @@ def _reader(about: Condition) -> Callable[[str], str]:
     """The reader of a text value; samplers and policies are those that are registered by then."""
 
     def read(text: str) -> str:
-        drawn = {"protocol": (*SAMPLERS, IMPORTED), "val": tuple(VALIDATION)}
+        drawn = {"protocol": (*SAMPLERS, IMPORTED, KEPT_MODEL), "val": tuple(VALIDATION)}
         words = drawn.get(about.name, about.words)
         return _one_of(*words)(text) if words else unescape(text)
 

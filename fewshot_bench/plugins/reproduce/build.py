@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
@@ -17,12 +18,22 @@ from fewshot_bench.plugins.reproduce.judge import (
     Line,
     Report,
     average,
+    harmonic,
     judge,
 )
 from fewshot_bench.plugins.reproduce.matching import Matches
-from fewshot_bench.plugins.reproduce.published import Reproduction
+from fewshot_bench.plugins.reproduce.numbers import HARMONIC, sources
+from fewshot_bench.plugins.reproduce.published import Reproduction, Setting
 
 OTHER_VERSION = " (--method NAME@VERSION --only-existing shows another version)"
+NO_RANKING = (
+    "the numbers are of several sources: rows 're-run by' and 'listed by' are not of the method's "
+    "authors, and no row is ranked against that of another source"
+)
+HARMONIC_OF_MEANS = (
+    "H is the harmonic mean of the mean base and the mean new accuracy; its noise takes both for "
+    "independent"
+)
 SAME_SETS = "means are over the data sets that both sides have, as the line says"
 
 
@@ -50,14 +61,21 @@ def build(
     """
     matches = Matches(records, wanted, backbone_of(table, wanted))
     around = Circumstances(wanted.seeds, _other(table, wanted), counts, absent)
-    blocks: defaultdict[tuple[str, int], list[Judged]] = defaultdict(list)
+    blocks: defaultdict[tuple[str, int, str], list[tuple[Cell, Judged]]] = defaultdict(list)
     for cell in cells:
-        blocks[cell.label, cell.shots].append(judge(cell, matches.of(cell), around))
-    lines = []
-    for (label, shots), judged in blocks.items():
-        lines += [one.line for one in judged]
-        if len(judged) > 1:
-            lines.append(average(judged, label, shots))
+        block = blocks[cell.label, cell.shots, cell.number.classes]
+        block.append((cell, judge(cell, matches.of(cell), around)))
+    lines: list[Line] = []
+    means: dict[tuple[str, int, str], Line] = {}
+    for (label, shots, classes), block in blocks.items():
+        first, found = block[0][0], _block(block)
+        lines += found
+        if not found[-1].average:
+            continue
+        means[label, shots, classes] = found[-1]
+        base = means.get((label, shots, "base"))
+        if classes == "new" and base:
+            lines.append(_harmonic(table, first, base, found[-1]))
     return Report(
         name=table.name,
         title=table.title,
@@ -70,6 +88,30 @@ def build(
     )
 
 
+def _block(block: Sequence[tuple[Cell, Judged]]) -> list[Line]:
+    """The lines of one row, number of shots and half of the classes, the mean last."""
+    cell, judged = block[0][0], [one for _, one in block]
+    mean = cell.mean.value if cell.mean else None
+    # Of a method that is not here, a mean alone says all that there is.
+    lines = [] if mean and cell.variant is None else [one.line for one in judged]
+    if mean or len(judged) > 1:
+        lines.append(average(judged, cell.label, cell.shots, mean))
+    return [_row(line, cell, classes=cell.number.classes) for line in lines]
+
+
+def _harmonic(table: Reproduction, cell: Cell, base: Line, new: Line) -> Line:
+    printed = table.harmonic(cell.number)
+    line = harmonic(base, new, printed.value if printed else None)
+    return _row(line, cell, classes=HARMONIC)
+
+
+def _row(line: Line, cell: Cell, *, classes: str) -> Line:
+    """The line with facts of its published row."""
+    kind = sources()[cell.number.source, cell.number.table].kind
+    schedule = cell.setting.schedule
+    return dataclasses.replace(line, classes=classes, kind=kind, schedule=schedule)
+
+
 def _other(table: Reproduction, wanted: Wanted) -> tuple[str, ...]:
     found = ["backbone"] if is_other_backbone(table, wanted) else []
     return tuple(found + (["limit"] if wanted.limit is not None else []))
@@ -78,7 +120,10 @@ def _other(table: Reproduction, wanted: Wanted) -> tuple[str, ...]:
 def _conditions(table: Reproduction, wanted: Wanted, cells: Sequence[Cell]) -> list[str]:
     seeds = ",".join(map(str, wanted.seeds))
     lines = [f"backbone {backbone_of(table, wanted)}, {wanted.precision}, seeds {seeds}"]
-    for setting in {cell.setting.method: cell.setting for cell in cells}.values():
+    for name, setting in _settings(table, cells).items():
+        if not setting.shipped:
+            lines.append(f"{name}: not shipped (schedule {setting.schedule or 'not stated'})")
+            continue
         words = [f"support set as in protocol {setting.protocol}", f"val {setting.val}"]
         if not setting.random:
             words = ["no support set"]
@@ -87,8 +132,13 @@ def _conditions(table: Reproduction, wanted: Wanted, cells: Sequence[Cell]) -> l
             words.append(f"ensemble on {', '.join(setting.ensemble)}")
         if setting.by_dataset:
             words.append("options by data set as in the paper's code")
-        lines.append(f"{setting.method}: {', '.join(words)}")
+        lines.append(f"{name}: {', '.join(words)}")
     return lines
+
+
+def _settings(table: Reproduction, cells: Sequence[Cell]) -> dict[str, Setting]:
+    """The settings of the rows by method, or by row where several sources have one."""
+    return {cell.label if table.collected else cell.setting.method: cell.setting for cell in cells}
 
 
 def _differences(table: Reproduction, wanted: Wanted, cells: Sequence[Cell]) -> list[str]:
@@ -107,8 +157,8 @@ def _differences(table: Reproduction, wanted: Wanted, cells: Sequence[Cell]) -> 
         found.append(f"options {' '.join(wanted.options)}: not the paper's")
     if wanted.limit is not None:
         found.append(f"at most {wanted.limit:,} test images: not the paper's test sets")
-    for setting in {cell.setting.method: cell.setting for cell in cells}.values():
-        found += [f"{setting.method}: {text}" for text in setting.differences()]
+    for name, setting in _settings(table, cells).items():
+        found += [f"{name}: {text}" for text in setting.differences()]
     assumed = {
         f"{cell.label}: {cell.number.note}" for cell in cells if cell.number.label == "assumed"
     }
@@ -131,6 +181,13 @@ def _data_notes(lines: Sequence[Line], counts: Mapping[str, Mapping[str, int]]) 
 
 def _notes(table: Reproduction, cells: Sequence[Cell], matches: Matches) -> list[str]:
     notes = [SAME_SETS]
+    if any(cell.number.classes != "all" for cell in cells):
+        notes.append(HARMONIC_OF_MEANS)
+    if table.collected:
+        notes.append(NO_RANKING)
+    other = [name for name, setting in _settings(table, cells).items() if setting.unlike]
+    if other:
+        notes.append(f"rows of another schedule than the method's here: {', '.join(other)}")
     if table.others():
         notes.append(f"rows of methods that are not here: {', '.join(table.others())}")
     for difference, count in sorted(matches.elsewhere(cells).items()):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fewshot_bench.analysis.filters import split_list
 from fewshot_bench.api.spec import RunSpec
-from fewshot_bench.plugins.reproduce.numbers import Number, as_options
+from fewshot_bench.plugins.reproduce.numbers import AVERAGE, Number, as_options, sources
 from fewshot_bench.plugins.reproduce.published import Reproduction, Setting
 from fewshot_bench.runner.request import Plan, Request, expand
 from fewshot_bench.runner.variants import Variant
@@ -38,24 +38,38 @@ class Wanted:
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
+_Row = tuple[str, str, str, str, int | None]
+# Said of rows in tables of several sources whose numbers are not the authors' own.
+_SAID = {"rerun": "re-run by ", "secondary": "listed by "}
+# Data sets of the field's means, in this harness's order.
+EVERY = "all"
+
+
 @dataclass(frozen=True)
 class Cell:
     """One published number and the configuration that repeats it.
 
     label: the row that it stands in. `variant` has the paper's options and what was changed on
-    purpose; `changed` says whether anything was.
+    purpose, None for a method that is not installed; `changed` says whether anything was.
+    mean: the number that is printed where a mean over data sets alone is, of which this is one.
     """
 
     label: str
     number: Number
     setting: Setting
-    variant: Variant = field(repr=False)
+    variant: Variant | None = field(repr=False)
     changed: bool = False
+    mean: Number | None = None
 
     @property
     def shots(self) -> int:
         """Shots of the published number; 0 for zero-shot."""
         return self.number.shots or 0
+
+    @property
+    def paper(self) -> float | None:
+        """The published number of the data set; None where a mean alone is printed."""
+        return None if self.mean else self.number.value
 
     @property
     def prompts(self) -> str:
@@ -65,49 +79,72 @@ class Cell:
 
 def cells(table: Reproduction, wanted: Wanted) -> list[Cell]:
     """The cells in the order of the published table; UsageError where nothing matches."""
-    chosen = table.numbers()
-    labels = {id(number): _label(table, number) for number in chosen}
-    chosen = _named(chosen, labels, wanted.methods)
-    chosen = _where(chosen, wanted.where)
+    printed = table.numbers()
+    labels = {number.row: _label(table, number) for number in printed}
+    chosen = _named(_single(printed), labels, wanted.methods)
+    chosen = _where(chosen, table, wanted.where)
     chosen = _among(chosen, "dataset", wanted.datasets)
     chosen = _among_shots(table, chosen, wanted.shots)
     _refuse_varied(table, chosen, wanted.options)
+    means = {(n.row, n.classes): n for n in printed if n.dataset == AVERAGE}
     variants = _Variants(wanted.options)
-    variants.check({number.method for number in chosen})
+    variants.check({n.method for n in chosen if _setting(table, n).shipped})
     found = []
     for number in chosen:
-        setting = table.settings[number.method]
-        variant, changed = variants.of(number, setting)
-        found.append(Cell(labels[id(number)], number, setting, variant, changed))
+        setting = _setting(table, number)
+        variant, changed = variants.of(number, setting) if setting.shipped else (None, False)
+        mean = means.get((number.row, number.classes))
+        found.append(Cell(labels[number.row], number, setting, variant, changed, mean))
     return found
+
+
+def _single(printed: Sequence[Number]) -> list[Number]:
+    """The numbers, means that stand alone as one number of each data set."""
+    from fewshot_bench.api.registry import registry
+
+    names = registry().expand_datasets([EVERY])
+    return [
+        dataclasses.replace(number, dataset=name) if number.dataset == AVERAGE else number
+        for number in printed
+        for name in (names if number.dataset == AVERAGE else [number.dataset])
+    ]
+
+
+def _setting(table: Reproduction, number: Number) -> Setting:
+    setting = table.setting(number)
+    assert setting is not None
+    return setting
 
 
 def _label(table: Reproduction, number: Number) -> str:
     """The method as tables show it; numbers of one configuration in two places are told apart."""
-    return number.name if number.table == table.tables[0] else f"{number.name} ({number.table})"
+    source = sources()[number.source, number.table]
+    if table.collected:
+        return f"{number.name} ({_SAID.get(source.kind, '')}{number.source})"
+    return number.name if number.table == table.tables[0][1] else f"{number.name} ({number.table})"
 
 
-def _named(chosen: list[Number], labels: Mapping[int, str], names: Sequence[str]) -> list[Number]:
+def _named(chosen: list[Number], labels: Mapping[_Row, str], names: Sequence[str]) -> list[Number]:
     if not names:
         return chosen
-    known = {n.method for n in chosen} | {labels[id(n)] for n in chosen}
+    known = {n.method for n in chosen} | {labels[n.row] for n in chosen}
     wanted = split_list(",".join(names), known)
     for name in wanted:
         if name not in known:
             methods = {number.method for number in chosen}
             raise unknown("method of this table", name, methods, "fsbench reproduce NAME --dry-run")
-    return [n for n in chosen if n.method in wanted or labels[id(n)] in wanted]
+    return [n for n in chosen if n.method in wanted or labels[n.row] in wanted]
 
 
-def _where(chosen: list[Number], pairs: Iterable[str]) -> list[Number]:
-    """Numbers whose configuration has all these values, defaults included."""
+def _where(chosen: list[Number], table: Reproduction, pairs: Iterable[str]) -> list[Number]:
+    """Numbers of installed methods whose configuration has all these values, defaults included."""
     pairs = tuple(pairs)
     if not pairs:
         return chosen
     asked = {name: value.split(",") for name, value in as_options(pairs).items()}
     variants = _Variants(())
     kept = []
-    for number in chosen:
+    for number in (one for one in chosen if _setting(table, one).shipped):
         options = variants.published(number).options
         if all(name in options and str(options[name]) in asked[name] for name in asked):
             kept.append(number)
@@ -220,10 +257,11 @@ def plan(cells: Sequence[Cell], wanted: Wanted, backbone: str, device: str, stor
     once for them, and what shares a support set stands together.
     """
     merged = Plan([], {}, {})
-    groups: defaultdict[tuple[str, str, str, bool], list[Cell]] = defaultdict(list)
+    groups: defaultdict[tuple[str | bool, ...], list[Cell]] = defaultdict(list)
     for cell in cells:
-        setting = cell.setting
-        groups[setting.protocol, setting.val, cell.prompts, setting.random].append(cell)
+        setting, whole = cell.setting, cell.number.classes == "all"
+        if cell.variant:
+            groups[setting.protocol, setting.val, cell.prompts, setting.random, whole].append(cell)
     for group in groups.values():
         for found in _expanded(group, wanted, backbone, device, store, merged):
             merged.cells.append(found)
@@ -236,7 +274,7 @@ def _expanded(
 ) -> list[RunSpec]:
     first = group[0]
     request = Request(
-        methods=(first.variant.method,),
+        methods=(first.setting.method,),
         datasets=tuple(dict.fromkeys(cell.number.dataset for cell in group)),
         shots=tuple(sorted({_shots(cell) for cell in group})),
         # Where nothing is drawn, one seed says everything.
@@ -248,24 +286,27 @@ def _expanded(
         val=first.setting.val,
         prompts=first.prompts,
         limit=wanted.limit,
+        classes=tuple(dict.fromkeys(cell.number.classes for cell in group)),
         store=store,
     )
     expanded = expand(request)
     merged.datasets.update(expanded.datasets)
     merged.problems.update(expanded.problems)
-    wanted_here: defaultdict[tuple[str, int], list[Cell]] = defaultdict(list)
+    wanted_here: defaultdict[tuple[str, int, str], list[Variant]] = defaultdict(list)
     for cell in group:
-        wanted_here[cell.number.dataset, _shots(cell)].append(cell)
+        if cell.variant:
+            place = (cell.number.dataset, _shots(cell), cell.number.classes)
+            wanted_here[place].append(cell.variant)
     return [
         dataclasses.replace(
             spec,
-            method=cell.variant.method,
-            options=cell.variant.options,
-            overrides=cell.variant.overrides,
-            method_version=cell.variant.version,
+            method=variant.method,
+            options=variant.options,
+            overrides=variant.overrides,
+            method_version=variant.version,
         )
         for spec in expanded.cells
-        for cell in wanted_here[spec.dataset, spec.shots]
+        for variant in wanted_here[spec.dataset, spec.shots, spec.classes]
     ]
 
 

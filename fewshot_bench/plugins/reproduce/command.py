@@ -166,8 +166,8 @@ def _reproduce(
     chosen = cells(table, wanted)
     code, problems = 0, {}
     backbone = backbone_of(table, wanted)
-    if only_existing:
-        if not store.is_dir():
+    if only_existing or not any(cell.variant for cell in chosen):
+        if only_existing and not store.is_dir():
             click.echo(
                 f"warning: there is no store '{printable(str(store))}': all is missing", err=True
             )

@@ -21,14 +21,24 @@ from fewshot_bench.plugins.reproduce.numbers import AVERAGE
 from fewshot_bench.utils.text import signed
 
 Status = Literal[
-    "agrees", "differs", "noisy", "missing", "incomplete", "failed", "mixed", "not compared"
+    "agrees",
+    "differs",
+    "noisy",
+    "missing",
+    "incomplete",
+    "failed",
+    "mixed",
+    "not compared",
+    "not shipped",
 ]
 # In this order in the summary.
 STATUSES: tuple[Status, ...] = (
     *("agrees", "differs", "noisy", "not compared"),
-    *("incomplete", "mixed", "failed", "missing"),
+    *("incomplete", "mixed", "failed", "missing", "not shipped"),
 )
 WORDS = {"noisy": "too noisy to tell"}
+# Of a data set whose mean with others alone is published.
+MEAN_ALONE = "a mean alone is published"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +51,8 @@ class Line:
     noise: 95 % range of the difference if both are right. test_sampling: that of ours over other
         test images, for information: both sides have the same ones.
     reason: why there is no number, or no comparison, in a few words.
+    classes: `all`, `base`, `new`, or `harmonic` for the harmonic mean of the two means.
+    kind, schedule: of the paper's row: whose it is (`Source.kind`), and how long it was trained.
     """
 
     method: str
@@ -59,6 +71,9 @@ class Line:
     reason: str = ""
     over: int = 0
     of: int = 0
+    classes: str = "all"
+    kind: str = ""
+    schedule: str = ""
 
     @property
     def ratio(self) -> float | None:
@@ -104,6 +119,8 @@ class Report:
         return {status: found[status] for status in STATUSES if found[status]}
 
 
+# Means of the field that are printed without the numbers of data sets are over so many of them.
+SETS_OF_MEANS = 11
 # With more noise than this (points), agreement says nothing.
 TOO_NOISY = 3.0
 
@@ -132,6 +149,8 @@ class Circumstances:
 
 def judge(cell: Cell, records: Sequence[Record], around: Circumstances) -> Judged:
     """The line of one cell."""
+    if cell.variant is None:
+        return Judged(_line(cell, "not shipped"))
     number = cell.number
     done = [r for r in records if r.status == "done" and _top1(r) is not None]
     if not done:
@@ -160,32 +179,36 @@ def judge(cell: Cell, records: Sequence[Record], around: Circumstances) -> Judge
     if other:
         return Judged(_with(base, "not compared", f"other {', '.join(other)}", noise=None))
     wanted = len(around.seeds) if cell.setting.random else 1
-    difference = mean - number.value
+    difference = None if cell.paper is None else mean - cell.paper
     if base.seeds < wanted:
         reason = f"{base.seeds} of {wanted} seeds"
         return Judged(_with(base, "incomplete", reason, difference=difference))
+    if difference is None:
+        return Judged(_with(base, "not compared", MEAN_ALONE), made)
     return Judged(verdict(_with(base, "agrees", difference=difference)), made)
 
 
-def average(lines: Sequence[Judged], label: str, shots: int) -> Line:
+def average(lines: Sequence[Judged], label: str, shots: int, mean: float | None = None) -> Line:
     """The mean over the data sets that both sides have; `over` says how many these are.
 
     Data sets that must not be compared with the paper are averaged only where all are such.
+    mean: the paper's, where it prints no number of a data set: compared if all of ours are there.
     """
     there = [one for one in lines if one.line.ours is not None and one.line.status != "incomplete"]
     compared = [one for one in there if one.noise is not None]
     used = compared or there
     decimals = max(one.line.decimals for one in lines)
     if not used:
-        paper = _mean([one.line.paper for one in lines])
-        return Line(label, AVERAGE, shots, paper, decimals, "missing", of=len(lines))
-    paper, ours = _mean([u.line.paper for u in used]), _mean([u.line.ours for u in used])
-    made = [one.noise for one in used if one.noise is not None]
+        paper = _mean([one.line.paper for one in lines]) if mean is None else mean
+        status: Status = "not shipped" if lines[0].line.status == "not shipped" else "missing"
+        return Line(label, AVERAGE, shots, paper, decimals, status, of=len(lines))
+    paper = _mean([u.line.paper for u in used]) if mean is None else mean
+    ours = _mean([u.line.ours for u in used])
     line = Line(
         *(label, AVERAGE, shots, paper, decimals, "agrees"),
         ours=ours,
         seeds=min(one.line.seeds for one in used),
-        noise=half_width(made),
+        noise=half_width(_rounded_once(compared, printed=mean is None)),
         over=len(used),
         of=len(lines),
     )
@@ -194,7 +217,56 @@ def average(lines: Sequence[Judged], label: str, shots: int) -> Line:
         return _with(line, "not compared", "; ".join(reasons))
     assert paper is not None
     assert ours is not None
+    if mean is not None and len(used) < SETS_OF_MEANS:
+        return _with(line, "incomplete", f"{len(used)} of {SETS_OF_MEANS} sets", noise=None)
     return verdict(_with(line, "agrees", difference=ours - paper))
+
+
+def _rounded_once(compared: Sequence[Judged], *, printed: bool) -> list[Parts]:
+    """The parts of the noise; of a mean that alone is printed the rounding is that of one number.
+
+    printed: whether a number is printed for each data set.
+    """
+    found = [one.noise for one in compared if one.noise is not None]
+    if printed:
+        return found
+    return [dataclasses.replace(part, rounding=len(found) * part.rounding) for part in found]
+
+
+def harmonic(base: Line, new: Line, printed: float | None) -> Line:
+    """The harmonic mean of two means over data sets: H = 2bn / (b + n), not the mean of those.
+
+    printed: the paper's; None where it prints none, so that it is that of its means. The noise
+    follows from dH/db = 2 (n / (b + n))^2 and dH/dn, as of independent means.
+    """
+    paper = _harmonic(base.paper, new.paper) if printed is None else printed
+    ours = _harmonic(base.ours, new.ours)
+    status = base.status if base.ours is None else new.status
+    line = Line(
+        *(base.method, AVERAGE, base.shots, paper, base.decimals, status),
+        ours=ours,
+        seeds=min(base.seeds, new.seeds),
+        over=min(base.over, new.over),
+        of=base.of,
+        classes="harmonic",
+    )
+    if base.difference is None or new.difference is None or ours is None or paper is None:
+        unlike = base if base.difference is None else new
+        return _with(line, unlike.status, unlike.reason)
+    if base.noise is not None and new.noise is not None:
+        assert base.ours is not None
+        assert new.ours is not None
+        share = new.ours / (base.ours + new.ours)
+        noise = math.hypot(2 * share**2 * base.noise, 2 * (1 - share) ** 2 * new.noise)
+        line = dataclasses.replace(line, noise=noise)
+    return verdict(_with(line, "agrees", difference=ours - paper))
+
+
+def _harmonic(base: float | None, new: float | None) -> float | None:
+    """None where one is missing, or both are 0."""
+    if base is None or new is None or not base + new:
+        return None
+    return 2 * base * new / (base + new)
 
 
 def verdict(line: Line) -> Line:
@@ -241,7 +313,7 @@ def _line(
 ) -> Line:
     number = cell.number
     return Line(
-        *(cell.label, number.dataset, cell.shots, number.value, number.decimals, status),
+        *(cell.label, number.dataset, cell.shots, cell.paper, number.decimals, status),
         ours=ours,
         sd=sd,
         seeds=seeds,

@@ -16,7 +16,7 @@ from fewshot_bench.splits.published import published_splits
 _SHOWN = {"method_version": "method version"}
 # A mean that goes over several of these is named.
 _MIXED = ("device", "weights", "revision")
-Place = tuple[str, str, str, int]
+Place = tuple[str, str, str, str, int]
 
 
 class Matches:
@@ -28,7 +28,7 @@ class Matches:
         self._found: defaultdict[Place, list[Record]] = defaultdict(list)
         for record in records:
             spec = record.spec
-            plain = spec.classes == "all" and not (spec.target or spec.data or spec.picks)
+            plain = not (spec.target or spec.data or spec.picks)
             if plain and spec.split_seed == spec.train_seed:
                 self._found[_place(spec)].append(record)
 
@@ -50,14 +50,22 @@ class Matches:
 
     def _near(self, cell: Cell) -> list[Record]:
         """The same configuration, data set and shots; zero-shot looks at no image."""
+        if cell.variant is None:
+            return []
         options = canonical_json(cell.variant.options)
-        place = (cell.variant.method, options, cell.number.dataset, cell.shots)
+        number = cell.number
+        place = (cell.variant.method, options, number.dataset, number.classes, cell.shots)
         found = self._found.get(place, []) if cell.setting.random else self._any_shots(place)
         seeds = self.wanted.seeds
         return [r for r in found if not cell.setting.random or r.spec.train_seed in seeds]
 
     def _any_shots(self, place: Place) -> list[Record]:
-        return [r for other, found in self._found.items() if other[:3] == place[:3] for r in found]
+        return [r for other, found in self._found.items() if other[:4] == place[:4] for r in found]
+
+    def _version(self, cell: Cell) -> str:
+        """The version of the method that is shown."""
+        installed = cell.variant.version if cell.variant else ""
+        return self.wanted.versions.get(cell.setting.method, installed)
 
     def _differs(self, spec: RunSpec, cell: Cell) -> Mapping[str, str]:
         expected: dict[str, Any] = {
@@ -67,7 +75,7 @@ class Matches:
             "protocol": cell.setting.protocol,
             "val": cell.setting.val,
             "prompts": cell.prompts,
-            "method_version": self.wanted.versions.get(cell.variant.method, cell.variant.version),
+            "method_version": self._version(cell),
         }
         # No paper is about other values of the others.
         expected |= {
@@ -86,7 +94,7 @@ class Matches:
 
 
 def _place(spec: RunSpec) -> Place:
-    return spec.method, canonical_json(spec.options), spec.dataset, spec.shots
+    return spec.method, canonical_json(spec.options), spec.dataset, spec.classes, spec.shots
 
 
 def mixture(records: Sequence[Record]) -> list[str]:
@@ -100,7 +108,8 @@ def mixture(records: Sequence[Record]) -> list[str]:
 def is_published_data(record: Record, counts: Mapping[str, int]) -> bool:
     """True when a record was evaluated on the published lists of its data set.
 
-    By the digest of the lists where these are published, and by the number of test images.
+    By the digest of the lists where these are published, and by the number of test images, of
+    which halves of the classes have fewer.
     counts: images per role in the published set, empty where they are not known.
     """
     images = record.metrics.get("n")
@@ -108,4 +117,7 @@ def is_published_data(record: Record, counts: Mapping[str, int]) -> bool:
     digest = record.spec.revision.rpartition(":")
     if known and digest[0]:
         return known.lists_sha256.startswith(digest[2])
-    return bool(counts) and images == counts.get("test")
+    published = counts.get("test", 0)
+    if record.spec.classes != "all":
+        return isinstance(images, int) and 0 < images < published
+    return bool(counts) and images == published

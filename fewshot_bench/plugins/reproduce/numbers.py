@@ -1,7 +1,8 @@
 """Numbers that papers and repositories published, each with its source.
 
-`numbers.csv` holds one number a line, `sources.csv` says where each table of them stands and how
-many of its rows were kept (docs/reproduce.md describes both).
+`numbers.csv` holds one number a line, `base_to_new.csv` those of halves of the classes, and
+`sources.csv` says where each table of them stands and how many of its rows were kept
+(docs/reproduce.md describes them).
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from typing import Literal
 from fewshot_bench.utils.errors import unknown
 
 AVERAGE = "average"
+# The harmonic mean of base and new accuracy, where `classes` names a half else.
+HARMONIC = "harmonic"
+_FILES = ("numbers.csv", "base_to_new.csv")
 Kind = Literal["official", "rerun", "secondary"]
 KINDS: tuple[Kind, ...] = ("official", "rerun", "secondary")
 METRICS = ("top1", "train_minutes", "seconds_per_run", "trained_params")
@@ -57,6 +61,7 @@ class Number:
     decimals: how many the source prints. sd: standard deviation over seeds, where it says so.
     label: how it was got: `printed` in a table, from a `log` or file of results, read off a
         `figure`, `computed` from a formula, or under an `assumed` setting, which `note` names.
+    classes: `all`; `base` or `new`, of fits on the base classes; `harmonic` for their mean.
     """
 
     source: str
@@ -73,6 +78,12 @@ class Number:
     seeds: int | None
     label: str
     note: str
+    classes: str = "all"
+
+    @property
+    def row(self) -> tuple[str, str, str, str, int | None]:
+        """The row of its table, equal for numbers that differ in data set and classes alone."""
+        return self.source, self.table, self.name, self.backbone, self.shots
 
     @property
     def name(self) -> str:
@@ -104,8 +115,8 @@ def sources() -> Mapping[tuple[str, str], Source]:
 
 @functools.cache
 def all_numbers() -> tuple[Number, ...]:
-    """Every number, in the order of the file."""
-    return tuple(map(_number, _lines("numbers.csv")))
+    """Every number, in the order of the files."""
+    return tuple(_number(line) for name in _FILES for line in _lines(name))
 
 
 def numbers(
@@ -166,4 +177,5 @@ def _number(line: Mapping[str, str]) -> Number:
         seeds=int(line["seeds"]) if line["seeds"] else None,
         label=line["label"],
         note=line["note"],
+        classes=line.get("classes", "all"),
     )

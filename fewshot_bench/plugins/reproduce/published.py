@@ -11,7 +11,14 @@ from typing import Any
 
 from fewshot_bench.api.method_card import MethodCard, card_of
 from fewshot_bench.api.record import Record
-from fewshot_bench.plugins.reproduce.numbers import AVERAGE, Number, Source, numbers, sources
+from fewshot_bench.plugins.reproduce.numbers import (
+    AVERAGE,
+    HARMONIC,
+    Number,
+    Source,
+    numbers,
+    sources,
+)
 from fewshot_bench.utils.errors import unknown
 
 
@@ -37,15 +44,24 @@ class Setting:
     differs: tuple[str, ...] = ()
     schedule: str = ""
 
+    @property
+    def shipped(self) -> bool:
+        """True when a method of this name is installed."""
+        from fewshot_bench.api.registry import registry
+
+        return self.method in registry().methods.entries
+
     def prompts_of(self, dataset: str) -> str:
         """The template set on a data set."""
         return "ensemble" if dataset in self.ensemble else self.prompts
 
     @property
     def card(self) -> MethodCard | None:
-        """Facts of the installed method; None where it states none."""
+        """Facts of the installed method; None where it states none, or is not shipped."""
         from fewshot_bench.api.registry import registry
 
+        if not self.shipped:
+            return None
         return card_of(registry().method_class(self.method))
 
     def other_schedule(self, records: Iterable[Record]) -> bool:
@@ -56,6 +72,12 @@ class Setting:
         installed = self.card.schedule if self.card else ""
         stated = {str(record.card.get("schedule") or installed) for record in records}
         return bool(self.schedule) and stated - {"", self.schedule} != set()
+
+    @property
+    def unlike(self) -> bool:
+        """True when the published rows are of another schedule than the installed method."""
+        card = self.card
+        return card is not None and self.random and self.schedule not in ("", card.schedule)
 
     def differences(self) -> Iterator[str]:
         """All that differs from the published rows, or that nobody says about them."""
@@ -72,38 +94,57 @@ class Setting:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """A published table that can be repeated: whose it is, and how each method's rows were made."""
+    """A published table that can be repeated: whose it is, and how each method's rows were made.
+
+    tables: their keys in `sources()`. settings: by method, or by `source/method` where sources
+        differ in how they made the rows of a method.
+    """
 
     name: str
     title: str
-    source: str
-    tables: tuple[str, ...]
+    tables: tuple[tuple[str, str], ...]
     backbone: str
     precision: str
     settings: Mapping[str, Setting]
 
+    @property
+    def collected(self) -> bool:
+        """True when the rows come from several sources."""
+        return len({source for source, _ in self.tables}) > 1
+
+    def setting(self, number: Number) -> Setting | None:
+        """How the row of a number was made; None where nothing is said about the method."""
+        own = self.settings.get(f"{number.source}/{number.method}")
+        return own or self.settings.get(number.method)
+
     def numbers(self) -> list[Number]:
-        """The accuracies of methods that are here, without means over data sets."""
-        return [
-            number
-            for number in self._all()
-            if number.method in self.settings and number.dataset != AVERAGE
-        ]
+        """The accuracies of methods with settings, one of a single data set where there is one.
+
+        Of rows that are printed as means over data sets alone these means; no harmonic means.
+        """
+        found = [n for n in self._all() if self.setting(n) and n.classes != HARMONIC]
+        single = {number.row for number in found if number.dataset != AVERAGE}
+        return [n for n in found if n.dataset != AVERAGE or n.row not in single]
+
+    def harmonic(self, base: Number) -> Number | None:
+        """The printed harmonic mean of the row of a number; None where there is none."""
+        found = (n for n in self._all() if n.row == base.row and n.classes == HARMONIC)
+        return next(found, None)
 
     def others(self) -> list[str]:
-        """Methods of the published table that this harness does not have."""
-        return sorted({n.method for n in self._all() if n.method not in self.settings})
+        """Methods of the published tables without settings."""
+        return sorted({number.method for number in self._all() if not self.setting(number)})
 
     def sources(self) -> list[Source]:
         """The sources of the numbers."""
-        return [sources()[self.source, table] for table in self.tables]
+        return [sources()[key] for key in self.tables]
 
     def _all(self) -> list[Number]:
         backbone = self.backbone.partition("/")[0]
         return [
             number
-            for table in self.tables
-            for number in numbers(source=self.source, table=table, backbone=backbone)
+            for source, table in self.tables
+            for number in numbers(source=source, table=table, backbone=backbone)
         ]
 
 
@@ -114,19 +155,18 @@ def reproductions() -> Mapping[str, Reproduction]:
         files("fewshot_bench.plugins.reproduce").joinpath("reproductions.toml").read_text("utf-8")
     )
     content = tomllib.loads(text)
-    tables = content["by_dataset"]
+    settings = {
+        name: _settings(values, content["by_dataset"])
+        for name, values in content["settings"].items()
+    }
     return {
         name: Reproduction(
             name=name,
             title=entry["title"],
-            source=entry["source"],
-            tables=tuple(entry["tables"]),
+            tables=tuple(_key(table) for table in entry["tables"]),
             backbone=entry["backbone"],
             precision=entry["precision"],
-            settings={
-                method: _setting(method, values, tables)
-                for method, values in content["settings"][entry["settings"]].items()
-            },
+            settings=settings[entry["settings"]],
         )
         for name, entry in content["reproductions"].items()
     }
@@ -138,6 +178,21 @@ def reproduction(name: str) -> Reproduction:
     if name not in known:
         raise unknown("published table", name, known, "fsbench reproduce lists them")
     return known[name]
+
+
+def _key(text: str) -> tuple[str, str]:
+    source, _, table = text.partition("/")
+    return source, table
+
+
+def _settings(values: Mapping[str, Any], tables: Mapping[str, Any]) -> Mapping[str, Setting]:
+    """The settings of a table by method: values for all, then those of each."""
+    shared = {name: value for name, value in values.items() if not isinstance(value, dict)}
+    return {
+        name: _setting(name.rpartition("/")[2], {**shared, **own}, tables)
+        for name, own in values.items()
+        if isinstance(own, dict)
+    }
 
 
 def _setting(method: str, values: Mapping[str, Any], tables: Mapping[str, Any]) -> Setting:

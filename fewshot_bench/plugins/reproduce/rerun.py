@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.record import Record
+from fewshot_bench.api.spec import KEPT_MODEL
 from fewshot_bench.store.answer_files import largest_gap, whole_digest
 from fewshot_bench.store.lookup import Kept
+from fewshot_bench.utils.errors import UsageError
 
 if TYPE_CHECKING:
     from fewshot_bench.runner.examination import Outcome
@@ -53,6 +55,11 @@ def obstacles(record: Record, store: Path | None) -> list[Difference]:
     from fewshot_bench.runner.request import revision_of, weights_of
 
     spec, known = record.spec, registry()
+    if spec.protocol == KEPT_MODEL:
+        raise UsageError(
+            "the record is that of a kept model, which was not fitted for it: "
+            "fsbench evaluate MODEL --store DIR measures the model again"
+        )
     cls = known.method_class(spec.method)
     pairs = [("method version", spec.method_version, str(getattr(cls, "version", "1")))]
     revision = revision_of(spec.dataset, known.dataset(spec.dataset, spec.data, store))

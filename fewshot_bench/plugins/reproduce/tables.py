@@ -7,6 +7,7 @@ from typing import Any
 
 from fewshot_bench.analysis.formats import document as doc
 from fewshot_bench.plugins.reproduce.judge import WORDS, Line, Report
+from fewshot_bench.plugins.reproduce.numbers import HARMONIC
 from fewshot_bench.utils.text import signed
 
 HEAD = ("method", "shots", "data set", "paper", "ours", "difference", "noise", "seeds", "verdict")
@@ -14,7 +15,7 @@ WORDED = ("shots", "data set", "verdict")
 COLUMNS = (
     *("reproduction", "method", "shots", "dataset", "paper", "ours", "sd", "seeds", "difference"),
     *("noise", "ratio", "status", "verdict", "reason", "datasets", "datasets_of", "test_images"),
-    *("test_sampling", "backbone"),
+    *("test_sampling", "backbone", "classes", "kind", "schedule"),
 )
 ABSENT = "–"
 
@@ -40,7 +41,9 @@ def document(report: Report) -> doc.Document:
 
 
 def _grid(title: str, lines: Sequence[Line]) -> doc.Grid:
-    shown = tuple(doc.Line(line.method, (), tuple(_texts(line))) for line in lines)
+    # Of a data set without a number on either side the mean says enough.
+    known = [x for x in lines if x.paper is not None or x.status != "missing"]
+    shown = tuple(doc.Line(line.method, (), tuple(_texts(line))) for line in known)
     first, *heads = HEAD
     return doc.Grid(title, "", (), tuple(heads), shown, first=first, left=WORDED, groups=True)
 
@@ -48,13 +51,22 @@ def _grid(title: str, lines: Sequence[Line]) -> doc.Grid:
 def _texts(line: Line) -> Iterator[str]:
     """The texts of a line behind its method."""
     yield str(line.shots)
-    yield f"mean of {line.over} of {line.of} sets" if line.average else line.dataset
+    yield _place(line)
     yield ABSENT if line.paper is None else f"{line.paper:.{line.decimals}f}"
     yield ABSENT if line.ours is None else f"{line.ours:.2f}"
     yield ABSENT if line.difference is None else signed(line.difference)
     yield ABSENT if line.noise is None else f"±{line.noise:.2f}"
     yield str(line.seeds) if line.seeds else ABSENT
     yield line.verdict
+
+
+def _place(line: Line) -> str:
+    """The data set, or the mean, with the half of the classes."""
+    if line.classes == HARMONIC:
+        return "H of the two means"
+    sets = f"{line.over} of {line.of}" if line.over else str(line.of)
+    text = f"mean of {sets} sets" if line.average else line.dataset
+    return text if line.classes == "all" else f"{text}, {line.classes}"
 
 
 def _meta(report: Report) -> dict[str, Any]:
@@ -115,6 +127,9 @@ def _values(report: Report, line: Line) -> dict[str, Any]:
         "test_images": line.images or None,
         "test_sampling": _rounded(line.test_sampling),
         "backbone": report.backbone,
+        "classes": line.classes,
+        "kind": line.kind,
+        "schedule": line.schedule,
     }
 
 

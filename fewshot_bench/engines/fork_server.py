@@ -1,0 +1,347 @@
+"""Processes of engines are forked from one that has imported what all of them need, once.
+
+`start` gives an engine a process that runs a program, a module with `main`: forked from the server
+of this program and environment where that is safe, else a process of its own. `main` is the
+server. It never loads plug-ins, so that each fork begins as a fresh process does, but for what is
+imported.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+from fewshot_bench.backbones import embedded
+from fewshot_bench.engines.messages import Closed, receive, send
+
+MODULE = "fewshot_bench.engines.fork_server"
+WORKER = "fewshot_bench.engines.worker"
+LABELS = "fewshot_bench.engines.label_process"
+# What a program imports when it begins to work, besides what its module does.
+IMPORTED = {
+    WORKER: ("fewshot_bench.runner.run", "fewshot_bench.backbones.open_clip", "open_clip"),
+    LABELS: (),
+}
+# Set to 0, nothing is forked.
+VARIABLE = "FSBENCH_FORK_SERVER"
+# What can change while a server lives: programs read it when they begin. Another change may matter
+# to a library that is imported already, so that there is another server for it.
+FREE = ("FSBENCH_", "PYTEST_")
+# How long a process may take to be forked by a server that has forked others.
+WAIT_SECONDS = 10.0
+# The server looks this often whether its engine is still its parent.
+LOOK_SECONDS = 5.0
+# The code of a process whose server has gone: it was killed with it.
+KILLED = -9
+
+
+class Forked:
+    """A process that a server has forked, with what its engine needs of `subprocess.Popen`."""
+
+    def __init__(
+        self, server: _Server, stdin: IO[str], stdout: IO[str] | None, status: int
+    ) -> None:
+        """status: a descriptor from which the number of the process and its end are read."""
+        self.stdin, self.stdout = stdin, stdout
+        self.returncode: int | None = None
+        self._server = server
+        self._status = status
+        self._forked: int | None = None
+        self._text = b""
+        self._lock = threading.Lock()
+        os.set_blocking(status, False)
+        weakref.finalize(self, os.close, status)
+
+    @property
+    def pid(self) -> int:
+        """The number of the process; the server's as long as that is at its imports."""
+        end = time.monotonic() + WAIT_SECONDS
+        while self.poll() is None and self._forked is None and self._server.ready:
+            if time.monotonic() > end or not self._readable(WAIT_SECONDS):
+                break
+        return self._server.process.pid if self._forked is None else self._forked
+
+    def poll(self) -> int | None:
+        """The exit code, negative for a signal; None while it runs or is not forked yet."""
+        with self._lock:
+            if self.returncode is None:
+                with suppress(BlockingIOError):
+                    while part := os.read(self._status, 4096):
+                        self._text += part
+                    # Nobody is left who could say more: the server has gone.
+                    self._text += f"\nended {KILLED}\n".encode()
+                for line in self._text.decode().splitlines():
+                    kind, _, number = line.partition(" ")
+                    if kind == "forked" and number:
+                        self._forked = int(number)
+                        self._server.ready = True
+                    elif kind == "ended" and self.returncode is None:
+                        self.returncode = int(number)
+            return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end; subprocess.TimeoutExpired after `timeout` seconds."""
+        end = None if timeout is None else time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            left = None if end is None else end - time.monotonic()
+            if left is not None and left <= 0:
+                raise subprocess.TimeoutExpired(MODULE, timeout or 0.0)
+            self._readable(left)
+        return code
+
+    def _readable(self, seconds: float | None) -> bool:
+        """Wait until there is something to read."""
+        watched = select.poll()
+        watched.register(self._status, select.POLLIN)
+        return bool(watched.poll(None if seconds is None else 1000 * seconds))
+
+    def kill(self) -> None:
+        """End the process now, or the server where it is still at its imports."""
+        if self.poll() is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
+
+class _Server:
+    """The server as its engine sees it; it ends with this process, or when nobody holds it."""
+
+    def __init__(self, program: str, environment: Mapping[str, str]) -> None:
+        self.libraries = _libraries(environment)
+        # True once it has forked a process, so that the next one comes at once.
+        self.ready = False
+        self._engine = os.getpid()
+        self._lock = threading.Lock()
+        self._channel, other = socket.socketpair()
+        with other:
+            self.process = subprocess.Popen(
+                [
+                    *(sys.executable, "-P", "-m", MODULE),
+                    *(program, str(os.getpid()), str(other.fileno())),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=dict(environment),
+                pass_fds=[other.fileno()],
+                start_new_session=True,
+            )
+        self.close = weakref.finalize(self, _end, os.getpid(), self._channel, self.process)
+
+    def serves(self, environment: Mapping[str, str]) -> bool:
+        """True when a process of this environment may be forked from it."""
+        mine = self._engine == os.getpid() and self.process.poll() is None
+        return mine and self.libraries == _libraries(environment)
+
+    def fork(
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        output: int | None,
+        errors: int,
+        descriptors: Sequence[int],
+    ) -> Forked:
+        """A new process; OSError when the server has gone."""
+        told = {"arguments": arguments, "environment": environment, "folder": os.getcwd()}
+        pairs = [os.pipe()[::-1], os.pipe(), os.pipe()]
+        (ours, theirs) = zip(*pairs, strict=True)
+        try:
+            standard = [theirs[0], theirs[1] if output is None else output, errors]
+            with self._lock:
+                socket.send_fds(self._channel, [b"."], [*standard, theirs[2], *descriptors])
+                send(self._channel, told)
+        except BaseException:
+            for descriptor in ours:
+                os.close(descriptor)
+            raise
+        finally:
+            for descriptor in theirs:
+                os.close(descriptor)
+        stdin = os.fdopen(ours[0], "w", encoding="utf-8", errors="replace")
+        stdout = os.fdopen(ours[1], encoding="utf-8", errors="replace")
+        if output is not None:
+            stdout.close()
+        return Forked(self, stdin, None if stdout.closed else stdout, ours[2])
+
+
+def _libraries(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that libraries may have read when they were imported."""
+    changing = ("PYTHONPATH",)
+    return {
+        name: value
+        for name, value in environment.items()
+        if not name.startswith(FREE) and name not in changing
+    }
+
+
+def _end(engine: int, channel: socket.socket, process: subprocess.Popen[bytes]) -> None:
+    channel.close()
+    # A fork of the engine has the same object.
+    if os.getpid() == engine:
+        process.kill()
+        process.wait()
+
+
+_lock = threading.Lock()
+_current: dict[str, _Server] = {}
+
+
+def start(
+    program: str,
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    errors: int,
+    descriptors: Sequence[int],
+    *,
+    output: int | None = None,
+    fork: bool = True,
+) -> subprocess.Popen[str] | Forked:
+    """A process that runs a program; its standard input is a pipe for text, and so is its output.
+
+    program: `WORKER` or `LABELS`. arguments: those of its `main` without the last two, which are
+    its parent and the numbers of the descriptors that it inherits. output: where that goes instead.
+    fork: False where a fork is not safe: an accelerator's driver does not survive it.
+    """
+    if fork and sys.platform == "linux" and environment.get(VARIABLE) != "0":
+        # A folder that has gone, or a server that went just now.
+        with suppress(OSError):
+            server = _server(program, environment)
+            return server.fork(arguments, environment, output, errors, descriptors)
+    numbers = ",".join(map(str, descriptors))
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", program, *arguments, str(os.getpid()), numbers],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE if output is None else output,
+        stderr=errors,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        env=dict(environment),
+        pass_fds=descriptors,
+        start_new_session=True,
+    )
+
+
+def _server(program: str, environment: Mapping[str, str]) -> _Server:
+    """The server for an environment; one before it stays as long as its processes are held."""
+    with _lock:
+        server = _current.get(program)
+        if server is None or not server.serves(environment):
+            server = _current[program] = _Server(program, environment)
+        return server
+
+
+def _import(program: str) -> None:
+    for name in (program, *IMPORTED[program]):
+        # A process imports it once more, and its engine is shown the error.
+        with suppress(Exception):
+            importlib.import_module(name)
+    if program == WORKER and os.environ.get("OMP_NUM_THREADS") == "1":
+        # What computes in several threads must not fork. The toy takes one.
+        with suppress(Exception):
+            embedded.prepare()
+
+
+def _serve(channel: socket.socket, engine: int) -> list[str] | None:
+    """Fork until the engine goes. Returns in each child, with its arguments."""
+    this = os.getpid()
+    running: dict[int, int] = {}
+    reading, writing = os.pipe()
+    for end in (reading, writing):
+        os.set_blocking(end, False)
+    signal.set_wakeup_fd(writing)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    while os.getppid() == engine:
+        ready, _, _ = select.select([channel.fileno(), reading], [], [], LOOK_SECONDS)
+        with suppress(BlockingIOError):
+            os.read(reading, 4096)
+        _report(running)
+        if channel.fileno() not in ready:
+            continue
+        try:
+            told, descriptors = _received(channel)
+        except (Closed, OSError):
+            break
+        *standard, status = descriptors[:4]
+        pid = os.fork()
+        if not pid:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            channel.close()
+            for descriptor in (reading, writing, *running.values()):
+                os.close(descriptor)
+            _become(told, standard, status)
+            numbers = ",".join(map(str, descriptors[4:]))
+            return [*told["arguments"], str(this), numbers]
+        running[pid] = status
+        for descriptor in (*standard, *descriptors[4:]):
+            os.close(descriptor)
+    return None
+
+
+def _received(channel: socket.socket) -> tuple[dict[str, Any], list[int]]:
+    """What a new process gets: see `_Server.fork`."""
+    mark, descriptors, _, _ = socket.recv_fds(channel, 1, 250)
+    if not mark:
+        raise Closed
+    return receive(channel)[0], list(descriptors)
+
+
+def _report(running: dict[int, int]) -> None:
+    """Say of each process that has ended how it did."""
+    while running:
+        pid, code = os.waitpid(-1, os.WNOHANG)
+        if not pid:
+            return
+        status = running.pop(pid)
+        with suppress(OSError):
+            os.write(status, f"ended {os.waitstatus_to_exitcode(code)}\n".encode())
+        os.close(status)
+
+
+def _become(told: Mapping[str, Any], standard: Sequence[int], status: int) -> None:
+    """Make this child what a process of its own would be: session, folder, variables, streams."""
+    os.setsid()
+    os.write(status, f"forked {os.getpid()}\n".encode())
+    os.close(status)
+    for number, descriptor in enumerate(standard):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    before = _python_path()
+    os.environ.clear()
+    os.environ.update(told["environment"])
+    os.chdir(told["folder"])
+    sys.path[:] = [*_python_path(), *(part for part in sys.path if part not in before)]
+    importlib.invalidate_caches()
+
+
+def _python_path() -> list[str]:
+    """The folders that PYTHONPATH puts on the path, as Python does when it starts."""
+    parts = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    return [str(Path(part).absolute()) for part in parts]
+
+
+def main() -> None:
+    """Arguments: the program, the engine's process, and the descriptor of the channel to it."""
+    program, engine, number = sys.argv[1:]
+    os.set_inheritable(int(number), False)
+    _import(program)
+    arguments = _serve(socket.socket(fileno=int(number)), int(engine))
+    if arguments is not None:
+        sys.argv[1:] = arguments
+        importlib.import_module(program).main()
+
+
+if __name__ == "__main__":
+    main()

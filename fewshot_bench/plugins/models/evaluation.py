@@ -1,0 +1,243 @@
+"""A kept model measured on the test images of a data set, with a record like that of a cell.
+
+`evaluate` is the entry point. The protocol of the record is `kept` and its `picks` the digest of
+the model, so that no table mixes it with cells that were fitted for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fewshot_bench.api.image_facts import image_facts
+from fewshot_bench.api.metrics import Answers, rounded
+from fewshot_bench.api.record import Record
+from fewshot_bench.api.registry import registry
+from fewshot_bench.api.shots import ALL_SHOTS, plain
+from fewshot_bench.api.spec import DEFAULT_STORE, KEPT_MODEL, RunSpec, canonical_json
+from fewshot_bench.api.task import Split
+from fewshot_bench.store.store import Store
+from fewshot_bench.utils.arguments import checked, text
+from fewshot_bench.utils.errors import DataMissingError, StoreError, UsageError
+from fewshot_bench.utils.rng import derive
+from fewshot_bench.utils.text import digest_of, few
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from fewshot_bench.analysis.model import Model
+    from fewshot_bench.api.dataset import Dataset
+    from fewshot_bench.api.items import Item
+    from fewshot_bench.profiling.meter import Meter
+    from fewshot_bench.store.model_files import ModelConfig
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The record of a kept model on a data set, and its answers in the order of the test list."""
+
+    record: Record
+    answers: Answers
+    ids: tuple[str, ...]
+
+    def stored(self, store: Path) -> Evaluation:
+        """The same, written into a store that is made where there is none."""
+        opened = Store(store)
+        opened.create()
+        return Evaluation(opened.write(self.record, self.answers, self.ids), self.answers, self.ids)
+
+
+def evaluate(
+    model: Model | str | PathLike[str],
+    dataset: str,
+    *,
+    store: str | PathLike[str] | None = None,
+    device: str = "auto",
+) -> Record:
+    """The record of a kept model on the test images of a data set with the same classes.
+
+    model: as `load_model` gives it, or as it takes it. store: a folder of results that takes the
+    record, with its answers. device: of a model that is opened here. UsageError where classes
+    differ, DataMissingError where there are no test images.
+    """
+    from fewshot_bench.analysis.model import Model, load_model
+
+    checked({"dataset": text("the name of a data set")}, {"dataset": dataset})
+    opened = model if isinstance(model, Model) else load_model(model, device=device)
+    found = measure(opened, dataset, None if store is None else Path(store))
+    return (found if store is None else found.stored(Path(store))).record
+
+
+def measure(model: Model, name: str, store: Path | None = None) -> Evaluation:
+    """Ask a model about the test images of a data set; store: has splits of own images."""
+    import numpy as np
+
+    from fewshot_bench.images.decode import ImageFiles
+    from fewshot_bench.profiling.meter import Meter
+    from fewshot_bench.profiling.peak_memory import PeakMemory
+
+    dataset = registry().dataset(name, store=store or Path(DEFAULT_STORE))
+    items = tuple(dataset.items().get("test", ()))
+    if not items:
+        raise DataMissingError(f"{name} has no test images; choose another data set")
+    places = _matched(model.classnames, dataset.card().classnames, name)
+    spec = _spec(model, name, dataset)
+    split = Split(spec.dataset, spec.revision, KEPT_MODEL, spec.shots, 0, (), (), items)
+    meter, memory = Meter(model.backbone.device), PeakMemory(model.backbone.device)
+    files = ImageFiles(dataset, items)
+    facts = image_facts((), (), files.digests)
+    with memory.watching():
+        logits = _logits(model, dataset, split, places, meter)
+    answers = Answers.of(logits, np.array([item.label for item in items], dtype=np.int64))
+    record = Record(
+        spec=spec,
+        status="done",
+        split=_split(model.config, dataset, split) | {"test_images": facts["test_images"]},
+        metrics=rounded(answers),
+        footprint=_footprint(model, meter) | {"peak_memory_mb": round(memory.megabytes, 1)},
+        timings=meter.timings(),
+        environment=_environment(model),
+        notes={"kept_model": _about(model.config)},
+    )
+    return Evaluation(record, answers, tuple(item.id for item in items))
+
+
+def _matched(known: Sequence[str], asked: Sequence[str], dataset: str) -> list[int]:
+    """The model's column of each class of the data set; UsageError where names differ."""
+    alone, lacking = [sorted(set(a) - set(b)) for a, b in ((known, asked), (asked, known))]
+    if alone or lacking:
+        texts = [f"the model alone has {few(alone)}"] if alone else []
+        texts += [f"{dataset} alone has {few(lacking)}"] if lacking else []
+        raise UsageError(f"classes differ: {'; '.join(texts)}; names must be equal")
+    return [known.index(name) for name in asked]
+
+
+def _spec(model: Model, name: str, dataset: Dataset) -> RunSpec:
+    """The conditions of the fit, on another data set; StoreError where the config cannot be so."""
+    from fewshot_bench.runner.request import canonical, revision_of, weights_of
+    from fewshot_bench.runner.variants import Configured, expand_methods
+
+    config = model.config
+    (variant,) = expand_methods([Configured(config.method, config.options)], (), registry())
+    fit = config.data
+    seed = fit.get("seed", 0)
+    values = {
+        "method": variant.method,
+        "dataset": canonical(name, dataset),
+        "shots": fit.get("shots", plain(ALL_SHOTS)),
+        "split_seed": fit.get("split_seed", seed),
+        "train_seed": seed,
+        "protocol": KEPT_MODEL,
+        "val": fit.get("val", "none"),
+        "prompts": fit.get("prompts", "custom"),
+        "backbone": config.backbone,
+        "weights": weights_of(config.backbone),
+        "precision": config.precision,
+        "device": model.backbone.device.type,
+        "exif": config.exif,
+        "options": dict(variant.options),
+        "overrides": dict(variant.overrides),
+        "method_version": variant.version,
+        "revision": revision_of(name, dataset),
+        "picks": _digest(config),
+    }
+    try:
+        return RunSpec.from_dict(values)
+    except StoreError as error:
+        raise StoreError(f"{model.path}: its config states no fit: {error}") from None
+
+
+def _digest(config: ModelConfig) -> str:
+    return str(config.as_json()["digest"])
+
+
+def _logits(
+    model: Model, dataset: Dataset, split: Split, places: Sequence[int], meter: Meter
+) -> np.ndarray:
+    """(n, classes) of the data set, over the temperature, in the order of the test list.
+
+    Images are asked about in an order that follows from the list alone: one that is grouped by
+    class would give labels away.
+    """
+    import numpy as np
+
+    from fewshot_bench.images.given import Encoded
+
+    items: Sequence[Item] = split.test
+    order = np.random.default_rng(derive(0, "queries", split.digest)).permutation(len(items))
+    images = (Encoded(items[i].id, partial(dataset.read, items[i])) for i in order.tolist())
+    asked = model.measured_logits(images, meter).numpy()[:, places]
+    logits = np.empty((len(items), len(places)), dtype=np.float32)
+    logits[order] = asked / np.float32(model.config.temperature)
+    return logits
+
+
+def _split(config: ModelConfig, dataset: Dataset, split: Split) -> dict[str, Any]:
+    """Facts of the images: those of the fit as the model states them, and the test images."""
+    card, fit = dataset.card(), config.data
+    counts = fit.get("images", ())
+    counts = list(counts.values() if isinstance(counts, Mapping) else counts)
+    fitted = canonical_json([fit.get("split", ""), split.digest])
+    return {
+        "digest": digest_of(fitted, 64),
+        "protocol": KEPT_MODEL,
+        "revision": split.revision,
+        "classes": len(card.classnames),
+        "train": sum(counts),
+        "val": fit.get("validation", 0),
+        "test": len(split.test),
+        "verified": None,
+        "mirrored": card.mirrored,
+        "templates": list(config.templates),
+        "classnames": list(card.classnames),
+    }
+
+
+def _footprint(model: Model, meter: Meter) -> dict[str, Any]:
+    """Costs of the answers; those of the fit are not kept with a model."""
+    from fewshot_bench.api.method_card import card_of
+
+    footprint: dict[str, Any] = {
+        "trained": None,
+        "stored": sum(tensor.numel() for tensor in model.classifier.tensors().values()),
+        "backbone": getattr(model.backbone, "parameters", None),
+        "images_seen": meter.images_seen,
+        "images_encoded": meter.images_encoded,
+        "work": meter.work(),
+    }
+    config = model.config
+    with suppress(Exception):
+        card = card_of(registry().method_class(config.method)(**config.options))
+        footprint |= {"card": card.to_dict()} if card else {}
+    return footprint
+
+
+def _environment(model: Model) -> dict[str, Any]:
+    from fewshot_bench.runner import kit_results
+    from fewshot_bench.utils import environment
+
+    method, backbone = model.config.method, model.backbone
+    return environment.describe(backbone.device) | {
+        "weights_digest": backbone.weights_digest,
+        "activation": getattr(backbone, "activation", None),
+        "method_origin": registry().method(method).origin.split(",")[0],
+        "code": registry().code(method),
+        "kit": kit_results.of_record(method),
+    }
+
+
+def _about(config: ModelConfig) -> dict[str, Any]:
+    """The model that was measured, for the notes of the record."""
+    return {
+        "digest": _digest(config),
+        "fsbench": config.fsbench,
+        "method_code": config.method_code,
+        "data": dict(config.data),
+        "notes": dict(config.notes),
+        "temperature": config.temperature,
+    }

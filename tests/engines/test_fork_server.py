@@ -1,0 +1,167 @@
+"""Workers are forked from a process that has imported what they need, where that is safe."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from fewshot_bench.engines.base import Settings
+from fewshot_bench.engines.fork_server import VARIABLE
+from fewshot_bench.engines.local import LocalEngine
+from fewshot_bench.engines.process import Slot, Worker
+from fewshot_bench.store.store import Store
+from tests.helpers import PATIENCE, cells, is_running, wait_until
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks on Linux alone")
+Begin = Callable[..., Worker]
+
+
+@pytest.fixture
+def begin(tmp_path: Path) -> Iterator[Begin]:
+    """Starts workers; with `until`, waits for that event of theirs."""
+    workers = []
+
+    def start(device: str = "cpu", until: str = "idle", **settings: Any) -> Worker:
+        events: queue.Queue[Any] = queue.Queue()
+        asked = Settings(**{"threads": 1} | settings)
+        worker = Worker.start(Slot(f"{device}/0", device), Store(tmp_path), asked, events)
+        workers.append(worker)
+        while until and events.get(timeout=PATIENCE)[1]["event"] != until:
+            pass
+        return worker
+
+    yield start
+    for worker in workers:
+        worker.stop()
+
+
+def parent(worker: Worker) -> int:
+    """The process that a worker's process is a child of."""
+    return psutil.Process(worker.process.pid).ppid()
+
+
+def test_workers_of_several_engines_are_forked_from_one_server(begin: Begin) -> None:
+    first, second = begin(), begin()
+    assert first.process.pid != second.process.pid
+    assert parent(first) == parent(second)
+    labels = [psutil.Process(worker.seat.process.pid).ppid() for worker in (first, second)]
+    assert labels[0] == labels[1] != parent(first)
+    for server in (parent(first), labels[0]):
+        assert psutil.Process(server).ppid() == os.getpid()
+
+
+def test_what_forks_the_processes_with_labels_has_not_imported_torch(begin: Begin) -> None:
+    pid = begin().seat.process.pid
+    for process in (pid, psutil.Process(pid).ppid()):
+        assert not any("torch" in region.path for region in psutil.Process(process).memory_maps())
+
+
+def test_a_forked_worker_is_in_a_session_and_a_folder_of_its_own(
+    begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    worker = begin()
+    assert os.getsid(worker.process.pid) == worker.process.pid
+    assert psutil.Process(worker.process.pid).cwd() == str(tmp_path)
+
+
+def test_a_forked_worker_holds_nothing_of_its_server_or_of_other_workers(begin: Begin) -> None:
+    alone, *_, last = (begin() for _ in range(3))
+    counts = [psutil.Process(worker.process.pid).num_fds() for worker in (alone, last)]
+    assert counts[0] == counts[1]
+    first = {os.readlink(f"/proc/{alone.process.pid}/fd/{number}") for number in (0, 1, 2)}
+    held = Path(f"/proc/{last.process.pid}/fd")
+    assert not first & {os.readlink(entry) for entry in held.iterdir()}
+
+
+@pytest.mark.parametrize("how", ["accelerator", "switched off"])
+def test_other_workers_are_processes_of_their_own(
+    how: str, begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if how == "switched off":
+        monkeypatch.setenv(VARIABLE, "0")
+    worker = begin("cuda" if how == "accelerator" else "cpu", until="")
+    assert parent(worker) == os.getpid()
+
+
+def test_another_variable_of_a_library_is_another_server(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = begin()
+    monkeypatch.setenv("FSBENCH_SEEN_BY_WORKERS_ALONE", "1")
+    assert parent(begin()) == parent(usual)
+    other = begin(variables={"TORCH_SHOW_CPP_STACKTRACES": "1"}, until="beat")
+    assert parent(other) != parent(usual)
+    assert is_running(usual.process.pid)
+
+
+def test_one_that_is_stopped_before_it_is_forked_is_ended_at_once(begin: Begin) -> None:
+    waiting = begin(variables={"TORCH_SHOW_CPP_STACKTRACES": "0"}, until="")
+    server = waiting.process.pid
+    assert psutil.Process(server).ppid() == os.getpid()
+    waiting.stop()
+    assert waiting.process.returncode == -signal.SIGKILL
+    wait_until(lambda: not is_running(server))
+
+
+def test_the_end_of_a_worker_is_passed_on(begin: Begin) -> None:
+    worker = begin()
+    os.kill(worker.process.pid, signal.SIGTERM)
+    assert worker.process.wait(PATIENCE) == -signal.SIGTERM
+    assert worker.process.poll() == -signal.SIGTERM
+    assert worker.how_it_ended() == "killed by signal 15"
+
+
+def test_a_server_that_is_killed_costs_a_try(methods: Any, tmp_path: Path) -> None:
+    todo = cells("slow", options=["seconds=0.3"], seeds=(1, 2))
+    killed: list[int] = []
+
+    def progress(*_: object) -> None:
+        if not killed:
+            killed.append(parent(engine._workers[0]))
+            os.kill(killed[0], signal.SIGKILL)
+
+    with LocalEngine(Store(tmp_path), Settings(threads=1)) as engine:
+        records = list(engine.run(todo, progress))
+    assert killed
+    assert [record.status for record in records] == ["done", "done"]
+    assert "retried" in {i["kind"] for record in records for i in record.incidents}
+
+
+def test_workers_do_not_outlive_a_killed_engine(begin: Begin, tmp_path: Path) -> None:
+    code = (
+        "import queue, sys\n"
+        "from pathlib import Path\n"
+        "from fewshot_bench.engines.base import Settings\n"
+        "from fewshot_bench.engines.process import Slot, Worker\n"
+        "from fewshot_bench.store.store import Store\n"
+        "events = queue.Queue()\n"
+        "args = Slot('cpu/0', 'cpu'), Store(Path(sys.argv[1])), Settings(threads=1), events\n"
+        "worker = Worker.start(*args)\n"
+        "while events.get()[1]['event'] != 'idle': pass\n"
+        "print(worker.process.pid, flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    engine = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert engine.stdout is not None
+    with contextlib.closing(engine.stdout):
+        pid = int(engine.stdout.readline())
+        server = psutil.Process(pid).ppid()
+        engine.kill()
+        engine.communicate()
+    wait_until(lambda: not is_running(pid) and not is_running(server))

@@ -1,0 +1,169 @@
+"""`fsbench evaluate`: records of kept models, which no table mixes with those of a run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+import fewshot_bench as fb
+from fewshot_bench.runner.run import run_one
+from fewshot_bench.runner.session import Session
+from fewshot_bench.store.kept_models import model_folder
+from fewshot_bench.store.model_files import read_model, write_model
+from fewshot_bench.store.store import Store
+from tests.helpers import cells, fsbench, image_folder, record_files
+
+METHODS = ("zero-shot", "linear-probe")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return image_folder(tmp_path_factory.mktemp("home") / "photos", train=6, test=20)
+
+
+@pytest.fixture(scope="module")
+def made(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of cells with their models, and the records of these."""
+    store = tmp_path_factory.mktemp("made") / "store"
+    name = f"folder:{photos}"
+    session, opened = Session(models=store), Store(store)
+    for spec in cells(*METHODS, datasets=(name,), shots=(2,), limit=None):
+        done = run_one(spec, session)
+        opened.write(done.record, done.answers, done.ids)
+        fb.evaluate(model_folder(store, spec.key()), name, store=store)
+    return store
+
+
+@pytest.fixture
+def store(made: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(made, tmp_path / "store"))
+
+
+def records(store: Path, protocol: str) -> dict[str, fb.Record]:
+    found = [r for r in fb.load(store) if r.spec.protocol == protocol]
+    return {record.spec.method: record for record in found}
+
+
+def kept_model(store: Path, method: str = "linear-probe") -> Path:
+    return model_folder(store, records(store, "coop")[method].spec.key())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_record_has_the_answers_of_the_cell(made: Path, method: str) -> None:
+    cell, kept = (records(made, protocol)[method] for protocol in ("coop", "kept"))
+    assert kept.logits_digest == cell.logits_digest
+    assert kept.metrics == cell.metrics
+    assert kept.split["test_images"] == cell.split["test_images"]
+    assert kept.split["train"] == cell.split["train"] == 4
+    assert kept.spec.picks == fb.load_model(kept_model(made, method)).config.as_json()["digest"]
+    same = ("dataset", "shots", "split_seed", "train_seed", "val", "prompts", "weights", "options")
+    for name in (*same, "overrides", "method_version", "revision", "precision", "device"):
+        assert getattr(kept.spec, name) == getattr(cell.spec, name), name
+    assert kept.environment["code"] == cell.environment["code"]
+    assert kept.footprint["images_encoded"] >= 40
+    results = fb.load(made)
+    ours, theirs = results.predictions(kept), results.predictions(cell)
+    assert list(ours.predicted) == list(theirs.predicted)
+    assert list(ours.ids) == list(theirs.ids)
+
+
+def test_a_model_states_the_picks_of_its_split_and_no_path(made: Path, photos: Path) -> None:
+    folder = kept_model(made)
+    config = read_model(folder)[0]
+    shown = fsbench("splits", "show", f"folder:{photos}", "--shots", 2, "--seeds", 1)
+    assert config.data["split"] in shown.out
+    assert config.data["dataset"] == "folder:photos"
+    assert config.data["validation"] == 4
+    for path in folder.iterdir():
+        assert str(photos.parent).encode() not in path.read_bytes(), path.name
+
+
+def test_no_table_mixes_them_with_cells_of_a_run(made: Path) -> None:
+    mixed = fsbench("compare", "--store", made)
+    assert mixed.code == 2
+    assert "records differ in protocol ('coop' in 2 records, 'kept' in 2 records)" in mixed.err
+    alone = fsbench("compare", "--store", made, "--protocol", "kept")
+    assert alone.code == 0, alone.err
+    assert "protocol kept" in alone.out
+    beside = fsbench("compare", "--store", made, "--allow-mixed").out
+    assert "linear-probe protocol=kept" in beside
+    assert "linear-probe protocol=coop" in beside
+
+
+def test_other_commands_read_them_like_any_other(made: Path, tmp_path: Path) -> None:
+    assert "all is well" in fsbench("store", "verify", "--store", made).out
+    chosen = ("--store", made, "--protocol", "kept")
+    assert "protocol kept" in fsbench("audit", *chosen).out
+    page = tmp_path / "page.html"
+    built = fsbench("report", *chosen, "--output", page)
+    assert built.code == 0, built.err
+    assert "kept" in page.read_text(encoding="utf-8")
+    frame = fb.load(made).where(protocol="kept").to_frame()
+    assert sorted(frame["method"]) == sorted(METHODS)
+    key = records(made, "kept")["zero-shot"].spec.key()
+    again = fsbench("rerun", key, "--store", made)
+    assert again.code == 2
+    assert "fsbench evaluate MODEL --store DIR" in again.err
+
+
+def test_what_is_missing_is_no_command_of_a_run(store: Path, photos: Path) -> None:
+    other = kept_model(store, "zero-shot")
+    config, tensors = read_model(other)
+    seed = dataclasses.replace(config, data={**config.data, "seed": 7, "split_seed": 7})
+    write_model(store / "seven", seed, tensors, "")
+    fb.evaluate(store / "seven", f"folder:{photos}", store=store)
+    found = fsbench("compare", "--store", store, "--protocol", "kept")
+    assert found.code == 0, found.err
+    assert "--protocol kept" not in found.out
+    assert "fsbench evaluate MODEL --store DIR" in " ".join(found.out.split())
+
+
+def test_two_models_of_a_method_share_no_row(store: Path, photos: Path) -> None:
+    config, tensors = read_model(kept_model(store))
+    write_model(store / "cooler", dataclasses.replace(config, temperature=2.0), tensors, "")
+    done = fsbench("evaluate", store / "cooler", "-d", f"folder:{photos}", "--store", store)
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[-1].startswith("record ")
+    refused = fsbench("compare", "--store", store, "--protocol", "kept")
+    assert refused.code == 2
+    assert "records differ in model of 'linear-probe@1'" in refused.err
+    assert "fsbench store rm" in refused.err
+    rows = fsbench("compare", "--store", store, "--protocol", "kept", "--allow-mixed").out
+    assert rows.count("linear-probe model=") == 2
+
+
+def test_nothing_is_written_without_a_store(
+    made: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = record_files(made)
+    monkeypatch.chdir(tmp_path)
+    record = fb.evaluate(fb.load_model(kept_model(made)), f"folder:{photos}")
+    assert record.spec.key() == records(made, "kept")["linear-probe"].spec.key()
+    shown = fsbench("evaluate", kept_model(made), "-d", f"folder:{photos}", "--format", "json")
+    assert json.loads(shown.out)["record"] is None
+    assert json.loads(shown.out)["metrics"] == record.metrics
+    assert not list(tmp_path.iterdir())
+    assert record_files(made) == before
+
+
+def test_an_evaluation_takes_the_place_of_the_same_one(store: Path, photos: Path) -> None:
+    count = len(fb.load(store).records())
+    fb.evaluate(kept_model(store), f"folder:{photos}", store=store)
+    assert len(fb.load(store).records()) == count
+    assert Store(store).complete(records(store, "kept")["linear-probe"].spec.key())
+
+
+@pytest.mark.parametrize("data", [{"seed": "one"}, {"seed": -1}, {"shots": "many"}, {"val": 3}])
+def test_a_config_that_no_fit_wrote_is_one_line(
+    made: Path, photos: Path, tmp_path: Path, data: dict[str, object]
+) -> None:
+    config, tensors = read_model(kept_model(made))
+    changed = dataclasses.replace(config, data={**config.data, **data})
+    write_model(tmp_path / "model", changed, tensors, "")
+    done = fsbench("evaluate", tmp_path / "model", "-d", f"folder:{photos}")
+    assert done.code == 1
+    assert "its config states no fit" in done.err
