@@ -82,6 +82,13 @@ ROWS = {
         "minutes",
         "images are encoded in every step and for every classifier: no feature is shared",
     ),
+    "dora": Row(
+        "low-rank updates of directions and magnitudes of rows of q, k and v, inside both encoders",
+        "230,400 (rank 2, and a magnitude per row)",
+        _NOTHING,
+        "minutes",
+        "more is trained than by clip-lora of the same rank; no few-shot setting is published",
+    ),
     "clip-adapter": Row(
         "bottleneck behind the image encoder",
         "131,072 (2 d d / 4)",
@@ -136,6 +143,20 @@ ROWS = {
         _TWELVE,
         "minutes",
         "up to twelve trainings per fit; the paper fine-tunes the image encoder too",
+    ),
+    "vpt-deep": Row(
+        "tokens beside the patches, in every layer of the image encoder",
+        "73,728 (12 x 8 x 768)",
+        _NOTHING,
+        "minutes",
+        "its 5 epochs are a base-to-new schedule, and the first one runs at a rate of 1e-5",
+    ),
+    "vpt-shallow": Row(
+        "tokens beside the patches, before the image encoder",
+        "6,144 (8 x 768)",
+        _NOTHING,
+        "minutes",
+        "as vpt-deep",
     ),
 }
 _WITHOUT_CARD = {"linear-probe": "none"}

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import hashlib
 import json
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from fewshot_bench.backbones.shape import Shape
 
 FOLDER = "tiny"
+CONFIG = "open_clip_config.json"
 
 
 def _file(name: str) -> bytes:
@@ -26,21 +31,39 @@ def shape() -> Shape:
     """Its sizes, which need no weights."""
     from fewshot_bench.backbones.shape import shape_in
 
-    return shape_in(json.loads(_file("open_clip_config.json"))["model_cfg"])
+    return shape_in(json.loads(_file(CONFIG))["model_cfg"])
 
 
 def load_tiny(device: str = "cpu", precision: str = "fp32") -> Any:
-    """The embedded backbone; token rows that were never trained come from a frozen stream."""
-    import numpy as np
-    import torch
-    from open_clip import CLIP
-    from open_clip.tokenizer import SimpleTokenizer
+    """A new copy of the embedded backbone."""
     from open_clip.transform import PreprocessCfg, image_transform_v2
-    from safetensors.torch import load
 
     from fewshot_bench.backbones.open_clip import OpenClipBackbone
 
-    config = json.loads(_file("open_clip_config.json"))
+    preprocess = PreprocessCfg(**json.loads(_file(CONFIG))["preprocess_cfg"])
+    transform = image_transform_v2(preprocess, is_train=False)
+    module = copy.deepcopy(_module())
+    return OpenClipBackbone(
+        "tiny", module, _tokenizer(), transform, device=device, precision=precision
+    )
+
+
+@functools.cache
+def _tokenizer() -> Any:
+    from open_clip.tokenizer import SimpleTokenizer
+
+    return SimpleTokenizer()
+
+
+@functools.cache
+def _module() -> nn.Module:
+    """The model in float32; token rows that were never trained come from a frozen stream."""
+    import numpy as np
+    import torch
+    from open_clip import CLIP
+    from safetensors.torch import load
+
+    config = json.loads(_file(CONFIG))
     state = {name: value.float() for name, value in load(_file("tiny.safetensors")).items()}
     rows, ids = state["token_embedding.weight"], state.pop("token_ids").long()
     shape = (config["model_cfg"]["text_cfg"]["vocab_size"], rows.shape[1])
@@ -50,12 +73,15 @@ def load_tiny(device: str = "cpu", precision: str = "fp32") -> Any:
     embedding[ids] = rows
     state["token_embedding.weight"] = embedding
     with torch.random.fork_rng(devices=[]):
-        model = CLIP(**config["model_cfg"])
-    model.load_state_dict(state)
-    transform = image_transform_v2(PreprocessCfg(**config["preprocess_cfg"]), is_train=False)
-    return OpenClipBackbone(
-        "tiny", model, SimpleTokenizer(), transform, device=device, precision=precision
-    )
+        module: nn.Module = CLIP(**config["model_cfg"])
+    module.load_state_dict(state)
+    return module
+
+
+def prepare() -> None:
+    """Build what every copy of it shares, so that loading one takes little time."""
+    _module()
+    _tokenizer()
 
 
 load_tiny.threads = 1  # type: ignore[attr-defined]

@@ -1,8 +1,9 @@
-"""Workers are forked from a process that has imported what all of them need, once.
+"""Processes of engines are forked from one that has imported what all of them need, once.
 
-`start` gives an engine a worker process: forked from the server of this environment where that is
-safe (Linux, no accelerator), else a process of its own. `main` is the server. It never loads
-plug-ins, so that each worker begins as a fresh process does, but for what is imported.
+`start` gives an engine a process that runs a program, a module with `main`: forked from the server
+of this program and environment where that is safe, else a process of its own. `main` is the
+server. It never loads plug-ins, so that each fork begins as a fresh process does, but for what is
+imported.
 """
 
 from __future__ import annotations
@@ -22,28 +23,36 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from fewshot_bench.engines import worker
+from fewshot_bench.backbones import embedded
 from fewshot_bench.engines.messages import Closed, receive, send
 
 MODULE = "fewshot_bench.engines.fork_server"
-# Set to 0, every worker is a process of its own.
+WORKER = "fewshot_bench.engines.worker"
+LABELS = "fewshot_bench.engines.label_process"
+# What a program imports when it begins to work, besides what its module does.
+IMPORTED = {
+    WORKER: ("fewshot_bench.runner.run", "fewshot_bench.backbones.open_clip", "open_clip"),
+    LABELS: (),
+}
+# Set to 0, nothing is forked.
 VARIABLE = "FSBENCH_FORK_SERVER"
-IMPORTED = ("fewshot_bench.runner.run", "fewshot_bench.backbones.open_clip", "open_clip")
-# What can change while a server lives: workers read it when they begin. Another change may matter
+# What can change while a server lives: programs read it when they begin. Another change may matter
 # to a library that is imported already, so that there is another server for it.
 FREE = ("FSBENCH_", "PYTEST_")
-# How long a worker may take to be forked by a server that has forked others.
+# How long a process may take to be forked by a server that has forked others.
 WAIT_SECONDS = 10.0
 # The server looks this often whether its engine is still its parent.
 LOOK_SECONDS = 5.0
-# The code of a worker whose server has gone: it was killed with it.
+# The code of a process whose server has gone: it was killed with it.
 KILLED = -9
 
 
-class ForkedWorker:
-    """A worker that the server has forked, with what its engine needs of `subprocess.Popen`."""
+class Forked:
+    """A process that a server has forked, with what its engine needs of `subprocess.Popen`."""
 
-    def __init__(self, server: _Server, stdin: IO[str], stdout: IO[str], status: int) -> None:
+    def __init__(
+        self, server: _Server, stdin: IO[str], stdout: IO[str] | None, status: int
+    ) -> None:
         """status: a descriptor from which the number of the process and its end are read."""
         self.stdin, self.stdout = stdin, stdout
         self.returncode: int | None = None
@@ -108,9 +117,9 @@ class ForkedWorker:
 class _Server:
     """The server as its engine sees it; it ends with this process, or when nobody holds it."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self, program: str, environment: Mapping[str, str]) -> None:
         self.libraries = _libraries(environment)
-        # True once it has forked a worker, so that the next one comes at once.
+        # True once it has forked a process, so that the next one comes at once.
         self.ready = False
         self._engine = os.getpid()
         self._lock = threading.Lock()
@@ -119,7 +128,7 @@ class _Server:
             self.process = subprocess.Popen(
                 [
                     *(sys.executable, "-P", "-m", MODULE),
-                    *(str(os.getpid()), str(other.fileno())),
+                    *(program, str(os.getpid()), str(other.fileno())),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -139,20 +148,18 @@ class _Server:
         self,
         arguments: Sequence[str],
         environment: Mapping[str, str],
-        stderr: int,
+        output: int | None,
+        errors: int,
         descriptors: Sequence[int],
-    ) -> ForkedWorker:
-        """A new worker; OSError when the server has gone."""
+    ) -> Forked:
+        """A new process; OSError when the server has gone."""
         told = {"arguments": arguments, "environment": environment, "folder": os.getcwd()}
-        ours: list[int] = []
-        theirs: list[int] = []
+        pairs = [os.pipe()[::-1], os.pipe(), os.pipe()]
+        (ours, theirs) = zip(*pairs, strict=True)
         try:
-            for pair in (os.pipe()[::-1], os.pipe(), os.pipe()):
-                ours.append(pair[0])
-                theirs.append(pair[1])
+            standard = [theirs[0], theirs[1] if output is None else output, errors]
             with self._lock:
-                passed = [*theirs[:2], stderr, theirs[2], *descriptors]
-                socket.send_fds(self._channel, [b"."], passed)
+                socket.send_fds(self._channel, [b"."], [*standard, theirs[2], *descriptors])
                 send(self._channel, told)
         except BaseException:
             for descriptor in ours:
@@ -163,7 +170,9 @@ class _Server:
                 os.close(descriptor)
         stdin = os.fdopen(ours[0], "w", encoding="utf-8", errors="replace")
         stdout = os.fdopen(ours[1], encoding="utf-8", errors="replace")
-        return ForkedWorker(self, stdin, stdout, ours[2])
+        if output is not None:
+            stdout.close()
+        return Forked(self, stdin, None if stdout.closed else stdout, ours[2])
 
 
 def _libraries(environment: Mapping[str, str]) -> dict[str, str]:
@@ -185,32 +194,36 @@ def _end(engine: int, channel: socket.socket, process: subprocess.Popen[bytes]) 
 
 
 _lock = threading.Lock()
-_current: list[_Server] = []
+_current: dict[str, _Server] = {}
 
 
 def start(
-    device: str,
+    program: str,
     arguments: Sequence[str],
     environment: Mapping[str, str],
-    stderr: int,
+    errors: int,
     descriptors: Sequence[int],
-) -> subprocess.Popen[str] | ForkedWorker:
-    """A worker process; its standard input and output are pipes of text.
+    *,
+    output: int | None = None,
+    fork: bool = True,
+) -> subprocess.Popen[str] | Forked:
+    """A process that runs a program; its standard input is a pipe for text, and so is its output.
 
-    device: a driver that is initialized does not survive a fork, so that only workers on "cpu"
-    are forked. arguments: those of `worker.main`, without the last two. descriptors: what it
-    inherits besides `stderr`, named to it in the last argument.
+    program: `WORKER` or `LABELS`. arguments: those of its `main` without the last two, which are
+    its parent and the numbers of the descriptors that it inherits. output: where that goes instead.
+    fork: False where a fork is not safe: an accelerator's driver does not survive it.
     """
-    if device == "cpu" and sys.platform == "linux" and environment.get(VARIABLE) != "0":
+    if fork and sys.platform == "linux" and environment.get(VARIABLE) != "0":
         # A folder that has gone, or a server that went just now.
         with suppress(OSError):
-            return _server(environment).fork(arguments, environment, stderr, descriptors)
+            server = _server(program, environment)
+            return server.fork(arguments, environment, output, errors, descriptors)
     numbers = ",".join(map(str, descriptors))
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", worker.__name__, *arguments, str(os.getpid()), numbers],
+        [sys.executable, "-P", "-m", program, *arguments, str(os.getpid()), numbers],
         stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=stderr,
+        stdout=subprocess.PIPE if output is None else output,
+        stderr=errors,
         text=True,
         encoding="utf-8",
         errors="replace",
@@ -220,23 +233,28 @@ def start(
     )
 
 
-def _server(environment: Mapping[str, str]) -> _Server:
-    """The server for an environment; the one before it stays as long as its workers are held."""
+def _server(program: str, environment: Mapping[str, str]) -> _Server:
+    """The server for an environment; one before it stays as long as its processes are held."""
     with _lock:
-        if not _current or not _current[0].serves(environment):
-            _current[:] = [_Server(environment)]
-        return _current[0]
+        server = _current.get(program)
+        if server is None or not server.serves(environment):
+            server = _current[program] = _Server(program, environment)
+        return server
 
 
-def _import() -> None:
-    for name in IMPORTED:
-        # A worker imports it once more, and its engine is shown the error.
+def _import(program: str) -> None:
+    for name in (program, *IMPORTED[program]):
+        # A process imports it once more, and its engine is shown the error.
         with suppress(Exception):
             importlib.import_module(name)
+    if program == WORKER and os.environ.get("OMP_NUM_THREADS") == "1":
+        # What computes in several threads must not fork. The toy takes one.
+        with suppress(Exception):
+            embedded.prepare()
 
 
 def _serve(channel: socket.socket, engine: int) -> list[str] | None:
-    """Fork workers until the engine goes. Returns in each worker, with its arguments."""
+    """Fork until the engine goes. Returns in each child, with its arguments."""
     this = os.getpid()
     running: dict[int, int] = {}
     reading, writing = os.pipe()
@@ -273,7 +291,7 @@ def _serve(channel: socket.socket, engine: int) -> list[str] | None:
 
 
 def _received(channel: socket.socket) -> tuple[dict[str, Any], list[int]]:
-    """What a new worker gets: see `_Server.fork`."""
+    """What a new process gets: see `_Server.fork`."""
     mark, descriptors, _, _ = socket.recv_fds(channel, 1, 250)
     if not mark:
         raise Closed
@@ -281,7 +299,7 @@ def _received(channel: socket.socket) -> tuple[dict[str, Any], list[int]]:
 
 
 def _report(running: dict[int, int]) -> None:
-    """Say of each worker that has ended how it did."""
+    """Say of each process that has ended how it did."""
     while running:
         pid, code = os.waitpid(-1, os.WNOHANG)
         if not pid:
@@ -315,14 +333,14 @@ def _python_path() -> list[str]:
 
 
 def main() -> None:
-    """Arguments: the engine's process, and the descriptor of the channel to it."""
-    engine, descriptor = map(int, sys.argv[1:])
-    os.set_inheritable(descriptor, False)
-    _import()
-    arguments = _serve(socket.socket(fileno=descriptor), engine)
+    """Arguments: the program, the engine's process, and the descriptor of the channel to it."""
+    program, engine, number = sys.argv[1:]
+    os.set_inheritable(int(number), False)
+    _import(program)
+    arguments = _serve(socket.socket(fileno=int(number)), int(engine))
     if arguments is not None:
         sys.argv[1:] = arguments
-        worker.main()
+        importlib.import_module(program).main()
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from fewshot_bench.api import plugins
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.engines.fork_server import LABELS, start
 from fewshot_bench.engines.messages import Closed, receive, send
 from fewshot_bench.runner import kit_results
 from fewshot_bench.runner.examiner import SEPARATE, Examiner
@@ -31,7 +32,6 @@ from fewshot_bench.utils.errors import ContractError
 from fewshot_bench.utils.prefetch import THREADS
 from fewshot_bench.utils.processes import die_with
 
-MODULE = "fewshot_bench.engines.label_process"
 # As many as there are threads that read images at once, and one for all else.
 CHANNELS = THREADS + 1
 STOP_SECONDS = 10.0
@@ -43,7 +43,7 @@ class Seat:
     """The process that holds labels for one worker, as the engine sees it."""
 
     def __init__(
-        self, store: Path, environment: Mapping[str, str], stderr: Any, keep: str = ""
+        self, store: Path, environment: Mapping[str, str], stderr: int, keep: str = ""
     ) -> None:
         """Start it; `descriptors` are the worker's ends, which `started` closes here.
 
@@ -53,22 +53,14 @@ class Seat:
         self._number = 0
         self._ends = [mine for mine, _ in pairs]
         theirs = [other for _, other in pairs]
-        numbers = ",".join(str(end.fileno()) for end in theirs)
         try:
-            self.process = subprocess.Popen(
-                [
-                    *(sys.executable, "-P", "-m", MODULE),
-                    str(store),
-                    str(os.getpid()),
-                    numbers,
-                    keep,
-                ],
-                stdin=subprocess.PIPE,
-                stdout=stderr,
-                stderr=stderr,
-                env={**environment, plugins.ONLY: "", "OMP_NUM_THREADS": "1"},
-                pass_fds=[end.fileno() for end in theirs],
-                start_new_session=True,
+            self.process = start(
+                LABELS,
+                [str(store), keep],
+                {**environment, plugins.ONLY: "", "OMP_NUM_THREADS": "1"},
+                stderr,
+                [end.fileno() for end in theirs],
+                output=stderr,
             )
         finally:
             for end in theirs:
@@ -95,7 +87,7 @@ class Seat:
         # A process that has gone is noticed by the worker.
         with suppress(OSError, ValueError):
             assert self.process.stdin is not None
-            self.process.stdin.write(text.encode())
+            self.process.stdin.write(text)
             self.process.stdin.flush()
         return self._number
 
@@ -267,8 +259,8 @@ def _served(desk: _Desk, numbers: Sequence[int]) -> Iterator[list[threading.Thre
 
 
 def main() -> None:
-    """Arguments: store folder, the engine's process, descriptors joined by commas, what to keep."""
-    folder, parent, numbers, keep = sys.argv[1:]
+    """Arguments: store folder, what to keep, the parent process, descriptors joined by commas."""
+    folder, keep, parent, numbers = sys.argv[1:]
     die_with(int(parent))
     offline.enforce_if_asked()
     desk = _Desk(Path(folder), keep)

@@ -23,7 +23,7 @@ from typing import IO, Any
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.engines.base import TRIES, EngineError, Settings, lost
-from fewshot_bench.engines.fork_server import ForkedWorker, start
+from fewshot_bench.engines.fork_server import WORKER, Forked, start
 from fewshot_bench.engines.label_process import Seat
 from fewshot_bench.engines.scheduling import Group
 from fewshot_bench.store.store import Store
@@ -88,7 +88,7 @@ class Worker:
     """One worker process, and the cells that it still has to finish; the first one is running."""
 
     slot: Slot
-    process: subprocess.Popen[str] | ForkedWorker
+    process: subprocess.Popen[str] | Forked
     seat: Seat
     cells: Group = field(default_factory=list)
     parts: int = 1
@@ -126,7 +126,14 @@ class Worker:
                 *(str(store.path), slot.device, str(settings.threads or 0)),
                 str(int(settings.keep_models)),
             ]
-            process = start(slot.device, arguments, environment, writing, seat.descriptors)
+            process = start(
+                WORKER,
+                arguments,
+                environment,
+                writing,
+                seat.descriptors,
+                fork=slot.device == "cpu",
+            )
             seat.started()
         finally:
             os.close(writing)

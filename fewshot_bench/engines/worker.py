@@ -70,7 +70,7 @@ class _Answers:
 
 def main() -> None:
     """Arguments: store folder, device, CPU threads (0: leave them), 1 where models are kept, the
-    engine's process, and descriptors, joined by commas, that lead to the process with the labels.
+    parent process, and descriptors, joined by commas, that lead to the process with the labels.
     """
     folder, device, threads, keep_models, parent, descriptors = sys.argv[1:]
     die_with(int(parent))

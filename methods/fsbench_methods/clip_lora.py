@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -39,15 +39,28 @@ from fewshot_bench.training import (
 from fsbench_methods.lora_layers import (
     Dropout,
     LowRank,
+    Update,
     init_factors,
     layers_at,
     named_factors,
     tower_sites,
 )
-from fsbench_methods.lora_model import LoraClassifier, LoraModel, MergedClassifier
+from fsbench_methods.lora_model import LoraClassifier, LoraModel, MergedClassifier, restored
 
 MATRICES = {"q": ("q",), "k": ("k",), "v": ("v",), "o": ("o",), "m": ("fc", "proj")}
 _PAPER = "CLIP-LoRA (Zanella and Ben Ayed 2024)"
+
+
+def require_updates(method: Any) -> None:
+    """UsageError for values of a method's updates and of their training that are out of range."""
+    require_choices(method)
+    require_positive(method, "rank", "iterations", "batch_size", "lr")
+    require_not_negative(method, "alpha", "weight_decay")
+    require(method, "dropout", 0 <= method.dropout < 1, "a number in [0, 1)")
+    letters = set(method.matrices)
+    valid = bool(letters) and letters <= set(MATRICES) and len(letters) == len(method.matrices)
+    expected = "distinct letters of q, k, v, o, m without separators, such as 'qkv'"
+    require(method, "matrices", valid, expected)
 
 
 @dataclass(frozen=True)
@@ -76,7 +89,9 @@ class ClipLora:
     rank: int = hyper(2, "rank r of every update", source=f"{_PAPER}, p. 5")
     alpha: float = hyper(1.0, "numerator of the scaling", source="run_utils.py:22-35")
     scaling: Literal["sqrt", "linear"] = hyper(
-        "sqrt", "scale updates by alpha/sqrt(r) or alpha/r", source="loralib/layers.py:41-42"
+        "sqrt",
+        "scale updates by alpha/sqrt(r), as rsLoRA, or alpha/r",
+        source="loralib/layers.py:41-42",
     )
     dropout: float = hyper(0.25, "dropout on the updates' input", source=f"{_PAPER}, p. 5")
     encoder: Literal["both", "vision", "text"] = hyper(
@@ -100,16 +115,10 @@ class ClipLora:
 
     def __post_init__(self) -> None:
         """UsageError for values out of range."""
-        require_choices(self)
-        require_positive(self, "rank", "iterations", "batch_size", "lr")
-        require_not_negative(self, "alpha", "weight_decay")
-        for field in ("dropout", "beta1", "beta2"):
+        require_updates(self)
+        for field in ("beta1", "beta2"):
             require(self, field, 0 <= getattr(self, field) < 1, "a number in [0, 1)")
         require(self, "eta_min", 0 <= self.eta_min <= self.lr, f"from 0 to lr={self.lr!r}")
-        letters = set(self.matrices)
-        valid = bool(letters) and letters <= set(MATRICES) and len(letters) == len(self.matrices)
-        expected = "distinct letters of q, k, v, o, m without separators, such as 'qkv'"
-        require(self, "matrices", valid, expected)
 
     def quick(self) -> ClipLora:
         """A short schedule for the conformance kit."""
@@ -122,13 +131,11 @@ class ClipLora:
         steps = steps_per_epoch(shots * classes, self.batch_size, drop_last=False)
         return math.ceil(self.iterations * shots / max(1, steps))
 
-    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> LoraClassifier:
+    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> LoraClassifier[LowRank]:
         """Trains the updates for `iterations` steps per shot."""
-        size = min(self.batch_size, len(task.train))
-        model = self.model(task, backbone, ctx)
-        model = model.within_memory(size, backbone.device, ctx.memory_parts)
+        model = self.sized_model(task, backbone, ctx)
         adapter = self.adapter(model, backbone.device, ctx)
-        self._train(model, adapter, task, backbone, ctx)
+        self.train(model, adapter, task, backbone, ctx)
         return LoraClassifier(model, adapter.detached(), backbone)
 
     @torch.no_grad()
@@ -136,9 +143,8 @@ class ClipLora:
         self, tensors: Mapping[str, Tensor], vocabulary: Vocabulary, backbone: Backbone
     ) -> MergedClassifier:
         """CLIP with the updates that were kept."""
-        adapter = LowRank(named_factors(tensors), self.gain)
-        merged = self.model(vocabulary, backbone, WithoutRun(backbone)).merged(adapter)
-        return MergedClassifier(merged, merged.class_features(None), adapter)
+        model = self.model(vocabulary, backbone, WithoutRun(backbone))
+        return restored(model, LowRank(named_factors(tensors), self.gain))
 
     @property
     def gain(self) -> float:
@@ -157,6 +163,13 @@ class ClipLora:
         )
         return blank.for_classes(task, backbone)
 
+    def sized_model(self, task: Task, backbone: Backbone, ctx: RunContext) -> LoraModel:
+        """The same, sparing memory where that is short."""
+        size = min(self.batch_size, len(task.train))
+        return self.model(task, backbone, ctx).within_memory(
+            size, backbone.device, ctx.memory_parts
+        )
+
     def adapter(self, model: LoraModel, device: torch.device, ctx: RunContext) -> LowRank:
         """Fresh updates at the chosen sites; the model they adapt is still exactly CLIP."""
         matrices = [
@@ -173,14 +186,15 @@ class ClipLora:
             dropout = Dropout(self.dropout, device_generator(ctx.rng("dropout"), device))
         return LowRank(factors, self.gain, dropout)
 
-    def _train(
+    def train(
         self,
         model: LoraModel,
-        adapter: LowRank,
+        adapter: Update,
         task: Task,
         backbone: Backbone,
         ctx: RunContext,
     ) -> None:
+        """Trains the updates, whatever their form, by this schedule."""
         optimizer = torch.optim.AdamW(
             adapter.parameters(),
             lr=self.lr,
@@ -197,7 +211,8 @@ class ClipLora:
             batches = self._pixels(task, backbone.device, ctx)
         for step, (batch, labels) in enumerate(itertools.islice(batches, total)):
             set_rate(optimizer, cosine(self.lr, step, total, self.eta_min))
-            minimize_by(partial(model.backward, batch, labels, adapter), optimizer, scaler)
+            backward = partial(model.backward, batch, labels, adapter.for_step())
+            minimize_by(backward, optimizer, scaler)
             ctx.progress(step + 1, total)
 
     def _pixels(

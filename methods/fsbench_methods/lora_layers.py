@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
-from fewshot_bench.backbones import ImageTower, PromptPart, Site, TextTower
+from fewshot_bench.backbones import FusedAdapter, ImageTower, PromptPart, Site, TextTower
 
 Factors = Mapping[Site, tuple[Tensor, Tensor]]
 """A (rank, d_in) and B (d_out, rank) of every adapted matrix."""
@@ -62,6 +63,34 @@ class Dropout:
     def rewind(self, snapshot: Tensor) -> None:
         """Draw again what came after a snapshot."""
         self.generator.set_state(snapshot)
+
+
+class Update(FusedAdapter, Protocol):
+    """Trained updates of the backbone's matrices, as `LoraModel` and its classifiers hold them."""
+
+    def masked(self, masks: Callable[[Masks], Masks]) -> Update:
+        """The same updates with other dropout masks, of those that they have."""
+        ...
+
+    def for_step(self) -> Update:
+        """The updates as the next step finds them; what follows from their values is computed."""
+        ...
+
+    def merged(self) -> dict[Site, Tensor]:
+        """(d_out, d_in) the update of every site, to be added to the frozen weights."""
+        ...
+
+    def detached(self) -> Update:
+        """The same updates for prediction: no gradients, no dropout."""
+        ...
+
+    def parameters(self) -> ParamsT:
+        """Everything that is trained, as an optimizer takes it."""
+        ...
+
+    def named_tensors(self) -> dict[str, Tensor]:
+        """Everything that is trained by name, such as `vision.0.q.A`."""
+        ...
 
 
 class _Updated(torch.autograd.Function):
@@ -197,6 +226,14 @@ class LowRank:
         if self.dropout:
             self.dropout.rewind(snapshot)
 
+    def masked(self, masks: Callable[[Masks], Masks]) -> LowRank:
+        """The same updates with other dropout masks."""
+        return replace(self, dropout=masks(self.dropout)) if self.dropout else self
+
+    def for_step(self) -> LowRank:
+        """Itself: nothing follows from A and B."""
+        return self
+
     def merged(self) -> dict[Site, Tensor]:
         """(d_out, d_in) s * B A of every site, to be added to the frozen weights."""
         return {site: self.scaling * (b @ a) for site, (a, b) in self.factors.items()}
@@ -214,9 +251,14 @@ class LowRank:
         """Every A and B by name, such as `vision.0.q.A`."""
         named = {}
         for site, (a, b) in self.factors.items():
-            name = f"{site.encoder}.{site.layer}.{site.matrix}"
+            name = site_name(site)
             named[f"{name}.A"], named[f"{name}.B"] = a, b
         return named
+
+
+def site_name(site: Site) -> str:
+    """The name of a site in kept models: `vision.0.q`."""
+    return f"{site.encoder}.{site.layer}.{site.matrix}"
 
 
 def named_factors(tensors: Mapping[str, Tensor]) -> Factors:
@@ -308,18 +350,16 @@ class PartMasks:
         self.whole.rewind(snapshot)
 
 
-def for_prompts(adapter: LowRank, part: PromptPart, tokens: int, count: int) -> LowRank:
+def for_prompts(adapter: Update, part: PromptPart, tokens: int, count: int) -> Update:
     """The adapter for a part of `count` prompts of together `tokens` tokens."""
-    if adapter.dropout is None:
-        return adapter
-    masks = PartMasks(adapter.dropout, tokens, part.rows, count, part.pooled)
-    return replace(adapter, dropout=masks)
+    return adapter.masked(lambda whole: PartMasks(whole, tokens, part.rows, count, part.pooled))
 
 
-def for_images(adapter: LowRank, images: Tensor, count: int, tokens: int) -> LowRank:
+def for_images(adapter: Update, images: Tensor, count: int, tokens: int) -> Update:
     """The adapter for the images of these numbers among `count`, of `tokens` tokens each."""
-    if adapter.dropout is None:
-        return adapter
-    rows = images[:, None] * tokens + torch.arange(tokens, device=images.device)
-    masks = PartMasks(adapter.dropout, count * tokens, rows.flatten(), count, images)
-    return replace(adapter, dropout=masks)
+
+    def masks(whole: Masks) -> PartMasks:
+        rows = images[:, None] * tokens + torch.arange(tokens, device=images.device)
+        return PartMasks(whole, count * tokens, rows.flatten(), count, images)
+
+    return adapter.masked(masks)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +22,10 @@ from fewshot_bench.training import (
     must_recompute,
     unit,
 )
-from fsbench_methods.lora_layers import LowRank, for_images, for_prompts
+from fsbench_methods.lora_layers import Update, for_images, for_prompts
 
 EVAL_BATCH = 256
+U = TypeVar("U", bound=Update)
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class LoraModel:
     chunks: int = 1
     divided: tuple[Sequence[PromptPart], ...] = ()
 
-    def class_features(self, adapter: LowRank | None) -> Tensor:
+    def class_features(self, adapter: Update | None) -> Tensor:
         """(classes, embed): unit features averaged over the templates, unit length, float32."""
         if self.text is None:
             assert self.frozen_text is not None
@@ -60,13 +62,13 @@ class LoraModel:
             )
         return _averaged([self._prompt_features(packed, adapter) for packed in self.prompts])
 
-    def _prompt_features(self, packed: PackedPrompts, adapter: LowRank | None) -> Tensor:
+    def _prompt_features(self, packed: PackedPrompts, adapter: Update | None) -> Tensor:
         assert self.text is not None
         with self.autocast():
             return self.text.encode_packed(packed, adapter, recompute="text" in self.recompute)
 
     def _encoder(
-        self, packed: PackedPrompts, parts: Sequence[PromptPart], adapter: LowRank | None
+        self, packed: PackedPrompts, parts: Sequence[PromptPart], adapter: Update | None
     ) -> Encode:
         """Encodes parts of `packed`, each with what the whole draws from the present state on."""
         start = adapter.snapshot() if adapter else None
@@ -81,7 +83,7 @@ class LoraModel:
 
         return encode
 
-    def image_features(self, batch: Tensor, adapter: LowRank | None) -> Tensor:
+    def image_features(self, batch: Tensor, adapter: Update | None) -> Tensor:
         """Unit features of pixels; with a frozen image encoder `batch` holds features already."""
         if self.vision is None:
             return batch
@@ -89,17 +91,17 @@ class LoraModel:
             raw = self.vision.encode(batch, adapter, recompute="vision" in self.recompute)
         return unit(raw)
 
-    def logits(self, batch: Tensor, class_features: Tensor, adapter: LowRank | None) -> Tensor:
+    def logits(self, batch: Tensor, class_features: Tensor, adapter: Update | None) -> Tensor:
         """(b, classes) in float32."""
         images = self.scale * self.image_features(batch, adapter)
         return images @ class_features.T
 
-    def loss(self, batch: Tensor, labels: Tensor, adapter: LowRank) -> Tensor:
+    def loss(self, batch: Tensor, labels: Tensor, adapter: Update) -> Tensor:
         """Cross-entropy of one batch, differentiable in every A and B."""
         logits = self.logits(batch, self.class_features(adapter), adapter)
         return F.cross_entropy(logits, labels)
 
-    def backward(self, batch: Tensor, labels: Tensor, adapter: LowRank, scale: Scale) -> None:
+    def backward(self, batch: Tensor, labels: Tensor, adapter: Update, scale: Scale) -> None:
         """Add the gradients of `scale(loss)` to those of every A and B, in `chunks`."""
         if self.chunks == 1:
             torch.autograd.backward(scale(self.loss(batch, labels, adapter)))
@@ -130,7 +132,7 @@ class LoraModel:
         labels: Tensor,
         chunk: Tensor,
         class_features: Tensor,
-        adapter: LowRank,
+        adapter: Update,
     ) -> Tensor:
         """The share of some images of a batch in its loss."""
         tokens = self.vision.tokens if self.vision else 1
@@ -173,7 +175,7 @@ class LoraModel:
         }
         return replace(self, recompute=frozenset(short))._divided(chunks_for(parts))
 
-    def merged(self, adapter: LowRank) -> LoraModel:
+    def merged(self, adapter: Update) -> LoraModel:
         """The model with the updates added to its weights."""
         deltas = adapter.merged()
         return replace(
@@ -191,11 +193,11 @@ def _averaged(raw: Sequence[Tensor]) -> Tensor:
 
 
 @dataclass(frozen=True)
-class LoraClassifier:
+class LoraClassifier(Generic[U]):
     """CLIP with merged updates."""
 
     model: LoraModel
-    adapter: LowRank
+    adapter: U
     backbone: Backbone
 
     @torch.no_grad()
@@ -204,7 +206,7 @@ class LoraClassifier:
         model = self.model.merged(self.adapter)
         return model.predict(queries, model.class_features(None))
 
-    def for_classes(self, vocabulary: Vocabulary) -> LoraClassifier:
+    def for_classes(self, vocabulary: Vocabulary) -> LoraClassifier[U]:
         """The adapted encoders with other class prompts."""
         return replace(self, model=self.model.for_classes(vocabulary, self.backbone))
 
@@ -219,7 +221,7 @@ class MergedClassifier:
 
     model: LoraModel
     class_features: Tensor
-    adapter: LowRank
+    adapter: Update
 
     def logits(self, queries: Images) -> Tensor:
         """(n, classes): the same bits as those of the `LoraClassifier` that was kept."""
@@ -228,3 +230,9 @@ class MergedClassifier:
     def tensors(self) -> Mapping[str, Tensor]:
         """A and B, as they were kept."""
         return self.adapter.named_tensors()
+
+
+def restored(model: LoraModel, adapter: Update) -> MergedClassifier:
+    """The classifier of a model with kept updates."""
+    merged = model.merged(adapter)
+    return MergedClassifier(merged, merged.class_features(None), adapter)

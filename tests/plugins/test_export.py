@@ -30,7 +30,16 @@ from tests.methods.test_methods_edges import RESNET, short
 from tests.reference.toy import context, random_backbone, random_task
 
 CLASSES = ("cat", "dog", "cow")
-HEADS = ("linear-probe", "tip-adapter", "proker", "clip-adapter", "lp++", "cocoop", "clip-lora")
+HEADS = (
+    "linear-probe",
+    "tip-adapter",
+    "proker",
+    "clip-adapter",
+    "lp++",
+    "cocoop",
+    "clip-lora",
+    "dora",
+)
 SHAPE = {
     "embed_dim": 8,
     "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 16, "head_width": 8, "layers": 1},

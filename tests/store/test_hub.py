@@ -14,6 +14,7 @@ from fewshot_bench.store.hub import hub_name, model_folder, push
 from fewshot_bench.store.model_files import (
     CARD,
     CONFIG,
+    SUPPORT,
     TENSORS,
     ModelConfig,
     read_model,
@@ -78,6 +79,16 @@ def test_only_the_files_of_the_format_come_over(hub: Hub, folder: Path) -> None:
     found = model_folder(NAME, print)
     assert sorted(contents(found)) == sorted((CONFIG, TENSORS, CARD))
     assert not any("modeling" in path for _, path in hub.requests)
+
+
+def test_training_images_stay_here(hub: Hub, folder: Path) -> None:
+    write_model(folder, MODEL, {"weight": torch.zeros(2)}, "# Flowers\n", b"pictures")
+    assert (folder / SUPPORT).exists()
+    push(folder, NAME)
+    found = model_folder(NAME, print)
+    assert sorted(contents(found)) == sorted((CONFIG, TENSORS, CARD))
+    files = hub.repositories["user/flowers"].commits.values()
+    assert not any(b"pictures" in content for commit in files for content in commit.values())
 
 
 def test_a_branch_is_made_and_loaded(hub: Hub, folder: Path) -> None:
