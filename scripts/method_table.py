@@ -144,6 +144,20 @@ ROWS = {
         "minutes",
         "up to twelve trainings per fit; the paper fine-tunes the image encoder too",
     ),
+    "vpt-deep": Row(
+        "tokens beside the patches, in every layer of the image encoder",
+        "73,728 (12 x 8 x 768)",
+        _NOTHING,
+        "minutes",
+        "its 5 epochs are a base-to-new schedule, and the first one runs at a rate of 1e-5",
+    ),
+    "vpt-shallow": Row(
+        "tokens beside the patches, before the image encoder",
+        "6,144 (8 x 768)",
+        _NOTHING,
+        "minutes",
+        "as vpt-deep",
+    ),
 }
 _WITHOUT_CARD = {"linear-probe": "none"}
 _HEADER = (

@@ -12,8 +12,8 @@ def register_methods(register: Callable[..., None]) -> None:
     """All built-in methods, with the suites that each belongs to.
 
     fast: nothing but heads and adapters behind frozen encoders is trained. prompts: contexts of
-    text prompts are. adapters: modules behind or inside the encoders are. seed-paper: rows of Table
-    3 of CLIP-LoRA's paper.
+    text prompts are. adapters: modules behind or inside the encoders are. deep: tokens, modules or
+    weights inside the encoders are. seed-paper: rows of Table 3 of CLIP-LoRA's paper.
     """
 
     def add(name: str, target: str, *suites: str) -> None:
@@ -38,3 +38,5 @@ def register_methods(register: Callable[..., None]) -> None:
     add("proker", "proker:ProKeR", "fast")
     add("cross-modal", "cross_modal:CrossModal", "fast")
     add("wise-ft", "wise_ft:WiseFt", "fast")
+    add("vpt-deep", "vpt:VptDeep", "adapters", "deep")
+    add("vpt-shallow", "vpt:VptShallow", "adapters", "deep")
