@@ -51,6 +51,10 @@ class EncoderLearner(EncoderHooks):
     name: ClassVar[str]
     trains: ClassVar[tuple[str, ...]] = ("vision", "text")
     """The towers that trained tensors change; features of the other are frozen."""
+    from_classes: ClassVar[bool] = False
+    """True where `encoders` needs the frozen class features."""
+    max_norm: ClassVar[float] = 0.0
+    """The largest norm of all gradients of a step; 0 for no bound."""
     drop_last: ClassVar[bool] = True
     augment: ClassVar[Augment] = Augment()
 
@@ -129,6 +133,7 @@ class EncoderLearner(EncoderHooks):
         frozen = Encoders(
             backbone.image_tower() if "vision" in self.trains else None,
             backbone.text_tower() if text else None,
+            classes=backbone.class_features(task) if self.from_classes else None,
         )
         return EncoderModel(
             self,
@@ -161,7 +166,7 @@ class EncoderLearner(EncoderHooks):
         for step, (pixels, labels) in enumerate(itertools.islice(batches, total)):
             set_rate(optimizer, self.rate(step, per_epoch, total))
             backward = partial(model.backward, pixels, labels, loss, learned)
-            minimize_by(backward, optimizer, scaler)
+            minimize_by(backward, optimizer, scaler, self.max_norm)
             if after is not None:
                 after(step + 1, total)
             ctx.progress(step + 1, total)

@@ -36,7 +36,9 @@ Learned = Mapping[str, Tensor]
 class Encoders:
     """Both towers in one forward pass: edits of each, and the context of learned prompts.
 
-    A tower that no trained tensor changes is None; its features are frozen.
+    A tower that no trained tensor changes is None; its features are frozen. classes (classes,
+    embed): the frozen class features, for methods whose prompts are made of them
+    (`EncoderLearner.from_classes`).
     """
 
     vision: ImageTower | None
@@ -44,6 +46,7 @@ class Encoders:
     vision_edits: Edits | None = None
     text_edits: Edits | None = None
     context: Tensor | None = None
+    classes: Tensor | None = None
 
 
 class TextPrompts(Protocol):
@@ -152,11 +155,15 @@ class EncoderHooks:
         """The towers of one forward pass, differentiable in what is learned."""
         return frozen
 
-    def read_images(self, raw: Tensor, learned: Learned) -> Tensor:
+    def read_images(self, raw: Tensor, learned: Learned, frozen: Encoders) -> Tensor:
         """Features of images in float32 of what the tower gave: (b, embed) at unit length."""
         return unit(raw)
 
-    def read_classes(self, raw: Sequence[Tensor], learned: Learned) -> Tensor:
+    def read_fixed(self, fixed: Tensor, learned: Learned, *, fitted: bool) -> Tensor:
+        """Features of classes where the text tower is frozen: the frozen ones (classes, embed)."""
+        return fixed
+
+    def read_classes(self, raw: Sequence[Tensor], learned: Learned, frozen: Encoders) -> Tensor:
         """Features of classes of those of each template: their mean direction (classes, embed)."""
         if len(raw) == 1:
             return unit(raw[0])
@@ -190,13 +197,13 @@ class EncoderModel:
     def class_features(self, learned: Learned) -> Tensor:
         """What `read_classes` makes of the prompts' features."""
         if self.fixed is not None:
-            return self.fixed
+            return self.hooks.read_fixed(self.fixed, learned, fitted=self.fitted)
         if self.divided and not torch.is_grad_enabled():
             pairs = zip(self.prompts, self.divided, strict=True)
             raw = [encode_in_parts(parts, self._encoder(one, learned)) for one, parts in pairs]
         else:
             raw = [self._encoder(one, learned)() for one in self.prompts]
-        return self.hooks.read_classes(raw, learned)
+        return self.hooks.read_classes(raw, learned, self.frozen)
 
     def _encoder(self, prompts: TextPrompts, learned: Learned) -> Callable[..., Tensor]:
         def encode(part: PromptPart | None = None) -> Tensor:
@@ -216,7 +223,7 @@ class EncoderModel:
             raw = encoders.vision.encode(
                 batch, edits=encoders.vision_edits, recompute="vision" in self.recompute
             )
-        return self.hooks.read_images(raw, learned)
+        return self.hooks.read_images(raw, learned, self.frozen)
 
     def batch(
         self, pixels: Tensor, labels: Tensor, classes: Tensor, learned: Learned
@@ -237,7 +244,10 @@ class EncoderModel:
             encode_in_parts(parts, self._encoder(one, learned)).requires_grad_()
             for one, parts in zip(self.prompts, self.divided, strict=True)
         ]
-        read = self.hooks.read_classes(raw, learned) if raw else self.class_features(learned)
+        if raw:
+            read = self.hooks.read_classes(raw, learned, self.frozen)
+        else:
+            read = self.class_features(learned)
         classes = read.detach().requires_grad_(read.requires_grad)
         for chunk in torch.arange(len(pixels), device=pixels.device).tensor_split(self.chunks):
             if len(chunk):
