@@ -6,8 +6,13 @@ from torch import Tensor
 
 from fewshot_bench import Backbone, Vocabulary
 from fewshot_bench.backbones import Edits, Tokens
-from fewshot_bench.training import ContextPrompts, build_prompts, embedded_words
-from fewshot_bench.utils.errors import UsageError
+from fewshot_bench.training import (
+    ContextPrompts,
+    EpochLearner,
+    build_prompts,
+    embedded_words,
+    require,
+)
 
 
 def appended(rows: Tensor) -> Edits:
@@ -30,19 +35,16 @@ def behind_start(rows: Tensor) -> Edits:
     return Edits(tuple(Tokens(layer, rows[layer]) for layer in range(1, len(rows))))
 
 
-def first_rows(name: str, words: str, count: int, backbone: Backbone) -> Tensor | None:
-    """(count, width) embeddings of the first of some words; None for no words.
+def first_rows(method: EpochLearner, words: str, count: int, backbone: Backbone) -> Tensor | None:
+    """(count, width) embeddings of the first of the words of `context_init`; None for no words.
 
     UsageError for fewer words, and for a word of several tokens among them.
     """
     if not words.strip():
         return None
     found = embedded_words(" ".join(words.split()[:count]), backbone, backbone.text_tower())
-    if len(found) != count:
-        raise UsageError(
-            f"{name}: context_init={words!r}: expected {count} words of one token each or more, "
-            f"or none (fsbench show {name})"
-        )
+    expected = f"{count} words of one token each or more, or none"
+    require(method, "context_init", len(found) == count, expected)
     return found
 
 

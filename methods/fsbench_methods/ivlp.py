@@ -64,7 +64,7 @@ class Ivlp(EpochLearner):
             name: torch.empty(size).normal_(std=self.init_std, generator=rng)
             for name, size in sizes.items()
         }
-        words = first_rows(self.name, self.context_init, self.text_tokens, backbone)
+        words = first_rows(self, self.context_init, self.text_tokens, backbone)
         if words is not None:
             rows["text"][0] = words
         return rows

@@ -67,7 +67,7 @@ class MaPLe(EpochLearner):
         layers = min(self.depth, text.layers, image.layers)
         size = (layers, self.tokens, text.width)
         rows = torch.empty(size).normal_(std=self.init_std, generator=rng)
-        words = first_rows(self.name, self.context_init, self.tokens, backbone)
+        words = first_rows(self, self.context_init, self.tokens, backbone)
         if words is not None:
             rows[0] = words
         bound = text.width**-0.5
