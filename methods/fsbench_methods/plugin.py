@@ -12,7 +12,8 @@ def register_methods(register: Callable[..., None]) -> None:
     """All built-in methods, with the suites that each belongs to.
 
     fast: nothing but heads and adapters behind frozen encoders is trained. prompts: contexts of
-    text prompts are. adapters: modules behind or inside the encoders are. seed-paper: rows of Table
+    text prompts are. adapters: modules behind or inside the encoders are. weights: weights of the
+    encoders are. seed-paper: rows of Table
     3 of CLIP-LoRA's paper.
     """
 
@@ -29,6 +30,11 @@ def register_methods(register: Callable[..., None]) -> None:
     add("prograd", "prograd:ProGrad", "prompts", "seed-paper")
     add("clip-lora", "clip_lora:ClipLora", "adapters", "seed-paper")
     add("dora", "dora:Dora", "adapters")
+    add("ln-tuning", "layer_norms:LnTuning", "weights")
+    add("bitfit", "layer_norms:BitFit", "weights")
+    add("2sfs", "two_stage:TwoStage", "weights")
+    add("clip-svd", "clip_svd:ClipSvd", "weights")
+    add("prolip", "prolip:ProLip", "weights")
     add("clip-adapter", "clip_adapter:ClipAdapter", "fast", "adapters", "seed-paper")
     add("taskres", "taskres:TaskRes", "fast", "adapters", "seed-paper")
     add("lp++", "lp_plus_plus:LpPlusPlus", "fast")
