@@ -172,6 +172,13 @@ ROWS = {
         "minutes",
         "its 5 epochs are a base-to-new schedule; few-shot rows of other papers differ by 3 points",
     ),
+    "promptsrc": Row(
+        "tokens in the first 9 layers of both encoders",
+        "46,080 (9 x 4 x (768 + 512))",
+        _NOTHING,
+        "minutes",
+        "each step encodes its images twice; 60 templates of ImageNet on every data set",
+    ),
 }
 _WITHOUT_CARD = {"linear-probe": "none"}
 _HEADER = (

@@ -42,3 +42,4 @@ def register_methods(register: Callable[..., None]) -> None:
     add("vpt-shallow", "vpt:VptShallow", "adapters", "deep")
     add("ivlp", "ivlp:Ivlp", "adapters", "deep")
     add("maple", "maple:MaPLe", "adapters", "deep", "seed-paper")
+    add("promptsrc", "promptsrc:PromptSrc", "adapters", "deep")
