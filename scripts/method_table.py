@@ -158,6 +158,20 @@ ROWS = {
         "minutes",
         "as vpt-deep",
     ),
+    "ivlp": Row(
+        "tokens in the first 9 layers of both encoders",
+        "46,080 (9 x 4 x (768 + 512))",
+        _NOTHING,
+        "minutes",
+        "two repositories run it with other tokens, depths and epochs",
+    ),
+    "maple": Row(
+        "tokens in the first 9 layers of the text encoder, and maps of them to the image encoder",
+        "3,555,072 (9 x (2 x 512 + 513 x 768))",
+        _NOTHING,
+        "minutes",
+        "its 5 epochs are a base-to-new schedule; few-shot rows of other papers differ by 3 points",
+    ),
 }
 _WITHOUT_CARD = {"linear-probe": "none"}
 _HEADER = (

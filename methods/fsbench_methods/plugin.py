@@ -40,3 +40,5 @@ def register_methods(register: Callable[..., None]) -> None:
     add("wise-ft", "wise_ft:WiseFt", "fast")
     add("vpt-deep", "vpt:VptDeep", "adapters", "deep")
     add("vpt-shallow", "vpt:VptShallow", "adapters", "deep")
+    add("ivlp", "ivlp:Ivlp", "adapters", "deep")
+    add("maple", "maple:MaPLe", "adapters", "deep", "seed-paper")
