@@ -33,7 +33,10 @@ TIERS = (
         *("gda", "tip-adapter", "proker", "linear-probe", "lp++", "zs-lp", "clap", "taskres"),
         *("cross-modal", "wise-ft", "clip-adapter", "tip-adapter-f"),
     ),
-    ("clip-lora", "coop", "kgcoop", "prograd", "cocoop"),
+    (
+        *("clip-lora", "dora", "vpt-shallow", "vpt-deep", "coop", "kgcoop", "prograd"),
+        *("ivlp", "maple", "cocoop"),
+    ),
 )
 """The methods that `auto` chooses among, from cheap to expensive: without training images, heads on
 frozen features, trained through the encoders. What is in one tier costs about the same in use."""
