@@ -15,6 +15,7 @@ from fewshot_bench.training import (
     AfterStep,
     BatchLoss,
     EncoderBatch,
+    Learned,
     require_not_negative,
     require_positive,
     template_features,
@@ -109,7 +110,7 @@ class PromptSrc(Ivlp):
 
     def train(
         self,
-        learned: dict[str, Tensor],
+        learned: Learned,
         task: Task,
         backbone: Backbone,
         ctx: RunContext,
