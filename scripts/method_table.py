@@ -179,6 +179,41 @@ ROWS = {
         "minutes",
         "up to twelve trainings per fit; the paper fine-tunes the image encoder too",
     ),
+    "vpt-deep": Row(
+        "tokens beside the patches, in every layer of the image encoder",
+        "73,728 (12 x 8 x 768)",
+        _NOTHING,
+        "minutes",
+        "its 5 epochs are a base-to-new schedule, and the first one runs at a rate of 1e-5",
+    ),
+    "vpt-shallow": Row(
+        "tokens beside the patches, before the image encoder",
+        "6,144 (8 x 768)",
+        _NOTHING,
+        "minutes",
+        "as vpt-deep",
+    ),
+    "ivlp": Row(
+        "tokens in the first 9 layers of both encoders",
+        "46,080 (9 x 4 x (768 + 512))",
+        _NOTHING,
+        "minutes",
+        "two repositories run it with other tokens, depths and epochs",
+    ),
+    "maple": Row(
+        "tokens in the first 9 layers of the text encoder, and maps of them to the image encoder",
+        "3,555,072 (9 x (2 x 512 + 513 x 768))",
+        _NOTHING,
+        "minutes",
+        "its 5 epochs are a base-to-new schedule; few-shot rows of other papers differ by 3 points",
+    ),
+    "promptsrc": Row(
+        "tokens in the first 9 layers of both encoders",
+        "46,080 (9 x 4 x (768 + 512))",
+        _NOTHING,
+        "minutes",
+        "each step encodes its images twice; 60 templates of ImageNet on every data set",
+    ),
 }
 _WITHOUT_CARD = {"linear-probe": "none"}
 _HEADER = (

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ from fewshot_bench.api.spec import PRECISIONS
 from fewshot_bench.api.task import Vocabulary
 from fewshot_bench.store.hub import model_folder
 from fewshot_bench.store.model_files import ModelConfig, read_model
+from fewshot_bench.store.support_files import Support, read_support
 from fewshot_bench.utils.arguments import checked, text, whole
 from fewshot_bench.utils.errors import (
     ContractError,
@@ -83,6 +84,15 @@ def columns(count: int) -> list[str]:
     return ["image", *itertools.chain(*zip(names, probabilities, strict=True))][: 2 * count + 1]
 
 
+@dataclass(frozen=True)
+class Neighbor:
+    """A training image near an image: its class, the cosine of their features, and its number."""
+
+    classname: str
+    similarity: float
+    number: int
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Model:
     """A fitted method that was kept, ready to classify; several threads may ask it at once.
@@ -124,7 +134,8 @@ class Model:
 
         checked(_ARGUMENTS, {"batch": batch})
         parts = []
-        for names, logits, problems in self._answers(_listed(images), batch, meter):
+        ask = partial(self._asked, meter=meter)
+        for names, logits, problems in self._answers(_listed(images), batch, ask):
             _refuse(names, problems)
             parts.append(logits)
         return torch.cat(parts) if parts else torch.empty(0, len(self.classnames))
@@ -132,6 +143,39 @@ class Model:
     def probabilities(self, images: Any, *, batch: int = BATCH) -> Tensor:
         """(n, classes) float64: the softmax of logits over the model's temperature."""
         return self._softmax(self.logits(images, batch=batch))
+
+    @cached_property
+    def support(self) -> Support | None:
+        """Training images that were kept with it; StoreError where their file is damaged."""
+        return read_support(self.path, self.config, self.backbone.embed_dim)
+
+    def nearest(self, images: Any, *, count: int = 3) -> list[list[Neighbor]]:
+        """The nearest of the kept training images, for each image, the most similar first.
+
+        images: as `predict` takes them. By the features of the frozen backbone, whatever the method
+        made of them. UsageError for a model without training images.
+        """
+        import torch
+
+        checked({"count": whole(1)}, {"count": count})
+        if self.support is None:
+            raise UsageError(f"{self.path} holds no training images (fsbench adapt --keep-support)")
+        known, found = torch.from_numpy(self.support.features), []
+        answers = self._answers(_listed(images), BATCH, self._features_of)
+        for names, features, problems in answers:
+            _refuse(names, problems)
+            best = (features @ known.T).topk(min(count, len(known)))
+            pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
+            found += [self._neighbors(*pair) for pair in pairs]
+        return found
+
+    def _neighbors(self, values: Sequence[float], places: Sequence[int]) -> list[Neighbor]:
+        assert self.support is not None
+        labels = self.support.labels
+        return [
+            Neighbor(self.classnames[int(labels[place])], value, place)
+            for value, place in zip(values, places, strict=True)
+        ]
 
     def stream(
         self, images: Iterable[Any], *, top: int = 1, batch: int = BATCH
@@ -142,7 +186,7 @@ class Model:
         """
         checked(_ARGUMENTS, {"top": top, "batch": batch})
         count = min(max(2, top), len(self.classnames))
-        for names, logits, problems in self._answers(images, batch):
+        for names, logits, problems in self._answers(images, batch, self._asked):
             found = self._softmax(logits).topk(count)
             ranked = zip(found.values.tolist(), found.indices.tolist(), strict=True)
             for place, name in enumerate(names):
@@ -167,9 +211,9 @@ class Model:
         return ((values - values.amax(1, keepdim=True)) / self.config.temperature).softmax(1)
 
     def _answers(
-        self, images: Iterable[Any], batch: int, meter: Meter | None = None
+        self, images: Iterable[Any], batch: int, ask: Callable[[ImageSource], Tensor]
     ) -> Iterator[tuple[list[str], Tensor, dict[int, str]]]:
-        """Names of the images of a batch, logits of those that can be used, why not by place."""
+        """Names of the images of a batch, what `ask` says of the usable ones, why not by place."""
         from fewshot_bench.images.given import named, prepared
         from fewshot_bench.utils.prefetch import Ahead
 
@@ -184,11 +228,11 @@ class Model:
             for chunk, source, problems in loading:
                 names = [named(image, start + place) for place, image in enumerate(chunk)]
                 start += len(chunk)
-                yield names, self._asked(source, meter), problems
+                yield names, ask(source), problems
         finally:
             loading.close()
 
-    def _asked(self, source: ImageSource, meter: Meter | None) -> Tensor:
+    def _asked(self, source: ImageSource, meter: Meter | None = None) -> Tensor:
         """(n, classes) float32 on the CPU; StoreError where the tensors cannot be these."""
         import torch
 
@@ -206,6 +250,19 @@ class Model:
         if tuple(logits.shape) != shape or not bool(logits.isfinite().all()):
             raise _misfit(self.path, self.config, f"logits {tuple(logits.shape)}, expected {shape}")
         return logits[: len(source)]
+
+    def _features_of(self, source: ImageSource) -> Tensor:
+        """(n, width) float32 features of unit length on the CPU."""
+        import torch
+
+        from fewshot_bench.images.features import filled, image_view
+
+        if not len(source):
+            return torch.empty(0, self.backbone.embed_dim)
+        with _ASKING, _as_in_runs(self._features, self.backbone) as meter:
+            order = filled(len(source))
+            view = image_view(source, self._features, meter, phase="encode_queries", order=order)
+            return view.features[: len(source)].to("cpu", torch.float32)
 
     def __repr__(self) -> str:
         count = len(self.classnames)

@@ -282,8 +282,12 @@ class Backbone(Protocol):
         """(n, context) int64 token ids on the backbone's device."""
         ...
 
-    def encode_image(self, pixels: Tensor) -> Tensor:
-        """(b, 3, h, w) to (b, embed_dim) raw float32 features, without gradients."""
+    def encode_image(self, pixels: Tensor, *, projected: bool = True) -> Tensor:
+        """(b, 3, h, w) to (b, embed_dim) raw float32 features, without gradients.
+
+        Not projected: the pooled rows behind the last norm (b, width of the tower);
+        UnsupportedBackboneError where there is no tower.
+        """
         ...
 
     def encode_text(self, prompts: Sequence[str]) -> Tensor:

@@ -94,6 +94,11 @@ class Images(Protocol):
         """(n, width) the same features before normalization."""
         ...
 
+    @property
+    def unprojected(self) -> Tensor:
+        """(n, tower's width) rows of the frozen image tower before its projection; encoded once."""
+        ...
+
     def views(
         self,
         count: int,
@@ -101,9 +106,12 @@ class Images(Protocol):
         rng: torch.Generator | None = None,
         *,
         normalize: bool = True,
+        projected: bool = True,
         start: int = 0,
     ) -> Tensor:
         """(count, n, width) frozen features of `count` augmented views of every image.
+
+        With `normalize` at unit length. Not `projected`: rows as those of `unprojected`.
 
         With `rng` they are drawn: it gives one number per pass, as for `batches`. Without, they
         are the image's own views from number `start` on, which follow from its bytes, the seed of

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fewshot_bench.api.backbone import ImageTower, TextTower
+from fewshot_bench.api.edits import Edits
 from fewshot_bench.api.task import Vocabulary
 from fewshot_bench.backbones.text_tower import TextTower as FunctionalTextTower
 from fewshot_bench.backbones.text_tower import read_text_tower
@@ -132,10 +133,14 @@ class OpenClipBackbone:
         return torch.autocast(self.device.type, dtype=DTYPES[self.precision])
 
     @torch.no_grad()
-    def encode_image(self, pixels: Tensor) -> Tensor:
-        """(b, 3, h, w) to (b, embed_dim) raw float32 features."""
+    def encode_image(self, pixels: Tensor, *, projected: bool = True) -> Tensor:
+        """(b, 3, h, w) to (b, embed_dim) raw float32 features; (b, width) not projected."""
+        pixels = pixels.to(self.device)
         with self.autocast():
-            features = self._image_encoder()(pixels.to(self.device))
+            if projected:
+                features = self._image_encoder()(pixels)
+            else:
+                features = self.image_tower().encode(pixels, edits=Edits(projected=False))
         return features.float()
 
     def encode_text(self, prompts: Sequence[str]) -> Tensor:

@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -18,7 +19,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_bench.api.backbone import LoadedBackbone
 from fewshot_bench.api.task import Augment
 from fewshot_bench.images.augment import draw_passes, passes_of, view_key
 from fewshot_bench.images.cache import transform_of
@@ -62,12 +62,15 @@ def _preprocessing(backbone: Any) -> dict[str, Any]:
         return {"instance": next(_NUMBERS)}
 
 
-def encode(source: ImageSource, batches: Iterator[Tensor]) -> Tensor:
+def encode(source: ImageSource, batches: Iterator[Tensor], *, projected: bool = True) -> Tensor:
     """Raw features (n, width) of batches of pixels, on the CPU."""
-    return torch.cat([_encode_batch(source.backbone, pixels).cpu() for pixels in batches])
+    encode_image = source.backbone.encode_image
+    if not projected:
+        encode_image = partial(encode_image, projected=False)
+    return torch.cat([_encode_batch(encode_image, pixels).cpu() for pixels in batches])
 
 
-def _encode_batch(backbone: LoadedBackbone, pixels: Tensor) -> Tensor:
+def _encode_batch(encode_image: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
     """Features (b, width) that round alike in whatever batch an image stands.
 
     Small products go through other kernels, so that a small batch is filled up with repetitions;
@@ -76,9 +79,9 @@ def _encode_batch(backbone: LoadedBackbone, pixels: Tensor) -> Tensor:
     count = len(pixels)
     least = SMALL_BATCH if pixels.device.type == "cpu" else ENCODE_BATCH
     if count >= least:
-        return backbone.encode_image(pixels)
+        return encode_image(pixels)
     index = torch.arange(least, device=pixels.device) % count
-    return backbone.encode_image(pixels[index])[:count]
+    return encode_image(pixels[index])[:count]
 
 
 def filled(count: int) -> list[int]:
@@ -246,16 +249,25 @@ class ImageView:
     @property
     def raw_features(self) -> Tensor:
         """(n, width) features of the frozen backbone before normalization."""
+        return self._frozen(projected=True)
+
+    @property
+    def unprojected(self) -> Tensor:
+        """(n, tower's width) rows before the projection; see `fewshot_bench.Images`."""
+        return self._frozen(projected=False)
+
+    def _frozen(self, *, projected: bool) -> Tensor:
         backing = _backing(self)
         source = backing.source
 
         def compute(places: list[int]) -> Tensor:
-            tally = backing.meter.images
-            return encode(source, source.batches(ENCODE_BATCH, places, tally=tally))
+            batches = source.batches(ENCODE_BATCH, places, tally=backing.meter.images)
+            return encode(source, batches, projected=projected)
 
+        content = {"kind": "evaluation"} | _read(projected=projected)
         with backing.meter.phase(backing.phase):
             origin = Origin(source.name, backing.phase)
-            features = _rows(backing, {"kind": "evaluation"}, _digests(backing), compute, origin)
+            features = _rows(backing, content, _digests(backing), compute, origin)
         return features[backing.index].to(source.backbone.device)
 
     @property
@@ -270,6 +282,7 @@ class ImageView:
         rng: torch.Generator | None = None,
         *,
         normalize: bool = True,
+        projected: bool = True,
         start: int = 0,
     ) -> Tensor:
         """(count, n, width) features of augmented views; see `fewshot_bench.Images.views`."""
@@ -277,6 +290,7 @@ class ImageView:
         check_views(count, augment, rng, start)
         augment = backing.source.allowed(augment)
         drawn = {"scale": augment.scale, "ratio": augment.ratio, "flip": augment.flip}
+        drawn |= _read(projected=projected)
         with backing.meter.phase(backing.phase):
             if rng is None:
                 numbers = range(start, start + count)
@@ -285,7 +299,12 @@ class ImageView:
                 flat = _drawn_views(backing, draw_passes(count, rng), augment, drawn)
         features = flat.to(backing.source.backbone.device)
         features = features.view(count, len(backing.order), features.shape[-1])
-        return F.normalize(features, dim=-1) if normalize else features.clone()
+        return F.normalize(features, dim=-1) if normalize and projected else features.clone()
+
+
+def _read(*, projected: bool) -> dict[str, Any]:
+    """The part of a row's identity that says which rows of the encoder were read."""
+    return {} if projected else {"read": "before the projection"}
 
 
 def _drawn_views(
@@ -297,7 +316,7 @@ def _drawn_views(
 
     def compute(_: list[int]) -> Tensor:
         batches = backing.source.batches(ENCODE_BATCH, repeated, augment, passes, tally)
-        return encode(backing.source, batches)
+        return encode(backing.source, batches, projected="read" not in drawn)
 
     content = {"images": hashlib.sha256(b"".join(_digests(backing))).hexdigest(), "kind": "views"}
     content |= {"order": hashlib.sha256(str(backing.order).encode()).hexdigest()}
@@ -324,7 +343,7 @@ def _own_views(
             tally=backing.meter.images,
             keys=[keys[place] for place in places],
         )
-        return encode(backing.source, batches)
+        return encode(backing.source, batches, projected="read" not in drawn)
 
     origin = Origin(backing.source.name, f"views of seed {backing.seed}", passing=True)
     return _rows(backing, drawn, keys, compute, origin)

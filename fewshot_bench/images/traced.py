@@ -45,6 +45,11 @@ class PixelView:
         return self._backbone.encode_image(self._pixels)
 
     @property
+    def unprojected(self) -> Tensor:
+        """(n, tower's width) rows of the frozen image tower before its projection."""
+        return self._backbone.encode_image(self._pixels, projected=False)
+
+    @property
     def features(self) -> Tensor:
         """(n, width) unit-length features of the frozen backbone."""
         return F.normalize(self.raw_features, dim=-1)

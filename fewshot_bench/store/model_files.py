@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 CONFIG, TENSORS, CARD = "config.json", "model.safetensors", "README.md"
+SUPPORT = "support.safetensors"
+"""Training images to be shown, where they were asked for (`support_files`)."""
 CONFIG_BYTES = 64 * 2**20
 """The longest config that is read."""
 
@@ -54,7 +56,8 @@ class ModelConfig:
         `folds`, `repeats`, `calibration_error`.
     temperature: logits are divided by it before the softmax. reject: the calibrated probability
         below which a query belongs to no class; None for never.
-    tensors: SHA-256 of the file of tensors, set when the model is written.
+    tensors: SHA-256 of the file of tensors, set when the model is written; support: that of the
+        training images to be shown, empty (and not in the file) where there are none.
     """
 
     method: str
@@ -76,12 +79,15 @@ class ModelConfig:
     temperature: float = 1.0
     reject: float | None = None
     tensors: str = ""
+    support: str = ""
     fsbench: str = __version__
     format: int = FORMAT
 
     def as_json(self) -> dict[str, Any]:
         """Plain values, with the `digest` of them all."""
         plain: dict[str, Any] = json.loads(canonical_json(dataclasses.asdict(self)))
+        if not self.support:
+            del plain["support"]
         return plain | {"digest": _digest(plain)}
 
 
@@ -120,18 +126,29 @@ def _digest(plain: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical_json(plain).encode()).hexdigest()
 
 
-def write_model(folder: Path, config: ModelConfig, tensors: Mapping[str, Tensor], card: str) -> str:
+def write_model(
+    folder: Path,
+    config: ModelConfig,
+    tensors: Mapping[str, Tensor],
+    card: str,
+    support: bytes = b"",
+) -> str:
     """Write a model into a folder that is made; returns the digest of its config.
 
     The config comes last: a folder without one is no model. card: the text of README.md.
-    ContractError for tensors that cannot be stored; may raise OSError.
+    support: the file of training images to be shown. ContractError for tensors that cannot be
+    stored; may raise OSError.
     """
     content = packed(tensors)
-    whole = dataclasses.replace(config, tensors=hashlib.sha256(content).hexdigest())
+    shown = hashlib.sha256(support).hexdigest() if support else ""
+    whole = dataclasses.replace(config, tensors=hashlib.sha256(content).hexdigest(), support=shown)
     plain = whole.as_json()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).unlink(missing_ok=True)
+    (folder / SUPPORT).unlink(missing_ok=True)
     write_whole(folder / TENSORS, content)
+    if support:
+        write_whole(folder / SUPPORT, support)
     write_whole(folder / CARD, card.encode())
     write_whole(folder / CONFIG, (json.dumps(plain, indent=2, sort_keys=True) + "\n").encode())
     return str(plain["digest"])
@@ -222,7 +239,7 @@ _KINDS: Mapping[str, Callable[[Any], bool]] = {
         lambda value: isinstance(value, str),
     ),
     **dict.fromkeys(
-        ("precision", "exif", "tensors", "fsbench", "classifier"),
+        ("precision", "exif", "tensors", "fsbench", "classifier", "support"),
         lambda value: isinstance(value, str),
     ),
     **dict.fromkeys(("options", "data", "notes"), lambda value: isinstance(value, dict)),
@@ -237,6 +254,7 @@ _KINDS: Mapping[str, Callable[[Any], bool]] = {
 
 
 def _checked(plain: Mapping[str, Any], path: Path) -> ModelConfig:
+    plain = {"support": "", **plain}
     missing, stray = sorted(set(_KINDS) - set(plain)), sorted(set(plain) - set(_KINDS))
     wrong = missing or stray or [name for name in _KINDS if not _KINDS[name](plain[name])]
     if wrong:

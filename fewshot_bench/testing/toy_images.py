@@ -114,6 +114,12 @@ class WatchedImages:
         found: Tensor = self._view.raw_features
         return found
 
+    @property
+    def unprojected(self) -> Tensor:
+        """See `fewshot_bench.Images.unprojected`."""
+        found: Tensor = self._view.unprojected
+        return found
+
     def views(
         self,
         count: int,
@@ -121,10 +127,13 @@ class WatchedImages:
         rng: torch.Generator | None = None,
         *,
         normalize: bool = True,
+        projected: bool = True,
         start: int = 0,
     ) -> Tensor:
         """See `fewshot_bench.Images.views`."""
-        found: Tensor = self._view.views(count, augment, rng, normalize=normalize, start=start)
+        found: Tensor = self._view.views(
+            count, augment, rng, normalize=normalize, projected=projected, start=start
+        )
         return found
 
 

@@ -17,6 +17,24 @@ from fewshot_bench.training.conditioned import (
     conditioned_logits,
     for_images,
 )
+from fewshot_bench.training.encoder_learning import (
+    AfterStep,
+    EncoderLearner,
+    EpochLearner,
+    StepLearner,
+)
+from fewshot_bench.training.encoder_model import (
+    BatchLoss,
+    ContextPrompts,
+    EncoderBatch,
+    EncoderClassifier,
+    EncoderHooks,
+    EncoderModel,
+    Encoders,
+    Learned,
+    TemplatePrompts,
+    TextPrompts,
+)
 from fewshot_bench.training.epochs import FeatureLoss, Step, step_on, train_epochs
 from fewshot_bench.training.linear import LinearClassifier, template_features
 from fewshot_bench.training.memory import (
@@ -54,13 +72,24 @@ from fewshot_bench.training.steps import (
 
 __all__ = [
     "CLASS_SPECIFIC",
+    "AfterStep",
     "Autocast",
+    "BatchLoss",
     "BestOnValidation",
+    "ContextPrompts",
     "Contexts",
     "Encode",
+    "EncoderBatch",
+    "EncoderClassifier",
+    "EncoderHooks",
+    "EncoderLearner",
+    "EncoderModel",
+    "Encoders",
     "Encoding",
+    "EpochLearner",
     "FeatureLoss",
     "FixedPrompts",
+    "Learned",
     "LinearClassifier",
     "Loss",
     "Position",
@@ -71,6 +100,9 @@ __all__ = [
     "Prompts",
     "Scale",
     "Step",
+    "StepLearner",
+    "TemplatePrompts",
+    "TextPrompts",
     "WithoutRun",
     "backward_in_parts",
     "build_prompts",

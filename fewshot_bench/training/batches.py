@@ -43,17 +43,20 @@ def epoch_views(
     *,
     start: int = 0,
     normalize: bool = True,
+    projected: bool = True,
 ) -> Iterator[Tensor]:
     """One (n, width) tensor of unit features per epoch: every image's own next view, from `start`.
 
-    Raw features with `normalize=False`.
+    Raw features with `normalize=False`; rows before the projection with `projected=False`.
     They are asked for in chunks of at most `VIEW_BYTES`, so that long schedules on large support
     sets fit in memory; the chunks depend on the sizes alone.
     """
     chunk = max(1, VIEW_BYTES // (4 * width * len(images)))
     for first in range(0, epochs, chunk):
         count = min(chunk, epochs - first)
-        yield from images.views(count, augment, normalize=normalize, start=start + first)
+        yield from images.views(
+            count, augment, normalize=normalize, projected=projected, start=start + first
+        )
 
 
 def views_in_turn(

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fewshot_bench.api.backbone import Backbone, PackedPrompts, PromptPart, TextTower
+from fewshot_bench.api.edits import Edits
 
 Position = Literal["end", "middle", "front"]
 
@@ -51,6 +52,7 @@ class Prompts:
         context: Tensor,
         part: PromptPart | None = None,
         *,
+        edits: Edits | None = None,
         recompute: bool = False,
     ) -> Tensor:
         """(classes, embed) raw text features, or those of a part; differentiable in the context.
@@ -59,7 +61,9 @@ class Prompts:
         """
         prefix, suffix = self.assemble(context)
         packing = self.packing if part is None else part.packed
-        return tower.encode_embeddings(prefix, suffix, self.end, packing, recompute=recompute)
+        return tower.encode_embeddings(
+            prefix, suffix, self.end, packing, edits=edits, recompute=recompute
+        )
 
 
 def build_prompts(

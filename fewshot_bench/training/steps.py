@@ -54,10 +54,18 @@ def minimize_by(
     backward: Callable[[Scale], None],
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
+    max_norm: float = 0.0,
 ) -> None:
-    """One optimizer step on what `backward` adds to the gradients of losses that it scales."""
+    """One optimizer step on what `backward` adds to the gradients of losses that it scales.
+
+    max_norm: bound of the norm of all gradients; 0 for none.
+    """
     optimizer.zero_grad(set_to_none=True)
     backward(scaler.scale)
+    if max_norm:
+        scaler.unscale_(optimizer)
+        every = [one for group in optimizer.param_groups for one in group["params"]]
+        torch.nn.utils.clip_grad_norm_(every, max_norm)
     scaler.step(optimizer)
     scaler.update()
 

@@ -12,9 +12,8 @@ def register_methods(register: Callable[..., None]) -> None:
     """All built-in methods, with the suites that each belongs to.
 
     fast: nothing but heads and adapters behind frozen encoders is trained. prompts: contexts of
-    text prompts are. adapters: modules behind or inside the encoders are. weights: weights of the
-    encoders are. seed-paper: rows of Table
-    3 of CLIP-LoRA's paper.
+    text prompts are. adapters: modules behind or inside the encoders are. deep: tokens, modules or
+    weights inside the encoders are. seed-paper: rows of Table 3 of CLIP-LoRA's paper.
     """
 
     def add(name: str, target: str, *suites: str) -> None:
@@ -30,11 +29,11 @@ def register_methods(register: Callable[..., None]) -> None:
     add("prograd", "prograd:ProGrad", "prompts", "seed-paper")
     add("clip-lora", "clip_lora:ClipLora", "adapters", "seed-paper")
     add("dora", "dora:Dora", "adapters")
-    add("ln-tuning", "layer_norms:LnTuning", "weights")
-    add("bitfit", "layer_norms:BitFit", "weights")
-    add("2sfs", "two_stage:TwoStage", "weights")
-    add("clip-svd", "clip_svd:ClipSvd", "weights")
-    add("prolip", "prolip:ProLip", "weights")
+    add("ln-tuning", "layer_norms:LnTuning", "deep")
+    add("bitfit", "layer_norms:BitFit", "deep")
+    add("2sfs", "two_stage:TwoStage", "deep")
+    add("clip-svd", "clip_svd:ClipSvd", "deep")
+    add("prolip", "prolip:ProLip", "deep")
     add("clip-adapter", "clip_adapter:ClipAdapter", "fast", "adapters", "seed-paper")
     add("taskres", "taskres:TaskRes", "fast", "adapters", "seed-paper")
     add("lp++", "lp_plus_plus:LpPlusPlus", "fast")
@@ -44,3 +43,8 @@ def register_methods(register: Callable[..., None]) -> None:
     add("proker", "proker:ProKeR", "fast")
     add("cross-modal", "cross_modal:CrossModal", "fast")
     add("wise-ft", "wise_ft:WiseFt", "fast")
+    add("vpt-deep", "vpt:VptDeep", "adapters", "deep")
+    add("vpt-shallow", "vpt:VptShallow", "adapters", "deep")
+    add("ivlp", "ivlp:Ivlp", "adapters", "deep")
+    add("maple", "maple:MaPLe", "adapters", "deep", "seed-paper")
+    add("promptsrc", "promptsrc:PromptSrc", "adapters", "deep")

@@ -282,3 +282,23 @@ def test_features_of_a_backbone_that_tells_nothing_stay_in_memory(
             _ = image_view(source(one), store, meter, phase="fit").raw_features
         images.append(meter.images_computed)
     assert images == [2, 0]
+
+
+def test_rows_before_the_projection_are_rows_of_their_own(tmp_path: Path) -> None:
+    backbone, store, meter = load_tiny(), FeatureCache(tmp_path), Meter(CPU)
+    view = image_view(source(backbone), store, meter, phase="encode_support")
+    projection = backbone.image_tower().projection  # type: ignore[attr-defined]
+    with accounted(store, meter), meter.phase("fit"):
+        raw, rows = view.raw_features, view.unprojected
+        assert rows.shape == (2, backbone.image_tower().width)
+        assert torch.allclose(rows @ projection, raw, atol=1e-5)
+        drawn = [
+            view.views(3, SMALL, normalize=False, projected=projected)
+            for projected in (True, False)
+        ]
+        assert torch.allclose(drawn[1] @ projection, drawn[0], atol=1e-5)
+        before = meter.images_computed
+        assert torch.equal(view.unprojected, rows)
+        assert torch.equal(view.views(3, SMALL, projected=False), drawn[1])
+        assert torch.equal(view.raw_features, raw)
+        assert meter.images_computed == before

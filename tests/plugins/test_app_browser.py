@@ -94,6 +94,7 @@ def test_an_image_is_classified(
         rejected = float(pairs[0][1][:-1]) < 50
         assert seen.text("verdict") == ("None of these" if rejected else pairs[0][0])
         assert ("asks for 50.0%" if rejected else f"Runner-up: {pairs[1][0]}") in seen.text("about")
+    assert not seen.page.locator("#near").is_visible()
     bars = seen.page.locator(".bar div").all()
     widths = [bar.bounding_box()["width"] / 100 for bar in bars]
     assert widths == sorted(widths, reverse=True)
@@ -101,6 +102,34 @@ def test_an_image_is_classified(
     assert seen.page.evaluate("document.querySelector('#preview').naturalWidth") > 0
     assert seen.page.evaluate("window.hit") is None
     assert seen.complaints == []
+
+
+def test_training_images_stand_below(browser: Any, tmp_path: Path) -> None:
+    known = image_folder(tmp_path / "known")
+    output = tmp_path / "model"
+    asked: Any = {"method": "zero-shot", "backbone": "tiny", "device": "cpu"}
+    fb.adapt(f"folder:{known}", output, keep_support=True, **asked)
+    process = start("app", output, "--port", 0)
+    assert process.stdout is not None
+    try:
+        seen = Seen(browser.new_page())
+        seen.page.on("console", lambda message: seen.complaints.append(message.text))
+        seen.page.goto(process.stdout.readline().strip())
+        seen.text("model")
+        photo = known / "train" / "dog" / "2.jpg"
+        seen.page.set_input_files("#file", photo)
+        seen.page.locator("#near").wait_for()
+        items = seen.page.locator("#nearest li")
+        assert items.count() == 4
+        assert items.first.inner_text().split() == ["dog", "1.00"]
+        first = seen.page.locator("#nearest img").first
+        assert first.get_attribute("alt") == "A training image of dog"
+        first.evaluate("image => image.decode()")
+        assert first.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [40, 32]
+        assert seen.complaints == []
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=PATIENCE) == ("", "")
 
 
 def test_a_file_is_dropped_and_pasted(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -102,6 +103,10 @@ class MemoryShots:
         return self.backbone.encode_image(self.pixels)
 
     @property
+    def unprojected(self) -> Tensor:
+        return self.backbone.encode_image(self.pixels, projected=False)
+
+    @property
     def features(self) -> Tensor:
         return F.normalize(self.raw_features, dim=-1)
 
@@ -112,11 +117,13 @@ class MemoryShots:
         rng: torch.Generator | None = None,
         *,
         normalize: bool = True,
+        projected: bool = True,
         start: int = 0,
     ) -> Tensor:
         streams = [rng or torch.Generator().manual_seed(99 + start + i) for i in range(count)]
-        views = [self.backbone.encode_image(_augmented(self.pixels, one)) for one in streams]
-        return F.normalize(torch.stack(views), dim=-1) if normalize else torch.stack(views)
+        encode = partial(self.backbone.encode_image, projected=projected)
+        views = torch.stack([encode(_augmented(self.pixels, one)) for one in streams])
+        return F.normalize(views, dim=-1) if normalize and projected else views
 
 
 def _augmented(pixels: Tensor, rng: torch.Generator) -> Tensor:

@@ -2,15 +2,46 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from fewshot_bench.api import method_code
 from fewshot_bench.api.record import Record
+from fewshot_bench.api.registry import registry
 from fewshot_bench.store.store import Store
 from tests.answers import put_answers, stored_arrays
+from tests.helpers import Result, fsbench
 from tests.plugin_edited import PACKAGE, ran, run_flags, write_package
+
+
+def unload() -> None:
+    """Forget the package, so that it is imported anew."""
+    registry.cache_clear()
+    for name in [name for name in sys.modules if name.partition(".")[0] == PACKAGE]:
+        del sys.modules[name]
+        method_code.forget(name)
+    importlib.invalidate_caches()
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Result]]:
+    """The command line here; each command imports the package anew, as a new process does."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = os.environ.get("PYTHONPATH")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(tmp_path), before))))
+
+    def run(*arguments: object) -> Result:
+        unload()
+        return fsbench(*arguments)
+
+    yield run
+    unload()
 
 
 def records(store: Path) -> list[Record]:
@@ -18,49 +49,50 @@ def records(store: Path) -> list[Record]:
     return sorted(Store(store).records(), key=lambda record: record.spec.train_seed)
 
 
-@pytest.mark.slow
-def test_an_edit_of_the_package_has_cells_computed_again(tmp_path: Path) -> None:
+def test_an_edit_of_the_package_has_cells_computed_again(
+    tmp_path: Path, fresh: Callable[..., Result]
+) -> None:
     store = tmp_path / "store"
     write_package(tmp_path, scale=100.0)
-    ran("run", *run_flags(store, "1,2"), plugins=tmp_path)
+    fresh("run", *run_flags(store, "1,2"))
     before = records(store)
     code = before[0].environment["code"]
     assert (code["distribution"], code["version"]) == (PACKAGE, "1.0")
     assert len(code["digest"]) == 64
 
-    same = ran("run", *run_flags(store, "1,2"), plugins=tmp_path)
+    same = fresh("run", *run_flags(store, "1,2"))
     assert "2 done already" in same.out
     assert "other code" not in same.out
 
     write_package(tmp_path, scale=3.0)
-    kept = ran("run", *run_flags(store, "1,2"), "--keep-stale", plugins=tmp_path)
+    kept = fresh("run", *run_flags(store, "1,2"), "--keep-stale")
     assert "2 cells were computed with other code of edited: kept" in kept.out
     assert "2 done already, 0 to run" in kept.out
     assert records(store) == before
 
     # One of the two first, as by a run that was killed half way.
-    half = ran("run", *run_flags(store, "2"), plugins=tmp_path)
+    half = fresh("run", *run_flags(store, "2"))
     assert "1 cell was computed with other code of edited: computed again" in half.out
     mixed = records(store)
     assert mixed[0] == before[0]
     assert mixed[1].code_digest not in (None, before[1].code_digest)
     assert mixed[1].metrics["nll"] != before[1].metrics["nll"]
 
-    refused = ran("compare", "--store", store)
+    refused = fresh("compare", "--store", store)
     assert refused.code == 2
     assert "code of 'edited@1'" in refused.err
     assert "give fsbench run again" in refused.err
-    assert ran("compare", "--store", store, "--code", code["digest"][:8]).code == 0
-    assert "code of 'edited@1'" in ran("report", "--store", store, "-O", tmp_path / "r.html").err
-    assert "different code of one method" in ran("audit", "--store", store).out
+    assert fresh("compare", "--store", store, "--code", code["digest"][:8]).code == 0
+    assert "code of 'edited@1'" in fresh("report", "--store", store, "-O", tmp_path / "r.html").err
+    assert "different code of one method" in fresh("audit", "--store", store).out
 
-    rest = ran("run", *run_flags(store, "1,2"), plugins=tmp_path)
+    rest = fresh("run", *run_flags(store, "1,2"))
     assert "1 cell was computed with other code of edited: computed again; --keep-stale" in rest.out
     assert "1 done already, 1 to run" in rest.out
     after = records(store)
     assert after[1] == mixed[1]
     assert after[0].code_digest == after[1].code_digest
-    assert ran("compare", "--store", store).code == 0
+    assert fresh("compare", "--store", store).code == 0
 
 
 @pytest.mark.slow
@@ -77,17 +109,18 @@ def test_a_failed_cell_of_edited_code_is_tried_again(tmp_path: Path) -> None:
     assert [record.status for record in records(store)] == ["done"]
 
 
-@pytest.mark.slow
-def test_a_record_that_does_not_name_its_code_is_stale(tmp_path: Path) -> None:
+def test_a_record_that_does_not_name_its_code_is_stale(
+    tmp_path: Path, fresh: Callable[..., Result]
+) -> None:
     store = tmp_path / "store"
     write_package(tmp_path)
-    ran("run", *run_flags(store), plugins=tmp_path)
+    fresh("run", *run_flags(store))
     (path,) = store.glob("records/*/*.json")
     values = json.loads(path.read_bytes())
     del values["environment"]["code"]
     record = Record.from_dict(values)
     arrays = stored_arrays(Store(store), record.spec.key())
     put_answers(Store(store), record, arrays["logits"], arrays["labels"], arrays["ids"])
-    said = ran("run", *run_flags(store), "--dry-run", plugins=tmp_path)
+    said = fresh("run", *run_flags(store), "--dry-run")
     assert "1 cell was computed with unknown code of edited" in said.out
     assert "0 done already, 1 to run" in said.out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from fewshot_bench.store.hub import hub_name, model_folder, push
 from fewshot_bench.store.model_files import (
     CARD,
     CONFIG,
+    SUPPORT,
     TENSORS,
     ModelConfig,
     read_model,
@@ -34,10 +36,22 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
             monkeypatch.setenv(name, value)
         monkeypatch.setattr(constants, "ENDPOINT", running.address)
         template = f"{running.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        # Versions before 1.0 hold the address in the module that uses it, too.
+        for module in (constants, importlib.import_module("huggingface_hub.file_download")):
+            monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        with_new_sessions()
         yield running
+    with_new_sessions()
+
+
+def with_new_sessions() -> None:
+    """Connections made before may be of another mode (offline), by the version of the package."""
+    from huggingface_hub import utils
+
+    for name in ("reset_sessions", "close_session"):
+        getattr(utils, name, lambda: None)()
 
 
 @pytest.fixture
@@ -78,6 +92,16 @@ def test_only_the_files_of_the_format_come_over(hub: Hub, folder: Path) -> None:
     found = model_folder(NAME, print)
     assert sorted(contents(found)) == sorted((CONFIG, TENSORS, CARD))
     assert not any("modeling" in path for _, path in hub.requests)
+
+
+def test_training_images_stay_here(hub: Hub, folder: Path) -> None:
+    write_model(folder, MODEL, {"weight": torch.zeros(2)}, "# Flowers\n", b"pictures")
+    assert (folder / SUPPORT).exists()
+    push(folder, NAME)
+    found = model_folder(NAME, print)
+    assert sorted(contents(found)) == sorted((CONFIG, TENSORS, CARD))
+    files = hub.repositories["user/flowers"].commits.values()
+    assert not any(b"pictures" in content for commit in files for content in commit.values())
 
 
 def test_a_branch_is_made_and_loaded(hub: Hub, folder: Path) -> None:
@@ -150,6 +174,7 @@ def test_offline_a_pinned_model_is_used_and_a_newest_one_is_not(
     pushed = push(folder, NAME)
     model_folder(str(pushed), print)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with_new_sessions()
     assert model_folder(str(pushed), print).name == pushed.revision
     for name, here in ((NAME, pushed.revision), ("hub:user/none", "none")):
         with pytest.raises(DataMissingError, match=rf"@COMMIT \(here: {here}\)"):

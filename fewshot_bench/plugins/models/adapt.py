@@ -26,10 +26,18 @@ from fewshot_bench.plugins.models.fitting import Chosen, Workshop
 from fewshot_bench.plugins.models.folds import FOLDS, with_validation
 from fewshot_bench.plugins.models.material import gather
 from fewshot_bench.plugins.models.model_card import card
+from fewshot_bench.plugins.models.pictures import support_of
 from fewshot_bench.plugins.models.search import ORDER, REPEATS, Candidate, Search
 from fewshot_bench.runner.own_data import read_own_data
 from fewshot_bench.runner.variants import Variant, expand_methods
-from fewshot_bench.store.model_files import ModelConfig, config_of, without_path, write_model
+from fewshot_bench.store.model_files import (
+    SUPPORT,
+    ModelConfig,
+    config_of,
+    without_path,
+    write_model,
+)
+from fewshot_bench.store.support_files import Support, packed_support
 from fewshot_bench.utils import offline
 from fewshot_bench.utils.arguments import FLAG, Kind, checked, names, number, optional, text, whole
 from fewshot_bench.utils.errors import NotApplicableError, UsageError, unknown
@@ -60,7 +68,7 @@ _ARGUMENTS: Mapping[str, Kind] = {
     "seed": whole(0),
     "memory": optional(Kind(SIZES, read_size)),
     "reject": optional(Kind(_SHARE.expected, lambda v: KEPT if v is True else _SHARE.read(v))),
-    **dict.fromkeys(("skip_damaged", "overwrite"), FLAG),
+    **dict.fromkeys(("skip_damaged", "overwrite", "keep_support"), FLAG),
 }
 
 
@@ -102,6 +110,7 @@ def adapt(
     exif: str = "ignore",
     skip_damaged: bool = False,
     overwrite: bool = False,
+    keep_support: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Adapted:
     """Choose a method by cross-validation within the labeled images of a data set, and keep it.
@@ -112,7 +121,9 @@ def adapt(
     method: one, or `auto` to choose; options: its hyper-parameters, `{"rank": 4}` or
     `["rank=4"]`. budget: a time such as `10m`, or seconds, for everything until the folder is
     written. memory: bytes, or `4GB`. reject: True or the share of right images to keep, for a
-    threshold below which an image belongs to no class. say: gets a line for each step.
+    threshold below which an image belongs to no class. keep_support: put small pictures of the
+    images into the folder, which `fsbench app` shows beside its answers. say: gets a line for each
+    step.
 
     Raises UsageError for what is not known or cannot be, DataMissingError for images that cannot
     be read, NotApplicableError for a method that cannot be kept. KeyboardInterrupt leaves no folder
@@ -133,11 +144,14 @@ def adapt(
         winner = search.chosen()
         say(f"fitting {winner.title} on all {len(material.items):,} images")
         fitted = search.final(winner)
+        support = support_of(workshop) if keep_support else None
     stated = _stated(search, winner, given["reject"])
     config = _config(workshop, winner, fitted, stated)
     tried = tuple(_row(search, one, winner) for one in search.candidates)
     notes = (*material.notes, *_remarks(search, stated, given["reject"]))
-    _write(folder, config, fitted, card(config, tried, notes))
+    if support is not None:
+        notes += (f"{SUPPORT} holds small pictures of {len(support.pictures):,} of the images",)
+    _write(folder, config, fitted, card(config, tried, notes), support)
     return Adapted(folder, config, tried, notes)
 
 
@@ -302,14 +316,17 @@ def _remarks(search: Search, stated: _Stated, kept: float | None) -> list[str]:
     return found
 
 
-def _write(folder: Path, config: ModelConfig, fitted: Fitted, text: str) -> None:
+def _write(
+    folder: Path, config: ModelConfig, fitted: Fitted, text: str, support: Support | None
+) -> None:
     """Write the folder beside its place and move it there; one that was there goes last."""
     parent = folder.absolute().parent
     parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=parent))
     try:
         new, old = made / "new", made / "old"
-        write_model(new, config, fitted.classifier.tensors(), text)
+        shown = b"" if support is None else packed_support(support)
+        write_model(new, config, fitted.classifier.tensors(), text, shown)
         if folder.exists():
             folder.rename(old)
         new.rename(folder)

@@ -82,6 +82,11 @@ _WIDTH = 120
 @click.option("--templates", multiple=True, help="Own prompt with {}, or a file of prompts.")
 @click.option("--exif", type=click.Choice(EXIF), default="ignore", show_default=True)
 @click.option("--skip-damaged", is_flag=True, help="Go on without images that cannot be used.")
+@click.option(
+    "--keep-support",
+    is_flag=True,
+    help="Put small pictures of the images into the folder, for fsbench app to show.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace the model in the folder.")
 def command(**values: Any) -> None:
     """Choose and fit a method on your images, and keep the model.

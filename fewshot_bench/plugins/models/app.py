@@ -1,7 +1,7 @@
 """A page that classifies images with a kept model, and the same as an API: `POST /predict`.
 
 `application` is the entry point. An image is the body of its request; it is never stored, and the
-files of `FILES` are all that can be fetched.
+files of `FILES` and the pictures that lie within the model are all that can be fetched.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ HEADERS = {
 }
 TOP = 10
 """Classes in an answer, unless it is asked for others."""
+NEAREST = 4
+"""Training images in an answer, where the model holds some."""
 AT_ONCE = 2
 """Images that are decoded at once; others wait. The model answers one at a time."""
 MOST_PIXELS = 80_000_000
@@ -78,6 +80,7 @@ def application(
     routes += [
         Route("/model", _constant(json.dumps(desk.about()).encode(), "application/json")),
         Route("/predict", desk.predict, methods=["POST"]),
+        Route("/support/{number:int}", desk.picture),
     ]
     made = Starlette(
         routes=routes,
@@ -162,7 +165,15 @@ class _Desk:
             "reject": config.reject,
             "most": self.most,
             "limit": size_text(self.most),
+            "support": len(self.model.support.pictures) if self.model.support else 0,
         }
+
+    def picture(self, request: Request) -> Response:
+        """A training image of the model, by its number."""
+        support, number = self.model.support, request.path_params["number"]
+        if support is None or number >= len(support.pictures):
+            raise HTTPException(404)
+        return Response(support.pictures[number], media_type="image/jpeg")
 
     async def predict(self, request: Request) -> Response:
         """Classes of the image in the body, the most probable first."""
@@ -205,6 +216,7 @@ class _Desk:
             image = opened(data)
             try:
                 (found,) = self.model.stream([image], top=top)
+                near = [] if found.problem else self._nearest(image)
             except FsbenchError as error:
                 self.complain(str(error))
                 raise HTTPException(500, "the model did not answer; see the terminal") from None
@@ -212,7 +224,21 @@ class _Desk:
             raise HTTPException(415, f"the image cannot be used: {found.problem}")
         pairs = zip(found.classes, found.probabilities, strict=True)
         classes = [{"class": name, "probability": share} for name, share in pairs]
-        return {"rejected": found.rejected, "classes": classes}
+        answer = {"rejected": found.rejected, "classes": classes}
+        return answer | ({"nearest": near} if self.model.support else {})
+
+    def _nearest(self, image: Image.Image) -> list[dict[str, Any]]:
+        if self.model.support is None:
+            return []
+        (found,) = self.model.nearest([image], count=NEAREST)
+        return [
+            {
+                "class": one.classname,
+                "similarity": one.similarity,
+                "image": f"/support/{one.number}",
+            }
+            for one in found
+        ]
 
 
 def opened(data: bytes) -> Image.Image:

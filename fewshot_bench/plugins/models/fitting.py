@@ -23,6 +23,7 @@ from fewshot_bench.runner.variants import Variant
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from fewshot_bench.api.backbone import LoadedBackbone
     from fewshot_bench.engines.choice import Conditions
@@ -125,8 +126,8 @@ class Workshop:
                 raise
         return fitted, logits
 
-    def encode(self, places: Places) -> None:
-        """Encode some images, for all fits that use them."""
+    def encode(self, places: Places) -> Tensor:
+        """(n, width) features of unit length of some images, kept for all fits that use them."""
         from fewshot_bench.images.features import accounted, image_view, open_views
         from fewshot_bench.profiling.meter import Meter
 
@@ -134,7 +135,7 @@ class Workshop:
         meter = Meter(self.backbone.device)
         with open_views(), accounted(session.features, meter):
             source = session.source(self._images(places, labeled=False), spec)
-            image_view(source, session.features, meter, phase="encode_support").features  # noqa: B018
+            return image_view(source, session.features, meter, phase="encode_support").features
 
     def _cell(self, variant: Variant, train: Places, queries: Places, validation: bool) -> Cell:
         from fewshot_bench.runner.examination import CellLists

@@ -27,6 +27,15 @@ function line({class: name, probability}) {
   return item;
 }
 
+function near({class: name, similarity, image}) {
+  const item = document.createElement("li");
+  const picture = document.createElement("img");
+  picture.src = image;
+  picture.alt = `A training image of ${name}`;
+  item.append(picture, made("span", name), made("span", similarity.toFixed(2)));
+  return item;
+}
+
 function show(answer, file) {
   const [first, second] = answer.classes;
   part("verdict").textContent = answer.rejected ? "None of these" : first.class;
@@ -35,6 +44,9 @@ function show(answer, file) {
     ? `The best, ${first.class}, has ${percent.format(first.probability)}; this model asks for ${percent.format(model.reject)}.`
     : next;
   part("classes").replaceChildren(...answer.classes.map(line));
+  const nearest = answer.nearest || [];
+  part("nearest").replaceChildren(...nearest.map(near));
+  part("near").hidden = nearest.length === 0;
   const preview = part("preview");
   URL.revokeObjectURL(preview.src);
   preview.hidden = false;

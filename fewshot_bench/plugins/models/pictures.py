@@ -1,0 +1,43 @@
+"""Training images of an adapted model, to be shown beside its answers (`adapt --keep-support`).
+
+`support_of` is the entry point. Pictures are made anew from pixels: nothing of a file's metadata
+(places, cameras, names) is in them.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from fewshot_bench.images.decode import decoded
+from fewshot_bench.store.support_files import SUPPORT_SIDE, Support, evenly
+
+if TYPE_CHECKING:
+    from fewshot_bench.plugins.models.fitting import Workshop
+
+QUALITY = 80
+
+
+def support_of(workshop: Workshop) -> Support:
+    """Features, classes and pictures of the images that were given, or of a part of many."""
+    material = workshop.material
+    places = np.array(evenly(material.labels.tolist()), dtype=np.int64)
+    features = workshop.encode(places).cpu().numpy()
+    read = material.dataset.read
+    pictures = tuple(small(read(material.items[place])) for place in places.tolist())
+    return Support(features, material.labels[places], pictures)
+
+
+def small(data: bytes) -> bytes:
+    """A JPEG file of an image, upright, with no side longer than SUPPORT_SIDE."""
+    image = decoded(data)
+    # All images were decoded before anything was fitted.
+    assert isinstance(image, Image.Image)
+    upright = ImageOps.exif_transpose(image).convert("RGB")
+    upright.thumbnail((SUPPORT_SIDE, SUPPORT_SIDE), Image.Resampling.BICUBIC)
+    file = io.BytesIO()
+    Image.fromarray(np.asarray(upright)).save(file, "JPEG", quality=QUALITY)
+    return file.getvalue()

@@ -1,0 +1,116 @@
+"""Training images that a kept model shows beside its answers: features, classes, small pictures.
+
+`packed_support` and `read_support` are the entry points. The file is there only where it was asked
+for, and stays with the folder: no hub gets it (`store/hub.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fewshot_bench.store.model_files import SUPPORT, ModelConfig
+from fewshot_bench.utils.errors import StoreError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SUPPORT_MOST = 500
+"""The most images that a model holds."""
+SUPPORT_SIDE = 96
+"""The longer side of a picture, in pixels."""
+SUPPORT_BYTES = 32 * 2**20
+"""The longest file that is read."""
+JPEG = b"\xff\xd8\xff"
+
+
+@dataclass(frozen=True, eq=False)
+class Support:
+    """features: (n, width) of unit length, float32; labels: (n,) classes; pictures: JPEG files."""
+
+    features: np.ndarray
+    labels: np.ndarray
+    pictures: tuple[bytes, ...]
+
+
+def packed_support(support: Support) -> bytes:
+    """The content of the file."""
+    import numpy as np
+    from safetensors.numpy import save
+
+    content: bytes = save(
+        {
+            "features": np.ascontiguousarray(support.features, dtype=np.float32),
+            "labels": np.asarray(support.labels, dtype=np.int64),
+            "pictures": np.frombuffer(b"".join(support.pictures), dtype=np.uint8),
+            "ends": np.cumsum([len(one) for one in support.pictures], dtype=np.int64),
+        }
+    )
+    return content
+
+
+def read_support(folder: Path, config: ModelConfig, width: int) -> Support | None:
+    """The training images of a model, None where it has none; StoreError for a damaged file.
+
+    width: of the backbone's features. A file that the config does not state is not read.
+    """
+    path = folder / SUPPORT
+    if not config.support or not path.exists():
+        return None
+    try:
+        with path.open("rb") as file:
+            content = file.read(SUPPORT_BYTES + 1)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}") from None
+    if hashlib.sha256(content).hexdigest() != config.support:
+        raise StoreError(
+            f"{path} is damaged: its digest is not the one in the config; copy the folder again, "
+            "or remove the file"
+        )
+    found = _unpacked(content, len(config.classnames), width)
+    if found is None:
+        raise StoreError(f"{path} holds no training images of this model; remove it")
+    return found
+
+
+def _unpacked(content: bytes, classes: int, width: int) -> Support | None:
+    """The parts of a file; None where they do not fit each other."""
+    import numpy as np
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        arrays = load(content)
+        features, labels, ends = (arrays[name] for name in ("features", "labels", "ends"))
+        data = arrays["pictures"]
+    except (SafetensorError, ValueError, KeyError, TypeError):
+        return None
+    count = len(ends) if ends.ndim == 1 else 0
+    types = [array.dtype.str for array in (features, labels, data, ends)]
+    if types != ["<f4", "<i8", "|u1", "<i8"] or not 0 < count <= SUPPORT_MOST:
+        return None
+    if features.shape != (count, width) or labels.shape != (count,) or data.ndim != 1:
+        return None
+    starts = np.concatenate([[0], ends[:-1]])
+    if (starts >= ends).any() or ends[-1] != len(data) or labels.min() < 0:
+        return None
+    if labels.max() >= classes or not np.isfinite(features).all():
+        return None
+    pairs = zip(starts.tolist(), ends.tolist(), strict=True)
+    pictures = tuple(data[start:end].tobytes() for start, end in pairs)
+    if not all(one.startswith(JPEG) for one in pictures):
+        return None
+    return Support(features, labels, pictures)
+
+
+def evenly(labels: Sequence[int], most: int = SUPPORT_MOST) -> list[int]:
+    """Places of at most so many images, as many of each class as there can be."""
+    seen: dict[int, int] = {}
+    ranks = []
+    for place, label in enumerate(labels):
+        seen[label] = seen.get(label, 0) + 1
+        ranks.append((seen[label], place))
+    return sorted(place for _, place in sorted(ranks)[:most])

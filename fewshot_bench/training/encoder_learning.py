@@ -1,0 +1,275 @@
+"""`EncoderLearner`: the base of methods that train tensors inside the encoders on pixels.
+
+A method gives initial tensors and says how they change the towers (`EncoderHooks`); batches,
+memory, keeping and other classes are here. All draws come from the streams `order` and `augment`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+from torch.optim import SGD, AdamW, Optimizer
+
+from fewshot_bench.api.backbone import Backbone
+from fewshot_bench.api.method import Classifier, RunContext, hyper
+from fewshot_bench.api.task import Augment, Shots, Task, Vocabulary
+from fewshot_bench.training.batches import epoch_views, minibatches, steps_per_epoch
+from fewshot_bench.training.checks import require_choices, require_not_negative, require_positive
+from fewshot_bench.training.encoder_model import (
+    BatchLoss,
+    EncoderBatch,
+    EncoderClassifier,
+    EncoderHooks,
+    EncoderModel,
+    Encoders,
+    Learned,
+    TemplatePrompts,
+    TextPrompts,
+)
+from fewshot_bench.training.prompt_model import Encoding, WithoutRun
+from fewshot_bench.training.schedules import dassl_rate
+from fewshot_bench.training.steps import cosine, minimize_by, set_rate
+
+AfterStep = Callable[[int, int], None]
+"""Called with the number of steps that are done, and of all steps."""
+
+
+@dataclass(frozen=True)
+class EncoderLearner(EncoderHooks):
+    """Tensors inside the encoders, trained on augmented pixels; the last step is kept.
+
+    A method overrides `initial` and `encoders`, and what else is its own; a schedule comes from a
+    subclass: `EpochLearner` or `StepLearner`.
+    """
+
+    name: ClassVar[str]
+    trains: ClassVar[tuple[str, ...]] = ("vision", "text")
+    """The towers that trained tensors change; features of the other are frozen."""
+    from_classes: ClassVar[bool] = False
+    """True where `encoders` needs the frozen class features."""
+    max_norm: ClassVar[float] = 0.0
+    """The largest norm of all gradients of a step; 0 for no bound."""
+    drop_last: ClassVar[bool] = True
+    augment: ClassVar[Augment] = Augment()
+
+    batch_size: int = hyper(32, "images per step", unit="images")
+
+    def __post_init__(self) -> None:
+        """UsageError for values out of range."""
+        require_choices(self)
+        require_positive(self, "batch_size")
+
+    def initial(self, task: Vocabulary, backbone: Backbone, ctx: RunContext) -> dict[str, Tensor]:
+        """The tensors to be trained, as training starts, by name."""
+        raise NotImplementedError(f"{type(self).__name__}.initial: the tensors to be trained")
+
+    def prompts(self, vocabulary: Vocabulary, backbone: Backbone) -> tuple[TextPrompts, ...]:
+        """The prompts of all classes: those of every template."""
+        tower = backbone.text_tower()
+        tokens = [backbone.tokenize(vocabulary.prompts(one)) for one in vocabulary.templates]
+        return tuple(TemplatePrompts(tower.pack_tokens(ids)) for ids in tokens)
+
+    def loss(self, task: Task, backbone: Backbone, ctx: RunContext) -> BatchLoss:
+        """The loss of a batch: cross-entropy."""
+        return EncoderBatch.cross_entropy
+
+    def optimizer(self, parameters: Sequence[Tensor]) -> Optimizer:
+        """The optimizer of all that is learned."""
+        raise NotImplementedError(f"{type(self).__name__}.optimizer")
+
+    def steps(self, shots: int, per_epoch: int) -> int:
+        """The number of optimizer steps."""
+        raise NotImplementedError(f"{type(self).__name__}.steps")
+
+    def rate(self, step: int, per_epoch: int, total: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        raise NotImplementedError(f"{type(self).__name__}.rate")
+
+    def views_per_image(self, shots: int, classes: int) -> int:
+        """Views of each support image that a frozen image encoder encodes."""
+        if "vision" in self.trains:
+            return 0
+        per_epoch = steps_per_epoch(shots * classes, self.batch_size, drop_last=self.drop_last)
+        return -(-self.steps(shots, per_epoch) // max(1, per_epoch))
+
+    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> Classifier:
+        """Trains all that `initial` gives."""
+        return self.fitted(self.trained(task, backbone, ctx), task, backbone, ctx)
+
+    def trained(self, task: Task, backbone: Backbone, ctx: RunContext) -> dict[str, Tensor]:
+        """The tensors behind the last step."""
+        start = self.initial(task, backbone, ctx)
+        learned = {
+            name: torch.nn.Parameter(one.detach().clone().to(backbone.device))
+            for name, one in start.items()
+        }
+        self.train(learned, task, backbone, ctx)
+        return {name: one.detach() for name, one in learned.items()}
+
+    def restore(
+        self, tensors: Mapping[str, Tensor], vocabulary: Vocabulary, backbone: Backbone
+    ) -> Classifier:
+        """A classifier with the tensors that were kept."""
+        return self.fitted(tensors, vocabulary, backbone, WithoutRun(backbone))
+
+    @torch.no_grad()
+    def fitted(
+        self, learned: Learned, task: Vocabulary, backbone: Backbone, ctx: Encoding
+    ) -> EncoderClassifier:
+        """The classifier of what was learned."""
+        model_for = partial(self.model, backbone=backbone, ctx=ctx)
+        model = model_for(task)
+        return EncoderClassifier(model, learned, model.class_features(learned), model_for)
+
+    def model(self, task: Vocabulary, backbone: Backbone, ctx: Encoding) -> EncoderModel:
+        """The frozen part of the model before some classes."""
+        text = "text" in self.trains
+        frozen = Encoders(
+            backbone.image_tower() if "vision" in self.trains else None,
+            backbone.text_tower() if text else None,
+            classes=backbone.class_features(task) if self.from_classes else None,
+        )
+        return EncoderModel(
+            self,
+            frozen,
+            self.prompts(task, backbone) if text else (),
+            None if text else backbone.class_features(task),
+            backbone.logit_scale,
+            ctx.autocast,
+        )
+
+    def train(
+        self,
+        learned: Learned,
+        task: Task,
+        backbone: Backbone,
+        ctx: RunContext,
+        after: AfterStep | None = None,
+    ) -> None:
+        """The whole schedule, in place; `after` is called behind every step."""
+        size = min(self.batch_size, len(task.train))
+        model = self.model(task, backbone, ctx)
+        model = model.within_memory(size, backbone.device, ctx.memory_parts)
+        if model.recompute:
+            ctx.note(recomputed=sorted(model.recompute))
+        optimizer, loss = self.optimizer(list(learned.values())), self.loss(task, backbone, ctx)
+        scaler = ctx.scaler()
+        per_epoch = steps_per_epoch(len(task.train), size, drop_last=self.drop_last)
+        total = self.steps(task.shots, per_epoch)
+        batches = self.batches(task.train, backbone, ctx, -(-total // per_epoch))
+        for step, (pixels, labels) in enumerate(itertools.islice(batches, total)):
+            set_rate(optimizer, self.rate(step, per_epoch, total))
+            backward = partial(model.backward, pixels, labels, loss, learned)
+            minimize_by(backward, optimizer, scaler, self.max_norm)
+            if after is not None:
+                after(step + 1, total)
+            ctx.progress(step + 1, total)
+
+    def batches(
+        self, train: Shots, backbone: Backbone, ctx: RunContext, epochs: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Shuffled batches of augmented pixels, or of frozen features of augmented views.
+
+        With labels; a short last batch of an epoch is kept or dropped as `drop_last` says.
+        """
+        count, size, device = len(train), self.batch_size, backbone.device
+        order, augment = ctx.rng("order"), ctx.rng("augment")
+        if "vision" not in self.trains:
+            labels = train.labels
+            for views in epoch_views(train, epochs, self.augment, backbone.embed_dim):
+                for index in minibatches(count, size, order, device, drop_last=self.drop_last):
+                    yield views[index], labels[index]
+            return
+        kept = min(count, size) * steps_per_epoch(count, size, drop_last=True)
+        for _ in range(epochs):
+            visited = torch.randperm(count, generator=order)
+            yield from train.batches(
+                size,
+                order=visited[:kept] if self.drop_last else visited,
+                augment=self.augment,
+                rng=augment,
+                device=device,
+                labels=True,
+            )
+
+
+@dataclass(frozen=True)
+class EpochLearner(EncoderLearner):
+    """SGD by epochs as Dassl runs it: a cosine per epoch after one epoch at `warmup_lr`."""
+
+    epochs: int = hyper(5, "passes over the support set", unit="epochs")
+    lr: float = hyper(2.5e-3, "learning rate of SGD")
+    warmup_lr: float = hyper(1e-5, "learning rate of the first epoch", source="Dassl defaults")
+    momentum: float = hyper(0.9, "momentum of SGD", source="Dassl defaults")
+    weight_decay: float = hyper(5e-4, "weight decay of SGD", source="Dassl defaults")
+
+    def __post_init__(self) -> None:
+        """UsageError for values out of range."""
+        super().__post_init__()
+        require_positive(self, "epochs", "lr")
+        require_not_negative(self, "warmup_lr", "momentum", "weight_decay")
+
+    def quick(self) -> Self:
+        """Ten epochs, for the conformance kit."""
+        return replace(self, epochs=10)
+
+    def optimizer(self, parameters: Sequence[Tensor]) -> Optimizer:
+        """SGD with momentum."""
+        return SGD(
+            parameters,
+            lr=self.lr,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            fused=parameters[0].is_cuda,
+        )
+
+    def steps(self, shots: int, per_epoch: int) -> int:
+        """Those of all epochs."""
+        return self.epochs * per_epoch
+
+    def rate(self, step: int, per_epoch: int, total: int) -> float:
+        """The rate of the step's epoch."""
+        return dassl_rate(step // per_epoch, self.epochs, self.lr, self.warmup_lr)
+
+
+@dataclass(frozen=True)
+class StepLearner(EncoderLearner):
+    """AdamW by steps per shot, its rate a cosine of all steps, as CLIP-LoRA trains.
+
+    The short last batch of an epoch is kept.
+    """
+
+    drop_last: ClassVar[bool] = False
+
+    iterations: int = hyper(300, "training steps per shot", unit="steps/shot")
+    lr: float = hyper(2e-4, "learning rate of AdamW")
+    eta_min: float = hyper(1e-6, "learning rate at the end of the cosine")
+    weight_decay: float = hyper(1e-2, "weight decay of AdamW")
+
+    def __post_init__(self) -> None:
+        """UsageError for values out of range."""
+        super().__post_init__()
+        require_positive(self, "iterations", "lr")
+        require_not_negative(self, "eta_min", "weight_decay")
+
+    def quick(self) -> Self:
+        """Two steps per shot, for the conformance kit."""
+        return replace(self, iterations=2)
+
+    def optimizer(self, parameters: Sequence[Tensor]) -> Optimizer:
+        """AdamW."""
+        return AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay, fused=True)
+
+    def steps(self, shots: int, per_epoch: int) -> int:
+        """`iterations` per shot."""
+        return self.iterations * shots
+
+    def rate(self, step: int, per_epoch: int, total: int) -> float:
+        """The cosine at a step."""
+        return cosine(self.lr, step, total, self.eta_min)

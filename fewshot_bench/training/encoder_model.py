@@ -1,0 +1,308 @@
+"""CLIP with trained tensors in its encoders: features, logits, gradients in bounded memory.
+
+Enter at `EncoderModel`; a method says by `EncoderHooks` how its tensors change the towers. Steps in
+parts (`RunContext.memory_parts`) and recomputed blocks change no number beyond rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fewshot_bench.api.backbone import ImageTower, PackedPrompts, PromptPart, TextTower
+from fewshot_bench.api.edits import Edits
+from fewshot_bench.api.task import Images, Vocabulary
+from fewshot_bench.training.memory import (
+    backward_in_parts,
+    chunks_for,
+    encode_in_parts,
+    must_recompute,
+)
+from fewshot_bench.training.prompts import Prompts
+from fewshot_bench.training.steps import Autocast, Scale, unit
+
+EVAL_BATCH = 256
+Learned = Mapping[str, Tensor]
+"""Trained tensors by name."""
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """Both towers in one forward pass: edits of each, and the context of learned prompts.
+
+    A tower that no trained tensor changes is None; its features are frozen. classes (classes,
+    embed): the frozen class features, for methods whose prompts are made of them
+    (`EncoderLearner.from_classes`).
+    """
+
+    vision: ImageTower | None
+    text: TextTower | None
+    vision_edits: Edits | None = None
+    text_edits: Edits | None = None
+    context: Tensor | None = None
+    classes: Tensor | None = None
+
+
+class TextPrompts(Protocol):
+    """The prompts of all classes, laid out once per task."""
+
+    @property
+    def tokens(self) -> int:
+        """The number of tokens that are computed."""
+        ...
+
+    def divide(self, parts: int) -> Sequence[PromptPart]:
+        """At most `parts` parts of about as many tokens each."""
+        ...
+
+    def encode(self, encoders: Encoders, part: PromptPart | None, *, recompute: bool) -> Tensor:
+        """(classes, embed) raw features, or those of a part; (runs, classes, embed) of several."""
+        ...
+
+
+@dataclass(frozen=True)
+class TemplatePrompts:
+    """Prompts of one template."""
+
+    packed: PackedPrompts
+
+    @property
+    def tokens(self) -> int:
+        """The number of tokens that are computed."""
+        return self.packed.tokens
+
+    def divide(self, parts: int) -> Sequence[PromptPart]:
+        """Parts of packed prompts."""
+        return self.packed.divide(parts)
+
+    def encode(self, encoders: Encoders, part: PromptPart | None, *, recompute: bool) -> Tensor:
+        """(classes, embed) raw features."""
+        assert encoders.text is not None
+        packed = self.packed if part is None else part.packed
+        edits = _edits_of(encoders, part)
+        return encoders.text.encode_packed(packed, edits=edits, recompute=recompute)
+
+
+@dataclass(frozen=True)
+class ContextPrompts:
+    """Prompts behind the learned context of `Encoders`."""
+
+    prompts: Prompts
+
+    @property
+    def tokens(self) -> int:
+        """The number of tokens that are computed, behind one context."""
+        return self.prompts.packing.tokens
+
+    def divide(self, parts: int) -> Sequence[PromptPart]:
+        """Parts of packed prompts."""
+        return self.prompts.packing.divide(parts)
+
+    def encode(self, encoders: Encoders, part: PromptPart | None, *, recompute: bool) -> Tensor:
+        """(classes, embed) raw features, (runs, classes, embed) of several contexts."""
+        assert encoders.text is not None
+        assert encoders.context is not None
+        edits = _edits_of(encoders, part)
+        return self.prompts.features(
+            encoders.text, encoders.context, part, edits=edits, recompute=recompute
+        )
+
+
+def _edits_of(encoders: Encoders, part: PromptPart | None) -> Edits | None:
+    edits = encoders.text_edits
+    return edits if edits is None or part is None else edits.of(part.members)
+
+
+@dataclass(frozen=True)
+class EncoderBatch:
+    """A batch as losses see it.
+
+    classes and images are what `EncoderHooks.read_classes` and `read_images` make of the features:
+    (classes, embed) and (b, embed) at unit length, if a method does not say otherwise. labels (b,),
+    pixels (b, 3, h, w), or frozen features (b, embed) where the image tower is not changed.
+    """
+
+    classes: Tensor
+    images: Tensor
+    labels: Tensor
+    pixels: Tensor
+    scale: float
+
+    @property
+    def logits(self) -> Tensor:
+        """(b, classes) scaled cosines."""
+        return self.scale * self.images @ self.classes.T
+
+    def cross_entropy(self) -> Tensor:
+        """The mean over the batch."""
+        return F.cross_entropy(self.logits, self.labels)
+
+
+BatchLoss = Callable[[EncoderBatch], Tensor]
+"""A scalar: a mean over the images of a batch, plus what no image has a part in."""
+
+
+class EncoderHooks:
+    """How a method's tensors change the encoders, and how features are read; all have defaults."""
+
+    def encoders(self, learned: Learned, frozen: Encoders) -> Encoders:
+        """The towers of one forward pass, differentiable in what is learned."""
+        return frozen
+
+    def read_images(self, raw: Tensor, learned: Learned, frozen: Encoders) -> Tensor:
+        """Features of images in float32 of what the tower gave: (b, embed) at unit length."""
+        return unit(raw)
+
+    def read_fixed(self, fixed: Tensor, learned: Learned, *, fitted: bool) -> Tensor:
+        """Features of classes where the text tower is frozen: the frozen ones (classes, embed)."""
+        return fixed
+
+    def read_classes(self, raw: Sequence[Tensor], learned: Learned, frozen: Encoders) -> Tensor:
+        """Features of classes of those of each template: their mean direction (classes, embed)."""
+        if len(raw) == 1:
+            return unit(raw[0])
+        return unit(torch.stack([unit(features) for features in raw]).mean(dim=0))
+
+    def scores(self, images: Tensor, classes: Tensor, scale: float, *, fitted: bool) -> Tensor:
+        """(n, classes) logits of what was read; fitted: these are the classes of the fit."""
+        return scale * images @ classes.T
+
+
+@dataclass(frozen=True)
+class EncoderModel:
+    """The frozen part of a model: towers, prompts of the classes, and what saves memory.
+
+    fixed (classes, embed) are class features where the text tower is not changed. `recompute` names
+    towers that keep little for the backward pass; a step is done in `chunks` of images, and of
+    prompts, which are `divided` per template.
+    """
+
+    hooks: EncoderHooks
+    frozen: Encoders
+    prompts: tuple[TextPrompts, ...]
+    fixed: Tensor | None
+    scale: float
+    autocast: Autocast
+    fitted: bool = True
+    recompute: frozenset[str] = frozenset()
+    chunks: int = 1
+    divided: tuple[Sequence[PromptPart], ...] = ()
+
+    def class_features(self, learned: Learned) -> Tensor:
+        """What `read_classes` makes of the prompts' features."""
+        if self.fixed is not None:
+            return self.hooks.read_fixed(self.fixed, learned, fitted=self.fitted)
+        if self.divided and not torch.is_grad_enabled():
+            pairs = zip(self.prompts, self.divided, strict=True)
+            raw = [encode_in_parts(parts, self._encoder(one, learned)) for one, parts in pairs]
+        else:
+            raw = [self._encoder(one, learned)() for one in self.prompts]
+        return self.hooks.read_classes(raw, learned, self.frozen)
+
+    def _encoder(self, prompts: TextPrompts, learned: Learned) -> Callable[..., Tensor]:
+        def encode(part: PromptPart | None = None) -> Tensor:
+            with self.autocast():
+                encoders = self.hooks.encoders(learned, self.frozen)
+                return prompts.encode(encoders, part, recompute="text" in self.recompute)
+
+        return encode
+
+    def image_features(self, batch: Tensor, learned: Learned) -> Tensor:
+        """What `read_images` makes of pixels; `batch` itself where it holds frozen features."""
+        if self.frozen.vision is None:
+            return batch
+        with self.autocast():
+            encoders = self.hooks.encoders(learned, self.frozen)
+            assert encoders.vision is not None
+            raw = encoders.vision.encode(
+                batch, edits=encoders.vision_edits, recompute="vision" in self.recompute
+            )
+        return self.hooks.read_images(raw, learned, self.frozen)
+
+    def batch(
+        self, pixels: Tensor, labels: Tensor, classes: Tensor, learned: Learned
+    ) -> EncoderBatch:
+        """The batch that a loss sees."""
+        images = self.image_features(pixels, learned)
+        return EncoderBatch(classes, images, labels, pixels, self.scale)
+
+    def backward(
+        self, pixels: Tensor, labels: Tensor, loss: BatchLoss, learned: Learned, scale: Scale
+    ) -> None:
+        """Add the gradients of `scale(loss)` to those of all that is learned, in `chunks`."""
+        if self.chunks == 1:
+            batch = self.batch(pixels, labels, self.class_features(learned), learned)
+            torch.autograd.backward(scale(loss(batch)))
+            return
+        raw = [
+            encode_in_parts(parts, self._encoder(one, learned)).requires_grad_()
+            for one, parts in zip(self.prompts, self.divided, strict=True)
+        ]
+        if raw:
+            read = self.hooks.read_classes(raw, learned, self.frozen)
+        else:
+            read = self.class_features(learned)
+        classes = read.detach().requires_grad_(read.requires_grad)
+        for chunk in torch.arange(len(pixels), device=pixels.device).tensor_split(self.chunks):
+            if len(chunk):
+                batch = self.batch(pixels[chunk], labels[chunk], classes, learned)
+                share = loss(batch) * (len(chunk) / len(pixels))
+                torch.autograd.backward(scale(share))
+        if classes.grad is not None:
+            torch.autograd.backward(read, classes.grad)
+        for one, parts, features in zip(self.prompts, self.divided, raw, strict=True):
+            assert features.grad is not None
+            backward_in_parts(parts, self._encoder(one, learned), features.grad)
+
+    @torch.no_grad()
+    def predict(self, queries: Images, classes: Tensor, learned: Learned) -> Tensor:
+        """(n, classes) logits, in batches of 256 images."""
+        score = partial(self.hooks.scores, classes=classes, scale=self.scale, fitted=self.fitted)
+        if self.frozen.vision is None:
+            return score(queries.features)
+        batches = queries.batches(EVAL_BATCH, device=classes.device)
+        return torch.cat([score(self.image_features(pixels, learned)) for pixels in batches])
+
+    def within_memory(self, images: int, device: torch.device, parts: int) -> EncoderModel:
+        """The same model for steps of `images` images, sparing memory where that is short."""
+        towers = {"vision": self.frozen.vision, "text": self.frozen.text}
+        tokens = {
+            "vision": images * self.frozen.vision.tokens if self.frozen.vision else 0,
+            "text": sum(one.tokens for one in self.prompts),
+        }
+        short = {
+            name for name in towers if must_recompute(towers[name], tokens[name], device, parts)
+        }
+        chunks = chunks_for(parts)
+        divided = tuple(one.divide(chunks) for one in self.prompts) if chunks > 1 else ()
+        return replace(self, recompute=frozenset(short), chunks=chunks, divided=divided)
+
+
+@dataclass(frozen=True)
+class EncoderClassifier:
+    """CLIP with what was learned; class features (classes, ...) are encoded once."""
+
+    model: EncoderModel
+    learned: Learned
+    classes: Tensor
+    model_for: Callable[[Vocabulary], EncoderModel]
+
+    def logits(self, queries: Images) -> Tensor:
+        """(n, classes): the queries are encoded in batches of 256."""
+        return self.model.predict(queries, self.classes, self.learned)
+
+    @torch.no_grad()
+    def for_classes(self, vocabulary: Vocabulary) -> EncoderClassifier:
+        """What was learned, before other class prompts."""
+        model = replace(self.model_for(vocabulary), fitted=False)
+        return replace(self, model=model, classes=model.class_features(self.learned))
+
+    def tensors(self) -> Learned:
+        """All that was trained."""
+        return self.learned
