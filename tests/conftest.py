@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -39,6 +40,12 @@ def pytest_sessionstart(session: pytest.Session) -> None:
             "(pip install --no-deps -e . writes the entry points anew)",
             returncode=4,
         )
+
+
+def pytest_collection_finish() -> None:
+    """Leaves what was imported out of all collections of garbage from now on: they take long."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -6,6 +6,7 @@ every method, and logits are too sure of themselves, the more so the longer a me
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -201,11 +202,9 @@ ENVIRONMENT: Mapping[str, Any] = {
 
 def split_of(spec: RunSpec, arrays: Mapping[str, Any], n: int, classes: int) -> dict[str, Any]:
     """The split facts of a record: the queries of its data set, other picks per seed."""
-    labels = arrays["labels"].tolist()
-    test = (Item(str(i), y, f"class {y}") for i, y in zip(arrays["ids"], labels, strict=True))
-    picks = (Item(f"{spec.shots}-{spec.split_seed}-{y}", y, "") for y in range(classes))
+    queries = tuple(map(str, arrays["ids"])), tuple(arrays["labels"].tolist())
     return {
-        "digest": digest_of((("train", picks), ("test", test))),
+        "digest": split_digest(spec.shots, spec.split_seed, classes, *queries),
         "protocol": spec.protocol,
         "revision": spec.revision,
         "classes": classes,
@@ -217,6 +216,16 @@ def split_of(spec: RunSpec, arrays: Mapping[str, Any], n: int, classes: int) -> 
         "templates": ["a photo of a {}."],
         "classnames": class_names(classes),
     }
+
+
+@functools.lru_cache(maxsize=1024)
+def split_digest(
+    shots: int, seed: int, classes: int, ids: tuple[str, ...], labels: tuple[int, ...]
+) -> str:
+    """The digest of picks and queries, which all methods share."""
+    test = (Item(name, y, f"class {y}") for name, y in zip(ids, labels, strict=True))
+    picks = (Item(f"{shots}-{seed}-{y}", y, "") for y in range(classes))
+    return digest_of((("train", picks), ("test", test)))
 
 
 def class_names(classes: int) -> list[str]:

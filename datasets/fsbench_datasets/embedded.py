@@ -47,13 +47,7 @@ class Embedded:
 
     def card(self) -> DatasetCard:
         """Facts and counts."""
-        pools, arrays = self.items(), self._arrays
-        return replace(
-            self.known,
-            classnames=arrays.classnames,
-            counts=counts_of(pools),
-            revision=revision_of(pools, [arrays.images.tobytes()]),
-        )
+        return self._card
 
     def items(self) -> Pools:
         """The pools, in the order of the arrays' `order`."""
@@ -67,6 +61,16 @@ class Embedded:
         buffer = io.BytesIO()
         Image.fromarray(self._arrays.images[index]).save(buffer, "PNG")
         return buffer.getvalue()
+
+    @cached_property
+    def _card(self) -> DatasetCard:
+        pools, arrays = self.items(), self._arrays
+        return replace(
+            self.known,
+            classnames=arrays.classnames,
+            counts=counts_of(pools),
+            revision=revision_of(pools, [arrays.images.tobytes()]),
+        )
 
     @cached_property
     def _arrays(self) -> Arrays:
@@ -91,6 +95,7 @@ def _id(arrays: Arrays, index: int) -> str:
     return f"{ROLES[arrays.split[index]]}/{index:04d}.png"
 
 
+@cache
 def digits() -> Embedded:
     """1,797 handwritten digits of 8 x 8 pixels."""
     card = DatasetCard(
@@ -110,11 +115,13 @@ def digits() -> Embedded:
     return Embedded(card, _load_digits)
 
 
+@cache
 def letters() -> Embedded:
     """Drawn capital letters."""
     return _drawn("letters", "Letters", "a photo of the letter {}.", mirrored=False)
 
 
+@cache
 def shapes() -> Embedded:
     """Drawn shapes."""
     return _drawn("shapes", "Shapes", "a photo of a {}.", mirrored=True)

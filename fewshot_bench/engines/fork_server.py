@@ -8,6 +8,7 @@ imported.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import select
@@ -63,6 +64,12 @@ class Forked:
         self._lock = threading.Lock()
         os.set_blocking(status, False)
         weakref.finalize(self, os.close, status)
+
+    @property
+    def begun(self) -> bool:
+        """False while its server is still at its imports."""
+        self.poll()
+        return self._forked is not None or self.returncode is not None
 
     @property
     def pid(self) -> int:
@@ -251,6 +258,8 @@ def _import(program: str) -> None:
         # What computes in several threads must not fork. The toy takes one.
         with suppress(Exception):
             embedded.prepare()
+    # What is there by now stays, and no process need look at it when it collects garbage.
+    gc.freeze()
 
 
 def _serve(channel: socket.socket, engine: int) -> list[str] | None:

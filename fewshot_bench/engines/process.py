@@ -225,6 +225,9 @@ class Worker:
         now = time.monotonic()
         if timeout is not None and self.started and now - self._since > timeout:
             return "timeout"
+        if isinstance(self.process, Forked) and not self.process.begun:
+            # Its server imports, however long that takes on a busy machine.
+            self._beat = now
         passed = now - self._sign
         pids = self.process.pid, self.seat.process.pid
         used = sum(_cpu_seconds(pid, children=passed > SILENT_SECONDS / 2) for pid in pids)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from fewshot_bench import Backbone, MethodCard, RunContext, Vocabulary, hyper
-from fewshot_bench.backbones import Edits, Tokens
 from fewshot_bench.training import Encoders, EpochLearner, Learned, require_positive
+from fsbench_methods.deep_prompts import appended
 
 _REPO = "MaPLe's repository, configs/trainers/VPT"
 
@@ -54,11 +54,7 @@ class VptDeep(EpochLearner):
 
     def encoders(self, learned: Learned, frozen: Encoders) -> Encoders:
         """The image tower with the rows of each layer at the end."""
-        rows = [
-            Tokens(layer, values, "end", "replace" if layer else "insert")
-            for layer, values in enumerate(learned["prompts"])
-        ]
-        return replace(frozen, vision_edits=Edits(tuple(rows)))
+        return replace(frozen, vision_edits=appended(learned["prompts"]))
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
+from fewshot_bench.engines import process as workers
 from fewshot_bench.engines.base import Settings
 from fewshot_bench.engines.fork_server import VARIABLE
 from fewshot_bench.engines.local import LocalEngine
@@ -112,6 +113,21 @@ def test_one_that_is_stopped_before_it_is_forked_is_ended_at_once(begin: Begin) 
     waiting.stop()
     assert waiting.process.returncode == -signal.SIGKILL
     wait_until(lambda: not is_running(server))
+
+
+def test_one_whose_server_is_slow_to_import_is_waited_for(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A busy machine may give a process next to no time; that is no sign that it hangs."""
+    monkeypatch.setattr(workers, "SILENT_SECONDS", 0.0)
+    waiting = begin(variables={"TORCH_SHOW_CPP_STACKTRACES": "0"}, until="")
+    server = psutil.Process(waiting.process.pid)
+    server.suspend()
+    wait_until(lambda: server.status() == psutil.STATUS_STOPPED)
+    for _ in range(3):
+        assert waiting.overdue(timeout=1.0, hang=600.0) == ""
+    assert waiting.overdue(timeout=None, hang=-1.0) == "hang"
+    server.resume()
 
 
 def test_the_end_of_a_worker_is_passed_on(begin: Begin) -> None:

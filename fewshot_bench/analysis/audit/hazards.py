@@ -25,7 +25,10 @@ HAZARDS = {
         "{steps} steps, {images} images encoded, tests too; overrides are named",
     ),
     9: ("augmentation", "views come from the harness; mirroring belongs to the data set"),
-    10: ("prompt ensembles", "text features are averaged at unit length, for all methods alike"),
+    10: (
+        "prompt ensembles",
+        "class features are means at unit length, raw ones where a method is published so",
+    ),
     11: ("trained parameters", "observed at the optimizer: {trained}"),
     12: ("precision", "all cells in {precision}"),
     13: ("copied numbers", "{records} records, all computed by this harness"),

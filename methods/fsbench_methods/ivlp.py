@@ -1,0 +1,84 @@
+"""IVLP: learned rows in the first layers of both encoders, each encoder on its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fewshot_bench import Backbone, MethodCard, RunContext, Vocabulary, hyper
+from fewshot_bench.training import Encoders, EpochLearner, Learned, TextPrompts, require_positive
+from fsbench_methods.deep_prompts import appended, behind_start, first_rows, prompts_behind
+
+_REPO = "PromptSRC's repository, configs/trainers/IVLP"
+
+
+@dataclass(frozen=True)
+class Ivlp(EpochLearner):
+    """Independent vision-language prompting, the baseline of MaPLe and PromptSRC (CVPR 2023).
+
+    `text_tokens` rows behind the start token of every prompt, which start at the words of
+    `context_init`, and `vision_tokens` rows behind the patches of every image: before each further
+    layer of the first `depth` they are replaced by rows of its own (46,080 parameters at ViT-B/16).
+    MaPLe's repository runs it otherwise: `text_tokens=2 vision_tokens=2 depth=12 lr=3.5e-3
+    epochs=5`. One configuration for all data sets.
+    """
+
+    name: ClassVar[str] = "ivlp"
+    version: ClassVar[str] = "1"
+    card: ClassVar[MethodCard] = MethodCard(
+        "ivlp-20",
+        text="class names",
+        deviations=("rows are trained in float32, not in half precision without a scaler",),
+    )
+
+    text_tokens: int = hyper(4, "rows per layer of a text", unit="tokens", source=_REPO)
+    vision_tokens: int = hyper(4, "rows per layer of an image", unit="tokens", source=_REPO)
+    depth: int = hyper(9, "layers with rows of their own; a tower may have fewer", source=_REPO)
+    context_init: str = hyper(
+        "a photo of a",
+        "words whose embeddings start the first rows of the text; words beyond them stay as they "
+        "are; empty: random",
+        source=_REPO,
+    )
+    init_std: float = hyper(0.02, "standard deviation of all other first values", source=_REPO)
+    batch_size: int = hyper(4, "images per step", unit="images", source=_REPO)
+    epochs: int = hyper(20, "passes over the support set", unit="epochs", source=_REPO)
+    lr: float = hyper(2.5e-3, "learning rate of SGD", source=_REPO)
+
+    def __post_init__(self) -> None:
+        """UsageError for values out of range."""
+        super().__post_init__()
+        require_positive(self, "text_tokens", "vision_tokens", "depth", "init_std")
+
+    def initial(self, task: Vocabulary, backbone: Backbone, ctx: RunContext) -> dict[str, Tensor]:
+        """`text` and `vision` (layers, tokens, width), normal; words before the first layer."""
+        rng, text, image = ctx.rng("init"), backbone.text_tower(), backbone.image_tower()
+        sizes = {
+            "text": (min(self.depth, text.layers), self.text_tokens, text.width),
+            "vision": (min(self.depth, image.layers), self.vision_tokens, image.width),
+        }
+        rows = {
+            name: torch.empty(size).normal_(std=self.init_std, generator=rng)
+            for name, size in sizes.items()
+        }
+        words = first_rows(self, self.context_init, self.text_tokens, backbone)
+        if words is not None:
+            rows["text"][0] = words
+        return rows
+
+    def prompts(self, vocabulary: Vocabulary, backbone: Backbone) -> tuple[TextPrompts, ...]:
+        """The class names behind the rows."""
+        return (prompts_behind(self.context_init, self.text_tokens, vocabulary, backbone),)
+
+    def encoders(self, learned: Learned, frozen: Encoders) -> Encoders:
+        """Both towers with the rows of each layer."""
+        text = learned["text"]
+        return replace(
+            frozen,
+            vision_edits=appended(learned["vision"]),
+            text_edits=behind_start(text),
+            context=text[0],
+        )

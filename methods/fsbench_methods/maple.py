@@ -1,0 +1,93 @@
+"""MaPLe: learned rows of the text encoder, and projections of them in the image encoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fewshot_bench import Backbone, MethodCard, RunContext, Vocabulary, hyper
+from fewshot_bench.training import Encoders, EpochLearner, Learned, TextPrompts, require_positive
+from fsbench_methods.deep_prompts import appended, behind_start, first_rows, prompts_behind
+
+_REPO = "MaPLe's repository, configs/trainers/MaPLe"
+
+
+@dataclass(frozen=True)
+class MaPLe(EpochLearner):
+    """Multi-modal prompt learning (Khattak et al., CVPR 2023).
+
+    `tokens` rows behind the start token of every prompt start at the first words of
+    `context_init`, whose other words stay fixed before the class name: two of "a photo of a" are
+    learned. Before each further layer of the first `depth` they are replaced by rows of its own.
+    The rows behind the patches of an image are a linear map of the text's rows, one per layer; all
+    maps but the first start identical (3,555,072 parameters at ViT-B/16). The published schedule
+    is that of base-to-new: no few-shot setting is. One configuration for all data sets.
+    """
+
+    name: ClassVar[str] = "maple"
+    version: ClassVar[str] = "1"
+    card: ClassVar[MethodCard] = MethodCard(
+        "maple-5",
+        text="class names",
+        deviations=(
+            "rows and maps are trained in float32, not in half precision without a scaler",
+            "cross-dataset runs have the same setting (officially 3 layers, a rate of 2.6e-3 and "
+            "2 epochs)",
+        ),
+    )
+
+    tokens: int = hyper(2, "rows per layer and encoder", unit="tokens", source=_REPO)
+    depth: int = hyper(9, "layers with rows of their own; a tower may have fewer", source=_REPO)
+    context_init: str = hyper(
+        "a photo of a",
+        "words whose embeddings start the first rows; words beyond them stay as they are; empty: "
+        "random",
+        source=_REPO,
+    )
+    init_std: float = hyper(0.02, "standard deviation of all other rows", source=_REPO)
+    batch_size: int = hyper(4, "images per step", unit="images", source=_REPO)
+    epochs: int = hyper(5, "passes over the support set", unit="epochs", source=_REPO)
+    lr: float = hyper(3.5e-3, "learning rate of SGD", source=_REPO)
+
+    def __post_init__(self) -> None:
+        """UsageError for values out of range."""
+        super().__post_init__()
+        require_positive(self, "tokens", "depth", "init_std")
+
+    def initial(self, task: Vocabulary, backbone: Backbone, ctx: RunContext) -> dict[str, Tensor]:
+        """`rows` (layers, tokens, width of the text); `weight` and `bias` of a map per layer.
+
+        Weights (layers, width of the image, width of the text) and biases start as those of
+        torch.nn.Linear do: uniform within 1 / sqrt(inputs).
+        """
+        rng, text, image = ctx.rng("init"), backbone.text_tower(), backbone.image_tower()
+        layers = min(self.depth, text.layers, image.layers)
+        size = (layers, self.tokens, text.width)
+        rows = torch.empty(size).normal_(std=self.init_std, generator=rng)
+        words = first_rows(self, self.context_init, self.tokens, backbone)
+        if words is not None:
+            rows[0] = words
+        bound = text.width**-0.5
+        # The first map has numbers of its own, the others share theirs.
+        which = torch.arange(layers).clamp_max(1)
+        weight = torch.empty(2, image.width, text.width).uniform_(-bound, bound, generator=rng)
+        bias = torch.empty(2, image.width).uniform_(-bound, bound, generator=rng)
+        return {"rows": rows, "weight": weight[which], "bias": bias[which]}
+
+    def prompts(self, vocabulary: Vocabulary, backbone: Backbone) -> tuple[TextPrompts, ...]:
+        """The class names behind the rows and the fixed words."""
+        return (prompts_behind(self.context_init, self.tokens, vocabulary, backbone),)
+
+    def encoders(self, learned: Learned, frozen: Encoders) -> Encoders:
+        """Both towers with the rows of each layer."""
+        rows, bias = learned["rows"], learned["bias"]
+        mapped = torch.baddbmm(bias[:, None], rows, learned["weight"].transpose(1, 2))
+        return replace(
+            frozen,
+            vision_edits=appended(mapped),
+            text_edits=behind_start(rows),
+            context=rows[0],
+        )
