@@ -184,6 +184,7 @@ class EncoderModel:
     """
 
     hooks: EncoderHooks
+    classnames: tuple[str, ...]
     frozen: Encoders
     prompts: tuple[TextPrompts, ...]
     fixed: Tensor | None
@@ -286,22 +287,31 @@ class EncoderModel:
 
 @dataclass(frozen=True)
 class EncoderClassifier:
-    """CLIP with what was learned; class features (classes, ...) are encoded once."""
+    """CLIP with what was learned; `classes` are its class features where they are encoded ahead."""
 
     model: EncoderModel
     learned: Learned
-    classes: Tensor
     model_for: Callable[[Vocabulary], EncoderModel]
-
-    def logits(self, queries: Images) -> Tensor:
-        """(n, classes): the queries are encoded in batches of 256."""
-        return self.model.predict(queries, self.classes, self.learned)
+    classes: Tensor | None = None
 
     @torch.no_grad()
+    def logits(self, queries: Images) -> Tensor:
+        """(n, classes): prompts are encoded once, the queries in batches of 256."""
+        classes = self.classes
+        if classes is None:
+            classes = self.model.class_features(self.learned)
+        return self.model.predict(queries, classes, self.learned)
+
     def for_classes(self, vocabulary: Vocabulary) -> EncoderClassifier:
         """What was learned, before other class prompts."""
-        model = replace(self.model_for(vocabulary), fitted=False)
-        return replace(self, model=model, classes=model.class_features(self.learned))
+        same = vocabulary.classnames == self.model.classnames
+        model = replace(self.model_for(vocabulary), fitted=self.model.fitted and same)
+        return replace(self, model=model, classes=None)
+
+    @torch.no_grad()
+    def ahead(self) -> EncoderClassifier:
+        """The same with class features encoded now, for many calls."""
+        return replace(self, classes=self.model.class_features(self.learned))
 
     def tensors(self) -> Learned:
         """All that was trained."""

@@ -65,9 +65,20 @@ def minimize_by(
     if max_norm:
         scaler.unscale_(optimizer)
         every = [one for group in optimizer.param_groups for one in group["params"]]
-        torch.nn.utils.clip_grad_norm_(every, max_norm)
+        _bound([one.grad for one in every if one.grad is not None], max_norm)
     scaler.step(optimizer)
     scaler.update()
+
+
+def _bound(gradients: Sequence[Tensor], max_norm: float) -> None:
+    """Scale gradients down to a common norm, as torch.nn.utils.clip_grad_norm_ does.
+
+    Without moving a number between devices, which that function does.
+    """
+    norm = torch.stack([one.norm() for one in gradients]).norm()
+    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    for one in gradients:
+        one.mul_(factor)
 
 
 def device_generator(rng: torch.Generator, device: torch.device) -> torch.Generator:
