@@ -179,6 +179,34 @@ ROWS = {
         "minutes",
         "up to twelve trainings per fit; the paper fine-tunes the image encoder too",
     ),
+    "mma": Row(
+        "adapters beside the upper 8 blocks of both encoders",
+        "674,560 (8 x (49,952 + 33,312 + 1,056))",
+        _NOTHING,
+        "minutes",
+        "5 epochs are a base-to-new schedule; no few-shot schedule is published",
+    ),
+    "tcp": Row(
+        "context, and a network that makes deep text tokens of class features",
+        "331,904",
+        _NOTHING,
+        "minutes",
+        "the epsilon of Adam bounds its steps; base-to-new stops early on two data sets",
+    ),
+    "mmrl": Row(
+        "tokens in the upper 7 blocks of both encoders, and a second projection",
+        "4,992,256",
+        _NOTHING,
+        "minutes",
+        "published rows have a weight per data set; read-outs depend on whether classes are new",
+    ),
+    "full-ft": Row(
+        "the image encoder and a linear head",
+        "86,243,840 (86,192,640 + C d)",
+        _NOTHING,
+        "minutes",
+        "`alpha=0.5` is WiSE-FT; no few-shot schedule is published",
+    ),
     "vpt-deep": Row(
         "tokens beside the patches, in every layer of the image encoder",
         "73,728 (12 x 8 x 768)",
@@ -213,6 +241,13 @@ ROWS = {
         _NOTHING,
         "minutes",
         "each step encodes its images twice; 60 templates of ImageNet on every data set",
+    ),
+    "plot++": Row(
+        "four contexts of the prompt, four sets of tokens beside the patches",
+        "14,336 (4 x (4 x 512 + 2 x 768))",
+        _NOTHING,
+        "minutes",
+        "encodes every image four times; officially all seeds share one first stage",
     ),
 }
 _WITHOUT_CARD = {"linear-probe": "none"}

@@ -30,9 +30,9 @@ def read_rows(layout: Layout, rows: Sequence[int]) -> Layout:
     wrong = [row for row in rows if not -length <= row < length]
     if wrong:
         raise ContractError(f"Edits.rows={wrong}: each sequence has {length} rows")
-    places = torch.tensor([row % length for row in rows], device=device)
     starts = torch.arange(0, count * length, length, device=device)
-    return dataclasses.replace(layout, pooled=(starts[:, None] + places).flatten())
+    places = torch.stack([starts + row % length for row in rows], dim=1)
+    return dataclasses.replace(layout, pooled=places.flatten())
 
 
 def write_images(x: Tensor, tokens: Sequence[Tokens]) -> Tensor:

@@ -17,7 +17,18 @@ from fewshot_bench.testing import quick
 from fewshot_bench.utils.errors import UnsupportedBackboneError
 from tests.reference.toy import CPU, random_backbone, random_task
 
-ON_PIXELS = ("clip-lora", "ivlp", "maple", "promptsrc", "vpt-deep", "vpt-shallow")
+ON_PIXELS = (
+    "clip-lora",
+    "full-ft",
+    "ivlp",
+    "maple",
+    "mma",
+    "mmrl",
+    "plot++",
+    "promptsrc",
+    "vpt-deep",
+    "vpt-shallow",
+)
 SHORTER = {"coop": {"epochs": 2}, "tip-adapter-f": {"epochs": 2}}
 # The shape of RN50, a block per stage.
 RESNET = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16}
