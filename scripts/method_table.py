@@ -242,6 +242,13 @@ ROWS = {
         "minutes",
         "each step encodes its images twice; 60 templates of ImageNet on every data set",
     ),
+    "plot++": Row(
+        "four contexts of the prompt, four sets of tokens beside the patches",
+        "14,336 (4 x (4 x 512 + 2 x 768))",
+        _NOTHING,
+        "minutes",
+        "encodes every image four times; officially all seeds share one first stage",
+    ),
 }
 _WITHOUT_CARD = {"linear-probe": "none"}
 _HEADER = (

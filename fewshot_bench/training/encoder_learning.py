@@ -14,7 +14,7 @@ from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import AdamW, Optimizer
 
 from fewshot_bench.api.backbone import Backbone
 from fewshot_bench.api.method import Classifier, RunContext, hyper
@@ -34,7 +34,7 @@ from fewshot_bench.training.encoder_model import (
 )
 from fewshot_bench.training.prompt_model import Encoding, WithoutRun
 from fewshot_bench.training.schedules import dassl_rate
-from fewshot_bench.training.steps import cosine, minimize_by, set_rate
+from fewshot_bench.training.steps import cosine, minimize_by, momentum_sgd, set_rate
 
 AfterStep = Callable[[int, int], None]
 """Called with the number of steps that are done, and of all steps."""
@@ -239,12 +239,8 @@ class EpochLearner(EpochSchedule):
 
     def optimizer(self, parameters: Sequence[Tensor]) -> Optimizer:
         """SGD with momentum."""
-        return SGD(
-            parameters,
-            lr=self.lr,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            fused=parameters[0].is_cuda,
+        return momentum_sgd(
+            parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
         )
 
 

@@ -70,6 +70,29 @@ def minimize_by(
     scaler.update()
 
 
+def momentum_sgd(
+    parameters: Sequence[Tensor],
+    *,
+    lr: float,
+    momentum: float,
+    weight_decay: float = 0.0,
+    fused: bool | None = None,
+) -> torch.optim.SGD:
+    """SGD with momentum whose first step a scaler may leave out; fused on CUDA by default.
+
+    torch's fused SGD begins its momentum as memory that nothing has written, and leaves it so
+    where the gradients of the first step have overflowed: here it begins at zero.
+    """
+    fused = parameters[0].is_cuda if fused is None else fused
+    optimizer = torch.optim.SGD(
+        parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=fused
+    )
+    if fused and momentum:
+        for one in parameters:
+            optimizer.state[one]["momentum_buffer"] = torch.zeros_like(one)
+    return optimizer
+
+
 def _bound(gradients: Sequence[Tensor], max_norm: float) -> None:
     """Scale gradients down to a common norm, as torch.nn.utils.clip_grad_norm_ does.
 

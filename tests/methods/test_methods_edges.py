@@ -24,6 +24,7 @@ ON_PIXELS = (
     "maple",
     "mma",
     "mmrl",
+    "plot++",
     "promptsrc",
     "vpt-deep",
     "vpt-shallow",

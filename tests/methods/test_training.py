@@ -77,3 +77,17 @@ def test_a_choice_that_is_none_is_refused() -> None:
     training.require_choices(Chosen())
     with pytest.raises(UsageError, match="chosen: mode='c': expected one of a, b"):
         training.require_choices(Chosen(mode="c"))  # type: ignore[arg-type]
+
+
+def test_momentum_is_zero_where_the_first_step_overflowed() -> None:
+    weight = torch.nn.Parameter(torch.ones(1000))
+    optimizer = training.momentum_sgd([weight], lr=0.5, momentum=0.9, fused=True)
+    assert torch.equal(optimizer.state[weight]["momentum_buffer"], torch.zeros(1000))
+    weight.grad = torch.full_like(weight, float("inf"))
+    optimizer.found_inf, optimizer.grad_scale = torch.ones(1), torch.ones(1)  # type: ignore[attr-defined]
+    optimizer.step()
+    assert torch.equal(weight, torch.ones(1000))
+    weight.grad = torch.ones(1000)
+    optimizer.found_inf = torch.zeros(1)  # type: ignore[attr-defined]
+    optimizer.step()
+    assert torch.equal(weight, torch.full((1000,), 0.5))
