@@ -11,12 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fewshot_bench import Augment, Backbone, MethodCard, RunContext, Task, Vocabulary, hyper
-from fewshot_bench.backbones import Edits, ImageTower
 from fewshot_bench.training import (
-    Autocast,
     Encoding,
     WithoutRun,
     cosine,
+    epoch_views,
     minimize,
     require,
     require_not_negative,
@@ -37,7 +36,6 @@ PROJECTION = "vision.projection"
 _CODE = "ProLIP (Fahes et al. 2024)"
 # The official code adds this to the root of Adam's second moment.
 _EPSILON = 1e-4
-_ROWS = 128
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,6 @@ class ProLip:
         official={"templates": "seven on ImageNet, one elsewhere"},
         deviations=(
             "the projection is trained in float32, not in half precision",
-            "views are encoded when they are needed, not ahead of training",
             "the scale of logits is the backbone's own, not 100",
         ),
     )
@@ -79,8 +76,8 @@ class ProLip:
         return replace(self, iterations=4, lr=1e-3)
 
     def views_per_image(self, shots: int, classes: int) -> int:
-        """None that features are kept of: rows before the projection are needed."""
-        return 0
+        """One per step, of which the rows before the projection are kept."""
+        return self.iterations
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> LoraClassifier[Own]:
         """Trains the projection."""
@@ -92,12 +89,10 @@ class ProLip:
         start, weight = projection.detach().clone(), self.penalty / task.shots
         optimizer = torch.optim.Adam([projection], lr=self.lr, eps=_EPSILON, fused=True)
         scaler, labels = ctx.scaler(), task.train.labels
-        view = Augment(scale=(self.crop, 1.0))
-        rng = ctx.rng("augment")
-        for step in range(self.iterations):
+        crop = Augment(scale=(self.crop, 1.0))
+        views = epoch_views(task.train, self.iterations, crop, model.vision.width, projected=False)
+        for step, rows in enumerate(views):
             set_rate(optimizer, cosine(self.lr, step, self.iterations))
-            batches = task.train.batches(_ROWS, augment=view, rng=rng, device=backbone.device)
-            rows = torch.cat([_rows(model.vision, pixels, ctx.autocast) for pixels in batches])
             logits = model.scale * unit(rows @ projection) @ model.frozen_text.T
             distance = (projection - start).square().sum()
             minimize(F.cross_entropy(logits, labels) + weight * distance, optimizer, scaler)
@@ -113,10 +108,3 @@ class ProLip:
     ) -> MergedClassifier:
         """CLIP with the projection that was kept."""
         return restored(self._model(vocabulary, backbone, WithoutRun(backbone)), Own(tensors))
-
-
-@torch.no_grad()
-def _rows(tower: ImageTower, pixels: Tensor, autocast: Autocast) -> Tensor:
-    """(b, width) class rows behind the last norm, in float32."""
-    with autocast():
-        return tower.encode(pixels, edits=Edits(projected=False)).float()
