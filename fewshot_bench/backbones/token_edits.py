@@ -64,6 +64,8 @@ def check_prompts(one: Tokens, prompts: int) -> None:
 def _images(x: Tensor, layout: Layout, one: Tokens) -> tuple[Tensor, Layout]:
     (count, _), width = layout.shape[0], x.shape[-1]
     written = write_images(x.view(count, -1, width), (one,))
+    if one.mode == "replace":
+        return written.flatten(0, 1), layout
     return written.flatten(0, 1), image_layout(count, written.shape[1], x.device)
 
 
