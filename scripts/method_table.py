@@ -89,6 +89,13 @@ ROWS = {
         "minutes",
         "more is trained than by clip-lora of the same rank; no few-shot setting is published",
     ),
+    "adalora": Row(
+        "updates of q, k and v that compete for ranks, inside both encoders",
+        "276,696 (rank 3 at first), a sum of ranks as clip-lora's at the end",
+        _NOTHING,
+        "minutes",
+        "1.5 times clip-lora's parameters are trained before ranks are lost",
+    ),
     "ln-tuning": Row(
         "norms of all blocks, inside both encoders",
         "61,440 (4 w per block)",

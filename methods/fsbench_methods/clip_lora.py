@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 from fewshot_bench import (
     Augment,
@@ -21,7 +22,6 @@ from fewshot_bench import (
 )
 from fewshot_bench.training import (
     Encoding,
-    Scale,
     WithoutRun,
     device_generator,
     epoch_views,
@@ -36,7 +36,6 @@ from fsbench_methods.encoder_training import Backward, Schedule, pixel_batches
 from fsbench_methods.lora_layers import (
     Dropout,
     LowRank,
-    Update,
     init_factors,
     layers_at,
     named_factors,
@@ -48,6 +47,7 @@ from fsbench_methods.lora_model import (
     MergedClassifier,
     model_of,
     restored,
+    update_step,
 )
 
 MATRICES = {"q": ("q",), "k": ("k",), "v": ("v",), "o": ("o",), "m": ("fc", "proj")}
@@ -138,7 +138,8 @@ class ClipLora:
         """Trains the updates for `iterations` steps per shot."""
         model = self.sized_model(task, backbone, ctx)
         adapter = self.adapter(model, backbone.device, ctx)
-        self.train(model, adapter, task, backbone, ctx)
+        step = update_step(model, adapter)
+        self.train(model, adapter.parameters(), step, task, backbone, ctx)
         return LoraClassifier(model, adapter.detached(), backbone)
 
     @torch.no_grad()
@@ -185,16 +186,13 @@ class ClipLora:
     def train(
         self,
         model: LoraModel,
-        adapter: Update,
+        parameters: ParamsT,
+        backward: Backward,
         task: Task,
         backbone: Backbone,
         ctx: RunContext,
-        backward: Backward | None = None,
     ) -> None:
-        """Trains the updates, whatever their form, by this schedule.
-
-        backward: of one batch, where it is more than that of the model's loss.
-        """
+        """Trains parameters of updates, whatever their form, by this schedule."""
         if model.vision is None:
             batches = self._frozen_views(task, backbone, self.iterations * task.shots, ctx)
         else:
@@ -209,10 +207,7 @@ class ClipLora:
             (self.beta1, self.beta2),
         )
 
-        def of_loss(batch: Tensor, labels: Tensor, scale: Scale) -> None:
-            model.backward(batch, labels, adapter.for_step(), scale)
-
-        schedule.train(adapter.parameters(), backward or of_loss, batches, ctx)
+        schedule.train(parameters, backward, batches, ctx)
 
     def _frozen_views(
         self, task: Task, backbone: Backbone, total: int, ctx: RunContext

@@ -15,7 +15,13 @@ from fewshot_bench.backbones import ImageTower, Site, TextTower
 from fewshot_bench.training import WithoutRun
 from fsbench_methods.clip_lora import ClipLora, require_updates
 from fsbench_methods.lora_layers import LowRank, Masks, named_factors, site_name, with_deltas
-from fsbench_methods.lora_model import LoraClassifier, LoraModel, MergedClassifier, restored
+from fsbench_methods.lora_model import (
+    LoraClassifier,
+    LoraModel,
+    MergedClassifier,
+    restored,
+    update_step,
+)
 
 _BIASES = {"o": "attn.out_proj.bias", "fc": "mlp.c_fc.bias", "proj": "mlp.c_proj.bias"}
 
@@ -194,7 +200,8 @@ class Dora:
         lora = self.lora
         model = lora.sized_model(task, backbone, ctx)
         adapter = decomposed(lora.adapter(model, backbone.device, ctx), model)
-        lora.train(model, adapter, task, backbone, ctx)
+        step = update_step(model, adapter)
+        lora.train(model, adapter.parameters(), step, task, backbone, ctx)
         return LoraClassifier(model, adapter.detached(), backbone)
 
     @torch.no_grad()

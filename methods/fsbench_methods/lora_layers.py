@@ -281,12 +281,17 @@ def site_name(site: Site) -> str:
     return f"{site.encoder}.{site.layer}.{site.matrix}"
 
 
+def named_site(name: str) -> Site:
+    """The site that `site_name` named."""
+    encoder, layer, matrix = name.split(".")
+    return Site(encoder, int(layer), matrix)  # type: ignore[arg-type]
+
+
 def named_factors(tensors: Mapping[str, Tensor]) -> Factors:
     """The factors that `named_tensors` named."""
     sites = {}
     for name in tensors:
-        encoder, layer, matrix, _ = name.rsplit(".", 3)
-        sites[Site(encoder, int(layer), matrix)] = name[:-2]  # type: ignore[arg-type]
+        sites[named_site(name[:-2])] = name[:-2]
     return {site: (tensors[f"{name}.A"], tensors[f"{name}.B"]) for site, name in sites.items()}
 
 

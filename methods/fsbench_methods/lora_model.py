@@ -23,6 +23,7 @@ from fewshot_bench.training import (
     must_recompute,
     unit,
 )
+from fsbench_methods.encoder_training import Backward
 from fsbench_methods.lora_layers import Change, Update, for_images, for_prompts
 
 EVAL_BATCH = 256
@@ -197,6 +198,15 @@ def model_of(
         ctx.autocast,
     )
     return blank.for_classes(vocabulary, backbone)
+
+
+def update_step(model: LoraModel, adapter: Update) -> Backward:
+    """The backward pass of one batch through a model with trained updates."""
+
+    def backward(batch: Tensor, labels: Tensor, scale: Scale) -> None:
+        model.backward(batch, labels, adapter.for_step(), scale)
+
+    return backward
 
 
 def _averaged(raw: Sequence[Tensor]) -> Tensor:

@@ -29,6 +29,7 @@ def register_methods(register: Callable[..., None]) -> None:
     add("prograd", "prograd:ProGrad", "prompts", "seed-paper")
     add("clip-lora", "clip_lora:ClipLora", "adapters", "seed-paper")
     add("dora", "dora:Dora", "adapters")
+    add("adalora", "adalora:AdaLora", "adapters")
     add("ln-tuning", "layer_norms:LnTuning", "deep")
     add("bitfit", "layer_norms:BitFit", "deep")
     add("2sfs", "two_stage:TwoStage", "deep")
