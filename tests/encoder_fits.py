@@ -36,7 +36,12 @@ def started(method: EncoderLearner, task: Task, backbone: Any, moved: float = 0.
 
 
 def assert_same_step(
-    method: EncoderLearner, task: Task, backbone: Any, loss: PlainLoss, parts: int = 1
+    method: EncoderLearner,
+    task: Task,
+    backbone: Any,
+    loss: PlainLoss,
+    parts: int = 1,
+    tolerance: float = TOLERANCE,
 ) -> None:
     """The loss of a batch and the gradient of every learned tensor, to 1e-5."""
     learned, theirs = (started(method, task, backbone, 0.02) for _ in range(2))
@@ -56,13 +61,13 @@ def assert_same_step(
     expected = loss(backbone.module, theirs, pixels, labels, task)
     expected.backward()
     if parts == 1:
-        assert relative_gap(losses[0], expected) < TOLERANCE
+        assert relative_gap(losses[0], expected) < tolerance
     for name, one in learned.items():
         wanted = theirs[name].grad
         assert wanted is not None, name
         assert wanted.abs().max() > 0, name
         assert one.grad is not None, name
-        assert relative_gap(one.grad, wanted) < TOLERANCE, name
+        assert relative_gap(one.grad, wanted) < tolerance, name
 
 
 def assert_same_fit(

@@ -282,7 +282,7 @@ def load_model(
     registers (of a file or a notebook). DataMissingError where the backbone is not to be had. A
     warning where the code of the method differs from that of the fit.
     """
-    return open_model(path, device, method, partial(warnings.warn, stacklevel=3))
+    return open_model(path, device, method, partial(warnings.warn, stacklevel=4))
 
 
 def open_model(

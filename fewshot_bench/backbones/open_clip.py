@@ -20,6 +20,7 @@ from fewshot_bench.api.edits import Edits
 from fewshot_bench.api.task import Vocabulary
 from fewshot_bench.backbones.text_tower import TextTower as FunctionalTextTower
 from fewshot_bench.backbones.text_tower import read_text_tower
+from fewshot_bench.backbones.timm_tower import TimmTower, is_timm, read_timm_tower
 from fewshot_bench.backbones.vision_tower import VisionTower, read_vision_tower
 from fewshot_bench.profiling.cost import cached_text, count, not_counted
 from fewshot_bench.utils.errors import ContractError, UnsupportedBackboneError, UsageError
@@ -77,7 +78,7 @@ class OpenClipBackbone:
         self.logit_scale = float(module.logit_scale.exp().mean())
         self.embed_dim = self._embed_dim()
         self.weights_digest = self._digest_weights()
-        self._image_tower: VisionTower | UnsupportedBackboneError | None = None
+        self._image_tower: ImageTower | UnsupportedBackboneError | None = None
         self._text_tower: FunctionalTextTower | UnsupportedBackboneError | None = None
         self.activation = activation_name(module)
 
@@ -200,12 +201,18 @@ class OpenClipBackbone:
             self._text_tower = _read(self._read_text_tower)
         return _tower(self._text_tower)
 
-    def _read_image_tower(self) -> VisionTower:
-        tower = read_vision_tower(self.module.visual, DTYPES[self.precision], self.name)
+    def _read_image_tower(self) -> VisionTower | TimmTower:
+        tower = self._towers_image()
         generator = torch.Generator().manual_seed(0)
         pixels = torch.randn(1, 3, *self.image_size, generator=generator).to(self.device)
         self._compare("image", tower.encode, self.module.encode_image, pixels)
         return tower
+
+    def _towers_image(self) -> VisionTower | TimmTower:
+        visual, dtype = self.module.visual, DTYPES[self.precision]
+        if is_timm(visual):
+            return read_timm_tower(visual, self.image_size, dtype, self.name)
+        return read_vision_tower(visual, dtype, self.name)
 
     def _read_text_tower(self) -> FunctionalTextTower:
         tower = read_text_tower(self.module, DTYPES[self.precision], self.name)
@@ -265,8 +272,8 @@ class OpenClipBackbone:
         """True when the towers that were handed out still hold the module's weights."""
         dtype, image, text = DTYPES[self.precision], self._image_tower, self._text_tower
         same = True
-        if isinstance(image, VisionTower):
-            same = same and image.equals(read_vision_tower(self.module.visual, dtype, self.name))
+        if isinstance(image, VisionTower | TimmTower):
+            same = same and image.equals(self._towers_image())  # type: ignore[arg-type]
         if isinstance(text, FunctionalTextTower):
             same = same and text.equals(read_text_tower(self.module, dtype, self.name))
         return same

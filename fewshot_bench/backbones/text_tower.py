@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fewshot_bench.api.backbone import Adapter, Site
 from fewshot_bench.api.edits import Edits
-from fewshot_bench.backbones.packing import Packing, Part, pack
+from fewshot_bench.backbones.packing import Layout, Packing, Part, pack
 from fewshot_bench.backbones.parameters import Norm, read_norm, replaced, tower_parameters
 from fewshot_bench.backbones.token_edits import check_prompts
 from fewshot_bench.backbones.transformer import Block, read_blocks, run_blocks, same_tensors
@@ -67,6 +67,9 @@ class TextTower:
     ln_final: Norm
     projection: Tensor
     context_length: int
+    bias: Tensor | None = None
+    both_ways: str = ""
+    """Empty where texts are causal; else `last` or `argmax`, the token that is read."""
 
     @property
     def layers(self) -> int:
@@ -87,6 +90,8 @@ class TextTower:
 
         prefix: at most so many tokens of all that the prompts share stand in it.
         """
+        if self.both_ways:
+            return self._pack_whole(tokens)
         end = tokens.argmax(dim=-1)
         length = int(end.max()) + 1
         shared = _shared_prefix(tokens[:, :length], end)
@@ -94,6 +99,19 @@ class TextTower:
         packing = pack(shared, end - shared, length - shared, self.width)
         ids = torch.cat([tokens[0, :shared], tokens[:, shared:length].flatten()[packing.rows]])
         places = torch.cat([torch.arange(shared, device=ids.device), packing.positions])
+        embedded = self.embed(ids) + self.positions[places]
+        return PackedText(embedded, packing, ids, places, self._source)
+
+    def _pack_whole(self, tokens: Tensor) -> PackedText:
+        """Whole sequences, padding included, where every token looks at all."""
+        (prompts, length), device = tokens.shape, tokens.device
+        starts = torch.arange(0, prompts * length, length, device=device)
+        last = self.both_ways == "last"
+        pooled = starts + (length - 1 if last else tokens.argmax(dim=-1))
+        layout = Layout(0, ((prompts, length),), causal=False, pooled=pooled)
+        rows = torch.arange(prompts * length, device=device)
+        places, ids = rows % length, tokens.flatten()
+        packing = Packing(layout, rows, places, None)
         embedded = self.embed(ids) + self.positions[places]
         return PackedText(embedded, packing, ids, places, self._source)
 
@@ -123,6 +141,11 @@ class TextTower:
 
     def pack_lengths(self, prefix: int, end: Tensor, length: int) -> Packing:
         """The packing of prompts given as embeddings (`encode_embeddings`), made once per task."""
+        if self.both_ways:
+            raise UnsupportedBackboneError(
+                "prompts given as embeddings: this text encoder looks both ways and at padding, so "
+                "that learned contexts have no fixed place; use a causal one (ViT-B-16/openai)"
+            )
         if prefix + length > self.context_length:
             raise UnsupportedBackboneError(
                 f"a prompt has {prefix + length} tokens, the text encoder reads "
@@ -168,12 +191,20 @@ class TextTower:
             x, self.blocks, packing.layout, "text", adapter, edits=edits, recompute=recompute
         )
         count(text_tokens=packing.tokens)
-        return read_out(out, self.ln_final, self.projection, edits, packing.order)
+        features = read_out(out, self.ln_final, self.projection, edits, packing.order)
+        if self.bias is None or (edits is not None and not edits.projected):
+            return features
+        return features + self.bias
 
     def _ordered(self, edits: Edits, packing: Packing) -> Edits:
         """The edits with values of each prompt in the order of the packing."""
         if edits.rows is not None:
             raise ContractError("Edits.rows in a text tower: texts are read at their end alone")
+        if self.both_ways and edits.tokens:
+            raise UnsupportedBackboneError(
+                "Edits.tokens in a text encoder that looks both ways: it has no start token that "
+                "all prompts share; use a causal one (ViT-B-16/openai)"
+            )
         edits = edits.within(self.layers, self.width)
         order, prompts = packing.order, len(packing.layout.pooled)
         if order is None or packing.layout.runs > 1:
@@ -220,14 +251,29 @@ def read_text_tower(model: Any, dtype: torch.dtype, owner: str) -> TextTower:
         )
     ln_final = read_norm(text.ln_final)
     assert ln_final is not None
+    projection, bias = _projection(text)
     return TextTower(
         read_blocks(text.transformer, dtype, f"{owner} (text)"),
         text.token_embedding.weight.detach(),
         text.positional_embedding.detach(),
         ln_final,
-        text.text_projection.detach().to(dtype),
+        projection.to(dtype),
         int(text.context_length),
+        bias,
+        "" if getattr(text, "attn_mask", None) is not None else _pool(text),
     )
+
+
+def _projection(text: Any) -> tuple[Tensor, Tensor | None]:
+    """(width, embed) and (embed,) of a parameter or a linear layer."""
+    own = text.text_projection
+    if isinstance(own, nn.Linear):
+        return own.weight.detach().T, None if own.bias is None else own.bias.detach()
+    return own.detach(), None
+
+
+def _pool(text: Any) -> str:
+    return str(getattr(text, "text_pool_type", getattr(text, "pool_type", "argmax")))
 
 
 def _unsupported(text: Any) -> str:
@@ -235,12 +281,12 @@ def _unsupported(text: Any) -> str:
     missing = [name for name in needed if getattr(text, name, None) is None]
     if missing or not hasattr(text.transformer, "resblocks"):
         return f"it lacks {', '.join(missing) or 'residual blocks'}"
-    pool = getattr(text, "text_pool_type", getattr(text, "pool_type", "argmax"))
-    if pool != "argmax":
+    causal, pool = getattr(text, "attn_mask", None) is not None, _pool(text)
+    if pool != "argmax" and (causal or pool != "last"):
         return f"it pools by {pool}"
-    if getattr(text, "attn_mask", None) is None or getattr(text, "cls_emb", None) is not None:
-        return "it is not causal"
-    if not isinstance(getattr(text, "text_projection", None), nn.Parameter):
+    if getattr(text, "cls_emb", None) is not None or getattr(text, "use_pad_mask", False):
+        return "it has a class token, or a mask of padding"
+    if not isinstance(getattr(text, "text_projection", None), nn.Parameter | nn.Linear):
         return "it has no plain projection"
     if read_norm(text.ln_final) is None:
         return f"its last norm is {type(text.ln_final).__name__}"

@@ -30,9 +30,9 @@ def read_rows(layout: Layout, rows: Sequence[int]) -> Layout:
     wrong = [row for row in rows if not -length <= row < length]
     if wrong:
         raise ContractError(f"Edits.rows={wrong}: each sequence has {length} rows")
-    places = torch.tensor([row % length for row in rows], device=device)
     starts = torch.arange(0, count * length, length, device=device)
-    return dataclasses.replace(layout, pooled=(starts[:, None] + places).flatten())
+    places = torch.stack([starts + row % length for row in rows], dim=1)
+    return dataclasses.replace(layout, pooled=places.flatten())
 
 
 def write_images(x: Tensor, tokens: Sequence[Tokens]) -> Tensor:
@@ -64,6 +64,8 @@ def check_prompts(one: Tokens, prompts: int) -> None:
 def _images(x: Tensor, layout: Layout, one: Tokens) -> tuple[Tensor, Layout]:
     (count, _), width = layout.shape[0], x.shape[-1]
     written = write_images(x.view(count, -1, width), (one,))
+    if one.mode == "replace":
+        return written.flatten(0, 1), layout
     return written.flatten(0, 1), image_layout(count, written.shape[1], x.device)
 
 

@@ -45,12 +45,20 @@ _NAMES = {
 
 @dataclasses.dataclass(frozen=True)
 class Block:
-    """Frozen weights of one residual attention block; `parts` maps open_clip's names to tensors."""
+    """Frozen weights of one residual attention block; `parts` maps open_clip's names to tensors.
+
+    `attn.norm` and `mlp.norm` among the parts are norms before o and proj. gated: fc holds gates
+    and values, one above the other, and its activation is that of the gates times the values.
+    rotary (tokens, 2 d): sine and cosine of the rotation of queries and keys, None for none; those
+    of the class token turn nothing.
+    """
 
     parts: Mapping[str, Tensor]
     heads: int
     eps: tuple[float, float]
     activation: Callable[[Tensor], Tensor]
+    gated: bool = False
+    rotary: Tensor | None = None
 
     @property
     def width(self) -> int:
@@ -235,6 +243,7 @@ class _Pass:
 
     def _rest(self, x: Tensor, normed: Tensor, attended: Tensor) -> Tensor:
         """The block behind its attention, for the rows that go on (n, width)."""
+        attended = self._inner(attended, "attn.norm")
         x = _plus(x, self._branched("attn", normed, self._product(("o",), attended)))
         second = self._norm(x, 2)
         x = _plus(x, self._branched("mlp", second, self._mlp(second)))
@@ -269,10 +278,24 @@ class _Pass:
         return torch.cat([part if d is None else part + d for part, d in pairs], dim=-1)
 
     def _mlp(self, x: Tensor) -> Tensor:
-        if self.block.activation is quick_gelu and not self._adapted("fc", "proj"):
+        plain = self.block.activation is quick_gelu and "mlp.norm.weight" not in self.block.parts
+        if plain and not self._adapted("fc", "proj"):
             return quick_mlp(x, self.block)
-        hidden = self.block.activation(self._product(("fc",), x))
-        return self._product(("proj",), hidden)
+        hidden = self._product(("fc",), x)
+        if self.block.gated:
+            gate, hidden = hidden.chunk(2, dim=-1)
+            hidden = self.block.activation(gate) * hidden
+        else:
+            hidden = self.block.activation(hidden)
+        return self._product(("proj",), self._inner(hidden, "mlp.norm"))
+
+    def _inner(self, x: Tensor, name: str) -> Tensor:
+        """Behind a norm within the block, where it has one of this name."""
+        weight = self.block.parts.get(f"{name}.weight")
+        if weight is None:
+            return x
+        bias = self.block.parts[f"{name}.bias"]
+        return F.layer_norm(x, (x.shape[-1],), weight, bias, self.block.eps[0])
 
     def _adapted(self, *matrices: str) -> bool:
         """True when an adapter may add to one of these matrices."""
@@ -296,8 +319,18 @@ class _Pass:
         """Sequences of one length without a mask."""
         count, heads = self.layout.groups[0].count, self.block.heads
         q, k, v = (x.view(count, -1, heads, x.shape[-1] // heads).transpose(1, 2) for x in parts)
+        if self.block.rotary is not None:
+            q, k = (_rotated(x, self.block.rotary[: x.shape[2]]).to(v.dtype) for x in (q, k))
         mixed = F.scaled_dot_product_attention(q, k, v)
         return mixed.transpose(1, 2).reshape(parts[0].shape[0], -1)
+
+
+def _rotated(x: Tensor, rotary: Tensor) -> Tensor:
+    """(n, heads, length, d) with pairs of neighboring values turned by the angle of their place."""
+    sine, cosine = rotary.chunk(2, dim=-1)
+    pairs = x.view(*x.shape[:-1], -1, 2)
+    turned = torch.stack([-pairs[..., 1], pairs[..., 0]], dim=-1).flatten(-2)
+    return x * cosine + turned * sine
 
 
 def _plus(x: Tensor, product: Tensor) -> Tensor:

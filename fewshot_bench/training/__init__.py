@@ -21,6 +21,7 @@ from fewshot_bench.training.encoder_learning import (
     AfterStep,
     EncoderLearner,
     EpochLearner,
+    EpochSchedule,
     StepLearner,
 )
 from fewshot_bench.training.encoder_model import (
@@ -36,7 +37,7 @@ from fewshot_bench.training.encoder_model import (
     TextPrompts,
 )
 from fewshot_bench.training.epochs import FeatureLoss, Step, step_on, train_epochs
-from fewshot_bench.training.linear import LinearClassifier, template_features
+from fewshot_bench.training.linear import LinearClassifier, linear_start, template_features
 from fewshot_bench.training.memory import (
     Encode,
     backward_in_parts,
@@ -65,6 +66,7 @@ from fewshot_bench.training.steps import (
     device_generator,
     minimize,
     minimize_by,
+    momentum_sgd,
     row_blocks,
     set_rate,
     unit,
@@ -87,6 +89,7 @@ __all__ = [
     "Encoders",
     "Encoding",
     "EpochLearner",
+    "EpochSchedule",
     "FeatureLoss",
     "FixedPrompts",
     "Learned",
@@ -119,9 +122,11 @@ __all__ = [
     "epoch_views",
     "first_best",
     "for_images",
+    "linear_start",
     "minibatches",
     "minimize",
     "minimize_by",
+    "momentum_sgd",
     "must_recompute",
     "require",
     "require_choices",

@@ -14,7 +14,7 @@ from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import AdamW, Optimizer
 
 from fewshot_bench.api.backbone import Backbone
 from fewshot_bench.api.method import Classifier, RunContext, hyper
@@ -34,7 +34,7 @@ from fewshot_bench.training.encoder_model import (
 )
 from fewshot_bench.training.prompt_model import Encoding, WithoutRun
 from fewshot_bench.training.schedules import dassl_rate
-from fewshot_bench.training.steps import cosine, minimize_by, set_rate
+from fewshot_bench.training.steps import cosine, minimize_by, momentum_sgd, set_rate
 
 AfterStep = Callable[[int, int], None]
 """Called with the number of steps that are done, and of all steps."""
@@ -45,7 +45,7 @@ class EncoderLearner(EncoderHooks):
     """Tensors inside the encoders, trained on augmented pixels; the last step is kept.
 
     A method overrides `initial` and `encoders`, and what else is its own; a schedule comes from a
-    subclass: `EpochLearner` or `StepLearner`.
+    subclass: `EpochLearner`, `EpochSchedule` or `StepLearner`.
     """
 
     name: ClassVar[str]
@@ -116,16 +116,14 @@ class EncoderLearner(EncoderHooks):
         self, tensors: Mapping[str, Tensor], vocabulary: Vocabulary, backbone: Backbone
     ) -> Classifier:
         """A classifier with the tensors that were kept."""
-        return self.fitted(tensors, vocabulary, backbone, WithoutRun(backbone))
+        return self.fitted(tensors, vocabulary, backbone, WithoutRun(backbone)).ahead()
 
-    @torch.no_grad()
     def fitted(
         self, learned: Learned, task: Vocabulary, backbone: Backbone, ctx: Encoding
     ) -> EncoderClassifier:
         """The classifier of what was learned."""
         model_for = partial(self.model, backbone=backbone, ctx=ctx)
-        model = model_for(task)
-        return EncoderClassifier(model, learned, model.class_features(learned), model_for)
+        return EncoderClassifier(model_for(task), learned, model_for)
 
     def model(self, task: Vocabulary, backbone: Backbone, ctx: Encoding) -> EncoderModel:
         """The frozen part of the model before some classes."""
@@ -137,6 +135,7 @@ class EncoderLearner(EncoderHooks):
         )
         return EncoderModel(
             self,
+            task.classnames,
             frozen,
             self.prompts(task, backbone) if text else (),
             None if text else backbone.class_features(task),
@@ -200,34 +199,23 @@ class EncoderLearner(EncoderHooks):
 
 
 @dataclass(frozen=True)
-class EpochLearner(EncoderLearner):
-    """SGD by epochs as Dassl runs it: a cosine per epoch after one epoch at `warmup_lr`."""
+class EpochSchedule(EncoderLearner):
+    """Epochs as Dassl runs them: a cosine per epoch after one epoch at `warmup_lr`."""
 
     epochs: int = hyper(5, "passes over the support set", unit="epochs")
-    lr: float = hyper(2.5e-3, "learning rate of SGD")
+    lr: float = hyper(2.5e-3, "learning rate")
     warmup_lr: float = hyper(1e-5, "learning rate of the first epoch", source="Dassl defaults")
-    momentum: float = hyper(0.9, "momentum of SGD", source="Dassl defaults")
-    weight_decay: float = hyper(5e-4, "weight decay of SGD", source="Dassl defaults")
+    weight_decay: float = hyper(5e-4, "weight decay", source="Dassl defaults")
 
     def __post_init__(self) -> None:
         """UsageError for values out of range."""
         super().__post_init__()
         require_positive(self, "epochs", "lr")
-        require_not_negative(self, "warmup_lr", "momentum", "weight_decay")
+        require_not_negative(self, "warmup_lr", "weight_decay")
 
     def quick(self) -> Self:
         """Ten epochs, for the conformance kit."""
         return replace(self, epochs=10)
-
-    def optimizer(self, parameters: Sequence[Tensor]) -> Optimizer:
-        """SGD with momentum."""
-        return SGD(
-            parameters,
-            lr=self.lr,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            fused=parameters[0].is_cuda,
-        )
 
     def steps(self, shots: int, per_epoch: int) -> int:
         """Those of all epochs."""
@@ -236,6 +224,24 @@ class EpochLearner(EncoderLearner):
     def rate(self, step: int, per_epoch: int, total: int) -> float:
         """The rate of the step's epoch."""
         return dassl_rate(step // per_epoch, self.epochs, self.lr, self.warmup_lr)
+
+
+@dataclass(frozen=True)
+class EpochLearner(EpochSchedule):
+    """SGD by epochs."""
+
+    momentum: float = hyper(0.9, "momentum of SGD", source="Dassl defaults")
+
+    def __post_init__(self) -> None:
+        """UsageError for values out of range."""
+        super().__post_init__()
+        require_not_negative(self, "momentum")
+
+    def optimizer(self, parameters: Sequence[Tensor]) -> Optimizer:
+        """SGD with momentum."""
+        return momentum_sgd(
+            parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
+        )
 
 
 @dataclass(frozen=True)

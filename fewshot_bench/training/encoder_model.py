@@ -91,14 +91,15 @@ class TemplatePrompts:
 
 @dataclass(frozen=True)
 class ContextPrompts:
-    """Prompts behind the learned context of `Encoders`."""
+    """Prompts behind the learned context of `Encoders`, or behind each of `runs` of them."""
 
     prompts: Prompts
+    runs: int = 1
 
     @property
     def tokens(self) -> int:
-        """The number of tokens that are computed, behind one context."""
-        return self.prompts.packing.tokens
+        """The number of tokens that are computed."""
+        return self.runs * self.prompts.packing.tokens
 
     def divide(self, parts: int) -> Sequence[PromptPart]:
         """Parts of packed prompts."""
@@ -151,9 +152,19 @@ BatchLoss = Callable[[EncoderBatch], Tensor]
 class EncoderHooks:
     """How a method's tensors change the encoders, and how features are read; all have defaults."""
 
+    @property
+    def image_runs(self) -> int:
+        """How many times `encode_images` encodes every image."""
+        return 1
+
     def encoders(self, learned: Learned, frozen: Encoders) -> Encoders:
         """The towers of one forward pass, differentiable in what is learned."""
         return frozen
+
+    def encode_images(self, encoders: Encoders, pixels: Tensor, *, recompute: bool) -> Tensor:
+        """What `read_images` gets of pixels (b, 3, h, w): raw features, (b, embed) by default."""
+        assert encoders.vision is not None
+        return encoders.vision.encode(pixels, edits=encoders.vision_edits, recompute=recompute)
 
     def read_images(self, raw: Tensor, learned: Learned, frozen: Encoders) -> Tensor:
         """Features of images in float32 of what the tower gave: (b, embed) at unit length."""
@@ -184,6 +195,7 @@ class EncoderModel:
     """
 
     hooks: EncoderHooks
+    classnames: tuple[str, ...]
     frozen: Encoders
     prompts: tuple[TextPrompts, ...]
     fixed: Tensor | None
@@ -219,10 +231,8 @@ class EncoderModel:
             return batch
         with self.autocast():
             encoders = self.hooks.encoders(learned, self.frozen)
-            assert encoders.vision is not None
-            raw = encoders.vision.encode(
-                batch, edits=encoders.vision_edits, recompute="vision" in self.recompute
-            )
+            recompute = "vision" in self.recompute
+            raw = self.hooks.encode_images(encoders, batch, recompute=recompute)
         return self.hooks.read_images(raw, learned, self.frozen)
 
     def batch(
@@ -272,6 +282,7 @@ class EncoderModel:
     def within_memory(self, images: int, device: torch.device, parts: int) -> EncoderModel:
         """The same model for steps of `images` images, sparing memory where that is short."""
         towers = {"vision": self.frozen.vision, "text": self.frozen.text}
+        images *= self.hooks.image_runs
         tokens = {
             "vision": images * self.frozen.vision.tokens if self.frozen.vision else 0,
             "text": sum(one.tokens for one in self.prompts),
@@ -286,22 +297,31 @@ class EncoderModel:
 
 @dataclass(frozen=True)
 class EncoderClassifier:
-    """CLIP with what was learned; class features (classes, ...) are encoded once."""
+    """CLIP with what was learned; `classes` are its class features where they are encoded ahead."""
 
     model: EncoderModel
     learned: Learned
-    classes: Tensor
     model_for: Callable[[Vocabulary], EncoderModel]
-
-    def logits(self, queries: Images) -> Tensor:
-        """(n, classes): the queries are encoded in batches of 256."""
-        return self.model.predict(queries, self.classes, self.learned)
+    classes: Tensor | None = None
 
     @torch.no_grad()
+    def logits(self, queries: Images) -> Tensor:
+        """(n, classes): prompts are encoded once, the queries in batches of 256."""
+        classes = self.classes
+        if classes is None:
+            classes = self.model.class_features(self.learned)
+        return self.model.predict(queries, classes, self.learned)
+
     def for_classes(self, vocabulary: Vocabulary) -> EncoderClassifier:
         """What was learned, before other class prompts."""
-        model = replace(self.model_for(vocabulary), fitted=False)
-        return replace(self, model=model, classes=model.class_features(self.learned))
+        same = vocabulary.classnames == self.model.classnames
+        model = replace(self.model_for(vocabulary), fitted=self.model.fitted and same)
+        return replace(self, model=model, classes=None)
+
+    @torch.no_grad()
+    def ahead(self) -> EncoderClassifier:
+        """The same with class features encoded now, for many calls."""
+        return replace(self, classes=self.model.class_features(self.learned))
 
     def tensors(self) -> Learned:
         """All that was trained."""

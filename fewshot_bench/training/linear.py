@@ -37,3 +37,14 @@ def template_features(backbone: Backbone, vocabulary: Vocabulary) -> Tensor:
     """(templates, classes, embed) raw text features of all prompts; their mean is not unit."""
     prompts = map(vocabulary.prompts, vocabulary.templates)
     return torch.stack([backbone.encode_text(list(of_template)) for of_template in prompts])
+
+
+def linear_start(outputs: int, inputs: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Weight (outputs, inputs) and bias (outputs,) as torch.nn.Linear starts them.
+
+    Uniform within 1 / sqrt(inputs), the weight drawn first.
+    """
+    bound = inputs**-0.5
+    shapes: tuple[tuple[int, ...], ...] = ((outputs, inputs), (outputs,))
+    weight, bias = (torch.empty(one).uniform_(-bound, bound, generator=rng) for one in shapes)
+    return weight, bias

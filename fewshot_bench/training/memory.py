@@ -19,7 +19,7 @@ KEPT_PER_TOKEN = 14
 MEMORY_SHARE = 0.4
 """The share of the free memory that one encoder's activations may take."""
 Encode = Callable[[PromptPart], Tensor]
-"""Prompts of a part to their (m, embed) raw features."""
+"""Prompts of a part to their (..., m, embed) raw features."""
 
 
 def must_recompute(
@@ -51,6 +51,6 @@ def encode_in_parts(parts: Sequence[PromptPart], encode: Encode) -> Tensor:
 
 
 def backward_in_parts(parts: Sequence[PromptPart], encode: Encode, gradient: Tensor) -> None:
-    """Encode each part again, and pass its rows of the (n, embed) gradient on."""
+    """Encode each part again, and pass its rows of the (..., n, embed) gradient on."""
     for part in parts:
-        torch.autograd.backward(encode(part), gradient[part.members])
+        torch.autograd.backward(encode(part), gradient[..., part.members, :])

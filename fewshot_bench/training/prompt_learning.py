@@ -38,7 +38,7 @@ from fewshot_bench.training.prompt_model import (
 )
 from fewshot_bench.training.prompts import Prompts, build_prompts
 from fewshot_bench.training.schedules import coop_epochs, dassl_rate
-from fewshot_bench.training.steps import Scale
+from fewshot_bench.training.steps import Scale, momentum_sgd
 
 
 @dataclass(frozen=True)
@@ -188,12 +188,8 @@ class PromptLearner:
         ctx: RunContext,
     ) -> None:
         """The whole schedule: one optimizer step on what `step` adds for every batch."""
-        optimizer = torch.optim.SGD(
-            parameters,
-            lr=self.lr,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            fused=parameters[0].is_cuda,
+        optimizer = momentum_sgd(
+            parameters, lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
         )
         epochs, own = self.epochs_for(task.shots), self.views_for(task.shots)
         width, crop = backbone.embed_dim, Augment()

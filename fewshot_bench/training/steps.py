@@ -65,9 +65,43 @@ def minimize_by(
     if max_norm:
         scaler.unscale_(optimizer)
         every = [one for group in optimizer.param_groups for one in group["params"]]
-        torch.nn.utils.clip_grad_norm_(every, max_norm)
+        _bound([one.grad for one in every if one.grad is not None], max_norm)
     scaler.step(optimizer)
     scaler.update()
+
+
+def momentum_sgd(
+    parameters: Sequence[Tensor],
+    *,
+    lr: float,
+    momentum: float,
+    weight_decay: float = 0.0,
+    fused: bool | None = None,
+) -> torch.optim.SGD:
+    """SGD with momentum whose first step a scaler may leave out; fused on CUDA by default.
+
+    torch's fused SGD begins its momentum as memory that nothing has written, and leaves it so
+    where the gradients of the first step have overflowed: here it begins at zero.
+    """
+    fused = parameters[0].is_cuda if fused is None else fused
+    optimizer = torch.optim.SGD(
+        parameters, lr=lr, momentum=momentum, weight_decay=weight_decay, fused=fused
+    )
+    if fused and momentum:
+        for one in parameters:
+            optimizer.state[one]["momentum_buffer"] = torch.zeros_like(one)
+    return optimizer
+
+
+def _bound(gradients: Sequence[Tensor], max_norm: float) -> None:
+    """Scale gradients down to a common norm, as torch.nn.utils.clip_grad_norm_ does.
+
+    Without moving a number between devices, which that function does.
+    """
+    norm = torch.stack([one.norm() for one in gradients]).norm()
+    factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    for one in gradients:
+        one.mul_(factor)
 
 
 def device_generator(rng: torch.Generator, device: torch.device) -> torch.Generator:

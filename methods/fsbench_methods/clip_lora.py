@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 from fewshot_bench import (
     Augment,
@@ -24,28 +23,32 @@ from fewshot_bench import (
 from fewshot_bench.training import (
     Encoding,
     WithoutRun,
-    cosine,
     device_generator,
     epoch_views,
     minibatches,
-    minimize_by,
     require,
     require_choices,
     require_not_negative,
     require_positive,
-    set_rate,
     steps_per_epoch,
 )
+from fsbench_methods.encoder_training import Backward, Schedule, pixel_batches
 from fsbench_methods.lora_layers import (
     Dropout,
     LowRank,
-    Update,
     init_factors,
     layers_at,
     named_factors,
     tower_sites,
 )
-from fsbench_methods.lora_model import LoraClassifier, LoraModel, MergedClassifier, restored
+from fsbench_methods.lora_model import (
+    LoraClassifier,
+    LoraModel,
+    MergedClassifier,
+    model_of,
+    restored,
+    update_step,
+)
 
 MATRICES = {"q": ("q",), "k": ("k",), "v": ("v",), "o": ("o",), "m": ("fc", "proj")}
 _PAPER = "CLIP-LoRA (Zanella and Ben Ayed 2024)"
@@ -135,7 +138,8 @@ class ClipLora:
         """Trains the updates for `iterations` steps per shot."""
         model = self.sized_model(task, backbone, ctx)
         adapter = self.adapter(model, backbone.device, ctx)
-        self.train(model, adapter, task, backbone, ctx)
+        step = update_step(model, adapter)
+        self.train(model, adapter.parameters(), step, task, backbone, ctx)
         return LoraClassifier(model, adapter.detached(), backbone)
 
     @torch.no_grad()
@@ -153,15 +157,8 @@ class ClipLora:
 
     def model(self, task: Vocabulary, backbone: Backbone, ctx: Encoding) -> LoraModel:
         """The frozen part of the model."""
-        blank = LoraModel(
-            backbone.image_tower() if self.encoder != "text" else None,
-            backbone.text_tower() if self.encoder != "vision" else None,
-            (),
-            None,
-            backbone.logit_scale,
-            ctx.autocast,
-        )
-        return blank.for_classes(task, backbone)
+        adapted = {"vision": self.encoder != "text", "text": self.encoder != "vision"}
+        return model_of(backbone, task, ctx, **adapted)
 
     def sized_model(self, task: Task, backbone: Backbone, ctx: RunContext) -> LoraModel:
         """The same, sparing memory where that is short."""
@@ -189,46 +186,28 @@ class ClipLora:
     def train(
         self,
         model: LoraModel,
-        adapter: Update,
+        parameters: ParamsT,
+        backward: Backward,
         task: Task,
         backbone: Backbone,
         ctx: RunContext,
     ) -> None:
-        """Trains the updates, whatever their form, by this schedule."""
-        optimizer = torch.optim.AdamW(
-            adapter.parameters(),
-            lr=self.lr,
-            betas=(self.beta1, self.beta2),
-            weight_decay=self.weight_decay,
-            fused=True,
-        )
-        scaler, total = ctx.scaler(), self.iterations * task.shots
+        """Trains parameters of updates, whatever their form, by this schedule."""
+        if model.vision is None:
+            batches = self._frozen_views(task, backbone, self.iterations * task.shots, ctx)
+        else:
+            batches = pixel_batches(task, self.batch_size, backbone.device, ctx)
         if model.recompute:
             ctx.note(recomputed=sorted(model.recompute))
-        if model.vision is None:
-            batches = self._frozen_views(task, backbone, total, ctx)
-        else:
-            batches = self._pixels(task, backbone.device, ctx)
-        for step, (batch, labels) in enumerate(itertools.islice(batches, total)):
-            set_rate(optimizer, cosine(self.lr, step, total, self.eta_min))
-            backward = partial(model.backward, batch, labels, adapter.for_step())
-            minimize_by(backward, optimizer, scaler)
-            ctx.progress(step + 1, total)
+        schedule = Schedule(
+            self.iterations * task.shots,
+            self.lr,
+            self.eta_min,
+            self.weight_decay,
+            (self.beta1, self.beta2),
+        )
 
-    def _pixels(
-        self, task: Task, device: torch.device, ctx: RunContext
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Endless epochs of augmented pixels; the short last batch of an epoch is kept."""
-        order, rng = ctx.rng("order"), ctx.rng("augment")
-        while True:
-            yield from task.train.batches(
-                self.batch_size,
-                order=torch.randperm(len(task.train), generator=order),
-                augment=Augment(),
-                rng=rng,
-                device=device,
-                labels=True,
-            )
+        schedule.train(parameters, backward, batches, ctx)
 
     def _frozen_views(
         self, task: Task, backbone: Backbone, total: int, ctx: RunContext

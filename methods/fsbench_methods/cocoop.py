@@ -19,6 +19,7 @@ from fewshot_bench.training import (
     conditioned_backward,
     conditioned_logits,
     for_images,
+    linear_start,
 )
 
 
@@ -122,13 +123,12 @@ class CoCoOp(PromptLearner):
         return ConditionedClassifier(model_for(vocabulary), Conditioned(tensors), model_for)
 
     def network(self, backbone: Backbone, width: int, ctx: RunContext) -> dict[str, Tensor]:
-        """Weights and biases as torch.nn.Linear starts them: uniform within 1 / sqrt(inputs)."""
+        """Weights and biases as torch.nn.Linear starts them."""
         hidden, rng = max(1, backbone.embed_dim // 16), ctx.rng("network")
         layers = {"linear1": (hidden, backbone.embed_dim), "linear2": (width, hidden)}
         found = {}
         for name, (rows, inputs) in layers.items():
-            bound = inputs**-0.5
-            for part, shape in (("weight", (rows, inputs)), ("bias", (rows,))):
-                drawn = torch.empty(shape).uniform_(-bound, bound, generator=rng)
-                found[f"{name}.{part}"] = drawn.to(backbone.device)
+            weight, bias = linear_start(rows, inputs, rng)
+            found[f"{name}.weight"] = weight.to(backbone.device)
+            found[f"{name}.bias"] = bias.to(backbone.device)
         return found

@@ -11,11 +11,17 @@ import torch
 from torch import Tensor
 
 from fewshot_bench import Backbone, MethodCard, RunContext, Task, Vocabulary, hyper
-from fewshot_bench.backbones import Site
+from fewshot_bench.backbones import ImageTower, Site, TextTower
 from fewshot_bench.training import WithoutRun
 from fsbench_methods.clip_lora import ClipLora, require_updates
-from fsbench_methods.lora_layers import LowRank, Masks, named_factors, site_name
-from fsbench_methods.lora_model import LoraClassifier, LoraModel, MergedClassifier, restored
+from fsbench_methods.lora_layers import LowRank, Masks, named_factors, site_name, with_deltas
+from fsbench_methods.lora_model import (
+    LoraClassifier,
+    LoraModel,
+    MergedClassifier,
+    restored,
+    update_step,
+)
 
 _BIASES = {"o": "attn.out_proj.bias", "fc": "mlp.c_fc.bias", "proj": "mlp.c_proj.bias"}
 
@@ -87,6 +93,12 @@ class Decomposed:
             site: (self.magnitudes[site] / row.norm(dim=1))[:, None] * row - self.frozen[site][0]
             for site, row in self._directions().items()
         }
+
+    def applied(
+        self, vision: ImageTower | None, text: TextTower | None
+    ) -> tuple[ImageTower | None, TextTower | None]:
+        """The towers with W' in place of W."""
+        return with_deltas(self.merged(), vision, text)
 
     def _directions(self) -> dict[Site, Tensor]:
         return {site: self.frozen[site][0] + delta for site, delta in self.low.merged().items()}
@@ -188,7 +200,8 @@ class Dora:
         lora = self.lora
         model = lora.sized_model(task, backbone, ctx)
         adapter = decomposed(lora.adapter(model, backbone.device, ctx), model)
-        lora.train(model, adapter, task, backbone, ctx)
+        step = update_step(model, adapter)
+        lora.train(model, adapter.parameters(), step, task, backbone, ctx)
         return LoraClassifier(model, adapter.detached(), backbone)
 
     @torch.no_grad()

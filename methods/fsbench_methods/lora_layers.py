@@ -65,8 +65,22 @@ class Dropout:
         self.generator.set_state(snapshot)
 
 
-class Update(FusedAdapter, Protocol):
-    """Trained updates of the backbone's matrices, as `LoraModel` and its classifiers hold them."""
+class Change(Protocol):
+    """What was trained of the encoders, as classifiers hold it."""
+
+    def applied(
+        self, vision: ImageTower | None, text: TextTower | None
+    ) -> tuple[ImageTower | None, TextTower | None]:
+        """The towers with the change in their weights."""
+        ...
+
+    def named_tensors(self) -> dict[str, Tensor]:
+        """Everything that is trained by name, such as `vision.0.q.A`."""
+        ...
+
+
+class Update(Change, FusedAdapter, Protocol):
+    """Trained updates of the backbone's matrices, as `LoraModel` trains them."""
 
     def masked(self, masks: Callable[[Masks], Masks]) -> Update:
         """The same updates with other dropout masks, of those that they have."""
@@ -76,20 +90,12 @@ class Update(FusedAdapter, Protocol):
         """The updates as the next step finds them; what follows from their values is computed."""
         ...
 
-    def merged(self) -> dict[Site, Tensor]:
-        """(d_out, d_in) the update of every site, to be added to the frozen weights."""
-        ...
-
     def detached(self) -> Update:
         """The same updates for prediction: no gradients, no dropout."""
         ...
 
     def parameters(self) -> ParamsT:
         """Everything that is trained, as an optimizer takes it."""
-        ...
-
-    def named_tensors(self) -> dict[str, Tensor]:
-        """Everything that is trained by name, such as `vision.0.q.A`."""
         ...
 
 
@@ -238,6 +244,12 @@ class LowRank:
         """(d_out, d_in) s * B A of every site, to be added to the frozen weights."""
         return {site: self.scaling * (b @ a) for site, (a, b) in self.factors.items()}
 
+    def applied(
+        self, vision: ImageTower | None, text: TextTower | None
+    ) -> tuple[ImageTower | None, TextTower | None]:
+        """The towers with the updates added to their weights."""
+        return with_deltas(self.merged(), vision, text)
+
     def detached(self) -> LowRank:
         """The same updates for prediction: no gradients, no dropout."""
         factors = {site: (a.detach(), b.detach()) for site, (a, b) in self.factors.items()}
@@ -256,17 +268,30 @@ class LowRank:
         return named
 
 
+def with_deltas(
+    deltas: dict[Site, Tensor], vision: ImageTower | None, text: TextTower | None
+) -> tuple[ImageTower | None, TextTower | None]:
+    """Both towers, those that are there, with (d_out, d_in) deltas added."""
+    changed = None if vision is None else vision.with_deltas(deltas)
+    return changed, None if text is None else text.with_deltas(deltas)
+
+
 def site_name(site: Site) -> str:
     """The name of a site in kept models: `vision.0.q`."""
     return f"{site.encoder}.{site.layer}.{site.matrix}"
+
+
+def named_site(name: str) -> Site:
+    """The site that `site_name` named."""
+    encoder, layer, matrix = name.split(".")
+    return Site(encoder, int(layer), matrix)  # type: ignore[arg-type]
 
 
 def named_factors(tensors: Mapping[str, Tensor]) -> Factors:
     """The factors that `named_tensors` named."""
     sites = {}
     for name in tensors:
-        encoder, layer, matrix, _ = name.rsplit(".", 3)
-        sites[Site(encoder, int(layer), matrix)] = name[:-2]  # type: ignore[arg-type]
+        sites[named_site(name[:-2])] = name[:-2]
     return {site: (tensors[f"{name}.A"], tensors[f"{name}.B"]) for site, name in sites.items()}
 
 

@@ -15,6 +15,7 @@ from fewshot_bench.backbones import ImageTower, PackedPrompts, PromptPart, TextT
 from fewshot_bench.training import (
     Autocast,
     Encode,
+    Encoding,
     Scale,
     backward_in_parts,
     chunks_for,
@@ -22,10 +23,11 @@ from fewshot_bench.training import (
     must_recompute,
     unit,
 )
-from fsbench_methods.lora_layers import Update, for_images, for_prompts
+from fsbench_methods.encoder_training import Backward
+from fsbench_methods.lora_layers import Change, Update, for_images, for_prompts
 
 EVAL_BATCH = 256
-U = TypeVar("U", bound=Update)
+U = TypeVar("U", bound=Change)
 
 
 @dataclass(frozen=True)
@@ -96,13 +98,13 @@ class LoraModel:
         images = self.scale * self.image_features(batch, adapter)
         return images @ class_features.T
 
-    def loss(self, batch: Tensor, labels: Tensor, adapter: Update) -> Tensor:
+    def loss(self, batch: Tensor, labels: Tensor, adapter: Update | None) -> Tensor:
         """Cross-entropy of one batch, differentiable in every A and B."""
         logits = self.logits(batch, self.class_features(adapter), adapter)
         return F.cross_entropy(logits, labels)
 
-    def backward(self, batch: Tensor, labels: Tensor, adapter: Update, scale: Scale) -> None:
-        """Add the gradients of `scale(loss)` to those of every A and B, in `chunks`."""
+    def backward(self, batch: Tensor, labels: Tensor, adapter: Update | None, scale: Scale) -> None:
+        """Add the gradients of `scale(loss)` to those of all that is trained, in `chunks`."""
         if self.chunks == 1:
             torch.autograd.backward(scale(self.loss(batch, labels, adapter)))
             return
@@ -112,19 +114,21 @@ class LoraModel:
             raw.append(encode_in_parts(parts, encoders[-1]).requires_grad_())
         whole = _averaged(raw) if raw else self.class_features(adapter)
         class_features = whole.detach().requires_grad_(whole.requires_grad)
-        start = adapter.snapshot()
+        start = adapter.snapshot() if adapter else None
         for chunk in torch.arange(len(batch), device=batch.device).tensor_split(self.chunks):
             if len(chunk):
-                adapter.rewind(start)
+                if adapter:
+                    adapter.rewind(start)
                 loss = self._share(batch, labels, chunk, class_features, adapter)
                 torch.autograd.backward(scale(loss))
-        end = adapter.snapshot()
+        end = adapter.snapshot() if adapter else None
         if raw:
             torch.autograd.backward(whole, class_features.grad)
         for parts, encode, features in zip(self.divided, encoders, raw, strict=True):
             assert features.grad is not None
             backward_in_parts(parts, encode, features.grad)
-        adapter.rewind(end)
+        if adapter:
+            adapter.rewind(end)
 
     def _share(
         self,
@@ -132,11 +136,11 @@ class LoraModel:
         labels: Tensor,
         chunk: Tensor,
         class_features: Tensor,
-        adapter: Update,
+        adapter: Update | None,
     ) -> Tensor:
         """The share of some images of a batch in its loss."""
         tokens = self.vision.tokens if self.vision else 1
-        mine = for_images(adapter, chunk, len(batch), tokens)
+        mine = for_images(adapter, chunk, len(batch), tokens) if adapter else None
         logits = self.logits(batch[chunk], class_features, mine)
         return F.cross_entropy(logits, labels[chunk]) * (len(chunk) / len(batch))
 
@@ -175,14 +179,34 @@ class LoraModel:
         }
         return replace(self, recompute=frozenset(short))._divided(chunks_for(parts))
 
-    def merged(self, adapter: Update) -> LoraModel:
-        """The model with the updates added to its weights."""
-        deltas = adapter.merged()
-        return replace(
-            self,
-            vision=None if self.vision is None else self.vision.with_deltas(deltas),
-            text=None if self.text is None else self.text.with_deltas(deltas),
-        )
+    def merged(self, change: Change) -> LoraModel:
+        """The model with a change in its weights."""
+        vision, text = change.applied(self.vision, self.text)
+        return replace(self, vision=vision, text=text)
+
+
+def model_of(
+    backbone: Backbone, vocabulary: Vocabulary, ctx: Encoding, *, vision: bool, text: bool
+) -> LoraModel:
+    """The frozen part of a model in which these encoders are changed."""
+    blank = LoraModel(
+        backbone.image_tower() if vision else None,
+        backbone.text_tower() if text else None,
+        (),
+        None,
+        backbone.logit_scale,
+        ctx.autocast,
+    )
+    return blank.for_classes(vocabulary, backbone)
+
+
+def update_step(model: LoraModel, adapter: Update) -> Backward:
+    """The backward pass of one batch through a model with trained updates."""
+
+    def backward(batch: Tensor, labels: Tensor, scale: Scale) -> None:
+        model.backward(batch, labels, adapter.for_step(), scale)
+
+    return backward
 
 
 def _averaged(raw: Sequence[Tensor]) -> Tensor:
@@ -221,7 +245,7 @@ class MergedClassifier:
 
     model: LoraModel
     class_features: Tensor
-    adapter: Update
+    adapter: Change
 
     def logits(self, queries: Images) -> Tensor:
         """(n, classes): the same bits as those of the `LoraClassifier` that was kept."""
@@ -232,7 +256,7 @@ class MergedClassifier:
         return self.adapter.named_tensors()
 
 
-def restored(model: LoraModel, adapter: Update) -> MergedClassifier:
+def restored(model: LoraModel, adapter: Change) -> MergedClassifier:
     """The classifier of a model with kept updates."""
     merged = model.merged(adapter)
     return MergedClassifier(merged, merged.class_features(None), adapter)

@@ -234,8 +234,9 @@ def test_other_options_and_other_code(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(fb.FsbenchError, match="c='much' is not float"):
         fb.load_model(rewritten(folder, tmp_path / "typed", options=options))
     other = rewritten(folder, tmp_path / "other", method_code="0" * 64)
-    with pytest.warns(UserWarning, match="the code of linear-probe is not that of the fit"):
+    with pytest.warns(UserWarning, match="the code of linear-probe is not that of the fit") as said:
         fb.load_model(other)
+    assert said[0].filename == __file__
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "cpu:1"])

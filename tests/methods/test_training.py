@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -10,21 +12,31 @@ from typing import ClassVar, Literal
 import pytest
 import torch
 
-from fewshot_bench import UsageError, training
+from fewshot_bench import UsageError, backbones, training
 from fewshot_bench.testing import check_method
 from tests.helpers import REPOSITORY
 
-PAGE = (REPOSITORY / "docs" / "training.md").read_text(encoding="utf-8")
+PAGE, TOWERS = (
+    (REPOSITORY / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    for name in ("training", "towers")
+)
 
 
 @pytest.mark.parametrize(
-    ("example", "name"), [("training", "ClassVectors"), ("prompts", "ApartPrompts")]
+    ("example", "name", "lines"),
+    [
+        ("training", "ClassVectors", 60),
+        ("prompts", "ApartPrompts", 60),
+        ("vpt", "DeepTokens", 60),
+        ("norms", "Norms", 40),
+    ],
 )
 def test_the_methods_shown_keep_the_contract(
-    example: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    example: str, name: str, lines: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = PAGE.split(f"<!-- example: {example} -->\n```python\n")[1].split("```\n")[0]
-    assert len(source.splitlines()) <= 60
+    marked = f"<!-- example: {example} -->\n```python\n"
+    source = (PAGE + TOWERS).split(marked)[1].split("```\n")[0]
+    assert len(source.splitlines()) <= lines
     (tmp_path / f"fsbench_from_the_page_{example}.py").write_text(source, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     method = getattr(importlib.import_module(f"fsbench_from_the_page_{example}"), name)
@@ -36,7 +48,14 @@ def test_the_methods_shown_keep_the_contract(
 
 def test_every_name_is_documented() -> None:
     for name in training.__all__:
-        assert f"`{name}" in PAGE or name in ("Encode", "Loss", "Position"), name
+        shown = f"`{name}" in PAGE or f"`{name}" in TOWERS
+        assert shown or name in ("Encode", "Loss", "Position"), name
+
+
+def test_edits_are_documented() -> None:
+    for part in (backbones.Edits, backbones.Tokens):
+        for field in dataclasses.fields(part):
+            assert re.search(rf"\b{field.name}\b", TOWERS), field.name
 
 
 def test_a_schedule_is_that_of_torch() -> None:
@@ -58,3 +77,17 @@ def test_a_choice_that_is_none_is_refused() -> None:
     training.require_choices(Chosen())
     with pytest.raises(UsageError, match="chosen: mode='c': expected one of a, b"):
         training.require_choices(Chosen(mode="c"))  # type: ignore[arg-type]
+
+
+def test_momentum_is_zero_where_the_first_step_overflowed() -> None:
+    weight = torch.nn.Parameter(torch.ones(1000))
+    optimizer = training.momentum_sgd([weight], lr=0.5, momentum=0.9, fused=True)
+    assert torch.equal(optimizer.state[weight]["momentum_buffer"], torch.zeros(1000))
+    weight.grad = torch.full_like(weight, float("inf"))
+    optimizer.found_inf, optimizer.grad_scale = torch.ones(1), torch.ones(1)  # type: ignore[attr-defined]
+    optimizer.step()
+    assert torch.equal(weight, torch.ones(1000))
+    weight.grad = torch.ones(1000)
+    optimizer.found_inf = torch.zeros(1)  # type: ignore[attr-defined]
+    optimizer.step()
+    assert torch.equal(weight, torch.full((1000,), 0.5))

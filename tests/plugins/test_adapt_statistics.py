@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fewshot_bench.plugins.models import accuracy, calibration
+from fewshot_bench.plugins.models import accuracy, calibration, search
+from fewshot_bench.runner.variants import Variant
 
 
 def test_ties_go_to_the_cheaper_tier() -> None:
@@ -13,11 +14,35 @@ def test_ties_go_to_the_cheaper_tier() -> None:
     right = (rng.random(200) < 0.7).astype(float)
     flipped = right.copy()
     flipped[np.flatnonzero(right == 0)[0]] = 1
-    assert accuracy.best_of([right, flipped], [0, 1], [0, 1]) == 0
-    assert accuracy.best_of([right, flipped], [0, 0], [-1.0, -2.0]) == 0
-    assert accuracy.best_of([right, flipped], [0, 0], [-2.0, -1.0]) == 1
+    assert accuracy.best_of([right, flipped], [0, 1]) == 0
+    assert accuracy.best_of([right, flipped], [0, 0]) == 1
+    assert accuracy.best_of([right, right.copy()], [0, 0]) == 0
     better = np.maximum(right, rng.random(200) < 0.5)
-    assert accuracy.best_of([right, better], [0, 1], [1, 0]) == 1
+    assert accuracy.best_of([right, better], [0, 1]) == 1
+
+
+def test_of_methods_that_are_as_often_right_the_surer_one_is_chosen() -> None:
+    labels = np.array([0, 1, 2] * 8)
+    right = np.zeros((2, 24, 3), np.float32)
+    right[:, np.arange(24), labels] = 3
+    wrong = labels[:6]
+    # Wrong about the same images: one method by little, the other one by much.
+    close, far = right.copy(), right.copy()
+    close[:, np.arange(6), (wrong + 1) % 3] = 3.1
+    far[:, np.arange(6), (wrong + 1) % 3] = 30
+    candidates = [search.Candidate(Variant(name, {}, {}, "1")) for name in ("far", "close")]
+    for candidate, logits in zip(candidates, (far, close), strict=True):
+        candidate.logits = list(logits)
+    assert (candidates[0].right(labels, 2) == candidates[1].right(labels, 2)).all()
+    assert accuracy.best_of([one.score(labels, 2) for one in candidates], [0, 0]) == 1
+
+
+def test_the_probability_of_the_label_is_the_mean_over_repeats() -> None:
+    logits = np.log(np.array([[[0.6, 0.4]], [[0.2, 0.8]]], np.float32))
+    found = calibration.true_probabilities(logits, np.array([0]))
+    scale = calibration.temperature_of(logits.reshape(2, 2), np.array([0, 0]), 1)
+    first, second = (1 / (1 + np.exp((b - a) / scale)) for a, b in logits[:, 0].astype(float))
+    assert found.tolist() == pytest.approx([(first + second) / 2])
 
 
 def test_an_interval_holds_its_share_after_a_choice() -> None:

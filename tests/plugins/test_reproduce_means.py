@@ -189,3 +189,16 @@ def test_every_method_of_the_field_has_a_row() -> None:
         *("maple", "promptsrc", "ivlp", "vpt-deep", "mma", "tcp", "2sfs", "clip-svd", "prolip"),
         *("mmrl", "plot++", "adalora"),
     }
+
+
+def test_options_make_the_schedule_that_of_the_rows(tmp_path: Path) -> None:
+    (row,) = {
+        (cell.setting.schedule, cell.variant.options["epochs"], cell.setting.unlike)
+        for cell in cells(reproduction("base-to-new"), Wanted(methods=("promptsrc",)))
+        if cell.variant
+    }
+    assert row == ("promptsrc-20", 20, False)
+    call = ("base-to-new", "-m", "promptsrc", "--only-existing", "--store", tmp_path / "none")
+    text = " ".join(fsbench("reproduce", *call).out.split())
+    assert "options epochs=20 gpa_mean=15 gpa_std=1 as there" in text
+    assert "rows of another schedule" not in text

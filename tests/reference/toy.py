@@ -120,10 +120,13 @@ class MemoryShots:
         projected: bool = True,
         start: int = 0,
     ) -> Tensor:
-        streams = [rng or torch.Generator().manual_seed(99 + start + i) for i in range(count)]
         encode = partial(self.backbone.encode_image, projected=projected)
-        views = torch.stack([encode(_augmented(self.pixels, one)) for one in streams])
+        views = torch.stack([encode(self.view(start + i, rng)) for i in range(count)])
         return F.normalize(views, dim=-1) if normalize and projected else views
+
+    def view(self, number: int, rng: torch.Generator | None = None) -> Tensor:
+        """The pixels of the images' own view of this number, or of the next one that is drawn."""
+        return _augmented(self.pixels, rng or torch.Generator().manual_seed(99 + number))
 
 
 def _augmented(pixels: Tensor, rng: torch.Generator) -> Tensor:

@@ -64,30 +64,24 @@ def lead(right: Shares, other: Shares) -> tuple[float, float]:
     return float(gap.mean()), error
 
 
-def best_of(right: Sequence[Shares], tiers: Sequence[int], likelihoods: Sequence[float]) -> int:
-    """The place of the chosen method.
+def best_of(scores: Sequence[Shares], tiers: Sequence[int]) -> int:
+    """The place of the chosen method: the best of the cheapest tier that holds one as good.
 
-    Of the cheapest tier whose best is within one standard error of the paired difference to the
-    best of all; there, of those as close to the tier's best, the one with the highest likelihood of
-    the labels, which says more than right and wrong. tiers: how expensive each is.
+    scores: (images,) of each method, the share of repeats that were right plus the probability of
+    the label, which says more than right and wrong of few images. As good is within one standard
+    error of the paired difference to the best of all. tiers: how expensive each is.
     """
-    top = _best(right, range(len(right)))
+    top = _best(scores, range(len(scores)))
     for tier in sorted(set(tiers)):
-        places = [place for place, found in enumerate(tiers) if found == tier]
-        best = _best(right, places)
-        if _close(right[top], right[best]):
-            close = [place for place in places if _close(right[best], right[place])]
-            return max(close, key=lambda place: likelihoods[place])
+        best = _best(scores, [place for place, found in enumerate(tiers) if found == tier])
+        gap, error = lead(scores[top], scores[best])
+        if gap <= error:
+            return best
     return top
 
 
-def _best(right: Sequence[Shares], places: Iterable[int]) -> int:
-    return max(places, key=lambda place: float(right[place].mean()))
-
-
-def _close(right: Shares, other: Shares) -> bool:
-    gap, error = lead(right, other)
-    return gap <= error
+def _best(scores: Sequence[Shares], places: Iterable[int]) -> int:
+    return max(places, key=lambda place: float(scores[place].mean()))
 
 
 def stated(right: Sequence[Shares], chosen: int, seed: int) -> Accuracy:

@@ -46,12 +46,18 @@ def temperature_of(logits: Logits, labels: Labels, images: int) -> float:
     return math.exp((low + high) / 2)
 
 
-def likelihood(logits: Logits, labels: Labels, images: int) -> float:
-    """The mean log-likelihood of the labels, at the temperature that suits the logits."""
-    scaled = logits.astype(np.float64) / temperature_of(logits, labels, images)
-    scaled -= scaled.max(axis=1, keepdims=True)
-    own = scaled[np.arange(len(labels)), labels]
-    return float((own - np.log(np.exp(scaled).sum(axis=1))).mean())
+def true_probabilities(logits: Logits, labels: Labels) -> NDArray[np.float64]:
+    """(n,) the mean probability of the label over repeats, at the temperature that suits all.
+
+    logits: (repeats, n, classes).
+    """
+    repeats, images, classes = logits.shape
+    rows = logits.reshape(-1, classes)
+    scaled = logits.astype(np.float64) / temperature_of(rows, np.tile(labels, repeats), images)
+    shares = np.exp(scaled - scaled.max(axis=2, keepdims=True))
+    shares /= shares.sum(axis=2, keepdims=True)
+    found: NDArray[np.float64] = shares[:, np.arange(images), labels].mean(axis=0)
+    return found
 
 
 def confidences(logits: Logits, temperature: float) -> NDArray[np.float64]:

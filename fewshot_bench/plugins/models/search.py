@@ -33,7 +33,10 @@ TIERS = (
         *("gda", "tip-adapter", "proker", "linear-probe", "lp++", "zs-lp", "clap", "taskres"),
         *("cross-modal", "wise-ft", "clip-adapter", "tip-adapter-f"),
     ),
-    ("clip-lora", "coop", "kgcoop", "prograd", "cocoop"),
+    (
+        *("clip-lora", "dora", "vpt-shallow", "vpt-deep", "coop", "kgcoop", "prograd"),
+        *("ivlp", "maple", "cocoop"),
+    ),
 )
 """The methods that `auto` chooses among, from cheap to expensive: without training images, heads on
 frozen features, trained through the encoders. What is in one tier costs about the same in use."""
@@ -92,12 +95,13 @@ class Candidate:
         shares: Shares = (stacked[:, held].argmax(axis=2) == labels[held]).mean(axis=0)
         return shares
 
-    def likelihood(self, labels: NDArray[np.int64], repeats: int) -> float:
-        """That of the labels of held-out images, calibrated."""
+    def score(self, labels: NDArray[np.int64], repeats: int) -> Shares:
+        """(held-out images,) what `accuracy.best_of` chooses by."""
         stacked = np.stack(self.logits[:repeats])
         held = ~np.isnan(stacked[0, :, 0])
-        rows = stacked[:, held].reshape(-1, stacked.shape[2])
-        return calibration.likelihood(rows, np.tile(labels[held], repeats), int(held.sum()))
+        probabilities = calibration.true_probabilities(stacked[:, held], labels[held])
+        scores: Shares = self.right(labels, repeats) + probabilities
+        return scores
 
 
 class Search:
@@ -268,8 +272,8 @@ class Search:
         finalists = self.finalists
         if finalists:
             tiers = [_tier(one.name) for one in finalists]
-            likelihoods = [one.likelihood(self.labels, self.repeats) for one in finalists]
-            return finalists[accuracy.best_of(self.shares, tiers, likelihoods)]
+            scores = [one.score(self.labels, self.repeats) for one in finalists]
+            return finalists[accuracy.best_of(scores, tiers)]
         usable = [one for one in self.candidates if not one.dropped.startswith("failed")]
         if not usable:
             reasons = "; ".join(f"{one.title}: {one.dropped}" for one in self.candidates)

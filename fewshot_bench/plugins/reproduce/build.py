@@ -130,6 +130,8 @@ def _conditions(table: Reproduction, wanted: Wanted, cells: Sequence[Cell]) -> l
         words.append(f"prompts {setting.prompts}")
         if setting.ensemble:
             words.append(f"ensemble on {', '.join(setting.ensemble)}")
+        if setting.options:
+            words.append(f"options {' '.join(setting.options)} as there")
         if setting.by_dataset:
             words.append("options by data set as in the paper's code")
         lines.append(f"{name}: {', '.join(words)}")

@@ -213,7 +213,8 @@ class _Variants:
 
     def of(self, number: Number, setting: Setting) -> tuple[Variant, bool]:
         """The configuration for a number, and whether it is another than the paper's."""
-        words = (*_words(number), *setting.by_dataset.get(number.dataset, ()))
+        single = setting.by_dataset.get(number.dataset, ())
+        words = (*_words(number), *setting.options, *single)
         paper = self._variant(number.method, words)
         ours = self._variant(number.method, (*words, *self.options))
         return ours, ours.options != paper.options

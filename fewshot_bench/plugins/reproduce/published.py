@@ -31,7 +31,7 @@ class Setting:
         of `prompts`. random: whether anything is drawn or trained, so that seeds differ.
     differs: what cannot be repeated, or what the paper does not say.
     schedule: of the published rows, by the names of `MethodCard.schedule`; empty where it is not
-        stated.
+        stated. options: of all data sets, which make the method's schedule that of the rows.
     """
 
     method: str
@@ -43,6 +43,7 @@ class Setting:
     random: bool = True
     differs: tuple[str, ...] = ()
     schedule: str = ""
+    options: tuple[str, ...] = ()
 
     @property
     def shipped(self) -> bool:
@@ -69,6 +70,8 @@ class Setting:
 
         Records without a card were made by the installed method's schedule.
         """
+        if self.options:
+            return False
         installed = self.card.schedule if self.card else ""
         stated = {str(record.card.get("schedule") or installed) for record in records}
         return bool(self.schedule) and stated - {"", self.schedule} != set()
@@ -77,7 +80,8 @@ class Setting:
     def unlike(self) -> bool:
         """True when the published rows are of another schedule than the installed method."""
         card = self.card
-        return card is not None and self.random and self.schedule not in ("", card.schedule)
+        same = ("", card.schedule if card else "")
+        return self.random and not self.options and bool(card) and self.schedule not in same
 
     def differences(self) -> Iterator[str]:
         """All that differs from the published rows, or that nobody says about them."""
@@ -85,9 +89,10 @@ class Setting:
         card = self.card
         if card is None:
             return
-        if self.random and self.schedule != card.schedule:
+        if self.random and not self.options and self.schedule != card.schedule:
             yield f"schedule {self.schedule or 'not stated'} there, {card.schedule} here"
-        words = (word for options in self.by_dataset.values() for word in options)
+        each = (word for options in self.by_dataset.values() for word in options)
+        words = (*self.options, *each)
         same = {word.partition("=")[0].rpartition(".")[2] for word in words}
         yield from card.differences(but=same)
 
@@ -207,4 +212,5 @@ def _setting(method: str, values: Mapping[str, Any], tables: Mapping[str, Any]) 
         random=values.get("random", True),
         differs=tuple(values.get("differs", ())),
         schedule=values.get("schedule", ""),
+        options=tuple(values.get("options", ())),
     )

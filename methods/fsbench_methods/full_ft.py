@@ -1,0 +1,119 @@
+"""Full fine-tuning of the image encoder with a linear head, and WiSE-FT between it and CLIP."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
+
+import torch.nn.functional as F
+from torch import Tensor
+from torch.optim import AdamW, Optimizer
+
+from fewshot_bench import Augment, Backbone, MethodCard, RunContext, Task, Vocabulary, hyper
+from fewshot_bench.training import (
+    BatchLoss,
+    EncoderBatch,
+    EncoderLearner,
+    Encoders,
+    Learned,
+    cosine,
+    require,
+    require_not_negative,
+    require_positive,
+)
+
+_REPO = "wise-ft src/args.py, README"
+
+
+@dataclass(frozen=True)
+class FullFineTuning(EncoderLearner):
+    """Full fine-tuning, and WiSE-FT (Wortsman et al., CVPR 2022).
+
+    Every weight of the image encoder and a head that starts at the class features are trained by
+    cross-entropy. What is kept is (1 - `alpha`) of CLIP's weights and `alpha` of the trained ones:
+    1 is full fine-tuning, 0.5 is what WiSE-FT recommends where nothing can be chosen by. AdamW with
+    bounded gradients; a linear warm-up, then a cosine of all steps. Other classes than the fitted
+    ones are answered by their frozen class features.
+    """
+
+    name: ClassVar[str] = "full-ft"
+    version: ClassVar[str] = "1"
+    trains: ClassVar[tuple[str, ...]] = ("vision",)
+    drop_last: ClassVar[bool] = False
+    max_norm: ClassVar[float] = 1.0
+    augment: ClassVar[Augment] = Augment(scale=(0.9, 1.0), flip=0.0)
+    card: ClassVar[MethodCard] = MethodCard(
+        "wise-ft-10",
+        deviations=(
+            "batches of 32, not of 512: a support set is smaller than one of those",
+            "the warm-up takes at most a tenth of the steps, which are often fewer than 500",
+            "other classes are answered by frozen class features; the official code has no rule",
+        ),
+    )
+
+    epochs: int = hyper(10, "passes over the support set", unit="epochs", source=_REPO)
+    lr: float = hyper(3e-5, "learning rate of AdamW", source=_REPO)
+    weight_decay: float = hyper(0.1, "weight decay of AdamW", source=_REPO)
+    warmup: int = hyper(500, "steps of the warm-up, at most", unit="steps", source=_REPO)
+    alpha: float = hyper(1.0, "share of the trained weights in those that are kept", source=_REPO)
+
+    def __post_init__(self) -> None:
+        """UsageError for values out of range."""
+        super().__post_init__()
+        require_positive(self, "epochs", "lr")
+        require_not_negative(self, "weight_decay", "warmup")
+        require(self, "alpha", 0 <= self.alpha <= 1, "a number from 0 to 1")
+
+    def quick(self) -> Self:
+        """Larger steps, for the conformance kit."""
+        return replace(self, lr=1e-3)
+
+    def initial(self, task: Vocabulary, backbone: Backbone, ctx: RunContext) -> dict[str, Tensor]:
+        """All weights of the image tower, and the class features times the scale as the head."""
+        weights = backbone.image_tower().parameters()
+        named = {f"vision.{name}": one.float() for name, one in weights.items()}
+        return named | {"head": backbone.logit_scale * backbone.class_features(task)}
+
+    def trained(self, task: Task, backbone: Backbone, ctx: RunContext) -> dict[str, Tensor]:
+        """Weights between those of CLIP and the trained ones."""
+        start, end = self.initial(task, backbone, ctx), super().trained(task, backbone, ctx)
+        return {name: one.lerp(end[name], self.alpha) for name, one in start.items()}
+
+    def encoders(self, learned: Learned, frozen: Encoders) -> Encoders:
+        """The image tower with the weights that are trained."""
+        assert frozen.vision is not None
+        names = [name for name in learned if name != "head"]
+        weights = {name.removeprefix("vision."): learned[name] for name in names}
+        return replace(frozen, vision=frozen.vision.with_parameters(weights))
+
+    def read_fixed(self, fixed: Tensor, learned: Learned, *, fitted: bool) -> Tensor:
+        """The head; class features for classes that have none."""
+        return learned["head"] if fitted else fixed
+
+    def scores(self, images: Tensor, classes: Tensor, scale: float, *, fitted: bool) -> Tensor:
+        """(n, classes); the head holds the scale."""
+        return images @ classes.T if fitted else scale * images @ classes.T
+
+    def loss(self, task: Task, backbone: Backbone, ctx: RunContext) -> BatchLoss:
+        """Cross-entropy of the head."""
+
+        def loss(batch: EncoderBatch) -> Tensor:
+            return F.cross_entropy(batch.images @ batch.classes.T, batch.labels)
+
+        return loss
+
+    def optimizer(self, parameters: Sequence[Tensor]) -> Optimizer:
+        """AdamW."""
+        return AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay, fused=True)
+
+    def steps(self, shots: int, per_epoch: int) -> int:
+        """Those of all epochs."""
+        return self.epochs * per_epoch
+
+    def rate(self, step: int, per_epoch: int, total: int) -> float:
+        """A linear warm-up, then a cosine to 0."""
+        rising = min(self.warmup, total // 10)
+        if step < rising:
+            return self.lr * (step + 1) / rising
+        return cosine(self.lr, step - rising, total - rising)

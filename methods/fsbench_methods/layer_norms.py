@@ -1,0 +1,84 @@
+"""LN-tuning and BitFit: norms of the blocks, or all biases, of both encoders."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from fewshot_bench import Backbone, MethodCard, RunContext, Task
+from fsbench_methods.lora_model import LoraClassifier, LoraModel
+from fsbench_methods.tuned_weights import Own, Weights, WeightTuning
+
+SCHEDULE = "2sfs-300 per shot"
+COMMON = (
+    "several templates are averaged, and the scale of logits is the backbone's own",
+    "a step that a loss scaler skips counts as one",
+)
+_NORMS = re.compile(r"(vision|text)\.blocks\.\d+\.ln_[12]\.(weight|bias)")
+
+
+def is_block_norm(name: str) -> bool:
+    """True for gains and biases of the norms within blocks; those around the blocks stay."""
+    return bool(_NORMS.fullmatch(name))
+
+
+def is_bias(name: str) -> bool:
+    """True for every bias of a tower, those of all norms and of q, k and v included."""
+    return name.endswith("bias")
+
+
+@dataclass(frozen=True)
+class LnTuning(WeightTuning):
+    """LayerNorm tuning of CLIP, as 2SFS (Farina et al., CVPR 2025) runs it alone (`ln_only`).
+
+    Gains and biases of the norms of all blocks of both encoders are trained. The norms before and
+    behind the blocks stay as they are, as in the published code, which lists them but switches
+    their gradients off.
+    """
+
+    name: ClassVar[str] = "ln-tuning"
+    version: ClassVar[str] = "1"
+    card: ClassVar[MethodCard] = MethodCard(SCHEDULE, deviations=COMMON)
+
+    def weights(self, model: LoraModel) -> Own:
+        """The norms of the blocks."""
+        return Own.copied(model, is_block_norm)
+
+    def kept(self, tensors: Mapping[str, Tensor], model: LoraModel) -> Own:
+        """The norms that were kept."""
+        return Own(tensors)
+
+    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> LoraClassifier[Weights]:
+        """Trains the norms."""
+        return self.trained(task, backbone, ctx, self.iterations * task.shots)
+
+
+@dataclass(frozen=True)
+class BitFit(WeightTuning):
+    """BitFit (Ben Zaken et al., ACL 2022) on CLIP, in the setting of 2SFS's comparison.
+
+    All biases of both encoders are trained, those of the norms included. The published code of
+    2SFS misses the biases of q, k and v, which are in one tensor; they are trained here.
+    """
+
+    name: ClassVar[str] = "bitfit"
+    version: ClassVar[str] = "1"
+    card: ClassVar[MethodCard] = MethodCard(
+        SCHEDULE, deviations=(*COMMON, "biases of q, k and v are trained: 2SFS's code misses them")
+    )
+
+    def weights(self, model: LoraModel) -> Own:
+        """The biases."""
+        return Own.copied(model, is_bias)
+
+    def kept(self, tensors: Mapping[str, Tensor], model: LoraModel) -> Own:
+        """The biases that were kept."""
+        return Own(tensors)
+
+    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> LoraClassifier[Weights]:
+        """Trains the biases."""
+        return self.trained(task, backbone, ctx, self.iterations * task.shots)

@@ -1,0 +1,119 @@
+"""MMA: adapters beside the upper blocks of both encoders, with a layer that both share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fewshot_bench import Backbone, MethodCard, RunContext, Vocabulary, hyper
+from fewshot_bench.backbones import Edits
+from fewshot_bench.training import Encoders, EpochLearner, Learned, cosine, require_positive
+
+_REPO = "configs/trainers/MultiModalAdapter"
+
+
+class _Scaled(torch.autograd.Function):
+    """x itself; its gradient times a factor."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None]:
+        return outer[0] * ctx.factor, None
+
+
+def _scaled(x: Tensor, factor: float) -> Tensor:
+    scaled: Tensor = _Scaled.apply(x, factor)  # type: ignore[no-untyped-call]
+    return scaled
+
+
+@dataclass(frozen=True)
+class Adapters:
+    """The branch of both towers: scale * up(shared(down(normed))), added to a block's output.
+
+    learned: stacks of weights (blocks, ...), the last one of the last block; layers of each tower.
+    Gradients are those of an unscaled branch for its weights, scaled once more for the input.
+    """
+
+    learned: Mapping[str, Tensor]
+    layers: Mapping[str, int]
+    scale: float
+
+    def __call__(
+        self, encoder: str, layer: int, point: str, normed: Tensor, output: Tensor
+    ) -> Tensor | None:
+        """(t, width) to (t, width), beside whole blocks."""
+        of = self.learned
+        index = layer - self.layers[encoder] + len(of["shared.weight"])
+        if point != "block" or index < 0:
+            return None
+        hidden = _scaled(normed, self.scale)
+        for name in (f"{encoder}.down", "shared"):
+            hidden = F.linear(hidden, of[f"{name}.weight"][index], of[f"{name}.bias"][index]).relu()
+        up = F.linear(hidden, of[f"{encoder}.up.weight"][index], of[f"{encoder}.up.bias"][index])
+        return _scaled(self.scale * up, 1 / self.scale)
+
+
+@dataclass(frozen=True)
+class Mma(EpochLearner):
+    """Multi-modal adapter (Yang et al., CVPR 2024).
+
+    Beside each of the upper `depth` blocks of both encoders, counted from the top: down to
+    `adapter_width`, a layer of that width that both encoders share, and up again, times `scale`.
+    SGD without warm-up. One configuration for all data sets; its 5 epochs are the schedule for
+    base-to-new, no few-shot schedule is published.
+    """
+
+    name: ClassVar[str] = "mma"
+    version: ClassVar[str] = "1"
+    card: ClassVar[MethodCard] = MethodCard(
+        "mma-5",
+        official={"batch_size": "128 on ImageNet"},
+        deviations=("the data set's templates stand for `a photo of a {}.`",),
+    )
+
+    depth: int = hyper(8, "upper blocks with adapters; a tower may have fewer", source=_REPO)
+    adapter_width: int = hyper(32, "width of the adapters", source=_REPO)
+    scale: float = hyper(1e-3, "factor of the adapters' output", source=_REPO)
+    lr: float = hyper(1.5e-3, "learning rate of SGD", source=_REPO)
+    batch_size: int = hyper(16, "images per step", unit="images", source=_REPO)
+
+    def __post_init__(self) -> None:
+        """UsageError for values out of range."""
+        super().__post_init__()
+        require_positive(self, "depth", "adapter_width", "scale")
+
+    def initial(self, task: Vocabulary, backbone: Backbone, ctx: RunContext) -> dict[str, Tensor]:
+        """Normal weights of variance 2 / outputs (Kaiming, fan_out), no bias."""
+        vision, text = backbone.image_tower(), backbone.text_tower()
+        blocks = min(self.depth, vision.layers, text.layers)
+        inner, rng = self.adapter_width, ctx.rng("init")
+        shapes = {"shared": (inner, inner)}
+        for name, width in (("text", text.width), ("vision", vision.width)):
+            shapes |= {f"{name}.down": (inner, width), f"{name}.up": (width, inner)}
+        found = {}
+        for name, (outputs, inputs) in shapes.items():
+            weight = torch.empty(blocks, outputs, inputs)
+            found[f"{name}.weight"] = weight.normal_(std=(2 / outputs) ** 0.5, generator=rng)
+            found[f"{name}.bias"] = torch.zeros(blocks, outputs)
+        return found
+
+    def encoders(self, learned: Learned, frozen: Encoders) -> Encoders:
+        """Both towers with the branch."""
+        assert frozen.vision is not None
+        assert frozen.text is not None
+        layers = {"vision": frozen.vision.layers, "text": frozen.text.layers}
+        edits = Edits(branch=Adapters(learned, layers, self.scale))
+        return replace(frozen, vision_edits=edits, text_edits=edits)
+
+    def rate(self, step: int, per_epoch: int, total: int) -> float:
+        """A cosine per epoch from the first one on."""
+        return cosine(self.lr, step // per_epoch, self.epochs)

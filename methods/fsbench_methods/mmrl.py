@@ -1,0 +1,150 @@
+"""MMRL: shared representation tokens in the upper layers of both encoders, and their read-out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.optim import AdamW, Optimizer
+
+from fewshot_bench import Augment, Backbone, MethodCard, RunContext, Task, Vocabulary, hyper
+from fewshot_bench.backbones import Edits, Tokens
+from fewshot_bench.training import (
+    BatchLoss,
+    EncoderBatch,
+    Encoders,
+    EpochSchedule,
+    Learned,
+    linear_start,
+    require,
+    require_not_negative,
+    require_positive,
+    unit,
+)
+
+_REPO = "MMRL configs/trainers/MMRL/vit_b16_few_shot.yaml"
+
+
+@dataclass(frozen=True)
+class Mmrl(EpochSchedule):
+    """Multi-modal representation learning (Guo and Gu, CVPR 2025), with one weight for all sets.
+
+    `tokens` shared vectors are mapped into each of the upper `depth` blocks of both encoders, where
+    they are inserted behind the class or start token, and replaced block by block. Images have two
+    read-outs: the class token by CLIP's projection, and the mean of the inserted rows by a trained
+    one. Cross-entropy of both, `alpha` to 1 - `alpha`, plus `weight` times the cosine distances of
+    image and class features to the frozen ones. Classes of the fit are answered by both read-outs,
+    `alpha` to 1 - `alpha`; other classes by the class token alone, as in the official code.
+    """
+
+    name: ClassVar[str] = "mmrl"
+    version: ClassVar[str] = "1"
+    augment: ClassVar[Augment] = Augment(scale=(0.5, 1.0))
+    card: ClassVar[MethodCard] = MethodCard(
+        "mmrl-50",
+        at_test="the image, the list of classes, and if these are the classes of the fit",
+        official={
+            "weight": "7 Cars; 6 Aircraft, SUN397, DTD; 5 Food; 4 Flowers; 3 UCF101; 0.5 ImageNet, "
+            "Caltech; 0.2 Pets; 0.01 EuroSAT",
+            "width": "2048 on EuroSAT",
+            "epochs": "5 on ImageNet",
+        },
+        deviations=(
+            "one weight and width for all data sets: published rows are of another method",
+            "the scale of logits is the backbone's own, not 100",
+        ),
+    )
+
+    tokens: int = hyper(5, "representation tokens", unit="tokens", source=_REPO)
+    depth: int = hyper(7, "upper blocks with tokens; a tower may have fewer", source=_REPO)
+    width: int = hyper(512, "width of the shared tokens", source=_REPO)
+    alpha: float = hyper(0.7, "share of the class token's read-out", source=_REPO)
+    weight: float = hyper(
+        6.0, "weight of the distance to frozen features", source="trainers/config.py: most sets"
+    )
+    init_std: float = hyper(0.02, "standard deviation of the first tokens", source="mmrl.py:135")
+    epochs: int = hyper(50, "passes over the support set", unit="epochs", source=_REPO)
+    lr: float = hyper(1e-3, "learning rate of AdamW", source=_REPO)
+
+    def __post_init__(self) -> None:
+        """UsageError for values out of range."""
+        super().__post_init__()
+        require_positive(self, "tokens", "depth", "width", "init_std")
+        require_not_negative(self, "weight")
+        require(self, "alpha", 0 <= self.alpha <= 1, "a number from 0 to 1")
+
+    def quick(self) -> Self:
+        """Tokens in the last block alone, which few epochs can move, for the conformance kit."""
+        return replace(self, depth=1, epochs=30)
+
+    def initial(self, task: Vocabulary, backbone: Backbone, ctx: RunContext) -> dict[str, Tensor]:
+        """Tokens, maps into the towers that start alike in all blocks, and a projection."""
+        vision, text, rng = backbone.image_tower(), backbone.text_tower(), ctx.rng("init")
+        blocks, wide = min(self.depth, vision.layers, text.layers), vision.width
+        tokens = torch.empty(self.tokens, self.width).normal_(std=self.init_std, generator=rng)
+        found = {"tokens": tokens}
+        for name, width in (("vision", wide), ("text", text.width)):
+            weight, bias = linear_start(width, self.width, rng)
+            found[f"{name}.weight"] = weight.repeat(blocks, 1, 1)
+            found[f"{name}.bias"] = bias.repeat(blocks, 1)
+        drawn = torch.empty(wide, backbone.embed_dim).normal_(std=wide**-0.5, generator=rng)
+        return found | {"projection": drawn}
+
+    def encoders(self, learned: Learned, frozen: Encoders) -> Encoders:
+        """Both towers with tokens; images give the rows of both read-outs."""
+        assert frozen.vision is not None
+        assert frozen.text is not None
+        read = tuple(range(1 + self.tokens))
+        seen = Edits(_rows(learned, "vision", frozen.vision.layers), projected=False, rows=read)
+        written = Edits(_rows(learned, "text", frozen.text.layers))
+        return replace(frozen, vision_edits=seen, text_edits=written)
+
+    def read_images(self, raw: Tensor, learned: Learned, frozen: Encoders) -> Tensor:
+        """(b, 2, embed) unit features of both read-outs."""
+        assert frozen.vision is not None
+        projection = frozen.vision.parameters()["projection"].float()
+        raw = raw.float()
+        both = raw[:, 0] @ projection, raw[:, 1:].mean(dim=1) @ learned["projection"]
+        return unit(torch.stack(both, dim=1))
+
+    def scores(self, images: Tensor, classes: Tensor, scale: float, *, fitted: bool) -> Tensor:
+        """(n, classes) of both read-outs; of the class token's where classes are not the fit's."""
+        own, other = (scale * images[:, place] @ classes.T for place in (0, 1))
+        return self.alpha * own + (1 - self.alpha) * other if fitted else own
+
+    def loss(self, task: Task, backbone: Backbone, ctx: RunContext) -> BatchLoss:
+        """Cross-entropy of both read-outs, and distances to the frozen features."""
+        classes, alpha = backbone.class_features(task), self.alpha
+
+        def loss(batch: EncoderBatch) -> Tensor:
+            both = (batch.scale * batch.images[:, place] @ batch.classes.T for place in (0, 1))
+            own, other = (F.cross_entropy(logits, batch.labels) for logits in both)
+            images = unit(backbone.encode_image(batch.pixels))
+            near = (batch.images[:, 0] * images).sum(dim=-1).mean()
+            near = near + (batch.classes * classes).sum(dim=-1).mean()
+            return alpha * own + (1 - alpha) * other + self.weight * (2 - near)
+
+        return loss
+
+    def optimizer(self, parameters: Sequence[Tensor]) -> Optimizer:
+        """AdamW."""
+        return AdamW(parameters, lr=self.lr, weight_decay=self.weight_decay, fused=True)
+
+
+def _rows(learned: Learned, encoder: str, layers: int) -> tuple[Tokens, ...]:
+    """The tokens of each of the upper blocks."""
+    weights, biases = learned[f"{encoder}.weight"], learned[f"{encoder}.bias"]
+    first = layers - len(weights)
+    return tuple(
+        Tokens(
+            first + index,
+            F.linear(learned["tokens"], weight, bias),
+            "start",
+            "replace" if index else "insert",
+        )
+        for index, (weight, bias) in enumerate(zip(weights, biases, strict=True))
+    )

@@ -1,0 +1,289 @@
+"""Six families of open_clip: features as its own, gradients of low-rank updates as plain ones.
+
+Models are small, with random weights, and of the modules that open_clip builds for each family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import open_clip
+import pytest
+import timm
+import torch
+from fsbench_methods.lora_layers import LowRank, init_factors, tower_sites
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from timm.layers import HybridEmbed
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer_hybrid import ConvStem
+from torch import Tensor
+from torch.func import functional_call
+
+from fewshot_bench.backbones import Edits, Site, Tokens
+from fewshot_bench.backbones.open_clip import OpenClipBackbone
+from fewshot_bench.utils.errors import UnsupportedBackboneError
+from fewshot_bench.utils.rng import isolated
+from tests.reference.toy import relative_gap
+
+SIZE, EMBED, WORDS, CONTEXT = 32, 48, 300, 12
+SIGLIP = {"no_causal_mask": True, "proj_bias": True, "pool_type": "last"}
+TEXTS: dict[str, dict[str, Any]] = {
+    "siglip": SIGLIP | {"norm_kwargs": {"eps": 1e-6}},
+    "siglip2": SIGLIP | {"norm_kwargs": {"eps": 1e-6}, "act_kwargs": {"approximate": "tanh"}},
+    "eva02": {},
+    "mobileclip": {},
+    "mobileclip-s": {"no_causal_mask": True},
+    "dfn": {},
+    "metaclip": {},
+}
+
+
+def siglip() -> torch.nn.Module:
+    """SigLIP's: pooled by attention, no class token."""
+    return VisionTransformer(
+        SIZE, 8, embed_dim=EMBED, depth=3, num_heads=3, num_classes=0, class_token=False,
+        global_pool="map", norm_layer=torch.nn.LayerNorm,
+    )  # fmt: skip
+
+
+def eva02() -> torch.nn.Module:
+    """EVA02-CLIP's: rotary positions, separate q, k, v, gated MLP, norms within blocks."""
+    return Eva(
+        SIZE, 8, embed_dim=EMBED, depth=3, num_heads=3, num_classes=EMBED, global_pool="token",
+        qkv_fused=False, mlp_ratio=8 / 3, swiglu_mlp=True, scale_mlp=True, scale_attn_inner=True,
+        use_rot_pos_emb=True, ref_feat_shape=(4, 4),
+    )  # fmt: skip
+
+
+def mobileclip() -> torch.nn.Module:
+    """MobileCLIP-B's: a stem of convolutions before the blocks."""
+    stem = ConvStem(
+        channels=(12, 12, EMBED), stride=(2, 2, 2), kernel_size=(2, 2, 2), padding=0,
+        act_layer=torch.nn.GELU,
+    )  # fmt: skip
+    return VisionTransformer(
+        SIZE, 1, embed_dim=EMBED, depth=3, num_heads=3, num_classes=EMBED, no_embed_class=True,
+        embed_layer=partial(HybridEmbed, backbone=stem, proj=False),
+    )  # fmt: skip
+
+
+def convolutions() -> torch.nn.Module:
+    """MobileCLIP-S's: no transformer."""
+    return timm.create_model("test_convnext", num_classes=EMBED)
+
+
+TRUNKS: dict[str, Callable[[], torch.nn.Module]] = {
+    "siglip": siglip,
+    "siglip2": siglip,
+    "eva02": eva02,
+    "mobileclip": mobileclip,
+    "mobileclip-s": convolutions,
+}
+
+
+class Words:
+    """Texts to ids of as many tokens as they have words, with an end."""
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        """(n, context), padded."""
+        table = torch.zeros(len(texts), CONTEXT, dtype=torch.int64)
+        for row, text in zip(table, texts, strict=True):
+            ids = [1, *(2 + sum(map(ord, word)) % (WORDS - 4) for word in text.split()), WORDS - 1]
+            row[: len(ids)] = torch.tensor(ids)
+        return table
+
+
+def backbone_of(family: str) -> OpenClipBackbone:
+    """A small model of a family with random weights, norms and biases included."""
+    text = {
+        "context_length": CONTEXT,
+        "vocab_size": WORDS,
+        "width": EMBED,
+        "heads": 3,
+        "layers": 3,
+        **TEXTS[family],
+    }
+    with isolated(0):
+        if family in TRUNKS:
+            vision = {"timm_model_name": "test_vit", "timm_pool": "avg", "timm_proj": "none"}
+            module: Any = open_clip.CustomTextCLIP(EMBED, vision | {"image_size": SIZE}, text)
+            module.visual.trunk = TRUNKS[family]()
+        else:
+            vit = {"image_size": SIZE, "patch_size": 8, "width": EMBED, "head_width": 16}
+            quick = family == "metaclip"
+            module = open_clip.CLIP(EMBED, vit | {"layers": 3}, text, quick_gelu=quick)
+        with torch.no_grad():
+            for parameter in module.parameters():
+                if parameter.ndim:
+                    parameter.add_(0.05 * torch.randn_like(parameter))
+    half = (0.5, 0.5, 0.5)
+    transform = image_transform_v2(PreprocessCfg(size=SIZE, mean=half, std=half), is_train=False)
+    return OpenClipBackbone(family, module.eval(), Words(), transform)
+
+
+FAMILIES = ["siglip", "siglip2", "eva02", "mobileclip", "dfn", "metaclip"]
+PROMPTS = ["a photo of a cat", "a dog", "one more photo of two small birds", "sea"]
+
+
+@pytest.fixture(params=FAMILIES)
+def backbone(request: pytest.FixtureRequest) -> OpenClipBackbone:
+    """One of each family."""
+    return backbone_of(request.param)
+
+
+def pixels() -> Tensor:
+    """Three random images."""
+    return torch.randn(3, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+
+
+def test_features_are_those_of_open_clip(backbone: OpenClipBackbone) -> None:
+    ids = backbone.tokenize(PROMPTS)
+    with torch.no_grad():
+        images, texts = backbone.module.encode_image(pixels()), backbone.module.encode_text(ids)
+        ours = backbone.image_tower().encode(pixels()), backbone.text_tower().encode_tokens(ids)
+    assert relative_gap(ours[0], images) < 1e-6
+    assert relative_gap(ours[1], texts) < 1e-6
+    text = backbone.text_tower()
+    for part in text.pack_tokens(ids).divide(2):
+        assert relative_gap(text.encode_packed(part.packed), texts[part.members]) < 1e-6
+
+
+def names_of(site: Site, known: set[str]) -> list[str]:
+    """The parameters of open_clip or timm that hold a site's matrix."""
+    trunk = any(name.startswith("visual.trunk") for name in known)
+    if site.encoder == "text":
+        before = "text.transformer" if trunk else "transformer"
+    else:
+        before = "visual.trunk" if trunk else "visual.transformer"
+    timms = {"q": ["attn.qkv", "attn.q_proj"], "k": ["attn.qkv", "attn.k_proj"]}
+    timms |= {"v": ["attn.qkv", "attn.v_proj"], "o": ["attn.proj"], "proj": ["mlp.fc2"]}
+    timms |= {"fc": ["mlp.fc1", "mlp.fc1_g", "mlp.fc1_x"]}
+    clips = {"o": ["attn.out_proj"], "fc": ["mlp.c_fc"], "proj": ["mlp.c_proj"]}
+    if site.encoder == "vision" and trunk:
+        candidates = [f"{before}.blocks.{site.layer}.{name}.weight" for name in timms[site.matrix]]
+    else:
+        inside = clips.get(site.matrix, ["attn.in_proj"])
+        block = f"{before}.resblocks.{site.layer}"
+        candidates = [f"{block}.{name}.weight" for name in inside]
+        candidates += [f"{block}.attn.in_proj_weight"] if site.matrix in "qkv" else []
+    return [name for name in candidates if name in known]
+
+
+def merged(module: Any, adapter: LowRank) -> dict[str, Tensor]:
+    """The model's parameters with s B A added, differentiable in A and B."""
+    values = dict(module.named_parameters())
+    changed: dict[str, Tensor] = {}
+    for site, (a, b) in adapter.factors.items():
+        delta, row = adapter.scaling * b @ a, 0
+        for name in names_of(site, set(values)):
+            weight = changed.get(name, values[name])
+            size = min(len(weight), len(delta))
+            joined = len(weight) == 3 * len(delta)
+            start = "qkv".index(site.matrix) * size if joined else 0
+            part = delta[row : row + size]
+            padded = torch.cat(
+                [
+                    part.new_zeros(start, part.shape[1]),
+                    part,
+                    part.new_zeros(len(weight) - start - size, part.shape[1]),
+                ]
+            )
+            changed[name], row = weight + padded, row + size
+        assert row == len(delta), site
+    return changed
+
+
+@pytest.mark.parametrize("encoder", ["vision", "text"])
+def test_gradients_of_low_rank_updates(backbone: OpenClipBackbone, encoder: Any) -> None:
+    tower: Any = backbone.image_tower() if encoder == "vision" else backbone.text_tower()
+    rng = torch.Generator().manual_seed(0)
+    sites = tower_sites(tower, encoder, range(3), ("q", "k", "v", "o", "fc", "proj"))
+    factors = init_factors(sites, 2, rng, torch.device("cpu"))
+    for _, b in factors.values():
+        b.data.normal_(std=0.1, generator=rng)
+    adapter, ids = LowRank(factors, 0.7), backbone.tokenize(PROMPTS)
+
+    class Encoder(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = backbone.module
+
+        def forward(self) -> Any:
+            if encoder == "vision":
+                return self.module.encode_image(pixels())
+            return self.module.encode_text(ids)
+
+    def ours() -> Tensor:
+        found: Tensor
+        if encoder == "vision":
+            found = tower.encode(pixels(), adapter)
+        else:
+            found = tower.encode_tokens(ids, adapter)
+        return found
+
+    def plain() -> Tensor:
+        changed = {f"module.{n}": one for n, one in merged(backbone.module, adapter).items()}
+        found: Tensor = functional_call(Encoder(), changed, ())
+        return found
+
+    found = []
+    for compute in (ours, plain):
+        features = compute()
+        weights = torch.randn(features.shape, generator=torch.Generator().manual_seed(1))
+        found.append(
+            [features, *torch.autograd.grad((features * weights).sum(), adapter.parameters())]
+        )
+    assert relative_gap(found[1][0], backbone_features(backbone, encoder, ids)) > 1e-2
+    for one, other in zip(*found, strict=True):
+        assert relative_gap(one, other) < 1e-5
+    with torch.no_grad():
+        deltas = tower.with_deltas(adapter.merged())
+        done = deltas.encode(pixels()) if encoder == "vision" else deltas.encode_tokens(ids)
+    assert relative_gap(done, found[1][0]) < 1e-5
+
+
+def backbone_features(backbone: OpenClipBackbone, encoder: str, ids: Tensor) -> Tensor:
+    """Without updates."""
+    found: Tensor
+    if encoder == "vision":
+        found = backbone.module.encode_image(pixels())
+    else:
+        found = backbone.module.encode_text(ids)
+    return found
+
+
+def test_trained_tensors_of_blocks_reach_the_features(backbone: OpenClipBackbone) -> None:
+    tower = backbone.image_tower()
+    moved = {n: one.clone().requires_grad_() for n, one in tower.parameters().items()}
+    tower.with_parameters(moved).encode(pixels()).square().sum().backward()
+    blocks = {name: one for name, one in moved.items() if name.startswith("blocks.")}
+    assert len(blocks) >= 3 * 12
+    assert all(one.grad is not None and bool(one.grad.any()) for one in blocks.values())
+
+
+def test_what_a_family_cannot_do_is_said() -> None:
+    small = backbone_of("mobileclip-s")
+    ids = small.tokenize(PROMPTS)
+    texts = small.text_tower().encode_tokens(ids)
+    assert relative_gap(texts, small.module.encode_text(ids)) < 1e-6
+    with pytest.raises(UnsupportedBackboneError, match="has no transformer blocks"):
+        small.image_tower()
+    row = torch.randn(2, EMBED)
+    with pytest.raises(UnsupportedBackboneError, match="looks both ways and at padding"):
+        small.text_tower().pack_lengths(2, torch.tensor([1]), 3)
+    with pytest.raises(UnsupportedBackboneError, match="that looks both ways"):
+        small.text_tower().encode_tokens(ids, edits=Edits((Tokens(0, row),)))
+    lip, eva = backbone_of("siglip").image_tower(), backbone_of("eva02").image_tower()
+    for tower, edits, reason in (
+        (lip, Edits((Tokens(0, row),)), "no class token"),
+        (lip, Edits((Tokens(1, row, "end", "insert"),)), "pools over all tokens"),
+        (lip, Edits(projected=False), "not a projection of rows"),
+        (eva, Edits((Tokens(1, row, "end"),)), "turned by their place"),
+    ):
+        with pytest.raises(UnsupportedBackboneError, match=reason):
+            tower.encode(pixels(), edits=edits)
+    rows = Edits((Tokens(0, row, "end", "insert"), Tokens(1, row, "end")))
+    assert lip.encode(pixels(), edits=rows).shape == (3, EMBED)

@@ -1,0 +1,135 @@
+"""MMA, TCP, MMRL and full fine-tuning against their mathematics: a step, a fit, what is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from fsbench_methods.full_ft import FullFineTuning
+from fsbench_methods.mma import Mma
+from fsbench_methods.mmrl import Mmrl
+from fsbench_methods.tcp import Tcp
+from torch import Tensor
+
+from fewshot_bench.training import EncoderLearner
+from tests.encoder_fits import (
+    assert_same_fit,
+    assert_same_step,
+    cosine_rates,
+    dassl_rates,
+    started,
+)
+from tests.reference import towers_trained as reference
+from tests.reference.toy import context, random_backbone, random_task
+
+CASES: dict[str, tuple[EncoderLearner, Any, Any]] = {
+    "mma": (Mma(), reference.mma_loss, reference.mma_logits),
+    "tcp": (Tcp(), reference.tcp_loss, reference.tcp_logits),
+    "mmrl": (Mmrl(width=40), reference.mmrl_loss, reference.mmrl_logits),
+    "full-ft": (FullFineTuning(), reference.full_loss, reference.full_logits),
+}
+# Gradients of MMA are scaled by a thousand and its inverse on their way.
+LOOSER = {"mma": 1e-4}
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Any:
+    """A random CLIP of three layers."""
+    return random_backbone(width=48, layers=3)
+
+
+@pytest.mark.parametrize("parts", [1, 6])
+@pytest.mark.parametrize("name", CASES)
+def test_a_step_equals_the_reference(backbone: Any, name: str, parts: int) -> None:
+    method, loss, _ = CASES[name]
+    task = random_task(backbone)
+    assert_same_step(method, task, backbone, loss, parts, LOOSER.get(name, 1e-5))
+
+
+def sgd(parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
+    """Dassl's."""
+    return torch.optim.SGD(parameters, lr=1.0, momentum=0.9, weight_decay=5e-4)
+
+
+def without_warmup(epochs: int, per_epoch: int, lr: float) -> list[float]:
+    """A cosine per epoch from the first on."""
+    return [rate for rate in cosine_rates(epochs, lr, 0.0) for _ in range(per_epoch)]
+
+
+def warmed(total: int, lr: float) -> list[float]:
+    """A tenth of the steps rises, then a cosine falls."""
+    rising = total // 10
+    rise = [lr * (step + 1) / rising for step in range(rising)]
+    return rise + cosine_rates(total - rising, lr, 0.0)
+
+
+class Clipped(torch.optim.AdamW):
+    """AdamW behind a bound of the gradients' norm."""
+
+    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+        """Scales all gradients down to a norm of 1."""
+        gradients = [one.grad for one in self.param_groups[0]["params"]]
+        norm = torch.stack([grad.norm() for grad in gradients]).norm()
+        for grad in gradients:
+            grad.mul_(min(1.0, 1.0 / float(norm + 1e-6)))
+        return super().step(closure)
+
+
+def test_whole_fits_equal_the_reference(backbone: Any) -> None:
+    task = random_task(backbone)
+    adam = partial(torch.optim.Adam, lr=1.0, eps=1e-3, weight_decay=5e-4)
+    adamw = partial(torch.optim.AdamW, lr=1.0, weight_decay=5e-4)
+    clipped = partial(Clipped, lr=1.0, weight_decay=0.1)
+    size, images = 8, len(task.train)
+    epochs, kept = 3, images // size
+    fits: dict[str, tuple[dict[str, Any], Callable[..., Any], list[float]]] = {
+        "mma": ({"lr": 0.05}, sgd, without_warmup(epochs, kept, 0.05)),
+        "tcp": ({}, adam, dassl_rates(epochs, kept, 2e-3)),
+        "mmrl": ({}, adamw, dassl_rates(epochs, kept, 1e-3)),
+        "full-ft": ({"lr": 1e-3, "epochs": 4}, clipped, warmed(4 * -(-images // size), 1e-3)),
+    }
+    for name, (changed, optimizer, rates) in fits.items():
+        method, loss, logits = CASES[name]
+        short = replace(method, batch_size=size, **{"epochs": epochs, **changed})
+        assert_same_fit(short, task, backbone, loss, logits, optimizer, rates)
+
+
+def test_wise_ft_lies_between_clip_and_the_trained_weights(backbone: Any) -> None:
+    task = random_task(backbone)
+    ends = [FullFineTuning(epochs=1, lr=1e-3, alpha=alpha) for alpha in (0.0, 0.5, 1.0)]
+    clip, middle, tuned = (one.fit(task, backbone, context()).tensors() for one in ends)
+    for name, value in middle.items():
+        assert torch.allclose(value, (clip[name] + tuned[name]) / 2, atol=1e-6), name
+    start = started(ends[0], task, backbone)
+    assert all(torch.equal(clip[name], value) for name, value in start.items())
+    assert not torch.equal(tuned["head"], clip["head"])
+
+
+def sizes(width: int, text: int, embed: int) -> dict[str, int]:
+    """The formulas of the papers for 12 + 12 blocks."""
+    adapters = sum(side * 32 + 32 + 32 * side + side for side in (width, text)) + 32 * 32 + 32
+    network = (embed // 4) * (embed + 1) + 4 * text * (embed // 4 + 1)
+    maps = 7 * (512 * (width + text) + width + text)
+    return {
+        "mma": 8 * adapters,
+        "tcp": 4 * text + network,
+        "mmrl": 5 * 512 + maps + width * embed,
+    }
+
+
+def test_the_number_of_trained_values() -> None:
+    """As published at ViT-B/16, and what is drawn follows the same formula."""
+    assert sizes(768, 512, 512) == {"mma": 674_560, "tcp": 331_904, "mmrl": 4_992_256}
+    small = random_backbone(width=32, layers=12)
+    task = random_task(small)
+    for name, expected in sizes(32, 32, 24).items():
+        method = replace(CASES[name][0], **({"width": 512} if name == "mmrl" else {}))
+        first = method.initial(task, small, context())
+        assert sum(one.numel() for one in first.values()) == expected, name
+    tower = small.image_tower().parameters()
+    whole = sum(one.numel() for one in small.module.visual.parameters())
+    assert sum(one.numel() for one in tower.values()) == whole

@@ -1,0 +1,268 @@
+"""Methods that train CLIP's own weights, against plain loops over open_clip's module."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from fsbench_methods.clip_svd import ClipSvd
+from fsbench_methods.layer_norms import BitFit, LnTuning
+from fsbench_methods.prolip import ProLip
+from fsbench_methods.tuned_weights import WeightTuning, backward
+from fsbench_methods.two_stage import TwoStage
+from torch import Tensor
+
+from fewshot_bench import Task, Vocabulary
+from fewshot_bench.profiling.optimizer import ParameterObserver
+from fewshot_bench.utils.errors import UsageError
+from tests.reference import tuned as reference
+from tests.reference.toy import (
+    CPU,
+    MemoryShots,
+    context,
+    random_backbone,
+    random_task,
+    relative_gap,
+)
+
+TOLERANCE = 1e-5
+MATRICES = ("in_proj_weight", "out_proj.weight", "c_fc.weight", "c_proj.weight")
+
+
+def is_block_norm(name: str) -> bool:
+    return "resblocks" in name and ".ln_" in name
+
+
+def is_bias(name: str) -> bool:
+    return name.endswith("bias")
+
+
+TUNINGS: dict[str, tuple[WeightTuning, Callable[[str], bool]]] = {
+    "ln-tuning": (LnTuning(lr=5e-3, iterations=4, batch_size=7), is_block_norm),
+    "bitfit": (BitFit(lr=5e-3, iterations=4, batch_size=7), is_bias),
+    "clip-svd": (ClipSvd(lr=5e-3, iterations=4, batch_size=7), lambda name: False),
+}
+
+
+@dataclass
+class Recorded(MemoryShots):
+    """Shots that keep the batches that were read."""
+
+    read: list[Any] = field(default_factory=list)
+
+    def batches(self, *args: Any, **settings: Any) -> Any:
+        for batch in super().batches(*args, **settings):
+            self.read.append(batch)
+            yield batch
+
+
+def recorded(backbone: Any) -> tuple[Task, Recorded]:
+    task = random_task(backbone)
+    shots = Recorded(task.train.pixels, task.train.labels, backbone)  # type: ignore[attr-defined]
+    return dataclasses.replace(task, train=shots), shots
+
+
+def trained_values(
+    name: str, module: Any
+) -> tuple[reference.Tensors, Callable[[reference.Tensors], reference.Tensors]]:
+    """What is trained, and the parameters of open_clip's model that follow from it."""
+    if name == "clip-svd":
+        found = [n for n, _ in module.named_parameters() if "resblocks" in n]
+        return reference.singular(module, [n for n in found if n.endswith(MATRICES)])
+    return reference.values(module, TUNINGS[name][1]), dict
+
+
+def tokens_of(backbone: Any, task: Task) -> Tensor:
+    tokens: Tensor = backbone.tokenize(task.prompts(task.templates[0]))
+    return tokens
+
+
+def by_tower(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Values by the name of their tensor in a tower; spectra of its parts are stacked."""
+    found: dict[str, Tensor] = {}
+    for key, value in values.items():
+        name, _, part = key.partition(":")
+        name, one = reference.tower_name(name), value[None] if part else value
+        found[name] = torch.cat([found[name], one]) if name in found else one
+    return found
+
+
+@pytest.mark.parametrize("chunks", [1, 4])
+@pytest.mark.parametrize("name", TUNINGS)
+def test_loss_and_gradients_equal_the_reference(name: str, chunks: int) -> None:
+    method, _ = TUNINGS[name]
+    backbone = random_backbone(width=48, layers=3, quick_gelu=True)
+    task = random_task(backbone)
+    model = method.model(task, backbone, context())
+    model = model.within_memory(9, CPU, 2 * chunks if chunks > 1 else 1)
+    weights = method.weights(model)
+    rng = torch.Generator().manual_seed(4)
+    trained, follow = trained_values(name, backbone.module)
+    ours, theirs = weights.named_tensors(), by_tower(trained)
+    assert ours.keys() == theirs.keys()
+    for key in ours:
+        noise = 0.1 * torch.randn(ours[key].shape, generator=rng)
+        assert relative_gap(ours[key], theirs[key]) < TOLERANCE
+        ours[key].data += noise
+    for key, value in trained.items():
+        whole = ours[reference.tower_name(key.partition(":")[0])].detach()
+        value.data = (whole[int(key.rpartition(":")[2])] if ":" in key else whole).clone()
+    batch, labels = task.train.pixels[::2], task.train.labels[::2]  # type: ignore[attr-defined]
+    backward(model, weights, batch, labels, lambda loss: loss)
+    tokens = tokens_of(backbone, task)
+    expected = reference.logits(backbone.module, follow(trained), batch, tokens)
+    F.cross_entropy(expected, labels).backward()
+    tuned = model.merged(weights.detached())
+    logits = tuned.logits(batch, tuned.class_features(None), None)
+    assert relative_gap(logits, expected) < TOLERANCE
+    gradients = by_tower({key: value.grad for key, value in trained.items()})  # type: ignore[misc]
+    for key, gradient in gradients.items():
+        assert gradient.abs().max() > 0
+        assert relative_gap(ours[key].grad, gradient) < 3 * TOLERANCE, key  # type: ignore[arg-type]
+
+
+def observed_fit(method: Any, task: Task, backbone: Any) -> tuple[Any, int]:
+    """The classifier, and the number of values that moved at the optimizer."""
+    observer = ParameterObserver()
+    with observer.watching():
+        classifier = method.fit(task, backbone, context())
+    return classifier, observer.trained
+
+
+def assert_same_answers(classifier: Any, module: Any, task: Task, tokens: Tensor) -> None:
+    """No prediction differs from the reference's, and most are not CLIP's."""
+    pixels = task.val.pixels  # type: ignore[union-attr]
+    with torch.no_grad():
+        expected = reference.logits(module, {}, pixels, tokens)
+    assert_same_logits(classifier, expected, task)
+
+
+def assert_same_logits(classifier: Any, expected: Tensor, task: Task) -> None:
+    ours = classifier.logits(task.val)
+    assert relative_gap(ours, expected) < 1e-3
+    assert torch.equal(ours.argmax(dim=1), expected.argmax(dim=1))
+
+
+@pytest.mark.parametrize("name", TUNINGS)
+def test_a_whole_fit_equals_a_plain_loop(name: str) -> None:
+    method, _ = TUNINGS[name]
+    backbone = random_backbone()
+    task, shots = recorded(backbone)
+    classifier, moved = observed_fit(method, task, backbone)
+    trained, follow = trained_values(name, backbone.module)
+    assert moved == sum(value.numel() for value in trained.values())
+    assert moved == sum(value.numel() for value in classifier.tensors().values())
+    tokens = tokens_of(backbone, task)
+    read = shots.read[: method.iterations * task.shots]
+    tuned = reference.fitted(backbone.module, trained, read, tokens, method.lr, follow)
+    module = reference.with_weights(backbone.module, tuned)
+    assert_same_answers(classifier, module, task, tokens)
+    with torch.no_grad():
+        pixels = task.val.pixels  # type: ignore[union-attr]
+        before = reference.logits(backbone.module, {}, pixels, tokens)
+    assert relative_gap(classifier.logits(task.val), before) > 0.01, "nothing was learned"
+
+
+def test_both_stages_equal_plain_loops() -> None:
+    backbone = random_backbone()
+    task, shots = recorded(backbone)
+    method = TwoStage(iterations=5, lr=5e-3, batch_size=7)
+    classifier, moved = observed_fit(method, task, backbone)
+    tokens = tokens_of(backbone, task)
+    steps, total = int(0.6 * 5 * task.shots), 5 * task.shots
+    norms = reference.values(backbone.module, is_block_norm)
+    assert moved == sum(x.numel() for x in norms.values()) + len(task.classnames) * 24
+    tuned = reference.fitted(backbone.module, norms, shots.read[:steps], tokens, 5e-3)
+    module = reference.with_weights(backbone.module, tuned)
+    head = reference.head_fitted(module, shots.read[steps:total], tokens, 5e-3)
+    with torch.no_grad():
+        pixels = task.val.pixels  # type: ignore[union-attr]
+        images = F.normalize(module.encode_image(pixels), dim=-1)
+        texts = F.normalize(module.encode_text(tokens), dim=-1)
+    scale = module.logit_scale.exp().detach()
+    assert_same_logits(classifier, scale * images @ F.normalize(head, dim=-1).T, task)
+    # Half of the classes are new: the head answers the others.
+    names = (*task.classnames[:3], "dog", "cow")
+    mixed = classifier.for_classes(Vocabulary(names, task.templates)).logits(task.val)
+    assert relative_gap(mixed[:, :3], classifier.logits(task.val)[:, :3]) < TOLERANCE
+    fresh = backbone.tokenize([f"a photo of a {name}." for name in ("dog", "cow")])
+    with torch.no_grad():
+        new = scale * images @ F.normalize(module.encode_text(fresh), dim=-1).T
+    assert relative_gap(mixed[:, 3:], new) < 1e-3
+    assert relative_gap(scale * images @ texts.T, classifier.logits(task.val)) > 1e-4
+
+
+def test_the_projection_equals_a_plain_loop() -> None:
+    backbone = random_backbone()
+    task = random_task(backbone)
+    method = ProLip(iterations=6, lr=5e-3)
+    classifier, moved = observed_fit(method, task, backbone)
+    assert moved == backbone.module.visual.proj.numel()
+    tokens = tokens_of(backbone, task)
+    views = [(task.train.view(number), task.train.labels) for number in range(6)]  # type: ignore[attr-defined]
+    moved_to = reference.projection_fitted(backbone.module, views, tokens, 5e-3, 1 / task.shots)
+    module = reference.with_weights(backbone.module, {"visual.proj": moved_to})
+    assert_same_answers(classifier, module, task, tokens)
+    far = relative_gap(moved_to, backbone.module.visual.proj)
+    assert far > 0.01
+    free = ProLip(iterations=6, lr=5e-3, penalty=0.0).fit(task, backbone, context())
+    assert relative_gap(free.tensors()["vision.projection"], backbone.module.visual.proj) > far
+
+
+ALL = [*(method for method, _ in TUNINGS.values()), TwoStage(iterations=3, lr=5e-3)]
+
+
+@pytest.mark.parametrize("method", [*ALL, ProLip(iterations=3)], ids=lambda one: one.name)
+def test_restored_weights_give_the_same_bits(method: Any) -> None:
+    backbone = random_backbone()
+    task = random_task(backbone)
+    classifier = method.fit(task, backbone, context())
+    again = method.restore(classifier.tensors(), task, backbone)
+    assert torch.equal(again.logits(task.val), classifier.logits(task.val))
+    assert again.tensors().keys() == classifier.tensors().keys()
+
+
+@pytest.mark.parametrize("method", ALL, ids=lambda one: one.name)
+def test_where_memory_is_short_the_same_numbers_come_out(
+    method: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = random_backbone()
+    task = random_task(backbone)
+    plain = method.fit(task, backbone, context()).tensors()
+    monkeypatch.setattr("fewshot_bench.training.memory.free_memory", lambda device: 1000)
+    ctx = context()
+    spared = method.fit(task, backbone, ctx).tensors()
+    assert ctx.notes["recomputed"] == ["text", "vision"]
+    assert all(torch.equal(plain[name], spared[name]) for name in plain)
+
+
+def test_the_untrained_spectrum_is_exactly_clip() -> None:
+    backbone = random_backbone()
+    model = ClipSvd().model(random_task(backbone), backbone, context())
+    weights = ClipSvd().weights(model).detached()
+    tensors = {**model.vision.parameters()}  # type: ignore[union-attr]
+    for name, value in weights.tensors().items():
+        if name.startswith("vision."):
+            assert torch.equal(value, tensors[name.removeprefix("vision.")])
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong"),
+    [
+        *((kind, {"lr": 0.0}) for kind in (LnTuning, BitFit, ClipSvd, TwoStage, ProLip)),
+        (LnTuning, {"lr": 1e-7}),
+        (TwoStage, {"share": 1.0}),
+        (TwoStage, {"batch_size": 0}),
+        (ProLip, {"crop": 0.0}),
+        (ProLip, {"penalty": -1.0}),
+        (ClipSvd, {"weight_decay": -1.0}),
+    ],
+)
+def test_values_out_of_range_are_refused(kind: Any, wrong: Any) -> None:
+    with pytest.raises(UsageError, match=f"{kind.name}: {next(iter(wrong))}="):
+        kind(**wrong)

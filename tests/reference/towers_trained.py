@@ -1,0 +1,202 @@
+"""MMA, TCP, MMRL and full fine-tuning written out over the full encoders, one loss each.
+
+Each `*_loss` takes (open_clip's module, learned, pixels, labels, task), each `*_logits` (module,
+learned, pixels, task), as `tests.encoder_fits` calls them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import functional_call
+
+from fewshot_bench import Task
+from tests.reference.encoders import Branched, image_features, image_rows, text_rows
+from tests.reference.vpt import zero_shot_classes
+
+Learned = Mapping[str, Tensor]
+SCALE = 1e-3
+
+
+def tokenize(task: Task) -> Any:
+    """The tokenizer of the backbone behind the task."""
+    return task.train.backbone.tokenize  # type: ignore[attr-defined]
+
+
+def frozen_classes(module: Any, task: Task) -> Tensor:
+    """(classes, embed) of the frozen text encoder."""
+    with torch.no_grad():
+        return zero_shot_classes(module, tokenize(task), task)
+
+
+def embedded(module: Any, task: Task) -> tuple[Tensor, Tensor]:
+    """Token embeddings with positions (n, 77, width) of the one template, and the ends (n,)."""
+    (template,) = task.templates
+    ids = tokenize(task)(task.prompts(template))
+    return module.token_embedding(ids) + module.positional_embedding, ids.argmax(dim=-1)
+
+
+def cosines(module: Any, images: Tensor, classes: Tensor) -> Tensor:
+    """Scaled cosines of features of any length."""
+    images, classes = F.normalize(images, dim=-1), F.normalize(classes, dim=-1)
+    return module.logit_scale.exp() * images @ classes.T  # type: ignore[no-any-return]
+
+
+def held_back(x: Tensor, factor: float) -> Tensor:
+    """x, with `factor` times its gradient."""
+    return factor * x + ((1 - factor) * x).detach()
+
+
+def mma_logits(module: Any, learned: Learned, pixels: Tensor, task: Task) -> Tensor:
+    """x + attn + mlp + s up(shared(down(ln_1 x))), with gradients as gsl.py scales them."""
+
+    def branch(encoder: str, layers: int) -> Branched:
+        def added(layer: int, point: str, normed: Tensor, output: Tensor) -> Tensor | float:
+            index = layer - layers + len(learned["shared.weight"])
+            if point != "block" or index < 0:
+                return 0.0
+
+            def linear(name: str, x: Tensor) -> Tensor:
+                return x @ learned[f"{name}.weight"][index].T + learned[f"{name}.bias"][index]
+
+            hidden = linear(f"{encoder}.down", held_back(normed, SCALE)).relu()
+            up = linear(f"{encoder}.up", linear("shared", hidden).relu())
+            return held_back(up * SCALE, 1 / SCALE)
+
+        return added
+
+    rows = image_rows(
+        module, pixels, branch=branch("vision", len(module.visual.transformer.resblocks))
+    )
+    x, end = embedded(module, task)
+    texts = text_rows(module, x, branch=branch("text", len(module.transformer.resblocks)))
+    classes = texts[torch.arange(len(end)), end] @ module.text_projection
+    return cosines(module, rows[:, 0] @ module.visual.proj, classes)
+
+
+def mma_loss(module: Any, learned: Learned, pixels: Tensor, labels: Tensor, task: Task) -> Tensor:
+    """Cross-entropy."""
+    return F.cross_entropy(mma_logits(module, learned, pixels, task), labels)
+
+
+def tcp_classes(module: Any, learned: Learned, task: Task) -> Tensor:
+    """(classes, embed): context, class name, and rows of each class before the last block."""
+    features = frozen_classes(module, task)
+    hidden = features @ learned["linear1.weight"].T + learned["linear1.bias"]
+    hidden = hidden * torch.sigmoid(1.702 * hidden)
+    rows = hidden @ learned["linear2.weight"].T + learned["linear2.bias"]
+    context = learned["context"]
+    rows = rows.reshape(len(features), len(context), -1)
+    filler = " ".join(["X"] * len(context))
+    ids = tokenize(task)([f"{filler} {name.replace('_', ' ')}." for name in task.classnames])
+    words = module.token_embedding(ids)
+    middle = context.expand(len(ids), -1, -1)
+    x = torch.cat([words[:, :1], middle, words[:, 1 + len(context) :]], dim=1)
+    last = len(module.transformer.resblocks) - 1
+
+    def before(layer: int, x: Tensor) -> Tensor:
+        if layer != last:
+            return x
+        return torch.cat([x[:, :1], rows, x[:, 1 + len(context) :]], dim=1)
+
+    out = text_rows(module, x + module.positional_embedding, before)
+    return out[torch.arange(len(ids)), ids.argmax(dim=-1)] @ module.text_projection  # type: ignore[no-any-return]
+
+
+def tcp_loss(module: Any, learned: Learned, seen: Tensor, labels: Tensor, task: Task) -> Tensor:
+    """Cross-entropy of image features, and 8 times the distance to the frozen classes."""
+    images = seen if seen.dim() == 2 else image_features(module, seen).detach()
+    classes = tcp_classes(module, learned, task)
+    near = F.cosine_similarity(classes, frozen_classes(module, task), dim=1).mean()
+    return F.cross_entropy(cosines(module, images, classes), labels) + 8 * (1 - near)
+
+
+def tcp_logits(module: Any, learned: Learned, pixels: Tensor, task: Task) -> Tensor:
+    """Cosines of frozen image features."""
+    images = image_features(module, pixels)
+    return cosines(module, images, tcp_classes(module, learned, task))
+
+
+def mmrl_features(
+    module: Any, learned: Learned, pixels: Tensor, task: Task
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Class token's and tokens' features of images, and class features; not normalized."""
+    count = len(learned["tokens"])
+
+    def before(encoder: str, layers: int) -> Any:
+        weights, biases = learned[f"{encoder}.weight"], learned[f"{encoder}.bias"]
+
+        def written(layer: int, x: Tensor) -> Tensor:
+            index = layer - layers + len(weights)
+            if index < 0:
+                return x
+            rows = learned["tokens"] @ weights[index].T + biases[index]
+            kept = x[:, 1:] if index == 0 else x[:, 1 + count :]
+            return torch.cat([x[:, :1], rows.expand(len(x), -1, -1), kept], dim=1)
+
+        return written
+
+    images = image_rows(module, pixels, before("vision", len(module.visual.transformer.resblocks)))
+    x, end = embedded(module, task)
+    texts = text_rows(module, x, before("text", len(module.transformer.resblocks)))
+    classes = texts[torch.arange(len(end)), end + count] @ module.text_projection
+    tokens = images[:, 1 : 1 + count].mean(dim=1) @ learned["projection"]
+    return images[:, 0] @ module.visual.proj, tokens, classes
+
+
+def mmrl_loss(module: Any, learned: Learned, pixels: Tensor, labels: Tensor, task: Task) -> Tensor:
+    """.7 and .3 of both cross-entropies, 6 times both distances."""
+    own, tokens, classes = mmrl_features(module, learned, pixels, task)
+    fit = 0.7 * F.cross_entropy(cosines(module, own, classes), labels)
+    fit = fit + 0.3 * F.cross_entropy(cosines(module, tokens, classes), labels)
+    frozen = image_features(module, pixels).detach()
+    away = 1 - F.cosine_similarity(own, frozen, dim=1).mean()
+    return (
+        fit
+        + 6 * away
+        + 6 * (1 - F.cosine_similarity(classes, frozen_classes(module, task), dim=1).mean())
+    )
+
+
+def mmrl_logits(module: Any, learned: Learned, pixels: Tensor, task: Task) -> Tensor:
+    """Both read-outs."""
+    own, tokens, classes = mmrl_features(module, learned, pixels, task)
+    return 0.7 * cosines(module, own, classes) + 0.3 * cosines(module, tokens, classes)
+
+
+class _Visual(torch.nn.Module):
+    """open_clip's image encoder, to be called with other weights."""
+
+    def __init__(self, module: Any) -> None:
+        super().__init__()
+        self.visual = module.visual
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.visual(pixels)  # type: ignore[no-any-return]
+
+
+NAMES = {
+    "patch_weight": "conv1.weight",
+    "positions": "positional_embedding",
+    "projection": "proj",
+}
+
+
+def full_logits(module: Any, learned: Learned, pixels: Tensor, task: Task) -> Tensor:
+    """Unit features of the image encoder with other weights, times the head."""
+    weights = {}
+    for name, value in learned.items():
+        if name != "head":
+            ours = name.removeprefix("vision.").replace("blocks.", "transformer.resblocks.")
+            weights[f"visual.{NAMES.get(ours, ours)}"] = value
+    features = functional_call(_Visual(module), weights, (pixels,))
+    return F.normalize(features, dim=-1) @ learned["head"].T
+
+
+def full_loss(module: Any, learned: Learned, pixels: Tensor, labels: Tensor, task: Task) -> Tensor:
+    """Cross-entropy of the head."""
+    return F.cross_entropy(full_logits(module, learned, pixels, task), labels)
