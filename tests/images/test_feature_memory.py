@@ -29,7 +29,7 @@ class Images:
     def __len__(self):
         return {IMAGES}
 
-    def views(self, count, augment, normalize=True, start=0):
+    def views(self, count, augment, normalize=True, start=0, projected=True):
         numbers = range(start * {IMAGES}, (start + count) * {IMAGES})
 
         def compute(places):
