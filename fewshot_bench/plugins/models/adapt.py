@@ -27,7 +27,7 @@ from fewshot_bench.plugins.models.folds import FOLDS, with_validation
 from fewshot_bench.plugins.models.material import gather
 from fewshot_bench.plugins.models.model_card import card
 from fewshot_bench.plugins.models.pictures import support_of
-from fewshot_bench.plugins.models.search import ORDER, REPEATS, Candidate, Search
+from fewshot_bench.plugins.models.search import REPEATS, Candidate, Search, order
 from fewshot_bench.runner.own_data import read_own_data
 from fewshot_bench.runner.variants import Variant, expand_methods
 from fewshot_bench.store.model_files import (
@@ -193,8 +193,7 @@ def _variants(method: str, options: Mapping[str, Any] | Sequence[str]) -> list[V
         if reason:
             raise NotApplicableError(f"{found[0].method} cannot be kept: {reason}")
         return found
-    present = [name for name in ORDER if name in known.methods.entries]
-    kept = [name for name in present if not reason_not_to_keep(known.method_class(name))]
+    kept = [name for name in order() if not reason_not_to_keep(known.method_class(name))]
     return expand_methods(kept, given, known)
 
 

@@ -38,9 +38,8 @@ TIERS = (
         *("ivlp", "maple", "cocoop"),
     ),
 )
-"""The methods that `auto` chooses among, from cheap to expensive: without training images, heads on
-frozen features, trained through the encoders. What is in one tier costs about the same in use."""
-ORDER = tuple(name for tier in TIERS for name in tier)
+"""Methods from cheap to expensive: without training images, heads on frozen features, trained
+through the encoders. What is in one tier costs about the same in use; others are in the last."""
 ONE_SHOT = "clap"
 """Taken where no class has two images, so that nothing can be held out (docs/adapt.md)."""
 REPEATS = 3
@@ -286,3 +285,17 @@ class Search:
 def _tier(name: str) -> int:
     """The place of a method's tier; a foreign one is in the last."""
     return next((place for place, tier in enumerate(TIERS) if name in tier), len(TIERS))
+
+
+def order() -> list[str]:
+    """The methods that `auto` chooses among, from cheap to expensive: all built-in ones."""
+    entries = registry().methods.entries
+    listed = [name for tier in TIERS for name in tier if name in entries]
+    packages = {_package(name) for name in listed}
+    return listed + [
+        name for name in sorted(entries) if name not in listed and _package(name) in packages
+    ]
+
+
+def _package(name: str) -> str:
+    return registry().methods.find(name).origin.partition(":")[0]
