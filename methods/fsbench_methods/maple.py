@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -63,6 +63,10 @@ class MaPLe(EpochLearner):
         """UsageError for values out of range."""
         super().__post_init__()
         require_positive(self, "tokens", "depth", "init_std")
+
+    def quick(self) -> Self:
+        """Twenty epochs of smaller steps, for the conformance kit and its random encoders."""
+        return replace(self, epochs=20, lr=1e-3)
 
     def initial(self, task: Vocabulary, backbone: Backbone, ctx: RunContext) -> dict[str, Tensor]:
         """`rows` (layers, tokens, width of the text); `weight` and `bias` of a map per layer.
