@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from fewshot_bench import Backbone, MethodCard, RunContext, Vocabulary, hyper
-from fewshot_bench.training import Encoders, EpochLearner, Learned, TextPrompts, require_positive
+from fewshot_bench.training import (
+    Encoders,
+    EpochLearner,
+    Learned,
+    TextPrompts,
+    linear_start,
+    require_positive,
+)
 from fsbench_methods.deep_prompts import appended, behind_start, first_rows, prompts_behind
 
 _REPO = "MaPLe's repository, configs/trainers/MaPLe"
@@ -70,12 +77,11 @@ class MaPLe(EpochLearner):
         words = first_rows(self, self.context_init, self.tokens, backbone)
         if words is not None:
             rows[0] = words
-        bound = text.width**-0.5
         # The first map has numbers of its own, the others share theirs.
-        which = torch.arange(layers).clamp_max(1)
-        weight = torch.empty(2, image.width, text.width).uniform_(-bound, bound, generator=rng)
-        bias = torch.empty(2, image.width).uniform_(-bound, bound, generator=rng)
-        return {"rows": rows, "weight": weight[which], "bias": bias[which]}
+        first, other = (linear_start(image.width, text.width, rng) for _ in range(2))
+        maps = zip(*[first, *[other] * (layers - 1)], strict=True)
+        weight, bias = (torch.stack(values) for values in maps)
+        return {"rows": rows, "weight": weight, "bias": bias}
 
     def prompts(self, vocabulary: Vocabulary, backbone: Backbone) -> tuple[TextPrompts, ...]:
         """The class names behind the rows and the fixed words."""
