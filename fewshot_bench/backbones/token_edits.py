@@ -40,7 +40,7 @@ def write_images(x: Tensor, tokens: Sequence[Tokens]) -> Tensor:
     for one in tokens:
         count, (images, length, width) = one.count, x.shape
         values = one.values.to(x.dtype)
-        if values.dim() == 3 and len(values) != images:
+        if values.dim() == 3 and values.shape[0] != images:
             raise ContractError(f"Tokens.values of {len(values)} images: there are {images}")
         values = values.expand(images, count, width)
         skipped = count if one.mode == "replace" else 0

@@ -39,6 +39,15 @@ HEADS = (
     "cocoop",
     "clip-lora",
     "dora",
+    "2sfs",
+    "clip-svd",
+    "full-ft",
+    "maple",
+    "mma",
+    "mmrl",
+    "plot++",
+    "tcp",
+    "vpt-deep",
 )
 SHAPE = {
     "embed_dim": 8,
