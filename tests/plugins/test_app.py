@@ -191,7 +191,7 @@ def test_methods_that_are_not_meant_are_refused(model: fb.Model) -> None:
 def stand_in(stream: Any) -> Any:
     """A model that answers so."""
     config = SimpleNamespace(method="m", backbone="b", classnames=("a", "b"), reject=None)
-    return SimpleNamespace(config=config, stream=stream)
+    return SimpleNamespace(config=config, stream=stream, support=None)
 
 
 def test_others_wait_while_two_are_answered(photo: Path) -> None:
