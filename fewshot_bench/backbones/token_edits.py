@@ -42,7 +42,8 @@ def write_images(x: Tensor, tokens: Sequence[Tokens]) -> Tensor:
         values = one.values.to(x.dtype)
         if values.dim() == 3 and values.shape[0] != images:
             raise ContractError(f"Tokens.values of {len(values)} images: there are {images}")
-        values = values.expand(images, count, width)
+        if values.dim() == 2:
+            values = values.expand(images, count, width)
         skipped = count if one.mode == "replace" else 0
         if skipped >= length:
             raise ContractError(

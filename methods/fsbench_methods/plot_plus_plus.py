@@ -125,7 +125,8 @@ class PlotPlusPlus(EpochLearner):
         assert encoders.vision_edits is not None
         sets, images = self.vision_prompts, pixels.shape[0]
         (rows,) = encoders.vision_edits.tokens
-        edits = Edits((replace(rows, values=rows.values.repeat_interleave(images, dim=0)),))
+        of_each = rows.values[:, None].expand(-1, images, -1, -1).flatten(0, 1)
+        edits = Edits((replace(rows, values=of_each),))
         repeated = pixels.repeat(sets, 1, 1, 1)
         raw = encoders.vision.encode(repeated, edits=edits, recompute=recompute)
         return raw.view(sets, images, -1)

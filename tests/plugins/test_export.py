@@ -105,8 +105,11 @@ def test_every_kind_of_head_is_traced(name: str, backbone: Any) -> None:
 
 
 @needs_onnx
-def test_a_cache_in_onnx(backbone: Any, tmp_path: Path) -> None:
-    classifier = restored("tip-adapter", backbone)
+@pytest.mark.parametrize("name", ["tip-adapter", "mmrl", "plot++"])
+def test_shapes_that_follow_from_the_images_in_onnx(
+    name: str, backbone: Any, tmp_path: Path
+) -> None:
+    classifier = restored(name, backbone)
     ask = FORMATS["onnx"].write(traced(classifier, backbone), tmp_path / "model.onnx")
     assert_answers(lambda batch: ask(batch.numpy()), classifier, backbone)
 

@@ -199,7 +199,13 @@ def _pixels(model: Model, pictures: Sequence[Image.Image]) -> np.ndarray[Any, An
 
 
 def _answer(ask: Ask, pixels: np.ndarray[Any, Any], classes: int) -> Tensor:
-    logits = ask(pixels)
+    try:
+        logits = ask(pixels)
+    except Exception as error:
+        words = " ".join(str(error).split())
+        raise NotApplicableError(
+            f"the program fails on {len(pixels)} images ({type(error).__name__}: {words:.160})"
+        ) from error
     if tuple(logits.shape) != (len(pixels), classes):
         raise ContractError(f"the program gives {tuple(logits.shape)} for {len(pixels)} images")
     return logits
