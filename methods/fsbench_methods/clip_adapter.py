@@ -17,6 +17,7 @@ from fewshot_bench.training import (
     coop_epochs,
     dassl_rate,
     epoch_views,
+    momentum_sgd,
     require,
     require_not_negative,
     require_positive,
@@ -107,12 +108,11 @@ class ClipAdapter:
         """Trains the bottleneck on raw features of augmented views."""
         epochs, width = self.epochs or coop_epochs(task.shots), backbone.embed_dim
         model = self.start(backbone, backbone.class_features(task), ctx.rng("init"))
-        optimizer = torch.optim.SGD(
+        optimizer = momentum_sgd(
             [model.down, model.up],
             lr=self.lr,
             momentum=self.momentum,
             weight_decay=self.weight_decay,
-            fused=model.down.is_cuda,
         )
         train_epochs(
             step_on(lambda features, labels: F.cross_entropy(model.score(features), labels)),

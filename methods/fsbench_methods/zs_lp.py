@@ -15,6 +15,7 @@ from fewshot_bench import Augment, Backbone, MethodCard, RunContext, Task, hyper
 from fewshot_bench.training import (
     LinearClassifier,
     dassl_rate,
+    momentum_sgd,
     require_positive,
     step_on,
     steps_per_epoch,
@@ -100,7 +101,7 @@ class ZsLp:
 
         train_epochs(
             step_on(loss),
-            torch.optim.SGD([vectors], lr=self.lr, momentum=MOMENTUM, fused=vectors.is_cuda),
+            momentum_sgd([vectors], lr=self.lr, momentum=MOMENTUM),
             (pool for _ in range(self.epochs)),
             labels,
             ctx,
