@@ -273,7 +273,7 @@ class OpenClipBackbone:
         dtype, image, text = DTYPES[self.precision], self._image_tower, self._text_tower
         same = True
         if isinstance(image, VisionTower | TimmTower):
-            same = same and image.equals(self._towers_image())  # type: ignore[arg-type]
+            same = same and image.equals(self._towers_image())
         if isinstance(text, FunctionalTextTower):
             same = same and text.equals(read_text_tower(self.module, dtype, self.name))
         return same

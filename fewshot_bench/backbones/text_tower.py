@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from fewshot_bench.api.backbone import Adapter, Site
+from fewshot_bench.api.backbone import Adapter, Encoder
 from fewshot_bench.api.edits import Edits
 from fewshot_bench.backbones.packing import Layout, Packing, Part, pack
-from fewshot_bench.backbones.parameters import Norm, read_norm, replaced, tower_parameters
+from fewshot_bench.backbones.parameters import Norm, read_norm
 from fewshot_bench.backbones.token_edits import check_prompts
-from fewshot_bench.backbones.transformer import Block, read_blocks, run_blocks, same_tensors
-from fewshot_bench.backbones.vision_tower import merge, read_out
+from fewshot_bench.backbones.tower import Tower
+from fewshot_bench.backbones.transformer import read_blocks, run_blocks
+from fewshot_bench.backbones.vision_tower import read_out
 from fewshot_bench.profiling.cost import count
 from fewshot_bench.utils.errors import ContractError, UnsupportedBackboneError
 
@@ -58,10 +58,11 @@ class PackedText:
 
 
 @dataclasses.dataclass(frozen=True)
-class TextTower:
+class TextTower(Tower):
     """Frozen text weights; equals open_clip's `encode_text` up to rounding."""
 
-    blocks: tuple[Block, ...]
+    encoder: ClassVar[Encoder] = "text"
+
     token_embedding: Tensor
     positions: Tensor
     ln_final: Norm
@@ -70,16 +71,6 @@ class TextTower:
     bias: Tensor | None = None
     both_ways: str = ""
     """Empty where texts are causal; else `last` or `argmax`, the token that is read."""
-
-    @property
-    def layers(self) -> int:
-        """Number of blocks."""
-        return len(self.blocks)
-
-    @property
-    def width(self) -> int:
-        """Size of the residual stream."""
-        return self.blocks[0].width
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Token ids (...,) to token embeddings (..., width), without positions."""
@@ -212,26 +203,6 @@ class TextTower:
         for one in edits.tokens:
             check_prompts(one, prompts)
         return edits.of(order.argsort())
-
-    def parameters(self) -> dict[str, Tensor]:
-        """Every frozen tensor by name, such as `blocks.0.ln_1.weight` or `projection`."""
-        return tower_parameters(self)
-
-    def with_parameters(self, parameters: Mapping[str, Tensor]) -> TextTower:
-        """A tower with these tensors in place of its own, differentiable in them."""
-        return replaced(self, parameters)
-
-    def weight(self, site: Site) -> Tensor:
-        """(d_out, d_in) the frozen matrix at `site`."""
-        return self.blocks[site.within(self.layers).layer].weight(site.matrix)
-
-    def equals(self, other: TextTower) -> bool:
-        """True when both hold the same weights."""
-        return same_tensors(self, other)
-
-    def with_deltas(self, deltas: dict[Site, Tensor]) -> TextTower:
-        """A tower with (d_out, d_in) deltas merged into its matrices."""
-        return dataclasses.replace(self, blocks=merge(self.blocks, "text", deltas))
 
 
 def _shared_prefix(tokens: Tensor, end: Tensor) -> int:

@@ -8,48 +8,38 @@ from __future__ import annotations
 
 import dataclasses
 import types
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from fewshot_bench.api.backbone import Adapter, Site
+from fewshot_bench.api.backbone import Adapter, Encoder
 from fewshot_bench.api.edits import Edits
 from fewshot_bench.backbones.packing import Layout
-from fewshot_bench.backbones.parameters import replaced, tower_parameters
 from fewshot_bench.backbones.token_edits import image_layout, write_images
-from fewshot_bench.backbones.transformer import Block, run_blocks, same_tensors
-from fewshot_bench.backbones.vision_tower import merge
+from fewshot_bench.backbones.tower import Tower
+from fewshot_bench.backbones.transformer import Block, run_blocks
 from fewshot_bench.profiling.cost import count, count_backward
 from fewshot_bench.utils.errors import UnsupportedBackboneError
 
 
 @dataclasses.dataclass(frozen=True)
-class TimmTower:
+class TimmTower(Tower):
     """Frozen blocks between a stem, pixels to tokens, and a read-out, rows to features.
 
     whole: the read-out pools over all tokens, not over the class token alone. marked: the first
     token is a class token. flops: of the stem and of the read-out, per image.
     """
 
-    blocks: tuple[Block, ...]
+    encoder: ClassVar[Encoder] = "vision"
+
     stem: Callable[[Tensor], Tensor]
     read_out: Callable[[Tensor], Tensor]
     tokens: int
     whole: bool
     marked: bool
     flops: tuple[int, int]
-
-    @property
-    def layers(self) -> int:
-        """Number of blocks."""
-        return len(self.blocks)
-
-    @property
-    def width(self) -> int:
-        """Size of the residual stream."""
-        return self.blocks[0].width
 
     def encode(
         self,
@@ -99,26 +89,6 @@ class TimmTower:
         if reason:
             raise UnsupportedBackboneError(f"the image encoder cannot take {reason}")
         return edits.within(self.layers, self.width)
-
-    def parameters(self) -> dict[str, Tensor]:
-        """Every tensor of the blocks by name; stem and read-out stay as they are."""
-        return tower_parameters(self)
-
-    def with_parameters(self, parameters: Mapping[str, Tensor]) -> TimmTower:
-        """A tower with these tensors in place of its own, differentiable in them."""
-        return replaced(self, parameters)
-
-    def weight(self, site: Site) -> Tensor:
-        """(d_out, d_in) the frozen matrix at `site`; fc of a gated MLP holds gates, then values."""
-        return self.blocks[site.within(self.layers).layer].weight(site.matrix)
-
-    def equals(self, other: TimmTower) -> bool:
-        """True when both hold the same weights in their blocks."""
-        return same_tensors(self.blocks, other.blocks)
-
-    def with_deltas(self, deltas: dict[Site, Tensor]) -> TimmTower:
-        """A tower with (d_out, d_in) deltas merged into its matrices."""
-        return dataclasses.replace(self, blocks=merge(self.blocks, "vision", deltas))
 
 
 def read_timm_tower(

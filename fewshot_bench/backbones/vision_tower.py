@@ -3,43 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fewshot_bench.api.backbone import Adapter, Site
+from fewshot_bench.api.backbone import Adapter, Encoder
 from fewshot_bench.api.edits import Edits
-from fewshot_bench.backbones.parameters import Norm, read_norm, replaced, tower_parameters
+from fewshot_bench.backbones.parameters import Norm, read_norm
 from fewshot_bench.backbones.token_edits import image_layout, write_images
-from fewshot_bench.backbones.transformer import Block, read_blocks, run_blocks, same_tensors
+from fewshot_bench.backbones.tower import Tower
+from fewshot_bench.backbones.transformer import read_blocks, run_blocks
 from fewshot_bench.profiling.cost import count, count_backward
 from fewshot_bench.utils.errors import UnsupportedBackboneError
 
 
 @dataclasses.dataclass(frozen=True)
-class VisionTower:
+class VisionTower(Tower):
     """Frozen ViT weights; `encode` equals open_clip's own encoder up to rounding."""
 
-    blocks: tuple[Block, ...]
+    encoder: ClassVar[Encoder] = "vision"
+
     patch_weight: Tensor
     class_embedding: Tensor
     positions: Tensor
     ln_pre: Norm | None
     ln_post: Norm
     projection: Tensor
-
-    @property
-    def layers(self) -> int:
-        """Number of blocks."""
-        return len(self.blocks)
-
-    @property
-    def width(self) -> int:
-        """Size of the residual stream."""
-        return self.blocks[0].width
 
     @property
     def tokens(self) -> int:
@@ -86,36 +77,6 @@ class VisionTower:
         if edits:
             embedded = write_images(embedded, edits.before(0))
         return embedded if self.ln_pre is None else self.ln_pre(embedded)
-
-    def parameters(self) -> dict[str, Tensor]:
-        """Every frozen tensor by name, such as `blocks.0.ln_1.weight` or `projection`."""
-        return tower_parameters(self)
-
-    def with_parameters(self, parameters: Mapping[str, Tensor]) -> VisionTower:
-        """A tower with these tensors in place of its own, differentiable in them."""
-        return replaced(self, parameters)
-
-    def weight(self, site: Site) -> Tensor:
-        """(d_out, d_in) the frozen matrix at `site`."""
-        return self.blocks[site.within(self.layers).layer].weight(site.matrix)
-
-    def equals(self, other: VisionTower) -> bool:
-        """True when both hold the same weights."""
-        return same_tensors(self, other)
-
-    def with_deltas(self, deltas: dict[Site, Tensor]) -> VisionTower:
-        """A tower with (d_out, d_in) deltas merged into its matrices."""
-        return dataclasses.replace(self, blocks=merge(self.blocks, "vision", deltas))
-
-
-def merge(blocks: tuple[Block, ...], encoder: str, deltas: dict[Site, Tensor]) -> tuple[Block, ...]:
-    """Blocks with the deltas of one encoder added; sites of the other encoder are skipped."""
-    merged = list(blocks)
-    for site, delta in deltas.items():
-        if site.encoder == encoder:
-            layer = site.within(len(blocks)).layer
-            merged[layer] = merged[layer].with_delta(site.matrix, delta)
-    return tuple(merged)
 
 
 def read_out(

@@ -1,0 +1,64 @@
+"""The part of a tower that follows from its blocks: sizes, tensors by name, merged updates.
+
+`Tower` is the base of all three; a tower adds what precedes and follows its blocks, and encodes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+from torch import Tensor
+
+from fewshot_bench.api.backbone import Encoder, Site
+from fewshot_bench.backbones.parameters import replaced, tower_parameters
+from fewshot_bench.backbones.transformer import Block, same_tensors
+
+
+@dataclass(frozen=True)
+class Tower:
+    """Frozen blocks of one encoder."""
+
+    encoder: ClassVar[Encoder]
+
+    blocks: tuple[Block, ...]
+
+    @property
+    def layers(self) -> int:
+        """Number of blocks."""
+        return len(self.blocks)
+
+    @property
+    def width(self) -> int:
+        """Size of the residual stream."""
+        return self.blocks[0].width
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Every frozen tensor by name, such as `blocks.0.ln_1.weight` or `projection`."""
+        return tower_parameters(self)
+
+    def with_parameters(self, parameters: Mapping[str, Tensor]) -> Self:
+        """A tower with these tensors in place of its own, differentiable in them."""
+        return replaced(self, parameters)
+
+    def weight(self, site: Site) -> Tensor:
+        """(d_out, d_in) the frozen matrix at `site`; fc of a gated MLP holds gates, then values."""
+        return self.blocks[site.within(self.layers).layer].weight(site.matrix)
+
+    def equals(self, other: Tower) -> bool:
+        """True when both hold the same weights."""
+        return same_tensors(self, other)
+
+    def with_deltas(self, deltas: dict[Site, Tensor]) -> Self:
+        """A tower with (d_out, d_in) deltas merged into its matrices.
+
+        Sites of the other encoder are skipped.
+        """
+        merged = list(self.blocks)
+        for site, delta in deltas.items():
+            if site.encoder == self.encoder:
+                layer = site.within(self.layers).layer
+                merged[layer] = merged[layer].with_delta(site.matrix, delta)
+        return dataclasses.replace(self, blocks=tuple(merged))
