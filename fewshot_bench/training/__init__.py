@@ -4,7 +4,13 @@ The built-in methods train with it. Shapes and sources are in docs/training.md; 
 number.
 """
 
-from fewshot_bench.training.batches import epoch_views, minibatches, steps_per_epoch, views_in_turn
+from fewshot_bench.training.batches import (
+    epoch_views,
+    minibatches,
+    pixel_batches,
+    steps_per_epoch,
+    views_in_turn,
+)
 from fewshot_bench.training.checks import (
     require,
     require_choices,
@@ -128,6 +134,7 @@ __all__ = [
     "minimize_by",
     "momentum_sgd",
     "must_recompute",
+    "pixel_batches",
     "require",
     "require_choices",
     "require_not_negative",

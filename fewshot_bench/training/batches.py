@@ -1,18 +1,21 @@
 """Batches and views of the support set, epoch by epoch.
 
-`minibatches` shuffles indices; `epoch_views` and `views_in_turn` yield features of augmented views.
-All draws come from the generator that is given, so that a seed fixes them.
+`minibatches` shuffles indices, `pixel_batches` yields augmented images, `epoch_views` and
+`views_in_turn` yield features of augmented views.
+All draws come from the generator or the context that is given, so that a seed fixes them.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from fewshot_bench.api.task import Augment, Images
+from fewshot_bench.api.method import RunContext
+from fewshot_bench.api.task import Augment, Images, Shots
 from fewshot_bench.utils.transfer import send
 
 VIEW_BYTES = 2**26
@@ -33,6 +36,35 @@ def minibatches(
 def steps_per_epoch(count: int, size: int, *, drop_last: bool) -> int:
     """The number of batches that `minibatches` yields."""
     return count // size if drop_last and count >= size else math.ceil(count / size)
+
+
+def pixel_batches(
+    train: Shots,
+    size: int,
+    device: torch.device,
+    ctx: RunContext,
+    *,
+    augment: Augment,
+    drop_last: bool,
+    epochs: int | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Epochs of shuffled, augmented pixels (b, 3, h, w) with labels (b,); endless by default.
+
+    Drawn from the streams `order` and `augment`; short last batches as `minibatches` has them.
+    """
+    order, rng, count = ctx.rng("order"), ctx.rng("augment"), len(train)
+    kept = count
+    if drop_last:
+        kept = min(count, size) * steps_per_epoch(count, size, drop_last=True)
+    for _ in itertools.count() if epochs is None else range(epochs):
+        yield from train.batches(
+            size,
+            order=torch.randperm(count, generator=order)[:kept],
+            augment=augment,
+            rng=rng,
+            device=device,
+            labels=True,
+        )
 
 
 def epoch_views(

@@ -19,7 +19,12 @@ from torch.optim import AdamW, Optimizer
 from fewshot_bench.api.backbone import Backbone
 from fewshot_bench.api.method import Classifier, RunContext, hyper
 from fewshot_bench.api.task import Augment, Shots, Task, Vocabulary
-from fewshot_bench.training.batches import epoch_views, minibatches, steps_per_epoch
+from fewshot_bench.training.batches import (
+    epoch_views,
+    minibatches,
+    pixel_batches,
+    steps_per_epoch,
+)
 from fewshot_bench.training.checks import require_choices, require_not_negative, require_positive
 from fewshot_bench.training.encoder_model import (
     BatchLoss,
@@ -177,25 +182,28 @@ class EncoderLearner(EncoderHooks):
 
         With labels; a short last batch of an epoch is kept or dropped as `drop_last` says.
         """
-        count, size, device = len(train), self.batch_size, backbone.device
-        order, augment = ctx.rng("order"), ctx.rng("augment")
         if "vision" not in self.trains:
-            labels = train.labels
-            for views in epoch_views(train, epochs, self.augment, backbone.embed_dim):
-                for index in minibatches(count, size, order, device, drop_last=self.drop_last):
-                    yield views[index], labels[index]
-            return
-        kept = min(count, size) * steps_per_epoch(count, size, drop_last=True)
-        for _ in range(epochs):
-            visited = torch.randperm(count, generator=order)
-            yield from train.batches(
-                size,
-                order=visited[:kept] if self.drop_last else visited,
-                augment=self.augment,
-                rng=augment,
-                device=device,
-                labels=True,
+            return self._frozen_views(train, backbone, ctx, epochs)
+        return pixel_batches(
+            train,
+            self.batch_size,
+            backbone.device,
+            ctx,
+            augment=self.augment,
+            drop_last=self.drop_last,
+            epochs=epochs,
+        )
+
+    def _frozen_views(
+        self, train: Shots, backbone: Backbone, ctx: RunContext, epochs: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        order, labels, short = ctx.rng("order"), train.labels, self.drop_last
+        for views in epoch_views(train, epochs, self.augment, backbone.embed_dim):
+            batches = minibatches(
+                len(train), self.batch_size, order, backbone.device, drop_last=short
             )
+            for index in batches:
+                yield views[index], labels[index]
 
 
 @dataclass(frozen=True)

@@ -26,13 +26,14 @@ from fewshot_bench.training import (
     device_generator,
     epoch_views,
     minibatches,
+    pixel_batches,
     require,
     require_choices,
     require_not_negative,
     require_positive,
     steps_per_epoch,
 )
-from fsbench_methods.encoder_training import Backward, Schedule, pixel_batches
+from fsbench_methods.encoder_training import Backward, Schedule
 from fsbench_methods.lora_layers import (
     Dropout,
     LowRank,
@@ -196,7 +197,14 @@ class ClipLora:
         if model.vision is None:
             batches = self._frozen_views(task, backbone, self.iterations * task.shots, ctx)
         else:
-            batches = pixel_batches(task, self.batch_size, backbone.device, ctx)
+            batches = pixel_batches(
+                task.train,
+                self.batch_size,
+                backbone.device,
+                ctx,
+                augment=Augment(),
+                drop_last=False,
+            )
         if model.recompute:
             ctx.note(recomputed=sorted(model.recompute))
         schedule = Schedule(

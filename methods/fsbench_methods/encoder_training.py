@@ -1,9 +1,9 @@
-"""Training of encoders on augmented images: batches of pixels, and AdamW along a cosine."""
+"""Training of encoders on batches of augmented images: AdamW along a cosine."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,28 +11,12 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from fewshot_bench import Augment, RunContext, Task
+from fewshot_bench import RunContext
 from fewshot_bench.training import Scale, cosine, minimize_by, set_rate
 
 Backward = Callable[[Tensor, Tensor, Scale], None]
 """(batch, labels, scale): adds the gradients of the scaled loss of a batch to the parameters'."""
 Batches = Iterable[tuple[Tensor, Tensor]]
-
-
-def pixel_batches(
-    task: Task, size: int, device: torch.device, ctx: RunContext
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless epochs of augmented pixels; the short last batch of an epoch is kept."""
-    order, rng = ctx.rng("order"), ctx.rng("augment")
-    while True:
-        yield from task.train.batches(
-            size,
-            order=torch.randperm(len(task.train), generator=order),
-            augment=Augment(),
-            rng=rng,
-            device=device,
-            labels=True,
-        )
 
 
 @dataclass(frozen=True)

@@ -14,17 +14,18 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from fewshot_bench import Backbone, RunContext, Task, Vocabulary, hyper
+from fewshot_bench import Augment, Backbone, RunContext, Task, Vocabulary, hyper
 from fewshot_bench.backbones import ImageTower, TextTower
 from fewshot_bench.training import (
     Encoding,
     Scale,
     WithoutRun,
+    pixel_batches,
     require,
     require_not_negative,
     require_positive,
 )
-from fsbench_methods.encoder_training import Batches, Schedule, pixel_batches
+from fsbench_methods.encoder_training import Batches, Schedule
 from fsbench_methods.lora_layers import Change
 from fsbench_methods.lora_model import (
     LoraClassifier,
@@ -191,7 +192,9 @@ class WeightTuning(ABC):
         weights = self.weights(model)
         schedule = Schedule(steps, self.lr, LAST_RATE, self.weight_decay, of=of)
         if batches is None:
-            batches = pixel_batches(task, self.batch_size, device, ctx)
+            batches = pixel_batches(
+                task.train, self.batch_size, device, ctx, augment=Augment(), drop_last=False
+            )
         step = partial(backward, model, weights)
         schedule.train(weights.parameters(), step, batches, ctx)
         return LoraClassifier(model, weights.detached(), backbone)

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_bench import Backbone, Images, MethodCard, RunContext, Task, Vocabulary, hyper
-from fewshot_bench.training import Scale, WithoutRun, require, unit
-from fsbench_methods.encoder_training import Schedule, pixel_batches
+from fewshot_bench import Augment, Backbone, Images, MethodCard, RunContext, Task, Vocabulary, hyper
+from fewshot_bench.training import Scale, WithoutRun, pixel_batches, require, unit
+from fsbench_methods.encoder_training import Schedule
 from fsbench_methods.layer_norms import COMMON, SCHEDULE, LnTuning
 from fsbench_methods.lora_model import LoraModel
 from fsbench_methods.tuned_weights import LAST_RATE, Own, require_steps
@@ -108,7 +108,9 @@ class TwoStage:
         """Trains norms, then the head."""
         total = self.iterations * task.shots
         steps = max(1, int(self.share * total))
-        batches = pixel_batches(task, self.batch_size, backbone.device, ctx)
+        batches = pixel_batches(
+            task.train, self.batch_size, backbone.device, ctx, augment=Augment(), drop_last=False
+        )
         tuned = self.first_stage.trained(task, backbone, ctx, steps, batches, of=total)
         with torch.no_grad():
             model = tuned.model.merged(tuned.adapter)
