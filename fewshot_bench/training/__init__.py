@@ -9,6 +9,7 @@ from fewshot_bench.training.batches import (
     minibatches,
     pixel_batches,
     steps_per_epoch,
+    view_batches,
     views_in_turn,
 )
 from fewshot_bench.training.checks import (
@@ -146,5 +147,6 @@ __all__ = [
     "template_features",
     "train_epochs",
     "unit",
+    "view_batches",
     "views_in_turn",
 ]

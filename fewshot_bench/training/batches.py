@@ -67,6 +67,26 @@ def pixel_batches(
         )
 
 
+def view_batches(
+    train: Shots,
+    size: int,
+    width: int,
+    ctx: RunContext,
+    *,
+    augment: Augment,
+    drop_last: bool,
+    epochs: int,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Epochs of shuffled unit features (b, width) of augmented views with labels (b,).
+
+    As `pixel_batches`, for an image encoder that stays frozen.
+    """
+    order, labels, count = ctx.rng("order"), train.labels, len(train)
+    for views in epoch_views(train, epochs, augment, width):
+        for index in minibatches(count, size, order, labels.device, drop_last=drop_last):
+            yield views[index], labels[index]
+
+
 def epoch_views(
     images: Images,
     epochs: int,

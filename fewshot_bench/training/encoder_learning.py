@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -20,10 +20,9 @@ from fewshot_bench.api.backbone import Backbone
 from fewshot_bench.api.method import Classifier, RunContext, hyper
 from fewshot_bench.api.task import Augment, Shots, Task, Vocabulary
 from fewshot_bench.training.batches import (
-    epoch_views,
-    minibatches,
     pixel_batches,
     steps_per_epoch,
+    view_batches,
 )
 from fewshot_bench.training.checks import require_choices, require_not_negative, require_positive
 from fewshot_bench.training.encoder_model import (
@@ -182,28 +181,14 @@ class EncoderLearner(EncoderHooks):
 
         With labels; a short last batch of an epoch is kept or dropped as `drop_last` says.
         """
-        if "vision" not in self.trains:
-            return self._frozen_views(train, backbone, ctx, epochs)
-        return pixel_batches(
-            train,
-            self.batch_size,
-            backbone.device,
-            ctx,
-            augment=self.augment,
-            drop_last=self.drop_last,
-            epochs=epochs,
-        )
-
-    def _frozen_views(
-        self, train: Shots, backbone: Backbone, ctx: RunContext, epochs: int
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        order, labels, short = ctx.rng("order"), train.labels, self.drop_last
-        for views in epoch_views(train, epochs, self.augment, backbone.embed_dim):
-            batches = minibatches(
-                len(train), self.batch_size, order, backbone.device, drop_last=short
-            )
-            for index in batches:
-                yield views[index], labels[index]
+        how: dict[str, Any] = {
+            "augment": self.augment,
+            "drop_last": self.drop_last,
+            "epochs": epochs,
+        }
+        if "vision" in self.trains:
+            return pixel_batches(train, self.batch_size, backbone.device, ctx, **how)
+        return view_batches(train, self.batch_size, backbone.embed_dim, ctx, **how)
 
 
 @dataclass(frozen=True)

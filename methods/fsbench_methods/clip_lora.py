@@ -24,14 +24,13 @@ from fewshot_bench.training import (
     Encoding,
     WithoutRun,
     device_generator,
-    epoch_views,
-    minibatches,
     pixel_batches,
     require,
     require_choices,
     require_not_negative,
     require_positive,
     steps_per_epoch,
+    view_batches,
 )
 from fsbench_methods.encoder_training import Backward, Schedule
 from fsbench_methods.lora_layers import (
@@ -221,9 +220,13 @@ class ClipLora:
         self, task: Task, backbone: Backbone, total: int, ctx: RunContext
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Epochs of features of augmented views, for an image encoder that is not adapted."""
-        count, size, labels = len(task.train), self.batch_size, task.train.labels
-        epochs = math.ceil(total / steps_per_epoch(count, size, drop_last=False))
-        order = ctx.rng("order")
-        for features in epoch_views(task.train, epochs, Augment(), backbone.embed_dim):
-            for index in minibatches(count, size, order, labels.device, drop_last=False):
-                yield features[index], labels[index]
+        steps = steps_per_epoch(len(task.train), self.batch_size, drop_last=False)
+        return view_batches(
+            task.train,
+            self.batch_size,
+            backbone.embed_dim,
+            ctx,
+            augment=Augment(),
+            drop_last=False,
+            epochs=math.ceil(total / steps),
+        )
