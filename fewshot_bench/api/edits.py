@@ -62,7 +62,7 @@ class Branch(Protocol):
     def __call__(
         self, encoder: Encoder, layer: int, point: Point, normed: Tensor, output: Tensor
     ) -> Tensor | None:
-        """What is added to the output of a part of a block (t, width); None adds nothing.
+        """The addition to the output of a part of a block (t, width); None adds nothing.
 
         point: `attn`, `mlp`, or `block`. normed (t, width) is the normalized input of that part
         (for `block` that of its attention), output (t, width) what the part has computed (for

@@ -300,7 +300,7 @@ def _serve(channel: socket.socket, engine: int) -> list[str] | None:
 
 
 def _received(channel: socket.socket) -> tuple[dict[str, Any], list[int]]:
-    """What a new process gets: see `_Server.fork`."""
+    """The message for a new process and its descriptors, as `_Server.fork` sends them."""
     mark, descriptors, _, _ = socket.recv_fds(channel, 1, 250)
     if not mark:
         raise Closed

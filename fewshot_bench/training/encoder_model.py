@@ -150,11 +150,11 @@ BatchLoss = Callable[[EncoderBatch], Tensor]
 
 
 class EncoderHooks:
-    """How a method's tensors change the encoders, and how features are read; all have defaults."""
+    """A method's say in the encoders and in what is read of them; all hooks have defaults."""
 
     @property
     def image_runs(self) -> int:
-        """How many times `encode_images` encodes every image."""
+        """The number of times that `encode_images` encodes every image."""
         return 1
 
     def encoders(self, learned: Learned, frozen: Encoders) -> Encoders:
@@ -162,7 +162,7 @@ class EncoderHooks:
         return frozen
 
     def encode_images(self, encoders: Encoders, pixels: Tensor, *, recompute: bool) -> Tensor:
-        """What `read_images` gets of pixels (b, 3, h, w): raw features, (b, embed) by default."""
+        """Raw features of pixels (b, 3, h, w) for `read_images`: (b, embed) by default."""
         assert encoders.vision is not None
         return encoders.vision.encode(pixels, edits=encoders.vision_edits, recompute=recompute)
 
@@ -207,7 +207,7 @@ class EncoderModel:
     divided: tuple[Sequence[PromptPart], ...] = ()
 
     def class_features(self, learned: Learned) -> Tensor:
-        """What `read_classes` makes of the prompts' features."""
+        """The features of classes: `read_classes` of the prompts' features."""
         if self.fixed is not None:
             return self.hooks.read_fixed(self.fixed, learned, fitted=self.fitted)
         if self.divided and not torch.is_grad_enabled():
@@ -226,7 +226,7 @@ class EncoderModel:
         return encode
 
     def image_features(self, batch: Tensor, learned: Learned) -> Tensor:
-        """What `read_images` makes of pixels; `batch` itself where it holds frozen features."""
+        """The features of images: `read_images` of pixels, or `batch` itself of frozen features."""
         if self.frozen.vision is None:
             return batch
         with self.autocast():
@@ -313,7 +313,7 @@ class EncoderClassifier:
         return self.model.predict(queries, classes, self.learned)
 
     def for_classes(self, vocabulary: Vocabulary) -> EncoderClassifier:
-        """What was learned, before other class prompts."""
+        """The same tensors before other class prompts."""
         same = vocabulary.classnames == self.model.classnames
         model = replace(self.model_for(vocabulary), fitted=self.model.fitted and same)
         return replace(self, model=model, classes=None)

@@ -66,7 +66,7 @@ class Dropout:
 
 
 class Change(Protocol):
-    """What was trained of the encoders, as classifiers hold it."""
+    """The trained part of the encoders, as classifiers hold it."""
 
     def applied(
         self, vision: ImageTower | None, text: TextTower | None
