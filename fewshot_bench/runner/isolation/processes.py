@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import gc
 import os
 import stat
 import sys
@@ -149,8 +150,14 @@ class Descriptors:
 
     def __init__(self) -> None:
         # Listed before the first duplicate is made, which is a pipe as well.
-        numbers = [number for number in list(_to_keep()) if _identity(number)]
-        self._kept = {number: (_identity(number), os.dup(number)) for number in numbers}
+        found = _open_pipes()
+        if not _settled.issuperset(found.values()):
+            # Garbage may hold a pipe open. Collected inside, it would look closed by the plug-in.
+            gc.collect()
+            found = _open_pipes()
+            _settled.clear()
+            _settled.update(found.values())
+        self._kept = {number: (identity, os.dup(number)) for number, identity in found.items()}
 
     def restore(self) -> list[str]:
         """Numbers of those that were closed or became something else."""
@@ -164,6 +171,16 @@ class Descriptors:
             if intact:
                 os.close(duplicate)
         return changed
+
+
+# The pipes that were open after the last collection of garbage.
+_settled: set[Identity] = set()
+
+
+def _open_pipes() -> dict[int, Identity]:
+    """The standard streams and every open pipe, by number."""
+    found = {number: _identity(number) for number in list(_to_keep())}
+    return {number: identity for number, identity in found.items() if identity}
 
 
 def _to_keep() -> Iterator[int]:
