@@ -71,7 +71,7 @@ def refuse_broken(name: str, method: type, origin: str) -> None:
 
 
 def cannot_be_built(method: type) -> list[str]:
-    """Why a method, or its card, cannot be made from its defaults; empty where both can."""
+    """The reasons against making a method, or its card, from its defaults; empty without one."""
     try:
         method()
     except (Exception, SystemExit) as error:

@@ -118,7 +118,7 @@ class Reproduction:
         return len({source for source, _ in self.tables}) > 1
 
     def setting(self, number: Number) -> Setting | None:
-        """How the row of a number was made; None where nothing is said about the method."""
+        """The configuration behind the row of a number; None where the method has no note."""
         own = self.settings.get(f"{number.source}/{number.method}")
         return own or self.settings.get(number.method)
 
