@@ -15,11 +15,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fewshot_bench.profiling.cost import count, count_backward, is_counting
 
 
-class _Products(TorchDispatchMode):
+class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the FLOPs of the matrix products inside, by torch's own formulas."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.flops = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
