@@ -27,6 +27,7 @@ from fewshot_bench.training.conditioned import (
 )
 from fewshot_bench.training.encoder_learning import (
     AfterStep,
+    Backward,
     EncoderLearner,
     EpochLearner,
     EpochSchedule,
@@ -84,6 +85,7 @@ __all__ = [
     "CLASS_SPECIFIC",
     "AfterStep",
     "Autocast",
+    "Backward",
     "BatchLoss",
     "BestOnValidation",
     "ContextPrompts",

@@ -75,8 +75,8 @@ class FullFineTuning(EncoderLearner):
 
         The last two are the head: `head` (classes, embed) and `head.bias` (classes,).
         """
-        weights = backbone.image_tower().parameters()
-        named = {f"vision.{name}": one.float() for name, one in weights.items()}
+        weights = Encoders(backbone.image_tower(), None).parameters()
+        named = {name: one.float() for name, one in weights.items()}
         head = backbone.logit_scale * backbone.class_features(task)
         return named | {"head": head, "head.bias": head.new_zeros(len(head))}
 
@@ -87,10 +87,7 @@ class FullFineTuning(EncoderLearner):
 
     def encoders(self, learned: Learned, frozen: Encoders) -> Encoders:
         """The image tower with the weights that are trained."""
-        assert frozen.vision is not None
-        names = [name for name in learned if name.startswith("vision.")]
-        weights = {name.removeprefix("vision."): learned[name] for name in names}
-        return replace(frozen, vision=frozen.vision.with_parameters(weights))
+        return frozen.with_parameters(learned)
 
     def read_fixed(self, fixed: Tensor, learned: Learned, *, fitted: bool) -> Tensor:
         """(classes, embed + 1): the head and its bias; class features for classes without them."""
