@@ -4,6 +4,7 @@ The built-in methods train with it. Shapes and sources are in docs/training.md; 
 number.
 """
 
+from fewshot_bench.profiling.once import Derived, once_for
 from fewshot_bench.training.batches import (
     epoch_views,
     minibatches,
@@ -87,6 +88,7 @@ __all__ = [
     "BestOnValidation",
     "ContextPrompts",
     "Contexts",
+    "Derived",
     "Encode",
     "EncoderBatch",
     "EncoderClassifier",
@@ -135,6 +137,7 @@ __all__ = [
     "minimize_by",
     "momentum_sgd",
     "must_recompute",
+    "once_for",
     "pixel_batches",
     "require",
     "require_choices",

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fewshot_bench import Backbone, MethodCard, RunContext, Task, hyper
 from fewshot_bench.backbones import ImageTower, TextTower
+from fewshot_bench.training import Derived, once_for
 from fsbench_methods.lora_model import LoraClassifier, LoraModel
 from fsbench_methods.tuned_weights import Own, Weights, WeightTuning, tower_tensors
 
@@ -31,19 +32,20 @@ class Spectrum:
     start: Tensor
     right: Tensor
 
-    @classmethod
-    @torch.no_grad()
-    def of(cls, name: str, weight: Tensor) -> Spectrum:
-        """The decomposition of a tensor of a tower, in float32."""
-        count = 3 if name.endswith(_QKV) else 1
-        exact = weight.float()
-        parts = exact.view(count, -1, exact.shape[1])
-        return cls(exact, *torch.linalg.svd(parts, full_matrices=False))
-
     def moved(self, values: Tensor) -> Tensor:
         """U diag(values) V', written as W + U diag(values - start) V': W exactly at the start."""
         change = self.left * (values - self.start).unsqueeze(-2) @ self.right
         return self.weight + change.reshape(self.weight.shape)
+
+
+@torch.no_grad()
+def decomposed(matrices: Mapping[str, Tensor]) -> Derived:
+    """U, the singular values and V' of the parts of every tensor, in float32."""
+    found = {}
+    for name, one in matrices.items():
+        parts = one.view(3 if name.endswith(_QKV) else 1, -1, one.shape[1])
+        found[name] = torch.linalg.svd(parts, full_matrices=False)
+    return found
 
 
 @dataclass(frozen=True)
@@ -54,13 +56,17 @@ class Spectra:
     frozen: Mapping[str, Spectrum]
 
     @classmethod
-    def of(cls, model: LoraModel, values: Mapping[str, Tensor] | None = None) -> Spectra:
+    def of(
+        cls, model: LoraModel, backbone: Backbone, values: Mapping[str, Tensor] | None = None
+    ) -> Spectra:
         """Of the matrices of a model; without values, parameters at those of CLIP."""
-        frozen = {
-            name: Spectrum.of(name, one)
+        matrices = {
+            name: one.float()
             for name, one in tower_tensors(model).items()
             if ".blocks." in name and name.endswith(_MATRICES)
         }
+        parts = once_for(backbone, ClipSvd.name, lambda: decomposed(matrices))
+        frozen = {name: Spectrum(one, *parts[name]) for name, one in matrices.items()}
         if values is None:
             values = {n: torch.nn.Parameter(one.start.clone()) for n, one in frozen.items()}
         return cls(values, frozen)
@@ -94,7 +100,7 @@ class ClipSvd(WeightTuning):
 
     q, k, v, the output of attention and both matrices of the MLP are W = U diag(S) V'; S moves, U,
     V and biases stay. Weight decay pulls S to 0, as in the published code. Kept models hold S: U
-    and V are computed again from the backbone.
+    and V are computed from the backbone, once for all fits and models of a process.
     """
 
     name: ClassVar[str] = "clip-svd"
@@ -113,13 +119,13 @@ class ClipSvd(WeightTuning):
         200, "training steps per shot", unit="steps/shot", source=f"{_CODE}, train.py:121"
     )
 
-    def weights(self, model: LoraModel) -> Spectra:
+    def weights(self, model: LoraModel, backbone: Backbone) -> Spectra:
         """The singular values of CLIP's matrices."""
-        return Spectra.of(model)
+        return Spectra.of(model, backbone)
 
-    def kept(self, tensors: Mapping[str, Tensor], model: LoraModel) -> Spectra:
+    def kept(self, tensors: Mapping[str, Tensor], model: LoraModel, backbone: Backbone) -> Spectra:
         """The singular values that were kept."""
-        return Spectra.of(model, tensors)
+        return Spectra.of(model, backbone, tensors)
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> LoraClassifier[Weights]:
         """Trains the singular values."""

@@ -44,11 +44,11 @@ class LnTuning(WeightTuning):
     version: ClassVar[str] = "1"
     card: ClassVar[MethodCard] = MethodCard(SCHEDULE, deviations=COMMON)
 
-    def weights(self, model: LoraModel) -> Own:
+    def weights(self, model: LoraModel, backbone: Backbone) -> Own:
         """The norms of the blocks."""
         return Own.copied(model, is_block_norm)
 
-    def kept(self, tensors: Mapping[str, Tensor], model: LoraModel) -> Own:
+    def kept(self, tensors: Mapping[str, Tensor], model: LoraModel, backbone: Backbone) -> Own:
         """The norms that were kept."""
         return Own(tensors)
 
@@ -71,11 +71,11 @@ class BitFit(WeightTuning):
         SCHEDULE, deviations=(*COMMON, "biases of q, k and v are trained: 2SFS's code misses them")
     )
 
-    def weights(self, model: LoraModel) -> Own:
+    def weights(self, model: LoraModel, backbone: Backbone) -> Own:
         """The biases."""
         return Own.copied(model, is_bias)
 
-    def kept(self, tensors: Mapping[str, Tensor], model: LoraModel) -> Own:
+    def kept(self, tensors: Mapping[str, Tensor], model: LoraModel, backbone: Backbone) -> Own:
         """The biases that were kept."""
         return Own(tensors)
 

@@ -49,6 +49,7 @@ class ProLip:
 
     name: ClassVar[str] = "prolip"
     version: ClassVar[str] = "1"
+    unprojected_views: ClassVar[bool] = True
     card: ClassVar[MethodCard] = MethodCard(
         "prolip-300 (full batch)",
         official={"templates": "seven on ImageNet, one elsewhere"},

@@ -160,11 +160,11 @@ class WeightTuning(ABC):
         return 0
 
     @abstractmethod
-    def weights(self, model: LoraModel) -> Weights:
+    def weights(self, model: LoraModel, backbone: Backbone) -> Weights:
         """What is trained, with the values that CLIP has."""
 
     @abstractmethod
-    def kept(self, tensors: Mapping[str, Tensor], model: LoraModel) -> Weights:
+    def kept(self, tensors: Mapping[str, Tensor], model: LoraModel, backbone: Backbone) -> Weights:
         """The weights that gave these tensors."""
 
     @abstractmethod
@@ -189,7 +189,7 @@ class WeightTuning(ABC):
         model = self.model(task, backbone, ctx).within_memory(size, device, ctx.memory_parts)
         if model.recompute:
             ctx.note(recomputed=sorted(model.recompute))
-        weights = self.weights(model)
+        weights = self.weights(model, backbone)
         schedule = Schedule(steps, self.lr, LAST_RATE, self.weight_decay, of=of)
         if batches is None:
             batches = pixel_batches(
@@ -205,4 +205,4 @@ class WeightTuning(ABC):
     ) -> MergedClassifier:
         """CLIP with the weights that were kept."""
         model = self.model(vocabulary, backbone, WithoutRun(backbone))
-        return restored(model, self.kept(tensors, model))
+        return restored(model, self.kept(tensors, model, backbone))

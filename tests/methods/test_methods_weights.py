@@ -100,7 +100,7 @@ def test_loss_and_gradients_equal_the_reference(name: str, chunks: int) -> None:
     task = random_task(backbone)
     model = method.model(task, backbone, context())
     model = model.within_memory(9, CPU, 2 * chunks if chunks > 1 else 1)
-    weights = method.weights(model)
+    weights = method.weights(model, backbone)
     rng = torch.Generator().manual_seed(4)
     trained, follow = trained_values(name, backbone.module)
     ours, theirs = weights.named_tensors(), by_tower(trained)
@@ -244,11 +244,25 @@ def test_where_memory_is_short_the_same_numbers_come_out(
 def test_the_untrained_spectrum_is_exactly_clip() -> None:
     backbone = random_backbone()
     model = ClipSvd().model(random_task(backbone), backbone, context())
-    weights = ClipSvd().weights(model).detached()
+    weights = ClipSvd().weights(model, backbone).detached()
     tensors = {**model.vision.parameters()}  # type: ignore[union-attr]
     for name, value in weights.tensors().items():
         if name.startswith("vision."):
             assert torch.equal(value, tensors[name.removeprefix("vision.")])
+
+
+def test_matrices_are_decomposed_once_for_a_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone, calls = random_backbone(), []
+    task, plain = random_task(backbone), torch.linalg.svd
+    monkeypatch.setattr(torch.linalg, "svd", lambda *a, **k: calls.append(1) or plain(*a, **k))
+    classifier = ClipSvd(iterations=1).fit(task, backbone, context())
+    first = len(calls)
+    assert first > 0
+    ClipSvd(iterations=2).fit(task, backbone, context())
+    ClipSvd().restore(classifier.tensors(), task, backbone)
+    assert len(calls) == first
+    ClipSvd(iterations=1).fit(task, random_backbone(), context())
+    assert len(calls) == 2 * first, "another backbone has matrices of its own"
 
 
 @pytest.mark.parametrize(

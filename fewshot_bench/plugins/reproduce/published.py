@@ -73,7 +73,7 @@ class Setting:
         if self.options:
             return False
         installed = self.card.schedule if self.card else ""
-        stated = {str(record.card.get("schedule") or installed) for record in records}
+        stated = {record.default_schedule or installed for record in records}
         return bool(self.schedule) and stated - {"", self.schedule} != set()
 
     @property
