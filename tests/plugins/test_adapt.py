@@ -12,10 +12,14 @@ import yaml
 
 import fewshot_bench as fb
 from fewshot_bench.api.registry import registry
+from fewshot_bench.engines.choice import Conditions
 from fewshot_bench.plugins.models import adapt as module
 from fewshot_bench.plugins.models import budget as budgets
 from fewshot_bench.plugins.models import search
+from fewshot_bench.plugins.models.fitting import ZERO_SHOT, Chosen, Workshop
+from fewshot_bench.plugins.models.folds import with_validation
 from fewshot_bench.plugins.models.material import gather
+from fewshot_bench.runner.variants import Variant
 from fewshot_bench.store.model_files import read_config, read_model
 from fewshot_bench.utils.errors import UsageError
 from tests.helpers import Result, fsbench, image_folder, save_image
@@ -291,6 +295,16 @@ def test_labels_are_dealt_into_folds_once() -> None:
             assert {*train} | {*val} == {*fold.train.tolist()}
             assert set(labels[train]) == {0, 1, 2, 3}
             assert np.bincount(labels[val]).max() <= 4
+
+
+def test_images_are_asked_about_and_then_chosen_by(tmp_path: Path) -> None:
+    material = gather(photos(tmp_path / "photos", 4, 4), {})
+    shop = Workshop(material, Chosen(Conditions("tiny", ("cpu",), "fp32")))
+    every = np.arange(8)
+    _, val = with_validation(material.labels, every, shop.chosen.seed)
+    shop.fit(ZERO_SHOT, every, val, False)
+    fitted, _ = shop.fit(Variant("gda", {}, {}, "1"), every, every[:0], True)
+    assert fitted.declared.selection["labels"] == len(val) == 4
 
 
 GROWING = '''
