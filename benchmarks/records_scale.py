@@ -215,7 +215,7 @@ def _code(cell: RunSpec) -> Mapping[str, Any]:
 
 
 def commands(store: Path, request: Request) -> dict[str, list[str]]:
-    """What is measured, by name."""
+    """The measured commands, by name."""
     run = [*words(request), "--store", str(store)]
     page = str(store.parent / "page.html")
     return {

@@ -209,7 +209,7 @@ ROWS = {
     ),
     "full-ft": Row(
         "the image encoder and a linear head",
-        "86,243,840 (86,192,640 + C d)",
+        "86,243,940 (86,192,640 + C (d + 1))",
         _NOTHING,
         "minutes",
         "`alpha=0.5` is WiSE-FT; no few-shot schedule is published",

@@ -42,7 +42,7 @@ def _leaves_of(root: Path, tree: Tree) -> list[Tree]:
 
 
 def _without_images(root: Path, tree: Tree) -> str:
-    """Why it is no class."""
+    """The reason for which it is no class."""
     folder = root / tree.path
     if tree.unread:
         return (

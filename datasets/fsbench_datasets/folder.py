@@ -225,7 +225,7 @@ def open_folder(
 
 
 def _by_folder(pools: Pools) -> dict[str, list[Run]]:
-    """What pools list of each folder."""
+    """The images that pools list of each folder."""
     found: dict[str, list[Run]] = {}
     for role in ROLES:
         for run in packed(pools[role]).runs:

@@ -1,4 +1,4 @@
-"""What follows from the lists of a folder, kept in the user's cache by the digest of these lists.
+"""Pools made from the lists of a folder, kept in the user's cache by the digest of these lists.
 
 `kept_pools` and `kept_text` are the entries. Nothing that is kept can be out of date: other lists
 have another digest.

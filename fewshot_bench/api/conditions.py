@@ -77,7 +77,7 @@ class Condition:
         return "none" if value is None else str(value)
 
     def problem(self, value: Any, longest: int) -> str:
-        """Why no run can have had a value; empty where one can. longest: digits of a number."""
+        """The reason for which no run can have had a value; empty without. longest: digits."""
         if value is None and self.default is None:
             return ""
         if not isinstance(value, self.kind) or isinstance(value, bool):

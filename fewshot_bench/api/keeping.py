@@ -35,7 +35,7 @@ _PLAIN = (bool, int, float)
 
 
 def reason_not_to_keep(method: object) -> str:
-    """Why classifiers of a method cannot be kept, in the method's words; empty where they can."""
+    """A method's reason for which its classifiers cannot be kept; empty where they can."""
     return str(getattr(method, "cannot_be_kept", "") or "")
 
 

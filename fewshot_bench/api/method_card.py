@@ -50,13 +50,24 @@ class MethodCard:
         texts("MethodCard", (self.schedule, self.text, self.at_test))
         one_of("MethodCard.text", self.text, TEXT_KNOWLEDGE)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The facts that a record keeps, JSON-able."""
-        return {
+    def to_dict(self, changed: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The facts that a record keeps, JSON-able.
+
+        changed: options of the run other than the defaults. With any, `schedule` names them, and
+        `default_schedule` is the card's own.
+        """
+        found: dict[str, Any] = {
             "schedule": self.schedule,
             "text": self.text,
             "at_test": self.at_test,
             "official": dict(self.official),
+        }
+        if not changed or not self.schedule:
+            return found
+        options = ", ".join(f"{name}={value}" for name, value in changed.items())
+        return found | {
+            "schedule": f"{self.schedule} with {options}",
+            "default_schedule": self.schedule,
         }
 
     def lines(self) -> Iterator[str]:

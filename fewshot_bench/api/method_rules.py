@@ -21,7 +21,10 @@ from fewshot_bench.utils.errors import ContractError, FsbenchError, PluginError
 TYPES = "int, float, str, bool, Literal[...] or one of them | None"
 NAME = re.compile(r"[a-z0-9][a-z0-9._+-]*")
 # What the harness reads of a class; none of it is a hyper-parameter.
-ABOUT = ("name", "version", "trains", "tied_to_classes", "card", "cannot_be_kept")
+ABOUT = (
+    *("name", "version", "trains", "tied_to_classes", "card", "cannot_be_kept"),
+    "unprojected_views",
+)
 ARGUMENTS = ("task", "backbone", "ctx")
 # The checks of the kit that these rules belong to.
 STATIC = (
@@ -71,7 +74,7 @@ def refuse_broken(name: str, method: type, origin: str) -> None:
 
 
 def cannot_be_built(method: type) -> list[str]:
-    """Why a method, or its card, cannot be made from its defaults; empty where both can."""
+    """The reasons against making a method, or its card, from its defaults; empty without one."""
     try:
         method()
     except (Exception, SystemExit) as error:

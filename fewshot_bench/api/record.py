@@ -226,11 +226,13 @@ class Record:
 
     @property
     def schedule(self) -> str:
-        """That of the method's card, with options other than the defaults; empty without a card."""
-        named, changed = self.card.get("schedule"), self.spec.overrides
-        if not named or not changed:
-            return str(named or "")
-        return f"{named} with {', '.join(f'{name}={value}' for name, value in changed.items())}"
+        """The name of the schedule that ran (`MethodCard.to_dict`); empty without a card."""
+        return str(self.card.get("schedule") or "")
+
+    @property
+    def default_schedule(self) -> str:
+        """That of the method's default options; empty without a card."""
+        return str(self.card.get("default_schedule") or self.schedule)
 
     @property
     def logits_digest(self) -> str:

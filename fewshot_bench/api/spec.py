@@ -252,7 +252,7 @@ def _plain_problem(name: str, value: Any) -> str:
 
 
 def _problem(name: str, value: Any) -> str:
-    """Why no run can have written a value in a field; empty where one can."""
+    """The reason for which no run can have written a field's value; empty where one can."""
     if name in CONDITIONS:
         return CONDITIONS[name].problem(value, LONGEST_NUMBER)
     kind = _KINDS.get(name, str)

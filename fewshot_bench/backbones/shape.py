@@ -12,6 +12,8 @@ from fewshot_bench.backbones.loading import model_config, parse
 from fewshot_bench.backbones.weights import CONFIG, HUB, read_config
 
 LOCAL = "local-dir:"
+# No image tower of the field is wider (EVA02-E).
+WIDEST = 1792
 
 
 @dataclass(frozen=True)
@@ -19,12 +21,13 @@ class Shape:
     """Sizes of a backbone.
 
     width: of its features; image: height and width of its images; weights: bytes that it takes in
-    memory, about.
+    memory, about; tower: width of its image tower, that of rows before the projection.
     """
 
     width: int
     image: tuple[int, int]
     weights: int
+    tower: int = WIDEST
 
 
 # Of a backbone whose configuration is not known: no CLIP of the field has wider features.
@@ -45,7 +48,10 @@ def shape_in(config: Mapping[str, Any]) -> Shape:
     vision, text = config.get("vision_cfg", {}), config.get("text_cfg", {})
     size = vision.get("image_size", 224)
     height, width = size if isinstance(size, list | tuple) else (size, size)
-    return Shape(int(config["embed_dim"]), (height, width), 4 * _values(vision, text))
+    # Towers of timm have a name, from which their width does not follow.
+    known = "timm_model_name" not in vision and isinstance(vision.get("layers", 12), int)
+    tower = int(vision.get("width", 768)) if known else WIDEST
+    return Shape(int(config["embed_dim"]), (height, width), 4 * _values(vision, text), tower)
 
 
 def _config(name: str) -> Mapping[str, Any] | None:

@@ -10,6 +10,7 @@ import dataclasses
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from fewshot_bench.api.backbone import Adapter, Encoder, FusedAdapter, Site
 from fewshot_bench.api.edits import Branch, Edits, Point
 from fewshot_bench.backbones.attention import attend, attend_pooled
 from fewshot_bench.backbones.block_flops import block_flops, gradient_flops
+from fewshot_bench.backbones.branch_flops import counted
 from fewshot_bench.backbones.packing import Layout
 from fewshot_bench.backbones.token_edits import read_rows, write_tokens
 from fewshot_bench.profiling.cost import count, count_backward
@@ -253,7 +255,7 @@ class _Pass:
         """The output of a part of the block, and what the branch adds to it."""
         if self.branch is None:
             return output
-        added = self.branch(self.encoder, self.layer, point, normed, output)
+        added = counted(partial(self.branch, self.encoder, self.layer, point, normed, output))
         return output if added is None else output + added
 
     def _norm(self, x: Tensor, index: int) -> Tensor:

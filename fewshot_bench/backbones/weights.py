@@ -80,7 +80,7 @@ def is_here(source: Source) -> bool:
 
 
 def _failure(source: Source) -> str | None:
-    """Why the machine that has the weights cannot be reached; None where it answers."""
+    """The reason for which the host of the weights cannot be reached; None where it answers."""
     try:
         if source.url:
             _ask(source.url)

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from fewshot_bench.cli.groups import LazyGroup
-from fewshot_bench.cli.options import NAMES, store_option
+from fewshot_bench.cli.options import NAMES, list_option, store_option
 from fewshot_bench.cli.output import say
 from fewshot_bench.utils.cache_dir import DIGESTS, FEATURES, IMAGES, CacheFile
 from fewshot_bench.utils.errors import FsbenchError, UsageError, unknown
@@ -156,7 +156,7 @@ def size(store: Path) -> None:
 
 
 @command.command("rm", short_help="Remove what is cached.")
-@click.option(
+@list_option(
     "--kind", type=NAMES, help="Only images, digests, features, tar-index, verified, kit or lists."
 )
 @click.option("--older", metavar="TIME", help="Only what was not used for so long: 30d, 12h, 90m.")

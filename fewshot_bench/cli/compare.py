@@ -19,7 +19,13 @@ from fewshot_bench.analysis.table.columns import COSTS, FACTS
 from fewshot_bench.analysis.table.figure import FORMATS as FIGURES
 from fewshot_bench.cli.completion import methods, one_of
 from fewshot_bench.cli.filters import chosen_of, filter_options
-from fewshot_bench.cli.options import MetricName, allow_mixed_option, format_option, store_option
+from fewshot_bench.cli.options import (
+    MetricName,
+    allow_mixed_option,
+    format_option,
+    list_option,
+    store_option,
+)
 from fewshot_bench.cli.output import drawn, replaced, terminal_style, warn, write_bytes, write_text
 from fewshot_bench.store.predictions import Outcomes
 from fewshot_bench.store.store import Store
@@ -257,7 +263,7 @@ def write_figure(path: Path, table: Table) -> None:
     show_default=True,
     help="The metric that is shown and ranked.",
 )
-@click.option(
+@list_option(
     "--columns",
     metavar="NAMES",
     help=f"Beside it: other metrics, curve, {', '.join((*COSTS, *FACTS))}, plug-ins' columns.",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from fewshot_bench.cli.completion import datasets, methods, several_of
-from fewshot_bench.cli.options import condition_filters
+from fewshot_bench.cli.options import condition_filters, list_option
 from fewshot_bench.utils.errors import DataMissingError, UsageError
 
 if TYPE_CHECKING:
@@ -19,25 +19,25 @@ if TYPE_CHECKING:
 
 LISTED = ("method", "dataset", "classes", "shots", "seeds")
 _FIRST = (
-    click.option(
+    list_option(
         "--method",
         "-m",
         metavar="NAMES",
         shell_complete=several_of(methods),
         help="Only these methods, in this order; NAME@VERSION for one that is not the newest.",
     ),
-    click.option(
+    list_option(
         "--dataset",
         "-d",
         metavar="NAMES",
         shell_complete=several_of(datasets),
         help="Only these data sets or targets of transfer, in this order.",
     ),
-    click.option(
+    list_option(
         "--classes", metavar="NAMES", help="Only these parts of the classes: all, base, new."
     ),
-    click.option("--shots", metavar="NUMBERS", help="Only these numbers of shots."),
-    click.option(
+    list_option("--shots", metavar="NUMBERS", help="Only these numbers of shots."),
+    list_option(
         "--seeds", metavar="NUMBERS", help="Only these seeds (split/train when they differ)."
     ),
 )

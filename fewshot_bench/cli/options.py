@@ -75,6 +75,27 @@ class Numbers(click.ParamType[Any]):
         return tuple(numbers)
 
 
+class ListOption(click.Option):
+    """An option with a list, which may also be given in parts: `-m a -m b` is `-m a,b`."""
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        """Ask for all that is given, not for the last."""
+        self.multiple = True
+        try:
+            super().add_to_parser(parser, ctx)
+        finally:
+            self.multiple = False
+
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+        """The list of all parts."""
+        return super().type_cast_value(ctx, ",".join(value) if isinstance(value, list) else value)
+
+
+def list_option(*names: str, **settings: Any) -> Callable[[Command], Command]:
+    """`click.option` for a `ListOption`."""
+    return click.option(*names, cls=ListOption, **settings)
+
+
 class MetricName(click.ParamType[Any]):
     """The name of a metric, built-in or of a plug-in, or one of some other words."""
 

@@ -31,6 +31,7 @@ from fewshot_bench.cli.options import (
     SHOTS,
     condition_options,
     keep_stale_option,
+    list_option,
     retry_failed_option,
     store_option,
 )
@@ -151,7 +152,7 @@ _PATH: Any = click.Path(path_type=Path)
     callback=_load_config,
     help="YAML or TOML file with the names of these options.",
 )
-@click.option(
+@list_option(
     "--method",
     "-m",
     type=NAMES,
@@ -159,7 +160,7 @@ _PATH: Any = click.Path(path_type=Path)
     help="Methods, suites (all, fast, ...), or FILE.py:CLASS.",
     shell_complete=several_of(methods, suites_of_methods),
 )
-@click.option(
+@list_option(
     "--dataset",
     "-d",
     type=NAMES,
@@ -167,14 +168,14 @@ _PATH: Any = click.Path(path_type=Path)
     help="Data sets, suites, or FAMILY:ARG.",
     shell_complete=several_of(datasets, suites),
 )
-@click.option(
+@list_option(
     "--shots",
     type=SHOTS,
     default="1,2,4,8,16",
     show_default=True,
     help="Images per class, or all; a class with fewer gives what it has.",
 )
-@click.option("--seeds", type=NUMBERS, default="1,2,3", show_default=True)
+@list_option("--seeds", type=NUMBERS, default="1,2,3", show_default=True)
 @click.option(
     "--split-seed", type=NUMBER, help="One support set for all seeds (default: the seed)."
 )
@@ -186,7 +187,7 @@ _PATH: Any = click.Path(path_type=Path)
     help="Hyper-parameter; several values expand the matrix. Of two -o for one the last counts.",
 )
 @condition_options
-@click.option(
+@list_option(
     "--classes",
     type=NAMES,
     default="all",
@@ -194,7 +195,7 @@ _PATH: Any = click.Path(path_type=Path)
     help="Fit on the first half of the classes; evaluate on it (base), on the others (new). "
     "none: on those of --transfer alone.",
 )
-@click.option(
+@list_option(
     "--transfer",
     type=NAMES,
     shell_complete=several_of(datasets, suites),

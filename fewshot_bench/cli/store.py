@@ -17,7 +17,7 @@ import click
 from fewshot_bench.api.record import STATUSES, Record
 from fewshot_bench.cli.filters import filter_options, matching, read_records, refuse_file
 from fewshot_bench.cli.groups import LazyGroup
-from fewshot_bench.cli.options import NAMES, store_option
+from fewshot_bench.cli.options import NAMES, list_option, store_option
 from fewshot_bench.cli.output import say
 from fewshot_bench.utils.errors import DataMissingError, StoreError, UsageError, unknown
 from fewshot_bench.utils.text import MANY, size_text
@@ -175,7 +175,7 @@ SHORTEST_KEY = 4
 @command.command("rm", short_help="Remove chosen records.")
 @click.argument("keys", metavar="[KEY]...", nargs=-1)
 @this_store
-@click.option("--status", type=NAMES, help="Only records that are done, failed or inapplicable.")
+@list_option("--status", type=NAMES, help="Only records that are done, failed or inapplicable.")
 @filter_options
 @click.option("--dry-run", is_flag=True, help="Show what would be removed; remove nothing.")
 @click.option("--yes", "-y", is_flag=True, help="Remove without asking.")

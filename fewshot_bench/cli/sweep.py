@@ -25,7 +25,7 @@ from fewshot_bench.api.spec import AUTO, CONDITIONS, NO_CLASSES, canonical_json
 from fewshot_bench.cli.completion import datasets, methods, one_of, several_of, suites
 from fewshot_bench.cli.engines import RunCommand, take_engine
 from fewshot_bench.cli.filters import listed, read_records
-from fewshot_bench.cli.options import NAMES, MetricName, format_option
+from fewshot_bench.cli.options import NAMES, MetricName, format_option, list_option
 from fewshot_bench.cli.output import drawn, terminal_width, warn, write_bytes, write_text
 from fewshot_bench.cli.run import INTERRUPTED, run_matrix
 from fewshot_bench.cli.run import command as run
@@ -260,7 +260,7 @@ DRAWN = MetricName("a sweep draws metrics in percent of which more is better", _
     metavar="NAME=VALUE[,VALUE]",
     help="Several values are swept: columns, then rows, then panels, in this order.",
 )
-@click.option(
+@list_option(
     "--dataset",
     "-d",
     type=NAMES,

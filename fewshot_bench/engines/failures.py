@@ -1,4 +1,4 @@
-"""Why cells failed: one paragraph per reason, with the author's frame and the record."""
+"""Reasons of failed cells: one paragraph each, with the author's frame and the record."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _packages(spec: RunSpec) -> Iterator[str]:
 
 
 def failure_lines(records: Sequence[Record], store: Store, *, whole: bool) -> list[str]:
-    """Why cells failed, line by line, empty where none did; `whole` adds the tracebacks."""
+    """The reasons of failed cells, line by line, empty without any; `whole` adds tracebacks."""
     found = reasons(records)
     count = sum(len(reason.cells) for reason in found)
     if not found:

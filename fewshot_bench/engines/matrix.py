@@ -277,7 +277,7 @@ def _run(
 def _report_failures(
     state: Resume, finished: Sequence[Record], store: Store, reporter: Reporter, *, whole: bool
 ) -> None:
-    """Why cells failed: those of this run, and those that it left alone since they had."""
+    """The reasons of failed cells: of this run, and of those left alone since they had failed."""
     from fewshot_bench.engines.failures import failure_lines
 
     before = [store.get(cell.key()) for cell in state.failed]

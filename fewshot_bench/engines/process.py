@@ -219,7 +219,7 @@ class Worker:
             self._sign = now
 
     def overdue(self, timeout: float | None, hang: float) -> str:
-        """Why this process should be ended: "timeout", "hang", or nothing."""
+        """The reason to end this process: "timeout", "hang", or nothing."""
         if self.ended or (self.ready and not self.cells):
             return ""
         now = time.monotonic()

@@ -43,11 +43,11 @@ class Reporter(Protocol):
         ...
 
     def unusable(self, text: str) -> None:
-        """Why a data set cannot be used."""
+        """A reason for which a data set cannot be used."""
         ...
 
     def failures(self, lines: Sequence[str]) -> None:
-        """Why cells failed."""
+        """The reasons of cells that failed."""
         ...
 
     def results(self, folder: Path) -> None:

@@ -110,6 +110,11 @@ def not_counted() -> Iterator[None]:
         _TOTALS[:] = totals
 
 
+def is_counting() -> bool:
+    """True while a `counting` is open."""
+    return bool(_TOTALS)
+
+
 def count(images: int = 0, text_tokens: int = 0, flops: int = 0, uncounted: int = 0) -> None:
     """Report work to every `counting` that is open."""
     done = Cost(images=images, text_tokens=text_tokens, flops=flops, uncounted=uncounted)

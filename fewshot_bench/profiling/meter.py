@@ -85,6 +85,7 @@ class Meter:
         self.computed = Cost()
         self._cacheable = Cost()
         self._charges = Cost()
+        self._once: set[object] = set()
 
     def _now(self) -> Cost:
         if self._device.type == "cuda":
@@ -141,6 +142,15 @@ class Meter:
         self.images_encoded += cost.images
         self._charges.add(cost)
         _add(self._billed, self._stack[-1][0], cost)
+
+    def charge_once(self, key: object, cost: Cost | None) -> None:
+        """Add the price of work that is done once for a backbone, the first time in a cell.
+
+        cost: None where it was done just now, and the open phase has paid for it.
+        """
+        if key not in self._once and cost is not None and self._stack:
+            self.charge(cost)
+        self._once.add(key)
 
     def work(self) -> dict[str, dict[str, int | None]]:
         """Encoder cost of this cell, as billed and as computed here."""

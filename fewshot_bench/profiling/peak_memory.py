@@ -1,4 +1,7 @@
-"""Peak memory of a stretch of work: the device's allocator, or the resident set."""
+"""Peak memory of a stretch of work: the device's allocator, or the resident set.
+
+What earlier cells have left for a backbone, and this one has not asked for, is no part of it.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from contextlib import contextmanager
 
 import torch
 
+from fewshot_bench.profiling.once import idle_bytes
 from fewshot_bench.utils.memory import give_back_memory
 from fewshot_bench.utils.prefetch import start_own
 
@@ -22,16 +26,18 @@ class PeakMemory:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Measure inside."""
-        if self._device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self._device)
-            try:
+        with idle_bytes(self._device) as idle:
+            if self._device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(self._device)
+                try:
+                    yield
+                finally:
+                    peak = torch.cuda.max_memory_allocated(self._device) - idle()
+                    self.megabytes = peak / 2**20
+                return
+            with _sampled_resident_set() as largest:
                 yield
-            finally:
-                self.megabytes = torch.cuda.max_memory_allocated(self._device) / 2**20
-            return
-        with _sampled_resident_set() as peak:
-            yield
-        self.megabytes = peak[0] / 2**20
+            self.megabytes = (largest[0] - idle()) / 2**20
 
 
 @contextmanager

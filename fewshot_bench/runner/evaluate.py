@@ -131,7 +131,7 @@ def _card(cell: Cell, incidents: Incidents) -> dict[str, Any]:
     """The facts of its method; one that raises only now, after its training, costs no result."""
     try:
         card = card_of(cell.method)
-        return {"card": card.to_dict()} if card else {}
+        return {"card": card.to_dict(cell.spec.overrides)} if card else {}
     except (Exception, SystemExit) as error:
         incidents.add("card", f"{cell.spec.method}: {error}; the record holds no card")
         return {}

@@ -30,6 +30,7 @@ RECORD_BYTES = 8_192
 WORKER_BYTES, LIBRARIES_BYTES = 320 * 2**20, 700 * 2**20
 # Of a row of features, and of a decoded image, what their files add: indices, heads, checks.
 ROW_SHARE, IMAGE_BYTES = 1.02, 128
+UNPROJECTED = "unprojected views"
 # A decoded picture that crops are cut from, in memory: 4 bytes a pixel.
 PICTURE_BYTES = 4 * 640 * 480
 
@@ -84,13 +85,16 @@ class Needs:
 
 def needs(cells: Sequence[RunSpec], datasets: Mapping[str, Dataset], kept: str = "") -> Needs:
     """Disk and memory for these cells; kept: `Settings.keep_logits`."""
+    from fewshot_bench.images.feature_store import kept_row_bytes
+
     sizes = {name: _Pools.of(dataset) for name, dataset in datasets.items()}
     counts = [_Counts.of(cell, sizes) for cell in cells]
     rows, distinct = _rows(counts), Counter[str]()
     features = images = 0
     for (kind, backbone, precision, *_), count in rows.items():
         distinct[kind] += count
-        features += int(ROW_SHARE * count * _row_bytes(backbone, precision))
+        width = _row_width(_shape(backbone), unprojected=kind == UNPROJECTED)
+        features += int(ROW_SHARE * count * kept_row_bytes(width, precision))
     for (_, backbone, _, _, name), count in rows.items():
         if name in datasets and isinstance(datasets[name], Stamped):
             height, width = _shape(backbone).image
@@ -119,7 +123,8 @@ def _rows(counts: Sequence[_Counts]) -> Mapping[tuple[str, ...], int]:
         queries[key] = max(queries[key], count.queries)
         drawn["train and val images", *about, cell.dataset][split_key(cell)] = count.fitted
         fit = cell.method, cell.shots, cell.split_seed, cell.train_seed, cell.classes
-        own = views["views", *about, f"views of {cell.dataset}"]
+        kind = UNPROJECTED if count.unprojected else "views"
+        own = views[kind, *about, f"views of {cell.dataset}"]
         own[fit] = max(own.get(fit, 0), count.support * (count.views or 0))
         prompts = f"prompts of {cell.target or cell.dataset} {cell.prompts} {cell.classes}"
         queries["prompts", *about, prompts] = count.prompts
@@ -153,7 +158,8 @@ class _Pools:
 class _Counts:
     """Counts of one cell at most: images and prompts that it encodes; `views` of each image.
 
-    views: None where its method does not say. pool: train and val images of its data set.
+    views: None where its method does not say; unprojected: they are rows before the projection.
+    pool: train and val images of its data set.
     """
 
     cell: RunSpec
@@ -164,6 +170,7 @@ class _Counts:
     prompts: int
     pool: int
     views: int | None
+    unprojected: bool
 
     @classmethod
     def of(cls, cell: RunSpec, sizes: Mapping[str, _Pools]) -> _Counts:
@@ -183,6 +190,9 @@ class _Counts:
             prompts=classes * templates,
             pool=fitted.train + fitted.val,
             views=views_of(cell, shots, own),
+            unprojected=bool(
+                getattr(registry().method_class(cell.method), "unprojected_views", False)
+            ),
         )
 
     @property
@@ -199,8 +209,9 @@ class _Counts:
         row = 4 * shape.width
         # As they were computed, at unit length, and in the order that was asked for.
         features = 3 * row * (self.queries + self.fitted + self.prompts)
-        views = 3 * max(VIEW_BYTES, row * self.support) if self.views != 0 else 0
-        kept = min(feature_cache.MEMORY, row * self.support * (self.views or self.fitted))
+        view = 4 * _row_width(shape, unprojected=self.unprojected)
+        views = 3 * max(VIEW_BYTES, view * self.support) if self.views != 0 else 0
+        kept = min(feature_cache.MEMORY, view * self.support * (self.views or self.fitted))
         pictures = min(held.MEMORY, PICTURE_BYTES * self.support) if self.views != 0 else 0
         logits = 3 * 4 * self.queries * self.classes
         weights = 2 * max(shape.weights, _weights(self.cell.backbone))
@@ -224,10 +235,8 @@ def _shape(backbone: str) -> Shape:
     return shape_of(backbone)
 
 
-def _row_bytes(backbone: str, precision: str) -> int:
-    from fewshot_bench.images.feature_store import kept_row_bytes
-
-    return kept_row_bytes(_shape(backbone).width, precision)
+def _row_width(shape: Shape, *, unprojected: bool) -> int:
+    return max(shape.width, shape.tower) if unprojected else shape.width
 
 
 def _weights(backbone: str) -> int:

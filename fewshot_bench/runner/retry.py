@@ -11,6 +11,7 @@ import torch
 
 from fewshot_bench.api.record import Incidents
 from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.profiling.once import forget_derived
 from fewshot_bench.runner.context import Context
 from fewshot_bench.runner.evaluate import OUT_OF_MEMORY, Answered, QueryBatches, evaluate
 from fewshot_bench.runner.fit import Fitted, fit, seed_of
@@ -52,6 +53,7 @@ def release(error: BaseException) -> None:
     """Free what the frames of an error still hold, and give it back to device and system."""
     for one in _chain(error):
         traceback.clear_frames(one.__traceback__)
+    forget_derived()
     gc.collect()
     give_back_memory()
     if torch.cuda.is_available():

@@ -210,7 +210,7 @@ def remove(store: Store, chosen: Sequence[Chosen]) -> Iterator[tuple[Chosen, str
 
 
 def _remove_record(store: Store, one: Chosen) -> str:
-    """Why a record is still there; a record goes before its logits, so that none lacks them."""
+    """The error that kept a record; it goes before its logits, so that none lacks them."""
     key = one.record.spec.key()
     if store.stamp(key) != one.stamp:
         return CHANGED

@@ -87,7 +87,7 @@ def model_of(store: Path, record: Record) -> Path:
 
 
 def model_problem(store: Path, record: Record) -> str:
-    """Why the model that a record states cannot be used; empty where it can, or none is stated."""
+    """The fault of the model that a record states; empty without one, or where none is stated."""
     try:
         if stated_model(record):
             model_of(store, record)

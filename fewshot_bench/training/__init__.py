@@ -4,6 +4,7 @@ The built-in methods train with it. Shapes and sources are in docs/training.md; 
 number.
 """
 
+from fewshot_bench.profiling.once import Derived, once_for
 from fewshot_bench.training.batches import (
     epoch_views,
     minibatches,
@@ -26,6 +27,7 @@ from fewshot_bench.training.conditioned import (
 )
 from fewshot_bench.training.encoder_learning import (
     AfterStep,
+    Backward,
     EncoderLearner,
     EpochLearner,
     EpochSchedule,
@@ -83,10 +85,12 @@ __all__ = [
     "CLASS_SPECIFIC",
     "AfterStep",
     "Autocast",
+    "Backward",
     "BatchLoss",
     "BestOnValidation",
     "ContextPrompts",
     "Contexts",
+    "Derived",
     "Encode",
     "EncoderBatch",
     "EncoderClassifier",
@@ -135,6 +139,7 @@ __all__ = [
     "minimize_by",
     "momentum_sgd",
     "must_recompute",
+    "once_for",
     "pixel_batches",
     "require",
     "require_choices",

@@ -24,7 +24,12 @@ from fewshot_bench.training.batches import (
     steps_per_epoch,
     view_batches,
 )
-from fewshot_bench.training.checks import require_choices, require_not_negative, require_positive
+from fewshot_bench.training.checks import (
+    require,
+    require_choices,
+    require_not_negative,
+    require_positive,
+)
 from fewshot_bench.training.encoder_model import (
     BatchLoss,
     EncoderBatch,
@@ -38,10 +43,12 @@ from fewshot_bench.training.encoder_model import (
 )
 from fewshot_bench.training.prompt_model import Encoding, WithoutRun
 from fewshot_bench.training.schedules import dassl_rate
-from fewshot_bench.training.steps import cosine, minimize_by, momentum_sgd, set_rate
+from fewshot_bench.training.steps import Scale, cosine, minimize_by, momentum_sgd, set_rate
 
 AfterStep = Callable[[int, int], None]
 """Called with the number of steps that are done, and of all steps."""
+Backward = Callable[[Tensor, Tensor, Scale], None]
+"""(pixels, labels, scale): adds the gradients of the scaled loss of a batch to the parameters'."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,17 @@ class EncoderLearner(EncoderHooks):
     def loss(self, task: Task, backbone: Backbone, ctx: RunContext) -> BatchLoss:
         """The loss of a batch: cross-entropy."""
         return EncoderBatch.cross_entropy
+
+    def backward(
+        self, model: EncoderModel, learned: Learned, task: Task, backbone: Backbone, ctx: RunContext
+    ) -> Backward:
+        """The backward pass of a batch through a model, made once per fit: that of `loss`."""
+        loss = self.loss(task, backbone, ctx)
+
+        def backward(pixels: Tensor, labels: Tensor, scale: Scale) -> None:
+            model.backward(pixels, labels, loss, learned, scale)
+
+        return backward
 
     def optimizer(self, parameters: Sequence[Tensor]) -> Optimizer:
         """The optimizer of all that is learned."""
@@ -161,15 +179,15 @@ class EncoderLearner(EncoderHooks):
         model = model.within_memory(size, backbone.device, ctx.memory_parts)
         if model.recompute:
             ctx.note(recomputed=sorted(model.recompute))
-        optimizer, loss = self.optimizer(list(learned.values())), self.loss(task, backbone, ctx)
-        scaler = ctx.scaler()
+        optimizer, scaler = self.optimizer(list(learned.values())), ctx.scaler()
+        backward = self.backward(model, learned, task, backbone, ctx)
         per_epoch = steps_per_epoch(len(task.train), size, drop_last=self.drop_last)
         total = self.steps(task.shots, per_epoch)
         batches = self.batches(task.train, backbone, ctx, -(-total // per_epoch))
         for step, (pixels, labels) in enumerate(itertools.islice(batches, total)):
             set_rate(optimizer, self.rate(step, per_epoch, total))
-            backward = partial(model.backward, pixels, labels, loss, learned)
-            minimize_by(backward, optimizer, scaler, self.max_norm)
+            add_gradients = partial(backward, pixels, labels)
+            minimize_by(add_gradients, optimizer, scaler, self.max_norm)
             if after is not None:
                 after(step + 1, total)
             ctx.progress(step + 1, total)
@@ -256,6 +274,8 @@ class StepLearner(EncoderLearner):
         super().__post_init__()
         require_positive(self, "iterations", "lr")
         require_not_negative(self, "eta_min", "weight_decay")
+        expected = f"at least eta_min={self.eta_min!r}, where the cosine ends"
+        require(self, "lr", self.lr >= self.eta_min, expected)
 
     def quick(self) -> Self:
         """Two steps per shot, for the conformance kit."""

@@ -48,6 +48,28 @@ class Encoders:
     context: Tensor | None = None
     classes: Tensor | None = None
 
+    def parameters(self) -> dict[str, Tensor]:
+        """Every tensor of the towers by name, such as `vision.blocks.0.ln_1.weight`."""
+        towers = {"vision": self.vision, "text": self.text}
+        return {
+            f"{encoder}.{name}": one
+            for encoder, tower in towers.items()
+            if tower is not None
+            for name, one in tower.parameters().items()
+        }
+
+    def with_parameters(self, tensors: Learned) -> Encoders:
+        """With these tensors in the towers, differentiable in them; other names are skipped."""
+        vision, text = (
+            {name.removeprefix(start): tensors[name] for name in tensors if name.startswith(start)}
+            for start in ("vision.", "text.")
+        )
+        return replace(
+            self,
+            vision=None if self.vision is None else self.vision.with_parameters(vision),
+            text=None if self.text is None else self.text.with_parameters(text),
+        )
+
 
 class TextPrompts(Protocol):
     """The prompts of all classes, laid out once per task."""
@@ -157,6 +179,13 @@ class EncoderHooks:
         """The number of times that `encode_images` encodes every image."""
         return 1
 
+    def derived(self, learned: Learned, frozen: Encoders) -> Learned:
+        """What all other hooks get in place of the trained tensors, once a step: they themselves.
+
+        For tensors of the towers that cost something to compute: parts of a step share them.
+        """
+        return learned
+
     def encoders(self, learned: Learned, frozen: Encoders) -> Encoders:
         """The towers of one forward pass, differentiable in what is learned."""
         return frozen
@@ -246,6 +275,18 @@ class EncoderModel:
         self, pixels: Tensor, labels: Tensor, loss: BatchLoss, learned: Learned, scale: Scale
     ) -> None:
         """Add the gradients of `scale(loss)` to those of all that is learned, in `chunks`."""
+        derived = self.hooks.derived(learned, self.frozen)
+        if derived is learned:
+            self._backward(pixels, labels, loss, learned, scale)
+            return
+        leaves = {name: one.detach().requires_grad_() for name, one in derived.items()}
+        self._backward(pixels, labels, loss, leaves, scale)
+        met = [name for name, leaf in leaves.items() if leaf.grad is not None]
+        torch.autograd.backward([derived[n] for n in met], [leaves[n].grad for n in met])
+
+    def _backward(
+        self, pixels: Tensor, labels: Tensor, loss: BatchLoss, learned: Learned, scale: Scale
+    ) -> None:
         if self.chunks == 1:
             batch = self.batch(pixels, labels, self.class_features(learned), learned)
             torch.autograd.backward(scale(loss(batch)))
@@ -297,31 +338,36 @@ class EncoderModel:
 
 @dataclass(frozen=True)
 class EncoderClassifier:
-    """CLIP with what was learned; `classes` are its class features where they are encoded ahead."""
+    """CLIP with what was learned.
+
+    derived, classes: what follows from it (`EncoderHooks.derived`) and its class features, where
+    they are computed ahead.
+    """
 
     model: EncoderModel
     learned: Learned
     model_for: Callable[[Vocabulary], EncoderModel]
+    derived: Learned | None = None
     classes: Tensor | None = None
 
     @torch.no_grad()
     def logits(self, queries: Images) -> Tensor:
         """(n, classes): prompts are encoded once, the queries in batches of 256."""
-        classes = self.classes
-        if classes is None:
-            classes = self.model.class_features(self.learned)
-        return self.model.predict(queries, classes, self.learned)
+        if self.derived is None or self.classes is None:
+            return self.ahead().logits(queries)
+        return self.model.predict(queries, self.classes, self.derived)
 
     def for_classes(self, vocabulary: Vocabulary) -> EncoderClassifier:
         """The same tensors before other class prompts."""
         same = vocabulary.classnames == self.model.classnames
         model = replace(self.model_for(vocabulary), fitted=self.model.fitted and same)
-        return replace(self, model=model, classes=None)
+        return replace(self, model=model, derived=None, classes=None)
 
     @torch.no_grad()
     def ahead(self) -> EncoderClassifier:
         """The same with class features encoded now, for many calls."""
-        return replace(self, classes=self.model.class_features(self.learned))
+        derived = self.model.hooks.derived(self.learned, self.model.frozen)
+        return replace(self, derived=derived, classes=self.model.class_features(derived))
 
     def tensors(self) -> Learned:
         """All that was trained."""

@@ -62,7 +62,7 @@ def _silence(descriptors: list[int]) -> None:
 
 @functools.cache
 def started() -> float:
-    """When this process began: see `_started`."""
+    """The start of this process: see `_started`."""
     return _started(os.getpid())
 
 

@@ -9,10 +9,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fewshot_bench import Backbone, MethodCard, RunContext, Task, hyper
-from fewshot_bench.backbones import ImageTower, TextTower
-from fsbench_methods.lora_model import LoraClassifier, LoraModel
-from fsbench_methods.tuned_weights import Own, Weights, WeightTuning, tower_tensors
+from fewshot_bench import Backbone, MethodCard, RunContext, Vocabulary, hyper
+from fewshot_bench.training import (
+    Derived,
+    EncoderHooks,
+    EncoderModel,
+    Encoders,
+    Encoding,
+    Learned,
+    StepLearner,
+    once_for,
+)
 
 _QKV = "attn.in_proj_weight"
 _MATRICES = (_QKV, "attn.out_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
@@ -31,70 +38,56 @@ class Spectrum:
     start: Tensor
     right: Tensor
 
-    @classmethod
-    @torch.no_grad()
-    def of(cls, name: str, weight: Tensor) -> Spectrum:
-        """The decomposition of a tensor of a tower, in float32."""
-        count = 3 if name.endswith(_QKV) else 1
-        exact = weight.float()
-        parts = exact.view(count, -1, exact.shape[1])
-        return cls(exact, *torch.linalg.svd(parts, full_matrices=False))
-
     def moved(self, values: Tensor) -> Tensor:
         """U diag(values) V', written as W + U diag(values - start) V': W exactly at the start."""
         change = self.left * (values - self.start).unsqueeze(-2) @ self.right
         return self.weight + change.reshape(self.weight.shape)
 
 
-@dataclass(frozen=True)
-class Spectra:
-    """Trained singular values (parts, r) by the tensor that they are of."""
+@torch.no_grad()
+def decomposed(matrices: Mapping[str, Tensor]) -> Derived:
+    """U, the singular values and V' of the parts of every tensor, in float32."""
+    found = {}
+    for name, one in matrices.items():
+        parts = one.view(3 if name.endswith(_QKV) else 1, -1, one.shape[1])
+        found[name] = torch.linalg.svd(parts, full_matrices=False)
+    return found
 
-    values: Mapping[str, Tensor]
+
+@dataclass(frozen=True)
+class Spectra(EncoderHooks):
+    """The matrices of all blocks of both encoders, by the names of their tensors."""
+
     frozen: Mapping[str, Spectrum]
 
     @classmethod
-    def of(cls, model: LoraModel, values: Mapping[str, Tensor] | None = None) -> Spectra:
-        """Of the matrices of a model; without values, parameters at those of CLIP."""
-        frozen = {
-            name: Spectrum.of(name, one)
-            for name, one in tower_tensors(model).items()
+    def of(cls, backbone: Backbone) -> Spectra:
+        """Those of a backbone, which are decomposed once."""
+        every = Encoders(backbone.image_tower(), backbone.text_tower()).parameters()
+        matrices = {
+            name: one.float()
+            for name, one in every.items()
             if ".blocks." in name and name.endswith(_MATRICES)
         }
-        if values is None:
-            values = {n: torch.nn.Parameter(one.start.clone()) for n, one in frozen.items()}
-        return cls(values, frozen)
+        parts = once_for(backbone, ClipSvd.name, lambda: decomposed(matrices))
+        return cls({name: Spectrum(one, *parts[name]) for name, one in matrices.items()})
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Every matrix with its singular values."""
-        return {name: one.moved(self.values[name]) for name, one in self.frozen.items()}
+    def derived(self, learned: Learned, frozen: Encoders) -> Learned:
+        """Every matrix, with its singular values (parts, r)."""
+        return {name: one.moved(learned[name]) for name, one in self.frozen.items()}
 
-    def applied(
-        self, vision: ImageTower | None, text: TextTower | None
-    ) -> tuple[ImageTower | None, TextTower | None]:
-        """The towers with these matrices."""
-        return Own(self.tensors()).applied(vision, text)
-
-    def parameters(self) -> list[Tensor]:
-        """The singular values."""
-        return list(self.values.values())
-
-    def detached(self) -> Spectra:
-        """The same without gradients."""
-        return replace(self, values={name: one.detach() for name, one in self.values.items()})
-
-    def named_tensors(self) -> dict[str, Tensor]:
-        """The singular values; the vectors are those of the backbone."""
-        return dict(self.values)
+    def encoders(self, learned: Learned, frozen: Encoders) -> Encoders:
+        """Both towers with these matrices."""
+        return frozen.with_parameters(learned)
 
 
 @dataclass(frozen=True)
-class ClipSvd(WeightTuning):
+class ClipSvd(StepLearner):
     """CLIP-SVD (Koleilat et al. 2025): singular values of all matrices of all blocks are trained.
 
     q, k, v, the output of attention and both matrices of the MLP are W = U diag(S) V'; S moves, U,
     V and biases stay. Weight decay pulls S to 0, as in the published code. Kept models hold S: U
-    and V are computed again from the backbone.
+    and V are computed from the backbone, once for all fits and models of a process.
     """
 
     name: ClassVar[str] = "clip-svd"
@@ -113,14 +106,10 @@ class ClipSvd(WeightTuning):
         200, "training steps per shot", unit="steps/shot", source=f"{_CODE}, train.py:121"
     )
 
-    def weights(self, model: LoraModel) -> Spectra:
+    def initial(self, task: Vocabulary, backbone: Backbone, ctx: RunContext) -> dict[str, Tensor]:
         """The singular values of CLIP's matrices."""
-        return Spectra.of(model)
+        return {name: one.start for name, one in Spectra.of(backbone).frozen.items()}
 
-    def kept(self, tensors: Mapping[str, Tensor], model: LoraModel) -> Spectra:
-        """The singular values that were kept."""
-        return Spectra.of(model, tensors)
-
-    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> LoraClassifier[Weights]:
-        """Trains the singular values."""
-        return self.trained(task, backbone, ctx, self.iterations * task.shots)
+    def model(self, task: Vocabulary, backbone: Backbone, ctx: Encoding) -> EncoderModel:
+        """The frozen part of the model, which holds U and V."""
+        return replace(super().model(task, backbone, ctx), hooks=Spectra.of(backbone))

@@ -46,7 +46,7 @@ class CoOp(PromptLearner):
 
     @property
     def tied_to_classes(self) -> str:
-        """Why other classes than the fitted ones cannot be predicted; empty when they can."""
+        """The reason for which only fitted classes can be predicted; empty without one."""
         return CLASS_SPECIFIC if self.class_specific else ""
 
     def initial_context(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
@@ -30,15 +31,15 @@ _REPO = "wise-ft src/args.py, README"
 class FullFineTuning(EncoderLearner):
     """Full fine-tuning, and WiSE-FT (Wortsman et al., CVPR 2022).
 
-    Every weight of the image encoder and a head that starts at the class features are trained by
-    cross-entropy. What is kept is (1 - `alpha`) of CLIP's weights and `alpha` of the trained ones:
-    1 is full fine-tuning, 0.5 is what WiSE-FT recommends where nothing can be chosen by. AdamW with
-    bounded gradients; a linear warm-up, then a cosine of all steps. Other classes than the fitted
-    ones are answered by their frozen class features.
+    Every weight of the image encoder and a linear head that starts at the class features, with a
+    bias that starts at 0, are trained by cross-entropy. What is kept is (1 - `alpha`) of CLIP's
+    weights and `alpha` of the trained ones: 1 is full fine-tuning, 0.5 is what WiSE-FT recommends
+    where nothing can be chosen by. AdamW with bounded gradients; a linear warm-up, then a cosine of
+    all steps. Other classes than the fitted ones are answered by their frozen class features.
     """
 
     name: ClassVar[str] = "full-ft"
-    version: ClassVar[str] = "1"
+    version: ClassVar[str] = "2"
     trains: ClassVar[tuple[str, ...]] = ("vision",)
     drop_last: ClassVar[bool] = False
     max_norm: ClassVar[float] = 1.0
@@ -70,10 +71,14 @@ class FullFineTuning(EncoderLearner):
         return replace(self, lr=1e-3)
 
     def initial(self, task: Vocabulary, backbone: Backbone, ctx: RunContext) -> dict[str, Tensor]:
-        """All weights of the image tower, and the class features times the scale as the head."""
-        weights = backbone.image_tower().parameters()
-        named = {f"vision.{name}": one.float() for name, one in weights.items()}
-        return named | {"head": backbone.logit_scale * backbone.class_features(task)}
+        """All weights of the image tower, the class features times the scale, and a bias of 0.
+
+        The last two are the head: `head` (classes, embed) and `head.bias` (classes,).
+        """
+        weights = Encoders(backbone.image_tower(), None).parameters()
+        named = {name: one.float() for name, one in weights.items()}
+        head = backbone.logit_scale * backbone.class_features(task)
+        return named | {"head": head, "head.bias": head.new_zeros(len(head))}
 
     def trained(self, task: Task, backbone: Backbone, ctx: RunContext) -> dict[str, Tensor]:
         """Weights between those of CLIP and the trained ones."""
@@ -82,24 +87,26 @@ class FullFineTuning(EncoderLearner):
 
     def encoders(self, learned: Learned, frozen: Encoders) -> Encoders:
         """The image tower with the weights that are trained."""
-        assert frozen.vision is not None
-        names = [name for name in learned if name != "head"]
-        weights = {name.removeprefix("vision."): learned[name] for name in names}
-        return replace(frozen, vision=frozen.vision.with_parameters(weights))
+        return frozen.with_parameters(learned)
 
     def read_fixed(self, fixed: Tensor, learned: Learned, *, fitted: bool) -> Tensor:
-        """The head; class features for classes that have none."""
-        return learned["head"] if fitted else fixed
+        """(classes, embed + 1): the head and its bias; class features for classes without them."""
+        if not fitted:
+            return fixed
+        return torch.cat([learned["head"], learned["head.bias"][:, None]], dim=1)
 
     def scores(self, images: Tensor, classes: Tensor, scale: float, *, fitted: bool) -> Tensor:
         """(n, classes); the head holds the scale."""
-        return images @ classes.T if fitted else scale * images @ classes.T
+        if not fitted:
+            return scale * images @ classes.T
+        return images @ classes[:, :-1].T + classes[:, -1]
 
     def loss(self, task: Task, backbone: Backbone, ctx: RunContext) -> BatchLoss:
         """Cross-entropy of the head."""
 
         def loss(batch: EncoderBatch) -> Tensor:
-            return F.cross_entropy(batch.images @ batch.classes.T, batch.labels)
+            scores = self.scores(batch.images, batch.classes, batch.scale, fitted=True)
+            return F.cross_entropy(scores, batch.labels)
 
         return loss
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
-from fewshot_bench import Backbone, MethodCard, RunContext, Task
-from fsbench_methods.lora_model import LoraClassifier, LoraModel
-from fsbench_methods.tuned_weights import Own, Weights, WeightTuning
+from fewshot_bench import Backbone, MethodCard, RunContext, Vocabulary
+from fewshot_bench.training import Encoders, Learned, StepLearner
 
 SCHEDULE = "2sfs-300 per shot"
 COMMON = (
@@ -31,8 +30,14 @@ def is_bias(name: str) -> bool:
     return name.endswith("bias")
 
 
+def chosen(backbone: Backbone, choice: Callable[[str], bool]) -> dict[str, Tensor]:
+    """The chosen tensors of both towers, in float32."""
+    every = Encoders(backbone.image_tower(), backbone.text_tower()).parameters()
+    return {name: one.float() for name, one in every.items() if choice(name)}
+
+
 @dataclass(frozen=True)
-class LnTuning(WeightTuning):
+class LnTuning(StepLearner):
     """LayerNorm tuning of CLIP, as 2SFS (Farina et al., CVPR 2025) runs it alone (`ln_only`).
 
     Gains and biases of the norms of all blocks of both encoders are trained. The norms before and
@@ -44,21 +49,17 @@ class LnTuning(WeightTuning):
     version: ClassVar[str] = "1"
     card: ClassVar[MethodCard] = MethodCard(SCHEDULE, deviations=COMMON)
 
-    def weights(self, model: LoraModel) -> Own:
+    def initial(self, task: Vocabulary, backbone: Backbone, ctx: RunContext) -> dict[str, Tensor]:
         """The norms of the blocks."""
-        return Own.copied(model, is_block_norm)
+        return chosen(backbone, is_block_norm)
 
-    def kept(self, tensors: Mapping[str, Tensor], model: LoraModel) -> Own:
-        """The norms that were kept."""
-        return Own(tensors)
-
-    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> LoraClassifier[Weights]:
-        """Trains the norms."""
-        return self.trained(task, backbone, ctx, self.iterations * task.shots)
+    def encoders(self, learned: Learned, frozen: Encoders) -> Encoders:
+        """Both towers with them."""
+        return frozen.with_parameters(learned)
 
 
 @dataclass(frozen=True)
-class BitFit(WeightTuning):
+class BitFit(StepLearner):
     """BitFit (Ben Zaken et al., ACL 2022) on CLIP, in the setting of 2SFS's comparison.
 
     All biases of both encoders are trained, those of the norms included. The published code of
@@ -71,14 +72,10 @@ class BitFit(WeightTuning):
         SCHEDULE, deviations=(*COMMON, "biases of q, k and v are trained: 2SFS's code misses them")
     )
 
-    def weights(self, model: LoraModel) -> Own:
+    def initial(self, task: Vocabulary, backbone: Backbone, ctx: RunContext) -> dict[str, Tensor]:
         """The biases."""
-        return Own.copied(model, is_bias)
+        return chosen(backbone, is_bias)
 
-    def kept(self, tensors: Mapping[str, Tensor], model: LoraModel) -> Own:
-        """The biases that were kept."""
-        return Own(tensors)
-
-    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> LoraClassifier[Weights]:
-        """Trains the biases."""
-        return self.trained(task, backbone, ctx, self.iterations * task.shots)
+    def encoders(self, learned: Learned, frozen: Encoders) -> Encoders:
+        """Both towers with them."""
+        return frozen.with_parameters(learned)

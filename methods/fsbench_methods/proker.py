@@ -160,7 +160,7 @@ class Ridge:
         return KernelClassifier(self.points, solved.float().contiguous(), beta, self.text)
 
     def correct(self, beta: float, penalty: float, val: Shots) -> Tensor:
-        """How many validation images the classifier of these constants gets right."""
+        """The number of validation images that the classifier of these constants gets right."""
         return count_correct(self.solve(beta, penalty).logits(val), val.labels)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -12,7 +13,12 @@ from torch import Tensor
 
 from fewshot_bench import Augment, Backbone, MethodCard, RunContext, Task, Vocabulary, hyper
 from fewshot_bench.training import (
+    EncoderClassifier,
+    EncoderHooks,
+    EncoderModel,
+    Encoders,
     Encoding,
+    Learned,
     WithoutRun,
     cosine,
     epoch_views,
@@ -23,14 +29,6 @@ from fewshot_bench.training import (
     set_rate,
     unit,
 )
-from fsbench_methods.lora_model import (
-    LoraClassifier,
-    LoraModel,
-    MergedClassifier,
-    model_of,
-    restored,
-)
-from fsbench_methods.tuned_weights import Own
 
 PROJECTION = "vision.projection"
 _CODE = "ProLIP (Fahes et al. 2024)"
@@ -39,7 +37,7 @@ _EPSILON = 1e-4
 
 
 @dataclass(frozen=True)
-class ProLip:
+class ProLip(EncoderHooks):
     """ProLIP (Fahes et al. 2024), its variant without validation images.
 
     The projection of the image encoder alone is trained, with cross-entropy and `penalty` / shots
@@ -49,6 +47,7 @@ class ProLip:
 
     name: ClassVar[str] = "prolip"
     version: ClassVar[str] = "1"
+    unprojected_views: ClassVar[bool] = True
     card: ClassVar[MethodCard] = MethodCard(
         "prolip-300 (full batch)",
         official={"templates": "seven on ImageNet, one elsewhere"},
@@ -79,32 +78,43 @@ class ProLip:
         """One per step, of which the rows before the projection are kept."""
         return self.iterations
 
-    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> LoraClassifier[Own]:
+    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> EncoderClassifier:
         """Trains the projection."""
-        model = self._model(task, backbone, ctx)
-        own = Own.copied(model, lambda name: name == PROJECTION)
-        assert model.vision is not None
-        assert model.frozen_text is not None
-        (projection,) = own.parameters()
-        start, weight = projection.detach().clone(), self.penalty / task.shots
+        model = self.model(task, backbone, ctx)
+        assert model.frozen.vision is not None
+        assert model.fixed is not None
+        start = model.frozen.parameters()[PROJECTION].detach().float().clone()
+        projection, weight = torch.nn.Parameter(start.clone()), self.penalty / task.shots
         optimizer = torch.optim.Adam([projection], lr=self.lr, eps=_EPSILON, fused=True)
         scaler, labels = ctx.scaler(), task.train.labels
-        crop = Augment(scale=(self.crop, 1.0))
-        views = epoch_views(task.train, self.iterations, crop, model.vision.width, projected=False)
+        crop, width = Augment(scale=(self.crop, 1.0)), model.frozen.vision.width
+        views = epoch_views(task.train, self.iterations, crop, width, projected=False)
         for step, rows in enumerate(views):
             set_rate(optimizer, cosine(self.lr, step, self.iterations))
-            logits = model.scale * unit(rows @ projection) @ model.frozen_text.T
+            logits = model.scale * unit(rows @ projection) @ model.fixed.T
             distance = (projection - start).square().sum()
             minimize(F.cross_entropy(logits, labels) + weight * distance, optimizer, scaler)
             ctx.progress(step + 1, self.iterations)
-        return LoraClassifier(model, own.detached(), backbone)
+        return self._fitted({PROJECTION: projection.detach()}, task, backbone, ctx)
 
-    def _model(self, vocabulary: Vocabulary, backbone: Backbone, ctx: Encoding) -> LoraModel:
-        return model_of(backbone, vocabulary, ctx, vision=True, text=False)
+    def encoders(self, learned: Learned, frozen: Encoders) -> Encoders:
+        """The image tower with the projection."""
+        return frozen.with_parameters(learned)
 
-    @torch.no_grad()
+    def model(self, task: Vocabulary, backbone: Backbone, ctx: Encoding) -> EncoderModel:
+        """The frozen part of the model; the text encoder stays as it is."""
+        frozen, fixed = Encoders(backbone.image_tower(), None), backbone.class_features(task)
+        scale, names = backbone.logit_scale, task.classnames
+        return EncoderModel(self, names, frozen, (), fixed, scale, ctx.autocast)
+
     def restore(
         self, tensors: Mapping[str, Tensor], vocabulary: Vocabulary, backbone: Backbone
-    ) -> MergedClassifier:
+    ) -> EncoderClassifier:
         """CLIP with the projection that was kept."""
-        return restored(self._model(vocabulary, backbone, WithoutRun(backbone)), Own(tensors))
+        return self._fitted(tensors, vocabulary, backbone, WithoutRun(backbone)).ahead()
+
+    def _fitted(
+        self, learned: Learned, task: Vocabulary, backbone: Backbone, ctx: Encoding
+    ) -> EncoderClassifier:
+        model_for = partial(self.model, backbone=backbone, ctx=ctx)
+        return EncoderClassifier(model_for(task), learned, model_for)

@@ -2,68 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fewshot_bench import Augment, Backbone, Images, MethodCard, RunContext, Task, Vocabulary, hyper
-from fewshot_bench.training import Scale, WithoutRun, pixel_batches, require, unit
-from fsbench_methods.encoder_training import Schedule
-from fsbench_methods.layer_norms import COMMON, SCHEDULE, LnTuning
-from fsbench_methods.lora_model import LoraModel
-from fsbench_methods.tuned_weights import LAST_RATE, Own, require_steps
+from fewshot_bench import Backbone, MethodCard, RunContext, Task, Vocabulary, hyper
+from fewshot_bench.training import (
+    Backward,
+    EncoderClassifier,
+    EncoderHooks,
+    EncoderModel,
+    Encoders,
+    Encoding,
+    Learned,
+    Scale,
+    StepLearner,
+    cosine,
+    require,
+    unit,
+)
+from fsbench_methods.layer_norms import COMMON, SCHEDULE, chosen, is_block_norm
 
 _PAPER = "2SFS (Farina et al. 2025)"
 
 
 @dataclass(frozen=True)
-class TwoStageClassifier:
-    """Tuned encoders, and a head (classes, embed) of the classes that were fitted on.
+class Mixed(EncoderHooks):
+    """Classes of which some were fitted on: rows of the head for them, prompts for the others.
 
-    fitted: the class of each row of `head`. Other classes are answered by the tuned text encoder.
+    rows: of the head, by name; names: the classes that are asked about.
     """
 
-    model: LoraModel
-    norms: Own
-    head: Tensor
-    fitted: Vocabulary
-    backbone: Backbone
-    asked: Vocabulary
+    rows: Mapping[str, int]
+    names: tuple[str, ...]
 
-    @torch.no_grad()
-    def logits(self, queries: Images) -> Tensor:
-        """(n, classes): unit features of the tuned image encoder times those of the classes."""
-        model = self.model.merged(self.norms)
-        return model.predict(queries, self._class_features(model))
+    def encoders(self, learned: Learned, frozen: Encoders) -> Encoders:
+        """Both towers with the norms."""
+        return frozen.with_parameters(learned)
 
-    def _class_features(self, model: LoraModel) -> Tensor:
-        head, names, asked = unit(self.head), self.fitted.classnames, self.asked.classnames
-        if asked == names:
-            return head
-        known = {name: row for row, name in enumerate(names) if names.count(name) == 1}
-        features = model.class_features(None)
-        rows = [
-            head[known[name]] if name in known else features[place]
-            for place, name in enumerate(asked)
-        ]
-        return torch.stack(rows)
-
-    def for_classes(self, vocabulary: Vocabulary) -> TwoStageClassifier:
-        """Classes that were fitted on by the head, others by their prompts."""
-        model = self.model.for_classes(vocabulary, self.backbone)
-        return replace(self, model=model, asked=vocabulary)
-
-    def tensors(self) -> Mapping[str, Tensor]:
-        """The norms, and the head."""
-        return self.norms.named_tensors() | {"head": self.head}
+    def read_classes(self, raw: Sequence[Tensor], learned: Learned, frozen: Encoders) -> Tensor:
+        """(classes, embed) at unit length."""
+        features, head = super().read_classes(raw, learned, frozen), unit(learned["head"])
+        each = zip(self.names, features, strict=True)
+        found = [head[self.rows[name]] if name in self.rows else own for name, own in each]
+        return torch.stack(found)
 
 
 @dataclass(frozen=True)
-class TwoStage:
+class TwoStage(StepLearner):
     """2SFS (Farina et al., CVPR 2025): two stages of few-shot adaptation.
 
     The norms of the blocks of both encoders are trained for the first `share` of the steps, as by
@@ -88,54 +78,69 @@ class TwoStage:
 
     def __post_init__(self) -> None:
         """UsageError for values out of range."""
-        require_steps(self)
+        super().__post_init__()
         require(self, "share", 0 < self.share < 1, "a share in (0, 1)")
 
-    @property
-    def first_stage(self) -> LnTuning:
-        """The method of the first stage, with the same settings."""
-        return LnTuning(self.lr, self.weight_decay, self.batch_size, self.iterations)
-
-    def quick(self) -> TwoStage:
+    def quick(self) -> Self:
         """Few steps, for the conformance kit."""
         return replace(self, iterations=4)
 
-    def views_per_image(self, shots: int, classes: int) -> int:
-        """None: both stages encode their images."""
-        return 0
+    def initial(self, task: Vocabulary, backbone: Backbone, ctx: RunContext) -> dict[str, Tensor]:
+        """The norms of the blocks; the head is set when its stage begins."""
+        head = torch.zeros(len(task.classnames), backbone.embed_dim)
+        return chosen(backbone, is_block_norm) | {"head": head}
 
-    def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> TwoStageClassifier:
-        """Trains norms, then the head."""
-        total = self.iterations * task.shots
-        steps = max(1, int(self.share * total))
-        batches = pixel_batches(
-            task.train, self.batch_size, backbone.device, ctx, augment=Augment(), drop_last=False
-        )
-        tuned = self.first_stage.trained(task, backbone, ctx, steps, batches, of=total)
-        with torch.no_grad():
-            model = tuned.model.merged(tuned.adapter)
-            head = torch.nn.Parameter(model.class_features(None).clone())
+    def encoders(self, learned: Learned, frozen: Encoders) -> Encoders:
+        """Both towers with the norms."""
+        return frozen.with_parameters(learned)
 
-        def backward(batch: Tensor, labels: Tensor, scale: Scale) -> None:
+    def first(self, total: int) -> int:
+        """The steps of the first stage."""
+        return max(1, int(self.share * total))
+
+    def steps(self, shots: int, per_epoch: int) -> int:
+        """`iterations` per shot, at least one in each stage."""
+        return max(2, super().steps(shots, per_epoch))
+
+    def rate(self, step: int, per_epoch: int, total: int) -> float:
+        """A cosine in each stage."""
+        first = self.first(total)
+        step, steps = (step, first) if step < first else (step - first, total - first)
+        return cosine(self.lr, step, steps, self.eta_min)
+
+    def backward(
+        self, model: EncoderModel, learned: Learned, task: Task, backbone: Backbone, ctx: RunContext
+    ) -> Backward:
+        """The gradients of the norms, then those of the head; a stage leaves the other none."""
+        tune, done = super().backward(model, learned, task, backbone, ctx), 0
+        first, head = self.first(self.steps(task.shots, 1)), learned["head"]
+
+        def backward(pixels: Tensor, labels: Tensor, scale: Scale) -> None:
+            nonlocal done
+            done += 1
+            if done <= first:
+                tune(pixels, labels, scale)
+                return
             with torch.no_grad():
-                features = model.image_features(batch, None)
+                if done == first + 1:
+                    head.copy_(model.class_features(learned))
+                features = model.image_features(pixels, learned)
             loss = F.cross_entropy(model.scale * features @ unit(head).T, labels)
             torch.autograd.backward(scale(loss))
 
-        rest = Schedule(
-            max(1, total - steps), self.lr, LAST_RATE, self.weight_decay, done=steps, of=total
-        )
-        rest.train([head], backward, batches, ctx)
-        asked = Vocabulary(task.classnames, task.templates)
-        norms = Own(tuned.adapter.named_tensors())
-        return TwoStageClassifier(tuned.model, norms, head.detach(), asked, backbone, asked)
+        return backward
 
-    @torch.no_grad()
-    def restore(
-        self, tensors: Mapping[str, Tensor], vocabulary: Vocabulary, backbone: Backbone
-    ) -> TwoStageClassifier:
-        """The norms and the head that were kept."""
-        model = self.first_stage.model(vocabulary, backbone, WithoutRun(backbone))
-        norms = Own({name: one for name, one in tensors.items() if name != "head"})
-        asked = Vocabulary(vocabulary.classnames, vocabulary.templates)
-        return TwoStageClassifier(model, norms, tensors["head"], asked, backbone, asked)
+    def fitted(
+        self, learned: Learned, task: Vocabulary, backbone: Backbone, ctx: Encoding
+    ) -> EncoderClassifier:
+        """Tuned encoders, and a head for the classes of the task."""
+        names = task.classnames
+        rows = {name: row for row, name in enumerate(names) if names.count(name) == 1}
+
+        def model_for(asked: Vocabulary) -> EncoderModel:
+            model = self.model(asked, backbone, ctx)
+            if asked.classnames == names:
+                return replace(model, prompts=(), fixed=unit(learned["head"]))
+            return replace(model, hooks=Mixed(rows, asked.classnames))
+
+        return EncoderClassifier(model_for(task), learned, model_for)

@@ -10,6 +10,7 @@ import pytest
 
 from fewshot_bench.analysis.table.build import Options, build
 from fewshot_bench.analysis.table.columns import COSTS, TRAINED
+from fewshot_bench.api.method_card import MethodCard
 from fewshot_bench.api.record import Record
 from tests.compare_records import make, read_csv, save, written
 from tests.helpers import fsbench
@@ -63,7 +64,7 @@ def test_the_report_shows_it(tmp_path: Path) -> None:
 
 
 def test_facts_of_methods_stand_beside_records_of_before() -> None:
-    card = {"schedule": "coop-50/100/200", "text": "class names", "at_test": "", "official": {}}
+    card = MethodCard("coop-50/100/200", text="class names").to_dict({"epochs": 5})
     old, new, other = make(), make(seed=2, overrides={"epochs": 5}), make("gda")
     new = dataclasses.replace(new, footprint={**new.footprint, "card": card})
     named = Options(columns="schedule,text knowledge", allow_mixed=True)

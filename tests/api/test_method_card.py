@@ -154,6 +154,9 @@ def test_records_keep_the_card_and_tables_and_audits_show_it(tmp_path: Path) -> 
         "official": {},
     }
     assert list(kept["lp++"].card["official"]) == ["validation set"]
+    assert kept["lp++"].card["schedule"] == "lp++-300 (full batch) with epochs=3"
+    assert kept["lp++"].default_schedule == "lp++-300 (full batch)"
+    assert kept["zero-shot"].default_schedule == "none"
     shown = fsbench("compare", "--store", tmp_path, "--columns", "schedule,text knowledge").out
     assert "lp++-300 (full batch) with epochs=3" in " ".join(shown.split())
     assert "text knowledge" in shown

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
@@ -325,6 +326,30 @@ def test_flops_of_trained_tensors_agree_with_torch(backbone: Any, recompute: boo
         loss = loss + trained[1].encode(pixels, edits=edits, recompute=recompute).square().sum()
         loss.backward()
     assert done.flops == pytest.approx(counter.get_total_flops(), rel=0.15)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_flops_of_branches_are_those_of_torch(backbone: Any, recompute: bool) -> None:
+    vision, pixels = backbone.image_tower(), torch.randn(4, 3, SIZE, SIZE)
+    # Rows before the first block, so that the input of every branch has a gradient.
+    rows = Tokens(0, drawn(0, 2, 48), "end", "insert")
+    down, up = drawn(1, 7, 48), drawn(2, 48, 7)
+
+    def branch(encoder: str, layer: int, point: str, normed: Tensor, output: Tensor) -> Any:
+        return F.linear(F.linear(normed, down).relu(), up) if point != "attn" else None
+
+    def flops(edits: Edits) -> tuple[int, int]:
+        done = Cost()
+        with counting(done), FlopCounterMode(display=False) as counter:
+            vision.encode(pixels, edits=edits, recompute=recompute).square().sum().backward()
+        return done.flops, counter.get_total_flops()
+
+    plain, branched = flops(Edits((rows,))), flops(Edits((rows,), branch=branch))
+    assert branched[0] > plain[0]
+    assert branched[0] == pytest.approx(branched[1], rel=0.04)
+    if not recompute:
+        ours, theirs = (after - before for before, after in zip(plain, branched, strict=True))
+        assert ours == theirs
 
 
 @pytest.mark.parametrize("precision", ["bf16"])

@@ -38,6 +38,27 @@ from tests.helpers import (
 FEW = ("--dataset", "digits", "--shots", "1", "--limit", "20", "--jobs", "1")
 
 
+def test_a_list_may_be_given_in_parts(tmp_path: Path) -> None:
+    said = []
+    for parts in (
+        ("-m", "zero-shot,linear-probe", "-d", "digits,letters", "--seeds", "1,2"),
+        ("-m", "zero-shot", "-m", "linear-probe", "-d", "digits", "-d", "letters")
+        + ("--seeds", "1", "--seeds", "2"),
+    ):
+        dry = fsbench("run", *parts, "--shots", "1", "--dry-run", "--store", tmp_path / "store")
+        assert dry.code == 0, dry
+        said.append(dry.out)
+    assert "8 cells: 0 done already, 8 to run" in said[0]
+    assert said[0] == said[1]
+    config = tmp_path / "run.toml"
+    config.write_text(
+        'method = ["zero-shot", "linear-probe"]\ndataset = "digits"\nseeds = [1, 2]\n'
+    )
+    asked = ("run", "--config", config, "--shots", "1", "--dry-run", "--store", tmp_path / "store")
+    assert "4 cells:" in fsbench(*asked).out
+    assert "2 cells:" in fsbench(*asked, "-m", "zero-shot").out
+
+
 @pytest.mark.slow
 def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     store = tmp_path / "store"

@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from fsbench_methods.clip_svd import ClipSvd
 from fsbench_methods.layer_norms import BitFit, LnTuning
 from fsbench_methods.prolip import ProLip
-from fsbench_methods.tuned_weights import WeightTuning, backward
 from fsbench_methods.two_stage import TwoStage
 from torch import Tensor
 
 from fewshot_bench import Task, Vocabulary
 from fewshot_bench.profiling.optimizer import ParameterObserver
+from fewshot_bench.training import EncoderBatch, EncoderModel, Learned, StepLearner
 from fewshot_bench.utils.errors import UsageError
 from tests.reference import tuned as reference
 from tests.reference.toy import (
@@ -42,7 +42,7 @@ def is_bias(name: str) -> bool:
     return name.endswith("bias")
 
 
-TUNINGS: dict[str, tuple[WeightTuning, Callable[[str], bool]]] = {
+TUNINGS: dict[str, tuple[StepLearner, Callable[[str], bool]]] = {
     "ln-tuning": (LnTuning(lr=5e-3, iterations=4, batch_size=7), is_block_norm),
     "bitfit": (BitFit(lr=5e-3, iterations=4, batch_size=7), is_bias),
     "clip-svd": (ClipSvd(lr=5e-3, iterations=4, batch_size=7), lambda name: False),
@@ -92,6 +92,18 @@ def by_tower(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
+def started(method: StepLearner, task: Task, backbone: Any) -> dict[str, Tensor]:
+    """What is trained, with its first values."""
+    first = method.initial(task, backbone, context())
+    return {name: torch.nn.Parameter(one.clone()) for name, one in first.items()}
+
+
+def logits_of(model: EncoderModel, learned: Learned, pixels: Tensor) -> Tensor:
+    derived = model.hooks.derived(learned, model.frozen)
+    images, classes = model.image_features(pixels, derived), model.class_features(derived)
+    return model.hooks.scores(images, classes, model.scale, fitted=True)
+
+
 @pytest.mark.parametrize("chunks", [1, 4])
 @pytest.mark.parametrize("name", TUNINGS)
 def test_loss_and_gradients_equal_the_reference(name: str, chunks: int) -> None:
@@ -100,10 +112,10 @@ def test_loss_and_gradients_equal_the_reference(name: str, chunks: int) -> None:
     task = random_task(backbone)
     model = method.model(task, backbone, context())
     model = model.within_memory(9, CPU, 2 * chunks if chunks > 1 else 1)
-    weights = method.weights(model)
+    ours = started(method, task, backbone)
     rng = torch.Generator().manual_seed(4)
     trained, follow = trained_values(name, backbone.module)
-    ours, theirs = weights.named_tensors(), by_tower(trained)
+    theirs = by_tower(trained)
     assert ours.keys() == theirs.keys()
     for key in ours:
         noise = 0.1 * torch.randn(ours[key].shape, generator=rng)
@@ -113,13 +125,11 @@ def test_loss_and_gradients_equal_the_reference(name: str, chunks: int) -> None:
         whole = ours[reference.tower_name(key.partition(":")[0])].detach()
         value.data = (whole[int(key.rpartition(":")[2])] if ":" in key else whole).clone()
     batch, labels = task.train.pixels[::2], task.train.labels[::2]  # type: ignore[attr-defined]
-    backward(model, weights, batch, labels, lambda loss: loss)
+    model.backward(batch, labels, EncoderBatch.cross_entropy, ours, lambda loss: loss)
     tokens = tokens_of(backbone, task)
     expected = reference.logits(backbone.module, follow(trained), batch, tokens)
     F.cross_entropy(expected, labels).backward()
-    tuned = model.merged(weights.detached())
-    logits = tuned.logits(batch, tuned.class_features(None), None)
-    assert relative_gap(logits, expected) < TOLERANCE
+    assert relative_gap(logits_of(model, ours, batch), expected) < TOLERANCE
     gradients = by_tower({key: value.grad for key, value in trained.items()})  # type: ignore[misc]
     for key, gradient in gradients.items():
         assert gradient.abs().max() > 0
@@ -243,12 +253,26 @@ def test_where_memory_is_short_the_same_numbers_come_out(
 
 def test_the_untrained_spectrum_is_exactly_clip() -> None:
     backbone = random_backbone()
-    model = ClipSvd().model(random_task(backbone), backbone, context())
-    weights = ClipSvd().weights(model).detached()
-    tensors = {**model.vision.parameters()}  # type: ignore[union-attr]
-    for name, value in weights.tensors().items():
-        if name.startswith("vision."):
-            assert torch.equal(value, tensors[name.removeprefix("vision.")])
+    task = random_task(backbone)
+    model = ClipSvd().model(task, backbone, context())
+    derived = model.hooks.derived(started(ClipSvd(), task, backbone), model.frozen)
+    plain = model.frozen.parameters()
+    assert derived
+    assert all(torch.equal(value, plain[name]) for name, value in derived.items())
+
+
+def test_matrices_are_decomposed_once_for_a_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone, calls = random_backbone(), []
+    task, plain = random_task(backbone), torch.linalg.svd
+    monkeypatch.setattr(torch.linalg, "svd", lambda *a, **k: calls.append(1) or plain(*a, **k))
+    classifier = ClipSvd(iterations=1).fit(task, backbone, context())
+    first = len(calls)
+    assert first > 0
+    ClipSvd(iterations=2).fit(task, backbone, context())
+    ClipSvd().restore(classifier.tensors(), task, backbone)
+    assert len(calls) == first
+    ClipSvd(iterations=1).fit(task, random_backbone(), context())
+    assert len(calls) == 2 * first, "another backbone has matrices of its own"
 
 
 @pytest.mark.parametrize(

@@ -187,14 +187,14 @@ NAMES = {
 
 
 def full_logits(module: Any, learned: Learned, pixels: Tensor, task: Task) -> Tensor:
-    """Unit features of the image encoder with other weights, times the head."""
+    """Unit features of the image encoder with other weights, times the head, plus its bias."""
     weights = {}
     for name, value in learned.items():
-        if name != "head":
+        if name.startswith("vision."):
             ours = name.removeprefix("vision.").replace("blocks.", "transformer.resblocks.")
             weights[f"visual.{NAMES.get(ours, ours)}"] = value
     features = functional_call(_Visual(module), weights, (pixels,))
-    return F.normalize(features, dim=-1) @ learned["head"].T
+    return F.linear(F.normalize(features, dim=-1), learned["head"], learned["head.bias"])
 
 
 def full_loss(module: Any, learned: Learned, pixels: Tensor, labels: Tensor, task: Task) -> Tensor:

@@ -9,6 +9,7 @@ import pytest
 
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.images.feature_store import kept_row_bytes
 from fewshot_bench.runner import needs as counted
 from fewshot_bench.runner import preflight as room
 from fewshot_bench.runner.needs import Needs, needs
@@ -79,6 +80,18 @@ def test_views_of_a_plan_are_counted_once_per_fit() -> None:
         "coop", options=("class_views=16",), datasets=("digits",), shots=(16,), seeds=(1,)
     )
     assert stated(fewer).rows["views"] == 160
+
+
+def test_rows_before_the_projection_are_as_wide_as_the_tower() -> None:
+    # Features of the toy have 64 values, rows of its image tower 96.
+    both = [
+        stated(cells(name, options=("iterations=300",), datasets=("digits",), shots=(1,)))
+        for name in ("prolip", "wise-ft")
+    ]
+    assert [found.rows["unprojected views"] for found in both] == [3000, 0]
+    plain = stated(cells("zero-shot", datasets=("digits",), shots=(1,)))
+    row = kept_row_bytes(96, "fp32")
+    assert both[0].features - plain.features == pytest.approx(1.02 * 3000 * row, abs=2)
 
 
 def test_a_dry_run_has_a_line_for_each_kind(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def _reason(
 
 
 def inapplicable_reason(record: Record) -> str:
-    """Why the method cannot be asked for this cell."""
+    """The method's reason for which this cell is not applicable."""
     return str((record.error or {}).get("message") or "not applicable")
 
 

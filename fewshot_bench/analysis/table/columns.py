@@ -68,7 +68,7 @@ class Column:
     line: Callable[[Sequence[Value]], Value] | None = None
 
     def of(self, record: Record) -> Value:
-        """What a finished record states."""
+        """The fact that a finished record states."""
         return number(getattr(record, self.part).get(self.entry))
 
     def shown(self, values: Sequence[Value]) -> str:

@@ -85,7 +85,7 @@ def _short_classes(table: Table) -> Iterator[str]:
 
 
 def _ranges(table: Table) -> Iterator[str]:
-    """Why there is no interval beside some numbers."""
+    """The note on numbers without an interval."""
     found = (cell.estimates.get(table.metric) for cell in table.cells.values())
     if any(value and 1 < value.n < FEWEST for value in found):
         yield RANGES
@@ -161,7 +161,7 @@ def _seeds(table: Table) -> Iterator[str]:
 
 
 def _without(table: Table) -> Iterator[str]:
-    """Why there is no average, or no harmonic mean."""
+    """The note on a missing average or harmonic mean."""
     found = [
         f"no {_derived(group, row.label)}, {_join(shots)}-shot: {reason}"
         for group in table.groups

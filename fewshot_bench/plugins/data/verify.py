@@ -103,7 +103,7 @@ def similar_pairs(found: Scan, same: Iterable[Pair], jobs: int) -> list[Pair]:
 
 
 def _change(close: Nearest, place: int, role: str) -> str:
-    """How the test image at `place` and its closest one, of this pool, differ."""
+    """The difference of the test image at `place` and its closest one of this pool."""
     window = str(WINDOWS[close.window[place]])
     # A crop of one shows the whole of the other.
     cropped = f"{role if not close.base_cropped[place] else 'test'} is a {window}" if window else ""

@@ -30,6 +30,7 @@ from fewshot_bench.cli.options import (
     NUMBERS,
     format_option,
     keep_stale_option,
+    list_option,
     retry_failed_option,
     store_option,
 )
@@ -63,7 +64,7 @@ def _tables() -> Iterable[str]:
     "reproduce", cls=RunCommand, short_help="Repeat a published table: paper, ours, noise, verdict."
 )
 @click.argument("name", required=False, shell_complete=one_of(_tables))
-@click.option(
+@list_option(
     "--method",
     "-m",
     type=NAMES,
@@ -76,15 +77,15 @@ def _tables() -> Iterable[str]:
     metavar="NAME=VALUE[,VALUE]",
     help="Only rows whose configuration has this, such as rank=2.",
 )
-@click.option(
+@list_option(
     "--dataset",
     "-d",
     type=NAMES,
     shell_complete=several_of(datasets, suites),
     help="Only these data sets of the table, or suites.",
 )
-@click.option("--shots", type=NUMBERS, help="Only these numbers of shots.")
-@click.option("--seeds", type=NUMBERS, default="1,2,3", show_default=True)
+@list_option("--shots", type=NUMBERS, help="Only these numbers of shots.")
+@list_option("--seeds", type=NUMBERS, default="1,2,3", show_default=True)
 @click.option(
     "--option",
     "-o",

@@ -73,7 +73,7 @@ class Setting:
         if self.options:
             return False
         installed = self.card.schedule if self.card else ""
-        stated = {str(record.card.get("schedule") or installed) for record in records}
+        stated = {record.default_schedule or installed for record in records}
         return bool(self.schedule) and stated - {"", self.schedule} != set()
 
     @property
@@ -118,7 +118,7 @@ class Reproduction:
         return len({source for source, _ in self.tables}) > 1
 
     def setting(self, number: Number) -> Setting | None:
-        """How the row of a number was made; None where nothing is said about the method."""
+        """The configuration behind the row of a number; None where the method has no note."""
         own = self.settings.get(f"{number.source}/{number.method}")
         return own or self.settings.get(number.method)
 

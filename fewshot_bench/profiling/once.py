@@ -1,0 +1,115 @@
+"""Work that follows from a backbone alone: done once for it, billed to every cell that asks.
+
+`once_for` is the entry point. What it keeps lives as long as its backbone, and no longer.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fewshot_bench.profiling.cost import Cost
+
+Derived = Mapping[str, Sequence[Tensor]]
+"""Tensors that follow from a backbone, by name."""
+
+
+class Bill(Protocol):
+    """The bill of a cell, as `Meter` holds it."""
+
+    def charge_once(self, key: object, cost: Cost | None) -> None:
+        """Add a cost to the open phase, if `key` is new; None for what was paid just now."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What was computed for a backbone under a name, and what that had cost."""
+
+    derived: Derived
+    cost: Cost
+
+    def bytes_on(self, device: torch.device) -> int:
+        every = [one for tensors in self.derived.values() for one in tensors]
+        return sum(one.nbytes for one in every if one.device.type == device.type)
+
+
+Key = tuple[int, str]
+_LOCK = threading.RLock()
+_KEPT: dict[Key, _Kept] = {}
+_BILLS: list[Bill] = []
+_IDLE: list[dict[Key, _Kept]] = []
+
+
+def once_for(backbone: object, name: str, compute: Callable[[], Derived]) -> Derived:
+    """What `compute` gives for a backbone, kept under a name; it is called once per process.
+
+    Threads that ask meanwhile wait. A backbone that cannot be referred to weakly keeps nothing.
+    """
+    key = (id(backbone), name)
+    with _LOCK:
+        kept = _KEPT.get(key)
+        if kept is None:
+            kept, paid = _computed(compute), None
+            _keep(backbone, key, kept)
+        else:
+            paid = kept.cost
+        for idle in _IDLE:
+            idle.pop(key, None)
+        if _BILLS:
+            _BILLS[-1].charge_once(key, paid)
+        return kept.derived
+
+
+def _computed(compute: Callable[[], Derived]) -> _Kept:
+    start = time.perf_counter(), time.process_time()
+    derived = compute()
+    for device in {one.device for tensors in derived.values() for one in tensors if one.is_cuda}:
+        torch.cuda.synchronize(device)
+    spent = Cost(time.perf_counter() - start[0], time.process_time() - start[1])
+    return _Kept(derived, spent)
+
+
+def _keep(backbone: object, key: Key, kept: _Kept) -> None:
+    try:
+        weakref.finalize(backbone, _KEPT.pop, key, None).atexit = False
+    except TypeError:
+        return
+    _KEPT[key] = kept
+
+
+def forget_derived() -> None:
+    """Drop all that is kept, where memory has run out."""
+    with _LOCK:
+        _KEPT.clear()
+
+
+@contextmanager
+def billed_to(bill: Bill) -> Iterator[None]:
+    """Charge what is asked for inside to `bill`."""
+    _BILLS.append(bill)
+    try:
+        yield
+    finally:
+        _BILLS.remove(bill)
+
+
+@contextmanager
+def idle_bytes(device: torch.device) -> Iterator[Callable[[], int]]:
+    """A function: the bytes on a device that are kept and that nothing inside has asked for."""
+    with _LOCK:
+        idle = dict(_KEPT)
+        _IDLE.append(idle)
+    try:
+        yield lambda: sum(one.bytes_on(device) for key, one in idle.items() if key in _KEPT)
+    finally:
+        with _LOCK:
+            del _IDLE[next(i for i, one in enumerate(_IDLE) if one is idle)]
