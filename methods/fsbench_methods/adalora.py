@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from fewshot_bench import Backbone, MethodCard, RunContext, Task, Vocabulary, hyper
-from fewshot_bench.backbones import ImageTower, Site, TextTower
+from fewshot_bench.backbones import ImageTower, TextTower
 from fewshot_bench.training import Scale, WithoutRun, require, require_not_negative
-from fsbench_methods.clip_lora import ClipLora, require_updates
 from fsbench_methods.lora_layers import LowRank, named_site, site_name, with_deltas
 from fsbench_methods.lora_model import LoraClassifier, LoraModel, MergedClassifier, restored
+from fsbench_methods.lora_tuning import LowRankTuning
+from fsbench_methods.rank_allocation import Allocation, Triplets, penalty
 
 _PAPER = "AdaLoRA (Zhang et al. 2023)"
-# Smoothing of importance and of its uncertainty (section 3.2 and the published code).
-_SMOOTH = 0.85
-Triplets = Mapping[Site, tuple[Tensor, Tensor, Tensor]]
-"""Q (rank, d_in), P (d_out, rank) and E (rank,) of every adapted matrix."""
 
 
 @dataclass(frozen=True)
@@ -45,82 +41,6 @@ class Ranked:
             start = site_name(site)
             named |= {f"{start}.P": p, f"{start}.E": e, f"{start}.Q": q}
         return named
-
-
-def penalty(triplets: Triplets) -> Tensor:
-    """Mean over all P and Q of |P'P - I| and |QQ' - I| (eq. 4)."""
-    grams = [gram for q, p, _ in triplets.values() for gram in (q @ q.T, p.T @ p)]
-    whole = torch.stack(grams)
-    eye = torch.eye(whole.shape[-1], device=whole.device)
-    distances: Tensor = torch.linalg.matrix_norm(whole - eye)
-    return distances.mean()
-
-
-@dataclass
-class Allocation:
-    """Importance of triplets, and which of them have a rank (section 3.2 and 3.3).
-
-    steps: of the training; warm, final: steps with all ranks, and with the final ones. budget: the
-    sum of ranks at the end.
-    """
-
-    triplets: Triplets
-    steps: int
-    warm: int
-    final: int
-    budget: int
-    done: int = 0
-    kept: Tensor | None = None
-    _smooth: list[Tensor] = field(default_factory=list)
-    _doubt: list[Tensor] = field(default_factory=list)
-
-    @property
-    def _flat(self) -> list[Tensor]:
-        return [one for triplet in self.triplets.values() for one in triplet]
-
-    @property
-    def allowed(self) -> int:
-        """The budget after `done` steps: a cubic fall from all ranks to the final ones (eq. 12)."""
-        everything = sum(len(e) for *_, e in self.triplets.values())
-        span = max(1, self.steps - self.final - self.warm)
-        left = 1 - min(max((self.done - self.warm) / span, 0.0), 1.0)
-        return self.budget + int((everything - self.budget) * left**3)
-
-    @torch.no_grad()
-    def observe(self, unit: Tensor) -> None:
-        """Update the importance |w grad| by the gradients of a step, which are `unit` times true.
-
-        Steps whose gradients are no numbers, which a loss scaler skips, leave it as it is.
-        """
-        self.done += 1
-        if not self._smooth:
-            self._smooth = [torch.zeros_like(one) for one in self._flat]
-            self._doubt = [torch.zeros_like(one) for one in self._flat]
-        for one, smooth, doubt in zip(self._flat, self._smooth, self._doubt, strict=True):
-            assert one.grad is not None
-            now = (one * one.grad / unit).abs()
-            now = torch.where(now.isfinite(), now, smooth)
-            smooth.lerp_(now, 1 - _SMOOTH)
-            doubt.lerp_((now - smooth).abs(), 1 - _SMOOTH)
-
-    @torch.no_grad()
-    def mask(self) -> None:
-        """Set E of the least important triplets to 0; in the final steps the same ones."""
-        if self.done <= self.warm or not self._smooth:
-            return
-        if self.done <= self.steps - self.final or self.kept is None:
-            scores = self.scores()
-            surplus = len(scores) - self.allowed
-            self.kept = scores > scores.kthvalue(surplus).values if surplus else scores >= 0
-        places = iter(self.kept.split([len(e) for *_, e in self.triplets.values()]))  # type: ignore[no-untyped-call]
-        for *_, e in self.triplets.values():
-            e.mul_(next(places))
-
-    def scores(self) -> Tensor:
-        """Importance times uncertainty, of E, and of Q's rows and P's columns in the mean."""
-        each = [a * b for a, b in zip(self._smooth, self._doubt, strict=True)]
-        parts = zip(each[::3], each[1::3], each[2::3], strict=True)
-        return torch.cat([e + q.mean(dim=1) + p.mean(dim=0) for q, p, e in parts])
 
 
 @dataclass(frozen=True)
@@ -148,7 +68,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class AdaLora:
+class AdaLora(LowRankTuning):
     """AdaLoRA (Zhang et al., ICLR 2023) at CLIP-LoRA's sites, by CLIP-LoRA's schedule.
 
     Every update starts with `start_rank` triplets of a left vector, a value and a right vector;
@@ -173,38 +93,17 @@ class AdaLora:
     orthogonality: float = hyper(0.5, "weight of the penalty", source="PEFT, orth_reg_weight")
     warm: float = hyper(0.1, "share of steps with all ranks", source=f"{_PAPER}, appendix")
     final: float = hyper(0.3, "share of steps with final ranks", source=f"{_PAPER}, appendix")
-    alpha: float = hyper(1.0, "s is alpha/sqrt(rank)", source="as clip-lora")
-    dropout: float = hyper(0.25, "dropout on the input of an update", source="as clip-lora")
-    encoder: Literal["both", "vision", "text"] = hyper(
-        "both", "encoders whose matrices are updated", source="as clip-lora"
-    )
-    matrices: str = hyper("qkv", "letters of q k v o m", source="as clip-lora")
-    iterations: int = hyper(500, "steps per shot", unit="steps/shot", source="as clip-lora")
-    lr: float = hyper(2e-4, "AdamW's learning rate", source="as clip-lora")
-    weight_decay: float = hyper(1e-2, "AdamW's decay", source="as clip-lora")
-    batch_size: int = hyper(32, "images of a step", unit="images", source="as clip-lora")
 
     def __post_init__(self) -> None:
         """UsageError for values out of range."""
-        require_updates(self)
+        super().__post_init__()
         require_not_negative(self, "orthogonality", "warm", "final")
         require(self, "start_rank", self.start_rank >= self.rank, f"at least rank={self.rank}")
         require(self, "final", self.warm + self.final < 1, f"below 1 - warm={self.warm}")
 
-    @property
-    def lora(self) -> ClipLora:
-        """CLIP-LoRA with the same settings."""
-        names = {one.name for one in dataclasses.fields(ClipLora)}
-        own = {one.name for one in dataclasses.fields(self)} & names
-        return ClipLora(**{name: getattr(self, name) for name in own})
-
-    def quick(self) -> AdaLora:
+    def quick(self) -> Self:
         """Few and large steps, for the conformance kit: P, E and Q start small."""
         return replace(self, iterations=4, lr=0.02)
-
-    def views_per_image(self, shots: int, classes: int) -> int:
-        """Views that a frozen image encoder encodes, as of CLIP-LoRA."""
-        return self.lora.views_per_image(shots, classes)
 
     def triplets(self, plain: LowRank, ctx: RunContext) -> Triplets:
         """Fresh ones at the sites of plain updates: P and Q normal (0.02), E zero."""
@@ -224,17 +123,16 @@ class AdaLora:
 
     def fit(self, task: Task, backbone: Backbone, ctx: RunContext) -> LoraClassifier[Ranked]:
         """Trains triplets that compete for ranks."""
-        lora = self.lora
-        model = lora.sized_model(task, backbone, ctx)
-        plain = lora.adapter(model, backbone.device, ctx)
+        model = self.sized_model(task, backbone, ctx)
+        plain = self.adapter(model, backbone.device, ctx)
         triplets = self.triplets(plain, ctx)
         allocation = self.allocation(triplets, task.shots)
         step = Step(model, triplets, plain, allocation, self.orthogonality)
         parameters = [one for triplet in triplets.values() for one in triplet]
-        lora.train(model, parameters, step, task, backbone, ctx)
+        self.train(model, parameters, step, task, backbone, ctx)
         allocation.mask()
         fixed = {s: (q.detach(), p.detach(), e.detach()) for s, (q, p, e) in triplets.items()}
-        return LoraClassifier(model, Ranked(fixed, lora.gain), backbone)
+        return LoraClassifier(model, Ranked(fixed, self.gain), backbone)
 
     @torch.no_grad()
     def restore(
@@ -246,5 +144,5 @@ class AdaLora:
             named_site(start): (tensors[f"{start}.Q"], tensors[f"{start}.P"], tensors[f"{start}.E"])
             for start in starts
         }
-        model = self.lora.model(vocabulary, backbone, WithoutRun(backbone))
-        return restored(model, Ranked(kept, self.lora.gain))
+        model = self.model(vocabulary, backbone, WithoutRun(backbone))
+        return restored(model, Ranked(kept, self.gain))

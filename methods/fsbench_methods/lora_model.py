@@ -14,6 +14,7 @@ from fewshot_bench import Backbone, Images, Vocabulary
 from fewshot_bench.backbones import ImageTower, PackedPrompts, PromptPart, TextTower
 from fewshot_bench.training import (
     Autocast,
+    Backward,
     Encode,
     Encoding,
     Scale,
@@ -23,7 +24,6 @@ from fewshot_bench.training import (
     must_recompute,
     unit,
 )
-from fsbench_methods.encoder_training import Backward
 from fsbench_methods.lora_layers import Change, Update, for_images, for_prompts
 
 EVAL_BATCH = 256

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from fsbench_methods.adalora import AdaLora, Step, Triplets, penalty
+from fsbench_methods.adalora import AdaLora, Step
+from fsbench_methods.rank_allocation import Triplets, penalty
 from torch import Tensor
 
 from fewshot_bench.profiling.optimizer import ParameterObserver
@@ -22,8 +23,8 @@ TOLERANCE = 1e-5
 
 def started(method: AdaLora, backbone: Any, task: Any, parts: int = 1) -> tuple[Any, Step]:
     """The model and the step as `fit` starts with them."""
-    model = method.lora.model(task, backbone, context()).within_memory(9, CPU, parts)
-    plain = method.lora.adapter(model, CPU, context())
+    model = method.model(task, backbone, context()).within_memory(9, CPU, parts)
+    plain = method.adapter(model, CPU, context())
     triplets = method.triplets(plain, context())
     allocation = method.allocation(triplets, task.shots)
     return model, Step(model, triplets, plain, allocation, method.orthogonality)

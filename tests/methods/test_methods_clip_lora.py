@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from fsbench_methods.clip_lora import ClipLora, LoraModel
+from fsbench_methods.clip_lora import ClipLora
 from fsbench_methods.lora_layers import LowRank
+from fsbench_methods.lora_model import LoraModel
 from torch import Tensor
 
 from fewshot_bench.backbones import Site

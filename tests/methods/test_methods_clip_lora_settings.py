@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from fsbench_methods.clip_lora import ClipLora, LoraModel
+from fsbench_methods.clip_lora import ClipLora
 from fsbench_methods.lora_layers import layers_at
+from fsbench_methods.lora_model import LoraModel
 from torch import Tensor
 
-from fewshot_bench import Augment, UsageError
+from fewshot_bench import UsageError
 from fewshot_bench.backbones import Site
-from fewshot_bench.training import pixel_batches
 from tests.reference.toy import CPU, context, random_backbone, random_task
 
 
@@ -44,9 +44,8 @@ def test_batches_are_whole_epochs_with_a_short_last_batch(encoder: Any) -> None:
     backbone = random_backbone()
     task = random_task(backbone)
     method = ClipLora(encoder=encoder, batch_size=7)
-    stream = pixel_batches(task.train, 7, CPU, context(), augment=Augment(), drop_last=False)
-    if encoder == "text":
-        stream = method._frozen_views(task, backbone, 6, context())
+    model = method.model(task, backbone, context())
+    stream = method.batches(model, 6, task, backbone, context())
     drawn = [labels for _, labels in itertools.islice(stream, 6)]
     assert [len(labels) for labels in drawn] == [7, 7, 4] * 2
     for epoch in (drawn[:3], drawn[3:]):

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from fsbench_methods.dora import Decomposed, Dora, decomposed
+from fsbench_methods.dora import Dora
+from fsbench_methods.magnitudes import Decomposed, decomposed
 from torch import Tensor
 
 from fewshot_bench.backbones import Site
@@ -31,8 +32,8 @@ TOLERANCE = 1e-5
 
 def started(method: Dora, backbone: Any, task: Any) -> tuple[Any, Decomposed]:
     """The model and weights as `fit` starts with them."""
-    model = method.lora.model(task, backbone, context())
-    return model, decomposed(method.lora.adapter(model, CPU, context()), model)
+    model = method.model(task, backbone, context())
+    return model, decomposed(method.adapter(model, CPU, context()), model)
 
 
 def moved(adapter: Decomposed) -> Decomposed:
@@ -80,9 +81,7 @@ def test_loss_and_gradients_equal_the_reference(method: Dora, chunks: int) -> No
     batch, labels = task.train.pixels[::2], task.train.labels[::2]  # type: ignore[attr-defined]
     model.backward(batch, labels, adapter, lambda loss: loss)
     tokens = backbone.tokenize(task.prompts(task.templates[0]))
-    expected, logits = reference.loss(
-        backbone.module, batch, labels, tokens, parts, method.lora.gain
-    )
+    expected, logits = reference.loss(backbone.module, batch, labels, tokens, parts, method.gain)
     expected.backward()
     ours = model.logits(batch, model.class_features(adapter), adapter)
     assert relative_gap(ours, logits) < TOLERANCE

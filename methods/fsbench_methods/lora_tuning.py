@@ -1,0 +1,155 @@
+"""Training of low-rank updates at chosen matrices: what CLIP-LoRA and its kin have in common.
+
+`LowRankTuning` has their options, sites and schedule; a method says what is trained there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, Self
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from fewshot_bench import Augment, Backbone, RunContext, Task, Vocabulary, hyper
+from fewshot_bench.training import (
+    Backward,
+    Encoding,
+    device_generator,
+    pixel_batches,
+    require,
+    require_choices,
+    require_not_negative,
+    require_positive,
+    steps_per_epoch,
+    view_batches,
+)
+from fsbench_methods.encoder_training import Schedule
+from fsbench_methods.lora_layers import Dropout, LowRank, init_factors, tower_sites
+from fsbench_methods.lora_model import LoraModel, model_of
+
+MATRICES = {"q": ("q",), "k": ("k",), "v": ("v",), "o": ("o",), "m": ("fc", "proj")}
+PAPER = "CLIP-LoRA (Zanella and Ben Ayed 2024)"
+LAST_RATE = 1e-6
+
+
+@dataclass(frozen=True)
+class LowRankTuning:
+    """Low-rank updates of both encoders' matrices, trained by CLIP-LoRA's schedule."""
+
+    name: ClassVar[str]
+
+    rank: int = hyper(2, "rank r of every update", source=f"{PAPER}, p. 5")
+    alpha: float = hyper(1.0, "numerator of the scaling", source="run_utils.py:22-35")
+    dropout: float = hyper(0.25, "dropout on the updates' input", source=f"{PAPER}, p. 5")
+    encoder: Literal["both", "vision", "text"] = hyper(
+        "both", "which encoders are adapted", source=f"{PAPER}, Fig. 3"
+    )
+    matrices: str = hyper(
+        "qkv", "which matrices are adapted: letters of q k v o m", source=f"{PAPER}, Fig. 3"
+    )
+    iterations: int = hyper(
+        500, "training steps per shot", unit="steps/shot", source=f"{PAPER}, p. 5"
+    )
+    lr: float = hyper(2e-4, "learning rate of AdamW", source=f"{PAPER}, p. 5")
+    weight_decay: float = hyper(1e-2, "weight decay of AdamW", source="lora.py:75")
+    batch_size: int = hyper(32, "images per step", unit="images", source=f"{PAPER}, p. 5")
+
+    def __post_init__(self) -> None:
+        """UsageError for values out of range."""
+        require_choices(self)
+        require_positive(self, "rank", "iterations", "batch_size", "lr")
+        require_not_negative(self, "alpha", "weight_decay")
+        require(self, "dropout", 0 <= self.dropout < 1, "a number in [0, 1)")
+        letters = set(self.matrices)
+        valid = bool(letters) and letters <= set(MATRICES) and len(letters) == len(self.matrices)
+        expected = "distinct letters of q, k, v, o, m without separators, such as 'qkv'"
+        require(self, "matrices", valid, expected)
+
+    def quick(self) -> Self:
+        """Two steps per shot, for the conformance kit."""
+        return replace(self, iterations=2)
+
+    def views_per_image(self, shots: int, classes: int) -> int:
+        """Views of each support image that the frozen image encoder encodes, if it is frozen."""
+        if self.encoder != "text":
+            return 0
+        steps = steps_per_epoch(shots * classes, self.batch_size, drop_last=False)
+        return math.ceil(self.iterations * shots / max(1, steps))
+
+    @property
+    def gain(self) -> float:
+        """s of the updates s B A: alpha / sqrt(r), as rsLoRA (Kalajdzievski 2023)."""
+        return self.alpha / math.sqrt(self.rank)
+
+    def layers(self, depth: int) -> range:
+        """The layers of an encoder that are adapted: all."""
+        return range(depth)
+
+    def schedule(self, steps: int) -> Schedule:
+        """The optimizer's rates."""
+        return Schedule(steps, self.lr, LAST_RATE, self.weight_decay)
+
+    def model(self, task: Vocabulary, backbone: Backbone, ctx: Encoding) -> LoraModel:
+        """The frozen part of the model."""
+        adapted = {"vision": self.encoder != "text", "text": self.encoder != "vision"}
+        return model_of(backbone, task, ctx, **adapted)
+
+    def sized_model(self, task: Task, backbone: Backbone, ctx: RunContext) -> LoraModel:
+        """The same, sparing memory where that is short."""
+        size, parts = min(self.batch_size, len(task.train)), ctx.memory_parts
+        return self.model(task, backbone, ctx).within_memory(size, backbone.device, parts)
+
+    def adapter(self, model: LoraModel, device: torch.device, ctx: RunContext) -> LowRank:
+        """Fresh updates at the chosen sites; the model they adapt is still exactly CLIP."""
+        matrices = [
+            name for letter, names in MATRICES.items() if letter in self.matrices for name in names
+        ]
+        sites = []
+        for encoder, tower in (("vision", model.vision), ("text", model.text)):
+            if tower is not None:
+                sites += tower_sites(tower, encoder, self.layers(tower.layers), matrices)
+        factors = init_factors(sites, self.rank, ctx.rng("init"), device)
+        dropout = None
+        if self.dropout:
+            dropout = Dropout(self.dropout, device_generator(ctx.rng("dropout"), device))
+        return LowRank(factors, self.gain, dropout)
+
+    def train(
+        self,
+        model: LoraModel,
+        parameters: ParamsT,
+        backward: Backward,
+        task: Task,
+        backbone: Backbone,
+        ctx: RunContext,
+    ) -> None:
+        """Trains parameters of updates, whatever their form, for `iterations` steps per shot."""
+        steps = self.iterations * task.shots
+        if model.recompute:
+            ctx.note(recomputed=sorted(model.recompute))
+        batches = self.batches(model, steps, task, backbone, ctx)
+        self.schedule(steps).train(parameters, backward, batches, ctx)
+
+    def batches(
+        self, model: LoraModel, steps: int, task: Task, backbone: Backbone, ctx: RunContext
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Augmented pixels, or features of augmented views of an image encoder that is frozen."""
+        train, size = task.train, self.batch_size
+        if model.vision is not None:
+            return pixel_batches(
+                train, size, backbone.device, ctx, augment=Augment(), drop_last=False
+            )
+        epochs = math.ceil(steps / steps_per_epoch(len(train), size, drop_last=False))
+        return view_batches(
+            train,
+            size,
+            backbone.embed_dim,
+            ctx,
+            augment=Augment(),
+            drop_last=False,
+            epochs=epochs,
+        )

@@ -1,0 +1,133 @@
+"""Weights as magnitudes and directions, whose directions have low-rank updates (DoRA)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewshot_bench.backbones import ImageTower, Site, TextTower
+from fsbench_methods.lora_layers import LowRank, Masks, site_name, with_deltas
+from fsbench_methods.lora_model import LoraModel
+
+_BIASES = {"o": "attn.out_proj.bias", "fc": "mlp.c_fc.bias", "proj": "mlp.c_proj.bias"}
+
+
+@dataclass(frozen=True)
+class Decomposed:
+    """W' = m (W + s B A) / |W + s B A|, row by row of (d_out, d_in) (Liu et al. 2024, eq. 5).
+
+    magnitudes (d_out,) are m, frozen holds W and the bias of every site. norms (d_out,), those of
+    the rows as they are now, are constants in the backward pass (section 4.3), computed by
+    `for_step`.
+    """
+
+    low: LowRank
+    magnitudes: Mapping[Site, Tensor]
+    frozen: Mapping[Site, tuple[Tensor, Tensor]]
+    norms: Mapping[Site, Tensor]
+
+    def adapts(self, site: Site) -> bool:
+        """True when the matrix is decomposed."""
+        return self.low.adapts(site)
+
+    def add(self, sites: Sequence[Site], x: Tensor, product: Tensor) -> Tensor:
+        """g (x W' + s x A' B') + bias of a `product` x W' + bias, with g = m / norm."""
+        if not any(map(self.adapts, sites)):
+            return product
+        width = product.shape[-1] // len(sites)
+        excess, shift = [], []
+        for site in sites:
+            gain, bias = product.new_zeros(width), product.new_zeros(width)
+            if self.adapts(site):
+                # Less 1, since 16 bits hold small numbers better than those near 1.
+                exact = self.magnitudes[site] / self.norms[site] - 1
+                gain, bias = exact.to(gain), (exact * self.frozen[site][1]).to(bias)
+            excess.append(gain)
+            shift.append(bias)
+        updated = self.low.add(sites, x, product)
+        return torch.addcmul(updated - torch.cat(shift), updated, torch.cat(excess))
+
+    def delta(self, site: Site, x: Tensor) -> Tensor | None:
+        """(..., d_out) what is added to the frozen product at `site`."""
+        if not self.adapts(site):
+            return None
+        weight, bias = self.frozen[site]
+        product = torch.nn.functional.linear(x, weight, bias.to(weight))
+        return self.add((site,), x, product.clone()) - product
+
+    def snapshot(self) -> Any:
+        """The state that the dropout draws from."""
+        return self.low.snapshot()
+
+    def rewind(self, snapshot: Any) -> None:
+        """Draw the masks again that came after a snapshot."""
+        self.low.rewind(snapshot)
+
+    def masked(self, masks: Callable[[Masks], Masks]) -> Decomposed:
+        """The same weights with other dropout masks."""
+        return replace(self, low=self.low.masked(masks))
+
+    @torch.no_grad()
+    def for_step(self) -> Decomposed:
+        """With the norms that rows have now."""
+        norms = {site: row.norm(dim=1) for site, row in self._directions().items()}
+        return replace(self, norms=norms)
+
+    def merged(self) -> dict[Site, Tensor]:
+        """(d_out, d_in) W' - W of every site."""
+        return {
+            site: (self.magnitudes[site] / row.norm(dim=1))[:, None] * row - self.frozen[site][0]
+            for site, row in self._directions().items()
+        }
+
+    def applied(
+        self, vision: ImageTower | None, text: TextTower | None
+    ) -> tuple[ImageTower | None, TextTower | None]:
+        """The towers with W' in place of W."""
+        return with_deltas(self.merged(), vision, text)
+
+    def _directions(self) -> dict[Site, Tensor]:
+        return {site: self.frozen[site][0] + delta for site, delta in self.low.merged().items()}
+
+    def detached(self) -> Decomposed:
+        """The same weights for prediction: no gradients, no dropout."""
+        fixed = {site: one.detach() for site, one in self.magnitudes.items()}
+        return replace(self, low=self.low.detached(), magnitudes=fixed)
+
+    def parameters(self) -> list[dict[str, Any]]:
+        """A and B, and the magnitudes: CLIP's are not 0, and decay does not pull them there."""
+        return [
+            {"params": self.low.parameters()},
+            {"params": list(self.magnitudes.values()), "weight_decay": 0.0},
+        ]
+
+    def named_tensors(self) -> dict[str, Tensor]:
+        """A, B and m by name, such as `vision.0.q.m`."""
+        own = {f"{site_name(site)}.m": one for site, one in self.magnitudes.items()}
+        return self.low.named_tensors() | own
+
+
+def decomposed(
+    low: LowRank, model: LoraModel, magnitudes: Mapping[Site, Tensor] | None = None
+) -> Decomposed:
+    """The weights of a model's towers under updates; magnitudes are parameters of CLIP's size."""
+    frozen = {}
+    for site in low.factors:
+        tower = model.vision if site.encoder == "vision" else model.text
+        assert tower is not None
+        named, weight = tower.parameters(), tower.weight(site).float()
+        start, width = f"blocks.{site.layer}.", len(weight)
+        if site.matrix in "qkv":
+            row = "qkv".index(site.matrix) * width
+            bias = named[f"{start}attn.in_proj_bias"][row : row + width]
+        else:
+            bias = named[start + _BIASES[site.matrix]]
+        frozen[site] = (weight, bias.float())
+    if magnitudes is None:
+        start_at = {site: weight.norm(dim=1) for site, (weight, _) in frozen.items()}
+        magnitudes = {site: torch.nn.Parameter(one) for site, one in start_at.items()}
+    return Decomposed(low, magnitudes, frozen, {}).for_step()

@@ -1,0 +1,92 @@
+"""Ranks that compete for one budget: importance, uncertainty, and what keeps a rank (AdaLoRA)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from fewshot_bench.backbones import Site
+
+# Smoothing of importance and of its uncertainty (section 3.2 and the published code).
+_SMOOTH = 0.85
+Triplets = Mapping[Site, tuple[Tensor, Tensor, Tensor]]
+"""Q (rank, d_in), P (d_out, rank) and E (rank,) of every adapted matrix."""
+
+
+def penalty(triplets: Triplets) -> Tensor:
+    """Mean over all P and Q of |P'P - I| and |QQ' - I| (eq. 4)."""
+    grams = [gram for q, p, _ in triplets.values() for gram in (q @ q.T, p.T @ p)]
+    whole = torch.stack(grams)
+    eye = torch.eye(whole.shape[-1], device=whole.device)
+    distances: Tensor = torch.linalg.matrix_norm(whole - eye)
+    return distances.mean()
+
+
+@dataclass
+class Allocation:
+    """Importance of triplets, and which of them have a rank (section 3.2 and 3.3).
+
+    steps: of the training; warm, final: steps with all ranks, and with the final ones. budget: the
+    sum of ranks at the end.
+    """
+
+    triplets: Triplets
+    steps: int
+    warm: int
+    final: int
+    budget: int
+    done: int = 0
+    kept: Tensor | None = None
+    _smooth: list[Tensor] = field(default_factory=list)
+    _doubt: list[Tensor] = field(default_factory=list)
+
+    @property
+    def _flat(self) -> list[Tensor]:
+        return [one for triplet in self.triplets.values() for one in triplet]
+
+    @property
+    def allowed(self) -> int:
+        """The budget after `done` steps: a cubic fall from all ranks to the final ones (eq. 12)."""
+        everything = sum(len(e) for *_, e in self.triplets.values())
+        span = max(1, self.steps - self.final - self.warm)
+        left = 1 - min(max((self.done - self.warm) / span, 0.0), 1.0)
+        return self.budget + int((everything - self.budget) * left**3)
+
+    @torch.no_grad()
+    def observe(self, unit: Tensor) -> None:
+        """Update the importance |w grad| by the gradients of a step, which are `unit` times true.
+
+        Steps whose gradients are no numbers, which a loss scaler skips, leave it as it is.
+        """
+        self.done += 1
+        if not self._smooth:
+            self._smooth = [torch.zeros_like(one) for one in self._flat]
+            self._doubt = [torch.zeros_like(one) for one in self._flat]
+        for one, smooth, doubt in zip(self._flat, self._smooth, self._doubt, strict=True):
+            assert one.grad is not None
+            now = (one * one.grad / unit).abs()
+            now = torch.where(now.isfinite(), now, smooth)
+            smooth.lerp_(now, 1 - _SMOOTH)
+            doubt.lerp_((now - smooth).abs(), 1 - _SMOOTH)
+
+    @torch.no_grad()
+    def mask(self) -> None:
+        """Set E of the least important triplets to 0; in the final steps the same ones."""
+        if self.done <= self.warm or not self._smooth:
+            return
+        if self.done <= self.steps - self.final or self.kept is None:
+            scores = self.scores()
+            surplus = len(scores) - self.allowed
+            self.kept = scores > scores.kthvalue(surplus).values if surplus else scores >= 0
+        places = iter(self.kept.split([len(e) for *_, e in self.triplets.values()]))  # type: ignore[no-untyped-call]
+        for *_, e in self.triplets.values():
+            e.mul_(next(places))
+
+    def scores(self) -> Tensor:
+        """Importance times uncertainty, of E, and of Q's rows and P's columns in the mean."""
+        each = [a * b for a, b in zip(self._smooth, self._doubt, strict=True)]
+        parts = zip(each[::3], each[1::3], each[2::3], strict=True)
+        return torch.cat([e + q.mean(dim=1) + p.mean(dim=0) for q, p, e in parts])
