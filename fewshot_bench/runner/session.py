@@ -69,7 +69,7 @@ class Session:
         self.examiner: Examination = examiner or Examiner()
         self.tainted = False
         self._backbones: dict[tuple[str, str], tuple[LoadedBackbone, str]] = {}
-        self._sources: dict[tuple[str, str], ImageSource] = {}
+        self._sources: dict[tuple[str, tuple[int, ...], str], ImageSource] = {}
 
     def resolve(self, spec: RunSpec) -> Cell:
         """The cell of a specification; UsageError and DataMissingError where there is none."""
@@ -105,7 +105,8 @@ class Session:
     def source(self, images: ImageList, spec: RunSpec) -> ImageSource:
         """Decoded images of a list, shared by the cells that use the same one."""
         backbone, _ = self.backbone(spec)
-        key = (images.handle, spec.exif)
+        # The same images are queries of one fit and, labeled, validation images of another.
+        key = (images.handle, images.labels, spec.exif)
         if key not in self._sources:
             while len(self._sources) >= SOURCES_KEPT:
                 self._sources.pop(next(iter(self._sources)))

@@ -25,6 +25,8 @@ SUPPORT_SIDE = 96
 SUPPORT_BYTES = 32 * 2**20
 """The longest file that is read."""
 JPEG = b"\xff\xd8\xff"
+# Features of low precision are this close to unit length.
+LENGTH = 0.02
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +99,9 @@ def _unpacked(content: bytes, classes: int, width: int) -> Support | None:
     starts = np.concatenate([[0], ends[:-1]])
     if (starts >= ends).any() or ends[-1] != len(data) or labels.min() < 0:
         return None
-    if labels.max() >= classes or not np.isfinite(features).all():
+    lengths = np.linalg.norm(features.astype(np.float64), axis=1)
+    # Written so that NaN fails, too.
+    if labels.max() >= classes or not (np.abs(lengths - 1) <= LENGTH).all():
         return None
     pairs = zip(starts.tolist(), ends.tolist(), strict=True)
     pictures = tuple(data[start:end].tobytes() for start, end in pairs)

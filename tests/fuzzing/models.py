@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -14,16 +15,27 @@ from fewshot_bench.analysis import model as models
 from fewshot_bench.api.backbone import LoadedBackbone
 from fewshot_bench.api.spec import canonical_json
 from fewshot_bench.backbones import loading
+from fewshot_bench.plugins.models.pictures import small
 from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session
-from fewshot_bench.store.model_files import CARD, CONFIG, TENSORS
+from fewshot_bench.store.model_files import (
+    CARD,
+    CONFIG,
+    SUPPORT,
+    TENSORS,
+    read_model,
+    write_model,
+)
+from fewshot_bench.store.support_files import JPEG, Support, packed_support
 from fewshot_bench.utils.errors import FsbenchError
 from tests.fuzzing.subject import Seed, Subject, seeds_in
 from tests.helpers import cells, quick
+from tests.own_sets import picture
 
 METHODS = ("linear-probe", "tip-adapter", "coop", "clip-lora")
 IMAGE = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
 _TRUE: dict[str, torch.Tensor] = {}
+_NEAR: dict[str, list[models.Neighbor]] = {}
 _TINY: list[LoadedBackbone] = []
 _LOAD = loading.load
 
@@ -43,26 +55,50 @@ def _build(folder: Path) -> list[Seed]:
     for spec in cells(*METHODS, options=quick(METHODS), limit=1):
         record = run_one(spec, session).record
         assert record.status == "done", record.error
-        _TRUE[spec.key()] = _logits(folder / "models" / spec.key())
-    return seeds_in(folder, (f"models/*/{CONFIG}", "json"), (f"models/*/{TENSORS}", "safetensors"))
+        own = folder / "models" / spec.key()
+        _keep_support(own)
+        model = _opened(own)
+        _TRUE[own.name], _NEAR[own.name] = model.logits([IMAGE]), model.nearest([IMAGE])[0]
+    patterns = ((CONFIG, "json"), (TENSORS, "safetensors"), (SUPPORT, "safetensors"))
+    return seeds_in(folder, *((f"models/*/{name}", kind) for name, kind in patterns))
 
 
-def _logits(folder: Path) -> torch.Tensor:
-    return models.open_model(folder, "cpu", None, lambda text: None).logits([IMAGE])
+def _keep_support(folder: Path) -> None:
+    """Training images as those of `adapt --keep-support`."""
+    config, tensors = read_model(folder)
+    rng, width = np.random.default_rng(1), _TINY[0].embed_dim
+    features = rng.normal(size=(6, width)).astype(np.float32)
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    pictures = tuple(small(picture(seed)) for seed in range(6))
+    support = packed_support(Support(features, np.arange(6) % len(config.classnames), pictures))
+    write_model(folder, config, tensors, (folder / CARD).read_text(), support)
+
+
+def _opened(folder: Path) -> models.Model:
+    return models.open_model(folder, "cpu", None, lambda text: None)
 
 
 def _read(folder: Path, file: Path) -> bool:
-    """Whatever is used as it lies gives the true answer; with new digests, a finite one."""
-    own, true = file.parent, _TRUE[file.parent.name]
+    """Whatever is used as it lies gives the true answer; with new digests, a possible one."""
+    own = file.parent
     try:
-        assert torch.equal(_logits(own), true)
+        model = _opened(own)
+        assert torch.equal(model.logits([IMAGE]), _TRUE[own.name])
+        assert model.nearest([IMAGE])[0] == _NEAR[own.name]
         return True
     except FsbenchError:
         if not _sealed(own, folder / "sealed"):
             raise
-    found = _logits(folder / "sealed")
+    model = _opened(folder / "sealed")
+    found = model.logits([IMAGE])
     assert found.ndim == 2
     assert bool(found.isfinite().all())
+    near, support = model.nearest([IMAGE])[0], model.support
+    assert support is not None
+    assert near
+    assert all(math.isclose(max(abs(one.similarity), 1), 1, abs_tol=1e-4) for one in near)
+    assert all(support.pictures[one.number].startswith(JPEG) for one in near)
+    assert {one.classname for one in near} <= {*model.classnames}
     return True
 
 
@@ -72,7 +108,8 @@ def _sealed(folder: Path, to: Path) -> bool:
     try:
         plain = json.loads((folder / CONFIG).read_bytes())
         plain.pop("digest", None)
-        plain["tensors"] = hashlib.sha256((folder / TENSORS).read_bytes()).hexdigest()
+        for name, file in (("tensors", TENSORS), ("support", SUPPORT)):
+            plain[name] = hashlib.sha256((folder / file).read_bytes()).hexdigest()
         plain["digest"] = hashlib.sha256(canonical_json(plain).encode()).hexdigest()
         (to / CONFIG).write_text(json.dumps(plain))
     except (ValueError, RecursionError, AttributeError, TypeError, OverflowError):

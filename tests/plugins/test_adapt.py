@@ -12,10 +12,14 @@ import yaml
 
 import fewshot_bench as fb
 from fewshot_bench.api.registry import registry
+from fewshot_bench.engines.choice import Conditions
 from fewshot_bench.plugins.models import adapt as module
 from fewshot_bench.plugins.models import budget as budgets
 from fewshot_bench.plugins.models import search
+from fewshot_bench.plugins.models.fitting import ZERO_SHOT, Chosen, Workshop
+from fewshot_bench.plugins.models.folds import with_validation
 from fewshot_bench.plugins.models.material import gather
+from fewshot_bench.runner.variants import Variant
 from fewshot_bench.store.model_files import read_config, read_model
 from fewshot_bench.utils.errors import UsageError
 from tests.helpers import Result, fsbench, image_folder, save_image
@@ -291,3 +295,86 @@ def test_labels_are_dealt_into_folds_once() -> None:
             assert {*train} | {*val} == {*fold.train.tolist()}
             assert set(labels[train]) == {0, 1, 2, 3}
             assert np.bincount(labels[val]).max() <= 4
+
+
+def test_images_are_asked_about_and_then_chosen_by(tmp_path: Path) -> None:
+    material = gather(photos(tmp_path / "photos", 4, 4), {})
+    shop = Workshop(material, Chosen(Conditions("tiny", ("cpu",), "fp32")))
+    every = np.arange(8)
+    _, val = with_validation(material.labels, every, shop.chosen.seed)
+    shop.fit(ZERO_SHOT, every, val, False)
+    fitted, _ = shop.fit(Variant("gda", {}, {}, "1"), every, every[:0], True)
+    assert fitted.declared.selection["labels"] == len(val) == 4
+
+
+GROWING = '''
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch.nn.functional as F
+
+from fewshot_bench import hyper
+
+
+@dataclass(frozen=True)
+class Means:
+    """Class means; logits are larger the more images they are of."""
+
+    weights: object
+    size: float
+
+    def logits(self, queries):
+        return self.size * queries.features @ self.weights.T
+
+    def tensors(self):
+        return {"weights": self.weights}
+
+
+@dataclass(frozen=True)
+class Growing:
+    """Chooses by validation images."""
+
+    name: ClassVar[str] = "growing"
+    power: float = hyper(0.0, "digits of the scale per training image")
+
+    def fit(self, task, backbone, ctx):
+        if task.val is not None:
+            ctx.count_selection(2, len(task.val))
+        labels = F.one_hot(task.train.labels, len(task.classnames)).float()
+        return Means(F.normalize(labels.T @ task.train.features, dim=-1), self.size(task.train))
+
+    def size(self, images):
+        return 10.0 ** (self.power * len(images))
+
+    def restore(self, tensors, vocabulary, backbone):
+        return Means(tensors["weights"], self.size(range(SIZE)))
+'''
+
+
+def test_probabilities_are_calibrated_whatever_scale_the_last_fit_chose(
+    few: None, tmp_path: Path
+) -> None:
+    """Fits that choose by validation images have logits of scales of their own."""
+    data = photos(tmp_path / "photos", 10, 10)
+    images = sorted((tmp_path / "photos").rglob("*.jpg"))
+    file, found = tmp_path / "growing.py", []
+    # Of 20 images eight are set apart.
+    file.write_text(GROWING.replace("SIZE", "12"))
+    for power in (0.0, 0.5):
+        adapted = fb.adapt(
+            data,
+            tmp_path / str(power),
+            method=f"{file}:Growing",
+            options={"power": power},
+            reject=0.5,
+            **TINY,
+        )
+        method = registry().method_class(f"{file}:Growing")
+        table = fb.load_model(adapted.folder, method=method).predict(images)
+        found.append((table.probability.tolist(), adapted.config.reject, table["class"].tolist()))
+    (plain, least, classes), (grown, also, same) = found
+    assert grown == pytest.approx(plain, rel=1e-3)
+    assert least is not None
+    assert also == pytest.approx(least, rel=1e-3)
+    assert same == classes
+    assert any(name is not None for name in classes)

@@ -131,6 +131,8 @@ def test_a_damaged_file_is_one_line_and_a_removed_one_none(folder: Path, tmp_pat
         {"labels": np.array([0, 0, 0, 1, 1])},
         {"features": np.zeros((6, 3), np.float32)},
         {"features": np.full((6, 256), np.nan, np.float32)},
+        {"features": np.full((6, 256), 3e38, np.float32)},
+        {"features": np.full((6, 256), 0.1, np.float32)},
         {"pictures": (b"<html>",) * 6},
         {"pictures": (b"\xff\xd8\xff",) * 5},
         {"pictures": ()},

@@ -143,9 +143,9 @@ def adapt(
         search.run()
         winner = search.chosen()
         say(f"fitting {winner.title} on all {len(material.items):,} images")
-        fitted = search.final(winner)
+        fitted, chosen_by = search.final(winner)
         support = support_of(workshop) if keep_support else None
-    stated = _stated(search, winner, given["reject"])
+    stated = _stated(search, winner, given["reject"], chosen_by)
     config = _config(workshop, winner, fitted, stated)
     tried = tuple(_row(search, one, winner) for one in search.candidates)
     notes = (*material.notes, *_remarks(search, stated, given["reject"]))
@@ -222,15 +222,26 @@ class _Stated:
     reject: float | None = None
 
 
-def _stated(search: Search, winner: Candidate, kept: float | None) -> _Stated:
+def _stated(
+    search: Search, winner: Candidate, kept: float | None, chosen_by: NDArray[np.float32]
+) -> _Stated:
+    """chosen_by: (n, classes) logits of the kept model for images that it chose its settings by.
+
+    Fits that choose their settings differ in the scale of their logits, and the kept model from all
+    of them. Its temperature is that of logits of equal scale, times its scale on those images.
+    """
     finalists, repeats = search.finalists, search.repeats
     if winner not in finalists:
         return _Stated({})
     found = accuracy.stated(search.shares, finalists.index(winner), search.workshop.chosen.seed)
     logits, labels = np.concatenate(winner.logits[:repeats]), np.tile(search.labels, repeats)
     parts = np.concatenate(winner.parts[:repeats])
+    fits = parts + FOLDS * np.repeat(np.arange(repeats), len(search.labels))
     held = parts >= 0
-    logits, labels, parts = logits[held], labels[held], parts[held]
+    logits, labels, parts, fits = logits[held], labels[held], parts[held], fits[held]
+    scale = 1.0
+    if len(chosen_by):
+        logits, scale = calibration.rescaled(logits, fits), calibration.scale_of(chosen_by)
     temperature = calibration.temperature_of(logits, labels, found.images)
     error = calibration.calibration_error(logits, labels, parts, found.images)
     threshold = None
@@ -246,7 +257,7 @@ def _stated(search: Search, winner: Candidate, kept: float | None) -> _Stated:
         "images": found.images,
         "calibration_error": error,
     }
-    return _Stated(numbers, temperature, threshold)
+    return _Stated(numbers, temperature * scale, threshold)
 
 
 def _config(workshop: Workshop, winner: Candidate, fitted: Fitted, stated: _Stated) -> ModelConfig:

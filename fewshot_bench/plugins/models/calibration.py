@@ -1,7 +1,8 @@
 """Probabilities from out-of-fold logits: the temperature, its error, the threshold of `--reject`.
 
 `temperature_of`, `calibration_error` and `threshold` are the entry points. None of them sees logits
-of an image that its method was fitted on.
+of an image that its method was fitted on. Fits that choose their own settings give logits of other
+scales, so that theirs go through `rescaled` first.
 """
 
 from __future__ import annotations
@@ -44,6 +45,20 @@ def temperature_of(logits: Logits, labels: Labels, images: int) -> float:
         first, second = high - golden * (high - low), low + golden * (high - low)
         low, high = (low, second) if loss(first) <= loss(second) else (first, high)
     return math.exp((low + high) / 2)
+
+
+def scale_of(logits: Logits) -> float:
+    """The root mean square of (n, classes) logits around their row's mean; 1 for equal ones."""
+    centered = logits.astype(np.float64) - logits.mean(axis=1, keepdims=True, dtype=np.float64)
+    return float(np.sqrt((centered**2).mean())) or 1.0
+
+
+def rescaled(logits: Logits, parts: Labels) -> Logits:
+    """(n, classes) logits over the scale of their part. parts: (n,) one number for each fit."""
+    found = logits.copy()
+    for part in np.unique(parts):
+        found[parts == part] /= np.float32(scale_of(logits[parts == part]))
+    return found
 
 
 def true_probabilities(logits: Logits, labels: Labels) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.plugins.models import accuracy, calibration
 from fewshot_bench.plugins.models.budget import SLOWER, Budget, OverBudget, duration
 from fewshot_bench.plugins.models.fitting import Workshop
-from fewshot_bench.plugins.models.folds import Fold, repeated
+from fewshot_bench.plugins.models.folds import Fold, repeated, with_validation
 from fewshot_bench.runner.variants import Variant
 from fewshot_bench.utils.errors import UsageError
 from fewshot_bench.utils.text import printable
@@ -244,15 +244,17 @@ class Search:
                 self.candidates.insert(self.candidates.index(candidate) + 1, twin)
         return fitted, logits
 
-    def final(self, candidate: Candidate) -> Fitted:
-        """A candidate fitted on all images."""
+    def final(self, candidate: Candidate) -> tuple[Fitted, NDArray[np.float32]]:
+        """A candidate fitted on all images, and its logits for those that it chose by."""
         every = np.arange(len(self.labels))
+        _, val = with_validation(self.labels, every, self.workshop.chosen.seed)
         for chooses in (True, False) if candidate.validation is None else (candidate.validation,):
-            fitted, _ = self.workshop.fit(candidate.variant, every, every[:0], chooses)
+            queries = val if chooses else every[:0]
+            fitted, logits = self.workshop.fit(candidate.variant, every, queries, chooses)
             candidate.validation = fitted.declared.selection["labels"] > 0
             if candidate.validation == chooses:
                 break
-        return fitted
+        return fitted, logits if candidate.validation else logits[:0]
 
     def _drop_losers(self) -> None:
         """Drop candidates that clearly lose to the best one, by paired differences."""
