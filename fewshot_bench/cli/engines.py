@@ -11,7 +11,7 @@ import click
 from fewshot_bench.api.options import Option
 from fewshot_bench.api.registry import registry
 from fewshot_bench.cli.completion import engines, one_of, silence
-from fewshot_bench.cli.options import NAMES, SIZE, list_option
+from fewshot_bench.cli.options import NAMES, SIZE
 from fewshot_bench.engines.choice import DEFAULT, SETTINGS, EngineChoice
 from fewshot_bench.store.keeping import KEPT, MOST_LOGITS
 from fewshot_bench.utils.text import size_text
@@ -24,7 +24,7 @@ _OPTIONS = (
         shell_complete=one_of(engines),
         help="What runs cells (fsbench list engines).",
     ),
-    list_option(
+    click.option(
         "--devices",
         "--device",
         type=NAMES,

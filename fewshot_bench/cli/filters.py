@@ -33,11 +33,11 @@ _FIRST = (
         shell_complete=several_of(datasets),
         help="Only these data sets or targets of transfer, in this order.",
     ),
-    list_option(
+    click.option(
         "--classes", metavar="NAMES", help="Only these parts of the classes: all, base, new."
     ),
-    list_option("--shots", metavar="NUMBERS", help="Only these numbers of shots."),
-    list_option(
+    click.option("--shots", metavar="NUMBERS", help="Only these numbers of shots."),
+    click.option(
         "--seeds", metavar="NUMBERS", help="Only these seeds (split/train when they differ)."
     ),
 )

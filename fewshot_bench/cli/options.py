@@ -76,7 +76,7 @@ class Numbers(click.ParamType[Any]):
 
 
 class ListOption(click.Option):
-    """An option with a list, which may also be given in parts: `-m a -m b` is `-m a,b`."""
+    """An option with names, which may be given in parts: `-m a -m b` is `-m a,b`."""
 
     def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
         """Ask for all that is given, not for the last."""

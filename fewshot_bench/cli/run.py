@@ -168,14 +168,14 @@ _PATH: Any = click.Path(path_type=Path)
     help="Data sets, suites, or FAMILY:ARG.",
     shell_complete=several_of(datasets, suites),
 )
-@list_option(
+@click.option(
     "--shots",
     type=SHOTS,
     default="1,2,4,8,16",
     show_default=True,
     help="Images per class, or all; a class with fewer gives what it has.",
 )
-@list_option("--seeds", type=NUMBERS, default="1,2,3", show_default=True)
+@click.option("--seeds", type=NUMBERS, default="1,2,3", show_default=True)
 @click.option(
     "--split-seed", type=NUMBER, help="One support set for all seeds (default: the seed)."
 )
@@ -187,7 +187,7 @@ _PATH: Any = click.Path(path_type=Path)
     help="Hyper-parameter; several values expand the matrix. Of two -o for one the last counts.",
 )
 @condition_options
-@list_option(
+@click.option(
     "--classes",
     type=NAMES,
     default="all",

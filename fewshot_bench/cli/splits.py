@@ -19,7 +19,7 @@ from fewshot_bench.api.split_file import Pools
 from fewshot_bench.api.task import Split
 from fewshot_bench.cli.completion import datasets, one_of
 from fewshot_bench.cli.groups import LazyCommand, LazyGroup
-from fewshot_bench.cli.options import NUMBERS, SHOTS, list_option
+from fewshot_bench.cli.options import NUMBERS, SHOTS
 from fewshot_bench.cli.output import say
 from fewshot_bench.splits.checks import check_digest
 from fewshot_bench.splits.draw import check_train, draw
@@ -133,10 +133,10 @@ def draw_options(command: Command) -> Command:
             show_default=True,
             help=f"How picks are drawn: {', '.join(SAMPLERS)}.",
         ),
-        list_option(
+        click.option(
             "--seeds", type=NUMBERS, help="Seeds of the picks (default: 1,2,3; with --shots)."
         ),
-        list_option("--shots", type=SHOTS, help="Few-shot picks with this many images a class."),
+        click.option("--shots", type=SHOTS, help="Few-shot picks with this many images a class."),
     ):
         command = option(command)
     return command

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch import Tensor
 
-from fewshot_bench import Backbone, Vocabulary
+from fewshot_bench import Backbone, Vocabulary, hyper
 from fewshot_bench.backbones import Edits, Tokens
 from fewshot_bench.training import (
     ContextPrompts,
@@ -12,7 +14,30 @@ from fewshot_bench.training import (
     build_prompts,
     embedded_words,
     require,
+    require_positive,
 )
+
+_REPO = "MaPLe's and PromptSRC's repositories, configs/trainers"
+
+
+@dataclass(frozen=True)
+class DeepPrompts(EpochLearner):
+    """Rows of their own in each of the first `depth` layers, as MaPLe and IVLP learn them."""
+
+    depth: int = hyper(9, "layers with rows of their own; a tower may have fewer", source=_REPO)
+    context_init: str = hyper(
+        "a photo of a",
+        "words whose embeddings start the first rows of the text; words beyond them stay as they "
+        "are; empty: random",
+        source=_REPO,
+    )
+    init_std: float = hyper(0.02, "standard deviation of all other first values", source=_REPO)
+    batch_size: int = hyper(4, "images per step", unit="images", source=_REPO)
+
+    def __post_init__(self) -> None:
+        """UsageError for values out of range."""
+        super().__post_init__()
+        require_positive(self, "depth", "init_std")
 
 
 def appended(rows: Tensor) -> Edits:

@@ -9,14 +9,20 @@ import torch
 from torch import Tensor
 
 from fewshot_bench import Backbone, MethodCard, RunContext, Vocabulary, hyper
-from fewshot_bench.training import Encoders, EpochLearner, Learned, TextPrompts, require_positive
-from fsbench_methods.deep_prompts import appended, behind_start, first_rows, prompts_behind
+from fewshot_bench.training import Encoders, Learned, TextPrompts, require_positive
+from fsbench_methods.deep_prompts import (
+    DeepPrompts,
+    appended,
+    behind_start,
+    first_rows,
+    prompts_behind,
+)
 
 _REPO = "PromptSRC's repository, configs/trainers/IVLP"
 
 
 @dataclass(frozen=True)
-class Ivlp(EpochLearner):
+class Ivlp(DeepPrompts):
     """Independent vision-language prompting, the baseline of MaPLe and PromptSRC (CVPR 2023).
 
     `text_tokens` rows behind the start token of every prompt, which start at the words of
@@ -36,22 +42,13 @@ class Ivlp(EpochLearner):
 
     text_tokens: int = hyper(4, "rows per layer of a text", unit="tokens", source=_REPO)
     vision_tokens: int = hyper(4, "rows per layer of an image", unit="tokens", source=_REPO)
-    depth: int = hyper(9, "layers with rows of their own; a tower may have fewer", source=_REPO)
-    context_init: str = hyper(
-        "a photo of a",
-        "words whose embeddings start the first rows of the text; words beyond them stay as they "
-        "are; empty: random",
-        source=_REPO,
-    )
-    init_std: float = hyper(0.02, "standard deviation of all other first values", source=_REPO)
-    batch_size: int = hyper(4, "images per step", unit="images", source=_REPO)
     epochs: int = hyper(20, "passes over the support set", unit="epochs", source=_REPO)
     lr: float = hyper(2.5e-3, "learning rate of SGD", source=_REPO)
 
     def __post_init__(self) -> None:
         """UsageError for values out of range."""
         super().__post_init__()
-        require_positive(self, "text_tokens", "vision_tokens", "depth", "init_std")
+        require_positive(self, "text_tokens", "vision_tokens")
 
     def initial(self, task: Vocabulary, backbone: Backbone, ctx: RunContext) -> dict[str, Tensor]:
         """`text` and `vision` (layers, tokens, width), normal; words before the first layer."""

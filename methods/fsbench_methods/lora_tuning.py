@@ -90,8 +90,8 @@ class LowRankTuning:
         return range(depth)
 
     def schedule(self, steps: int) -> Schedule:
-        """The optimizer's rates."""
-        return Schedule(steps, self.lr, LAST_RATE, self.weight_decay)
+        """The optimizer's rates: a cosine down to 1e-6, which does not rise."""
+        return Schedule(steps, self.lr, min(LAST_RATE, self.lr), self.weight_decay)
 
     def model(self, task: Vocabulary, backbone: Backbone, ctx: Encoding) -> LoraModel:
         """The frozen part of the model."""

@@ -11,19 +11,24 @@ from torch import Tensor
 from fewshot_bench import Backbone, MethodCard, RunContext, Vocabulary, hyper
 from fewshot_bench.training import (
     Encoders,
-    EpochLearner,
     Learned,
     TextPrompts,
     linear_start,
     require_positive,
 )
-from fsbench_methods.deep_prompts import appended, behind_start, first_rows, prompts_behind
+from fsbench_methods.deep_prompts import (
+    DeepPrompts,
+    appended,
+    behind_start,
+    first_rows,
+    prompts_behind,
+)
 
 _REPO = "MaPLe's repository, configs/trainers/MaPLe"
 
 
 @dataclass(frozen=True)
-class MaPLe(EpochLearner):
+class MaPLe(DeepPrompts):
     """Multi-modal prompt learning (Khattak et al., CVPR 2023).
 
     `tokens` rows behind the start token of every prompt start at the first words of
@@ -47,22 +52,13 @@ class MaPLe(EpochLearner):
     )
 
     tokens: int = hyper(2, "rows per layer and encoder", unit="tokens", source=_REPO)
-    depth: int = hyper(9, "layers with rows of their own; a tower may have fewer", source=_REPO)
-    context_init: str = hyper(
-        "a photo of a",
-        "words whose embeddings start the first rows; words beyond them stay as they are; empty: "
-        "random",
-        source=_REPO,
-    )
-    init_std: float = hyper(0.02, "standard deviation of all other rows", source=_REPO)
-    batch_size: int = hyper(4, "images per step", unit="images", source=_REPO)
     epochs: int = hyper(5, "passes over the support set", unit="epochs", source=_REPO)
     lr: float = hyper(3.5e-3, "learning rate of SGD", source=_REPO)
 
     def __post_init__(self) -> None:
         """UsageError for values out of range."""
         super().__post_init__()
-        require_positive(self, "tokens", "depth", "init_std")
+        require_positive(self, "tokens")
 
     def quick(self) -> Self:
         """Twenty epochs of smaller steps, for the conformance kit and its random encoders."""

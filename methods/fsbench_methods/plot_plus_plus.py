@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import ClassVar, Self
 
@@ -11,15 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fewshot_bench import Backbone, MethodCard, RunContext, Task, Vocabulary, hyper
-from fewshot_bench.backbones import Edits, Tokens
 from fewshot_bench.training import (
     AfterStep,
     BatchLoss,
     EncoderBatch,
     EncoderModel,
-    Encoders,
     Encoding,
-    EpochLearner,
     Learned,
     TextPrompts,
     embedded_words,
@@ -28,7 +24,7 @@ from fewshot_bench.training import (
     unit,
 )
 from fsbench_methods.deep_prompts import prompts_behind
-from fsbench_methods.transport import transport
+from fsbench_methods.transport import TransportLearner
 
 _SCRIPT = "PLOT's repository, plot-pp/scripts/main_joint.sh"
 _CONFIG = "PLOT's repository, plot-pp/configs/trainers/PLOTPP/vit.yaml"
@@ -36,7 +32,7 @@ _CODE = "PLOT's repository, plot-pp/trainers/plotpp.py"
 
 
 @dataclass(frozen=True)
-class PlotPlusPlus(EpochLearner):
+class PlotPlusPlus(TransportLearner):
     """Prompt learning with optimal transport for ViTs (Chen et al., ICLR 2023, PLOT++).
 
     Each class has `text_prompts` features, one per learned context, each image `vision_prompts`,
@@ -68,12 +64,8 @@ class PlotPlusPlus(EpochLearner):
         "phrases whose embeddings start the contexts, with commas between; empty: random",
         source=f"{_CODE} (Caltech101, SUN397)",
     )
-    vision_prompts: int = hyper(4, "sets of rows; an image is encoded with each", source=_SCRIPT)
     vision_tokens: int = hyper(2, "rows of a set", unit="tokens", source=_SCRIPT)
     init_std: float = hyper(0.02, "standard deviation of all other first values", source=_CODE)
-    eps: float = hyper(0.1, "weight of the entropy of a plan", source=_CODE)
-    max_iter: int = hyper(100, "rounds of Sinkhorn at most", source=_CODE)
-    tolerance: float = hyper(1e-2, "mean change of the factors that ends them", source=_CODE)
     batch_size: int = hyper(32, "images per step", unit="images", source=_CONFIG)
     epochs: int = hyper(50, "passes over the support set per stage", unit="epochs", source=_CONFIG)
     lr: float = hyper(2e-3, "learning rate of SGD", source=_CONFIG)
@@ -81,17 +73,11 @@ class PlotPlusPlus(EpochLearner):
     def __post_init__(self) -> None:
         """UsageError for values out of range."""
         super().__post_init__()
-        require_positive(self, "text_prompts", "context_tokens", "vision_prompts", "vision_tokens")
-        require_positive(self, "init_std", "eps", "max_iter", "tolerance")
+        require_positive(self, "text_prompts", "context_tokens", "vision_tokens", "init_std")
 
     def quick(self) -> Self:
         """Small steps in small batches, for the conformance kit."""
         return replace(self, epochs=10, batch_size=4, lr=5e-4)
-
-    @property
-    def image_runs(self) -> int:
-        """Once per set of rows."""
-        return self.vision_prompts
 
     def initial(self, task: Vocabulary, backbone: Backbone, ctx: RunContext) -> dict[str, Tensor]:
         """`text` and `vision` (prompts, tokens, width): words or normal numbers, normal numbers."""
@@ -114,47 +100,6 @@ class PlotPlusPlus(EpochLearner):
         behind_one = prompts_behind("", self.context_tokens, vocabulary, backbone)
         return (replace(behind_one, runs=self.text_prompts),)
 
-    def encoders(self, learned: Learned, frozen: Encoders) -> Encoders:
-        """The contexts, and the sets of rows at the end of images."""
-        rows = Edits((Tokens(0, learned["vision"], "end", "insert"),))
-        return replace(frozen, vision_edits=rows, context=learned.get("text"))
-
-    def encode_images(self, encoders: Encoders, pixels: Tensor, *, recompute: bool) -> Tensor:
-        """(vision_prompts, b, embed): all images with the first set of rows, then with the next."""
-        assert encoders.vision is not None
-        assert encoders.vision_edits is not None
-        sets, images = self.vision_prompts, pixels.shape[0]
-        (rows,) = encoders.vision_edits.tokens
-        of_each = rows.values[:, None].expand(-1, images, -1, -1).flatten(0, 1)
-        edits = Edits((replace(rows, values=of_each),))
-        repeated = pixels.repeat(sets, 1, 1, 1)
-        raw = encoders.vision.encode(repeated, edits=edits, recompute=recompute)
-        return raw.view(sets, images, -1)
-
-    def read_images(self, raw: Tensor, learned: Learned, frozen: Encoders) -> Tensor:
-        """(vision_prompts, b, embed), not of unit length: their mean is read too."""
-        return raw.float()
-
-    def read_classes(self, raw: Sequence[Tensor], learned: Learned, frozen: Encoders) -> Tensor:
-        """(text_prompts, classes, embed), not of unit length."""
-        return raw[0].float()
-
-    def scores(self, images: Tensor, classes: Tensor, scale: float, *, fitted: bool) -> Tensor:
-        """(n, classes): cosines weighted by the plan of transport, scaled."""
-        cosines = torch.einsum("mbd,ncd->bcmn", unit(images), unit(classes))
-        with torch.no_grad():
-            plan = transport(1 - cosines, self.eps, self.max_iter, self.tolerance)
-        return scale * (plan * cosines).sum(dim=(-2, -1))
-
-    def loss(self, task: Task, backbone: Backbone, ctx: RunContext) -> BatchLoss:
-        """Cross-entropy of `scores`."""
-
-        def loss(batch: EncoderBatch) -> Tensor:
-            scores = self.scores(batch.images, batch.classes, batch.scale, fitted=True)
-            return F.cross_entropy(scores, batch.labels)
-
-        return loss
-
     def train(
         self,
         learned: Learned,
@@ -164,7 +109,7 @@ class PlotPlusPlus(EpochLearner):
         after: AfterStep | None = None,
     ) -> None:
         """Both stages, each with a schedule of its own."""
-        options = {one.name: getattr(self, one.name) for one in fields(self)}
+        options = {one.name: getattr(self, one.name) for one in fields(TransportLearner)}
         model = self.model(task, backbone, ctx)
         model = model.within_memory(1, backbone.device, ctx.memory_parts)
         with torch.no_grad():
@@ -175,7 +120,7 @@ class PlotPlusPlus(EpochLearner):
 
 
 @dataclass(frozen=True)
-class VisionStage(PlotPlusPlus):
+class VisionStage(TransportLearner):
     """The first stage: rows of images, before class features (text_prompts, classes, embed)."""
 
     classes: Tensor | None = None
@@ -195,14 +140,3 @@ class VisionStage(PlotPlusPlus):
             return F.cross_entropy(scores + batch.scale * images @ classes.T, batch.labels)
 
         return loss
-
-    def train(
-        self,
-        learned: Learned,
-        task: Task,
-        backbone: Backbone,
-        ctx: RunContext,
-        after: AfterStep | None = None,
-    ) -> None:
-        """This stage alone."""
-        EpochLearner.train(self, learned, task, backbone, ctx, after)

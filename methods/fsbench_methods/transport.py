@@ -1,9 +1,32 @@
-"""Optimal transport with entropy between small sets, for many pairs of them at once."""
+"""Sets of features that are compared by optimal transport with entropy.
+
+`transport` computes plans of many pairs of small sets at once; `TransportLearner` is the base of
+methods whose images and classes are such sets.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from fewshot_bench import Backbone, RunContext, Task, hyper
+from fewshot_bench.backbones import Edits, Tokens
+from fewshot_bench.training import (
+    BatchLoss,
+    EncoderBatch,
+    Encoders,
+    EpochLearner,
+    Learned,
+    require_positive,
+    unit,
+)
+
+_SCRIPT = "PLOT's repository, plot-pp/scripts/main_joint.sh"
+_CODE = "PLOT's repository, plot-pp/trainers/plotpp.py"
 
 
 def transport(cost: Tensor, eps: float, rounds: int, tolerance: float) -> Tensor:
@@ -22,3 +45,67 @@ def transport(cost: Tensor, eps: float, rounds: int, tolerance: float) -> Tensor
         rows, columns = rows.where(~moving, by_row), columns.where(~moving, by_column)
         moving = moving & (change >= tolerance)
     return rows[..., None] * columns[..., None, :] * kernel
+
+
+@dataclass(frozen=True)
+class TransportLearner(EpochLearner):
+    """Images are encoded with several sets of rows, classes are several features (PLOT++).
+
+    A logit is the sum of their cosines weighted by the optimal plan, which takes no gradient.
+    """
+
+    vision_prompts: int = hyper(4, "sets of rows; an image is encoded with each", source=_SCRIPT)
+    eps: float = hyper(0.1, "weight of the entropy of a plan", source=_CODE)
+    max_iter: int = hyper(100, "rounds of Sinkhorn at most", source=_CODE)
+    tolerance: float = hyper(1e-2, "mean change of the factors that ends them", source=_CODE)
+
+    def __post_init__(self) -> None:
+        """UsageError for values out of range."""
+        super().__post_init__()
+        require_positive(self, "vision_prompts", "eps", "max_iter", "tolerance")
+
+    @property
+    def image_runs(self) -> int:
+        """Once per set of rows."""
+        return self.vision_prompts
+
+    def encoders(self, learned: Learned, frozen: Encoders) -> Encoders:
+        """The contexts, and the sets of rows at the end of images."""
+        rows = Edits((Tokens(0, learned["vision"], "end", "insert"),))
+        return replace(frozen, vision_edits=rows, context=learned.get("text"))
+
+    def encode_images(self, encoders: Encoders, pixels: Tensor, *, recompute: bool) -> Tensor:
+        """(vision_prompts, b, embed): all images with the first set of rows, then with the next."""
+        assert encoders.vision is not None
+        assert encoders.vision_edits is not None
+        sets, images = self.vision_prompts, pixels.shape[0]
+        (rows,) = encoders.vision_edits.tokens
+        of_each = rows.values[:, None].expand(-1, images, -1, -1).flatten(0, 1)
+        edits = Edits((replace(rows, values=of_each),))
+        repeated = pixels.repeat(sets, 1, 1, 1)
+        raw = encoders.vision.encode(repeated, edits=edits, recompute=recompute)
+        return raw.view(sets, images, -1)
+
+    def read_images(self, raw: Tensor, learned: Learned, frozen: Encoders) -> Tensor:
+        """(vision_prompts, b, embed), not of unit length: their mean is read too."""
+        return raw.float()
+
+    def read_classes(self, raw: Sequence[Tensor], learned: Learned, frozen: Encoders) -> Tensor:
+        """(text_prompts, classes, embed), not of unit length."""
+        return raw[0].float()
+
+    def scores(self, images: Tensor, classes: Tensor, scale: float, *, fitted: bool) -> Tensor:
+        """(n, classes): cosines weighted by the plan of transport, scaled."""
+        cosines = torch.einsum("mbd,ncd->bcmn", unit(images), unit(classes))
+        with torch.no_grad():
+            plan = transport(1 - cosines, self.eps, self.max_iter, self.tolerance)
+        return scale * (plan * cosines).sum(dim=(-2, -1))
+
+    def loss(self, task: Task, backbone: Backbone, ctx: RunContext) -> BatchLoss:
+        """Cross-entropy of `scores`."""
+
+        def loss(batch: EncoderBatch) -> Tensor:
+            scores = self.scores(batch.images, batch.classes, batch.scale, fitted=True)
+            return F.cross_entropy(scores, batch.labels)
+
+        return loss

@@ -38,12 +38,12 @@ from tests.helpers import (
 FEW = ("--dataset", "digits", "--shots", "1", "--limit", "20", "--jobs", "1")
 
 
-def test_a_list_may_be_given_in_parts(tmp_path: Path) -> None:
+def test_names_may_be_given_in_parts_and_of_numbers_the_last_count(tmp_path: Path) -> None:
     said = []
     for parts in (
         ("-m", "zero-shot,linear-probe", "-d", "digits,letters", "--seeds", "1,2"),
         ("-m", "zero-shot", "-m", "linear-probe", "-d", "digits", "-d", "letters")
-        + ("--seeds", "1", "--seeds", "2"),
+        + ("--seeds", "3", "--seeds", "1,2"),
     ):
         dry = fsbench("run", *parts, "--shots", "1", "--dry-run", "--store", tmp_path / "store")
         assert dry.code == 0, dry

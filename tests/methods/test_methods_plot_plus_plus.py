@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from fsbench_methods.plot_plus_plus import PlotPlusPlus, VisionStage
-from fsbench_methods.transport import transport
+from fsbench_methods.transport import TransportLearner, transport
 
 from fewshot_bench.profiling.optimizer import ParameterObserver
 from fewshot_bench.utils.errors import UsageError
@@ -61,11 +61,11 @@ def test_a_step_of_the_first_stage_equals_the_reference(backbone: Any, parts: in
     text = {"text": first["text"].detach()}
     with torch.no_grad():
         classes = method.model(task, backbone, context()).class_features(first)
-    options = {one.name: getattr(method, one.name) for one in fields(method)}
+    options = {one.name: getattr(method, one.name) for one in fields(TransportLearner)}
 
     class Stage(VisionStage):
         def initial(self, *given: Any) -> dict[str, torch.Tensor]:
-            return {"vision": super().initial(*given)["vision"]}
+            return {"vision": method.initial(*given)["vision"]}
 
     def loss(module: Any, learned: Any, *batch: Any) -> torch.Tensor:
         return plain.loss(module, {**learned, **text}, *batch, pooled=True)

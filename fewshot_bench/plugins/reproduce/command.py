@@ -84,8 +84,8 @@ def _tables() -> Iterable[str]:
     shell_complete=several_of(datasets, suites),
     help="Only these data sets of the table, or suites.",
 )
-@list_option("--shots", type=NUMBERS, help="Only these numbers of shots.")
-@list_option("--seeds", type=NUMBERS, default="1,2,3", show_default=True)
+@click.option("--shots", type=NUMBERS, help="Only these numbers of shots.")
+@click.option("--seeds", type=NUMBERS, default="1,2,3", show_default=True)
 @click.option(
     "--option",
     "-o",
