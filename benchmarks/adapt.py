@@ -109,7 +109,8 @@ def summary(title: str, rows: list[dict[str, Any]]) -> str:
     inside, behind = sum(row["inside"] for row in rows), np.array([row["behind"] for row in rows])
     return (
         f"{title}: {inside} of {len(rows)} inside; auto {ours.mean():.2f} %, behind the best "
-        f"method on average ({best}) {_mean(found[best] - ours)}, behind the best of each {_mean(behind)}"
+        f"method on average ({best}) {_mean(found[best] - ours)}, "
+        f"behind the best of each {_mean(behind)}"
     )
 
 
