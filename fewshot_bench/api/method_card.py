@@ -19,6 +19,13 @@ TEXT_KNOWLEDGE = ("none", "class names", "templates", OTHER_TEXTS)
 UNTRAINED = "none"
 
 
+def schedule_with(schedule: str, changed: Mapping[str, Any]) -> str:
+    """The name of a schedule with options other than the defaults; empty without a name."""
+    if not schedule or not changed:
+        return schedule
+    return f"{schedule} with {', '.join(f'{name}={value}' for name, value in changed.items())}"
+
+
 @dataclass(frozen=True)
 class MethodCard:
     """Schedule, knowledge and deviations of a method.
@@ -64,9 +71,8 @@ class MethodCard:
         }
         if not changed or not self.schedule:
             return found
-        options = ", ".join(f"{name}={value}" for name, value in changed.items())
         return found | {
-            "schedule": f"{self.schedule} with {options}",
+            "schedule": schedule_with(self.schedule, changed),
             "default_schedule": self.schedule,
         }
 

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from fewshot_bench.api.method_card import schedule_with
 from fewshot_bench.api.spec import RunSpec, canonical_json
 from fewshot_bench.utils.errors import StoreError
 
@@ -226,13 +227,14 @@ class Record:
 
     @property
     def schedule(self) -> str:
-        """The name of the schedule that ran (`MethodCard.to_dict`); empty without a card."""
-        return str(self.card.get("schedule") or "")
+        """The name of the schedule that ran; empty without a card."""
+        # Cards of older records name the schedule of the defaults alone.
+        return schedule_with(self.default_schedule, self.spec.overrides)
 
     @property
     def default_schedule(self) -> str:
         """That of the method's default options; empty without a card."""
-        return str(self.card.get("default_schedule") or self.schedule)
+        return str(self.card.get("default_schedule") or self.card.get("schedule") or "")
 
     @property
     def logits_digest(self) -> str:

@@ -63,6 +63,18 @@ def test_the_report_shows_it(tmp_path: Path) -> None:
     assert "optimizer steps" in text
 
 
+def test_a_schedule_names_changed_options_in_records_of_before_too() -> None:
+    """Their cards hold the schedule of the defaults alone."""
+    record = make(overrides={"epochs": 5})
+    for card in (
+        MethodCard("coop-50/100/200").to_dict(),
+        MethodCard("coop-50/100/200").to_dict({"epochs": 5}),
+    ):
+        found = dataclasses.replace(record, footprint={**record.footprint, "card": card})
+        assert found.schedule == "coop-50/100/200 with epochs=5"
+        assert found.default_schedule == "coop-50/100/200"
+
+
 def test_facts_of_methods_stand_beside_records_of_before() -> None:
     card = MethodCard("coop-50/100/200", text="class names").to_dict({"epochs": 5})
     old, new, other = make(), make(seed=2, overrides={"epochs": 5}), make("gda")
