@@ -33,7 +33,7 @@ class _Products(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def counted(branch: Callable[[], Tensor | None]) -> Tensor | None:
-    """What a branch gives; its FLOPs are counted, forward and, when that comes, backward.
+    """The result of a branch; its FLOPs are counted, forward and, when that comes, backward.
 
     The gradients of a product, for its input and for its matrix, are two more products.
     """

@@ -10,11 +10,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(slots=True)
@@ -90,14 +92,19 @@ _TEXT_CACHES: list[TextCache] = []
 
 
 @contextmanager
-def counting(total: Cost) -> Iterator[None]:
-    """Add what encoders compute inside to `total`."""
-    _TOTALS.append(total)
+def opened(stack: list[T], one: T) -> Iterator[None]:
+    """Inside, `one` is on a stack that all threads of the process share."""
+    stack.append(one)
     try:
         yield
     finally:
         # By identity: two totals that are equal are not the same total.
-        del _TOTALS[next(i for i, one in enumerate(_TOTALS) if one is total)]
+        del stack[next(i for i, other in enumerate(stack) if other is one)]
+
+
+def counting(total: Cost) -> AbstractContextManager[None]:
+    """Add what encoders compute inside to `total`."""
+    return opened(_TOTALS, total)
 
 
 @contextmanager
@@ -128,14 +135,9 @@ def count_backward(output: Tensor, flops: int) -> None:
         output.register_hook(lambda _: count(flops=flops))  # type: ignore[no-untyped-call]
 
 
-@contextmanager
-def text_cache(cache: TextCache) -> Iterator[None]:
+def text_cache(cache: TextCache) -> AbstractContextManager[None]:
     """Text features that backbones compute inside go through `cache`."""
-    _TEXT_CACHES.append(cache)
-    try:
-        yield
-    finally:
-        _TEXT_CACHES.remove(cache)
+    return opened(_TEXT_CACHES, cache)
 
 
 def cached_text(backbone: object, prompts: Sequence[str], compute: Callable[[], Tensor]) -> Tensor:

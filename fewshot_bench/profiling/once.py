@@ -9,14 +9,14 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from fewshot_bench.profiling.cost import Cost
+from fewshot_bench.profiling.cost import Cost, opened
 
 Derived = Mapping[str, Sequence[Tensor]]
 """Tensors that follow from a backbone, by name."""
@@ -32,7 +32,7 @@ class Bill(Protocol):
 
 @dataclass(frozen=True)
 class _Kept:
-    """What was computed for a backbone under a name, and what that had cost."""
+    """Tensors that were computed for a backbone under a name, and their price."""
 
     derived: Derived
     cost: Cost
@@ -50,7 +50,7 @@ _IDLE: list[dict[Key, _Kept]] = []
 
 
 def once_for(backbone: object, name: str, compute: Callable[[], Derived]) -> Derived:
-    """What `compute` gives for a backbone, kept under a name; it is called once per process.
+    """The result of `compute` for a backbone, kept under a name; it is called once per process.
 
     Threads that ask meanwhile wait. A backbone that cannot be referred to weakly keeps nothing.
     """
@@ -92,14 +92,9 @@ def forget_derived() -> None:
         _KEPT.clear()
 
 
-@contextmanager
-def billed_to(bill: Bill) -> Iterator[None]:
+def billed_to(bill: Bill) -> AbstractContextManager[None]:
     """Charge what is asked for inside to `bill`."""
-    _BILLS.append(bill)
-    try:
-        yield
-    finally:
-        _BILLS.remove(bill)
+    return opened(_BILLS, bill)
 
 
 @contextmanager

@@ -180,7 +180,7 @@ class EncoderHooks:
         return 1
 
     def derived(self, learned: Learned, frozen: Encoders) -> Learned:
-        """What all other hooks get in place of the trained tensors, once a step: they themselves.
+        """Tensors that all other hooks get instead of the trained ones, once a step: the same.
 
         For tensors of the towers that cost something to compute: parts of a step share them.
         """
