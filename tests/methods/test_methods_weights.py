@@ -70,7 +70,7 @@ def recorded(backbone: Any) -> tuple[Task, Recorded]:
 def trained_values(
     name: str, module: Any
 ) -> tuple[reference.Tensors, Callable[[reference.Tensors], reference.Tensors]]:
-    """What is trained, and the parameters of open_clip's model that follow from it."""
+    """Trained tensors, and the parameters of open_clip's model that follow from them."""
     if name == "clip-svd":
         found = [n for n, _ in module.named_parameters() if "resblocks" in n]
         return reference.singular(module, [n for n in found if n.endswith(MATRICES)])
@@ -93,7 +93,7 @@ def by_tower(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def started(method: StepLearner, task: Task, backbone: Any) -> dict[str, Tensor]:
-    """What is trained, with its first values."""
+    """Trained tensors with their first values."""
     first = method.initial(task, backbone, context())
     return {name: torch.nn.Parameter(one.clone()) for name, one in first.items()}
 
