@@ -9,6 +9,8 @@ from fewshot_bench.api.spec import RunSpec
 
 # How far ahead a worker looks for what suits it.
 LOOKED_AT = 400
+# With so few support sets left for each worker, those with the most shots come first.
+LAST_DRAWS = 2
 # Cells of one fit go to one worker, which fits once.
 Group = list[RunSpec]
 
@@ -33,7 +35,11 @@ def held_by(cell: RunSpec) -> tuple[Any, Any]:
 
 
 class Choice:
-    """Cache-aware scheduling: groups whose data this worker holds, then those no other holds."""
+    """Cache-aware scheduling: groups whose data this worker holds, then those no other holds.
+
+    Near the end those with the most shots come before others of the same data set: their fits take
+    longest, and one that starts last keeps one worker busy while the others have nothing to do.
+    """
 
     def __init__(self) -> None:
         self._held: dict[object, tuple[Any, Any]] = {}
@@ -53,15 +59,17 @@ class Choice:
         """
         mine, my_draw = self._held.get(worker, (None, None))
         others = {drawn for who, (_, drawn) in self._held.items() if who is not worker}
+        ahead = [held_by(group[0]) for group in waiting[:LOOKED_AT]]
+        workers = len(self._held.keys() | {worker})
+        last = len({drawn for _, drawn in ahead}) <= LAST_DRAWS * workers
 
-        def rank(place: int) -> tuple[bool, int, int]:
-            loaded, drawn = held_by(waiting[place][0])
+        def rank(place: int) -> tuple[bool, int, int, bool, int]:
+            loaded, drawn = ahead[place]
             if drawn == my_draw:
                 tier = 0
-            elif drawn in others:
-                tier = 3
             else:
-                tier = 1 if loaded == mine else 2
-            return avoid[place], tier, place
+                tier = 2 if drawn in others else 1
+            shots = waiting[place][0].shots if last else 0
+            return avoid[place], tier, -shots, loaded != mine, place
 
-        return min(range(min(len(waiting), LOOKED_AT)), key=rank)
+        return min(range(len(ahead)), key=rank)

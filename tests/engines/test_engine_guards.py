@@ -234,6 +234,21 @@ def test_a_worker_goes_on_with_what_it_holds() -> None:
     assert len(set(taken[one] + taken[two])) == 4
 
 
+def test_near_the_end_fits_with_the_most_shots_come_first() -> None:
+    sets = ("digits", "letters", "shapes")
+    waiting = [[cell] for cell in cells("zero-shot", "linear-probe", datasets=sets, shots=(4, 1))]
+    choice, one, two = Choice(), object(), object()
+    taken: dict[object, list[int]] = {one: [], two: []}
+    while waiting:
+        for worker in (one, two):
+            group = waiting.pop(choice.index(worker, waiting, [False] * len(waiting)))
+            choice.took(worker, group)
+            taken[worker].append(group[0].shots)
+    # Six support sets are many for two workers; the four that are left then are few.
+    assert taken[one] == [4, 4, 4, 4, 1, 1]
+    assert taken[two] == [1, 1, 4, 4, 1, 1]
+
+
 def test_a_group_is_not_taken_where_it_was_lost() -> None:
     groups = [[cell] for cell in cells("zero-shot", seeds=(1, 2))]
     assert Choice().index(object(), groups, [True, False]) == 1
