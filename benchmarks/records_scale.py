@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fewshot_bench.api.image_facts import image_facts
-from fewshot_bench.api.metrics import rounded
+from fewshot_bench.api.metrics import Answers, rounded
 from fewshot_bench.api.record import Record, sealed
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
@@ -34,6 +34,7 @@ from fewshot_bench.images.decode import ImageFiles
 from fewshot_bench.runner.request import Plan, Request, expand
 from fewshot_bench.splits.draw import split_key, split_of
 from fewshot_bench.store.index import INDEX
+from fewshot_bench.store.keeping import ASKED
 from fewshot_bench.store.predictions import OUTCOMES
 from fewshot_bench.store.store import Store
 
@@ -77,7 +78,7 @@ def fill(request: Request) -> int:
     plan, store = expand(request), Store(request.folder)
     store.create()
     splits = _splits(plan)
-    drawn: dict[tuple[str, int], tuple[bytes, str, Mapping[str, Any]]] = {}
+    drawn: dict[tuple[str, int], tuple[bytes, Record]] = {}
     for cell in plan.cells:
         split, facts = splits[split_key(cell)]
         names = plan.datasets[cell.dataset].card().classnames
@@ -85,27 +86,27 @@ def fill(request: Request) -> int:
         chosen = cell.dataset, int(cell.key()[:8], 16) % LOGITS
         record = _record(cell, split, facts, list(names))
         if chosen not in drawn:
-            arrays = _arrays(split, len(names), chosen[1])
-            metrics = rounded(arrays["logits"], arrays["labels"])
-            made = store.write(dataclasses.replace(record, metrics=metrics), **arrays)
-            content = path.with_suffix(".npz").read_bytes()
-            drawn[chosen] = content, made.logits_digest, metrics
+            answers, ids = _answers(split, len(names), chosen[1])
+            record = dataclasses.replace(record, metrics=rounded(answers))
+            made = store.write(record, answers, ids)
+            drawn[chosen] = path.with_suffix(".npz").read_bytes(), made
             continue
-        content, digest, metrics = drawn[chosen]
+        content, made = drawn[chosen]
         path.parent.mkdir(exist_ok=True)
         path.with_suffix(".npz").write_bytes(content)
-        record = sealed(dataclasses.replace(record, metrics=metrics), digest)
-        path.write_text(record.to_json(), encoding="utf-8")
+        environment = {**record.environment, ASKED: made.environment[ASKED]}
+        record = dataclasses.replace(record, metrics=made.metrics, environment=environment)
+        path.write_text(sealed(record, made.digests).to_json(), encoding="utf-8")
     return len(plan.cells)
 
 
-def _arrays(split: Split, classes: int, number: int) -> dict[str, Any]:
-    """Logits, labels and ids of a few test images."""
+def _answers(split: Split, classes: int, number: int) -> tuple[Answers, list[str]]:
+    """Answers to a few test images, and their ids."""
     test = split.test[:QUERIES]
     labels = np.array([item.label for item in test])
     logits = np.random.default_rng(number).normal(size=(len(test), classes)).astype(np.float32)
     logits[np.arange(len(test)), labels] += 1
-    return {"logits": logits, "labels": labels, "ids": [item.id for item in test]}
+    return Answers.of(logits, labels), [item.id for item in test]
 
 
 def _splits(plan: Plan) -> dict[Any, tuple[Split, Mapping[str, Any]]]:

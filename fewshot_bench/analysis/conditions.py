@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
+from fewshot_bench.analysis.record_columns import Facts, RecordColumns, Rule, Shared
 from fewshot_bench.analysis.table.model import Row
 from fewshot_bench.api.dataset_overrides import SKIPPED
 from fewshot_bench.api.image_facts import images, images_scope, test_images, test_scope
@@ -43,7 +45,8 @@ def condition(spec: RunSpec, name: str) -> str:
 
 def values_of(records: Sequence[Record], name: str) -> set[str]:
     """The values of a condition in records, as text."""
-    return {CONDITIONS[name].text(value) for value in {getattr(r.spec, name) for r in records}}
+    values = set(map(attrgetter(f"spec.{name}"), records))
+    return {CONDITIONS[name].text(value) for value in values}
 
 
 def own_data(spec: RunSpec) -> str:
@@ -134,93 +137,89 @@ def code_of(record: Record) -> str:
     return f"'{record.spec.method}@{record.spec.method_version}'"
 
 
-def _code_scope(record: Record) -> str | None:
-    # What failed has no number that could be mixed with others.
-    return code_of(record) if record.status == "done" else None
-
-
-def _local_conflicts(records: Sequence[Record]) -> list[tuple[str, str, Counter[str]]]:
-    """Differences inside one data set, one split or one method: (scope, name, counts)."""
-    found = []
-    for name, scope, value, text in _LOCAL:
-        if not _is_mixed(records, scope, value, text):
-            continue
-        groups: defaultdict[str | None, Counter[str]] = defaultdict(Counter)
-        for record in records:
-            groups[scope(record)][text(value(record))] += 1
-        groups.pop(None, None)
-        found += [(str(key), name, counts) for key, counts in groups.items() if len(counts) > 1]
-    return found
-
-
-def _is_mixed(
-    records: Sequence[Record],
-    scope: Callable[[Record], str | None],
-    value: Callable[[Record], Any],
-    text: Callable[[Any], str],
-) -> bool:
-    first: dict[str | None, Any] = {}
-    for record in records:
-        mine, place = value(record), scope(record)
-        known = first.setdefault(place, mine)
-        # Records of a store share what is equal.
-        if known is not mine and place is not None and text(known) != text(mine):
-            return True
-    return False
-
-
-def _split_name(record: Record) -> str:
-    spec = record.spec
-    return f"'{spec.evaluated}', {spec.shots}-shot, split seed {spec.split_seed}"
-
-
 def digest(record: Record) -> str:
     """The digest of the record's split; empty when it has none (a cell that failed early)."""
     return str(record.split.get("digest") or "")
 
 
-def _split_scope(record: Record) -> str | None:
-    return _split_name(record) if digest(record) else None
+def _split_text(evaluated: str, shots: int, split_seed: int) -> str:
+    return f"'{evaluated}', {shots}-shot, split seed {split_seed}"
 
 
-def _images_scope(record: Record) -> str | None:
-    return _split_name(record) if images(record) and digest(record) else None
+def _model_text(row: str, evaluated: str, shots: int, split_seed: int, train_seed: int) -> str:
+    return f"'{row}' on {_split_text(evaluated, shots, split_seed)}, seed {train_seed}"
 
 
-def _test_scope(record: Record) -> str | None:
-    return f"'{record.spec.evaluated}'" if test_images(record) else None
-
-
-def _target_scope(record: Record) -> str | None:
-    return f"'{record.spec.target}'" if record.spec.target else None
-
-
-def _model_scope(record: Record) -> str | None:
-    """One place in a table holds one kept model of a method."""
-    if record.spec.protocol != KEPT_MODEL:
-        return None
-    return f"'{_row_name(record)}' on {_split_name(record)}, seed {record.spec.train_seed}"
-
-
-def _dataset_scope(record: Record) -> str:
-    return f"'{record.spec.dataset}'"
-
-
-# What must be equal: its name, the scope in which it must (None: nowhere), the value, and its text.
-_Local = tuple[str, Callable[[Record], str | None], Callable[[Record], Any], Callable[[Any], str]]
-_LOCAL: tuple[_Local, ...] = (
-    (OWN_DATA, _dataset_scope, lambda record: said_data(record.spec), str),
+# Columns of facts that are no field of the specification.
+FACTS: Facts = {
+    "row": lambda record: _row_name(record),
+    "own data": lambda record: own_data(record.spec),
+    "said data": lambda record: said_data(record.spec),
+    "options text": Shared("options", canonical_json),
+    "split": digest,
+    "split start": lambda record: digest(record)[:12],
+    "images": images,
+    "images start": lambda record: images(record)[:12],
+    "images scope": images_scope,
+    "test images": test_images,
+    "test images start": lambda record: test_images(record)[:12],
+    "test scope": test_scope,
+    "code": code,
+    "model": lambda record: record.spec.picks[:12],
+    # What failed has no number that could be mixed with others.
+    "done": lambda record: record.status == "done",
+    "kept model": lambda record: record.spec.protocol == KEPT_MODEL,
+}
+_SPLIT = ("evaluated", "shots", "split_seed")
+# One place in a table holds one kept model of a method.
+_MODEL = ("row", *_SPLIT, "train_seed")
+# What must be equal, and the text of its places.
+_LOCAL: tuple[tuple[Rule, Callable[..., str]], ...] = (
+    (Rule(OWN_DATA, ("dataset",), "said data"), "'{}'".format),
     # Asked where own data is the same, so that only the images differ.
-    (SKIPPED_IMAGES, _dataset_scope, lambda record: own_data(record.spec), str),
-    ("revision", _dataset_scope, lambda record: record.spec.revision, str),
-    ("target revision", _target_scope, lambda record: record.spec.target_revision, str),
-    ("split digest", _split_scope, lambda record: digest(record)[:12], str),
-    ("images", _images_scope, lambda record: images(record)[:12], str),
-    ("test images", _test_scope, lambda record: test_images(record)[:12], str),
-    ("code", _code_scope, code, str),
-    ("model", _model_scope, lambda record: record.spec.picks[:12], str),
-    ("options", lambda r: f"'{_row_name(r)}'", lambda r: r.spec.options, canonical_json),
+    (Rule(SKIPPED_IMAGES, ("dataset",), "own data"), "'{}'".format),
+    (Rule("revision", ("dataset",), "revision"), "'{}'".format),
+    (Rule("target revision", ("target",), "target_revision", ("target",)), "'{}'".format),
+    (Rule("split digest", _SPLIT, "split start", ("split",)), _split_text),
+    (Rule("images", _SPLIT, "images start", ("images", "split")), _split_text),
+    (Rule("test images", ("evaluated",), "test images start", ("test images",)), "'{}'".format),
+    (Rule("code", ("method", "method_version"), "code", ("done",)), "'{}@{}'".format),
+    (Rule("model", _MODEL, "model", ("kept model",)), _model_text),
+    (Rule("options", ("row",), "options text"), "'{}'".format),
 )
+# Facts that may tell rows apart, in the order of their parts of a label.
+_LABELED = (
+    Rule("code", ("row",), "code"),
+    Rule(OWN_DATA, ("dataset",), "said data"),
+    Rule(SKIPPED_IMAGES, ("dataset", "said data"), "own data"),
+    Rule("revision", ("dataset",), "revision"),
+    Rule("target revision", ("target",), "target_revision", ("target",)),
+    Rule("model", _MODEL, "picks", ("kept model",)),
+    Rule(
+        "split",
+        (*_SPLIT, "protocol", "val", "limit", "revision", "target_revision", "own data"),
+        "split",
+        ("split",),
+    ),
+    Rule("images", ("images scope",), "images", ("images", "split")),
+    Rule("test images", ("test scope",), "test images", ("test images",)),
+)
+
+
+def _local_conflicts(records: Sequence[Record]) -> list[tuple[str, str, Counter[str]]]:
+    """Differences inside one data set, one split or one method: (scope, name, counts)."""
+    columns = RecordColumns(records, FACTS)
+    found = []
+    for rule, text in _LOCAL:
+        counts = {place: Counter[str]() for place in rule.differing(columns)}
+        if not counts:
+            continue
+        places: dict[tuple[Hashable, ...], Counter[str]] = {}
+        for place, value in rule.lines(columns):
+            if place in counts:
+                places.setdefault(place, counts[place])[str(value)] += 1
+        found += [(text(*place), rule.name, count) for place, count in places.items()]
+    return found
 
 
 def assign_rows(records: Sequence[Record]) -> dict[str, tuple[Row, list[Record]]]:
@@ -234,7 +233,9 @@ def assign_rows(records: Sequence[Record]) -> dict[str, tuple[Row, list[Record]]
         spec = record.spec
         name = method_label(names[spec.method, spec.method_version], spec.overrides)
         label = " ".join([name, *parts, *labels[id(record)]])
-        rows.setdefault(label, (Row(label, record.spec), []))[1].append(record)
+        if label not in rows:
+            rows[label] = Row(label, spec), []
+        rows[label][1].append(record)
     return rows
 
 
@@ -263,53 +264,20 @@ def _short(name: str, value: str) -> str:
 
 def _local_labels(records: Sequence[Record]) -> dict[int, list[str]]:
     """Per record, the parts of its label that tell apart own data, revisions, splits, options."""
-    by_label: defaultdict[str, list[Record]] = defaultdict(list)
-    first: dict[tuple[str, Hashable], str] = {}
-    differing: set[tuple[str, Hashable]] = set()
-    for record in records:
-        by_label[_row_name(record)].append(record)
-        for name, scope, value in _labeled(record):
-            if first.setdefault((name, scope), value) != value:
-                differing.add((name, scope))
-    labels: dict[int, list[str]] = {}
-    for record in records:
-        labels[id(record)] = [
-            f"{name}={value[:12]}"
-            for name, scope, value in (_labeled(record) if differing else ())
-            if (name, scope) in differing
-        ]
-    for group in by_label.values():
+    columns = RecordColumns(records, FACTS)
+    labels: dict[int, list[str]] = {id(record): [] for record in records}
+    for rule in _LABELED:
+        if differing := rule.differing(columns):
+            for record, (place, value) in zip(records, rule.lines(columns), strict=True):
+                if place in differing:
+                    labels[id(record)].append(f"{rule.name}={str(value)[:12]}")
+    by_row: defaultdict[Hashable, list[Record]] = defaultdict(list)
+    for record, row in zip(records, columns["row"], strict=True):
+        by_row[row].append(record)
+    for group in by_row.values():
         for record, part in zip(group, _differing_options(group), strict=True):
             labels[id(record)] += part
     return labels
-
-
-def _labeled(record: Record) -> list[tuple[str, Hashable, str]]:
-    """Facts that may distinguish records: (name, scope in which they must be equal, value)."""
-    spec = record.spec
-    found: list[tuple[str, Hashable, str]] = [
-        ("code", _row_name(record), code(record)),
-        (OWN_DATA, spec.dataset, said_data(spec)),
-        (SKIPPED_IMAGES, (spec.dataset, said_data(spec)), own_data(spec)),
-        ("revision", spec.dataset, spec.revision),
-    ]
-    if spec.target:
-        found.append(("target revision", spec.target, spec.target_revision))
-    if place := _model_scope(record):
-        found.append(("model", place, spec.picks))
-    if digest(record):
-        found.append(("split", _conditions_of_split(record), digest(record)))
-    if digest(record) and images(record):
-        found.append(("images", images_scope(record), images(record)))
-    if test_images(record):
-        found.append(("test images", test_scope(record), test_images(record)))
-    return found
-
-
-def _conditions_of_split(record: Record) -> Hashable:
-    spec = record.spec
-    conditions = (spec.protocol, spec.val, spec.limit, spec.revision, spec.target_revision)
-    return (_split_name(record), *conditions, own_data(spec))
 
 
 def _differing_options(group: Sequence[Record]) -> list[list[str]]:

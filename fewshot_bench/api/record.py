@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from fewshot_bench.api.method_card import schedule_with
 from fewshot_bench.api.spec import RunSpec, canonical_json
@@ -147,6 +147,18 @@ LATE = frozenset({*OBJECTS, "notes"} - {"spec"})
 KEYS = ("schema", "status", *OBJECTS, "incidents")
 
 
+class Parts(Protocol):
+    """Fields of a record that are read when they are used."""
+
+    def __call__(self, part: str) -> Any:
+        """A field by name."""
+        ...
+
+    def entry(self, part: str, name: str) -> Any:
+        """One value of a field that is an object; None where it has none."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Record:
     """One cell's outcome.
@@ -182,7 +194,7 @@ class Record:
     schema: int = SCHEMA
 
     @classmethod
-    def reading(cls, spec: RunSpec, state: Mapping[str, Any], part: Callable[[str], Any]) -> Record:
+    def reading(cls, spec: RunSpec, state: Mapping[str, Any], part: Parts) -> Record:
         """A record that asks `part` for its other fields by name when they are used.
 
         state: `status`, `error` and `incidents`, which were checked as `from_dict` checks them, as
@@ -209,20 +221,26 @@ class Record:
                 object.__setattr__(self, name, value)
             return value
 
+    def entry(self, part: str, name: str) -> Any:
+        """One value of a field that is an object, as `getattr(self, part).get(name)` gives it."""
+        if part in LATE and part not in self.__dict__ and "_part" in self.__dict__:
+            return self.__dict__["_part"].entry(part, name)
+        return getattr(self, part).get(name)
+
     def __reduce__(self) -> tuple[Any, ...]:
         return Record, tuple(getattr(self, field.name) for field in dataclasses.fields(self))
 
     @functools.cached_property
     def code_digest(self) -> str | None:
         """That of the method's code that computed it; None where it does not say."""
-        code = self.environment.get("code")
+        code = self.entry("environment", "code")
         digest = code.get("digest") if isinstance(code, Mapping) else None
         return digest if isinstance(digest, str) else None
 
-    @property
+    @functools.cached_property
     def card(self) -> Mapping[str, Any]:
         """Facts of its method as `MethodCard.to_dict` gives them; empty where it states none."""
-        found = self.footprint.get("card")
+        found = self.entry("footprint", "card")
         return found if isinstance(found, Mapping) else {}
 
     @property

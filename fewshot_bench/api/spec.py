@@ -218,14 +218,14 @@ class RunSpec:
         """True when the fit sees other classes than the evaluation."""
         return bool(self.target) or self.classes == "new"
 
-    @property
+    @functools.cached_property
     def evaluated(self) -> str:
         """The data set as tables show it: `dtd`, `dtd (new)`, `imagenet → imagenet-a`."""
         if self.target:
             return f"{self.dataset} → {self.target}"
         return self.dataset if self.classes == "all" else f"{self.dataset} ({self.classes})"
 
-    @property
+    @functools.cached_property
     def label(self) -> str:
         """The method with its overrides, as tables show it."""
         return method_label(self.method, self.overrides)

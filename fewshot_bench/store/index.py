@@ -60,6 +60,7 @@ class Frames:
         self._places = {repr(value): place for place, value in enumerate(self.values)}
         self._seen: set[int] = set()
         self._fillers: dict[int, Filler] = {}
+        self._holes: dict[int, dict[str, int]] = {}
 
     def pack(self, value: Any) -> str:
         """A value as JSON, which `unpack` reads: an object, or frame and numbers."""
@@ -85,6 +86,23 @@ class Frames:
         if place not in self._fillers:
             self._fillers[place] = self._filler(self.values[place], itertools.count(1))
         return self._fillers[place](found)
+
+    def entry(self, text: str, name: str) -> Any:
+        """One value of a packed object, without making the others; None where it has none."""
+        found, _ = _read(text)
+        if type(found) is not list:
+            return found and found.get(name)
+        place = found[0]
+        item = self.values[place].get(name)
+        if type(item) is dict or type(item) is list:
+            return self.unpack(text)[name]
+        if type(item) is not int:
+            return item
+        if item:
+            return self.values[item - 1]
+        if place not in self._holes:
+            self._holes[place] = dict(_holes(self.values[place]))
+        return found[self._holes[place][name]]
 
     def _frame(self, value: Any, numbers: list[float]) -> Any:
         """The frame of a dictionary or list; its numbers are appended to those."""
@@ -164,6 +182,7 @@ class Segment:
         self.changed = 0
         self._known: dict[str, Any] = {}
         self._last: dict[str, tuple[str, Any]] = {}
+        self._texts: tuple[str, list[str]] = ("", [])
 
     @classmethod
     def read(cls, path: Path) -> Segment | None:
@@ -214,6 +233,12 @@ class Segment:
             self.rows[key] = "\t".join([head, *parts])
             self.changed += 1
 
+    def text(self, key: str, name: str) -> str:
+        """The text of a part in a row; the parts of one record are mostly asked for in turn."""
+        if self._texts[0] != key:
+            self._texts = key, self.rows[key].split("\t")
+        return self._texts[1][_FIRST + _PLACES[name]]
+
     def part(self, name: str, text: str) -> Any:
         """A part from its text in a row; one that is asked for again at once is there already."""
         if name in _SHARED:
@@ -245,9 +270,11 @@ class Row:
 
     def __call__(self, part: str) -> Any:
         """A part by name."""
-        place = _FIRST + _PLACES[part]
-        text = self._segment.rows[self._key].split("\t", place + 1)[place]
-        return self._segment.part(part, text)
+        return self._segment.part(part, self._segment.text(self._key, part))
+
+    def entry(self, part: str, name: str) -> Any:
+        """One value of a part; None where it has none."""
+        return self._segment.frames.entry(self._segment.text(self._key, part), name)
 
     @property
     def file(self) -> Path | None:
@@ -333,6 +360,21 @@ class Index:
 def index_files(folder: Path) -> Iterator[Path]:
     """The files of a store's index, whatever is in them."""
     return (path for path in folder.glob(f"{INDEX}*") if path.is_file())
+
+
+def _holes(frame: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """The places of an object's own numbers among all that its frame takes."""
+    place = 1
+    for name, item in frame.items():
+        if type(item) is int and not item:
+            yield name, place
+        place += _count(item)
+
+
+def _count(item: Any) -> int:
+    if type(item) is dict or type(item) is list:
+        return sum(map(_count, item.values() if type(item) is dict else item))
+    return int(type(item) is int and not item)
 
 
 _text = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode

@@ -63,20 +63,19 @@ def untold(records: Records) -> Iterator[Finding]:
 
 def validation_used(records: Records) -> Iterator[Finding]:
     """Configurations compared and validation labels used, by method."""
-    used: defaultdict[str, list[Record]] = defaultdict(list)
+    used: defaultdict[str, list[tuple[Record, int, int | None]]] = defaultdict(list)
     for record in records:
-        if selection(record)["configurations"] is not None:
-            used[record.spec.label].append(record)
-    chose = {
-        label: found
-        for label, found in used.items()
-        if any(selection(record)["configurations"] for record in found)
-    }
+        chosen = selection(record)
+        if chosen["configurations"] is not None:
+            used[record.spec.label].append((record, chosen["configurations"], chosen["labels"]))
+    chose = {label: found for label, found in used.items() if any(count for _, count, _ in found)}
     for label, found in sorted(chose.items()):
-        configurations = spread([selection(record)["configurations"] for record in found])
-        labels = spread([selection(record)["labels"] for record in found])
-        text = f"{label} compared {configurations} configurations on {labels} validation labels"
-        yield finding_of("note", "selection", text, 15, found)
+        members, counts, labels = zip(*found, strict=True)
+        text = (
+            f"{label} compared {spread(counts)} configurations on {spread(labels)} "
+            "validation labels"
+        )
+        yield finding_of("note", "selection", text, 15, members)
     none = sorted(set(used) - set(chose))
     if chose and none:
         text = f"no validation labels were used by {some(none)}: the last checkpoint counts"
@@ -202,7 +201,7 @@ def failed(records: Records) -> Iterator[Finding]:
 
 def costs(records: Records) -> Iterator[Finding]:
     """Reasons why times and parameters are not measured alike."""
-    declared = [r for r in records if r.footprint.get("trained_source") == "declared"]
+    declared = [r for r in records if r.entry("footprint", "trained_source") == "declared"]
     if declared:
         text = f"trained parameters declared, not observed: {labels_of(declared)}"
         yield finding_of("note", "declared-parameters", text, 11, declared)
@@ -213,13 +212,13 @@ def costs(records: Records) -> Iterator[Finding]:
 
 
 def _is_busy(record: Record) -> bool:
-    load, cpus = record.environment.get("load"), number(record.environment.get("cpus"))
-    return isinstance(load, int | float) and cpus is not None and load > cpus
+    load, cpus = (record.entry("environment", name) for name in ("load", "cpus"))
+    return isinstance(load, int | float) and number(cpus) is not None and load > cpus
 
 
 def provenance(records: Records) -> Iterator[Finding]:
     """Results that no commit reproduces."""
-    dirty = [record for record in records if record.environment.get("dirty")]
+    dirty = [record for record in records if record.entry("environment", "dirty")]
     if dirty:
         text = f"made with uncommitted changes of fewshot_bench: {cells_of(dirty)}"
         yield finding_of("finding", "dirty", text, 0, dirty)

@@ -30,7 +30,7 @@ _REACHING = ("functions", "threads")
 
 def kit(record: Record) -> Mapping[str, Any] | None:
     """The result of the conformance kit for the code of a cell; None where it was not checked."""
-    found = record.environment.get("kit")
+    found = record.entry("environment", "kit")
     if not isinstance(found, Mapping):
         return None
     version, passed, failed = (found.get(name) for name in ("version", "passed", "failed"))
@@ -57,7 +57,7 @@ def kit_text(record: Record) -> str:
 def labels_text(records: Sequence[Record]) -> str:
     """In how many cells the method's process held no test labels, by their records."""
     done = [record for record in records if record.status == "done"]
-    apart = [r for r in done if r.environment.get("labels") == SEPARATE]
+    apart = [r for r in done if r.entry("environment", "labels") == SEPARATE]
     if not done:
         return "no result"
     if len(apart) == len(done):
@@ -80,16 +80,15 @@ def checked(records: Records) -> Iterator[Finding]:
     said: defaultdict[str, Counter[str]] = defaultdict(Counter)
     cells: defaultdict[str, list[Record]] = defaultdict(list)
     for record in records:
-        if record.status != "done":
-            continue
-        text = kit_text(record)
-        said[record.spec.method][text] += 1
-        cells[text].append(record)
+        if record.status == "done":
+            text = kit_text(record)
+            said[record.spec.method][text] += 1
+            cells[text].append(record)
     for text, found in sorted(cells.items()):
         parts = [
             _named(method, said[method], text) for method in sorted(said) if said[method][text]
         ]
-        broken = any((kit(record) or {}).get("failed") for record in found)
+        broken = (kit(found[0]) or {}).get("failed")
         level, kind = ("finding", "kit-failed") if broken else ("note", "kit")
         yield finding_of(level, kind, f"{some(parts)} {text}", HAZARD, found)  # type: ignore[arg-type]
 
@@ -221,7 +220,7 @@ def _listed(value: object) -> list[Any]:
 
 def selection(record: Record) -> dict[str, int | None]:
     """Configurations that were compared, and validation labels that they were compared on."""
-    found = record.footprint.get("selection")
+    found = record.entry("footprint", "selection")
     found = found if isinstance(found, dict) else {}
     return {name: number(found.get(name)) for name in ("configurations", "labels")}
 

@@ -67,6 +67,8 @@ def is_product(rows: Collection[Point]) -> bool:
 # More parts than this are given as one product around the cells, with their number.
 MOST_PARTS = 6
 _Variant = tuple[str, str, tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]
+# Name and revision of a data set, and whether one half of its classes is fitted on.
+_Data = tuple[str, str, bool]
 # A method as configured, data set, all that is asked, shots, seeds.
 _Fit = tuple[Any, Any, frozenset[Any], Any, Any]
 
@@ -117,10 +119,10 @@ def _by_conditions(specs: Iterable[RunSpec]) -> list[list[RunSpec]]:
 
 def _loaded(record: Record) -> RunSpec:
     """The specification; where it names no weights, with those that were loaded."""
-    loaded = str(record.environment.get("weights_digest") or "")
-    if record.spec.weights or not loaded:
+    if record.spec.weights:
         return record.spec
-    return dataclasses.replace(record.spec, weights=loaded)
+    loaded = str(record.entry("environment", "weights_digest") or "")
+    return dataclasses.replace(record.spec, weights=loaded) if loaded else record.spec
 
 
 def _few(specs: Sequence[RunSpec], splits: str) -> list[Matrix]:
@@ -146,27 +148,47 @@ def _order(box: Box) -> str:
 
 def _points(specs: Iterable[RunSpec]) -> set[_Fit]:
     """Fits, each with all that it is asked: no fit stands in two products."""
-    known: dict[Hashable, _Variant] = {}
-    asked: defaultdict[tuple[Hashable, ...], set[Named | str]] = defaultdict(set)
+    variants = _Variants()
+    asked: defaultdict[tuple[_Variant, _Data, int, tuple[int, int]], set[Named | str]]
+    asked = defaultdict(set)
     for spec in specs:
-        # As text, for equal numbers of other types are other text: 1, 1.0 and True.
-        key = (spec.method, spec.method_version, repr(spec.overrides), repr(spec.options))
-        if key not in known:
-            known[key] = _variant(spec)
-        dataset = Named(spec.dataset, revision_digest(spec.revision))
-        seeds = Pair(spec.split_seed, spec.train_seed)
-        half = spec.classes != "all"
-        asked[known[key], dataset, half, spec.shots, seeds].add(_asked(spec))
+        # Revisions and seeds as they are: most cells share them.
+        data = spec.dataset, spec.revision, spec.classes != "all"
+        seeds = spec.split_seed, spec.train_seed
+        found = asked[variants.of(spec), data, spec.shots, seeds]
+        found.add(_target(spec) if spec.target else spec.classes)
     return {
-        (variant, dataset, frozenset(found), shots, seeds)
-        for (variant, dataset, _, shots, seeds), found in asked.items()
+        (
+            variant,
+            Named(dataset, revision_digest(revision)),
+            frozenset(found),
+            shots,
+            Pair(*seeds),
+        )
+        for (variant, (dataset, revision, _), shots, seeds), found in asked.items()
     }
 
 
-def _asked(spec: RunSpec) -> Named | str:
-    """The evaluated part: another data set, or a part of the classes."""
-    if not spec.target:
-        return spec.classes
+class _Variants:
+    """Methods as they were configured; records of a store share equal options."""
+
+    def __init__(self) -> None:
+        self._by_object: dict[Hashable, tuple[_Variant, RunSpec]] = {}
+        self._by_text: dict[Hashable, _Variant] = {}
+
+    def of(self, spec: RunSpec) -> _Variant:
+        objects = spec.method, spec.method_version, id(spec.overrides), id(spec.options)
+        if objects not in self._by_object:
+            # As text, for equal numbers of other types are other text: 1, 1.0 and True.
+            text = (spec.method, spec.method_version, repr(spec.overrides), repr(spec.options))
+            variant = self._by_text.setdefault(text, _variant(spec))
+            # With the specification, so that no other object takes the place of these.
+            self._by_object[objects] = variant, spec
+        return self._by_object[objects][0]
+
+
+def _target(spec: RunSpec) -> Named:
+    """The other data set that is evaluated."""
     return Named(spec.target, revision_digest(spec.target_revision))
 
 

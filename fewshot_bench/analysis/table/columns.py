@@ -22,6 +22,8 @@ Value = float | None
 
 def number(value: object) -> Value:
     """A value of a record as a finite number; None for anything else."""
+    if type(value) is float and -sys.float_info.max <= value <= sys.float_info.max:
+        return value
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     # Whole numbers too large for a float are as infinite; not-a-number is no less than anything.
@@ -69,7 +71,7 @@ class Column:
 
     def of(self, record: Record) -> Value:
         """The fact that a finished record states."""
-        return number(getattr(record, self.part).get(self.entry))
+        return number(record.entry(self.part, self.entry))
 
     def shown(self, values: Sequence[Value]) -> str:
         """One text for a line over its shots; empty where nothing is known."""
