@@ -92,6 +92,8 @@ def test_an_index_spares_opening_records(tmp_path: Path, monkeypatch: pytest.Mon
     opened = reads(monkeypatch)
     assert listed(store) == first
     assert opened == []
+    # From here on nothing settles, however long a listing takes.
+    monkeypatch.setattr(store_index, "SETTLED_SECONDS", 3600)
     changed = put(store, 3, shift=1.0)
     assert listed(store) == unindexed(store) != first
     assert set(opened) >= {changed}
