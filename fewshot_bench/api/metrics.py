@@ -9,6 +9,7 @@ what computes, so that names and titles are had without it.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import re
@@ -221,11 +222,12 @@ class Metric:
             ) from error
 
 
-def needs(function: Callable[..., Any]) -> set[str]:
+@functools.lru_cache(maxsize=256)
+def needs(function: Callable[..., Any]) -> frozenset[str]:
     """The parameters that a metric's function asks for: those without a default."""
     parameters = inspect.signature(function).parameters.values()
     variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return {p.name for p in parameters if p.default is p.empty and p.kind not in variable}
+    return frozenset(p.name for p in parameters if p.default is p.empty and p.kind not in variable)
 
 
 def measured(answers: Answers, metrics: Iterable[Metric] | None = None) -> dict[str, float | int]:

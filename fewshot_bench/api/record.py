@@ -58,6 +58,8 @@ def _flag(value: object) -> bool:
 
 
 def _number(value: object) -> bool:
+    if type(value) is float:
+        return -1e300 < value < 1e300
     return (
         isinstance(value, int | float)
         and not isinstance(value, bool)

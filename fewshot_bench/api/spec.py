@@ -162,18 +162,17 @@ class RunSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able values, in the order of the fields."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values = {name: getattr(self, name) for name in _fields()}
         values |= {"options": dict(self.options), "overrides": dict(self.overrides)}
         return values | {"data": dict(self.data), "shots": plain(self.shots)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunSpec:
         """The inverse of `to_dict`; StoreError names what is missing, not known or impossible."""
-        known = {field.name for field in dataclasses.fields(cls)}
-        extra = sorted(set(values) - known)
+        extra = sorted(values.keys() - _fields())
         if extra:
             raise StoreError(f"spec has unknown fields {extra}; written by a newer fewshot_bench?")
-        values = {name: read_shots(v) if name == "shots" else v for name, v in values.items()}
+        values = {**values, "shots": read_shots(values["shots"])} if "shots" in values else values
         for name, value in values.items():
             problem = (
                 _problem(name, value)
@@ -239,6 +238,12 @@ class RunSpec:
         """One line that names the cell."""
         label = method_label(method_references.short(self.method), self.overrides)
         return f"{label} on {self.evaluated}, {self.shots}-shot, seed {self.train_seed}"
+
+
+@functools.cache
+def _fields() -> tuple[str, ...]:
+    """The names of the fields, in their order."""
+    return tuple(field.name for field in dataclasses.fields(RunSpec))
 
 
 # The conditions of a run by name, in the order in which tables show them.

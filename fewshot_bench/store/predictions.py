@@ -231,6 +231,15 @@ class Outcome:
 
         ContractError where a plug-in's scores are not what its value is the mean of.
         """
+        if metric.name not in self._scores:
+            self._scores[metric.name] = self._scored(metric)
+        return self._scores[metric.name]
+
+    @cached_property
+    def _scores(self) -> dict[str, np.ndarray]:
+        return {}
+
+    def _scored(self, metric: Metric) -> np.ndarray:
         assert metric.scores is not None, f"metric '{metric.name}' has no scores"
         asked = needs(metric.scores)
         found = metric.by_image(self if asked <= _KEPT else self.read("logits" in asked))
@@ -258,6 +267,7 @@ class Outcomes:
     metrics: Sequence[Metric] = ()
     damaged: list[Damage] = field(default_factory=list)
     _packs: dict[str, Pack] = field(default_factory=dict)
+    _pack_times: dict[str, int | None] = field(default_factory=dict)
     _trusted: dict[str, bool] = field(default_factory=dict)
     _asked: dict[tuple[bytes, bytes], Queries] = field(default_factory=dict)
 
@@ -326,16 +336,24 @@ class Outcomes:
 
     def _wanted(self, record: Record) -> list[Metric]:
         """The metrics to compute: those that the record does not state, if what is kept allows."""
-        every = (*METRICS.values(), *self.metrics)
-        lacking = [metric for metric in every if metric.name not in record.metrics]
-        if has_logits(record):
+        stated = record.metrics
+        lacking = [metric for metric in self._every if metric.name not in stated]
+        if not lacking or has_logits(record):
             return lacking
         return [metric for metric in lacking if not _needs_logits(metric)]
 
     def _named(self, entry: Entry) -> dict[str, float | int]:
         """The metrics of an entry by their names, those of plug-ins as their code is now."""
-        keys = {_key(m): m.name for m in (*METRICS.values(), *self.metrics)} | {"n": "n"}
+        keys = self._keys
         return {keys[key]: value for key, value in entry.metrics.items() if key in keys}
+
+    @cached_property
+    def _every(self) -> Sequence[Metric]:
+        return (*METRICS.values(), *self.metrics)
+
+    @cached_property
+    def _keys(self) -> Mapping[str, str]:
+        return {_key(metric): metric.name for metric in self._every} | {"n": "n"}
 
     def _cached(self, record: Record) -> Entry | None:
         """The entry of a record, unless it lacks metrics that the record lacks as well."""
@@ -349,16 +367,20 @@ class Outcomes:
 
     def _is_current(self, record: Record) -> bool:
         """True when the logits, if they are still there, are no younger than the pack."""
-        pack = pack_file(self.store.path, _split(record))
-        logits = self.store.file(record.spec.key()).with_suffix(".npz")
-        try:
-            return logits.stat().st_mtime_ns <= pack.stat().st_mtime_ns
-        except FileNotFoundError:
-            return True
+        written = self.store.stamp(record.spec.key(), ".npz")
+        packed = self._pack_time(_split(record))
+        return written is None or packed is None or written[0] <= packed
+
+    def _pack_time(self, split: str) -> int | None:
+        """The time of change of a pack before it was read, in nanoseconds; None without one."""
+        self._pack(split)
+        return self._pack_times[split]
 
     def _pack(self, split: str) -> Pack:
         if split not in self._packs:
-            self._packs[split] = load_pack(pack_file(self.store.path, split))
+            path = pack_file(self.store.path, split)
+            self._pack_times[split] = _time_of_change(path)
+            self._packs[split] = load_pack(path)
         return self._packs[split]
 
     def _keep(self, split: str, new: Mapping[str, Entry | None]) -> None:
@@ -372,6 +394,7 @@ class Outcomes:
         self._packs[split] = {digest: e for digest, e in found.items() if e is not None}
         if self._packs[split].keys() != before.keys() or any(new.values()):
             save_pack(path, self._packs[split])
+        self._pack_times[split] = _time_of_change(path)
 
     def _computed_or_none(self, record: Record) -> Entry | None:
         try:
@@ -416,6 +439,13 @@ class Outcomes:
         if images not in self._asked:
             self._asked[images] = Queries.of(stored)
         return self._asked[images]
+
+
+def _time_of_change(path: Path) -> int | None:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None
 
 
 def _needs_logits(metric: Metric) -> bool:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 from fewshot_bench.api.shots import ALL_SHOTS, LONGEST_NUMBER, WORD
 from fewshot_bench.api.spec import CONDITIONS, MOST_NUMBERS
@@ -17,8 +17,7 @@ FORMAT = 1
 UNSIGNED = {name: about.unsigned for name, about in CONDITIONS.items() if about.short}
 
 
-@dataclass(frozen=True, order=True, slots=True)
-class Named:
+class Named(NamedTuple):
     """A data set or a backbone, and the first digits of the digest of its lists or weights.
 
     `digest` is empty where none is known.
@@ -45,8 +44,7 @@ class Choice:
         return math.prod(len(values) for _, values in self.options)
 
 
-@dataclass(frozen=True, order=True, slots=True)
-class Pair:
+class Pair(NamedTuple):
     """A split seed and a training seed."""
 
     split: int

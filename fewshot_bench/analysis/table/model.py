@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from fewshot_bench.analysis.statistics.intervals import Estimate
 from fewshot_bench.api.metrics import METRICS, Metric
@@ -20,8 +20,7 @@ Status = Literal["done", "partial", "failed", "missing", "inapplicable"]
 Scope = Literal["all", "base", "new", "H", "transfer"]
 
 
-@dataclass(frozen=True, order=True, slots=True)
-class Seed:
+class Seed(NamedTuple):
     """The pair of seeds of a run; tables show one number when both are equal."""
 
     split: int

@@ -132,6 +132,7 @@ def significance(table: Table, places: Places, baseline: str, answers: Answers) 
     """Compare every row with the row labelled `baseline`; empty for metrics without images."""
     if table.main.scores is None:
         return Significance(rankings=tuple(_rankings(table)))
+    answers = _remembered(answers, places, baseline)
     contrasts: list[Contrast] = []
     standings: list[Standing] = []
     found_detectable: list[Detectable] = []
@@ -149,6 +150,27 @@ def significance(table: Table, places: Places, baseline: str, answers: Answers) 
     return Significance(
         tuple(contrasts), tuple(standings), tuple(_rankings(table)), tuple(found_detectable)
     )
+
+
+def _remembered(answers: Answers, places: Places, label: str) -> Answers:
+    """The same answers, those of one row read once: every other row is compared with it."""
+    mine = {
+        record.spec.key()
+        for place, records in places.items()
+        if place[0] == label
+        for record in records
+    }
+    known: dict[str, Outcome | None] = {}
+
+    def answer(record: Record) -> Outcome | None:
+        key = record.spec.key()
+        if key not in mine:
+            return answers(record)
+        if key not in known:
+            known[key] = answers(record)
+        return known[key]
+
+    return answer
 
 
 def plain_groups(table: Table, shots: int) -> list[Group]:

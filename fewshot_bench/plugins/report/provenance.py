@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 from fewshot_bench.analysis.audit.findings import Audit
@@ -128,10 +128,7 @@ def _methods(records: Sequence[Record]) -> Grid:
 
 def _environment(records: Sequence[Record]) -> Grid:
     """Facts of the runs, those that differ first, with how many records have each value."""
-    facts: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for record in records:
-        for name, value in _flat(record.environment):
-            facts[name][value] += 1
+    facts = _counted(record.environment for record in records)
     lines = []
     for name in sorted(facts, key=lambda name: (len(facts[name]) == 1, name)):
         counts = facts[name]
@@ -164,6 +161,23 @@ def _incidents(records: Sequence[Record]) -> Grid:
     columns = [Column("kind", False), Column("what", False), Column("method", False)]
     columns.append(Column("records"))
     return Grid("incidents", "What the harness had to do or to undo", columns, lines)
+
+
+def _counted(environments: Iterable[Mapping[str, Any]]) -> Mapping[str, Counter[str]]:
+    """How often each fact has each value; records of a store share most values."""
+    values: dict[Hashable, tuple[str, Any]] = {}
+    counts: Counter[Hashable] = Counter()
+    for environment in environments:
+        for name, value in environment.items():
+            # Equal numbers of other types are other text; objects stay in `values`.
+            known = id(value) if isinstance(value, dict | list) else (type(value), value)
+            values.setdefault((name, known), (name, value))
+            counts[name, known] += 1
+    facts: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for key, (name, value) in values.items():
+        for fact, word in _flat({name: value}):
+            facts[fact][word] += counts[key]
+    return facts
 
 
 def _flat(values: Mapping[str, Any]) -> Iterable[tuple[str, str]]:

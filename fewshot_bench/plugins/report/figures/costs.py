@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from fewshot_bench.analysis.formats.style import FAINT, INK, Look
 from fewshot_bench.plugins.report import text
 from fewshot_bench.plugins.report.figures.svg import Canvas, width_of
@@ -197,13 +199,20 @@ def _place(
             return box, True
     lefts = _steps(frame[0], frame[2] - width, 4.0)
     bottoms = _steps(frame[1], frame[3] - _HEIGHT, 2.5)
-    grid = [(a, b, a + width, b + _HEIGHT) for a in lefts for b in bottoms]
-
-    def cost(box: Box) -> tuple[float, float]:
-        aside = max(box[0] - x, 0.0, x - box[2]), max(box[1] - y, 0.0, y - box[3])
-        return sum(_shared(box, other) for other in taken), math.hypot(*aside)
-
-    return min(grid, key=cost), False
+    # Every place of the grid at once: left, bottom, right, top.
+    low = np.stack(np.meshgrid(lefts, bottoms, indexing="ij")).reshape(2, -1)
+    high = low + np.array([[width], [_HEIGHT]])
+    covered = np.zeros(low.shape[1])
+    for other in taken:
+        sides = np.minimum(high, [[other[2]], [other[3]]]) - np.maximum(
+            low, [[other[0]], [other[1]]]
+        )
+        covered += np.maximum(sides, 0.0).prod(axis=0)
+    point = np.array([[x], [y]])
+    aside = np.hypot(*np.maximum(np.maximum(low - point, point - high), 0.0))
+    best = int(np.lexsort((aside, covered))[0])
+    left, bottom, right, top = map(float, (*low[:, best], *high[:, best]))
+    return (left, bottom, right, top), False
 
 
 def _steps(first: float, last: float, step: float) -> list[float]:
