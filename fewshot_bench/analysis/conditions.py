@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
-from fewshot_bench.analysis.record_columns import Facts, RecordColumns, Rule, Shared
+from fewshot_bench.analysis.record_columns import Facts, Place, RecordColumns, Rule, Shared
 from fewshot_bench.analysis.table.model import Row
 from fewshot_bench.api.dataset_overrides import SKIPPED
 from fewshot_bench.api.image_facts import images, images_scope, test_images, test_scope
@@ -214,9 +214,9 @@ def _local_conflicts(records: Sequence[Record]) -> list[tuple[str, str, Counter[
         counts = {place: Counter[str]() for place in rule.differing(columns)}
         if not counts:
             continue
-        places: dict[tuple[Hashable, ...], Counter[str]] = {}
+        places: dict[Place, Counter[str]] = {}
         for place, value in rule.lines(columns):
-            if place in counts:
+            if place is not None and place in counts:
                 places.setdefault(place, counts[place])[str(value)] += 1
         found += [(text(*place), rule.name, count) for place, count in places.items()]
     return found

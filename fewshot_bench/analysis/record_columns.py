@@ -22,7 +22,7 @@ class Shared(NamedTuple):
     """A fact of the values of another column, which records of a store mostly share."""
 
     column: str
-    fact: Callable[[Any], Hashable]
+    fact: Callable[[Any], Any]
 
 
 Facts = Mapping[str, Take | Shared]
@@ -57,10 +57,10 @@ class RecordColumns:
         """Read the entries that these facts are of, those of one field together."""
         fields: defaultdict[str, dict[str, None]] = defaultdict(dict)
         for name in names:
-            fact = self._facts.get(name)
-            source = fact.column if isinstance(fact, Shared) else name
-            field, dot, entry = source.partition(".")
-            if dot and source not in self._known:
+            while isinstance(fact := self._facts.get(name), Shared):
+                name = fact.column
+            field, dot, entry = name.partition(".")
+            if dot and name not in self._known:
                 fields[field][entry] = None
         for field, entries in fields.items():
             values = map(attrgetter(field), self.records)
@@ -109,9 +109,7 @@ class Rule:
         counts = Counter(pair[:width] for pair in pairs)
         return {place for place, count in counts.items() if count > 1}
 
-    def lines(
-        self, columns: RecordColumns
-    ) -> Iterator[tuple[tuple[Hashable, ...] | None, Hashable]]:
+    def lines(self, columns: RecordColumns) -> Iterator[tuple[Place | None, Hashable]]:
         """Place and value of each record; None is no place."""
         width = len(self.place)
         for row in columns.rows(self.columns):

@@ -239,7 +239,7 @@ class Record:
         digest = code.get("digest") if isinstance(code, Mapping) else None
         return digest if isinstance(digest, str) else None
 
-    @functools.cached_property
+    @property
     def card(self) -> Mapping[str, Any]:
         """Facts of its method as `MethodCard.to_dict` gives them; empty where it states none."""
         found = self.entry("footprint", "card")

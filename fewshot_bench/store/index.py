@@ -15,6 +15,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ class Frames:
         self._places = {repr(value): place for place, value in enumerate(self.values)}
         self._seen: set[int] = set()
         self._fillers: dict[int, Filler] = {}
-        self._holes: dict[int, dict[str, int]] = {}
+        self._entries: dict[tuple[int, str], Filler] = {}
 
     def pack(self, value: Any) -> str:
         """A value as JSON, which `unpack` reads: an object, or frame and numbers."""
@@ -94,15 +95,18 @@ class Frames:
             return found and found.get(name)
         place = found[0]
         item = self.values[place].get(name)
-        if type(item) is dict or type(item) is list:
-            return self.unpack(text)[name]
-        if type(item) is not int:
+        if len(found) == 1:
             return item
-        if item:
+        if type(item) is int and item:
             return self.values[item - 1]
-        if place not in self._holes:
-            self._holes[place] = dict(_holes(self.values[place]))
-        return found[self._holes[place][name]]
+        if type(item) is not int and type(item) is not dict and type(item) is not list:
+            return item
+        if (place, name) not in self._entries:
+            # The number itself, or a value with numbers inside.
+            first = dict(_firsts(self.values[place]))[name]
+            make = itemgetter(first) if item == 0 else self._filler(item, itertools.count(first))
+            self._entries[place, name] = make
+        return self._entries[place, name](found)
 
     def _frame(self, value: Any, numbers: list[float]) -> Any:
         """The frame of a dictionary or list; its numbers are appended to those."""
@@ -362,12 +366,11 @@ def index_files(folder: Path) -> Iterator[Path]:
     return (path for path in folder.glob(f"{INDEX}*") if path.is_file())
 
 
-def _holes(frame: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
-    """The places of an object's own numbers among all that its frame takes."""
+def _firsts(frame: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+    """The place of each entry's first number among all that a frame takes."""
     place = 1
     for name, item in frame.items():
-        if type(item) is int and not item:
-            yield name, place
+        yield name, place
         place += _count(item)
 
 

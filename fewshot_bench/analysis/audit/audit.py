@@ -7,25 +7,31 @@ of every cell.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from operator import attrgetter
 from typing import Any
 
 from fewshot_bench.analysis.audit.checks import CHECKS
-from fewshot_bench.analysis.audit.differing import differences
-from fewshot_bench.analysis.audit.facts import facts
+from fewshot_bench.analysis.audit.differing import columns_of, differences
+from fewshot_bench.analysis.audit.facts import facts, published, read_kit, selection
 from fewshot_bench.analysis.audit.findings import Audit, Finding, some, spread
 from fewshot_bench.analysis.audit.hazards import answers
 from fewshot_bench.analysis.formats.document import BEST, Document, Entry, Grid, Item, Line, Section
 from fewshot_bench.analysis.formats.tidy import finite
+from fewshot_bench.analysis.record_columns import Facts, Place, RecordColumns, Shared
 from fewshot_bench.analysis.signature import signature_of
 from fewshot_bench.api.record import Record
 
-# Facts that usually are the same for all cells, and then stand once.
-SHARED = (
-    *("protocol", "val_policy", "prompts", "backbone", "precision", "device", "limit", "own_data"),
-    *("determinism", "device_name", "threads", "fewshot_bench", "commit", "python"),
-)
+# Facts that usually are the same for all cells, and then stand once, and their columns.
+_ENVIRONMENT = (*("determinism", "device_name", "threads", "fewshot_bench", "commit", "python"),)
+SHARED: Mapping[str, str] = {
+    "protocol": "protocol",
+    "val_policy": "val",
+    **{name: name for name in ("prompts", "backbone", "precision", "device", "limit")},
+    "own_data": "own data",
+    **{name: f"environment.{name}" for name in _ENVIRONMENT},
+}
 _PUBLISHED = {"yes": "yes", "no": "no", "none published": "n/a"}
 
 
@@ -35,17 +41,21 @@ def audit(records: Sequence[Record], notes: Sequence[str] = ()) -> Audit:
     notes: what is to be said of records that are not among them.
     """
     ordered = sorted(records, key=lambda r: (r.spec.evaluated, r.spec.label, *_numbers(r)))
-    found = [finding for check in CHECKS for finding in check(ordered)] + [*differences(ordered)]
+    # Before there are columns: neither needs the memory of the other.
+    signature = signature_of(ordered)
+    columns = columns_of(ordered, _FACTS)
+    columns.load((*SHARED.values(), *_TOLD.values()))
+    found = [finding for check in CHECKS for finding in check(ordered)] + [*differences(columns)]
     found += [Finding("note", "older-versions", text) for text in notes]
     found.sort(key=lambda finding: finding.level)
-    shared, methods = _summary(map(facts, ordered))
+    shared, methods = _summary(columns)
     return Audit(
         findings=tuple(found),
-        hazards=answers(ordered, found),
+        hazards=answers(columns, found),
         shared=shared,
         methods=tuple(methods),
         records=tuple(ordered),
-        signature=signature_of(ordered),
+        signature=signature,
     )
 
 
@@ -53,63 +63,80 @@ def _numbers(record: Record) -> tuple[int, int, int]:
     return record.spec.shots, record.spec.split_seed, record.spec.train_seed
 
 
-def _summary(cells: Iterable[Mapping[str, Any]]) -> tuple[dict[str, str], list[dict[str, str]]]:
+def _summary(columns: RecordColumns) -> tuple[dict[str, str], list[dict[str, str]]]:
     """Conditions that all cells that tell them have in common, and a line per method.
 
     A method has a line for each configuration, and for each condition that its cells do not share.
     """
-    values: dict[str, set[Any]] = {name: set() for name in SHARED}
-    groups: defaultdict[tuple[str, ...], list[Mapping[str, Any]]] = defaultdict(list)
-    for cell in cells:
-        for name, found in values.items():
-            found.add(None if cell[name] is None else str(cell[name]))
-        key = cell["method"], cell["val_policy"], cell["prompts"], cell["protocol"]
-        groups[key].append({name: cell[name] for name in _TOLD})
-    told = {name: found - {None} for name, found in values.items()}
+    told = {
+        name: {str(value) for value in columns[column] if value is not None}
+        for name, column in SHARED.items()
+    }
     shared = {name: found.pop() for name, found in told.items() if len(found) == 1}
+    groups: defaultdict[Place, list[Sequence[Any]]] = defaultdict(list)
+    keys = columns.rows(("label", "val", "prompts", "protocol"))
+    for key, values in zip(keys, columns.rows(_TOLD.values()), strict=True):
+        groups[key].append(values)
     return shared, [_line(key, members) for key, members in sorted(groups.items())]
 
 
-# Facts that the line of a method is made of.
-_TOLD = (
-    *("method_version", "kit_version", "kit_failed", "val_labels_allowed", "val_labels_used"),
-    *("configurations_tried", "split_published", "trained_parameters", "steps", "images_billed"),
-    *("incidents", "status"),
-)
+def _kit_mark(stated: object) -> str:
+    """The version of the kit that was passed, or how many rules are broken."""
+    found = read_kit(stated)
+    if found is None:
+        return ""
+    return f"{len(found['failed'])} broken" if found["failed"] else f"v{found['version']}"
 
 
-def _line(key: tuple[str, ...], cells: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    method, val, prompts, protocol = key
+_FACTS: Facts = {
+    "kit": Shared("environment.kit", _kit_mark),
+    "labels used": lambda record: selection(record)["labels"],
+    "published": published,
+    "incidents": lambda record: bool(record.incidents),
+    "status": attrgetter("status"),
+}
+# What the line of a method is made of, and the columns of it.
+_TOLD: Mapping[str, str] = {
+    "version": "method_version",
+    "kit": "kit",
+    "allowed": "split.val",
+    "used": "labels used",
+    "tried": "tried",
+    "published": "published",
+    "trained": "footprint.trained",
+    "steps": "footprint.steps",
+    "images": "images billed",
+    "incidents": "incidents",
+    "status": "status",
+}
+
+
+def _line(key: Place, cells: Sequence[Sequence[Any]]) -> dict[str, str]:
+    """What the cells of a line did. cells: of each the values of `_TOLD`."""
+    method, val, prompts, protocol = map(str, key)
+    told = dict(zip(_TOLD, zip(*cells, strict=True), strict=True))
 
     def over(name: str) -> str:
-        return spread([cell[name] for cell in cells if isinstance(cell[name], int)])
+        return spread([value for value in told[name] if isinstance(value, int)])
 
-    published = sorted({_PUBLISHED[c["split_published"]] for c in cells if c["split_published"]})
     return {
         "method": method,
-        "version": some(sorted({cell["method_version"] for cell in cells})),
-        "kit": some(sorted({mark for cell in cells if (mark := _kit_mark(cell))})),
+        "version": some(sorted(set(told["version"]))),
+        "kit": some(sorted(set(filter(None, told["kit"])))),
         "cells": f"{len(cells):,}",
         "val": val,
-        "allowed": over("val_labels_allowed"),
-        "used": over("val_labels_used"),
-        "tried": over("configurations_tried"),
+        "allowed": over("allowed"),
+        "used": over("used"),
+        "tried": over("tried"),
         "prompts": prompts,
         "protocol": protocol,
-        "published": some(published),
-        "trained": over("trained_parameters"),
+        "published": some(sorted({_PUBLISHED[one] for one in told["published"] if one})),
+        "trained": over("trained"),
         "steps": over("steps"),
-        "images encoded": over("images_billed"),
-        "incidents": str(sum(bool(cell["incidents"]) for cell in cells)),
-        "failed": str(sum(cell["status"] == "failed" for cell in cells)),
+        "images encoded": over("images"),
+        "incidents": str(sum(told["incidents"])),
+        "failed": str(told["status"].count("failed")),
     }
-
-
-def _kit_mark(cell: Mapping[str, Any]) -> str:
-    """The version of the kit that was passed, or how many rules are broken."""
-    if cell["kit_version"] is None:
-        return ""
-    return f"{len(cell['kit_failed'])} broken" if cell["kit_failed"] else f"v{cell['kit_version']}"
 
 
 HEADS = ("dataset", "method", "shots", "split_seed", "train_seed", "status", "findings")

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple
 
+from fewshot_bench.analysis.audit.facts import images_billed, number, selection
 from fewshot_bench.analysis.audit.findings import Finding, Level, some
 from fewshot_bench.analysis.conditions import (
     FACTS,
@@ -110,6 +111,11 @@ _FACTS: Facts = {
     "options digest": Shared("options", lambda found: digest_of(canonical_json(dict(found)), 12)),
     "commit": Shared("environment.commit", lambda found: _text(found)[:12]),
     **{name: Shared(f"environment.{name}", _text) for name in _OF_MACHINE},
+    # Values of their own in every record.
+    "tried": lambda record: selection(record)["configurations"],
+    "images billed": images_billed,
+    "trained": Shared("footprint.trained", number),
+    "steps": Shared("footprint.steps", number),
     **{f"condition {name}": _of_condition(name) for name in CONDITIONS},
 }
 _ALL, _DATASET = ("everywhere",), ("dataset",)
@@ -161,9 +167,13 @@ SAME = (
 _ABOVE = ("protocol", "val", "prompts", "backbone", "precision", "device", "limit", "weights")
 
 
-def differences(records: Sequence[Record]) -> Iterator[Finding]:
+def columns_of(records: Sequence[Record], facts: Facts) -> RecordColumns:
+    """The columns of an audit; facts: beside those of this module."""
+    return RecordColumns(records, {**_FACTS, **facts})
+
+
+def differences(columns: RecordColumns) -> Iterator[Finding]:
     """A finding for everything that is not the same where it has to be."""
-    columns = RecordColumns(records, _FACTS)
     columns.load(["environment.packages", *(same.value for same in SAME)])
     packages = {id(found): found for found in columns["environment.packages"]}.values()
     names = sorted({name for found in packages if isinstance(found, dict) for name in found})
@@ -187,7 +197,7 @@ def _grouped(rule: Rule, columns: RecordColumns) -> _Groups:
     groups: dict[Place, defaultdict[str, list[Record]]] = {}
     if differing := rule.differing(columns):
         for record, (place, value) in zip(columns.records, rule.lines(columns), strict=True):
-            if place in differing:
+            if place is not None and place in differing:
                 groups.setdefault(place, defaultdict(list))[str(value)].append(record)
     return groups
 

@@ -30,7 +30,11 @@ _REACHING = ("functions", "threads")
 
 def kit(record: Record) -> Mapping[str, Any] | None:
     """The result of the conformance kit for the code of a cell; None where it was not checked."""
-    found = record.entry("environment", "kit")
+    return read_kit(record.entry("environment", "kit"))
+
+
+def read_kit(found: object) -> Mapping[str, Any] | None:
+    """The same from what a record states; None for anything else."""
     if not isinstance(found, Mapping):
         return None
     version, passed, failed = (found.get(name) for name in ("version", "passed", "failed"))
@@ -141,7 +145,7 @@ def _allowed(record: Record) -> dict[str, Any]:
         "templates": _listed(split.get("templates")),
         "protocol": spec.protocol,
         "split_digest": digest(record) or None,
-        "split_published": PUBLISHED.get(split.get("verified")) if split else None,
+        "split_published": published(record),
         "revision": spec.revision,
         "own_data": own_data(spec),
         "mirrored": split.get("mirrored"),
@@ -149,6 +153,11 @@ def _allowed(record: Record) -> dict[str, Any]:
         **_of_method(record),
         "limit": spec.limit,
     }
+
+
+def published(record: Record) -> str | None:
+    """Whether the picks are those that were published; None without a split."""
+    return PUBLISHED.get(record.split.get("verified")) if record.split else None
 
 
 def _of_method(record: Record) -> dict[str, Any]:
@@ -230,7 +239,7 @@ def images_billed(record: Record) -> int | None:
 
     `images_seen` counts pixels alone, so that it is 0 for a method that trains on features.
     """
-    work = record.footprint.get("work")
+    work = record.entry("footprint", "work")
     billed = work.get("billed") if isinstance(work, dict) else None
     return number(billed.get("images")) if isinstance(billed, dict) else None
 

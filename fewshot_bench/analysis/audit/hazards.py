@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fewshot_bench.analysis.audit.facts import images_billed, labels_text, number, selection
+from fewshot_bench.analysis.audit.facts import labels_text
 from fewshot_bench.analysis.audit.findings import Answer, Finding, some, spread
-from fewshot_bench.api.record import Record
+from fewshot_bench.analysis.record_columns import RecordColumns
 
 # Number to its name and what is so unless a finding says otherwise.
 HAZARDS = {
@@ -37,9 +37,9 @@ HAZARDS = {
 }
 
 
-def answers(records: Sequence[Record], findings: Sequence[Finding]) -> tuple[Answer, ...]:
-    """Every hazard with its answer, in order."""
-    told = _told(records)
+def answers(columns: RecordColumns, findings: Sequence[Finding]) -> tuple[Answer, ...]:
+    """Every hazard with its answer, in order. columns: `differing.columns_of` the records."""
+    told = _told(columns)
     found = []
     for number_, (name, text) in HAZARDS.items():
         mine = [finding for finding in findings if finding.hazard == number_]
@@ -52,23 +52,16 @@ def answers(records: Sequence[Record], findings: Sequence[Finding]) -> tuple[Ans
     return tuple(found)
 
 
-def _told(records: Sequence[Record]) -> dict[str, str]:
+def _told(columns: RecordColumns) -> dict[str, str]:
     """Values for the texts; braces in a value are not read again."""
+    records = columns.records
     specs = [record.spec for record in records]
     # What has no shots is not repeated over seeds.
     seeds = {(spec.split_seed, spec.train_seed) for spec in specs if spec.shots}
-    # Record by record, since fields are read when they are used.
-    did = [
-        (
-            number(record.footprint.get("steps")),
-            images_billed(record),
-            number(record.footprint.get("trained")),
-            selection(record)["configurations"],
-        )
-        for record in records
-    ]
-    ranges = [spread(values) or "unknown" for values in zip(*did, strict=True)]
-    steps, images, trained, tried = ranges or ["unknown"] * 4
+    steps, images, trained, tried = (
+        spread(columns[name]) or "unknown"
+        for name in ("steps", "images billed", "trained", "tried")
+    )
     return {
         "labels": labels_text(records),
         "val": some(sorted({spec.val for spec in specs})),
