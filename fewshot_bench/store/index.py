@@ -92,7 +92,7 @@ class Frames:
         """One value of a packed object, without making the others; None where it has none."""
         found, _ = _read(text)
         if type(found) is not list:
-            return found and found.get(name)
+            return None if found is None else found.get(name)
         place = found[0]
         item = self.values[place].get(name)
         if len(found) == 1:

@@ -13,15 +13,16 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from fewshot_bench.api.record import Record
 from fewshot_bench.store import index as store_index
-from fewshot_bench.store.index import Index, Segment, index_files
+from fewshot_bench.store.index import Frames, Index, Segment, index_files
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.files import TEMPORARY
 from tests.store_cases import filled, put, put_failed
@@ -156,6 +157,39 @@ def test_resuming_checks_what_has_changed_alone(
     assert held(store).keys() == expected.keys() - {logits.stem}
     assert logits.with_name(f"{logits.name}.damaged-1").exists()
     assert held(store).keys() == expected.keys() - {logits.stem}
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner),
+    max_leaves=8,
+)
+
+
+@given(st.lists(st.dictionaries(st.sampled_from("abcd"), JSON), min_size=1, max_size=5))
+def test_an_entry_is_that_of_the_whole(values: list[dict[str, Any]]) -> None:
+    frames = Frames()
+    # Frames are for what stands there more than once.
+    for value in values * 3:
+        text = frames.pack(value)
+        assert repr(frames.unpack(text)) == repr(value)
+        for name in "abcde":
+            assert repr(frames.entry(text, name)) == repr(value.get(name))
+
+
+@pytest.mark.usefixtures("eager")
+def test_entries_of_indexed_records_are_those_of_the_records(tmp_path: Path) -> None:
+    store = filled(tmp_path / "s", range(5))
+    indexed(store)
+    for record, whole in zip(listed(store)[0], unindexed(store)[0], strict=True):
+        for part in ("split", "metrics", "footprint", "timings", "environment", "digests"):
+            for name in [*getattr(whole, part), "absent"]:
+                assert record.entry(part, name) == getattr(whole, part).get(name)
+                assert whole.entry(part, name) == getattr(whole, part).get(name)
 
 
 @pytest.mark.usefixtures("eager")
