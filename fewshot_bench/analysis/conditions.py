@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -84,18 +84,20 @@ def refuse_mixed(
     otherwise: str = "or show them as separate rows with --allow-mixed",
     *,
     filtered: bool = True,
+    columns: RecordColumns | None = None,
 ) -> None:
     """Raise UsageError unless all records were made under one set of conditions.
 
     place: where they would stand together. otherwise: the way out that ends the message. filtered:
-    whether the command has all filters of `fsbench compare`.
+    whether the command has all filters of `fsbench compare`. columns: `columns_of` the records,
+    where they are there already.
     """
     for name in CONDITIONS:
         if len(values_of(records, name)) > 1:
             counts = Counter(condition(record.spec, name) for record in records)
             advice = f"choose one with --{name} {counts.most_common(1)[0][0]}"
             raise _mixed(name, counts, place, f"{advice}, {otherwise}")
-    for scope, name, counts in _local_conflicts(records):
+    for scope, name, counts in _local_conflicts(columns or columns_of(records)):
         if name == "options" and not filtered:
             # A sweep is over options.
             continue
@@ -206,9 +208,13 @@ _LABELED = (
 )
 
 
-def _local_conflicts(records: Sequence[Record]) -> list[tuple[str, str, Counter[str]]]:
+def columns_of(records: Sequence[Record]) -> RecordColumns:
+    """The columns that tables compare."""
+    return RecordColumns(records, FACTS)
+
+
+def _local_conflicts(columns: RecordColumns) -> list[tuple[str, str, Counter[str]]]:
     """Differences inside one data set, one split or one method: (scope, name, counts)."""
-    columns = RecordColumns(records, FACTS)
     found = []
     for rule, text in _LOCAL:
         counts = {place: Counter[str]() for place in rule.differing(columns)}
@@ -222,17 +228,25 @@ def _local_conflicts(records: Sequence[Record]) -> list[tuple[str, str, Counter[
     return found
 
 
-def assign_rows(records: Sequence[Record]) -> dict[str, tuple[Row, list[Record]]]:
-    """Records by row label: the method with its overrides, and what differs between records."""
+def assign_rows(
+    records: Sequence[Record], columns: RecordColumns | None = None
+) -> dict[str, tuple[Row, list[Record]]]:
+    """Records by row label: the method with its overrides, and what differs between records.
+
+    columns: `columns_of` the records, where they are there already.
+    """
+    columns = columns or columns_of(records)
     differing = [name for name in CONDITIONS if len(values_of(records, name)) > 1]
-    labels = _local_labels(records)
+    labels = _local_labels(columns)
     names = _method_names(records)
+    own: dict[str, str] = {}
     rows: dict[str, tuple[Row, list[Record]]] = {}
-    for record in records:
-        parts = [f"{name}={_short(name, condition(record.spec, name))}" for name in differing]
+    for record, key in zip(records, columns["row"], strict=True):
         spec = record.spec
-        name = method_label(names[spec.method, spec.method_version], spec.overrides)
-        label = " ".join([name, *parts, *labels[id(record)]])
+        if key not in own:
+            own[key] = method_label(names[spec.method, spec.method_version], spec.overrides)
+        parts = [f"{name}={_short(name, condition(spec, name))}" for name in differing]
+        label = " ".join([own[key], *parts, *labels.get(id(record), ())])
         if label not in rows:
             rows[label] = Row(label, spec), []
         rows[label][1].append(record)
@@ -262,10 +276,10 @@ def _short(name: str, value: str) -> str:
     return value[:12] if CONDITIONS[name].prefix else value
 
 
-def _local_labels(records: Sequence[Record]) -> dict[int, list[str]]:
+def _local_labels(columns: RecordColumns) -> Mapping[int, list[str]]:
     """Per record, the parts of its label that tell apart own data, revisions, splits, options."""
-    columns = RecordColumns(records, FACTS)
-    labels: dict[int, list[str]] = {id(record): [] for record in records}
+    records = columns.records
+    labels: defaultdict[int, list[str]] = defaultdict(list)
     for rule in _LABELED:
         if differing := rule.differing(columns):
             for record, (place, value) in zip(records, rule.lines(columns), strict=True):
@@ -275,22 +289,22 @@ def _local_labels(records: Sequence[Record]) -> dict[int, list[str]]:
     for record, row in zip(records, columns["row"], strict=True):
         by_row[row].append(record)
     for group in by_row.values():
-        for record, part in zip(group, _differing_options(group), strict=True):
+        for record, part in _differing_options(group):
             labels[id(record)] += part
     return labels
 
 
-def _differing_options(group: Sequence[Record]) -> list[list[str]]:
+def _differing_options(group: Sequence[Record]) -> Iterator[tuple[Record, list[str]]]:
+    """Parts of labels for the records of one row that have several sets of options."""
     # Records of a store share what is equal.
     distinct = {id(record.spec.options): record.spec.options for record in group}
     if len({canonical_json(options) for options in distinct.values()}) == 1:
-        return [[] for _ in group]
+        return
     values = [
         {name: canonical_json(value) for name, value in record.spec.options.items()}
         for record in group
     ]
     names = sorted({name for options in values for name in options})
     differing = [name for name in names if len({options.get(name) for options in values}) > 1]
-    return [
-        [f"{name}={options[name]}" for name in differing if name in options] for options in values
-    ]
+    for record, options in zip(group, values, strict=True):
+        yield record, [f"{name}={options[name]}" for name in differing if name in options]

@@ -149,23 +149,16 @@ def _order(box: Box) -> str:
 def _points(specs: Iterable[RunSpec]) -> set[_Fit]:
     """Fits, each with all that it is asked: no fit stands in two products."""
     variants = _Variants()
-    asked: defaultdict[tuple[_Variant, _Data, int, tuple[int, int]], set[Named | str]]
-    asked = defaultdict(set)
+    asked: defaultdict[tuple[int, _Data, int, int, int], set[Named | str]] = defaultdict(set)
     for spec in specs:
         # Revisions and seeds as they are: most cells share them.
         data = spec.dataset, spec.revision, spec.classes != "all"
-        seeds = spec.split_seed, spec.train_seed
-        found = asked[variants.of(spec), data, spec.shots, seeds]
+        found = asked[variants.of(spec), data, spec.shots, spec.split_seed, spec.train_seed]
         found.add(_target(spec) if spec.target else spec.classes)
+    named = {data: Named(data[0], revision_digest(data[1])) for _, data, *_ in asked}
     return {
-        (
-            variant,
-            Named(dataset, revision_digest(revision)),
-            frozenset(found),
-            shots,
-            Pair(*seeds),
-        )
-        for (variant, (dataset, revision, _), shots, seeds), found in asked.items()
+        (variants.known[variant], named[data], frozenset(found), shots, Pair(split, train))
+        for (variant, data, shots, split, train), found in asked.items()
     }
 
 
@@ -173,17 +166,23 @@ class _Variants:
     """Methods as they were configured; records of a store share equal options."""
 
     def __init__(self) -> None:
-        self._by_object: dict[Hashable, tuple[_Variant, RunSpec]] = {}
-        self._by_text: dict[Hashable, _Variant] = {}
+        self.known: list[_Variant] = []
+        self._by_object: dict[Hashable, tuple[int, RunSpec]] = {}
+        self._by_text: dict[Hashable, int] = {}
 
-    def of(self, spec: RunSpec) -> _Variant:
+    def of(self, spec: RunSpec) -> int:
+        """The place among `known` of the method of a cell."""
         objects = spec.method, spec.method_version, id(spec.overrides), id(spec.options)
         if objects not in self._by_object:
             # As text, for equal numbers of other types are other text: 1, 1.0 and True.
             text = (spec.method, spec.method_version, repr(spec.overrides), repr(spec.options))
-            variant = self._by_text.setdefault(text, _variant(spec))
+            if text not in self._by_text:
+                variant = _variant(spec)
+                if variant not in self.known:
+                    self.known.append(variant)
+                self._by_text[text] = self.known.index(variant)
             # With the specification, so that no other object takes the place of these.
-            self._by_object[objects] = variant, spec
+            self._by_object[objects] = self._by_text[text], spec
         return self._by_object[objects][0]
 
 

@@ -15,6 +15,7 @@ from fewshot_bench.analysis.conditions import (
     OWN_DATA,
     SKIPPED_IMAGES,
     assign_rows,
+    columns_of,
     own_data,
     refuse_mixed,
     said_data,
@@ -91,9 +92,10 @@ def build(
     options = options or Options()
     main = options.metrics[options.metric]
     groups = table_groups(records, options.dataset, harmonic=main.higher_is_better)
+    facts = columns_of(records)
     if not options.allow_mixed:
-        refuse_mixed(records)
-    rows = assign_rows(records)
+        refuse_mixed(records, columns=facts)
+    rows = assign_rows(records, facts)
     names = Names.read(options.rename, rows, groups)
     labels = {label: names.row(label, row.spec.method) for label, (row, _) in rows.items()}
     rows, groups = names.rows(rows), names.groups(groups)
