@@ -66,6 +66,10 @@ def as_clip(image: Picture, size: int = 224) -> Picture:
     return ImageOps.fit(image, (size, size), BICUBIC)
 
 
+def _center_of(share: float) -> Change:
+    return lambda image: cropped(image, share)
+
+
 CHANGES: Mapping[str, Change] = {
     "JPEG quality 75": lambda image: image,
     "JPEG quality 30": lambda image: jpeg(image, 30),
@@ -80,7 +84,7 @@ CHANGES: Mapping[str, Change] = {
         ImageEnhance.Brightness(resized(image, 2 / 3, 2 / 3)).enhance(1.2), 50
     ),
     **{
-        f"center crop of {100 * share:g}%": lambda image, share=share: cropped(image, share)
+        f"center crop of {100 * share:g}%": _center_of(share)
         for share in (0.98, 0.95, 0.92, 0.9, 0.875, 0.85, 0.82, 0.8, 0.75)
     },
     "centered square, 224 pixels": as_clip,
@@ -124,10 +128,11 @@ def recall(folders: Sequence[Path], every: int) -> None:
         pairs = pairs_alike(joined(originals, copies), kept, compared + len(images))
         hits = sum(one + len(images) == two for one, two in pairs)
         print(f"{name:<48} {100 * hits / len(images):5.1f} %", flush=True)
-    pairs = sorted(pair for pair in pairs_alike(originals, kept, kept) if pair[0] < pair[1])
+    found_alike = pairs_alike(originals, kept, kept)
+    alike = sorted(pair for pair in found_alike if pair[0] < pair[1])
     total = len(kept) * (len(kept) - 1) // 2
-    print(f"{len(pairs):,} of {total:,} pairs look alike: {1e6 * len(pairs) / total:.1f} a million")
-    for one, two in pairs:
+    print(f"{len(alike):,} of {total:,} pairs look alike: {1e6 * len(alike) / total:.1f} a million")
+    for one, two in alike:
         print(f"  {files[one]} ~ {files[two]}")
 
 

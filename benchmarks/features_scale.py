@@ -18,8 +18,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -41,6 +42,20 @@ def rows(numbers: Sequence[int]) -> np.ndarray:
     """(n, WIDTH): values that follow from the numbers."""
     column = np.array(numbers, np.float32)[:, None] + 1 / 3
     return column * np.arange(1, WIDTH + 1, dtype=np.float32)
+
+
+class Way(Protocol):
+    """A place that keeps rows."""
+
+    def __init__(self, folder: Path) -> None: ...
+
+    def write(self, numbers: Sequence[int]) -> None:
+        """Keep the rows of these numbers."""
+        ...
+
+    def look(self, numbers: Sequence[int]) -> np.ndarray:
+        """(n, WIDTH): rows that are there."""
+        ...
 
 
 class Ours:
@@ -121,7 +136,7 @@ class Lmdb:
         return np.frombuffer(found, np.float32).reshape(-1, WIDTH)
 
 
-WAYS = {"ours": Ours, "sqlite": Sqlite, "lmdb": Lmdb}
+WAYS: Mapping[str, type[Way]] = {"ours": Ours, "sqlite": Sqlite, "lmdb": Lmdb}
 
 
 def peak() -> float:

@@ -79,6 +79,7 @@ def taken(*command: str) -> Taken:
 def calls(name: str) -> Counter[str]:
     """Folders listed, and files and folders looked at, while the card of a data set is made."""
     from fsbench_datasets import trees
+    from fsbench_datasets.disk import file_size
 
     from fewshot_bench.api.registry import registry
 
@@ -93,7 +94,7 @@ def calls(name: str) -> Counter[str]:
 
     registry()
     with (
-        mock.patch.object(trees, "file_size", counting(trees.file_size, "files")),
+        mock.patch.object(trees, "file_size", counting(file_size, "files")),
         mock.patch.object(os, "scandir", counting(os.scandir, "listed")),
         mock.patch.object(os, "stat", counting(os.stat, "stat")),
     ):

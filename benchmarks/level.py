@@ -18,6 +18,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,7 +64,7 @@ class Scenario:
 
 def scenarios() -> list[Scenario]:
     """The grid: without and with seed noise; 1, 3 and 11 data sets; 1 to 5 seeds; the odd ones."""
-    noise = {"seed_noise": (0.003, 0.003), "luck": 0.003}
+    noise: dict[str, Any] = {"seed_noise": (0.003, 0.003), "luck": 0.003}
     found = []
     for images in ((1000,), (300, 1000, 3000), ELEVEN):
         for seeds in (1, 2, 3, 5):
@@ -177,7 +178,8 @@ def rank_line(datasets: int, methods: int, benchmarks: int, seed: int) -> str:
     for _ in range(benchmarks):
         scores = rng.normal(size=(datasets, methods))
         told = np.ptp(average_ranks(scores)) > gap
-        counts += friedman(scores)[1] < 0.05, told, signed_rank(scores[:, 0] - scores[:, 1]) < 0.05
+        signed = signed_rank(scores[:, 0] - scores[:, 1]) < 0.05
+        counts += np.array([friedman(scores)[1] < 0.05, told, signed], float)
     shown = " | ".join(f"{share:.1f}" for share in 100 * counts / benchmarks)
     return f"| {datasets} data sets, {methods} methods | {shown} |"
 

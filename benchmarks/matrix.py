@@ -24,9 +24,10 @@ from fsbench_methods.coop import CoOp
 from PIL import Image
 
 from fewshot_bench.api.record import Record
+from fewshot_bench.backbones.block_flops import block_flops
 from fewshot_bench.backbones.embedded import load_tiny
 from fewshot_bench.backbones.packing import Layout
-from fewshot_bench.backbones.transformer import block_flops
+from fewshot_bench.backbones.transformer import Block
 from fewshot_bench.backbones.vision_tower import VisionTower
 from fewshot_bench.profiling.cost import Cost
 from fewshot_bench.store.store import Store
@@ -56,8 +57,8 @@ class Model:
         )
 
 
-def _blocks(blocks: Iterable[object], layout: Layout) -> int:
-    return sum(block_flops(block, layout, pooled=False) for block in blocks)  # type: ignore[arg-type]
+def _blocks(blocks: Iterable[Block], layout: Layout) -> int:
+    return sum(block_flops(block.parts, layout, pooled=False) for block in blocks)
 
 
 def official(method: str, shots: int, classes: int, queries: int, model: Model) -> Cost:

@@ -122,7 +122,7 @@ class ClipLoraStep:
         self,
         module: Any,
         tokenize: Callable[[list[str]], Tensor],
-        factors: dict[tuple[str, int, str], tuple[Tensor, Tensor]],
+        factors: Mapping[Any, tuple[Tensor, Tensor]],
         scaling: float,
         rate: float,
     ) -> None:
@@ -191,7 +191,7 @@ def _adapted(
     encoder: str,
     index: int,
     block: Any,
-    factors: dict[tuple[str, int, str], tuple[Tensor, Tensor]],
+    factors: Mapping[Any, tuple[Tensor, Tensor]],
     scaling: float,
     rate: float,
 ) -> list[LoraLinear]:

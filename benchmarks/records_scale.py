@@ -116,7 +116,7 @@ def _splits(plan: Plan) -> dict[Any, tuple[Split, Mapping[str, Any]]]:
         items = [item for pool in dataset.items().values() for item in pool]
         found = ImageFiles(dataset, items).digests
         digests[name] = {item.id: digest for item, digest in zip(items, found, strict=True)}
-    splits = {}
+    splits: dict[Any, tuple[Split, Mapping[str, Any]]] = {}
     for key, cell in {split_key(cell): cell for cell in plan.cells}.items():
         split, known = split_of(cell, plan.datasets), digests[cell.dataset]
         parts = ([known[item.id] for item in part] for part in (split.train, split.val, split.test))

@@ -34,10 +34,25 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.runner.needs import needs, views_of
 
-SETS = ("imagenet", "caltech101", "oxford_pets", "stanford_cars", "oxford_flowers", "food101")
+SETS: tuple[str, ...] = (
+    "imagenet",
+    "caltech101",
+    "oxford_pets",
+    "stanford_cars",
+    "oxford_flowers",
+    "food101",
+)
 SETS += ("fgvc_aircraft", "sun397", "dtd", "eurosat", "ucf101")
 # Methods whose steps `work_of` counts; one that encodes prompts for every image would cost more.
-METHODS = ("clip-adapter", "clip-lora", "coop", "gda", "linear-probe", "lp++", "taskres")
+METHODS: tuple[str, ...] = (
+    "clip-adapter",
+    "clip-lora",
+    "coop",
+    "gda",
+    "linear-probe",
+    "lp++",
+    "taskres",
+)
 METHODS += ("tip-adapter", "tip-adapter-f", "zero-shot")
 SHOTS, SEEDS = (1, 2, 4, 8, 16), (1, 2, 3)
 BACKBONE = "ViT-B-16/openai"
@@ -128,7 +143,7 @@ def cells(methods: Sequence[str], sets: Sequence[str]) -> list[RunSpec]:
         options = configuration(registry().method_class(method)())
         settings = product((0,), (1,)) if method == "zero-shot" else product(SHOTS, SEEDS)
         for shots, seed in settings:
-            about = {"backbone": BACKBONE, "precision": "bf16", "options": options}
+            about: dict[str, Any] = {"backbone": BACKBONE, "precision": "bf16", "options": options}
             plan.append(RunSpec(method, name, shots, seed, seed, **about))
     return plan
 

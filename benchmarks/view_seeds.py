@@ -19,13 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fewshot_bench.images import features
+from fewshot_bench.images.augment import view_key
 from fewshot_bench.runner.request import Request, expand
 from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session
 
 METHODS = ("tip-adapter-f", "coop")
 RESAMPLED = 10_000
-_OWN_KEY = features.view_key
+_OWN_KEY = view_key
 
 
 def _shared_key(digest: bytes, seed: int, number: int) -> bytes:
