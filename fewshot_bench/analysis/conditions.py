@@ -217,13 +217,9 @@ def _local_conflicts(columns: RecordColumns) -> list[tuple[str, str, Counter[str
     """Differences inside one data set, one split or one method: (scope, name, counts)."""
     found = []
     for rule, text in _LOCAL:
-        counts = {place: Counter[str]() for place in rule.differing(columns)}
-        if not counts:
-            continue
-        places: dict[Place, Counter[str]] = {}
-        for place, value in rule.lines(columns):
-            if place is not None and place in counts:
-                places.setdefault(place, counts[place])[str(value)] += 1
+        places: defaultdict[Place, Counter[str]] = defaultdict(Counter)
+        for _, place, value in rule.conflicts(columns):
+            places[place][value] += 1
         found += [(text(*place), rule.name, count) for place, count in places.items()]
     return found
 
@@ -278,15 +274,12 @@ def _short(name: str, value: str) -> str:
 
 def _local_labels(columns: RecordColumns) -> Mapping[int, list[str]]:
     """Per record, the parts of its label that tell apart own data, revisions, splits, options."""
-    records = columns.records
     labels: defaultdict[int, list[str]] = defaultdict(list)
     for rule in _LABELED:
-        if differing := rule.differing(columns):
-            for record, (place, value) in zip(records, rule.lines(columns), strict=True):
-                if place in differing:
-                    labels[id(record)].append(f"{rule.name}={str(value)[:12]}")
+        for record, _, value in rule.conflicts(columns):
+            labels[id(record)].append(f"{rule.name}={value[:12]}")
     by_row: defaultdict[Hashable, list[Record]] = defaultdict(list)
-    for record, row in zip(records, columns["row"], strict=True):
+    for record, row in zip(columns.records, columns["row"], strict=True):
         by_row[row].append(record)
     for group in by_row.values():
         for record, part in _differing_options(group):

@@ -109,8 +109,10 @@ class Rule:
         counts = Counter(pair[:width] for pair in pairs)
         return {place for place, count in counts.items() if count > 1}
 
-    def lines(self, columns: RecordColumns) -> Iterator[tuple[Place | None, Hashable]]:
-        """Place and value of each record; None is no place."""
-        width = len(self.place)
-        for row in columns.rows(self.columns):
-            yield row[:width] if all(row[width + 1 :]) else None, row[width]
+    def conflicts(self, columns: RecordColumns) -> Iterator[tuple[Record, Place, str]]:
+        """The records in places that have several values, with place and value."""
+        differing, width = self.differing(columns), len(self.place)
+        if differing:
+            for record, row in zip(columns.records, columns.rows(self.columns), strict=True):
+                if row[:width] in differing and all(row[width + 1 :]):
+                    yield record, row[:width], str(row[width])

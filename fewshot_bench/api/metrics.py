@@ -13,6 +13,7 @@ import functools
 import inspect
 import math
 import re
+import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -222,9 +223,15 @@ class Metric:
             ) from error
 
 
-@functools.lru_cache(maxsize=256)
 def needs(function: Callable[..., Any]) -> frozenset[str]:
     """The parameters that a metric's function asks for: those without a default."""
+    # Plain functions are hashed by identity; other callables may have no hash.
+    plain = isinstance(function, types.FunctionType)
+    return _needs(function) if plain else _needs.__wrapped__(function)
+
+
+@functools.lru_cache(maxsize=256)
+def _needs(function: Callable[..., Any]) -> frozenset[str]:
     parameters = inspect.signature(function).parameters.values()
     variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return frozenset(p.name for p in parameters if p.default is p.empty and p.kind not in variable)

@@ -225,7 +225,7 @@ class Record:
 
     def entry(self, part: str, name: str) -> Any:
         """One value of a field that is an object, as `getattr(self, part).get(name)` gives it."""
-        if part in LATE and part not in self.__dict__ and "_part" in self.__dict__:
+        if part in LATE and part not in self.__dict__:
             return self.__dict__["_part"].entry(part, name)
         return getattr(self, part).get(name)
 

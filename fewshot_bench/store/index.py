@@ -99,7 +99,7 @@ class Frames:
             return item
         if type(item) is int and item:
             return self.values[item - 1]
-        if type(item) is not int and type(item) is not dict and type(item) is not list:
+        if type(item) not in (int, dict, list):
             return item
         if (place, name) not in self._entries:
             # The number itself, or a value with numbers inside.
@@ -186,6 +186,7 @@ class Segment:
         self.changed = 0
         self._known: dict[str, Any] = {}
         self._last: dict[str, tuple[str, Any]] = {}
+        # The row that was read last, and its columns.
         self._texts: tuple[str, list[str]] = ("", [])
 
     @classmethod
@@ -239,8 +240,9 @@ class Segment:
 
     def text(self, key: str, name: str) -> str:
         """The text of a part in a row; the parts of one record are mostly asked for in turn."""
-        if self._texts[0] != key:
-            self._texts = key, self.rows[key].split("\t")
+        row = self.rows[key]
+        if self._texts[0] is not row:
+            self._texts = row, row.split("\t")
         return self._texts[1][_FIRST + _PLACES[name]]
 
     def part(self, name: str, text: str) -> Any:

@@ -231,15 +231,6 @@ class Outcome:
 
         ContractError where a plug-in's scores are not what its value is the mean of.
         """
-        if metric.name not in self._scores:
-            self._scores[metric.name] = self._scored(metric)
-        return self._scores[metric.name]
-
-    @cached_property
-    def _scores(self) -> dict[str, np.ndarray]:
-        return {}
-
-    def _scored(self, metric: Metric) -> np.ndarray:
         assert metric.scores is not None, f"metric '{metric.name}' has no scores"
         asked = needs(metric.scores)
         found = metric.by_image(self if asked <= _KEPT else self.read("logits" in asked))
@@ -344,8 +335,8 @@ class Outcomes:
 
     def _named(self, entry: Entry) -> dict[str, float | int]:
         """The metrics of an entry by their names, those of plug-ins as their code is now."""
-        keys = self._keys
-        return {keys[key]: value for key, value in entry.metrics.items() if key in keys}
+        found = entry.metrics.items()
+        return {self._keys[key]: value for key, value in found if key in self._keys}
 
     @cached_property
     def _every(self) -> Sequence[Metric]:

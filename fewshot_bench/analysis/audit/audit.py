@@ -112,7 +112,7 @@ _TOLD: Mapping[str, str] = {
 
 
 def _line(key: Place, cells: Sequence[Sequence[Any]]) -> dict[str, str]:
-    """What the cells of a line did. cells: of each the values of `_TOLD`."""
+    """The line of these cells. cells: of each the values of `_TOLD`."""
     method, val, prompts, protocol = map(str, key)
     told = dict(zip(_TOLD, zip(*cells, strict=True), strict=True))
 

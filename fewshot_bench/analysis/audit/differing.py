@@ -194,11 +194,10 @@ def _other_conditions() -> Iterator[Same]:
 
 def _grouped(rule: Rule, columns: RecordColumns) -> _Groups:
     """Records by place and value, where a place has several values."""
-    groups: dict[Place, defaultdict[str, list[Record]]] = {}
-    if differing := rule.differing(columns):
-        for record, (place, value) in zip(columns.records, rule.lines(columns), strict=True):
-            if place is not None and place in differing:
-                groups.setdefault(place, defaultdict(list))[str(value)].append(record)
+    groups: defaultdict[Place, defaultdict[str, list[Record]]]
+    groups = defaultdict(lambda: defaultdict(list))
+    for record, place, value in rule.conflicts(columns):
+        groups[place][value].append(record)
     return groups
 
 

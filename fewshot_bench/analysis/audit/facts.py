@@ -156,7 +156,7 @@ def _allowed(record: Record) -> dict[str, Any]:
 
 
 def published(record: Record) -> str | None:
-    """Whether the picks are those that were published; None without a split."""
+    """A word on whether its picks are the published ones; None without a split."""
     return PUBLISHED.get(record.split.get("verified")) if record.split else None
 
 

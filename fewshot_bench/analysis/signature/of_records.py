@@ -155,9 +155,10 @@ def _points(specs: Iterable[RunSpec]) -> set[_Fit]:
         data = spec.dataset, spec.revision, spec.classes != "all"
         found = asked[variants.of(spec), data, spec.shots, spec.split_seed, spec.train_seed]
         found.add(_target(spec) if spec.target else spec.classes)
+    known = list(variants.places)
     named = {data: Named(data[0], revision_digest(data[1])) for _, data, *_ in asked}
     return {
-        (variants.known[variant], named[data], frozenset(found), shots, Pair(split, train))
+        (known[variant], named[data], frozenset(found), shots, Pair(split, train))
         for (variant, data, shots, split, train), found in asked.items()
     }
 
@@ -166,23 +167,16 @@ class _Variants:
     """Methods as they were configured; records of a store share equal options."""
 
     def __init__(self) -> None:
-        self.known: list[_Variant] = []
+        self.places: dict[_Variant, int] = {}
         self._by_object: dict[Hashable, tuple[int, RunSpec]] = {}
-        self._by_text: dict[Hashable, int] = {}
 
     def of(self, spec: RunSpec) -> int:
-        """The place among `known` of the method of a cell."""
+        """The place among `places` of the method of a cell."""
         objects = spec.method, spec.method_version, id(spec.overrides), id(spec.options)
         if objects not in self._by_object:
-            # As text, for equal numbers of other types are other text: 1, 1.0 and True.
-            text = (spec.method, spec.method_version, repr(spec.overrides), repr(spec.options))
-            if text not in self._by_text:
-                variant = _variant(spec)
-                if variant not in self.known:
-                    self.known.append(variant)
-                self._by_text[text] = self.known.index(variant)
+            place = self.places.setdefault(_variant(spec), len(self.places))
             # With the specification, so that no other object takes the place of these.
-            self._by_object[objects] = self._by_text[text], spec
+            self._by_object[objects] = place, spec
         return self._by_object[objects][0]
 
 

@@ -164,7 +164,7 @@ def _incidents(records: Sequence[Record]) -> Grid:
 
 
 def _counted(environments: Iterable[Mapping[str, Any]]) -> Mapping[str, Counter[str]]:
-    """How often each fact has each value; records of a store share most values."""
+    """Counts of the values of each fact; records of a store share most values."""
     values: dict[Hashable, tuple[str, Any]] = {}
     counts: Counter[Hashable] = Counter()
     for environment in environments:
