@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fewshot_bench.analysis.table.build import Options, build
 from fewshot_bench.analysis.table.export import rows as table_rows
 from fewshot_bench.analysis.table.groups import group_of
-from fewshot_bench.api.metrics import METRICS
+from fewshot_bench.api.metrics import METRICS, needs
 from fewshot_bench.api.record import Record
 from fewshot_bench.utils.errors import UsageError
 from tests.compare_records import halves, make, matrix, read_csv, run_compare, save, written
@@ -181,3 +182,13 @@ def test_records_without_a_digest_of_their_split_are_not_paired() -> None:
     for found, pairs in ((records, 2), (unknown, 1)):
         (row, *_) = table_rows(build(found, Options(baseline="zero-shot")))
         assert (row["method"], row["delta_n"]) == ("coop", pairs)
+
+
+def test_a_metric_may_be_computed_by_what_has_no_hash() -> None:
+    class Share:
+        __hash__ = None  # type: ignore[assignment]
+
+        def __call__(self, ranks: Any) -> float:
+            return 100 * float((ranks == 1).mean())
+
+    assert needs(Share()) == {"ranks"}

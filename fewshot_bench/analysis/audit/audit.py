@@ -13,8 +13,15 @@ from operator import attrgetter
 from typing import Any
 
 from fewshot_bench.analysis.audit.checks import CHECKS
-from fewshot_bench.analysis.audit.differing import columns_of, differences
-from fewshot_bench.analysis.audit.facts import facts, published, read_kit, selection
+from fewshot_bench.analysis.audit.differing import FACTS, READ, differences
+from fewshot_bench.analysis.audit.facts import (
+    facts,
+    images_billed,
+    number,
+    published,
+    read_kit,
+    selection,
+)
 from fewshot_bench.analysis.audit.findings import Audit, Finding, some, spread
 from fewshot_bench.analysis.audit.hazards import answers
 from fewshot_bench.analysis.formats.document import BEST, Document, Entry, Grid, Item, Line, Section
@@ -43,8 +50,8 @@ def audit(records: Sequence[Record], notes: Sequence[str] = ()) -> Audit:
     ordered = sorted(records, key=lambda r: (r.spec.evaluated, r.spec.label, *_numbers(r)))
     # Before there are columns: neither needs the memory of the other.
     signature = signature_of(ordered)
-    columns = columns_of(ordered, _FACTS)
-    columns.load((*SHARED.values(), *_TOLD.values()))
+    columns = RecordColumns(ordered, {**FACTS, **_FACTS})
+    columns.load((*READ, *SHARED.values(), *_TOLD.values()))
     found = [finding for check in CHECKS for finding in check(ordered)] + [*differences(columns)]
     found += [Finding("note", "older-versions", text) for text in notes]
     found.sort(key=lambda finding: finding.level)
@@ -90,7 +97,12 @@ def _kit_mark(stated: object) -> str:
 
 _FACTS: Facts = {
     "kit": Shared("environment.kit", _kit_mark),
+    # Values of their own in every record.
+    "tried": lambda record: selection(record)["configurations"],
+    "images billed": images_billed,
     "labels used": lambda record: selection(record)["labels"],
+    "trained": Shared("footprint.trained", number),
+    "steps": Shared("footprint.steps", number),
     "published": published,
     "incidents": lambda record: bool(record.incidents),
     "status": attrgetter("status"),
@@ -103,8 +115,8 @@ _TOLD: Mapping[str, str] = {
     "used": "labels used",
     "tried": "tried",
     "published": "published",
-    "trained": "footprint.trained",
-    "steps": "footprint.steps",
+    "trained": "trained",
+    "steps": "steps",
     "images": "images billed",
     "incidents": "incidents",
     "status": "status",

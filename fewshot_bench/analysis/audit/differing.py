@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from fewshot_bench.analysis.audit.facts import images_billed, number, selection
 from fewshot_bench.analysis.audit.findings import Finding, Level, some
 from fewshot_bench.analysis.conditions import (
-    FACTS,
+    FACTS as CONDITION_FACTS,
+)
+from fewshot_bench.analysis.conditions import (
     IMAGES_ADVICE,
     OTHER_IMAGES,
     STALE_ADVICE,
@@ -94,8 +95,8 @@ def _weights(record: Record) -> str:
 _OF_MACHINE = (
     *("device_name", "threads", "determinism", "method_origin", "fewshot_bench", "python"),
 )
-_FACTS: Facts = {
-    **FACTS,
+FACTS: Facts = {
+    **CONDITION_FACTS,
     "everywhere": lambda record: EVERYWHERE,
     "policy": lambda record: f"val {record.spec.val}",
     "validation labels": Shared("split.val", _text),
@@ -111,11 +112,6 @@ _FACTS: Facts = {
     "options digest": Shared("options", lambda found: digest_of(canonical_json(dict(found)), 12)),
     "commit": Shared("environment.commit", lambda found: _text(found)[:12]),
     **{name: Shared(f"environment.{name}", _text) for name in _OF_MACHINE},
-    # Values of their own in every record.
-    "tried": lambda record: selection(record)["configurations"],
-    "images billed": images_billed,
-    "trained": Shared("footprint.trained", number),
-    "steps": Shared("footprint.steps", number),
     **{f"condition {name}": _of_condition(name) for name in CONDITIONS},
 }
 _ALL, _DATASET = ("everywhere",), ("dataset",)
@@ -167,14 +163,12 @@ SAME = (
 _ABOVE = ("protocol", "val", "prompts", "backbone", "precision", "device", "limit", "weights")
 
 
-def columns_of(records: Sequence[Record], facts: Facts) -> RecordColumns:
-    """The columns of an audit; facts: beside those of this module."""
-    return RecordColumns(records, {**_FACTS, **facts})
+# The columns that `differences` reads of fields of records.
+READ = ("environment.packages", *(same.value for same in SAME))
 
 
 def differences(columns: RecordColumns) -> Iterator[Finding]:
-    """A finding for everything that is not the same where it has to be."""
-    columns.load(["environment.packages", *(same.value for same in SAME)])
+    """A finding for everything that is not the same where it has to be. columns: of `FACTS`."""
     packages = {id(found): found for found in columns["environment.packages"]}.values()
     names = sorted({name for found in packages if isinstance(found, dict) for name in found})
     wanted = [*SAME, *_other_conditions()]

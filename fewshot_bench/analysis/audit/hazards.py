@@ -38,7 +38,7 @@ HAZARDS = {
 
 
 def answers(columns: RecordColumns, findings: Sequence[Finding]) -> tuple[Answer, ...]:
-    """Every hazard with its answer, in order. columns: `differing.columns_of` the records."""
+    """Every hazard with its answer, in order. columns: of the facts of an audit."""
     told = _told(columns)
     found = []
     for number_, (name, text) in HAZARDS.items():
