@@ -34,26 +34,11 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.runner.needs import needs, views_of
 
-SETS: tuple[str, ...] = (
-    "imagenet",
-    "caltech101",
-    "oxford_pets",
-    "stanford_cars",
-    "oxford_flowers",
-    "food101",
-)
-SETS += ("fgvc_aircraft", "sun397", "dtd", "eurosat", "ucf101")
 # Methods whose steps `work_of` counts; one that encodes prompts for every image would cost more.
-METHODS: tuple[str, ...] = (
-    "clip-adapter",
-    "clip-lora",
-    "coop",
-    "gda",
-    "linear-probe",
-    "lp++",
-    "taskres",
+METHODS = (
+    *("clip-adapter", "clip-lora", "coop", "gda", "linear-probe", "lp++", "taskres"),
+    *("tip-adapter", "tip-adapter-f", "zero-shot"),
 )
-METHODS += ("tip-adapter", "tip-adapter-f", "zero-shot")
 SHOTS, SEEDS = (1, 2, 4, 8, 16), (1, 2, 3)
 BACKBONE = "ViT-B-16/openai"
 # ViT-B/16: GFLOPs of an image, and of a token of its text tower, forward. Frozen weights need no
@@ -129,11 +114,16 @@ class Sized:
         """Nothing; with it, decoded images are counted."""
 
 
+def eleven() -> list[str]:
+    """The eleven sets of papers."""
+    return registry().datasets.suites()["all"]
+
+
 def catalog() -> dict[str, Sized]:
     """The sizes of the public sets."""
     text = resources.files("fsbench_datasets").joinpath("catalog.toml").read_text("utf-8")
     found = tomllib.loads(text)
-    return {name: Sized(name, found[name]["classes"], found[name]["counts"]) for name in SETS}
+    return {name: Sized(name, found[name]["classes"], found[name]["counts"]) for name in eleven()}
 
 
 def cells(methods: Sequence[str], sets: Sequence[str]) -> list[RunSpec]:
@@ -188,7 +178,7 @@ def encoding(sets: Sequence[Sized], units: Units) -> Work:
 def paper(arguments: argparse.Namespace) -> None:
     """Print hours by method and machine, then disk and memory."""
     units, sizes = Units(), catalog()
-    sets = arguments.datasets.split(",") if arguments.datasets else list(SETS)
+    sets = arguments.datasets.split(",") if arguments.datasets else eleven()
     methods = arguments.methods.split(",") if arguments.methods else list(METHODS)
     plan, chosen = cells(methods, sets), [sizes[name] for name in sets]
     card = arguments.teraflops * 1e12
