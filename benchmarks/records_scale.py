@@ -27,7 +27,7 @@ import numpy as np
 
 from fewshot_bench.api.image_facts import image_facts
 from fewshot_bench.api.metrics import Answers, rounded
-from fewshot_bench.api.record import Record, sealed
+from fewshot_bench.api.record import Record
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.images.decode import ImageFiles
@@ -36,6 +36,7 @@ from fewshot_bench.splits.draw import split_key, split_of
 from fewshot_bench.store.index import INDEX
 from fewshot_bench.store.keeping import ASKED
 from fewshot_bench.store.predictions import OUTCOMES
+from fewshot_bench.store.record_files import written
 from fewshot_bench.store.store import Store
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def fill(request: Request) -> int:
         path.with_suffix(".npz").write_bytes(content)
         environment = {**record.environment, ASKED: made.environment[ASKED]}
         record = dataclasses.replace(record, metrics=made.metrics, environment=environment)
-        path.write_text(sealed(record, made.digests).to_json(), encoding="utf-8")
+        path.write_bytes(written(record, made.digests)[1])
     return len(plan.cells)
 
 

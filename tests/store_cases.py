@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from fewshot_bench.api.metrics import rounded
-from fewshot_bench.api.record import Record
+from fewshot_bench.api.record import Record, digest_of_values
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.store.predictions import checksum
 from fewshot_bench.store.store import Store
@@ -109,6 +109,14 @@ def killed_at(moment: int, *words: object) -> bool:
     done = subprocess.run(command, capture_output=True, check=False)
     assert done.returncode in (0, -9), done.stderr.decode()
     return done.returncode == -9
+
+
+def fit_digests(values: dict[str, Any]) -> None:
+    """Let the digests of a record fit its values, as if they had been computed."""
+    digests = values["digests"]
+    for name in ("text", "seal"):
+        digests.pop(name, None)
+    digests["record"] = digest_of_values(values)
 
 
 def resealed(content: bytes) -> bytes:

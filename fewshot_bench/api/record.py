@@ -141,6 +141,8 @@ def _problem(name: str, value: object, kind: Kind) -> str:
 SCHEMA = 1
 Status = Literal["done", "failed", "inapplicable"]
 STATUSES = ("done", "failed", "inapplicable")
+# Digests that are not under the digest of the values.
+OF_ITSELF = ("record", "seal")
 # Fields that are kept once they were read.
 KEPT = frozenset({"split", "metrics"})
 OBJECTS = ("spec", "split", "metrics", "footprint", "timings", "environment", "digests")
@@ -178,8 +180,9 @@ class Record:
     incidents: what the harness had to do or to undo on the way, as {`kind`, `text`}: a retry, less
         memory than asked for, a plug-in that left a thread behind.
     digests: `logits`, the SHA-256 of all logits in float32 with labels and ids; `statistics` and
-        `kept`, those of the arrays that are stored beside the record; and `record`, that of all
-        values of the record itself.
+        `kept`, those of the arrays that are stored beside the record; `answers`, that of the file
+        which holds them; `text`, that of the record's text before it; `record`, that of all
+        values of the record itself; and `seal`, that of these two.
     """
 
     spec: RunSpec
@@ -309,8 +312,17 @@ class Record:
             raise StoreError("record's split.verified is neither true, false nor null")
         for problem in kind_problems(values):
             raise StoreError(problem)
+        return cls._of(values, RunSpec.from_dict(values["spec"]))
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any], key: str) -> Record:
+        """The same of values that `from_dict` has taken before; key: that of the cell."""
+        return cls._of(values, RunSpec.read(values["spec"], key))
+
+    @classmethod
+    def _of(cls, values: Mapping[str, Any], spec: RunSpec) -> Record:
         return cls(
-            spec=RunSpec.from_dict(values["spec"]),
+            spec=spec,
             status=values["status"],
             split=values["split"],
             metrics=values["metrics"],
@@ -327,11 +339,17 @@ class Record:
 def sealed(record: Record, digests: Mapping[str, str]) -> Record:
     """The record with its digests; ValueError or TypeError if it is not JSON.
 
-    digests: those of its logits and of the arrays beside it, if there are any.
+    digests: those of its logits and of the arrays beside it, if there are any, and `text`.
     """
     record = dataclasses.replace(record, digests=digests)
     own = digest_of_values(json.loads(record.to_json()))
-    return dataclasses.replace(record, digests={**digests, "record": own})
+    seal = {"seal": seal_of(digests["text"], own)} if "text" in digests else {}
+    return dataclasses.replace(record, digests={**digests, "record": own, **seal})
+
+
+def seal_of(text: str, record: str) -> str:
+    """SHA-256 of the two digests of a record, so that none of all three can be changed alone."""
+    return hashlib.sha256(f"{text} {record}".encode()).hexdigest()
 
 
 def unsealed(values: Any) -> Record:
@@ -345,13 +363,15 @@ def unsealed(values: Any) -> Record:
 
 def seal_problem(values: Mapping[str, Any]) -> str:
     """The problem with the digest that the values of a file state of themselves, or nothing."""
-    stated = values["digests"].get("record")
+    digests = values["digests"]
+    stated = digests.get("record")
     try:
         actual = digest_of_values(values)
     except ValueError as error:
         return f"the record holds a number that none can have: {error}"
     if stated == actual:
-        return ""
+        expected = seal_of(digests["text"], actual) if "text" in digests else None
+        return "" if digests.get("seal") == expected else "the record's seal was changed"
     return (
         f"the record states the digest {stated!s:.12} and its values have {actual:.12}, so it was "
         "changed after it was written"
@@ -359,6 +379,6 @@ def seal_problem(values: Mapping[str, Any]) -> str:
 
 
 def digest_of_values(values: Mapping[str, Any]) -> str:
-    """SHA-256 of a record's values, however they are laid out, without this digest itself."""
-    digests = {name: value for name, value in values["digests"].items() if name != "record"}
+    """SHA-256 of a record's values, however they are laid out, without those of itself."""
+    digests = {name: value for name, value in values["digests"].items() if name not in OF_ITSELF}
     return hashlib.sha256(canonical_json({**values, "digests": digests}).encode()).hexdigest()

@@ -1,16 +1,35 @@
-"""The files that hold records: finding them, and reading one as a record or saying why not."""
+"""The files that hold records: finding them, and writing and reading one, or saying why not.
+
+A file ends with a digest of its own text, which is added when the text was found to be that of a
+valid record. While it holds, the text is parsed and not checked again.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fewshot_bench.api.record import SCHEMA, Record, unsealed
+from fewshot_bench.api.record import SCHEMA, Record, seal_of, sealed, unsealed
+from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.utils.errors import StoreError
 from fewshot_bench.utils.files import TEMPORARY, Damaged, sorted_entries
+from fewshot_bench.utils.version import __version__
+
+# What decides whether a text is that of a valid record; others check it anew.
+READER = [__version__, SCHEMA, [field.name for field in dataclasses.fields(RunSpec)]]
+_READER = json.dumps(READER).encode()
+# The end of a file: digests of the text before them, of the values, and of both digests.
+_HEX = "([0-9a-f]{64})"
+_END_TEXT = ",\n".join(f'  "{name}": "{_HEX}"' for name in ("text", "record", "seal")) + "\n }\n}\n"
+_END = re.compile(_END_TEXT.encode())
+_END_BYTES = len(_END_TEXT.replace(_HEX, "0" * 64))
 
 # Time of change of content and of the inode in nanoseconds, bytes, inode: another file has another.
 Stamp = tuple[int, int, int, int]
@@ -55,6 +74,35 @@ def stamp_of(found: os.stat_result) -> Stamp:
     return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
 
 
+def written(record: Record, digests: Mapping[str, str]) -> tuple[Record, bytes]:
+    """The record with its digests, and the text of its file; ValueError or TypeError if not JSON.
+
+    digests: as those of `sealed`. Values that no valid record has are written without a digest of
+    the text, so that reading them names what is wrong.
+    """
+    made = sealed(record, digests)
+    key = made.spec.key()
+    with suppress(StoreError, ValueError, TypeError, RecursionError):
+        if Record.from_dict(json.loads(made.to_json())).spec.key() == key:
+            blank = sealed(record, {**digests, "text": "0" * 64}).to_json().encode()
+            text = _digest_of_text(key, blank[:-_END_BYTES])
+            made = sealed(record, {**digests, "text": text})
+    return made, made.to_json().encode()
+
+
+def is_as_written(content: bytes, key: str) -> bool:
+    """True for the text that `written` gave for this key in this version; any other is checked."""
+    end = _END.fullmatch(content, max(len(content) - _END_BYTES, 0))
+    if end is None:
+        return False
+    text, record, seal = (digest.decode() for digest in end.groups())
+    return seal == seal_of(text, record) and text == _digest_of_text(key, content[:-_END_BYTES])
+
+
+def _digest_of_text(key: str, text: bytes) -> str:
+    return hashlib.sha256(b"\n".join((_READER, key.encode(), text))).hexdigest()
+
+
 def read_record(path: Path) -> Record:
     """Parse a record file; StoreError when a newer version wrote it, Damaged when it is broken."""
     return parse_record(path, read_content(path))
@@ -74,7 +122,10 @@ def read_content(path: Path) -> bytes:
 
 def parse_record(path: Path, content: bytes) -> Record:
     """The record that the bytes of a file hold; errors as those of `read_record`."""
-    return record_of(path, parse_values(path, content))
+    values, key = parse_values(path, content), path.stem
+    if is_as_written(content, key) and path.parent.name == key[:2]:
+        return Record.read(values, key)
+    return record_of(path, values)
 
 
 def record_of(

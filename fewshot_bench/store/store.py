@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fewshot_bench.api.metrics import Answers
-from fewshot_bench.api.record import Record, sealed
+from fewshot_bench.api.record import Record
 from fewshot_bench.store.answer_files import (
+    FILE,
     WHOLE,
     Stored,
     arrays_of,
     check,
+    digest_of_file,
     digests_of,
     load,
     whole_digest,
@@ -26,12 +28,14 @@ from fewshot_bench.store.keeping import ASKED, chosen
 from fewshot_bench.store.record_files import (
     RecordFile,
     Stamp,
+    is_as_written,
     parse_values,
     read_content,
     read_record,
     record_files,
     record_of,
     stamp_of,
+    written,
 )
 from fewshot_bench.utils.environment import masked
 from fewshot_bench.utils.errors import StoreError, UsageError
@@ -134,18 +138,18 @@ class Store:
         told = {name: masked(getattr(record, name)) for name in TOLD}
         record = dataclasses.replace(record, **told)
         whole = {WHOLE: record.logits_digest} if record.logits_digest else {}
-        try:
-            record = sealed(record, {**whole, **digests_of(arrays)})
-            text = record.to_json().encode()
-        except (TypeError, ValueError) as error:
-            raise StoreError(f"record of {record.spec.describe()} is not JSON: {error}") from error
+        digests = {**whole, **digests_of(arrays)}
         temporary: list[Path] = []
         try:
             make_folder(target.parent)
-            temporary.append(write_synced(target.parent, text))
             if arrays:
                 temporary.append(write_synced(target.parent, arrays))
+                digests[FILE] = digest_of_file(temporary[0])
+            record, text = written(record, digests)
+            temporary.insert(0, write_synced(target.parent, text))
             publish(target, temporary)
+        except (TypeError, ValueError) as error:
+            raise StoreError(f"record of {record.spec.describe()} is not JSON: {error}") from error
         except OSError as error:
             raise self.cannot_write(target, error) from error
         finally:
@@ -245,8 +249,10 @@ class Store:
 
     def _read_or_report(self, file: RecordFile, index: Index) -> Record | None:
         try:
-            values = parse_values(file.path, read_content(file.path))
-            record_of(file.path, values)
+            content = read_content(file.path)
+            values = parse_values(file.path, content)
+            if not is_as_written(content, file.key):
+                record_of(file.path, values)
         except FileNotFoundError:
             return None
         except (Damaged, StoreError) as error:

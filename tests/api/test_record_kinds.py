@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from fewshot_bench.api.record import digest_of_values
 from fewshot_bench.store.store import Store
 from fewshot_bench.store.verify import DAMAGED, verify
-from tests.store_cases import filled, put
+from tests.store_cases import filled, fit_digests, put
 
 
 def test_whatever_stands_in_a_record_is_under_its_digest(tmp_path: Path) -> None:
@@ -74,7 +73,7 @@ def test_values_of_another_kind_are_refused_by_all_readers(
     values = json.loads(path.read_text())
     values["footprint"] = {}
     change(values)
-    values["digests"]["record"] = digest_of_values(values)
+    fit_digests(values)
     path.write_text(json.dumps(values))
     assert len(list(store.records())) == 1
     assert said in store.damaged[0].reason

@@ -11,7 +11,7 @@ from fewshot_bench.analysis.audit import audit as rendered
 from fewshot_bench.analysis.audit.audit import audit
 from fewshot_bench.analysis.table.build import Options, build
 from fewshot_bench.analysis.table.per_class import class_names
-from fewshot_bench.api.record import Record, digest_of_values
+from fewshot_bench.api.record import Record
 from fewshot_bench.engines.progress import outcome
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.errors import UsageError
@@ -19,6 +19,7 @@ from tests.answers import put_answers
 from tests.compare_records import make, written
 from tests.fuzzing.commands import assert_plain
 from tests.fuzzing.subject import Seed, Subject, seeds_in
+from tests.store_cases import fit_digests
 
 GOOD = make("coop", options={"rank": 2}, overrides={"rank": 2})
 
@@ -78,7 +79,7 @@ def _seal(file: Path) -> None:
     """Let the digest fit the values, as if they had been computed: what comes after it is met."""
     with suppress(Exception):
         values = json.loads(file.read_bytes())
-        values["digests"]["record"] = digest_of_values(values)
+        fit_digests(values)
         file.write_text(json.dumps(values))
 
 

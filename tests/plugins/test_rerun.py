@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from fewshot_bench.api.record import Record, digest_of_values
+from fewshot_bench.api.record import Record
 from fewshot_bench.cli.env import variables
 from fewshot_bench.runner.run import run_one
 from fewshot_bench.runner.session import Session
@@ -20,6 +20,7 @@ from fewshot_bench.store.answer_files import read
 from fewshot_bench.store.store import Store
 from tests.answers import put_answers, stored_arrays
 from tests.helpers import cells, fsbench, quick, record_files
+from tests.store_cases import fit_digests
 
 
 def stored(store: Path, method: str, *options: str, **request: Any) -> Record:
@@ -33,7 +34,7 @@ def changed(store: Path, record: Record, **values: Any) -> Path:
     """A copy of a record under another name, with other values, as if they had been computed."""
     path = store / "copy.json"
     copy = record.to_dict() | values
-    copy["digests"]["record"] = digest_of_values(copy)
+    fit_digests(copy)
     path.write_text(json.dumps(copy), encoding="utf-8")
     return path
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fewshot_bench.api.record import SCHEMA, digest_of_values
+from fewshot_bench.api.record import SCHEMA
 from fewshot_bench.store.answer_files import digests_of, read
 from fewshot_bench.store.store import Store
 from fewshot_bench.store.verify import DAMAGED, DIFFERS, MISSING, NEWER, verify
@@ -24,7 +24,16 @@ from fewshot_bench.utils.files import TEMPORARY, Damaged
 from fewshot_bench.utils.processes import this_machine
 from tests.answers import fields, put_answers, put_whole
 from tests.helpers import fsbench
-from tests.store_cases import QUERIES, contents, filled, flip, put, put_failed, result
+from tests.store_cases import (
+    QUERIES,
+    contents,
+    filled,
+    fit_digests,
+    flip,
+    put,
+    put_failed,
+    result,
+)
 
 HOURS = 7200
 
@@ -43,7 +52,7 @@ def edit(path: Path, change: Callable[[dict[str, Any]], object], seal: bool = Tr
     values = json.loads(path.read_text())
     change(values)
     if seal:
-        values["digests"]["record"] = digest_of_values(values)
+        fit_digests(values)
     path.write_text(json.dumps(values))
 
 

@@ -1,0 +1,100 @@
+"""The digest of a record's text: what was written is not checked again, what changed is."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fewshot_bench.api.record import Record
+from fewshot_bench.store import answer_files, record_files
+from fewshot_bench.store.record_files import is_as_written, written
+from fewshot_bench.store.store import Store
+from fewshot_bench.store.verify import verify
+from tests.store_cases import filled, flip, put, result
+
+
+def refuse(*_: Any, **__: Any) -> Any:
+    raise AssertionError("it was checked")
+
+
+def test_what_was_written_is_not_checked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = filled(tmp_path / "s")
+    keys = [path.stem for path in store.root.rglob("*.json")]
+    expected = list(store.records())
+    monkeypatch.setattr(record_files, "unsealed", refuse)
+    monkeypatch.setattr(answer_files, "read", refuse)
+    assert list(Store(store.path).records()) == expected
+    assert [store.get(key) for key in sorted(keys)] == expected
+    assert list(store.held(sorted(keys)).values()) == expected
+
+
+def test_every_changed_bit_is_found_or_changes_nothing(tmp_path: Path) -> None:
+    store = filled(tmp_path / "s", [1])
+    path = next(store.root.rglob("*.json"))
+    whole, (record,) = path.read_bytes(), store.records()
+    draw = random.Random(3)
+    end = range(len(whole) - 260, len(whole))
+    for position in (*draw.sample(range(len(whole)), 150), *end):
+        flip(path, position, draw.randrange(8))
+        assert not is_as_written(path.read_bytes(), path.stem)
+        assert list(Store(store.path).records()) in ([], [record])
+        path.write_bytes(whole)
+
+
+def test_a_record_may_be_laid_out_otherwise(tmp_path: Path) -> None:
+    store = filled(tmp_path / "s", [1])
+    path, expected = next(store.root.rglob("*.json")), list(store.records())
+    path.write_text(json.dumps(json.loads(path.read_bytes()), sort_keys=True))
+    assert not is_as_written(path.read_bytes(), path.stem)
+    assert list(Store(store.path).records()) == expected
+    assert verify(store).findings == []
+
+
+def test_a_record_of_another_key_is_refused(tmp_path: Path) -> None:
+    store = filled(tmp_path / "s", [1, 2])
+    one, other = sorted(store.root.rglob("*.json"))
+    other.write_bytes(one.read_bytes())
+    assert not is_as_written(other.read_bytes(), other.stem)
+    assert [record.spec.key() for record in Store(store.path).records()] == [one.stem]
+    assert store.get(other.stem) is None
+
+
+def test_a_record_of_another_version_is_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = filled(tmp_path / "s", [1])
+    path, expected = next(store.root.rglob("*.json")), list(store.records())
+    monkeypatch.setattr(record_files, "_READER", b"another")
+    assert not is_as_written(path.read_bytes(), path.stem)
+    assert list(Store(store.path).records()) == expected
+
+
+def test_values_that_no_record_has_are_named_when_they_are_read(tmp_path: Path) -> None:
+    store = filled(tmp_path / "s", [1])
+    record, *_ = result(2)
+    record = Record(record.spec, "failed", metrics={"top1": "much"}, error={"message": "m"})
+    _, text = written(record, {})
+    assert b'"text"' not in text
+    store.write(record)
+    again = Store(store.path)
+    assert len(list(again.records())) == 1
+    assert "metrics.top1 is 'much'" in again.damaged[0].reason
+
+
+def test_answers_are_read_in_full_where_their_file_is_another(tmp_path: Path) -> None:
+    store = filled(tmp_path / "s", [1])
+    path = put(store, 2)
+    archive = path.with_suffix(".npz")
+    assert store.complete(path.stem)
+    # A comment of the archive changes no array.
+    content = archive.read_bytes()
+    archive.write_bytes(content[:-2] + b"\x01\x00x")
+    assert store.complete(path.stem)
+    flip(archive, 100)
+    assert not store.complete(path.stem)
