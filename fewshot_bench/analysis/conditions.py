@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any
 
 from fewshot_bench.analysis.record_columns import Facts, Place, RecordColumns, Rule, Shared
@@ -12,7 +12,7 @@ from fewshot_bench.analysis.table.model import Row
 from fewshot_bench.api.dataset_overrides import SKIPPED
 from fewshot_bench.api.image_facts import images, images_scope, test_images, test_scope
 from fewshot_bench.api.method_files import short_names
-from fewshot_bench.api.record import Record
+from fewshot_bench.api.record import Record, code_digest
 from fewshot_bench.api.spec import (
     CONDITIONS,
     KEPT_MODEL,
@@ -131,7 +131,11 @@ def _local_advice(name: str, counts: Counter[str], filtered: bool) -> str:
 
 def code(record: Record) -> str:
     """The first digits of the digest of the method's code; `unknown` where a record has none."""
-    return (record.code_digest or UNKNOWN)[:12]
+    return _code(record.entry("environment", "code"))
+
+
+def _code(stated: object) -> str:
+    return (code_digest(stated) or UNKNOWN)[:12]
 
 
 def code_of(record: Record) -> str:
@@ -166,11 +170,12 @@ FACTS: Facts = {
     "test images": test_images,
     "test images start": lambda record: test_images(record)[:12],
     "test scope": test_scope,
-    "code": code,
-    "model": lambda record: record.spec.picks[:12],
+    "code": Shared("environment.code", _code),
+    "model": Shared("picks", itemgetter(slice(12))),
+    "status": attrgetter("status"),
     # What failed has no number that could be mixed with others.
-    "done": lambda record: record.status == "done",
-    "kept model": lambda record: record.spec.protocol == KEPT_MODEL,
+    "done": Shared("status", "done".__eq__),
+    "kept model": Shared("protocol", KEPT_MODEL.__eq__),
 }
 _SPLIT = ("evaluated", "shots", "split_seed")
 # One place in a table holds one kept model of a method.

@@ -25,7 +25,23 @@ class Shared(NamedTuple):
     fact: Callable[[Any], Any]
 
 
-Facts = Mapping[str, Take | Shared]
+class Joint(NamedTuple):
+    """A fact of the values of several columns."""
+
+    columns: tuple[str, ...]
+    fact: Callable[..., Any]
+
+
+class Told(NamedTuple):
+    """True for records that have an entry of a field, whatever its value."""
+
+    entry: str
+
+
+Fact = Take | Shared | Joint | Told
+# Stands for an entry that is not there; no record has it.
+_ABSENT = object()
+Facts = Mapping[str, Fact]
 
 
 class RecordColumns:
@@ -38,9 +54,9 @@ class RecordColumns:
     def __init__(self, records: Sequence[Record], facts: Facts) -> None:
         self.records = records
         self._facts = dict(facts)
-        self._known: dict[str, list[Any]] = {}
+        self._known: dict[str, Sequence[Any]] = {}
 
-    def __getitem__(self, name: str) -> list[Any]:
+    def __getitem__(self, name: str) -> Sequence[Any]:
         if name not in self._known:
             self._known[name] = self._column(name)
         return self._known[name]
@@ -54,33 +70,51 @@ class RecordColumns:
         return zip(*(self[name] for name in names), strict=True)
 
     def load(self, names: Iterable[str]) -> None:
-        """Read the entries that these facts are of, those of one field together."""
+        """Read what these facts are of, the entries of one field together."""
         fields: defaultdict[str, dict[str, None]] = defaultdict(dict)
-        for name in names:
-            while isinstance(fact := self._facts.get(name), Shared):
-                name = fact.column
-            field, dot, entry = name.partition(".")
-            if dot and name not in self._known:
+        for name in self._sources(names):
+            field, _, entry = name.partition(".") if "." in name else ("", "", name)
+            if name not in self._known and name not in self._facts:
                 fields[field][entry] = None
         for field, entries in fields.items():
-            values = map(attrgetter(field), self.records)
-            lines = [[one.get(entry) for entry in entries] for one in values]
-            for place, entry in enumerate(entries):
-                self._known[f"{field}.{entry}"] = [line[place] for line in lines]
+            if field:
+                lines: Iterable[Any] = Record.entries(self.records, field, *entries)
+            else:
+                take = attrgetter(*entries)
+                lines = (take(record.spec) for record in self.records)
+                lines = lines if len(entries) > 1 else ((value,) for value in lines)
+            columns = list(zip(*lines, strict=True)) or [()] * len(entries)
+            for entry, column in zip(entries, columns, strict=True):
+                self._known[f"{field}.{entry}" if field else entry] = column
 
-    def _column(self, name: str) -> list[Any]:
+    def _sources(self, names: Iterable[str]) -> Iterator[str]:
+        """The columns that others are made of, in the end."""
+        for name in names:
+            fact = self._facts.get(name)
+            if isinstance(fact, Shared):
+                yield from self._sources((fact.column,))
+            elif isinstance(fact, Joint):
+                yield from self._sources(fact.columns)
+            elif not isinstance(fact, Told):
+                yield name
+
+    def _column(self, name: str) -> Sequence[Any]:
         fact = self._facts.get(name)
         if isinstance(fact, Shared):
             values = self[fact.column]
             # All of them are there until the end, so that no two have one id.
             facts = {id(one): fact.fact(one) for one in {id(one): one for one in values}.values()}
             return [facts[id(one)] for one in values]
+        if isinstance(fact, Joint):
+            return list(map(fact.fact, *(self[column] for column in fact.columns)))
+        if isinstance(fact, Told):
+            field, _, entry = fact.entry.partition(".")
+            found = Record.entries(self.records, field, entry, absent=_ABSENT)
+            return [value is not _ABSENT for (value,) in found]
         if fact is not None:
             return list(map(fact, self.records))
-        field, dot, entry = name.partition(".")
-        if dot:
-            return [record.entry(field, entry) for record in self.records]
-        return list(map(attrgetter(f"spec.{name}"), self.records))
+        self.load((name,))
+        return self._known[name]
 
 
 @dataclass(frozen=True, slots=True)

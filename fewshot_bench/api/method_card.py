@@ -26,6 +26,11 @@ def schedule_with(schedule: str, changed: Mapping[str, Any]) -> str:
     return f"{schedule} with {', '.join(f'{name}={value}' for name, value in changed.items())}"
 
 
+def default_schedule(stated: Mapping[str, Any]) -> str:
+    """That of a method's default options by what a record states; empty without a card."""
+    return str(stated.get("default_schedule") or stated.get("schedule") or "")
+
+
 @dataclass(frozen=True)
 class MethodCard:
     """Schedule, knowledge and deviations of a method.

@@ -10,10 +10,11 @@ import functools
 import hashlib
 import json
 import math
+import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from fewshot_bench.api.method_card import schedule_with
+from fewshot_bench.api.method_card import default_schedule, schedule_with
 from fewshot_bench.api.spec import RunSpec, canonical_json
 from fewshot_bench.utils.errors import StoreError
 
@@ -158,8 +159,15 @@ class Parts(Protocol):
         """A field by name."""
         ...
 
-    def entry(self, part: str, name: str) -> Any:
-        """One value of a field that is an object; None where it has none."""
+    def entries(self, part: str, names: tuple[str, ...]) -> tuple[Any, ...]:
+        """Some values of a field that is an object; None where it has none."""
+        ...
+
+    @staticmethod
+    def columns(
+        readers: Iterable[Any], part: str, names: tuple[str, ...], absent: Any
+    ) -> list[tuple[Any, ...]]:
+        """These values of several records, whose readers are of this type."""
         ...
 
 
@@ -229,8 +237,25 @@ class Record:
     def entry(self, part: str, name: str) -> Any:
         """One value of a field that is an object, as `getattr(self, part).get(name)` gives it."""
         if part in LATE and part not in self.__dict__:
-            return self.__dict__["_part"].entry(part, name)
+            return self.__dict__["_part"].entries(part, (name,))[0]
         return getattr(self, part).get(name)
+
+    @staticmethod
+    def entries(
+        records: Sequence[Record], part: str, *names: str, absent: Any = None
+    ) -> list[tuple[Any, ...]]:
+        """These values of a field for each record; those of a store's listing are read together.
+
+        names: `work.billed.images` is a value inside of objects. absent: stands for a value that
+        is not there.
+        """
+        readers = [record.__dict__.get("_part") for record in records]
+        kinds = set(map(type, readers))
+        if part in LATE - KEPT and len(kinds) == 1 and readers[0] is not None:
+            columns: list[tuple[Any, ...]] = readers[0].columns(readers, part, names, absent)
+            return columns
+        fields = map(operator.attrgetter(part), records)
+        return [tuple(entry(field, name, absent) for name in names) for field in fields]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Record, tuple(getattr(self, field.name) for field in dataclasses.fields(self))
@@ -238,9 +263,7 @@ class Record:
     @functools.cached_property
     def code_digest(self) -> str | None:
         """That of the method's code that computed it; None where it does not say."""
-        code = self.entry("environment", "code")
-        digest = code.get("digest") if isinstance(code, Mapping) else None
-        return digest if isinstance(digest, str) else None
+        return code_digest(self.entry("environment", "code"))
 
     @property
     def card(self) -> Mapping[str, Any]:
@@ -257,7 +280,7 @@ class Record:
     @property
     def default_schedule(self) -> str:
         """That of the method's default options; empty without a card."""
-        return str(self.card.get("default_schedule") or self.card.get("schedule") or "")
+        return default_schedule(self.card)
 
     @property
     def logits_digest(self) -> str:
@@ -334,6 +357,22 @@ class Record:
             incidents=tuple(values["incidents"]),
             digests=values["digests"],
         )
+
+
+def entry(values: Any, name: str, absent: Any = None) -> Any:
+    """A value by its name in objects in objects, with dots between."""
+    if not isinstance(values, Mapping):
+        return absent
+    if name in values:
+        return values[name]
+    own, dot, inner = name.partition(".")
+    return entry(values.get(own), inner, absent) if dot else absent
+
+
+def code_digest(stated: object) -> str | None:
+    """The digest of a method's code by what a record states of the code."""
+    digest = stated.get("digest") if isinstance(stated, Mapping) else None
+    return digest if isinstance(digest, str) else None
 
 
 def sealed(record: Record, digests: Mapping[str, str]) -> Record:

@@ -15,11 +15,11 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any
 
-from fewshot_bench.api.record import SCHEMA, Record
+from fewshot_bench.api.record import SCHEMA, Record, entry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.store.record_files import Stamp
 from fewshot_bench.utils.files import write_whole
@@ -47,6 +47,7 @@ _FIRST = 3
 
 
 Filler = Callable[[Sequence[float]], Any]
+Reader = Callable[[str], tuple[Any, ...]]
 
 
 class Frames:
@@ -61,7 +62,7 @@ class Frames:
         self._places = {repr(value): place for place, value in enumerate(self.values)}
         self._seen: set[int] = set()
         self._fillers: dict[int, Filler] = {}
-        self._entries: dict[tuple[int, str], Filler] = {}
+        self._readers: dict[tuple[tuple[str, ...], Any], Reader] = {}
 
     def pack(self, value: Any) -> str:
         """A value as JSON, which `unpack` reads: an object, or frame and numbers."""
@@ -88,25 +89,57 @@ class Frames:
             self._fillers[place] = self._filler(self.values[place], itertools.count(1))
         return self._fillers[place](found)
 
-    def entry(self, text: str, name: str) -> Any:
-        """One value of a packed object, without making the others; None where it has none."""
-        found, _ = _read(text)
-        if type(found) is not list:
-            return None if found is None else found.get(name)
-        place = found[0]
-        item = self.values[place].get(name)
-        if len(found) == 1:
-            return item
+    def reader(self, names: tuple[str, ...], absent: Any = None) -> Reader:
+        """Reads these values of packed objects, without making the others.
+
+        names: `work.billed.images` is a value inside of objects. absent: stands for one that is not
+        there.
+        """
+        if (names, absent) not in self._readers:
+            self._readers[names, absent] = self._reader(names, absent)
+        return self._readers[names, absent]
+
+    def _reader(self, names: tuple[str, ...], absent: Any) -> Reader:
+        # By the beginning of a text: values without numbers, or the makers of all.
+        plain: dict[str, tuple[Any, ...]] = {}
+        makers: dict[str, list[Filler]] = {}
+
+        def read(text: str) -> tuple[Any, ...]:
+            head = text.partition(",")[0]
+            if head in plain:
+                return plain[head]
+            found, _ = _read(text)
+            if type(found) is not list:
+                return tuple(entry(found, name, absent) for name in names)
+            if head not in makers:
+                made = [self._maker(self.values[found[0]], name, 1, absent) for name in names]
+                if all(is_plain for is_plain, _ in made):
+                    plain[head] = tuple(make(found) for _, make in made)
+                    return plain[head]
+                makers[head] = [make for _, make in made]
+            return tuple(make(found) for make in makers[head])
+
+        return read
+
+    def _maker(self, frame: Any, name: str, first: int, absent: Any) -> tuple[bool, Filler]:
+        """One value of a frame from a list of numbers, and whether it needs none of them.
+
+        first: the place of the frame's first number.
+        """
+        own, _, inner = (name, "", "") if name in frame else name.partition(".")
+        item = frame.get(own, absent)
+        first += sum(_count(frame[other]) for other in itertools.takewhile(own.__ne__, frame))
         if type(item) is int and item:
-            return self.values[item - 1]
-        if type(item) not in (int, dict, list):
-            return item
-        if (place, name) not in self._entries:
-            # The number itself, or a value with numbers inside.
-            first = dict(_firsts(self.values[place]))[name]
-            make = itemgetter(first) if item == 0 else self._filler(item, itertools.count(first))
-            self._entries[place, name] = make
-        return self._entries[place, name](found)
+            known = self.values[item - 1]
+            return True, lambda _: entry(known, inner, absent) if inner else known
+        if inner and type(item) is dict:
+            return self._maker(item, inner, first, absent)
+        if inner or type(item) not in (int, dict, list):
+            plain = absent if inner else item
+            return True, lambda _: plain
+        if item == 0:
+            return False, itemgetter(first)
+        return False, self._filler(item, itertools.count(first))
 
     def _frame(self, value: Any, numbers: list[float]) -> Any:
         """The frame of a dictionary or list; its numbers are appended to those."""
@@ -270,17 +303,32 @@ class Row:
         segment = self._segment
         texts = segment.rows[self._key].split("\t", _FIRST + len(_EARLY))[_FIRST:-1]
         values, state, *others = map(segment.part, _EARLY, texts)
-        values = values | dict(zip(_SPEC_PARTS, others, strict=True))
-        spec = RunSpec.read({n: v for n, v in values.items() if v is not None}, self._key)
+        parts = zip(_SPEC_PARTS, others, strict=True)
+        values = values | {name: value for name, value in parts if value is not None}
+        spec = RunSpec.read(values, self._key)
         return Record.reading(spec, state, self)
 
     def __call__(self, part: str) -> Any:
         """A part by name."""
         return self._segment.part(part, self._segment.text(self._key, part))
 
-    def entry(self, part: str, name: str) -> Any:
-        """One value of a part; None where it has none."""
-        return self._segment.frames.entry(self._segment.text(self._key, part), name)
+    def entries(self, part: str, names: tuple[str, ...]) -> tuple[Any, ...]:
+        """Some values of a part; None where it has none."""
+        text = self._segment.text(self._key, part)
+        return self._segment.frames.reader(names)(text)
+
+    @staticmethod
+    def columns(
+        rows: Iterable[Row], part: str, names: tuple[str, ...], absent: Any = None
+    ) -> list[tuple[Any, ...]]:
+        """These values of many records, a tuple for each. absent: as that of `Frames.reader`."""
+        place = _FIRST + _PLACES[part]
+        found: list[tuple[Any, ...]] = []
+        for segment, members in itertools.groupby(rows, attrgetter("_segment")):
+            read = segment.frames.reader(names, absent)
+            texts = (segment.rows[row._key].split("\t", place + 1)[place] for row in members)
+            found += map(read, texts)
+        return found
 
     @property
     def file(self) -> Path | None:
@@ -366,14 +414,6 @@ class Index:
 def index_files(folder: Path) -> Iterator[Path]:
     """The files of a store's index, whatever is in them."""
     return (path for path in folder.glob(f"{INDEX}*") if path.is_file())
-
-
-def _firsts(frame: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
-    """The place of each entry's first number among all that a frame takes."""
-    place = 1
-    for name, item in frame.items():
-        yield name, place
-        place += _count(item)
 
 
 def _count(item: Any) -> int:

@@ -9,24 +9,32 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from operator import attrgetter
 from typing import Any
 
 from fewshot_bench.analysis.audit.checks import CHECKS
 from fewshot_bench.analysis.audit.differing import FACTS, READ, differences
 from fewshot_bench.analysis.audit.facts import (
+    IMAGES_BILLED,
+    LABELS_USED,
+    TRIED,
     facts,
-    images_billed,
+    kit_text,
     number,
     published,
     read_kit,
-    selection,
 )
 from fewshot_bench.analysis.audit.findings import Audit, Finding, some, spread
 from fewshot_bench.analysis.audit.hazards import answers
 from fewshot_bench.analysis.formats.document import BEST, Document, Entry, Grid, Item, Line, Section
 from fewshot_bench.analysis.formats.tidy import finite
-from fewshot_bench.analysis.record_columns import Facts, Place, RecordColumns, Shared
+from fewshot_bench.analysis.record_columns import (
+    Facts,
+    Joint,
+    Place,
+    RecordColumns,
+    Shared,
+    Told,
+)
 from fewshot_bench.analysis.signature import signature_of
 from fewshot_bench.api.record import Record
 
@@ -51,8 +59,8 @@ def audit(records: Sequence[Record], notes: Sequence[str] = ()) -> Audit:
     # Before there are columns: neither needs the memory of the other.
     signature = signature_of(ordered)
     columns = RecordColumns(ordered, {**FACTS, **_FACTS})
-    columns.load((*READ, *SHARED.values(), *_TOLD.values()))
-    found = [finding for check in CHECKS for finding in check(ordered)] + [*differences(columns)]
+    columns.load((*READ, *SHARED.values(), *_TOLD.values(), *_CHECKED))
+    found = [finding for check in CHECKS for finding in check(columns)] + [*differences(columns)]
     found += [Finding("note", "older-versions", text) for text in notes]
     found.sort(key=lambda finding: finding.level)
     shared, methods = _summary(columns)
@@ -97,16 +105,21 @@ def _kit_mark(stated: object) -> str:
 
 _FACTS: Facts = {
     "kit": Shared("environment.kit", _kit_mark),
-    # Values of their own in every record.
-    "tried": lambda record: selection(record)["configurations"],
-    "images billed": images_billed,
-    "labels used": lambda record: selection(record)["labels"],
+    "kit told": Told("environment.kit"),
+    "kit text": Joint(("environment.kit", "kit told"), kit_text),
+    "tried": Shared(f"footprint.{TRIED}", number),
+    "labels used": Shared(f"footprint.{LABELS_USED}", number),
+    "images billed": Shared(f"footprint.{IMAGES_BILLED}", number),
     "trained": Shared("footprint.trained", number),
     "steps": Shared("footprint.steps", number),
     "published": published,
     "incidents": lambda record: bool(record.incidents),
-    "status": attrgetter("status"),
 }
+# Entries that checks and answers to hazards read.
+_CHECKED = (
+    *("environment.kit", "environment.labels", "environment.load", "environment.cpus"),
+    *("environment.dirty", "footprint.trained_source"),
+)
 # What the line of a method is made of, and the columns of it.
 _TOLD: Mapping[str, str] = {
     "version": "method_version",
@@ -186,7 +199,7 @@ def document(audit: Audit, form: str = "terminal") -> Document:
 
 def _data(audit: Audit) -> dict[str, Any]:
     return {
-        "findings": [asdict(finding) for finding in audit.findings],
+        "findings": [finding.to_dict() for finding in audit.findings],
         "hazards": [asdict(answer) for answer in audit.hazards],
         "shared": dict(audit.shared),
         "methods": [dict(line) for line in audit.methods],

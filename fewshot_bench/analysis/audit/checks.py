@@ -1,18 +1,19 @@
 """Checks of records that are taken as one comparison; `CHECKS` is what an audit runs, in order.
 
-Each yields findings; what differs between records is found in `differing`.
+Each yields findings from the columns of `differing.FACTS` and of `audit`; what differs between
+records is found in `differing`.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from typing import Any
 
-from fewshot_bench.analysis.audit.facts import checked, number, reached, selection
+from fewshot_bench.analysis.audit.facts import checked, number, reached
 from fewshot_bench.analysis.audit.findings import (
     Finding,
     Level,
-    Records,
     cells_of,
     datasets_of,
     finding_of,
@@ -21,6 +22,7 @@ from fewshot_bench.analysis.audit.findings import (
     spread,
 )
 from fewshot_bench.analysis.conditions import digest, own_data
+from fewshot_bench.analysis.record_columns import RecordColumns
 from fewshot_bench.analysis.table.model import Seed
 from fewshot_bench.api.defaults import DEMO
 from fewshot_bench.api.image_facts import overlap_texts, overlaps
@@ -32,8 +34,9 @@ from fewshot_bench.api.spec import TOY, TOY_NOTE
 _SLOWED = {"out-of-memory": "retried after out of memory", "retried": "the worker was lost once"}
 
 
-def unfair_validation(records: Records) -> Iterator[Finding]:
+def unfair_validation(columns: RecordColumns) -> Iterator[Finding]:
     """The whole validation set holds far more labels than the support set."""
+    records = columns.records
     found = [record for record in records if record.spec.val == "full"]
     if found:
         ratios = [
@@ -46,8 +49,9 @@ def unfair_validation(records: Records) -> Iterator[Finding]:
         yield finding_of("finding", "val-full", f"{text}{datasets_of(found)}{much}", 3, found)
 
 
-def untold(records: Records) -> Iterator[Finding]:
+def untold(columns: RecordColumns) -> Iterator[Finding]:
     """Results that do not say which images they are of."""
+    records = columns.records
     done = [record for record in records if record.status == "done"]
     bare = [record for record in done if not digest(record)]
     if bare:
@@ -61,18 +65,19 @@ def untold(records: Records) -> Iterator[Finding]:
         yield finding_of("note", "no-revision", text, 14, lists)
 
 
-def validation_used(records: Records) -> Iterator[Finding]:
+def validation_used(columns: RecordColumns) -> Iterator[Finding]:
     """Configurations compared and validation labels used, by method."""
+    records = columns.records
     used: defaultdict[str, list[tuple[Record, int, int | None]]] = defaultdict(list)
-    for record in records:
-        chosen = selection(record)
-        if chosen["configurations"] is not None:
-            used[record.spec.label].append((record, chosen["configurations"], chosen["labels"]))
+    chosen = zip(records, columns["tried"], columns["labels used"], strict=True)
+    for record, tried, labels in chosen:
+        if tried is not None:
+            used[record.spec.label].append((record, tried, labels))
     chose = {label: found for label, found in used.items() if any(count for _, count, _ in found)}
     for label, found in sorted(chose.items()):
-        members, counts, labels = zip(*found, strict=True)
+        members, counts, numbers = zip(*found, strict=True)
         text = (
-            f"{label} compared {spread(counts)} configurations on {spread(labels)} "
+            f"{label} compared {spread(counts)} configurations on {spread(numbers)} "
             "validation labels"
         )
         yield finding_of("note", "selection", text, 15, members)
@@ -82,8 +87,9 @@ def validation_used(records: Records) -> Iterator[Finding]:
         yield finding_of("note", "selection", text, 7)
 
 
-def configurations_per_dataset(records: Records) -> Iterator[Finding]:
+def configurations_per_dataset(columns: RecordColumns) -> Iterator[Finding]:
     """One method under other options on some data sets or shots than on others."""
+    records = columns.records
     places: defaultdict[str, defaultdict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     for record in records:
         spec = record.spec
@@ -102,23 +108,26 @@ def configurations_per_dataset(records: Records) -> Iterator[Finding]:
             yield finding_of("note", "several-configurations", text, 1)
 
 
-def overrides(records: Records) -> Iterator[Finding]:
+def overrides(columns: RecordColumns) -> Iterator[Finding]:
     """Options that are not the method's defaults."""
+    records = columns.records
     found = [record for record in records if record.spec.overrides]
     if found:
         text = f"overridden defaults: {labels_of(found)}"
         yield finding_of("note", "overrides", text, 8, found)
 
 
-def fitted_on(records: Records) -> Iterator[Finding]:
+def fitted_on(columns: RecordColumns) -> Iterator[Finding]:
     """Test images that a method was fitted on."""
+    records = columns.records
     for evaluated, text in overlap_texts(overlaps(records)).items():
         found = [r for r in records if r.spec.evaluated == evaluated and r.split.get("overlap")]
         yield finding_of("finding", "overlap", text, 1, found)
 
 
-def unpublished(records: Records) -> Iterator[Finding]:
+def unpublished(columns: RecordColumns) -> Iterator[Finding]:
     """Picks that are not those that were published, and settings for which none were."""
+    records = columns.records
     wrong = [record for record in records if record.split.get("verified") is False]
     if wrong:
         text = f"not the published picks: {datasets_of(wrong)} ({len(wrong)} cells)"
@@ -129,8 +138,9 @@ def unpublished(records: Records) -> Iterator[Finding]:
         yield finding_of("note", "no-published-split", text, 5, none)
 
 
-def no_zero_shot(records: Records) -> Iterator[Finding]:
+def no_zero_shot(columns: RecordColumns) -> Iterator[Finding]:
     """A gain over zero-shot mixes prompt and method unless zero-shot has the same prompts."""
+    records = columns.records
     sets = {_prompts(record) for record in records}
     have = {_prompts(record) for record in records if record.spec.method == ZERO_SHOT}
     if sets - have:
@@ -143,16 +153,18 @@ def _prompts(record: Record) -> tuple[str, str, str]:
     return record.spec.evaluated, record.spec.prompts, own_data(record.spec)
 
 
-def limited(records: Records) -> Iterator[Finding]:
+def limited(columns: RecordColumns) -> Iterator[Finding]:
     """Accuracy on a part of the test images is not the data set's accuracy."""
+    records = columns.records
     for limit in sorted({r.spec.limit for r in records if r.spec.limit is not None}):
         found = [record for record in records if record.spec.limit == limit]
         text = f"limited to {limit} images: {labels_of(found)} on {datasets_of(found)}"
         yield finding_of("finding", "limit", text, 0, found)
 
 
-def toy(records: Records) -> Iterator[Finding]:
+def toy(columns: RecordColumns) -> Iterator[Finding]:
     """Numbers of the embedded backbone, which is there to try the tool on the demo's data sets."""
+    records = columns.records
     found = [record for record in records if record.spec.backbone == TOY]
     if found:
         demo = registry().datasets.suites().get(DEMO, [])
@@ -162,8 +174,9 @@ def toy(records: Records) -> Iterator[Finding]:
         yield finding_of(level, "toy-backbone", text, 0, found)
 
 
-def mirroring(records: Records) -> Iterator[Finding]:
+def mirroring(columns: RecordColumns) -> Iterator[Finding]:
     """Data sets whose images are never mirrored."""
+    records = columns.records
     found = [record for record in records if record.split.get("mirrored") is False]
     if found:
         text = (
@@ -172,8 +185,9 @@ def mirroring(records: Records) -> Iterator[Finding]:
         yield finding_of("note", "mirroring", text, 9, found)
 
 
-def happened(records: Records) -> Iterator[Finding]:
+def happened(columns: RecordColumns) -> Iterator[Finding]:
     """Incidents by kind and method."""
+    records = columns.records
     found: defaultdict[str, list[Record]] = defaultdict(list)
     for record in records:
         for kind in dict.fromkeys(str(i.get("kind", "?")) for i in record.incidents):
@@ -185,8 +199,9 @@ def happened(records: Records) -> Iterator[Finding]:
         yield finding_of("finding", kind, f"{text}{str(one.get('text', ''))[:160]})", 0, cells)
 
 
-def failed(records: Records) -> Iterator[Finding]:
+def failed(columns: RecordColumns) -> Iterator[Finding]:
     """Cells without a result."""
+    records = columns.records
     lost = [record for record in records if record.status == "failed"]
     if lost:
         kinds = Counter(str((record.error or {}).get("type") or "?") for record in lost)
@@ -199,26 +214,30 @@ def failed(records: Records) -> Iterator[Finding]:
         yield finding_of("note", "inapplicable", f"n/a: {labels_of(never)} ({reasons})", 0, never)
 
 
-def costs(records: Records) -> Iterator[Finding]:
+def costs(columns: RecordColumns) -> Iterator[Finding]:
     """Reasons why times and parameters are not measured alike."""
-    declared = [r for r in records if r.entry("footprint", "trained_source") == "declared"]
+    records = columns.records
+    sources = columns["footprint.trained_source"]
+    declared = [r for r, source in zip(records, sources, strict=True) if source == "declared"]
     if declared:
         text = f"trained parameters declared, not observed: {labels_of(declared)}"
         yield finding_of("note", "declared-parameters", text, 11, declared)
-    busy = [record for record in records if _is_busy(record)]
+    loads = columns.rows(("environment.load", "environment.cpus"))
+    busy = [record for record, loaded in zip(records, loads, strict=True) if _is_busy(*loaded)]
     if busy:
         text = f"times of a busy machine (more load than processors): {cells_of(busy)}"
         yield finding_of("note", "busy", text, 0, busy)
 
 
-def _is_busy(record: Record) -> bool:
-    load, cpus = (record.entry("environment", name) for name in ("load", "cpus"))
+def _is_busy(load: Any, cpus: Any) -> bool:
     return isinstance(load, int | float) and number(cpus) is not None and load > cpus
 
 
-def provenance(records: Records) -> Iterator[Finding]:
+def provenance(columns: RecordColumns) -> Iterator[Finding]:
     """Results that no commit reproduces."""
-    dirty = [record for record in records if record.entry("environment", "dirty")]
+    records = columns.records
+    changed = columns["environment.dirty"]
+    dirty = [record for record, is_dirty in zip(records, changed, strict=True) if is_dirty]
     if dirty:
         text = f"made with uncommitted changes of fewshot_bench: {cells_of(dirty)}"
         yield finding_of("finding", "dirty", text, 0, dirty)
@@ -231,8 +250,9 @@ ZERO_SHOT = "zero-shot"
 _Place = tuple[str, int, Seed | None]
 
 
-def few_seeds(records: Records) -> Iterator[Finding]:
+def few_seeds(columns: RecordColumns) -> Iterator[Finding]:
     """Fewer than three seeds say nothing about the spread of what depends on them."""
+    records = columns.records
     seeds: defaultdict[tuple[str, str, int], list[Record]] = defaultdict(list)
     for record in records:
         spec = record.spec
@@ -250,12 +270,13 @@ def few_seeds(records: Records) -> Iterator[Finding]:
         yield finding_of("finding", "few-seeds", text, 6, flat)
 
 
-def other_cells(records: Records) -> Iterator[Finding]:
+def other_cells(columns: RecordColumns) -> Iterator[Finding]:
     """Methods that lack data sets, shots or seeds that another one has.
 
     Zero-shot and what has no shots draw no support set: one result of theirs on a data set stands
     beside those of the others there, whatever their shots and seeds.
     """
+    records = columns.records
     have: defaultdict[str, set[_Place]] = defaultdict(set)
     for record in records:
         if record.status != "failed":
@@ -295,7 +316,7 @@ def _told(places: list[_Place]) -> str:
     return f"{first} and {len(places) - 1} more" if len(places) > 1 else first
 
 
-CHECKS: tuple[Callable[[Records], Iterator[Finding]], ...] = (
+CHECKS: tuple[Callable[[RecordColumns], Iterator[Finding]], ...] = (
     checked,
     reached,
     unfair_validation,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from operator import attrgetter
 from typing import Any, NamedTuple
 
 from fewshot_bench.analysis.audit.findings import Finding, Level, some
@@ -15,12 +14,10 @@ from fewshot_bench.analysis.conditions import (
     IMAGES_ADVICE,
     OTHER_IMAGES,
     STALE_ADVICE,
-    code,
-    condition,
 )
 from fewshot_bench.analysis.formats.tidy import finite
-from fewshot_bench.analysis.record_columns import Facts, Place, RecordColumns, Rule, Shared, Take
-from fewshot_bench.api.method_card import OTHER_TEXTS, UNTRAINED
+from fewshot_bench.analysis.record_columns import Facts, Joint, Place, RecordColumns, Rule, Shared
+from fewshot_bench.api.method_card import OTHER_TEXTS, UNTRAINED, default_schedule, schedule_with
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import CONDITIONS, canonical_json
 from fewshot_bench.utils.text import digest_of
@@ -61,20 +58,21 @@ def _of_package(name: str) -> Shared:
     return Shared("environment.packages", version)
 
 
-def _of_condition(name: str) -> Take:
-    return lambda record: condition(record.spec, name)
-
-
 def _templates(found: Any) -> str:
     return canonical_json(finite(found)) if found else ""
 
 
-def _limit(record: Record) -> str:
-    return "all" if record.spec.limit is None else f"{record.spec.limit} images"
+def _limit(limit: int | None) -> str:
+    return "all" if limit is None else f"{limit} images"
 
 
-def _schedule(record: Record) -> str:
-    return "" if record.schedule == UNTRAINED else record.schedule
+def _card(stated: Any) -> Mapping[str, Any]:
+    return stated if isinstance(stated, Mapping) else {}
+
+
+def _schedule(default: str, overrides: Mapping[str, Any]) -> str:
+    found = schedule_with(default, overrides)
+    return "" if found == UNTRAINED else found
 
 
 def _texts_known(card: Mapping[str, Any]) -> str:
@@ -87,8 +85,8 @@ def _known_at_test(card: Mapping[str, Any]) -> str:
     return (_text(card.get("at_test")) or "the image and the list of classes") if card else ""
 
 
-def _weights(record: Record) -> str:
-    return _text(record.entry("environment", "weights_digest") or record.spec.weights)[:12]
+def _weights(loaded: Any, named: str) -> str:
+    return _text(loaded or named)[:12]
 
 
 # Facts of the environment that have to be equal, as they are.
@@ -98,21 +96,22 @@ _OF_MACHINE = (
 FACTS: Facts = {
     **CONDITION_FACTS,
     "everywhere": lambda record: EVERYWHERE,
-    "policy": lambda record: f"val {record.spec.val}",
+    "policy": Shared("val", "val {}".format),
     "validation labels": Shared("split.val", _text),
     "templates": Shared("split.templates", _templates),
     "texts": Shared("card", _texts_known),
-    "card": attrgetter("card"),
-    "schedule": _schedule,
+    "card": Shared("footprint.card", _card),
+    "default schedule": Shared("card", default_schedule),
+    "schedule": Joint(("default schedule", "overrides"), _schedule),
     "mirrored": Shared("split.mirrored", _text),
     "at test": Shared("card", _known_at_test),
-    "limit text": _limit,
-    "weights start": _weights,
-    "code of done": lambda record: code(record) if record.status == "done" else "",
+    "limit text": Shared("limit", _limit),
+    "weights start": Joint(("environment.weights_digest", "weights"), _weights),
+    "code of done": Joint(("done", "code"), lambda done, code: code if done else ""),
     "options digest": Shared("options", lambda found: digest_of(canonical_json(dict(found)), 12)),
     "commit": Shared("environment.commit", lambda found: _text(found)[:12]),
     **{name: Shared(f"environment.{name}", _text) for name in _OF_MACHINE},
-    **{f"condition {name}": _of_condition(name) for name in CONDITIONS},
+    **{f"condition {name}": Shared(name, about.text) for name, about in CONDITIONS.items()},
 }
 _ALL, _DATASET = ("everywhere",), ("dataset",)
 _IMAGES = ("evaluated", "shots", "split_seed")
@@ -164,7 +163,7 @@ _ABOVE = ("protocol", "val", "prompts", "backbone", "precision", "device", "limi
 
 
 # The columns that `differences` reads of fields of records.
-READ = ("environment.packages", *(same.value for same in SAME))
+READ = ("environment.packages", *(name for same in SAME for name in same.rule.columns))
 
 
 def differences(columns: RecordColumns) -> Iterator[Finding]:
@@ -198,16 +197,16 @@ def _grouped(rule: Rule, columns: RecordColumns) -> _Groups:
 def _differing(groups: _Groups, same: Same) -> Iterator[Finding]:
     """One finding for all places where the same methods differ in the same way."""
     places: defaultdict[str, list[str]] = defaultdict(list)
-    cells: defaultdict[str, list[str]] = defaultdict(list)
+    cells: defaultdict[str, list[Record]] = defaultdict(list)
     for place, values in groups.items():
         text = _described(values, same)
         places[text].append(str(place[0]))
-        cells[text] += [r.spec.key() for found in values.values() for r in found]
+        cells[text] += [record for found in values.values() for record in found]
     for text, where in places.items():
         on = f" on {some(where)}" if where[0] else ""
         why = f": {same.why}" if same.why else ""
         line = f"different {same.what}{on}: {text}{why}"
-        yield Finding(same.level, same.kind, line, same.hazard, tuple(cells[text]))
+        yield Finding(same.level, same.kind, line, same.hazard, cells[text])
 
 
 def _described(values: Mapping[str, Sequence[Record]], same: Same) -> str:

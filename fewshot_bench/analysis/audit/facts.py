@@ -6,35 +6,35 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fewshot_bench.analysis.audit.findings import (
     Finding,
-    Records,
     cells_of,
     finding_of,
     labels_of,
     some,
 )
 from fewshot_bench.analysis.conditions import digest, own_data
-from fewshot_bench.api.record import Record
+from fewshot_bench.analysis.record_columns import RecordColumns
+from fewshot_bench.api.record import Record, entry
 from fewshot_bench.api.spec import CONDITIONS
 
 HAZARD = 1
 # Where metrics were computed in a process without plug-in code, `environment["labels"]` says this.
 SEPARATE = "separate"
+# In a footprint: configurations that were compared, and validation labels that they were compared
+# on; images through the encoder, as pixels or as features, the evaluated ones among them
+# (`images_seen` counts pixels alone, so that it is 0 for a method that trains on features).
+TRIED, LABELS_USED = "selection.configurations", "selection.labels"
+IMAGES_BILLED = "work.billed.images"
 # Incidents of a method that replaced code of the harness or its libraries, or outlived its cell.
 _REACHING = ("functions", "threads")
 
 
-def kit(record: Record) -> Mapping[str, Any] | None:
-    """The result of the conformance kit for the code of a cell; None where it was not checked."""
-    return read_kit(record.entry("environment", "kit"))
-
-
 def read_kit(found: object) -> Mapping[str, Any] | None:
-    """The same from what a record states; None for anything else."""
+    """The result of the conformance kit for a cell's code, as stated; None where not checked."""
     if not isinstance(found, Mapping):
         return None
     version, passed, failed = (found.get(name) for name in ("version", "passed", "failed"))
@@ -44,11 +44,11 @@ def read_kit(found: object) -> Mapping[str, Any] | None:
     return {"version": version, "passed": passed, "failed": [str(name) for name in failed]}
 
 
-def kit_text(record: Record) -> str:
-    """One clause on the code of a cell, after the method's name."""
-    found = kit(record)
+def kit_text(stated: object, told: bool) -> str:
+    """One clause on the code of a cell, after the method's name, from what its record states."""
+    found = read_kit(stated)
     if found is None:
-        if "kit" not in record.environment:
+        if not told:
             return "does not tell whether the conformance kit checked it"
         return "never checked by the conformance kit"
     failed, total = found["failed"], found["passed"] + len(found["failed"])
@@ -58,41 +58,41 @@ def kit_text(record: Record) -> str:
     return f"passed {which} ({total} of {total} rules)"
 
 
-def labels_text(records: Sequence[Record]) -> str:
+def labels_text(columns: RecordColumns) -> str:
     """In how many cells the method's process held no test labels, by their records."""
-    done = [record for record in records if record.status == "done"]
-    apart = [r for r in done if r.entry("environment", "labels") == SEPARATE]
+    done = [record for record in columns.records if record.status == "done"]
+    held = zip(columns["status"], columns["environment.labels"], strict=True)
+    apart = sum(status == "done" and labels == SEPARATE for status, labels in held)
     if not done:
         return "no result"
-    if len(apart) == len(done):
+    if apart == len(done):
         return f"no test labels in the process of fit and logits: {cells_of(done)}"
     if not apart:
         return (
             f"whether the process of fit and logits held test labels is not told: {cells_of(done)}"
         )
     return (
-        f"no test labels in the process of fit and logits: {len(apart)} of {cells_of(done)}; "
+        f"no test labels in the process of fit and logits: {apart} of {cells_of(done)}; "
         "the others do not say"
     )
 
 
-def checked(records: Records) -> Iterator[Finding]:
+def checked(columns: RecordColumns) -> Iterator[Finding]:
     """Broken rules of the kit are findings; what was passed, or never checked, is a note.
 
     A cell without a result is no claim about the method, and says nothing here.
     """
     said: defaultdict[str, Counter[str]] = defaultdict(Counter)
     cells: defaultdict[str, list[Record]] = defaultdict(list)
-    for record in records:
+    for record, text in zip(columns.records, columns["kit text"], strict=True):
         if record.status == "done":
-            text = kit_text(record)
             said[record.spec.method][text] += 1
             cells[text].append(record)
     for text, found in sorted(cells.items()):
         parts = [
             _named(method, said[method], text) for method in sorted(said) if said[method][text]
         ]
-        broken = (kit(found[0]) or {}).get("failed")
+        broken = (read_kit(found[0].entry("environment", "kit")) or {}).get("failed")
         level, kind = ("finding", "kit-failed") if broken else ("note", "kit")
         yield finding_of(level, kind, f"{some(parts)} {text}", HAZARD, found)  # type: ignore[arg-type]
 
@@ -102,11 +102,11 @@ def _named(method: str, said: Counter[str], text: str) -> str:
     return f"{method}{part}"
 
 
-def reached(records: Records) -> Iterator[Finding]:
+def reached(columns: RecordColumns) -> Iterator[Finding]:
     """Methods that replaced functions or left threads behind while their cells ran."""
     found = [
         record
-        for record in records
+        for record in columns.records
         if any(incident.get("kind") in _REACHING for incident in record.incidents)
     ]
     if found:
@@ -171,10 +171,10 @@ def _of_method(record: Record) -> dict[str, Any]:
 
 
 def _did(record: Record) -> dict[str, Any]:
-    foot, chosen = record.footprint, selection(record)
+    foot = record.footprint
     return {
-        "val_labels_used": chosen["labels"],
-        "configurations_tried": chosen["configurations"],
+        "val_labels_used": number(entry(foot, LABELS_USED)),
+        "configurations_tried": number(entry(foot, TRIED)),
         "overrides": dict(record.spec.overrides),
         "trained_parameters": foot.get("trained"),
         "trained_source": foot.get("trained_source"),
@@ -182,7 +182,7 @@ def _did(record: Record) -> dict[str, Any]:
         "steps": foot.get("steps"),
         "images_seen": foot.get("images_seen"),
         "images_encoded": foot.get("images_encoded"),
-        "images_billed": images_billed(record),
+        "images_billed": number(entry(foot, IMAGES_BILLED)),
         "incidents": [f"{i.get('kind', '?')}: {i.get('text', '')}" for i in record.incidents],
         "error": (record.error or {}).get("type"),
     }
@@ -214,7 +214,7 @@ def _where(record: Record) -> dict[str, Any]:
 
 
 def _kit(record: Record) -> dict[str, Any]:
-    found = kit(record) or {}
+    found = read_kit(record.environment.get("kit")) or {}
     return {
         "labels": record.environment.get("labels"),
         "kit_version": found.get("version"),
@@ -225,23 +225,6 @@ def _kit(record: Record) -> dict[str, Any]:
 
 def _listed(value: object) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else []
-
-
-def selection(record: Record) -> dict[str, int | None]:
-    """Configurations that were compared, and validation labels that they were compared on."""
-    found = record.entry("footprint", "selection")
-    found = found if isinstance(found, dict) else {}
-    return {name: number(found.get(name)) for name in ("configurations", "labels")}
-
-
-def images_billed(record: Record) -> int | None:
-    """Images through the encoder, as pixels or as features, the evaluated ones among them.
-
-    `images_seen` counts pixels alone, so that it is 0 for a method that trains on features.
-    """
-    work = record.entry("footprint", "work")
-    billed = work.get("billed") if isinstance(work, dict) else None
-    return number(billed.get("images")) if isinstance(billed, dict) else None
 
 
 def number(value: object) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from fewshot_bench.api.record import Record
 
@@ -17,15 +17,25 @@ class Finding:
     """Something that a reader of the table must know.
 
     level: a `finding` makes the comparison unfair, incomplete or not repeatable; a `note` is how
-    it is. kind: one word for programs. hazard: number in `hazards.HAZARDS`, 0 for none. cells: the
-    keys of the records that it is about.
+    it is. kind: one word for programs. hazard: number in `hazards.HAZARDS`, 0 for none. records:
+    those that it is about.
     """
 
     level: Level
     kind: str
     text: str
     hazard: int = 0
-    cells: tuple[str, ...] = ()
+    records: Sequence[Record] = ()
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The keys of the records that it is about."""
+        return tuple(record.spec.key() for record in self.records)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-able values."""
+        told = {name: getattr(self, name) for name in ("level", "kind", "text", "hazard")}
+        return {**told, "cells": list(self.cells)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +92,7 @@ def finding_of(
     level: Level, kind: str, text: str, hazard: int = 0, records: Records = ()
 ) -> Finding:
     """A finding or a note about these records."""
-    return Finding(level, kind, text, hazard, tuple(record.spec.key() for record in records))
+    return Finding(level, kind, text, hazard, records)
 
 
 def labels_of(records: Records) -> str:

@@ -63,7 +63,7 @@ def _told(columns: RecordColumns) -> dict[str, str]:
         for name in ("steps", "images billed", "trained", "tried")
     )
     return {
-        "labels": labels_text(records),
+        "labels": labels_text(columns),
         "val": some(sorted({spec.val for spec in specs})),
         "prompts": some(sorted({spec.prompts for spec in specs})),
         "protocol": some(sorted({spec.protocol for spec in specs})),
