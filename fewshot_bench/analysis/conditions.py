@@ -131,10 +131,11 @@ def _local_advice(name: str, counts: Counter[str], filtered: bool) -> str:
 
 def code(record: Record) -> str:
     """The first digits of the digest of the method's code; `unknown` where a record has none."""
-    return _code(record.entry("environment", "code"))
+    return code_text(record.entry("environment", "code"))
 
 
-def _code(stated: object) -> str:
+def code_text(stated: object) -> str:
+    """The same by what a record states of the code."""
     return (code_digest(stated) or UNKNOWN)[:12]
 
 
@@ -170,7 +171,7 @@ FACTS: Facts = {
     "test images": test_images,
     "test images start": lambda record: test_images(record)[:12],
     "test scope": test_scope,
-    "code": Shared("environment.code", _code),
+    "code": Shared("environment.code", code_text),
     "model": Shared("picks", itemgetter(slice(12))),
     "status": attrgetter("status"),
     # What failed has no number that could be mixed with others.

@@ -27,7 +27,7 @@ from fewshot_bench.api.task import Split
 from fewshot_bench.images.decode import ImageFiles
 from fewshot_bench.runner.classes import LabelSpace
 from fewshot_bench.runner.examination import CellLists, ImageList, Outcome
-from fewshot_bench.splits.draw import SPLIT_FIELDS, draw_all_classes, narrowed
+from fewshot_bench.splits.draw import draw_all_classes, narrowed, split_key
 from fewshot_bench.splits.published import verified_picks
 from fewshot_bench.splits.sampling import Picks
 from fewshot_bench.splits.short_classes import short_facts
@@ -138,7 +138,7 @@ class Examiner:
         return self._datasets[key]
 
     def _cell(self, spec: RunSpec) -> _Cell:
-        key = (*(getattr(spec, name) for name in SPLIT_FIELDS), canonical_json(dict(spec.data)))
+        key = (*split_key(spec), canonical_json(dict(spec.data)))
         key = (*key, spec.revision, spec.target_revision)
         if key not in self._cells:
             _keep(self._cells, key, self._drawn(spec), CELLS_KEPT)

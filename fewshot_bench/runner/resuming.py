@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from fewshot_bench.api.method_code import source_digest
 from fewshot_bench.api.method_files import short
-from fewshot_bench.api.record import Record
+from fewshot_bench.api.record import Record, code_digest
 from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import RunSpec, canonical_json
 from fewshot_bench.runner.image_state import ImageState
@@ -33,13 +33,18 @@ class Code:
         known = registry()
         return cls({name: source_digest(known.method_class(name)) for name in sorted(set(methods))})
 
-    def is_other(self, record: Record) -> bool:
-        """True when other code computed a record, or it does not say which."""
-        return record.code_digest != self.digests[record.spec.method]
+    def others(self, records: Sequence[Record]) -> list[Record]:
+        """Those that other code computed, or that do not say which."""
+        stated = Record.entries(records, "environment", "code")
+        return [
+            record
+            for record, (found,) in zip(records, stated, strict=True)
+            if code_digest(found) != self.digests[record.spec.method]
+        ]
 
     def about(self, records: Sequence[Record]) -> str:
         """A remark on records that came in while a run went on; empty where all is well."""
-        other = [record for record in records if self.is_other(record)]
+        other = self.others(records)
         if not other:
             return ""
         return (
@@ -107,13 +112,15 @@ def resume(
     """
     state = Resume([], [], [], keep_stale=keep_stale)
     held = store.held([] if force else [cell.key() for cell in plan.cells])
-    changed = set() if images is None else images.changed(list(held.values()))
+    records = list(held.values())
+    changed = set() if images is None else images.changed(records)
+    stale = {record.spec.key() for record in code.others(records)}
     for cell in plan.cells:
         record = held.get(cell.key())
         if record is None or (record.status == "failed" and _again(record, retry_failed)):
             state.todo.append(cell)
             continue
-        is_stale = code.is_other(record)
+        is_stale = cell.key() in stale
         if is_stale or cell.key() in changed:
             (state.stale if is_stale else state.changed).append(record)
             if not keep_stale:

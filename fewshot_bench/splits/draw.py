@@ -8,6 +8,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.items import Item, ItemList, label_counts, parts, relabeled
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 SPLIT_FIELDS = (
     *("dataset", "target", "protocol", "shots", "split_seed", "val", "limit", "classes", "picks"),
 )
+_split_fields = attrgetter(*SPLIT_FIELDS)
 
 
 def draw(
@@ -54,7 +56,8 @@ def draw(
 
 def split_key(spec: RunSpec) -> tuple[Any, ...]:
     """Equal for cells of a plan that have one split: those that differ in the method alone."""
-    return tuple(getattr(spec, name) for name in SPLIT_FIELDS)
+    found: tuple[Any, ...] = _split_fields(spec)
+    return found
 
 
 def split_of(

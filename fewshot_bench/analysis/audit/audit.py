@@ -50,14 +50,15 @@ SHARED: Mapping[str, str] = {
 _PUBLISHED = {"yes": "yes", "no": "no", "none published": "n/a"}
 
 
-def audit(records: Sequence[Record], notes: Sequence[str] = ()) -> Audit:
+def audit(records: Sequence[Record], notes: Sequence[str] = (), signature: str = "") -> Audit:
     """The audit of these records, taken as one comparison.
 
-    notes: what is to be said of records that are not among them.
+    notes: what is to be said of records that are not among them. signature: that of the records,
+    where it is there already.
     """
     ordered = sorted(records, key=lambda r: (r.spec.evaluated, r.spec.label, *_numbers(r)))
     # Before there are columns: neither needs the memory of the other.
-    signature = signature_of(ordered)
+    signature = signature or signature_of(ordered)
     columns = RecordColumns(ordered, {**FACTS, **_FACTS})
     columns.load((*READ, *SHARED.values(), *_TOLD.values(), *_CHECKED))
     found = [finding for check in CHECKS for finding in check(columns)] + [*differences(columns)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -171,11 +172,19 @@ COSTS: Mapping[str, Column] = {column.name: column for column in (TRAINED, BILLE
 
 def costs_of(records: Iterable[Record]) -> dict[str, Value]:
     """All costs of finished records, what they state together."""
-    # Record by record, since fields are read when they are used.
-    stated = [[column.of(record) for column in COSTS.values()] for record in records]
+    members = list(records)
+    entries: defaultdict[str, list[str]] = defaultdict(list)
+    for column in COSTS.values():
+        entries[column.part].append(column.entry)
+    stated = {}
+    for part, names in entries.items():
+        lines = Record.entries(members, part, *names)
+        for place, name in enumerate(names):
+            stated[part, name] = [number(line[place]) for line in lines]
+    found = {name: stated[column.part, column.entry] for name, column in COSTS.items()}
     return {
-        name: column.together([line[place] for line in stated if line[place] is not None])
-        for place, (name, column) in enumerate(COSTS.items())
+        name: column.together([value for value in found[name] if value is not None])
+        for name, column in COSTS.items()
     }
 
 

@@ -73,7 +73,7 @@ def _context(
 ) -> dict[str, Any]:
     table = chosen.table
     pairs = compared(chosen, predictions)
-    found = audit(records)
+    found = audit(records, signature=table.signatures[""])
     with drawing():
         figures = Drawings(chosen, predictions)
         pictures = {

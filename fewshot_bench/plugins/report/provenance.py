@@ -8,7 +8,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 from fewshot_bench.analysis.audit.findings import Audit
-from fewshot_bench.analysis.conditions import code, digest
+from fewshot_bench.analysis.conditions import code_text, digest
 from fewshot_bench.analysis.table.model import Table
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import canonical_json
@@ -110,17 +110,19 @@ def _methods(records: Sequence[Record]) -> Grid:
     groups: defaultdict[str, list[Record]] = defaultdict(list)
     for record in records:
         groups[record.spec.label].append(record)
-    lines = [
-        _line(
-            label,
-            _values(r.spec.method_version for r in members),
-            _values(str(r.environment.get("method_origin") or "") for r in members),
-            _values(code(r) for r in members),
-            _values(_plain(r.spec.overrides) for r in members),
-            _values(_plain(r.spec.options) for r in members),
+    lines = []
+    for label, members in sorted(groups.items()):
+        told = Record.entries(members, "environment", "method_origin", "code")
+        lines.append(
+            _line(
+                label,
+                _values(record.spec.method_version for record in members),
+                _values(str(origin or "") for origin, _ in told),
+                _values(code_text(stated) for _, stated in told),
+                _values(map(_plain, _distinct(record.spec.overrides for record in members))),
+                _values(map(_plain, _distinct(record.spec.options for record in members))),
+            )
         )
-        for label, members in sorted(groups.items())
-    ]
     heads = ("method", "version", "origin", "code", "overrides", "hyper-parameters")
     columns = [Column(head, False) for head in heads]
     return Grid("methods", "Methods as they were configured", columns, lines)
@@ -190,6 +192,11 @@ def _flat(values: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
 
 def _word(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+
+
+def _distinct(values: Iterable[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
+    """Each object once; records of a store share what is equal."""
+    return {id(value): value for value in values}.values()
 
 
 def _plain(values: Mapping[str, Any]) -> str:
