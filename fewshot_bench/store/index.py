@@ -39,6 +39,8 @@ _RECORD_PARTS = (*("split", "metrics", "footprint", "timings", "environment", "n
 _STATE = ("status", "error", "incidents")
 # Equal parts of several records are one object.
 _SHARED = frozenset({*_SPEC_PARTS, "split"})
+# Packed splits that are remembered while an index grows.
+_MOST_SPLITS = 4096
 _EARLY = ("spec", "state", *_SPEC_PARTS)
 _PARTS = (*_EARLY, *_RECORD_PARTS)
 _PLACES = {name: place for place, name in enumerate(_PARTS)}
@@ -219,6 +221,7 @@ class Segment:
         self.changed = 0
         self._known: dict[str, Any] = {}
         self._last: dict[str, tuple[str, Any]] = {}
+        self._splits: dict[int, tuple[Any, str]] = {}
         # The row that was read last, and its columns.
         self._texts: tuple[str, list[str]] = ("", [])
 
@@ -238,6 +241,7 @@ class Segment:
 
     def write(self, folder: Path) -> None:
         """Write its file, named by its content, and remove the one that it was read from."""
+        self._splits.clear()
         body = "\n".join([_text(self.frames.values), *self.rows.values(), ""]).encode()
         checksum = _checksum(body)
         path = folder / f"{INDEX}-{checksum[:16].decode()}"
@@ -252,10 +256,24 @@ class Segment:
         parts = {"spec": spec, "state": {name: values.get(name) for name in _STATE}}
         parts |= {name: values["spec"].get(name) for name in _SPEC_PARTS}
         parts |= {name: values.get(name) or {} for name in _RECORD_PARTS}
-        texts = [key, _stamp_text(stamp), "", *(self.frames.pack(parts[name]) for name in _PARTS)]
+        texts = [key, _stamp_text(stamp), "", *(self._packed(name, parts[name]) for name in _PARTS)]
         self.rows[key] = "\t".join(texts)
         self.changed += 1
         return Row(self, key)
+
+    def _packed(self, name: str, value: Any) -> str:
+        """A part as text; a split that is the object of several records is packed once."""
+        if name != "split":
+            return self.frames.pack(value)
+        if id(value) in self._splits:
+            return self._splits[id(value)][1]
+        text = self.frames.pack(value)
+        if text.startswith("["):
+            if len(self._splits) == _MOST_SPLITS:
+                self._splits.clear()
+            # With the object, so that no other takes its id.
+            self._splits[id(value)] = value, text
+        return text
 
     def take(self, other: Segment, keys: Iterable[str]) -> None:
         """Add rows of another segment that are not here, in the frames of this one."""

@@ -49,7 +49,7 @@ class RecordFile(NamedTuple):
 
     @property
     def key(self) -> str:
-        """The key that its name states; empty where it lies in the folder of others."""
+        """That of `key_at`."""
         key = self.name.removesuffix(".json")
         return key if self.folder.name == key[:2] else ""
 
@@ -103,9 +103,44 @@ def _digest_of_text(key: str, text: bytes) -> str:
     return hashlib.sha256(b"\n".join((_READER, key.encode(), text))).hexdigest()
 
 
+class RecordReader:
+    """Reads the values of record files, each split once: most records of a store share few."""
+
+    def __init__(self) -> None:
+        self._splits: dict[bytes, Any] = {}
+        self._bytes = 0
+
+    def values(self, path: Path, key: str) -> Mapping[str, Any]:
+        """The values of a valid record; errors as those of `read_record`. key: by its place."""
+        content = read_content(path)
+        if not is_as_written(content, key):
+            values = parse_values(path, content)
+            record_of(path, values)
+            return values
+        start, end = content.find(_SPLIT), content.find(_STATUS)
+        text = content[start + len(_SPLIT) : end]
+        if text not in self._splits:
+            self._bytes += len(text)
+            if self._bytes > _MOST_BYTES:
+                self._splits, self._bytes = {}, len(text)
+            self._splits[text] = json.loads(text)
+        values = parse_values(path, content[:start] + content[end:])
+        return {**values, "split": self._splits[text]}
+
+
+# Around the split in a text that `written` gave; no text inside of it has a line of its own.
+_SPLIT, _STATUS = b',\n "split": ', b',\n "status": '
+_MOST_BYTES = 2**24
+
+
 def read_record(path: Path) -> Record:
     """Parse a record file; StoreError when a newer version wrote it, Damaged when it is broken."""
-    return parse_record(path, read_content(path))
+    return Record.read(RecordReader().values(path, key_at(path)), path.stem)
+
+
+def key_at(path: Path) -> str:
+    """The key that a path states; empty where it lies in the folder of others."""
+    return path.stem if path.parent.name == path.stem[:2] else ""
 
 
 def read_content(path: Path) -> bytes:
@@ -118,14 +153,6 @@ def read_content(path: Path) -> bytes:
         raise StoreError(
             f"cannot read '{path}': {error.strerror}; check its permissions"
         ) from error
-
-
-def parse_record(path: Path, content: bytes) -> Record:
-    """The record that the bytes of a file hold; errors as those of `read_record`."""
-    values, key = parse_values(path, content), path.stem
-    if is_as_written(content, key) and path.parent.name == key[:2]:
-        return Record.read(values, key)
-    return record_of(path, values)
 
 
 def record_of(

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.metrics import Answers
 from fewshot_bench.api.record import Record
@@ -23,17 +23,14 @@ from fewshot_bench.store.answer_files import (
     load,
     whole_digest,
 )
-from fewshot_bench.store.index import Index
+from fewshot_bench.store.index import Index, Row
 from fewshot_bench.store.keeping import ASKED, chosen
 from fewshot_bench.store.record_files import (
     RecordFile,
+    RecordReader,
     Stamp,
-    is_as_written,
-    parse_values,
-    read_content,
     read_record,
     record_files,
-    record_of,
     stamp_of,
     written,
 )
@@ -164,38 +161,44 @@ class Store:
         the record, are renamed to `*.damaged-<n>`. A record of status done without its logits
         counts as absent. Both are reported in `damaged`.
         """
+        values = self._values(key, RecordReader())
+        if values is None:
+            return None
+        record = Record.read(values, key)
+        path = self.file(key).with_suffix(".npz")
+        if record.status == "done" and not self._logits_usable(path, record):
+            return None
+        return record
+
+    def _values(self, key: str, reader: RecordReader) -> Mapping[str, Any] | None:
+        """Those of a valid record; None when there is none, and a damaged one is renamed."""
         path = self.file(key)
         try:
-            record = read_record(path)
+            return reader.values(path, key)
         except FileNotFoundError:
             return None
         except Damaged as error:
             self.set_aside(path, str(error))
             return None
-        if record.status == "done" and not self._logits_usable(path.with_suffix(".npz"), record):
-            return None
-        return record
 
     def held(self, keys: Iterable[str]) -> dict[str, Record]:
         """The records of these keys, each as `get` gives it, by key.
 
         A record and logits whose files have the stamps under which they were checked are not read.
         """
-        index = Index.load(self.path)
-        found = {key: record for key in keys if (record := self._held(key, index)) is not None}
+        index, reader = Index.load(self.path), RecordReader()
+        found = {k: record for k in keys if (record := self._held(k, index, reader)) is not None}
         index.save(whole=False)
         return found
 
-    def _held(self, key: str, index: Index) -> Record | None:
+    def _held(self, key: str, index: Index, reader: RecordReader) -> Record | None:
         stamp, logits = self.stamp(key), self.stamp(key, ".npz")
         row = index.find(key, stamp)
         if row is None:
-            record = self.get(key)
-            if record is None:
+            values = self._values(key, reader)
+            if values is None:
                 return None
-            row = index.add(key, stamp, record.to_dict())
-            row.check(logits)
-            return row.record()
+            row = index.add(key, stamp, values)
         record = row.record()
         if record.status == "done" and not row.is_checked(logits):
             if not self._logits_usable(self.file(key).with_suffix(".npz"), record):
@@ -239,26 +242,22 @@ class Store:
 
     def records(self) -> Iterator[Record]:
         """Every readable record, sorted by key; the others are reported in `damaged`, untouched."""
-        index = Index.load(self.path)
+        index, reader = Index.load(self.path), RecordReader()
         for file in record_files(self.root):
-            row = index.find(file.key, file.stamp)
-            record = row.record() if row else self._read_or_report(file, index)
-            if record is not None:
-                yield record
+            row = index.find(file.key, file.stamp) or self._row_or_report(file, index, reader)
+            if row is not None:
+                yield row.record()
         index.save(whole=True)
 
-    def _read_or_report(self, file: RecordFile, index: Index) -> Record | None:
+    def _row_or_report(self, file: RecordFile, index: Index, reader: RecordReader) -> Row | None:
         try:
-            content = read_content(file.path)
-            values = parse_values(file.path, content)
-            if not is_as_written(content, file.key):
-                record_of(file.path, values)
+            values = reader.values(file.path, file.key)
         except FileNotFoundError:
             return None
         except (Damaged, StoreError) as error:
             self._report(file.path, str(error))
             return None
-        return index.add(file.key, file.stamp, values).record()
+        return index.add(file.key, file.stamp, values)
 
     def file(self, key: str) -> Path:
         """File of the record of a key, be it there or not."""

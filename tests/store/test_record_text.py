@@ -11,6 +11,7 @@ import pytest
 
 from fewshot_bench.api.record import Record
 from fewshot_bench.store import answer_files, record_files
+from fewshot_bench.store import index as store_index
 from fewshot_bench.store.record_files import is_as_written, written
 from fewshot_bench.store.store import Store
 from fewshot_bench.store.verify import verify
@@ -98,3 +99,19 @@ def test_answers_are_read_in_full_where_their_file_is_another(tmp_path: Path) ->
     assert store.complete(path.stem)
     flip(archive, 100)
     assert not store.complete(path.stem)
+
+
+def test_a_split_is_parsed_once_for_all_of_its_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = filled(tmp_path / "s", range(9))
+    expected = list(store.records())
+    reader = record_files.RecordReader()
+    paths = sorted(store.root.rglob("*.json"))
+    splits = [reader.values(path, path.stem)["split"] for path in paths]
+    assert [record.split for record in expected] == splits
+    assert len({id(split) for split in splits}) == len({json.dumps(split) for split in splits})
+    # However few are remembered, the values are the same.
+    monkeypatch.setattr(record_files, "_MOST_BYTES", 1)
+    monkeypatch.setattr(store_index, "_MOST_SPLITS", 1)
+    assert list(Store(store.path).records()) == expected

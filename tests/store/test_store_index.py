@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from fewshot_bench.api.record import Record
 from fewshot_bench.store import index as store_index
 from fewshot_bench.store.index import Frames, Index, Segment, index_files
+from fewshot_bench.store.record_files import RecordReader
 from fewshot_bench.store.store import Store
 from fewshot_bench.utils.files import TEMPORARY
 from tests.store_cases import filled, put, put_failed
@@ -73,7 +74,7 @@ def index_of(store: Store) -> Path:
 
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The record files that are opened from now on."""
-    from fewshot_bench.store import store as module
+    from fewshot_bench.store import record_files as module
 
     opened: list[Path] = []
     read = module.read_content
@@ -114,17 +115,17 @@ def checks(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     from fewshot_bench.store import store as module
 
     checked: list[Path] = []
-    get, check = Store.get, module.check
+    values, check = RecordReader.values, module.check
 
-    def got(store: Store, key: str) -> Record | None:
-        checked.append(store.file(key))
-        return get(store, key)
+    def got(reader: RecordReader, path: Path, key: str) -> Mapping[str, Any]:
+        checked.append(path)
+        return values(reader, path, key)
 
     def checking(path: Path, record: Record) -> None:
         checked.append(path)
         check(path, record)
 
-    monkeypatch.setattr(Store, "get", got)
+    monkeypatch.setattr(RecordReader, "values", got)
     monkeypatch.setattr(module, "check", checking)
     return checked
 
