@@ -395,7 +395,7 @@ def load(store: str | PathLike[str] = DEFAULT_STORE) -> Results:
 def of_cells(folder: Path, cells: Iterable[RunSpec], missing: Mapping[str, str]) -> Results:
     """The records that a store has of these cells."""
     store = Store(folder.absolute())
-    found = tuple(store.held(cell.key() for cell in cells).values())
+    found = tuple(store.held(cells).values())
     _warn_of_damage(store, 4)
     return Results(folder, dict(missing), found, found)
 

@@ -23,7 +23,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9._+-]*")
 # What the harness reads of a class; none of it is a hyper-parameter.
 ABOUT = (
     *("name", "version", "trains", "tied_to_classes", "card", "cannot_be_kept"),
-    "unprojected_views",
+    *("unprojected_views", "imports"),
 )
 ARGUMENTS = ("task", "backbone", "ctx")
 # The checks of the kit that these rules belong to.

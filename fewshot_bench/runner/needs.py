@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import functools
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.dataset import Stamped
 from fewshot_bench.api.registry import registry
-from fewshot_bench.api.spec import RunSpec
+from fewshot_bench.api.spec import RunSpec, canonical_json
 from fewshot_bench.splits.draw import class_half, split_key
 from fewshot_bench.splits.sampling import VALIDATION
 from fewshot_bench.store.keeping import kept_bytes
@@ -88,7 +88,8 @@ def needs(cells: Sequence[RunSpec], datasets: Mapping[str, Dataset], kept: str =
     from fewshot_bench.images.feature_store import kept_row_bytes
 
     sizes = {name: _Pools.of(dataset) for name, dataset in datasets.items()}
-    counts = [_Counts.of(cell, sizes) for cell in cells]
+    fits: dict[Hashable, tuple[int | None, bool]] = {}
+    counts = [_Counts.of(cell, sizes, fits) for cell in cells]
     rows, distinct = _rows(counts), Counter[str]()
     features = images = 0
     for (kind, backbone, precision, *_), count in rows.items():
@@ -173,7 +174,13 @@ class _Counts:
     unprojected: bool
 
     @classmethod
-    def of(cls, cell: RunSpec, sizes: Mapping[str, _Pools]) -> _Counts:
+    def of(
+        cls,
+        cell: RunSpec,
+        sizes: Mapping[str, _Pools],
+        fits: dict[Hashable, tuple[int | None, bool]],
+    ) -> _Counts:
+        """fits: what was asked of methods before, since most cells share methods with options."""
         fitted, asked = sizes[cell.dataset], sizes[cell.target or cell.dataset]
         own = fitted.part("all" if cell.classes == "all" else "base")
         shots = int(min(cell.shots, fitted.train))
@@ -181,6 +188,12 @@ class _Counts:
         val = fitted.val or fitted.train
         classes = asked.part("all" if cell.target else cell.classes)
         templates = len(asked.dataset.card().templates(cell.prompts))
+        fit = cell.method, canonical_json(dict(cell.options)), shots, own
+        if fit not in fits:
+            method = registry().method_class(cell.method)
+            unprojected = bool(getattr(method, "unprojected_views", False))
+            fits[fit] = views_of(cell, shots, own), unprojected
+        views, unprojected = fits[fit]
         return cls(
             cell=cell,
             support=min(fitted.train, shots * own),
@@ -189,10 +202,8 @@ class _Counts:
             classes=classes,
             prompts=classes * templates,
             pool=fitted.train + fitted.val,
-            views=views_of(cell, shots, own),
-            unprojected=bool(
-                getattr(registry().method_class(cell.method), "unprojected_views", False)
-            ),
+            views=views,
+            unprojected=unprojected,
         )
 
     @property

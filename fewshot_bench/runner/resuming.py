@@ -111,7 +111,7 @@ def resume(
     Where a machine failed and not the cell (a worker that was killed), the cell is to be run again.
     """
     state = Resume([], [], [], keep_stale=keep_stale)
-    held = store.held([] if force else [cell.key() for cell in plan.cells])
+    held = store.held([] if force else plan.cells)
     records = list(held.values())
     changed = set() if images is None else images.changed(records)
     stale = {record.spec.key() for record in code.others(records)}

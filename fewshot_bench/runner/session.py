@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from fewshot_bench.runner.examination import CellLists, Examination, ImageList
 from fewshot_bench.runner.examiner import Examiner
 from fewshot_bench.runner.isolation import kernel_state
 from fewshot_bench.utils import determinism
+from fewshot_bench.utils.errors import PluginError
 
 SOURCES_KEPT = 6
 
@@ -74,6 +77,7 @@ class Session:
     def resolve(self, spec: RunSpec) -> Cell:
         """The cell of a specification; UsageError and DataMissingError where there is none."""
         method = registry().method_class(spec.method)(**spec.options)
+        _import(spec.method, getattr(method, "imports", ()))
         return Cell(spec, method, self.examiner.cell(spec))
 
     def distrust(self) -> None:
@@ -120,6 +124,18 @@ class Session:
                 rotate=spec.exif == "rotate",
             )
         return self._sources[key]
+
+
+def _import(method: str, modules: Iterable[str]) -> None:
+    """Import what a fit will, so that no cell is charged for it."""
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise PluginError(
+                f"method '{method}' states in `imports` that it needs '{name}', which cannot be "
+                f"imported: {error}; install it"
+            ) from error
 
 
 def _differs(backbone: LoadedBackbone, fingerprint: str) -> bool:

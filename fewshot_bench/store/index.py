@@ -228,16 +228,19 @@ class Segment:
     @classmethod
     def read(cls, path: Path) -> Segment | None:
         """That of a file; None where it is missing, damaged or of another version."""
-        start = len(_HEAD) + len(_checksum(b""))
         try:
-            content = path.read_bytes()
-        except OSError:
+            with path.open("rb") as file:
+                stated = file.read(len(_HEAD) + len(_checksum(b"")))
+                # Line by line: the whole of it in memory twice would be what a listing needs most.
+                sha, lines = hashlib.sha256(), []
+                for line in file:
+                    sha.update(line)
+                    lines.append(line[:-1].decode("ascii"))
+        except (OSError, ValueError):
             return None
-        if content[:start] != _HEAD + _checksum(memoryview(content)[start:]):
+        if stated != _HEAD + _line_of(sha) or not lines:
             return None
-        lines = content.decode("ascii").split("\n")
-        del content
-        return cls(path, Frames(json.loads(lines[2])), {row[:64]: row for row in lines[3:-1]})
+        return cls(path, Frames(json.loads(lines[0])), {row[:64]: row for row in lines[1:]})
 
     def write(self, folder: Path) -> None:
         """Write its file, named by its content, and remove the one that it was read from."""
@@ -316,15 +319,17 @@ class Row:
         self._segment = segment
         self._key = key
 
-    def record(self) -> Record:
-        """The record, which asks this for most of its parts."""
+    def record(self, spec: RunSpec | None = None) -> Record:
+        """The record, which reads most parts late. spec: that of its key, where it is there."""
         segment = self._segment
         texts = segment.rows[self._key].split("\t", _FIRST + len(_EARLY))[_FIRST:-1]
+        if spec is not None:
+            state = segment.part("state", texts[_PLACES["state"]])
+            return Record.reading(spec, state, self)
         values, state, *others = map(segment.part, _EARLY, texts)
         parts = zip(_SPEC_PARTS, others, strict=True)
         values = values | {name: value for name, value in parts if value is not None}
-        spec = RunSpec.read(values, self._key)
-        return Record.reading(spec, state, self)
+        return Record.reading(RunSpec.read(values, self._key), state, self)
 
     def __call__(self, part: str) -> Any:
         """A part by name."""
@@ -452,5 +457,9 @@ def _is_settled(stamp: Stamp) -> bool:
     return max(stamp[:2]) <= time.time_ns() - SETTLED_SECONDS * 1e9
 
 
-def _checksum(body: bytes | memoryview) -> bytes:
-    return hashlib.sha256(body).hexdigest().encode() + b"\n"
+def _checksum(body: bytes) -> bytes:
+    return _line_of(hashlib.sha256(body))
+
+
+def _line_of(sha: hashlib._Hash) -> bytes:
+    return sha.hexdigest().encode() + b"\n"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.api.metrics import Answers
 from fewshot_bench.api.record import Record
+from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.store.answer_files import (
     FILE,
     WHOLE,
@@ -181,17 +182,19 @@ class Store:
             self.set_aside(path, str(error))
             return None
 
-    def held(self, keys: Iterable[str]) -> dict[str, Record]:
-        """The records of these keys, each as `get` gives it, by key.
+    def held(self, cells: Iterable[RunSpec]) -> dict[str, Record]:
+        """The records of these cells, each as `get` gives it, by key.
 
         A record and logits whose files have the stamps under which they were checked are not read.
         """
         index, reader = Index.load(self.path), RecordReader()
-        found = {k: record for k in keys if (record := self._held(k, index, reader)) is not None}
+        held = ((cell.key(), self._held(cell, index, reader)) for cell in cells)
+        found = {key: record for key, record in held if record is not None}
         index.save(whole=False)
         return found
 
-    def _held(self, key: str, index: Index, reader: RecordReader) -> Record | None:
+    def _held(self, cell: RunSpec, index: Index, reader: RecordReader) -> Record | None:
+        key = cell.key()
         stamp, logits = self.stamp(key), self.stamp(key, ".npz")
         row = index.find(key, stamp)
         if row is None:
@@ -199,7 +202,7 @@ class Store:
             if values is None:
                 return None
             row = index.add(key, stamp, values)
-        record = row.record()
+        record = row.record(cell)
         if record.status == "done" and not row.is_checked(logits):
             if not self._logits_usable(self.file(key).with_suffix(".npz"), record):
                 return None

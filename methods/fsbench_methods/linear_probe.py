@@ -21,7 +21,7 @@ from fewshot_bench import (
     hyper,
 )
 from fewshot_bench.training import require_choices, require_not_negative, require_positive
-from fsbench_methods.logistic import Affine, TextLogistic, fit_logistic, search_c
+from fsbench_methods.logistic import SKLEARN, Affine, TextLogistic, fit_logistic, search_c
 
 _CODE = "CoOp lpclip/linear_probe.py"
 
@@ -56,6 +56,7 @@ class LinearProbe:
 
     name: ClassVar[str] = "linear-probe"
     version: ClassVar[str] = "1"
+    imports: ClassVar[tuple[str, ...]] = SKLEARN
     tied_to_classes: ClassVar[str] = "a linear probe has weights for the classes it was fitted on"
 
     init: Literal["random", "text"] = hyper(

@@ -14,7 +14,7 @@ def test_made_records_are_those_of_a_plan(tmp_path: Path) -> None:
     made = asked(each, tmp_path / "s")
     assert fill(made) == each
     store = Store(tmp_path / "s")
-    held = store.held([cell.key() for cell in expand(made).cells])
+    held = store.held(expand(made).cells)
     assert len(held) == each
     assert not store.damaged
     assert {record.status for record in held.values()} == {"done"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import random
 import shutil
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from fewshot_bench.api.record import Record
+from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.store import index as store_index
 from fewshot_bench.store.index import Frames, Index, Segment, index_files
 from fewshot_bench.store.record_files import RecordReader
@@ -132,7 +134,15 @@ def checks(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 def held(store: Store) -> dict[str, Record]:
     """The records that a run which asks for all cells finds."""
-    return Store(store.path).held([path.stem for path in sorted(store.root.rglob("*.json"))])
+    paths = sorted(store.root.rglob("*.json"))
+    for path in paths:
+        if path.stem not in SPECS:
+            SPECS[path.stem] = RunSpec.from_dict(json.loads(path.read_bytes())["spec"])
+    return Store(store.path).held([SPECS[path.stem] for path in paths])
+
+
+# Specifications of records that were read while they were whole.
+SPECS: dict[str, RunSpec] = {}
 
 
 @pytest.mark.usefixtures("eager")
