@@ -21,7 +21,7 @@ from fewshot_bench.api.spec import (
     method_label,
 )
 from fewshot_bench.utils.errors import UsageError
-from fewshot_bench.utils.text import digest_of
+from fewshot_bench.utils.text import digest_of, option_name
 
 # Conditions of a data set, both chosen by `--own-data`.
 OWN_DATA, SKIPPED_IMAGES = "own data", "skipped images"
@@ -95,7 +95,9 @@ def refuse_mixed(
     for name in CONDITIONS:
         if len(values_of(records, name)) > 1:
             counts = Counter(condition(record.spec, name) for record in records)
-            advice = f"choose one with --{name} {counts.most_common(1)[0][0]}"
+            advice = (
+                f"choose one with {option_name(name)} {counts.most_common(1)[0][0] or repr('')}"
+            )
             raise _mixed(name, counts, place, f"{advice}, {otherwise}")
     for scope, name, counts in _local_conflicts(columns or columns_of(records)):
         if name == "options" and not filtered:

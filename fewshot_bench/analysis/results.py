@@ -9,13 +9,14 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, is_dataclass, replace
 from functools import cached_property, partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.analysis.comparison import Comparison, compare, frame, known_metrics
+from fewshot_bench.api.method import changed_options
 from fewshot_bench.api.method_files import short
 from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.record import STATUSES, Record
@@ -55,9 +56,9 @@ LAYOUTS = ("groups", "paper")
 
 
 def _named(value: Any) -> str:
-    if not isinstance(value, str | type):
-        raise TypeError
-    return _text(value)
+    if isinstance(value, str | type) or is_dataclass(value):
+        return _text(value)
+    raise TypeError
 
 
 _COMPARED: Mapping[str, Kind] = {
@@ -192,11 +193,10 @@ class Results:
     ) -> Results:
         """The results that match all filters; UsageError for a value that no record has.
 
-        predicate: a function of a record. filters, each one value or several: `method` (by class,
-        too), `dataset`, `classes`, `shots` and `seeds`; conditions of runs (`protocol`, `val`,
-        `prompts`, `backbone`, `precision`, `device`, `limit`, `exif`, `weights`, `revision`,
-        `own_data`, `code`), as `fsbench compare` has them; `status`; `options`, a mapping of
-        hyper-parameters.
+        predicate: a function of a record. filters, each one value or several: `method` (by class
+        or object, too), `dataset`, `classes`, `shots` and `seeds`; conditions of runs (`protocol`,
+        `val`, `prompts`, `backbone`, `precision`, `device`, `limit`, `exif`, `weights`, `revision`,
+        `own_data`, `code`), as of `fsbench compare`; `status`; `options`, a mapping.
         """
         if predicate is not None and not callable(predicate):
             raise UsageError(f"where({predicate!r:.80}): expected a function of a record")
@@ -205,14 +205,15 @@ class Results:
             chosen = tuple(self._matching(chosen, name, value))
         if predicate is not None:
             chosen = tuple(filter(predicate, chosen))
-        asked = {
-            name: _text(value) for name, value in filters.items() if name in ("method", "dataset")
-        }
+        names = ("method", "dataset")
+        asked = {name: _text(value) for name, value in filters.items() if name in names}
         return replace(self, _records=chosen, _asked={**self._asked, **asked})
 
     def _matching(self, records: Sequence[Record], name: str, value: Any) -> Sequence[Record]:
         from fewshot_bench.analysis.filters import select
 
+        if not _several(value) and name != "options":
+            raise UsageError(f"where({name}={value!r}): expected at least one value")
         if name == "status":
             for one in _several(value):
                 if one not in STATUSES:
@@ -282,7 +283,7 @@ class Results:
 
     def compare(
         self,
-        baseline: str | type | None = None,
+        baseline: Any = None,
         metric: str = "top1",
         *,
         columns: str | Sequence[str] | None = None,
@@ -293,8 +294,8 @@ class Results:
     ) -> Comparison:
         """Methods side by side, as `fsbench compare` shows them.
 
-        baseline: a method, by name or class, to which differences are shown, paired on identical
-        splits. metric: what is shown and ranked. columns: what stands beside it; None for all
+        baseline: a method, by name, class or object, to which differences are shown, paired on
+        identical splits. metric: shown and ranked. columns: what stands beside it; None for all
         costs. sort: the best first by a metric, the cheapest by a cost. rename: other names for
         methods, data sets and averages. layout: `groups`, a table per data set, or `paper`, methods
         x data sets, with no room for columns. allow_mixed: whether records of different conditions
@@ -432,6 +433,8 @@ def _word(value: Any) -> str:
     if isinstance(value, type):
         # One of a notebook lies in a file of its own in the store.
         return registry().name_of(value) or f"{value.__name__}.py:{value.__name__}"
+    if is_dataclass(value):
+        return method_label(short(_word(type(value))), changed_options(value))
     return "none" if value is None else str(value)
 
 

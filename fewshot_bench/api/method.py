@@ -268,6 +268,13 @@ def find_parameter(owner: str, method: type, name: str) -> Hyperparameter:
     return known[normal]
 
 
+def changed_options(method: Any) -> dict[str, Any]:
+    """The hyper-parameters of a method instance that are not the defaults of its class."""
+    given = configuration(method)
+    defaults = {field.name: field.default for field in hyperparameters(type(method))}
+    return {name: value for name, value in given.items() if value != defaults[name]}
+
+
 def configuration(method: Any) -> dict[str, Any]:
     """All hyper-parameters of a method instance by name."""
     return {field.name: getattr(method, field.name) for field in dataclasses.fields(method)}

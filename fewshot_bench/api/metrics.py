@@ -15,7 +15,7 @@ import math
 import re
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -126,8 +126,8 @@ class Metric:
     `ranks` (n,), say, or of `logits` (n, classes). short: the head of a narrow column. digits:
     those behind the decimal point in tables. scores: where the value is a mean over images, gives
     one number per image (n,) whose mean is the value, of a metric in percent a hundredth of it;
-    with it differences are tested. source: the digest of the code of a plug-in's metric (the
-    registry's).
+    with it differences are tested. source, origin: of a plug-in's metric the digest of its code,
+    and who registered it (the registry's).
     """
 
     name: str
@@ -139,6 +139,7 @@ class Metric:
     higher_is_better: bool = True
     scores: Callable[..., Any] | None = None
     source: str = ""
+    origin: str = ""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -154,6 +155,11 @@ class Metric:
                 )
         if not self.short:
             object.__setattr__(self, "short", self.name.replace("_", " "))
+
+    @property
+    def registered(self) -> str:
+        """The end of a message on a plug-in's metric: who registered it."""
+        return f" ({self.origin})" if self.origin else ""
 
     @property
     def quantity(self) -> str:
@@ -185,6 +191,7 @@ class Metric:
             raise ContractError(
                 f"metric '{self.name}' gave {' '.join(repr(found).split()):.80} for logits of "
                 f"shape {(len(answers.labels), answers.classes)}: expected one finite number"
+                f"{self.registered}"
             )
         return float(number)
 
@@ -201,26 +208,38 @@ class Metric:
         if found.shape != (count,) or found.dtype.kind not in "biuf":
             raise ContractError(
                 f"scores of metric '{self.name}' have shape {found.shape} and type {found.dtype}: "
-                f"expected one number per image, ({count},)"
+                f"expected one number per image, ({count},){self.registered}"
             )
         found = found.astype(np.float64)
         if not np.isfinite(found).all():
             raise ContractError(
                 f"scores of metric '{self.name}' are not finite for "
                 f"{int((~np.isfinite(found)).sum())} of {count} images: expected a number for each"
+                f"{self.registered}"
             )
         return found
 
     def _called(self, function: Callable[..., Any], answers: Any) -> Any:
-        given = {name: getattr(answers, name) for name in needs(function)}
+        given = {name: _read_only(getattr(answers, name)) for name in needs(function)}
         try:
             return function(**given)
         except (Exception, SystemExit) as error:
             if not self.source:
                 raise
             raise ContractError(
-                f"metric '{self.name}' failed: {type(error).__name__}: {error}"
+                f"metric '{self.name}' failed: {type(error).__name__}: {error}{self.registered}"
             ) from error
+
+
+def _read_only(value: Any) -> Any:
+    """A view that cannot be written, since other metrics are computed from the same arrays."""
+    if isinstance(value, PerClass):
+        return PerClass(*(_read_only(getattr(value, part.name)) for part in fields(value)))
+    if not hasattr(value, "setflags"):
+        return value
+    view = value.view()
+    view.setflags(write=False)
+    return view
 
 
 def needs(function: Callable[..., Any]) -> frozenset[str]:

@@ -31,6 +31,8 @@ from fewshot_bench.api.options import Option
 from fewshot_bench.api.plugins import PluginInfo, call, implementations, load_plugins
 from fewshot_bench.utils.errors import FsbenchError, PluginError, UsageError, unknown
 
+# How the origins of built-in entries begin.
+BUILT_IN = "fewshot-bench:"
 # The suite of all methods.
 EVERY = "all"
 # Below a store: the splits that data sets make of a person's own images.
@@ -72,6 +74,11 @@ class Entry:
     options: tuple[Option, ...] = ()
     elsewhere: bool = False
 
+    @property
+    def is_built_in(self) -> bool:
+        """True for what this distribution registers."""
+        return self.origin.startswith(BUILT_IN)
+
     def load(self) -> Any:
         """Import the target; PluginError names the origin when that fails."""
         if not isinstance(self.target, str):
@@ -94,11 +101,13 @@ class Catalog:
     """All names of one kind (method, data set, backbone, metric).
 
     entries: the names that one plug-in alone registered. conflicts: for each other name why it
-    cannot be used. failed: what plug-ins say that register nothing.
+    cannot be used. failed: what plug-ins say that register nothing. built_in_first: whether a
+    built-in entry stands against others of its name, since commands use it without being asked.
     """
 
     kind: str
     listing: str
+    built_in_first: bool = False
     entries: dict[str, Entry] = field(default_factory=dict)
     conflicts: dict[str, str] = field(default_factory=dict)
     failed: tuple[str, ...] = ()
@@ -150,14 +159,26 @@ class Catalog:
         claims: dict[str, list[Entry]] = {}
         for entry in self._claims:
             claims.setdefault(entry.name, []).append(entry)
-        self.entries = {name: found[0] for name, found in claims.items() if len(found) == 1}
+        first = self._built_in(claims) if self.built_in_first else {}
+        alone = {name: found[0] for name, found in claims.items() if len(found) == 1}
+        self.entries = {name: (first | alone)[name] for name in claims if name in first | alone}
         self.conflicts = {
+            name: _is_built_in(self.kind, name, [e for e in claims[name] if e is not entry])
+            for name, entry in first.items()
+        }
+        self.conflicts |= {
             name: f"two plug-ins register the {self.kind} '{name}': "
             f"{' and '.join(entry.origin for entry in found)}; uninstall one, or disable its "
             "entry point with FSBENCH_DISABLE_PLUGINS"
             for name, found in claims.items()
-            if len(found) > 1
+            if len(found) > 1 and name not in first
         }
+
+    @staticmethod
+    def _built_in(claims: Mapping[str, list[Entry]]) -> dict[str, Entry]:
+        """The built-in entry of names that others claim as well."""
+        own = {name: [e for e in found if e.is_built_in] for name, found in claims.items()}
+        return {name: own[name][0] for name, e in claims.items() if len(e) > len(own[name]) == 1}
 
     def forget(self, plugin: str) -> None:
         """Take out what a plug-in registered before it failed."""
@@ -178,12 +199,17 @@ class Catalog:
 
     def refuse_conflict(self, name: str) -> None:
         """PluginError when two plug-ins claim a name: which one is meant cannot be known."""
-        if name in self.conflicts:
+        if name in self.conflicts and name not in self.entries:
             raise PluginError(self.conflicts[name])
 
     def unknown(self, name: str, known: Iterable[str], step: str) -> UsageError:
         """The error for a name that is not there; a plug-in that failed may have had it."""
         return unknown(self.kind, name, known, "; ".join([step, *self.failed]))
+
+
+def _is_built_in(kind: str, name: str, others: Iterable[Entry]) -> str:
+    origins = " and ".join(entry.origin for entry in others)
+    return f"{kind} '{name}' is built in; the one of {origins} is left out"
 
 
 def _check_options(where: str, options: tuple[Option, ...]) -> None:
@@ -312,7 +338,7 @@ class Registry:
             )
         module = entry.target.partition(":")[0] if isinstance(entry.target, str) else ""
         source = method_code.note_import(module or found.compute.__module__)
-        return replace(found, source=source or entry.origin)
+        return replace(found, source=source or entry.origin, origin=entry.origin)
 
     def suite_of_methods(self, suite: str) -> tuple[list[str], dict[str, str]] | None:
         """The methods that a suite or `all` stands for, and by name why broken ones are left out.
@@ -408,23 +434,27 @@ def registry() -> Registry:
     datasets = Catalog("data set", "datasets")
     backbones = Catalog("backbone", "backbones")
     metrics = Catalog("metric", "metrics")
-    engines = Catalog("engine", "engines")
-    options = Catalog("option", "options")
+    engines = Catalog("engine", "engines", built_in_first=True)
+    options = Catalog("option", "options", built_in_first=True)
+    catalogs = (methods, datasets, backbones, metrics, engines, options)
     failed = _fill(manager, "register_methods", methods)
     failed |= _fill(manager, "register_datasets", datasets)
     failed |= _fill(manager, "register_backbones", backbones)
     failed |= _fill(manager, "register_metrics", metrics)
     failed |= _fill(manager, "register_engines", engines)
     failed |= _fill(manager, "register_options", options, options.register_option)
+    for plugin in failed:
+        # All of it, so that what fails claims no name of another.
+        for catalog in catalogs:
+            catalog.forget(plugin)
     for name in METRICS.keys() & metrics.entries.keys():
-        origin = metrics.entries.pop(name).origin
-        metrics.conflicts[name] = f"metric '{name}' is built in; the one of {origin} is left out"
+        metrics.conflicts[name] = _is_built_in("metric", name, [metrics.entries.pop(name)])
     for entry in methods.entries.values():
         if isinstance(entry.target, str):
             # Plug-ins may have imported a part of their package; the rest follows when it is used.
             method_code.note_import(entry.target.partition(":")[0])
     infos = tuple(replace(i, error=i.error or failed.get(i.full_name)) for i in infos)
-    for catalog in (methods, datasets, backbones, metrics, engines, options):
+    for catalog in catalogs:
         catalog.failed = tuple(info.problem for info in infos if info.error)
     return Registry(methods, datasets, backbones, metrics, engines, options, infos, manager.hook)
 
@@ -446,5 +476,4 @@ def _fill(
             implementation.function(register=register or catalog.register)
         except (Exception, SystemExit) as error:
             failed[implementation.plugin_name] = f"{hook}: {type(error).__name__}: {error}"
-            catalog.forget(implementation.plugin_name)
     return failed

@@ -45,6 +45,14 @@ _KINDS: Mapping[str, Any] = {
     "overrides": dict,
     "data": dict,
 }
+# The fields that every key is of, whatever their values; no name is added here.
+KEYED = frozenset(
+    {
+        *("method", "dataset", "shots", "split_seed", "train_seed", "protocol", "val", "prompts"),
+        *("backbone", "precision", "device", "limit", "weights", "exif", "options", "overrides"),
+        *("revision", "method_version", "classes", "target", "target_revision", "data", "picks"),
+    }
+)
 _NAMES = ("method", "dataset")
 _NUMBERS = ("shots", "split_seed", "train_seed")
 # The most of a list of numbers: a longer one is a slip.
@@ -203,7 +211,11 @@ class RunSpec:
 
     @functools.cached_property
     def _key(self) -> str:
-        return hashlib.sha256(canonical_json(self.to_dict()).encode()).hexdigest()
+        values = self.to_dict()
+        for name in _later():
+            if values[name] == RunSpec.__dataclass_fields__[name].default:
+                del values[name]
+        return hashlib.sha256(canonical_json(values).encode()).hexdigest()
 
     @functools.cached_property
     def _fit_key(self) -> str:
@@ -244,6 +256,12 @@ class RunSpec:
 def _fields() -> tuple[str, ...]:
     """The names of the fields, in their order."""
     return tuple(field.name for field in dataclasses.fields(RunSpec))
+
+
+@functools.cache
+def _later() -> tuple[str, ...]:
+    """Fields that came later: the key leaves out their defaults, so that older records keep it."""
+    return tuple(name for name in _fields() if name not in KEYED)
 
 
 # The conditions of a run by name, in the order in which tables show them.

@@ -25,7 +25,7 @@ from fewshot_bench.utils.errors import FsbenchError, PluginError, UsageError, un
 from fewshot_bench.utils.text import option_name, printable
 
 if TYPE_CHECKING:
-    from fewshot_bench.engines.base import Engine, EngineSetup, Progress, Settings
+    from fewshot_bench.engines.base import Engine, EngineError, EngineSetup, Progress, Settings
     from fewshot_bench.store.store import Store
 
 DEFAULT = "local"
@@ -214,19 +214,44 @@ class EngineChoice:
                 engine.__exit__(*sys.exc_info())
 
     def records(
-        self, engine: Engine, cells: Sequence[RunSpec], progress: Progress
+        self, engine: Engine, cells: Sequence[RunSpec], progress: Progress, store: Store
     ) -> Iterator[Record]:
-        """The records of the engine's run."""
-        from fewshot_bench.engines.base import EngineError
+        """The records of the engine's run, one of each cell, as they are in the store.
 
+        EngineError where it gives something else, after all that it did give.
+        """
+        left = {cell.key(): cell for cell in cells}
         with self.blaming():
             for record in engine.run(cells, progress):
                 if not isinstance(record, Record):
-                    raise EngineError(
-                        f"engine '{self.engine}' ({self.entry.origin}): run gave {record!r:.80}, "
-                        "expected records"
+                    raise self._error(f"run gave {record!r:.80}, expected records")
+                if left.pop(record.spec.key(), None) is None:
+                    raise self._error(
+                        f"run gave a record of {record.spec.describe()}, which was not asked for "
+                        "or was given before; expected one of each cell"
                     )
-                yield record
+                yield record if self.entry.is_built_in else self._stored(record, store)
+        if left:
+            first = next(iter(left.values())).describe()
+            raise self._error(
+                f"run gave no record of {len(left)} of {len(cells)} cells, the first of which is "
+                f"{first}; what it gave is kept, and the same command again runs the others"
+            )
+
+    def _stored(self, record: Record, store: Store) -> Record:
+        """What the store holds of a cell, whatever a plug-in's engine gave."""
+        found = store.get(record.spec.key())
+        if found is None:
+            raise self._error(
+                f"run gave a record of {record.spec.describe()}, which is not in the store "
+                f"'{store.path}': engines store what they compute"
+            )
+        return found
+
+    def _error(self, what: str) -> EngineError:
+        from fewshot_bench.engines.base import EngineError
+
+        return EngineError(f"engine '{self.engine}' ({self.entry.origin}): {what}")
 
     @contextmanager
     def blaming(self) -> Iterator[None]:
@@ -239,7 +264,7 @@ class EngineChoice:
         try:
             yield
         except (Exception, SystemExit) as error:
-            if isinstance(error, FsbenchError) or self.entry.origin.startswith("fewshot-bench:"):
+            if isinstance(error, FsbenchError) or self.entry.is_built_in:
                 raise
             raise EngineError(
                 f"engine '{self.engine}' ({self.entry.origin}) failed: "

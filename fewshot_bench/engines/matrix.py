@@ -127,7 +127,7 @@ def run_plan(
         keep_splits(plan.datasets, plan.keep_split, but=plan.problems)
         _announce(plan, state, store, reporter)
         shared = _report_overlaps(images.overlaps(state.todo), reporter)
-        interrupted, finished = _run(plan, state, engines, engine, reporter)
+        interrupted, finished = _run(plan, state, engines, engine, store, reporter)
     _report_failures(state, finished, store, reporter, whole=call.traceback)
     _report_plugins(store, reporter)
     _report_other_code(installed, finished, reporter)
@@ -256,13 +256,18 @@ def _announce_weights(backbone: str, reporter: Reporter) -> None:
 
 
 def _run(
-    plan: Plan, state: Resume, engines: EngineChoice, engine: Engine, reporter: Reporter
+    plan: Plan,
+    state: Resume,
+    engines: EngineChoice,
+    engine: Engine,
+    store: Store,
+    reporter: Reporter,
 ) -> tuple[bool, list[Record]]:
     """Run the engine; True when interrupted, and the records that came in."""
     finished: list[Record] = []
     try:
         with reporter.progress(state.todo, engine.workers) as shown:
-            for record in engines.records(engine, state.todo, shown.inside):
+            for record in engines.records(engine, state.todo, shown.inside, store):
                 shown.finish(record)
                 finished.append(record)
     except KeyboardInterrupt:

@@ -94,9 +94,27 @@ class Sources:
     def _namespace(self) -> Mapping[str, Any]:
         """The names that the source of the class sees."""
         function = next(_functions(self.cls), None)
-        if function is None:
+        if function is not None:
+            return function.__globals__
+        # A class of fields alone, which inherits all that it does.
+        found = vars(sys.modules.get(self.cls.__module__, types))
+        if found.get(self.cls.__name__) is not self.cls:
             raise UsageError(self._no_source(self.cls.__name__))
-        return function.__globals__
+        return found
+
+    def _file_of(self, value: Any) -> str:
+        """The file or cell that defines a class or function which has no code of its own."""
+        files = [one.__code__.co_filename for one in _functions(self.cls)]
+        files += filter(None, [self._namespace.get("__file__")])
+        # Cells of a notebook, the newest first, are nowhere but in this cache.
+        files += [name for name, entry in linecache.cache.items() if entry[1:2] == (None,)][::-1]
+        for file in dict.fromkeys(files):
+            node = _definition(_source_of(file), value.__name__, None)
+            if node is not None and _fields_in(node) == list(
+                vars(value).get("__annotations__", ())
+            ):
+                return file
+        raise UsageError(self._no_source(value.__name__))
 
     @functools.cached_property
     def _has_future(self) -> bool:
@@ -161,8 +179,9 @@ class Sources:
 
     def _add_statement(self, name: str) -> None:
         """The one assignment of a value in the source of the class."""
-        function = next(_functions(self.cls))
-        source = _source_of(function.__code__.co_filename)
+        function = next(_functions(self.cls), None)
+        file = function.__code__.co_filename if function else self._file_of(self.cls)
+        source = _source_of(file)
         found = [node for node in ast.parse(source).body if _assigns(node, name)]
         if len(found) != 1:
             raise UsageError(
@@ -181,13 +200,13 @@ class Sources:
             self._refuse_replaced(value)
         written = (f for f in _functions(value) if f.__qualname__.startswith(value.__qualname__))
         function = next(written, None)
-        code = next(_functions(self.cls)).__code__ if function is None else function.__code__
-        source = _source_of(code.co_filename)
-        line = None if function is None else code.co_firstlineno
-        node = _definition(source, value.__name__, line)
+        code = None if function is None else function.__code__
+        file = self._file_of(value) if code is None else code.co_filename
+        source = _source_of(file)
+        node = _definition(source, value.__name__, None if code is None else code.co_firstlineno)
         if node is None:
             raise UsageError(self._no_source(name))
-        if line is not None and not _runs(code, source, code.co_filename):
+        if code is not None and not _runs(code, source, file):
             raise UsageError(
                 f"the source of {name} was changed after it was defined: run its cell, or start "
                 "the script, again"
@@ -253,6 +272,13 @@ def _definition(source: str, name: str, line: int | None) -> ast.stmt | None:
     if line is not None:
         found = [node for node in found if _first(node) <= line <= (node.end_lineno or 0)]
     return found[0] if len(found) == 1 else None
+
+
+def _fields_in(node: ast.stmt) -> list[str]:
+    """The names that the body of a class annotates; none of a function."""
+    body = node.body if isinstance(node, ast.ClassDef) else []
+    targets = [one.target for one in body if isinstance(one, ast.AnnAssign)]
+    return [target.id for target in targets if isinstance(target, ast.Name)]
 
 
 def _first(node: ast.stmt) -> int:

@@ -296,6 +296,8 @@ def _check_request(request: Request) -> None:
         words = tuple(VALIDATION) if name == "val" else about.words
         if words and value is not None and value not in words:
             raise unknown(about.title, value, words, "fsbench run --help")
+        if name in request.others and (problem := about.problem(value, LONGEST_NUMBER)):
+            raise UsageError(f"{name} {value!r:.60}: {problem} (fsbench run --help)")
     if min(request.shots, default=0) < 1:
         raise UsageError(f"shots {list(request.shots)}: expected whole numbers from 1")
     seeds = [*request.seeds, *([] if request.split_seed is None else [request.split_seed])]

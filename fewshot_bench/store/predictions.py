@@ -238,7 +238,7 @@ class Outcome:
         if metric.source and value is not None and not math.isclose(value, mean, rel_tol=1e-4):
             raise ContractError(
                 f"scores of metric '{metric.name}' have the mean {mean:.6f}, its value is "
-                f"{value:.6f}: expected the same"
+                f"{value:.6f}: expected the same{metric.registered}"
             )
         return found
 

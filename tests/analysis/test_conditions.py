@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 from fewshot_bench.api.spec import CONDITIONS
-from tests.helpers import PATIENCE, REPOSITORY
+from fewshot_bench.store.store import Store
+from tests.compare_records import make
+from tests.helpers import PATIENCE, REPOSITORY, fsbench
 
 # The one line that a new condition needs, put into the source of `api/spec.py` on import.
 FIELD = """    blur: str = condition(
@@ -19,6 +21,9 @@ FIELD = """    blur: str = condition(
         short="blur",
         quiet=True,
         late=True,
+    )
+    note_tag: str = condition(
+        "", "Only records of this tag.", option="A tag.", short="tag", quiet=True, late=True
     )
     options: Mapping"""
 
@@ -68,11 +73,29 @@ try:
     fb.run("zero-shot", "digits", blur="sharp", **few)
 except fb.UsageError as error:
     told["library"] = str(error)
+told["key"] = make("coop", limit=None).spec.key()
+told["old"] = fsbench("compare", "--store", store / "old", "--format", "csv").out
+tagged = Store(store / "tagged")
+tagged.create()
+for tag in ("", "a b"):
+    tagged.write(make("coop", note_tag=tag, limit=None))
+where = ("--store", tagged.path)
+told["two tags"] = fsbench("compare", *where).err
+told["no tag"] = fsbench("compare", *where, "--note-tag", "", "--format", "csv").out
+told["tag audit"] = fsbench("audit", *where).out
+try:
+    fb.run("zero-shot", "digits", note_tag=3, **few)
+except fb.UsageError as error:
+    told["tag"] = str(error)
 print(json.dumps(told))
 """
 
 
 def test_a_new_condition_is_one_field(tmp_path: Path) -> None:
+    old = Store(tmp_path / "old")
+    old.create()
+    old.write(make("coop", limit=None))
+    before = fsbench("compare", "--store", old.path, "--format", "csv").out
     program = f"FIELD = {FIELD!r}\n{PROGRAM}"
     command = [sys.executable, "-c", program, str(tmp_path)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=PATIENCE)
@@ -95,6 +118,14 @@ def test_a_new_condition_is_one_field(tmp_path: Path) -> None:
     assert told["frame"] == ["none", "strong"]
     assert told["where"] == ["strong"]
     assert "unknown blur 'sharp': expected one of none, soft, strong" in told["library"]
+    # Older records keep their keys.
+    assert told["key"] == make("coop", limit=None).spec.key()
+    assert told["old"] == before
+    assert "records differ in note_tag" in told["two tags"]
+    assert "choose one with --note-tag " in told["two tags"]
+    assert len(told["no tag"].splitlines()) == len(before.splitlines())
+    assert "values of note tag: '' (coop), a b (coop)" in told["tag audit"]
+    assert "note_tag 3: a value of another kind" in told["tag"]
 
 
 def test_conditions_are_what_tables_show_in_this_order() -> None:

@@ -235,6 +235,17 @@ def test_a_broken_one_is_refused_by_name(
     assert fsbench("compare", "--store", store.path, "--format", "csv").code == 0
 
 
+@pytest.mark.parametrize("given", ["labels", "hits", "predictions"])
+def test_none_can_change_what_others_are_computed_from(
+    store: Store, install: Install, given: str
+) -> None:
+    install("odd", odd(f"lambda {given}: ({given}.__setitem__(slice(None), 0), 1.0)[1]"))
+    failed = fsbench("compare", "--store", store.path, "--metric", "odd")
+    assert failed.code != 0
+    assert "metric 'odd' failed: ValueError: " in failed.err
+    assert "read-only (fsbench-odd:odd, " in failed.err
+
+
 def test_none_takes_the_place_of_a_built_in_one(store: Store, install: Install) -> None:
     words = ("compare", "--store", store.path, "--format", "csv")
     before = fsbench(*words)

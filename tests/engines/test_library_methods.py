@@ -389,3 +389,32 @@ def test_a_file_that_is_edited_between_two_runs(tmp_path: Path) -> None:
     file.write_text(FILE.format(field="length"), encoding="utf-8")
     beside.write_text("VALUE = 44\n", encoding="utf-8")
     assert said() == "44 Edited(length=44)"
+
+
+KID = """
+@dataclasses.dataclass(frozen=True)
+class Kid(Own):
+    name: ClassVar[str] = "kid"
+    more: int = {value}
+"""
+
+
+def test_a_class_of_fields_alone_is_found_in_its_cell(cell: Cell, tmp_path: Path) -> None:
+    own(cell, "1")
+    cell(KID.format(value=3))
+    cls = cell(KID.format(value=4))["Kid"]
+    path = Path(reference(cls, tmp_path).rpartition(":")[0])
+    assert "more: int = 4" in path.read_text(encoding="utf-8")
+    assert given(reference(cls, tmp_path)) == 1
+
+
+def test_a_class_of_fields_alone_in_a_script(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    last = "from fewshot_bench.engines.method_sources import reference\nfrom pathlib import Path"
+    parts = (textwrap.dedent(METHOD.format(body="1")), KID.format(value=3), last)
+    script.write_text("\n".join([*parts, "print(reference(Kid, Path('s')))"]), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert done.stdout.endswith("Kid.py:Kid\n"), done.stderr
+    assert given(done.stdout.strip()) == 1

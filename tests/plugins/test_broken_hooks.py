@@ -15,6 +15,7 @@ from fewshot_bench.api.spec import CONDITIONS
 from fewshot_bench.cli import run, sweep
 from fewshot_bench.engines.base import EngineError
 from fewshot_bench.plugins.reproduce import command as reproduce
+from fewshot_bench.store.store import Store
 from tests.helpers import fsbench
 
 RUN = ("run", "-m", "zero-shot", "-d", "digits", "--shots", "1", "--seeds", "1,2", "--limit", "20")
@@ -155,8 +156,15 @@ def test_an_option_of_fsbench_itself_is_refused_when_it_is_registered(
         fb.run("zero-shot", "digits", store=tmp_path / "store")
 
 
+# Stores another record than it gives, so many times.
+STORED = """
+        record = Record(cells[0], "failed", error={{"type": "E", "message": "m"}})
+        self.store.write(record)
+        for _ in range({times}):
+            yield Record(cells[0], "done", metrics={{"top1": 100.0}})
+"""
 ENGINE = """
-from fewshot_bench import hookimpl
+from fewshot_bench import Record, hookimpl
 from fewshot_bench.engines import Engine
 
 @hookimpl
@@ -165,7 +173,7 @@ def register_engines(register):
 
 class Odd(Engine):
     def __init__(self, setup):
-        pass
+        self.store = setup.store
 
     def run(self, cells, progress):
         {body}
@@ -179,6 +187,12 @@ class Odd(Engine):
         ("raise SystemExit(0)", "failed: SystemExit: 0"),
         ("yield 'a record'", "run gave 'a record', expected records"),
         ("return 3", "failed: TypeError: 'int' object is not iterable"),
+        (
+            "return []",
+            "cells, the first of which is zero-shot on digits",
+        ),
+        (STORED.format(times=2), "which was not asked for or was given before"),
+        ("yield Record(cells[0], 'failed')", "which is not in the store"),
     ],
 )
 def test_an_engine_that_fails_is_named(install: Any, tmp_path: Path, body: str, said: str) -> None:
@@ -190,7 +204,42 @@ def test_an_engine_that_fails_is_named(install: Any, tmp_path: Path, body: str, 
     assert said in line
     with pytest.raises(EngineError) as caught:
         fb.run("zero-shot", "digits", shots=1, store=tmp_path / "store", engine="odd")
-    assert (caught.value.__cause__ is None) == (body == "yield 'a record'")
+    assert (caught.value.__cause__ is None) == ("failed: " not in said)
+
+
+def test_what_an_engine_says_of_a_record_is_not_taken_for_it(install: Any, tmp_path: Path) -> None:
+    install("odd", ENGINE.replace("{body}", STORED.format(times=1)))
+    done = fsbench(*RUN, "--engine", "odd", "--store", tmp_path / "store")
+    (record,) = Store(tmp_path / "store").records()
+    assert (done.code, record.status, record.metrics) == (1, "failed", {})
+    assert "100" not in done.err
+
+
+def test_a_built_in_engine_stands_against_another_of_its_name(install: Any, tmp_path: Path) -> None:
+    install("odd", ENGINE.replace("{body}", "yield 'a record'").replace('"odd"', '"local"'))
+    said = "engine 'local' is built in; the one of fsbench-odd:odd, "
+    assert said in fsbench("list", "engines").err
+    assert fsbench(*RUN, "--store", tmp_path / "store").code == 0
+
+
+HALF = """
+from fewshot_bench import Option, hookimpl
+
+@hookimpl
+def register_methods(register):
+    register("zero-shot", "{module}:Any")
+    register("own", "{module}:Any")
+
+@hookimpl
+def register_options(register):
+    register(Option("store"))
+"""
+
+
+def test_what_fails_in_one_hook_registers_nothing_in_others(install: Any, tmp_path: Path) -> None:
+    install("half", HALF)
+    assert "own" not in fsbench("list", "methods").out.split()
+    assert fsbench(*RUN, "--store", tmp_path / "store").code == 0
 
 
 def test_a_mistyped_hook_is_named(install: Any) -> None:

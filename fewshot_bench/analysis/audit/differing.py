@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fewshot_bench.analysis.audit.findings import Finding, Level, some
@@ -17,6 +17,7 @@ from fewshot_bench.analysis.conditions import (
 )
 from fewshot_bench.analysis.formats.tidy import finite
 from fewshot_bench.analysis.record_columns import Facts, Joint, Place, RecordColumns, Rule, Shared
+from fewshot_bench.api.conditions import Condition
 from fewshot_bench.api.method_card import OTHER_TEXTS, UNTRAINED, default_schedule, schedule_with
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import CONDITIONS, canonical_json
@@ -56,6 +57,11 @@ def _of_package(name: str) -> Shared:
         return _text(packages.get(name)) if isinstance(packages, dict) else ""
 
     return Shared("environment.packages", version)
+
+
+def _condition(about: Condition) -> Callable[[Any], str]:
+    # An empty value is one like others here, and no record that does not say.
+    return lambda value: about.text(value) or "''"
 
 
 def _templates(found: Any) -> str:
@@ -111,7 +117,7 @@ FACTS: Facts = {
     "options digest": Shared("options", lambda found: digest_of(canonical_json(dict(found)), 12)),
     "commit": Shared("environment.commit", lambda found: _text(found)[:12]),
     **{name: Shared(f"environment.{name}", _text) for name in _OF_MACHINE},
-    **{f"condition {name}": Shared(name, about.text) for name, about in CONDITIONS.items()},
+    **{f"condition {name}": Shared(name, _condition(about)) for name, about in CONDITIONS.items()},
 }
 _ALL, _DATASET = ("everywhere",), ("dataset",)
 _IMAGES = ("evaluated", "shots", "split_seed")
