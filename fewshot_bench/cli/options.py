@@ -14,7 +14,7 @@ from fewshot_bench.api.shots import ALL_SHOTS, LONGEST_NUMBER, WORD
 from fewshot_bench.api.spec import CONDITIONS, DEFAULT_STORE, IMPORTED, MOST_NUMBERS
 from fewshot_bench.cli.completion import backbones, one_of
 from fewshot_bench.splits.sampling import SAMPLERS, VALIDATION
-from fewshot_bench.utils.errors import UsageError
+from fewshot_bench.utils.errors import UsageError, unknown
 from fewshot_bench.utils.text import SIZES, option_name, read_size, split_names
 
 if TYPE_CHECKING:
@@ -123,7 +123,11 @@ class MetricName(click.ParamType[Any]):
             return value
         from fewshot_bench.api.registry import registry
 
-        metric = registry().metric(value)
+        known = registry()
+        if self.words and value not in {*METRICS, *known.metrics.entries, *known.metrics.conflicts}:
+            every = [*self.names, *known.metrics.entries]
+            raise unknown("metric or cost", value, every, "fsbench list metrics")
+        metric = known.metric(value)
         if self.fits is not None and not self.fits(metric):
             raise UsageError(
                 f"metric '{value}': {self.use}; expected {', '.join(self.names)} or a plug-in's "

@@ -18,7 +18,7 @@ from fewshot_bench.api.method import (
     typed_value,
 )
 from fewshot_bench.api.method_card import card_of
-from fewshot_bench.api.method_files import canonical
+from fewshot_bench.api.method_files import canonical, short
 from fewshot_bench.api.method_rules import refuse_broken
 from fewshot_bench.api.registry import Registry
 from fewshot_bench.utils.errors import ContractError, FsbenchError, PluginError, UsageError, unknown
@@ -87,8 +87,15 @@ def expand_methods(
             _variant(name, cls, dict(zip(chosen, values, strict=True)))
             for values in itertools.product(*chosen.values())
         ]
+    objects = {one.method for one in asked if isinstance(one, Configured)}
     for index, (owner, parameter, _) in enumerate(settings):
         if index not in used:
+            fixed = [n for n in ([owner] if owner else names) if n in objects]
+            if any(_has(known.method_class(name), parameter) for name in fixed):
+                raise UsageError(
+                    f"option {parameter}: {', '.join(map(short, fixed))} was given as an object, "
+                    "which has a value for it: give the class, or make the object with another one"
+                )
             _refuse_setting(owner, parameter, names, known)
     return list({(v.method, repr(sorted(v.options.items()))): v for v in variants}.values())
 

@@ -57,7 +57,7 @@ def distinct(values: st.SearchStrategy[Any], most: int = 3) -> st.SearchStrategy
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(RunSpec)])
 def test_every_field_of_a_cell_is_in_the_commands(field: str) -> None:
-    """A new field belongs in FIELDS of signature/fields.py, and here."""
+    """A new field belongs in FIELDS of signature/line.py, and here."""
     assert field in {name for one in FIELDS for name in one.of}
     assert (field in OTHER) != (field in FOLLOWS)
     if field in OTHER:
