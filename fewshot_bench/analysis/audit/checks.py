@@ -21,7 +21,7 @@ from fewshot_bench.analysis.audit.findings import (
     some,
     spread,
 )
-from fewshot_bench.analysis.conditions import digest, own_data
+from fewshot_bench.analysis.conditions import digest
 from fewshot_bench.analysis.record_columns import RecordColumns
 from fewshot_bench.analysis.table.model import Seed
 from fewshot_bench.api.defaults import DEMO
@@ -37,7 +37,9 @@ _SLOWED = {"out-of-memory": "retried after out of memory", "retried": "the worke
 def unfair_validation(columns: RecordColumns) -> Iterator[Finding]:
     """The whole validation set holds far more labels than the support set."""
     records = columns.records
-    found = [record for record in records if record.spec.val == "full"]
+    found = []
+    if "full" in columns["val"]:
+        found = [record for record in records if record.spec.val == "full"]
     if found:
         ratios = [
             record.split["val"] / record.split["train"]
@@ -91,9 +93,10 @@ def configurations_per_dataset(columns: RecordColumns) -> Iterator[Finding]:
     """One method under other options on some data sets or shots than on others."""
     records = columns.records
     places: defaultdict[str, defaultdict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    for record in records:
-        spec = record.spec
-        places[spec.method][spec.label].add(f"{spec.evaluated}, {spec.shots}-shot")
+    for method, label, evaluated, shots in set(
+        zip(*(columns[name] for name in ("method", "label", "evaluated", "shots")), strict=True)
+    ):
+        places[method][label].add(f"{evaluated}, {shots}-shot")
     for method, labels in sorted(places.items()):
         if len({frozenset(found) for found in labels.values()}) > 1:
             parts = [f"{label} on {some(sorted(on), 3)}" for label, on in sorted(labels.items())]
@@ -140,17 +143,14 @@ def unpublished(columns: RecordColumns) -> Iterator[Finding]:
 
 def no_zero_shot(columns: RecordColumns) -> Iterator[Finding]:
     """A gain over zero-shot mixes prompt and method unless zero-shot has the same prompts."""
-    records = columns.records
-    sets = {_prompts(record) for record in records}
-    have = {_prompts(record) for record in records if record.spec.method == ZERO_SHOT}
+    names = ("evaluated", "prompts", "own data", "method")
+    places = set(zip(*(columns[name] for name in names), strict=True))
+    sets = {place[:3] for place in places}
+    have = {place[:3] for place in places if place[3] == ZERO_SHOT}
     if sets - have:
         parts = [f"{prompts} on {dataset}" for dataset, prompts, _ in sorted(sets - have)]
         text = f"no zero-shot result under the same prompts: {some(parts, 4)}"
         yield finding_of("note", "no-zero-shot", text, 4)
-
-
-def _prompts(record: Record) -> tuple[str, str, str]:
-    return record.spec.evaluated, record.spec.prompts, own_data(record.spec)
 
 
 def limited(columns: RecordColumns) -> Iterator[Finding]:
@@ -168,7 +168,8 @@ def toy(columns: RecordColumns) -> Iterator[Finding]:
     found = [record for record in records if record.spec.backbone == TOY]
     if found:
         demo = registry().datasets.suites().get(DEMO, [])
-        named = {name for r in found for name in (r.spec.dataset, r.spec.target) if name}
+        pairs = {(record.spec.dataset, record.spec.target) for record in found}
+        named = {name for pair in pairs for name in pair if name}
         level: Level = "note" if named <= set(demo) else "finding"
         text = f"{TOY_NOTE}: {labels_of(found)} on {datasets_of(found)}"
         yield finding_of(level, "toy-backbone", text, 0, found)
