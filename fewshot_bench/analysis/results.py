@@ -83,14 +83,14 @@ class CellPredictions:
     predicted. All of these are there whatever was kept of the logits (`--keep-logits`).
     """
 
-    ids: tuple[str, ...]
-    labels: np.ndarray
-    predicted: np.ndarray
-    confidences: np.ndarray
-    label_probabilities: np.ndarray
-    ranks: np.ndarray
+    ids: tuple[str, ...] = field(repr=False)
+    labels: np.ndarray = field(repr=False)
+    predicted: np.ndarray = field(repr=False)
+    confidences: np.ndarray = field(repr=False)
+    label_probabilities: np.ndarray = field(repr=False)
+    ranks: np.ndarray = field(repr=False)
     classnames: tuple[str, ...]
-    _read: Callable[[], Stored]
+    _read: Callable[[], Stored] = field(repr=False)
 
     @cached_property
     def _stored(self) -> Stored:

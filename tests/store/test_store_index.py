@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from fewshot_bench.api.record import Record
+from fewshot_bench.api.record import Record, entry
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.store import index as store_index
 from fewshot_bench.store.index import Frames, Index, Segment, index_files
@@ -176,7 +176,11 @@ JSON = st.recursive(
     | st.integers()
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(max_size=3),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(max_size=2), inner)
+        | st.dictionaries(st.sampled_from("abcd"), inner)
+    ),
     max_leaves=8,
 )
 
@@ -190,6 +194,10 @@ def test_an_entry_is_that_of_the_whole(values: list[dict[str, Any]]) -> None:
         assert repr(frames.unpack(text)) == repr(value)
         for name in "abcde":
             assert repr(frames.reader((name,))(text)) == repr((value.get(name),))
+        # Values inside of objects, and what stands for those that are not there.
+        names = tuple(f"{one}.{other}" for one in "abe" for other in "abcde")
+        expected = tuple(entry(value, name, "absent") for name in names)
+        assert repr(frames.reader(names, "absent")(text)) == repr(expected)
 
 
 @pytest.mark.usefixtures("eager")
@@ -201,6 +209,12 @@ def test_entries_of_indexed_records_are_those_of_the_records(tmp_path: Path) -> 
             for name in [*getattr(whole, part), "absent"]:
                 assert record.entry(part, name) == getattr(whole, part).get(name)
                 assert whole.entry(part, name) == getattr(whole, part).get(name)
+    names = ("load", "code.digest", "absent")
+    plain = Record.entries(unindexed(store)[0], "environment", *names, absent=-1)
+    assert Record.entries(listed(store)[0], "environment", *names, absent=-1) == plain
+    mixed = [*listed(store)[0], *unindexed(store)[0]]
+    assert Record.entries(mixed, "environment", *names, absent=-1) == plain * 2
+    assert Record.entries([], "environment", *names) == []
 
 
 @pytest.mark.usefixtures("eager")

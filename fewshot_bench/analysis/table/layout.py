@@ -38,7 +38,7 @@ from fewshot_bench.analysis.table.significance import (
     Standing,
     Variation,
 )
-from fewshot_bench.api.metrics import Metric
+from fewshot_bench.api.metrics import PERCENT, Metric
 from fewshot_bench.utils.text import beside_level, signed
 
 # Commands that a screen shows; others are counted.
@@ -343,7 +343,11 @@ def _detectable(table: Table, found: Significance) -> Grid:
     shots = sorted({one.shots for one in found.detectable})
     labels = dict.fromkeys(one.group for one in found.detectable)
     lines = [
-        Line(table.shown(label), (), tuple(_points(by_place.get((label, k))) for k in shots))
+        Line(
+            table.shown(label),
+            (),
+            tuple(_points(by_place.get((label, k)), table.main) for k in shots),
+        )
         for label in labels
     ]
     caption = (
@@ -354,10 +358,12 @@ def _detectable(table: Table, found: Significance) -> Grid:
     return _grid(table, "smallest differences", caption, heads, lines, "data set")
 
 
-def _points(one: Detectable | None) -> str:
+def _points(one: Detectable | None, metric: Metric) -> str:
     if one is None:
         return MISSING
-    return f"{one.points:.1f} (n={one.seeds})"
+    # No two percentages differ by more, and two seeds can ask for it.
+    whole = metric.unit == PERCENT and one.points > 100
+    return f"{'>100' if whole else f'{one.points:.1f}'} (n={one.seeds})"
 
 
 def _variations(table: Table) -> Grid:
