@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -120,6 +121,16 @@ def test_tables_for_people(store: Path, form: str) -> None:
         assert words in done.out
     assert "smallest differences" in done.out
     assert "missed more than one time in" in " ".join(done.out.split())
+
+
+def test_no_percentages_differ_by_more_than_a_hundred(store: Path) -> None:
+    words = ("--store", store, "--baseline", "linear-probe", "--seeds", "1,2")
+    shown = fsbench("compare", *words).out.partition("smallest differences")[2]
+    assert ">100 (n=2)" in shown
+    points = [float(found) for found in re.findall(r"([\d.]+) \(n=2\)", shown.replace(">100", ""))]
+    assert max(points, default=0.0) <= 100
+    # Other metrics have no such bound.
+    assert ">100" not in fsbench("compare", *words, "--metric", "nll").out
 
 
 def test_types_in_csv(store: Path) -> None:
