@@ -9,18 +9,23 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewshot_bench.analysis.comparison import Comparison, compare, frame, known_metrics
-from fewshot_bench.api.method import changed_options
+from fewshot_bench.analysis.result_filters import (
+    is_method_object,
+    of_methods,
+    several,
+    with_options,
+    words_of,
+)
 from fewshot_bench.api.method_files import short
 from fewshot_bench.api.metrics import METRICS
 from fewshot_bench.api.record import STATUSES, Record
-from fewshot_bench.api.registry import registry
 from fewshot_bench.api.shots import plain
 from fewshot_bench.api.spec import CONDITIONS, DEFAULT_STORE, RunSpec, canonical_json, method_label
 from fewshot_bench.store.kept_models import model_of
@@ -37,7 +42,6 @@ from fewshot_bench.utils.arguments import (
     text,
 )
 from fewshot_bench.utils.errors import DataMissingError, StoreError, UsageError, unknown
-from fewshot_bench.utils.text import join_names
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,8 +60,8 @@ LAYOUTS = ("groups", "paper")
 
 
 def _named(value: Any) -> str:
-    if isinstance(value, str | type) or is_dataclass(value):
-        return _text(value)
+    if isinstance(value, str | type) or is_method_object(value):
+        return words_of(value)
     raise TypeError
 
 
@@ -200,31 +204,35 @@ class Results:
         """
         if predicate is not None and not callable(predicate):
             raise UsageError(f"where({predicate!r:.80}): expected a function of a record")
+        # What can be read once is read here.
+        filters = {n: tuple(v) if isinstance(v, Iterator) else v for n, v in filters.items()}
         chosen = self._records
         for name, value in filters.items():
             chosen = tuple(self._matching(chosen, name, value))
         if predicate is not None:
             chosen = tuple(filter(predicate, chosen))
         names = ("method", "dataset")
-        asked = {name: _text(value) for name, value in filters.items() if name in names}
+        asked = {name: words_of(value) for name, value in filters.items() if name in names}
         return replace(self, _records=chosen, _asked={**self._asked, **asked})
 
     def _matching(self, records: Sequence[Record], name: str, value: Any) -> Sequence[Record]:
         from fewshot_bench.analysis.filters import select
 
-        if not _several(value) and name != "options":
+        if not several(value) and name != "options":
             raise UsageError(f"where({name}={value!r}): expected at least one value")
         if name == "status":
-            for one in _several(value):
+            for one in several(value):
                 if one not in STATUSES:
                     raise unknown("status", str(one), STATUSES, "docs/python.md")
-            return [record for record in records if record.status in _several(value)]
+            return [record for record in records if record.status in several(value)]
         if name == "options":
-            return _with_options(records, value)
+            return with_options(records, value)
+        if name == "method" and any(map(is_method_object, several(value))):
+            return of_methods(records, several(value))
         if name in _LISTS:
-            return select(records, {name: _text(value)}, {})
+            return select(records, {name: words_of(value)}, {})
         if name in _CONDITIONS:
-            found = [select(records, {}, {name: _text(one)}) for one in _several(value)]
+            found = [select(records, {}, {name: words_of(one)}) for one in several(value)]
             keys = {record.spec.key() for part in found for record in part}
             return [record for record in records if record.spec.key() in keys]
         known = (*_LISTS, *_CONDITIONS, *_OTHERS)
@@ -325,7 +333,7 @@ class Results:
         options = Options(
             metric=metric,
             metrics=metrics,
-            baseline=None if baseline is None else _text(baseline),
+            baseline=None if baseline is None else words_of(baseline),
             allow_mixed=allow_mixed,
             method=self._asked.get("method"),
             dataset=self._asked.get("dataset"),
@@ -413,47 +421,6 @@ def _warn_of_damage(where: Outcomes | Store, level: int = 3) -> None:
     """Name what is damaged, at a line of code so many levels up."""
     for damage in where.damaged:
         warnings.warn(f"not used: {damage}", stacklevel=level)
-
-
-def _several(value: Any) -> tuple[Any, ...]:
-    """One value or several as a tuple."""
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        return (value,)
-    return tuple(value)
-
-
-def _text(value: Any) -> str:
-    """Values as filters of `fsbench compare` have them: `1,4`, `none`."""
-    if isinstance(value, str):
-        return value
-    return join_names(_word(one) for one in _several(value))
-
-
-def _word(value: Any) -> str:
-    if isinstance(value, type):
-        # One of a notebook lies in a file of its own in the store.
-        return registry().name_of(value) or f"{value.__name__}.py:{value.__name__}"
-    if is_dataclass(value):
-        return method_label(short(_word(type(value))), changed_options(value))
-    return "none" if value is None else str(value)
-
-
-def _with_options(records: Sequence[Record], asked: Any) -> Sequence[Record]:
-    """The records with these hyper-parameters; UsageError for what none of them has."""
-    if not isinstance(asked, Mapping):
-        raise UsageError(f"options={asked!r}: expected a mapping such as {{'rank': 4}}")
-    step = "only what is in the store can be compared"
-    for name, values in asked.items():
-        known = {option for record in records for option in record.spec.options}
-        if name not in known:
-            raise unknown("hyper-parameter", str(name), known, step)
-        records = [record for record in records if name in record.spec.options]
-        found = [record.spec.options[name] for record in records]
-        for value in _several(values):
-            if value not in found:
-                raise unknown(f"value of {name}", str(value), map(str, found), step)
-        records = [record for record in records if record.spec.options[name] in _several(values)]
-    return records
 
 
 def _shown(record: Record) -> str:

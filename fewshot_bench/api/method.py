@@ -270,9 +270,12 @@ def find_parameter(owner: str, method: type, name: str) -> Hyperparameter:
 
 def changed_options(method: Any) -> dict[str, Any]:
     """The hyper-parameters of a method instance that are not the defaults of its class."""
-    given = configuration(method)
-    defaults = {field.name: field.default for field in hyperparameters(type(method))}
-    return {name: value for name, value in given.items() if value != defaults[name]}
+    name, changed = str(getattr(method, "name", type(method).__name__)), {}
+    for field in hyperparameters(type(method)):
+        value = typed_value(name, field, getattr(method, field.name))
+        if value != field.default:
+            changed[field.name] = value
+    return changed
 
 
 def configuration(method: Any) -> dict[str, Any]:

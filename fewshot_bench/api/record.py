@@ -235,10 +235,10 @@ class Record:
             return value
 
     def entry(self, part: str, name: str) -> Any:
-        """One value of a field that is an object, as `getattr(self, part).get(name)` gives it."""
+        """One value of a field that is an object, or inside of it; None where it has none."""
         if part in LATE and part not in self.__dict__:
             return self.__dict__["_part"].entries(part, (name,))[0]
-        return getattr(self, part).get(name)
+        return entry(getattr(self, part), name)
 
     @staticmethod
     def entries(

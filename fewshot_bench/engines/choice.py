@@ -216,10 +216,7 @@ class EngineChoice:
     def records(
         self, engine: Engine, cells: Sequence[RunSpec], progress: Progress, store: Store
     ) -> Iterator[Record]:
-        """The records of the engine's run, one of each cell, as they are in the store.
-
-        EngineError where it gives something else, after all that it did give.
-        """
+        """The records of the engine's run, at most one of each cell, as they are in the store."""
         left = {cell.key(): cell for cell in cells}
         with self.blaming():
             for record in engine.run(cells, progress):
@@ -231,11 +228,16 @@ class EngineChoice:
                         "or was given before; expected one of each cell"
                     )
                 yield record if self.entry.is_built_in else self._stored(record, store)
+
+    def refuse_less(self, cells: Sequence[RunSpec], records: Sequence[Record]) -> None:
+        """EngineError unless there is a record of each cell."""
+        given = {record.spec.key() for record in records}
+        left = [cell for cell in cells if cell.key() not in given]
         if left:
-            first = next(iter(left.values())).describe()
             raise self._error(
                 f"run gave no record of {len(left)} of {len(cells)} cells, the first of which is "
-                f"{first}; what it gave is kept, and the same command again runs the others"
+                f"{left[0].describe()}; what it gave is kept, and the same command again runs the "
+                "others"
             )
 
     def _stored(self, record: Record, store: Store) -> Record:

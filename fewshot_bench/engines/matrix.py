@@ -140,8 +140,10 @@ def run_plan(
         reporter.info(f"models: {kept_models_line(finished)}")
     if saved := encodings_saved(finished):
         reporter.info(saved)
-    if not interrupted and (state.todo or state.done):
-        reporter.results(folder)
+    if not interrupted:
+        engines.refuse_less(state.todo, finished)
+        if state.todo or state.done:
+            reporter.results(folder)
     failed = len(state.failed) + sum(record.status == "failed" for record in finished)
     return Ended(plan, failed, interrupted)
 

@@ -13,6 +13,7 @@ import hashlib
 import inspect
 import json
 import linecache
+import operator
 import os
 import re
 import subprocess
@@ -110,9 +111,7 @@ class Sources:
         files += [name for name, entry in linecache.cache.items() if entry[1:2] == (None,)][::-1]
         for file in dict.fromkeys(files):
             node = _definition(_source_of(file), value.__name__, None)
-            if node is not None and _fields_in(node) == list(
-                vars(value).get("__annotations__", ())
-            ):
+            if node is not None and _defines(node, value, self._namespace):
                 return file
         raise UsageError(self._no_source(value.__name__))
 
@@ -274,11 +273,49 @@ def _definition(source: str, name: str, line: int | None) -> ast.stmt | None:
     return found[0] if len(found) == 1 else None
 
 
-def _fields_in(node: ast.stmt) -> list[str]:
-    """The names that the body of a class annotates; none of a function."""
-    body = node.body if isinstance(node, ast.ClassDef) else []
-    targets = [one.target for one in body if isinstance(one, ast.AnnAssign)]
-    return [target.id for target in targets if isinstance(target, ast.Name)]
+def _defines(node: ast.stmt, cls: Any, namespace: Mapping[str, Any]) -> bool:
+    """True where a definition of fields alone is that of a class: its bases, names and values.
+
+    False also for values that cannot be told from the text.
+    """
+    if not isinstance(node, ast.ClassDef) or not isinstance(cls, type):
+        return False
+    bases = [_value(base, namespace) for base in node.bases] or [object]
+    if len(bases) != len(cls.__bases__) or not all(map(operator.is_, bases, cls.__bases__)):
+        return False
+    names = []
+    for one in node.body:
+        if isinstance(one, ast.Pass) or (
+            isinstance(one, ast.Expr) and isinstance(one.value, ast.Constant)
+        ):
+            continue
+        if not isinstance(one, ast.AnnAssign) or not isinstance(one.target, ast.Name):
+            return False
+        names.append(one.target.id)
+        stated = _UNKNOWN if one.value is None else _value(one.value, namespace)
+        actual = vars(cls).get(one.target.id, _UNKNOWN)
+        if one.value is not None and stated is _UNKNOWN:
+            return False
+        if type(stated) is not type(actual) or stated != actual:
+            return False
+    return names == list(inspect.get_annotations(cls))
+
+
+_UNKNOWN = object()
+
+
+def _value(node: ast.expr, namespace: Mapping[str, Any]) -> Any:
+    """A literal, what a name stands for, or the default that `fb.hyper(...)` states first."""
+    if isinstance(node, ast.Call) and node.args and ast.unparse(node.func).endswith("hyper"):
+        return _value(node.args[0], namespace)
+    if isinstance(node, ast.Name):
+        return namespace.get(node.id, _UNKNOWN)
+    if isinstance(node, ast.Attribute):
+        return getattr(_value(node.value, namespace), node.attr, _UNKNOWN)
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return _UNKNOWN
 
 
 def _first(node: ast.stmt) -> int:

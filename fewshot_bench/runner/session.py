@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,8 +125,13 @@ class Session:
         return self._sources[key]
 
 
-def _import(method: str, modules: Iterable[str]) -> None:
+def _import(method: str, modules: Any) -> None:
     """Import what a fit will, so that no cell is charged for it."""
+    if not isinstance(modules, tuple) or not all(isinstance(name, str) for name in modules):
+        raise PluginError(
+            f"method '{method}' has imports={modules!r:.80}, expected a tuple of names of modules, "
+            "such as ('sklearn.linear_model',)"
+        )
     for name in modules:
         try:
             importlib.import_module(name)

@@ -213,7 +213,13 @@ def digest_of_file(path: Path) -> str:
 def check(path: Path, record: Record) -> None:
     """Raise Damaged unless a file is whole and, where it is small, the one that a record states."""
     if path.stat().st_size <= FULL_CHECK_BYTES:
-        if digest_of_file(path) != record.digests.get(FILE):
+        try:
+            found = digest_of_file(path)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise Damaged(f"{type(error).__name__}: {error}") from None
+        if found != record.digests.get(FILE):
             _read_of(path, record, kept=True)
     else:
         with _opened(path):

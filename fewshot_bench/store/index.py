@@ -40,7 +40,7 @@ _STATE = ("status", "error", "incidents")
 # Equal parts of several records are one object.
 _SHARED = frozenset({*_SPEC_PARTS, "split"})
 # Packed splits that are remembered while an index grows.
-_MOST_SPLITS = 4096
+_MOST_SPLITS = 1024
 _EARLY = ("spec", "state", *_SPEC_PARTS)
 _PARTS = (*_EARLY, *_RECORD_PARTS)
 _PLACES = {name: place for place, name in enumerate(_PARTS)}
@@ -129,7 +129,9 @@ class Frames:
         first: the place of the frame's first number.
         """
         own, _, inner = (name, "", "") if name in frame else name.partition(".")
-        item = frame.get(own, absent)
+        if own not in frame:
+            return True, lambda _: absent
+        item = frame[own]
         first += sum(_count(frame[other]) for other in itertools.takewhile(own.__ne__, frame))
         if type(item) is int and item:
             known = self.values[item - 1]

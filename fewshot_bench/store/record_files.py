@@ -123,7 +123,10 @@ class RecordReader:
             self._bytes += len(text)
             if self._bytes > _MOST_BYTES:
                 self._splits, self._bytes = {}, len(text)
-            self._splits[text] = json.loads(text)
+            try:
+                self._splits[text] = json.loads(text)
+            except (ValueError, RecursionError) as error:
+                raise Damaged(str(error)) from None
         values = parse_values(path, content[:start] + content[end:])
         return {**values, "split": self._splits[text]}
 

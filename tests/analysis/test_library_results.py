@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import fewshot_bench as fb
+from fewshot_bench.api.registry import registry
 from tests.helpers import fsbench
 from tests.synthetic_store import fill
 
@@ -269,3 +270,18 @@ def test_damaged_logits_are_named_and_left_out(tmp_path: Path) -> None:
         table = loaded.compare(baseline=loaded.records()[1].spec.method)
     assert list(table.to_frame().dataset) == ["caltech101", "average"]
     assert victim.spec.method not in set(table.to_frame().method)
+
+
+def test_methods_are_chosen_by_objects(store: Path) -> None:
+    results = fb.load(store)
+    names = {record.spec.method for record in results.records()}
+    assert "linear-probe" in names
+    default = results.where(method=registry().method_class("linear-probe")())
+    assert {record.spec.label for record in default.records()} == {"linear-probe"}
+    with pytest.raises(fb.UsageError, match=r"unknown method 'linear-probe\[c=0.5\]'"):
+        results.where(method=registry().method_class("linear-probe")(c=0.5))
+    for nothing in ([], (), iter([])):
+        with pytest.raises(fb.UsageError, match="expected at least one value"):
+            results.where(method=nothing)
+    some = [*{record.spec.shots for record in results.records()}][:2]
+    assert len(results.where(shots=iter(some))) == len(results.where(shots=some)) > 0

@@ -408,6 +408,20 @@ def test_a_class_of_fields_alone_is_found_in_its_cell(cell: Cell, tmp_path: Path
     assert given(reference(cls, tmp_path)) == 1
 
 
+def test_a_class_of_fields_alone_is_not_taken_from_another_text(cell: Cell, tmp_path: Path) -> None:
+    own(cell, "1")
+    cls = cell(KID.format(value=3))["Kid"]
+    # Cells that did not come to their end define nothing.
+    for text in (KID.format(value=4), KID.format(value=3).replace("Own", "object")):
+        with pytest.raises(ZeroDivisionError):
+            cell(f"1/0\n{text}")
+    path = Path(reference(cls, tmp_path).rpartition(":")[0])
+    assert "more: int = 3" in path.read_text(encoding="utf-8")
+    odd = cell(KID.format(value="max(1, 2)"))["Kid"]
+    with pytest.raises(fb.UsageError, match="source of Kid cannot be had"):
+        reference(odd, tmp_path)
+
+
 def test_a_class_of_fields_alone_in_a_script(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     last = "from fewshot_bench.engines.method_sources import reference\nfrom pathlib import Path"

@@ -115,3 +115,12 @@ def test_a_split_is_parsed_once_for_all_of_its_records(
     monkeypatch.setattr(record_files, "_MOST_BYTES", 1)
     monkeypatch.setattr(store_index, "_MOST_SPLITS", 1)
     assert list(Store(store.path).records()) == expected
+
+
+def test_answers_that_are_no_file_are_set_aside(tmp_path: Path) -> None:
+    store = filled(tmp_path / "s", [1])
+    (archive,) = store.root.rglob("*.npz")
+    archive.unlink()
+    archive.mkdir()
+    assert store.get(archive.stem) is None
+    assert [damage.path.name for damage in store.damaged] == [f"{archive.name}.damaged-1"]
