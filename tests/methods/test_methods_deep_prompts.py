@@ -12,7 +12,7 @@ from fsbench_methods.maple import MaPLe
 
 from fewshot_bench.profiling.optimizer import ParameterObserver
 from fewshot_bench.utils.errors import UsageError
-from tests.encoder_fits import assert_same_fit, assert_same_step, dassl_rates
+from tests.encoder_fits import TOLERANCE, assert_same_fit, assert_same_step, dassl_rates
 from tests.reference import deep_prompts as plain
 from tests.reference.toy import context, random_backbone, random_task
 
@@ -35,7 +35,9 @@ def backbone() -> Any:
 @pytest.mark.parametrize("parts", [1, 6])
 @pytest.mark.parametrize(("method", "loss"), CASES)
 def test_a_step_equals_the_reference(backbone: Any, method: Any, loss: Any, parts: int) -> None:
-    assert_same_step(method, random_task(backbone), backbone, loss, parts)
+    # Rows that are mapped into both encoders: 1.05e-5 on processors with other kernels.
+    tolerance = 3e-5 if isinstance(method, MaPLe) else TOLERANCE
+    assert_same_step(method, random_task(backbone), backbone, loss, parts, tolerance)
 
 
 @pytest.mark.parametrize(
