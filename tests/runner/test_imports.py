@@ -55,7 +55,8 @@ def test_planning_imports_none() -> None:
 def test_workers_have_them_before_the_fit(tmp_path: Path, imports: object, said: str) -> None:
     file = tmp_path / "own.py"
     file.write_text(METHOD.format(imports=imports), encoding="utf-8")
-    done = fb.run(f"{file}:Own", "digits", shots=1, seeds=1, limit=8, store=tmp_path / "s")
+    with pytest.warns(fb.FsbenchWarning, match="1 cell failed"):
+        done = fb.run(f"{file}:Own", "digits", shots=1, seeds=1, limit=8, store=tmp_path / "s")
     (record,) = done.failed()
     assert record.error is not None
     assert said in record.error["message"]
