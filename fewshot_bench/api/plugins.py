@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from fewshot_bench.api.spec import RunSpec
 
 GROUP = "fewshot_bench"
+# Names of entry points, joined by commas, that are left out.
+DISABLED = "FSBENCH_DISABLE_PLUGINS"
 # Full names, joined by commas, of the only plug-ins that a process imports; unset for all of them.
 ONLY = "FSBENCH_ONLY_PLUGINS"
 hookspec = pluggy.HookspecMarker(GROUP)
@@ -265,9 +267,19 @@ def _entry_points() -> tuple[list[Any], list[PluginInfo]]:
         points = list(importlib.metadata.entry_points(group=GROUP))
     except Exception:
         points = _each_alone(broken)
-    blocked = set(filter(None, os.environ.get("FSBENCH_DISABLE_PLUGINS", "").split(",")))
+    blocked = _blocked()
     unique = {(point.name, point.value): point for point in points if point.name not in blocked}
     return [unique[key] for key in sorted(unique)], broken
+
+
+def disabled_without_plugin() -> list[str]:
+    """Names in FSBENCH_DISABLE_PLUGINS that no entry point has, so that they disable nothing."""
+    points = importlib.metadata.entry_points(group=GROUP)
+    return sorted(_blocked() - {point.name for point in points})
+
+
+def _blocked() -> set[str]:
+    return set(filter(None, os.environ.get(DISABLED, "").split(",")))
 
 
 def _each_alone(broken: list[PluginInfo]) -> list[Any]:

@@ -7,6 +7,7 @@ from itertools import chain
 import click
 
 from fewshot_bench.api.metrics import METRICS
+from fewshot_bench.api.plugins import DISABLED, disabled_without_plugin
 from fewshot_bench.api.registry import Catalog, registry
 from fewshot_bench.cli.completion import one_of
 from fewshot_bench.cli.output import warn
@@ -103,3 +104,5 @@ def _warn_broken() -> None:
     conflicts = [catalog.conflicts.values() for catalog in known.catalogs]
     for text in (*known.methods.failed, *chain.from_iterable(conflicts)):
         warn(text)
+    for name in disabled_without_plugin():
+        warn(f"{DISABLED} names '{name}', which is no entry point (fsbench list plugins)")

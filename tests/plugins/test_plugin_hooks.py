@@ -221,6 +221,9 @@ def test_built_in_commands_are_plug_ins(tmp_path: Path) -> None:
     assert "reproduce  " in shown
     assert "report  " not in shown
     assert fsbench(tmp_path, "report", **variables).returncode == 2
+    assert fsbench(tmp_path, "list", "methods", **variables).stderr == ""
+    listed = fsbench(tmp_path, "list", "methods", FSBENCH_DISABLE_PLUGINS="builtin_reprot")
+    assert "FSBENCH_DISABLE_PLUGINS names 'builtin_reprot', which is no entry" in listed.stderr
 
 
 def test_the_help_imports_nothing_heavy() -> None:
