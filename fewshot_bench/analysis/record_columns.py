@@ -32,13 +32,13 @@ class Joint(NamedTuple):
     fact: Callable[..., Any]
 
 
-class Told(NamedTuple):
+class Stated(NamedTuple):
     """True for records that have an entry of a field, whatever its value."""
 
     entry: str
 
 
-Fact = Take | Shared | Joint | Told
+Fact = Take | Shared | Joint | Stated
 # Stands for an entry that is not there; no record has it.
 _ABSENT = object()
 Facts = Mapping[str, Fact]
@@ -95,7 +95,7 @@ class RecordColumns:
                 yield from self._sources((fact.column,))
             elif isinstance(fact, Joint):
                 yield from self._sources(fact.columns)
-            elif not isinstance(fact, Told):
+            elif not isinstance(fact, Stated):
                 yield name
 
     def _column(self, name: str) -> Sequence[Any]:
@@ -107,7 +107,7 @@ class RecordColumns:
             return [facts[id(one)] for one in values]
         if isinstance(fact, Joint):
             return list(map(fact.fact, *(self[column] for column in fact.columns)))
-        if isinstance(fact, Told):
+        if isinstance(fact, Stated):
             field, _, entry = fact.entry.partition(".")
             found = Record.entries(self.records, field, entry, absent=_ABSENT)
             return [value is not _ABSENT for (value,) in found]

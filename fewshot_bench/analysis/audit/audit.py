@@ -33,7 +33,7 @@ from fewshot_bench.analysis.record_columns import (
     Place,
     RecordColumns,
     Shared,
-    Told,
+    Stated,
 )
 from fewshot_bench.analysis.signature import signature_of
 from fewshot_bench.api.record import Record
@@ -106,8 +106,8 @@ def _kit_mark(stated: object) -> str:
 
 _FACTS: Facts = {
     "kit": Shared("environment.kit", _kit_mark),
-    "kit told": Told("environment.kit"),
-    "kit text": Joint(("environment.kit", "kit told"), kit_text),
+    "kit stated": Stated("environment.kit"),
+    "kit text": Joint(("environment.kit", "kit stated"), kit_text),
     "tried": Shared(f"footprint.{TRIED}", number),
     "labels used": Shared(f"footprint.{LABELS_USED}", number),
     "images billed": Shared(f"footprint.{IMAGES_BILLED}", number),

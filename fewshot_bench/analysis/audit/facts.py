@@ -44,11 +44,11 @@ def read_kit(found: object) -> Mapping[str, Any] | None:
     return {"version": version, "passed": passed, "failed": [str(name) for name in failed]}
 
 
-def kit_text(stated: object, told: bool) -> str:
+def kit_text(stated: object, is_stated: bool) -> str:
     """One clause on the code of a cell, after the method's name, from what its record states."""
     found = read_kit(stated)
     if found is None:
-        if not told:
+        if not is_stated:
             return "does not tell whether the conformance kit checked it"
         return "never checked by the conformance kit"
     failed, total = found["failed"], found["passed"] + len(found["failed"])
