@@ -263,23 +263,26 @@ def has_third_party() -> bool:
 def _entry_points() -> tuple[list[Any], list[PluginInfo]]:
     """The entry points of the group, and the distributions whose own could not be read."""
     broken: list[PluginInfo] = []
-    try:
-        points = list(importlib.metadata.entry_points(group=GROUP))
-    except Exception:
-        points = _each_alone(broken)
-    blocked = _blocked()
+    points, blocked = _every_point(broken), _blocked()
     unique = {(point.name, point.value): point for point in points if point.name not in blocked}
     return [unique[key] for key in sorted(unique)], broken
 
 
 def disabled_without_plugin() -> list[str]:
     """Names in FSBENCH_DISABLE_PLUGINS that no entry point has, so that they disable nothing."""
-    points = importlib.metadata.entry_points(group=GROUP)
-    return sorted(_blocked() - {point.name for point in points})
+    return sorted(_blocked() - {point.name for point in _every_point([])})
 
 
 def _blocked() -> set[str]:
     return set(filter(None, os.environ.get(DISABLED, "").split(",")))
+
+
+def _every_point(broken: list[PluginInfo]) -> list[Any]:
+    """The entry points of the group; broken: gets the distributions whose own cannot be read."""
+    try:
+        return list(importlib.metadata.entry_points(group=GROUP))
+    except Exception:
+        return _each_alone(broken)
 
 
 def _each_alone(broken: list[PluginInfo]) -> list[Any]:
