@@ -104,9 +104,11 @@ class Sources:
         return found
 
     def _file_of(self, value: Any) -> str:
-        """The file or cell that defines a class or function which has no code of its own."""
-        files = [one.__code__.co_filename for one in _functions(self.cls)]
-        files += filter(None, [self._namespace.get("__file__")])
+        """The file or cell of the class; for one of fields alone, that which defines `value`."""
+        function = next(_functions(self.cls), None)
+        if function is not None:
+            return function.__code__.co_filename
+        files = [str(self._namespace["__file__"])] if "__file__" in self._namespace else []
         # Cells of a notebook, the newest first, are nowhere but in this cache.
         files += [name for name, entry in linecache.cache.items() if entry[1:2] == (None,)][::-1]
         for file in dict.fromkeys(files):
@@ -178,9 +180,7 @@ class Sources:
 
     def _add_statement(self, name: str) -> None:
         """The one assignment of a value in the source of the class."""
-        function = next(_functions(self.cls), None)
-        file = function.__code__.co_filename if function else self._file_of(self.cls)
-        source = _source_of(file)
+        source = _source_of(self._file_of(self.cls))
         found = [node for node in ast.parse(source).body if _assigns(node, name)]
         if len(found) != 1:
             raise UsageError(

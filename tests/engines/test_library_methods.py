@@ -391,6 +391,21 @@ def test_a_file_that_is_edited_between_two_runs(tmp_path: Path) -> None:
     assert said() == "44 Edited(length=44)"
 
 
+def test_helpers_without_functions_come_along(cell: Cell, tmp_path: Path) -> None:
+    helpers = """
+        import dataclasses, enum, typing
+        class Mode(enum.Enum):
+            FAST = 1
+        class Pair(typing.NamedTuple):
+            left: int = max(1, 2)
+        class Known(typing.TypedDict):
+            left: int
+    """
+    last = METHOD.format(body="Mode.FAST.value, Pair().left, Known(left=4)['left']")
+    cls = cell(f"{textwrap.dedent(helpers)}{textwrap.dedent(last)}")["Own"]
+    assert given(reference(cls, tmp_path)) == (1, 2, 4)
+
+
 KID = """
 @dataclasses.dataclass(frozen=True)
 class Kid(Own):
