@@ -37,7 +37,7 @@ class Scaled:
 
 @dataclass(frozen=True)
 class Edited:
-    """What an author is working on."""
+    """A method that its author is editing."""
 
     name: ClassVar[str] = "edited"
     version: ClassVar[str] = "1"

@@ -52,7 +52,7 @@ PartitionName=debug Nodes=n[1-2] Default=YES MaxTime=60 State=UP
 
 
 def missing() -> str:
-    """Why there can be no cluster here, or nothing."""
+    """The reason for which there can be no cluster here; empty where there can be one."""
     absent = [name for name in COMMANDS if shutil.which(name) is None]
     if absent:
         return f"not installed: {', '.join(absent)}"

@@ -7,7 +7,14 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from operator import attrgetter, itemgetter
 from typing import Any
 
-from fewshot_bench.analysis.record_columns import Facts, Place, RecordColumns, Rule, Shared
+from fewshot_bench.analysis.record_columns import (
+    Facts,
+    Place,
+    RecordColumns,
+    Rule,
+    Shared,
+    distinct,
+)
 from fewshot_bench.analysis.table.model import Row
 from fewshot_bench.api.dataset_overrides import SKIPPED
 from fewshot_bench.api.image_facts import images, images_scope, test_images, test_scope
@@ -297,9 +304,8 @@ def _local_labels(columns: RecordColumns) -> Mapping[int, list[str]]:
 
 def _differing_options(group: Sequence[Record]) -> Iterator[tuple[Record, list[str]]]:
     """Parts of labels for the records of one row that have several sets of options."""
-    # Records of a store share what is equal.
-    distinct = {id(record.spec.options): record.spec.options for record in group}
-    if len({canonical_json(options) for options in distinct.values()}) == 1:
+    shared = distinct(record.spec.options for record in group)
+    if len(set(map(canonical_json, shared))) == 1:
         return
     values = [
         {name: canonical_json(value) for name, value in record.spec.options.items()}

@@ -48,13 +48,14 @@ def select(
     value each for the table's conditions, a prefix being enough for `weights`, `revision` (of the
     data set or of the target), `own_data` and `code`, which leaves other methods alone.
     """
-    tests = [_by_name(records, kind, text) for kind, text in names.items() if text]
+    named = {name: text for name, text in names.items() if text}
     given = {name: text for name, text in conditions.items() if text is not None}
+    tests = [_by_name(records, kind, text) for kind, text in named.items()]
     tests += [_by_condition(records, name, text) for name, text in given.items()]
     chosen = [record for record in records if all(test(record) for test in tests)]
     if records and not chosen:
-        every = {**{name: text for name, text in names.items() if text}, **given}
-        asked = ", ".join(f"{option_name(name)} {text!s}" for name, text in every.items())
+        every = {**named, **given}
+        asked = ", ".join(f"{option_name(name)} {text}" for name, text in every.items())
         raise UsageError(f"no record matches {asked} together; leave out one of them")
     return chosen
 

@@ -7,7 +7,7 @@ column is computed once and has the order of the records.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -16,6 +16,11 @@ from fewshot_bench.api.record import Record
 
 Take = Callable[[Record], Any]
 Place = tuple[Hashable, ...]
+
+
+def distinct(values: Iterable[Any]) -> Collection[Any]:
+    """Each object once; records of a store share what is equal."""
+    return {id(value): value for value in values}.values()
 
 
 class Shared(NamedTuple):
@@ -103,7 +108,7 @@ class RecordColumns:
         if isinstance(fact, Shared):
             values = self[fact.column]
             # All of them are there until the end, so that no two have one id.
-            facts = {id(one): fact.fact(one) for one in {id(one): one for one in values}.values()}
+            facts = {id(one): fact.fact(one) for one in distinct(values)}
             return [facts[id(one)] for one in values]
         if isinstance(fact, Joint):
             return list(map(fact.fact, *(self[column] for column in fact.columns)))

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from fewshot_bench.api.spec import RunSpec
 
 GROUP = "fewshot_bench"
+# The distribution whose plug-ins are the built-in ones.
+OWN = "fewshot-bench"
 # Names of entry points, joined by commas, that are left out.
 DISABLED = "FSBENCH_DISABLE_PLUGINS"
 # Full names, joined by commas, of the only plug-ins that a process imports; unset for all of them.
@@ -257,7 +259,7 @@ def has_third_party() -> bool:
     It is known without importing any.
     """
     points, _ = _entry_points()
-    return any(_distribution(point.dist) != "fewshot-bench" for point in points)
+    return any(_distribution(point.dist) != OWN for point in points)
 
 
 def _entry_points() -> tuple[list[Any], list[PluginInfo]]:

@@ -28,11 +28,9 @@ from fewshot_bench.api.dataset_overrides import SKIPPED, Without, customized
 from fewshot_bench.api.method_rules import refuse_broken
 from fewshot_bench.api.metrics import METRICS, Metric
 from fewshot_bench.api.options import Option
-from fewshot_bench.api.plugins import PluginInfo, call, implementations, load_plugins
+from fewshot_bench.api.plugins import OWN, PluginInfo, call, implementations, load_plugins
 from fewshot_bench.utils.errors import FsbenchError, PluginError, UsageError, unknown
 
-# How the origins of built-in entries begin.
-BUILT_IN = "fewshot-bench:"
 # The suite of all methods.
 EVERY = "all"
 # Below a store: the splits that data sets make of a person's own images.
@@ -77,7 +75,7 @@ class Entry:
     @property
     def is_built_in(self) -> bool:
         """True for what this distribution registers."""
-        return self.origin.startswith(BUILT_IN)
+        return self.origin.startswith(f"{OWN}:")
 
     def load(self) -> Any:
         """Import the target; PluginError names the origin when that fails."""

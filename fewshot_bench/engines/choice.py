@@ -217,16 +217,17 @@ class EngineChoice:
         self, engine: Engine, cells: Sequence[RunSpec], progress: Progress, store: Store
     ) -> Iterator[Record]:
         """The records of the engine's run, at most one of each cell, as they are in the store."""
-        left = {cell.key(): cell for cell in cells}
+        left = {cell.key() for cell in cells}
         with self.blaming():
             for record in engine.run(cells, progress):
                 if not isinstance(record, Record):
                     raise self._error(f"run gave {record!r:.80}, expected records")
-                if left.pop(record.spec.key(), None) is None:
+                if record.spec.key() not in left:
                     raise self._error(
                         f"run gave a record of {record.spec.describe()}, which was not asked for "
                         "or was given before; expected one of each cell"
                     )
+                left.remove(record.spec.key())
                 yield record if self.entry.is_built_in else self._stored(record, store)
 
     def refuse_less(self, cells: Sequence[RunSpec], records: Sequence[Record]) -> None:
@@ -241,7 +242,7 @@ class EngineChoice:
             )
 
     def _stored(self, record: Record, store: Store) -> Record:
-        """What the store holds of a cell, whatever a plug-in's engine gave."""
+        """The record that the store has of the same cell; EngineError where it has none."""
         found = store.get(record.spec.key())
         if found is None:
             raise self._error(

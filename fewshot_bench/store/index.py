@@ -8,7 +8,6 @@ into another one, and small ones are put together, so that a row is written a fe
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import itertools
 import json
@@ -19,11 +18,10 @@ from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any
 
-from fewshot_bench.api.record import SCHEMA, Record, entry
+from fewshot_bench.api.record import Record, entry
 from fewshot_bench.api.spec import RunSpec
-from fewshot_bench.store.record_files import Stamp
+from fewshot_bench.store.record_files import READER, Stamp
 from fewshot_bench.utils.files import write_whole
-from fewshot_bench.utils.version import __version__
 
 INDEX = "records.index"
 # Fewer new rows are not worth a file.
@@ -31,7 +29,7 @@ WORTH = 64
 # Two changes within one tick of the file system's clock can leave the same stamp.
 SETTLED_SECONDS = 2.0
 # What decides whether a file is a valid record; an index of another version is no help.
-_READER = [2, __version__, SCHEMA, [field.name for field in dataclasses.fields(RunSpec)]]
+_READER = [2, *READER]
 _HEAD = f"fsbench index {json.dumps(_READER)}\n".encode()
 # Parts of a record in a row. Those of the specification are mostly equal between records.
 _SPEC_PARTS = ("options", "overrides", "data")

@@ -49,9 +49,8 @@ class RecordFile(NamedTuple):
 
     @property
     def key(self) -> str:
-        """That of `key_at`."""
-        key = self.name.removesuffix(".json")
-        return key if self.folder.name == key[:2] else ""
+        """The key that its name states; empty where it lies in the folder of others."""
+        return _key_in(self.folder.name, self.name.removesuffix(".json"))
 
 
 def record_files(root: Path) -> Iterator[RecordFile]:
@@ -81,12 +80,12 @@ def written(record: Record, digests: Mapping[str, str]) -> tuple[Record, bytes]:
     the text, so that reading them names what is wrong.
     """
     made = sealed(record, digests)
-    key = made.spec.key()
+    key, content = made.spec.key(), made.to_json()
     with suppress(StoreError, ValueError, TypeError, RecursionError):
-        if Record.from_dict(json.loads(made.to_json())).spec.key() == key:
-            blank = sealed(record, {**digests, "text": "0" * 64}).to_json().encode()
-            text = _digest_of_text(key, blank[:-_END_BYTES])
-            made = sealed(record, {**digests, "text": text})
+        if Record.from_dict(json.loads(content)).spec.key() == key:
+            # The digest of the values is the last; that of the text takes its place.
+            before = content.rpartition('  "record": ')[0].encode()
+            made = sealed(record, {**digests, "text": _digest_of_text(key, before)})
     return made, made.to_json().encode()
 
 
@@ -138,12 +137,11 @@ _MOST_BYTES = 2**24
 
 def read_record(path: Path) -> Record:
     """Parse a record file; StoreError when a newer version wrote it, Damaged when it is broken."""
-    return Record.read(RecordReader().values(path, key_at(path)), path.stem)
+    return Record.read(RecordReader().values(path, _key_in(path.parent.name, path.stem)), path.stem)
 
 
-def key_at(path: Path) -> str:
-    """The key that a path states; empty where it lies in the folder of others."""
-    return path.stem if path.parent.name == path.stem[:2] else ""
+def _key_in(folder: str, key: str) -> str:
+    return key if folder == key[:2] else ""
 
 
 def read_content(path: Path) -> bytes:

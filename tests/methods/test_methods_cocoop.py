@@ -137,7 +137,7 @@ def test_parameters_are_counted_as_published() -> None:
 
 @pytest.mark.parametrize(("classes", "images"), [(1, 3), (2, 1), (1000, 2)])
 def test_memory_is_that_of_a_block(classes: int, images: int) -> None:
-    """What a step keeps for its backward pass does not grow with the batch."""
+    """The tensors that a step keeps for its backward pass do not grow with the batch."""
     names = tuple(f"thing {index}" for index in range(classes))
     task = random_task(BACKBONE, classnames=names, shots=1, val=0)
     model = CoCoOp().model(task, BACKBONE, TOWER, 4, context())

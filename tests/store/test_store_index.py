@@ -478,7 +478,7 @@ class Anything(RuleBasedStateMachine):
 
     @rule()
     def resume(self) -> None:
-        """What it does not take is renamed, or lacks its logits: reading all gives the same."""
+        """Records that are left out are renamed, or lack logits: reading all gives the same."""
         found = held(self.store)
         keys = [path.stem for path in sorted(self.store.root.rglob("*.json"))]
         fresh = Store(self.store.path)

@@ -186,7 +186,7 @@ def test_a_record_that_was_copied_under_another_key(store: Store) -> None:
 
 
 def test_the_index_is_no_way_around(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where its text is edited it counts as none; where its checksum fits, it is named."""
+    """An index whose text is edited counts as none; one whose checksum fits is named."""
     monkeypatch.setattr(store_index, "WORTH", 1)
     monkeypatch.setattr(store_index, "SETTLED_SECONDS", 0.02)
     store = filled(tmp_path / "s")

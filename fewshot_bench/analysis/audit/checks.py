@@ -36,10 +36,8 @@ _SLOWED = {"out-of-memory": "retried after out of memory", "retried": "the worke
 
 def unfair_validation(columns: RecordColumns) -> Iterator[Finding]:
     """The whole validation set holds far more labels than the support set."""
-    records = columns.records
-    found = []
-    if "full" in columns["val"]:
-        found = [record for record in records if record.spec.val == "full"]
+    pairs = zip(columns.records, columns["val"], strict=True)
+    found = [record for record, val in pairs if val == "full"]
     if found:
         ratios = [
             record.split["val"] / record.split["train"]

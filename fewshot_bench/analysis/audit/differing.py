@@ -16,7 +16,15 @@ from fewshot_bench.analysis.conditions import (
     STALE_ADVICE,
 )
 from fewshot_bench.analysis.formats.tidy import finite
-from fewshot_bench.analysis.record_columns import Facts, Joint, Place, RecordColumns, Rule, Shared
+from fewshot_bench.analysis.record_columns import (
+    Facts,
+    Joint,
+    Place,
+    RecordColumns,
+    Rule,
+    Shared,
+    distinct,
+)
 from fewshot_bench.api.conditions import Condition
 from fewshot_bench.api.method_card import OTHER_TEXTS, UNTRAINED, default_schedule, schedule_with
 from fewshot_bench.api.record import Record
@@ -174,7 +182,7 @@ READ = ("environment.packages", *(name for same in SAME for name in same.rule.co
 
 def differences(columns: RecordColumns) -> Iterator[Finding]:
     """A finding for everything that is not the same where it has to be. columns: of `FACTS`."""
-    packages = {id(found): found for found in columns["environment.packages"]}.values()
+    packages = distinct(columns["environment.packages"])
     names = sorted({name for found in packages if isinstance(found, dict) for name in found})
     wanted = [*SAME, *_other_conditions()]
     wanted += [

@@ -70,10 +70,6 @@ class Column:
     subject: str
     line: Callable[[Sequence[Value]], Value] | None = None
 
-    def of(self, record: Record) -> Value:
-        """The fact that a finished record states."""
-        return number(record.entry(self.part, self.entry))
-
     def shown(self, values: Sequence[Value]) -> str:
         """One text for a line over its shots; empty where nothing is known."""
         chosen = [self.line(values)] if self.line else values

@@ -9,6 +9,7 @@ from typing import Any
 
 from fewshot_bench.analysis.audit.findings import Audit
 from fewshot_bench.analysis.conditions import code_text, digest
+from fewshot_bench.analysis.record_columns import distinct
 from fewshot_bench.analysis.table.model import Table
 from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import canonical_json
@@ -119,8 +120,8 @@ def _methods(records: Sequence[Record]) -> Grid:
                 _values(record.spec.method_version for record in members),
                 _values(str(origin or "") for origin, _ in told),
                 _values(code_text(stated) for _, stated in told),
-                _values(map(_plain, _distinct(record.spec.overrides for record in members))),
-                _values(map(_plain, _distinct(record.spec.options for record in members))),
+                _values(map(_plain, distinct(record.spec.overrides for record in members))),
+                _values(map(_plain, distinct(record.spec.options for record in members))),
             )
         )
     heads = ("method", "version", "origin", "code", "overrides", "hyper-parameters")
@@ -192,11 +193,6 @@ def _flat(values: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
 
 def _word(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-
-
-def _distinct(values: Iterable[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
-    """Each object once; records of a store share what is equal."""
-    return {id(value): value for value in values}.values()
 
 
 def _plain(values: Mapping[str, Any]) -> str:
