@@ -26,7 +26,7 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.engines.choice import Conditions
 from fewshot_bench.plugins.models import accuracy
 from fewshot_bench.plugins.models.budget import Budget
-from fewshot_bench.plugins.models.fitting import Chosen, Workshop
+from fewshot_bench.plugins.models.fitting import Chosen, FitRunner
 from fewshot_bench.plugins.models.material import Material, gather
 from fewshot_bench.plugins.models.search import Search
 from fewshot_bench.runner.variants import expand_methods
@@ -54,11 +54,11 @@ def one(material: Material, shots: int, seed: int, methods: str, cache: Path) ->
     few, whole = drawn(material, shots, 1000 + seed)
     chosen = Chosen(Conditions("tiny", ("cpu",), "fp32"), seed)
     variants = expand_methods(methods.split(","), (), registry())
-    search = Search(Workshop(few, chosen, cache), variants, Budget(1e6), lambda line: None)
+    search = Search(FitRunner(few, chosen, cache), variants, Budget(1e6), lambda line: None)
     search.run()
     winner, count = search.chosen(), len(few.items)
     stated = accuracy.stated(search.shares, search.finalists.index(winner), seed)
-    workshop, test = Workshop(whole, chosen, cache), np.arange(count, len(whole.items))
+    workshop, test = FitRunner(whole, chosen, cache), np.arange(count, len(whole.items))
     held_out: dict[str, float] = {}
     shares: dict[str, float] = {}
     labels = whole.labels[test]

@@ -67,7 +67,7 @@ def own_data(spec: RunSpec) -> str:
     return data_digest(data) if data else "none"
 
 
-def said_data(spec: RunSpec) -> str:
+def data_text(spec: RunSpec) -> str:
     """The digest of own data alone, whatever images are left out; `none` without."""
     if not spec.data:
         return "none"
@@ -170,7 +170,7 @@ def _model_text(row: str, evaluated: str, shots: int, split_seed: int, train_see
 FACTS: Facts = {
     "row": lambda record: _row_name(record),
     "own data": lambda record: own_data(record.spec),
-    "said data": lambda record: said_data(record.spec),
+    "said data": lambda record: data_text(record.spec),
     "options text": Shared("options", canonical_json),
     "split": digest,
     "split start": lambda record: digest(record)[:12],

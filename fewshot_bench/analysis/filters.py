@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import NamedTuple
 
-from fewshot_bench.analysis.conditions import code, code_of, condition, own_data, said_data
+from fewshot_bench.analysis.conditions import code, code_of, condition, data_text, own_data
 from fewshot_bench.analysis.table.model import Seed
 from fewshot_bench.api import method_files as method_references
 from fewshot_bench.api.method_files import parts, short
@@ -174,7 +174,7 @@ def _by_code(records: Sequence[Record], text: str) -> Callable[[Record], bool]:
 
 def _values(spec: RunSpec, name: str) -> tuple[str, ...]:
     if name == "own_data":
-        said = said_data(spec)
+        said = data_text(spec)
         return (own_data(spec), *([said] if said != "none" else []))
     if name == "revision" and spec.target:
         return spec.revision, spec.target_revision

@@ -34,7 +34,7 @@ def author_frame(trace: str, packages: Iterable[str]) -> str:
     return f"{short_path(file)}:{line} in {function}"
 
 
-def told(error: BaseException, target: object) -> str:
+def error_text(error: BaseException, target: object) -> str:
     """Type, message and frame of what the code behind a registered `target` raised."""
     trace = "".join(traceback.format_exception(error))
     frame = author_frame(trace, [top_module(target)])

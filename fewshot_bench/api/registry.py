@@ -23,7 +23,7 @@ import pluggy
 
 from fewshot_bench.api import method_code, method_files
 from fewshot_bench.api import method_files as method_references
-from fewshot_bench.api.author_frame import told
+from fewshot_bench.api.author_frame import error_text
 from fewshot_bench.api.dataset_overrides import SKIPPED, Without, customized
 from fewshot_bench.api.method_rules import refuse_broken
 from fewshot_bench.api.metrics import METRICS, Metric
@@ -298,7 +298,9 @@ class Registry:
         try:
             method_code.note_import(target.__module__)
         except (Exception, SystemExit) as error:
-            raise PluginError(f"method '{name}' ({entry.origin}): {told(error, name)}") from error
+            raise PluginError(
+                f"method '{name}' ({entry.origin}): {error_text(error, name)}"
+            ) from error
         return target
 
     def code(self, name: str) -> dict[str, str | bool]:
@@ -401,7 +403,7 @@ class Registry:
         except (Exception, SystemExit) as error:
             family, colon, _ = name.partition(":")
             entry = self.datasets.find(f"{family}:" if colon else name)
-            reason = told(error, entry.target)
+            reason = error_text(error, entry.target)
             raise PluginError(f"data set '{name}' ({entry.origin}) failed: {reason}") from error
 
     def expand_datasets(self, names: Iterable[str]) -> list[str]:

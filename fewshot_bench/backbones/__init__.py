@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 
-class _Room(ModuleType):
+class _CallableModule(ModuleType):
     """A module that can be called."""
 
     def __call__(self) -> list[str]:
@@ -47,4 +47,4 @@ class _Room(ModuleType):
         return registry().backbones.names()
 
 
-sys.modules[__name__].__class__ = _Room
+sys.modules[__name__].__class__ = _CallableModule

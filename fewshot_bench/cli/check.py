@@ -51,7 +51,7 @@ def command(method: str, options: tuple[str, ...], full: bool) -> None:
     kind = registry().method_class(method)
     broken = broken_rules(kind, method)
     if cannot_be_built(kind):
-        _tell_broken([_of_class(rule, kind) for rule in broken or _unbuilt(kind)])
+        _report_broken([_of_class(rule, kind) for rule in broken or _unbuilt(kind)])
         say(f"{method}: {len(broken) or 1} broken; the other rules need a method that can be built")
         raise SystemExit(1)
     instance, digest = _configured(method, kind, options, full), running_digest(kind)
@@ -62,7 +62,7 @@ def command(method: str, options: tuple[str, ...], full: bool) -> None:
             reason = f": {' '.join(result.reason.split())}" if result.reason else ""
             say(f"{MARKS[result.outcome]:5} {result.name}{reason}")
     failed = [result for result in results if result.outcome == "failed"]
-    _tell_broken(failed)
+    _report_broken(failed)
     counts = Counter(result.outcome for result in results)
     say(f"{method}: {', '.join(f'{count} {outcome}' for outcome, count in sorted(counts.items()))}")
     if digest and digest == running_digest(kind) and not options:
@@ -89,7 +89,7 @@ def _unbuilt(kind: type) -> list[BrokenRule]:
     return [BrokenRule(STATIC[0], reason) for reason in cannot_be_built(kind)]
 
 
-def _tell_broken(failed: Iterable[CheckResult]) -> None:
+def _report_broken(failed: Iterable[CheckResult]) -> None:
     """One line per broken rule; those with one reason at one place share it."""
     alike: dict[tuple[str, str], list[str]] = {}
     for result in failed:

@@ -38,7 +38,7 @@ from fewshot_bench.cli.options import (
 from fewshot_bench.cli.output import say
 from fewshot_bench.engines import progress
 from fewshot_bench.engines.choice import Conditions, EngineChoice, take_conditions
-from fewshot_bench.engines.matrix import INTERRUPTED, ThisCall
+from fewshot_bench.engines.matrix import INTERRUPTED, CallOptions
 from fewshot_bench.utils.processes import interrupt_on_signals
 from fewshot_bench.utils.text import join_names, printable
 
@@ -110,10 +110,10 @@ def request_of(conditions: Conditions, values: Mapping[str, Any]) -> Request:
     )
 
 
-def call_of(values: Mapping[str, Any]) -> ThisCall:
+def call_of(values: Mapping[str, Any]) -> CallOptions:
     """Options of this call alone."""
-    known = {field.name for field in fields(ThisCall)}
-    return ThisCall(**{name: value for name, value in values.items() if name in known})
+    known = {field.name for field in fields(CallOptions)}
+    return CallOptions(**{name: value for name, value in values.items() if name in known})
 
 
 def run_matrix(conditions: Conditions, engines: EngineChoice, values: Mapping[str, Any]) -> int:

@@ -28,7 +28,7 @@ from fewshot_bench.splits.model import TITLES, SplitFile, lists_digest, with_set
 from fewshot_bench.splits.published import (
     PublishedDraw,
     as_split,
-    likeness,
+    compared_with_draw,
     published_draws,
     published_splits,
     verified_file,
@@ -200,7 +200,7 @@ def _usable(file: SplitFile, subject: Subject) -> SplitFile:
 
 def _comparison(file: SplitFile, found: SplitFile, subject: Subject) -> list[tuple[str, str]]:
     """Facts on imported picks: published or not, and the overlap with our own draws."""
-    rows = [(name, likeness(found, subject.pools, name)) for name in SAMPLERS]
+    rows = [(name, compared_with_draw(found, subject.pools, name)) for name in SAMPLERS]
     split = as_split(found, subject.name, "coop")
     rows.append(("published", PUBLISHED_PICKS[verified_picks(split, subject.name)]))
     if file.positions:

@@ -151,7 +151,7 @@ class StoreSnapshot:
         return dict(self.stamps)
 
 
-def _unheard(text: str) -> None:
+def _silent(text: str) -> None:
     """Print nothing."""
 
 
@@ -168,7 +168,7 @@ class EngineSetup:
     settings: Settings = field(default_factory=Settings)
     before: StoreSnapshot | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
-    say: Callable[[str], None] = _unheard
+    say: Callable[[str], None] = _silent
 
 
 def lost(cell: RunSpec, how: str, traceback: str = "", *, kind: str = "WorkerLost") -> Record:

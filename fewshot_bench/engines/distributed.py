@@ -81,7 +81,7 @@ class DistributedEngine(Engine):
     _starts: int = 0
     _vain: int = 0
     _running: bool = False
-    _told: str = ""
+    _reported: str = ""
     _done_at_start: int = -1
     _job: Job | None = None
 
@@ -148,8 +148,8 @@ class DistributedEngine(Engine):
             # What cannot be seen is left to go on.
             self._running = False
             raise
-        if state.text and state.text != self._told:
-            self._told = state.text
+        if state.text and state.text != self._reported:
+            self._reported = state.text
             self.setup.say(
                 f"{self.system.name}: {state.text} (output in {self._started_job.folder})"
             )

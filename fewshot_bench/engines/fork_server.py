@@ -160,14 +160,14 @@ class _Server:
         descriptors: Sequence[int],
     ) -> Forked:
         """A new process; OSError when the server has gone."""
-        told = {"arguments": arguments, "environment": environment, "folder": os.getcwd()}
+        request = {"arguments": arguments, "environment": environment, "folder": os.getcwd()}
         pairs = [os.pipe()[::-1], os.pipe(), os.pipe()]
         (ours, theirs) = zip(*pairs, strict=True)
         try:
             standard = [theirs[0], theirs[1] if output is None else output, errors]
             with self._lock:
                 socket.send_fds(self._channel, [b"."], [*standard, theirs[2], *descriptors])
-                send(self._channel, told)
+                send(self._channel, request)
         except BaseException:
             for descriptor in ours:
                 os.close(descriptor)
@@ -279,7 +279,7 @@ def _serve(channel: socket.socket, engine: int) -> list[str] | None:
         if channel.fileno() not in ready:
             continue
         try:
-            told, descriptors = _received(channel)
+            request, descriptors = _received(channel)
         except (Closed, OSError):
             break
         *standard, status = descriptors[:4]
@@ -290,9 +290,9 @@ def _serve(channel: socket.socket, engine: int) -> list[str] | None:
             channel.close()
             for descriptor in (reading, writing, *running.values()):
                 os.close(descriptor)
-            _become(told, standard, status)
+            _become(request, standard, status)
             numbers = ",".join(map(str, descriptors[4:]))
-            return [*told["arguments"], str(this), numbers]
+            return [*request["arguments"], str(this), numbers]
         running[pid] = status
         for descriptor in (*standard, *descriptors[4:]):
             os.close(descriptor)
@@ -319,7 +319,7 @@ def _report(running: dict[int, int]) -> None:
         os.close(status)
 
 
-def _become(told: Mapping[str, Any], standard: Sequence[int], status: int) -> None:
+def _become(request: Mapping[str, Any], standard: Sequence[int], status: int) -> None:
     """Make this child what a process of its own would be: session, folder, variables, streams."""
     os.setsid()
     os.write(status, f"forked {os.getpid()}\n".encode())
@@ -329,8 +329,8 @@ def _become(told: Mapping[str, Any], standard: Sequence[int], status: int) -> No
         os.close(descriptor)
     before = _python_path()
     os.environ.clear()
-    os.environ.update(told["environment"])
-    os.chdir(told["folder"])
+    os.environ.update(request["environment"])
+    os.chdir(request["folder"])
     sys.path[:] = [*_python_path(), *(part for part in sys.path if part not in before)]
     importlib.invalidate_caches()
 

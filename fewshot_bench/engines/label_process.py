@@ -1,6 +1,6 @@
 """The process that holds labels, beside each worker: it reads images, marks answers, stores.
 
-`Seat` starts it, for the engine; `main` is the process. No code of a method runs in it: of
+`LabelProcess` starts it, for the engine; `main` is the process. No code of a method runs in it: of
 plug-ins, those alone are imported that bring a data set of the cells at hand.
 """
 
@@ -39,7 +39,7 @@ STOP_SECONDS = 10.0
 OWN = "fewshot-bench"
 
 
-class Seat:
+class LabelProcess:
     """The process that holds labels for one worker, as the engine sees it."""
 
     def __init__(
@@ -82,8 +82,8 @@ class Seat:
         Returns the number of these cells, by which the worker begins with them.
         """
         self._number += 1
-        told = {"plugins": needed_plugins(cells), "cells": _facts(cells), "number": self._number}
-        text = json.dumps(told) + "\n"
+        facts = {"plugins": needed_plugins(cells), "cells": _facts(cells), "number": self._number}
+        text = json.dumps(facts) + "\n"
         # A process that has gone is noticed by the worker.
         with suppress(OSError, ValueError):
             assert self.process.stdin is not None
@@ -135,7 +135,7 @@ def _facts(cells: Sequence[RunSpec]) -> dict[str, dict[str, Any]]:
     return facts
 
 
-class _Desk:
+class _LabelServer:
     """Answers what workers ask; reads at once, all else one after the other."""
 
     def __init__(self, store: Path, keep: str) -> None:
@@ -147,15 +147,15 @@ class _Desk:
         self._settled: set[str] = set()
         self._number = 0
 
-    def expect(self, told: Mapping[str, Any]) -> None:
+    def expect(self, facts: Mapping[str, Any]) -> None:
         """Facts of the cells that the worker gets, from the engine."""
         with self._lock:
             before = set(filter(None, os.environ.get(plugins.ONLY, "").split(",")))
-            if not before >= set(told["plugins"]):
-                os.environ[plugins.ONLY] = ",".join(sorted(before | set(told["plugins"])))
+            if not before >= set(facts["plugins"]):
+                os.environ[plugins.ONLY] = ",".join(sorted(before | set(facts["plugins"])))
                 registry.cache_clear()
-            self._expected, self._settled = dict(told["cells"]), set()
-            self._number = told["number"]
+            self._expected, self._settled = dict(facts["cells"]), set()
+            self._number = facts["number"]
             self._lock.notify_all()
 
     def _cell(self, spec: RunSpec) -> dict[str, Any]:
@@ -176,7 +176,7 @@ class _Desk:
                 try:
                     answer, data = self._answer(header.pop("operation"), header, body)
                 except Exception as error:
-                    answer, data = {"error": _told(error)}, b""
+                    answer, data = {"error": _error_facts(error)}, b""
                 send(channel, answer, data)
 
     def _answer(
@@ -205,22 +205,22 @@ class _Desk:
         import numpy as np
 
         record, answers = Record.from_dict(values["record"]), None
-        key, told = record.spec.key(), self._cell(record.spec)
+        key, facts = record.spec.key(), self._cell(record.spec)
         if values["shape"] is not None:
             answers = np.frombuffer(body, dtype=np.float32).reshape(values["shape"])
         if key in self._settled:
             record, answers = _handed_in_twice(record), None
-        done = self._examiner.settle(_with_facts(record, told), answers)
+        done = self._examiner.settle(_with_facts(record, facts), answers)
         self._store.write(done.record, done.answers, done.ids, self._keep)
         self._settled.add(key)
 
 
-def _with_facts(record: Record, told: Mapping[str, Any]) -> Record:
+def _with_facts(record: Record, facts: Mapping[str, Any]) -> Record:
     """A record with the facts on code that the engine has, not the process that ran it."""
     environment = dict(record.environment)
     if "kit" in environment:
-        environment["kit"] = told["kit"] if record.code_digest == told["code"] else None
-    if told["separate"]:
+        environment["kit"] = facts["kit"] if record.code_digest == facts["code"] else None
+    if facts["separate"]:
         environment["labels"] = SEPARATE
     return dataclasses.replace(record, environment=environment)
 
@@ -241,12 +241,12 @@ def _handed_in_twice(record: Record) -> Record:
     )
 
 
-def _told(error: Exception) -> dict[str, str]:
+def _error_facts(error: Exception) -> dict[str, str]:
     return {"type": type(error).__name__, "message": str(error)}
 
 
 @contextmanager
-def _served(desk: _Desk, numbers: Sequence[int]) -> Iterator[list[threading.Thread]]:
+def _served(desk: _LabelServer, numbers: Sequence[int]) -> Iterator[list[threading.Thread]]:
     threads = []
     for number in numbers:
         channel = socket.socket(fileno=number)
@@ -263,7 +263,7 @@ def main() -> None:
     folder, keep, parent, numbers = sys.argv[1:]
     die_with(int(parent))
     offline.enforce_if_asked()
-    desk = _Desk(Path(folder), keep)
+    desk = _LabelServer(Path(folder), keep)
 
     def listen() -> None:
         for line in sys.stdin:

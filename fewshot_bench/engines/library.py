@@ -19,7 +19,7 @@ from fewshot_bench.api.registry import registry
 from fewshot_bench.api.spec import AUTO, DEFAULT_STORE
 from fewshot_bench.engines.arguments import ARGUMENTS, ASKED
 from fewshot_bench.engines.choice import SETTINGS, EngineChoice, conditions_of, run_options
-from fewshot_bench.engines.matrix import Ended, ThisCall, run_matrix
+from fewshot_bench.engines.matrix import CallOptions, RunOutcome, run_matrix
 from fewshot_bench.engines.method_sources import reference
 from fewshot_bench.engines.reporting import CallReporter
 from fewshot_bench.runner.own_data import read_own_data
@@ -111,12 +111,12 @@ def run(
     )
     reporter = CallReporter(progress)
     _warn_of_edits(request, reporter)
-    call = ThisCall(dry_run, force, retry_failed, keep_stale, traceback)
+    call = CallOptions(dry_run, force, retry_failed, keep_stale, traceback)
     ended = run_matrix(request, conditions, engines, reporter, call)
     return _results(ended, folder)
 
 
-def _results(ended: Ended, folder: Path) -> Results:
+def _results(ended: RunOutcome, folder: Path) -> Results:
     """The records of the plan; KeyboardInterrupt or DataMissingError where there are none to be."""
     from fewshot_bench.analysis.results import of_cells
 

@@ -131,7 +131,7 @@ class LocalEngine(Engine):
             while self._ready:
                 open_cells -= 1
                 yield self._ready.popleft()
-            if not open_cells or self._tired():
+            if not open_cells or self._waited_too_long():
                 self._let_hooks_end(progress)
                 return
             try:
@@ -239,7 +239,7 @@ class LocalEngine(Engine):
             elif left:
                 self._elsewhere.append(left)
 
-    def _tired(self) -> bool:
+    def _waited_too_long(self) -> bool:
         """True after waiting for others alone for longer than `linger`."""
         if self._waiting or any(worker.cells for worker in self._workers):
             self._idle_since = time.monotonic()
@@ -275,7 +275,7 @@ class LocalEngine(Engine):
         if worker.fatal is not None:
             raise _as_error(worker.fatal)
         if not worker.ready:
-            self._retries.stillborn(worker)
+            self._retries.failed_start(worker)
         worker.cells = self._settle(worker.cells)
         if worker.cells and worker.retired:
             self._waiting.insert(0, worker.cells)

@@ -30,7 +30,7 @@ INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
-class ThisCall:
+class CallOptions:
     """Options of one call that are no part of its cells.
 
     traceback: whether the whole tracebacks of failed cells are reported.
@@ -44,7 +44,7 @@ class ThisCall:
 
 
 @dataclass(frozen=True)
-class Ended:
+class RunOutcome:
     """The end of a run of a plan; `failed` counts cells, those of earlier runs too."""
 
     plan: Plan
@@ -66,8 +66,8 @@ def run_matrix(
     conditions: Conditions,
     engines: EngineChoice,
     reporter: Reporter,
-    call: ThisCall | None = None,
-) -> Ended:
+    call: CallOptions | None = None,
+) -> RunOutcome:
     """Expand, check, run and report. UsageError, before anything runs, for what is not known."""
     from fewshot_bench.runner.request import expand
 
@@ -80,8 +80,8 @@ def run_plan(
     conditions: Conditions,
     engines: EngineChoice,
     reporter: Reporter,
-    call: ThisCall | None = None,
-) -> Ended:
+    call: CallOptions | None = None,
+) -> RunOutcome:
     """Run what the store in `folder` does not hold of a plan, and report."""
     from fewshot_bench.engines.base import EngineSetup, StoreSnapshot
     from fewshot_bench.runner.estimate import encodings_saved
@@ -91,7 +91,7 @@ def run_plan(
     from fewshot_bench.store.kept_models import kept_models_line
     from fewshot_bench.store.predictions import Outcomes
 
-    call = call or ThisCall()
+    call = call or CallOptions()
     variables = engines.worker_environment(folder)
     reporter.info(conditions.text())
     _report_unusable(plan.problems, reporter)
@@ -114,7 +114,7 @@ def run_plan(
             preview = engine.preview(len(state.todo))
         if preview:
             reporter.info(preview)
-        return Ended(plan)
+        return RunOutcome(plan)
     if state.todo and engines.here:
         from fewshot_bench.backbones import loading
 
@@ -145,10 +145,10 @@ def run_plan(
         if state.todo or state.done:
             reporter.results(folder)
     failed = len(state.failed) + sum(record.status == "failed" for record in finished)
-    return Ended(plan, failed, interrupted)
+    return RunOutcome(plan, failed, interrupted)
 
 
-def _opened(folder: Path, call: ThisCall) -> Store:
+def _opened(folder: Path, call: CallOptions) -> Store:
     """The store, which a dry run does not make; absolute, since a plug-in may change directory."""
     from fewshot_bench.store.store import Store
 

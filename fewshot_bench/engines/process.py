@@ -24,7 +24,7 @@ from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.engines.base import TRIES, EngineError, Settings, lost
 from fewshot_bench.engines.fork_server import WORKER, Forked, start
-from fewshot_bench.engines.label_process import Seat
+from fewshot_bench.engines.label_process import LabelProcess
 from fewshot_bench.engines.scheduling import Group
 from fewshot_bench.store.store import Store
 
@@ -47,7 +47,7 @@ GIVEN_UP_SECONDS = 30.0
 
 
 # Workers in a row that end before they are ready: then something is wrong with all of them.
-STILLBORN = 20
+FAILED_STARTS = 20
 # The same for workers that hang, each of which takes its time.
 STUCK = 3
 
@@ -89,7 +89,7 @@ class Worker:
 
     slot: Slot
     process: subprocess.Popen[str] | Forked
-    seat: Seat
+    labels: LabelProcess
     cells: Group = field(default_factory=list)
     parts: int = 1
     # The fit whose lease its engine holds for it.
@@ -121,7 +121,7 @@ class Worker:
         environment = {**os.environ, **slot.environment, **settings.environment()}
         reading, writing = os.pipe()
         try:
-            seat = Seat(store.path, environment, writing, settings.keep_logits)
+            labels = LabelProcess(store.path, environment, writing, settings.keep_logits)
             arguments = [
                 *(str(store.path), slot.device, str(settings.threads or 0)),
                 str(int(settings.keep_models)),
@@ -131,14 +131,14 @@ class Worker:
                 arguments,
                 environment,
                 writing,
-                seat.descriptors,
+                labels.descriptors,
                 fork=slot.device == "cpu",
             )
-            seat.started()
+            labels.started()
         finally:
             os.close(writing)
         said_stream = os.fdopen(reading, encoding="utf-8", errors="replace")
-        worker = cls(slot, process, seat, _events=events)
+        worker = cls(slot, process, labels, _events=events)
         worker._alive()
         said = threading.Thread(target=worker._listen, args=(said_stream,), daemon=True)
         said.start()
@@ -159,7 +159,7 @@ class Worker:
         self.process.wait()
         with suppress(OSError):
             _stream(self.process.stdin).close()
-        self.seat.left()
+        self.labels.left()
         said.join(DUMP_SECONDS)
         self._events.put((self, None))
 
@@ -178,7 +178,7 @@ class Worker:
         """Hand over cells; a worker that is gone is noticed by its reader."""
         self.cells, self.parts, self.idle, self.started = list(cells), parts, False, False
         self._new_cell()
-        number = self.seat.expect(cells)
+        number = self.labels.expect(cells)
         specs = [cell.to_dict() for cell in cells]
         request = {"specs": specs, "force": force, "parts": parts, "incidents": incidents}
         request["number"] = number
@@ -229,7 +229,7 @@ class Worker:
             # Its server imports, however long that takes on a busy machine.
             self._beat = now
         passed = now - self._sign
-        pids = self.process.pid, self.seat.process.pid
+        pids = self.process.pid, self.labels.process.pid
         used = sum(_cpu_seconds(pid, children=passed > SILENT_SECONDS / 2) for pid in pids)
         # Less: it was forked meanwhile, and what its server had used before is not its own.
         self._cpu = min(self._cpu, used)
@@ -279,7 +279,7 @@ class Worker:
         self.process.kill()
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(STOP_SECONDS)
-        self.seat.left()
+        self.labels.left()
         if self._reader is not None:
             # It closes the pipes.
             self._reader.join(2 * DUMP_SECONDS)
@@ -331,7 +331,7 @@ class RetryPolicy:
     _places: dict[str, str] = field(default_factory=dict)
     _incidents: dict[str, list[dict[str, str]]] = field(default_factory=dict)
     _memory_kills: int = field(default_factory=killed_for_memory)
-    _stillborn: int = 0
+    _failed_starts: int = 0
 
     def parts(self, cells: Group) -> int:
         """Into how many parts a fit is divided from the start, for the sake of memory."""
@@ -348,13 +348,13 @@ class RetryPolicy:
 
     def started(self) -> None:
         """A worker is ready: whatever ended others before they were is over."""
-        self._stillborn = 0
+        self._failed_starts = 0
 
-    def stillborn(self, worker: Worker) -> None:
+    def failed_start(self, worker: Worker) -> None:
         """A worker ended before it was ready; EngineError when it is no accident."""
-        self._stillborn += -(-STILLBORN // STUCK) if worker.ended else 1
+        self._failed_starts += -(-FAILED_STARTS // STUCK) if worker.ended else 1
         code = worker.process.returncode
-        if self._stillborn >= STILLBORN or (code is not None and code > 0):
+        if self._failed_starts >= FAILED_STARTS or (code is not None and code > 0):
             said = " ".join(worker.tail.split())[-500:]
             raise EngineError(
                 f"worker processes cannot start ({self._how(worker)}): {said or 'no message'}"

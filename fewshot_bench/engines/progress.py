@@ -34,7 +34,7 @@ class Pace:
         self.total = 0
         self._now = now
 
-    def told(self, done: int, total: int, now: float) -> None:
+    def observe(self, done: int, total: int, now: float) -> None:
         """It is at step `done` of `total`."""
         self.done, self.total, self._now = done, total, now
 
@@ -74,7 +74,7 @@ class Estimate:
         pace = self._running.get(cell.key())
         if pace is None or done < pace.done:
             pace = self._running[cell.key()] = Pace(done, now)
-        pace.told(done, total, now)
+        pace.observe(done, total, now)
         return pace
 
     def finished(self, cell: RunSpec, seconds: float) -> None:

@@ -36,7 +36,7 @@ class _Answers:
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
-        self._told = 0.0
+        self._reported = 0.0
         self._lock = threading.Lock()
 
     def send(self, event: str, **values: Any) -> None:
@@ -51,8 +51,8 @@ class _Answers:
 
     def progress(self, done: int, total: int) -> None:
         now = time.monotonic()
-        if now - self._told >= PROGRESS_SECONDS:
-            self._told = now
+        if now - self._reported >= PROGRESS_SECONDS:
+            self._reported = now
             self.send("progress", done=done, total=total)
 
     def keep_beating(self) -> None:

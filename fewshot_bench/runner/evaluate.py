@@ -80,7 +80,7 @@ def evaluate(
         stack.enter_context(memory.watching())
         stack.enter_context(isolated(derive(seed_of(fitted.cell.spec), "predict")))
         stack.enter_context(open_views())
-        guard = guarded(f"{spec.method}.logits", incidents, session.distrust)
+        guard = guarded(f"{spec.method}.logits", incidents, session.mark_tainted)
         printed = stack.enter_context(guard)
         limit = functools.partial(batches.limit, incidents=incidents)
         answers = _predict(fitted, cell, session, meter, limit)

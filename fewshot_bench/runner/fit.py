@@ -64,7 +64,7 @@ def fit(cell: Cell, session: Session, context: Context, incidents: Incidents) ->
         stack.enter_context(accounted(session.features, meter))
         stack.enter_context(memory.watching())
         stack.enter_context(isolated(seed_of(spec)))
-        guard = guarded(f"{spec.method}.fit", incidents, session.distrust)
+        guard = guarded(f"{spec.method}.fit", incidents, session.mark_tainted)
         printed = stack.enter_context(guard)
         with observer.watching(), meter.phase("fit"):
             classifier = cell.method.fit(_task(cell, session, meter), backbone, context)

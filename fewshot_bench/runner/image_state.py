@@ -61,7 +61,7 @@ class ImageState:
     def _learn(self, cells: Sequence[RunSpec]) -> None:
         """Work out the facts of all splits of cells, every data set read once."""
         new = {split_key(cell): cell for cell in cells if split_key(cell) not in self._facts}
-        new = {key: cell for key, cell in new.items() if self._can_tell(cell)}
+        new = {key: cell for key, cell in new.items() if self._has_stamps(cell)}
         wanted: defaultdict[str, dict[str, Item]] = defaultdict(dict)
         for key, cell in new.items():
             split = self._splits[key] = self._split(cell)
@@ -73,7 +73,7 @@ class ImageState:
             if not {cell.dataset, cell.target} & set(self.problems):
                 self._facts[key] = self._of(cell, self._splits[key])
 
-    def _can_tell(self, cell: RunSpec) -> bool:
+    def _has_stamps(self, cell: RunSpec) -> bool:
         used = [self._datasets[name] for name in (cell.dataset, cell.target) if name]
         return all(isinstance(dataset, Stamped) for dataset in used)
 

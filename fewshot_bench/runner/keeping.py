@@ -45,7 +45,7 @@ def keep(
         with ExitStack() as stack:
             stack.enter_context(accounted(session.features, Meter(fitted.backbone.device)))
             stack.enter_context(isolated(derive(seed_of(cell.spec), "keep")))
-            stack.enter_context(guarded(f"{method}.restore", incidents, session.distrust))
+            stack.enter_context(guarded(f"{method}.restore", incidents, session.mark_tainted))
             tensors = fitted.classifier.tensors()
             restore(
                 cell.method,

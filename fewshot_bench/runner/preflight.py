@@ -143,7 +143,7 @@ def check_images(
     datasets: Mapping[str, Dataset],
     cells: Sequence[RunSpec],
     warn: Callable[[str], None] = lambda text: None,
-    tell: Callable[[str], None] = lambda text: None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> dict[str, str]:
     """Decode images that are not known yet; a data set with bad ones gets a problem.
 
@@ -167,7 +167,7 @@ def check_images(
             continue
         unkept += [trouble] if trouble else []
         if turned:
-            tell(_turned(name, turned, len(items), {cell.exif for cell in cells}))
+            note(_turned(name, turned, len(items), {cell.exif for cell in cells}))
         if bad:
             problems[name] = _unusable(name, datasets[name], bad)
     if unkept:

@@ -45,8 +45,8 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     text = str(error).casefold()
-    told = text == _ONEDNN or any(part in text for part in _TEXTS)
-    return isinstance(error, RuntimeError) and told
+    is_memory = text == _ONEDNN or any(part in text for part in _TEXTS)
+    return isinstance(error, RuntimeError) and is_memory
 
 
 def release(error: BaseException) -> None:

@@ -79,7 +79,7 @@ class Session:
         _import(spec.method, getattr(method, "imports", ()))
         return Cell(spec, method, self.examiner.cell(spec))
 
-    def distrust(self) -> None:
+    def mark_tainted(self) -> None:
         """Remember that a plug-in left this process in a state that cannot be undone."""
         self.tainted = True
 

@@ -123,7 +123,7 @@ def as_split(file: SplitFile, dataset: str, protocol: str) -> Split:
     return Split(dataset, file.revision, protocol, file.shots, file.seed, **lists)
 
 
-def likeness(file: SplitFile, pools: Pools, protocol: str) -> str:
+def compared_with_draw(file: SplitFile, pools: Pools, protocol: str) -> str:
     """Comparison with a protocol's own draw of as many images, val included, in words.
 
     `file` holds items of the data set whose lists are `pools`.

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
 RECORDS = "records"
 # What plug-ins and the machine say in a record.
-TOLD = ("environment", "notes", "error", "incidents")
+MASKED = ("environment", "notes", "error", "incidents")
 _KEY = re.compile(r"[0-9a-f]{64}")
 
 
@@ -133,8 +133,8 @@ class Store:
         of it were being replaced); never half of it.
         """
         target = self.file(record.spec.key())
-        told = {name: masked(getattr(record, name)) for name in TOLD}
-        record = dataclasses.replace(record, **told)
+        texts = {name: masked(getattr(record, name)) for name in MASKED}
+        record = dataclasses.replace(record, **texts)
         whole = {WHOLE: record.logits_digest} if record.logits_digest else {}
         digests = {**whole, **digests_of(arrays)}
         temporary: list[Path] = []

@@ -236,6 +236,6 @@ def test_nothing_to_evaluate_is_refused(words: tuple[str, ...], said: str) -> No
 def test_what_no_command_can_say_is_a_note(tmp_path: Path) -> None:
     records = [make("a=b"), make("coop", seed=2), make("coop", seed=3)]
     shown = run_compare("--store", save(tmp_path / "store", records))
-    assert "no command can say the name 'a=b'" in shown.output
+    assert "no command can express the name 'a=b'" in shown.output
     assert "--method a" not in shown.output
     assert "--method coop" in shown.output

@@ -219,8 +219,8 @@ def test_what_a_line_cannot_say_it_names(tmp_path: Path) -> None:
     for records, text in (
         (scattered, "the commands compute 729 cells, of which the table has 9"),
         ([named], "own class names"),
-        ([named], "no command can say x='1,2'"),
-        ([named], "no command can say the name 'a=b'"),
+        ([named], "no command can express x='1,2'"),
+        ([named], "no command can express the name 'a=b'"),
         ([make(protocol="imported")], "fsbench splits import"),
     ):
         shown = fsbench("signature", signature_of(records))
@@ -234,9 +234,9 @@ HIDDEN = "a\x1b[2Jb\n\u202e"
 @pytest.mark.parametrize(
     ("record", "text"),
     [
-        (make(overrides={"x": HIDDEN}, options={"x": HIDDEN}), "no command can say x="),
-        (make(HIDDEN), "no command can say the name 'a"),
-        (make(dataset=HIDDEN), "no command can say the name 'a"),
+        (make(overrides={"x": HIDDEN}, options={"x": HIDDEN}), "no command can express x="),
+        (make(HIDDEN), "no command can express the name 'a"),
+        (make(dataset=HIDDEN), "no command can express the name 'a"),
         (make(backbone=HIDDEN), "no command can show 'a"),
         (make(data={"templates": [HIDDEN + "{}"]}), "no command can show 'a"),
     ],

@@ -17,7 +17,7 @@ from fewshot_bench.api.record import Record
 from fewshot_bench.api.spec import RunSpec
 from fewshot_bench.engines import process as workers
 from fewshot_bench.engines.base import EngineError, Settings
-from fewshot_bench.engines.label_process import Seat
+from fewshot_bench.engines.label_process import LabelProcess
 from fewshot_bench.engines.local import LocalEngine
 from fewshot_bench.engines.process import RetryPolicy, Slot, Worker
 from fewshot_bench.engines.scheduling import Choice, by_fit
@@ -204,7 +204,7 @@ def ended_worker(todo: list[RunSpec]) -> Worker:
     """A worker that ended at once; its process with labels is of no account here."""
     process = subprocess.Popen(["true"], text=True)
     process.wait()
-    return Worker(Slot("cpu/0", "cpu"), process, cast(Seat, None), todo)
+    return Worker(Slot("cpu/0", "cpu"), process, cast(LabelProcess, None), todo)
 
 
 def test_workers_that_hang_at_once_are_few() -> None:
@@ -212,9 +212,9 @@ def test_workers_that_hang_at_once_are_few() -> None:
     worker = ended_worker([])
     worker.ended = "hang"
     for _ in range(2):
-        losses.stillborn(worker)
+        losses.failed_start(worker)
     with pytest.raises(EngineError, match="no sign of life"):
-        losses.stillborn(worker)
+        losses.failed_start(worker)
 
 
 def test_a_worker_goes_on_with_what_it_holds() -> None:

@@ -55,14 +55,14 @@ def test_workers_of_several_engines_are_forked_from_one_server(begin: Begin) -> 
     first, second = begin(), begin()
     assert first.process.pid != second.process.pid
     assert parent(first) == parent(second)
-    labels = [psutil.Process(worker.seat.process.pid).ppid() for worker in (first, second)]
+    labels = [psutil.Process(worker.labels.process.pid).ppid() for worker in (first, second)]
     assert labels[0] == labels[1] != parent(first)
     for server in (parent(first), labels[0]):
         assert psutil.Process(server).ppid() == os.getpid()
 
 
 def test_what_forks_the_processes_with_labels_has_not_imported_torch(begin: Begin) -> None:
-    pid = begin().seat.process.pid
+    pid = begin().labels.process.pid
     for process in (pid, psutil.Process(pid).ppid()):
         assert not any("torch" in region.path for region in psutil.Process(process).memory_maps())
 

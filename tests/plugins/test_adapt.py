@@ -16,7 +16,7 @@ from fewshot_bench.engines.choice import Conditions
 from fewshot_bench.plugins.models import adapt as module
 from fewshot_bench.plugins.models import budget as budgets
 from fewshot_bench.plugins.models import search
-from fewshot_bench.plugins.models.fitting import ZERO_SHOT, Chosen, Workshop
+from fewshot_bench.plugins.models.fitting import ZERO_SHOT, Chosen, FitRunner
 from fewshot_bench.plugins.models.folds import with_validation
 from fewshot_bench.plugins.models.material import gather
 from fewshot_bench.runner.variants import Variant
@@ -299,7 +299,7 @@ def test_labels_are_dealt_into_folds_once() -> None:
 
 def test_images_are_asked_about_and_then_chosen_by(tmp_path: Path) -> None:
     material = gather(photos(tmp_path / "photos", 4, 4), {})
-    shop = Workshop(material, Chosen(Conditions("tiny", ("cpu",), "fp32")))
+    shop = FitRunner(material, Chosen(Conditions("tiny", ("cpu",), "fp32")))
     every = np.arange(8)
     _, val = with_validation(material.labels, every, shop.chosen.seed)
     shop.fit(ZERO_SHOT, every, val, False)

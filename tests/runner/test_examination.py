@@ -207,7 +207,7 @@ def test_a_cell_whose_label_process_is_killed_is_tried_again(
 
     def progress(cell: RunSpec, step: int, total: int) -> None:
         if not killed:
-            killed.append(engine._workers[0].seat.process.pid)
+            killed.append(engine._workers[0].labels.process.pid)
             os.kill(killed[0], signal.SIGKILL)
 
     with LocalEngine(Store(tmp_path), Settings(threads=1)) as engine:

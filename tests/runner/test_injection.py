@@ -38,7 +38,7 @@ def test_tables_do_not_steer_the_terminal(form: str) -> None:
     shown = written(form, table)
     # Such a name cannot be typed: it stands in a note, where a command would have been.
     assert not table.commands
-    assert "no command can say the name" in " ".join(shown.split())
+    assert "no command can express the name" in " ".join(shown.split())
     assert not steers(shown)
 
 

@@ -60,7 +60,7 @@ def audit(records: Sequence[Record], notes: Sequence[str] = (), signature: str =
     # Before there are columns: neither needs the memory of the other.
     signature = signature or signature_of(ordered)
     columns = RecordColumns(ordered, {**FACTS, **_FACTS})
-    columns.load((*READ, *SHARED.values(), *_TOLD.values(), *_CHECKED))
+    columns.load((*READ, *SHARED.values(), *_LINE_COLUMNS.values(), *_CHECKED))
     found = [finding for check in CHECKS for finding in check(columns)] + [*differences(columns)]
     found += [Finding("note", "older-versions", text) for text in notes]
     found.sort(key=lambda finding: finding.level)
@@ -84,14 +84,14 @@ def _summary(columns: RecordColumns) -> tuple[dict[str, str], list[dict[str, str
 
     A method has a line for each configuration, and for each condition that its cells do not share.
     """
-    told = {
+    found = {
         name: {str(value) for value in columns[column] if value is not None}
         for name, column in SHARED.items()
     }
-    shared = {name: found.pop() for name, found in told.items() if len(found) == 1}
+    shared = {name: values.pop() for name, values in found.items() if len(values) == 1}
     groups: defaultdict[Place, list[Sequence[Any]]] = defaultdict(list)
     keys = columns.rows(("label", "val", "prompts", "protocol"))
-    for key, values in zip(keys, columns.rows(_TOLD.values()), strict=True):
+    for key, values in zip(keys, columns.rows(_LINE_COLUMNS.values()), strict=True):
         groups[key].append(values)
     return shared, [_line(key, members) for key, members in sorted(groups.items())]
 
@@ -122,7 +122,7 @@ _CHECKED = (
     *("environment.dirty", "footprint.trained_source"),
 )
 # What the line of a method is made of, and the columns of it.
-_TOLD: Mapping[str, str] = {
+_LINE_COLUMNS: Mapping[str, str] = {
     "version": "method_version",
     "kit": "kit",
     "allowed": "split.val",
@@ -138,17 +138,17 @@ _TOLD: Mapping[str, str] = {
 
 
 def _line(key: Place, cells: Sequence[Sequence[Any]]) -> dict[str, str]:
-    """The line of these cells. cells: of each the values of `_TOLD`."""
+    """The line of these cells. cells: of each the values of `_LINE_COLUMNS`."""
     method, val, prompts, protocol = map(str, key)
-    told = dict(zip(_TOLD, zip(*cells, strict=True), strict=True))
+    values = dict(zip(_LINE_COLUMNS, zip(*cells, strict=True), strict=True))
 
     def over(name: str) -> str:
-        return spread([value for value in told[name] if isinstance(value, int)])
+        return spread([value for value in values[name] if isinstance(value, int)])
 
     return {
         "method": method,
-        "version": some(sorted(set(told["version"]))),
-        "kit": some(sorted(set(filter(None, told["kit"])))),
+        "version": some(sorted(set(values["version"]))),
+        "kit": some(sorted(set(filter(None, values["kit"])))),
         "cells": f"{len(cells):,}",
         "val": val,
         "allowed": over("allowed"),
@@ -156,12 +156,12 @@ def _line(key: Place, cells: Sequence[Sequence[Any]]) -> dict[str, str]:
         "tried": over("tried"),
         "prompts": prompts,
         "protocol": protocol,
-        "published": some(sorted({_PUBLISHED[one] for one in told["published"] if one})),
+        "published": some(sorted({_PUBLISHED[one] for one in values["published"] if one})),
         "trained": over("trained"),
         "steps": over("steps"),
         "images encoded": over("images"),
-        "incidents": str(sum(told["incidents"])),
-        "failed": str(told["status"].count("failed")),
+        "incidents": str(sum(values["incidents"])),
+        "failed": str(values["status"].count("failed")),
     }
 
 
@@ -232,8 +232,8 @@ def _columns(lines: Sequence[Mapping[str, str]]) -> list[str]:
     """Columns in which a line says something that is not a condition of all of them."""
     names = list(lines[0]) if lines else []
     alike = {n for n in ("val", "prompts", "protocol") if len({line[n] for line in lines}) == 1}
-    told = [name for name in names if any(line[name] not in ("", "0") for line in lines)]
-    return [name for name in told if name not in alike]
+    filled = [name for name in names if any(line[name] not in ("", "0") for line in lines)]
+    return [name for name in filled if name not in alike]
 
 
 def _cells(audit: Audit) -> list[dict[str, Any]]:

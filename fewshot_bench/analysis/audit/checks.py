@@ -49,7 +49,7 @@ def unfair_validation(columns: RecordColumns) -> Iterator[Finding]:
         yield finding_of("finding", "val-full", f"{text}{datasets_of(found)}{much}", 3, found)
 
 
-def untold(columns: RecordColumns) -> Iterator[Finding]:
+def unidentified_images(columns: RecordColumns) -> Iterator[Finding]:
     """Results that do not say which images they are of."""
     records = columns.records
     done = [record for record in records if record.status == "done"]
@@ -283,7 +283,9 @@ def other_cells(columns: RecordColumns) -> Iterator[Finding]:
     every = set().union(*have.values()) if have else set()
     lacking = {label: _lacking(mine, every) for label, mine in have.items()}
     parts = [
-        f"{label} lacks {_told(places)}" for label, places in sorted(lacking.items()) if places
+        f"{label} lacks {_places_text(places)}"
+        for label, places in sorted(lacking.items())
+        if places
     ]
     if parts:
         text = f"not the same cells for all methods: {some(parts, 4)}"
@@ -309,7 +311,7 @@ def _lacking(mine: set[_Place], every: set[_Place]) -> list[_Place]:
     return sorted(missing, key=lambda place: (place[0], place[1], place[2] or Seed(0, 0)))
 
 
-def _told(places: list[_Place]) -> str:
+def _places_text(places: list[_Place]) -> str:
     dataset, shots, seed = places[0]
     first = f"{dataset}, {shots}-shot, seed {seed}" if seed else dataset
     return f"{first} and {len(places) - 1} more" if len(places) > 1 else first
@@ -324,7 +326,7 @@ CHECKS: tuple[Callable[[RecordColumns], Iterator[Finding]], ...] = (
     limited,
     failed,
     happened,
-    untold,
+    unidentified_images,
     unpublished,
     fitted_on,
     other_cells,

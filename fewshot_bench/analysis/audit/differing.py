@@ -229,6 +229,6 @@ def _described(values: Mapping[str, Sequence[Record]], same: Same) -> str:
     for value in sorted(values):
         labels = some(sorted({record.spec.label for record in values[value]}), 4)
         # What differs from one place to the next would give a line for each.
-        told = "" if same.kind == "split" else f"{value:.60} "
-        parts.append(f"{told}({labels})")
+        shown = "" if same.kind == "split" else f"{value:.60} "
+        parts.append(f"{shown}({labels})")
     return ", ".join(parts)

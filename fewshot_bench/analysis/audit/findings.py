@@ -34,8 +34,8 @@ class Finding:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-able values."""
-        told = {name: getattr(self, name) for name in ("level", "kind", "text", "hazard")}
-        return {**told, "cells": list(self.cells)}
+        fields = {name: getattr(self, name) for name in ("level", "kind", "text", "hazard")}
+        return {**fields, "cells": list(self.cells)}
 
 
 @dataclass(frozen=True, slots=True)

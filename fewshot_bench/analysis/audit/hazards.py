@@ -39,7 +39,7 @@ HAZARDS = {
 
 def answers(columns: RecordColumns, findings: Sequence[Finding]) -> tuple[Answer, ...]:
     """Every hazard with its answer, in order. columns: of the facts of an audit."""
-    told = _told(columns)
+    values = _text_values(columns)
     found = []
     for number_, (name, text) in HAZARDS.items():
         mine = [finding for finding in findings if finding.hazard == number_]
@@ -47,12 +47,12 @@ def answers(columns: RecordColumns, findings: Sequence[Finding]) -> tuple[Answer
         if grave:
             text = "; ".join(grave)
         else:
-            text = "; ".join([text.format(**told), *(finding.text for finding in mine)])
+            text = "; ".join([text.format(**values), *(finding.text for finding in mine)])
         found.append(Answer(number_, name, text, bool(grave)))
     return tuple(found)
 
 
-def _told(columns: RecordColumns) -> dict[str, str]:
+def _text_values(columns: RecordColumns) -> dict[str, str]:
     """Values for the texts; braces in a value are not read again."""
     records = columns.records
     specs = [record.spec for record in records]

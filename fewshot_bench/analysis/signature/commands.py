@@ -35,18 +35,18 @@ def commands(signature: Signature, store: str = "") -> list[str]:
 def commands_of(specs: Iterable[RunSpec], store: str = "") -> tuple[list[str], list[str]]:
     """`fsbench run` lines that compute each of these cells once and no other; what is to be known.
 
-    Cells that no command can say are left out, and named.
+    Cells that no command can express are left out, and named.
     """
-    unsaid: dict[str, None] = {}
-    sayable = []
+    refused: dict[str, None] = {}
+    usable = []
     for spec in specs:
-        found = [text for matrix in matrices([spec]) for text in _unsaid(matrix)]
+        found = [text for matrix in matrices([spec]) for text in _inexpressible(matrix)]
         found += [f"no command can ask for {spec.shots} shots"] if spec.shots < 1 else []
-        unsaid |= dict.fromkeys(found)
-        sayable += [] if found else [spec]
-    made = matrices(sayable)
+        refused |= dict.fromkeys(found)
+        usable += [] if found else [spec]
+    made = matrices(usable)
     texts = [text for matrix in made for text in _remarks(matrix)]
-    return _lines(made, store), [*unsaid, *dict.fromkeys(texts)]
+    return _lines(made, store), [*refused, *dict.fromkeys(texts)]
 
 
 def _lines(made: Iterable[Matrix], store: str) -> list[str]:
@@ -130,7 +130,7 @@ def _problems(matrix: Matrix) -> Iterator[str]:
         some, total = matrix.has
         yield f"the commands compute {total:,} cells, of which the table has {some:,}"
     yield from _remarks(matrix)
-    yield from _unsaid(matrix)
+    yield from _inexpressible(matrix)
     versions: dict[str, set[str]] = {}
     for choice in matrix.methods:
         versions.setdefault(choice.method, set()).add(choice.version)
@@ -150,47 +150,49 @@ def _remarks(matrix: Matrix) -> Iterator[str]:
         yield "the picks were imported: put them into the store first (fsbench splits import)"
 
 
-def _unsaid(matrix: Matrix) -> Iterator[str]:
+def _inexpressible(matrix: Matrix) -> Iterator[str]:
     """Names and values that a command would split, strip, or show as something else."""
     for choice in matrix.methods:
         for name, values in choice.options:
-            yield from _unsaid_option(choice.method, name, values)
+            yield from _inexpressible_option(choice.method, name, values)
     if matrix.part("protocol") == KEPT_MODEL:
         yield "kept models are measured by fsbench evaluate MODEL --store DIR, not by a run"
-    yield from _unsaid_methods(choice.method for choice in matrix.methods)
-    yield from _unsaid_names(one.name for one in (*matrix.datasets, *matrix.targets))
+    yield from _inexpressible_methods(choice.method for choice in matrix.methods)
+    yield from _inexpressible_names(one.name for one in (*matrix.datasets, *matrix.targets))
     if matrix.templates:
-        yield from _unsaid_prompts(matrix.part("prompts"))
-    yield from _unsaid_texts((matrix.backbone.name, matrix.part("device"), *matrix.templates))
+        yield from _inexpressible_prompts(matrix.part("prompts"))
+    yield from _inexpressible_texts(
+        (matrix.backbone.name, matrix.part("device"), *matrix.templates)
+    )
 
 
-def _unsaid_option(method: str, name: str, values: Iterable[str]) -> Iterator[str]:
+def _inexpressible_option(method: str, name: str, values: Iterable[str]) -> Iterator[str]:
     if not name.isidentifier():
-        yield f"{method}: no command can say the option {name!r}"
+        yield f"{method}: no command can express the option {name!r}"
     for value in values:
         if "," in value or value != value.strip() or not value.isprintable():
-            yield f"{method}: no command can say {name}={value!r}"
+            yield f"{method}: no command can express {name}={value!r}"
 
 
-def _unsaid_names(names: Iterable[str]) -> Iterator[str]:
+def _inexpressible_names(names: Iterable[str]) -> Iterator[str]:
     for name in dict.fromkeys(names):
         if not name.isprintable():
-            yield f"no command can say the name {name!r}"
+            yield f"no command can express the name {name!r}"
 
 
-def _unsaid_methods(names: Iterable[str]) -> Iterator[str]:
+def _inexpressible_methods(names: Iterable[str]) -> Iterator[str]:
     for name in dict.fromkeys(names):
         if name != name.strip() or "=" in name or not name.isprintable():
-            yield f"no command can say the name {name!r}"
+            yield f"no command can express the name {name!r}"
 
 
-def _unsaid_prompts(prompts: str) -> Iterator[str]:
+def _inexpressible_prompts(prompts: str) -> Iterator[str]:
     """Own templates stand for the custom prompts, and for no others."""
     if prompts != "custom":
         yield f"no command can ask for own prompt templates and --prompts {prompts} at once"
 
 
-def _unsaid_texts(texts: Iterable[str]) -> Iterator[str]:
+def _inexpressible_texts(texts: Iterable[str]) -> Iterator[str]:
     for text in texts:
         if not text.isprintable():
             yield f"no command can show {text!r}"

@@ -99,7 +99,7 @@ class Sweep:
         return f"{self.method}[{inner}]" if inner else self.method
 
     @property
-    def told_conditions(self) -> str:
+    def conditions_text(self) -> str:
         """Conditions that all records share, on one line; digests are shortened."""
         shown = {**self.conditions, "weights": self.conditions.get("weights", "")[:12]}
         return "; ".join(f"{name} {value}" for name, value in shown.items() if value)

@@ -62,7 +62,7 @@ def draw(sweep: Sweep, form: str) -> bytes:
 def _foot(sweep: Sweep, inches: float) -> str:
     """Notes, conditions, and the signature broken to the width of the figure."""
     width = int(inches / _CHARACTER)
-    texts = [line for text in (*sweep.notes, sweep.told_conditions) for line in wrap(text, width)]
+    texts = [line for text in (*sweep.notes, sweep.conditions_text) for line in wrap(text, width)]
     return _text("\n".join([*texts, *broken(sweep.signature, width)]))
 
 

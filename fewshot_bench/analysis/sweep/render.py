@@ -46,7 +46,7 @@ def _print(console: Console, sweep: Sweep) -> None:
         console.print()
     for note in sweep.notes:
         console.print(Text(f"* {printable(note)}"))
-    console.print(Text(printable(sweep.told_conditions), style="dim"))
+    console.print(Text(printable(sweep.conditions_text), style="dim"))
     console.print(Text(sweep.signature, style="dim"), soft_wrap=True)
 
 

@@ -16,9 +16,9 @@ from fewshot_bench.analysis.conditions import (
     SKIPPED_IMAGES,
     assign_rows,
     columns_of,
+    data_text,
     own_data,
     refuse_mixed,
-    said_data,
     values_of,
 )
 from fewshot_bench.analysis.filters import method_names, place, split_list
@@ -142,8 +142,8 @@ def build(
     )
     lines, remarks = commands_of(missing, options.store)
     shared = overlap_texts(overlaps(records)).values()
-    told = (*options.notes, *notes(table), *shared, *remarks)
-    return dataclasses.replace(table, commands=tuple(lines), notes=told)
+    all_notes = (*options.notes, *notes(table), *shared, *remarks)
+    return dataclasses.replace(table, commands=tuple(lines), notes=all_notes)
 
 
 def _with_facts(columns: Columns | None, names: str | None) -> Columns | None:
@@ -193,7 +193,7 @@ def _conditions(records: Sequence[Record]) -> dict[str, tuple[str, ...]]:
         if values and not (about.quiet and values == (about.text(about.default),)):
             found[name] = values
     specs = [record.spec for record in records if record.spec.data]
-    own = {said_data(spec) for spec in specs} - {"none"}
+    own = {data_text(spec) for spec in specs} - {"none"}
     left_out = {own_data(s) for s in specs if s.data.get(SKIPPED, {}).get(s.dataset)}
     for name, digests in ((OWN_DATA, own), (SKIPPED_IMAGES, left_out)):
         if digests:

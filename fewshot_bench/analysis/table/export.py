@@ -161,9 +161,9 @@ def meta(table: Table) -> dict[str, Any]:
 def _evidence(table: Table) -> dict[str, Any]:
     """Results over cells: standings, ranks, detectable differences, variances."""
     found = table.significance
-    told: dict[str, Any] = {}
+    evidence: dict[str, Any] = {}
     if found is not None:
-        told["standings"] = [
+        evidence["standings"] = [
             {
                 "method": one.overall.row,
                 "shots": one.overall.shots,
@@ -182,11 +182,11 @@ def _evidence(table: Table) -> dict[str, Any]:
             }
             for one in found.standings
         ]
-        told["rankings"] = [dataclasses.asdict(one) for one in found.rankings]
-        told["detectable"] = [dataclasses.asdict(one) for one in found.detectable]
+        evidence["rankings"] = [dataclasses.asdict(one) for one in found.rankings]
+        evidence["detectable"] = [dataclasses.asdict(one) for one in found.detectable]
     if table.variations:
-        told["variances"] = [dataclasses.asdict(one) for one in table.variations]
-    return told
+        evidence["variances"] = [dataclasses.asdict(one) for one in table.variations]
+    return evidence
 
 
 def _unit(metric: Metric) -> str:

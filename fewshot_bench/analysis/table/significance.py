@@ -276,9 +276,9 @@ def _rankings(table: Table) -> Iterator[Ranking]:
         names = [list(whole)[place] for place in order]
         values = [float(ranks[place]) for place in order]
         critical = critical_difference(len(whole), len(groups))
-        told = cliques(values, critical)
+        alike = cliques(values, critical)
         p = friedman(scores)[1]
-        same = tuple(tuple(names[place] for place in clique) for clique in told)
+        same = tuple(tuple(names[place] for place in clique) for clique in alike)
         yield Ranking(shots, len(groups), tuple(names), tuple(values), p, critical, same)
 
 

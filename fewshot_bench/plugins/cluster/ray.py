@@ -23,7 +23,7 @@ from fewshot_bench.utils.extras import require
 
 # How often Ray itself starts a lost actor again, on another node where there is one.
 RESTARTS = 3
-KNOCK_SECONDS = 5.0
+CONNECT_SECONDS = 5.0
 
 
 class Host:
@@ -125,7 +125,7 @@ class Ray(System):
         address = self.address or os.environ.get("RAY_ADDRESS", "")
         try:
             if address:
-                _knock(address)
+                _check_reachable(address)
                 ray.init(address=address, **options)
                 return
             with suppress(ConnectionError):
@@ -141,11 +141,11 @@ class Ray(System):
             ) from error
 
 
-def _knock(address: str) -> None:
+def _check_reachable(address: str) -> None:
     """ConnectionError when nothing listens there; Ray itself would try for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdigit():
-        with socket.create_connection((host, int(port)), KNOCK_SECONDS):
+        with socket.create_connection((host, int(port)), CONNECT_SECONDS):
             return
 
 

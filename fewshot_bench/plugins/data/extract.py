@@ -70,7 +70,7 @@ class Member:
 
 
 @contextmanager
-def damage_told() -> Iterator[None]:
+def damage_translated() -> Iterator[None]:
     """Turn what the readers of archives raise into DamagedError."""
     try:
         yield
@@ -262,7 +262,7 @@ def _unpack_inner(name: str, state: _Unpacking) -> None:
 def _unpack_one(archive: Path, state: _Unpacking) -> None:
     allowed = max(RATIO_FLOOR, MAX_RATIO * archive.stat().st_size)
     limit = min(state.most, state.written + allowed)
-    with damage_told():
+    with damage_translated():
         for member in members_of(archive, 2 * limit + RATIO_FLOOR):
             state.members += 1
             if state.members > MAX_MEMBERS:

@@ -55,7 +55,7 @@ class Nearest:
             *(np.zeros(count, np.bool_), np.zeros(count, np.bool_)),
         )
 
-    def take(self, query: Indices, base: Indices, distance: Indices, how: _How) -> None:
+    def take(self, query: Indices, base: Indices, distance: Indices, how: _Comparison) -> None:
         """Take in pairs that look alike, where they are closer than those before."""
         order = np.lexsort((base, distance, query))
         query, first = np.unique(query[order], return_index=True)
@@ -74,7 +74,7 @@ class Nearest:
 
 
 @dataclass(frozen=True)
-class _How:
+class _Comparison:
     """A way to compare: a window, by its place in `WINDOWS`, of one, and the whole of the other."""
 
     window: int
@@ -83,7 +83,7 @@ class _How:
 
 
 @dataclass(frozen=True)
-class _Side:
+class _CodedPictures:
     """Codes to compare, and the place of each among the base pictures or the queries."""
 
     codes: Codes
@@ -116,14 +116,20 @@ class _Search:
         if base_cropped:
             cropped, whole = whole, cropped
         having = self._prints.having(WINDOWS[window], cropped)
-        part = _Side(self._prints.codes[cropped[having], window], having)
+        part = _CodedPictures(self._prints.codes[cropped[having], window], having)
         for mirrored in (False, True):
             codes = self._prints.mirrored[whole] if mirrored else self._prints.codes[whole, 0]
-            other = _Side(codes, np.arange(len(whole)))
-            how = _How(window, base_cropped, mirrored)
+            other = _CodedPictures(codes, np.arange(len(whole)))
+            how = _Comparison(window, base_cropped, mirrored)
             self._compare(pool, *((part, other) if base_cropped else (other, part)), how)
 
-    def _compare(self, pool: ThreadPoolExecutor, base: _Side, queries: _Side, how: _How) -> None:
+    def _compare(
+        self,
+        pool: ThreadPoolExecutor,
+        base: _CodedPictures,
+        queries: _CodedPictures,
+        how: _Comparison,
+    ) -> None:
         """Take in all pairs of two sides, one band after the other."""
         for place in range(BANDS):
             band = Band(base.codes, base.places, place)
@@ -136,7 +142,7 @@ class _Search:
             for _ in pool.map(search, band.blocks(queries.codes)):
                 pass
 
-    def _take(self, query: Indices, base: Indices, distance: Indices, how: _How) -> None:
+    def _take(self, query: Indices, base: Indices, distance: Indices, how: _Comparison) -> None:
         """Take in those of the pairs whose parts correlate."""
         for start in range(0, len(query), PAIRS):
             part = slice(start, start + PAIRS)
@@ -146,7 +152,7 @@ class _Search:
             alike = new[self._correlation(query[new], base[new], how) >= MIN_CORRELATION]
             self.found.take(query[alike], base[alike], distance[alike], how)
 
-    def _correlation(self, query: Indices, base: Indices, how: _How) -> Floats:
+    def _correlation(self, query: Indices, base: Indices, how: _Comparison) -> Floats:
         """(n,) correlation of the parts of each pair that are compared."""
         windows = (WINDOWS[how.window], WINDOWS[0])[:: -1 if how.base_cropped else 1]
         one = self._prints.view(self._queries[query], windows[0])

@@ -22,7 +22,7 @@ from fewshot_bench.api.spec import AUTO, EXIF
 from fewshot_bench.plugins.models import accuracy, calibration
 from fewshot_bench.plugins.models.accuracy import LEVEL
 from fewshot_bench.plugins.models.budget import Budget, duration, read_duration
-from fewshot_bench.plugins.models.fitting import Chosen, Workshop
+from fewshot_bench.plugins.models.fitting import Chosen, FitRunner
 from fewshot_bench.plugins.models.folds import FOLDS, with_validation
 from fewshot_bench.plugins.models.material import gather
 from fewshot_bench.plugins.models.model_card import card
@@ -138,15 +138,15 @@ def adapt(
     data = read_own_data(classnames, given["templates"], None)
     material = gather(dataset, data, shots, seed, skip_damaged)
     with tempfile.TemporaryDirectory(prefix="fsbench-adapt-") as cache:
-        workshop = Workshop(material, chosen, Path(cache))
-        search = Search(workshop, variants, clock, say, REPEATS)
+        runner = FitRunner(material, chosen, Path(cache))
+        search = Search(runner, variants, clock, say, REPEATS)
         search.run()
         winner = search.chosen()
         say(f"fitting {winner.title} on all {len(material.items):,} images")
         fitted, chosen_by = search.final(winner)
-        support = support_of(workshop) if keep_support else None
+        support = support_of(runner) if keep_support else None
     stated = _stated(search, winner, given["reject"], chosen_by)
-    config = _config(workshop, winner, fitted, stated)
+    config = _config(runner, winner, fitted, stated)
     tried = tuple(_row(search, one, winner) for one in search.candidates)
     notes = (*material.notes, *_remarks(search, stated, given["reject"]))
     if support is not None:
@@ -233,7 +233,7 @@ def _stated(
     finalists, repeats = search.finalists, search.repeats
     if winner not in finalists:
         return _Stated({})
-    found = accuracy.stated(search.shares, finalists.index(winner), search.workshop.chosen.seed)
+    found = accuracy.stated(search.shares, finalists.index(winner), search.runner.chosen.seed)
     logits, labels = np.concatenate(winner.logits[:repeats]), np.tile(search.labels, repeats)
     parts = np.concatenate(winner.parts[:repeats])
     fits = parts + FOLDS * np.repeat(np.arange(repeats), len(search.labels))
@@ -260,14 +260,14 @@ def _stated(
     return _Stated(numbers, temperature * scale, threshold)
 
 
-def _config(workshop: Workshop, winner: Candidate, fitted: Fitted, stated: _Stated) -> ModelConfig:
-    material, chosen, name = workshop.material, workshop.chosen, winner.name
+def _config(runner: FitRunner, winner: Candidate, fitted: Fitted, stated: _Stated) -> ModelConfig:
+    material, chosen, name = runner.material, runner.chosen, winner.name
     counts = dict(zip(material.classnames, material.counts.tolist(), strict=True))
     return config_of(
         name,
         fitted.cell.method,
         fitted.backbone,
-        workshop.space,
+        runner.space,
         classifier=name_of_class(fitted.classifier),
         exif=chosen.exif,
         data={
@@ -313,7 +313,7 @@ def _row(search: Search, one: Candidate, winner: Candidate) -> Mapping[str, str]
 
 def _remarks(search: Search, stated: _Stated, kept: float | None) -> list[str]:
     found = []
-    lone = int((search.workshop.material.counts == 1).sum())
+    lone = int((search.runner.material.counts == 1).sum())
     if lone and search.folds:
         found.append(f"{lone} classes with one image are in no estimate")
     if not stated.accuracy:

@@ -95,8 +95,8 @@ def command(**values: Any) -> None:
     budget; the best one is fitted on all images. Interrupted, it goes on with the best so far.
     """
     interrupt_on_signals()
-    with _steps() as told:
-        found = adapt(**values, say=told)
+    with _steps() as print_step:
+        found = adapt(**values, say=print_step)
     _print(found)
 
 

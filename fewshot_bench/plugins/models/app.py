@@ -71,7 +71,7 @@ def application(
     most: bytes of a file. hosts: names that a request may be sent to, beside addresses. complain:
     hears why the model could not answer.
     """
-    desk = _Desk(model, most, complain)
+    desk = _Service(model, most, complain)
     folder = Path(__file__).parent / "page"
     routes = [
         Route(path, _constant((folder / name).read_bytes(), kind))
@@ -149,7 +149,7 @@ class _Guard:
 
 
 @dataclass(frozen=True)
-class _Desk:
+class _Service:
     model: Model
     most: int
     complain: Callable[[str], None]

@@ -1,6 +1,6 @@
 """Fits of methods to parts of given images, and their logits for others, in this process.
 
-`Workshop` is the entry point. A fit goes through the runner: measured, guarded, tried again in
+`FitRunner` is the entry point. A fit goes through the runner: measured, guarded, tried again in
 parts when memory runs out; features are shared by all fits.
 """
 
@@ -47,7 +47,7 @@ class Chosen:
     exif: str = "ignore"
 
 
-class Workshop:
+class FitRunner:
     """A backbone and given images. cache: a folder for features, or None for memory alone."""
 
     def __init__(self, material: Material, chosen: Chosen, cache: Path | None = None) -> None:

@@ -16,16 +16,16 @@ from fewshot_bench.images.decode import decoded
 from fewshot_bench.store.support_files import SUPPORT_SIDE, Support, evenly
 
 if TYPE_CHECKING:
-    from fewshot_bench.plugins.models.fitting import Workshop
+    from fewshot_bench.plugins.models.fitting import FitRunner
 
 QUALITY = 80
 
 
-def support_of(workshop: Workshop) -> Support:
+def support_of(runner: FitRunner) -> Support:
     """Features, classes and pictures of the images that were given, or of a part of many."""
-    material = workshop.material
+    material = runner.material
     places = np.array(evenly(material.labels.tolist()), dtype=np.int64)
-    features = workshop.encode(places).cpu().numpy()
+    features = runner.encode(places).cpu().numpy()
     read = material.dataset.read
     pictures = tuple(small(read(material.items[place])) for place in places.tolist())
     return Support(features, material.labels[places], pictures)

@@ -15,7 +15,7 @@ import numpy as np
 from fewshot_bench.api.registry import registry
 from fewshot_bench.plugins.models import accuracy, calibration
 from fewshot_bench.plugins.models.budget import SLOWER, Budget, OverBudget, duration
-from fewshot_bench.plugins.models.fitting import Workshop
+from fewshot_bench.plugins.models.fitting import FitRunner
 from fewshot_bench.plugins.models.folds import Fold, repeated, with_validation
 from fewshot_bench.runner.variants import Variant
 from fewshot_bench.utils.errors import UsageError
@@ -108,16 +108,16 @@ class Search:
 
     def __init__(
         self,
-        workshop: Workshop,
+        runner: FitRunner,
         variants: Sequence[Variant],
         budget: Budget,
         say: Callable[[str], None],
         repeats: int = REPEATS,
     ) -> None:
-        self.workshop, self.budget, self._say = workshop, budget, say
-        self.labels = workshop.material.labels
+        self.runner, self.budget, self._say = runner, budget, say
+        self.labels = runner.material.labels
         self.candidates = [Candidate(variant) for variant in variants]
-        self.folds = list(repeated(self.labels, repeats, workshop.chosen.seed))
+        self.folds = list(repeated(self.labels, repeats, runner.chosen.seed))
         self.stopped = ""
         self._per_image = 0.0
 
@@ -155,10 +155,10 @@ class Search:
         every = np.arange(len(self.labels))
         self._say(f"encoding {len(every):,} images")
         # The first ones wait for the backbone, so that they are no measure.
-        self.workshop.encode(every[:FIRST])
+        self.runner.encode(every[:FIRST])
         begun, rest = self.budget.clock(), every[FIRST:]
         for start in range(0, len(rest), CHUNK):
-            self.workshop.encode(rest[start : start + CHUNK])
+            self.runner.encode(rest[start : start + CHUNK])
             done = min(start + CHUNK, len(rest))
             self._per_image = (self.budget.clock() - begun) / done
             if self.budget.left < self._per_image * (len(rest) - done):
@@ -191,13 +191,13 @@ class Search:
             return SLOWER * candidate.each
         method = registry().method_class(candidate.name)(**candidate.variant.options)
         views = getattr(method, "views_per_image", None)
-        count, classes = len(self.labels), len(self.workshop.space.classnames)
+        count, classes = len(self.labels), len(self.runner.space.classnames)
         shots = max(1, round(count / classes))
         return self._per_image * count * (views(shots, classes) if callable(views) else 0)
 
     def _repeat(self, candidate: Candidate, folds: Sequence[Fold]) -> None:
         """All folds of one repeat; OverBudget, and what a method raises."""
-        logits = np.full((len(self.labels), len(self.workshop.space.classnames)), np.nan)
+        logits = np.full((len(self.labels), len(self.runner.space.classnames)), np.nan)
         parts = np.full(len(self.labels), -1)
         self._say(f"{candidate.title}: repeat {candidate.repeats + 1}")
         for done, fold in enumerate(folds):
@@ -234,7 +234,7 @@ class Search:
         """The first fit of a candidate shows whether validation images are of use to it."""
         chooses = candidate.validation is not False
         watch = self.budget.watch(fits)
-        fitted, logits = self.workshop.fit(candidate.variant, train, queries, chooses, watch)
+        fitted, logits = self.runner.fit(candidate.variant, train, queries, chooses, watch)
         if candidate.validation is None:
             candidate.validation = fitted.declared.selection["labels"] > 0
             if not candidate.validation:
@@ -247,10 +247,10 @@ class Search:
     def final(self, candidate: Candidate) -> tuple[Fitted, NDArray[np.float32]]:
         """A candidate fitted on all images, and its logits for those that it chose by."""
         every = np.arange(len(self.labels))
-        _, val = with_validation(self.labels, every, self.workshop.chosen.seed)
+        _, val = with_validation(self.labels, every, self.runner.chosen.seed)
         for chooses in (True, False) if candidate.validation is None else (candidate.validation,):
             queries = val if chooses else every[:0]
-            fitted, logits = self.workshop.fit(candidate.variant, every, queries, chooses)
+            fitted, logits = self.runner.fit(candidate.variant, every, queries, chooses)
             candidate.validation = fitted.declared.selection["labels"] > 0
             if candidate.validation == chooses:
                 break

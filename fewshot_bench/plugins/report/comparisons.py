@@ -68,7 +68,9 @@ def matrix(headline: Headline, pairs: Pairs) -> Grid | None:
         fields = []
         for other in ranked:
             pair = pairs.of(contestant, other) if other is not contestant else None
-            fields.append(_told(pair) if pair else Field("" if other is contestant else MISSING))
+            fields.append(
+                _pair_field(pair) if pair else Field("" if other is contestant else MISSING)
+            )
         lines.append(line(contestant, fields))
     caption = "Differences of all pairs in points; grey where they are not told apart at 5 %"
     return Grid("matrix", caption, columns, lines)
@@ -78,5 +80,5 @@ def _counts(pair: Pair) -> Field:
     return Field(f"{pair.won} / {pair.tied} / {pair.lost}", pair.won)
 
 
-def _told(pair: Pair) -> Field:
+def _pair_field(pair: Pair) -> Field:
     return Field(text.gap(pair.difference), pair.difference, "" if pair.significant else "tie")

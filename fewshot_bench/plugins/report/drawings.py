@@ -61,8 +61,8 @@ class Drawings:
         found = panel(self._chosen, self._chosen.group, self._drawn)
         if not found.curves or not curves.shots_of([found]):
             return None
-        told = _told(found)
-        return Picture(_markup(curves.large(found, self._metric, told)), found.title)
+        description = _description(found)
+        return Picture(_markup(curves.large(found, self._metric, description)), found.title)
 
     def panels(self) -> list[Picture]:
         """Small multiples: every group but the large one, if there is more than that."""
@@ -74,7 +74,7 @@ class Drawings:
         shots = curves.shots_of(panels)
         return [
             Picture(
-                _markup(curves.small(found, number, shots, self._metric, _told(found))),
+                _markup(curves.small(found, number, shots, self._metric, _description(found))),
                 found.title,
             )
             for number, found in enumerate(panels)
@@ -114,14 +114,14 @@ class Drawings:
         gap = float(statistics.critical_difference(len(methods), len(chosen.members)))
         cliques = [tuple(clique) for clique in statistics.cliques(found, gap)]
         order = np.argsort(found, kind="stable")
-        told = "; ".join(f"{methods[i].label} {found[i]:.2f}" for i in order)
+        averages = "; ".join(f"{methods[i].label} {found[i]:.2f}" for i in order)
         bars = [text.joined([methods[i].label for i in clique]) for clique in cliques]
         groups = f" Not told apart: {'; '.join(bars)}." if bars else ""
         caption = (
             f"Friedman test over {len(chosen.members)} data sets: χ² = {float(statistic):.1f}, "
             f"p {text.p_value(float(p))}. Critical difference {gap:.2f} (Nemenyi, 5 %)."
         )
-        description = f"{caption} Average ranks (1 is best): {told}.{groups}"
+        description = f"{caption} Average ranks (1 is best): {averages}.{groups}"
         looks = [c.look for c in methods]
         labels = [c.label for c in methods]
         svg = ranks.draw(labels, looks, found.tolist(), gap, cliques, description)
@@ -172,7 +172,7 @@ def _lean(found: reliability.Reliability) -> str:
     return f"{'Overconfident' if gap > 0 else 'Underconfident'} by {abs(gap):.1f} points."
 
 
-def _told(found: curves.Panel) -> str:
+def _description(found: curves.Panel) -> str:
     """The ends of the curves in words; the table below the figures has all numbers."""
     parts: Sequence[str] = [
         f"{curve.label} {text.percent(curve.points[-1][1].mean)} % "

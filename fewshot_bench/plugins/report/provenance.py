@@ -113,13 +113,13 @@ def _methods(records: Sequence[Record]) -> Grid:
         groups[record.spec.label].append(record)
     lines = []
     for label, members in sorted(groups.items()):
-        told = Record.entries(members, "environment", "method_origin", "code")
+        sources = Record.entries(members, "environment", "method_origin", "code")
         lines.append(
             _line(
                 label,
                 _values(record.spec.method_version for record in members),
-                _values(str(origin or "") for origin, _ in told),
-                _values(code_text(stated) for _, stated in told),
+                _values(str(origin or "") for origin, _ in sources),
+                _values(code_text(stated) for _, stated in sources),
                 _values(map(_plain, distinct(record.spec.overrides for record in members))),
                 _values(map(_plain, distinct(record.spec.options for record in members))),
             )

@@ -157,9 +157,9 @@ def _against_baseline(headline: Headline, pairs: Pairs) -> str:
     same = len(tested) - better - worse
     counts = [(better, "significantly better"), (worse, "significantly worse")]
     counts += [(same, "not told apart from it")]
-    told = text.joined([f"{count} {words}" for count, words in counts if count])
+    counted = text.joined([f"{count} {words}" for count, words in counts if count])
     methods = text.counted(len(tested), "method")
-    return f"Of {methods} compared with the baseline {baseline.label}: {told}."
+    return f"Of {methods} compared with the baseline {baseline.label}: {counted}."
 
 
 def _not_ranked(headline: Headline) -> str:

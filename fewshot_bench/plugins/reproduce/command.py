@@ -37,7 +37,7 @@ from fewshot_bench.cli.options import (
 from fewshot_bench.cli.output import terminal_style
 from fewshot_bench.cli.run import TerminalReporter
 from fewshot_bench.engines.choice import conditions_of_paper, precision_in
-from fewshot_bench.engines.matrix import INTERRUPTED, ThisCall, run_plan
+from fewshot_bench.engines.matrix import INTERRUPTED, CallOptions, run_plan
 from fewshot_bench.utils.errors import UsageError, unknown
 from fewshot_bench.utils.processes import interrupt_on_signals
 from fewshot_bench.utils.text import printable
@@ -184,7 +184,7 @@ def _reproduce(
         problems, planned.problems = planned.problems, {}
         with contextlib.redirect_stdout(sys.stdout if form == "terminal" else sys.stderr):
             interrupt_on_signals()
-            call = ThisCall(dry_run=dry_run, retry_failed=retry_failed, keep_stale=keep_stale)
+            call = CallOptions(dry_run=dry_run, retry_failed=retry_failed, keep_stale=keep_stale)
             ended = run_plan(planned, store, conditions, engines, TerminalReporter(), call)
             code = ended.exit_code
         # Images that turned out to be missing or damaged are named by the run.

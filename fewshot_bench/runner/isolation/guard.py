@@ -27,10 +27,10 @@ LIMIT = 4000
 
 
 @contextmanager
-def guarded(who: str, incidents: Incidents, distrust: Callable[[], None]) -> Iterator[Printed]:
+def guarded(who: str, incidents: Incidents, mark_tainted: Callable[[], None]) -> Iterator[Printed]:
     """Collect what is printed inside; afterwards name what had changed in this process.
 
-    who: begins every incident (`tip-adapter.fit`). distrust: called when something is left that
+    who: begins every incident (`tip-adapter.fit`). mark_tainted: called when something is left that
     was not put back, so that nothing else should be computed in this process.
 
     Kinds of incidents: `functions` (replaced ones), `processes`, `threads`, `descriptors`,
@@ -41,7 +41,7 @@ def guarded(who: str, incidents: Incidents, distrust: Callable[[], None]) -> Ite
         end = how if undone else "could not be undone: the process is not used again"
         incidents.add(kind, f"{who} {text}; {end}")
         if not undone:
-            distrust()
+            mark_tainted()
 
     snapshot, printed = _Snapshot(), None
     try:
