@@ -213,13 +213,6 @@ class _Reader:
                 )
 
 
-def _stamp(found: os.stat_result, taken: int) -> tuple[int, ...]:
-    """Identity of a folder's names at `taken` (ns); empty where they may change again unseen."""
-    if max(found.st_mtime_ns, found.st_ctime_ns) > taken - RACY_NS:
-        return ()
-    return found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_nlink, found.st_size
-
-
 def _unlisted(path: str) -> Tree:
     """A folder of which nothing but the path is known."""
     return Tree(path, Names.of(()), (), (), (), zlib.compress(b"", 1), (), ())

@@ -68,9 +68,9 @@ class Allocation:
         for one, smooth, doubt in zip(self._flat, self._smooth, self._doubt, strict=True):
             assert one.grad is not None
             now = (one * one.grad / unit).abs()
-            now = torch.where(now.isfinite(), now, smooth)
-            smooth.lerp_(now, 1 - _SMOOTH)
-            doubt.lerp_((now - smooth).abs(), 1 - _SMOOTH)
+            finite = now.isfinite()
+            smooth.lerp_(torch.where(finite, now, smooth), 1 - _SMOOTH)
+            doubt.lerp_(torch.where(finite, (now - smooth).abs(), doubt), 1 - _SMOOTH)
 
     @torch.no_grad()
     def mask(self) -> None:

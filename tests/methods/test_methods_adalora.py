@@ -123,10 +123,16 @@ def test_a_skipped_step_leaves_importance_as_it_is() -> None:
     backbone = random_backbone()
     task = random_task(backbone)
     _, step = started(AdaLora(dropout=0), backbone, task)
-    for one in (x for triplet in step.triplets.values() for x in triplet):
+    trained = [x for triplet in step.triplets.values() for x in triplet]
+    for one in trained:
+        one.grad = torch.randn(one.shape)
+    step.allocation.observe(torch.ones(()))
+    before = step.allocation.scores()
+    assert before.isfinite().all() and before.any()
+    for one in trained:
         one.grad = torch.full_like(one, float("inf"))
     step.allocation.observe(torch.ones(()))
-    assert bool(step.allocation.scores().isfinite().all())
+    assert step.allocation.scores().equal(before)
 
 
 def test_restored_updates_give_the_same_bits() -> None:
