@@ -128,7 +128,8 @@ def test_a_skipped_step_leaves_importance_as_it_is() -> None:
         one.grad = torch.randn(one.shape)
     step.allocation.observe(torch.ones(()))
     before = step.allocation.scores()
-    assert before.isfinite().all() and before.any()
+    assert before.isfinite().all()
+    assert before.any()
     for one in trained:
         one.grad = torch.full_like(one, float("inf"))
     step.allocation.observe(torch.ones(()))
